@@ -1,0 +1,7 @@
+"""Our own socket types; everything else that a graph carries is a core type."""
+
+from comfy_api.latest import io
+
+FACES = io.Custom("FACES")
+FACE_ANALYZER = io.Custom("FACE_ANALYZER")
+ADAPTER = io.Custom("FACECDM_ADAPTER")
