@@ -128,3 +128,53 @@ def in_comfy(comfyui: Path, face_models: Path, tmp_path_factory: pytest.TempPath
 
     found = {node.GET_SCHEMA().node_id: node for node in asyncio.run(node_list())}
     return InComfy(base=base, pack=pack, nodes=found)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A real ComfyUI with this pack; `run` where a result is all one wants, else jobs.client.Client."""
+
+    address: str
+    base: Path
+    log: Path
+
+    def run(self, nodes: dict, on_progress=None):
+        """Queues an API-format workflow and waits; gives history.Finished, raises as Client does."""
+        from facecdm.jobs.client import Client
+        from facecdm.jobs.workflow import Workflow
+
+        async def job():
+            async with Client(self.address) as client:
+                return await client.run(Workflow.parse(nodes), on_progress)
+
+        return asyncio.run(job())
+
+    def upload(self, picture: Path) -> str:
+        """Puts a picture into the input folder; gives the name for LoadImage."""
+        from facecdm.jobs.client import Client
+
+        async def job():
+            async with Client(self.address) as client:
+                return await client.upload(picture)
+
+        return asyncio.run(job())
+
+    def fetch(self, output) -> bytes:
+        from facecdm.jobs.client import Client
+
+        async def job():
+            async with Client(self.address) as client:
+                return await client.fetch(output)
+
+        return asyncio.run(job())
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Path, face_models: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A running ComfyUI on the CPU, started once, ended with the tests."""
+    from facecdm.jobs.server import LocalServer, link_pack
+
+    base = make_base(tmp_path_factory.mktemp("server"), face_models)
+    link_pack(REPOSITORY, base)
+    with LocalServer(comfyui, base, cpu=True) as running:
+        yield RunningServer(running.address, base, running.log)

@@ -1,0 +1,85 @@
+"""What a server's /history says about a job, read without trust."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BadAnswer, JobFailed, JobInterrupted
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file that a job made, as the server names it. For /view only; see names.safe_name for the disk."""
+
+    node_id: str
+    kind: str
+    filename: str
+    subfolder: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that ended well. `outputs` has the files; `ui` has what each node showed, by node id."""
+
+    prompt_id: str
+    outputs: tuple[Output, ...]
+    ui: dict[str, dict[str, Any]]
+
+    def images(self, node_id: str | None = None) -> tuple[Output, ...]:
+        """The saved pictures, without previews (type "temp")."""
+        return tuple(
+            output
+            for output in self.outputs
+            if output.kind == "images" and output.type == "output" and node_id in (None, output.node_id)
+        )
+
+
+def read_entry(prompt_id: str, entry: Any) -> Finished:
+    """Reads one history entry; raises JobFailed or JobInterrupted where the job did not end well."""
+    try:
+        status = entry["status"]
+        messages = {name: data for name, data in status["messages"]}
+        ui = entry["outputs"]
+        if status["status_str"] != "success":
+            raise _failure(messages)
+        outputs = tuple(
+            Output(str(node_id), str(kind), item["filename"], item.get("subfolder") or "", item["type"])
+            for node_id, shown in ui.items()
+            for kind, items in shown.items()
+            if isinstance(items, list)
+            for item in items
+            if isinstance(item, dict) and {"filename", "type"} <= item.keys()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadAnswer(f"the server's history of job {prompt_id} cannot be read ({error!r})") from error
+    if not all(isinstance(text, str) for o in outputs for text in (o.filename, o.subfolder, o.type)):
+        raise BadAnswer(f"the server's history of job {prompt_id} names files that are not text")
+    return Finished(prompt_id, outputs, ui)
+
+
+def _failure(messages: dict[str, Any]) -> Exception:
+    if "execution_error" in messages:
+        error = messages["execution_error"]
+        return JobFailed(
+            str(error.get("node_id")),
+            str(error.get("node_type")),
+            str(error.get("exception_message", "")).strip(),
+            "".join(map(str, error.get("traceback") or ())),
+        )
+    return JobInterrupted("the job was interrupted before it ended")
+
+
+def rejection(answer: Any) -> list[str]:
+    """The mistakes in an answer of /prompt, a line each: node, class, input, reason."""
+    lines = []
+    error = answer.get("error") if isinstance(answer, dict) else None
+    node_errors = (answer.get("node_errors") if isinstance(answer, dict) else None) or {}
+    for node_id, mistake in node_errors.items():
+        for reason in mistake.get("errors") or ():
+            where = f"node {node_id} ({mistake.get('class_type', '?')})"
+            lines.append(f"{where}: {reason.get('message', '')}: {reason.get('details', '')}".rstrip(": "))
+    if isinstance(error, dict) and not lines:
+        lines.append(f"{error.get('message', '')}: {error.get('details', '')}".rstrip(": "))
+    elif error and not lines:
+        lines.append(str(error))
+    return lines

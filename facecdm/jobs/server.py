@@ -1,0 +1,166 @@
+"""A ComfyUI process on this machine: start it, wait until it answers, end it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from pathlib import Path
+
+from ..errors import FaceCDMError
+from .errors import PortTaken, ServerDied, ServerUnreachable
+
+BASE_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def port_taken(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a program listens there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
+    """Puts the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy."""
+    target = base / "custom_nodes" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.resolve() == pack.resolve():
+        return target
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
+        shutil.rmtree(target)
+    try:
+        if os.name == "nt":
+            import _winapi
+
+            _winapi.CreateJunction(str(pack), str(target))
+        else:
+            target.symlink_to(pack.resolve(), target_is_directory=True)
+    except OSError:
+        hidden = shutil.ignore_patterns(".*", "__pycache__", "output", "runs", "tests")
+        shutil.copytree(pack, target, ignore=hidden)
+    return target
+
+
+class LocalServer:
+    """A context manager around `python main.py …`.
+
+    comfyui  folder with main.py          base    models, input, output, custom_nodes … (made where missing)
+    python   interpreter with its needs   port    None: any free one
+    """
+
+    def __init__(
+        self,
+        comfyui: Path,
+        base: Path,
+        *,
+        python: str | Path = sys.executable,
+        port: int | None = None,
+        cpu: bool = True,
+        arguments: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ):
+        self.comfyui, self.base, self.python = Path(comfyui), Path(base).resolve(), str(python)
+        self.wanted_port, self.cpu, self.arguments = port, cpu, arguments
+        self.environment = environment or {}
+        self.port = 0
+        self.process: subprocess.Popen | None = None
+        self.log = self.base / "server.log"
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "LocalServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 180) -> None:
+        """Returns when the server answers; raises PortTaken, ServerDied, ServerUnreachable."""
+        self.spawn()
+        try:
+            deadline = time.monotonic() + timeout
+            while not self.answers():
+                if time.monotonic() > deadline:
+                    raise ServerUnreachable(
+                        f"ComfyUI did not answer in {timeout:.0f} s; {self.log} ends:\n{self.tail()}"
+                    )
+                time.sleep(0.2)
+        except BaseException:
+            self.stop()
+            raise
+
+    def spawn(self) -> None:
+        if not (self.comfyui / "main.py").is_file():
+            raise FaceCDMError(f"{self.comfyui} is no ComfyUI folder: it has no main.py")
+        for name in BASE_FOLDERS:
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        if self.wanted_port and port_taken(self.wanted_port):
+            raise PortTaken(f"port {self.wanted_port} is taken by another program: choose one with --port")
+        self.port = self.wanted_port or free_port()
+        command = [self.python, "-u", "main.py", "--port", str(self.port), "--base-directory", str(self.base)]
+        command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
+        command += ["--cpu"] if self.cpu else []
+        # A group of its own: Ctrl-C reaches us alone, and we end the server in order.
+        group = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+            if os.name == "nt"
+            else {"start_new_session": True}
+        )
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *self.arguments],
+                cwd=self.comfyui,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONIOENCODING": "utf-8", **self.environment},
+                **group,
+            )
+
+    def answers(self) -> bool:
+        """Whether *our* server answers (another one could have won the port); raises ServerDied."""
+        if self.process is None or self.process.poll() is not None:
+            code = None if self.process is None else self.process.returncode
+            raise ServerDied(f"ComfyUI ended by itself (exit code {code}); {self.log} ends:\n{self.tail()}")
+        try:
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"http://{self.address}/system_stats", timeout=5) as response:
+                stats = json.loads(response.read(1 << 20))
+            return str(self.base) in stats["system"]["argv"]
+        except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines of the log."""
+        try:
+            with self.log.open(encoding="utf-8", errors="replace") as log:
+                return "".join(f"    {line.rstrip()}\n" for line in deque(log, lines)).rstrip()
+        except OSError:
+            return "    (no log)"
+
+    def stop(self, patience: float = 10) -> None:
+        """Ends the server; a second call does nothing."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
