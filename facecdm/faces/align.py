@@ -1,0 +1,71 @@
+"""Alignment: the similarity between a picture and the upright face of the recogniser, both ways."""
+
+import numpy as np
+
+# Five key points of an upright face in a picture of 112 × 112, from ArcFace's training
+# (deepinsight/insightface, utils/face_align.py: arcface_dst).
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+# Centre and half axes of the whole face, forehead to chin, in the same frame.
+FACE_CENTRE = np.array([56.0, 62.0])
+FACE_AXES = np.array([43.0, 58.0])
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """[2, 3] matrix: the rotation, scale and shift that brings source [N, 2] nearest to target [N, 2].
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
+    Raises ValueError where all source points are one.
+    """
+    source, target = np.asarray(source, float), np.asarray(target, float)
+    middle_s, middle_t = source.mean(0), target.mean(0)
+    s, t = source - middle_s, target - middle_t
+    variance = (s**2).sum() / len(s)
+    if variance < 1e-12:
+        raise ValueError("all key points are at one place")
+    u, d, vt = np.linalg.svd(t.T @ s / len(s))
+    sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
+    rotation = u @ np.diag(sign) @ vt
+    scale = (d * sign).sum() / variance
+    matrix = scale * rotation
+    return np.hstack([matrix, (middle_t - matrix @ middle_s)[:, None]])
+
+
+def to_crop(keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
+    """[2, 3] matrix from the picture to a crop of size × size; margin 0.5 adds half a face on each side."""
+    scale = size / 112 / (1 + 2 * margin)
+    shift = (size - 112 * scale) / 2
+    return similarity(keypoints, TEMPLATE * scale + shift)
+
+
+def aligned_crop(picture: np.ndarray, keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
+    """The upright face, uint8 [size, size, 3], of a uint8 picture [H, W, 3]; black outside of it."""
+    import cv2
+
+    matrix = to_crop(keypoints, size, margin)
+    shrink = int(1 / max(np.hypot(*matrix[:, 0]), 1e-6))
+    if shrink >= 2:  # a warp reads 2 × 2 pixels only: average first, lest a big face comes out jagged
+        height, width = max(picture.shape[0] // shrink, 1), max(picture.shape[1] // shrink, 1)
+        factors = np.array([picture.shape[1] / width, picture.shape[0] / height])
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        # pixel centres: x_big + 0.5 = (x_small + 0.5) · factor
+        matrix = np.hstack(
+            [matrix[:, :2] * factors, (matrix[:, :2] @ ((factors - 1) / 2) + matrix[:, 2])[:, None]]
+        )
+    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
+
+
+def ellipse_mask(keypoints: np.ndarray, height: int, width: int, grow: float, feather: float) -> np.ndarray:
+    """float32 [height, width], 1 in the face and 0 outside: an ellipse that turns with the head.
+
+    grow: 1 is the face from forehead to chin. feather: width of the soft edge, part of the half axis.
+    """
+    matrix = to_crop(keypoints, 112)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    u = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] - FACE_CENTRE[0]) / (FACE_AXES[0] * grow)
+    v = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] - FACE_CENTRE[1]) / (FACE_AXES[1] * grow)
+    # 1 inside radius 1 − feather / 2, 0 outside 1 + feather / 2, smooth between
+    edge = max(feather, 1e-3)
+    t = np.clip((1 + edge / 2 - np.sqrt(u * u + v * v)) / edge, 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)

@@ -1,0 +1,169 @@
+"""The face analyzer: InsightFace's detector and recogniser, loaded once, one file at a time."""
+
+import logging
+import threading
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadFile, MissingModel
+from .packs import ADVICE, PackFiles, find_packs, sort_pack
+from .providers import CPU, choose_providers, import_insightface
+
+logger = logging.getLogger("facecdm")
+
+LICENCE = (
+    "InsightFace's model weights are for non-commercial research only; "
+    "for other use ask InsightFace for a licence. Use faces of people who agreed."
+)
+_licence_told = threading.Event()
+
+
+def open_pack(
+    folders: list[Path], name: str, provider: str = "auto", landmarks: bool = False
+) -> "FaceAnalyzer":
+    """A loaded analyzer for the pack of that name below the given `insightface` folders.
+
+    Raises MissingModel, BadFile, MissingPackage.
+    """
+    packs = find_packs(folders)
+    if name not in packs:
+        have = ", ".join(packs) or "none"
+        looked = ", ".join(str(folder) for folder in folders) or "no folder"
+        raise MissingModel(f"Face pack {name!r} not found (found: {have}; looked below {looked}). {ADVICE}")
+    analyzer = FaceAnalyzer(sort_pack(name, packs[name], landmarks), provider)
+    analyzer.load()
+    return analyzer
+
+
+@dataclass(frozen=True)
+class Found:
+    """A face as the detector gives it: numpy, pixels of the picture that was searched."""
+
+    box: np.ndarray  # [4] float32
+    score: float
+    keypoints: np.ndarray  # [5, 2] float32
+
+
+@dataclass
+class FaceAnalyzer:
+    """Detector + recogniser (+ 106 landmarks). Pictures are uint8 BGR [H, W, 3], as InsightFace wants them.
+
+    Sessions are made by load(), dropped by unload(), and made again when next needed.
+    One lock: a session may be shared by threads, the detector's settings may not.
+    """
+
+    files: PackFiles
+    provider: str = "auto"
+    notices: list[str] = field(default_factory=list)
+    _models: dict = field(default_factory=dict, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def __deepcopy__(self, memo: dict) -> "FaceAnalyzer":
+        return self  # sessions are shared, never copied
+
+    @property
+    def recogniser(self) -> str:
+        return self.files.recogniser_name
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self._models)
+
+    def load(self) -> None:
+        """Make the sessions. Raises MissingPackage, BadFile."""
+        with self._lock:
+            if self._models:
+                return
+            import_insightface()
+            import onnxruntime
+
+            providers, warning = choose_providers(self.provider, onnxruntime.get_available_providers())
+            self.notices = [warning] if warning else []
+            files = {
+                "detector": self.files.detector,
+                "recogniser": self.files.recogniser,
+                "landmarks": self.files.landmarks,
+            }
+            models = {task: _open(path, providers) for task, path in files.items() if path is not None}
+            self._models = models
+            if providers[0] != CPU and self.provider_got == CPU:
+                self.notices.append(
+                    f"{providers[0]} could not be started (a missing or wrong CUDA, cuDNN or driver is the "
+                    "usual cause; see the console), so ONNX Runtime fell back to the CPU."
+                )
+            for text in self.notices:
+                logger.warning("FaceCDM: %s", text)
+
+    def unload(self) -> None:
+        with self._lock:
+            self._models = {}
+
+    @property
+    def provider_got(self) -> str:
+        """The provider that runs the recogniser, as the session itself says."""
+        self.load()
+        return self._models["recogniser"].session.get_providers()[0]
+
+    def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[Found]:
+        """Faces in a picture that is brought to size × size for the detector, best first."""
+        with self._lock:
+            self.load()
+            detector = self._models["detector"]
+            detector.det_thresh = min_score
+            fixed = detector.session.get_inputs()[0].shape[2:4]
+            height, width = fixed if all(isinstance(side, int) for side in fixed) else (size, size)
+            boxes, points = detector.detect(picture, input_size=(width, height))
+        found = [
+            Found(box[:4].astype(np.float32), float(box[4]), point.astype(np.float32))
+            for box, point in zip(boxes, points, strict=True)
+        ]
+        return [face for face in found if np.isfinite(face.box).all() and np.isfinite(face.keypoints).all()]
+
+    def embed(self, picture: np.ndarray, face: Found) -> tuple[np.ndarray, np.ndarray | None]:
+        """(raw embedding [D], landmarks [106, 2] or None), float32, of one face of a picture."""
+        from insightface.app.common import Face
+
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # InsightFace calls scikit-image's old names
+            self.load()
+            seen = Face(bbox=face.box, kps=face.keypoints, det_score=face.score)
+            embedding = self._models["recogniser"].get(picture, seen)
+            points = self._models["landmarks"].get(picture, seen) if "landmarks" in self._models else None
+        embedding = np.asarray(embedding, dtype=np.float32).reshape(-1)
+        return embedding, None if points is None else np.asarray(points, dtype=np.float32)[:, :2]
+
+    def report(self) -> str:
+        """Pack, files, the provider really got, warnings; the licence of the weights once per process."""
+        files = [self.files.detector, self.files.recogniser, self.files.landmarks]
+        lines = [
+            f"Face pack {self.files.name} on {self.provider_got.removesuffix('ExecutionProvider')}: "
+            + ", ".join(path.name for path in files if path)
+        ]
+        lines += [f"Warning: {text}" for text in self.notices]
+        if not _licence_told.is_set():
+            _licence_told.set()
+            logger.warning("FaceCDM: %s", LICENCE)
+            lines.append(LICENCE)
+        return "\n".join(lines)
+
+
+def _open(path: Path, providers: list[str]):
+    """One model of InsightFace's model zoo. Raises BadFile."""
+    from insightface import model_zoo
+
+    # InsightFace 2 would make a session per detection size; 0.7 does not know the option and ignores it.
+    # CoreML needs the fixed shapes.
+    options = {} if "CoreMLExecutionProvider" in providers else {"static_shape_sessions": False}
+    try:
+        model = model_zoo.get_model(str(path), providers=providers, **options)
+    except Exception as error:  # ONNX Runtime's own error types are private and differ between versions
+        raise BadFile(
+            f"{path} cannot be opened by ONNX Runtime ({str(error).splitlines()[0][:200]}). The file is "
+            "probably damaged or was cut off: delete it and get the pack anew."
+        ) from error
+    if model is None:
+        raise BadFile(f"{path} is not a face model that InsightFace knows. {ADVICE}")
+    return model

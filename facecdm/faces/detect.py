@@ -1,0 +1,202 @@
+"""From pictures to Faces: look in several ways, choose, embed, cut out, and say what happened."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FaceCDMError, NoFace
+from .align import aligned_crop, ellipse_mask
+from .analyzer import FaceAnalyzer, Found
+from .search import search
+from .value import BadFace, Face, Faces
+
+NO_FACE = ("skip", "error")
+CHOICES = ("largest", "best score", "left to right", "index", "all")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to detect.
+
+    choice        largest · best score · left to right (the index-th from the left) ·
+                  index (the index-th by size) · all (every face, from left to right)
+    no_face       "skip": leave the picture out and report it · "error": raise NoFace
+    crop_margin   part of a face shown more on each side of the crop
+    mask_grow     1: from forehead to chin; mask_feather: width of the soft edge, part of the half face
+    thorough      also look at other sizes and with a border, where the first look is not sure
+    """
+
+    choice: str = "largest"
+    index: int = 0
+    min_score: float = 0.5
+    no_face: str = "skip"
+    crop_size: int = 224
+    crop_margin: float = 0.0
+    detection_size: int = 640
+    thorough: bool = True
+    mask_grow: float = 1.0
+    mask_feather: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("choice", self.choice, CHOICES), ("no_face", self.no_face, NO_FACE)):
+            if value not in known:
+                raise FaceCDMError(f"{name} is {value!r}; choose one of {', '.join(known)}.")
+        if not (16 <= self.crop_size <= 4096 and 32 <= self.detection_size <= 4096 and self.index >= 0):
+            raise FaceCDMError("crop_size must be 16 … 4096, detection_size 32 … 4096, index 0 or more.")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What was seen in one picture: all faces in the order of the choice, which were taken, and why not."""
+
+    found: tuple[Found, ...]
+    taken: tuple[int, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """faces; crops [N, S, S, 3] (one black picture if there is no face); mask [B, H, W]; pictures; report."""
+
+    faces: Faces
+    crops: Tensor
+    mask: Tensor
+    pictures: tuple[Picture, ...]
+    report: str
+
+
+def detect_faces(
+    analyzer: FaceAnalyzer,
+    images: Tensor,
+    options: Options = Options(),
+    progress: Callable[[int, int], None] | None = None,
+) -> Detection:
+    """Faces of a batch of pictures, IMAGE [B, H, W, 3] RGB 0 … 1 (grey and RGBA are understood).
+
+    progress(done, pictures) is called after every picture. A picture with NaN or without pixels is reported,
+    not fatal. Raises NoFace (no_face = "error"), FaceCDMError (not a batch of pictures).
+    """
+    if images.ndim != 4:
+        raise FaceCDMError(
+            f"images must have the shape [batch, height, width, colours], not {list(images.shape)}."
+        )
+    faces: list[Face] = []
+    pictures: list[Picture] = []
+    for index, image in enumerate(images):
+        picture, cut = _one_picture(analyzer, image, index, options)
+        if picture.problem and options.no_face == "error":
+            raise NoFace(
+                f"Picture {index}: {picture.problem}. Choose another picture, lower min_score, or set "
+                "no_face to skip."
+            )
+        faces += cut
+        pictures.append(picture)
+        if progress:
+            progress(index + 1, len(images))
+    crops = [face.crop for face in faces] or [torch.zeros(options.crop_size, options.crop_size, 3)]
+    return Detection(
+        faces=Faces(tuple(faces), analyzer.recogniser),
+        crops=torch.stack(crops),
+        mask=_masks(faces, images.shape, options),
+        pictures=tuple(pictures),
+        report="\n".join([analyzer.report(), _summary(faces, pictures)]),
+    )
+
+
+def to_bgr(image: Tensor) -> np.ndarray | None:
+    """uint8 BGR [H, W, 3] of one IMAGE [H, W, C] RGB 0 … 1; None where it has NaN or no pixels."""
+    if image.numel() == 0:
+        return None
+    image = image.detach().float().cpu()
+    if not torch.isfinite(image).all():
+        return None
+    rgb = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(*image.shape[:2], 3)
+    return np.ascontiguousarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1])
+
+
+def choose(found: list[Found], options: Options) -> tuple[list[Found], list[int]]:
+    """The faces in the order of the choice, and the places of those that are taken (maybe none)."""
+    keys = {
+        "largest": lambda face: -_area(face),
+        "index": lambda face: -_area(face),
+        "best score": lambda face: -face.score,
+        "left to right": lambda face: face.box[0] + face.box[2],
+        "all": lambda face: face.box[0] + face.box[2],
+    }
+    ordered = sorted(found, key=keys[options.choice])
+    if options.choice == "all":
+        return ordered, list(range(len(ordered)))
+    place = options.index if options.choice in ("index", "left to right") else 0
+    return ordered, [place] if place < len(ordered) else []
+
+
+def _area(face: Found) -> float:
+    return float(np.prod(np.maximum(face.box[2:] - face.box[:2], 0)))
+
+
+def _one_picture(
+    analyzer: FaceAnalyzer, image: Tensor, index: int, options: Options
+) -> tuple[Picture, list[Face]]:
+    bgr = to_bgr(image)
+    if bgr is None:
+        return Picture((), (), "the picture holds NaN or infinity" if image.numel() else "no pixels"), []
+    found, taken = choose(
+        search(analyzer, bgr, options.detection_size, options.min_score, options.thorough), options
+    )
+    problem = ""
+    if not found:
+        problem = f"no face with a score of at least {options.min_score:g}"
+    elif not taken:
+        problem = f"face {options.index} was asked for (counted from 0), but only {len(found)} found"
+    faces, kept = [], []
+    for place in taken:
+        try:
+            faces.append(_cut(analyzer, bgr, found[place], index, options))
+            kept.append(place)
+        except (BadFace, ValueError) as error:  # degenerate key points, a recogniser that overflows
+            problem = f"face {place} could not be embedded: {error}"
+    return Picture(tuple(found), tuple(kept), problem if not kept else ""), faces
+
+
+def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: Found, index: int, options: Options) -> Face:
+    embedding, landmarks = analyzer.embed(bgr, found)
+    crop = aligned_crop(bgr, found.keypoints, options.crop_size, options.crop_margin)
+    return Face(
+        embedding=torch.from_numpy(embedding.copy()),
+        keypoints=torch.from_numpy(found.keypoints.copy()),
+        box=torch.from_numpy(found.box.copy()),
+        score=found.score,
+        image_size=bgr.shape[:2],
+        image_index=index,
+        crop=torch.from_numpy(crop[..., ::-1].copy()).float() / 255,
+        landmarks=None if landmarks is None else torch.from_numpy(landmarks.copy()),
+    )
+
+
+def _masks(faces: list[Face], shape: torch.Size, options: Options) -> Tensor:
+    """[B, H, W] float32: the taken faces of each picture, together."""
+    count, height, width = max(shape[0], 1), max(shape[1], 1), max(shape[2], 1)
+    mask = np.zeros((count, height, width), np.float32)
+    for face in faces:
+        one = ellipse_mask(face.keypoints.numpy(), height, width, options.mask_grow, options.mask_feather)
+        np.maximum(mask[face.image_index], one, out=mask[face.image_index])
+    return torch.from_numpy(mask)
+
+
+def _summary(faces: list[Face], pictures: list[Picture]) -> str:
+    lines = [
+        f"{len(faces)} face{'s' * (len(faces) != 1)} from {len(pictures)} picture{'s' * (len(pictures) != 1)}"
+    ]
+    for index, picture in enumerate(pictures):
+        if picture.problem:
+            lines.append(f"Picture {index}: skipped, {picture.problem}")
+            continue
+        taken = [
+            f"{f.score:.2f}, {f.box[2] - f.box[0]:.0f} × {f.box[3] - f.box[1]:.0f} px"
+            for f in (picture.found[place] for place in picture.taken)
+        ]
+        lines.append(f"Picture {index}: {len(picture.found)} found, taken: {'; '.join(taken)}")
+    return "\n".join(lines)

@@ -1,0 +1,165 @@
+"""Pictures for the eye: found faces marked in their picture, similarities as a heat map. Pillow alone."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .analyzer import Found
+from .compare import Comparison, label
+from .detect import Picture, to_bgr
+
+TAKEN, OTHER, BAD = (64, 224, 160), (150, 160, 175), (235, 95, 90)
+_SCALE = (
+    (0.0, (28, 32, 52)),
+    (0.25, (46, 74, 124)),
+    (0.5, (46, 139, 150)),
+    (0.75, (126, 203, 120)),
+    (1.0, (250, 231, 110)),
+)
+
+
+def draw_pictures(images: Tensor, pictures: tuple[Picture, ...]) -> Tensor:
+    """[B, H, W, 3] float 0 … 1: the pictures with box, key points, number and score of every found face.
+
+    Taken faces are bright, others grey; a picture without a taken face says why not.
+    """
+    if images.numel() == 0:
+        return torch.zeros(1, 64, 64, 3)
+    return torch.stack(
+        [_to_tensor(_draw_picture(image, picture)) for image, picture in zip(images, pictures, strict=True)]
+    )
+
+
+def _draw_picture(image: Tensor, picture: Picture) -> Image.Image:
+    bgr = to_bgr(image)
+    shown = np.zeros((*image.shape[:2], 3), np.uint8) if bgr is None else np.ascontiguousarray(bgr[..., ::-1])
+    canvas = Image.fromarray(shown)
+    draw = ImageDraw.Draw(canvas)
+    unit = max(1.0, min(canvas.size) / 256)
+    order = [i for i in range(len(picture.found)) if i not in picture.taken] + list(picture.taken)
+    for place in order:  # taken ones last, so that they lie on top
+        colour = TAKEN if place in picture.taken else OTHER
+        _mark(
+            draw,
+            canvas.size,
+            picture.found[place],
+            f"{place} · {picture.found[place].score:.2f}",
+            colour,
+            unit,
+        )
+    if picture.problem:
+        _tag(draw, canvas.size, (4 * unit, 4 * unit), _wrap(picture.problem, canvas.size[0], unit), BAD, unit)
+    return canvas
+
+
+def _mark(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], face: Found, text: str, colour: tuple, unit: float
+):
+    x0, y0, x1, y1 = (float(value) for value in face.box)
+    line = max(1, round(1.4 * unit))
+    draw.rounded_rectangle(
+        (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), radius=5 * unit, outline=colour, width=line
+    )
+    dot = max(1.2, 1.8 * unit)
+    for x, y in face.keypoints.tolist():
+        draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=colour, outline=(20, 24, 30))
+    height = _font(unit).size + 5 * unit
+    _tag(draw, size, (x0, y0 - height if y0 >= height else y0 + line), text, colour, unit)
+
+
+def _tag(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    at: tuple[float, float],
+    text: str,
+    colour: tuple,
+    unit: float,
+) -> None:
+    """Dark text on a coloured label that stays in the picture."""
+    font, pad = _font(unit), 2.5 * unit
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
+    width, height = right - left + 2 * pad, bottom - top + 2 * pad
+    x = min(max(at[0], 0), max(size[0] - width, 0))
+    y = min(max(at[1], 0), max(size[1] - height, 0))
+    draw.rounded_rectangle((x, y, x + width, y + height), radius=3 * unit, fill=colour)
+    draw.multiline_text((x + pad - left, y + pad - top), text, font=font, fill=(16, 20, 26))
+
+
+def _wrap(text: str, width: int, unit: float) -> str:
+    import textwrap
+
+    letters = max(8, int(width / (_font(unit).size * 0.55)) - 2)
+    return "\n".join(textwrap.wrap(text, letters))
+
+
+def _font(unit: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=max(9, round(9 * unit)))
+
+
+def heat_map(comparison: Comparison, cell: int = 72) -> Tensor:
+    """[1, H, W, 3] float 0 … 1: the matrix of cosines, with the faces' crops along both edges."""
+    count_y, count_x = comparison.matrix.shape
+    cell = max(24, min(cell, 2400 // max(count_x, count_y, 1)))
+    gap, edge, name_height = 3, 14, 16
+    left = edge + cell + 10
+    top = edge + cell + name_height + 8
+    bar = 18
+    size = (left + count_x * (cell + gap) + 22 + bar + 38, max(top + count_y * (cell + gap), 200) + edge)
+    canvas = Image.new("RGB", size, (247, 248, 250))
+    draw = ImageDraw.Draw(canvas)
+    small = ImageFont.load_default(size=11)
+    for i, face in enumerate(comparison.columns):
+        x = left + i * (cell + gap)
+        canvas.paste(_thumbnail(face.crop, cell), (x, edge))
+        _centred_text(draw, x + cell / 2, edge + cell + name_height / 2 + 2, label(face, i), small, cell)
+    for i, face in enumerate(comparison.rows):
+        canvas.paste(_thumbnail(face.crop, cell), (edge, top + i * (cell + gap)))
+    font = ImageFont.load_default(size=max(9, cell // 4))
+    for i, row in enumerate(comparison.matrix.tolist()):
+        for j, value in enumerate(row):
+            x, y = left + j * (cell + gap), top + i * (cell + gap)
+            colour = _colour(value)
+            draw.rounded_rectangle((x, y, x + cell - 1, y + cell - 1), radius=5, fill=colour)
+            ink = (20, 24, 30) if sum(colour) > 380 else (245, 247, 250)
+            draw.text((x + cell / 2, y + cell / 2), f"{value:.2f}", font=font, fill=ink, anchor="mm")
+    _colour_bar(draw, size[0] - bar - 46, top, bar, size[1] - edge - top - gap, small)
+    return _to_tensor(canvas)[None]
+
+
+def _colour_bar(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: int, font) -> None:
+    for row in range(height):
+        draw.line((x, y + row, x + width - 1, y + row), fill=_colour(1 - row / max(height - 1, 1)))
+    for value in (0.0, 0.5, 1.0):
+        draw.text(
+            (x + width + 5, y + (1 - value) * (height - 1)),
+            f"{value:.1f}",
+            font=font,
+            fill=(60, 66, 76),
+            anchor="lm",
+        )
+
+
+def _centred_text(draw: ImageDraw.ImageDraw, x: float, y: float, text: str, font, width: int) -> None:
+    while len(text) > 2 and draw.textlength(text, font=font) > width:
+        text = text[:-2].rstrip("…") + "…"
+    draw.text((x, y), text, font=font, fill=(60, 66, 76), anchor="mm")
+
+
+def _thumbnail(crop: Tensor, size: int) -> Image.Image:
+    pixels = (crop.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _colour(value: float) -> tuple[int, int, int]:
+    """Of a cosine: dark at 0 and below, bright at 1."""
+    value = min(max(value, 0.0), 1.0)
+    for (low, a), (high, b) in zip(_SCALE, _SCALE[1:], strict=False):
+        if value <= high:
+            part = (value - low) / (high - low)
+            return tuple(round(p + (q - p) * part) for p, q in zip(a, b, strict=True))
+    return _SCALE[-1][1]
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image, np.float32).copy() / 255)

@@ -1,0 +1,96 @@
+"""Face model packs on disk: where they are, and which file of a pack does what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BadFile, MissingModel
+from .onnxinfo import Signature, read_signature
+
+PACKS_HOME = "models/insightface/models"
+ADVICE = (
+    "Get a pack of InsightFace (buffalo_l, buffalo_s or antelopev2; model zoo of the deepinsight/insightface "
+    f"project) and unpack it so that the .onnx files lie in ComfyUI/{PACKS_HOME}/<pack>/. "
+    "`python quickstart.py demo` lays out a small pack by itself."
+)
+
+
+@dataclass(frozen=True)
+class PackFiles:
+    """The files of one pack that are needed, by what they do."""
+
+    name: str
+    detector: Path
+    recogniser: Path
+    landmarks: Path | None = None
+
+    @property
+    def recogniser_name(self) -> str:
+        """What stands in Faces.recogniser: `pack/file.onnx`."""
+        return f"{self.name}/{self.recogniser.name}"
+
+
+def find_packs(folders: list[Path]) -> dict[str, Path]:
+    """Pack name → folder that holds its .onnx files, below each `insightface` folder or its `models`.
+
+    A pack that was unpacked into a folder of its own name (antelopev2/antelopev2) is understood;
+    the first folder of a name wins.
+    """
+    packs: dict[str, Path] = {}
+    for folder in folders:
+        for home in (folder / "models", folder):
+            for candidate in sorted(home.iterdir()) if home.is_dir() else []:
+                files = _onnx_folder(candidate)
+                if files is not None:
+                    packs.setdefault(candidate.name, files)
+    return packs
+
+
+def _onnx_folder(candidate: Path) -> Path | None:
+    for folder in (candidate, candidate / candidate.name):
+        if folder.is_dir() and any(folder.glob("*.onnx")):
+            return folder
+    return None
+
+
+def task_of(signature: Signature) -> str:
+    """What a model does, by the rule of InsightFace's own ModelRouter (model_zoo/model_zoo.py)."""
+    if len(signature.outputs) >= 5:
+        return "detection" if len(signature.outputs) in (9, 15) else "detection without key points"
+    height, width = signature.inputs[0][2:4] if signature.inputs and len(signature.inputs[0]) == 4 else (0, 0)
+    if (height, width) == (192, 192):
+        points = signature.outputs[0][-1] if signature.outputs and signature.outputs[0] else None
+        return "landmark_2d_106" if points == 212 else "landmark_3d_68"
+    if (height, width) == (96, 96):
+        return "genderage"
+    if len(signature.inputs) == 2 and (height, width) == (128, 128):
+        return "swap"
+    if len(signature.outputs) == 1 and height == width and height and height >= 112 and height % 16 == 0:
+        return "recognition"
+    return "unknown"
+
+
+def sort_pack(name: str, folder: Path, landmarks: bool = False) -> PackFiles:
+    """Find detector and recogniser (and the 106 landmarks, if asked) of a pack. First of a kind wins.
+
+    Raises MissingModel where one is not there, BadFile where a file that may be it cannot be read.
+    """
+    found: dict[str, Path] = {}
+    broken: list[BadFile] = []
+    for path in sorted(folder.glob("*.onnx")):
+        try:
+            found.setdefault(task_of(read_signature(path)), path)
+        except BadFile as error:
+            broken.append(error)
+    wanted = ["detection", "recognition"] + ["landmark_2d_106"] * landmarks
+    missing = [task for task in wanted if task not in found]
+    if missing and broken:
+        raise broken[0]
+    if missing:
+        files = ", ".join(f"{path.name}: {task}" for task, path in found.items()) or "nothing"
+        raise MissingModel(
+            f"The face pack {name} in {folder} has no model for {' and '.join(missing)} "
+            f"(it has {files}). {ADVICE}"
+        )
+    return PackFiles(
+        name, found["detection"], found["recognition"], found["landmark_2d_106"] if landmarks else None
+    )

@@ -1,0 +1,161 @@
+"""The value that travels from pictures to the adapter: faces with their embeddings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import FaceCDMError, Mismatch, NoFace
+
+
+class BadFace(FaceCDMError, ValueError):
+    """A face holds a tensor of a wrong shape or type, NaN, or an embedding of length zero."""
+
+
+def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    """Refuse anything but a finite float32 CPU tensor of that shape (None: any size but zero).
+
+    ComfyUI runs nodes in inference mode, whose tensors no training can use: such a one is copied out of it.
+    """
+    if not isinstance(tensor, Tensor):
+        raise BadFace(f"A face's {name} must be a torch tensor, not {type(tensor).__name__}.")
+    fits = tensor.ndim == len(shape) and all(
+        have == want if want is not None else have > 0 for have, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise BadFace(f"A face's {name} must have the shape [{wanted}], not {list(tensor.shape)}.")
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise BadFace(f"A face's {name} must be float32 on the CPU, not {tensor.dtype} on {tensor.device}.")
+    if not torch.isfinite(tensor).all():
+        raise BadFace(f"A face's {name} holds NaN or infinity: detect this face anew.")
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face of one picture; all tensors float32 on the CPU, coordinates in pixels of the source picture.
+
+    embedding    [D]       raw (un-normed) output of the recogniser
+    keypoints    [5, 2]    x, y of left eye, right eye, nose, left and right corner of the mouth
+                           (left and right as the viewer sees them)
+    box          [4]       x0, y0, x1, y1; may reach over the picture's edge
+    score                  how sure the detector is, 0 … 1
+    image_size             (height, width) of the source picture
+    image_index            which picture of its batch
+    crop         [S, S, 3] aligned picture of the face, RGB, 0 … 1
+    landmarks    [106, 2]  or None, where the analyzer was asked for them
+    name                   free text for reports and lists
+
+    Raises BadFace.
+    """
+
+    embedding: Tensor
+    keypoints: Tensor
+    box: Tensor
+    score: float
+    image_size: tuple[int, int]
+    image_index: int
+    crop: Tensor
+    landmarks: Tensor | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        shapes = {"embedding": (None,), "keypoints": (5, 2), "box": (4,), "crop": (None, None, 3)}
+        if self.landmarks is not None:
+            shapes["landmarks"] = (106, 2)
+        for name, shape in shapes.items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), shape))
+        if self.embedding.norm() == 0:
+            raise BadFace("A face's embedding is all zero: it points nowhere; detect this face anew.")
+
+    @property
+    def width(self) -> float:
+        return float(self.box[2] - self.box[0])
+
+    @property
+    def height(self) -> float:
+        return float(self.box[3] - self.box[1])
+
+    @property
+    def area(self) -> float:
+        """Of the box, in square pixels."""
+        return max(self.width, 0.0) * max(self.height, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """Any number of faces, even none, embedded by one recogniser (`pack/file.onnx`). Raises Mismatch."""
+
+    faces: tuple[Face, ...]
+    recogniser: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "faces", tuple(self.faces))
+        sizes = {len(face.embedding) for face in self.faces}
+        if len(sizes) > 1:
+            raise Mismatch(
+                f"Embeddings of different sizes ({sorted(sizes)}) cannot stand in one FACES value: "
+                "embed all pictures with the same face analyzer."
+            )
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __iter__(self) -> Iterator[Face]:
+        return iter(self.faces)
+
+    def __getitem__(self, index: int) -> Face:
+        return self.faces[index]
+
+    def named(self, name: str) -> "Faces":
+        """The same faces under a name, numbered where there are several; an empty name changes nothing."""
+        if not name:
+            return self
+        names = [name] if len(self) == 1 else [f"{name} {i + 1}" for i in range(len(self))]
+        named = (replace(face, name=own) for face, own in zip(self, names, strict=True))
+        return Faces(tuple(named), self.recogniser)
+
+    @property
+    def dim(self) -> int:
+        """Features of an embedding; 0 where there is no face."""
+        return len(self.faces[0].embedding) if self.faces else 0
+
+    @property
+    def raw(self) -> Tensor:
+        """[N, D] float32, as the recogniser gave them; [0, 0] where there is no face."""
+        return torch.stack([face.embedding for face in self.faces]) if self.faces else torch.zeros(0, 0)
+
+    @property
+    def normed(self) -> Tensor:
+        """[N, D] float32, every row of length 1."""
+        return self.raw / self.raw.norm(dim=-1, keepdim=True) if self.faces else self.raw
+
+    def required(self, what: str) -> "Faces":
+        """Itself; raises NoFace where it is empty, `what` being the input that needs a face."""
+        if not self.faces:
+            raise NoFace(
+                f"{what} holds no face: no face was found in the pictures. Look at the report and the "
+                "preview of Detect & Embed Faces; lower min_score, or choose another picture."
+            )
+        return self
+
+
+def same_recogniser(a: str, b: str) -> bool:
+    """Whether two recognisers are the same file: packs share them (buffalo_s and buffalo_sc do)."""
+    return a.replace("\\", "/").rsplit("/", 1)[-1].lower() == b.replace("\\", "/").rsplit("/", 1)[-1].lower()
+
+
+def require_same_recogniser(parts: list[Faces], what: str) -> None:
+    """Raises Mismatch where embeddings of different recognisers would be mixed; empty parts do not count."""
+    names = list(dict.fromkeys(part.recogniser for part in parts if len(part)))
+    strangers = [name for name in names[1:] if not same_recogniser(names[0], name)]
+    if strangers:
+        raise Mismatch(
+            f"{what} were embedded by different recognisers ({names[0]}; {', '.join(strangers)}), whose "
+            "numbers mean different things. Embed all of them with one Load Face Analyzer."
+        )

@@ -1,0 +1,223 @@
+"""Nodes that work on faces already found: Combine, Save, Load, Compare."""
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..facecdm.errors import FaceCDMError
+from ..facecdm.faces.combine import MODES, Weighted, combine
+from ..facecdm.faces.compare import compare, table
+from ..facecdm.faces.draw import heat_map
+from ..facecdm.faces.library import SUFFIX, find_faces_file, load_faces, save_faces
+from .sockets import FACES
+
+FOLDER_KEY = "facecdm_faces"
+GROUPS = 4
+NO_FILE = "none saved yet"
+
+
+def register_folders() -> None:
+    """Tell ComfyUI where saved faces lie: models/facecdm_faces (extra_model_paths.yaml may add folders)."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(FOLDER_KEY, str(Path(folder_paths.models_dir) / FOLDER_KEY))
+    folder_paths.folder_names_and_paths[FOLDER_KEY][1].add(SUFFIX)
+
+
+def faces_folders() -> list[Path]:
+    import folder_paths
+
+    register_folders()
+    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER_KEY)]
+
+
+def saved_names() -> list[str]:
+    import folder_paths
+
+    register_folders()
+    return folder_paths.get_filename_list(FOLDER_KEY)
+
+
+class CombineFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [
+            io.Combo.Input(
+                "mode",
+                options=list(MODES),
+                default="weighted mean",
+                tooltip="One face as the weighted mean, all faces in a row, or one face between two people.",
+            ),
+            io.Float.Input(
+                "blend",
+                default=0.5,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                tooltip="For 'blend two people': 0 is the first, 1 the second.",
+            ),
+        ]
+        for n in range(1, GROUPS + 1):
+            inputs.append(
+                FACES.Input(
+                    f"faces_{n}",
+                    optional=n > 1,
+                    tooltip="Faces of one person, or any group that counts as one.",
+                )
+            )
+        for n in range(1, GROUPS + 1):
+            inputs.append(
+                io.Float.Input(
+                    f"weight_{n}",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip=f"What faces_{n} counts in the weighted mean; 0 leaves it out.",
+                )
+            )
+        return io.Schema(
+            node_id="FaceCDMCombineFaces",
+            display_name="Combine Faces",
+            category="FaceCDM/faces",
+            description="Makes one identity of several photos, a blend of two people, or a list of faces.",
+            inputs=inputs,
+            outputs=[FACES.Output(display_name="faces", tooltip="The combined face, or all faces.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, mode: str | None = None) -> bool | str:
+        return True if mode in (None, *MODES) else f"mode must be one of {', '.join(MODES)}."
+
+    @classmethod
+    def execute(cls, mode, blend, faces_1, **others) -> io.NodeOutput:
+        groups = [faces_1] + [others.get(f"faces_{n}") for n in range(2, GROUPS + 1)]
+        parts = [
+            Weighted(faces, others.get(f"weight_{n}", 1.0))
+            for n, faces in enumerate(groups, 1)
+            if faces is not None
+        ]
+        return io.NodeOutput(combine(parts, mode, blend))
+
+
+class SaveFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMSaveFaces",
+            display_name="Save Faces",
+            category="FaceCDM/faces",
+            description="Saves faces into the library models/facecdm_faces, for Load Faces: then no photo "
+            "and no face model is needed any more.",
+            is_output_node=True,
+            inputs=[
+                FACES.Input("faces", tooltip="The faces to keep."),
+                io.String.Input(
+                    "name", default="face", tooltip="File name; letters, digits, spaces, - and _."
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace a file of this name; otherwise _2, _3 … is appended.",
+                ),
+            ],
+            outputs=[
+                FACES.Output(display_name="faces", tooltip="The same faces."),
+                io.String.Output(display_name="file", tooltip="Name of the written file, for Load Faces."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, faces, name: str, overwrite: bool) -> io.NodeOutput:
+        path = save_faces(faces, faces_folders()[0], name, overwrite)
+        return io.NodeOutput(faces, path.name)
+
+
+class LoadFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMLoadFaces",
+            display_name="Load Faces",
+            category="FaceCDM/faces",
+            description="Loads faces that Save Faces wrote into models/facecdm_faces.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=saved_names() or [NO_FILE],
+                    tooltip="A file of the library; press R to refresh the list.",
+                )
+            ],
+            outputs=[FACES.Output(display_name="faces", tooltip="The saved faces.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        try:
+            return True if file is None or find_faces_file(faces_folders(), file) else False
+        except FaceCDMError as error:
+            return str(error)
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None) -> str:
+        if file is None:
+            return ""
+        try:
+            stat = find_faces_file(faces_folders(), file).stat()
+        except (FaceCDMError, OSError):
+            return "missing"
+        return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(load_faces(find_faces_file(faces_folders(), file)))
+
+
+class CompareFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMCompareFaces",
+            display_name="Compare Faces",
+            category="FaceCDM/faces",
+            description="Tells how alike faces are: the cosine of every pair, as a table and a heat map.",
+            is_output_node=True,
+            inputs=[
+                FACES.Input("faces_a", tooltip="The rows."),
+                FACES.Input(
+                    "faces_b", optional=True, tooltip="The columns; without it, faces_a among each other."
+                ),
+                FACES.Input(
+                    "baseline",
+                    optional=True,
+                    tooltip="Faces of other people of the same kind of picture: what all share is taken away "
+                    "before comparing (for renders and drawings).",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="table", tooltip="Markdown table of the cosines."),
+                io.Image.Output(display_name="heat map", tooltip="The same as a picture."),
+                io.Float.Output(
+                    display_name="mean", tooltip="Mean similarity over the pairs of different faces."
+                ),
+                io.Float.Output(display_name="lowest", tooltip="The least alike pair."),
+                io.Float.Output(display_name="highest", tooltip="The most alike pair."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, faces_a, faces_b=None, baseline=None) -> io.NodeOutput:
+        result = compare(faces_a, faces_b, baseline)
+        picture = heat_map(result)
+        return io.NodeOutput(
+            table(result),
+            picture,
+            result.mean,
+            result.lowest,
+            result.highest,
+            ui=ui.PreviewImage(picture, cls=cls),
+        )
+
+
+NODES: list[type[io.ComfyNode]] = [CombineFaces, SaveFaces, LoadFaces, CompareFaces]

@@ -1,0 +1,253 @@
+"""Nodes that find and embed faces: Load Face Analyzer, Detect & Embed Faces."""
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..facecdm.faces.analyzer import open_pack
+from ..facecdm.faces.detect import CHOICES, NO_FACE, Options, detect_faces
+from ..facecdm.faces.draw import draw_pictures
+from ..facecdm.faces.packs import find_packs
+from ..facecdm.faces.providers import PROVIDERS
+from .sockets import FACE_ANALYZER, FACES
+
+NO_PACK = "none found"
+
+
+def register_folders() -> None:
+    """Tell ComfyUI where InsightFace packs lie (extra_model_paths.yaml may add folders to the same key)."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path("insightface", str(Path(folder_paths.models_dir) / "insightface"))
+
+
+def pack_folders() -> list[Path]:
+    import folder_paths
+
+    register_folders()
+    return [Path(folder) for folder in folder_paths.get_folder_paths("insightface")]
+
+
+class LoadFaceAnalyzer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMLoadFaceAnalyzer",
+            display_name="Load Face Analyzer",
+            category="FaceCDM/faces",
+            description="Loads an InsightFace pack: the detector that finds faces and the recogniser that "
+            "embeds them. The weights are for non-commercial research only.",
+            inputs=[
+                io.Combo.Input(
+                    "pack",
+                    options=list(find_packs(pack_folders())) or [NO_PACK],
+                    tooltip="Folder of InsightFace models below models/insightface/models.",
+                ),
+                io.Combo.Input(
+                    "provider",
+                    options=list(PROVIDERS),
+                    default="auto",
+                    tooltip="Where ONNX Runtime computes; the report says what was really got.",
+                ),
+                io.Boolean.Input(
+                    "landmarks",
+                    default=False,
+                    tooltip="Also load the pack's model for 106 landmarks (2d106det), if it has one.",
+                ),
+            ],
+            outputs=[
+                FACE_ANALYZER.Output(display_name="analyzer", tooltip="For Detect & Embed Faces."),
+                io.String.Output(display_name="report", tooltip="Files, provider and warnings."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, pack: str | None = None, provider: str | None = None) -> bool | str:
+        if pack is not None and pack not in find_packs(pack_folders()):
+            return (
+                f"Face pack {pack!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
+                "so that its .onnx files lie in models/insightface/models/<pack>, then refresh the list (R)."
+            )
+        if provider is not None and provider not in PROVIDERS:
+            return f"provider must be one of {', '.join(PROVIDERS)}."
+        return True
+
+    @classmethod
+    def execute(cls, pack: str, provider: str, landmarks: bool) -> io.NodeOutput:
+        analyzer = open_pack(pack_folders(), pack, provider, landmarks)
+        return io.NodeOutput(analyzer, analyzer.report())
+
+
+class DetectFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMDetectFaces",
+            display_name="Detect & Embed Faces",
+            category="FaceCDM/faces",
+            description="Finds faces in a batch of pictures, close-ups too, and gives their identity "
+            "embeddings, aligned crops, a mask and a preview.",
+            inputs=[
+                FACE_ANALYZER.Input("analyzer", tooltip="From Load Face Analyzer."),
+                io.Image.Input("image", tooltip="One picture or a batch."),
+                io.Combo.Input(
+                    "choice",
+                    options=list(CHOICES),
+                    default="largest",
+                    tooltip="Which face of each picture; 'index' counts by size, 'left to right' from the "
+                    "left, 'all' takes every face.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=999,
+                    tooltip="Which one, from 0, for 'index' and 'left to right'; see the preview's numbers.",
+                ),
+                io.Float.Input(
+                    "min_score",
+                    default=0.5,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How sure the detector must be; lower it for hard pictures.",
+                ),
+                io.Combo.Input(
+                    "no_face",
+                    options=list(NO_FACE),
+                    default="skip",
+                    tooltip="A picture without a face: leave it out and say so in the report, or stop.",
+                ),
+                io.Int.Input(
+                    "crop_size",
+                    default=224,
+                    min=64,
+                    max=1024,
+                    step=8,
+                    tooltip="Side of the aligned crops in pixels.",
+                ),
+                io.Float.Input(
+                    "crop_margin",
+                    default=0.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="How much more than the face the crops show, as part of a face on each side.",
+                ),
+                io.Float.Input(
+                    "mask_grow",
+                    default=1.0,
+                    min=0.2,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Size of the mask: 1 reaches from forehead to chin.",
+                ),
+                io.Float.Input(
+                    "mask_feather",
+                    default=0.15,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="Width of the mask's soft edge, as part of half a face.",
+                ),
+                io.Int.Input(
+                    "detection_size",
+                    default=640,
+                    min=64,
+                    max=2048,
+                    step=32,
+                    tooltip="Pictures are brought to this size to find faces: larger finds smaller faces.",
+                ),
+                io.Boolean.Input(
+                    "search_harder",
+                    default=True,
+                    tooltip="Where the first look is not sure, look at other sizes and with a border "
+                    "around the picture (close-ups).",
+                ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the person, for tables and saved files.",
+                ),
+                io.Boolean.Input(
+                    "unload_after",
+                    default=False,
+                    optional=True,
+                    tooltip="Free the analyzer's memory afterwards; it is loaded again when needed.",
+                ),
+            ],
+            outputs=[
+                FACES.Output(
+                    display_name="faces", tooltip="The chosen faces; may be empty with no_face = skip."
+                ),
+                io.Image.Output(
+                    display_name="crops", tooltip="Upright aligned faces; one black picture if there is none."
+                ),
+                io.Mask.Output(
+                    display_name="mask", tooltip="Soft mask of the chosen faces, one per picture."
+                ),
+                io.Image.Output(
+                    display_name="preview", tooltip="The pictures with boxes, key points and scores."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What was found in each picture, and what was skipped."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, choice: str | None = None, no_face: str | None = None) -> bool | str:
+        for name, value, known in (("choice", choice, CHOICES), ("no_face", no_face, NO_FACE)):
+            if value is not None and value not in known:
+                return f"{name} must be one of {', '.join(known)}."
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        analyzer,
+        image,
+        choice,
+        index,
+        min_score,
+        no_face,
+        crop_size,
+        crop_margin,
+        mask_grow,
+        mask_feather,
+        detection_size,
+        search_harder,
+        name="",
+        unload_after=False,
+    ) -> io.NodeOutput:
+        from comfy.utils import ProgressBar
+
+        options = Options(
+            choice=choice,
+            index=index,
+            min_score=min_score,
+            no_face=no_face,
+            crop_size=crop_size,
+            crop_margin=crop_margin,
+            mask_grow=mask_grow,
+            mask_feather=mask_feather,
+            detection_size=detection_size,
+            thorough=search_harder,
+        )
+        bar = ProgressBar(max(len(image), 1))
+        seen = detect_faces(analyzer, image, options, lambda done, total: bar.update_absolute(done, total))
+        if unload_after:
+            analyzer.unload()
+        preview = draw_pictures(image, seen.pictures)
+        return io.NodeOutput(
+            seen.faces.named(name.strip()),
+            seen.crops,
+            seen.mask,
+            preview,
+            seen.report,
+            ui=ui.PreviewImage(preview, cls=cls),
+        )
+
+
+NODES: list[type[io.ComfyNode]] = [LoadFaceAnalyzer, DetectFaces]
