@@ -119,7 +119,7 @@ class Client:
     async def wait(
         self, prompt_id: str, on_progress: OnProgress | None = None, timeout: float | None = None
     ) -> Finished:
-        """Waits for a job's end. Raises JobFailed, JobInterrupted, JobLost, ServerUnreachable, TimeoutError."""
+        """Waits for its end. Raises JobFailed, JobInterrupted, JobLost, ServerUnreachable, TimeoutError."""
         wake = asyncio.Event()
         self._watchers[prompt_id] = (on_progress, wake)
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -31,6 +31,14 @@ def port_taken(port: int, host: str = "127.0.0.1") -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
+def has_accelerator() -> bool:
+    """Whether torch sees a device other than the CPU that ComfyUI can use."""
+    import torch
+
+    devices = (torch.cuda, getattr(torch, "xpu", None), torch.backends.mps)
+    return any(device is not None and device.is_available() for device in devices)
+
+
 def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
     """Puts the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy."""
     target = base / "custom_nodes" / name
@@ -78,6 +86,10 @@ class LocalServer:
         self.port = 0
         self.process: subprocess.Popen | None = None
         self.log = self.base / "server.log"
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     @property
     def address(self) -> str:
@@ -135,7 +147,7 @@ class LocalServer:
 
     def answers(self) -> bool:
         """Whether *our* server answers (another one could have won the port); raises ServerDied."""
-        if self.process is None or self.process.poll() is not None:
+        if not self.alive:
             code = None if self.process is None else self.process.returncode
             raise ServerDied(f"ComfyUI ended by itself (exit code {code}); {self.log} ends:\n{self.tail()}")
         try:
@@ -156,7 +168,7 @@ class LocalServer:
 
     def stop(self, patience: float = 10) -> None:
         """Ends the server; a second call does nothing."""
-        if self.process is None or self.process.poll() is not None:
+        if not self.alive:
             return
         self.process.terminate()
         try:

@@ -1,0 +1,59 @@
+"""The pictures of the people who are to be portrayed."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadFile
+from .names import safe_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FACEWORLD_REFERENCE = Path(__file__).resolve().parents[1] / "demo" / "assets" / "reference.webp"
+
+
+@dataclass(frozen=True)
+class Reference:
+    name: str
+    data: bytes
+    picture: "Image"
+
+
+def read_references(paths: list[Path] | None) -> list[Reference]:
+    """The pictures, read whole; without paths an astronaut's and a FaceWorld face. Raises BadFile."""
+    if paths:
+        return unique([reference(path.name, path.read_bytes()) for path in paths])
+    default = reference("faceworld.webp", FACEWORLD_REFERENCE.read_bytes())
+    try:
+        from skimage import data
+    except ImportError:
+        return [default]
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(data.astronaut()).save(file, "png")
+    return [reference("astronaut.png", file.getvalue()), default]
+
+
+def reference(name: str, data: bytes) -> Reference:
+    from PIL import Image, ImageOps
+
+    try:
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise BadFile(f"{name} is no picture ({error}): use a whole PNG, JPEG or WebP") from error
+    return Reference(safe_name(name), data, picture)
+
+
+def unique(references: list[Reference]) -> list[Reference]:
+    """Two files of one name get two names: results are written under them."""
+    seen: dict[str, int] = {}
+    renamed = []
+    for item in references:
+        stem, suffix = Path(item.name).stem, Path(item.name).suffix
+        seen[stem] = seen.get(stem, 0) + 1
+        name = item.name if seen[stem] == 1 else f"{stem}-{seen[stem]}{suffix}"
+        renamed.append(Reference(name, item.data, item.picture))
+    return renamed

@@ -1,0 +1,134 @@
+"""Contact sheets: a row per person, the reference first, then each result with its words and likeness."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont as Font
+
+PAPER, INK, FAINT, LINE, GREEN, AMBER = "#f6f4ef", "#22201c", "#7d786d", "#d8d3c6", "#2f7d55", "#b4552d"
+FONTS = ("DejaVuSans.ttf", "Arial.ttf", "Helvetica.ttc", "LiberationSans-Regular.ttf")
+MARGIN, GAP, TEXT_LINES = 36, 22, 4
+
+
+@dataclass(frozen=True)
+class Result:
+    """One made picture, or why there is none."""
+
+    prompt: str
+    picture: "Image | None"
+    similarity: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    reference: "Image"
+    results: tuple[Result, ...]
+
+
+def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256) -> "Image":
+    """An RGB picture; every cell is `cell` pixels wide, pictures of any size and shape are fitted in."""
+    from PIL import Image, ImageDraw
+
+    heading, text = font(26), font(14)
+    line = round(text.size * 1.35)
+    row_height = cell + TEXT_LINES * line + 34 + GAP
+    columns = 1 + max((len(row.results) for row in rows), default=0)
+    top = MARGIN + 78
+    size = (2 * MARGIN + columns * cell + (columns - 1) * GAP, top + len(rows) * row_height + MARGIN - GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN - 8), title, INK, heading)
+    draw.text((MARGIN, MARGIN + 30), fit(draw, subtitle, text, size[0] - 2 * MARGIN), FAINT, text)
+    draw.line((MARGIN, top - 16, size[0] - MARGIN, top - 16), LINE)
+    for number, row in enumerate(rows):
+        y = top + number * row_height
+        sheet.paste(fitted(row.reference, cell), (MARGIN, y))
+        write(draw, (MARGIN, y + cell + 8), ["reference", row.name], text, cell, (FAINT, INK))
+        for column, result in enumerate(row.results, 1):
+            x = MARGIN + column * (cell + GAP)
+            if result.picture is not None:
+                sheet.paste(fitted(result.picture, cell), (x, y))
+            else:
+                draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=LINE)
+            likeness(draw, (x, y + cell + 8), cell, result, text)
+            lines = wrap(draw, result.problem or result.prompt, text, cell, TEXT_LINES)
+            write(draw, (x, y + cell + 34), lines, text, cell, (INK,))
+    return sheet
+
+
+def likeness(draw: "ImageDraw", at: tuple[int, int], width: int, result: Result, text: "Font") -> None:
+    """ "identity 0.54" over a bar from 0 to 1, or that no face was found."""
+    x, y = at
+    if result.similarity is None:
+        draw.text((x, y - 2), "no face found" if result.picture is not None else "not made", AMBER, text)
+        return
+    draw.text((x, y - 2), f"identity {result.similarity:.2f}", GREEN, text)
+    left = x + 110
+    draw.rounded_rectangle((left, y + 4, x + width - 1, y + 9), 3, LINE)
+    length = (x + width - 1 - left) * min(max(result.similarity, 0.0), 1.0)
+    if length >= 6:
+        draw.rounded_rectangle((left, y + 4, left + length, y + 9), 3, GREEN)
+
+
+def write(
+    draw: "ImageDraw",
+    at: tuple[int, int],
+    lines: list[str],
+    text: "Font",
+    width: int,
+    colours: tuple[str, ...],
+) -> None:
+    for number, words in enumerate(lines):
+        colour = colours[min(number, len(colours) - 1)]
+        draw.text(
+            (at[0], at[1] + number * round(text.size * 1.35)), fit(draw, words, text, width), colour, text
+        )
+
+
+def fitted(picture: "Image", cell: int) -> "Image":
+    """The picture in a square of `cell` pixels, whole, on paper; small ones are enlarged."""
+    from PIL import Image, ImageOps
+
+    small = ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS)
+    square = Image.new("RGB", (cell, cell), LINE)
+    square.paste(small, ((cell - small.width) // 2, (cell - small.height) // 2))
+    return square
+
+
+def wrap(draw: "ImageDraw", words: str, text: "Font", width: int, most: int) -> list[str]:
+    """Lines no wider than `width`; what does not fit into `most` lines ends in an ellipsis."""
+    lines: list[str] = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or draw.textlength(longer, text) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > most:
+        lines = lines[: most - 1] + [" ".join(lines[most - 1 :])]
+    return [fit(draw, line, text, width) for line in lines]
+
+
+def fit(draw: "ImageDraw", words: str, text: "Font", width: int) -> str:
+    if draw.textlength(words, text) <= width:
+        return words
+    while words and draw.textlength(words + "…", text) > width:
+        words = words[:-1]
+    return words.rstrip() + "…"
+
+
+def font(size: int) -> "Font":
+    """A common font, else the one inside Pillow (10.1 and newer)."""
+    from PIL import ImageFont
+
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)

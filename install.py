@@ -1,0 +1,110 @@
+"""Adds what the face nodes need to the Python that runs this; ComfyUI-Manager calls it after cloning.
+
+It adds packages and never changes one that is there: everything installed is handed to pip as a constraint.
+InsightFace goes in without its requirements, plain onnxruntime only where no variant of it is installed,
+OpenCV only where there is no cv2. `python install.py --plan` only says what it would do.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+
+# What insightface 2 imports, less the two that come in variants.
+LIGHT = ("onnx", "scikit-image", "scipy", "tqdm", "requests")
+# Packages of the onnxruntime family that are no runtime.
+NO_RUNTIME = ("onnxruntime-extensions", "onnxruntime-tools", "onnxruntime-genai", "onnxruntime-easy")
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def has_runtime(installed: Iterable[str]) -> bool:
+    """Whether some ONNX Runtime is among the distributions: onnxruntime, -gpu, -directml, -silicon, …"""
+    return any(
+        name.startswith(("onnxruntime", "ort-nightly")) and not name.startswith(NO_RUNTIME)
+        for name in installed
+    )
+
+
+def plan(installed: Mapping[str, str], modules: Iterable[str]) -> list[list[str]]:
+    """The pip commands (after `pip install`) for an environment.
+
+    installed  canonical distribution name → version
+    modules    which of cv2, onnxruntime can be imported, whoever put them there
+    """
+    modules = set(modules)
+    wanted = [name for name in LIGHT if name not in installed]
+    if not has_runtime(installed) and "onnxruntime" not in modules:
+        wanted.append("onnxruntime")
+    if "cv2" not in modules:
+        wanted.append("opencv-python-headless")
+    commands = [wanted] if wanted else []
+    if "insightface" not in installed:
+        commands.append(["--no-deps", "insightface"])
+    return commands
+
+
+def constraints(installed: Mapping[str, str]) -> str:
+    """A constraints file that keeps every installed package as it is."""
+    # pip and its kin may be told otherwise by the machine; odd local versions would not parse.
+    lines = [
+        f"{name}=={version}"
+        for name, version in sorted(installed.items())
+        if re.fullmatch(r"[0-9][A-Za-z0-9.+!]*", version) and name not in ("pip", "setuptools", "wheel")
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def look() -> tuple[dict[str, str], list[str]]:
+    """What is installed here: (distributions, importable modules)."""
+    installed = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            installed.setdefault(canonical(name), distribution.version or "")
+    return installed, [name for name in ("cv2", "onnxruntime") if importlib.util.find_spec(name)]
+
+
+def installer() -> list[str]:
+    """`pip install` for this Python; environments made by uv have no pip of their own."""
+    if importlib.util.find_spec("pip") is None and (uv := shutil.which("uv")):
+        return [uv, "pip", "install", "--python", sys.executable]
+    return [sys.executable, "-m", "pip", "install"]
+
+
+def main(arguments: list[str]) -> int:
+    installed, modules = look()
+    commands = plan(installed, modules)
+    if not commands:
+        print("FaceCDM: everything that the face nodes need is installed")
+        return 0
+    if "--plan" in arguments:
+        for command in commands:
+            print("pip install", *command)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        kept = os.path.join(folder, "installed.txt")
+        with open(kept, "w", encoding="utf-8") as file:
+            file.write(constraints(installed))
+        for command in commands:
+            code = subprocess.call([*installer(), "--constraint", kept, *command])
+            if code:
+                print(
+                    f"FaceCDM: pip could not install {' '.join(command)} without changing a package that you "
+                    "have, or without a network. The pack loads all the same; its face nodes will tell what "
+                    "they miss. `python -m facecdm doctor` in the pack's folder says more.",
+                    file=sys.stderr,
+                )
+                return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
