@@ -166,4 +166,20 @@ def _open(path: Path, providers: list[str]):
         ) from error
     if model is None:
         raise BadFile(f"{path} is not a face model that InsightFace knows. {ADVICE}")
+    batched = model.taskname == "detection" and len(model.session.get_outputs()[0].shape) == 3
+    if batched and not hasattr(model, "batched"):
+        model.session = _Unbatched(model.session)
     return model
+
+
+class _Unbatched:
+    """A detector's session whose outputs lose their batch axis, which InsightFace 0.7 does not expect."""
+
+    def __init__(self, session) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str):
+        return getattr(self._session, name)
+
+    def run(self, *arguments) -> list[np.ndarray]:
+        return [output[0] for output in self._session.run(*arguments)]

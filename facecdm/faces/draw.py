@@ -39,15 +39,9 @@ def _draw_picture(image: Tensor, picture: Picture) -> Image.Image:
     unit = max(1.0, min(canvas.size) / 256)
     order = [i for i in range(len(picture.found)) if i not in picture.taken] + list(picture.taken)
     for place in order:  # taken ones last, so that they lie on top
-        colour = TAKEN if place in picture.taken else OTHER
-        _mark(
-            draw,
-            canvas.size,
-            picture.found[place],
-            f"{place} · {picture.found[place].score:.2f}",
-            colour,
-            unit,
-        )
+        taken = place in picture.taken
+        text = f"{place} · {picture.found[place].score:.2f}" if taken else str(place)
+        _mark(draw, canvas.size, picture.found[place], text, TAKEN if taken else OTHER, unit)
     if picture.problem:
         _tag(draw, canvas.size, (4 * unit, 4 * unit), _wrap(picture.problem, canvas.size[0], unit), BAD, unit)
     return canvas
@@ -57,11 +51,12 @@ def _mark(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], face: Found, text: str, colour: tuple, unit: float
 ):
     x0, y0, x1, y1 = (float(value) for value in face.box)
+    unit = min(unit, max(1.0, (x1 - x0) / 30))  # small marks on small faces
     line = max(1, round(1.4 * unit))
     draw.rounded_rectangle(
         (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), radius=5 * unit, outline=colour, width=line
     )
-    dot = max(1.2, 1.8 * unit)
+    dot = min(1.8 * unit, max(0.8, (x1 - x0) / 25))
     for x, y in face.keypoints.tolist():
         draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=colour, outline=(20, 24, 30))
     height = _font(unit).size + 5 * unit
@@ -102,19 +97,23 @@ def heat_map(comparison: Comparison, cell: int = 72) -> Tensor:
     count_y, count_x = comparison.matrix.shape
     cell = max(24, min(cell, 2400 // max(count_x, count_y, 1)))
     gap, edge, name_height = 3, 14, 16
-    left = edge + cell + 10
+    small = ImageFont.load_default(size=11)
+    names = [label(face, i) for i, face in enumerate(comparison.rows)]
+    name_width = min(round(max(small.getlength(name) for name in names)), 110)
+    left = edge + name_width + 8 + cell + 10
     top = edge + cell + name_height + 8
     bar = 18
     size = (left + count_x * (cell + gap) + 22 + bar + 38, max(top + count_y * (cell + gap), 200) + edge)
     canvas = Image.new("RGB", size, (247, 248, 250))
     draw = ImageDraw.Draw(canvas)
-    small = ImageFont.load_default(size=11)
     for i, face in enumerate(comparison.columns):
         x = left + i * (cell + gap)
         canvas.paste(_thumbnail(face.crop, cell), (x, edge))
         _centred_text(draw, x + cell / 2, edge + cell + name_height / 2 + 2, label(face, i), small, cell)
     for i, face in enumerate(comparison.rows):
-        canvas.paste(_thumbnail(face.crop, cell), (edge, top + i * (cell + gap)))
+        y = top + i * (cell + gap)
+        canvas.paste(_thumbnail(face.crop, cell), (left - 10 - cell, y))
+        _centred_text(draw, edge + name_width / 2, y + cell / 2, names[i], small, name_width)
     font = ImageFont.load_default(size=max(9, cell // 4))
     for i, row in enumerate(comparison.matrix.tolist()):
         for j, value in enumerate(row):
@@ -141,7 +140,7 @@ def _colour_bar(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: i
 
 
 def _centred_text(draw: ImageDraw.ImageDraw, x: float, y: float, text: str, font, width: int) -> None:
-    while len(text) > 2 and draw.textlength(text, font=font) > width:
+    while len(text) > 2 and draw.textlength(text, font=font) > width + 1:
         text = text[:-2].rstrip("…") + "…"
     draw.text((x, y), text, font=font, fill=(60, 66, 76), anchor="mm")
 

@@ -1,5 +1,6 @@
 """Where ONNX Runtime computes: names, what this machine has, what was really got."""
 
+import importlib.util
 from importlib import metadata
 
 from ..errors import FaceCDMError, MissingPackage
@@ -35,6 +36,16 @@ _VARIANTS = (
     "onnxruntime-silicon",
 )
 
+# module → package: what insightface 2 needs besides an ONNX Runtime
+_NEEDS = (
+    ("onnx", "onnx"),
+    ("cv2", "opencv-python-headless"),
+    ("skimage", "scikit-image"),
+    ("scipy", "scipy"),
+    ("tqdm", "tqdm"),
+    ("requests", "requests"),
+)
+
 
 def installed_runtimes() -> list[str]:
     """Names of the ONNX Runtime packages in this environment; more than one get in each other's way."""
@@ -57,14 +68,23 @@ def import_insightface():
 
         return insightface
     except ImportError as error:
-        runtime = "" if installed_runtimes() else " onnxruntime"
-        rest = f"python -m pip install onnx scikit-image{runtime}"
         raise MissingPackage(
-            f"Face detection needs the package insightface ({error}). Install it into ComfyUI's Python: "
-            f"`python -m pip install --no-deps insightface`, then `{rest}`"
-            + (" (or onnxruntime-gpu in place of onnxruntime, for NVIDIA)" if runtime else "")
-            + ", and `opencv-python-headless` if cv2 is missing. Then restart ComfyUI."
+            f"Finding faces needs the package insightface ({error}). In ComfyUI's Python: "
+            f"{_install_commands()}. Then restart ComfyUI."
         ) from error
+
+
+def _install_commands() -> str:
+    """What to run here. --no-deps, because insightface would bring the plain onnxruntime and opencv-python,
+    which get in the way of onnxruntime-gpu and opencv-python-headless."""
+    lacking = [package for module, package in _NEEDS if importlib.util.find_spec(module) is None]
+    if not installed_runtimes():
+        lacking.append("onnxruntime")
+    commands = ["`python -m pip install --no-deps --upgrade insightface`"]
+    if lacking:
+        commands.append(f"`python -m pip install {' '.join(lacking)}`")
+    gpu = " (for NVIDIA onnxruntime-gpu in place of onnxruntime)" if "onnxruntime" in lacking else ""
+    return " and ".join(commands) + gpu
 
 
 def choose_providers(wanted: str, available: list[str]) -> tuple[list[str], str]:
