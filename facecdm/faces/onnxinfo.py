@@ -37,7 +37,7 @@ def read_signature(path: Path) -> Signature:
 
 
 def _signature(data: mmap.mmap) -> Signature:
-    graph = next((span for field, span in _fields(data, 0, len(data)) if field == 7), None)
+    graph = dict(_fields(data, 0, len(data))).get(7)  # all fields, so that a missing last byte is noticed
     if graph is None:
         raise ValueError("no graph in it")
     inputs, outputs, weights = {}, {}, set()
