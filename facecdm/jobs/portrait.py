@@ -12,7 +12,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,10 @@ class Job:
     prompt: str
     workflow: Workflow
 
+    @property
+    def stem(self) -> str:
+        return Path(self.reference.name).stem
+
 
 def plan(
     workflow: Workflow,
@@ -107,47 +112,52 @@ def plan(
 
 async def make(
     address: str,
-    workflow: Workflow,
+    jobs_of: Callable[[list[str]], list[Job]],
     references: list[Reference],
-    prompts: list[str],
-    seed: int,
-    steps: int | None,
     likeness: "Likeness | None",
     output: Path,
 ) -> list[Row]:
-    """Queues all, waits, fetches, measures and writes; a job that fails leaves a Result that says why."""
-    from PIL import Image
-
+    """Uploads, queues all, waits, fetches, measures and writes. `jobs_of` takes the uploads' names."""
     async with Client(address, patience=5) as client:
-        uploaded = [await client.upload(item.data, item.name) for item in references]
-        jobs = plan(workflow, references, prompts, uploaded, seed, steps)
+        jobs = jobs_of([await client.upload(item.data, item.name) for item in references])
         line = ProgressLine(len(jobs))
-        queued = [await client.submit(job.workflow) for job in jobs]
         results: dict[str, list[Result]] = {item.name: [] for item in references}
-        waiting = list(queued)
+        queued: deque[tuple[Job, str]] = deque()
         try:
-            for job, prompt_id in zip(jobs, queued, strict=True):
-                stem = Path(job.reference.name).stem
-                line.begin(f"{stem} · {job.prompt}")
-                try:
-                    finished = await client.wait(prompt_id, line.step)
-                except JobFailed as error:
-                    results[job.reference.name].append(Result(job.prompt, None, problem=str(error)))
-                    line.end(str(error))
-                    waiting.remove(prompt_id)
-                    continue
-                waiting.remove(prompt_id)
-                data = await client.fetch(finished.images()[0])
-                picture = Image.open(io.BytesIO(data)).convert("RGB")
-                inside(output, safe_name(f"{stem}-{job.number}.png")).write_bytes(data)
-                similarity = likeness.of(job.reference.name, picture) if likeness else None
-                results[job.reference.name].append(Result(job.prompt, picture, similarity))
-                line.end("no face found" if similarity is None else f"identity {similarity:.2f}")
+            for job in jobs:
+                queued.append((job, await client.submit(job.workflow)))
+            while queued:
+                job, prompt_id = queued[0]
+                line.begin(f"{job.stem} · {job.prompt}")
+                result = await finish(client, job, prompt_id, line, likeness, output)
+                line.end(result.problem or result.verdict)
+                results[job.reference.name].append(result)
+                queued.popleft()
         finally:
-            for prompt_id in waiting:  # we were stopped: leave no work behind
+            for _, prompt_id in queued:  # we were stopped: leave no work behind
                 with contextlib.suppress(FaceCDMError):
                     await client.cancel(prompt_id)
     return [Row(item.name, item.picture, tuple(results[item.name])) for item in references]
+
+
+async def finish(
+    client: Client, job: Job, prompt_id: str, line: ProgressLine, likeness: "Likeness | None", output: Path
+) -> Result:
+    """One job's picture, written and measured; a job that fails gives a Result that says why."""
+    from PIL import Image
+
+    try:
+        pictures = (await client.wait(prompt_id, line.step)).images()
+    except JobFailed as error:
+        return Result(job.prompt, None, problem=str(error))
+    if not pictures:
+        return Result(job.prompt, None, problem=f"{job.workflow.name} saved no picture")
+    data = await client.fetch(pictures[0])
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    inside(output, safe_name(f"{job.stem}-{job.number}.png")).write_bytes(data)
+    if likeness is None:
+        return Result(job.prompt, picture, measured=False)
+    return Result(job.prompt, picture, likeness.of(job.reference.name, picture))
 
 
 # ---- the command ----
@@ -161,13 +171,15 @@ def main(options: argparse.Namespace) -> int:
     prompts = options.prompt or list(PROMPTS)
     output = (options.output or Path("output") / time.strftime("demo-%Y%m%d-%H%M%S")).absolute()
     output.mkdir(parents=True, exist_ok=True)
+
+    def jobs_of(uploaded: list[str]) -> list[Job]:
+        return plan(workflow, references, prompts, uploaded, options.seed, options.steps)
+
     with running(options) as (address, local):
         print(f"ComfyUI answers at http://{address} ({time.monotonic() - started:.0f} s)", flush=True)
         likeness = measure(options, references)
         try:
-            rows = asyncio.run(
-                make(address, workflow, references, prompts, options.seed, options.steps, likeness, output)
-            )
+            rows = asyncio.run(make(address, jobs_of, references, likeness, output))
         except ServerUnreachable as error:
             if local is not None and not local.alive:
                 raise ServerDied(f"ComfyUI ended by itself; {local.log} ends:\n{local.tail()}") from error

@@ -10,8 +10,8 @@ from .client import Progress
 class ProgressLine:
     """Of `total` jobs; `step` is a Client's on_progress."""
 
-    def __init__(self, total: int, stream: TextIO = sys.stdout):
-        self.total, self.stream = total, stream
+    def __init__(self, total: int, stream: TextIO | None = None):
+        self.total, self.stream = total, stream or sys.stdout
         self.done = 0
         self.label = ""
 

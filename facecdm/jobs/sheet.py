@@ -21,6 +21,15 @@ class Result:
     picture: "Image | None"
     similarity: float | None = None
     problem: str = ""
+    measured: bool = True
+
+    @property
+    def verdict(self) -> str:
+        if self.similarity is not None:
+            return f"identity {self.similarity:.2f}"
+        if self.picture is None:
+            return "not made"
+        return "no face found" if self.measured else "not measured"
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,11 @@ def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256) -
 
 
 def likeness(draw: "ImageDraw", at: tuple[int, int], width: int, result: Result, text: "Font") -> None:
-    """ "identity 0.54" over a bar from 0 to 1, or that no face was found."""
+    """The verdict, and a bar from 0 to 1 beside a number."""
     x, y = at
+    draw.text((x, y - 2), result.verdict, AMBER if result.similarity is None else GREEN, text)
     if result.similarity is None:
-        draw.text((x, y - 2), "no face found" if result.picture is not None else "not made", AMBER, text)
         return
-    draw.text((x, y - 2), f"identity {result.similarity:.2f}", GREEN, text)
     left = x + 110
     draw.rounded_rectangle((left, y + 4, x + width - 1, y + 9), 3, LINE)
     length = (x + width - 1 - left) * min(max(result.similarity, 0.0), 1.0)
