@@ -12,6 +12,7 @@ from ..facecdm.faces.providers import PROVIDERS
 from .sockets import FACE_ANALYZER, FACES
 
 NO_PACK = "none found"
+SHOWN = 16  # pictures under the node; the output has them all
 
 
 def register_folders() -> None:
@@ -246,7 +247,7 @@ class DetectFaces(io.ComfyNode):
             seen.mask,
             preview,
             seen.report,
-            ui=ui.PreviewImage(preview, cls=cls),
+            ui=ui.PreviewImage(preview[:SHOWN], cls=cls),
         )
 
 

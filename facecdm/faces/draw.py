@@ -9,6 +9,7 @@ from .analyzer import Found
 from .compare import Comparison, label
 from .detect import Picture, to_bgr
 
+_BAR = 18  # width of the heat map's legend
 TAKEN, OTHER, BAD = (64, 224, 160), (150, 160, 175), (235, 95, 90)
 _SCALE = (
     (0.0, (28, 32, 52)),
@@ -93,45 +94,54 @@ def _font(unit: float) -> ImageFont.FreeTypeFont:
 
 
 def heat_map(comparison: Comparison, cell: int = 72) -> Tensor:
-    """[1, H, W, 3] float 0 … 1: the matrix of cosines, with the faces' crops along both edges."""
+    """[1, H, W, 3] float 0 … 1: the matrix of cosines, with the faces' crops along both edges.
+
+    Cells shrink where there are many, and lose their numbers and names when these could not be read.
+    """
     count_y, count_x = comparison.matrix.shape
-    cell = max(24, min(cell, 2400 // max(count_x, count_y, 1)))
-    gap, edge, name_height = 3, 14, 16
+    cell = max(4, min(cell, 2400 // max(count_x, count_y)))
+    readable = cell >= 24
     small = ImageFont.load_default(size=11)
-    names = [label(face, i) for i, face in enumerate(comparison.rows)]
-    name_width = min(round(max(small.getlength(name) for name in names)), 110)
-    left = edge + name_width + 8 + cell + 10
-    top = edge + cell + name_height + 8
-    bar = 18
-    size = (left + count_x * (cell + gap) + 22 + bar + 38, max(top + count_y * (cell + gap), 200) + edge)
+    columns, rows = ([label(face, i) * readable for i, face in enumerate(faces)]
+                     for faces in (comparison.columns, comparison.rows))  # fmt: skip
+    name_width = min(round(max(small.getlength(name) for name in rows)), 110)
+    edge, gap, step = 14, 10, cell + 3 * readable
+    left, top = edge + name_width + 8 + cell + gap, edge + cell + 16 + 8
+    size = (left + count_x * step + 22 + _BAR + 38, max(top + count_y * step, 200) + edge)
     canvas = Image.new("RGB", size, (247, 248, 250))
     draw = ImageDraw.Draw(canvas)
     for i, face in enumerate(comparison.columns):
-        x = left + i * (cell + gap)
+        x = left + i * step
         canvas.paste(_thumbnail(face.crop, cell), (x, edge))
-        _centred_text(draw, x + cell / 2, edge + cell + name_height / 2 + 2, label(face, i), small, cell)
+        _centred_text(draw, x + cell / 2, edge + cell + 10, columns[i], small, cell)
     for i, face in enumerate(comparison.rows):
-        y = top + i * (cell + gap)
-        canvas.paste(_thumbnail(face.crop, cell), (left - 10 - cell, y))
-        _centred_text(draw, edge + name_width / 2, y + cell / 2, names[i], small, name_width)
-    font = ImageFont.load_default(size=max(9, cell // 4))
+        y = top + i * step
+        canvas.paste(_thumbnail(face.crop, cell), (left - gap - cell, y))
+        _centred_text(draw, edge + name_width / 2, y + cell / 2, rows[i], small, name_width)
+    font = ImageFont.load_default(size=max(9, cell // 4)) if readable else None
     for i, row in enumerate(comparison.matrix.tolist()):
         for j, value in enumerate(row):
-            x, y = left + j * (cell + gap), top + i * (cell + gap)
-            colour = _colour(value)
-            draw.rounded_rectangle((x, y, x + cell - 1, y + cell - 1), radius=5, fill=colour)
-            ink = (20, 24, 30) if sum(colour) > 380 else (245, 247, 250)
-            draw.text((x + cell / 2, y + cell / 2), f"{value:.2f}", font=font, fill=ink, anchor="mm")
-    _colour_bar(draw, size[0] - bar - 46, top, bar, size[1] - edge - top - gap, small)
+            _cell(draw, left + j * step, top + i * step, cell, value, font)
+    _colour_bar(draw, size[0] - _BAR - 46, top, size[1] - edge - top - 3, small)
     return _to_tensor(canvas)[None]
 
 
-def _colour_bar(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: int, font) -> None:
+def _cell(draw: ImageDraw.ImageDraw, x: int, y: int, size: int, value: float, font) -> None:
+    colour = _colour(value)
+    if font is None:
+        draw.rectangle((x, y, x + size - 1, y + size - 1), fill=colour)
+        return
+    draw.rounded_rectangle((x, y, x + size - 1, y + size - 1), radius=5, fill=colour)
+    ink = (20, 24, 30) if sum(colour) > 380 else (245, 247, 250)
+    draw.text((x + size / 2, y + size / 2), f"{value:.2f}", font=font, fill=ink, anchor="mm")
+
+
+def _colour_bar(draw: ImageDraw.ImageDraw, x: int, y: int, height: int, font) -> None:
     for row in range(height):
-        draw.line((x, y + row, x + width - 1, y + row), fill=_colour(1 - row / max(height - 1, 1)))
+        draw.line((x, y + row, x + _BAR - 1, y + row), fill=_colour(1 - row / max(height - 1, 1)))
     for value in (0.0, 0.5, 1.0):
         draw.text(
-            (x + width + 5, y + (1 - value) * (height - 1)),
+            (x + _BAR + 5, y + (1 - value) * (height - 1)),
             f"{value:.1f}",
             font=font,
             fill=(60, 66, 76),

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -57,9 +57,9 @@ def find_faces_file(folders: list[Path], name: str) -> Path:
 
     Raises UnsafeName, MissingModel.
     """
-    parts = name.replace("\\", "/").split("/")
-    safe = [safe_name(part) for part in parts]
-    relative = Path(*safe[:-1], safe[-1] + SUFFIX)
+    relative = PurePosixPath(name.replace("\\", "/").removesuffix(SUFFIX) + SUFFIX)
+    if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name:
+        raise UnsafeName(f"{name!r} cannot be the name of a face file: it leaves the folder of saved faces.")
     for folder in folders:
         if (folder / relative).is_file():
             return folder / relative
@@ -121,25 +121,18 @@ def _claim(folder: Path, stem: str) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     claimed = path.exists() and path.stat().st_size == 0
-    handle, temporary = tempfile.mkstemp(prefix=".saving-", dir=path.parent)
+    temporary = path.with_name(f".{uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if claimed:
             path.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _metadata(faces: Faces) -> dict[str, str]:
@@ -180,7 +173,7 @@ def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
             image_size=tuple(tensors["image_sizes"][i].tolist()),
             image_index=int(tensors["image_indices"][i]),
             crop=tensors[f"crop.{i}"].float() / 255,
-            landmarks=tensors.get(f"landmarks.{i}"),
+            landmarks=tensors[f"landmarks.{i}"].clone() if f"landmarks.{i}" in tensors else None,
             name=str(names[i]),
         )
         for i, embedding in enumerate(tensors["embeddings"])

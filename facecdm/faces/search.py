@@ -21,7 +21,7 @@ class Look:
 def looks(size: int, longer_side: int) -> list[list[Look]]:
     """What to try after the plain look, cheapest group first: smaller; a border (close-ups); larger."""
     smaller = [Look(part) for part in (size // 2, size // 4) if part >= 64]
-    bordered = [Look(size, 0.25), Look(size // 2, 0.5), Look(size // 2, 1.0)]
+    bordered = [Look(size // 2, 0.5), Look(size // 2, 1.0)]
     larger = [Look(size * 2)] if longer_side > size * 1.5 else []
     return [group for group in (smaller, bordered, larger) if group]
 

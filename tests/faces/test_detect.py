@@ -119,6 +119,17 @@ def test_a_sure_first_look_ends_the_search(analyzer, astronaut, monkeypatch):
     assert sizes == [640]
 
 
+@pytest.mark.parametrize("look", search_module.looks(640, 512)[1], ids=str)
+def test_a_border_alone_finds_a_close_up_where_it_is(analyzer, astronaut, reference, look):
+    """Detectors with a fixed input size have nothing but the border."""
+    close = resized(astronaut[:, CLOSE_UP[0], CLOSE_UP[1]], (450, 375))
+    found = search_module._look(analyzer, to_bgr(close[0]), look, 0.5)
+    assert len(found) == 1
+    points, box = torch.from_numpy(found[0].keypoints) / 5, torch.from_numpy(found[0].box) / 5
+    assert (points + torch.tensor([190, 75]) - reference.faces[0].keypoints).norm(dim=-1).max() < 8
+    assert (box + torch.tensor([190, 75, 190, 75]) - reference.faces[0].box).abs().max() < 25
+
+
 @pytest.mark.parametrize(
     ("choice", "index", "columns"),
     [

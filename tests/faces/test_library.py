@@ -167,7 +167,8 @@ def test_finding_a_file_of_the_list(make_faces, tmp_path: Path):
         "../secret.safetensors",
         "friends/../../secret.safetensors",
         str(tmp_path / "secret"),
-        "a//secret",
+        "C:x",
+        "a\0b",
     ):
         with pytest.raises(UnsafeName):
             find_faces_file(folders, name)
