@@ -16,6 +16,7 @@ from ..errors import FaceCDMError
 from .errors import PortTaken, ServerDied, ServerUnreachable
 
 BASE_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
+COPY_MARK = ".made-by-facecdm-quickstart"
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -40,15 +41,25 @@ def has_accelerator() -> bool:
 
 
 def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
-    """Puts the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy."""
-    target = base / "custom_nodes" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and target.resolve() == pack.resolve():
-        return target
+    """Puts the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy.
+
+    Only links and copies made here are replaced; somebody's own clone is left alone, and told.
+    """
+    home = base / "custom_nodes"
+    home.mkdir(parents=True, exist_ok=True)
+    for entry in home.iterdir():
+        if entry.resolve() == pack.resolve():
+            return entry
+    target = home / name
     if target.is_symlink():
         target.unlink()
-    elif target.exists():
+    elif (target / COPY_MARK).exists():
         shutil.rmtree(target)
+    elif target.exists():
+        try:
+            target.rmdir()  # a stale junction, or an empty folder
+        except OSError as error:
+            raise FaceCDMError(f"{target} is another copy of the pack: move it away first") from error
     try:
         if os.name == "nt":
             import _winapi
@@ -59,6 +70,7 @@ def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
     except OSError:
         hidden = shutil.ignore_patterns(".*", "__pycache__", "output", "runs", "tests")
         shutil.copytree(pack, target, ignore=hidden)
+        (target / COPY_MARK).touch()
     return target
 
 

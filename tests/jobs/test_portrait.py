@@ -134,6 +134,15 @@ def test_a_server_that_dies_in_between(monkeypatch, tmp_path, echo, face_models,
     assert "ended by itself; server.log ends:\n    out of memory" in capsys.readouterr().err
 
 
+def test_serve_stays_until_ctrl_c(run, monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(portrait.time, "sleep", stop)
+    code, _ = run("--serve", "--prompt", "x", "--reference", FACEWORLD_REFERENCE)
+    assert code == 0 and "stays up at http://127.0.0.1:" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_demo_ends_the_server(number, tmp_path):

@@ -98,3 +98,21 @@ def test_without_links_the_pack_is_copied(tmp_path, monkeypatch):
     assert (target / "__init__.py").exists() and not (target / ".git").exists()
     (pack / "__init__.py").write_text("newer")
     assert (link_pack(pack, tmp_path / "base") / "__init__.py").read_text() == "newer"
+
+
+def test_somebodys_own_clone_is_left_alone(tmp_path):
+    pack, base = tmp_path / "pack", tmp_path / "base"
+    pack.mkdir()
+    clone = base / "custom_nodes" / "facecdm"
+    clone.mkdir(parents=True)
+    (clone / "mine.py").touch()
+    with pytest.raises(FaceCDMError, match="another copy of the pack"):
+        link_pack(pack, base)
+    assert (clone / "mine.py").exists()
+
+
+def test_a_pack_that_is_there_under_another_name_is_not_linked_twice(tmp_path):
+    pack = tmp_path / "base" / "custom_nodes" / "ComfyUI-FaceCDM"
+    pack.mkdir(parents=True)
+    assert link_pack(pack, tmp_path / "base") == pack
+    assert len(list(pack.parent.iterdir())) == 1

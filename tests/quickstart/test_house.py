@@ -1,0 +1,79 @@
+"""The house's rules that a program can check: arrows point down, heavy packages are imported where used."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = sorted((ROOT / "facecdm").rglob("*.py"))
+PACK = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *LIBRARY]
+COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "node_helpers", "nodes"}
+HEAVY = {"insightface", "onnxruntime", "onnx", "cv2", "matplotlib", "skimage", "transformers", "diffusers"}
+HOSTS = {"diffusers": "diffusers", "comfy": "comfy"}
+
+
+def imports(path: Path, everywhere: bool) -> Iterator[tuple[str, int]]:
+    """(module, level) of a file's imports; with everywhere=False only those that run when it is imported."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            if everywhere or not (inside or typing_only):
+                yield child
+                yield from walk(child)
+
+    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.level
+
+
+def roots(path: Path, everywhere: bool = True) -> set[str]:
+    return {name.partition(".")[0] for name, level in imports(path, everywhere) if level == 0}
+
+
+def is_host(path: Path, name: str) -> bool:
+    return path.parent == ROOT / "facecdm" / "hosts" and path.stem.startswith(name)
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=label)
+def test_the_library_stands_without_comfyui_and_nodes(path):
+    if not is_host(path, "comfy"):
+        assert not roots(path) & COMFYUI
+    depth = len(path.relative_to(ROOT / "facecdm").parts)
+    assert all(level <= depth for _, level in imports(path, True)), "a relative import leaves facecdm"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=label)
+def test_diffusers_has_one_room(path):
+    assert is_host(path, "diffusers") or "diffusers" not in roots(path)
+
+
+@pytest.mark.parametrize("path", PACK, ids=label)
+def test_heavy_packages_are_imported_where_they_are_used(path):
+    assert not roots(path, everywhere=False) & HEAVY
+
+
+@pytest.mark.parametrize("path", [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py"))], ids=label)
+def test_nodes_import_the_pack_relatively(path):
+    """ComfyUI imports the pack under a path-like name: `import facecdm` would be a second copy, or nothing."""
+    assert "facecdm" not in roots(path)
+
+
+def test_no_dead_names_and_the_rules_of_the_node_registry():
+    """pyflakes; and no eval, no exec, no two statements on a line. `ruff check` says more to an author."""
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9,S102,S307,E702", "."]
+    done = subprocess.run(
+        [*command, "--extend-exclude", ".quickstart"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
