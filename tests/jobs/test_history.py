@@ -54,9 +54,7 @@ def test_nonsense_is_a_bad_answer(nonsense):
 def test_rejections_in_lines():
     answer = {
         "error": {"message": "Prompt outputs failed validation", "details": ""},
-        "node_errors": {
-            "5": {"class_type": "LoadImage", "errors": [{"message": "Bad", "details": "no x.png"}]}
-        },
+        "node_errors": {"5": {"class_type": "LoadImage", "errors": [{"message": "Bad", "details": "no x.png"}]}},
     }
     assert rejection(answer) == ["node 5 (LoadImage): Bad: no x.png"]
     assert rejection({"error": {"message": "No prompt", "details": ""}}) == ["No prompt"]

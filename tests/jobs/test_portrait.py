@@ -167,9 +167,7 @@ def test_stopping_the_demo_ends_the_server(number, tmp_path):
     while not (log.exists() and "up" in log.read_text()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    children = subprocess.run(
-        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True
-    )
+    children = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)
     (server,) = map(int, children.stdout.split())
     process.send_signal(number)
     assert process.wait(30) in (130, 143)
@@ -183,9 +181,7 @@ def test_the_plan_is_references_times_prompts():
     jobs = plan(Workflow.parse(NODES), references, ["a", "b"], ["u.webp", "v.webp"], 5, 9)
     seen = [(j.workflow.get("Reference", "image"), j.workflow.get("Prompt", "text")) for j in jobs]
     assert seen == [("u.webp", "a"), ("u.webp", "b"), ("v.webp", "a"), ("v.webp", "b")]
-    assert {(j.workflow.get("KSampler", "seed"), j.workflow.get("KSampler", "steps")) for j in jobs} == {
-        (5, 9)
-    }
+    assert {(j.workflow.get("KSampler", "seed"), j.workflow.get("KSampler", "steps")) for j in jobs} == {(5, 9)}
 
 
 def test_a_workflow_without_the_nodes_is_told():
@@ -209,9 +205,7 @@ def test_a_sheet_of_odd_parts():
         Result("p", None, problem="node 3 (KSampler) failed: out of memory"),
         Result("", Image.new("L", (1, 1)), -0.3),
     )
-    sheet = contact_sheet(
-        "t" * 300, "s" * 500, [Row("n" * 99, Image.new("RGB", (4, 4)), results)] * 2, cell=120
-    )
+    sheet = contact_sheet("t" * 300, "s" * 500, [Row("n" * 99, Image.new("RGB", (4, 4)), results)] * 2, cell=120)
     assert sheet.mode == "RGB" and sheet.width == 72 + 5 * 120 + 4 * 22
     assert contact_sheet("t", "s", []).width > 0
 
