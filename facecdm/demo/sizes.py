@@ -1,0 +1,38 @@
+"""What the demo model is made of: one table, which travels with the weights."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from .clip import ClipSizes
+
+
+@dataclass(frozen=True)
+class DemoSizes:
+    """Pixels, widths and depths. `attention` says which levels of the U-Net see the caption."""
+
+    image_size: int = 128
+    latent_channels: int = 48
+    refiner_width: int = 128
+    channels: tuple[int, ...] = (128, 128, 256)
+    attention: tuple[bool, ...] = (True, True, False)
+    clip: ClipSizes = field(default_factory=ClipSizes)
+
+    def unet_config(self) -> dict:
+        """Configuration of diffusers' UNet2DConditionModel; heads are 64 wide."""
+        down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in self.attention]
+        return {"sample_size": self.image_size // 8, "in_channels": self.latent_channels,
+                "out_channels": self.latent_channels, "block_out_channels": list(self.channels),
+                "layers_per_block": 1, "down_block_types": down,
+                "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+                "cross_attention_dim": self.clip.width,
+                "attention_head_dim": [width // 64 for width in self.channels]}
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "DemoSizes":
+        """The inverse of `to_json`; ValueError, TypeError or KeyError where the text is another thing."""
+        fields = json.loads(text)
+        return cls(**fields | {"channels": tuple(fields["channels"]), "attention": tuple(fields["attention"]),
+                               "clip": ClipSizes(**fields["clip"])})

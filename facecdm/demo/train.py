@@ -1,0 +1,220 @@
+"""Training of the demo model: autoencoder, CLIP, U-Net, each from FaceWorld's captions alone.
+
+Every step draws its batch and noise from a generator seeded by (seed, step), so a run that was stopped and
+resumed goes through the very same batches as one that was not.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import data, schedule
+from .autoencoder import PatchAutoencoder
+from .clip import CaptionTokens, TinyClip, normalise
+from .sizes import DemoSizes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast; `learning_rate` warms up, stays, and falls over the last quarter of `steps`."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int = 0
+    warmup: int = 100
+    save_every: int = 250
+
+    def rate(self, step: int) -> float:
+        falling = max((self.steps - step) / (0.25 * self.steps), 0.02)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+
+
+class Run:
+    """One model's training loop: optimiser, moving average, atomic checkpoints, a log of the loss."""
+
+    def __init__(self, folder: Path, name: str, model: nn.Module, plan: Plan, average: float | None = None):
+        self.model, self.plan, self.average = model, plan, average
+        self.checkpoint = folder / f"{name}.pt"
+        self.log = folder / f"{name}.jsonl"
+        self.optimiser = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=0.01,
+                                           betas=(0.9, 0.99), fused=True)
+        self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()} if average else None
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.ema is not None:
+            device = next(self.model.parameters()).device
+            self.ema = {k: v.to(device) for k, v in state["ema"].items()}
+        self.step = state["step"]
+
+    def save(self) -> None:
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save({"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+                    "ema": self.ema, "step": self.step}, partial)
+        partial.replace(self.checkpoint)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The moving average where one is kept, else the weights themselves."""
+        return self.ema if self.ema is not None else self.model.state_dict()
+
+    def train(self, loss_of: Callable[[random.Random], Tensor]) -> None:
+        """Call `loss_of(rng)` for every step that is left, where `rng` depends on seed and step alone."""
+        from tqdm import tqdm
+
+        started, recent = time.time(), []
+        for self.step in tqdm(range(self.step + 1, self.plan.steps + 1), desc=self.checkpoint.stem,
+                              initial=self.step, total=self.plan.steps, mininterval=10):
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.plan.rate(self.step - 1)
+            loss = loss_of(random.Random(f"{self.plan.seed}/{self.step}"))
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+            self._follow()
+            recent.append(loss.item())
+            if self.step % 50 == 0 or self.step == self.plan.steps:
+                line = {"step": self.step, "loss": round(float(np.mean(recent)), 5),
+                        "seconds": round(time.time() - started, 1)}
+                self.log.open("a").write(json.dumps(line) + "\n")
+                recent = []
+            if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
+                self.save()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        if self.ema is None:
+            return
+        decay = min(self.average, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            self.ema[name].lerp_(value, 1 - decay)
+
+
+def fit_autoencoder(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, folder: Path,
+                    device: str) -> PatchAutoencoder:
+    """Principal components in closed form, then the refiner by gradient on slightly noisy latents."""
+    torch.manual_seed(plan.seed)
+    model = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
+    model.fit(_batches(portraits, 64, count=60))
+    model.encoder.requires_grad_(False)
+    model.decoder.requires_grad_(False)
+    run = Run(folder, "autoencoder", model.to(device), plan)
+
+    def loss_of(rng: random.Random) -> Tensor:
+        pixels = _pixels(portraits, rng.sample(range(len(portraits)), plan.batch)).to(device)
+        latents = model.encode(pixels)
+        noise = torch.randn(latents.shape, generator=_torch_rng(rng)).to(device)
+        return F.mse_loss(model.decode(latents + 0.05 * noise), pixels)
+
+    run.train(loss_of)
+    return model.eval()
+
+
+def train_text(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens, folder: Path,
+               device: str) -> TinyClip:
+    """The text tower and the naming heads, from captions alone."""
+    torch.manual_seed(plan.seed)
+    model = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes()).to(device)
+    run = Run(folder, "text", model, plan)
+    targets = _targets(portraits)
+
+    def loss_of(rng: random.Random) -> Tensor:
+        rows = rng.sample(range(len(portraits)), plan.batch)
+        captions = [portraits.labels[row]["caption"] for row in rows]
+        text = tokens(captions, unknown=0.03, rng=rng)[:, :32].to(device)
+        return model.text_loss(text, {name: values[rows].to(device) for name, values in targets.items()})
+
+    run.train(loss_of)
+    return model.eval().requires_grad_(False)
+
+
+def train_vision(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens,
+                 clip: TinyClip, folder: Path, device: str) -> TinyClip:
+    """The vision tower, into the space of `clip`'s text tower."""
+    torch.manual_seed(plan.seed)
+    clip.vision_tower.requires_grad_(True)
+    run = Run(folder, "vision", clip, plan)
+    targets = _targets(portraits)
+
+    def loss_of(rng: random.Random) -> Tensor:
+        rows = rng.sample(range(len(portraits)), plan.batch)
+        pixels = normalise(torch.from_numpy(portraits.pixels[sorted(rows)]), sizes.clip.image_size)
+        text = tokens([portraits.labels[row]["caption"] for row in sorted(rows)])[:, :32].to(device)
+        wanted = {name: values[sorted(rows)].to(device) for name, values in targets.items()}
+        return clip.image_loss(text, pixels.to(device), wanted)
+
+    run.train(loss_of)
+    return clip.eval().requires_grad_(False)
+
+
+def _targets(portraits: data.Portraits) -> dict[str, Tensor]:
+    return {name: torch.tensor([values.index(str(label[name])) for label in portraits.labels])
+            for name, values in portraits.classes().items()}
+
+
+def train_unet(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens,
+               autoencoder: PatchAutoencoder, clip: TinyClip, folder: Path, device: str,
+               compiled: bool = False) -> dict[str, Tensor]:
+    """v-prediction on every noise level alike; returns the averaged weights in diffusers' naming."""
+    from ..hosts.diffusers_unet import build_unet
+
+    torch.manual_seed(plan.seed)
+    unet = build_unet(sizes.unet_config()).to(device, memory_format=torch.channels_last)
+    run = Run(folder, "unet", unet, plan, average=0.999)
+    if compiled:
+        unet.compile()
+    alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
+    half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
+
+    def loss_of(rng: random.Random) -> Tensor:
+        rows = [rng.randrange(len(portraits)) for _ in range(plan.batch)]
+        captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
+        pixels = _pixels(portraits, rows).to(device)
+        mirrored = torch.tensor([rng.random() < 0.5 for _ in rows], device=device)
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+        with torch.no_grad():
+            context = clip.text(tokens(captions, unknown=0.03, rng=rng).to(device))[0]
+            clean = autoencoder.encode(pixels)
+        draw = _torch_rng(rng)
+        noise = torch.randn(clean.shape, generator=draw).to(device)
+        # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
+        level = (torch.arange(plan.batch) + torch.rand(1, generator=draw)) / plan.batch
+        level = (level * schedule.STEPS).long().clamp(max=schedule.STEPS - 1).to(device)
+        a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
+        noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
+        with half:
+            velocity = unet(noisy, level, context).sample
+        return F.mse_loss(velocity.float(), a * noise - s * clean)
+
+    run.train(loss_of)
+    return run.weights
+
+
+def _torch_rng(rng: random.Random) -> torch.Generator:
+    return torch.Generator().manual_seed(rng.getrandbits(48))
+
+
+def _pixels(portraits: data.Portraits, rows: list[int] | slice) -> Tensor:
+    """float [B, 3, H, W] in −1…1."""
+    return torch.from_numpy(np.array(portraits.pixels[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _batches(portraits: data.Portraits, size: int, count: int) -> Iterator[Tensor]:
+    for start in np.linspace(0, max(len(portraits) - size, 0), count).astype(int):
+        yield _pixels(portraits, slice(start, start + size))

@@ -1,0 +1,111 @@
+"""The demo model as one file: safetensors in fp16, with everything that a host needs to build it again.
+
+Tensor names are `unet.` + diffusers' names, `vae.` + PatchAutoencoder's, `text.` and `vision.` + the names of
+transformers' CLIP models. The metadata says sizes, vocabulary, steps trained, licence and origin.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import BadFile, MissingModel
+from .clip import Vocabulary
+from .sizes import DemoSizes
+
+FORMAT = "facecdm-demo/1"
+LICENCE = "Apache-2.0"
+DATA = ("FaceWorld: synthetic portraits rendered from CC0 MakeHuman data. No photograph of a person, and no "
+        "face recogniser, took part in the training.")
+DEFAULT = Path(__file__).parent / "weights" / "demo.safetensors"
+VARIABLE = "FACECDM_DEMO_WEIGHTS"
+PARTS = ("unet", "vae", "text", "vision")
+
+
+@dataclass(frozen=True)
+class DemoWeights:
+    """`steps` is the number of training steps per part; the parts map names to tensors, as stored (fp16)."""
+
+    sizes: DemoSizes
+    vocabulary: Vocabulary
+    steps: dict[str, int]
+    unet: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    text: dict[str, Tensor]
+    vision: dict[str, Tensor]
+
+
+def default_path() -> Path:
+    """The file in the package, or the one that the environment variable FACECDM_DEMO_WEIGHTS names."""
+    return Path(os.environ.get(VARIABLE) or DEFAULT)
+
+
+def read(path: Path | None = None) -> DemoWeights:
+    """MissingModel where there is no file; BadFile where it is cut off, of another format, or holds NaN."""
+    path = path or default_path()
+    metadata, tensors = _open(path)
+    if metadata.get("format") != FORMAT:
+        raise BadFile(f"{path} is not a demo model of format {FORMAT} (it says {metadata.get('format')!r}); "
+                      "clone the pack anew")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise BadFile(f"{path}: the weights {name!r} hold NaN or infinity; clone the pack anew")
+    try:
+        sizes = DemoSizes.from_json(metadata["sizes"])
+        vocabulary = Vocabulary(json.loads(metadata["token_ids"]))
+        steps = {part: int(count) for part, count in json.loads(metadata["steps"]).items()}
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise BadFile(f"{path}: its description cannot be read ({error!r}); clone the pack anew") from error
+    parts = {part: {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()
+                    if name.startswith(f"{part}.")} for part in PARTS}
+    return DemoWeights(sizes, vocabulary, steps, **parts)
+
+
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise MissingModel(f"the demo model's weights are not at {path}; clone the pack anew, or name another "
+                           f"file in the environment variable {VARIABLE}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} is cut off or no safetensors file ({error}); clone the pack anew") from error
+
+
+def write(weights: DemoWeights, path: Path) -> None:
+    """Write fp16, all at once or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {f"{part}.{name}": tensor.to(torch.float16).contiguous()
+               for part in PARTS for name, tensor in getattr(weights, part).items()}
+    metadata = {"format": FORMAT, "sizes": weights.sizes.to_json(), "licence": LICENCE, "data": DATA,
+                "token_ids": json.dumps(weights.vocabulary.token_ids), "steps": json.dumps(weights.steps)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary) -> DemoWeights:
+    """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already."""
+    unet, autoencoder, text = (_checkpoint(folder / f"{name}.pt") for name in ("unet", "autoencoder", "text"))
+    vision = _checkpoint(folder / "vision.pt") if (folder / "vision.pt").exists() else text | {"step": 0}
+    steps = {"unet": unet["step"], "vae": autoencoder["step"], "text": text["step"], "vision": vision["step"]}
+    return DemoWeights(sizes, vocabulary, steps, unet=unet["ema"], vae=autoencoder["model"],
+                       text=_tower(text["model"], "text_tower."), vision=_tower(vision["model"], "vision_tower."))
+
+
+def _checkpoint(path: Path) -> dict:
+    if not path.is_file():
+        raise MissingModel(f"no {path}: train this part first (python -m facecdm demo train {path.stem} …)")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _tower(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """One tower of TinyClip in transformers' naming; the naming heads, scaffolding of the training, stay out."""
+    return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}

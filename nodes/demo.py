@@ -1,0 +1,43 @@
+"""Load Demo Model: the small text-to-image model that comes with the pack."""
+
+from comfy_api.latest import io
+
+from ..facecdm.demo.weights import default_path
+
+
+class LoadDemoModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMLoadDemoModel",
+            display_name="Load Demo Model",
+            category="FaceCDM/demo",
+            description="The small model that comes with the pack: portraits of 128 × 128 pixels (Empty Latent "
+            "Image 128 × 128, euler, sgm_uniform, 20 steps, CFG 3). It knows the words of its captions only, "
+            "as in: a young woman, long red hair, smiling, green striped shirt, plain blue background.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(tooltip="The U-Net, v-prediction with zero terminal SNR."),
+                io.Clip.Output(tooltip="The text tower of a small CLIP."),
+                io.Vae.Output(tooltip="An f8 autoencoder with 48 channels."),
+                io.ClipVision.Output(tooltip="The vision tower of the same CLIP, 96 × 96 pixels."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls) -> str:
+        """Loads again only when the file has changed."""
+        path = default_path()
+        if not path.is_file():
+            return str(path)
+        return f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}"
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from ..facecdm.hosts import comfy_demo
+
+        demo = comfy_demo.load()
+        return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)
+
+
+NODES: list[type[io.ComfyNode]] = [LoadDemoModel]
