@@ -5,6 +5,7 @@ resumed goes through the very same batches as one that was not.
 """
 
 import json
+import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import BadFile
 from . import data, schedule
 from .autoencoder import PatchAutoencoder
 from .clip import CaptionTokens, TinyClip, normalise
@@ -38,6 +40,14 @@ class Plan:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
 
 
+def load_checkpoint(path: Path) -> dict:
+    """What `Run.save` wrote: model, optimiser, ema, step."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise BadFile(f"{path} is cut off or no checkpoint; delete it to train this part anew") from error
+
+
 class Run:
     """One model's training loop: optimiser, moving average, atomic checkpoints, a log of the loss."""
 
@@ -54,9 +64,13 @@ class Run:
             self._resume()
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        state = load_checkpoint(self.checkpoint)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError) as error:
+            raise BadFile(f"{self.checkpoint} was trained with other sizes; give the same, or another --run "
+                          "folder") from error
         if self.ema is not None:
             device = next(self.model.parameters()).device
             self.ema = {k: v.to(device) for k, v in state["ema"].items()}
@@ -78,8 +92,9 @@ class Run:
         from tqdm import tqdm
 
         started, recent = time.time(), []
-        for self.step in tqdm(range(self.step + 1, self.plan.steps + 1), desc=self.checkpoint.stem,
-                              initial=self.step, total=self.plan.steps, mininterval=10):
+        for step in tqdm(range(self.step + 1, self.plan.steps + 1), desc=self.checkpoint.stem,
+                         initial=self.step, total=self.plan.steps, mininterval=10):
+            self.step = step
             for group in self.optimiser.param_groups:
                 group["lr"] = self.plan.rate(self.step - 1)
             loss = loss_of(random.Random(f"{self.plan.seed}/{self.step}"))

@@ -103,7 +103,9 @@ def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary) -> DemoWeig
 def _checkpoint(path: Path) -> dict:
     if not path.is_file():
         raise MissingModel(f"no {path}: train this part first (python -m facecdm demo train {path.stem} …)")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    from .train import load_checkpoint
+
+    return load_checkpoint(path)
 
 
 def _tower(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

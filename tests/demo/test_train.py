@@ -1,0 +1,177 @@
+"""Training: the same whether stopped and resumed or not, and clear about what it misses."""
+
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facecdm import cli
+from facecdm.demo import data, train
+from facecdm.demo.clip import CaptionTokens, ClipSizes
+from facecdm.demo.sizes import DemoSizes
+from facecdm.errors import BadFile
+
+SMALL = DemoSizes(image_size=32, latent_channels=8, refiner_width=16, channels=(64, 64),
+                  attention=(True, False), clip=ClipSizes(width=64, text_layers=1, vision_layers=1, image_size=32))
+
+
+@pytest.fixture(scope="module")
+def tiny_world(tmp_path_factory):
+    """A FaceWorld of 2 splits with 12 pictures each."""
+    root = tmp_path_factory.mktemp("faceworld")
+    rng = np.random.default_rng(0)
+    for split in ("train", "wide"):
+        (root / split).mkdir()
+        with (root / f"{split}.jsonl").open("w") as labels, tarfile.open(root / split / "00.tar", "w") as archive:
+            for n in range(12):
+                name = f"{split}/{n:04d}/00.webp"
+                colour, gender = ("red", "blue")[n % 2], ("man", "woman")[n % 3 == 0]
+                picture = io.BytesIO()
+                Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(picture, "WEBP")
+                info = tarfile.TarInfo(name)
+                info.size = picture.tell()
+                picture.seek(0)
+                archive.addfile(info, picture)
+                line = {"file": name, "shard": f"{split}/00.tar", "gender": gender, "age": "young",
+                        "hair_style": "short", "hair_colour": "brown", "expression": "smiling",
+                        "shirt_colour": colour, "shirt_pattern": "plain", "background_colour": colour,
+                        "background_kind": "plain",
+                        "caption": f"a young {gender}, short brown hair, smiling, {colour} shirt, "
+                                   f"plain {colour} background"}
+                labels.write(json.dumps(line) + "\n")
+    return root
+
+
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(comfyui):
+    return comfyui / "comfy" / "sd1_tokenizer"
+
+
+@pytest.fixture(scope="module")
+def portraits(tiny_world):
+    return data.load(tiny_world, ("train", "wide"), 32)
+
+
+@pytest.fixture(scope="module")
+def tokens(portraits, tokenizer_folder):
+    from transformers import CLIPTokenizer
+
+    return CaptionTokens(CLIPTokenizer.from_pretrained(tokenizer_folder), portraits.captions)
+
+
+def plan(**changes):
+    return train.Plan(**{"steps": 4, "batch": 2, "learning_rate": 1e-3, "save_every": 2} | changes)
+
+
+def all_parts(portraits, tokens, folder, steps=4):
+    autoencoder = train.fit_autoencoder(portraits, SMALL, plan(), folder, "cpu")
+    text = train.train_text(portraits, SMALL, plan(), tokens, folder, "cpu")
+    unet = train.train_unet(portraits, SMALL, plan(), tokens, autoencoder, text, folder, "cpu")
+    vision = train.train_vision(portraits, SMALL, plan(), tokens, text, folder, "cpu")
+    return autoencoder.state_dict(), unet, vision.state_dict()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_resumed_is_bit_equal_to_uninterrupted(portraits, tokens, tmp_path, monkeypatch):
+    whole = all_parts(portraits, tokens, tmp_path / "whole")
+    follow = train.Run._follow
+
+    def stop_after_three(run):
+        follow(run)
+        if run.step == 3 and run.checkpoint.stem not in stopped:
+            stopped.add(run.checkpoint.stem)
+            raise Interrupted
+
+    stopped = set()
+    monkeypatch.setattr(train.Run, "_follow", stop_after_three)
+    while True:
+        try:
+            parts = all_parts(portraits, tokens, tmp_path / "stopped")
+            break
+        except Interrupted:
+            continue
+    assert stopped == {"autoencoder", "text", "unet", "vision"}
+    for one, other in zip(whole, parts, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_another_seed_is_another_model(portraits, tokens, tmp_path):
+    first = train.fit_autoencoder(portraits, SMALL, plan(), tmp_path / "a", "cpu").state_dict()
+    other = train.fit_autoencoder(portraits, SMALL, plan(seed=1), tmp_path / "b", "cpu").state_dict()
+    assert torch.equal(first["encoder.weight"], other["encoder.weight"]), "closed form: no chance in it"
+    assert not torch.equal(first["refiner.0.weight"], other["refiner.0.weight"])
+
+
+def test_a_finished_run_is_left_alone(portraits, tmp_path):
+    train.fit_autoencoder(portraits, SMALL, plan(), tmp_path, "cpu")
+    before = (tmp_path / "autoencoder.pt").read_bytes()
+    train.fit_autoencoder(portraits, SMALL, plan(), tmp_path, "cpu")
+    assert (tmp_path / "autoencoder.pt").read_bytes() == before
+
+
+def test_a_checkpoint_cut_off(portraits, tmp_path):
+    (tmp_path / "autoencoder.pt").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(BadFile, match="autoencoder.pt"):
+        train.fit_autoencoder(portraits, SMALL, plan(), tmp_path, "cpu")
+
+
+def test_a_checkpoint_of_other_sizes(portraits, tmp_path):
+    train.fit_autoencoder(portraits, SMALL, plan(), tmp_path, "cpu")
+    wider = DemoSizes(image_size=32, latent_channels=8, refiner_width=24)
+    with pytest.raises(BadFile, match="other sizes"):
+        train.fit_autoencoder(portraits, wider, plan(), tmp_path, "cpu")
+
+
+def test_the_cache_holds_the_same_pictures(tiny_world, portraits, tmp_path):
+    first = data.load(tiny_world, ("train", "wide"), 32, tmp_path)
+    again = data.load(tiny_world, ("train", "wide"), 32, tmp_path)
+    assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.pixels, portraits.pixels)
+
+
+def test_a_picture_in_no_shard(tiny_world, tmp_path):
+    world = tmp_path / "world"
+    shutil.copytree(tiny_world, world)
+    with (world / "wide.jsonl").open("a") as labels:
+        labels.write(json.dumps({"file": "wide/lost.webp", "shard": "wide/00.tar"}) + "\n")
+    with pytest.raises(BadFile, match=r"wide/lost\.webp"):
+        data.load(world, ("wide",), 32)
+
+
+def command(world, tokenizer, *more):
+    return ["demo", "train", *more, "--data", str(world), "--tokenizer", str(tokenizer), "--threads", "1",
+            "--device", "cpu"]
+
+
+def test_the_command_line_says_what_is_missing(tiny_world, tokenizer_folder, tmp_path, capsys):
+    assert cli.main(command(tmp_path, tokenizer_folder, "text")) == 1
+    assert "no FaceWorld in" in capsys.readouterr().err
+    assert cli.main(command(tiny_world, tmp_path, "text")) == 1
+    assert "no CLIP tokenizer in" in capsys.readouterr().err
+    run = ["--run", str(tmp_path), "--out", str(tmp_path / "demo.safetensors")]
+    assert cli.main([*command(tiny_world, tokenizer_folder, "export"), *run]) == 1
+    assert "train this part first" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_and_exports(tiny_world, tokenizer_folder, tmp_path, capsys):
+    out = tmp_path / "demo.safetensors"
+    assert cli.main([*command(tiny_world, tokenizer_folder, "all"), "--run", str(tmp_path), "--out", str(out),
+                     "--image-size", "32", "--steps", *"1111", "--batch", *"2222"]) == 0
+    from facecdm.demo.weights import read
+
+    weights = read(out)
+    assert weights.sizes.image_size == 32 and set(weights.steps.values()) == {1}
+    assert out.stat().st_size < 40e6
+
+
