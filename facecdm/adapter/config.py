@@ -1,0 +1,45 @@
+"""What an adapter is made of. Travels as JSON in the metadata of its file."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from ..errors import BadFile
+from .layers import LayerMap
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Sizes of a triplet adapter.
+
+    `face_width` features of the recogniser become `face_tokens` tokens through a bottleneck of `face_rank`;
+    `image_width` features of each of the CLIP vision tower's penultimate states become `image_tokens` tokens
+    (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated.
+    """
+
+    layer_map: LayerMap
+    face_width: int = 512
+    face_tokens: int = 4
+    face_rank: int = 128
+    image_width: int = 0
+    image_tokens: int = 8
+    image_layers: int = 2
+    interplay: bool = True
+    knots: int = 8
+    recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return ("face", "image") if self.image_width else ("face",)
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self) | {"layer_map": self.layer_map.to_json()})
+
+    @classmethod
+    def loads(cls, text: str, source: str) -> "AdapterConfig":
+        """Raises BadFile, naming `source`, where `text` is not what `dumps` wrote."""
+        try:
+            fields = json.loads(text)
+            return cls(**fields | {"layer_map": LayerMap.from_json(fields["layer_map"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadFile(f"{source}: its FaceCDM configuration cannot be read ({error}); "
+                          "it was written by another version or is damaged: save it anew") from error

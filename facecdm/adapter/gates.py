@@ -1,0 +1,39 @@
+"""How strongly each head listens to a stream at each noise level: γ(σ), interpolated between learnt knots."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .layers import LayerMap
+
+SIGMA_RANGE = (0.03, 15.0)  # of the knots, evenly spaced in log σ; beyond them the end values hold
+
+
+def knot_weights(sigma: Tensor, knots: int) -> Tensor:
+    """σ [B] → weights [B, knots] ≥ 0 that sum to 1: linear interpolation in log σ, without a host sync."""
+    low, high = (math.log(value) for value in SIGMA_RANGE)
+    place = (sigma.float().log().clamp(low, high) - low) * ((knots - 1) / (high - low))
+    return (1 - (place[:, None] - torch.arange(knots, device=sigma.device)).abs()).clamp(min=0)
+
+
+class NoiseGate(nn.Module):
+    """A linear spline over the noise level for every head of every layer.
+
+    It stands in for the tiny MLP of method.md: as expressive for a function of one number, and evaluated by one
+    weighted sum for all layers. Zero at birth, so that a new adapter does nothing; one for imported adapters.
+    """
+
+    def __init__(self, layer_map: LayerMap, knots: int):
+        super().__init__()
+        self.knots = nn.Parameter(torch.zeros(knots, layer_map.heads))
+        self._widths = [layer.width // layer.heads for layer in layer_map.layers for _ in range(layer.heads)]
+
+    def table(self, layer_weights: Tensor) -> Tensor:
+        """The gates of all features of all layers, [knots, Σ width], each layer times its weight [layers × heads]."""
+        widths = torch.tensor(self._widths, device=self.knots.device)
+        return (self.knots * layer_weights.to(self.knots)).repeat_interleave(widths, dim=1)
+
+    @property
+    def is_zero(self) -> bool:
+        return not self.knots.any()

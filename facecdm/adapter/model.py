@@ -1,0 +1,84 @@
+"""The triplet adapter: features to tokens, tokens to keys and values, and how strongly they are heard."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import AdapterConfig
+from .gates import NoiseGate
+from .interplay import Interplay
+from .layers import LayerMap
+from .projectors import Bottleneck, Resampler
+
+KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]
+
+
+class StreamLayers(nn.Module):
+    """One stream's keys, values and gates in every cross-attention layer."""
+
+    def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype):
+        super().__init__()
+        self.to_k, self.to_v = (nn.ModuleList(nn.Linear(layer_map.context, layer.width, bias=False, dtype=dtype)
+                                              for layer in layer_map.layers) for _ in range(2))
+        self.gate = NoiseGate(layer_map, knots)
+        self.kappa = nn.Parameter(torch.zeros(()))
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
+
+        Weights that lie elsewhere pass through that device one layer at a time: what is kept while sampling is
+        the result, a hundredth of their size.
+        """
+        return [(F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
+                for k, v in zip(self.to_k, self.to_v)]
+
+
+class TripletAdapter(nn.Module):
+    """Face and image streams for the cross-attention of one base model (method.md, parts 1 and 2).
+
+    At birth the gates are zero and V is not, so the base model is bit-exactly unchanged and the first gradient
+    reaches the gates. `dtype` is that of the keys' and values' weights, by far the most; the rest is fp32.
+    """
+
+    def __init__(self, config: AdapterConfig, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config = config
+        context = config.layer_map.context
+        self.face_projector = Bottleneck(config.face_width, config.face_rank, config.face_tokens, context)
+        self.image_projector = (Resampler(config.image_width, config.image_tokens, context, config.image_layers)
+                                if config.image_width else None)
+        self.interplay = Interplay(context, config.streams) if config.interplay else None
+        self.streams = nn.ModuleDict({stream: StreamLayers(config.layer_map, config.knots, dtype)
+                                      for stream in config.streams})
+
+    @torch.no_grad()
+    def start_from_text(self, keys_values: Iterable[tuple[Tensor, Tensor]]) -> "TripletAdapter":
+        """Copy the base model's own text keys' and values' weights, in the layer map's order, into every stream."""
+        for i, (k, v) in enumerate(keys_values):
+            for stream in self.streams.values():
+                stream.to_k[i].weight.copy_(k)
+                stream.to_v[i].weight.copy_(v)
+        return self
+
+    def project(self, face: Tensor | None, image: Tensor | None) -> dict[str, Tensor]:
+        """Unit face embeddings [B, face_width] and vision states [B, N, image_width] → tokens by stream.
+
+        A stream whose features are None, or that the adapter does not have, is absent from the result.
+        """
+        tokens = {}
+        if face is not None:
+            tokens["face"] = self.face_projector(face)
+        if image is not None and self.image_projector is not None:
+            tokens["image"] = self.image_projector(image)
+        return tokens
+
+    def meet(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
+        """The interplay with one prompt's text tokens [B or 1, T, context]; the tokens themselves without one."""
+        return self.interplay(tokens, text) if self.interplay is not None else tokens
+
+    @property
+    def text_matters(self) -> bool:
+        """Whether keys and values depend on the prompt."""
+        return self.interplay is not None and not self.interplay.is_identity

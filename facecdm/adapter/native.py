@@ -1,0 +1,72 @@
+"""FaceCDM's own adapter file: safetensors, with the configuration in its metadata."""
+
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from ..errors import BadFile
+from ..files import write_named
+from .config import AdapterConfig
+from .model import TripletAdapter
+
+FORMAT = "facecdm.adapter"
+VERSION = "1"
+
+
+def save_adapter(adapter: TripletAdapter, folder: Path, name: str, overwrite: bool = False,
+                 notes: dict[str, str] | None = None) -> Path:
+    """Write folder/name.safetensors (see `files.write_named`) with `notes` added to the metadata."""
+    from safetensors.torch import save
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
+    metadata = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": adapter.config.dumps(),
+                "modelspec.sai_model_spec": "1.0.0", "modelspec.title": name,
+                "modelspec.architecture": f"{adapter.config.layer_map.base}/facecdm",
+                "modelspec.implementation": f"FaceCDM {__version__}"}
+    return write_named(save(tensors, metadata), folder, name, overwrite)
+
+
+def load_adapter(path: Path) -> TripletAdapter:
+    """Read an adapter, each tensor in the dtype that it was saved in.
+
+    Raises BadFile: truncated, of another kind or version, incomplete, or with NaN or infinity in it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            config = _config(file.metadata() or {}, list(file.keys()), path)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise BadFile(f"{path} cannot be read: {error}. "
+                      "It is damaged or was cut off: copy or save it again.") from error
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise BadFile(f"{path}: {key} holds NaN or infinity. The training that made it diverged, or the file is "
+                          "damaged: use an earlier checkpoint.")
+    with torch.device("meta"):
+        adapter = TripletAdapter(config)
+    try:
+        adapter.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise BadFile(f"{path} does not hold what its configuration says: {error}") from error
+    return adapter.requires_grad_(False).eval()
+
+
+def _config(metadata: dict[str, str], keys: list[str], path: Path) -> AdapterConfig:
+    if metadata.get("format") != FORMAT:
+        raise BadFile(f"{path} is {_kind(keys)}, and this node reads FaceCDM's own adapters. "
+                      "Save one with Save Adapter.")
+    if metadata.get("version") != VERSION:
+        raise BadFile(f"{path} has version {metadata.get('version')} of the format; this FaceCDM reads version "
+                      f"{VERSION}. Update FaceCDM.")
+    return AdapterConfig.loads(metadata.get("config", ""), str(path))
+
+
+def _kind(keys: list[str]) -> str:
+    if any(key.startswith(("image_proj.", "ip_adapter.")) for key in keys):
+        return "an IP-Adapter file"
+    if any("lora" in key for key in keys):
+        return "a LoRA"
+    return "a file of another kind"

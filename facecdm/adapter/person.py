@@ -1,0 +1,101 @@
+"""One person applied to a model: features, strengths, and the keys and values they lead to."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .gates import knot_weights
+from .model import KeysValues, TripletAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """One stream's setting: `strength` times `curve` (a factor per layer of the map), and κ."""
+
+    strength: float = 1.0
+    curve: tuple[float, ...] = ()
+    kappa: float = 0.0
+
+    def layer_weights(self, adapter: TripletAdapter) -> Tensor:
+        """One factor per head of every layer, [Σ heads]."""
+        layers = adapter.config.layer_map.layers
+        curve = self.curve or (1.0,) * len(layers)
+        return torch.tensor([self.strength * factor for layer, factor in zip(layers, curve)
+                             for _ in range(layer.heads)])
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """A face (and a whole image) held against a U-Net. Immutable, and shared by every copy of a model.
+
+    `face` are unit embeddings [references, width], `image` vision states [references, N, width]; `settings` holds a
+    `Stream` for each stream that is wanted; `mask` weighs the places of the picture, [H, W] in 0…1; the person
+    acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`. `evaluate_zero` computes streams whose gate is zero, too.
+    """
+
+    adapter: TripletAdapter
+    face: Tensor | None
+    image: Tensor | None = None
+    settings: dict[str, Stream] = field(default_factory=lambda: {"face": Stream(), "image": Stream()})
+    mask: Tensor | None = None
+    sigma_start: float = float("inf")
+    sigma_end: float = 0.0
+    evaluate_zero: bool = False
+
+    def __deepcopy__(self, memo: dict) -> "Person":
+        return self  # ComfyUI copies a model's options at every clone; weights and features must not follow
+
+    @property
+    def has_window(self) -> bool:
+        return self.sigma_start != float("inf") or self.sigma_end > 0
+
+    def tokens(self) -> dict[str, Tensor]:
+        """Tokens of the streams that act, references side by side: [1, references × count, context], float32."""
+        wanted = {name: setting for name, setting in self.settings.items()
+                  if name in self.adapter.streams and setting.strength}
+        if not self.evaluate_zero:
+            wanted = {name: setting for name, setting in wanted.items()
+                      if not self.adapter.streams[name].gate.is_zero}
+        projected = self.adapter.project(self.face if "face" in wanted else None,
+                                         self.image if "image" in wanted else None)
+        return {name: value.flatten(0, 1)[None] for name, value in projected.items()}
+
+    def keys_values(self, text: Tensor | None, device: torch.device, dtype: torch.dtype) -> dict[str, KeysValues]:
+        """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
+        tokens = self.tokens()
+        if tokens and text is not None and self.adapter.text_matters:
+            tokens = self.adapter.meet(tokens, text[:1].to(next(iter(tokens.values()))))
+        return {name: self.adapter.streams[name].keys_values(value.to(device, dtype))
+                for name, value in tokens.items()}
+
+    def gates(self, device: torch.device) -> dict[str, Tensor]:
+        """Per stream, [knots, Σ width] on `device`, or [1, Σ width] where all knots agree."""
+        tables = {name: self.adapter.streams[name].gate.table(setting.layer_weights(self.adapter))
+                  for name, setting in self.settings.items() if name in self.adapter.streams}
+        return {name: (table[:1] if (table == table[:1]).all() else table).to(device)
+                for name, table in tables.items()}
+
+    def kappa_of(self, name: str) -> Tensor | None:
+        """κ of a stream, what the adapter learnt plus what the user asks; None where it is zero and need not be."""
+        learnt = self.adapter.streams[name].kappa
+        if learnt.requires_grad and torch.is_grad_enabled():
+            return learnt + self.settings[name].kappa
+        total = float(learnt) + self.settings[name].kappa
+        return torch.tensor(total) if total else None
+
+
+def gates_at(tables: dict[str, Tensor], sigma: Tensor, widths: list[int], dtype: torch.dtype) -> dict[str, list]:
+    """Each stream's gates at noise level σ [1], one [width] tensor a layer, from the tables of `Person.gates`."""
+    gates = {}
+    for name, table in tables.items():
+        if len(table) > 1:
+            table = (knot_weights(sigma, len(table)).T * table).sum(0, keepdim=True)
+        gates[name] = table[0].to(dtype).split(widths)
+    return gates
+
+
+def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """[H, W] → [1, height × width, 1], each place the mean of what it covers."""
+    return F.interpolate(mask[None, None].float(), (height, width), mode="area").flatten(2).transpose(1, 2)

@@ -1,0 +1,81 @@
+"""Files with names from a graph: they stay in their folder, appear whole or not at all, and replace nothing unasked."""
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from uuid import uuid4
+
+from .errors import FaceCDMError, MissingModel, UnsafeName
+
+SUFFIX = ".safetensors"
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def safe_name(name: str) -> str:
+    """The name without suffix, if it is one plain file name on every system. Raises UnsafeName."""
+    stem = name.strip().removesuffix(SUFFIX)
+    plain = re.fullmatch(r"[\w][\w .,()+\-]{0,99}", stem) is not None and stem == stem.rstrip(" .")
+    if not plain or len(stem.encode()) > 200 or stem.split(".")[0].rstrip().lower() in _RESERVED:
+        raise UnsafeName(f"{name!r} cannot be the name of a file. Use letters, digits, spaces and - _ . , ( ) +, "
+                         "begin with a letter or digit, and name no folder.")
+    return stem
+
+
+def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -> Path:
+    """Write folder/name.safetensors and return the path.
+
+    A file that is there already stays: "_2", "_3" … is appended, unless `overwrite`. The file appears whole or
+    not at all. Raises UnsafeName, FaceCDMError (the folder cannot be written).
+    """
+    stem = safe_name(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (stem + SUFFIX) if overwrite else _claim(folder, stem)
+        _write(path, data)
+    except OSError as error:
+        raise FaceCDMError(f"{stem + SUFFIX} could not be written into {folder}: {error}. "
+                           "Look at the folder's rights and the free space.") from error
+    return path
+
+
+def find_named(folders: list[Path], name: str, hint: str) -> Path:
+    """The file of that name (perhaps in a subfolder, as ComfyUI lists it) in the first folder that has it.
+
+    Raises UnsafeName, MissingModel (which ends in `hint`: what to do).
+    """
+    relative = PurePosixPath(name.replace("\\", "/").removesuffix(SUFFIX) + SUFFIX)
+    if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name:
+        raise UnsafeName(f"{name!r} cannot be the name of a file: it leaves its folder.")
+    for folder in folders:
+        if (folder / relative).is_file():
+            return folder / relative
+    looked = ", ".join(str(folder) for folder in folders)
+    raise MissingModel(f"There is no file {relative} (looked in {looked}). {hint}")
+
+
+def _claim(folder: Path, stem: str) -> Path:
+    """The first free name, taken at once by an empty file, so that no other writer takes it."""
+    for count in range(1, 100_000):
+        path = folder / f"{stem}{'' if count == 1 else f'_{count}'}{SUFFIX}"
+        try:
+            path.open("xb").close()
+            return path
+        except FileExistsError:
+            continue
+    raise FaceCDMError(f"{folder} is full of files named {stem}: choose another name.")
+
+
+def _write(path: Path, data: bytes) -> None:
+    claimed = path.exists() and path.stat().st_size == 0
+    temporary = path.with_name(f".{uuid4().hex}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        if claimed:
+            path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,154 @@
+"""One sampling with people: what is made once, what is made once a step, and what a layer finds ready."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..adapter.attention import LayerStream
+from ..adapter.model import KeysValues
+from ..adapter.person import Person, gates_at, resize_mask
+
+PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
+RUN = "facecdm_run"        # there, too, while sampling: the Run
+
+
+def sample_with_people(executor: Callable, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: a Run that lives as long as the sampling."""
+    guider = executor.class_obj
+    options = guider.model_options["transformer_options"]
+    options[RUN] = Run(options[PEOPLE], guider)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        options.pop(RUN, None)
+
+
+def see_people(executor: Callable, model, conds, x_in, timestep, model_options, *args, **kwargs):
+    """CALC_COND_BATCH wrapper: makes keys and values for prompts not seen yet, and this step's gates."""
+    options = model_options["transformer_options"]
+    run = options.get(RUN)
+    if run is None:  # a sampler that does not come through OUTER_SAMPLE
+        run = Run(options[PEOPLE])
+        model_options = {**model_options, "transformer_options": {**options, RUN: run}}
+    run.step(model, conds, timestep)
+    return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
+
+
+def run_of(extra_options: dict) -> "Run | None":
+    return extra_options.get(RUN)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """A person on this run's device: gate tables, κ, and keys and values by conditioning."""
+
+    person: Person
+    tables: dict[str, Tensor]
+    kappas: dict[str, Tensor | None]
+    by_cond: dict[object, dict[str, KeysValues]]
+
+
+class Run:
+    """People in one sampling. A layer asks `streams`; everything that it gets was made before."""
+
+    def __init__(self, people: tuple[Person, ...], guider=None):
+        self._people, self._guider = people, guider
+        self._shown: list[_Shown] = []
+        self._gates: list[dict | None] = []  # this step's, by person; None while they do not act
+        self._masks: dict[tuple, Tensor] = {}
+        self._ready: dict[tuple, list[LayerStream]] = {}
+
+    def __deepcopy__(self, memo: dict) -> "Run":
+        return self
+
+    def step(self, model, conds: list, sigma: Tensor) -> None:
+        """Before the U-Net is called: σ [B] on its device, `conds` as CALC_COND_BATCH has them."""
+        device, dtype = sigma.device, model.manual_cast_dtype or model.get_dtype()
+        if not self._shown:
+            self._shown = [_Shown(p, p.gates(device), {name: p.kappa_of(name) for name in p.gates(device)}, {})
+                           for p in self._people]
+        for cond in self._conditional(conds):
+            self._prepare(cond, device, dtype)
+        # One look at σ on the host where someone's time is limited; else none.
+        level = sigma.max().item() if any(p.has_window for p in self._people) else None
+        widths = [layer.width for layer in self._people[0].adapter.config.layer_map.layers]
+        self._gates = [gates_at(s.tables, sigma[:1], widths, dtype) if _acts(s.person, level) else None
+                       for s in self._shown]
+        self._ready.clear()
+
+    def _conditional(self, conds: list) -> list[dict]:
+        """The conditionings that show people: all but the negative ones, which stay the base model's own."""
+        named = getattr(self._guider, "conds", {})
+        negative = {id(named[name]) for name in named if "negative" in name or "empty" in name}
+        if not negative & {id(group) for group in conds}:
+            negative = {id(group) for group in conds[1:2]} if len(conds) == 2 else set()
+        return [cond for group in conds if group is not None and id(group) not in negative for cond in group]
+
+    def _prepare(self, cond: dict, device: torch.device, dtype: torch.dtype) -> None:
+        for shown in self._shown:
+            uuid, by_cond = cond["uuid"], shown.by_cond
+            if uuid in by_cond:
+                continue
+            if shown.person.adapter.text_matters:
+                text = cond["model_conds"]["c_crossattn"].cond
+                by_cond[uuid] = shown.person.keys_values(text, device, dtype)
+            else:  # the same for every prompt
+                by_cond[uuid] = next(iter(by_cond.values()), None) or shown.person.keys_values(None, device, dtype)
+
+    def streams(self, index: int, q: Tensor, extra_options: dict) -> list[LayerStream]:
+        """What layer `index` listens to, for its queries q [B, n, C]."""
+        uuids = extra_options.get("uuids") or []
+        if not uuids or len(q) % len(uuids):
+            return []
+        rows = len(q) // len(uuids)
+        size = tuple(extra_options["activations_shape"][-2:])
+        key = (index, size, rows, *uuids)
+        if key not in self._ready:
+            self._ready[key] = [stream for number in range(len(self._shown))
+                                for stream in self._streams_of(number, index, uuids, rows, size)]
+        return self._ready[key]
+
+    def _streams_of(self, number: int, index: int, uuids: list, rows: int, size: tuple) -> list[LayerStream]:
+        shown, gates = self._shown[number], self._gates[number]
+        if gates is None:
+            return []
+        streams = []
+        for start, count, groups in _spans(uuids, shown.by_cond):
+            for name in groups[0]:
+                k, v = (_rows([group[name][index][part] for group in groups], rows) for part in (0, 1))
+                streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index],
+                                           shown.kappas[name], self._mask(number, size, k)))
+        return streams
+
+    def _mask(self, number: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
+        mask = self._shown[number].person.mask
+        if mask is None:
+            return None
+        if (number, size) not in self._masks:
+            self._masks[number, size] = resize_mask(mask, *size).to(like)
+        return self._masks[number, size]
+
+
+def _acts(person: Person, level: float | None) -> bool:
+    return not person.has_window or person.sigma_end <= level <= person.sigma_start
+
+
+def _spans(uuids: list, by_cond: dict) -> Iterator[tuple[int, int, list]]:
+    """Neighbouring chunks of the batch that show a person: (first, how many, their keys and values)."""
+    start = 0
+    while start < len(uuids):
+        end = start
+        while end < len(uuids) and by_cond.get(uuids[end]):
+            end += 1
+        if end > start:
+            yield start, end - start, [by_cond[uuid] for uuid in uuids[start:end]]
+        start = end + 1
+
+
+def _rows(chunks: list[Tensor], rows: int) -> Tensor:
+    """Keys or values [1, N, C] of neighbouring chunks for their rows: one for all where they are the same."""
+    if all(chunk is chunks[0] for chunk in chunks):
+        return chunks[0]
+    return torch.cat([chunk.expand(rows, -1, -1) for chunk in chunks])

@@ -1,0 +1,146 @@
+"""Nodes for the adapter: make, load, save."""
+
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io
+
+from ..facecdm.adapter.config import AdapterConfig
+from ..facecdm.adapter.model import TripletAdapter
+from ..facecdm.adapter.native import load_adapter, save_adapter
+from ..facecdm.files import find_named
+from .sockets import ADAPTER
+
+FOLDER_KEY = "facecdm"
+NO_FILE = "none saved yet"
+CATEGORY = "FaceCDM/adapter"
+
+
+def saved_names() -> list[str]:
+    import folder_paths
+
+    return folder_paths.get_filename_list(FOLDER_KEY)
+
+
+def adapter_folders() -> list[Path]:
+    import folder_paths
+
+    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER_KEY)]
+
+
+def adapter_file(name: str) -> Path:
+    return find_named(adapter_folders(), name, "Save an adapter with Save Adapter, or put its file into that folder, "
+                                               "then refresh the list (R).")
+
+
+class NewAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMNewAdapter",
+            display_name="New Adapter",
+            category=CATEGORY,
+            description="A fresh triplet adapter for this model. Until it is trained it changes nothing at all.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model (SD1.5, SD2, SDXL or the demo model)."),
+                io.ClipVision.Input("clip_vision", optional=True,
+                                    tooltip="The encoder of whole images; without it the adapter has a face stream "
+                                            "alone."),
+                io.Int.Input("face_tokens", default=4, min=1, max=64,
+                             tooltip="How many tokens the face becomes."),
+                io.Int.Input("image_tokens", default=8, min=1, max=64,
+                             tooltip="How many tokens the whole image becomes."),
+                io.Int.Input("face_rank", default=128, min=4, max=512,
+                             tooltip="Width of the bottleneck through which the face's features pass."),
+                io.Boolean.Input("interplay", default=True,
+                                 tooltip="Let face, image and text attend to each other before the U-Net sees them."),
+                io.Int.Input("seed", default=0, min=0, max=2**53, tooltip="Of the projectors' first weights."),
+            ],
+            outputs=[ADAPTER.Output("adapter"), io.String.Output("report")],
+        )
+
+    @classmethod
+    def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None):
+        from ..facecdm.hosts.comfy import layer_map, text_keys_values
+
+        config = AdapterConfig(layer_map(model), face_tokens=face_tokens, face_rank=face_rank, interplay=interplay,
+                               image_tokens=image_tokens, image_width=_vision_width(clip_vision))
+        weights = list(text_keys_values(model))
+        dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
+        # Not inference tensors, so that a trainer can take them as they are.
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapter = TripletAdapter(config, dtype).start_from_text(weights)
+        return io.NodeOutput(adapter.requires_grad_(False).eval(), describe(adapter))
+
+
+class LoadAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMLoadAdapter",
+            display_name="Load Adapter",
+            category=CATEGORY,
+            description="Reads a FaceCDM adapter from models/facecdm.",
+            inputs=[io.Combo.Input("name", options=saved_names() or [NO_FILE],
+                                   tooltip="A .safetensors file in models/facecdm.")],
+            outputs=[ADAPTER.Output("adapter"), io.String.Output("report")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name):
+        status = adapter_file(name).stat()
+        return f"{name}/{status.st_mtime_ns}/{status.st_size}"
+
+    @classmethod
+    def execute(cls, name):
+        with torch.inference_mode(False):
+            adapter = load_adapter(adapter_file(name))
+        return io.NodeOutput(adapter, describe(adapter))
+
+
+class SaveAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMSaveAdapter",
+            display_name="Save Adapter",
+            category=CATEGORY,
+            description="Writes an adapter into models/facecdm as safetensors, with its configuration in the metadata.",
+            is_output_node=True,
+            inputs=[
+                ADAPTER.Input("adapter", tooltip="The adapter to keep."),
+                io.String.Input("name", default="my adapter", tooltip="File name, without folder or suffix."),
+                io.Boolean.Input("overwrite", default=False,
+                                 tooltip="Replace a file of that name; else a number is appended."),
+            ],
+            outputs=[io.String.Output("path")],
+        )
+
+    @classmethod
+    def execute(cls, adapter, name, overwrite):
+        return io.NodeOutput(str(save_adapter(adapter, adapter_folders()[0], name, overwrite)))
+
+
+def describe(adapter: TripletAdapter) -> str:
+    """What a person wants to know of an adapter, in a few lines."""
+    config = adapter.config
+    weights = sum(value.numel() for value in adapter.parameters())
+    trained = not all(stream.gate.is_zero for stream in adapter.streams.values())
+    lines = [f"base: {config.layer_map.base}, {len(config.layer_map.layers)} cross-attention layers",
+             f"face: {config.face_width} features → {config.face_tokens} tokens",
+             (f"image: {config.image_width} features → {config.image_tokens} tokens" if config.image_width
+              else "image: no stream"),
+             f"weights: {weights / 1e6:.1f} M",
+             f"recogniser: {config.recogniser or 'any'}"]
+    return "\n".join(lines if trained else [*lines, "untrained: it changes nothing yet"])
+
+
+def _vision_width(clip_vision) -> int:
+    """Features of the encoder's penultimate states; 0 without an encoder."""
+    if clip_vision is None:
+        return 0
+    return clip_vision.encode_image(torch.zeros(1, 64, 64, 3)).penultimate_hidden_states.shape[-1]
+
+
+NODES = [NewAdapter, LoadAdapter, SaveAdapter]

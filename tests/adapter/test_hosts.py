@@ -1,0 +1,75 @@
+"""Both hosts run the same triplet: equal noise predictions on equal tensors."""
+
+import pytest
+import torch
+from twins import FULL_SD15, Twins, conditioning, make_twins, new_adapter, predict, stir
+
+from facecdm.adapter.person import Person, Stream
+from facecdm.hosts.comfy import apply_person, layer_map
+from facecdm.hosts.diffusers import DiffusersHost, Span
+
+SIGMA = 3.0
+
+
+def features(adapter, seed: int = 5, references: int = 2):
+    generator = torch.Generator().manual_seed(seed)
+    face = torch.nn.functional.normalize(torch.randn(references, adapter.config.face_width, generator=generator), dim=1)
+    return face, torch.randn(1, 7, adapter.config.image_width, generator=generator)
+
+
+def compare(twins: Twins, people: list[Person], batch: int = 2, size: tuple[int, int] = (8, 12)) -> tuple:
+    """(ε of ComfyUI, ε of diffusers) for one prompt and these people."""
+    torch.manual_seed(3)
+    x = torch.randn(batch, 4, *size) * SIGMA
+    text, pooled = torch.randn(1, 77, twins.context), torch.randn(1, 1280)
+    model = twins.model
+    for person in people:
+        model = apply_person(model, person)
+    ours = predict(model, x, SIGMA, conditioning(text, pooled, height=size[0] * 8, width=size[1] * 8))
+    host = DiffusersHost(twins.unet)
+    spans = [Span(person, 0, batch, text) for person in people]
+    with torch.no_grad(), host.people(spans, torch.tensor([SIGMA]), size):
+        theirs = twins.diffusers(x, SIGMA, text, pooled)
+    return ours, theirs
+
+
+def same(ours, theirs) -> None:
+    assert torch.isfinite(ours).all()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_layer_maps_agree(twins):
+    assert layer_map(twins.model) == DiffusersHost(twins.unet).layer_map
+
+
+def test_without_people_the_twins_agree(twins):
+    same(*compare(twins, []))
+
+
+def test_face_and_image_with_interplay(twins):
+    adapter = stir(new_adapter(layer_map(twins.model)))
+    face, image = features(adapter)
+    ours, theirs = compare(twins, [Person(adapter, face, image)])
+    same(ours, theirs)
+    plain, _ = compare(twins, [])
+    assert (ours - plain).abs().max() > 1e-2 * plain.abs().max(), "the adapter did nothing"
+
+
+def test_two_people_with_masks_and_curves(twins):
+    adapter = stir(new_adapter(layer_map(twins.model)))
+    count = len(adapter.config.layer_map.layers)
+    left = torch.zeros(64, 96)
+    left[:, :40] = 1
+    curve = tuple(i / count for i in range(count))
+    people = [Person(adapter, features(adapter, seed)[0], mask=mask, settings={"face": Stream(0.8, curve, kappa=0.3)})
+              for seed, mask in ((5, left), (6, 1 - left))]
+    same(*compare(twins, people))
+
+
+@pytest.mark.slow
+def test_full_size_sd15(in_comfy):
+    twins = make_twins(FULL_SD15)
+    assert layer_map(twins.model).base == "SD1.5"
+    adapter = stir(new_adapter(layer_map(twins.model), image_width=1024))
+    face, image = features(adapter)
+    same(*compare(twins, [Person(adapter, face, image)], batch=1, size=(16, 16)))
