@@ -435,6 +435,8 @@ def test(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):  # consoles that lack a letter show another one
+        getattr(stream, "reconfigure", dict)(errors="replace")
     command = {"demo": demo, "test": test}.get(arguments[0] if arguments else "")
     if command is None:
         print(__doc__)

@@ -18,6 +18,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 a mistake that the message explains, 2 a command line that makes no sense."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # consoles that lack a letter show another one
+        getattr(stream, "reconfigure", dict)(errors="replace")
     parser = argparse.ArgumentParser(prog="facecdm", description="Pictures of a fixed face.")
     parser.add_argument("--version", action="version", version=f"FaceCDM {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
