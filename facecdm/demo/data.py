@@ -71,7 +71,7 @@ def _decode(root: Path, labels: list[dict], size: int) -> np.ndarray:
     row_of = {label["file"]: row for row, label in enumerate(labels)}
     pixels = np.zeros((len(labels), size, size, 3), np.uint8)
     left = set(row_of)
-    with tqdm(total=len(labels), desc="decoding FaceWorld", unit="picture") as progress:
+    with tqdm(total=len(labels), desc="decoding FaceWorld", unit="picture", mininterval=2) as progress:
         for shard in sorted({label["shard"] for label in labels}):
             with tarfile.open(root / shard) as archive:
                 for member in archive:

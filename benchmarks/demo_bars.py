@@ -1,0 +1,207 @@
+"""How well the demo model does what its captions say, measured on FaceWorld's `val` captions.
+
+    python benchmarks/demo_bars.py --faceworld ../shared/faceworld --comfyui DIR --models DIR/models
+
+The pictures are made as a user's graph makes them (ComfyUI's MODEL, CLIP and VAE, its samplers), and judged
+by facecdm.demo.measure. The same measures on the real `val` pictures say what the measures are worth.
+Several --weights files, such as one per 500 steps, give a curve.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from facecdm.demo import data, measure  # noqa: E402
+from facecdm.demo.weights import default_path, read  # noqa: E402
+
+BARS = {"face": 0.95, "background": 0.90, "shirt": 0.85, "identity": 0.85, "measure": 0.95}
+BATCH = 10
+PEOPLE = 48  # identities in val
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--faceworld", type=Path, required=True)
+    add("--comfyui", type=Path, required=True, help="the ComfyUI folder (main.py in it)")
+    add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--weights", type=Path, nargs="*", help="weights files (default: the one in the package)")
+    add("--captions", type=int, default=200)
+    add("--sampler", default="euler")
+    add("--scheduler", default="sgm_uniform")
+    add("--steps", type=int, default=20)
+    add("--cfg", type=float, default=3.0)
+    add("--seed", type=int, default=0)
+    add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
+    add("--out", type=Path, default=Path("output/demo_bars.json"), help="results; pictures go beside it")
+    add("--threads", type=int, default=0)
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Judge:
+    background: measure.ColourNamer
+    shirt: measure.ColourNamer
+    analyzer: object
+    centre: Tensor  # the mean embedding of people of `train`
+
+    @classmethod
+    def fit(cls, train: data.Portraits, analyzer) -> "Judge":
+        others = torch.from_numpy(np.array(train.pixels[spread(len(train), 100)]))
+        found = [face for face in measure.embeddings(others, analyzer) if face is not None]
+        return cls(measure.background_namer(train), measure.shirt_namer(train), analyzer, torch.stack(found).mean(0))
+
+    def score(self, pixels: Tensor, labels: list[dict]) -> measure.Obedience:
+        return measure.obedience(pixels, labels, self.background, self.shirt, self.analyzer)
+
+    def identity(self, originals: Tensor, again: Tensor) -> float:
+        found = [measure.embeddings(pixels, self.analyzer) for pixels in (originals, again)]
+        return float(np.mean(measure.identity_kept(*found, self.centre)))
+
+
+def spread(of: int, count: int) -> list[int]:
+    return np.linspace(0, of - 1, min(of, count)).astype(int).tolist()
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)
+
+
+class Painter:
+    """Pictures [B, S, S, 3] in 0…1 through ComfyUI's own sampling."""
+
+    def __init__(self, weights, arguments: argparse.Namespace):
+        from facecdm.hosts import comfy_demo
+
+        self.demo, self.size, self.how = comfy_demo.build(weights), weights.sizes.image_size, arguments
+
+    def paint(self, captions: list[str], seed: int) -> Tensor:
+        import comfy.sample
+
+        how, model = self.how, self.demo.model
+        positive, negative = self._words(captions), self._words([""])
+        empty = torch.zeros(len(captions), 4, self.size // 8, self.size // 8)
+        latent = comfy.sample.fix_empty_latent_channels(model, empty)
+        noise = comfy.sample.prepare_noise(latent, seed)
+        samples = comfy.sample.sample(model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive,
+                                      negative, latent, seed=seed, disable_pbar=True)
+        return self.demo.vae.decode(samples)
+
+    def _words(self, captions: list[str]) -> list:
+        clip = self.demo.clip
+        return [[torch.cat([clip.encode_from_tokens(clip.tokenize(caption)) for caption in captions]), {}]]
+
+    def paint_all(self, captions: list[str]) -> Tensor:
+        batches = range(0, len(captions), BATCH)
+        return torch.cat([self.paint(captions[n : n + BATCH], self.how.seed + n) for n in batches])
+
+    def seconds(self) -> float:
+        """For one picture, words to pixels; the best of three, so that a busy machine counts less."""
+        caption = "a young woman, long red hair, smiling, green shirt, plain blue background"
+        times = []
+        for seed in range(3):
+            started = time.perf_counter()
+            self.paint([caption], seed)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def retrieval(self, pixels: Tensor, captions: list[str]) -> float:
+        """The share of pictures whose own caption is the nearest, among all of them, to what CLIP_VISION sees."""
+        seen = self.demo.clip_vision.encode_image(pixels.float() / 255).image_embeds.float()
+        clip = self.demo.clip
+        read = torch.cat([clip.encode_from_tokens(clip.tokenize(c), return_pooled=True)[1] for c in captions])
+        nearest = torch.nn.functional.cosine_similarity(seen[:, None], read[None].float(), dim=2).argmax(1).tolist()
+        return float(np.mean([captions[found] == caption for found, caption in zip(nearest, captions, strict=True)]))
+
+    def again(self, pixels: Tensor) -> Tensor:
+        return self.demo.vae.decode(self.demo.vae.encode(pixels.float() / 255))
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    from facecdm.faces.analyzer import open_pack
+
+    analyzer = open_pack([arguments.models / "insightface"], "buffalo_s")
+    rows, judge = [], None
+    for path in arguments.weights or [default_path()]:
+        weights = read(path)
+        if judge is None:
+            size = weights.sizes.image_size
+            val = data.load(arguments.faceworld, ("val",), size, arguments.cache)
+            judge = Judge.fit(data.load(arguments.faceworld, ("train",), size, arguments.cache), analyzer)
+            chosen = spread(len(val), arguments.captions)
+            people = list(range(0, len(val), len(val) // PEOPLE))
+            real, labels = torch.from_numpy(np.array(val.pixels[chosen])), [val.labels[row] for row in chosen]
+            rows.append({"what": "real val pictures", **asdict(judge.score(real, labels))})
+            report(rows[-1])
+        painter = Painter(weights, arguments)
+        painted = to_bytes(painter.paint_all([label["caption"] for label in labels]))
+        save_sheet(painted[:40], arguments.out.with_name(f"{path.stem}.png"))
+        rows.append({"what": f"U-Net step {weights.steps['unet']}", "steps_trained": weights.steps,
+                     **asdict(judge.score(painted, labels)), "seconds": painter.seconds(),
+                     "identity": judge.identity(real[:96], to_bytes(painter.again(real[:96]))),
+                     "retrieval": painter.retrieval(torch.from_numpy(np.array(val.pixels[people])),
+                                                    [val.captions[row] for row in people])})
+        report(rows[-1])
+    return rows
+
+
+def save_sheet(pixels: Tensor, path: Path, columns: int = 10) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pixels[: len(pixels) // columns * columns or len(pixels)]
+    lines = [torch.cat(list(line), 1) for line in pixels.split(columns)]
+    Image.fromarray(torch.cat(lines).numpy()).save(path)
+
+
+def table(rows: list[dict]) -> str:
+    columns = ("face", "background", "shirt", "identity", "retrieval", "seconds")
+    lines = ["| | face found | background right | plain shirt right | autoencoder identity | caption of 48 found | "
+             "seconds a picture |", "|" + "---|" * 7]
+    bars = {**BARS, "seconds": 10}
+    for row in [*rows, {"what": "bar", **bars}]:
+        lines.append(f"| {row['what']} | " + " | ".join(show(name, row.get(name)) for name in columns) + " |")
+    return "\n".join(lines)
+
+
+def show(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if name in ("face", "background", "shirt", "retrieval") else f"{value:.3g}"
+
+
+def report(row: dict) -> None:
+    print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def main() -> int:
+    arguments = parse()
+    sys.path.insert(0, str(arguments.comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with torch.inference_mode():
+        rows = run(arguments)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    arguments.out.write_text(json.dumps({"settings": settings, "bars": BARS, "rows": rows}, indent=1))
+    print("\n" + table(rows))
+    real = rows[0]
+    if min(real["face"], real["background"], real["shirt"]) < BARS["measure"]:
+        print("\nThe measures do not hold on real pictures: these numbers say nothing.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,103 @@
+"""Does a picture show what its caption says? Colours by nearest neighbours, faces by InsightFace."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..faces.analyzer import FaceAnalyzer
+from ..faces.detect import Options, detect_faces
+from .data import Portraits
+
+NEIGHBOURS = 7
+
+
+@dataclass(frozen=True)
+class ColourNamer:
+    """k-nearest-neighbour naming of a colour: `features` [N, F] of known pictures, `names` their labels."""
+
+    features: Tensor
+    names: tuple[str, ...]
+
+    def __call__(self, features: Tensor) -> list[str]:
+        """[B, F] → the commonest name among the nearest; between equals, that of the nearest."""
+        nearest = torch.cdist(features, self.features).topk(min(NEIGHBOURS, len(self.names)), largest=False)
+        found = [[self.names[row] for row in rows] for rows in nearest.indices.tolist()]
+        return [max(names, key=lambda name: (names.count(name), -names.index(name))) for names in found]
+
+
+def background_features(pixels: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] → [B, 6]: the median colours, 0…1, of the two upper corners."""
+    side = pixels.shape[1] // 10
+    return _medians([pixels[:, :side, :side], pixels[:, :side, -side:]])
+
+
+def shirt_features(pixels: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] → [B, 15]: the median colours of five patches along the lowest rows."""
+    size = pixels.shape[1]
+    side, lefts = size // 10, np.linspace(0.12, 0.78, 5) * size
+    return _medians([pixels[:, -side:, int(left) : int(left) + side] for left in lefts])
+
+
+def _medians(patches: list[Tensor]) -> Tensor:
+    return torch.cat([patch.flatten(1, 2).float().median(1).values for patch in patches], 1) / 255
+
+
+def background_namer(portraits: Portraits) -> ColourNamer:
+    return ColourNamer(background_features(torch.from_numpy(np.array(portraits.pixels))),
+                       tuple(label["background_colour"] for label in portraits.labels))
+
+
+def shirt_namer(portraits: Portraits) -> ColourNamer:
+    """From plain shirts only; a striped one shows two colours."""
+    rows = plain_shirts(portraits.labels)
+    return ColourNamer(shirt_features(torch.from_numpy(np.array(portraits.pixels[rows]))),
+                       tuple(portraits.labels[row]["shirt_colour"] for row in rows))
+
+
+def plain_shirts(labels: list[dict]) -> list[int]:
+    return [row for row, label in enumerate(labels) if label["shirt_pattern"] == "plain"]
+
+
+@dataclass(frozen=True)
+class Obedience:
+    """Shares 0…1 of pictures in which a face is found and the colours are those of the caption."""
+
+    pictures: int
+    face: float
+    background: float
+    shirt: float
+
+
+def obedience(pixels: Tensor, labels: list[dict], background: ColourNamer, shirt: ColourNamer,
+              analyzer: FaceAnalyzer) -> Obedience:
+    """uint8 [B, S, S, 3] and the labels that the pictures were made from."""
+    plain = plain_shirts(labels)
+    return Obedience(
+        len(labels), face=float(np.mean([face is not None for face in embeddings(pixels, analyzer)])),
+        background=_share(background(background_features(pixels)),
+                          [label["background_colour"] for label in labels]),
+        shirt=_share(shirt(shirt_features(pixels[plain])), [labels[row]["shirt_colour"] for row in plain]))
+
+
+def _share(found: list[str], wanted: list[str]) -> float:
+    return sum(a == b for a, b in zip(found, wanted, strict=True)) / max(len(wanted), 1)
+
+
+def embeddings(pixels: Tensor, analyzer: FaceAnalyzer) -> list[Tensor | None]:
+    """The unit ArcFace embedding of the largest face of each picture; None where SCRFD finds none."""
+    out = []
+    for picture in pixels:
+        faces = detect_faces(analyzer, picture[None].float() / 255, Options(crop_size=16)).faces
+        out.append(faces.normed[0] if len(faces) else None)
+    return out
+
+
+def identity_kept(originals: list[Tensor | None], again: list[Tensor | None], centre: Tensor) -> list[float]:
+    """Cosine of each pair after `centre`, the mean embedding of other people, is taken away; −1 without a face.
+
+    Renders share a bias, so that two strangers have a cosine of .29; centred, of .03 (FaceWorld's README).
+    """
+    pairs = [(a, b) for a, b in zip(originals, again, strict=True) if a is not None]
+    return [-1.0 if b is None else torch.cosine_similarity(a - centre, b - centre, 0).item() for a, b in pairs]
