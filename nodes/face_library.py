@@ -8,7 +8,8 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.faces.combine import MODES, Weighted, combine
 from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
-from ..facecdm.faces.library import SUFFIX, find_faces_file, load_faces, save_faces
+from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
+from ..facecdm.files import SUFFIX
 from .sockets import FACES
 
 FOLDER_KEY = "facecdm_faces"

@@ -142,7 +142,7 @@ def test_save_then_load(run, nodes, seen, in_comfy):
 
 def test_load_refuses_other_files(nodes, run, in_comfy):
     check = nodes["LoadFaces"].validate_inputs
-    assert "cannot be the name" in check("../../secret") and "no face file" in check("nobody")
+    assert "cannot be the name" in check("../../secret") and "no file nobody.safetensors" in check("nobody")
     assert (
         nodes["LoadFaces"].fingerprint_inputs("nobody") == "missing"
         and nodes["LoadFaces"].fingerprint_inputs() == ""
