@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..facecdm.adapter.config import AdapterConfig
 from ..facecdm.adapter.model import TripletAdapter
 from ..facecdm.adapter.native import load_adapter, save_adapter
+from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import find_named
 from .sockets import ADAPTER
 
@@ -54,9 +55,10 @@ class NewAdapter(io.ComfyNode):
                              tooltip="Width of the bottleneck through which the face's features pass."),
                 io.Boolean.Input("interplay", default=True,
                                  tooltip="Let face, image and text attend to each other before the U-Net sees them."),
-                io.Int.Input("seed", default=0, min=0, max=2**53, tooltip="Of the projectors' first weights."),
+                io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False,
+                             tooltip="Of the projectors' first weights."),
             ],
-            outputs=[ADAPTER.Output("adapter"), io.String.Output("report")],
+            outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save Adapter."), _report()],
         )
 
     @classmethod
@@ -69,7 +71,7 @@ class NewAdapter(io.ComfyNode):
         dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
         # Not inference tensors, so that a trainer can take them as they are.
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.random.default_generator.manual_seed(seed)
             adapter = TripletAdapter(config, dtype).start_from_text(weights)
         return io.NodeOutput(adapter.requires_grad_(False).eval(), describe(adapter))
 
@@ -84,12 +86,22 @@ class LoadAdapter(io.ComfyNode):
             description="Reads a FaceCDM adapter from models/facecdm.",
             inputs=[io.Combo.Input("name", options=saved_names() or [NO_FILE],
                                    tooltip="A .safetensors file in models/facecdm.")],
-            outputs=[ADAPTER.Output("adapter"), io.String.Output("report")],
+            outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."), _report()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name):
-        status = adapter_file(name).stat()
+    def validate_inputs(cls, name=None):
+        try:
+            return name is None or adapter_file(name).is_file()
+        except FaceCDMError as error:
+            return str(error)
+
+    @classmethod
+    def fingerprint_inputs(cls, name=None):
+        try:
+            status = adapter_file(name or "").stat()
+        except (FaceCDMError, OSError):
+            return "missing"
         return f"{name}/{status.st_mtime_ns}/{status.st_size}"
 
     @classmethod
@@ -114,12 +126,16 @@ class SaveAdapter(io.ComfyNode):
                 io.Boolean.Input("overwrite", default=False,
                                  tooltip="Replace a file of that name; else a number is appended."),
             ],
-            outputs=[io.String.Output("path")],
+            outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written.")],
         )
 
     @classmethod
     def execute(cls, adapter, name, overwrite):
         return io.NodeOutput(str(save_adapter(adapter, adapter_folders()[0], name, overwrite)))
+
+
+def _report() -> io.String.Output:
+    return io.String.Output(display_name="report", tooltip="Base model, streams, size, and whether it is trained.")
 
 
 def describe(adapter: TripletAdapter) -> str:

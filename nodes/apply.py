@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from ..facecdm.adapter.curves import CURVES, CUSTOM, layer_factors, parse_curve
 from ..facecdm.adapter.model import TripletAdapter
 from ..facecdm.adapter.person import Person, Stream
-from ..facecdm.errors import FaceCDMError, Mismatch, NoFace
+from ..facecdm.errors import FaceCDMError, Mismatch
+from ..facecdm.faces.value import same_recogniser
 from .sockets import ADAPTER, FACES
 
 REFERENCES = ("mean", "side by side")
@@ -50,9 +51,9 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.ClipVisionOutput.Input("clip_vision_output", optional=True,
                                           tooltip="A whole image encoded already, in place of the two above."),
                 io.Mask.Input("mask", optional=True,
-                              tooltip="Where in the picture the person is; the whole picture without it."),
+                              tooltip="Where in the picture the person is (of a batch, the first); everywhere without it."),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )
 
     @classmethod
@@ -90,16 +91,14 @@ class ApplyFaceCDM(io.ComfyNode):
 
 def _face(faces, adapter: TripletAdapter, references: str) -> Tensor:
     """Unit embeddings [1 or references, width]."""
-    if not len(faces):
-        raise NoFace("faces is empty: Detect & Embed Faces found nobody. Look at its preview and report, and use a "
-                     "photo in which the face is larger, sharper or less turned away")
+    faces = faces.required("Apply FaceCDM's faces")
     config = adapter.config
-    if faces.normed.shape[1] != config.face_width:
-        raise Mismatch(f"faces has {faces.normed.shape[1]} features a face (recogniser {faces.recogniser}), and the "
-                       f"adapter reads {config.face_width}: use the recogniser that the adapter was trained with")
-    if config.recogniser and config.recogniser != faces.recogniser:
+    if config.recogniser and not same_recogniser(config.recogniser, faces.recogniser):
         raise Mismatch(f"the adapter was trained with the recogniser {config.recogniser}, and faces come from "
                        f"{faces.recogniser}: choose the first in Load Face Analyzer")
+    if faces.dim != config.face_width:
+        raise Mismatch(f"faces has {faces.dim} features a face (recogniser {faces.recogniser}), and the "
+                       f"adapter reads {config.face_width}: use the recogniser that the adapter was trained with")
     return F.normalize(faces.normed.mean(0, keepdim=True), dim=1) if references == "mean" else faces.normed
 
 

@@ -1,5 +1,6 @@
 """FaceCDM's own adapter file: safetensors, with the configuration in its metadata."""
 
+import textwrap
 from pathlib import Path
 
 import torch
@@ -45,12 +46,14 @@ def load_adapter(path: Path) -> TripletAdapter:
         if not torch.isfinite(value).all():
             raise BadFile(f"{path}: {key} holds NaN or infinity. The training that made it diverged, or the file is "
                           "damaged: use an earlier checkpoint.")
-    with torch.device("meta"):
-        adapter = TripletAdapter(config)
     try:
+        with torch.device("meta"):
+            adapter = TripletAdapter(config)
         adapter.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise BadFile(f"{path} does not hold what its configuration says: {error}") from error
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        what = textwrap.shorten(str(error), 300, placeholder=" …")
+        raise BadFile(f"{path} does not hold what its configuration says ({what}). "
+                      "It is damaged, or a part of it was lost: copy or save it again.") from error
     return adapter.requires_grad_(False).eval()
 
 

@@ -1,0 +1,68 @@
+"""What the adapter's nodes are given: small base models, a small image encoder, faces; random, and each made once."""
+
+import json
+
+import pytest
+import torch
+from twins import SMALL_SD15, SMALL_SDXL, make_twins
+
+
+@pytest.fixture(scope="session")
+def sd15(in_comfy):
+    """A MODEL."""
+    return make_twins(SMALL_SD15).model
+
+
+@pytest.fixture(scope="session")
+def sdxl(in_comfy):
+    return make_twins(SMALL_SDXL).model
+
+
+@pytest.fixture(scope="session")
+def make_vision(in_comfy, tmp_path_factory):
+    """width → CLIP_VISION with five states of so many features."""
+    import comfy.clip_vision
+
+    def make(width: int):
+        file = tmp_path_factory.mktemp("vision") / "config.json"
+        file.write_text(json.dumps({
+            "model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": width, "projection_dim": 8,
+            "num_attention_heads": 2, "num_hidden_layers": 2, "num_channels": 3, "image_size": 32, "patch_size": 16,
+            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+        vision = comfy.clip_vision.ClipVisionModel(str(file))
+        generator = torch.Generator().manual_seed(0)
+        for value in vision.model.parameters():  # ComfyUI leaves them as memory was
+            value.data.copy_(torch.randn(value.shape, generator=generator) * 0.1)
+        return vision
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vision(make_vision):
+    return make_vision(32)
+
+
+@pytest.fixture(scope="session")
+def make_faces(in_comfy):
+    """FACES of the pack's own classes."""
+    value = in_comfy.module("facecdm.faces.value")
+
+    def make(count: int = 1, width: int = 512, recogniser: str = "buffalo_s/w600k_mbf.onnx"):
+        generator = torch.Generator().manual_seed(count)
+        return value.Faces(tuple(
+            value.Face(torch.randn(width, generator=generator) * 5, torch.rand(5, 2), torch.tensor([0.0, 0, 9, 9]), 0.9,
+                       (10, 10), 0, torch.zeros(8, 8, 3)) for _ in range(count)), recogniser)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_adapter(in_comfy):
+    """A small ADAPTER by New Adapter; more inputs of the node by name."""
+
+    def make(model, **inputs):
+        sizes = {"face_tokens": 3, "image_tokens": 5, "face_rank": 16, "interplay": True, "seed": 1}
+        return in_comfy.run("FaceCDMNewAdapter", model=model, **sizes | inputs)[0]
+
+    return make

@@ -1,0 +1,216 @@
+"""New, Save and Load Adapter as ComfyUI runs them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from twins import stir
+
+
+@pytest.fixture(scope="module")
+def errors(in_comfy):
+    return in_comfy.module("facecdm.errors")
+
+
+@pytest.fixture(scope="module")
+def adapter(sd15, vision, make_adapter):
+    """With both streams, and something to keep in every weight."""
+    return stir(make_adapter(sd15, clip_vision=vision))
+
+
+@pytest.fixture
+def folder(in_comfy, tmp_path, monkeypatch) -> Path:
+    """An empty models/facecdm."""
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "facecdm", ([str(tmp_path)], {".safetensors"}))
+    return tmp_path
+
+
+@pytest.fixture
+def save(in_comfy, folder):
+    def save(adapter, name="mine", overwrite=False) -> Path:
+        return Path(in_comfy.run("FaceCDMSaveAdapter", adapter=adapter, name=name, overwrite=overwrite)[0])
+
+    return save
+
+
+@pytest.fixture
+def load(in_comfy, folder):
+    return lambda name: in_comfy.run("FaceCDMLoadAdapter", name=name)
+
+
+def same(one, other) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in mine.items())
+
+
+# ---- New Adapter ----
+
+
+def test_the_report_names_base_streams_and_state(in_comfy, sd15, vision):
+    inputs = {"model": sd15, "face_tokens": 4, "image_tokens": 8, "face_rank": 16, "interplay": True, "seed": 0}
+    _, with_image = in_comfy.run("FaceCDMNewAdapter", clip_vision=vision, **inputs)
+    _, face_alone = in_comfy.run("FaceCDMNewAdapter", **inputs)
+    assert "16 cross-attention layers" in with_image and "untrained: it changes nothing" in with_image
+    assert "face: 512 features → 4 tokens" in with_image and "image: 32 features → 8 tokens" in with_image
+    assert "image: no stream" in face_alone
+
+
+def test_it_knows_the_well_known_bases(in_comfy, sdxl, make_adapter):
+    layers = in_comfy.module("facecdm.adapter.layers")
+    assert make_adapter(sdxl).config.layer_map.base.startswith("U-Net of 28 cross-attention layers, text width 128")
+    assert {"SD1.5", "SD2", "SDXL", "FaceCDM demo"} <= set(layers.BASES)
+
+
+def test_a_seed_is_a_set_of_weights(sd15, vision, make_adapter):
+    before = torch.random.get_rng_state()
+    one, again, other = (make_adapter(sd15, clip_vision=vision, seed=seed) for seed in (5, 5, 6))
+    assert same(one, again) and not same(one, other)
+    assert torch.random.get_rng_state().equal(before), "the global generator belongs to others"
+
+
+def test_keys_and_values_begin_as_the_texts(sd15, vision, make_adapter):
+    unet = sd15.model.diffusion_model.state_dict()
+    adapter = make_adapter(sd15, clip_vision=vision)
+    for stream in adapter.streams.values():
+        assert stream.to_k[0].weight.equal(unet["input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"])
+        assert stream.to_v[-1].weight.equal(unet["middle_block.1.transformer_blocks.0.attn2.to_v.weight"])
+        assert stream.gate.is_zero
+
+
+def test_a_trainer_can_take_what_came_out_of_inference_mode(adapter):
+    assert not any(value.is_inference() or value.requires_grad for value in adapter.state_dict().values())
+
+
+def test_other_architectures_are_refused(in_comfy, errors, make_adapter):
+    from types import SimpleNamespace
+
+    flux = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)), backup={})
+    with pytest.raises(errors.UnsupportedModel, match="SD1.5, SD2, SDXL"):
+        make_adapter(flux)
+
+
+# ---- Save and Load ----
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(adapter, save, load, folder):
+    path = save(adapter)
+    back, report = load("mine.safetensors")
+    assert path == folder / "mine.safetensors" and same(back, adapter) and back.config == adapter.config
+    assert "untrained" not in report and "recogniser: any" in report
+    assert not any(value.is_inference() or value.requires_grad for value in back.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_tensor_keeps_its_dtype(sd15, make_adapter, save, load, dtype):
+    adapter = make_adapter(sd15).to(dtype)
+    save(adapter)
+    assert same(load("mine")[0], adapter)
+
+
+def test_other_tools_can_read_what_it_is(adapter, save):
+    with safe_open(save(adapter), "pt") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "facecdm.adapter" and metadata["modelspec.title"] == "mine"
+    assert "facecdm" in metadata["modelspec.architecture"] and '"face_rank": 16' in metadata["config"]
+
+
+def test_an_old_adapter_stays(sd15, make_adapter, save, load):
+    old, new = make_adapter(sd15, seed=1), make_adapter(sd15, seed=2)
+    assert [save(old).name, save(new).name] == ["mine.safetensors", "mine_2.safetensors"]
+    assert same(load("mine")[0], old) and same(load("mine_2")[0], new)
+    assert save(new, overwrite=True).name == "mine.safetensors" and same(load("mine")[0], new)
+
+
+def test_no_name_leaves_the_folder(errors, adapter, save, load, folder):
+    (folder.parent / "secret.safetensors").write_bytes(b"")
+    for name in ("../secret", "", "con"):
+        with pytest.raises(errors.UnsafeName):
+            save(adapter, name)
+    with pytest.raises(errors.UnsafeName):
+        load("../secret.safetensors")
+    assert not list(folder.iterdir())
+
+
+def test_the_list_is_what_lies_in_the_folder(in_comfy, adapter, save):
+    node = in_comfy.nodes["FaceCDMLoadAdapter"]
+    assert node.define_schema().inputs[0].options == ["none saved yet"]
+    save(adapter)
+    assert node.define_schema().inputs[0].options == ["mine.safetensors"]
+
+
+def test_a_name_is_checked_before_anything_runs(in_comfy, adapter, save):
+    node = in_comfy.nodes["FaceCDMLoadAdapter"]
+    for wrong in ("none saved yet", "nobody.safetensors"):
+        told = node.validate_inputs(wrong)
+        assert wrong.removesuffix(".safetensors") in told and "Save Adapter" in told
+    assert "leaves its folder" in node.validate_inputs("../../x")
+    save(adapter)
+    assert node.validate_inputs("mine.safetensors") is True and node.validate_inputs() is True
+
+
+def test_it_loads_again_only_when_the_file_changes(in_comfy, sd15, make_adapter, save):
+    mark = in_comfy.nodes["FaceCDMLoadAdapter"].fingerprint_inputs
+    assert mark("mine") == "missing" and mark() == "missing"
+    save(make_adapter(sd15))
+    before = mark("mine")
+    assert mark("mine") == before
+    save(make_adapter(sd15, face_tokens=6), overwrite=True)
+    assert mark("mine") != before
+
+
+# ---- files that are not what they should be ----
+
+
+def rewrite(path: Path, change=lambda tensors: None, **metadata) -> None:
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {**header, **metadata})
+
+
+def first(tensors, part: str) -> str:
+    return next(key for key in tensors if part in key)
+
+
+SPOILT = {
+    "NaN": (lambda t: t[first(t, "to_k")].view(-1)[0].fill_(float("nan")), {}, "NaN or infinity.*earlier checkpoint"),
+    "infinity": (lambda t: t[first(t, "gate")].view(-1)[0].fill_(float("inf")), {}, "gate.* holds NaN or infinity"),
+    "incomplete": (lambda t: t.pop(first(t, "to_v")), {}, "does not hold what its configuration says .*Missing key.*save it again"),
+    "another shape": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2)}), {}, "size mismatch.*save it again"),
+    "whole numbers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "save it again"),
+    "newer version": (lambda t: None, {"version": "2"}, "version 2.*Update FaceCDM"),
+    "another kind": (lambda t: None, {"format": "pt"}, "a file of another kind.*Save Adapter"),
+    "no configuration": (lambda t: None, {"config": "["}, "configuration cannot be read.*save it anew"),
+    "senseless configuration": (lambda t: None, {"config": '{"layer_map": {"context": -4, "layers": []}}'}, "save it"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_spoilt_file_is_told(errors, adapter, save, load, what):
+    change, metadata, told = SPOILT[what]
+    rewrite(save(adapter), change, **metadata)
+    with pytest.raises(errors.BadFile, match=f"(?s)mine.safetensors.*{told}"):
+        load("mine")
+
+
+def test_a_truncated_file_is_told_at_every_length(errors, adapter, save, load):
+    path = save(adapter)
+    data = path.read_bytes()
+    for length in (0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(errors.BadFile, match="mine.safetensors.*cut off"):
+            load("mine")
+
+
+@pytest.mark.parametrize("key,told", [
+    ("ip_adapter.1.to_k_ip.weight", "an IP-Adapter file"), ("image_proj.proj.weight", "an IP-Adapter file"),
+    ("lora_unet_mid_block_attn2_to_k.lora_up.weight", "a LoRA"), ("model.weight", "a file of another kind")])
+def test_files_of_other_programs_are_called_by_their_name(errors, folder, load, key, told):
+    save_file({key: torch.ones(2, 2)}, folder / "theirs.safetensors")
+    with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {told}.*Save Adapter"):
+        load("theirs")

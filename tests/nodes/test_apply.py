@@ -1,0 +1,206 @@
+"""Apply FaceCDM as ComfyUI runs it: what it shows, and what it refuses and why."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from twins import conditioning, predict, stir
+
+SIGMA = 2.0
+
+
+@pytest.fixture(scope="module")
+def errors(in_comfy):
+    return in_comfy.module("facecdm.errors")
+
+
+@pytest.fixture(scope="module")
+def adapter(sd15, vision, make_adapter):
+    """As if trained: every gate is open."""
+    return stir(make_adapter(sd15, clip_vision=vision))
+
+
+@pytest.fixture
+def apply(in_comfy, sd15, adapter, make_faces):
+    def apply(**changes):
+        inputs = {"model": sd15, "adapter": adapter, "faces": make_faces(), "face_strength": 1.0, "image_strength": 1.0,
+                  "keep_prompt": 0.0, "start_at": 0.0, "end_at": 1.0, "references": "mean", "curve": "flat",
+                  "custom_curve": "1, 1, 1"}
+        return in_comfy.run("FaceCDMApply", **inputs | changes)[0]
+
+    return apply
+
+
+def noise(model, sigma: float = SIGMA, size=(8, 8)) -> torch.Tensor:
+    """What the model says of the same latents and the same words."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 4, *size, generator=generator) * sigma
+    return predict(model, x, sigma, conditioning(torch.randn(1, 77, 96, generator=generator)))
+
+
+def person(in_comfy, model):
+    people = in_comfy.module("facecdm.hosts.comfy_run").PEOPLE
+    return model.model_options["transformer_options"][people][-1]
+
+
+def picture(seed: int = 0, count: int = 1) -> torch.Tensor:
+    return torch.rand(count, 40, 32, 3, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- what it shows ----
+
+
+def test_face_and_image_change_the_picture(sd15, apply, vision):
+    plain, face = noise(sd15), noise(apply())
+    both = noise(apply(clip_vision=vision, image=picture()))
+    other = noise(apply(clip_vision=vision, image=picture(1)))
+    assert len({value.sum().item() for value in (plain, face, both, other)}) == 4
+    assert noise(sd15).equal(plain), "the MODEL that came in stays as it was"
+
+
+def test_strength_zero_is_the_base(sd15, apply, vision):
+    plain = noise(sd15)
+    assert noise(apply(face_strength=0.0)).equal(plain)
+    assert noise(apply(face_strength=0.0, image_strength=0.0, clip_vision=vision, image=picture())).equal(plain)
+    assert not noise(apply(face_strength=0.0, clip_vision=vision, image=picture())).equal(plain)
+
+
+def test_an_untrained_adapter_is_the_base(sd15, apply, make_adapter, vision):
+    new = make_adapter(sd15, clip_vision=vision)
+    assert noise(apply(adapter=new, clip_vision=vision, image=picture())).equal(noise(sd15))
+
+
+def test_an_encoded_image_is_as_good_as_the_image(apply, vision):
+    with torch.inference_mode():
+        output = vision.encode_image(picture())
+    assert noise(apply(clip_vision_output=output)).equal(noise(apply(clip_vision=vision, image=picture())))
+
+
+def test_several_faces_as_one_mean_or_side_by_side(in_comfy, apply, make_faces):
+    faces = make_faces(3)
+    mean, row = apply(faces=faces), apply(faces=faces, references="side by side")
+    shown = person(in_comfy, mean).face, person(in_comfy, row).face
+    assert shown[0].shape == (1, 512) and shown[1].shape == (3, 512)
+    assert torch.allclose(shown[0][0], torch.nn.functional.normalize(faces.normed.mean(0), dim=0), atol=1e-6)
+    assert torch.allclose(shown[1].norm(dim=1), torch.ones(3))
+    assert not noise(mean).equal(noise(row))
+
+
+def test_one_face_is_its_own_mean(apply):
+    assert torch.allclose(noise(apply()), noise(apply(references="side by side")), atol=1e-6)
+
+
+def test_a_mask_or_the_first_of_a_batch(apply, sd15):
+    half = torch.zeros(1, 16, 16)
+    half[:, :, :8] = 1
+    masked = noise(apply(mask=half))
+    assert not masked.equal(noise(apply())) and not masked.equal(noise(sd15))
+    assert noise(apply(mask=half[0])).equal(masked)
+    assert noise(apply(mask=torch.cat([half, 1 - half]))).equal(masked)
+    assert noise(apply(mask=torch.zeros(1, 16, 16))).equal(noise(sd15))
+
+
+def test_the_person_acts_between_start_and_end(sd15, apply):
+    model = apply(start_at=0.3, end_at=0.7)
+    sampling = sd15.get_model_object("model_sampling")
+    for percent, acts in ((0.1, False), (0.5, True), (0.9, False)):
+        sigma = float(sampling.percent_to_sigma(percent))
+        assert noise(model, sigma).equal(noise(sd15, sigma)) != acts, f"at {percent} of the sampling"
+
+
+def test_curves_weigh_the_depth(in_comfy, apply):
+    assert noise(apply(curve="custom", custom_curve="1")).equal(noise(apply()))
+    assert noise(apply(curve="custom", custom_curve="0, 1, 0")).equal(noise(apply(curve="strong middle")))
+    factors = person(in_comfy, apply(curve="ease in")).settings["face"].curve
+    assert factors[0] == 0.0 and max(factors) == 1.0 and factors[-1] == pytest.approx(6 / 15), "the middle is last"
+
+
+def test_two_people_in_a_row(apply, sd15, make_faces):
+    one = apply()
+    both = apply(model=one, faces=make_faces(2))
+    assert len({value.sum().item() for value in map(noise, (sd15, one, both))}) == 3
+
+
+# ---- what it refuses ----
+
+
+def test_a_combo_is_checked_before_anything_runs(in_comfy):
+    check = in_comfy.nodes["FaceCDMApply"].validate_inputs
+    assert check() is True and check(references="side by side", curve="ease out") is True
+    assert "one of mean, side by side; got 'median'" in check(references="median")
+    assert "got 'wavy'" in check(curve="wavy")
+
+
+@pytest.mark.parametrize("text,right", [
+    ("0, 0.5, 1", True), ("1", True), ("-1; 2", True), ("1,,2,", True), ("", False), (", ;", False), ("a", False),
+    ("1 2", False), ("nan", False), ("inf", False), ("1e9", False)])
+def test_a_custom_curve_is_a_list_of_numbers(in_comfy, errors, apply, text, right):
+    check = in_comfy.nodes["FaceCDMApply"].validate_inputs
+    assert check(curve="flat", custom_curve=text) is True, "it is read for the curve 'custom' alone"
+    assert (check(curve="custom", custom_curve=text) is True) == right
+    if not right:
+        assert "custom_curve" in check(curve="custom", custom_curve=text)
+        with pytest.raises(errors.FaceCDMError, match="custom_curve"):
+            apply(curve="custom", custom_curve=text)
+
+
+def test_no_face(errors, apply, in_comfy):
+    nobody = in_comfy.module("facecdm.faces.value").Faces((), "buffalo_s/w600k_mbf.onnx")
+    with pytest.raises(errors.NoFace, match="Apply FaceCDM.*no face.*Detect & Embed Faces"):
+        apply(faces=nobody)
+
+
+def test_the_recogniser_it_was_trained_with(errors, apply, sd15, make_adapter, make_faces):
+    from dataclasses import replace
+
+    adapter = stir(make_adapter(sd15))
+    adapter.config = replace(adapter.config, recogniser="buffalo_sc/w600k_mbf.onnx")
+    assert apply(adapter=adapter), "buffalo_s and buffalo_sc share this recogniser"
+    with pytest.raises(errors.Mismatch, match=r"buffalo_sc/w600k_mbf\.onnx.*antelopev2/glintr100\.onnx.*Load Face"):
+        apply(adapter=adapter, faces=make_faces(recogniser="antelopev2/glintr100.onnx"))
+
+
+def test_embeddings_of_another_width(errors, apply, make_faces):
+    with pytest.raises(errors.Mismatch, match="faces has 128 features.*other/r.onnx.*reads 512"):
+        apply(faces=make_faces(width=128, recogniser="other/r.onnx"))
+
+
+def test_an_adapter_of_another_base(errors, apply, sdxl):
+    with pytest.raises(errors.Mismatch, match="made for U-Net of 16 .* width 96, and the MODEL is U-Net of 28 .* 128"):
+        apply(model=sdxl)
+
+
+def test_an_image_without_an_encoder(errors, apply):
+    with pytest.raises(errors.FaceCDMError, match="image is connected and clip_vision is not: connect"):
+        apply(image=picture())
+
+
+def test_an_encoder_of_another_size(errors, apply, make_vision):
+    with pytest.raises(errors.Mismatch, match="gives 64 features, and the adapter reads 32"):
+        apply(clip_vision=make_vision(64), image=picture())
+
+
+def test_an_image_for_an_adapter_without_image_stream(errors, apply, sd15, make_adapter, vision):
+    alone = stir(make_adapter(sd15))
+    assert apply(adapter=alone, clip_vision=vision), "an encoder alone is no image"
+    with pytest.raises(errors.Mismatch, match="no image stream: disconnect"):
+        apply(adapter=alone, clip_vision=vision, image=picture())
+
+
+def test_nan_from_the_encoder(errors, apply):
+    states = torch.full((1, 5, 32), float("nan"))
+    with pytest.raises(errors.FaceCDMError, match="encoded image holds NaN.*another precision"):
+        apply(clip_vision_output=SimpleNamespace(penultimate_hidden_states=states))
+
+
+@pytest.mark.parametrize("start,end", [(0.5, 0.5), (0.8, 0.2), (0.0, 0.0)])
+def test_start_comes_before_end(errors, apply, start, end):
+    with pytest.raises(errors.FaceCDMError, match=f"start_at .{start}. must be before end_at .{end}"):
+        apply(start_at=start, end_at=end)
+
+
+def test_a_model_without_cross_attention(errors, apply):
+    flux = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)),
+                           get_model_object=lambda name: None)
+    with pytest.raises(errors.UnsupportedModel, match="SD1.5, SD2, SDXL"):
+        apply(model=flux)
