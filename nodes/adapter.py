@@ -102,7 +102,7 @@ class LoadAdapter(io.ComfyNode):
             status = adapter_file(name or "").stat()
         except (FaceCDMError, OSError):
             return "missing"
-        return f"{name}/{status.st_mtime_ns}/{status.st_size}"
+        return f"{status.st_mtime_ns}/{status.st_size}"
 
     @classmethod
     def execute(cls, name):

@@ -51,7 +51,7 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.ClipVisionOutput.Input("clip_vision_output", optional=True,
                                           tooltip="A whole image encoded already, in place of the two above."),
                 io.Mask.Input("mask", optional=True,
-                              tooltip="Where in the picture the person is (of a batch, the first); everywhere without it."),
+                              tooltip="Where in the picture the person is; of a batch the first counts."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )

@@ -180,7 +180,7 @@ def first(tensors, part: str) -> str:
 SPOILT = {
     "NaN": (lambda t: t[first(t, "to_k")].view(-1)[0].fill_(float("nan")), {}, "NaN or infinity.*earlier checkpoint"),
     "infinity": (lambda t: t[first(t, "gate")].view(-1)[0].fill_(float("inf")), {}, "gate.* holds NaN or infinity"),
-    "incomplete": (lambda t: t.pop(first(t, "to_v")), {}, "does not hold what its configuration says .*Missing key.*save it again"),
+    "incomplete": (lambda t: t.pop(first(t, "to_v")), {}, "does not hold what .* says .*Missing key.*save it again"),
     "another shape": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2)}), {}, "size mismatch.*save it again"),
     "whole numbers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "save it again"),
     "newer version": (lambda t: None, {"version": "2"}, "version 2.*Update FaceCDM"),

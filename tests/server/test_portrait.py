@@ -1,0 +1,188 @@
+"""The workflows that come with the pack, on a real server; and the portrait's picture."""
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facecdm.demo.weights import default_path
+from facecdm.jobs.client import Client
+from facecdm.jobs.errors import JobFailed
+from facecdm.jobs.portrait import WORKFLOW, plan
+from facecdm.jobs.references import FACEWORLD_REFERENCE, reference
+from facecdm.jobs.workflow import Workflow
+
+WORKFLOWS = WORKFLOW.parent.parent
+NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
+NOTES = ("Note", "MarkdownNote")
+
+
+@pytest.fixture(scope="module")
+def offered(server) -> dict:
+    async def ask():
+        async with Client(server.address) as client:
+            return await client.object_info()
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def faceworld(server) -> str:
+    """The demo's reference, under the name that the workflows' LoadImage has."""
+
+    async def send():
+        async with Client(server.address) as client:
+            return await client.upload(FACEWORLD_REFERENCE.read_bytes(), "faceworld.webp")
+
+    return asyncio.run(send())
+
+
+@pytest.fixture
+def weights():
+    if not default_path().is_file():
+        pytest.skip(f"no demo weights at {default_path()}")
+
+
+def api(name: str) -> dict:
+    return json.loads((WORKFLOW.parent / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def inputs_of(offered: dict, kind: str) -> dict:
+    """Name → declaration, of required and optional inputs."""
+    return {name: declared for group in ("required", "optional")
+            for name, declared in offered[kind]["input"].get(group, {}).items()}
+
+
+def is_link(value) -> bool:
+    return isinstance(value, list)
+
+
+# ---- every workflow ----
+
+
+def test_there_is_one_of_each():
+    assert NAMES == sorted(path.stem for path in WORKFLOWS.glob("*.json")) and "portrait" in NAMES
+    for name in NAMES:
+        assert 0 < (WORKFLOWS / f"{name}.jpg").stat().st_size <= 60_000, f"{name} has no small thumbnail"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_and_input_exists(offered, name):
+    for node in api(name).values():
+        kind, given = node["class_type"], node["inputs"]
+        assert kind in offered
+        declared = inputs_of(offered, kind)
+        assert set(given) <= set(declared), f"{kind} has no such input any more"
+        for key, (type_, *_) in declared.items():
+            sockets = isinstance(type_, str) and type_ not in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+            assert key in given or (sockets and key in offered[kind]["input"].get("optional", {})), f"{kind}.{key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_server_accepts_it(server, faceworld, name):
+    async def queue():
+        async with Client(server.address) as client:
+            await client.cancel(await client.submit(Workflow.load(WORKFLOW.parent / f"{name}.json")))
+
+    asyncio.run(queue())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_opens_is_what_is_queued(offered, name):
+    """The UI's nodes, links and widgets say the same as the API JSON."""
+    opened = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    assert opened["version"] == 0.4
+    source = {link[0]: [str(link[1]), link[2]] for link in opened["links"]}
+    queued = api(name)
+    nodes = {str(node["id"]): node for node in opened["nodes"] if node["type"] not in NOTES}
+    assert nodes.keys() == queued.keys()
+    for node_id, node in nodes.items():
+        assert node["mode"] == 0 and node["type"] == queued[node_id]["class_type"]
+        title = node.get("title") or offered[node["type"]]["display_name"]
+        assert title == queued[node_id]["_meta"]["title"]
+        assert widgets(node, offered) | {
+            item["name"]: source[item["link"]] for item in node["inputs"] if item.get("link") is not None
+        } == queued[node_id]["inputs"]
+
+
+def widgets(node: dict, offered: dict) -> dict:
+    """Values by name: a seed's value is followed by that of "control after generate"; buttons hold none."""
+    values = iter(node.get("widgets_values", ()))
+    found = {}
+    for item in (item for item in node["inputs"] if "widget" in item):
+        declared = inputs_of(offered, node["type"]).get(item["name"])
+        value = next(values)
+        if declared is None:  # the frontend's own, as LoadImage's upload button
+            continue
+        found[item["name"]] = value
+        options = declared[1] if len(declared) > 1 else {}
+        if options.get("control_after_generate", item["name"] in ("seed", "noise_seed")):
+            assert next(values) == "fixed", "a shipped workflow makes the same picture twice"
+    assert not list(values)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_lies_on_anything(name):
+    opened = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    boxes = {node["id"]: (node["pos"][0], node["pos"][1] - 30, node["pos"][0] + node["size"][0],
+                          node["pos"][1] + node["size"][1]) for node in opened["nodes"]}
+    for one, (left, top, right, bottom) in boxes.items():
+        for other, (x0, y0, x1, y1) in boxes.items():
+            assert one == other or right <= x0 or x1 <= left or bottom <= y0 or y1 <= top, f"{one} and {other}"
+
+
+# ---- the portrait ----
+
+
+def test_the_command_finds_what_it_edits():
+    picture = reference("me.webp", FACEWORLD_REFERENCE.read_bytes())
+    jobs = plan(Workflow.load(WORKFLOW), [picture], ["a man"], ["me (1).webp"], seed=9, steps=4)
+    assert jobs[0].workflow.get("Reference", "image") == "me (1).webp"
+    assert jobs[0].workflow.get("KSampler", "steps") == 4
+
+
+def quick(faceworld: str, seed: int = 1) -> Workflow:
+    return Workflow.load(WORKFLOW).set("Reference", "image", faceworld).set("KSampler", "seed", seed).set(
+        "KSampler", "steps", 4)
+
+
+def picture_of(server, workflow: Workflow):
+    from PIL import Image
+
+    outputs = server.run(workflow.nodes).images()
+    assert len(outputs) == 1
+    return Image.open(io.BytesIO(server.fetch(outputs[0])))
+
+
+def test_a_portrait_with_its_recipe(weights, server, faceworld):
+    workflow = quick(faceworld, seed=2)
+    picture = picture_of(server, workflow)
+    assert picture.size == (128, 128)
+    recipe = json.loads(picture.info["prompt"])
+    for node in recipe.values():
+        node.pop("is_changed", None)  # ComfyUI writes the fingerprints in
+    assert recipe == workflow.nodes
+    assert str(default_path().parent) not in picture.info["prompt"], "whoever sees the picture sees whose folder it is"
+
+
+def test_an_untrained_adapter_leaves_the_picture_as_it_is(weights, server, faceworld):
+    workflow = quick(faceworld, seed=3)
+    apply = workflow.find("FaceCDMApply")
+    without = {key: {**node, "inputs": {
+        name: workflow.nodes[apply]["inputs"]["model"] if value == [apply, 0] else value
+        for name, value in node["inputs"].items()}} for key, node in workflow.nodes.items()}
+    assert without != workflow.nodes
+    with_apply, plain = picture_of(server, workflow), picture_of(server, Workflow.parse(without))
+    assert np.array_equal(np.asarray(with_apply), np.asarray(plain))
+
+
+def test_a_picture_without_a_face_says_so(weights, server, tmp_path: Path):
+    from PIL import Image
+
+    Image.new("RGB", (256, 256), "grey").save(tmp_path / "wall.png")
+    with pytest.raises(JobFailed, match="FaceCDMApply.*no face.*Detect & Embed Faces"):
+        server.run(quick(server.upload(tmp_path / "wall.png")).nodes)
