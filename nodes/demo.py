@@ -13,7 +13,7 @@ class LoadDemoModel(io.ComfyNode):
             display_name="Load Demo Model",
             category="FaceCDM/demo",
             description="The small model that comes with the pack: portraits of 128 × 128 pixels (Empty Latent "
-            "Image 128 × 128, euler, sgm_uniform, 20 steps, CFG 3). It knows the words of its captions only, "
+            "Image 128 × 128, euler, karras, 20 steps, CFG 4). It knows the words of its captions only, "
             "as in: a young woman, long red hair, smiling, green striped shirt, plain blue background.",
             inputs=[],
             outputs=[
@@ -26,11 +26,9 @@ class LoadDemoModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """Loads again only when the file has changed."""
+        """Loads again only when the file has changed. ComfyUI writes this into every picture: no path in it."""
         path = default_path()
-        if not path.is_file():
-            return str(path)
-        return f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}"
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
