@@ -20,7 +20,7 @@ def graph(seed: int) -> dict:
         "3": node("CLIPTextEncode", clip=["1", 1], text=""),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=4),
         "5": node("KSampler", model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0], seed=seed,
-                  steps=12, cfg=3.0, sampler_name="euler", scheduler="sgm_uniform", denoise=1.0),
+                  steps=20, cfg=4.0, sampler_name="euler", scheduler="karras", denoise=1.0),
         "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
         "7": node("SaveImage", images=["6", 0], filename_prefix="demo"),
     }
