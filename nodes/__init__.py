@@ -1,5 +1,5 @@
 """Every node of the pack."""
 
-from . import adapter, apply, face_library, faces
+from . import adapter, apply, demo, face_library, faces
 
-NODES = [*faces.NODES, *face_library.NODES, *adapter.NODES, *apply.NODES]
+NODES = [*faces.NODES, *face_library.NODES, *adapter.NODES, *apply.NODES, *demo.NODES]

@@ -71,11 +71,14 @@ class Person:
                 for name, value in tokens.items()}
 
     def gates(self, device: torch.device) -> dict[str, Tensor]:
-        """Per stream, [knots, Σ width] on `device`, or [1, Σ width] where all knots agree."""
-        tables = {name: self.adapter.streams[name].gate.table(setting.layer_weights(self.adapter))
-                  for name, setting in self.settings.items() if name in self.adapter.streams}
-        return {name: (table[:1] if (table == table[:1]).all() else table).to(device)
-                for name, table in tables.items()}
+        """Per stream, [knots, Σ width] on `device`; [1, Σ width] where all knots agree and none is being learnt."""
+        gates = {}
+        for name, setting in self.settings.items():
+            if name in self.adapter.streams:
+                table = self.adapter.streams[name].gate.table(setting.layer_weights(self.adapter))
+                constant = not table.requires_grad and bool((table == table[:1]).all())
+                gates[name] = (table[:1] if constant else table).to(device)
+        return gates
 
     def kappa_of(self, name: str) -> Tensor | None:
         """κ of a stream, what the adapter learnt plus what the user asks; None where it is zero and need not be."""

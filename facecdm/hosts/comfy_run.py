@@ -67,7 +67,7 @@ class Run:
         """Before the U-Net is called: σ [B] on its device, `conds` as CALC_COND_BATCH has them."""
         device, dtype = sigma.device, model.manual_cast_dtype or model.get_dtype()
         if not self._shown:
-            self._shown = [_Shown(p, p.gates(device), {name: p.kappa_of(name) for name in p.gates(device)}, {})
+            self._shown = [_Shown(p, tables := p.gates(device), {name: p.kappa_of(name) for name in tables}, {})
                            for p in self._people]
         for cond in self._conditional(conds):
             self._prepare(cond, device, dtype)

@@ -10,17 +10,17 @@ from facecdm.adapter.model import TripletAdapter
 
 SMALL_SD15 = SimpleNamespace(
     name="SD15",
-    comfy=dict(model_channels=64, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=96, num_heads=8,
+    comfy=dict(model_channels=32, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=96, num_heads=8,
                transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_middle=1,
                transformer_depth_output=[1] * 9 + [0] * 3, use_linear_in_transformer=False, adm_in_channels=None),
-    diffusers=dict(block_out_channels=[64, 128, 256, 256], cross_attention_dim=96, attention_head_dim=8))
+    diffusers=dict(block_out_channels=[32, 64, 128, 128], cross_attention_dim=96, attention_head_dim=8))
 SMALL_SDXL = SimpleNamespace(
     name="SDXL",
-    comfy=dict(model_channels=64, num_res_blocks=[2] * 3, channel_mult=[1, 2, 4], context_dim=128, num_head_channels=64,
+    comfy=dict(model_channels=32, num_res_blocks=[2] * 3, channel_mult=[1, 2, 4], context_dim=128, num_head_channels=64,
                transformer_depth=[0, 0, 2, 2, 3, 3], transformer_depth_middle=3, num_classes="sequential",
                transformer_depth_output=[0, 0, 0, 2, 2, 2, 3, 3, 3], use_linear_in_transformer=True,
                adm_in_channels=2816),
-    diffusers=dict(block_out_channels=[64, 128, 256], cross_attention_dim=128, attention_head_dim=[1, 2, 4],
+    diffusers=dict(block_out_channels=[32, 64, 128], cross_attention_dim=128, attention_head_dim=[1, 1, 2],
                    down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
                    up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
                    transformer_layers_per_block=[1, 2, 3], use_linear_projection=True, addition_embed_type="text_time",

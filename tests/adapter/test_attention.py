@@ -1,0 +1,88 @@
+"""The formulas of method.md, written out slowly, against the code."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facecdm.adapter.attention import LayerStream, attend, triplet_attention
+from facecdm.adapter.gates import SIGMA_RANGE, knot_weights
+
+HEADS, WIDTH = 2, 8
+
+
+def slow_attention(q, k, v):
+    """softmax(q kᵀ/√d) v, head by head, row by row."""
+    out = torch.zeros_like(q)
+    d = WIDTH // HEADS
+    for b in range(len(q)):
+        for h in range(HEADS):
+            part = slice(h * d, (h + 1) * d)
+            scores = q[b, :, part] @ k[b, :, part].T / math.sqrt(d)
+            out[b, :, part] = scores.softmax(-1) @ v[b, :, part]
+    return out
+
+
+def slow_triplet(q, text, streams):
+    out = text.clone()
+    for s in streams:
+        for row in range(s.start, s.start + s.rows):
+            of = row - s.start if len(s.k) > 1 else 0
+            seen = slow_attention(q[row:row + 1], s.k[of:of + 1], s.v[of:of + 1])[0]
+            if s.kappa is not None:
+                for n in range(q.shape[1]):
+                    for h in range(HEADS):
+                        part = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
+                        a, t = seen[n, part].clone(), text[row, n, part]
+                        seen[n, part] = a - s.kappa * (a @ t) / (t @ t) * t
+            mask = 1 if s.mask is None else s.mask[0]
+            out[row] += s.gate * mask * seen
+    return out
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 4), data=st.data())
+def test_triplet_is_the_formula(seed, batch, data):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    q, k, v = random(batch, 5, WIDTH), random(batch, 7, WIDTH), random(batch, 7, WIDTH)
+    text = attend(q, k, v, HEADS)
+    torch.testing.assert_close(text, slow_attention(q, k, v))
+    streams = []
+    for _ in range(data.draw(st.integers(0, 3))):
+        start = data.draw(st.integers(0, batch - 1))
+        rows = data.draw(st.integers(1, batch - start))
+        own = data.draw(st.sampled_from([1, rows]))
+        streams.append(LayerStream(
+            start, rows, random(own, 3, WIDTH), random(own, 3, WIDTH), random(WIDTH),
+            kappa=torch.tensor(0.7) if data.draw(st.booleans()) else None,
+            mask=random(1, 5, 1).abs() if data.draw(st.booleans()) else None))
+    wanted = slow_triplet(q, text, streams)
+    with torch.no_grad():
+        in_place = triplet_attention(q, text.clone(), streams, HEADS, attend)
+    with torch.enable_grad():
+        with_gradient = triplet_attention(q, text.clone(), streams, HEADS, attend)
+    torch.testing.assert_close(in_place, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(with_gradient, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_kappa_of_a_silent_text_is_harmless():
+    q, silence = torch.randn(1, 5, WIDTH), torch.zeros(1, 5, WIDTH)
+    stream = LayerStream(0, 1, torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.ones(WIDTH), torch.tensor(1.0))
+    with torch.no_grad():
+        assert torch.isfinite(triplet_attention(q, silence, [stream], HEADS, attend)).all()
+
+
+@given(sigma=st.floats(1e-4, 1e5), knots=st.integers(2, 16))
+def test_knot_weights_interpolate(sigma, knots):
+    weights = knot_weights(torch.tensor([sigma]), knots)[0]
+    assert weights.min() >= 0 and weights.sum().item() == pytest.approx(1, abs=1e-4)
+    assert (weights > 0).sum() <= 2
+    low, high = (math.log(value) for value in SIGMA_RANGE)
+    place = (weights * torch.linspace(low, high, knots)).sum().item()
+    assert place == pytest.approx(min(max(math.log(sigma), low), high), abs=1e-2)

@@ -1,0 +1,65 @@
+"""What a U-Net call costs with people in it, counted by the torch profiler."""
+
+from collections import Counter
+
+import torch
+from twins import conditioning, new_adapter, stir
+from twins import predict as run
+
+from facecdm.adapter.person import Person
+from facecdm.hosts.comfy import apply_person, layer_map
+
+LINEAR = ("aten::linear", "aten::addmm", "aten::mm", "aten::bmm", "aten::matmul")
+ATTENTION = ("aten::scaled_dot_product_attention",)
+COPIES = ("aten::cat", "aten::repeat")
+SYNCS = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero")
+
+
+def operations(model, prompt, negative) -> Counter:
+    """Operations of one U-Net call in the middle of a sampling: those of three calls less those of two."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 8, 8)
+
+    def count(times: int) -> Counter:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run(model, x, 1.0, prompt, negative, cfg=4.0, times=times)
+        return Counter({event.key: event.count for event in profile.key_averages()})
+
+    more, fewer = count(3), count(2)
+    return Counter({key: more[key] - fewer[key] for key in more})
+
+
+def total(counts: Counter, names: tuple[str, ...]) -> int:
+    return sum(counts[name] for name in names)
+
+
+def test_cost_of_people(twins, monkeypatch):
+    import comfy.ldm.modules.attention as attention
+
+    # One operation an attention call, whatever ComfyUI would choose on this machine.
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    adapter = stir(new_adapter(layer_map(twins.model)))
+    layers = len(adapter.config.layer_map.layers)
+    prompt, negative = (conditioning(torch.randn(1, 77, twins.context), torch.randn(1, 1280)) for _ in range(2))
+    plain = operations(twins.model, prompt, negative)
+    model = twins.model
+    for people in (1, 2):
+        face = torch.nn.functional.normalize(torch.randn(1, 512), dim=1)
+        model = apply_person(model, Person(adapter, face, torch.randn(1, 7, 32)))
+        counts = operations(model, prompt, negative)
+        assert total(counts, LINEAR) == total(plain, LINEAR)
+        assert total(counts, SYNCS) == total(plain, SYNCS)
+        assert total(counts, COPIES) == total(plain, COPIES)
+        assert total(counts, ATTENTION) - total(plain, ATTENTION) == 2 * layers * people
+        assert counts["aten::addcmul_"] - plain["aten::addcmul_"] == 2 * layers * people, "every layer, the middle too"
+
+
+def test_clones_copy_no_tensor(sd15):
+    adapter = stir(new_adapter(layer_map(sd15.model)))
+    model = apply_person(sd15.model, Person(adapter, torch.randn(1, 512), torch.randn(1, 7, 32)))
+    model.clone()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        clones = [model.clone() for _ in range(50)]
+    assert [event.key for event in profile.key_averages() if event.key.startswith("aten::")] == []
+    people = {id(clone.model_options["transformer_options"]["facecdm_people"][0]) for clone in clones}
+    assert len(people) == 1

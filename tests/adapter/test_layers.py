@@ -1,0 +1,60 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.curves import CURVES, layer_factors, parse_curve
+from facecdm.adapter.layers import BASES, LayerMap
+from facecdm.errors import BadFile, FaceCDMError
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_base_maps_survive_json_and_know_their_name(name):
+    assert LayerMap.from_json(BASES[name].to_json()) == BASES[name]
+    assert BASES[name].base == name
+
+
+def test_sizes_are_those_of_the_published_bases():
+    """weight-formats.md: layers, heads, Σ hidden."""
+    assert [(len(m.layers), m.heads, m.width) for m in (BASES["SD1.5"], BASES["SDXL"])] == [
+        (16, 128, 12_480), (70, 1_300, 83_200)]
+
+
+def test_depth_runs_from_input_over_middle_to_output():
+    parts = [BASES["SD1.5"].layers[i].part for i in BASES["SD1.5"].by_depth]
+    assert parts == ["input"] * 6 + ["middle"] + ["output"] * 9
+
+
+def test_config_survives_json():
+    config = AdapterConfig(BASES["SDXL"], image_width=1280, recogniser="antelopev2/glintr100.onnx")
+    assert AdapterConfig.loads(config.dumps(), "a.safetensors") == config
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"layer_map": 1}', '{"surprise": 1}'])
+def test_a_foreign_config_is_refused_by_name(text):
+    with pytest.raises(BadFile, match="a.safetensors"):
+        AdapterConfig.loads(text, "a.safetensors")
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=9))
+def test_a_curve_begins_and_ends_where_it_says(values):
+    layer_map = BASES["SD1.5"]
+    factors = layer_factors(tuple(values), layer_map)
+    order = layer_map.by_depth
+    assert factors[order[0]] == pytest.approx(values[0])
+    assert factors[order[-1]] == pytest.approx(values[-1])
+    assert min(values) - 1e-9 <= min(factors) and max(factors) <= max(values) + 1e-9
+
+
+def test_flat_is_one_everywhere():
+    assert set(layer_factors(CURVES["flat"], BASES["SDXL"])) == {1.0}
+
+
+@pytest.mark.parametrize("text", ["", "a, b", "1e9", "nan", "1,,x"])
+def test_curves_that_are_none(text):
+    with pytest.raises(FaceCDMError, match="custom_curve"):
+        parse_curve(text)
+
+
+def test_curves_are_read():
+    assert parse_curve("0, .5; 1,") == (0.0, 0.5, 1.0)
