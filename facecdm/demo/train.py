@@ -23,6 +23,8 @@ from .autoencoder import PatchAutoencoder
 from .clip import CaptionTokens, TinyClip, normalise
 from .sizes import DemoSizes
 
+LEFT_NOISE = 0.5  # the most that the refiner is taught to see through, in units of the latents' standard deviation
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -134,8 +136,11 @@ def fit_autoencoder(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, fol
     def loss_of(rng: random.Random) -> Tensor:
         pixels = _pixels(portraits, rng.sample(range(len(portraits)), plan.batch)).to(device)
         latents = model.encode(pixels)
-        noise = torch.randn(latents.shape, generator=_torch_rng(rng)).to(device)
-        return F.mse_loss(model.decode(latents + 0.05 * noise), pixels)
+        draw = _torch_rng(rng)
+        noise = torch.randn(latents.shape, generator=draw).to(device)
+        # What a sampler leaves of its noise is unknown; so is what the refiner has to see through here.
+        left = torch.rand(len(pixels), 1, 1, 1, generator=draw).to(device) * LEFT_NOISE
+        return F.mse_loss(model.decode(latents + left * noise), pixels)
 
     run.train(loss_of)
     return model.eval()

@@ -179,6 +179,32 @@ def test_precisions(in_comfy, adapter, dtype):
     torch.testing.assert_close(rough, fine, rtol=0, atol=scale * fine.abs().max().item())
 
 
+def test_weights_kept_in_half_and_computed_in_full(in_comfy, adapter):
+    """Manual cast, as on cards without fast half precision: keys and values follow what is computed in."""
+    twins, exact = make_twins(SMALL_SD15, torch.float16, computed_in=torch.float32), make_twins(SMALL_SD15)
+    x = latents()
+    rough, fine = (predict(apply_person(t.model, person(adapter)), x, SIGMA, prompt(96)) for t in (twins, exact))
+    torch.testing.assert_close(rough, fine, rtol=0, atol=2e-3 * fine.abs().max().item())
+
+
+def test_low_vram(in_comfy, adapter):
+    """With every weight left outside and cast where it is used, a person with a LoRA comes out the same."""
+    import comfy.model_management
+
+    key, change = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight", torch.randn(128, 96)
+    x, results = latents(), []
+    for budget in (None, 1):
+        model = make_twins(SMALL_SD15, torch.float16, computed_in=torch.float32).model.clone()
+        model.add_patches({key: ("diff", (change,))})
+        model = apply_person(model, person(adapter))
+        if budget:
+            model.load(torch.device("cpu"), lowvram_model_memory=budget)
+            assert model.lowvram_patch_counter() or model.model.model_lowvram, "ComfyUI did not go low"
+        results.append(predict(model, x, SIGMA, prompt(96)))
+        comfy.model_management.unload_all_models()
+    torch.testing.assert_close(*results, rtol=0, atol=2e-3 * results[0].abs().max().item())
+
+
 def test_adapter_weights_may_be_half(sd15, adapter):
     half = copy.deepcopy(adapter)
     for stream in half.streams.values():

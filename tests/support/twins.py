@@ -77,7 +77,8 @@ def conditioning(text, pooled=None, **more):
     return [[text, {"pooled_output": pooled, **more}]]
 
 
-def make_twins(spec, dtype=torch.float32, seed: int = 0) -> Twins:
+def make_twins(spec, dtype=torch.float32, computed_in=None, seed: int = 0) -> Twins:
+    """`dtype` is that of ComfyUI's weights; `computed_in` another one that they are cast to at every use."""
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
@@ -89,6 +90,8 @@ def make_twins(spec, dtype=torch.float32, seed: int = 0) -> Twins:
     unet_config = dict(image_size=32, in_channels=4, out_channels=4, use_spatial_transformer=True, legacy=False,
                        dtype=dtype, use_temporal_attention=False, use_temporal_resblock=False, **spec.comfy)
     config = getattr(comfy.supported_models, spec.name)(unet_config)
+    if computed_in is not None:
+        config.set_inference_dtype(dtype, computed_in)
     with torch.device("meta"):
         kind = getattr(comfy.model_base, "SDXL" if spec.name == "SDXL" else "BaseModel")
         base = kind(config)
