@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from twins import conditioning, make_twins, new_adapter, predict, stir
-from twins import SMALL_SD15
+from twins import SMALL_SD15, conditioning, make_twins, new_adapter, predict, stir
 
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch, UnsupportedModel
