@@ -84,5 +84,5 @@ def _attentions(model) -> list[tuple[tuple, str, object]]:
     if not found:
         raise UnsupportedModel(
             "FaceCDM works in the cross-attention of U-Nets (SD1.5, SD2, SDXL and their fine-tunes). This MODEL is a "
-            f"{type(model.model).__name__} ({type(unet).__name__}), which has none: load a checkpoint of those families.")
+            f"{type(model.model).__name__} ({type(unet).__name__}), which has none: load a checkpoint of those.")
     return found
