@@ -1,0 +1,40 @@
+"""Everything that one training step knows; losses are functions of it."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """One step on the device of the denoiser, all float32.
+
+    rows       the batch, moved to the device
+    t          [B] int64 steps; `signal`, `noise_level` [B] are α_t and σ_t
+    noise      [B, C, h, w] ε; `noisy` = α z + σ ε
+    prediction [B, C, h, w] the U-Net's output, with gradients; `clean` [B, C, h, w] the z that it implies
+    face_on    [B] 1 where the row shows its face, 0 where it was dropped; `image_on`, `text_on` likewise
+    outputs    per layer, the face stream's weighted output [B, n, C] (where a loss asked for it)
+    plain      the same U-Net call without people, no gradient: `plain_prediction`; and queries of both
+    """
+
+    denoiser: Denoiser
+    rows: Rows
+    t: Tensor
+    signal: Tensor
+    noise_level: Tensor
+    noise: Tensor
+    noisy: Tensor
+    prediction: Tensor
+    clean: Tensor
+    face_on: Tensor
+    image_on: Tensor
+    text_on: Tensor
+    step: int
+    outputs: list[Tensor] = field(default_factory=list)
+    queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)        # per layer (q, text k), with people
+    plain_queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the same without, no gradient
+    plain_prediction: Tensor | None = None

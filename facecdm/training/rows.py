@@ -1,0 +1,42 @@
+"""What the data set hands to the trainer: the encoded pictures of one batch."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Text as the U-Net takes it: `states` [B or 1, T, context]; SDXL's `pooled` [B or 1, P] and `sizes` [B or 1, 6]
+    (original height and width, crop top and left, target height and width, pixels)."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+    sizes: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Pictures of one bucket, encoded. Float tensors are float32 on the CPU; places are in 0…1 of the picture.
+
+    latents    [B, C, h, w]    scaled as the U-Net takes them
+    prompt     their captions
+    face       [B, W]          raw face embedding of the picture itself
+    vision     [B, N, V]       penultimate states of the CLIP vision tower; None where the data set has none
+    box        [B, 4]          x0, y0, x1, y1 of the face
+    keypoints  [B, 5, 2]       left eye, right eye, nose, left and right corner of the mouth (image left first)
+    control    [B, 3, H, W]    the pose picture in 0…1; None where the data set has none
+    identity   [B]             int64, the person's number in the data set
+    """
+
+    latents: Tensor
+    prompt: Prompt
+    face: Tensor
+    vision: Tensor | None
+    box: Tensor
+    keypoints: Tensor
+    control: Tensor | None
+    identity: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
