@@ -9,6 +9,11 @@ from torch.nn import functional as F
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
+# What the text already says of a stream: at each place over the features of a head; for each feature over all places
+# (PuLID's `ortho`); or the same, kept where a place listens to the first five tokens (PuLID's `ortho_v2`).
+PROJECTIONS = ("feature", "token", "token_v2")
+IDENTITY_TOKENS = 5  # of PuLID, which come from the recogniser and stand first
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """softmax(q kᵀ/√d) v per head; q [B, n, C], k and v [B, N, C] → [B, n, C]."""
@@ -21,7 +26,7 @@ class LayerStream:
     """What one stream of one person brings to one layer, for the rows `start … start + rows` of the batch.
 
     `k` and `v` are [1 or rows, N, C]; `gate` weighs the features, [C]; `mask` weighs the places, [1, n, 1] or None;
-    `kappa` ≥ 0 is how much of what the text already says is taken out.
+    `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS).
     """
 
     start: int
@@ -31,6 +36,8 @@ class LayerStream:
     gate: Tensor
     kappa: Tensor | None = None
     mask: Tensor | None = None
+    watch: Callable[[Tensor], None] | None = None
+    projection: str = "feature"
 
 
 def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads: int, attend: Attend) -> Tensor:
@@ -46,7 +53,7 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
         span = slice(stream.start, stream.start + stream.rows)
         seen = attend(q[span], _expand(stream.k, stream.rows), _expand(stream.v, stream.rows), heads)
         if stream.kappa is not None:
-            seen = seen - stream.kappa * _projection(seen, text[span], heads)
+            seen = seen - stream.kappa * _already_said(seen, text[span], q[span], stream, heads)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if in_place:
             out[span].addcmul_(seen, weight)
@@ -57,6 +64,30 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
 
 def _expand(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else x.expand(rows, -1, -1)
+
+
+def _already_said(seen: Tensor, text: Tensor, q: Tensor, stream: LayerStream, heads: int) -> Tensor:
+    if stream.projection == "feature":
+        return _projection(seen, text, heads)
+    shared = _token_projection(seen, text)
+    return shared if stream.projection == "token" else shared * (1 - _identity_mass(q, stream.k, heads)).to(shared)
+
+
+def _token_projection(x: Tensor, onto: Tensor) -> Tensor:
+    """The part of `x` [B, n, C] along `onto`, per feature over the places n, in fp32 (PuLID, `ortho`)."""
+    a, b = x.float(), onto.float()
+    share = (a * b).sum(-2, keepdim=True) / (b * b).sum(-2, keepdim=True).clamp(min=1e-12)
+    return (share * b).to(x.dtype)
+
+
+def _identity_mass(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """[B, n, 1] in 0…1, fp32: how much each place listens to the first five tokens, mean over the heads.
+
+    As PuLID's `ortho_v2` has it: the scores are not divided by √d (ToTheBeginning/PuLID, attention_processor.py).
+    """
+    q, k = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+    scores = (q @ k.transpose(-2, -1)).softmax(-1)
+    return scores[..., :IDENTITY_TOKENS].sum(-1).mean(1)[..., None]
 
 
 def _projection(x: Tensor, onto: Tensor, heads: int) -> Tensor:

@@ -12,11 +12,16 @@ from .model import KeysValues, TripletAdapter
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One stream's setting: `strength` times `curve` (a factor per layer of the map), and κ."""
+    """One stream's setting: `strength` times `curve` (a factor per layer of the map), κ and how it projects.
+
+    `zeros` tokens of nothing stand beside the stream's own, for places that need not listen (PuLID).
+    """
 
     strength: float = 1.0
     curve: tuple[float, ...] = ()
     kappa: float = 0.0
+    projection: str = "feature"  # one of attention.PROJECTIONS
+    zeros: int = 0
 
     def layer_weights(self, adapter: TripletAdapter) -> Tensor:
         """One factor per head of every layer, [Σ heads]."""
@@ -60,7 +65,8 @@ class Person:
                       if not self.adapter.streams[name].gate.is_zero}
         projected = self.adapter.project(self.face if "face" in wanted else None,
                                          self.image if "image" in wanted else None)
-        return {name: value.flatten(0, 1)[None] for name, value in projected.items()}
+        return {name: F.pad(value.flatten(0, 1)[None], (0, 0, 0, wanted[name].zeros))
+                for name, value in projected.items()}
 
     def keys_values(self, text: Tensor | None, device: torch.device, dtype: torch.dtype) -> dict[str, KeysValues]:
         """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
