@@ -1,0 +1,72 @@
+"""The people of a training batch: one in every row, each at a noise level and with a prompt of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import LayerStream
+from .gates import knot_weights
+from .model import StreamLayers, TripletAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class Crowd:
+    """One person a row: unit face embeddings `face` [B, W], vision states `image` [B, N, V] or None.
+
+    `face_on` and `image_on` [B] bool say in which rows the stream is there; a stream that is not there is not seen
+    by the interplay either.
+    """
+
+    face: Tensor
+    image: Tensor | None
+    face_on: Tensor
+    image_on: Tensor
+
+    def tokens(self, adapter: TripletAdapter, text: Tensor) -> dict[str, Tensor]:
+        """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
+        projected = adapter.project(self.face, self.image)
+        if adapter.interplay is None:
+            return projected
+        on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
+        result = {name: torch.zeros_like(value) for name, value in projected.items()}
+        for present in ({"face", "image"}, {"face"}, {"image"}):
+            rows = torch.stack([on[name] == (name in present) for name in on]).all(0).nonzero()[:, 0]
+            if len(rows) and present <= projected.keys():
+                met = adapter.meet({name: projected[name][rows] for name in sorted(present)}, text[rows].float())
+                result |= {name: result[name].index_copy(0, rows, value) for name, value in met.items()}
+        return result
+
+    def streams(self, adapter: TripletAdapter, text: Tensor, sigma: Tensor, dtype: torch.dtype,
+                extra: Mapping[nn.Linear, nn.Module] | None = None,
+                watch: Callable[[Tensor], None] | None = None) -> list[list[LayerStream]]:
+        """What every layer listens to, with gradients; σ [B] is the noise level of each row.
+
+        `extra` adds a low-rank module to some of the key and value weights; `watch` sees the face's result in every
+        layer.
+        """
+        layers = adapter.config.layer_map.layers
+        people: list[list[LayerStream]] = [[] for _ in layers]
+        on = {"face": self.face_on, "image": self.image_on}
+        for name, tokens in self.tokens(adapter, text).items():
+            stream = adapter.streams[name]
+            gates = _gates(stream, adapter, sigma).to(dtype).split([layer.width for layer in layers], dim=1)
+            mask = on[name].to(dtype)[:, None, None]
+            for index, (k, v) in enumerate(_keys_values(stream, tokens.to(dtype), extra or {})):
+                people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], stream.kappa, mask,
+                                                 watch if name == "face" else None))
+        return people
+
+
+def _gates(stream: StreamLayers, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
+    """[B, Σ width]: the gates of every row at its own noise level."""
+    heads = torch.ones(adapter.config.layer_map.heads, device=sigma.device)
+    return knot_weights(sigma, len(stream.gate.knots)) @ stream.gate.table(heads)
+
+
+def _keys_values(stream: StreamLayers, tokens: Tensor, extra: Mapping[nn.Linear, nn.Module]):
+    for k, v in zip(stream.to_k, stream.to_v):
+        yield tuple(F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0)
+                    for part in (k, v))
