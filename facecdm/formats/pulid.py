@@ -1,0 +1,58 @@
+"""PuLID v1's identity encoder, with the keys of its published files.
+
+Guo et al., "PuLID: Pure and Lightning ID Customization via Contrastive Alignment", 2024; ToTheBeginning/PuLID,
+pulid/encoders.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+RECOGNISER_WIDTH = 512  # antelopev2's embedding, raw
+VISION_WIDTH = 768      # EVA02-CLIP-L-336's embedding, of length 1
+STATES = 5              # hidden states of the tower, of 1024 features
+
+
+class IdentityEncoder(nn.Module):
+    """Identity [B, width] and five vision states [B, N, states_width] → tokens [B, 2 × 5, context].
+
+    The first five tokens come from the identity, one more from each depth of the vision tower: its class token and the
+    mean of its patches. The unconditional tokens are those of zeros, which are not zero.
+    """
+
+    def __init__(self, width: int = RECOGNISER_WIDTH + VISION_WIDTH, states_width: int = 1024, context: int = 2048):
+        super().__init__()
+        self.context = context
+        self.body = _stack(width, 1024, 5 * context)
+        for depth in range(STATES):
+            setattr(self, f"mapping_{depth}", _stack(states_width, 1024, context))
+            setattr(self, f"mapping_patch_{depth}", _stack(states_width, 1024, context))
+
+    def forward(self, identity: Tensor, states: tuple[Tensor, ...]) -> Tensor:
+        tokens = [self.body(identity).unflatten(-1, (5, self.context))]
+        for depth, state in enumerate(states):
+            whole, patches = getattr(self, f"mapping_{depth}"), getattr(self, f"mapping_patch_{depth}")
+            tokens.append(whole(state[:, :1]) + patches(state[:, 1:]).mean(1, keepdim=True))
+        return torch.cat(tokens, 1)
+
+
+def identity(recognised: Tensor, seen: Tensor) -> Tensor:
+    """Raw embedding [B, 512] and the tower's embedding [B, 768] of any length → what the encoder reads, [B, 1280]."""
+    return torch.cat([recognised, nn.functional.normalize(seen.to(recognised), dim=-1)], -1)
+
+
+def from_upstream(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of PuLID's own file (pulid_v1.bin) to those of IP-Adapter; others stay as they are."""
+    renames = (("id_adapter.", "image_proj."), ("id_adapter_attn_layers.", "ip_adapter."),
+               (".id_to_k.", ".to_k_ip."), (".id_to_v.", ".to_v_ip."))
+    renamed = {}
+    for key, value in state.items():
+        for old, new in renames:
+            key = key.replace(old, new, 1)
+        renamed[key] = value
+    return renamed
+
+
+def _stack(width: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
+                         nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
+                         nn.Linear(hidden, out))
