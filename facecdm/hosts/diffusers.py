@@ -40,7 +40,7 @@ class _Session:
                 kappa = span.person.kappa_of(name)
                 streams.append(LayerStream(span.start, span.rows, *layers[index], gates[name][index],
                                            kappa, self._mask(span.person, places, gates[name][index]),
-                                           span.person.settings[name].projection))
+                                           projection=span.person.settings[name].projection))
         return streams
 
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:
