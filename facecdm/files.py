@@ -7,15 +7,21 @@ from uuid import uuid4
 
 from .errors import FaceCDMError, MissingModel, UnsafeName
 
-SUFFIX = ".safetensors"
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+SUFFIX, PART = ".safetensors", ".part"
+# Of Windows, with any extension: the devices of DOS.
+_RESERVED = {"con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt") for digit in "123456789¹²³")}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows has no file of that name."""
+    return name.split(".")[0].rstrip().lower() in _RESERVED
 
 
 def safe_name(name: str) -> str:
     """The name without suffix, if it is one plain file name on every system. Raises UnsafeName."""
     stem = name.strip().removesuffix(SUFFIX)
     plain = re.fullmatch(r"[\w][\w .,()+\-]{0,99}", stem) is not None and stem == stem.rstrip(" .")
-    if not plain or len(stem.encode()) > 200 or stem.split(".")[0].rstrip().lower() in _RESERVED:
+    if not plain or len(stem.encode()) > 200 or is_reserved(stem):
         raise UnsafeName(f"{name!r} cannot be the name of a file. Use letters, digits, spaces and - _ . , ( ) +, "
                          "begin with a letter or digit, and name no folder.")
     return stem
@@ -31,7 +37,7 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / (stem + SUFFIX) if overwrite else _claim(folder, stem)
-        _write(path, data)
+        write_whole(path, data, claimed=not overwrite)
     except OSError as error:
         raise FaceCDMError(f"{stem + SUFFIX} could not be written into {folder}: {error}. "
                            "Look at the folder's rights and the free space.") from error
@@ -65,9 +71,12 @@ def _claim(folder: Path, stem: str) -> Path:
     raise FaceCDMError(f"{folder} is full of files named {stem}: choose another name.")
 
 
-def _write(path: Path, data: bytes) -> None:
-    claimed = path.exists() and path.stat().st_size == 0
-    temporary = path.with_name(f".{uuid4().hex}.part")
+def write_whole(path: Path, data: bytes, claimed: bool = False) -> None:
+    """The file appears whole or not at all, also where the power fails. Raises OSError.
+
+    `claimed`: an empty file holds its place, and goes where the writing fails.
+    """
+    temporary = path.with_name(f".{uuid4().hex}{PART}")
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -79,3 +88,14 @@ def _write(path: Path, data: bytes) -> None:
         if claimed:
             path.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """A new name reaches the disk with its folder; Windows sees to that itself."""
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -45,8 +45,11 @@ OnProgress = Callable[[Progress], None]
 class Client:
     """Use as an async context manager. One client may wait for many jobs at once."""
 
-    def __init__(self, address: str, *, patience: float = 20.0, answer_limit: int = 256 * MEBI):
-        """`address` is host:port or a URL; `patience`: seconds to ask an unreachable server again."""
+    def __init__(self, address: str, *, patience: float = 20.0, answer_limit: int = 256 * MEBI, client_id: str = ""):
+        """`address` is host:port or a URL; `patience`: seconds to ask an unreachable server again.
+
+        Progress of a job is told to whoever has the `client_id` that queued it (a new one where none is given).
+        """
         url = address if "://" in address else f"http://{address}"
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -54,14 +57,16 @@ class Client:
         self.url = url.rstrip("/")
         self.patience = patience
         self.answer_limit = answer_limit
-        self.client_id = uuid.uuid4().hex
+        self.client_id = client_id or uuid.uuid4().hex
         self._watchers: dict[str, tuple[OnProgress | None, asyncio.Event]] = {}
 
     async def __aenter__(self) -> "Client":
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_redirect.append(_refuse_redirect)  # ws_connect knows no allow_redirects
+        self._session = aiohttp.ClientSession(timeout=timeout, trace_configs=[tracing])
         self._connected = asyncio.Event()
         self._listener = asyncio.create_task(self._listen())
         return self
@@ -128,7 +133,7 @@ class Client:
                 wake.clear()
                 if (finished := await self.finished(prompt_id)) is not None:
                     return finished
-                if not await self._knows(prompt_id):
+                if not await self.knows(prompt_id):
                     # It may have ended between the two questions.
                     if (finished := await self.finished(prompt_id)) is not None:
                         return finished
@@ -178,14 +183,15 @@ class Client:
     async def system_stats(self) -> dict[str, Any]:
         return await self._json("GET", "/system_stats")
 
-    # ---- how it is done ----------------------------------------------------------------------------------
-
-    async def _knows(self, prompt_id: str) -> bool:
+    async def knows(self, prompt_id: str) -> bool:
+        """Whether the job runs or waits there; one that has ended is asked of `finished`."""
         queue = await self._json("GET", "/queue")
         try:
             return any(item[1] == prompt_id for items in queue.values() for item in items)
         except (AttributeError, TypeError, LookupError) as error:
             raise BadAnswer(f"{self.url} gave no readable queue") from error
+
+    # ---- how it is done ----------------------------------------------------------------------------------
 
     async def _json(self, method: str, path: str, **options: Any) -> Any:
         data = await self._request(method, path, **options)
@@ -219,6 +225,8 @@ class Client:
                         f"no ComfyUI answers at {self.url} ({error or type(error).__name__}): is it running?"
                     ) from error
                 await asyncio.sleep(0.3)
+            except aiohttp.ClientError as error:
+                raise BadAnswer(f"{self.url}{path} did not answer as a web server does: {error!r}") from error
 
     async def _ask(self, method: str, path: str, accept: tuple[int, ...], limit: int, options: dict) -> bytes:
         async with self._session.request(
@@ -269,3 +277,9 @@ class Client:
             on_progress(Progress(data["prompt_id"], str(data["node"]), 0, 0))
         elif on_progress and kind == "progress":
             on_progress(Progress(data["prompt_id"], str(data["node"]), int(data["value"]), int(data["max"])))
+
+
+async def _refuse_redirect(*_: Any) -> None:
+    import aiohttp
+
+    raise aiohttp.ClientError("the server sends us elsewhere: only the address given is contacted")

@@ -22,6 +22,9 @@ class WorkflowRejected(FaceCDMError):
         self.mistakes = mistakes
         super().__init__("the server refused the workflow:\n" + "\n".join(f"  {line}" for line in mistakes))
 
+    def __reduce__(self) -> tuple:
+        return WorkflowRejected, (self.mistakes,)
+
 
 class JobFailed(FaceCDMError):
     """A node raised while the job ran."""
@@ -29,6 +32,9 @@ class JobFailed(FaceCDMError):
     def __init__(self, node_id: str, node_type: str, message: str, traceback: str = ""):
         self.node_id, self.node_type, self.message, self.traceback = node_id, node_type, message, traceback
         super().__init__(f"node {node_id} ({node_type}) failed: {message}")
+
+    def __reduce__(self) -> tuple:
+        return JobFailed, (self.node_id, self.node_type, self.message, self.traceback)
 
 
 class JobInterrupted(FaceCDMError):

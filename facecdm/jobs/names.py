@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from ..errors import UnsafeName
-
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+from ..files import is_reserved
 
 
 def safe_name(name: str, limit: int = 120) -> str:
@@ -17,7 +16,7 @@ def safe_name(name: str, limit: int = 120) -> str:
     name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name).strip(" .")
     if not name:
         return "unnamed"
-    if name.split(".")[0].lower() in _RESERVED:
+    if is_reserved(name):
         name = f"_{name}"
     if len(name.encode()) > limit:
         stem, dot, ext = name.rpartition(".")

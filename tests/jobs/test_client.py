@@ -221,6 +221,34 @@ def test_nobody_is_there():
         asyncio.run(job())
 
 
+def test_a_web_socket_is_not_led_elsewhere():
+    """A server that redirects /ws: nobody knocks at the other one."""
+    knocks = []
+
+    async def redirect(reader, writer):
+        line = await reader.readuntil(b"\r\n\r\n")
+        where = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}/ws"
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
+        knocks.append(line.split()[1].partition(b"?")[0])
+        writer.close()
+
+    async def elsewhere(reader, writer):
+        knocks.append(b"elsewhere")
+        writer.close()
+
+    async def job():
+        nonlocal other
+        other = await asyncio.start_server(elsewhere, "127.0.0.1", 0)
+        async with await asyncio.start_server(redirect, "127.0.0.1", 0) as first:
+            async with Client(f"127.0.0.1:{first.sockets[0].getsockname()[1]}"):
+                await asyncio.sleep(1.2)
+        other.close()
+
+    other = None
+    asyncio.run(asyncio.wait_for(job(), 20))
+    assert len(knocks) >= 2 and set(knocks) == {b"/ws"}
+
+
 @pytest.mark.parametrize("address", ["", "ftp://x", "http://"])
 def test_addresses_that_are_none(address):
     with pytest.raises(ServerUnreachable, match="is no server address"):
