@@ -120,7 +120,7 @@ class Run:
                 k, v = (_rows([group[name][index][part] for group in groups], rows) for part in (0, 1))
                 streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index],
                                            shown.kappas[name], self._mask(number, size, k),
-                                           shown.person.settings[name].projection))
+                                           projection=shown.person.settings[name].projection))
         return streams
 
     def _mask(self, number: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
