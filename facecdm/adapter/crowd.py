@@ -54,8 +54,9 @@ class Crowd:
             stream = adapter.streams[name]
             gates = _gates(stream, adapter, sigma).to(dtype).split([layer.width for layer in layers], dim=1)
             mask = on[name].to(dtype)[:, None, None]
+            kappa = stream.kappa if stream.kappa.requires_grad or stream.kappa.item() else None
             for index, (k, v) in enumerate(_keys_values(stream, tokens.to(dtype), extra or {})):
-                people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], stream.kappa, mask,
+                people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], kappa, mask,
                                                  watch if name == "face" else None))
         return people
 

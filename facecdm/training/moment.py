@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..adapter.attention import LayerStream
+from ..adapter.crowd import Crowd
+from ..adapter.model import TripletAdapter
 from .denoiser import Denoiser
-from .rows import Rows
+from .rows import Prompt, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +22,9 @@ class Moment:
     face_on    [B] 1 where the row shows its face, 0 where it was dropped; `image_on`, `text_on` likewise
     outputs    per layer, the face stream's weighted output [B, n, C] (where a loss asked for it)
     plain      the same U-Net call without people, no gradient: `plain_prediction`; and queries of both
+    face_region [B] bool: the diffusion loss of the row counts its face's region alone
+    people     the streams that the U-Net saw; `prompt` and `control` likewise (for a loss that calls it again)
+    adapter    the adapter in training; `crowd` the references that it was given (for the bottleneck's loss)
     """
 
     denoiser: Denoiser
@@ -38,3 +44,9 @@ class Moment:
     queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)        # per layer (q, text k), with people
     plain_queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the same without, no gradient
     plain_prediction: Tensor | None = None
+    face_region: Tensor | None = None
+    people: list[list[LayerStream]] | None = None
+    prompt: Prompt | None = None
+    control: Tensor | None = None
+    adapter: TripletAdapter | None = None
+    crowd: Crowd | None = None

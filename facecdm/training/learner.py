@@ -1,0 +1,122 @@
+"""The parameters of one stage: which learn, at which rate, their moving average, and what becomes of them."""
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter.model import TripletAdapter
+from .lora import Lora, LowRank
+from .stages import Stage
+
+
+class Learner:
+    """An adapter and a LoRA in training. The adapter and the LoRA that were given stay as they were.
+
+    `adapter` holds frozen weights of the given one and copies of those that learn, in float32; `extra` the low-rank
+    additions to its keys and values; `lora` that of the U-Net.
+    """
+
+    def __init__(self, adapter: TripletAdapter, lora: Lora, linears: dict[str, nn.Linear], stage: Stage,
+                 device: torch.device):
+        torch.random.default_generator.manual_seed(stage.seed)
+        self.stage = stage
+        learns = set(stage.train)
+        self.adapter = _fork(adapter, learns - {"keys_values"} if stage.rank else learns).to(device)
+        self.extra: dict[nn.Linear, LowRank] = {}
+        if "keys_values" in learns and stage.rank:
+            self.extra = {linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)
+                          for stream in self.adapter.streams.values()
+                          for linear in (*stream.to_k, *stream.to_v)}
+        if "lora" in learns and not lora.parts:
+            lora = Lora.new(linears, stage.lora_rank)
+        self.lora = Lora({name: part.copy().to(device).requires_grad_("lora" in learns)
+                          for name, part in lora.parts.items()})
+        self.named = dict(self._named(learns))
+        for value in self.named.values():
+            value.requires_grad_(True)
+        self.average = {name: value.detach().clone() for name, value in self.named.items()} if stage.ema else {}
+
+    def _named(self, learns: set[str]):
+        for name, value in self.adapter.named_parameters():
+            if group_of(name) in learns and not (group_of(name) == "keys_values" and self.stage.rank):
+                yield f"adapter.{name}", value
+        for number, part in enumerate(self.extra.values()):
+            yield from ((f"extra.{number}.{name}", value) for name, value in part.named_parameters())
+        if "lora" in learns:
+            for layer, part in self.lora.parts.items():
+                yield from ((f"lora.{layer}.{name}", value) for name, value in part.named_parameters())
+
+    def groups(self) -> list[dict]:
+        """Parameter groups for an optimiser: the gates and κ learn faster, and are not pulled towards zero."""
+        stage, fast = self.stage, ("gates", "kappa")
+        quick = [value for name, value in self.named.items() if group_of(name.removeprefix("adapter.")) in fast]
+        chosen = {id(value) for value in quick}
+        slow = [value for value in self.named.values() if id(value) not in chosen]
+        groups = [{"params": slow, "factor": 1.0, "weight_decay": stage.weight_decay},
+                  {"params": quick, "factor": stage.gate_rate, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move the average towards the parameters after `step` steps; fast at first."""
+        if self.average:
+            decay = min(self.stage.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self.average.values()), [value.detach() for value in self.named.values()],
+                                 1 - decay)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {"parameters": {name: value.detach() for name, value in self.named.items()}, "average": self.average}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        for name, value in self.named.items():
+            value.copy_(state["parameters"][name])
+        for name, value in self.average.items():
+            value.copy_(state["average"][name])
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange parameters and their average, where one is kept; twice is as before."""
+        for name, value in self.average.items():
+            held = value.clone()
+            value.copy_(self.named[name])
+            self.named[name].copy_(held)
+
+    @torch.no_grad()
+    def result(self) -> tuple[TripletAdapter, Lora]:
+        """The trained adapter, low-rank parts merged, and the LoRA: both on the CPU, frozen, from the average."""
+        self.swap()
+        adapter = _with(self.adapter, {name: value.detach().to("cpu", copy=True)
+                                       for name, value in self.adapter.state_dict().items()})
+        for old, new in zip(_keys_values(self.adapter), _keys_values(adapter)):
+            if old in self.extra:
+                new.weight += self.extra[old].weight.to(new.weight)
+        lora = Lora({name: part.copy().to("cpu") for name, part in self.lora.parts.items()})
+        self.swap()
+        return adapter.eval(), lora
+
+
+def group_of(name: str) -> str:
+    """The group of `stages.GROUPS` to which an adapter's parameter belongs."""
+    if name.startswith(("face_projector", "image_projector")):
+        return "projectors"
+    if name.startswith("interplay"):
+        return "interplay"
+    return {"gate": "gates", "kappa": "kappa"}.get(name.split(".")[2] if name.count(".") >= 2 else "", "keys_values")
+
+
+def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:
+    return [linear for stream in adapter.streams.values() for linear in (*stream.to_k, *stream.to_v)]
+
+
+def _fork(adapter: TripletAdapter, learns: set[str]) -> TripletAdapter:
+    """Float32 copies of the groups that learn beside the others' very tensors (not inference tensors, though)."""
+    return _with(adapter, {name: value.detach().float().clone() if group_of(name) in learns else
+                           value.detach().clone() if value.is_inference() else value.detach()
+                           for name, value in adapter.state_dict().items()})
+
+
+def _with(adapter: TripletAdapter, tensors: dict[str, Tensor]) -> TripletAdapter:
+    with torch.device("meta"):
+        copy = TripletAdapter(adapter.config)
+    copy.load_state_dict(tensors, assign=True)
+    return copy.requires_grad_(False)

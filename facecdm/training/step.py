@@ -1,0 +1,95 @@
+"""One batch forward: rows and draws in, losses out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..adapter.crowd import Crowd
+from .denoiser import Denoiser, clean_from
+from .draws import Draws
+from .learner import Learner
+from .moment import Moment
+from .rows import Prompt, Rows
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss in the sum: `loss(moment)` times `weight`, which grows over `ramp` steps, every `every` steps.
+
+    `needs` names what the moment must hold for it: "outputs", "queries", "plain".
+    """
+
+    name: str
+    loss: Callable[[Moment], Tensor]
+    weight: float = 1.0
+    every: int = 1
+    ramp: int = 0
+    needs: frozenset[str] = frozenset()
+
+    def weight_at(self, step: int) -> float:
+        """The weight at `step` (from 1); seldom terms weigh the more."""
+        if step % self.every:
+            return 0.0
+        return self.weight * self.every * (min(1.0, step / self.ramp) if self.ramp else 1.0)
+
+
+def forward(denoiser: Denoiser, learner: Learner, terms: list[Term], rows: Rows, crowd: Crowd, empty: Prompt,
+            draws: Draws, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the terms of this step, and each term by name (detached)."""
+    moment = see(denoiser, learner, {need for term in terms if term.weight_at(step) for need in term.needs},
+                 rows, crowd, empty, draws, step)
+    total, values = torch.zeros((), device=denoiser.device), {}
+    for term in terms:
+        if weight := term.weight_at(step):
+            value = term.loss(moment)
+            total, values[term.name] = total + weight * value, value.detach()
+    return total, values
+
+
+def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd: Crowd, empty: Prompt, draws: Draws,
+        step: int) -> Moment:
+    """Call the U-Net on noisy rows, with the people of `crowd` in them."""
+    device = denoiser.device
+    t, epsilon = draws.t.to(device), draws.epsilon.to(device)
+    signal, level = (table.to(device)[t] for table in (denoiser.signal, denoiser.noise))
+    noisy = signal.view(-1, 1, 1, 1) * rows.latents + level.view(-1, 1, 1, 1) * epsilon
+    prompt = without_text(rows.prompt, empty, ~draws.text_on.to(device))
+    outputs: list[Tensor] = []
+    queries: list[tuple[Tensor, Tensor]] = []
+    people = crowd.streams(learner.adapter, prompt.states, level / signal.clamp(min=1e-4), denoiser.dtype,
+                           learner.extra, outputs.append if "outputs" in needs else None)
+    control = rows.control if rows.control is not None and bool(draws.pose_on[0]) else None
+    with learner.lora.on(denoiser.linears() if learner.lora.parts else {}):
+        prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
+    plain, plain_queries = None, []
+    if needs & {"plain", "queries"}:
+        with torch.no_grad():
+            plain = denoiser.predict(noisy, t, prompt, None, control, _keep(plain_queries))
+    return Moment(denoiser, rows, t, signal, level, epsilon, noisy, prediction,
+                  clean_from(prediction, noisy, signal, level, denoiser.prediction), crowd.face_on.float(),
+                  crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries, plain,
+                  draws.face_region.to(device), people, prompt, control, learner.adapter, crowd)
+
+
+def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
+    """The prompt with the empty text in rows where `off` [B]; the empty text is cut or padded to its length."""
+    states = empty.states.to(prompt.states)
+    states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, :prompt.states.shape[1]]
+    pooled = prompt.pooled
+    if pooled is not None:
+        pooled = torch.where(off[:, None], empty.pooled.to(pooled), pooled)
+    return replace(prompt, states=torch.where(off[:, None, None], states, prompt.states), pooled=pooled)
+
+
+def moved(value, device: torch.device):
+    """Rows or a Prompt with every tensor on `device`."""
+    return replace(value, **{name: part.to(device) if isinstance(part, Tensor) else
+                             moved(part, device) if isinstance(part, Prompt) else part
+                             for name, part in vars(value).items()})
+
+
+def _keep(into: list) -> Callable[[int, Tensor, Tensor], None]:
+    return lambda index, queries, keys: into.append((queries, keys))
