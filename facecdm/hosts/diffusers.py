@@ -1,6 +1,6 @@
 """The triplet attention in a diffusers U-Net: an attention processor around the same code as in ComfyUI."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,18 +54,26 @@ class _Session:
 
 
 class _Processor:
-    """diffusers' plain attention for cross-attention layer `index`, with the triplet before its output projection."""
+    """diffusers' plain attention for cross-attention layer `index`, with the triplet before its output projection.
+
+    A trainer hands `people`, the streams of every layer, and `watch` (index, queries, text keys) through diffusers'
+    cross_attention_kwargs, which gradient checkpointing keeps for its second forward pass.
+    """
 
     def __init__(self, index: int, session: _Session):
         self.index, self.session = index, session
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args,
+                 people: list[list[LayerStream]] | None = None,
+                 watch: Callable[[int, Tensor, Tensor], None] | None = None, **kwargs):
         if attention_mask is not None:
             raise UnsupportedModel("FaceCDM's diffusers host takes no attention mask over the text; pass None")
         q = attn.to_q(hidden_states)
         k, v = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+        if watch is not None:
+            watch(self.index, q, k)
         text = attend(q, k, v, attn.heads)
-        streams = self.session.streams(self.index, q.shape[1])
+        streams = people[self.index] if people is not None else self.session.streams(self.index, q.shape[1])
         out = triplet_attention(q, text, streams, attn.heads, attend) if streams else text
         return attn.to_out[1](attn.to_out[0](out))
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +40,12 @@ class LowRank(nn.Module):
         return twin.requires_grad_(False)
 
 
-@dataclass(frozen=True, eq=False)
 class Lora:
     """A LoRA of a U-Net: `parts` by the name of the linear layer as a LoRA file has it."""
 
-    parts: Mapping[str, LowRank] = field(default_factory=dict)
+    def __init__(self, parts: Mapping[str, LowRank] | None = None):
+        self.parts = dict(parts or {})
+        self._heard = True
 
     @classmethod
     def new(cls, linears: Mapping[str, nn.Linear], rank: int) -> "Lora":
@@ -79,10 +79,21 @@ class Lora:
         if missing:
             raise Mismatch(f"the LoRA was made for another U-Net: this one has no {missing[0]} "
                            f"({len(missing)} of {len(self.parts)} layers are missing)")
-        handles = [linears[name].register_forward_hook(lambda _, inputs, out, part=part: out + part(inputs[0]))
-                   for name, part in self.parts.items()]
+        handles = [linears[name].register_forward_hook(self._hook(part)) for name, part in self.parts.items()]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _hook(self, part: LowRank):
+        return lambda _, inputs, out: out + part(inputs[0]) if self._heard else out
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block the U-Net is the base again."""
+        self._heard = False
+        try:
+            yield
+        finally:
+            self._heard = True

@@ -51,7 +51,7 @@ def forward(denoiser: Denoiser, learner: Learner, terms: list[Term], rows: Rows,
 
 def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd: Crowd, empty: Prompt, draws: Draws,
         step: int) -> Moment:
-    """Call the U-Net on noisy rows, with the people of `crowd` in them."""
+    """Call the U-Net on noisy rows, with the people of `crowd` in them; the learner's LoRA has to be on already."""
     device = denoiser.device
     t, epsilon = draws.t.to(device), draws.epsilon.to(device)
     signal, level = (table.to(device)[t] for table in (denoiser.signal, denoiser.noise))
@@ -62,16 +62,15 @@ def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd
     people = crowd.streams(learner.adapter, prompt.states, level / signal.clamp(min=1e-4), denoiser.dtype,
                            learner.extra, outputs.append if "outputs" in needs else None)
     control = rows.control if rows.control is not None and bool(draws.pose_on[0]) else None
-    with learner.lora.on(denoiser.linears() if learner.lora.parts else {}):
-        prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
+    prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
     plain, plain_queries = None, []
     if needs & {"plain", "queries"}:
-        with torch.no_grad():
+        with torch.no_grad(), learner.lora.off():
             plain = denoiser.predict(noisy, t, prompt, None, control, _keep(plain_queries))
     return Moment(denoiser, rows, t, signal, level, epsilon, noisy, prediction,
                   clean_from(prediction, noisy, signal, level, denoiser.prediction), crowd.face_on.float(),
-                  crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries, plain,
-                  draws.face_region.to(device), people, prompt, control, learner.adapter, crowd)
+                  crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries,
+                  plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd)
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
