@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def see_people(executor: Callable, model, conds, x_in, timestep, model_options, 
     if run is None:  # a sampler that does not come through OUTER_SAMPLE
         run = Run(options[PEOPLE])
         model_options = {**model_options, "transformer_options": {**options, RUN: run}}
-    run.step(model, conds, timestep)
+    run.step(model, conds, timestep, tuple(x_in.shape[-2:]))
     return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
 
 
@@ -57,19 +58,24 @@ class Run:
         self._people, self._guider = people, guider
         self._shown: list[_Shown] = []
         self._gates: list[dict | None] = []  # this step's, by person; None while they do not act
+        self._areas: dict[object, tuple[int, int, int, int]] = {}  # of conditionings that see a part of the picture
+        self._size: tuple[int, int] = (0, 0)  # of the whole picture's latents
         self._masks: dict[tuple, Tensor] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
 
-    def step(self, model, conds: list, sigma: Tensor) -> None:
-        """Before the U-Net is called: σ [B] on its device, `conds` as CALC_COND_BATCH has them."""
+    def step(self, model, conds: list, sigma: Tensor, size: tuple[int, int]) -> None:
+        """Before the U-Net is called: σ [B] on its device, `conds` as CALC_COND_BATCH has them, latents' size."""
         device, dtype = sigma.device, model.manual_cast_dtype or model.get_dtype()
         if not self._shown:
             self._shown = [_Shown(p, tables := p.gates(device), {name: p.kappa_of(name) for name in tables}, {})
                            for p in self._people]
-        for cond in self._conditional(conds):
+        self._size = size
+        conditional = self._conditional(conds)
+        _tell_apart(conditional, conds)
+        for cond in conditional:
             self._prepare(cond, device, dtype)
         # One look at σ on the host where someone's time is limited; else none.
         level = sigma.max().item() if any(p.has_window for p in self._people) else None
@@ -87,6 +93,8 @@ class Run:
         return [cond for group in conds if group is not None and id(group) not in negative for cond in group]
 
     def _prepare(self, cond: dict, device: torch.device, dtype: torch.dtype) -> None:
+        if cond.get("area"):
+            self._areas[cond["uuid"]] = tuple(int(value) for value in cond["area"])
         for shown in self._shown:
             uuid, by_cond = cond["uuid"], shown.by_cond
             if uuid in by_cond:
@@ -116,20 +124,40 @@ class Run:
             return []
         streams = []
         for start, count, groups in _spans(uuids, shown.by_cond):
+            covered = uuids[start:start + count]
             for name in groups[0]:
                 k, v = (_rows([group[name][index][part] for group in groups], rows) for part in (0, 1))
                 streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index],
-                                           shown.kappas[name], self._mask(number, size, k),
+                                           shown.kappas[name], self._mask(number, covered, rows, size, k),
                                            projection=shown.person.settings[name].projection))
         return streams
 
-    def _mask(self, number: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
-        mask = self._shown[number].person.mask
-        if mask is None:
+    def _mask(self, number: int, uuids: list, rows: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
+        """A person's mask for neighbouring chunks of the batch: [1 or chunks × rows, places, 1]."""
+        if self._shown[number].person.mask is None:
             return None
-        if (number, size) not in self._masks:
-            self._masks[number, size] = resize_mask(mask, *size).to(like)
-        return self._masks[number, size]
+        return _rows([self._mask_of(number, self._areas.get(uuid), size, like) for uuid in uuids], rows)
+
+    def _mask_of(self, number: int, area: tuple[int, int, int, int] | None, size: tuple[int, int], like: Tensor):
+        """[1, places, 1]: what a conditioning sees of the mask that covers the whole picture."""
+        key = (number, area, size)
+        if key not in self._masks:
+            mask = self._shown[number].person.mask
+            if area is not None:
+                height, width, y, x = area
+                whole = resize_mask(mask, *self._size).reshape(self._size)
+                mask = whole[y:y + height, x:x + width]
+            self._masks[key] = resize_mask(mask, *size).to(like)
+        return self._masks[key]
+
+
+def _tell_apart(conditional: list[dict], conds: list) -> None:
+    """Core gives a negative conditioning for every area of a positive one, and that one's uuid with it."""
+    mine = {id(cond) for cond in conditional}
+    taken = {cond["uuid"] for cond in conditional}
+    for cond in (cond for group in conds for cond in group or () if id(cond) not in mine):
+        if cond["uuid"] in taken:
+            cond["uuid"] = uuid4()
 
 
 def _acts(person: Person, level: float | None) -> bool:
