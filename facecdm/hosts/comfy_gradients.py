@@ -1,0 +1,182 @@
+"""What a module of ComfyUI needs so that gradients pass through it: made for inference, and asked to learn."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CALL = "facecdm_training"  # in transformer_options, while a Denoiser predicts: the Call
+
+
+class Call:
+    """Whom one U-Net call shows, layer by layer, and who watches. `again` says that the backward pass repeats it."""
+
+    def __init__(self, people: list | None, watch: Callable[[int, Tensor, Tensor], None] | None):
+        self._people, self._watch = people, watch
+        self.again = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self._people is None and self._watch is None
+
+    def streams(self, index: int) -> list:
+        """What layer `index` listens to; who looks at a stream looks once."""
+        streams = self._people[index] if self._people is not None else []
+        return [replace(stream, watch=None) for stream in streams] if self.again else streams
+
+    def see(self, index: int, q: Tensor, k: Tensor) -> None:
+        if self._watch is not None and not self.again:
+            self._watch(index, q, k)
+
+
+def leave_inference(module: nn.Module) -> None:
+    """Freeze; and replace tensors that were made under inference mode, which autograd refuses, by ordinary ones.
+
+    `.to()` does not mend them, and moving a module within inference mode makes them anew: call it, outside of that
+    mode, after each time that ComfyUI may have moved the module.
+    """
+    mended: dict[int, Tensor] = {}
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and tensor.is_inference():
+                    if id(tensor) not in mended:
+                        new = tensor.clone()
+                        mended[id(tensor)] = (nn.Parameter(new, requires_grad=False)
+                                              if isinstance(tensor, nn.Parameter) else new)
+                    table[name] = mended[id(tensor)]
+    module.requires_grad_(False)
+
+
+def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
+    """An `optimized_attention_override`: PyTorch's attention, whatever the user chose; some have no backward."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    kwargs.pop("transformer_options", None)
+    return attention_pytorch(*args, **kwargs)
+
+
+class Repeated:
+    """Gradient checkpointing of some modules, until `undo`: their insides are computed again in the backward pass.
+
+    The second time they see the options and the hooks (LoRA parts) of the first, since both change meanwhile.
+    """
+
+    def __init__(self, modules: list[nn.Module]):
+        self._modules = modules
+        for module in modules:
+            module.forward = _repeated(module, module.forward)
+
+    def undo(self) -> None:
+        for module in self._modules:
+            del module.forward
+
+
+def _repeated(module: nn.Module, forward: Callable) -> Callable:
+    hooked = [part for part in module.modules() if isinstance(part, nn.Linear)]
+
+    def wrapper(*args, **kwargs):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        args = [dict(part) if isinstance(part, dict) else part for part in args]
+        kwargs = {name: dict(part) if isinstance(part, dict) else part for name, part in kwargs.items()}
+        calls = [part[CALL] for part in (*args, *kwargs.values()) if isinstance(part, dict) and CALL in part]
+        hooks = [(part, part._forward_hooks.copy()) for part in hooked if part._forward_hooks]
+        times = 0
+
+        def run(*tensors):
+            nonlocal times
+            times += 1
+            with _as_before(calls, hooks) if times > 1 else nullcontext():
+                return forward(*tensors, **kwargs)
+
+        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return wrapper
+
+
+@contextmanager
+def _as_before(calls: list[Call], hooks: list[tuple[nn.Module, dict]]) -> Iterator[None]:
+    """The first time's hooks, and nobody who watches a second time."""
+    now = [(part, part._forward_hooks) for part, _ in hooks]
+    for call in calls:
+        call.again = True
+    for part, before in hooks:
+        part._forward_hooks = before
+    try:
+        yield
+    finally:
+        for part, after in now:
+            part._forward_hooks = after
+        for call in calls:
+            call.again = False
+
+
+class Recast:
+    """Frozen layers whose weights are kept in another dtype than they compute in, until `undo`.
+
+    Autograd would hold every weight's cast copy until the backward pass, a second U-Net in all; here it is cast again.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype):
+        from comfy.ops import disable_weight_init as plain
+
+        self._modules = []
+        for part in module.modules():
+            for kind, make in ((plain.Linear, _linear), (plain.Conv2d, _convolution)):
+                if (isinstance(part, kind) and part.weight.dtype != dtype
+                        and type(part).forward_comfy_cast_weights is kind.forward_comfy_cast_weights):
+                    part.forward_comfy_cast_weights = make(part, part.forward_comfy_cast_weights)
+                    self._modules.append(part)
+
+    def undo(self) -> None:
+        for part in self._modules:
+            del part.forward_comfy_cast_weights
+
+
+def _linear(layer: nn.Linear, otherwise: Callable) -> Callable:
+    def forward(x: Tensor) -> Tensor:
+        if layer.weight_function or layer.bias_function or not x.requires_grad:
+            return otherwise(x)
+        return _CastLinear.apply(x, layer.weight, layer.bias)
+    return forward
+
+
+def _convolution(layer: nn.Conv2d, otherwise: Callable) -> Callable:
+    def forward(x: Tensor) -> Tensor:
+        if layer.weight_function or layer.bias_function or not x.requires_grad or layer.padding_mode != "zeros":
+            return otherwise(x)
+        return _CastConvolution.apply(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation,
+                                      layer.groups)
+    return forward
+
+
+def _like(weight: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if weight is None else weight.to(x.device, x.dtype)
+
+
+class _CastLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.weight = weight
+        return F.linear(x, _like(weight, x), _like(bias, x))
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ _like(ctx.weight, grad), None, None
+
+
+class _CastConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, *where):
+        ctx.weight, ctx.shape, ctx.where = weight, x.shape, where
+        return F.conv2d(x, _like(weight, x), _like(bias, x), *where)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x = torch.nn.grad.conv2d_input(ctx.shape, _like(ctx.weight, grad), grad, *ctx.where)
+        return x, None, None, None, None, None, None
