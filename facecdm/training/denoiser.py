@@ -45,6 +45,9 @@ class Denoiser(Protocol):
     def text_keys_values(self):
         """Pairs (k, v) of the base's own text weights in the layer map's order, for new adapters."""
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """The dtype of the U-Net's arithmetic; `dtype` then names it."""
+
     def checkpoint(self, on: bool) -> None:
         """Gradient checkpointing in the U-Net."""
 

@@ -1,0 +1,41 @@
+"""What the trainer asks of a data set."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from .rows import Prompt, Rows
+
+
+class Source(Protocol):
+    """Encoded pictures, by number; see `dataset.DataSet`.
+
+    `buckets` are lists of the numbers of pictures of one size; `empty_prompt` is the empty text; `fingerprint` names
+    the contents; `recogniser` the face recogniser of the embeddings; `mean_face` [W] is the mean of the unit
+    embeddings.
+    """
+
+    fingerprint: str
+    recogniser: str
+    empty_prompt: Prompt
+    buckets: list[list[int]]
+
+    def __len__(self) -> int: ...
+
+    def latent_shape(self, index: int) -> tuple[int, int, int]:
+        """(C, h, w) of a picture's latents."""
+
+    def load(self, indices: list[int]) -> Rows:
+        """Pictures of one bucket."""
+
+    def features(self, indices: list[int], augmented: list[float | None]) -> tuple[Tensor, Tensor | None]:
+        """Raw face embeddings [B, W] and vision states [B, N, V] of pictures as references.
+
+        Where `augmented` holds a number in 0…1, that of an augmented version which the number chooses.
+        """
+
+    def identity(self, index: int) -> int:
+        """The person's number in the data set."""
+
+    def references(self, index: int) -> list[int]:
+        """Other photos of the same person; empty where there is none."""

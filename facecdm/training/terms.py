@@ -1,0 +1,59 @@
+"""The losses of a stage, as its numbers ask for them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import FaceCDMError
+from . import losses
+from .source import Source
+from .stages import Stage
+from .step import Term
+
+BANK = 4096  # the most people that a contrastive identity loss compares with
+
+
+def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor | None, device: torch.device
+             ) -> list[Term]:
+    """Raises FaceCDMError where the identity loss is wanted and there is no recogniser's ONNX file."""
+    diffusion = losses.DiffusionLoss(gamma=stage.min_snr or None, face=stage.face_region)
+    terms = [_term(diffusion)]
+    if stage.bottleneck:
+        terms.append(_term(losses.BottleneckLoss(), stage.bottleneck))
+    if stage.identity:
+        terms.append(_term(_identity(stage, data, recogniser, mean, device), stage.identity, stage.identity_every,
+                           stage.identity_ramp))
+    if stage.localisation:
+        terms.append(_term(losses.LocalisationLoss(), stage.localisation))
+    if stage.alignment:
+        terms.append(_term(losses.AlignmentLoss(layout=stage.alignment_layout / stage.alignment), stage.alignment,
+                           stage.alignment_every))
+    if stage.background:
+        terms.append(_term(losses.BackgroundLoss(), stage.background, stage.alignment_every))
+    return terms
+
+
+def _term(loss: losses.Loss, weight: float = 1.0, every: int = 1, ramp: int = 0) -> Term:
+    needs = {need for need in ("outputs", "queries", "plain") if getattr(loss, f"needs_{need}")}
+    return Term(loss.name, loss, weight, every, ramp, frozenset(needs))
+
+
+def _identity(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor | None, device: torch.device
+              ) -> losses.Loss:
+    if recogniser is None:
+        raise FaceCDMError(f"the stage {stage.name!r} has an identity loss, and no recogniser was given: name "
+                           f"InsightFace's ONNX file that embedded the data set ({data.recogniser}), or set identity "
+                           "to 0")
+    bank = None
+    if stage.contrast:
+        every = max(len(data) // BANK, 1)
+        chosen = list(range(0, len(data), every))[:BANK]
+        bank = losses.Bank(data.features(chosen, [None] * len(chosen))[0].to(device),
+                           torch.tensor([data.identity(i) for i in chosen], device=device))
+    settings = dict(high=stage.identity_below, mean=None if mean is None else mean.to(device), bank=bank,
+                    contrast=stage.contrast)
+    network = losses.ArcFace(recogniser).to(device)
+    if stage.few_steps:
+        return losses.FewStepIdentityLoss(network, steps=stage.few_steps, **settings)
+    return losses.IdentityLoss(network, **settings)

@@ -1,0 +1,196 @@
+"""The loop of one stage: batches, steps, checkpoints, and what comes out."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapter.crowd import Crowd
+from ..adapter.model import TripletAdapter
+from ..errors import FaceCDMError
+from . import state
+from .denoiser import Denoiser
+from .draws import Draws, batches, draw
+from .learner import Learner
+from .lora import Lora
+from .losses.diffusion import DiffusionLoss
+from .source import Source
+from .stages import Stage
+from .step import Term, forward, moved, see
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among those that share every batch; `mean` averages a tensor over them in place."""
+
+    rank: int = 0
+    count: int = 1
+    mean: Callable[[Tensor], Tensor] = field(default=lambda value: value)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a stage made: the adapter and the LoRA, and a line of `history` for every step and validation."""
+
+    adapter: TripletAdapter
+    lora: Lora
+    history: list[dict]
+
+
+class Trainer:
+    """One stage of a training on one denoiser. `folder` keeps its checkpoint; a run that was stopped goes on there.
+
+    `terms` are the losses, `held_out` numbers of the data set that are not trained on but watched.
+    Raises state.OtherRun where the folder holds the checkpoint of another training.
+    """
+
+    def __init__(self, denoiser: Denoiser, adapter: TripletAdapter, lora: Lora, data: Source, stage: Stage,
+                 terms: list[Term], folder: Path, held_out: frozenset[int] = frozenset(), base: str = "",
+                 worker: Worker | None = None):
+        self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
+        self.worker = worker or Worker()
+        self.held_out = sorted(held_out)
+        self.buckets = [kept for bucket in data.buckets if (kept := [i for i in bucket if i not in held_out])]
+        if not self.buckets:
+            raise FaceCDMError("the data set has no picture to train on; see its report for what was dropped and why")
+        if stage.batch % self.worker.count:
+            raise FaceCDMError(f"batch ({stage.batch}) must be a multiple of the number of processes "
+                               f"({self.worker.count})")
+        self.learner = Learner(adapter, lora, denoiser.linears(), stage, denoiser.device)
+        self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
+        self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
+        self.checkpoint = Path(folder) / f"{stage.name}.pt"
+        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora))
+        self.step, scaler, self.history = state.resume(self.checkpoint, self.learner, self.optimiser, self.identity)
+        if scaler:
+            self._scaler.load_state_dict(scaler)
+        self.empty = moved(data.empty_prompt, denoiser.device)
+
+    def run(self, watch: Callable[["Trainer"], None] | None = None) -> Result:
+        """Train what is left. `watch` is called after every step; what it raises stops the run, which is saved."""
+        stage, denoiser = self.stage, self.denoiser
+        denoiser.compute_in(DTYPES[stage.precision])
+        denoiser.checkpoint(stage.checkpointing)
+        linears = denoiser.linears() if self.learner.lora.parts else {}
+        number = self.step * stage.accumulation
+        order = batches(self.buckets, stage.batch, stage.seed, number)
+        try:
+            with self.learner.lora.on(linears):
+                while self.step < stage.steps:
+                    self._train_step([next(order) for _ in range(stage.accumulation)])
+                    if self.step % stage.validate_every == 0 and self.held_out:
+                        self.history.append({"step": self.step, **self.validate()})
+                    if self.step % stage.save_every == 0:
+                        self.save()
+                    if watch is not None:
+                        watch(self)
+        finally:
+            denoiser.checkpoint(False)
+            denoiser.compute_in(torch.float32)
+            self.save()
+        adapter, lora = self.learner.result()
+        return Result(adapter, lora, self.history)
+
+    def save(self) -> None:
+        if self.worker.rank == 0:
+            state.save(self.checkpoint, self.learner, self.optimiser, self._scaler.state_dict(), self.identity,
+                       self.step, self.history)
+
+    def _train_step(self, chosen: list[list[int]]) -> None:
+        stage = self.stage
+        for group in self.optimiser.param_groups:
+            group["lr"] = stage.learning_rate * group["factor"] * rate(stage, self.step)
+        sums: dict[str, Tensor] = {}
+        for micro, indices in enumerate(chosen):
+            total, values = self._forward(indices, micro, self.step + 1)
+            self._scaler.scale(total / stage.accumulation).backward()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0) + value / stage.accumulation
+        self._scaler.unscale_(self.optimiser)
+        parameters = [value for value in self.learner.named.values() if value.grad is not None]
+        if self.worker.count > 1:
+            for value in parameters:
+                value.grad.copy_(self.worker.mean(value.grad))
+        norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
+        if torch.isfinite(norm) or self._scaler.is_enabled():
+            self._scaler.step(self.optimiser)
+            self._scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self.learner.follow(self.step)
+        line = {name: round(float(value), 6) for name, value in sums.items()}
+        self.history.append({"step": self.step, **line, "gradient": round(float(norm), 6)})
+
+    def _forward(self, indices: list[int], micro: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        part = slice(self.worker.rank, None, self.worker.count)
+        draws = draw(self.stage, step, micro, (len(indices), *self._shape(indices)))
+        return forward(self.denoiser, self.learner, self.terms, *self._batch(indices[part], draws.part(part)),
+                       self.empty, draws.part(part), step)
+
+    def _shape(self, indices: list[int]) -> tuple[int, ...]:
+        return self.data.latent_shape(indices[0])
+
+    def _batch(self, indices: list[int], draws: Draws) -> tuple:
+        """The rows of `indices`, and the crowd of their references."""
+        device = self.denoiser.device
+        rows = moved(self.data.load(indices), device)
+        references, augmented = [], []
+        for index, own, choice in zip(indices, draws.own.tolist(), draws.choice.tolist()):
+            others = self.data.references(index)
+            references.append(index if own or not others else others[int(choice * len(others))])
+            augmented.append(choice if not others and not own else None)
+        face, vision = self.data.features(references, augmented)
+        face = torch.nn.functional.normalize(face.to(device).float(), dim=1)
+        crowd = Crowd(face, None if vision is None else vision.to(device).float(), draws.face_on.to(device),
+                      draws.image_on.to(device))
+        return rows, crowd
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The diffusion loss on held-out pictures with their people, and without, at ever the same noise."""
+        stage = self.stage.but(drop_text=0.0, drop_face=0.0, drop_image=0.0, drop_all=0.0, drop_pose=1.0,
+                               own_photo=0.0, seed=0)
+        plain = DiffusionLoss(gamma=None, face=0.0)
+        sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
+        self.learner.swap()
+        for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
+            draws = draw(stage, 0, number, (len(indices), *self._shape(indices)))
+            rows, crowd = self._batch(indices, draws)
+            moment = see(self.denoiser, self.learner, {"plain"}, rows, crowd, self.empty, draws, 0)
+            sums["validation"] += float(plain(moment)) * len(indices)
+            without = replace(moment, prediction=moment.plain_prediction)
+            sums["validation without face"] += float(plain(without)) * len(indices)
+            count += len(indices)
+        self.learner.swap()
+        return {name: round(value / count, 6) for name, value in sums.items()}
+
+
+def rate(stage: Stage, step: int) -> float:
+    """The factor of the learning rate after `step` steps: a warm-up, then the stage's schedule down to a hundredth."""
+    rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
+    share = step / max(stage.steps, 1)
+    fall = {"constant": 1.0, "linear": 1 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}[stage.schedule]
+    return rise * max(fall, 0.01)
+
+
+def _same_size(buckets: list[list[int]], chosen: list[int], batch: int) -> list[list[int]]:
+    wanted = set(chosen)
+    held = [[i for i in bucket if i in wanted] for bucket in buckets]
+    return [some[at:at + batch] for some in held for at in range(0, len(some), batch)]
+
+
+def _hash(adapter: TripletAdapter, lora: Lora) -> str:
+    """Of all weights that a stage begins with."""
+    digest = hashlib.sha256(json.dumps(adapter.config.dumps()).encode())
+    for name, value in (*adapter.state_dict().items(), *lora.tensors().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim()
+                      else str(value.item()).encode())
+    return digest.hexdigest()
