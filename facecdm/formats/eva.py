@@ -120,7 +120,7 @@ def _turn(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def tower_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tower's tensors of a whole EVA-CLIP, of its visual part alone, or of timm's `eva02_large_patch14_clip_336`."""
+    """The tower's tensors of a whole EVA-CLIP, of its visual part, or of timm's `eva02_large_patch14_clip_336`."""
     prefix = next((p for p in ("visual.trunk.", "visual.") if f"{p}pos_embed" in state), "")
     found = {}
     for key, value in state.items():

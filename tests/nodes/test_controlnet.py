@@ -1,0 +1,143 @@
+"""Apply FaceCDM to ControlNet: face tokens where a ControlNet would read the text, as diffusers would have it."""
+
+import pytest
+import torch
+from control_twins import held, make_control_twins
+from twins import SMALL_SDXL, conditioning, make_twins, predict
+
+SIGMA, SIZE = 2.0, (8, 12)
+
+
+def randn(*shape, seed: int = 0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def twins(in_comfy):
+    return make_twins(SMALL_SDXL)
+
+
+@pytest.fixture(scope="module")
+def control(in_comfy):
+    return make_control_twins(SMALL_SDXL, seed=1)
+
+
+@pytest.fixture(scope="module")
+def pose(in_comfy):
+    """Another ControlNet, which reads the text."""
+    return make_control_twins(SMALL_SDXL, seed=2)
+
+
+@pytest.fixture(scope="module")
+def host(in_comfy):
+    return in_comfy.module("facecdm.hosts.comfy_control")
+
+
+@pytest.fixture(scope="module")
+def x():
+    return randn(2, 4, *SIZE, seed=3) * SIGMA
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return torch.rand(1, SIZE[0] * 8, SIZE[1] * 8, 3, generator=torch.Generator().manual_seed(4))
+
+
+WORDS = {name: (randn(1, 77, 128, seed=seed), randn(1, 1280, seed=seed + 1)) for name, seed in (("a", 10), ("b", 20))}
+TOKENS = {name: randn(1, 16, 128, seed=seed) for name, seed in (("face", 30), ("nobody", 31), ("other", 32))}
+
+
+def words(name: str):
+    return conditioning(*WORDS[name], height=SIZE[0] * 8, width=SIZE[1] * 8)
+
+
+def same(ours, theirs):
+    assert torch.isfinite(ours).all()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
+
+
+def tokens(name: str):
+    return lambda text: TOKENS[name]
+
+
+def test_without_faces_the_twins_agree(in_comfy, twins, control, x, picture):
+    import nodes
+
+    positive, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(words("a"), words("b"), control.net, picture, 0.7,
+                                                                   0.0, 1.0)
+    text, pooled = WORDS["a"]
+    same(predict(twins.model, x, SIGMA, positive),
+         control.diffusers(twins, x, SIGMA, text, text, picture, pooled, 0.7))
+
+
+def test_tokens_in_place_of_the_text(host, twins, control, x, picture):
+    positive, negative = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"),
+                                                 tokens("nobody"), 0.7, 0.0, 1.0)
+    ours = predict(twins.model, x, SIGMA, positive, negative, cfg=3.0)
+    a, b = (control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
+            for name, own in (("a", "face"), ("b", "nobody")))
+    same(ours, b + 3.0 * (a - b))
+    without = control.diffusers(twins, x, SIGMA, WORDS["a"][0], WORDS["a"][0], picture, WORDS["a"][1], 0.7)
+    assert (a - without).abs().max() > 0.01 * a.abs().max(), "the tokens make a difference"
+
+
+def test_each_net_of_a_chain_reads_its_own(in_comfy, host, twins, control, pose, x, picture):
+    """Core's `cross_attn_controlnet` would show one person's tokens to all nets, pose nets too."""
+    import nodes
+
+    both = words("a"), words("b")
+    both = nodes.ControlNetApplyAdvanced().apply_controlnet(*both, pose.net, 1 - picture, 0.5, 0.0, 1.0)
+    both = host.control_with_faces(*both, control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0)
+    both = host.control_with_faces(*both, control.net, picture, tokens("other"), tokens("nobody"), 0.4, 0.0, 1.0)
+    both = nodes.ControlNetApplyAdvanced().apply_controlnet(*both, pose.net, picture, 0.3, 0.0, 1.0)
+    ours = predict(twins.model, x, SIGMA, *both)
+
+    text, pooled = WORDS["a"]
+    links = [(pose, text, 1 - picture, 0.5), (control, TOKENS["face"], picture, 0.7),
+             (control, TOKENS["other"], picture, 0.4), (pose, text, picture, 0.3)]
+    residuals = [net.residuals(twins, x, SIGMA, read, hint, pooled, strength) for net, read, hint, strength in links]
+    same(ours, held(twins, x, SIGMA, text, [sum(values) for values in zip(*residuals)], pooled))
+
+
+def test_both_sides_share_a_batch(host, twins, control, x, picture):
+    import comfy.patcher_extension
+
+    calls = []
+
+    def count(executor, x, *args, **kwargs):
+        calls.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    model = twins.model.clone()
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "count", count)
+    both = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 1.0,
+                                   0.0, 1.0)
+    predict(model, x, SIGMA, *both, cfg=3.0)
+    assert calls == [4]
+
+
+def test_a_mask_weighs_what_the_net_says(host, twins, control, x, picture):
+    mask = torch.zeros(1, SIZE[0] * 8, SIZE[1] * 8)
+    mask[:, :, :40] = 1.0
+    positive, _ = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"),
+                                          tokens("nobody"), 0.7, 0.0, 1.0, mask)
+    text, pooled = WORDS["a"]
+
+    def weigh(value):
+        return value * torch.nn.functional.interpolate(mask[None], value.shape[-2:], mode="area")[0]
+
+    same(predict(twins.model, x, SIGMA, positive),
+         control.diffusers(twins, x, SIGMA, text, TOKENS["face"], picture, pooled, 0.7, weigh))
+
+
+def test_outside_its_time_the_net_is_silent(host, twins, control, x, picture):
+    plain = predict(twins.model, x, SIGMA, words("a"))
+    model_sampling = twins.model.get_model_object("model_sampling")
+    acts = []
+    for start, end in ((0.0, 0.3), (0.3, 1.0), (0.0, 1.0)):
+        positive, _ = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"),
+                                              tokens("nobody"), 0.7, start, end)
+        acts.append(not predict(twins.model, x, SIGMA, positive).equal(plain))
+        within = model_sampling.percent_to_sigma(end) <= SIGMA <= model_sampling.percent_to_sigma(start)
+        assert acts[-1] == within
+    assert True in acts and False in acts
