@@ -41,9 +41,13 @@ def to_crop(keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray
 
 def aligned_crop(picture: np.ndarray, keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
     """The upright face, uint8 [size, size, 3], of a uint8 picture [H, W, 3]; black outside of it."""
+    return warped(picture, to_crop(keypoints, size, margin), size)
+
+
+def warped(picture: np.ndarray, matrix: np.ndarray, size: int, outside: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    """uint8 [size, size, 3]: what `matrix` [2, 3] brings of a uint8 picture [H, W, 3] into a square of that size."""
     import cv2
 
-    matrix = to_crop(keypoints, size, margin)
     shrink = int(1 / max(np.hypot(*matrix[:, 0]), 1e-6))
     if shrink >= 2:  # a warp reads 2 × 2 pixels only: average first, lest a big face comes out jagged
         height, width = max(picture.shape[0] // shrink, 1), max(picture.shape[1] // shrink, 1)
@@ -53,7 +57,7 @@ def aligned_crop(picture: np.ndarray, keypoints: np.ndarray, size: int, margin: 
         matrix = np.hstack(
             [matrix[:, :2] * factors, (matrix[:, :2] @ ((factors - 1) / 2) + matrix[:, 2])[:, None]]
         )
-    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
+    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=outside)
 
 
 def ellipse_mask(keypoints: np.ndarray, height: int, width: int, grow: float, feather: float) -> np.ndarray:
