@@ -26,7 +26,8 @@ class LayerStream:
     """What one stream of one person brings to one layer, for the rows `start … start + rows` of the batch.
 
     `k` and `v` are [1 or rows, N, C]; `gate` weighs the features, [C]; `mask` weighs the places, [1, n, 1] or None;
-    `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS).
+    `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS);
+    `watch`, if any, is shown the weighted result [rows, n, C] while gradients are enabled.
     """
 
     start: int
@@ -58,7 +59,11 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
         if in_place:
             out[span].addcmul_(seen, weight)
         else:
-            out = out + F.pad(seen * weight, (0, 0, 0, 0, span.start, len(q) - span.stop))
+            heard = seen * weight
+            if stream.watch is not None:
+                stream.watch(heard)
+            out = out + (heard if stream.rows == len(q) else
+                         F.pad(heard, (0, 0, 0, 0, span.start, len(q) - span.stop)))
     return out
 
 

@@ -28,7 +28,7 @@ class Draws:
     """For the rows of one batch: noise steps `t`, noise `epsilon`, what is left out, and who refers to whom.
 
     All bool tensors [B] are True where the row *has* the thing. `choice` [B] in 0…1 picks a reference, `own` [B]
-    says that the picture is its own reference.
+    says that the picture is its own reference, `face_region` that only the face counts.
     """
 
     t: Tensor
@@ -39,6 +39,7 @@ class Draws:
     pose_on: Tensor
     own: Tensor
     choice: Tensor
+    face_region: Tensor
 
     def part(self, rows: slice) -> "Draws":
         return Draws(**{name: value[rows] for name, value in vars(self).items()})
@@ -58,7 +59,7 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> Draws:
     return Draws(_noise_step(stage, spread), torch.randn(shape, generator=random_from),
                  (uniform() >= stage.drop_text) & everything, (uniform() >= stage.drop_face) & everything,
                  (uniform() >= stage.drop_image) & everything, uniform() >= stage.drop_pose,
-                 uniform() < stage.own_photo, uniform())
+                 uniform() < stage.own_photo, uniform(), uniform() < stage.face_region)
 
 
 def _noise_step(stage: Stage, u: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class Moment:
     face_on    [B] 1 where the row shows its face, 0 where it was dropped; `image_on`, `text_on` likewise
     outputs    per layer, the face stream's weighted output [B, n, C] (where a loss asked for it)
     plain      the same U-Net call without people, no gradient: `plain_prediction`; and queries of both
+    face_region [B] bool: the diffusion loss of the row counts its face's region alone
     people     the streams that the U-Net saw; `prompt` and `control` likewise (for a loss that calls it again)
     adapter    the adapter in training; `crowd` the references that it was given (for the bottleneck's loss)
     """
@@ -43,6 +44,7 @@ class Moment:
     queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)        # per layer (q, text k), with people
     plain_queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the same without, no gradient
     plain_prediction: Tensor | None = None
+    face_region: Tensor | None = None
     people: list[list[LayerStream]] | None = None
     prompt: Prompt | None = None
     control: Tensor | None = None

@@ -17,7 +17,7 @@ BANK = 4096  # the most people that a contrastive identity loss compares with
 def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor | None, device: torch.device
              ) -> list[Term]:
     """Raises FaceCDMError where the identity loss is wanted and there is no recogniser's ONNX file."""
-    diffusion = losses.DiffusionLoss(gamma=stage.min_snr or None, face=stage.face_region)
+    diffusion = losses.DiffusionLoss(gamma=stage.min_snr)
     terms = [_term(diffusion)]
     if stage.bottleneck:
         terms.append(_term(losses.BottleneckLoss(), stage.bottleneck))
