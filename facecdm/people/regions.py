@@ -1,0 +1,120 @@
+"""Regions of people: soft masks that never sum to more than 1, and to exactly 1 where two people touch."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import FaceCDMError
+from ..faces.value import Faces
+
+SHAPES = ("box", "ellipse")
+FILLS = ("regions only", "whole picture")
+# What a person is around the box of their face, in faces: to the left, above, to the right, below.
+_AROUND = (0.7, 0.7, 0.7, 1.6)
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """masks [N, H, W] float32 in 0 … 1, one a person."""
+
+    masks: Tensor
+
+    @property
+    def background(self) -> Tensor:
+        """[H, W]: what is nobody's; with the masks it sums to 1."""
+        return (1 - self.masks.sum(0)).clamp(0, 1)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+def parse_boxes(text: str) -> Tensor:
+    """[N, 4] x0, y0, x1, y1 as shares of the picture (0 … 1), a person a line. Raises FaceCDMError."""
+    boxes = []
+    for number, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
+        try:
+            box = [float(word) for word in re.split(r"[\s,;]+", line.strip())]
+        except ValueError:
+            box = []
+        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            raise FaceCDMError(f"boxes, line {number} ({line.strip()!r}): write four numbers between 0 and 1 for left, "
+                               "top, right and bottom as parts of the picture, as in: 0 0 0.5 1")
+        boxes.append(box)
+    if not boxes:
+        raise FaceCDMError("boxes is empty: write a line for each person, or connect faces or a layout picture")
+    return torch.tensor(boxes)
+
+
+def boxes_of_faces(faces: Faces) -> Tensor:
+    """[N, 4] as `parse_boxes`: head and shoulders of each face, in the order of the faces, cut at the edge.
+
+    Raises FaceCDMError where the faces come from different pictures: they say nothing about one layout then.
+    """
+    faces = faces.required("faces")
+    if len({(face.image_size, face.image_index) for face in faces}) > 1:
+        raise FaceCDMError("faces come from several pictures: for the layout give Detect & Embed Faces one picture "
+                           "that shows all people, with choice 'all'")
+    boxes = torch.stack([face.box for face in faces])
+    height, width = faces[0].image_size
+    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    grown = boxes + size * torch.tensor(_AROUND) * torch.tensor([-1, -1, 1, 1])
+    return (grown / torch.tensor([width, height, width, height])).clamp(0, 1)
+
+
+def of_boxes(boxes: Tensor, height: int, width: int, *, shape: str = "box", grow: float = 1.0, softness: float = 0.1,
+             fill: str = "regions only") -> Regions:
+    """A region around each of `boxes` [N, 4] (shares of the picture).
+
+    The distance d from a person is 0 in the middle of their box and 1 at its edge (times `grow`). A place belongs to
+    whom it is nearest to; within `softness` of the border between two people it belongs to both in parts. Outside of
+    d = 1 it fades into nobody's by d = 1 + `softness`, unless `fill` says that people share the whole picture.
+    """
+    y = (torch.arange(height) + 0.5) / height
+    x = (torch.arange(width) + 0.5) / width
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6) / 2 * grow
+    dx = ((x[None] - middle[:, :1]) / half[:, :1]).abs()[:, None, :]
+    dy = ((y[None] - middle[:, 1:]) / half[:, 1:]).abs()[:, :, None]
+    distance = torch.maximum(dx, dy) if shape == "box" else (dx**2 + dy**2).sqrt()
+    soft = max(softness, 1e-6)
+    nearest = distance.min(0, keepdim=True).values
+    share = _smooth(1 - (distance - nearest) / soft)
+    masks = share / share.sum(0, keepdim=True)
+    if fill == "regions only":
+        masks = masks * _smooth((1 + soft - nearest) / soft)
+    return Regions(masks)
+
+
+def painted(layout: Tensor, height: int, width: int, softness: float = 0.1) -> Regions:
+    """A region for each colour of a painted `layout` [H, W, 3] in 0 … 1, from left to right; black is nobody.
+
+    Colours are the seven that come of full red, green and blue; specks under a thousandth of the picture are not
+    people. `softness` is the width of the edges, as part of the shorter side. Raises FaceCDMError where all is black.
+    """
+    codes = ((layout[..., :3] > 0.5).long() * torch.tensor([1, 2, 4])).sum(-1)
+    spots = [(codes == code).float() for code in range(1, 8)]
+    spots = [spot for spot in spots if spot.mean() >= 1e-3]
+    if not spots:
+        raise FaceCDMError("the layout picture is black: paint each person's place in red, green, blue, yellow, cyan, "
+                           "magenta or white, and leave the rest black")
+    columns = torch.arange(codes.shape[1]).float()
+    spots.sort(key=lambda spot: float((spot.sum(0) * columns).sum() / spot.sum()))
+    masks = F.interpolate(torch.stack(spots)[None], (height, width), mode="area")
+    return Regions(_blur(masks, round(softness * min(height, width)))[0])
+
+
+def _smooth(t: Tensor) -> Tensor:
+    """0 below 0, 1 above 1, and without a corner between."""
+    t = t.clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _blur(masks: Tensor, size: int) -> Tensor:
+    """Mean over a square, twice; linear, so that what sums to 1 goes on to do so, also at the picture's edge."""
+    for _ in range(2):
+        if size > 1:
+            before, after = (size - 1) // 2, size // 2
+            masks = F.avg_pool2d(F.pad(masks, (before, after, before, after), mode="replicate"), size, 1)
+    return masks
