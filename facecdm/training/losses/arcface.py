@@ -1,0 +1,78 @@
+"""ArcFace as a function with gradients: a picture and five key points in, an embedding out."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...faces.align import TEMPLATE
+from .convert import OnnxNetwork
+
+SIZE = 112
+MOST_SAMPLES = 8  # per side of a pixel of the crop
+
+
+class ArcFace(nn.Module):
+    """The user's own recogniser (`w600k_mbf.onnx`, `w600k_r50.onnx`, `glintr100.onnx`), frozen, fp32."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.network = OnnxNetwork(path)
+        # MXNet's exports normalise the picture themselves (insightface, model_zoo/arcface_onnx.py, has this rule).
+        first = self.network.operations[:8]
+        self.wants_bytes = "Sub" in first and "Mul" in first
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Aligned RGB crops [B, 3, 112, 112] in −1…1 → raw embeddings [B, D], float32."""
+        return self.network((crops + 1) * 127.5 if self.wants_bytes else crops)
+
+    def embed(self, pixels: Tensor, keypoints: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in −1…1 and their key points [B, 5, 2] in 0…1 → raw embeddings [B, D]."""
+        return self(align(pixels, keypoints))
+
+
+def align(pixels: Tensor, keypoints: Tensor) -> Tensor:
+    """The upright faces [B, 3, 112, 112] of pictures [B, 3, H, W] in −1…1 (clamped); black outside of them.
+
+    As InsightFace's norm_crop, but where a face is larger than twice the crop, several samples are averaged per
+    pixel, so that the gradient reaches every pixel of the face. Key points are [B, 5, 2] in 0…1 of the picture.
+    """
+    height, width = pixels.shape[-2:]
+    with torch.autocast(pixels.device.type, enabled=False):
+        size = torch.tensor([width, height], device=pixels.device, dtype=torch.float32)
+        matrix = from_crop(keypoints.to(pixels.device).float() * size)
+        pixels = pixels.float().clamp(-1, 1) + 1  # black is 0, as the padding
+        scale = matrix[:, :, 0].norm(dim=-1)
+        samples = [int(min(max(s, 1), MOST_SAMPLES)) for s in scale.tolist()]
+        crops = pixels.new_empty(len(pixels), 3, SIZE, SIZE)
+        for count in set(samples):
+            rows = torch.tensor([i for i, n in enumerate(samples) if n == count], device=pixels.device)
+            crops = crops.index_copy(0, rows, _warp(pixels[rows], matrix[rows], size, count))
+        return crops - 1
+
+
+def from_crop(keypoints: Tensor) -> Tensor:
+    """[B, 2, 3] matrices from pixels of the crop to pixels of the picture; key points [B, 5, 2] in pixels.
+
+    Umeyama 1991 in two dimensions, where the least squares of a similarity are one division of complex numbers.
+    It is fitted from picture to crop, as InsightFace has it, and turned round.
+    """
+    x, y = torch.view_as_complex(keypoints.contiguous()), keypoints.new_tensor(TEMPLATE)
+    y = torch.view_as_complex(y).expand_as(x)
+    middle_x, middle_y = x.mean(-1, keepdim=True), y.mean(-1, keepdim=True)
+    x, y = x - middle_x, y - middle_y
+    turn = (x.conj() * y).sum(-1) / x.abs().square().sum(-1).clamp(min=1e-6)
+    back = turn.conj() / turn.abs().square().clamp(min=1e-12)  # 1 / turn, finite where all points are one
+    shift = middle_x[:, 0] - back * middle_y[:, 0]
+    rows = torch.stack([back.real, -back.imag, shift.real, back.imag, back.real, shift.imag], -1)
+    return rows.view(-1, 2, 3)
+
+
+def _warp(pixels: Tensor, matrix: Tensor, size: Tensor, samples: int) -> Tensor:
+    """Bilinear, `samples`² of them averaged per pixel of the crop; pixel centres are whole numbers, as in OpenCV."""
+    steps = (torch.arange(SIZE * samples, device=pixels.device) + 0.5) / samples - 0.5
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1) @ matrix.transpose(1, 2)
+    grid = ((2 * places + 1) / size - 1).view(-1, SIZE * samples, SIZE * samples, 2)
+    return F.avg_pool2d(F.grid_sample(pixels, grid, align_corners=False), samples)

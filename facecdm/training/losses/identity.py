@@ -1,0 +1,76 @@
+"""The identity loss: the predicted picture, seen by a recogniser."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..moment import Moment
+from .arcface import ArcFace
+from .loss import Loss, centred, spread
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Other people to tell a face from: raw `embeddings` [M, D] and whose they are, `identity` [M] int64."""
+
+    embeddings: Tensor
+    identity: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityLoss(Loss):
+    """1 − cos of the embedding of the predicted picture to that of the person, at low noise.
+
+    recogniser   on the denoiser's device
+    high         steps below it: what one step predicts from more noise is too blurred for a recogniser
+    toward       "picture": the embedding of the picture itself; "reference": that which the adapter was shown
+    mean         mean unit embedding [D] of the data set, taken off both; recognisers' embeddings share a part
+    bank         with it, InfoNCE against other people is added, `contrast` times, at `temperature` (WithAnyone 2025)
+    """
+
+    recogniser: ArcFace
+    high: int = 300
+    low: int = 0
+    toward: str = "picture"
+    mean: Tensor | None = None
+    bank: Bank | None = None
+    contrast: float = 0.1
+    temperature: float = 0.1
+    name = "identity"
+
+    def __post_init__(self) -> None:
+        if self.toward not in ("picture", "reference"):
+            raise ValueError(f'toward is "picture" or "reference", not {self.toward!r}')
+
+    def per_row(self, moment: Moment) -> Tensor:
+        rows = self.chosen(moment).nonzero()[:, 0]
+        if not len(rows):
+            return moment.prediction.new_zeros(len(moment.t), dtype=torch.float32)
+        pixels = moment.denoiser.decode(self.latents(moment, rows))
+        seen = centred(self.recogniser.embed(pixels, moment.rows.keypoints[rows]), self.mean)
+        wanted = centred(self.person(moment)[rows], self.mean).to(seen)
+        likeness = (seen * wanted).sum(-1)
+        loss = 1 - likeness
+        if self.bank is not None:
+            loss = loss + self.contrast * self.against(seen, likeness, moment.rows.identity[rows])
+        return spread(loss, rows, len(moment.t))
+
+    def latents(self, moment: Moment, rows: Tensor) -> Tensor:
+        """The predicted latents [k, C, h, w] of the rows [k]."""
+        return moment.clean[rows]
+
+    def person(self, moment: Moment) -> Tensor:
+        """Embeddings [B, D], of any length, that the pictures should have."""
+        if self.toward == "picture":
+            return moment.rows.face
+        return moment.crowd.face
+
+    def against(self, seen: Tensor, likeness: Tensor, identity: Tensor) -> Tensor:
+        """InfoNCE [k]: −log softmax of the likeness to oneself among that to the others of the bank."""
+        others = seen @ centred(self.bank.embeddings.to(seen.device), self.mean).T
+        same = identity.to(seen.device)[:, None] == self.bank.identity.to(seen.device)
+        others = (others / self.temperature).masked_fill(same, float("-inf"))
+        own = likeness / self.temperature
+        return F.softplus(others.logsumexp(-1) - own)

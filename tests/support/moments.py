@@ -1,0 +1,62 @@
+"""Moments of a training for tests of losses: a denoiser of one convolution, and rows made to measure."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.layers import Layer, LayerMap
+from facecdm.demo.schedule import signal_and_noise
+from facecdm.training.denoiser import clean_from
+from facecdm.training.moment import Moment
+from facecdm.training.rows import Prompt, Rows
+
+
+@dataclass(eq=False)
+class StubDenoiser:
+    """Latents are pixels. `net` stands for U-Net and adapter together; the schedule has zero terminal SNR."""
+
+    prediction: str = "epsilon"
+    dtype: torch.dtype = torch.float32
+    net: nn.Module = field(default_factory=lambda: nn.Conv2d(3, 3, 3, padding=1))
+    layer_map: LayerMap = LayerMap((Layer("input", 8, 2), Layer("middle", 16, 4)), 12)
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self):
+        self.signal, self.noise = signal_and_noise()
+
+    def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
+        return self.net(noisy)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.float()
+
+
+def make_rows(count: int, size: int = 16, seed: int = 0, **values) -> Rows:
+    rng = torch.Generator().manual_seed(seed)
+    box = torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(count, 1)
+    points = torch.tensor([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]]).repeat(count, 1, 1)
+    return Rows(**dict(latents=torch.randn(count, 3, size, size, generator=rng) / 2,
+                       prompt=Prompt(torch.randn(count, 7, 12, generator=rng)),
+                       face=torch.randn(count, 512, generator=rng) * 5, vision=None, box=box, keypoints=points,
+                       control=None, identity=torch.arange(count)) | values)
+
+
+def make_moment(t: list[int], denoiser: StubDenoiser | None = None, rows: Rows | None = None, seed: int = 0,
+                prediction: Tensor | None = None, **values) -> Moment:
+    """A moment of the steps `t`, with the denoiser's own prediction where none is given."""
+    denoiser = denoiser or StubDenoiser()
+    rows = rows or make_rows(len(t))
+    steps = torch.tensor(t)
+    signal, level = denoiser.signal[steps], denoiser.noise[steps]
+    noise = torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = signal.view(-1, 1, 1, 1) * rows.latents + level.view(-1, 1, 1, 1) * noise
+    if prediction is None:
+        prediction = denoiser.predict(noisy, steps, rows.prompt).float()
+    on = torch.ones(len(t))
+    crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on.bool(), on.bool())
+    return Moment(**dict(denoiser=denoiser, rows=rows, t=steps, signal=signal, noise_level=level, noise=noise,
+                         noisy=noisy, prediction=prediction,
+                         clean=clean_from(prediction, noisy, signal, level, denoiser.prediction), face_on=on,
+                         image_on=on, text_on=on, step=1, prompt=rows.prompt, crowd=crowd) | values)

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from moments import StubDenoiser, make_moment, make_rows
+
+from facecdm.training.losses import DiffusionLoss
+from facecdm.training.losses.diffusion import draw, min_snr, target
+
+LEVELS = [0, 1, 250, 500, 900, 999]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_zero_for_the_right_answer(kind):
+    moment = make_moment(LEVELS, StubDenoiser(kind))
+    right = make_moment(LEVELS, StubDenoiser(kind), prediction=target(moment))
+    assert DiffusionLoss()(right) == 0
+    # and it is the right answer: the clean latents come back, where the noise leaves anything of them
+    near = torch.tensor(LEVELS) < 999
+    assert torch.allclose(right.clean[near], right.rows.latents[near], atol=1e-3)
+
+
+def test_weights_are_min_snr():
+    """Against the formulas of the paper, where they are finite; both kinds weigh an error of z alike."""
+    denoiser = StubDenoiser()
+    moments = {kind: make_moment(LEVELS, StubDenoiser(kind)) for kind in ("epsilon", "v")}
+    snr = (denoiser.signal / denoiser.noise)[LEVELS].double() ** 2
+    assert torch.allclose(min_snr(moments["epsilon"], 5.0).double(), snr.clamp(max=5) / snr, rtol=1e-4)
+    assert torch.allclose(min_snr(moments["v"], 5.0).double(), snr.clamp(max=5) / (snr + 1), rtol=1e-4)
+    assert min_snr(moments["epsilon"], 5.0)[-1] == 1 and min_snr(moments["v"], 5.0)[-1] < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradient_is_finite_at_every_level(kind, dtype):
+    denoiser = StubDenoiser(kind)
+    moment = make_moment(LEVELS, denoiser, prediction=make_moment(LEVELS, denoiser).prediction.to(dtype))
+    loss = DiffusionLoss(face=1)(moment)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(torch.isfinite(value.grad).all() and value.grad.abs().sum() > 0 for value in denoiser.net.parameters())
+
+
+def test_face_rows_look_at_the_face_alone():
+    moment = make_moment([500, 500], prediction=torch.zeros(2, 3, 16, 16))
+    error = torch.zeros(2, 3, 16, 16)
+    error[:, :, 0, 0] = 3.0  # a corner, far from the face
+    wrong = make_moment([500, 500], prediction=target(moment) + error)
+    assert not DiffusionLoss(face=1).per_row(wrong).any()
+    assert DiffusionLoss(face=0).per_row(wrong).all()
+
+
+def test_half_of_the_rows_look_at_the_face():
+    """And which ones depends on a row's noise alone, not on its batch or on a generator's state."""
+    noise = torch.randn(4000, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    chosen = draw(noise) < 0.3
+    assert 0.27 < chosen.float().mean() < 0.33
+    assert torch.equal(draw(noise[17:18]) < 0.3, chosen[17:18])
+    assert abs(noise[chosen, 0, 0, 0].mean()) < 0.1 and 0.9 < noise[chosen, 0, 0, 0].std() < 1.1
+
+
+def test_scale_does_not_depend_on_the_box():
+    boxes = torch.tensor([[0.4, 0.4, 0.5, 0.5], [0.1, 0.0, 0.9, 0.95], [0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 1.2, 1.3]])
+    rows = make_rows(4, box=boxes)
+    moment = make_moment([500] * 4, rows=rows)
+    off = make_moment([500] * 4, rows=rows, prediction=target(moment) + 0.5)
+    for outside in (0.0, 0.3):
+        values = DiffusionLoss(gamma=None, face=1, outside=outside).per_row(off)
+        assert torch.allclose(values, torch.full((4,), 0.25), rtol=1e-4)
+
+
+def test_descent_learns_the_noise():
+    denoiser = StubDenoiser()
+    torch.manual_seed(0)
+    optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.02)
+    values = []
+    for step in range(60):
+        loss = DiffusionLoss()(make_moment([900] * 4, denoiser, seed=step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item())
+    assert values[-1] < 0.2 * values[0]

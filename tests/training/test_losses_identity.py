@@ -1,0 +1,156 @@
+"""The identity loss pulls a real picture toward another person, and touches nothing that it must not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from moments import StubDenoiser, make_moment, make_rows
+from PIL import Image
+from torch import nn
+
+from facecdm.faces.analyzer import open_pack
+from facecdm.training.losses import ArcFace, Bank, IdentityLoss
+from facecdm.training.losses.loss import centred
+
+SIZE = 256
+
+
+@pytest.fixture(scope="module")
+def folder(face_models) -> Path:
+    return face_models / "models" / "insightface"
+
+
+@pytest.fixture(scope="module")
+def recogniser(folder) -> ArcFace:
+    return ArcFace(folder / "models" / "buffalo_s" / "w600k_mbf.onnx")
+
+
+@pytest.fixture(scope="module")
+def people(folder, faceworld_val):
+    """Two people of FaceWorld: (pixels [1, 3, 256, 256], key points [1, 5, 2], raw embedding [1, 512]) each."""
+    analyzer = open_pack([folder], "buffalo_s", "CPU")
+
+    def person(identity: str):
+        picture = np.asarray(Image.open(faceworld_val / identity / "00.webp").convert("RGB"))
+        bgr = np.ascontiguousarray(picture[..., ::-1])
+        face = analyzer.detect(bgr, 640, 0.5)[0]
+        return (torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1,
+                torch.from_numpy(face.keypoints)[None] / SIZE, torch.from_numpy(analyzer.embed(bgr, face)[0])[None])
+
+    return person("0005"), person("0006")
+
+
+class Painted(nn.Module):
+    """Predicts the noise that makes `picture` of any noisy latents: a picture in training."""
+
+    def __init__(self, picture: torch.Tensor, denoiser: StubDenoiser, t: int):
+        super().__init__()
+        self.picture = nn.Parameter(picture.clone())
+        self.a, self.s = denoiser.signal[t], denoiser.noise[t]
+
+    def forward(self, noisy):
+        return (noisy - self.a * self.picture) / self.s
+
+
+@pytest.fixture
+def painting(people):
+    """A denoiser whose every prediction at step 200 is the first person, who should be the second."""
+    denoiser = StubDenoiser()
+    (pixels, points, _), (_, _, wanted) = people
+    denoiser.net = Painted(pixels, denoiser, 200)
+    return denoiser, make_rows(1, SIZE, latents=pixels, keypoints=points, face=wanted)
+
+
+@pytest.mark.parametrize("contrast", [False, True])
+def test_descent_makes_the_picture_another_person(painting, people, recogniser, folder, contrast):
+    denoiser, rows = painting
+    (pixels, points, own), (_, _, wanted) = people
+    bank = Bank(own, torch.tensor([7])) if contrast else None
+    loss = IdentityLoss(recogniser, bank=bank)
+    optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.01)
+    values = []
+    for step in range(12):
+        value = loss(make_moment([200], denoiser, rows, seed=step))
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        values.append(value.item())
+    assert values[-1] < values[0] - 0.4
+    # InsightFace, which the loss does not use, sees another person in a picture that is nearly the same
+    painted = denoiser.net.picture.detach()
+    assert (painted - pixels).abs().max() < 0.13
+    picture = ((painted[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+    analyzer = open_pack([folder], "buffalo_s", "CPU")
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    seen = torch.from_numpy(analyzer.embed(bgr, analyzer.detect(bgr, 640, 0.5)[0])[0])
+    assert torch.cosine_similarity(seen, wanted[0], dim=0) > torch.cosine_similarity(seen, own[0], dim=0) + 0.1
+
+
+def test_value_is_one_minus_cosine(painting, people, recogniser):
+    denoiser, rows = painting
+    (_, _, own), (_, _, wanted) = people
+    value = IdentityLoss(recogniser)(make_moment([200], denoiser, rows)).item()
+    assert value == pytest.approx(1 - torch.cosine_similarity(own, wanted).item(), abs=5e-3)
+    mean = centred((own / own.norm() + wanted / wanted.norm()) / 2, None)[0] * 0.3
+    value = IdentityLoss(recogniser, mean=mean)(make_moment([200], denoiser, rows)).item()
+    assert value == pytest.approx(1 - (centred(own, mean) * centred(wanted, mean)).sum().item(), abs=5e-3)
+    assert value > 1 - torch.cosine_similarity(own, wanted).item()
+
+
+def test_contrast_asks_for_others_alone(painting, people, recogniser):
+    """A bank that holds nobody else adds nothing; the nearer the others, the more it adds."""
+    denoiser, rows = painting
+    (_, _, own), (_, _, wanted) = people
+    moment = make_moment([200], denoiser, rows)
+    plain = IdentityLoss(recogniser)(moment)
+    same = Bank(torch.cat([own, wanted]), rows.identity.expand(2))
+    assert torch.equal(IdentityLoss(recogniser, bank=same)(moment), plain)
+    near, far = (IdentityLoss(recogniser, bank=Bank(other, torch.tensor([99])))(moment) for other in (own, -own))
+    assert near > far >= plain
+
+
+@pytest.mark.parametrize("left_out", [
+    dict(t=[300]), dict(t=[999]), dict(face_on=torch.zeros(1)), dict(box=torch.zeros(1, 4))])
+def test_rows_left_out_get_no_gradient(recogniser, left_out):
+    denoiser = StubDenoiser()
+    rows = make_rows(2, 64, **({"box": torch.cat([torch.tensor([[0.2, 0.2, 0.8, 0.8]]), left_out["box"]])}
+                               if "box" in left_out else {}))
+    face_on = torch.cat([torch.ones(1), left_out.get("face_on", torch.ones(1))])
+    prediction = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    moment = make_moment([100, *left_out.get("t", [100])], denoiser, rows, prediction=prediction, face_on=face_on)
+    loss = IdentityLoss(recogniser)
+    assert loss.chosen(moment).tolist() == [True, False]
+    values = loss.per_row(moment)
+    assert values[0] > 0 and values[1] == 0
+    loss(moment).backward()
+    assert prediction.grad[0].abs().sum() > 0 and prediction.grad[1].abs().sum() == 0
+
+
+def test_no_row_is_no_loss(recogniser):
+    value = IdentityLoss(recogniser)(make_moment([999, 500]))
+    assert value == 0 and value.dtype == torch.float32 and not value.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_finite_at_both_ends(recogniser, dtype, kind):
+    denoiser = StubDenoiser(kind)
+    rows = make_rows(2, 64)
+    moment = make_moment([0, 999], denoiser, rows)
+    moment = make_moment([0, 999], denoiser, rows, prediction=moment.prediction.to(dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+        value = IdentityLoss(recogniser, high=1000)(moment)
+    value.backward()
+    assert torch.isfinite(value) and value.dtype == torch.float32
+    assert all(torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0 for part in denoiser.net.parameters())
+
+
+def test_toward_the_reference(painting, people, recogniser):
+    denoiser, rows = painting
+    moment = make_moment([200], denoiser, rows)
+    other = make_moment([200], denoiser, rows, crowd=type(moment.crowd)(-moment.crowd.face, None, *[torch.ones(1)] * 2))
+    loss = IdentityLoss(recogniser, toward="reference")
+    assert loss(moment).item() == pytest.approx(2 - loss(other).item(), abs=1e-5)
+    with pytest.raises(ValueError, match="toward"):
+        IdentityLoss(recogniser, toward="nobody")
