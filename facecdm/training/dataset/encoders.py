@@ -1,0 +1,56 @@
+"""What a data set needs of a base model's encoders, whoever hosts them."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..rows import Prompt
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Hashes of each encoder's weights and settings: equal hashes, equal results. vision "" where there is none."""
+
+    latents: str
+    text: str
+    vision: str = ""
+
+
+class Encoders(Protocol):
+    """The frozen encoders of one base model. `step`: sides of pictures are multiples of it; `resolution`: its own.
+
+    `large` says whether prompts need SDXL's sizes.
+    """
+
+    fingerprints: Fingerprints
+    resolution: int
+    step: int
+    large: bool
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """[B, H, W, 3] float32 in 0…1 → [B, C, h, w], scaled as the U-Net takes them, the mean where it is a spread."""
+
+    def text(self, captions: list[str]) -> list[Prompt]:
+        """One Prompt with one row each; lengths may differ."""
+
+    def vision(self, pictures: list[np.ndarray]) -> Tensor:
+        """uint8 [H, W, 3] RGB each, of any size → penultimate states [B, N, V]. Never called without the encoder."""
+
+
+def weights_fingerprint(tensors: Iterable[tuple[str, Tensor]], *settings: object) -> str:
+    """sha256 of named weights, their types, and whatever else decides about the result."""
+    total = hashlib.sha256(repr(settings).encode())
+    for name, tensor in tensors:
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def as_batch(pixels: list[np.ndarray]) -> Tensor:
+    """uint8 pictures of one size → [B, H, W, 3] float32 in 0…1."""
+    return torch.from_numpy(np.stack(pixels)).float() / 255

@@ -1,0 +1,138 @@
+"""Who finds the face in a picture: InsightFace, or a table of faces found before."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ...errors import BadFile, Mismatch
+from ...faces.analyzer import FaceAnalyzer
+from ...faces.search import search
+from .settings import Settings
+from .sources import Item
+from .store import digest
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A face in pixels of its picture; numpy float32. landmarks [106, 2] or [0, 2]; `others`: further faces.
+
+    size (height, width) of the picture as read, `original` as it lies in its file.
+    """
+
+    embedding: np.ndarray  # [D] raw
+    keypoints: np.ndarray  # [5, 2]
+    box: np.ndarray  # [4]
+    landmarks: np.ndarray
+    score: float
+    size: tuple[int, int]
+    original: tuple[int, int]
+    others: int = 0
+
+
+class Finder(Protocol):
+    """`fingerprint` decides whether faces found earlier are still good."""
+
+    recogniser: str
+    fingerprint: str
+
+    def describe(self) -> str: ...
+
+    def find(self, item: Item) -> Seen | str:
+        """The largest face of the picture, or why there is none. Raises Unreadable."""
+
+    def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
+        """The raw embedding at key points that are known; None where this finder cannot embed."""
+
+
+class AnalyzerFinder:
+    """SCRFD and ArcFace through the pack's own analyzer."""
+
+    def __init__(self, analyzer: FaceAnalyzer, settings: Settings):
+        self._analyzer, self._settings = analyzer, settings
+        self.recogniser = analyzer.recogniser
+        files = [analyzer.files.detector, analyzer.files.recogniser, analyzer.files.landmarks]
+        self.fingerprint = digest("insightface/1", [file_digest(path) if path else "" for path in files],
+                                  settings.min_score, settings.detection_size)
+
+    def describe(self) -> str:
+        return f"detected and embedded by InsightFace ({self.recogniser})"
+
+    def find(self, item: Item) -> Seen | str:
+        picture = item.read()
+        bgr = np.ascontiguousarray(picture.pixels[..., ::-1])
+        settings = self._settings
+        found = search(self._analyzer, bgr, settings.detection_size, settings.min_score, thorough=True)
+        if not found:
+            return f"no face with a score of at least {settings.min_score:g}"
+        face = max(found, key=lambda face: float(np.prod(np.maximum(face.box[2:] - face.box[:2], 0))))
+        embedding, landmarks = self._analyzer.embed(bgr, face)
+        if not np.isfinite(embedding).all() or not np.linalg.norm(embedding):
+            return "its face could not be embedded"
+        landmarks = np.zeros((0, 2), np.float32) if landmarks is None else landmarks
+        return Seen(embedding, face.keypoints, face.box, landmarks, face.score, picture.pixels.shape[:2],
+                    picture.original, len(found) - 1)
+
+    def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
+        from ...faces.analyzer import Found
+
+        box = np.concatenate([keypoints.min(0), keypoints.max(0)]).astype(np.float32)
+        embedding, _ = self._analyzer.embed(bgr, Found(box, 1.0, keypoints.astype(np.float32)))
+        return embedding if np.isfinite(embedding).all() and np.linalg.norm(embedding) else None
+
+
+class KnownFinder:
+    """Faces that were found before, by name of the picture; nothing is detected or embedded here.
+
+    `recogniser` is who embedded them, `origin` says how, for the manifest.
+    """
+
+    def __init__(self, faces: dict[str, Seen], recogniser: str, origin: str, fingerprint: str):
+        self._faces, self.recogniser, self._origin = faces, recogniser, origin
+        self.fingerprint = fingerprint
+
+    def describe(self) -> str:
+        return f"known before, not detected here: {self._origin} ({self.recogniser})"
+
+    def find(self, item: Item) -> Seen | str:
+        return self._faces.get(item.name, "no face is known of it")
+
+    def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> None:
+        return None
+
+
+def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], recogniser: str) -> KnownFinder:
+    """From (npz, names of the pictures of its rows), all pictures of one size (height, width).
+
+    `embedding` [N, D] raw, `keypoints` [N, 5, 2], `box` [N, 4], `score` [N] (0: no face), perhaps `landmarks`
+    [N, 106, 2], in pixels of the pictures. Raises BadFile, Mismatch (numbers of rows and names differ).
+    """
+    faces: dict[str, Seen] = {}
+    for path, names in files:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                table = {name: file[name].astype(np.float32) for name in file.files}
+            marks = table.get("landmarks", np.zeros((len(names), 0, 2), np.float32))
+            columns = table["embedding"], table["keypoints"], table["box"], marks
+            scores = table["score"]
+        except (OSError, ValueError, KeyError) as error:
+            raise BadFile(f"{path} is no table of faces ({error!r}): it needs embedding, keypoints, box and "
+                          "score") from error
+        if len(scores) != len(names):
+            raise Mismatch(f"{path} has {len(scores)} rows for {len(names)} pictures: make it anew")
+        faces |= {name: Seen(*(column[row] for column in columns), float(scores[row]), size, size)
+                  for row, name in enumerate(names) if scores[row] > 0}
+    origin = ", ".join(path.name for path, _ in files)
+    return KnownFinder(faces, recogniser, origin, digest("known/1", recogniser, size,
+                                                         [file_digest(path) for path, _ in files]))
+
+
+def file_digest(path: Path) -> str:
+    import hashlib
+
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,43 @@
+"""Who is who, where nobody said: faces of like embedding are one person."""
+
+import numpy as np
+
+BLOCK = 1024
+MOST = 12_000  # faces in one tree; its distances take n²/2 · 8 bytes
+
+
+def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
+    """[N, D] → [N] numbers of people, in the order of their first picture.
+
+    Average linkage (scipy) cut where the mean cosine of two groups falls below `same`. Two groups can only be joined
+    where at least one pair is that alike, so the trees are grown within the connected parts of that graph: the result
+    is the same and the memory is that of the largest part.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import pdist
+
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
+    part = _connected(unit, same)
+    group = np.zeros(len(unit), np.int64)
+    for number in np.unique(part):
+        rows = np.flatnonzero(part == number)
+        inner = np.zeros(len(rows), np.int64)
+        if 1 < len(rows) <= MOST:
+            inner = fcluster(linkage(pdist(unit[rows].astype(np.float64), "cosine"), "average"), 1 - same, "distance")
+        group[rows] = group.max() + 1 + inner
+    order = {value: number for number, value in enumerate(dict.fromkeys(group.tolist()))}
+    return np.array([order[value] for value in group.tolist()], np.int64)
+
+
+def _connected(unit: np.ndarray, same: float) -> np.ndarray:
+    """Numbers of the connected parts of the graph of pairs with a cosine ≥ same, a block of rows at a time."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    part = np.arange(len(unit))
+    for start in range(0, len(unit), BLOCK):
+        a, b = np.nonzero(unit[start : start + BLOCK] @ unit.T >= same)
+        rows, columns = np.concatenate([part[a + start], np.arange(len(unit))]), np.concatenate([part[b], part])
+        graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(unit), len(unit)))
+        part = connected_components(graph, directed=False)[1]
+    return part
