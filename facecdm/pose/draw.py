@@ -1,0 +1,99 @@
+"""Poses as the pictures that ControlNets were trained on: OpenPose's sticks and dots, InstantID's five points."""
+
+import colorsys
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .layout import COLOURS, FINGERS, FIVE_COLOURS, FIVE_NOSE, LIMBS
+from .value import SEEN, Person, Pose
+
+OPENPOSE_SIDE, INSTANTID_SIDE = 512, 1024  # shorter side of a picture for which the widths below hold
+STICK, JOINT, DOT, FINGER = 4.0, 4.0, 3.0, 2.0  # OpenPose: half width of a limb, radii, width of a finger's line
+FIVE_STICK, FIVE_JOINT = 4.0, 10.0  # InstantID
+DIM = 0.6  # limbs are darker than joints
+
+
+def draw_openpose(pose: Pose, body: bool = True, hands: bool = True, face: bool = True,
+                  thickness: float = 1.0) -> np.ndarray:
+    """uint8 [H, W, 3] RGB on black, as OpenPose's ControlNets expect it. Widths grow with the picture.
+
+    Sizes and colours are those of ControlNet's annotator at 512 pixels (lllyasviel, annotator/openpose/util.py).
+    """
+    canvas, draw = _canvas(pose)
+    unit = thickness * min(pose.size) / OPENPOSE_SIDE
+    for person in pose.people:
+        if body:
+            _sticks(draw, person.body, LIMBS, COLOURS, STICK * unit)
+            _joints(draw, person.body, COLOURS, JOINT * unit)
+        if hands:
+            for hand in (person.left_hand, person.right_hand):
+                _hand(draw, hand, unit)
+        if face:
+            _joints(draw, person.face, ((255, 255, 255),) * len(person.face), DOT * unit)
+    return np.asarray(canvas)
+
+
+def draw_five(pose: Pose, thickness: float = 1.0) -> np.ndarray:
+    """uint8 [H, W, 3] RGB on black: eyes, nose and mouth as InstantID's ControlNet expects them.
+
+    Sizes and colours are those of InstantID (instantX-research/InstantID, draw_kps) at 1024 pixels.
+    """
+    canvas, draw = _canvas(pose)
+    unit = thickness * min(pose.size) / INSTANTID_SIDE
+    limbs = tuple((place, FIVE_NOSE) for place in range(len(FIVE_COLOURS)) if place != FIVE_NOSE)
+    colours = tuple(FIVE_COLOURS[place] for place, _ in limbs)
+    for person in pose.people:
+        five = person.with_five().five
+        _sticks(draw, five, limbs, colours, FIVE_STICK * unit)
+        _joints(draw, five, FIVE_COLOURS, FIVE_JOINT * unit)
+    return np.asarray(canvas)
+
+
+def _canvas(pose: Pose) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    canvas = Image.new("RGB", (pose.size[1], pose.size[0]))
+    return canvas, ImageDraw.Draw(canvas)
+
+
+def _sticks(draw: ImageDraw.ImageDraw, points: np.ndarray, limbs, colours, width: float) -> None:
+    for (a, b), colour in zip(limbs, colours, strict=False):
+        if min(points[a, 2], points[b, 2]) >= SEEN:
+            draw.polygon(_ellipse(points[a], points[b], max(width, 0.6)), fill=tuple(int(c * DIM) for c in colour))
+
+
+def _ellipse(a: np.ndarray, b: np.ndarray, half_width: float) -> list[tuple[float, float]]:
+    """Corners of an ellipse whose long axis runs from a to b."""
+    (x0, y0), (x1, y1) = a[:2].tolist(), b[:2].tolist()
+    angle, half_length = math.atan2(y1 - y0, x1 - x0), math.hypot(x1 - x0, y1 - y0) / 2
+    turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    along, across = half_length * np.cos(turn), half_width * np.sin(turn)
+    x = (x0 + x1) / 2 + along * math.cos(angle) - across * math.sin(angle)
+    y = (y0 + y1) / 2 + along * math.sin(angle) + across * math.cos(angle)
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def _joints(draw: ImageDraw.ImageDraw, points: np.ndarray, colours, radius: float) -> None:
+    for (x, y, confidence), colour in zip(points.tolist(), colours, strict=False):
+        if confidence >= SEEN:
+            _dot(draw, x, y, max(radius, 0.5), colour)
+
+
+def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
+    for number, (a, b) in enumerate(FINGERS):
+        if min(points[a, 2], points[b, 2]) >= SEEN:
+            colour = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(number / len(FINGERS), 1, 1))
+            draw.line((*points[a, :2].tolist(), *points[b, :2].tolist()), fill=colour,
+                      width=max(1, round(FINGER * unit)))
+    _joints(draw, points, ((0, 0, 255),) * len(points), JOINT * unit)
+
+
+def person_box(person: Person) -> np.ndarray | None:
+    """x0, y0, x1, y1 around every seen point; None where there is none."""
+    points = np.concatenate(list(person.parts.values()))
+    seen = points[points[:, 2] >= SEEN, :2]
+    return np.concatenate([seen.min(0), seen.max(0)]) if len(seen) else None

@@ -1,0 +1,104 @@
+"""Poses and their JSON: back and forth, other tools' variants, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facecdm.pose import layout
+from facecdm.pose.value import (
+    PARTS,
+    BadPose,
+    Person,
+    Pose,
+    poses_from_openpose,
+    poses_to_openpose,
+)
+
+
+@st.composite
+def people(draw) -> Person:
+    """Any of the parts, points anywhere in a picture of 4096, seen or not."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    random = np.random.default_rng(seed)
+    parts = {}
+    for name, (_, size) in PARTS.items():
+        points = np.hstack([random.uniform(3, 4096, (size, 2)), random.random((size, 1)) < draw(st.floats(0, 1))])
+        parts[name] = (points * points[:, 2:]).round(3)
+    return Person(**parts)
+
+
+@given(people(), st.integers(3, 5000), st.integers(3, 5000))
+def test_json_keeps_every_point(person, height, width):
+    pose = Pose((person, person), (height, width))
+    again = Pose.from_openpose(json.loads(json.dumps(pose.to_openpose())))
+    assert again.size == (height, width) and len(again.people) == 2
+    for name, points in again.people[1].parts.items():
+        np.testing.assert_allclose(points, getattr(person, name), atol=2e-3)
+
+
+def test_the_keys_and_counts_are_those_of_controlnet_aux_and_core():
+    frame = Pose((Person(),), (48, 64)).to_openpose()
+    assert (frame["canvas_height"], frame["canvas_width"]) == (48, 64)
+    counts = {key: len(numbers) // 3 for key, numbers in frame["people"][0].items()}
+    assert counts == {"pose_keypoints_2d": 18, "face_keypoints_2d": 70, "hand_left_keypoints_2d": 21,
+                      "hand_right_keypoints_2d": 21, "face_5_keypoints_2d": 5}
+
+
+def test_confidence_is_one_or_nothing_for_controlnet_aux():
+    """It takes any confidence below 1 as not seen."""
+    body = np.zeros((18, 3))
+    body[0], body[1] = (10, 20, 0.6), (30, 40, 0.1)
+    flat = Pose((Person(body=body),), (64, 64)).to_openpose()["people"][0]["pose_keypoints_2d"]
+    assert flat[:6] == [10, 20, 1, 0, 0, 0]
+
+
+def test_parts_that_other_tools_leave_out_are_empty():
+    person = {"pose_keypoints_2d": [5.0, 6.0, 1.0] * 18, "face_keypoints_2d": None, "hand_left_keypoints_2d": []}
+    pose = Pose.from_openpose({"people": [person], "canvas_height": 10, "canvas_width": 10})
+    assert (pose.people[0].body == (5, 6, 1)).all() and not pose.people[0].face.any()
+
+
+def test_parts_of_the_canvas_become_pixels():
+    person = {"pose_keypoints_2d": [0.5, 0.25, 1.0] * 18}
+    pose = Pose.from_openpose({"people": [person], "canvas_height": 400, "canvas_width": 200})
+    assert (pose.people[0].body == (100, 100, 1)).all()
+
+
+def test_body_25_and_68_face_points_are_understood():
+    body = np.arange(25)[:, None] * np.array([10.0, 10.0, 0.0]) + np.array([0, 0, 1.0])
+    person = {"pose_keypoints_2d": body.ravel().tolist(), "face_keypoints_2d": [9.0, 9.0, 1.0] * 68}
+    found = Pose.from_openpose({"people": [person], "canvas_height": 400, "canvas_width": 400}).people[0]
+    assert found.body[:, 0].tolist() == [10.0 * n for n in (*range(8), *range(9, 19))]
+    assert found.face[67, 2] == 1 and not found.face[68:].any()
+
+
+@pytest.mark.parametrize("wrong", [
+    None, [], "text", [None], [{"people": []}], [{"canvas_height": 0, "canvas_width": 5}],
+    [{"canvas_height": 9, "canvas_width": 9, "people": [{"pose_keypoints_2d": [1, 2, 3, 4]}]}],
+    [{"canvas_height": 9, "canvas_width": 9, "people": [{"pose_keypoints_2d": [1, 2, 1] * 7}]}],
+    [{"canvas_height": 9, "canvas_width": 9, "people": [{"pose_keypoints_2d": [float("nan"), 2, 1] * 18}]}],
+    [{"canvas_height": 9, "canvas_width": 9, "people": ["somebody"]}],
+    [{"version": "ap10k", "animals": [[1.0]]}],
+])  # fmt: skip
+def test_what_is_no_pose_is_refused_in_words(wrong):
+    with pytest.raises(BadPose):
+        poses_from_openpose(wrong)
+
+
+def test_a_batch_keeps_its_order():
+    poses = [Pose((Person(),) * n, (10 + n, 20)) for n in range(3)]
+    again = poses_from_openpose(poses_to_openpose(poses))
+    assert [(len(pose.people), pose.size[0]) for pose in again] == [(0, 10), (1, 11), (2, 12)]
+
+
+def test_tables_agree_with_each_other():
+    assert len(layout.FACE_OF_LANDMARKS) == len(set(layout.FACE_OF_LANDMARKS)) == layout.FACE_SIZE
+    for mirror in (layout.BODY_MIRROR, layout.FACE_MIRROR, layout.FIVE_MIRROR):
+        assert [mirror[mirror[place]] for place in range(len(mirror))] == list(range(len(mirror)))
+    for place, other in enumerate(layout.BODY_MIRROR):
+        swapped = layout.BODY[place].replace("left", "?").replace("right", "left").replace("?", "right")
+        assert layout.BODY[other] == swapped
+    assert len(layout.LIMBS) == 17 and {end for limb in layout.LIMBS for end in limb} == set(range(18))
