@@ -1,7 +1,7 @@
 """The data set: pictures in, encoded rows out."""
 
-from .data_set import DataSet, Features
+from .data_set import DataSet
 from .prepare import prepare
 from .settings import Settings
 
-__all__ = ["DataSet", "Features", "Settings", "prepare"]
+__all__ = ["DataSet", "Settings", "prepare"]

@@ -1,9 +1,7 @@
 """A prepared data set: what the trainer reads."""
 
 import math
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,27 +12,18 @@ from torch import Tensor
 from ...errors import BadFile, FaceCDMError
 from ..rows import Prompt, Rows
 from .manifest import Entry, Manifest, read_manifest
+from .poses import draw_pose
 from .references import difference, shape
 from .store import Store
 
-STAGES = ("faces", "latents", "text", "vision", "augmented")
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """What an adapter sees of reference photos: `face` [B, W] raw embeddings, `vision` [B, N, V] or None; float32."""
-
-    face: Tensor
-    vision: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.face)
+STAGES = ("faces", "latents", "text", "vision", "augmented")  # in the order of Keys.all()
 
 
 class DataSet:
-    """Pictures, encoded, on disk. Records are read when asked for, so that memory does not grow with their number.
+    """Pictures, encoded, on disk (a `training.source.Source`). Records are read when they are asked for, so that
+    memory does not grow with their number.
 
-    Indices count `entries` from 0. Opening raises MissingModel, BadFile.
+    Indices count `entries` from 0; tensors are float32 on the CPU. Opening raises MissingModel, BadFile.
     """
 
     def __init__(self, folder: Path):
@@ -42,20 +31,19 @@ class DataSet:
         self.manifest: Manifest = read_manifest(self.folder)
         self._stores = {stage: Store(self.folder / stage) for stage in STAGES}
         for entry in self.entries:
-            keys = entry.keys
-            for stage, key in zip(STAGES, (keys.face, keys.latents, keys.text, keys.vision, keys.augmented)):
+            for stage, key in zip(STAGES, entry.keys.all()):
                 if key and key not in self._stores[stage].places:
                     raise BadFile(f"{self.folder / stage} lacks what was made of {entry.name}: prepare the data set "
                                   "again (only what is missing is made)")
-        self._people: dict[int, list[int]] = {}
+        self.people: dict[int, list[int]] = {}
         for index, entry in enumerate(self.entries):
-            self._people.setdefault(entry.identity, []).append(index)
+            self.people.setdefault(entry.identity, []).append(index)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __repr__(self) -> str:
-        return f"DataSet({len(self)} pictures of {len(self._people)} people, {self.folder.name})"
+        return f"DataSet({len(self)} pictures of {len(self.people)} people, {self.folder.name})"
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -84,93 +72,103 @@ class DataSet:
         return bool(self.entries[0].keys.vision)
 
     @cached_property
-    def buckets(self) -> dict[tuple[int, int], list[int]]:
-        """(height, width) in pixels → the indices of its pictures."""
-        out: dict[tuple[int, int], list[int]] = {}
+    def buckets(self) -> list[list[int]]:
+        """The indices of the pictures of each bucket, the largest bucket first."""
+        by_size: dict[tuple[int, int], list[int]] = {}
         for index, entry in enumerate(self.entries):
-            out.setdefault(entry.bucket, []).append(index)
-        return out
-
-    @property
-    def people(self) -> dict[int, list[int]]:
-        """The person's number → the indices of their pictures."""
-        return self._people
+            by_size.setdefault(entry.bucket, []).append(index)
+        return [by_size[size] for size in sorted(by_size, key=lambda size: (-len(by_size[size]), size))]
 
     @cached_property
-    def embeddings(self) -> Tensor:
-        """[N, W] float32: the raw face embeddings of all pictures (2 KB each), read once."""
-        return self.features(range(len(self)), vision=False).face
+    @torch.inference_mode(False)
+    def mean_face(self) -> Tensor:
+        """[W]: the mean of the unit embeddings of all pictures."""
+        total = torch.zeros(self.face_width)
+        for start in range(0, len(self), 1024):
+            face, _ = self.features(range(start, min(start + 1024, len(self))), vision=False)
+            total += torch.nn.functional.normalize(face, dim=1).sum(0)
+        return total / len(self)
 
+    def latent_shape(self, index: int) -> tuple[int, int, int]:
+        """(C, h, w) of a picture's latents."""
+        return tuple(self._rows("latents", [self.entries[index].keys.latents], "latents")[0].shape)
+
+    def identity(self, index: int) -> int:
+        """The person's number."""
+        return self.entries[index].identity
+
+    @torch.inference_mode(False)
     def load(self, indices: Sequence[int]) -> Rows:
         """The pictures of those indices, all of one bucket. Raises FaceCDMError, BadFile."""
         entries = [self.entries[index] for index in indices]
         if len({entry.bucket for entry in entries}) != 1:
             raise FaceCDMError(f"one batch holds pictures of one bucket, not {sorted({e.bucket for e in entries})}")
-        keys = [entry.keys for entry in entries]
-        features = self.features(indices)
+        face, vision = self.features(indices)
         return Rows(
-            latents=_stack(self._rows("latents", [key.latents for key in keys], "latents")),
-            prompt=self._prompt([key.text for key in keys], entries),
-            face=features.face, vision=features.vision,
+            latents=_stack(self._rows("latents", [entry.keys.latents for entry in entries], "latents")),
+            prompt=self._prompt([entry.keys.text for entry in entries], entries), face=face, vision=vision,
             box=torch.tensor([entry.box for entry in entries]),
             keypoints=torch.tensor([entry.keypoints for entry in entries]),
-            control=None,
+            control=self._control(entries),
             identity=torch.tensor([entry.identity for entry in entries]))
 
     @cached_property
+    @torch.inference_mode(False)
     def empty_prompt(self) -> Prompt:
         """[1, T, C]: the empty text; SDXL's sizes are a square picture's of the data set's resolution."""
         return self._prompt([self.manifest.empty], None)
 
-    def features(self, indices: Sequence[int], vision: bool = True) -> Features:
-        """What is seen of pictures when they are references; any buckets."""
-        keys = [self.entries[index].keys for index in indices]
-        states = self._rows("vision", [key.vision for key in keys], "states") if vision and self.has_vision else None
-        return Features(_stack(self._rows("faces", [key.face for key in keys], "embedding")),
-                        None if states is None else _stack(states))
+    @torch.inference_mode(False)
+    def features(self, indices: Sequence[int], augmented: Sequence[float | None] | None = None,
+                 vision: bool = True) -> tuple[Tensor, Tensor | None]:
+        """What is seen of pictures when they are references, of any buckets: raw face embeddings [B, W], and vision
+        states [B, N, V] where the data set has them.
 
-    def augmented(self, index: int) -> Features | None:
-        """[K, …]: variations of the picture itself, made where the person has no other photo; else None."""
-        key = self.entries[index].keys.augmented
-        if not key:
-            return None
-        states = self._rows("augmented", [key], "states")[0].float() if self.has_vision else None
-        return Features(self._rows("augmented", [key], "embedding")[0].float(), states)
+        A number in 0…1 in `augmented` chooses one of the variations of that picture, which exist where a person has
+        no other photo; where they do not, the picture itself is given.
+        """
+        entries = [self.entries[index] for index in indices]
+        picks = list(augmented) if augmented is not None else [None] * len(entries)
+        vision = vision and self.has_vision
+        faces, states = [], []
+        for entry, pick in zip(entries, picks):
+            keys = entry.keys
+            varied = pick is not None and bool(keys.augmented)
+            stage, key = ("augmented", keys.augmented) if varied else ("faces", keys.face)
+            row = self._rows(stage, [key], "embedding")[0]
+            place = min(int((pick or 0) * len(row)), len(row) - 1)
+            faces.append(row[place] if varied else row)
+            if vision:
+                key = keys.augmented if varied else keys.vision
+                row = self._rows("augmented" if varied else "vision", [key], "states")[0]
+                states.append(row[place] if varied else row)
+        return _stack(faces), _stack(states) if vision else None
 
     def references(self, index: int) -> list[int]:
         """Other photos of the same person, the most different in pose and expression first; [] where there is none."""
-        others = [other for other in self._people[self.entries[index].identity] if other != index]
+        others = [other for other in self.people[self.entries[index].identity] if other != index]
         if not others:
             return []
-        shapes = self._shapes
-        far = difference(shapes[index], shapes[others])
+        far = difference(self._shapes[index], self._shapes[others])
         return [others[place] for place in np.argsort(-far, kind="stable")]
-
-    def draw_references(self, indices: Sequence[int], rng: random.Random) -> Features:
-        """One reference for each picture: another photo of the person, the more likely the more different it is;
-        where there is none, a variation of the picture; where there are none either, the picture itself."""
-        chosen = []
-        for index in indices:
-            others, own = self.references(index), self.augmented(index)
-            if others:
-                weights = range(len(others) + 1, 1, -1)  # the first is about twice as likely as the middle one
-                chosen.append(self.features(rng.choices(others, weights)))
-            elif own is not None:
-                row = slice(place := rng.randrange(len(own)), place + 1)
-                chosen.append(Features(own.face[row], None if own.vision is None else own.vision[row]))
-            else:
-                chosen.append(self.features([index]))
-        return Features(torch.cat([one.face for one in chosen]),
-                        torch.cat([one.vision for one in chosen]) if self.has_vision else None)
 
     @cached_property
     def _shapes(self) -> np.ndarray:
-        """[N, P, 2]: pose and expression of every picture; five points where not all have landmarks."""
+        """[N, P, 2]: pose and expression of every picture (1 KB each); five points where not all have landmarks."""
         keys = [entry.keys.face for entry in self.entries]
         points = [row.numpy() for row in self._rows("faces", keys, "keypoints")]
         marks = [row.numpy() for row in self._rows("faces", keys, "landmarks")]
         marks = marks if all(len(row) for row in marks) else [row[:0] for row in marks]
         return np.stack([shape(*both) for both in zip(points, marks)])
+
+    def _control(self, entries: list[Entry]) -> Tensor | None:
+        """The pose pictures [B, 3, H, W], drawn now from the key points."""
+        kind = self.manifest.settings.get("pose", "none")
+        if kind == "none":
+            return None
+        marks = [row.numpy() for row in self._rows("faces", [entry.keys.face for entry in entries], "landmarks")]
+        drawn = [draw_pose(kind, entry, points) for entry, points in zip(entries, marks)]
+        return torch.from_numpy(np.stack(drawn)).movedim(-1, 1).float() / 255
 
     def _prompt(self, keys: list[str], entries: list[Entry] | None) -> Prompt:
         states = [row.float() for row in self._rows("text", keys, "states")]

@@ -22,6 +22,9 @@ class Keys:
     vision: str = ""
     augmented: str = ""
 
+    def all(self) -> tuple[str, ...]:
+        return self.face, self.latents, self.text, self.vision, self.augmented
+
 
 @dataclass(frozen=True)
 class Entry:

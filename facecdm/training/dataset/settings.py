@@ -7,6 +7,7 @@ from ...errors import FaceCDMError
 FRAMINGS = ("whole", "portrait")
 SEVERAL = ("largest", "drop")
 NO_CAPTION = ("empty", "drop")
+POSES = ("none", "five points", "openpose")
 IDENTITIES = ("auto", "cluster", "one person")
 
 
@@ -25,6 +26,8 @@ class Settings:
     no_caption   no caption: the "empty" one, or "drop" the picture
     identities   "auto": as the source says (sub-folders, meta.jsonl), else by clustering; "cluster"; "one person"
     same_person  mean cosine from which clustered faces are one person
+    pose         the picture for the pose ControlNet, drawn when a batch is loaded: "none", the "five points" that
+                 InstantID's expects, or eyes, nose and, with landmarks, the face in "openpose"'s way
     augmented    variations of a photo that stand in as references where a person has no other photo
     detection_size  pictures are brought to this size before the detector sees them
     """
@@ -40,12 +43,13 @@ class Settings:
     no_caption: str = "empty"
     identities: str = "auto"
     same_person: float = 0.4
+    pose: str = "none"
     augmented: int = 4
     detection_size: int = 640
 
     def __post_init__(self) -> None:
         for name, known in (("framing", FRAMINGS), ("several", SEVERAL), ("no_caption", NO_CAPTION),
-                            ("identities", IDENTITIES)):
+                            ("identities", IDENTITIES), ("pose", POSES)):
             if getattr(self, name) not in known:
                 raise FaceCDMError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         if self.step < 8 or self.step % 8 or not self.step <= self.resolution <= 8192 or self.aspect < 1:
