@@ -1,8 +1,9 @@
 """Everything that one training step knows; losses are functions of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapter.attention import LayerStream
 from ..adapter.crowd import Crowd
@@ -24,7 +25,8 @@ class Moment:
     plain      the same U-Net call without people, no gradient: `plain_prediction`; and queries of both
     face_region [B] bool: the diffusion loss of the row counts its face's region alone
     people     the streams that the U-Net saw; `prompt` and `control` likewise (for a loss that calls it again)
-    adapter    the adapter in training; `crowd` the references that it was given (for the bottleneck's loss)
+    adapter    the adapter in training; `crowd` the references that it was given (for the bottleneck's loss);
+               `extra` the low-rank additions to its keys and values
     """
 
     denoiser: Denoiser
@@ -50,3 +52,4 @@ class Moment:
     control: Tensor | None = None
     adapter: TripletAdapter | None = None
     crowd: Crowd | None = None
+    extra: Mapping[nn.Linear, nn.Module] = field(default_factory=dict)

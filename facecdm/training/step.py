@@ -70,7 +70,7 @@ def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd
     return Moment(denoiser, rows, t, signal, level, epsilon, noisy, prediction,
                   clean_from(prediction, noisy, signal, level, denoiser.prediction), crowd.face_on.float(),
                   crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries,
-                  plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd)
+                  plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd, learner.extra)
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:

@@ -3,7 +3,7 @@ import torch
 from moments import StubDenoiser, make_moment, make_rows
 
 from facecdm.training.losses import DiffusionLoss
-from facecdm.training.losses.diffusion import draw, min_snr, target
+from facecdm.training.losses.diffusion import min_snr, target
 
 LEVELS = [0, 1, 250, 500, 900, 999]
 
@@ -32,8 +32,9 @@ def test_weights_are_min_snr():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gradient_is_finite_at_every_level(kind, dtype):
     denoiser = StubDenoiser(kind)
-    moment = make_moment(LEVELS, denoiser, prediction=make_moment(LEVELS, denoiser).prediction.to(dtype))
-    loss = DiffusionLoss(face=1)(moment)
+    moment = make_moment(LEVELS, denoiser, prediction=make_moment(LEVELS, denoiser).prediction.to(dtype),
+                         face_region=torch.ones(len(LEVELS), dtype=torch.bool))
+    loss = DiffusionLoss()(moment)
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(torch.isfinite(value.grad).all() and value.grad.abs().sum() > 0 for value in denoiser.net.parameters())
@@ -43,27 +44,20 @@ def test_face_rows_look_at_the_face_alone():
     moment = make_moment([500, 500], prediction=torch.zeros(2, 3, 16, 16))
     error = torch.zeros(2, 3, 16, 16)
     error[:, :, 0, 0] = 3.0  # a corner, far from the face
-    wrong = make_moment([500, 500], prediction=target(moment) + error)
-    assert not DiffusionLoss(face=1).per_row(wrong).any()
-    assert DiffusionLoss(face=0).per_row(wrong).all()
-
-
-def test_half_of_the_rows_look_at_the_face():
-    """And which ones depends on a row's noise alone, not on its batch or on a generator's state."""
-    noise = torch.randn(4000, 4, 2, 2, generator=torch.Generator().manual_seed(0))
-    chosen = draw(noise) < 0.3
-    assert 0.27 < chosen.float().mean() < 0.33
-    assert torch.equal(draw(noise[17:18]) < 0.3, chosen[17:18])
-    assert abs(noise[chosen, 0, 0, 0].mean()) < 0.1 and 0.9 < noise[chosen, 0, 0, 0].std() < 1.1
+    wrong = make_moment([500, 500], prediction=target(moment) + error, face_region=torch.tensor([True, False]))
+    rows = DiffusionLoss().per_row(wrong)
+    assert rows[0] == 0 and rows[1] > 0
+    assert DiffusionLoss(face=False).per_row(wrong).all()
 
 
 def test_scale_does_not_depend_on_the_box():
     boxes = torch.tensor([[0.4, 0.4, 0.5, 0.5], [0.1, 0.0, 0.9, 0.95], [0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 1.2, 1.3]])
     rows = make_rows(4, box=boxes)
     moment = make_moment([500] * 4, rows=rows)
-    off = make_moment([500] * 4, rows=rows, prediction=target(moment) + 0.5)
+    off = make_moment([500] * 4, rows=rows, prediction=target(moment) + 0.5,
+                      face_region=torch.ones(4, dtype=torch.bool))
     for outside in (0.0, 0.3):
-        values = DiffusionLoss(gamma=None, face=1, outside=outside).per_row(off)
+        values = DiffusionLoss(gamma=None, outside=outside).per_row(off)
         assert torch.allclose(values, torch.full((4,), 0.25), rtol=1e-4)
 
 

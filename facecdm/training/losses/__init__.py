@@ -1,8 +1,13 @@
 """The losses of the three stages (docs/losses.md), each a function of a `Moment`."""
 
+from .alignment import AlignmentLoss, BackgroundLoss
 from .arcface import ArcFace, align
+from .bottleneck import BottleneckLoss
 from .diffusion import DiffusionLoss
+from .few_steps import FewStepIdentityLoss
 from .identity import Bank, IdentityLoss
+from .localisation import LocalisationLoss
 from .loss import Loss
 
-__all__ = ["ArcFace", "Bank", "DiffusionLoss", "IdentityLoss", "Loss", "align"]
+__all__ = ["AlignmentLoss", "ArcFace", "BackgroundLoss", "Bank", "BottleneckLoss", "DiffusionLoss",
+           "FewStepIdentityLoss", "IdentityLoss", "LocalisationLoss", "Loss", "align"]

@@ -13,15 +13,15 @@ from .loss import Loss, box_cover, grow_box
 class DiffusionLoss(Loss):
     """Mean squared error of the U-Net's own prediction, ε or v.
 
-    gamma      min-SNR-γ weights (Hang et al. 2023); None: every noise level alike. With zero terminal SNR the weight of
-               v at pure noise is 0, since there v says nothing of ε; None learns that step, too
-    face       probability that a row looks at its face alone (PhotoMaker: .5)
+    gamma      min-SNR-γ weights (Hang et al. 2023); 0 or None: every noise level alike. With zero terminal SNR the
+               weight of v at pure noise is 0, since there v says nothing of ε; unweighted, that step is learnt, too
+    face       whether rows with `face_region` look at their face alone (PhotoMaker: half of the rows)
     outside    what places outside of the face's box weigh then
     grow       how much larger than the detector's the box is
     """
 
     gamma: float | None = 5.0
-    face: float = 0.5
+    face: bool = True
     outside: float = 0.0
     grow: float = 1.25
     name = "diffusion"
@@ -33,20 +33,17 @@ class DiffusionLoss(Loss):
         error = (moment.prediction.float() - target(moment)).square().mean(1)
         weight = self.places(moment)
         loss = (error * weight).mean((1, 2))
-        return loss if self.gamma is None else loss * min_snr(moment, self.gamma)
+        return loss * min_snr(moment, self.gamma) if self.gamma else loss
 
     def places(self, moment: Moment) -> Tensor:
         """[B, h, w] of mean 1 in each row, so that small faces weigh as much as large ones."""
+        if not self.face or moment.face_region is None:
+            return torch.ones_like(moment.noisy[:, 0])
         inside = box_cover(grow_box(moment.rows.box, self.grow), *moment.noisy.shape[-2:])
         weight = inside + self.outside * (1 - inside)
         total = weight.mean((1, 2), keepdim=True)
-        masked = (draw(moment.noise) < self.face)[:, None, None] & (inside.amax((1, 2), keepdim=True) > 0)
+        masked = moment.face_region[:, None, None] & (inside.amax((1, 2), keepdim=True) > 0)
         return torch.where(masked, weight / total.clamp(min=1e-6), torch.ones_like(weight))
-
-
-def draw(noise: Tensor) -> Tensor:
-    """[B] in 0…1, from late digits of each row's noise: a resumed run and any split into processes draw the same."""
-    return (noise[:, 0, 0, 0].double().abs() * 4096).frac()
 
 
 def target(moment: Moment) -> Tensor:
