@@ -1,5 +1,5 @@
 """Every node of the pack."""
 
-from . import adapter, apply, demo, face_library, faces, people
+from . import adapter, apply, demo, detail, face_library, faces, people
 
-NODES = [*faces.NODES, *face_library.NODES, *adapter.NODES, *apply.NODES, *people.NODES, *demo.NODES]
+NODES = [*faces.NODES, *face_library.NODES, *adapter.NODES, *apply.NODES, *people.NODES, *detail.NODES, *demo.NODES]

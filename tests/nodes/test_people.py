@@ -68,11 +68,12 @@ def test_people_are_one_apply_each(in_comfy, sd15, adapter, make_faces, vision, 
 
 
 def test_a_person_may_be_left_out(in_comfy, sd15, adapter, make_faces, regions):
-    """faces_2 alone uses the second mask."""
-    both = regions()[0]
-    second = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=adapter, masks=both, faces_1=make_faces(1),
-                          faces_2=make_faces(1), **SETTINGS | {"face_strength": 0.0})[0]
-    assert torch.equal(noise(second), noise(sd15))
+    """faces_3 is in the third region, also where faces_2 is nobody."""
+    three = regions(boxes="0 0 0.3 1\n0.3 0 0.6 1\n0.6 0 1 1")[0]
+    model = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=adapter, masks=three, faces_1=make_faces(1),
+                         faces_3=make_faces(2), **SETTINGS)[0]
+    people = model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy_run").PEOPLE]
+    assert len(people) == 2 and torch.equal(people[1].mask, three[2])
 
 
 def test_more_people_than_regions(in_comfy, sd15, adapter, make_faces, regions, errors):

@@ -1,0 +1,72 @@
+"""Windows around faces: what is cut out of a picture, worked on at another size, and put back."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+STEP = 8  # latents are an eighth of a picture
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a picture of `height` × `width` pixels: x0 ≤ x < x1, y0 ≤ y < y1; worked on at `size` (h, w)."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    height: int
+    width: int
+    size: tuple[int, int]
+
+    def cut(self, picture: Tensor) -> Tensor:
+        """The window of [..., H, W] at any resolution of the whole picture, at that resolution."""
+        down, right = picture.shape[-2] / self.height, picture.shape[-1] / self.width
+        rows, columns = (slice(int(a * scale), max(round(b * scale), int(a * scale) + 1))
+                         for a, b, scale in ((self.y0, self.y1, down), (self.x0, self.x1, right)))
+        return picture[..., rows, columns]
+
+    def enlarged(self, image: Tensor) -> Tensor:
+        """The window of an IMAGE [H, W, C] at the working size, [1, h, w, C]."""
+        return resize(self.cut(image.movedim(-1, 0))[None], self.size).movedim(1, -1)
+
+    def put_back(self, image: Tensor, detail: Tensor, mask: Tensor) -> Tensor:
+        """A copy of IMAGE [H, W, C] with `detail` [h, w, C] in the window where `mask` [H, W] says so."""
+        own = resize(detail.movedim(-1, 0)[None], (self.y1 - self.y0, self.x1 - self.x0))[0].movedim(0, -1)
+        weight = mask[self.y0:self.y1, self.x0:self.x1, None]
+        result = image.clone()
+        part = result[self.y0:self.y1, self.x0:self.x1]
+        # Where the mask is 0 the picture stays as it was, to the bit.
+        part.copy_(torch.where(weight > 0, part + (own[..., :part.shape[-1]] - part) * weight, part))
+        return result
+
+
+def window_around(box: Tensor, height: int, width: int, padding: float, guide_size: int) -> Window:
+    """A square around a face's `box` [4], in a picture of that size, with `padding` more on each side, in faces.
+
+    It is moved into the picture, and cut where it is larger. Its longer side is worked on at `guide_size`, or at its
+    own size where that is larger: a face is never made smaller.
+    """
+    x0, y0, x1, y1 = (float(value) for value in box)
+    side = max(x1 - x0, y1 - y0, 1.0) * (1 + 2 * padding)
+    left, wide = _within((x0 + x1) / 2, side, width)
+    top, high = _within((y0 + y1) / 2, side, height)
+    scale = max(guide_size / max(wide, high), 1.0)
+    size = tuple(max(round(part * scale / STEP), 1) * STEP for part in (high, wide))
+    return Window(left, top, left + wide, top + high, height, width, size)
+
+
+def _within(middle: float, side: float, limit: int) -> tuple[int, int]:
+    """Start and length of an interval of about `side` around `middle`, moved into 0 … limit."""
+    length = min(max(round(side), 1), limit)
+    return min(max(round(middle - length / 2), 0), limit - length), length
+
+
+def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, h, w] at another size; smooth, without overshoot, and with every pixel counted when it shrinks."""
+    if tuple(picture.shape[-2:]) == tuple(size):
+        return picture
+    smooth = F.interpolate(picture.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return smooth.clamp(float(picture.min()), float(picture.max())).to(picture.dtype)

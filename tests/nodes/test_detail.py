@@ -1,0 +1,131 @@
+"""Detail Faces with the demo model and the real detector."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from twins import stir
+
+SETTINGS = {"seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 0.4,
+            "guide_size": 128, "padding": 0.5, "mask_grow": 1.25, "feather": 0.3, "noise_mask": True, "min_score": 0.5,
+            "min_size": 8, "max_size": 4096}
+
+
+@pytest.fixture(scope="module")
+def demo(in_comfy):
+    if not in_comfy.module("facecdm.demo.weights").default_path().is_file():
+        pytest.skip("no demo weights")
+    model, clip, vae, vision = in_comfy.run("FaceCDMLoadDemoModel")
+    with torch.inference_mode():
+        words = clip.encode_from_tokens_scheduled(clip.tokenize("a young man, smiling, plain blue background"))
+    return SimpleNamespace(model=model, vae=vae, vision=vision, words=words)
+
+
+@pytest.fixture(scope="module")
+def analyzer(in_comfy):
+    return in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=False)[0]
+
+
+@pytest.fixture(scope="module")
+def group(faceworld_val) -> torch.Tensor:
+    """Two people of 64 pixels on grey, [1, 160, 256, 3]; and a picture of nobody."""
+    picture = torch.full((2, 160, 256, 3), 0.5)
+    for x, person in ((20, "0005"), (160, "0006")):
+        small = Image.open(faceworld_val / person / "00.webp").convert("RGB").resize((80, 80), Image.Resampling.LANCZOS)
+        picture[0, 40:120, x:x + 80] = torch.from_numpy(np.asarray(small, np.float32) / 255)
+    return picture
+
+
+@pytest.fixture
+def detail(in_comfy, demo, group):
+    def run(image=group[:1], **changes):
+        inputs = {"image": image, "model": demo.model, "positive": demo.words, "negative": demo.words,
+                  "vae": demo.vae} | SETTINGS
+        return in_comfy.run("FaceCDMDetailFaces", **inputs | changes)
+
+    return run
+
+
+def test_faces_are_made_anew_and_nothing_else(detail, analyzer, group):
+    image, mask, pairs, report = detail(group, analyzer=analyzer)
+    changed = (image != group).any(-1)
+    assert not (changed & (mask == 0)).any(), "outside of the mask every bit stays"
+    for x in (20, 160):
+        assert changed[0, 60:100, x + 20:x + 60].float().mean() > 0.5
+    assert not changed[1].any() and "Picture 1: no face, left as it is" in report
+    assert report.count("sampled at") == 2 and pairs.shape == (2, 128, 256, 3)
+
+
+def test_only_the_faces_that_are_connected(in_comfy, detail, analyzer, group):
+    faces = in_comfy.run("FaceCDMDetectFaces", analyzer=analyzer, image=group[:1], choice="left to right", index=1,
+                         min_score=0.5, no_face="skip", crop_size=112, crop_margin=0.0, mask_grow=1.0, mask_feather=0.1,
+                         detection_size=640, search_harder=True)[0]
+    image, mask, *_ = detail(faces=faces)
+    assert torch.equal(image[:, :, :128], group[:1, :, :128]) and not torch.equal(image, group[:1])
+
+
+def test_sizes_that_are_left_alone(detail, analyzer, group):
+    image, mask, pairs, report = detail(analyzer=analyzer, min_size=100)
+    assert torch.equal(image, group[:1]) and not mask.any() and not pairs.any() and report.count("left, outside") == 2
+
+
+def test_nothing_to_go_by_is_refused(in_comfy, detail, analyzer, make_faces):
+    errors = in_comfy.module("facecdm.errors")
+    with pytest.raises(errors.FaceCDMError, match="connect an analyzer"):
+        detail()
+    with pytest.raises(errors.FaceCDMError, match="another picture"):
+        detail(faces=make_faces(1))
+
+
+def test_everybody_gets_their_own_person(in_comfy, demo, make_adapter, make_faces, group):
+    """In a window of the left half, the mask of the left person is everywhere, and that of the right one nowhere."""
+    adapter = stir(make_adapter(demo.model, clip_vision=demo.vision))
+    window_around = in_comfy.module("facecdm.faces.window").window_around
+    host, run = in_comfy.module("facecdm.hosts.comfy_window"), in_comfy.module("facecdm.hosts.comfy_run")
+    masks = torch.zeros(2, 80, 128)
+    masks[0, :, :64] = masks[1, :, 64:] = 1
+    model = in_comfy.run("FaceCDMApplyPeople", model=demo.model, adapter=adapter, masks=masks, faces_1=make_faces(1),
+                         faces_2=make_faces(1), face_strength=1.0, image_strength=1.0, keep_prompt=0.0, start_at=0.0,
+                         end_at=1.0)[0]
+    window = window_around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
+    left, right = host.model_in(model, window).model_options["transformer_options"][run.PEOPLE]
+    assert left.mask.eq(1).all() and right.mask.eq(0).all()
+    assert model.model_options["transformer_options"][run.PEOPLE][0].mask.shape == (80, 128), "the given one stays"
+
+
+def test_words_of_other_places_are_left_out(in_comfy):
+    window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
+    cut = in_comfy.module("facecdm.hosts.comfy_window").conditioning_in
+    left, right = torch.zeros(2, 1, 128, 256)
+    left[..., :128], right[..., 128:] = 1, 1
+    seen = cut([["left", {"mask": left}], ["right", {"mask": right}], ["all", {}]], window)
+    assert [text for text, _ in seen] == ["left", "all"] and seen[0][1]["mask"].shape == (1, 64, 64)
+    assert [text for text, _ in cut([["right", {"mask": right}]], window)] == ["right"], "never without words"
+    inner, none = (8, 4, 0, 0), (8, 8, 0, 24)  # height, width, y, x in eighths of pixels
+    areas = cut([["inner", {"area": inner}], ["none", {"area": none}]], window)
+    assert areas == [["inner", {"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}]]
+
+
+def test_controlnets_see_the_window_of_their_picture(in_comfy):
+    from comfy.controlnet import ControlBase
+
+    class Net(ControlBase):
+        def copy(self):
+            net = Net()
+            self.copy_to(net)
+            return net
+
+    first, second = Net(), Net()
+    first.cond_hint_original, second.cond_hint_original = torch.rand(1, 3, 128, 256), torch.rand(1, 3, 256, 512)
+    second.set_previous_controlnet(first)
+    window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
+    own = in_comfy.module("facecdm.hosts.comfy_window").control_in(second, window)
+    assert torch.equal(own.previous_controlnet.cond_hint_original, first.cond_hint_original[..., :64, :64])
+    assert torch.equal(own.cond_hint_original, second.cond_hint_original[..., :128, :128])
+    assert second.previous_controlnet is first and first.cond_hint_original.shape == (1, 3, 128, 256)
+
+
+def test_a_wrong_word_is_refused_before_it_runs(in_comfy):
+    assert "sampler_name must be one of" in in_comfy.nodes["FaceCDMDetailFaces"].validate_inputs(sampler_name="best")
