@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +138,11 @@ def _read_meta(path: Path, root: Path) -> dict[str, dict]:
             continue
         try:
             line = json.loads(text)
-            name = line["file_name"]
-            (path.parent / name).resolve().relative_to(root.resolve())
+            name = Path(os.path.normpath(path.parent / line["file_name"])).relative_to(os.path.normpath(root))
         except (ValueError, KeyError, TypeError) as error:
             raise BadFile(f"{path}, line {number}: {error!r}. Every line is a JSON object with the file_name of a "
                           "picture in that folder, and text (or caption)") from error
-        lines[(path.parent / name).resolve().relative_to(root.resolve()).as_posix()] = line
+        lines[name.as_posix()] = line
     return lines
 
 

@@ -1,0 +1,144 @@
+"""`python -m facecdm dataset …`: from a folder of pictures to a data set that can be trained on."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from ...errors import FaceCDMError, MissingModel
+from .settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+
+CHOICES = {"framing": FRAMINGS, "several": SEVERAL, "no_caption": NO_CAPTION, "identities": IDENTITIES, "pose": POSES}
+HELP = {
+    "resolution": "pixels (default: the base model's own)",
+    "step": "sides of the buckets are multiples of it (default: the base model's own)",
+    "aspect": "longer over shorter side of a bucket, at most; 1: one square bucket",
+    "framing": "train on the whole picture, or on the portrait around the face",
+    "several": "a picture with several faces: take the largest, or drop it",
+    "min_score": "how sure the detector must be",
+    "min_face": "width of a face over the picture's shorter side, at least",
+    "min_picture": "shorter side of a picture over its bucket's, at least",
+    "no_caption": "a picture without caption: the empty one, or drop it",
+    "identities": "auto: sub-folders and meta.jsonl say who is who, else like faces are one person",
+    "same_person": "mean cosine from which like faces are one person",
+    "pose": "pictures for a pose ControlNet",
+    "augmented": "variations of a photo where a person has no other",
+    "detection_size": "pixels that the detector looks at",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", type=Path, help="a folder of pictures (captions in .txt files or meta.jsonl, sub-folders are "
+                                  "people), or FaceWorld with --splits")
+    add("out", type=Path, help="the data set's folder; one that is there is brought up to date")
+    add("--model", default="demo", metavar="DIR", help="demo (default), or a diffusers model folder")
+    add("--clip-vision", type=Path, metavar="DIR", help="folder of a CLIP vision model, for the image stream")
+    add("--tokenizer", type=Path, metavar="DIR", help="CLIP's, for the demo model: ComfyUI's comfy/sd1_tokenizer")
+    add("--device", default=None, help="cuda or cpu; the GPU where there is one")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of a diffusers model")
+    add("--faces", type=Path, metavar="DIR", help="folder of InsightFace packs (default: models/insightface of "
+                                                  "ComfyUI's base directory)")
+    add("--pack", default="buffalo_l", metavar="NAME", help="the face pack (default: buffalo_l)")
+    add("--landmarks", action="store_true", help="also 106 landmarks: they tell expressions apart; for openpose")
+    add("--provider", default="auto", help="where ONNX Runtime computes")
+    add("--splits", nargs="+", metavar="SPLIT", help="the source is FaceWorld: use these splits")
+    add("--people", type=int, metavar="N", help="of each split of FaceWorld, only so many people")
+    add("--known-faces", type=Path, nargs="+", metavar="NPZ", help="faces found before, one table per split: "
+                                                                   "nothing is detected")
+    add("--recogniser", default="buffalo_s/w600k_mbf.onnx", help="who embedded the known faces")
+    add("--prune", action="store_true", help="delete records that the data set no longer uses")
+    for field in dataclasses.fields(Settings):
+        default = None if field.name in ("resolution", "step") else field.default
+        words = HELP[field.name] + ("" if default is None else f" (default: {default})")
+        add(f"--{field.name.replace('_', '-')}", type=type(field.default), default=default,
+            choices=CHOICES.get(field.name), help=words)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from .faceworld import FaceWorldSource
+    from .prepare import prepare
+    from .sources import FolderSource
+
+    encoders = _encoders(arguments)
+    chosen = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
+    chosen["resolution"] = chosen["resolution"] or encoders.resolution
+    chosen["step"] = chosen["step"] or encoders.step
+    settings = Settings(**chosen)
+    source = (FaceWorldSource(arguments.source, tuple(arguments.splits), arguments.people) if arguments.splits
+              else FolderSource(arguments.source))
+    with Bars() as bars:
+        data = prepare(source, arguments.out, encoders, _finder(arguments, settings), settings, bars, arguments.prune)
+    print((arguments.out / "report.md").read_text(encoding="utf-8"))
+    print(f"{arguments.out}: fingerprint {data.fingerprint[:16]}; see report.md and contact.jpg there")
+    return 0
+
+
+def _encoders(arguments: argparse.Namespace):
+    import torch
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.model == "demo":
+        from .demo import DemoEncoders
+
+        return DemoEncoders(arguments.tokenizer or _comfyui() / "comfy" / "sd1_tokenizer", device=device)
+    from ...hosts.diffusers_encoders import DiffusersEncoders
+
+    return DiffusersEncoders(Path(arguments.model), arguments.clip_vision, device, getattr(torch, arguments.dtype))
+
+
+def _comfyui() -> Path:
+    """The ComfyUI that FACECDM_COMFYUI names, else the one around this pack or the quick start's."""
+    pack = Path(__file__).resolve().parents[3]
+    places = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
+    places += [pack.parents[1], pack / ".quickstart" / "ComfyUI"]
+    for place in places:
+        if (place / "comfy").is_dir():
+            return place
+    raise MissingModel("the demo model's words need CLIP's tokenizer: give --tokenizer, a folder such as ComfyUI's "
+                       "comfy/sd1_tokenizer")
+
+
+def _finder(arguments: argparse.Namespace, settings: Settings):
+    from .faces import AnalyzerFinder, known_from_npz
+
+    if arguments.known_faces:
+        return _known(arguments, known_from_npz)
+    from ...faces.analyzer import open_pack
+
+    base = Path(os.environ.get("FACECDM_BASE") or _comfyui())
+    folders = [arguments.faces] if arguments.faces else [base / "models" / "insightface"]
+    return AnalyzerFinder(open_pack(folders, arguments.pack, arguments.provider, arguments.landmarks), settings)
+
+
+def _known(arguments: argparse.Namespace, known_from_npz):
+    """Tables of FaceWorld's faces, in the order of the label files; its pictures have 256 × 256 pixels."""
+    from ...demo.data import read_labels
+
+    if len(arguments.splits or ()) != len(arguments.known_faces):
+        raise FaceCDMError("--known-faces wants one table for each of FaceWorld's --splits")
+    tables = [(path, [label["file"] for label in read_labels(arguments.source, (split,))])
+              for path, split in zip(arguments.known_faces, arguments.splits)]
+    return known_from_npz(tables, (256, 256), arguments.recogniser)
+
+
+class Bars:
+    """A progress bar for each stage."""
+
+    def __init__(self) -> None:
+        self._stage, self._bar = "", None
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit="picture", mininterval=0.5)
+        self._bar.update(done - self._bar.n)
