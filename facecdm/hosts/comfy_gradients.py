@@ -1,7 +1,6 @@
 """What a module of ComfyUI needs so that gradients pass through it: made for inference, and asked to learn."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -61,63 +60,46 @@ def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
 
 
 class Repeated:
-    """Gradient checkpointing of some modules, until `undo`: their insides are computed again in the backward pass.
-
-    The second time they see the options and the hooks (LoRA parts) of the first, since both change meanwhile.
-    """
+    """Gradient checkpointing of some modules, until `undo`: their insides are computed again in the backward pass."""
 
     def __init__(self, modules: list[nn.Module]):
         self._modules = modules
         for module in modules:
-            module.forward = _repeated(module, module.forward)
+            module.forward = _repeated(module.forward)
 
     def undo(self) -> None:
         for module in self._modules:
             del module.forward
 
 
-def _repeated(module: nn.Module, forward: Callable) -> Callable:
-    hooked = [part for part in module.modules() if isinstance(part, nn.Linear)]
-
+def _repeated(forward: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        args = [dict(part) if isinstance(part, dict) else part for part in args]
-        kwargs = {name: dict(part) if isinstance(part, dict) else part for name, part in kwargs.items()}
-        calls = [part[CALL] for part in (*args, *kwargs.values()) if isinstance(part, dict) and CALL in part]
-        hooks = [(part, part._forward_hooks.copy()) for part in hooked if part._forward_hooks]
+        # ComfyUI writes into the options while it goes through the U-Net: the second time needs those of the first.
+        args = [_own(value) for value in args]
+        kwargs = {name: _own(value) for name, value in kwargs.items()}
+        calls = [value[CALL] for value in (*args, *kwargs.values()) if isinstance(value, dict) and CALL in value]
         times = 0
 
-        def run(*tensors):
+        def run(*args):
             nonlocal times
             times += 1
-            with _as_before(calls, hooks) if times > 1 else nullcontext():
-                return forward(*tensors, **kwargs)
+            for call in calls:
+                call.again = times > 1
+            return forward(*args, **kwargs)
 
         return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
 
     return wrapper
 
 
-@contextmanager
-def _as_before(calls: list[Call], hooks: list[tuple[nn.Module, dict]]) -> Iterator[None]:
-    """The first time's hooks, and nobody who watches a second time."""
-    now = [(part, part._forward_hooks) for part, _ in hooks]
-    for call in calls:
-        call.again = True
-    for part, before in hooks:
-        part._forward_hooks = before
-    try:
-        yield
-    finally:
-        for part, after in now:
-            part._forward_hooks = after
-        for call in calls:
-            call.again = False
+def _own(value: object) -> object:
+    return dict(value) if isinstance(value, dict) else value
 
 
 class Recast:
-    """Frozen layers whose weights are kept in another dtype than they compute in, until `undo`.
+    """Layers compute in `dtype` until `undo`, whatever their weights are kept in.
 
     Autograd would hold every weight's cast copy until the backward pass, a second U-Net in all; here it is cast again.
     """
@@ -125,17 +107,26 @@ class Recast:
     def __init__(self, module: nn.Module, dtype: torch.dtype):
         from comfy.ops import disable_weight_init as plain
 
-        self._modules = []
+        self._before: list[tuple[nn.Module, str, dict]] = []
         for part in module.modules():
+            if getattr(part, "weight", None) is None or part.weight.dtype == dtype:
+                continue
+            if hasattr(part, "comfy_cast_weights"):
+                self._set(part, "comfy_cast_weights", True)
             for kind, make in ((plain.Linear, _linear), (plain.Conv2d, _convolution)):
-                if (isinstance(part, kind) and part.weight.dtype != dtype
+                if (isinstance(part, kind)
                         and type(part).forward_comfy_cast_weights is kind.forward_comfy_cast_weights):
-                    part.forward_comfy_cast_weights = make(part, part.forward_comfy_cast_weights)
-                    self._modules.append(part)
+                    self._set(part, "forward_comfy_cast_weights", make(part, part.forward_comfy_cast_weights))
+
+    def _set(self, part: nn.Module, name: str, value: object) -> None:
+        self._before.append((part, name, {name: vars(part)[name]} if name in vars(part) else {}))
+        setattr(part, name, value)
 
     def undo(self) -> None:
-        for part in self._modules:
-            del part.forward_comfy_cast_weights
+        for part, name, before in reversed(self._before):
+            vars(part).pop(name, None)
+            vars(part).update(before)
+        self._before = []
 
 
 def _linear(layer: nn.Linear, otherwise: Callable) -> Callable:

@@ -1,5 +1,6 @@
 """Training on a ComfyUI MODEL: the U-Net that is loaded, without a second copy of it."""
 
+import hashlib
 from collections.abc import Iterator
 
 import comfy.ldm.modules.attention as attention
@@ -43,8 +44,6 @@ class ComfyDenoiser:
         self.device = torch.device(model.load_device)
         self.dtype = dtype or natural_dtype(model)
         self.model = model.clone()
-        if self.model.model_dtype() != self.dtype:
-            self.model.set_model_compute_dtype(self.dtype)
         self._vae, self._control = vae, control.copy() if control is not None else None
         self._percent_to_sigma = sampling.percent_to_sigma
         self._patches = {key: _Listening(index) for index, (key, _, _) in enumerate(_attentions(self.model))}
@@ -57,23 +56,25 @@ class ComfyDenoiser:
         """Have ComfyUI load what is trained on, and make it fit for gradients."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError("a ComfyDenoiser works outside of torch.inference_mode only")
-        if self._recast is not None:
-            self._recast.undo()
+        self._undo_recast()
         models = [self.model, *([self._vae.patcher] if self._vae is not None else []),
                   *(self._control.get_models() if self._control is not None else [])]
         comfy.model_management.load_models_gpu(models, memory_required=1e20, force_full_load=True)
         for patcher in models:
             leave_inference(patcher.model)
-        self._recast = Recast(self._unet, self.dtype)
+        self.compute_in(self.dtype)
         if self._control is not None:
             self._control.pre_run(self.model.model, self._percent_to_sigma)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._undo_recast()
+        self._recast = Recast(self._unet, dtype)
 
     def close(self) -> None:
         """Leave the models as they were found."""
         self.checkpoint(False)
-        if self._recast is not None:
-            self._recast.undo()
-            self._recast = None
+        self._undo_recast()
         if self._control is not None:
             self._control.cleanup()
 
@@ -82,6 +83,20 @@ class ComfyDenoiser:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+    def _undo_recast(self) -> None:
+        if self._recast is not None:
+            self._recast.undo()
+            self._recast = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the base: its family, its schedule and a sample of every weight, LoRA patches included."""
+        weights = [value.detach().flatten()[:16].to("cpu", torch.float16) for value in self._unet.parameters()]
+        digest = hashlib.sha256(f"{self.layer_map.base} {self.prediction}".encode())
+        for part in (self.signal.half(), *weights):
+            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def _unet(self) -> nn.Module:
