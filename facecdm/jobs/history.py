@@ -19,11 +19,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ended well. `outputs` has the files; `ui` has what each node showed, by node id."""
+    """A job that ended well. `outputs`: its files; `ui`: what each node showed, by node id; `seconds`: that it ran."""
 
     prompt_id: str
     outputs: tuple[Output, ...]
     ui: dict[str, dict[str, Any]]
+    seconds: float | None = None
 
     def images(self, node_id: str | None = None) -> tuple[Output, ...]:
         """The saved pictures, without previews (type "temp")."""
@@ -54,7 +55,14 @@ def read_entry(prompt_id: str, entry: Any) -> Finished:
         raise BadAnswer(f"the server's history of job {prompt_id} cannot be read ({error!r})") from error
     if not all(isinstance(text, str) for o in outputs for text in (o.filename, o.subfolder, o.type)):
         raise BadAnswer(f"the server's history of job {prompt_id} names files that are not text")
-    return Finished(prompt_id, outputs, ui)
+    return Finished(prompt_id, outputs, ui, _seconds(messages))
+
+
+def _seconds(messages: dict[str, Any]) -> float | None:
+    try:
+        return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+    except (KeyError, TypeError):
+        return None
 
 
 def _failure(messages: dict[str, Any]) -> Exception:

@@ -33,11 +33,24 @@ class Likeness:
         faces = self._largest(picture)
         return float(compare(faces, self._references[name]).matrix[0, 0]) if len(faces) else None
 
+    def look(self, name: str | None, picture: "Image") -> tuple[float | None, int, float | None]:
+        """(cosine to that reference, None without one; number of faces; score of the largest, None without one)."""
+        from ..faces.compare import compare
+
+        seen = self._detect(picture)
+        if not len(seen.faces):
+            return None, len(seen.pictures[0].found), None
+        cosine = None if name is None else float(compare(seen.faces, self._references[name]).matrix[0, 0])
+        return cosine, len(seen.pictures[0].found), float(seen.faces[0].score)
+
     def _largest(self, picture: "Image"):
+        return self._detect(picture).faces
+
+    def _detect(self, picture: "Image"):
         import numpy
         import torch
 
         from ..faces.detect import Options, detect_faces
 
         image = torch.from_numpy(numpy.asarray(picture.convert("RGB")).copy()).float().div(255)
-        return detect_faces(self._analyzer, image[None], Options()).faces
+        return detect_faces(self._analyzer, image[None], Options())

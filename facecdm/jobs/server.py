@@ -74,11 +74,16 @@ def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
     return target
 
 
+# Waits until the process that started it is gone, however it went, and ends the server.
+GUARD = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
+
+
 class LocalServer:
     """A context manager around `python main.py …`.
 
-    comfyui  folder with main.py          base    models, input, output, custom_nodes … (made where missing)
-    python   interpreter with its needs   port    None: any free one
+    comfyui  folder with main.py          base     models, input, output, custom_nodes … (made where missing)
+    python   interpreter with its needs   port     None: any free one
+    log      default: server.log in base  guarded  it ends with this process, even if that is killed
     """
 
     def __init__(
@@ -91,13 +96,17 @@ class LocalServer:
         cpu: bool = True,
         arguments: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        log: Path | None = None,
+        guarded: bool = False,
     ):
         self.comfyui, self.base, self.python = Path(comfyui), Path(base).resolve(), str(python)
         self.wanted_port, self.cpu, self.arguments = port, cpu, arguments
         self.environment = environment or {}
         self.port = 0
         self.process: subprocess.Popen | None = None
-        self.log = self.base / "server.log"
+        self.log = log or self.base / "server.log"
+        self.guarded = guarded
+        self._guard: subprocess.Popen | None = None
 
     @property
     def alive(self) -> bool:
@@ -156,6 +165,11 @@ class LocalServer:
                 env={**os.environ, "PYTHONIOENCODING": "utf-8", **self.environment},
                 **group,
             )
+        self._unguard()
+        if self.guarded:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-c", GUARD, str(self.process.pid)], stdin=subprocess.PIPE, **group
+            )
 
     def answers(self) -> bool:
         """Whether *our* server answers (another one could have won the port); raises ServerDied."""
@@ -166,7 +180,7 @@ class LocalServer:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"http://{self.address}/system_stats", timeout=5) as response:
                 stats = json.loads(response.read(1 << 20))
-            return str(self.base) in stats["system"]["argv"]
+            return {str(self.base), *self.arguments} <= set(stats["system"]["argv"])
         except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -180,6 +194,7 @@ class LocalServer:
 
     def stop(self, patience: float = 10) -> None:
         """Ends the server; a second call does nothing."""
+        self._unguard()
         if not self.alive:
             return
         self.process.terminate()
@@ -188,3 +203,9 @@ class LocalServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+    def _unguard(self) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None

@@ -34,8 +34,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
+    """One person, or one prompt of a person; without a reference its cell stays empty."""
+
     name: str
-    reference: "Image"
+    reference: "Image | None"
     results: tuple[Result, ...]
 
 
@@ -56,8 +58,11 @@ def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256) -
     draw.line((MARGIN, top - 16, size[0] - MARGIN, top - 16), LINE)
     for number, row in enumerate(rows):
         y = top + number * row_height
-        sheet.paste(fitted(row.reference, cell), (MARGIN, y))
-        write(draw, (MARGIN, y + cell + 8), ["reference", row.name], text, cell, (FAINT, INK))
+        words = wrap(draw, row.name, text, cell, TEXT_LINES)
+        if row.reference is not None:
+            sheet.paste(fitted(row.reference, cell), (MARGIN, y))
+            words = ["reference", *words]
+        write(draw, (MARGIN, y + cell + 8), words, text, cell, (FAINT if row.reference else INK, INK))
         for column, result in enumerate(row.results, 1):
             x = MARGIN + column * (cell + GAP)
             if result.picture is not None:

@@ -66,6 +66,10 @@ class Workflow:
             return False
         return True
 
+    def is_link(self, value: Any) -> bool:
+        """Whether an input's value is the output of another node, [id, slot]."""
+        return isinstance(value, list) and len(value) == 2 and str(value[0]) in self.nodes
+
     def get(self, node: str, input_name: str) -> Any:
         node_id = self.find(node)
         inputs = self.nodes[node_id]["inputs"]
@@ -79,7 +83,7 @@ class Workflow:
     def set(self, node: str, input_name: str, value: Any) -> "Workflow":
         """A copy in which one input has another value. The input must be there already, and not be a link."""
         old = self.get(node, input_name)
-        if isinstance(old, list) and len(old) == 2 and str(old[0]) in self.nodes:
+        if self.is_link(old):
             raise WorkflowMistake(
                 f"{self.name}: input {input_name!r} of {node!r} is linked to node {old[0]}; "
                 f"change that node's value instead"

@@ -1,0 +1,77 @@
+"""`python -m facecdm batch PLAN`: see docs/batches.md."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import PlanMistake, plain
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("plan", type=Path, metavar="PLAN", help="a YAML file; or a CSV or JSONL file with --workflow and --server")
+    add("--workflow", type=Path, metavar="JSON", help="in API format (default: the plan's)")
+    add("--server", action="append", metavar="ADDRESS", help="host:port; repeatable (default: the plan's)")
+    add("--output", type=Path, metavar="DIR", help="where to (default: the plan's, else output/batch beside it)")
+    add("--resume", action="store_true", help="go on with what is in the output folder")
+    add("--retry-failed", action="store_true", help="with --resume: also jobs that were set aside")
+    add("--check", action="store_true", help="only look for mistakes, and say what would be made")
+    add("--keep-best", type=int, metavar="N", help="pictures of each person and prompt that stay; the others go aside")
+    add("--base", type=Path, metavar="DIR", help="folder whose models/insightface measures identity")
+    add("--pack", metavar="NAME", help="face pack that measures it (default: buffalo_s)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """0 where every job has its result, 1 where some were set aside."""
+    try:
+        import pydantic  # noqa: F401
+        import yaml  # noqa: F401
+    except ImportError as error:
+        from ..errors import MissingPackage
+
+        raise MissingPackage(f"batches need {error.name}: pip install -r requirements.txt") from error
+    from .plan import Plan
+
+    plan = Plan.load(options.plan, **changed(options))
+    if options.check:
+        return look(plan)
+    from .runner import run
+
+    summary = run(plan, options.resume or options.retry_failed, options.retry_failed)
+    print(f"{summary.done} of {summary.jobs} jobs are done: {summary.folder} (results.csv, sheets)")
+    for number, message in list(summary.set_aside.items())[:20]:
+        print(plain(f"  job {number} is set aside: {message}"), file=sys.stderr)
+    if summary.set_aside:
+        print(f"  {len(summary.set_aside)} set aside in all; --retry-failed tries them again", file=sys.stderr)
+    return int(not summary.ok)
+
+
+def changed(options: argparse.Namespace) -> dict[str, Any]:
+    """The keys of the plan that the command line gives; its paths are seen from the current folder."""
+    keys = {"workflow": options.workflow and str(options.workflow.absolute()), "servers": options.server,
+            "output": options.output and options.output.absolute(), "keep_best": options.keep_best,
+            "base": options.base and options.base.absolute(), "pack": options.pack}
+    return {name: value for name, value in keys.items() if value is not None}
+
+
+def look(plan) -> int:
+    """Prints the jobs that a plan makes; raises PlanMistake."""
+    from .jobs import prepare
+    from .runner import ask_all, connected
+
+    if not plan.servers and plan.ray is None:
+        raise PlanMistake(["servers: name at least one to check against, as in 127.0.0.1:8188"])
+
+    async def ask():
+        async with connected(plan) as servers:
+            return await ask_all(servers)
+
+    batch = prepare(plan, asyncio.run(ask()))
+    print(f"{len(batch.jobs)} jobs, {len(batch.files)} files to upload; nothing was queued")
+    for job in batch.jobs[:10]:
+        print(plain(f"  {job.name}"))
+    if len(batch.jobs) > 10:
+        print(f"  … and {len(batch.jobs) - 10} more")
+    return 0
