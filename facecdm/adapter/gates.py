@@ -1,6 +1,7 @@
 """How strongly each head listens to a stream at each noise level: γ(σ), interpolated between learnt knots."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,23 @@ def knot_weights(sigma: Tensor, knots: int) -> Tensor:
     low, high = (math.log(value) for value in SIGMA_RANGE)
     place = (sigma.float().log().clamp(low, high) - low) * ((knots - 1) / (high - low))
     return (1 - (place[:, None] - torch.arange(knots, device=sigma.device)).abs()).clamp(min=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A factor over the noise level: `values` [K] at falling `sigmas` [K], straight lines in log σ between them."""
+
+    sigmas: Tensor
+    values: Tensor
+
+    def at(self, sigma: Tensor) -> Tensor:
+        """σ [1] → factor [1], without a host sync."""
+        level, points = sigma.float().log(), self.sigmas.log()
+        reached = ((points[:-1] - level) / (points[:-1] - points[1:])).clamp(0, 1)  # of every piece, 0 … 1
+        return (self.values[:1] + (reached * self.values.diff()).sum()).to(sigma.dtype)
+
+    def to(self, device: torch.device) -> "Schedule":
+        return Schedule(self.sigmas.to(device), self.values.to(device))
 
 
 class NoiseGate(nn.Module):

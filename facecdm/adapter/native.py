@@ -28,6 +28,19 @@ def save_adapter(adapter: TripletAdapter, folder: Path, name: str, overwrite: bo
     return write_named(save(tensors, metadata), folder, name, overwrite)
 
 
+def is_native(path: Path) -> bool:
+    """Whether a file says of itself that it is FaceCDM's own."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix.lower() != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_adapter(path: Path) -> TripletAdapter:
     """Read an adapter, each tensor in the dtype that it was saved in.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .gates import knot_weights
+from .features import Features
+from .gates import Schedule, knot_weights
 from .model import KeysValues, TripletAdapter
 
 
@@ -14,7 +15,8 @@ from .model import KeysValues, TripletAdapter
 class Stream:
     """One stream's setting: `strength` times `curve` (a factor per layer of the map), κ and how it projects.
 
-    `zeros` tokens of nothing stand beside the stream's own, for places that need not listen (PuLID).
+    `zeros` tokens of nothing stand beside the stream's own, for places that need not listen (PuLID). `schedule` is a
+    factor over the noise level; `weights`, one a reference, weigh what stands side by side.
     """
 
     strength: float = 1.0
@@ -22,6 +24,8 @@ class Stream:
     kappa: float = 0.0
     projection: str = "feature"  # one of attention.PROJECTIONS
     zeros: int = 0
+    schedule: Schedule | None = None
+    weights: tuple[float, ...] = ()
 
     def layer_weights(self, adapter: TripletAdapter) -> Tensor:
         """One factor per head of every layer, [Σ heads]."""
@@ -35,19 +39,26 @@ class Stream:
 class Person:
     """A face (and a whole image) held against a U-Net. Immutable, and shared by every copy of a model.
 
-    `face` are unit embeddings [references, width], `image` vision states [references, N, width]; `settings` holds a
-    `Stream` for each stream that is wanted; `mask` weighs the places of the picture, [H, W] in 0…1; the person
-    acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`. `evaluate_zero` computes streams whose gate is zero, too.
+    `face` are unit embeddings [references, width], `image` vision states [references, N, width], or `Features` where
+    the adapter wants more; `settings` holds a `Stream` for each stream that is wanted; `mask` weighs the places of the
+    picture, [H, W] in 0…1; the person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`. `evaluate_zero` computes
+    streams whose gate is zero, too.
+
+    `negative` is what the rows of the negative prompt see, by stream, of as many references; of a stream that is not
+    in it they see nothing and stay the base model's own. References stand side by side, or, with `per_picture`,
+    reference i is shown in picture i of the batch alone.
     """
 
     adapter: TripletAdapter
-    face: Tensor | None
-    image: Tensor | None = None
+    face: Tensor | Features | None
+    image: Tensor | Features | None = None
     settings: dict[str, Stream] = field(default_factory=lambda: {"face": Stream(), "image": Stream()})
     mask: Tensor | None = None
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     evaluate_zero: bool = False
+    negative: dict[str, Features] = field(default_factory=dict)
+    per_picture: bool = False
 
     def __deepcopy__(self, memo: dict) -> "Person":
         return self  # ComfyUI copies a model's options at every clone; weights and features must not follow
@@ -56,25 +67,39 @@ class Person:
     def has_window(self) -> bool:
         return self.sigma_start != float("inf") or self.sigma_end > 0
 
-    def tokens(self) -> dict[str, Tensor]:
-        """Tokens of the streams that act, references side by side: [1, references × count, context], float32."""
+    def tokens(self, negative: bool = False) -> dict[str, Tensor]:
+        """Tokens of the streams that act, for the prompt's rows or the negative one's, float32: references side by side
+        [1, references × count, context], or one a picture [references, count, context].
+        """
+        given = self.negative if negative else {"face": self.face, "image": self.image}
         wanted = {name: setting for name, setting in self.settings.items()
                   if name in self.adapter.streams and setting.strength}
         if not self.evaluate_zero:
             wanted = {name: setting for name, setting in wanted.items()
                       if not self.adapter.streams[name].gate.is_zero}
-        projected = self.adapter.project(self.face if "face" in wanted else None,
-                                         self.image if "image" in wanted else None)
-        return {name: F.pad(value.flatten(0, 1)[None], (0, 0, 0, wanted[name].zeros))
+        projected = self.adapter.project(*(given.get(name) if name in wanted else None for name in ("face", "image")))
+        return {name: F.pad(value if self.per_picture else value.flatten(0, 1)[None], (0, 0, 0, wanted[name].zeros))
                 for name, value in projected.items()}
 
-    def keys_values(self, text: Tensor | None, device: torch.device, dtype: torch.dtype) -> dict[str, KeysValues]:
+    def keys_values(self, text: Tensor | None, device: torch.device, dtype: torch.dtype,
+                    negative: bool = False) -> dict[str, KeysValues]:
         """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
-        tokens = self.tokens()
+        tokens = self.tokens(negative)
         if tokens and text is not None and self.adapter.text_matters:
             tokens = self.adapter.meet(tokens, text[:1].to(next(iter(tokens.values()))))
-        return {name: self.adapter.streams[name].keys_values(value.to(device, dtype))
-                for name, value in tokens.items()}
+        made = {name: self.adapter.streams[name].keys_values(value.to(device, dtype)) for name, value in tokens.items()}
+        return {name: [(k, v * of_tokens) for k, v in layers]
+                if (of_tokens := self._token_weights(name, tokens[name], dtype, device)) is not None else layers
+                for name, layers in made.items()}
+
+    def _token_weights(self, name: str, tokens: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """The weights of references side by side as those of their tokens, [1, N, 1]; None where they have none."""
+        setting = self.settings[name]
+        if not setting.weights or self.per_picture:
+            return None
+        count = (tokens.shape[1] - setting.zeros) // len(setting.weights)
+        own = torch.tensor(setting.weights, dtype=dtype, device=device).repeat_interleave(count)
+        return F.pad(own, (0, setting.zeros))[None, :, None]
 
     def gates(self, device: torch.device) -> dict[str, Tensor]:
         """Per stream, [knots, Σ width] on `device`; [1, Σ width] where all knots agree and none is being learnt."""
@@ -86,6 +111,10 @@ class Person:
                 gates[name] = (table[:1] if constant else table).to(device)
         return gates
 
+    def schedules(self, device: torch.device) -> dict[str, Schedule | None]:
+        """Each stream's factor over the noise level, on `device`."""
+        return {name: setting.schedule and setting.schedule.to(device) for name, setting in self.settings.items()}
+
     def kappa_of(self, name: str) -> Tensor | None:
         """κ of a stream, what the adapter learnt plus what the user asks; None where it is zero and need not be."""
         learnt = self.adapter.streams[name].kappa
@@ -95,12 +124,15 @@ class Person:
         return torch.tensor(total) if total else None
 
 
-def gates_at(tables: dict[str, Tensor], sigma: Tensor, widths: list[int], dtype: torch.dtype) -> dict[str, list]:
+def gates_at(tables: dict[str, Tensor], sigma: Tensor, widths: list[int], dtype: torch.dtype,
+             schedules: dict[str, Schedule | None] | None = None) -> dict[str, list]:
     """Each stream's gates at noise level σ [1], one [width] tensor a layer, from the tables of `Person.gates`."""
     gates = {}
     for name, table in tables.items():
         if len(table) > 1:
             table = (knot_weights(sigma, len(table)).T * table).sum(0, keepdim=True)
+        if schedules and schedules.get(name) is not None:
+            table = table * schedules[name].at(sigma)
         gates[name] = table[0].to(dtype).split(widths)
     return gates
 

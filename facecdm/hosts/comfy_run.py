@@ -1,7 +1,8 @@
 """One sampling with people: what is made once, what is made once a step, and what a layer finds ready."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from uuid import uuid4
 
 import torch
@@ -43,12 +44,17 @@ def run_of(extra_options: dict) -> "Run | None":
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """A person on this run's device: gate tables, κ, and keys and values by conditioning."""
+    """A person on this run's device: gate tables, κ, and keys and values by conditioning.
+
+    `shared` holds those that serve every prompt (False) and every negative one (True).
+    """
 
     person: Person
     tables: dict[str, Tensor]
     kappas: dict[str, Tensor | None]
-    by_cond: dict[object, dict[str, KeysValues]]
+    schedules: dict
+    by_cond: dict[object, dict[str, KeysValues]] = field(default_factory=dict)
+    shared: dict[bool, dict[str, KeysValues]] = field(default_factory=dict)
 
 
 class Run:
@@ -62,6 +68,7 @@ class Run:
         self._size: tuple[int, int] = (0, 0)  # of the whole picture's latents
         self._masks: dict[tuple, Tensor] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
+        self._joined: dict[tuple, tuple[Tensor, Tensor]] = {}  # keys and values of neighbouring chunks of a batch
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
@@ -70,40 +77,43 @@ class Run:
         """Before the U-Net is called: σ [B] on its device, `conds` as CALC_COND_BATCH has them, latents' size."""
         device, dtype = sigma.device, model.manual_cast_dtype or model.get_dtype()
         if not self._shown:
-            self._shown = [_Shown(p, tables := p.gates(device), {name: p.kappa_of(name) for name in tables}, {})
-                           for p in self._people]
+            self._shown = [_Shown(p, tables := p.gates(device), {name: p.kappa_of(name) for name in tables},
+                                  p.schedules(device)) for p in self._people]
         self._size = size
         conditional = self._conditional(conds)
         _tell_apart(conditional, conds)
-        for cond in conditional:
-            self._prepare(cond, device, dtype)
+        mine = {id(cond) for cond in conditional}
+        for cond in (cond for group in conds for cond in group or ()):
+            self._prepare(cond, device, dtype, id(cond) not in mine)
         # One look at σ on the host where someone's time is limited; else none.
         level = sigma.max().item() if any(p.has_window for p in self._people) else None
         widths = [layer.width for layer in self._people[0].adapter.config.layer_map.layers]
-        self._gates = [gates_at(s.tables, sigma[:1], widths, dtype) if _acts(s.person, level) else None
+        self._gates = [gates_at(s.tables, sigma[:1], widths, dtype, s.schedules) if _acts(s.person, level) else None
                        for s in self._shown]
         self._ready.clear()
 
     def _conditional(self, conds: list) -> list[dict]:
-        """The conditionings that show people: all but the negative ones, which stay the base model's own."""
+        """The conditionings that show people: all but the negative ones, which see at most a person's negative."""
         named = getattr(self._guider, "conds", {})
         negative = {id(named[name]) for name in named if "negative" in name or "empty" in name}
         if not negative & {id(group) for group in conds}:
             negative = {id(group) for group in conds[1:2]} if len(conds) == 2 else set()
         return [cond for group in conds if group is not None and id(group) not in negative for cond in group]
 
-    def _prepare(self, cond: dict, device: torch.device, dtype: torch.dtype) -> None:
+    def _prepare(self, cond: dict, device: torch.device, dtype: torch.dtype, negative: bool) -> None:
         if cond.get("area"):
             self._areas[cond["uuid"]] = tuple(int(value) for value in cond["area"])
         for shown in self._shown:
-            uuid, by_cond = cond["uuid"], shown.by_cond
-            if uuid in by_cond:
+            uuid, person = cond["uuid"], shown.person
+            if uuid in shown.by_cond or negative and not person.negative:
                 continue
-            if shown.person.adapter.text_matters:
+            if person.adapter.text_matters:
                 text = cond["model_conds"]["c_crossattn"].cond
-                by_cond[uuid] = shown.person.keys_values(text, device, dtype)
+                shown.by_cond[uuid] = person.keys_values(text, device, dtype, negative)
             else:  # the same for every prompt
-                by_cond[uuid] = next(iter(by_cond.values()), None) or shown.person.keys_values(None, device, dtype)
+                if negative not in shown.shared:
+                    shown.shared[negative] = person.keys_values(None, device, dtype, negative)
+                shown.by_cond[uuid] = shown.shared[negative]
 
     def streams(self, index: int, q: Tensor, extra_options: dict) -> list[LayerStream]:
         """What layer `index` listens to, for its queries q [B, n, C]."""
@@ -112,27 +122,32 @@ class Run:
             return []
         rows = len(q) // len(uuids)
         size = tuple(extra_options["activations_shape"][-2:])
-        key = (index, size, rows, *uuids)
+        places = _window(extra_options)
+        key = (index, size, rows, places, *uuids)
         if key not in self._ready:
             self._ready[key] = [stream for number in range(len(self._shown))
-                                for stream in self._streams_of(number, index, uuids, rows, size)]
+                                for stream in self._streams_of(number, index, uuids, rows, size, places)]
         return self._ready[key]
 
-    def _streams_of(self, number: int, index: int, uuids: list, rows: int, size: tuple) -> list[LayerStream]:
+    def _streams_of(self, number: int, index: int, uuids: list, rows: int, size: tuple,
+                    places: tuple[int, ...] | None) -> list[LayerStream]:
         shown, gates = self._shown[number], self._gates[number]
         if gates is None:
             return []
         streams = []
-        for start, count, groups in _spans(uuids, shown.by_cond):
-            covered = uuids[start:start + count]
-            for name in groups[0]:
-                k, v = (_rows([group[name][index][part] for group in groups], rows) for part in (0, 1))
-                streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index],
-                                           shown.kappas[name], self._mask(number, covered, rows, size, k),
+        for name in gates:
+            for start, count, chunks in _spans([shown.by_cond.get(uuid, {}).get(name) for uuid in uuids], index):
+                covered = tuple(uuids[start:start + count])
+                key = (number, name, index, rows, places, *covered)
+                if key not in self._joined:
+                    self._joined[key] = tuple(_rows([chunk[part] for chunk in chunks], rows, places) for part in (0, 1))
+                k, v = self._joined[key]
+                streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index], shown.kappas[name],
+                                           self._mask(number, covered, rows, size, k),
                                            projection=shown.person.settings[name].projection))
         return streams
 
-    def _mask(self, number: int, uuids: list, rows: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
+    def _mask(self, number: int, uuids: tuple, rows: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
         """A person's mask for neighbouring chunks of the batch: [1 or chunks × rows, places, 1]."""
         if self._shown[number].person.mask is None:
             return None
@@ -164,20 +179,34 @@ def _acts(person: Person, level: float | None) -> bool:
     return not person.has_window or person.sigma_end <= level <= person.sigma_start
 
 
-def _spans(uuids: list, by_cond: dict) -> Iterator[tuple[int, int, list]]:
-    """Neighbouring chunks of the batch that show a person: (first, how many, their keys and values)."""
+def _spans(layers: list[KeysValues | None], index: int) -> Iterator[tuple[int, int, list[tuple[Tensor, Tensor]]]]:
+    """Neighbouring chunks of the batch that see a stream, as many tokens each: (first, how many, keys and values)."""
     start = 0
-    while start < len(uuids):
-        end = start
-        while end < len(uuids) and by_cond.get(uuids[end]):
-            end += 1
-        if end > start:
-            yield start, end - start, [by_cond[uuid] for uuid in uuids[start:end]]
-        start = end + 1
+    for present, group in groupby(layers, lambda chunk: chunk[index][0].shape[1] if chunk else 0):
+        chunks = list(group)
+        if present:
+            yield start, len(chunks), [chunk[index] for chunk in chunks]
+        start += len(chunks)
 
 
-def _rows(chunks: list[Tensor], rows: int) -> Tensor:
-    """Keys or values [1, N, C] of neighbouring chunks for their rows: one for all where they are the same."""
-    if all(chunk is chunks[0] for chunk in chunks):
+def _rows(chunks: list[Tensor], rows: int, places: tuple[int, ...] | None = None) -> Tensor:
+    """What neighbouring chunks see [1 or pictures, N, C], for their rows: one for all where they are the same."""
+    if len(chunks[0]) == 1 and all(chunk is chunks[0] for chunk in chunks):
         return chunks[0]
-    return torch.cat([chunk.expand(rows, -1, -1) for chunk in chunks])
+    return torch.cat([_of_pictures(chunk, rows, places) for chunk in chunks])
+
+
+def _of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Tensor:
+    """Row i sees the i-th of `chunk`, or the last one where there are fewer; all see the only one."""
+    if len(chunk) == 1:
+        return chunk.expand(rows, -1, -1)
+    wanted = places if places is not None and len(places) == rows else range(rows)
+    return chunk[[min(place, len(chunk) - 1) for place in wanted]]
+
+
+def _window(extra_options: dict) -> tuple[int, ...] | None:
+    """Which pictures of the batch are seen now, where a video is sampled window by window (core, AnimateDiff)."""
+    window = getattr(extra_options.get("context_window"), "index_list", None)
+    if window is None:
+        window = (extra_options.get("ad_params") or {}).get("sub_idxs")
+    return None if window is None else tuple(window)

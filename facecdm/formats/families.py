@@ -1,0 +1,118 @@
+"""The published families of decoupled-attention adapters: what tells each apart, and what each wants to see."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import projectors
+
+# What a family looks at with a CLIP vision tower.
+WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
+# What of the tower's answer it reads.
+POOLED, PENULTIMATE = "pooled", "penultimate"
+# What of the recogniser's embedding it reads.
+NORMED, RAW = "normed", "raw"
+
+
+@dataclass(frozen=True)
+class Family:
+    """`name` is what a person reads, `key` what metadata, exports and choices say.
+
+    stream     face (it reads a recogniser's embedding) or image (it reads pictures alone)
+    picture    what its vision tower looks at, or "" without one; `vision` is what it reads of the answer
+    embedding  normed or raw, or "" where no recogniser is asked
+    negative   what the rows of the negative prompt see: tokens of "zeros" (of a zero embedding, and of the states of
+               a picture whose normalised pixels are zero), or "" where they stay the base's own
+    projector  the class that makes its tokens (formats.projectors)
+    projection, kappa, zeros   how its stream meets the text's (adapter.person.Stream)
+    prompt, likeness           what `strength` becomes at the two ends of the balance between prompt and likeness
+    keep       κ at the prompt's end of the balance
+    words      what of a file's name speaks for it where its content cannot tell
+    """
+
+    key: str
+    name: str
+    stream: str
+    projector: type
+    picture: str = ""
+    vision: str = ""
+    embedding: str = ""
+    negative: str = "zeros"
+    projection: str = "feature"
+    kappa: float = 0.0
+    zeros: int = 0
+    prompt: float = 0.5
+    likeness: float = 1.3
+    keep: float = 0.5
+    words: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> str:
+        """What to connect, in words."""
+        parts = [f"a face's embedding ({self.embedding})"] if self.embedding else []
+        return " and ".join(parts + ([f"{self.picture} through CLIP vision ({self.vision})"] if self.picture else []))
+
+
+FAMILIES = {family.key: family for family in (
+    Family("ip-adapter", "IP-Adapter", "image", projectors.Pooled, WHOLE, POOLED),
+    Family("ip-adapter-light", "IP-Adapter light", "image", projectors.Pooled, WHOLE, POOLED, words=("light",)),
+    Family("ip-adapter-plus", "IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, likeness=1.2),
+    Family("ip-adapter-plus-face", "IP-Adapter Plus-Face", "image", projectors.Resampler, FACE, PENULTIMATE,
+           words=("plus-face", "plus_face", "plusface")),
+    Family("ip-adapter-composition", "IP-Adapter Plus Composition", "image", projectors.Resampler, WHOLE, PENULTIMATE,
+           words=("composition",)),
+    Family("ip-adapter-full-face", "IP-Adapter Full-Face", "image", projectors.EveryState, FACE, PENULTIMATE),
+    Family("faceid", "FaceID", "face", projectors.Identity, embedding=NORMED, likeness=1.5),
+    Family("faceid-plus", "FaceID Plus", "face", projectors.IdentityPlus, ALIGNED, PENULTIMATE, NORMED),
+    Family("faceid-plusv2", "FaceID PlusV2", "face", projectors.IdentityPlusV2, ALIGNED, PENULTIMATE, NORMED,
+           words=("plusv2", "plus-v2", "plus_v2")),
+    Family("faceid-portrait", "FaceID Portrait", "face", projectors.Identity, embedding=NORMED),
+    Family("faceid-portrait-unnorm", "FaceID Portrait-unnorm", "face", projectors.Resampler, embedding=RAW,
+           words=("unnorm", "portrait")),
+    Family("instantid", "InstantID", "face", projectors.Resampler, embedding=RAW, prompt=0.4, likeness=1.1,
+           words=("instantid", "instant-id", "instant_id")),
+    Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),
+)}
+
+# Which families a state dict of a projector may be: the first that fits decides, and the first name is the default.
+# `keys` maps a key to the shape it must have (None: any size).
+Rule = tuple[dict[str, tuple], Callable[[dict], bool], tuple[str, ...]]
+
+
+def _any(state: dict) -> bool:
+    return True
+
+
+RULES: list[Rule] = [
+    ({"latents": (1, None, 2048)}, _any, ("kolors-plus",)),
+    ({"latents": (1, None, None), "proj_in.weight": (None, 512)}, _any, ("instantid", "faceid-portrait-unnorm")),
+    ({"latents": (1, None, None), "proj_in.weight": (None, None)}, _any,
+     ("ip-adapter-plus", "ip-adapter-plus-face", "ip-adapter-composition")),
+    ({"proj.3.weight": (None,)}, _any, ("ip-adapter-full-face",)),
+    ({"perceiver_resampler.proj_in.weight": (None, None)}, _any, ("faceid-plus", "faceid-plusv2")),
+    ({"proj.2.weight": (None, None), "norm.weight": (None,)},
+     lambda state: len(state["proj.2.weight"]) // len(state["norm.weight"]) > 4, ("faceid-portrait",)),
+    ({"proj.2.weight": (None, None), "norm.weight": (None,)}, _any, ("faceid",)),
+    ({"proj.weight": (None, None), "norm.weight": (None,)}, _any, ("ip-adapter", "ip-adapter-light")),
+]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A CLIP vision tower: features of its states and of its pooled embedding, and the file to get."""
+
+    name: str
+    states: int
+    pooled: int
+    file: str
+
+
+ENCODERS = (
+    Encoder("ViT-H", 1280, 1024, "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
+    Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
+    Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors"),
+)
+
+
+def encoder_for(vision: str, width: int) -> Encoder | None:
+    """The tower whose answer has so many features, or None where it is none of the known."""
+    return next((e for e in ENCODERS if (e.pooled if vision == POOLED else e.states) == width), None)

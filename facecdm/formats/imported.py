@@ -1,0 +1,126 @@
+"""A published adapter as the triplet runs it: interplay off, gates 1, κ as its family has it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter.features import Features
+from ..adapter.layers import LayerMap
+from ..adapter.model import StreamLayers
+from ..adapter.native import is_native, load_adapter
+from ..errors import BadFile, Mismatch
+from .read import Published, read
+from .recognise import AUTO, Recognised, recognise
+
+
+@dataclass(frozen=True)
+class ImportedConfig:
+    """What the nodes and hosts ask of any adapter's configuration; `parts` says where each stream comes from."""
+
+    layer_map: LayerMap
+    parts: dict[str, Recognised]
+    recogniser: str = ""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(self.parts)
+
+    @property
+    def face_width(self) -> int:
+        return self.parts["face"].face_width if "face" in self.parts else 0
+
+    @property
+    def image_width(self) -> int:
+        return self.parts["image"].vision_width if "image" in self.parts else 0
+
+
+class ImportedAdapter(nn.Module):
+    """One or two published adapters with the face of a TripletAdapter: the same hosts, people and attention run it.
+
+    `loras` are the LoRAs found in the files, by stream, under the names of the file's attention processors; they
+    belong to the base model and are not run here.
+    """
+
+    text_matters = False
+
+    def __init__(self, config: ImportedConfig, projectors: dict[str, nn.Module], layers: dict[str, StreamLayers],
+                 loras: dict[str, dict[str, Tensor]]):
+        super().__init__()
+        self.config = config
+        self.projectors = nn.ModuleDict(projectors)
+        self.streams = nn.ModuleDict(layers)
+        self.loras = loras
+
+    def project(self, face: Features | None, image: Features | None) -> dict[str, Tensor]:
+        """Features → tokens [R, N, context], float32, by stream; absent where there are none, or no such stream."""
+        given = {"face": face, "image": image}
+        return {name: projector(given[name]) for name, projector in self.projectors.items() if given[name] is not None}
+
+    def meet(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
+        return tokens
+
+
+def load_any(path: Path, choice: str = AUTO):
+    """(adapter, what it is): FaceCDM's own, with None, or a published one. Raises BadFile, UnsupportedModel."""
+    return (load_adapter(path), None) if is_native(path) else import_adapter(read(path), choice)
+
+
+def import_adapter(published: Published, choice: str = AUTO) -> tuple[ImportedAdapter, Recognised]:
+    """An adapter that shares its keys' and values' tensors with `published`, in the dtype of the file."""
+    found = recognise(published, choice)
+    projector = _filled(found.family.projector, published)
+    layers = _stream(published, found)
+    lora = {key: value for key, value in published.ip_adapter.items() if "_lora." in key} if found.lora else {}
+    stream = found.family.stream
+    config = ImportedConfig(found.layer_map, {stream: found})
+    adapter = ImportedAdapter(config, {stream: projector}, {stream: layers}, {stream: lora} if lora else {})
+    return adapter.requires_grad_(False).eval(), found
+
+
+def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
+    """The face stream of one and the image stream of the other, as one triplet.
+
+    Raises Mismatch: other bases, the same stream twice, an interplay that was learnt with its own streams.
+    """
+    for adapter in (one, other):
+        if not isinstance(adapter, ImportedAdapter):
+            raise Mismatch("one of the adapters is FaceCDM's own, whose streams were trained together: apply it and "
+                           "the other one with an Apply FaceCDM each, one after the other")
+    a, b = one.config, other.config
+    if a.layer_map != b.layer_map:
+        raise Mismatch(f"one adapter was made for {a.layer_map.base}, the other for {b.layer_map.base}: load two for "
+                       "the same base")
+    twice = set(a.parts) & set(b.parts)
+    if twice:
+        stream = sorted(twice)[0]
+        raise Mismatch(f"both adapters have {'a face' if stream == 'face' else 'an image'} stream "
+                       f"({a.parts[stream].family.name} and {b.parts[stream].family.name}): apply them with an Apply "
+                       "FaceCDM each, one after the other")
+    return ImportedAdapter(ImportedConfig(a.layer_map, {**a.parts, **b.parts}, a.recogniser or b.recogniser),
+                           {**one.projectors, **other.projectors}, {**one.streams, **other.streams},
+                           {**one.loras, **other.loras}).requires_grad_(False).eval()
+
+
+def _filled(kind: type, published: Published) -> nn.Module:
+    """The projector with the file's weights, float32: it runs once a picture, on any device."""
+    try:
+        with torch.device("meta"):
+            projector = kind.of(published.image_proj)
+        projector.load_state_dict({key: value.float() for key, value in published.image_proj.items()}, assign=True)
+    except (RuntimeError, KeyError, ValueError, IndexError) as error:
+        raise BadFile(f"{published.path} lacks parts of its projector, or they do not fit together "
+                      f"({str(error)[:200]}): get the file again.") from error
+    return projector
+
+
+def _stream(published: Published, found: Recognised) -> StreamLayers:
+    with torch.device("meta"):
+        layers = StreamLayers(found.layer_map, 1, torch.float32)
+    state = {"gate.knots": torch.ones(1, found.layer_map.heads), "kappa": torch.tensor(found.family.kappa)}
+    for index in range(len(found.layer_map.layers)):
+        for part in ("k", "v"):
+            state[f"to_{part}.{index}.weight"] = published.ip_adapter[f"{2 * index + 1}.to_{part}_ip.weight"]
+    layers.load_state_dict(state, assign=True)
+    return layers
