@@ -7,13 +7,15 @@ pulid/encoders.py.
 import torch
 from torch import Tensor, nn
 
+from ..adapter.features import Features
+
 RECOGNISER_WIDTH = 512  # antelopev2's embedding, raw
 VISION_WIDTH = 768      # EVA02-CLIP-L-336's embedding, of length 1
 STATES = 5              # hidden states of the tower, of 1024 features
 
 
 class IdentityEncoder(nn.Module):
-    """Identity [B, width] and five vision states [B, N, states_width] → tokens [B, 2 × 5, context].
+    """Features with an `identity` [R, 1280] and five states [R, N, states_width] → tokens [R, 2 × 5, context].
 
     The first five tokens come from the identity, one more from each depth of the vision tower: its class token and the
     mean of its patches. The unconditional tokens are those of zeros, which are not zero.
@@ -27,9 +29,14 @@ class IdentityEncoder(nn.Module):
             setattr(self, f"mapping_{depth}", _stack(states_width, 1024, context))
             setattr(self, f"mapping_patch_{depth}", _stack(states_width, 1024, context))
 
-    def forward(self, identity: Tensor, states: tuple[Tensor, ...]) -> Tensor:
-        tokens = [self.body(identity).unflatten(-1, (5, self.context))]
-        for depth, state in enumerate(states):
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> "IdentityEncoder":
+        context, states_width = state["mapping_0.6.weight"].shape[0], state["mapping_0.0.weight"].shape[1]
+        return cls(state["body.0.weight"].shape[1], states_width, context)
+
+    def forward(self, features: Features) -> Tensor:
+        tokens = [self.body(features.embedding).unflatten(-1, (5, self.context))]
+        for depth, state in enumerate(features.states):
             whole, patches = getattr(self, f"mapping_{depth}"), getattr(self, f"mapping_patch_{depth}")
             tokens.append(whole(state[:, :1]) + patches(state[:, 1:]).mean(1, keepdim=True))
         return torch.cat(tokens, 1)

@@ -29,6 +29,16 @@ FULL_SD15 = SimpleNamespace(
     name="SD15", comfy=SMALL_SD15.comfy | dict(model_channels=320, context_dim=768),
     diffusers=dict(block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8))
 
+# SDXL's own widths, with one residual and at most one transformer block at each place.
+WIDE_SDXL = SimpleNamespace(
+    name="SDXL",
+    comfy=SMALL_SDXL.comfy | dict(model_channels=320, num_res_blocks=[1] * 3, context_dim=2048,
+                                  transformer_depth=[0, 1, 1], transformer_depth_middle=1,
+                                  transformer_depth_output=[0, 0, 1, 1, 1, 1]),
+    diffusers=SMALL_SDXL.diffusers | dict(block_out_channels=[320, 640, 1280], cross_attention_dim=2048,
+                                          attention_head_dim=[5, 10, 20], layers_per_block=1,
+                                          transformer_layers_per_block=1))
+
 
 @dataclass(frozen=True)
 class Twins:
