@@ -1,5 +1,6 @@
 """Every node of the pack."""
 
-from . import adapter, apply, demo, detail, face_library, faces, people
+from . import adapter, apply, dataset, demo, detail, face_library, faces, people
 
-NODES = [*faces.NODES, *face_library.NODES, *adapter.NODES, *apply.NODES, *people.NODES, *detail.NODES, *demo.NODES]
+MODULES = (faces, face_library, adapter, apply, people, detail, dataset, demo)
+NODES = [node for module in MODULES for node in module.NODES]

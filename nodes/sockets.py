@@ -5,3 +5,4 @@ from comfy_api.latest import io
 FACES = io.Custom("FACES")
 FACE_ANALYZER = io.Custom("FACE_ANALYZER")
 ADAPTER = io.Custom("FACECDM_ADAPTER")
+DATA_SET = io.Custom("FACECDM_DATA_SET")

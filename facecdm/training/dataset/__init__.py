@@ -1,7 +1,7 @@
 """The data set: pictures in, encoded rows out."""
 
 from .data_set import DataSet
-from .prepare import prepare
+from .pipeline import prepare
 from .settings import Settings
 
 __all__ = ["DataSet", "Settings", "prepare"]

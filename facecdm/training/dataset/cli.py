@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     from .faceworld import FaceWorldSource
-    from .prepare import prepare
+    from .pipeline import prepare
     from .sources import FolderSource
 
     encoders = _encoders(arguments)

@@ -1,0 +1,31 @@
+"""Folders of pictures that a graph may name: those below one root, and no other."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+from ...errors import MissingModel, UnsafeName
+from .sources import PICTURES
+
+DEPTH = 2  # of the folders that are listed
+
+
+def inside(root: Path, name: str) -> Path:
+    """The folder of that name below `root`. Raises UnsafeName (it would lie elsewhere), MissingModel (no folder)."""
+    relative = PurePosixPath(name.replace("\\", "/"))
+    if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name or not relative.parts:
+        raise UnsafeName(f"{name!r} cannot be the name of a folder: it would not lie in {root.name}.")
+    if not (root / relative).is_dir():
+        raise MissingModel(f"there is no folder {relative} in {root}: put pictures there, then refresh the list (R)")
+    return root / relative
+
+
+def picture_folders(root: Path) -> list[str]:
+    """Folders below `root` with pictures in them or in their sub-folders, by name."""
+    found = set()
+    for folder, below, files in os.walk(root):
+        parts = Path(folder).relative_to(root).parts
+        if parts and any(file.lower().endswith(PICTURES) for file in files):
+            found |= {"/".join(parts[:depth]) for depth in range(1, min(len(parts), DEPTH) + 1)}
+        if len(parts) > DEPTH:
+            below.clear()
+    return sorted(found)

@@ -1,0 +1,172 @@
+"""Prepare Data Set: pictures and captions become what Train Stage reads."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..facecdm.errors import FaceCDMError
+from ..facecdm.files import safe_name
+from ..facecdm.training.dataset.folders import inside, picture_folders
+from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+from .sockets import DATA_SET, FACE_ANALYZER
+
+IMAGES = "(the images input)"
+HOME = "facecdm_data_sets"  # below ComfyUI's output folder
+COMBOS = {"framing": FRAMINGS, "several_faces": SEVERAL, "no_caption": NO_CAPTION, "identities": IDENTITIES,
+          "pose": POSES}
+
+
+def input_folder() -> Path:
+    import folder_paths
+
+    return Path(folder_paths.get_input_directory())
+
+
+def home() -> Path:
+    import folder_paths
+
+    return Path(folder_paths.get_output_directory()) / HOME
+
+
+class PrepareDataSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        usual = Settings()
+        return io.Schema(
+            node_id="FaceCDMPrepareDataSet",
+            display_name="Prepare Data Set",
+            category="FaceCDM/training",
+            description="Finds the faces in pictures, encodes pictures and captions once, and keeps the result on disk "
+            "for Train Stage. Run again, it makes only what is new or changed.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The base model that will be trained; says how latents are scaled."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                FACE_ANALYZER.Input("analyzer", tooltip="From Load Face Analyzer; with landmarks, expressions are told "
+                                                        "apart better."),
+                io.String.Input("name", default="my data set", tooltip="Folder below output/facecdm_data_sets; one of "
+                                                                       "that name is brought up to date."),
+                io.Combo.Input("folder", options=[IMAGES, *picture_folders(input_folder())],
+                               tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, "
+                                       "sub-folders are people."),
+                io.Int.Input("resolution", default=0, min=0, max=4096, step=8,
+                             tooltip="Side of the square whose area all buckets share; 0: the model's own."),
+                io.Float.Input("aspect", default=usual.aspect, min=1.0, max=4.0, step=0.05,
+                               tooltip="Longer over shorter side of a bucket, at most; 1 makes one square bucket."),
+                io.Combo.Input("framing", options=list(FRAMINGS), default=usual.framing,
+                               tooltip="Train on whole pictures, or on portraits around the faces."),
+                io.Combo.Input("several_faces", options=list(SEVERAL), default=usual.several,
+                               tooltip="A picture with several faces: take the largest, or drop it."),
+                io.Combo.Input("no_caption", options=list(NO_CAPTION), default=usual.no_caption,
+                               tooltip="A picture without caption: keep it with the empty text, or drop it."),
+                io.Combo.Input("identities", options=list(IDENTITIES), default=usual.identities,
+                               tooltip="Who is who: as sub-folders and meta.jsonl say, else by clustering the faces."),
+                io.Float.Input("same_person", default=usual.same_person, min=0.05, max=0.95, step=0.01,
+                               tooltip="Mean cosine from which clustered faces are one person."),
+                io.Combo.Input("pose", options=list(POSES), default=usual.pose,
+                               tooltip="Pictures for a pose ControlNet, drawn from the key points while training."),
+                io.Int.Input("augmented", default=usual.augmented, min=0, max=64,
+                             tooltip="Variations of a photo that serve as references where a person has no other."),
+                io.Float.Input("min_score", default=usual.min_score, min=0.05, max=1.0, step=0.05,
+                               tooltip="How sure the face detector must be."),
+                io.Float.Input("min_face", default=usual.min_face, min=0.0, max=1.0, step=0.01,
+                               tooltip="Width of a face over the picture's shorter side, at least."),
+                io.ClipVision.Input("clip_vision", optional=True,
+                                    tooltip="The encoder of whole images, for adapters with an image stream."),
+                io.Image.Input("images", optional=True, tooltip="A batch of pictures, instead of a folder."),
+                io.String.Input("captions", default="", multiline=True, optional=True,
+                                tooltip="For images: a line for each, or one line for all."),
+            ],
+            outputs=[
+                DATA_SET.Output(display_name="data set", tooltip="For Train Stage."),
+                io.String.Output(display_name="report", tooltip="What was kept, what was dropped and why."),
+                io.Image.Output(display_name="contact sheet", tooltip="Kept and dropped pictures."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name=None, folder=None, framing=None, several_faces=None, no_caption=None, identities=None,
+                        pose=None):
+        given = {"framing": framing, "several_faces": several_faces, "no_caption": no_caption,
+                 "identities": identities, "pose": pose}
+        for what, value in given.items():
+            if value is not None and value not in COMBOS[what]:
+                return f"{what} must be one of {', '.join(COMBOS[what])}."
+        try:
+            if name is not None:
+                safe_name(name)
+            if folder not in (None, IMAGES):
+                inside(input_folder(), folder)
+        except FaceCDMError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, **_):
+        """Runs again when a file of the folder has changed."""
+        try:
+            root = None if folder in (None, IMAGES) else inside(input_folder(), folder)
+        except FaceCDMError:
+            return "missing"
+        files = sorted(root.rglob("*")) if root else []
+        stats = [(path.relative_to(root).as_posix(), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+    @classmethod
+    def execute(cls, model, clip, vae, analyzer, name, folder, resolution, aspect, framing, several_faces, no_caption,
+                identities, same_person, pose, augmented, min_score, min_face, clip_vision=None, images=None,
+                captions=""):
+        from ..facecdm.hosts.comfy_encoders import ComfyEncoders
+        from ..facecdm.training.dataset import prepare
+        from ..facecdm.training.dataset.faces import AnalyzerFinder
+
+        encoders = ComfyEncoders(model, clip, vae, clip_vision)
+        settings = Settings(resolution or encoders.resolution, encoders.step, aspect, framing, several_faces, min_score,
+                            min_face, no_caption=no_caption, identities=identities, same_person=same_person, pose=pose,
+                            augmented=augmented)
+        target = home() / safe_name(name)
+        finder = AnalyzerFinder(analyzer, settings)
+        data = prepare(_source(folder, images, captions), target, encoders, finder, settings, _Bars())
+        sheet = _sheet(target / "contact.jpg")
+        report = f"{(target / 'report.md').read_text(encoding='utf-8')}\n{target}"
+        return io.NodeOutput(data, report, sheet, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def _source(folder, images, captions):
+    from ..facecdm.training.dataset.sources import BatchSource, FolderSource
+
+    if folder != IMAGES:
+        return FolderSource(inside(input_folder(), folder))
+    if images is None:
+        raise FaceCDMError("there are no pictures: choose a folder of ComfyUI's input folder, or connect images")
+    return BatchSource(images, [line for line in re.split(r"\r?\n", captions.strip()) if line.strip()])
+
+
+class _Bars:
+    """ComfyUI's progress bar, begun anew for each stage; an interrupt raises in it."""
+
+    def __init__(self) -> None:
+        self._stage, self._bar = "", None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from comfy.model_management import throw_exception_if_processing_interrupted
+        from comfy.utils import ProgressBar
+
+        throw_exception_if_processing_interrupted()
+        if stage != self._stage:
+            self._stage, self._bar = stage, ProgressBar(max(total, 1))
+        self._bar.update_absolute(done, max(total, 1))
+
+
+def _sheet(path: Path):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float()[None] / 255
+
+
+NODES = [PrepareDataSet]
