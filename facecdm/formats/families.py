@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import projectors
+from .eva import FILE as EVA_FILE
+from .pulid import IdentityEncoder
 
 # What a family looks at with a CLIP vision tower.
 WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
+UPRIGHT = "the face in its picture, grey on white,"
 # What of the tower's answer it reads.
-POOLED, PENULTIMATE = "pooled", "penultimate"
+POOLED, PENULTIMATE, FIVE = "pooled", "penultimate", "five states and pooled"
 # What of the recogniser's embedding it reads.
 NORMED, RAW = "normed", "raw"
 
@@ -70,6 +73,7 @@ FAMILIES = {family.key: family for family in (
            words=("unnorm", "portrait")),
     Family("instantid", "InstantID", "face", projectors.Resampler, embedding=RAW, prompt=0.4, likeness=1.1,
            words=("instantid", "instant-id", "instant_id")),
+    Family("pulid", "PuLID", "face", IdentityEncoder, UPRIGHT, FIVE, RAW, projection="token_v2", kappa=1.0, zeros=8),
     Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),
 )}
 
@@ -84,6 +88,7 @@ def _any(state: dict) -> bool:
 
 RULES: list[Rule] = [
     ({"latents": (1, None, 2048)}, _any, ("kolors-plus",)),
+    ({"body.6.weight": (None, None), "mapping_patch_4.6.weight": (None, None)}, _any, ("pulid",)),
     ({"latents": (1, None, None), "proj_in.weight": (None, 512)}, _any, ("instantid", "faceid-portrait-unnorm")),
     ({"latents": (1, None, None), "proj_in.weight": (None, None)}, _any,
      ("ip-adapter-plus", "ip-adapter-plus-face", "ip-adapter-composition")),
@@ -111,8 +116,11 @@ ENCODERS = (
     Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
     Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors"),
 )
+EVA = Encoder("EVA02-CLIP-L-336", 1024, 768, EVA_FILE)
 
 
 def encoder_for(vision: str, width: int) -> Encoder | None:
     """The tower whose answer has so many features, or None where it is none of the known."""
+    if vision == FIVE:
+        return EVA
     return next((e for e in ENCODERS if (e.pooled if vision == POOLED else e.states) == width), None)

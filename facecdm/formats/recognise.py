@@ -8,6 +8,7 @@ from torch import Tensor
 from ..adapter.layers import BASES, LayerMap
 from ..errors import BadFile, FaceCDMError, UnsupportedModel
 from .families import FAMILIES, POOLED, RULES, Encoder, Family, encoder_for
+from .pulid import VISION_WIDTH as PULID_VISION_WIDTH
 from .read import Published
 
 AUTO = "auto"
@@ -142,7 +143,9 @@ def _vision_width(state: dict[str, Tensor], family: Family) -> int:
 def _face_width(state: dict[str, Tensor], family: Family) -> int:
     if not family.embedding:
         return 0
-    return next(state[key].shape[1] for key in ("proj_in.weight", "proj.0.weight", "body.0.weight") if key in state)
+    if "body.0.weight" in state:
+        return state["body.0.weight"].shape[1] - PULID_VISION_WIDTH
+    return next(state[key].shape[1] for key in ("proj_in.weight", "proj.0.weight") if key in state)
 
 
 def _lora_rank(ip_adapter: dict[str, Tensor]) -> int:
