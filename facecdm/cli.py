@@ -13,6 +13,7 @@ COMMANDS = {
     "portrait": (".jobs.portrait", "portraits of the people in reference pictures, with a contact sheet"),
     "batch": (".batch.command", "hundreds of pictures from a plan, on one server, several, or a Ray cluster"),
     "dataset": (".training.dataset.cli", "a folder of pictures becomes a data set that can be trained on"),
+    "train": (".training.cli", "train an adapter and a LoRA in three stages from a data set"),
     "demo": (".demo.cli", "train and measure the embedded demo model"),
 }
 

@@ -78,6 +78,17 @@ class _Processor:
         return attn.to_out[1](attn.to_out[0](out))
 
 
+def _self_attention():
+    """diffusers' plain processor, which lets the cross-attention's arguments pass without a warning."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class SelfAttention(AttnProcessor2_0):
+        def __call__(self, *args, people=None, watch=None, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+    return SelfAttention()
+
+
 class DiffusersHost:
     """A diffusers `UNet2DConditionModel` whose cross-attention listens to people. Patches it on construction."""
 
@@ -90,6 +101,9 @@ class DiffusersHost:
         self._attentions = [module for _, module in attentions]
         for index, module in enumerate(self._attentions):
             module.set_processor(_Processor(index, self._session))
+        for name, module in unet.named_modules():
+            if name.endswith(".attn1"):
+                module.set_processor(_self_attention())
 
     def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The weights of the base model's own text keys and values, in the layer map's order."""

@@ -51,9 +51,7 @@ def _identity(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor 
         chosen = list(range(0, len(data), every))[:BANK]
         bank = losses.Bank(data.features(chosen, [None] * len(chosen))[0].to(device),
                            torch.tensor([data.identity(i) for i in chosen], device=device))
-    settings = dict(high=stage.identity_below, mean=None if mean is None else mean.to(device), bank=bank,
-                    contrast=stage.contrast)
-    network = losses.ArcFace(recogniser).to(device)
-    if stage.few_steps:
-        return losses.FewStepIdentityLoss(network, steps=stage.few_steps, **settings)
-    return losses.IdentityLoss(network, **settings)
+    settings = dict(recogniser=losses.ArcFace(recogniser).to(device), high=stage.identity_below,
+                    mean=None if mean is None else mean.to(device), bank=bank, contrast=stage.contrast)
+    return (losses.FewStepIdentityLoss(steps=stage.few_steps, **settings) if stage.few_steps
+            else losses.IdentityLoss(**settings))

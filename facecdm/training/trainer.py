@@ -156,8 +156,8 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """The diffusion loss on held-out pictures with their people, and without, at ever the same noise."""
         stage = self.stage.but(drop_text=0.0, drop_face=0.0, drop_image=0.0, drop_all=0.0, drop_pose=1.0,
-                               own_photo=0.0, seed=0)
-        plain = DiffusionLoss(gamma=None, face=0.0)
+                               own_photo=0.0, face_region=0.0, seed=0)
+        plain = DiffusionLoss(gamma=0.0)
         sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
         self.learner.swap()
         for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):

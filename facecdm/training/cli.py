@@ -1,0 +1,55 @@
+"""`python -m facecdm train config.yaml`, alone or under `accelerate launch -m`: the three stages from a shell."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import FaceCDMError, MissingPackage
+from . import config as configuration
+from .stages import Stage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="a YAML file; docs/training.md explains its keys")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan, train nothing")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from .session import Session
+
+    config = configuration.read(arguments.config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if arguments.dry_run:
+        for stage in config.plan():
+            print(describe(stage))
+    session = Session(config, _accelerator(config))
+    if arguments.dry_run:
+        print(session.describe())
+        return 0
+    session.run()
+    return 0
+
+
+def describe(stage: Stage) -> str:
+    terms = [name for name in ("identity", "localisation", "alignment", "background", "bottleneck")
+             if getattr(stage, name)]
+    return (f"{stage.name}: {stage.steps} steps of {stage.batch} × {stage.accumulation}, rate {stage.learning_rate:g} "
+            f"({stage.schedule}), learns {', '.join(stage.train)}; diffusion{''.join(f' + {name}' for name in terms)}")
+
+
+def _accelerator(config):
+    """accelerate's Accelerator where several processes run or a tracker is wanted; None for one plain process."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and config.tracker is None:
+        return None
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise MissingPackage("several processes and trackers need accelerate: pip install accelerate") from error
+    try:
+        return Accelerator(cpu=config.device == "cpu", log_with=config.tracker, project_dir=str(config.out))
+    except (ValueError, ImportError) as error:
+        raise FaceCDMError(f"tracker {config.tracker!r}: {error}") from error

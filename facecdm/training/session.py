@@ -1,0 +1,134 @@
+"""A whole training from the shell: base, data, adapter, the stages one after another, and the files that come out."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from ..adapter.native import load_adapter, save_adapter
+from ..errors import FaceCDMError
+from ..files import write_named
+from . import plot
+from .begin import new_adapter
+from .config import Config
+from .dataset import DataSet
+from .lora import Lora
+from .preview import choose, preview
+from .progress import Progress
+from .stages import Stage
+from .terms import terms_of
+from .trainer import Result, Trainer, Worker
+
+
+class Session:
+    """Opens everything that a Config names. Raises FaceCDMError where parts do not fit together."""
+
+    def __init__(self, config: Config, accelerator=None):
+        self.config, self.accelerator = config, accelerator
+        self.data = DataSet(config.data)
+        self.denoiser = self._open_base()
+        self.worker = Worker() if accelerator is None else Worker(
+            accelerator.process_index, accelerator.num_processes, lambda value: accelerator.reduce(value, "mean"))
+        self.held_out = held_out(self.data, config.held_out)
+        self.adapter = self._first_adapter()
+
+    def _open_base(self):
+        from ..hosts.diffusers_training import demo_denoiser, folder_denoiser
+
+        config = self.config
+        device = (str(self.accelerator.device) if self.accelerator is not None else
+                  config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        denoiser = (demo_denoiser(device=device) if config.base == "demo" else
+                    folder_denoiser(Path(config.base), device, control=config.control))
+        shown = self.data.empty_prompt.states.shape[-1]
+        if shown != denoiser.layer_map.context:
+            raise FaceCDMError(f"the data set's text has {shown} features and the base model reads "
+                               f"{denoiser.layer_map.context}: prepare the data set with the model that is trained")
+        return denoiser
+
+    def _first_adapter(self):
+        if self.config.adapter is None:
+            return new_adapter(self.denoiser, self.data, **self.config.sizes.model_dump())
+        adapter = load_adapter(self.config.adapter)
+        if adapter.config.layer_map != self.denoiser.layer_map:
+            raise FaceCDMError(f"{self.config.adapter} was made for {adapter.config.layer_map.base}, and the base is "
+                               f"{self.denoiser.layer_map.base}")
+        return adapter
+
+    def describe(self) -> str:
+        parameters = sum(value.numel() for value in self.adapter.parameters())
+        return (f"base: {self.denoiser.layer_map.base} on {self.denoiser.device}\n"
+                f"data: {len(self.data)} pictures of {len(self.data.people)} people, {len(self.held_out)} pictures "
+                f"held out\nadapter: {parameters / 1e6:.1f} M weights, "
+                f"{'begins anew' if self.config.adapter is None else self.config.adapter}")
+
+    def run(self) -> Result:
+        """All stages; a stage that is finished already is read from its files."""
+        adapter, lora, result = self.adapter, Lora(), None
+        if self.accelerator is not None and self.config.tracker:
+            self.accelerator.init_trackers("facecdm")
+        for stage in self.config.plan():
+            result = self._stage(stage, adapter, lora)
+            adapter, lora = result.adapter, result.lora
+        if self.accelerator is not None and self.config.tracker:
+            self.accelerator.end_training()
+        if self.worker.rank == 0:
+            self._finish(result)
+        return result
+
+    def _stage(self, stage: Stage, adapter, lora: Lora) -> Result:
+        mean = self.data.mean_face if stage.identity else None
+        terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser.device)
+        trainer = Trainer(self.denoiser, adapter, lora, self.data, stage, terms, self.config.out, self.held_out,
+                          self.config.base, self.worker)
+        with Progress(stage, trainer.step, quiet=self.worker.rank > 0) as progress:
+            result = trainer.run(lambda trainer: self._watch(trainer, progress))
+        if self.worker.rank == 0:
+            self._keep(stage, result)
+        return result
+
+    def _watch(self, trainer: Trainer, progress: Progress) -> None:
+        progress(trainer.step, trainer.history)
+        if self.accelerator is not None and self.config.tracker:
+            values = {name: value for name, value in trainer.history[-1].items() if name != "step"}
+            self.accelerator.log(values, step=trainer.step)
+        if trainer.step % trainer.stage.validate_every == 0 and self.worker.rank == 0 and self.held_out:
+            people, prompts = choose(self.data, sorted(self.held_out))
+            pictures = preview(trainer.denoiser, trainer.learner, self.data, people, prompts)
+            save_row(pictures, self.config.out / "pictures" / f"{trainer.stage.name}-{trainer.step:06d}.png")
+            plot.draw(trainer.history, self.config.out / f"{trainer.stage.name}.png", trainer.stage.name)
+
+    def _keep(self, stage: Stage, result: Result) -> None:
+        out = self.config.out
+        plot.draw(result.history, out / f"{stage.name}.png", f"{stage.name}, {stage.steps} steps")
+        lines = "\n".join(json.dumps(line) for line in result.history)
+        (out / f"{stage.name}.jsonl").write_text(lines + "\n", encoding="utf-8")
+
+    def _finish(self, result: Result) -> None:
+        from safetensors.torch import save
+
+        notes = {"facecdm.data": self.data.fingerprint, "facecdm.base": Path(self.config.base).name,
+                 "facecdm.stages": json.dumps([stage.to_dict() for stage in self.config.plan()])}
+        path = save_adapter(result.adapter, self.config.out, self.config.name, overwrite=True, notes=notes)
+        print(f"adapter: {path}")
+        if result.lora.parts:
+            tensors = {name: value.contiguous() for name, value in result.lora.tensors().items()}
+            content = save(tensors, notes | {"format": "pt", "ss_network_module": "networks.lora"})
+            print(f"LoRA: {write_named(content, self.config.out, f'{self.config.name} lora', overwrite=True)}")
+
+
+def held_out(data: DataSet, share: float) -> frozenset[int]:
+    """The pictures of every so many-th person: those are watched, and not trained on."""
+    people = sorted(data.people)
+    count = min(round(len(people) * share), len(people) - 1)
+    chosen = {people[int((place + 0.5) * len(people) / count)] for place in range(count)} if count > 0 else set()
+    return frozenset(index for person in chosen for index in data.people[person])
+
+
+def save_row(pictures: torch.Tensor, path: Path) -> None:
+    """[N, 3, H, W] in 0…1, side by side."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = torch.cat(list(pictures), dim=2).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(row).save(path)
