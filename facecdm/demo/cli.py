@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import MissingModel, MissingPackage
+from . import pose_cli
 from .weights import DEFAULT
 
 PARTS = ("autoencoder", "text", "unet", "vision")
@@ -33,8 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=DEFAULT, help="the weights file that 'export' writes")
 
 
+    pose_cli.add_arguments(commands)
+
+
 def main(arguments: argparse.Namespace) -> int:
-    return {"train": _train}[arguments.demo_command](arguments)
+    return {"train": _train, "train-pose": pose_cli.main}[arguments.demo_command](arguments)
 
 
 def _train(arguments: argparse.Namespace) -> int:

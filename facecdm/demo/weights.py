@@ -94,14 +94,15 @@ def write(weights: DemoWeights, path: Path) -> None:
 
 def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary) -> DemoWeights:
     """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already."""
-    unet, autoencoder, text = (_checkpoint(folder / f"{name}.pt") for name in ("unet", "autoencoder", "text"))
-    vision = _checkpoint(folder / "vision.pt") if (folder / "vision.pt").exists() else text | {"step": 0}
+    unet, autoencoder, text = (checkpoint(folder / f"{name}.pt") for name in ("unet", "autoencoder", "text"))
+    vision = checkpoint(folder / "vision.pt") if (folder / "vision.pt").exists() else text | {"step": 0}
     steps = {"unet": unet["step"], "vae": autoencoder["step"], "text": text["step"], "vision": vision["step"]}
     return DemoWeights(sizes, vocabulary, steps, unet=unet["ema"], vae=autoencoder["model"],
                        text=_tower(text["model"], "text_tower."), vision=_tower(vision["model"], "vision_tower."))
 
 
-def _checkpoint(path: Path) -> dict:
+def checkpoint(path: Path) -> dict:
+    """What a part's training left at `path`; MissingModel where it has not run, BadFile where it is cut off."""
     if not path.is_file():
         raise MissingModel(f"no {path}: train this part first (python -m facecdm demo train {path.stem} …)")
     from .train import load_checkpoint

@@ -1,0 +1,73 @@
+"""`python -m facecdm demo train-pose …`: the pose ControlNet of a demo model that is trained already."""
+
+import argparse
+from pathlib import Path
+
+POSE_WEIGHTS = Path(__file__).parent / "weights" / "pose.safetensors"
+SPLITS = ("train", "wide")
+PACK = "buffalo_s"
+
+
+def add_arguments(commands) -> None:
+    parser = commands.add_parser("train-pose", help="train the demo model's pose ControlNet; resumes where it stopped")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="the FaceWorld folder")
+    add("--tokenizer", type=Path, required=True, help="a CLIP tokenizer's folder, as for train")
+    add("--models", type=Path, required=True,
+        help=f"a models folder with insightface/models/{PACK}, its 2d106det.onnx included: it finds the key points")
+    add("--run", type=Path, default=Path("runs/demo"), help="the folder in which `train` left autoencoder, text, U-Net")
+    add("--image-size", type=int, default=128, help="as for train")
+    add("--latent-channels", type=int, default=48, help="as for train")
+    add("--pictures", type=int, default=7000, help="how many pictures' key points to find, once")
+    add("--steps", type=int, default=2000)
+    add("--batch", type=int, default=16)
+    add("--rate", type=float, default=1e-3)
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
+    add("--device", default=None, help="cuda or cpu; the GPU where there is one")
+    add("--export-only", action="store_true", help="write the weights file from the run as it is")
+    add("--out", type=Path, default=POSE_WEIGHTS, help="the weights file: a control-LoRA for ComfyUI's loader too")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from .sizes import DemoSizes
+
+    sizes = DemoSizes(image_size=arguments.image_size, latent_channels=arguments.latent_channels)
+    if not arguments.export_only:
+        _train(arguments, sizes)
+    _export(arguments, sizes)
+    return 0
+
+
+def _train(arguments: argparse.Namespace, sizes) -> None:
+    import torch
+
+    from . import data, poses, train, train_pose
+    from .cli import _tokenizer
+    from .clip import CaptionTokens
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cache = arguments.run / "cache"
+    found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: _analyzer(arguments.models))
+    portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)
+    tokens = CaptionTokens(_tokenizer(arguments.tokenizer), portraits.captions)
+    autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
+    plan = train.Plan(arguments.steps, arguments.batch, arguments.rate, arguments.seed)
+    train_pose.train_pose(portraits, found, sizes, plan, tokens, autoencoder, clip, arguments.run, device)
+
+
+def _analyzer(models: Path):
+    from ..faces.analyzer import open_pack
+
+    return open_pack([models / "insightface"], PACK, landmarks=True)
+
+
+def _export(arguments: argparse.Namespace, sizes) -> None:
+    from .pose_net import write
+    from .weights import checkpoint
+
+    state = checkpoint(arguments.run / "pose.pt")
+    write(state["ema"], sizes, state["step"], arguments.out)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB (steps trained: {state['step']})")

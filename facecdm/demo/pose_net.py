@@ -1,0 +1,132 @@
+"""A pose ControlNet as small as a LoRA: the U-Net's own encoder, low-rank changes, a hint block, zero convolutions.
+
+Exported it is a "control-LoRA", which ComfyUI's own ControlNet loader reads: at sampling time core builds the
+ControlNet from the U-Net that it is applied to, and adds these weights (comfy/controlnet.py, ControlLora).
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import MissingPackage
+from .sizes import DemoSizes
+from .weights import LICENCE
+
+FORMAT = "facecdm-demo-pose/1"
+DATA = ("FaceWorld: synthetic portraits rendered from CC0 MakeHuman data, and key points that InsightFace's detectors "
+        "found in them.")  # fmt: skip
+RANK = 32
+MARK = "lora_controlnet"  # a tensor of this name tells core what the file is
+
+
+class PoseNet(nn.Module):
+    """The trained parts alone are parameters; the copied encoder is frozen and kept out of the state.
+
+    So a run that is resumed takes the encoder of the U-Net as it is then.
+    """
+
+    def __init__(self, unet: nn.Module, rank: int = RANK):
+        super().__init__()
+        try:
+            from diffusers import ControlNetModel
+        except ImportError as error:
+            raise MissingPackage("training needs diffusers: pip install diffusers") from error
+        control = ControlNetModel.from_unet(unet).to(next(unet.parameters()).device)
+        self._control = (control,)  # in a tuple, so that it is no submodule
+        control.requires_grad_(False)
+        self.hint = control.controlnet_cond_embedding.requires_grad_(True)
+        self.zero = control.controlnet_down_blocks.requires_grad_(True)
+        self.middle = control.controlnet_mid_block.requires_grad_(True)
+        # diffusers starts the hint's last convolution at zero too; behind zero convolutions it would learn late.
+        nn.init.kaiming_normal_(self.hint.conv_out.weight)
+        self.low_rank = nn.ModuleDict()
+        for name, module in control.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("controlnet_"):
+                change = LowRank(module, rank)
+                self.low_rank[name.replace(".", "/")] = change
+                module.register_forward_hook(change.add)
+        self.to(next(unet.parameters()).device)
+
+    def forward(self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1."""
+        return self._control[0](noisy, level, context, hint, return_dict=False)
+
+
+class LowRank(nn.Module):
+    """up · down, to be added to a weight; `down` [rank, inputs (· kernel)], `up` [outputs, rank], zero at first."""
+
+    def __init__(self, module: nn.Conv2d | nn.Linear, rank: int):
+        super().__init__()
+        outputs, *inputs = module.weight.shape
+        self.down = nn.Parameter(torch.empty(min(rank, outputs), *inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, len(self.down)))
+        nn.init.normal_(self.down, std=self.down[0].numel() ** -0.5)
+
+    def add(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if isinstance(module, nn.Linear):
+            return output + F.linear(F.linear(arguments[0], self.down), self.up)
+        narrow = F.conv2d(arguments[0], self.down, stride=module.stride, padding=module.padding)
+        return output + F.conv2d(narrow, self.up[:, :, None, None])
+
+
+def control_lora(state: dict[str, Tensor], blocks: tuple[int, ...]) -> dict[str, Tensor]:
+    """A PoseNet's state → core's control-LoRA, fp16. `blocks` are the residual blocks of each level of the U-Net."""
+    out = {MARK: torch.zeros(())}
+    for name, tensor in state.items():
+        part, rest = name.split(".", 1)
+        if part == "low_rank":
+            module, kind = rest.rsplit(".", 1)
+            out[f"{core_name(module.replace('/', '.'), blocks)}.{kind}"] = tensor
+        else:
+            out[_trained_name(part, rest)] = tensor
+    return {name: tensor.half().contiguous() for name, tensor in out.items()}
+
+
+def write(state: dict[str, Tensor], sizes: DemoSizes, step: int, path: Path) -> None:
+    """The weights file, at once or not at all."""
+    from safetensors.torch import save_file
+
+    metadata = {"format": FORMAT, "sizes": sizes.to_json(), "steps": str(step), "licence": LICENCE, "data": DATA}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(control_lora(state, (1,) * len(sizes.channels)), partial, metadata)
+    partial.chmod(0o644)  # safetensors writes for the owner alone
+    partial.replace(path)
+
+
+def _trained_name(part: str, rest: str) -> str:
+    if part == "middle":
+        return f"middle_block_out.0.{rest}"
+    if part == "zero":
+        number, kind = rest.split(".")
+        return f"zero_convs.{number}.0.{kind}"
+    *module, kind = rest.split(".")  # conv_in, then the blocks in a row, conv_out; an activation after each
+    number = {"conv_in": 0, "conv_out": 7}.get(module[0], 0) or (int(module[1]) + 1 if module[0] == "blocks" else 0)
+    return f"input_hint_block.{2 * number}.{kind}"
+
+
+_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
+           "conv_shortcut": "skip_connection"}  # fmt: skip
+
+
+def core_name(name: str, blocks: tuple[int, ...]) -> str:
+    """The name in ComfyUI's (that is, CompVis') layout of a module of diffusers' U-Net encoder."""
+    fixed = {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
+             "time_embedding.linear_2": "time_embed.2"}  # fmt: skip
+    if name in fixed:
+        return fixed[name]
+    where, *rest = name.split(".")
+    if where == "mid_block":
+        kind, number, *inner = rest
+        block = "middle_block.1" if kind == "attentions" else f"middle_block.{2 * int(number)}"
+    else:
+        level, kind, number, *inner = rest
+        first = 1 + sum(count + 1 for count in blocks[: int(level)])  # each level ends with its downsampler
+        if kind == "downsamplers":
+            return f"input_blocks.{first + blocks[int(level)]}.0.op"
+        block = f"input_blocks.{first + int(number)}.{int(kind == 'attentions')}"
+    if kind == "resnets":
+        inner = [_RESNET[inner[0]], *inner[1:]]
+    return ".".join([block, *inner])

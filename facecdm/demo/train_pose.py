@@ -1,0 +1,87 @@
+"""Training of the demo model's pose ControlNet, the U-Net frozen: key points of FaceWorld's pictures → the pictures."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import BadFile
+from . import data, schedule
+from .autoencoder import PatchAutoencoder
+from .clip import CaptionTokens, TinyClip
+from .pose_net import PoseNet
+from .poses import KeyPoints
+from .sizes import DemoSizes
+from .train import Plan, Run
+from .weights import checkpoint
+
+# Sides at which the control picture is drawn before it is brought to the model's: users' pictures differ.
+DRAWN = (128, 192, 256, 384, 512)
+
+
+def train_pose(portraits: data.Portraits, found: KeyPoints, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens,
+               autoencoder: PatchAutoencoder, clip: TinyClip, folder: Path, device: str) -> dict[str, Tensor]:
+    """v-prediction through the frozen U-Net (its moving average in `folder`); gives the averaged weights of PoseNet.
+
+    Noise levels lean towards the high ones, t = 1 − u³ (as T2I-Adapter does, Mou et al. 2023): there the pose is
+    decided.
+    """
+    from ..hosts.diffusers_unet import build_unet
+
+    torch.manual_seed(plan.seed)
+    unet = build_unet(sizes.unet_config())
+    unet.load_state_dict(checkpoint(folder / "unet.pt")["ema"])
+    unet = unet.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    net = PoseNet(unet)
+    run = Run(folder, "pose", net, plan, average=0.995)
+    alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
+    half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
+
+    def loss_of(rng: random.Random) -> Tensor:
+        places = [rng.randrange(len(found.rows)) for _ in range(plan.batch)]
+        mirrored = [rng.random() < 0.5 for _ in places]
+        rows = [int(found.rows[place]) for place in places]
+        captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
+        hint = np.stack([found.hint(place, sizes.image_size, rng.choice(DRAWN), mirror)
+                         for place, mirror in zip(places, mirrored, strict=True)])
+        pixels = torch.from_numpy(np.array(portraits.pixels[rows]))
+        pixels = torch.where(torch.tensor(mirrored)[:, None, None, None], pixels.flip(2), pixels)
+        with torch.no_grad():
+            context = clip.text(tokens(captions, unknown=0.03, rng=rng).to(device))[0]
+            clean = autoencoder.encode(_channels_first(pixels).to(device) / 127.5 - 1)
+        draw = torch.Generator().manual_seed(rng.getrandbits(48))
+        noise = torch.randn(clean.shape, generator=draw).to(device)
+        spread = (torch.arange(plan.batch) + torch.rand(1, generator=draw)) / plan.batch
+        level = ((1 - spread**3) * schedule.STEPS).long().clamp(0, schedule.STEPS - 1).to(device)
+        a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
+        noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
+        with half:
+            skips, middle = net(noisy, level, context, _channels_first(torch.from_numpy(hint)).to(device) / 255)
+            velocity = unet(noisy, level, context, down_block_additional_residuals=skips,
+                            mid_block_additional_residual=middle).sample
+        return F.mse_loss(velocity.float(), a * noise - s * clean)
+
+    run.train(loss_of)
+    return run.weights
+
+
+def trained_parts(portraits: data.Portraits, sizes: DemoSizes, tokens: CaptionTokens, folder: Path,
+                  device: str) -> tuple[PatchAutoencoder, TinyClip]:
+    """Autoencoder and CLIP as `train` left them in the run folder. Raises MissingModel, BadFile."""
+    autoencoder = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
+    clip = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes())
+    for name, model in (("autoencoder", autoencoder), ("text", clip)):
+        try:
+            model.load_state_dict(checkpoint(folder / f"{name}.pt")["model"])
+        except RuntimeError as error:
+            raise BadFile(f"{folder / name}.pt was trained with other sizes; give the same here") from error
+        model.to(device).eval().requires_grad_(False)
+    return autoencoder, clip
+
+
+def _channels_first(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] → float [B, 3, H, W], 0 … 255."""
+    return pixels.permute(0, 3, 1, 2).float()
