@@ -32,6 +32,15 @@ class EvaSizes:
     rope: int = 16      # patches a side that the rotary positions were made for; a larger picture is squeezed into it
     states: tuple[int, ...] = (4, 8, 12, 16, 20)  # how many blocks lie before each of the states that PuLID reads
 
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> "EvaSizes":
+        """Of a tower's tensors. Raises KeyError where they lack what tells."""
+        width, _, patch, _ = state["patch_embed.proj.weight"].shape
+        side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+        return cls(side * patch, patch, width, max(width // 64, 1), len(state["blocks.0.mlp.w1.weight"]), depth,
+                   len(state["head.weight"]))
+
 
 class EvaTower(nn.Module):
     """Pictures [B, 3, 336, 336], normalised by MEAN and STD → (embedding [B, 768], five states [B, 577, 1024])."""
@@ -140,17 +149,19 @@ def is_eva(state: dict[str, Tensor]) -> bool:
     return "blocks.0.attn.inner_attn_ln.weight" in own and "blocks.0.mlp.w1.weight" in own
 
 
-def load_eva(state: dict[str, Tensor], path: Path, sizes: EvaSizes = EvaSizes()) -> EvaTower:
+def load_eva(state: dict[str, Tensor], path: Path) -> EvaTower:
     """The tower, each tensor in the dtype that it was saved in. Raises BadFile, naming `path`."""
-    with torch.device("meta"):
-        tower = EvaTower(sizes)
     if not is_eva(state):
         raise BadFile(f"{path} is no EVA02-CLIP image tower. PuLID looks with {FILE}: put that file into "
                       "models/clip_vision or models/pulid.")
     own = tower_state(state)
     try:
+        with torch.device("meta"):
+            tower = EvaTower(EvaSizes.of(own))
         tower.load_state_dict({key: own[key] for key in tower.state_dict()}, assign=True)
     except (RuntimeError, KeyError) as error:
-        raise BadFile(f"{path} is an EVA-CLIP of another size or incomplete ({str(error)[:200]}). PuLID looks with "
-                      f"{FILE}, of 24 blocks and 1024 features.") from error
+        raise BadFile(f"{path} is incomplete ({str(error)[:200]}): get it again.") from error
+    if tower.sizes.depth <= tower.sizes.states[-1]:
+        raise BadFile(f"{path} is an EVA-CLIP of {tower.sizes.depth} blocks. PuLID looks with {FILE}, of 24 blocks and "
+                      "1024 features.")
     return tower.requires_grad_(False).eval()

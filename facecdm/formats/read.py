@@ -36,7 +36,7 @@ def read(path: Path) -> Published:
 
     Raises BadFile: unreadable, no adapter, incomplete, or with NaN or infinity in it.
     """
-    flat, metadata = _open(path)
+    flat, metadata = tensors_of(path)
     flat = from_upstream({key.removeprefix("module."): value for key, value in flat.items()})
     if any(_DIFFUSERS in key for key in flat):
         flat = _from_diffusers(flat, path)
@@ -68,7 +68,8 @@ def kind_of(keys: list[str]) -> str:
     return "a file of another kind"
 
 
-def _open(path: Path) -> tuple[State, dict[str, str]]:
+def tensors_of(path: Path) -> tuple[State, dict[str, str]]:
+    """Every tensor of a file, names of nested ones joined by dots, and its metadata. Raises BadFile."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors import safe_open

@@ -1,0 +1,69 @@
+"""Load EVA CLIP (PuLID), as ComfyUI runs it."""
+
+import pytest
+import torch
+
+NAME = "EVA02_CLIP_L_336_psz14_s6B.pt"
+
+
+@pytest.fixture(scope="module")
+def eva(in_comfy):
+    return in_comfy.module("facecdm.formats.eva")
+
+
+@pytest.fixture(scope="module")
+def folder(in_comfy, eva):
+    """models/clip_vision with a tower of PuLID's depth, narrower, as EVA-CLIP's authors save theirs."""
+    torch.manual_seed(0)
+    tower = eva.EvaTower(eva.EvaSizes(image=84, width=64, heads=1, hidden=96, depth=24, out=24))
+    state = {f"visual.{key}": torch.randn_like(value) * 0.1 for key, value in tower.state_dict().items()}
+    folder = in_comfy.base / "models" / "clip_vision"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state | {"text.token_embedding.weight": torch.zeros(1)}, folder / NAME)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(in_comfy, folder):
+    return in_comfy.run("FaceCDMLoadEvaClip", name=NAME)
+
+
+def test_it_is_listed(in_comfy, folder):
+    schema = in_comfy.nodes["FaceCDMLoadEvaClip"].define_schema()
+    assert schema.inputs[0].options == [NAME]
+
+
+def test_it_looks_at_a_face_in_its_picture(loaded, make_faces):
+    vision, report = loaded
+    assert NAME in report and "oval" in report and "models/facexlib" in report
+    embedding, states = vision.look_at(make_faces(2), torch.rand(1, 10, 10, 3))
+    assert embedding.shape == (2, 24) and [state.shape for state in states] == [(2, 37, 64)] * 5
+    assert torch.isfinite(embedding).all()
+    assert {embedding.dtype, *(state.dtype for state in states)} == {torch.float32}
+
+
+def test_the_parser_is_found(in_comfy, folder, make_faces, loaded):
+    bisenet = in_comfy.module("facecdm.formats.bisenet")
+    parsers = in_comfy.base / "models" / "facexlib"
+    parsers.mkdir(exist_ok=True)
+    torch.manual_seed(1)
+    torch.save(bisenet.BiSeNet().state_dict(), parsers / bisenet.FILE)
+    try:
+        vision, report = in_comfy.run("FaceCDMLoadEvaClip", name=NAME)
+    finally:
+        (parsers / bisenet.FILE).unlink()
+    assert f"whitened by {parsers / bisenet.FILE}" in report
+    pictures = torch.rand(1, 10, 10, 3, generator=torch.Generator().manual_seed(0))
+    assert not vision.look_at(make_faces(), pictures)[0].equal(loaded[0].look_at(make_faces(), pictures)[0])
+
+
+def test_a_missing_file_says_what_to_get(in_comfy, folder):
+    told = in_comfy.nodes["FaceCDMLoadEvaClip"].validate_inputs(name="none found")
+    assert NAME in told and "models/clip_vision" in told
+
+
+def test_core_nodes_are_told_what_it_is(in_comfy, loaded):
+    import nodes
+
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="PuLID looks at faces.*Load CLIP Vision"):
+        nodes.CLIPVisionEncode().encode(loaded[0], torch.rand(1, 8, 8, 3), "center")
