@@ -9,8 +9,12 @@ from moments import StubDenoiser, make_moment, make_rows
 from PIL import Image
 from torch import nn
 
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.model import TripletAdapter
 from facecdm.faces.analyzer import open_pack
-from facecdm.training.losses import ArcFace, Bank, IdentityLoss
+from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss
+from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred
 
 SIZE = 256
@@ -51,6 +55,22 @@ class Painted(nn.Module):
 
     def forward(self, noisy):
         return (noisy - self.a * self.picture) / self.s
+
+
+class Knowing(StubDenoiser):
+    """Its `net` holds the pictures [B, 3, H, W] that it sees in any noise."""
+
+    def __init__(self, pictures: torch.Tensor):
+        net = nn.Module()
+        net.pictures = nn.Parameter(pictures.clone())
+        super().__init__(net=net)
+        self.calls = []
+
+    def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
+        self.calls.append((t.tolist(), torch.is_grad_enabled()))
+        a, s = (table[t].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
+        epsilon = (noisy - a * self.net.pictures[:len(noisy)]) / s
+        return epsilon if self.prediction == "epsilon" else (a * noisy - self.net.pictures[:len(noisy)]) / s
 
 
 @pytest.fixture
@@ -144,6 +164,69 @@ def test_finite_at_both_ends(recogniser, dtype, kind):
     value.backward()
     assert torch.isfinite(value) and value.dtype == torch.float32
     assert all(torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0 for part in denoiser.net.parameters())
+
+
+def test_few_steps_arrive_at_the_picture(people, recogniser):
+    """A denoiser that is always right leads from any noise to the picture; near rows take the one step."""
+    (pixels, points, own), _ = people
+    denoiser = Knowing(pixels.repeat(3, 1, 1, 1))
+    rows = make_rows(3, SIZE, latents=pixels.repeat(3, 1, 1, 1), keypoints=points.repeat(3, 1, 1),
+                     face=own.repeat(3, 1))
+    for kind in ("epsilon", "v"):
+        denoiser.prediction, denoiser.calls = kind, []
+        moment = make_moment([100, 600, 950], denoiser, rows)
+        denoiser.calls = []
+        loss = FewStepIdentityLoss(recogniser, steps=3, learnt=1)
+        assert loss.chosen(moment).tolist() == [True, True, False]
+        assert torch.allclose(loss.latents(moment, torch.tensor([0, 1])), rows.latents[:2], atol=1e-3)
+        # the first step was the training's own; gradients only where they are wanted
+        assert denoiser.calls == [([400], False), ([200], True)]
+        assert loss.per_row(moment)[:2].max() < 0.01
+
+
+@pytest.mark.parametrize("learnt", [1, 4])
+def test_descent_through_few_steps(people, recogniser, learnt):
+    (pixels, points, _), (_, _, wanted) = people
+    denoiser = Knowing(pixels)
+    rows = make_rows(1, SIZE, latents=pixels, keypoints=points, face=wanted)
+    optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.01)
+    values = []
+    for step in range(8):
+        value = FewStepIdentityLoss(recogniser, learnt=learnt)(make_moment([800], denoiser, rows, seed=step))
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        values.append(value.item())
+    assert values[-1] < values[0] - 0.3
+
+
+def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
+    denoiser, count = StubDenoiser(), 3
+    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_width=512, face_rank=8, image_width=6,
+                                           image_tokens=2))
+    for stream in adapter.streams.values():
+        nn.init.normal_(stream.gate.knots)
+    rows, on = make_rows(count), torch.tensor([True, False, True])
+    crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), torch.randn(count, 5, 6), on, ~on)
+    extra = {adapter.streams["face"].to_k[0]: nn.Linear(12, 8)}
+    moment = make_moment([700, 700, 100], denoiser, rows, adapter=adapter, crowd=crowd, extra=extra,
+                         control=torch.rand(count, 3, 8, 8))
+    seen = []
+    denoiser.predict = lambda noisy, t, prompt, people, control: seen.append((prompt, people, control)) or noisy
+    chosen, t = torch.tensor([1, 2]), torch.tensor([350, 50])
+    predict_again(moment, moment.noisy[chosen], t, chosen)
+    (prompt, people, control), = seen
+    sigma = denoiser.noise / denoiser.signal
+    whole = crowd.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
+    assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, moment.control[1:])
+    for layer, expected in zip(people, whole):
+        assert len(layer) == 2
+        for one, other in zip(layer, expected):
+            assert one.rows == 2
+            for part in ("k", "v", "gate", "mask"):
+                assert torch.allclose(getattr(one, part), getattr(other, part)[1:], atol=1e-5)
+    with pytest.raises(ValueError, match="learnt"):
+        FewStepIdentityLoss(recogniser, steps=2, learnt=3)
 
 
 def test_toward_the_reference(painting, people, recogniser):

