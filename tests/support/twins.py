@@ -29,15 +29,16 @@ FULL_SD15 = SimpleNamespace(
     name="SD15", comfy=SMALL_SD15.comfy | dict(model_channels=320, context_dim=768),
     diffusers=dict(block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8))
 
-# SDXL's own widths, with one residual and at most one transformer block at each place.
-WIDE_SDXL = SimpleNamespace(
+# SDXL's widths, with one block where it has ten.
+NARROW_SDXL = SimpleNamespace(
     name="SDXL",
-    comfy=SMALL_SDXL.comfy | dict(model_channels=320, num_res_blocks=[1] * 3, context_dim=2048,
-                                  transformer_depth=[0, 1, 1], transformer_depth_middle=1,
-                                  transformer_depth_output=[0, 0, 1, 1, 1, 1]),
+    comfy=dict(model_channels=320, num_res_blocks=[1] * 3, channel_mult=[1, 2, 4], context_dim=2048,
+               num_head_channels=64, transformer_depth=[0, 1, 1], transformer_depth_middle=1,
+               num_classes="sequential", transformer_depth_output=[0, 0, 1, 1, 1, 1],
+               use_linear_in_transformer=True, adm_in_channels=2816),
     diffusers=SMALL_SDXL.diffusers | dict(block_out_channels=[320, 640, 1280], cross_attention_dim=2048,
-                                          attention_head_dim=[5, 10, 20], layers_per_block=1,
-                                          transformer_layers_per_block=1))
+                                          attention_head_dim=[5, 10, 20], transformer_layers_per_block=[1, 1, 1],
+                                          layers_per_block=1))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""Every family that diffusers can load predicts the same noise in ComfyUI, prompt and negative prompt alike."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import diffusers_adapters, predict_with_images
+from published import SD15, SDXL, WITH_LORA, published_state
+from twins import FULL_SD15, NARROW_SDXL, conditioning, make_twins, predict
+
+from facecdm.adapter import layers
+from facecdm.adapter.features import Features
+from facecdm.adapter.person import Person, Stream
+from facecdm.formats.families import FAMILIES, POOLED
+from facecdm.formats.imported import import_adapter
+from facecdm.formats.read import Published
+from facecdm.hosts.comfy import apply_person, layer_map
+
+SIGMA, CFG = 3.0, 3.0
+DIFFUSERS = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-plusv2",
+             "faceid-portrait")
+
+
+def adapter_of(state: dict, family: str):
+    return import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")), family)[0]
+
+
+def features(family: str, sizes, count: int = 1, seed: int = 7) -> tuple[Features, Features]:
+    """(of `count` pictures, of no picture), as an encoder and a recogniser would give them."""
+    kind, generator = FAMILIES[family], torch.Generator().manual_seed(seed)
+    embedding = states = empty = None
+    if kind.embedding:
+        embedding = torch.randn(count, 512, generator=generator)
+        embedding = torch.nn.functional.normalize(embedding, dim=1) if kind.embedding == "normed" else embedding
+    if kind.vision == POOLED:
+        embedding = torch.randn(count, sizes.pooled, generator=generator)
+    elif kind.vision:
+        states = torch.randn(count, 257, sizes.states, generator=generator)
+        empty = torch.randn(1, 257, sizes.states, generator=generator)
+    shown = Features(embedding, states, shortcut=0.7)
+    return shown, shown.nothing(empty)
+
+
+def for_diffusers(projection, shown: Features, nothing: Features):
+    """Features in the layout of image_embeds: negative row, positive row. FaceID Plus takes states by attribute."""
+    if shown.embedding is None:
+        return torch.stack([nothing.states, shown.states])
+    if shown.states is not None:
+        projection.clip_embeds = torch.stack([nothing.states, shown.states])
+        projection.shortcut_scale = shown.shortcut
+    return torch.stack([nothing.embedding, shown.embedding])
+
+
+def compare(twins, sizes, families: list[str], states: list[dict], count: int = 1, size: int = 8,
+            strengths=(1.0, 1.0), source=None) -> float:
+    """Largest difference between the hosts, as part of the output's largest value."""
+    torch.manual_seed(3)
+    x = torch.randn(1, 4, size, size) * SIGMA
+    text, pooled = torch.randn(2, 77, twins.context), torch.randn(1, 1280)
+    model, given = twins.model, [features(family, sizes, count, seed) for seed, family in enumerate(families)]
+    for family, state, (shown, nothing), strength in zip(families, states, given, strengths):
+        stream = FAMILIES[family].stream
+        model = apply_person(model, Person(adapter_of(state, family), **{"face": None, "image": None, stream: shown},
+                                           negative={stream: nothing}, settings={stream: Stream(strength)}))
+    prompts = [conditioning(text[i:i + 1], pooled, height=8 * size, width=8 * size) for i in (1, 0)]
+    ours = predict(model, x, SIGMA, *prompts, cfg=CFG)
+    with diffusers_adapters(twins, *states) as projections:
+        for processor in twins.unet.attn_processors.values():
+            if hasattr(processor, "scale"):
+                processor.scale = list(strengths[:len(states)])
+        for family, projection in zip(families, projections):
+            projection.shortcut = family == "faceid-plusv2"
+        images = [for_diffusers(projection, *one) for projection, one in zip(projections, given)]
+        negative, positive = predict_with_images(twins, x.expand(2, -1, -1, -1), SIGMA, text, images, pooled)
+    theirs = (negative + CFG * (positive - negative))[None]
+    plain = predict(twins.model, x, SIGMA, *prompts, cfg=CFG)
+    scale = theirs.abs().max().item()
+    assert (plain - theirs).abs().max().item() > 1e-2 * scale, "the adapter did nothing"
+    return (ours - theirs).abs().max().item() / scale
+
+
+def without_lora(state: dict) -> dict:
+    return state | {"ip_adapter": {key: value for key, value in state["ip_adapter"].items() if "_lora." not in key}}
+
+
+@pytest.mark.parametrize("family", DIFFUSERS)
+def test_a_family_in_a_small_unet(small, make_state, family):
+    twins, sizes = small
+    assert compare(twins, sizes, [family], [without_lora(make_state(family))]) < 1e-4
+
+
+def test_several_references_side_by_side(small, make_state):
+    twins, sizes = small
+    assert compare(twins, sizes, ["ip-adapter-plus"], [make_state("ip-adapter-plus")], count=3) < 1e-4
+
+
+def test_two_adapters_with_strengths(small, make_state):
+    twins, sizes = small
+    families = ["faceid", "ip-adapter-plus"]
+    states = [without_lora(make_state(family, seed=seed)) for seed, family in enumerate(families)]
+    assert compare(twins, sizes, families, states, strengths=(0.8, 0.4)) < 1e-4
+
+
+def known(twins, name, monkeypatch):
+    monkeypatch.setitem(layers.BASES, name, layer_map(twins.model))
+
+
+@pytest.mark.slow
+def test_every_family_in_full_size_sd15(in_comfy):
+    twins = make_twins(FULL_SD15)
+    off = {}
+    for family in ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid-plusv2"):
+        state = published_state(family, layer_map(twins.model), SD15, lora_rank=0)
+        off[family] = compare(twins, SD15, [family], [state])
+    assert max(off.values()) < 1e-4, off
+
+
+@pytest.mark.slow
+def test_families_in_sdxl_of_true_widths(in_comfy, monkeypatch):
+    twins = make_twins(NARROW_SDXL)
+    known(twins, "SDXL of few blocks", monkeypatch)
+    off = {}
+    for family in ("ip-adapter", "ip-adapter-plus", "faceid"):
+        state = published_state(family, layer_map(twins.model), SDXL, lora_rank=0)
+        off[family] = compare(twins, SDXL, [family], [state])
+    assert max(off.values()) < 1e-4, off
+
+
+def test_lora_families_are_those_with_a_lora():
+    assert set(WITH_LORA) <= set(DIFFUSERS)

@@ -1,0 +1,123 @@
+"""Files of the published families, made up: every key and shape that the real ones have, random values.
+
+The shapes are those of weight-formats.md, not of the code under test.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+STATES = 1280  # features of ViT-H's hidden states
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a base, and of the resamplers that were trained for it; small bases have small ones."""
+
+    context: int
+    plus: int        # width of Plus' resampler
+    plus_heads: int
+    face_heads: int  # of FaceID Plus' perceiver, whose width is the context's
+    states: int = STATES
+    pooled: int = 1024
+
+
+SD15 = Sizes(768, 768, 12, 12)
+SDXL = Sizes(2048, 1280, 20, 32)
+SMALL = Sizes(96, 64, 2, 2, states=48, pooled=40)
+SMALL_XL = Sizes(128, 64, 1, 2, states=48, pooled=40)
+
+
+def _mlp(names: list[tuple[str, tuple[int, ...]]]) -> dict:
+    shapes = {}
+    for name, shape in names:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+    return shapes
+
+
+def _perceiver(states: int, width: int, heads: int, out: int, depth: int = 4) -> dict:
+    shapes = _mlp([("proj_in", (width, states)), ("proj_out", (out, width)), ("norm_out", (out,))])
+    for i in range(depth):
+        shapes |= _mlp([(f"layers.{i}.0.norm1", (width,)), (f"layers.{i}.0.norm2", (width,)),
+                        (f"layers.{i}.1.0", (width,))])
+        inner = heads * 64
+        shapes |= {f"layers.{i}.0.to_q.weight": (inner, width), f"layers.{i}.0.to_kv.weight": (2 * inner, width),
+                   f"layers.{i}.0.to_out.weight": (width, inner), f"layers.{i}.1.1.weight": (4 * width, width),
+                   f"layers.{i}.1.3.weight": (width, 4 * width)}
+    return shapes
+
+
+def _resampler(states: int, width: int, heads: int, out: int) -> dict:
+    return {"latents": (1, 16, width), **_perceiver(states, width, heads, out)}
+
+
+def _identity(context: int, tokens: int) -> dict:
+    return _mlp([("proj.0", (1024, 512)), ("proj.2", (tokens * context, 1024)), ("norm", (context,))])
+
+
+def _faceid_plus(s: Sizes) -> dict:
+    inside = _perceiver(s.states, s.context, s.face_heads, s.context)
+    return _identity(s.context, 4) | {f"perceiver_resampler.{key}": shape for key, shape in inside.items()}
+
+
+def _pulid(s: Sizes) -> dict:
+    def stack(name: str, inside: int, out: int) -> dict:
+        return _mlp([(f"{name}.0", (1024, inside)), (f"{name}.1", (1024,)), (f"{name}.3", (1024, 1024)),
+                     (f"{name}.4", (1024,)), (f"{name}.6", (out, 1024))])
+
+    shapes = stack("body", 512 + 768, 5 * s.context)
+    for i in range(5):
+        shapes |= stack(f"mapping_{i}", 1024, s.context) | stack(f"mapping_patch_{i}", 1024, s.context)
+    return shapes
+
+
+PROJECTORS = {
+    "ip-adapter": lambda s: _mlp([("proj", (4 * s.context, s.pooled)), ("norm", (s.context,))]),
+    "ip-adapter-plus": lambda s: _resampler(s.states, s.plus, s.plus_heads, s.context),
+    "ip-adapter-full-face": lambda s: _mlp([("proj.0", (s.states, s.states)), ("proj.2", (s.context, s.states)),
+                                            ("proj.3", (s.context,))]),
+    "faceid": lambda s: _identity(s.context, 4),
+    "faceid-plus": _faceid_plus,
+    "faceid-plusv2": _faceid_plus,
+    "faceid-portrait": lambda s: _identity(s.context, 16),
+    "faceid-portrait-unnorm": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
+    "instantid": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
+    "pulid": _pulid,
+    "kolors-plus": lambda s: _resampler(1024, 2048, 12, s.context),
+}
+WITH_LORA = ("faceid", "faceid-plus", "faceid-plusv2")
+
+
+def random_state(shapes: dict, seed: int) -> dict[str, torch.Tensor]:
+    """Values of the size that keeps tokens of a sensible size: 1/√inputs; norms around 1."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, shape in shapes.items():
+        value = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            state[key] = 0.1 * value + (1 if key.endswith("weight") else 0)
+        else:
+            state[key] = value * shape[-1] ** -0.5
+    return state
+
+
+def published_state(family: str, layer_map, sizes: Sizes, seed: int = 0, lora_rank: int | None = None) -> dict:
+    """{"image_proj": …, "ip_adapter": …} of a family for a base, as its .bin file nests them."""
+    layers = {}
+    for index, layer in enumerate(layer_map.layers):
+        for part in "kv":
+            layers[f"{2 * index + 1}.to_{part}_ip.weight"] = (layer.width, layer_map.context)
+    rank = lora_rank if lora_rank is not None else 4 if family in WITH_LORA else 0
+    for number in range(2 * len(layer_map.layers) if rank else 0):
+        width = layer_map.layers[number // 2].width
+        inputs = {"q": width, "out": width}
+        for part in ("q", "k", "v", "out"):
+            seen = inputs.get(part, layer_map.context if number % 2 else width)
+            layers[f"{number}.to_{part}_lora.down.weight"] = (rank, seen)
+            layers[f"{number}.to_{part}_lora.up.weight"] = (width, rank)
+    return {"image_proj": random_state(PROJECTORS[family](sizes), seed), "ip_adapter": random_state(layers, seed + 1)}
+
+
+def flat(state: dict) -> dict[str, torch.Tensor]:
+    """The naming of .safetensors files."""
+    return {f"{part}.{key}": value.contiguous() for part, inner in state.items() for key, value in inner.items()}
