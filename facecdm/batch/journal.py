@@ -90,6 +90,11 @@ class Journal:
             raise JournalMistake(f"{self.path} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
             raise JournalMistake(f"{self.path} is no journal ({error}): choose another output folder") from error
+        if there and known.get("version") == VERSION and self._untouched():
+            with self._writing():
+                for table in ("facts", "files", "jobs"):
+                    self._db.execute(f"DROP TABLE {table}")
+            there = 0
         if not there:
             self._begin(record)
         elif known.get("version") != VERSION:
@@ -106,6 +111,11 @@ class Journal:
                 f"{self.path.parent} has {done} of {len(record['jobs'])} jobs of this plan: go on with --resume, "
                 "or choose another output folder"
             )
+
+    def _untouched(self) -> bool:
+        """Whether no server has heard of any of its jobs."""
+        query = "SELECT count(*) FROM jobs WHERE prompt_id IS NOT NULL OR state != ? OR attempts + losses > 0"
+        return self._db.execute(query, (WAITING,)).fetchone()[0] == 0
 
     def _begin(self, record: dict[str, Any]) -> None:
         with self._writing():

@@ -79,14 +79,14 @@ async def run_async(plan: Plan, resume: bool = False, retry_failed: bool = False
     async with connected(plan) as servers:
         infos = await ask_all(servers)
         batch = prepare(plan, infos)
-        measure, note = await asyncio.to_thread(open_measure, batch)
-        if plan.keep_best and not (measure and measure.people):
-            raise PlanMistake([f"keep_best: {note or measure.notes[0]}"])
-        for line in [note] if note else measure.notes:
-            display.say(line)
         with Journal(plan.at(plan.output), batch.record(), resume) as journal:
             if retry_failed:
                 journal.retry_failed()
+            measure, note = await asyncio.to_thread(open_measure, batch)
+            if plan.keep_best and not (measure and measure.people):
+                raise PlanMistake([f"keep_best: {note or measure.notes[0]}"])
+            for line in [note] if note else measure.notes:
+                display.say(line)
             return await Runner(batch, journal, servers, measure, display).run(list(infos))
 
 
@@ -340,9 +340,13 @@ class Runner:
 
     def _finish(self) -> Summary:
         """All is settled: the best are chosen, the table and the sheets written."""
-        keep_best(self.batch, self.journal, self.folder)
-        write_table(self.batch, self.journal, self.folder)
-        write_sheets(self.batch, self.journal, self.folder)
+        try:
+            keep_best(self.batch, self.journal, self.folder)
+            write_table(self.batch, self.journal, self.folder)
+            write_sheets(self.batch, self.journal, self.folder)
+        except OSError as error:
+            raise DiskFull(f"every job is settled, but the report could not be written into {self.folder} "
+                           f"({error.strerror}): free some space, then --resume") from error
         entries = self.journal.entries()
         aside = {entry.number: entry.message for entry in entries if entry.state == FAILED}
         return Summary(self.folder, len(entries), sum(entry.state == DONE for entry in entries), aside)
