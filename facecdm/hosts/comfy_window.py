@@ -47,8 +47,8 @@ def _entry_in(text, options: dict, window: Window) -> list | None:
 
 def _area_in(area: tuple, window: Window) -> tuple | None:
     """("percentage", h, w, y, x) of the window, from an area of the picture in eighths of pixels or in parts."""
-    height, width, y, x = area[1:] if area[0] == "percentage" else (
-        8 * area[0] / window.height, 8 * area[1] / window.width, 8 * area[2] / window.height, 8 * area[3] / window.width)
+    parts = (window.height, window.width) * 2
+    height, width, y, x = area[1:] if area[0] == "percentage" else (8 * a / p for a, p in zip(area, parts))
     spans = []
     for start, length, low, high in ((y, height, window.y0 / window.height, window.y1 / window.height),
                                      (x, width, window.x0 / window.width, window.x1 / window.width)):

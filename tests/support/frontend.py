@@ -1,0 +1,61 @@
+"""ComfyUI's frontend in a real browser: what a person sees of a workflow, and does with it."""
+
+import json
+import time
+from pathlib import Path
+
+from chromium import Tab
+
+READY = ("window.app?.graph && window.app.extensionManager && window.LiteGraph && "
+         "LiteGraph.registered_node_types['FaceCDMApply']")
+FRONTEND_ONLY = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")
+# A person who has been here before: neither a tour nor a browser of templates opens by itself.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.32.9", "Comfy.Workflow.Persist": False,
+            "Comfy.Release.Status": "skipped", "Comfy.Server.LaunchArgs": {}}
+
+
+def settle_in(base: Path) -> None:
+    """Writes the settings of a server's only user, before it starts."""
+    folder = base / "user" / "default"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+
+
+class Frontend:
+    def __init__(self, tab: Tab, address: str):
+        self.tab = tab
+        tab.go(f"http://{address}/")
+        tab.until(READY)
+        time.sleep(2)  # extensions go on setting themselves up
+
+    def open(self, path: Path) -> None:
+        """As by dropping the file on the page."""
+        self.tab.js("await app.handleFile(new File([text], name, {type: 'application/json'}));"
+                    "await new Promise(done => setTimeout(done, 1500))",
+                    text=path.read_text(encoding="utf-8"), name=path.name)
+
+    def missing(self) -> list[str]:
+        """Types in the graph that nobody has registered."""
+        return self.tab.js("return app.graph.nodes.map(node => node.type).filter(type => "
+                           "!(type in LiteGraph.registered_node_types) && !own.includes(type))", own=FRONTEND_ONLY)
+
+    def complaints(self) -> list[str]:
+        """What toasts and dialogs say."""
+        return self.tab.js("return [...document.querySelectorAll('.p-toast-message, [role=dialog], [role=alertdialog]')]"
+                           ".map(element => element.innerText)")
+
+    def compiled(self) -> dict:
+        """What would be queued: API JSON."""
+        return self.tab.js("return (await app.graphToPrompt()).output")
+
+    def serialised(self) -> dict:
+        return self.tab.js("return app.graph.serialize()")
+
+    def run_button(self) -> tuple[float, float]:
+        self.tab.until(f"({_BUTTON})()")
+        return tuple(self.tab.js(f"const r = ({_BUTTON})().getBoundingClientRect();"
+                                 "return [r.x + r.width / 2, r.y + r.height / 2]"))
+
+
+_BUTTON = """() => document.querySelector('[data-testid=queue-button] button, button[data-testid=queue-button]')
+    || [...document.querySelectorAll('button')].find(button => button.innerText.trim() == 'Run')"""
