@@ -105,8 +105,8 @@ class Tab:
         raise TimeoutError(f"not within {seconds:.0f} s: {condition}")
 
     def mouse(self, kind: str, x: float, y: float, buttons: int = 0) -> None:
-        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left" if buttons or "Rel" in kind else "none",
-                  buttons=buttons, clickCount=1)
+        button = "left" if buttons or kind == "mouseReleased" else "none"
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
 
     def click(self, x: float, y: float) -> None:
         self.mouse("mouseMoved", x, y)

@@ -41,8 +41,8 @@ class Frontend:
 
     def complaints(self) -> list[str]:
         """What toasts and dialogs say."""
-        return self.tab.js("return [...document.querySelectorAll('.p-toast-message, [role=dialog], [role=alertdialog]')]"
-                           ".map(element => element.innerText)")
+        return self.tab.js("return [...document.querySelectorAll(kinds)].map(element => element.innerText)",
+                           kinds=".p-toast-message, [role=dialog], [role=alertdialog]")
 
     def compiled(self) -> dict:
         """What would be queued: API JSON."""

@@ -1,0 +1,257 @@
+"""What the shipped workflows are: nodes, links, and where they stand. `draw_workflows.py` makes the JSON of it.
+
+A value "@name" or "@name:1" is a link to an output of another node; inputs that are not named keep their default.
+"""
+
+from dataclasses import dataclass, field
+
+PHOTO, MODEL, WORDS, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
+DEMO_WORDS = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
+DEMO_SAMPLER = {"seed": 1, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "karras"}
+FACE = {"analyzer": "@analyzer"}
+
+
+@dataclass(frozen=True)
+class Node:
+    kind: str
+    title: str | None
+    inputs: dict
+
+
+@dataclass(frozen=True)
+class Group:
+    """`columns` of node names, from left to right, each from top to bottom."""
+
+    title: str
+    colour: str
+    columns: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`groups` stand in stacks, from left to right. `runs`: all that it needs comes with the pack."""
+
+    name: str
+    note: str
+    nodes: dict[str, Node]
+    groups: tuple[tuple[Group, ...], ...]
+    runs: bool = True
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def api(self) -> dict:
+        """API JSON, without the inputs that keep their defaults."""
+        ids = {name: str(number) for number, name in enumerate(self.nodes, 1)}
+
+        def value(given):
+            if not (isinstance(given, str) and given.startswith("@")):
+                return given
+            name, _, slot = given[1:].partition(":")
+            return [ids[name], int(slot or 0)]
+
+        return {ids[name]: {"class_type": node.kind, "_meta": {"title": node.title} if node.title else {},
+                            "inputs": {key: value(given) for key, given in node.inputs.items()}}
+                for name, node in self.nodes.items()}
+
+
+def n(kind: str, title: str | None = None, **inputs) -> Node:
+    return Node(kind, title, inputs)
+
+
+def words(positive: str, negative: str, clip: str) -> dict[str, Node]:
+    return {"prompt": n("CLIPTextEncode", "Prompt", text=positive, clip=clip),
+            "negative": n("CLIPTextEncode", "Negative prompt", text=negative, clip=clip)}
+
+
+def sampling(model: str, *, positive="@prompt", negative="@negative", latent="@size", vae: str, prefix: str,
+             **settings) -> dict[str, Node]:
+    given = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    return {"sampler": n("KSampler", **given, **settings),
+            "decode": n("VAEDecode", samples="@sampler", vae=vae),
+            "save": n("SaveImage", filename_prefix=f"FaceCDM/{prefix}", images="@decode")}
+
+
+def photo_of(name: str = "photo", title: str = "Reference", file: str = "faceworld.webp", faces: str = "faces"):
+    return {name: n("LoadImage", title, image=file),
+            faces: n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@{name}", no_face="skip")}
+
+
+# What every demo begins with.
+DEMO = {"base": n("FaceCDMLoadDemoModel")}
+ANALYZER = {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s")}
+DEMO_ADAPTER = {"adapter": n("FaceCDMNewAdapter", model="@base", clip_vision="@base:3")}
+DEMO_PERSON = {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", clip_vision="@base:3",
+                          image="@photo")}
+DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
+
+PHOTO_GROUP = Group("Your photo", PHOTO, (("photo", "analyzer"), ("faces",)))
+MODEL_GROUP = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
+PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
+PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
+
+UNTRAINED = """New Adapter is untrained and changes nothing: no trained adapter ships with the pack yet, so the \
+picture follows the words and not yet the face. When you have a trained one, put Load Adapter in its place."""
+DEMO_MODEL = """The model here is the small demo model: portraits of 128 × 128 pixels, and it knows the words of its \
+own captions only (the help page of Load Demo Model lists them). For your own checkpoint put Load Checkpoint, and a \
+CLIP vision model, in its place."""
+NO_PHOTO = "No photo at hand? custom_nodes/facecdm/facecdm/demo/assets has pictures of people who do not exist."
+
+PORTRAIT = Plan(
+    "portrait", f"""## Your photo, your words
+
+1. Choose your photo in Reference (of a person who agreed). Detect & Embed Faces shows the face it took.
+2. Change the words in Prompt.
+3. Run. The picture stands in Save Image and in output/FaceCDM.
+
+{DEMO_MODEL}
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | {"photo": n("LoadImage", "Reference", image="faceworld.webp")} | ANALYZER
+    | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo")} | DEMO_ADAPTER | DEMO_PERSON
+    | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | sampling("@apply", vae="@base:2", prefix="portrait", **DEMO_SAMPLER),
+    ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative", "size"),)), PERSON_GROUP),
+     (PICTURE_GROUP,)))
+
+TWO_PEOPLE = Plan(
+    "two_people", f"""## Two people in one picture
+
+1. A photo for each person on the left.
+2. Person Regions says where they stand: a line of four numbers each, as parts of the picture. Its preview shows them.
+3. Each person has their own words; Conditioning (Set Mask) with "mask bounds" draws each in their own part.
+4. Apply FaceCDM to People puts the first faces into the first region, and so on. Their regions share a border and \
+never overlap, so nobody's face leaks into another's.
+
+{DEMO_MODEL}
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | ANALYZER | photo_of("photo_1", "Left", faces="faces_1")
+    | photo_of("photo_2", "Right", "faceworld-2.webp", "faces_2") | DEMO_ADAPTER
+    | {"regions": n("FaceCDMPersonRegions", width=256, height=128, boxes="0 0 0.5 1\n0.5 0 1 1", softness=0.2),
+       "apply": n("FaceCDMApplyPeople", model="@base", adapter="@adapter", masks="@regions", faces_1="@faces_1",
+                  faces_2="@faces_2", clip_vision="@base:3", image_1="@photo_1", image_2="@photo_2"),
+       "prompt_1": n("CLIPTextEncode", "Words, left", clip="@base:1",
+                     text="a young woman, long red hair, smiling, green shirt, plain blue background"),
+       "prompt_2": n("CLIPTextEncode", "Words, right", clip="@base:1",
+                     text="a middle-aged man, short black hair, neutral, white shirt, plain blue background"),
+       "negative": n("CLIPTextEncode", "Negative prompt", text="", clip="@base:1"),
+       "set_1": n("ConditioningSetMask", "Left", conditioning="@prompt_1", mask="@regions:1",
+                  set_cond_area="mask bounds"),
+       "set_2": n("ConditioningSetMask", "Right", conditioning="@prompt_2", mask="@regions:2",
+                  set_cond_area="mask bounds"),
+       "both": n("ConditioningCombine", conditioning_1="@set_1", conditioning_2="@set_2"),
+       "size": n("EmptyLatentImage", "Size", width=256, height=128)}
+    | sampling("@apply", positive="@both", vae="@base:2", prefix="two people", **DEMO_SAMPLER),
+    ((Group("Photos", PHOTO, (("photo_1", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
+     (Group("Who is where", PERSON, (("regions",), ("apply",))), MODEL_GROUP),
+     (Group("Words for each", WORDS, (("prompt_1", "prompt_2", "negative"), ("set_1", "set_2", "both", "size"))),),
+     (PICTURE_GROUP,)))
+
+FACE_LIBRARY = Plan(
+    "face_library", f"""## A library of faces
+
+Two photos of one person become one face: Combine Faces takes their mean, which is steadier than either. Save Faces \
+keeps it as a small file in models/facecdm_faces.
+
+Afterwards neither photos nor face models are needed: put Load Faces in the place of everything on the left, refresh \
+its list (R), and choose the file.
+
+Compare Faces shows how alike the two photos are: two of one person should be well above two of different people.
+
+{DEMO_MODEL}
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | ANALYZER | photo_of("photo", "First photo", faces="faces_1")
+    | photo_of("photo_2", "Second photo", "faceworld-b.webp", "faces_2")
+    | {"combine": n("FaceCDMCombineFaces", faces_1="@faces_1", faces_2="@faces_2"),
+       "compare": n("FaceCDMCompareFaces", faces_a="@faces_1", faces_b="@faces_2"),
+       "save_faces": n("FaceCDMSaveFaces", faces="@combine", name="somebody")}
+    | DEMO_ADAPTER
+    | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@save_faces", clip_vision="@base:3",
+                  image="@photo")}
+    | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | sampling("@apply", vae="@base:2", prefix="from the library", **DEMO_SAMPLER),
+    ((Group("Photos of one person", PHOTO, (("photo", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
+     (Group("One face of both, kept", PERSON, (("combine", "save_faces"), ("compare",))), MODEL_GROUP),
+     (Group("Your words", WORDS, (("prompt", "negative", "size"),)), PERSON_GROUP), (PICTURE_GROUP,)))
+
+DETAIL = Plan(
+    "detail_faces", f"""## Faces with more detail
+
+The picture is made as always. Detail Faces then finds every face in it, cuts it out, samples it anew at a larger size \
+with the same model and the same person, and blends it back. Small faces gain most.
+
+denoise says how much is made anew: 0.3 sharpens, 0.45 mends, 0.6 and more changes the face. A picture without a face \
+stays as it is.
+
+{DEMO_MODEL} guide_size is 128 here; take 512 for SD1.5 and 768 – 1024 for SDXL.
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | {"sampler": n("KSampler", model="@apply", positive="@prompt", negative="@negative", latent_image="@size",
+                    **DEMO_SAMPLER),
+       "decode": n("VAEDecode", samples="@sampler", vae="@base:2"),
+       "detail": n("FaceCDMDetailFaces", image="@decode", model="@apply", positive="@prompt", negative="@negative",
+                   vae="@base:2", analyzer="@analyzer", **DEMO_SAMPLER | {"seed": 2, "steps": 12}, guide_size=128,
+                   padding=0.3, min_score=0.3, denoise=0.35),
+       "save": n("SaveImage", filename_prefix="FaceCDM/detailed", images="@detail")},
+    ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative", "size"),)), PERSON_GROUP),
+     (Group("The picture", PICTURE, (("sampler", "decode"), ("detail",), ("save",))),)))
+
+IMG2IMG = Plan(
+    "img2img", f"""## A picture made anew, with your person
+
+The picture to start from is encoded and noised; denoise in KSampler says how much of it may change: 0.4 keeps the \
+composition, 0.8 hardly anything.
+
+{DEMO_MODEL}
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1")
+    | {"start": n("LoadImage", "Start from", image="faceworld-2.webp"),
+       "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
+       "encode": n("VAEEncode", pixels="@scale", vae="@base:2")}
+    | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_SAMPLER, denoise=0.6),
+    ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative"),)), PERSON_GROUP),
+     (Group("Start from", PHOTO, (("start", "scale", "encode"),)),), (PICTURE_GROUP,)))
+
+INPAINT = Plan(
+    "inpaint", f"""## Another face in a picture
+
+Detect & Embed Faces finds the face in the picture and gives its mask; only there the picture is made anew, with your \
+person. The rest is put back pixel by pixel. A mask of your own (Open in MaskEditor) does as well.
+
+mask_grow says how much around the face is replaced.
+
+{DEMO_MODEL}
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1")
+    | {"start": n("LoadImage", "Picture", image="faceworld-2.webp"),
+       "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
+       "where": n("FaceCDMDetectFaces", "The face to replace", analyzer="@analyzer", image="@scale", mask_grow=1.3,
+                  mask_feather=0.3),
+       "encode": n("VAEEncode", pixels="@scale", vae="@base:2"),
+       "masked": n("SetLatentNoiseMask", samples="@encode", mask="@where:2"),
+       "sampler": n("KSampler", model="@apply", positive="@prompt", negative="@negative", latent_image="@masked",
+                    **DEMO_SAMPLER, denoise=0.8),
+       "decode": n("VAEDecode", samples="@sampler", vae="@base:2"),
+       "composite": n("ImageCompositeMasked", destination="@scale", source="@decode", mask="@where:2", x=0, y=0,
+                      resize_source=False),
+       "save": n("SaveImage", filename_prefix="FaceCDM/inpainted", images="@composite")},
+    ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative"),)), PERSON_GROUP),
+     (Group("The picture and its face", PHOTO, (("start", "scale"), ("where",))),),
+     (Group("The new picture", PICTURE, (("encode", "masked", "sampler"), ("decode", "composite", "save"))),)))
+
+PLANS = {plan.name: plan for plan in (PORTRAIT, TWO_PEOPLE, FACE_LIBRARY, DETAIL, IMG2IMG, INPAINT)}
