@@ -1,0 +1,158 @@
+"""PuLID against a reference written from its paper's and its authors' equations."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+from published import SDXL, SMALL_XL, published_state
+from torch.nn import functional as F
+from twins import Twins, conditioning, predict
+
+from facecdm.adapter import layers
+from facecdm.adapter.features import Features
+from facecdm.adapter.person import Person, Stream
+from facecdm.formats.imported import import_adapter
+from facecdm.formats.pulid import from_upstream, identity
+from facecdm.formats.read import Published
+from facecdm.hosts.comfy import apply_person, layer_map
+
+SIGMA, CFG, STRENGTH = 3.0, 3.0, 0.8
+# PuLID's modes: tokens of nothing (NUM_ZERO), and our Stream, on top of the family's κ of 1.
+MODES = {"fidelity": (8, Stream(STRENGTH, projection="token_v2", zeros=8)),
+         "style": (16, Stream(STRENGTH, projection="token", zeros=16)),
+         "neutral": (0, Stream(STRENGTH, kappa=-1.0))}
+
+
+def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
+    """Tokens as pulid/encoders.py has them; `seen` is the tower's embedding before it is brought to length 1."""
+    def stack(name, x):
+        for linear, norm in ((0, 1), (3, 4)):
+            x = F.linear(x, state[f"{name}.{linear}.weight"], state[f"{name}.{linear}.bias"])
+            x = F.layer_norm(x, x.shape[-1:], state[f"{name}.{norm}.weight"], state[f"{name}.{norm}.bias"])
+            x = torch.where(x > 0, x, 0.01 * x)
+        return F.linear(x, state[f"{name}.6.weight"], state[f"{name}.6.bias"])
+
+    norm = seen.pow(2).sum(-1, keepdim=True).sqrt()
+    unit = torch.where(norm > 0, seen / norm, seen)  # nobody's embedding is zero
+    tokens = [stack("body", torch.cat([recognised, unit], 1)).reshape(len(recognised), 5, -1)]
+    for i, x in enumerate(states):
+        tokens.append(stack(f"mapping_{i}", x[:, :1]) + stack(f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True))
+    return torch.cat(tokens, 1)
+
+
+class Reference:
+    """pulid/attention_processor.py: one cross-attention layer of diffusers' U-Net, with identity tokens."""
+
+    def __init__(self, tokens, to_k, to_v, mode: str):
+        self.tokens, self.to_k, self.to_v, self.mode = tokens, to_k, to_v, mode
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, temb=None):
+        q = attn.to_q(x)
+        text = self.attend(q, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attn.heads)
+        k, v = self.tokens @ self.to_k.T, self.tokens @ self.to_v.T
+        seen = self.attend(q, k, v, attn.heads)
+        shared = (text * seen).sum(-2, keepdim=True) / (text * text).sum(-2, keepdim=True) * text
+        if self.mode == "style":
+            seen = seen - shared
+        elif self.mode == "fidelity":
+            scores = torch.einsum("bnhd,bmhd->bhnm", *(y.unflatten(-1, (attn.heads, -1)) for y in (q, k)))
+            mass = scores.softmax(-1).mean(1)[:, :, :5].sum(-1, keepdim=True)
+            seen = seen + (mass - 1) * shared
+        return attn.to_out[0](text + STRENGTH * seen)
+
+    @staticmethod
+    def attend(q, k, v, heads: int):
+        q, k, v = (y.unflatten(-1, (heads, -1)) for y in (q, k, v))
+        scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / q.shape[-1] ** 0.5
+        return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v).flatten(2)
+
+
+@contextlib.contextmanager
+def reference(twins: Twins, ip_adapter: dict, tokens, mode: str):
+    """diffusers' U-Net with PuLID in it; the file numbers the attention processors in diffusers' order."""
+    before = twins.unet.attn_processors
+    after = {name: Reference(tokens, ip_adapter[f"{n}.to_k_ip.weight"], ip_adapter[f"{n}.to_v_ip.weight"], mode)
+             if "attn2" in name else processor for n, (name, processor) in enumerate(before.items())}
+    twins.unet.set_attn_processor(after)
+    try:
+        yield
+    finally:
+        twins.unet.set_attn_processor(before)
+
+
+def face(seed: int = 5, patches: int = 6):
+    """(recogniser's embedding, tower's embedding, five states) of one face."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(1, 512, generator=generator) * 3, torch.randn(1, 768, generator=generator),
+            tuple(torch.randn(1, 1 + patches, 1024, generator=generator) for _ in range(5)))
+
+
+def adapter_of(state: dict):
+    return import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.safetensors")))[0]
+
+
+def compare(twins: Twins, sizes, mode: str) -> float:
+    """Largest difference between our host and the reference, as part of the output's largest value."""
+    state, (recognised, seen, states) = published_state("pulid", layer_map(twins.model), sizes), face()
+    zeros, stream = MODES[mode]
+    nobody = tuple(torch.zeros_like(x) for x in (recognised, seen, *states))
+    tokens = torch.cat([encoded(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
+                        encoded(state["image_proj"], recognised, seen, states)])
+    tokens = torch.cat([tokens, tokens.new_zeros(2, zeros, tokens.shape[-1])], 1)
+
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 4, 8, 12, generator=generator) * SIGMA
+    text, pooled = torch.randn(2, 77, twins.context, generator=generator), torch.randn(1, 1280, generator=generator)
+    with torch.no_grad(), reference(twins, state["ip_adapter"], tokens, mode):
+        negative, positive = twins.diffusers(x.expand(2, -1, -1, -1), SIGMA, text, pooled)
+    theirs = (negative + CFG * (positive - negative))[None]
+
+    shown = Features(identity(recognised, seen), states)
+    person = Person(adapter_of(state), shown, settings={"face": stream},
+                    negative={"face": shown.nothing(nobody[2:])})
+    prompts = [conditioning(text[i:i + 1], pooled, height=64, width=96) for i in (1, 0)]
+    ours = predict(apply_person(twins.model, person), x, SIGMA, *prompts, cfg=CFG)
+    plain = predict(twins.model, x, SIGMA, *prompts, cfg=CFG)
+    scale = theirs.abs().max()
+    assert (plain - theirs).abs().max() > 0.01 * scale, "the adapter did nothing"
+    return ((ours - theirs).abs().max() / scale).item()
+
+
+@pytest.fixture
+def small(small_sdxl, monkeypatch):
+    monkeypatch.setitem(layers.BASES, "small SDXL", layer_map(small_sdxl.model))
+    return small_sdxl
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_is_pulids(small, mode):
+    assert compare(small, SMALL_XL, mode) < 1e-4
+
+
+def test_at_sdxls_widths(narrow_sdxl, monkeypatch):
+    monkeypatch.setitem(layers.BASES, "narrow SDXL", layer_map(narrow_sdxl.model))
+    assert compare(narrow_sdxl, SDXL, "fidelity") < 1e-4
+
+
+def test_modes_differ(small):
+    """Else the three tests above would compare one thing thrice."""
+    state, (recognised, seen, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face()
+    x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, small.context), torch.randn(1, 1280))
+    shown = Features(identity(recognised, seen), states)
+    noises = [predict(apply_person(small.model, Person(adapter_of(state), shown, settings={"face": stream})), x, SIGMA,
+                      text) for _, stream in MODES.values()]
+    for i in range(3):
+        assert (noises[i] - noises[i - 1]).abs().max() > 1e-3 * noises[i].abs().max()
+
+
+def test_the_authors_own_file(small):
+    """pulid_v1.bin names its parts otherwise."""
+    state = published_state("pulid", layer_map(small.model), SMALL_XL)
+    theirs = {f"id_adapter.{key}": value for key, value in state["image_proj"].items()}
+    theirs |= {f"id_adapter_attn_layers.{key.replace('.to_', '.id_to_').replace('_ip.', '.')}": value
+               for key, value in state["ip_adapter"].items()}
+    assert "id_adapter_attn_layers.1.id_to_k.weight" in theirs
+    renamed = from_upstream(theirs)
+    assert {key for key in renamed} == {f"{part}.{key}" for part, inner in state.items() for key in inner}
+    assert renamed["ip_adapter.3.to_v_ip.weight"] is state["ip_adapter"]["3.to_v_ip.weight"]
