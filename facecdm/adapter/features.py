@@ -45,6 +45,14 @@ class Features:
         empty = Features(None if self.embedding is None else torch.zeros_like(self.embedding), states, self.shortcut)
         return empty.repeated(self.count)
 
+    def noisy(self, amount: float, shown: "Features") -> "Features":
+        """With even noise of 0 … `amount`, the same for the same `shown`, as packs for InstantID and PuLID offer it for
+        the negative prompt (cubiq/ComfyUI_InstantID).
+        """
+        told = next(part for part in shown._parts() if part is not None)
+        generator = torch.Generator().manual_seed(int(told.sum()) % 1_000_000_007)
+        return self._each(lambda x: x + amount * torch.rand(x.shape, generator=generator))
+
     def _parts(self) -> tuple:
         return (self.embedding, *(self.states if isinstance(self.states, tuple) else (self.states,)))
 
