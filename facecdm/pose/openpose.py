@@ -1,0 +1,99 @@
+"""OpenPose through the package controlnet_aux: body, hands and face from three weight files."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadFile, MissingModel, MissingPackage
+from .layout import BODY_SIZE, FACE_SIZE, HAND_SIZE
+from .value import Person
+
+FOLDER = "openpose"  # below models/
+FILES = {"body": "body_pose_model.pth", "hands": "hand_pose_model.pth", "face": "facenet.pth"}
+SOURCE = "lllyasviel/Annotators on Hugging Face"
+INSTALL = (
+    "OpenPose needs the package controlnet_aux. In ComfyUI's Python: `python -m pip install --no-deps controlnet_aux` "
+    "and `python -m pip install timm einops scikit-image scipy` (--no-deps keeps your torch and OpenCV as they are). "
+    "Then restart ComfyUI. Or choose the detector 'face key points', which needs nothing more."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPoseDetector:
+    """Finds people in uint8 BGR pictures. Weights are read from files alone, never fetched.
+
+    Its licence (CMU) allows non-commercial use only.
+    """
+
+    model: object
+    hands: bool
+    face: bool
+    side: int = 512  # the shorter side to which a picture is brought, as controlnet_aux does
+
+    @classmethod
+    def open(cls, folders: list[Path], device: str = "cpu", hands: bool = True,
+             face: bool = True) -> "OpenPoseDetector":
+        """Raises MissingPackage, MissingModel (which file, into which folder), BadFile."""
+        paths = {task: find_file(folders, name) for task, name in FILES.items()}  # upstream loads all three or none
+        parts = import_openpose()
+        loaded = {task: _load(parts[task], path) for task, path in paths.items()}
+        model = parts["all"](loaded["body"], loaded["hands"], loaded["face"]).to(device)
+        return cls(model, hands, face)
+
+    def __call__(self, bgr: np.ndarray) -> list[Person]:
+        import cv2
+
+        height, width = bgr.shape[:2]
+        scale = self.side / min(height, width)
+        size = tuple(max(64, round(side * scale / 64) * 64) for side in (width, height))  # upstream's multiples
+        method = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA
+        rgb = cv2.resize(np.ascontiguousarray(bgr[..., ::-1]), size, interpolation=method)
+        found = self.model.detect_poses(rgb, include_hand=self.hands, include_face=self.face)
+        return [Person(body=_table(person.body.keypoints, BODY_SIZE, width, height),
+                       left_hand=_table(person.left_hand, HAND_SIZE, width, height),
+                       right_hand=_table(person.right_hand, HAND_SIZE, width, height),
+                       face=_table(person.face, FACE_SIZE, width, height)) for person in found]
+
+
+def import_openpose() -> dict[str, type]:
+    """The classes of controlnet_aux. Raises MissingPackage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of mmcv, mediapipe … which OpenPose does not need
+            from controlnet_aux.open_pose import Body, Face, Hand, OpenposeDetector
+    except ImportError as error:
+        raise MissingPackage(f"{INSTALL} ({error})") from error
+    except AttributeError as error:  # a version that this mediapipe or OpenCV does not fit
+        raise MissingPackage(f"controlnet_aux is installed but cannot be imported ({error}). {INSTALL}") from error
+    return {"body": Body, "hands": Hand, "face": Face, "all": OpenposeDetector}
+
+
+def find_file(folders: list[Path], name: str) -> Path:
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    first = folders[0] if folders else Path("models") / FOLDER
+    raise MissingModel(f"OpenPose's weights {name} are not in {first}. Get {', '.join(FILES.values())} from {SOURCE} "
+                       "and put them there (nothing is downloaded by itself), or choose the detector 'face key "
+                       "points'.")
+
+
+def _load(part: type, path: Path):
+    try:
+        return part(str(path))
+    except Exception as error:  # torch's pickle errors are of many types; a wrong file lacks keys
+        logging.getLogger("facecdm").debug("OpenPose", exc_info=error)
+        raise BadFile(f"{path} cannot be read as OpenPose's weights ({str(error).splitlines()[0][:200]}). It is "
+                      f"probably cut off or another file: get it anew from {SOURCE}.") from error
+
+
+def _table(points: list | None, count: int, width: int, height: int) -> np.ndarray:
+    """controlnet_aux's points, parts of the picture's sides, → [count, 3] in pixels. A point at −1 is not seen."""
+    table = np.zeros((count, 3), np.float32)
+    for place, point in enumerate((points or [])[:count]):
+        if point is not None and point.x >= 0 and point.y >= 0:
+            table[place] = point.x * width, point.y * height, 1.0
+    return table
