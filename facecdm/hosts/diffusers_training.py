@@ -56,7 +56,7 @@ class DiffusersDenoiser:
         return self._decoder(latents).float()
 
     def linears(self) -> dict[str, nn.Linear]:
-        return {f"unet.{name}": module for name, module in self.unet.named_modules()
+        return {f"lora_unet_{name.replace('.', '_')}": module for name, module in self.unet.named_modules()
                 if isinstance(module, nn.Linear) and ".attn" in name}
 
     def text_keys_values(self):

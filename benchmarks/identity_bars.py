@@ -1,0 +1,225 @@
+"""Does the demo model with an adapter show the person, and still do what the prompt says? Asked of FaceWorld's `val`.
+
+    python benchmarks/identity_bars.py --adapter FILE --faceworld ../shared/faceworld --comfyui DIR --models DIR/models
+
+48 people whom no training has seen. The reference is one view of each; the prompts are captions of other people; the
+pictures are made as a user's graph makes them. Judged against *another* view of the same person: by InsightFace
+(cosines after the mean of other people is taken away; a picture without a face counts 0), and with --dlib by dlib,
+which took no part in any training. The same seeds without identity say what the prompt has lost.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parent))
+from demo_bars import Judge, Painter, save_sheet, to_bytes  # noqa: E402
+
+from facecdm.demo import data, measure  # noqa: E402
+from facecdm.demo.weights import default_path, read  # noqa: E402
+
+PEOPLE, REFERENCE, OTHER = 48, 0, 1  # identities in val, and the views that are reference and judge
+BARS = {"cosine": 0.40, "rank1": 0.75, "dlib_rank1": 0.40, "face": 0.95, "colours_lost": 0.03}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--adapter", type=Path, nargs="+", required=True, help="adapters; a LoRA beside one (NAME lora) is applied")
+    add("--weights", type=Path, default=default_path(), help="the demo model's weights")
+    add("--faceworld", type=Path, required=True)
+    add("--comfyui", type=Path, required=True, help="the ComfyUI folder (main.py in it)")
+    add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--prompts", type=int, default=1, help="for each person")
+    add("--people", type=int, default=PEOPLE)
+    add("--strength", type=float, default=1.0)
+    add("--image-strength", type=float, default=0.0, help="of the reference as a whole image")
+    add("--keep-prompt", type=float, default=0.0)
+    add("--sampler", default="euler")
+    add("--scheduler", default="karras")
+    add("--steps", type=int, default=20)
+    add("--cfg", type=float, default=4.0)
+    add("--seed", type=int, default=0)
+    add("--dlib", action="store_true", help="judge with dlib, too: pip install dlib face_recognition_models")
+    add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
+    add("--out", type=Path, default=Path("output/identity_bars.json"), help="results; pictures go beside it")
+    add("--threads", type=int, default=0)
+    return parser.parse_args()
+
+
+class People:
+    """The val people: their views, and for each the captions of others."""
+
+    def __init__(self, val: data.Portraits, count: int, prompts: int):
+        by_person: dict[str, list[int]] = {}
+        for row, label in enumerate(val.labels):
+            by_person.setdefault(label["identity"], []).append(row)
+        views = list(by_person.values())[:count]
+        self.reference = [rows[REFERENCE] for rows in views]
+        self.other = [rows[OTHER] for rows in views]
+        # The n-th prompt of a person is a caption of the person n places on.
+        self.asked = [(person, views[(person + 1 + n) % len(views)][2 + n]) for n in range(prompts)
+                      for person in range(len(views))]
+        self.labels = [val.labels[row] for _, row in self.asked]
+
+    def prompt(self, val: data.Portraits, place: int) -> str:
+        return val.captions[self.asked[place][1]]
+
+
+class Dlib:
+    """Descriptors [128] of dlib's ResNet; None where its own detector finds no face."""
+
+    def __init__(self):
+        import dlib
+        import face_recognition_models as files
+
+        self.detect = dlib.get_frontal_face_detector()
+        self.shape = dlib.shape_predictor(files.pose_predictor_five_point_model_location())
+        self.net = dlib.face_recognition_model_v1(files.face_recognition_model_location())
+
+    def __call__(self, pixels: Tensor) -> list[Tensor | None]:
+        found = []
+        for picture in pixels.numpy():
+            boxes = self.detect(np.ascontiguousarray(picture), 1)
+            largest = max(boxes, key=lambda box: box.area(), default=None)
+            found.append(None if largest is None else torch.tensor(
+                self.net.compute_face_descriptor(picture, self.shape(picture, largest))))
+        return found
+
+
+def likeness(shown: list[Tensor | None], people: list[int], gallery: list[Tensor | None], centre: Tensor
+             ) -> tuple[float, float]:
+    """(mean cosine to one's own other view, share of pictures nearest to it among all); no face counts 0 and wrong."""
+    known = torch.stack([torch.zeros_like(centre) if face is None else _centred(face, centre) for face in gallery])
+    cosines, right = [], []
+    for face, person in zip(shown, people):
+        scores = known @ _centred(face, centre) if face is not None else torch.zeros(len(known))
+        cosines.append(float(scores[person]))
+        right.append(face is not None and int(scores.argmax()) == person)
+    return float(np.mean(cosines)), float(np.mean(right))
+
+
+def _centred(face: Tensor, centre: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(face - centre, dim=0)
+
+
+def paint(painter: Painter, people: People, val: data.Portraits, adapter, arguments) -> Tensor:
+    """Every asked picture, with its person where there is an adapter."""
+    from tqdm import tqdm
+
+    from facecdm.adapter.person import Person, Stream
+    from facecdm.hosts.comfy import apply_person
+
+    plain, pictures = painter.demo.model, []
+    for place, (person, _) in enumerate(tqdm(people.asked, mininterval=5)):
+        if adapter is not None:
+            image = None
+            if arguments.image_strength:
+                row = torch.from_numpy(np.array(val.pixels[people.reference[person]]))
+                image = painter.demo.clip_vision.encode_image(row[None].float() / 255).penultimate_hidden_states
+            shown = Person(adapter, arguments.faces[person][None], image,
+                           {"face": Stream(arguments.strength, kappa=arguments.keep_prompt),
+                            "image": Stream(arguments.image_strength)})
+            painter.demo = replace(painter.demo, model=apply_person(plain, shown))
+        pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place))
+        painter.demo = replace(painter.demo, model=plain)
+    return to_bytes(torch.cat(pictures))
+
+
+def with_lora(model, path: Path):
+    """The MODEL with the LoRA beside the adapter, by core's own loader."""
+    import comfy.sd
+    import comfy.utils
+
+    if not path.is_file():
+        return model
+    return comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(path), safe_load=True), 1, 0)[0]
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    from facecdm.adapter.native import load_adapter
+    from facecdm.faces.analyzer import open_pack
+
+    analyzer = open_pack([arguments.models / "insightface"], "buffalo_s")
+    weights = read(arguments.weights)
+    val, train = (data.load(arguments.faceworld, (split,), weights.sizes.image_size, arguments.cache)
+                  for split in ("val", "train"))
+    judge, people = Judge.fit(train, analyzer), People(val, arguments.people, arguments.prompts)
+    views = {name: torch.from_numpy(np.array(val.pixels[rows])) for name, rows in
+             (("reference", people.reference), ("other", people.other))}
+    seen = {name: measure.embeddings(pixels, analyzer) for name, pixels in views.items()}
+    arguments.faces = torch.stack(seen["reference"])
+    dlib = Dlib() if arguments.dlib else None
+    gallery = {"": (seen["other"], judge.centre)}
+    if dlib is not None:
+        known = dlib(torch.from_numpy(np.array(train.pixels[np.linspace(0, len(train) - 1, 100).astype(int)])))
+        gallery["dlib_"] = (dlib(views["other"]), torch.stack([face for face in known if face is not None]).mean(0))
+    asked = [person for person, _ in people.asked]
+    painter = Painter(weights, arguments)
+    base, rows = painter.demo.model, []
+
+    def score(what: str, pixels: Tensor, owners: list[int], labels: list[dict] | None) -> None:
+        row = {"what": what}
+        for name, (known, centre) in gallery.items():
+            shown = dlib(pixels) if name else measure.embeddings(pixels, analyzer)
+            row[f"{name}cosine"], row[f"{name}rank1"] = likeness(shown, owners, known, centre)
+            if not name:
+                row["face"] = float(np.mean([face is not None for face in shown]))
+        if labels is not None:
+            obeyed = judge.score(pixels, labels)
+            row |= {"background": obeyed.background, "shirt": obeyed.shirt}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    score("real reference views", views["reference"], list(range(len(people.reference))), None)
+    plain = paint(painter, people, val, None, arguments)
+    score("no identity", plain, asked, people.labels)
+    for path in arguments.adapter:
+        lora = path.with_name(f"{path.stem} lora.safetensors")
+        painter.demo = replace(painter.demo, model=with_lora(base, lora))
+        painted = paint(painter, people, val, load_adapter(path), arguments)
+        painter.demo = replace(painter.demo, model=base)
+        score(path.stem, painted, asked, people.labels)
+        lines = [views["reference"][asked], plain, painted]
+        sheet = torch.stack(lines, 1)[:30].flatten(0, 1)  # reference, without, with
+        save_sheet(sheet, arguments.out.with_name(f"{path.stem}.png"), columns=15)
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    columns = [name for name in ("cosine", "rank1", "dlib_cosine", "dlib_rank1", "face", "background", "shirt")
+               if any(name in row for row in rows)]
+    lines = ["| | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
+    for row in rows:
+        lines.append(f"| {row['what']} | " + " | ".join(
+            "–" if name not in row else f"{row[name]:.3f}" if "cosine" in name else f"{row[name]:.1%}"
+            for name in columns) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    arguments = parse()
+    sys.path.insert(0, str(arguments.comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with torch.inference_mode():
+        rows = run(arguments)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.faces = None
+    settings = {name: str(value) for name, value in vars(arguments).items() if name != "faces"}
+    arguments.out.write_text(json.dumps({"settings": settings, "bars": BARS, "rows": rows}, indent=1))
+    print("\n" + table(rows) + f"\n\nBars: {BARS}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,47 @@
+"""A training batch sees what a person who is applied to a model sees."""
+
+import pytest
+import torch
+from lab import TinySource, tiny_denoiser
+from twins import stir
+
+from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.person import Person
+from facecdm.hosts.diffusers import Span
+from facecdm.training.begin import new_adapter
+
+
+@pytest.mark.parametrize("image_on", [True, False])
+def test_each_row_is_the_person_at_its_own_noise_level(image_on):
+    denoiser, data = tiny_denoiser(), TinySource()
+    adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1))
+    chosen = [0, 4, 7]
+    rows = data.load(chosen)
+    face, vision = data.features(chosen)
+    face = torch.nn.functional.normalize(face, dim=1)
+    t = torch.tensor([100, 500, 900])
+    sigma = (denoiser.noise / denoiser.signal)[t]
+    on = torch.tensor([True, True, True])
+    crowd = Crowd(face, vision, on, on if image_on else ~on)
+    with torch.no_grad():
+        streams = crowd.streams(adapter, rows.prompt.states, sigma, torch.float32)
+        ours = denoiser.predict(rows.latents, t, rows.prompt, streams)
+        for i in range(3):
+            text = rows.prompt.states[i:i + 1]
+            person = Person(adapter, face[i:i + 1], vision[i:i + 1] if image_on else None)
+            with denoiser.host.people([Span(person, 0, 1, text)], sigma[i:i + 1], (8, 8)) as unet:
+                alone = unet(rows.latents[i:i + 1], t[i:i + 1], text).sample
+            torch.testing.assert_close(ours[i:i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_without_anybody_is_the_base_model():
+    denoiser, data = tiny_denoiser(), TinySource()
+    adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1))
+    rows, (face, vision) = data.load([0, 4]), data.features([0, 4])
+    t, off = torch.tensor([300, 600]), torch.tensor([True, False])
+    with torch.no_grad():
+        streams = Crowd(face, vision, off, off).streams(adapter, rows.prompt.states, torch.ones(2), torch.float32)
+        shown = denoiser.predict(rows.latents, t, rows.prompt, streams)
+        plain = denoiser.predict(rows.latents, t, rows.prompt)
+    assert (shown[0] - plain[0]).abs().max() > 1e-3
+    torch.testing.assert_close(shown[1], plain[1], rtol=0, atol=1e-6)

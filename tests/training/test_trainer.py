@@ -1,0 +1,161 @@
+"""A stage learns, goes on to the bit after any end, and says no to what does not belong to it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lab import STAGE, everything, tiny_trainer
+
+from facecdm.errors import BadFile, FaceCDMError
+from facecdm.training.lora import Lora
+from facecdm.training.state import OtherRun
+
+LAB = Path(__file__).parents[1] / "support" / "lab.py"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody stopped."""
+    trainer = tiny_trainer(tmp_path_factory.mktemp("whole"))
+    result = trainer.run()
+    return trainer, everything(trainer), result
+
+
+def equal(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_everything_that_should_learn_has_moved(whole, tmp_path):
+    _, learnt, _ = whole
+    fresh = everything(tiny_trainer(tmp_path))
+    still = [name for name, value in learnt.items() if name.startswith("parameters") and torch.equal(value, fresh[name])]
+    # What reads only the interplay's output projections, zero at birth, gets its gradient a step later: it has moved.
+    # The face's decoder is no part of these losses.
+    assert {name.split(".")[-2] for name in still} <= {"restore"}
+
+
+@pytest.mark.parametrize("kills", [(2,), (1, 3, 5)])
+def test_killed_and_resumed_ends_in_the_same_bits(whole, tmp_path, kills):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LAB.parents[2]), str(LAB.parent)])}
+    for kill in kills:
+        process = subprocess.Popen([sys.executable, LAB, tmp_path], stdout=subprocess.PIPE, text=True, env=environment)
+        for line in process.stdout:
+            if int(line) == kill:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    trainer = tiny_trainer(tmp_path)
+    assert kills[-1] - 1 <= trainer.step <= kills[-1] + 1
+    trainer.run()
+    equal(everything(trainer), whole[1])
+    assert trainer.history == whole[0].history
+
+
+def test_an_interrupt_keeps_what_was_learnt(whole, tmp_path):
+    def stop(trainer):
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+
+    first = tiny_trainer(tmp_path, STAGE.but(save_every=100))
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop)
+    second = tiny_trainer(tmp_path, STAGE.but(save_every=100))
+    assert second.step == 3
+    second.run()
+    equal(everything(second), whole[1])
+
+
+def test_other_settings_or_data_are_refused_and_named(whole):
+    folder = whole[0].checkpoint.parent
+    with pytest.raises(OtherRun, match="learning_rate was 0.001 and is 0.002"):
+        tiny_trainer(folder, STAGE.but(learning_rate=2e-3))
+    with pytest.raises(OtherRun, match="the base model is another"):
+        tiny_trainer(folder, base="another")
+    other = tiny_trainer(folder).learner.result()[0]
+    other.streams["face"].gate.knots.data += 1
+    with pytest.raises(OtherRun, match="the adapter or LoRA that it began with is another"):
+        tiny_trainer(folder, adapter=other)
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+    path = tmp_path / "broad.pt"
+    path.write_bytes(whole[0].checkpoint.read_bytes()[:5000])
+    with pytest.raises(BadFile, match="broad.pt is damaged"):
+        tiny_trainer(tmp_path)
+
+
+def test_low_rank_keys_and_values_are_merged(tmp_path):
+    trainer = tiny_trainer(tmp_path, STAGE.but(rank=2, ema=0.0, steps=3))
+    adapter = trainer.run().adapter
+    before = trainer.learner.adapter
+    for linear, part in trainer.learner.extra.items():
+        assert part.up.abs().max() > 0
+    old, new = before.streams["face"].to_k[0], adapter.streams["face"].to_k[0].weight
+    torch.testing.assert_close(new, old.weight + trainer.learner.extra[old].weight)
+
+
+def test_the_given_adapter_is_left_alone_and_the_next_stage_begins_with_the_result(tmp_path):
+    first = tiny_trainer(tmp_path / "1", STAGE.but(steps=2))
+    result = first.run()
+    before = {name: value.clone() for name, value in result.adapter.state_dict().items()}
+    fine = STAGE.but(name="fine", steps=2, train=("projectors", "gates", "kappa"))
+    second = tiny_trainer(tmp_path / "2", fine, adapter=result.adapter, lora=result.lora)
+    last = second.run()
+    equal(result.adapter.state_dict(), before)
+    equal(last.lora.tensors(), result.lora.tensors())  # stage 3 leaves the LoRA as it is
+    moved = [name for name, value in last.adapter.state_dict().items() if not torch.equal(value, before[name])]
+    assert any("gate" in name for name in moved) and not any("to_k" in name for name in moved)
+
+
+def test_a_lora_travels_through_its_tensors(whole):
+    _, _, result = whole
+    again = Lora.from_tensors(result.lora.tensors())
+    assert again.parts.keys() == result.lora.parts.keys()
+    equal(again.tensors(), result.lora.tensors())
+
+
+def test_validation_sees_held_out_pictures_alone(tmp_path):
+    trainer = tiny_trainer(tmp_path, STAGE.but(steps=2, validate_every=1), held_out=frozenset({0, 1, 2, 17}))
+    trainer.run()
+    lines = [line for line in trainer.history if "validation" in line]
+    assert len(lines) == 2
+    assert not {0, 1, 2, 17} & {i for bucket in trainer.buckets for i in bucket}
+    assert lines[0]["validation without face"] == lines[1]["validation without face"]
+    assert lines[0]["validation"] != lines[1]["validation"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_finite_weights(tmp_path, precision):
+    trainer = tiny_trainer(tmp_path, STAGE.but(precision=precision, steps=3))
+    trainer.run()
+    values = everything(trainer)
+    assert all(torch.isfinite(value).all() for value in values.values())
+
+
+def test_gradient_checkpointing_changes_nothing(whole, tmp_path):
+    trainer = tiny_trainer(tmp_path, STAGE.but(checkpointing=True))
+    trainer.run()
+    for name, value in everything(trainer).items():
+        torch.testing.assert_close(value, whole[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
+    from facecdm.training.trainer import Worker
+
+    with pytest.raises(FaceCDMError, match="multiple of the number of processes"):
+        tiny_trainer(tmp_path, STAGE.but(batch=3), Worker(0, 2))
