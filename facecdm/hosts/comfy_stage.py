@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..adapter.layers import LayerMap
 from ..adapter.model import TripletAdapter
 from ..errors import FaceCDMError, Mismatch
 from ..training.begin import begin_bottleneck, unit_faces
@@ -17,6 +18,7 @@ from ..training.source import Source
 from ..training.stages import Stage
 from ..training.terms import terms_of
 from ..training.trainer import Trainer
+from .comfy import layer_map
 from .comfy_training import ComfyDenoiser, natural_dtype
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -60,7 +62,7 @@ def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor]
     """
     with torch.inference_mode(False), torch.enable_grad():
         stage, notices = fitted(stage, inputs, wanted)
-        adapter = begun(adapter, inputs.data)
+        adapter = begun(adapter, inputs.data, layer_map(inputs.model))
         with ComfyDenoiser(inputs.model, inputs.vae, inputs.control) as denoiser:
             held_out = hold_out(inputs.data)
             mean = inputs.data.mean_face if stage.identity else None
@@ -103,12 +105,19 @@ def fitted(stage: Stage, inputs: Inputs, wanted: frozenset[str]) -> tuple[Stage,
     return stage, notices
 
 
-def begun(adapter: TripletAdapter, data: Source) -> TripletAdapter:
+def begun(adapter: TripletAdapter, data: Source, base: LayerMap) -> TripletAdapter:
     """The adapter as the training takes it: it knows its recogniser, and an untrained one knows the data's faces.
 
-    Raises Mismatch where it was made for other encoders than the data set's.
+    Raises Mismatch where adapter, data set and MODEL (whose map `base` is) were not made for each other.
     """
     config = adapter.config
+    if config.layer_map != base:
+        raise Mismatch(f"the adapter was made for {config.layer_map.base}, and the MODEL is {base.base}: make one with "
+                       "New Adapter from this MODEL")
+    text = data.empty_prompt.states.shape[-1]
+    if text != base.context:
+        raise Mismatch(f"the data set's text has {text} features and the MODEL reads {base.context}: prepare the data "
+                       "set with this MODEL and its CLIP")
     face, vision = data.features([0], [None])
     if config.recogniser not in ("", data.recogniser):
         raise Mismatch(f"the adapter was trained with {config.recogniser} and the data set's faces were embedded by "

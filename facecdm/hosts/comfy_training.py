@@ -27,9 +27,9 @@ class ComfyDenoiser:
     """A `Denoiser` that computes with the MODEL's own U-Net, LoRA patches included, and puts it back on `close`.
 
     Attention patches of the MODEL take no part: what is learnt is learnt on the U-Net itself. `vae` is a VAE, for
-    `decode`; `control` a CONTROL_NET, frozen. `dtype` is that of the computations: the MODEL's own unless that is
-    fp16, whose small gradients vanish. Use it outside of inference mode; call `prepare` where ComfyUI may have
-    moved the models since, as by sampling.
+    `decode`; `control` a CONTROL_NET, frozen, without which control pictures are not used. `dtype` is that of the
+    computations: the MODEL's own unless that is fp16, whose small gradients vanish. Use it outside of inference mode;
+    call `prepare` where ComfyUI may have moved the models since, as by sampling.
     """
 
     def __init__(self, model, vae=None, control=None, dtype: torch.dtype | None = None):
@@ -113,7 +113,7 @@ class ComfyDenoiser:
         if not call.is_idle:
             options["patches_replace"] = {"attn2": self._patches}
         residuals = None
-        if control is not None:
+        if control is not None and self._control is not None:
             residuals, options["patches"] = self._residuals(noisy, t, text, vector, control, options)
         return self._unet(x, t.float(), context=text, y=vector, control=residuals, transformer_options=options).float()
 
@@ -138,8 +138,6 @@ class ComfyDenoiser:
 
         Core adds them in place, to tensors that the backward pass still needs.
         """
-        if self._control is None:
-            raise FaceCDMError("the data set has pose pictures, and no pose ControlNet is connected")
         self._control.set_cond_hint(picture)
         self._control.cond_hint = None
         sigma = self._sigmas.to(self.device)[t]

@@ -160,9 +160,6 @@ def test_refuses_what_it_cannot_train(sd15, denoiser_class):
     denoiser = denoiser_class(sd15.model)
     with pytest.raises(FaceCDMError, match="VAE"):
         denoiser.decode(torch.zeros(1, 4, 8, 8))
-    with pytest.raises(FaceCDMError, match="ControlNet"):
-        denoiser.predict(torch.zeros(1, 4, 8, 8), torch.tensor([3]), Prompt(torch.zeros(1, 77, sd15.context)),
-                         control=torch.zeros(1, 3, 64, 64))
 
 
 def test_samples_as_before_once_it_is_closed(sd15, denoiser_class):

@@ -1,0 +1,185 @@
+"""Train Stage, Train, Stage Settings: the demo model and six pictures, as the executor runs them."""
+
+import shutil
+from dataclasses import fields
+
+import pytest
+import torch
+
+from facecdm.training.stages import Stage
+
+QUIET = {"localisation": 0.0, "alignment": 0.0, "background": 0.0, "warmup": 1}
+
+
+@pytest.fixture(scope="module")
+def demo(in_comfy):
+    """MODEL, CLIP, VAE, CLIP_VISION of the demo."""
+    return in_comfy.run("FaceCDMLoadDemoModel")
+
+
+@pytest.fixture(scope="module")
+def analyzer(in_comfy):
+    return in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="auto", landmarks=False)[0]
+
+
+@pytest.fixture(scope="module")
+def data(in_comfy, demo, analyzer, faceworld_val):
+    """Two people, three views each."""
+    for person in ("0005", "0006"):
+        shutil.copytree(faceworld_val / person, in_comfy.base / "input" / "people" / person)
+    model, clip, vae, vision = demo
+    inputs = {one.id: getattr(one, "default", None) for one in
+              in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs if not one.optional}
+    inputs |= {"model": model, "clip": clip, "vae": vae, "analyzer": analyzer, "folder": "people", "name": "people"}
+    return in_comfy.run("FaceCDMPrepareDataSet", clip_vision=vision, **inputs)[0]
+
+
+@pytest.fixture(scope="module")
+def adapter(in_comfy, demo):
+    return in_comfy.run("FaceCDMNewAdapter", model=demo[0], clip_vision=demo[3], face_tokens=2, image_tokens=2,
+                        face_rank=8, interplay=True, seed=0)[0]
+
+
+@pytest.fixture(scope="module")
+def train(in_comfy, demo, adapter, data):
+    """Train Stage with little to do; more inputs by name."""
+
+    def run(stage: str = "1 broad", settings: dict | None = None, **inputs):
+        usual = {"model": demo[0], "adapter": adapter, "data_set": data, "run": "test", "preset": "one person",
+                 "steps": 2, "batch": 1, "seed": 0}
+        return in_comfy.run("FaceCDMTrainStage", stage=stage, settings=QUIET | (settings or {}), **usual | inputs)
+
+    return run
+
+
+def folder(in_comfy):
+    return in_comfy.base / "output" / "facecdm_training"
+
+
+# ---- Stage Settings ----
+
+
+def settings_of(in_comfy, **values) -> dict:
+    inputs = {one.id: one.default for one in in_comfy.nodes["FaceCDMStageSettings"].GET_SCHEMA().inputs
+              if not one.optional}
+    return in_comfy.run("FaceCDMStageSettings", **inputs | values)[0]
+
+
+def test_only_what_is_set_leaves_the_preset(in_comfy):
+    assert settings_of(in_comfy) == {}
+    chosen = settings_of(in_comfy, learning_rate=3e-6, warmup=0, checkpointing="on", schedule="linear",
+                         train="gates, kappa", settings={"warmup": 9, "rank": 4})
+    assert chosen == {"learning_rate": 3e-6, "warmup": 0, "checkpointing": True, "schedule": "linear",
+                      "train": ("gates", "kappa"), "rank": 4}
+    stage = Stage().but(**chosen)
+    assert (stage.learning_rate, stage.checkpointing, stage.train) == (3e-6, True, ("gates", "kappa"))
+
+
+def test_every_number_of_a_stage_can_be_set(in_comfy):
+    offered = {one.id for one in in_comfy.nodes["FaceCDMStageSettings"].GET_SCHEMA().inputs}
+    assert {field.name for field in fields(Stage)} - {"name", "seed"} == offered - {"settings"}
+
+
+@pytest.mark.parametrize("values, told", [
+    ({"schedule": "stairs"}, "schedule"), ({"precision": "fp8"}, "precision"), ({"train": "gates, all"}, "train")])
+def test_settings_that_are_none_are_refused(in_comfy, values, told):
+    assert told in in_comfy.nodes["FaceCDMStageSettings"].validate_inputs(**values)
+
+
+def test_shares_beyond_one_are_refused(in_comfy):
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="drop_face"):
+        settings_of(in_comfy, drop_face=1.5)
+
+
+# ---- Train Stage ----
+
+
+@pytest.mark.parametrize("values", [{"run": "../else"}, {"run": "con"}, {"run": "a/b"}, {"preset": "everything"},
+                                    {"stage": "4 polish"}])
+def test_names_stay_in_their_folder_and_combos_are_checked(in_comfy, values):
+    assert isinstance(in_comfy.nodes["FaceCDMTrainStage"].validate_inputs(**values), str)
+    assert in_comfy.nodes["FaceCDMTrainStage"].validate_inputs("a run", "adapter", "3 fine") is True
+
+
+def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, train):
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    trained, lora, losses, plot, pictures, report = train(vae=demo[2])
+    assert trained.config.recogniser == data.recogniser and not trained.streams["face"].gate.is_zero
+    assert not any(value.is_inference() for value in trained.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
+    assert lora == {} and len(losses["loss"]) == 2 and all(0 < loss < 10 for loss in losses["loss"])
+    assert plot.shape[-1] == 3 and pictures.shape == (2, 128, 128, 3) and pictures.std() > 0.02
+    assert "2 of 2 steps" in report and "fp32 on cpu" in report and str(folder(in_comfy)) in report
+
+
+def test_the_lora_is_what_core_loads(in_comfy, demo, data, train):
+    """The U-Net with the LoRA in its layers, as trained, and with core's loader: the same prediction."""
+    import comfy.sd
+
+    host, lora_class = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.training.lora").Lora
+    _, lora, *_ = train("2 identity", {"identity": 0.0, "learning_rate": 0.02}, run="lora")
+    assert len(lora) % 3 == 0 and lora
+    patched = comfy.sd.load_lora_for_models(demo[0], None, lora, 1.0, 0)[0]
+    assert len(patched.patches) == len(lora) // 3
+    rows, t = data.load([0]), torch.tensor([500])
+    noisy = torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
+    predictions = {}
+    for name, model, parts in (("trained", demo[0], lora), ("loaded", patched, {}), ("plain", demo[0], {})):
+        with host.ComfyDenoiser(model) as denoiser, lora_class.from_tensors(parts).on(denoiser.linears()):
+            predictions[name] = denoiser.predict(noisy, t, rows.prompt).detach()
+    change = (predictions["trained"] - predictions["plain"]).abs().max()
+    assert change > 1e-3
+    torch.testing.assert_close(predictions["loaded"], predictions["trained"], rtol=0, atol=1e-4)
+
+
+def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
+    import comfy.model_management as management
+    import comfy.utils
+
+    whole, *_ = train(run="whole", steps=4)
+    before = comfy.utils.PROGRESS_BAR_HOOK
+
+    def hook(value, total, preview, node_id=None):
+        if value == 2:
+            management.interrupt_current_processing()
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            train(run="stopped", steps=4)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+    assert (folder(in_comfy) / "stopped" / "broad.pt").is_file()
+    went_on, *_, report = train(run="stopped", steps=4)
+    assert "went on from step 2" in report
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in went_on.state_dict().items())
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="learning_rate was"):
+        train(run="stopped", steps=4, settings={"learning_rate": 1.0})
+
+
+def test_what_is_not_connected_is_left_out_and_said(in_comfy, demo, analyzer, train):
+    _, lora, *_, report = train("2 identity", run="alone", steps=1)
+    assert "no identity loss: the identity loss needs a face analyzer and a VAE" in report and lora
+    error = in_comfy.module("facecdm.errors")
+    with pytest.raises(error.FaceCDMError, match="needs a VAE"):
+        train("2 identity", {"identity": 0.2}, run="asked", face_analyzer=analyzer)
+
+
+def test_an_adapter_of_another_base_is_refused(in_comfy, sd15, make_adapter, train):
+    with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="New Adapter"):
+        train(adapter=make_adapter(sd15))
+
+
+# ---- Train ----
+
+
+def test_train_runs_the_three_stages(in_comfy, demo, adapter, data, analyzer):
+    trained, lora, losses, _, pictures, report = in_comfy.run(
+        "FaceCDMTrain", model=demo[0], adapter=adapter, data_set=data, run="three", preset="one person", length=0.0001,
+        batch=1, seed=0, vae=demo[2], face_analyzer=analyzer, settings={"identity_below": 1000, "warmup": 1},
+        settings_1={"steps": 2})
+    assert [f"stage {name}: {steps} of {steps} steps" in report
+            for name, steps in (("broad", 2), ("identity", 1), ("fine", 1))] == [True] * 3
+    assert len(losses["loss"]) == 4 and lora and len(pictures) == 2
+    assert report.count("\nidentity: ") == 2  # the loss, in the second stage and in the third
+    assert {path.name for path in (folder(in_comfy) / "three").iterdir()} == {"broad.pt", "identity.pt", "fine.pt"}
