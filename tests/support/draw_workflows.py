@@ -24,7 +24,7 @@ sys.path[:0] = [str(REPOSITORY), str(HERE)]
 from chromium import Tab, find_browser  # noqa: E402
 from frontend import Frontend, settle_in  # noqa: E402
 from PIL import Image  # noqa: E402
-from plans import PLANS, Plan  # noqa: E402
+from plans import PICTURES, PLANS, Plan  # noqa: E402
 
 from facecdm.jobs.client import Client  # noqa: E402
 from facecdm.jobs.server import LocalServer, link_pack  # noqa: E402
@@ -32,9 +32,6 @@ from facecdm.jobs.workflow import Workflow  # noqa: E402
 
 ASSETS = REPOSITORY / "facecdm" / "demo" / "assets"
 WORKFLOWS = REPOSITORY / "workflows"
-# LoadImage's name in a plan → what comes with the pack.
-PICTURES = {"faceworld.webp": "reference.webp", "faceworld-b.webp": "reference-b.webp",
-            "faceworld-2.webp": "reference-2.webp"}
 # Least height of nodes that show a picture or much text, [w, h].
 SIZES = {"LoadImage": (300, 330), "SaveImage": (330, 400), "PreviewImage": (330, 330), "CLIPTextEncode": (400, 130),
          "FaceCDMDetectFaces": (300, 610), "FaceCDMCompareFaces": (330, 380), "FaceCDMPersonRegions": (320, 560),

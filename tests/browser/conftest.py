@@ -1,0 +1,93 @@
+"""Real servers with two frontends, ComfyUI's own and the newest, each in a tab of a real browser."""
+
+import contextlib
+import json
+import os
+import shutil
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from chromium import Tab, find_browser
+from frontend import Frontend, settle_in
+from plans import PICTURES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """The set-up of `python quickstart.py test` finds or installs one, and says why where it could not."""
+    found = find_browser()
+    if found is None:
+        why_not = os.environ.get("FACECDM_NO_BROWSER")
+        if why_not:
+            pytest.skip(f"no browser could be had here: {why_not}")
+        pytest.fail("no browser: install chromium, or name one in FACECDM_BROWSER; `python quickstart.py test` tries "
+                    "to install it")
+    return found
+
+
+@pytest.fixture(scope="session")
+def newest_frontend() -> Path:
+    """A folder with index.html: the newest frontend of the package index, fetched by the set-up."""
+    folder = Path(os.environ.get("FACECDM_FRONTEND") or REPOSITORY / ".quickstart" / "frontend")
+    if not (folder / "index.html").is_file():
+        pytest.fail(f"{folder} has no index.html: run `python quickstart.py test`, or set FACECDM_FRONTEND")
+    return folder
+
+
+@dataclass(frozen=True)
+class Page:
+    """A frontend in a tab, and the server behind it."""
+
+    frontend: Frontend
+    tab: Tab
+    address: str
+    log: Path
+
+    def history(self) -> dict:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self.address}/history", timeout=60) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def opened(browser: str, address: str, base: Path, log: Path):
+    for name, asset in PICTURES.items():
+        shutil.copy(REPOSITORY / "facecdm" / "demo" / "assets" / asset, base / "input" / name)
+    tab = Tab(browser)
+    try:
+        yield Page(Frontend(tab, address), tab, address, log)
+    finally:
+        tab.close()
+
+
+@pytest.fixture(scope="session")
+def own_page(server, browser):
+    """ComfyUI's own frontend, on the server of the other tests."""
+    settle_in(server.base)
+    with opened(browser, server.address, server.base, server.log) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory):
+    from facecdm.jobs.server import LocalServer, link_pack
+
+    base = tmp_path_factory.mktemp("newest")
+    (base / "models").mkdir()
+    (base / "input").mkdir()
+    (base / "models" / "insightface").symlink_to(face_models / "models" / "insightface", target_is_directory=True)
+    link_pack(REPOSITORY, base)
+    settle_in(base)
+    with LocalServer(comfyui, base, arguments=("--front-end-root", str(newest_frontend))) as server:
+        with opened(browser, server.address, base, server.log) as page:
+            yield page
+
+
+@pytest.fixture(params=["own", "newest"])
+def page(request) -> Page:
+    """Both versions in turn."""
+    return request.getfixturevalue(f"{request.param}_page")

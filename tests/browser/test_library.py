@@ -1,0 +1,77 @@
+"""Our nodes from the node library into an empty graph, by hand: dragged, dropped and connected."""
+
+import time
+
+import pytest
+
+NODES = ("Load Demo Model", "New Adapter")
+
+
+@pytest.fixture
+def empty(own_page):
+    """The tab with an empty graph; a new tab of the workflow bar, so that no one is asked to save."""
+    own_page.tab.js("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow'); app.canvas.ds.reset();"
+                    "await new Promise(done => setTimeout(done, 800))")
+    assert own_page.tab.js("return app.graph.nodes.length") == 0
+    return own_page
+
+
+def middle(tab, element: str) -> tuple[float, float]:
+    """Of a DOM element, given as an expression, in the page."""
+    tab.until(element, 30)
+    return tuple(tab.js(f"const box = ({element}).getBoundingClientRect();"
+                        "return [box.x + box.width / 2, box.y + box.height / 2]"))
+
+
+def socket(tab, title: str, is_input: bool, name: str) -> tuple[float, float]:
+    """Where an input or output of the node of that title is on the page."""
+    return tuple(tab.js("""
+        const node = app.graph.nodes.find(node => node.title == title);
+        const slots = is_input ? node.inputs : node.outputs;
+        const slot = slots.findIndex(slot => [slot.name, slot.label, slot.localized_name].includes(name));
+        const [x, y] = node.getConnectionPos(is_input, slot);
+        const {scale, offset} = app.canvas.ds, canvas = app.canvas.canvas.getBoundingClientRect();
+        return [canvas.x + (x + offset[0]) * scale, canvas.y + (y + offset[1]) * scale];""",
+                        title=title, is_input=is_input, name=name))
+
+
+def search(tab, words: str) -> None:
+    """Types into the library's search box, in place of what stood there."""
+    box = "document.querySelector('.node-lib-search-box input, .comfy-vue-side-bar-container input')"
+    tab.click(*middle(tab, box))
+    tab.js(f"{box}.select()")
+    tab.type(words)
+    time.sleep(0.6)
+
+
+def leaf(name: str) -> str:
+    """The library's entry of a node, as an expression."""
+    return ("[...document.querySelectorAll('.comfy-vue-side-bar-container .p-tree-node-leaf .node-content, "
+            ".comfy-vue-side-bar-container .p-tree-node-leaf')]"
+            f".find(entry => entry.innerText.trim().startsWith('{name}'))")
+
+
+def test_nodes_are_dragged_in_and_connected(empty):
+    tab = empty.tab
+    tab.click(*middle(tab, "document.querySelector('.node-library-tab-button')"))
+    for number, name in enumerate(NODES):
+        search(tab, name)
+        tab.drag(middle(tab, leaf(name)), (750 + 420 * number, 300), steps=15)
+        tab.until(f"app.graph.nodes.length == {number + 1}", 30)
+    assert tab.js("return app.graph.nodes.map(node => node.type).sort()") == ["FaceCDMLoadDemoModel",
+                                                                            "FaceCDMNewAdapter"]
+    for output, name in (("MODEL", "model"), ("CLIP_VISION", "clip_vision")):
+        tab.drag(socket(tab, NODES[0], False, output), socket(tab, NODES[1], True, name), steps=15)
+    tab.until("Object.keys(app.graph.links).length == 2 || app.graph.links.size == 2", 30)
+    compiled = empty.frontend.compiled()
+    base, adapter = (next(key for key, node in compiled.items() if node["class_type"] == kind)
+                     for kind in ("FaceCDMLoadDemoModel", "FaceCDMNewAdapter"))
+    inputs = compiled[adapter]["inputs"]
+    assert inputs["model"] == [base, 0] and inputs["clip_vision"] == [base, 3] and inputs["face_tokens"] == 4
+    assert empty.frontend.complaints() == []
+
+
+def test_help_of_a_node_is_our_page(empty):
+    """What the frontend shows in its help panel comes from web/docs."""
+    text = empty.tab.js("return await (await fetch('/extensions/facecdm/docs/FaceCDMApply.md')).text()")
+    assert text.startswith("# Apply FaceCDM")

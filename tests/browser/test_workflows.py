@@ -1,0 +1,61 @@
+"""Every shipped workflow in a real browser: it opens without a complaint, compiles to its API JSON, and runs."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from plans import PLANS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WORKFLOWS = REPOSITORY / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+
+
+def committed(name: str) -> dict:
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_every_workflow_has_its_plan():
+    assert sorted(PLANS) == NAMES, "draw workflows with tests/support/draw_workflows.py"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_without_a_complaint_and_says_what_is_queued(page, name):
+    page.frontend.open(WORKFLOWS / f"{name}.json")
+    assert page.frontend.missing() == []
+    assert page.frontend.complaints() == []
+    assert page.frontend.compiled() == committed(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_it_again_changes_nothing_that_matters(own_page, name):
+    """What is committed is what the frontend itself would save, so that a user's own copy differs by their changes."""
+    own_page.frontend.open(WORKFLOWS / f"{name}.json")
+    saved, mine = own_page.frontend.serialised(), json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    for workflow in (saved, mine):
+        workflow.pop("extra")  # where the view stands
+    assert saved == mine
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if PLANS[name].runs])
+def test_a_click_on_run_makes_the_picture(own_page, name):
+    page = own_page
+    page.frontend.open(WORKFLOWS / f"{name}.json")
+    before = page.history().keys()
+    page.tab.click(*page.frontend.run_button())
+    entry = wait_for_new(page, before)
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
+    save = next(key for key, node in committed(name).items() if node["class_type"] == "SaveImage")
+    assert entry["outputs"][save]["images"]
+    assert page.frontend.complaints() == []
+
+
+def wait_for_new(page, before, seconds: float = 400) -> dict:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for key, entry in page.history().items():
+            if key not in before and (entry["status"]["completed"] or entry["status"]["status_str"] == "error"):
+                return entry
+        time.sleep(0.5)
+    raise TimeoutError(f"nothing new in the history; toasts: {page.frontend.complaints()}; log: {page.log}")
