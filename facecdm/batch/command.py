@@ -39,7 +39,11 @@ def main(options: argparse.Namespace) -> int:
         return look(plan)
     from .runner import run
 
-    summary = run(plan, options.resume or options.retry_failed, options.retry_failed)
+    try:
+        summary = run(plan, options.resume or options.retry_failed, options.retry_failed)
+    except KeyboardInterrupt:
+        print("What was not done waits; --resume goes on with it.", file=sys.stderr)
+        raise
     print(f"{summary.done} of {summary.jobs} jobs are done: {summary.folder} (results.csv, sheets)")
     for number, message in list(summary.set_aside.items())[:20]:
         print(plain(f"  job {number} is set aside: {message}"), file=sys.stderr)

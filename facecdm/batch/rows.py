@@ -115,7 +115,8 @@ def _range(spec: dict[str, Any]) -> list:
 def _files(patterns: str | list[str], folder: Path) -> list[Upload]:
     """Files by name or pattern; those of a pattern in the order of their names."""
     found: list[Upload] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    patterns = patterns if isinstance(patterns, list) else [patterns]
+    for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(f"files is a pattern or a list of them, not {pattern!r}")
         path = folder / Path(pattern).expanduser()

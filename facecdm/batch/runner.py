@@ -45,7 +45,7 @@ class Summary:
         return self.done == self.jobs
 
 
-def run(plan: Plan, resume: bool = False, retry_failed: bool = False) -> Summary:
+def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None) -> Summary:
     """Does a batch. Raises PlanMistake, JournalMistake, NoServerLeft, DiskFull; KeyboardInterrupt on Ctrl-C."""
 
     async def stoppable() -> Summary:
@@ -62,7 +62,7 @@ def run(plan: Plan, resume: bool = False, retry_failed: bool = False) -> Summary
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop)
         try:
-            return await run_async(plan, resume, retry_failed)
+            return await run_async(plan, resume, retry_failed, display)
         except asyncio.CancelledError:
             if stopped:
                 raise KeyboardInterrupt from None
@@ -71,11 +71,13 @@ def run(plan: Plan, resume: bool = False, retry_failed: bool = False) -> Summary
     return asyncio.run(stoppable())
 
 
-async def run_async(plan: Plan, resume: bool = False, retry_failed: bool = False) -> Summary:
+async def run_async(
+    plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None
+) -> Summary:
     """`run` inside an event loop; to cancel it is what Ctrl-C does."""
     if not plan.servers and plan.ray is None:
         raise PlanMistake(["servers: name at least one, as in 127.0.0.1:8188 (or `ray`)"])
-    display = Display()
+    display = display or Display()
     async with connected(plan) as servers:
         infos = await ask_all(servers)
         batch = prepare(plan, infos)

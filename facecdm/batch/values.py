@@ -108,7 +108,7 @@ def _choice(value: Any, choices: Any, options: dict[str, Any]) -> Any:
 def _offer(value: str, choices: dict[str, Any]) -> str:
     if not choices:
         return "there is nothing to choose from"
-    close = difflib.get_close_matches(value, choices, 3, 0.5) if len(choices) <= 5000 else []
+    close = difflib.get_close_matches(value, choices, 3, 0.4) if len(choices) <= 5000 else []
     shown = list(choices) if len(choices) <= 12 else close or list(choices)[:5]
     return f"there are {', '.join(shown)}" + (f" and {len(choices) - len(shown)} more" * (len(choices) > len(shown)))
 
