@@ -1,4 +1,4 @@
-"""The same plan on Ray, as a cluster of this machine alone: a ComfyUI that dies, a worker that dies, nothing left over."""
+"""The same plan on Ray, as a cluster of this machine: a ComfyUI that dies, a worker that dies, nothing left over."""
 
 import asyncio
 import json
