@@ -1,6 +1,21 @@
 """Every node of the pack."""
 
-from . import adapter, apply, dataset, demo, detail, eva, face_library, faces, people, pose, stage_settings, training
+from . import (
+    adapter,
+    apply,
+    controlnet,
+    dataset,
+    demo,
+    detail,
+    eva,
+    face_library,
+    faces,
+    people,
+    pose,
+    stage_settings,
+    training,
+)
 
-MODULES = (faces, face_library, adapter, apply, eva, people, pose, detail, dataset, training, stage_settings, demo)
+MODULES = (faces, face_library, adapter, apply, controlnet, eva, people, pose, detail, dataset, training,
+           stage_settings, demo)
 NODES = [node for module in MODULES for node in module.NODES]
