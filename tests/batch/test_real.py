@@ -69,8 +69,10 @@ def recipe(path: Path) -> dict:
 @pytest.fixture
 def second(server, comfyui, tmp_path):
     """Another server beside the tests' one, with folders of its own."""
-    own = tuple(f"--{kind}-directory={tmp_path / 'second' / kind}" for kind in ("input", "output", "temp", "user"))
-    (tmp_path / "second" / "input").mkdir(parents=True)
+    folders = {kind: tmp_path / "second" / kind for kind in ("input", "output", "temp", "user")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    own = tuple(f"--{kind}-directory={folder}" for kind, folder in folders.items())
     with LocalServer(comfyui, server.base, arguments=own, log=tmp_path / "second.log") as running:
         yield running
 
