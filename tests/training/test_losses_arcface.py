@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from iresnet import IRESNET50, write_iresnet, write_oddities
 from PIL import Image
 
 from facecdm.errors import BadFile, MissingModel
@@ -12,6 +13,7 @@ from facecdm.faces.align import TEMPLATE, similarity
 from facecdm.faces.analyzer import open_pack
 from facecdm.training.losses import ArcFace, align
 from facecdm.training.losses.arcface import from_crop
+from facecdm.training.losses.convert import OPERATIONS
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,28 @@ def onnx_runtime(path: Path, crops: torch.Tensor) -> np.ndarray:
 def test_as_onnx_runtime_on_noise(mbf, recogniser):
     crops = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert np.abs(recogniser(crops).numpy() - onnx_runtime(mbf, crops)).max() < 1e-4
+
+
+def test_large_networks_as_onnx_runtime(tmp_path):
+    """The layout of buffalo_l's w600k_r50 at true size; antelopev2's glintr100 is the same with more blocks."""
+    path = write_iresnet(tmp_path / "r50.onnx", IRESNET50)
+    assert path.stat().st_size > 170e6
+    recogniser = ArcFace(path)
+    crop = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    wanted = onnx_runtime(path, crop)
+    assert 0.1 < np.abs(wanted).mean() < 10
+    assert np.abs(recogniser(crop).numpy() - wanted).max() < 1e-4
+
+
+def test_every_operation_as_onnx_runtime(tmp_path):
+    """A network that takes bytes and normalises them itself is fed with bytes."""
+    path = write_oddities(tmp_path / "odd.onnx")
+    recogniser = ArcFace(path)
+    crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert recogniser.wants_bytes
+    assert np.abs(recogniser(crops).numpy() - onnx_runtime(path, (crops + 1) * 127.5)).max() < 1e-4
+    large = {"BatchNormalization", "PRelu", "Add", "Flatten"}
+    assert set(recogniser.network.operations) | large == OPERATIONS.keys() | {"Constant"}
 
 
 def test_as_insightface_on_real_pictures(folder, mbf, recogniser, faceworld_val):

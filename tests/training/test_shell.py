@@ -1,0 +1,109 @@
+"""`python -m facecdm dataset` and `train`: from pictures to files, alone and as two processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from facecdm.adapter.native import load_adapter
+from facecdm.errors import BadFile, FaceCDMError
+from facecdm.training import config as configuration
+
+ROOT = Path(__file__).parents[2]
+RECOGNISER = "models/insightface/models/buffalo_s/w600k_mbf.onnx"
+PHOTOS = 6
+
+
+def command(*words, launcher=("-m",)) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, cwd=ROOT,
+                          env=environment, timeout=400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def data_set(faceworld_val, face_models, comfyui, tmp_path_factory):
+    """A few real portraits, found and encoded by the command itself."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number, picture in enumerate(sorted(faceworld_val.rglob("*.webp"))[:PHOTOS]):
+        person = root / f"person {number % 2}"
+        person.mkdir(exist_ok=True)
+        shutil.copy(picture, person)
+        (person / picture.with_suffix(".txt").name).write_text("a woman, long red hair, plain blue background")
+    out = root.parent / "data"
+    command("facecdm", "dataset", root, out, "--pack", "buffalo_s", "--faces", face_models / "models" / "insightface",
+            "--tokenizer", comfyui / "comfy" / "sd1_tokenizer", "--aspect", "1", "--identities", "folders")
+    return out
+
+
+def write(folder: Path, data_set: Path, face_models: Path, **more) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    short = {"steps": 2, "batch": 2, "rank": 0, "warmup": 0, "validate_every": 2, "contrast": 0.0}
+    stages = {"identity": {"identity_below": 1000, "lora_rank": 2}, "fine": {"steps": 1}}
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump({"data": str(data_set), "out": "run", "recogniser": str(face_models / RECOGNISER),
+                                    "held_out": 0.0, "threads": 1, "device": "cpu",
+                                    "sizes": {"face_rank": 4, "image_layers": 1}, "all": short, "stages": stages}
+                                   | more))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(data_set, face_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    command("facecdm", "train", write(folder, data_set, face_models, held_out=0.5))
+    return folder / "run"
+
+
+def test_three_stages_leave_an_adapter_a_lora_plots_and_pictures(alone):
+    adapter = load_adapter(alone / "adapter.safetensors")
+    assert adapter.config.recogniser.endswith("w600k_mbf.onnx")
+    assert not adapter.streams["face"].gate.is_zero
+    assert any(name.endswith("lora_up.weight") for name in load_file(alone / "adapter lora.safetensors"))
+    for stage in ("broad", "identity", "fine"):
+        assert (alone / f"{stage}.png").stat().st_size > 1000
+        lines = [json.loads(line) for line in (alone / f"{stage}.jsonl").read_text().splitlines()]
+        assert all(line["diffusion"] > 0 for line in lines if "diffusion" in line)
+    assert "identity" in (alone / "identity.jsonl").read_text()
+    assert (alone / "pictures" / "broad-000002.png").stat().st_size > 1000
+
+
+def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, face_models, tmp_path):
+    plan = {"all": {"steps": 2, "batch": 4, "rank": 0, "warmup": 0, "bottleneck": 0.0, "contrast": 0.0},
+            "stages": {"identity": {"lora_rank": 2, "identity_below": 1000}, "fine": {"steps": 0}}}
+    one = write(tmp_path / "one", data_set, face_models, **plan)
+    two = write(tmp_path / "two", data_set, face_models, **plan)
+    command("facecdm", "train", one)
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "-m")
+    command("facecdm", "train", two, launcher=launch)
+    for name in ("adapter", "adapter lora"):
+        ours, theirs = (load_file(path.parent / "run" / f"{name}.safetensors") for path in (one, two))
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            # Adam's first steps have the size of the rate whatever the gradient: rounding shows where it is near 0.
+            torch.testing.assert_close(theirs[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_every_mistake_of_a_file_is_named(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text("data: x\nout: y\nheld_out: 3\nstepz: 1\n")
+    with pytest.raises(BadFile, match=r"(?s)held_out.*stepz"):
+        configuration.read(path)
+    path.write_text("data: x\nout: y\nall: {stepz: 3}\n")
+    with pytest.raises(FaceCDMError, match="stepz: a stage has no such setting"):
+        configuration.read(path)
+    path.write_text("data: x\nout: y\nstages: {middle: {}}\n")
+    with pytest.raises(FaceCDMError, match="middle is none of broad, identity, fine"):
+        configuration.read(path)
+    path.write_text("data: x\nout: y\npreset: two people\n")
+    with pytest.raises(FaceCDMError, match="preset must be one of adapter, one person"):
+        configuration.read(path)
