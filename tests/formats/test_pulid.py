@@ -1,10 +1,10 @@
 """PuLID against a reference written from its paper's and its authors' equations."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
 import torch
+from decoupled import reference
 from published import SDXL, SMALL_XL, published_state
 from torch.nn import functional as F
 from twins import Twins, conditioning, predict
@@ -41,46 +41,6 @@ def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
     return torch.cat(tokens, 1)
 
 
-class Reference:
-    """pulid/attention_processor.py: one cross-attention layer of diffusers' U-Net, with identity tokens."""
-
-    def __init__(self, tokens, to_k, to_v, mode: str):
-        self.tokens, self.to_k, self.to_v, self.mode = tokens, to_k, to_v, mode
-
-    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, temb=None):
-        q = attn.to_q(x)
-        text = self.attend(q, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attn.heads)
-        k, v = self.tokens @ self.to_k.T, self.tokens @ self.to_v.T
-        seen = self.attend(q, k, v, attn.heads)
-        shared = (text * seen).sum(-2, keepdim=True) / (text * text).sum(-2, keepdim=True) * text
-        if self.mode == "style":
-            seen = seen - shared
-        elif self.mode == "fidelity":
-            scores = torch.einsum("bnhd,bmhd->bhnm", *(y.unflatten(-1, (attn.heads, -1)) for y in (q, k)))
-            mass = scores.softmax(-1).mean(1)[:, :, :5].sum(-1, keepdim=True)
-            seen = seen + (mass - 1) * shared
-        return attn.to_out[0](text + STRENGTH * seen)
-
-    @staticmethod
-    def attend(q, k, v, heads: int):
-        q, k, v = (y.unflatten(-1, (heads, -1)) for y in (q, k, v))
-        scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / q.shape[-1] ** 0.5
-        return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v).flatten(2)
-
-
-@contextlib.contextmanager
-def reference(twins: Twins, ip_adapter: dict, tokens, mode: str):
-    """diffusers' U-Net with PuLID in it; the file numbers the attention processors in diffusers' order."""
-    before = twins.unet.attn_processors
-    after = {name: Reference(tokens, ip_adapter[f"{n}.to_k_ip.weight"], ip_adapter[f"{n}.to_v_ip.weight"], mode)
-             if "attn2" in name else processor for n, (name, processor) in enumerate(before.items())}
-    twins.unet.set_attn_processor(after)
-    try:
-        yield
-    finally:
-        twins.unet.set_attn_processor(before)
-
-
 def face(seed: int = 5, patches: int = 6):
     """(recogniser's embedding, tower's embedding, five states) of one face."""
     generator = torch.Generator().manual_seed(seed)
@@ -89,7 +49,7 @@ def face(seed: int = 5, patches: int = 6):
 
 
 def adapter_of(state: dict):
-    return import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.safetensors")))[0]
+    return import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.safetensors")))
 
 
 def compare(twins: Twins, sizes, mode: str) -> float:
@@ -104,7 +64,7 @@ def compare(twins: Twins, sizes, mode: str) -> float:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(1, 4, 8, 12, generator=generator) * SIGMA
     text, pooled = torch.randn(2, 77, twins.context, generator=generator), torch.randn(1, 1280, generator=generator)
-    with torch.no_grad(), reference(twins, state["ip_adapter"], tokens, mode):
+    with torch.no_grad(), reference(twins, state["ip_adapter"], tokens, STRENGTH, mode):
         negative, positive = twins.diffusers(x.expand(2, -1, -1, -1), SIGMA, text, pooled)
     theirs = (negative + CFG * (positive - negative))[None]
 

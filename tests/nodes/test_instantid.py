@@ -1,0 +1,219 @@
+"""InstantID whole: face tokens in the U-Net and in its ControlNet, five key points drawn, through our nodes.
+
+Against a reference written from instantX-research/InstantID's equations, and diffusers' ControlNetModel.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from control_twins import make_control_twins
+from decoupled import reference
+from published import SMALL_XL, published_state
+from torch.nn import functional as F
+from twins import SMALL_SDXL, conditioning, make_twins, predict
+
+SIGMA, CFG, STRENGTH, HELD = 2.0, 3.0, 0.8, 0.6
+SIZE = (16, 24)  # of the latents
+
+
+@pytest.fixture(scope="module")
+def twins(in_comfy):
+    return make_twins(SMALL_SDXL)
+
+
+@pytest.fixture(scope="module")
+def control(in_comfy):
+    return make_control_twins(SMALL_SDXL, seed=1)
+
+
+@pytest.fixture(scope="module")
+def state(in_comfy, twins):
+    return published_state("instantid", in_comfy.module("facecdm.hosts.comfy").layer_map(twins.model), SMALL_XL)
+
+
+@pytest.fixture(scope="module")
+def make_imported(in_comfy, twins):
+    layers, imported = (in_comfy.module(f"facecdm.{name}") for name in ("adapter.layers", "formats.imported"))
+    read = in_comfy.module("facecdm.formats.read")
+
+    def make(family: str, nested: dict):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(layers.BASES, "small SDXL", in_comfy.module("facecdm.hosts.comfy").layer_map(twins.model))
+            published = read.Published(nested["image_proj"], nested["ip_adapter"], {}, Path("made-up.bin"))
+            return imported.import_adapter(published, family)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def adapter(make_imported, state):
+    return make_imported("instantid", state)
+
+
+@pytest.fixture(scope="module")
+def faces(make_faces):
+    return make_faces(2, recogniser="antelopev2/glintr100.onnx")
+
+
+def resampled(state: dict, embedding):
+    """Tokens as ip_adapter/resampler.py has them."""
+    def linear(name, x):
+        return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    def norm(name, x):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    seen = linear("proj_in", embedding[:, None])
+    tokens = state["latents"].repeat(len(embedding), 1, 1)
+    for i in range(4):
+        name = f"layers.{i}"
+        x, own = norm(f"{name}.0.norm1", seen), norm(f"{name}.0.norm2", tokens)
+        k, v = linear(f"{name}.0.to_kv", torch.cat([x, own], 1)).chunk(2, -1)
+        q, k, v = (y.unflatten(-1, (-1, 64)).transpose(1, 2) for y in (linear(f"{name}.0.to_q", own), k, v))
+        weights = (q * 64**-0.25 @ (k * 64**-0.25).transpose(-2, -1)).softmax(-1)
+        tokens = tokens + linear(f"{name}.0.to_out", (weights @ v).transpose(1, 2).flatten(2))
+        hidden = F.gelu(linear(f"{name}.1.1", norm(f"{name}.1.0", tokens)))
+        tokens = tokens + linear(f"{name}.1.3", hidden)
+    return norm("norm_out", linear("proj_out", tokens))
+
+
+@pytest.fixture(scope="module")
+def key_points(in_comfy):
+    """The picture of a face's five points, as the pose worker draws it."""
+    poses, draw = in_comfy.module("facecdm.pose.faces"), in_comfy.module("facecdm.pose.draw")
+    value = in_comfy.module("facecdm.faces.value")
+    points = torch.tensor([[70.0, 50], [120, 52], [96, 78], [76, 100], [116, 101]])
+    face = value.Face(torch.ones(512), points, torch.tensor([50.0, 20, 140, 120]), 0.9, (8 * SIZE[0], 8 * SIZE[1]), 0,
+                      torch.zeros(8, 8, 3))
+    drawn = draw.draw_five(in_comfy.module("facecdm.pose.value").Pose((poses.person_of_face(face),), face.image_size))
+    picture = torch.from_numpy(drawn.copy()).float()[None] / 255
+    assert picture.shape == (1, 8 * SIZE[0], 8 * SIZE[1], 3) and picture.any()
+    return picture
+
+
+@pytest.fixture(scope="module")
+def hold(in_comfy, adapter, control, faces, key_points):
+    def hold(positive, negative, **changes):
+        inputs = {"control_net": control.net, "image": key_points, "adapter": adapter, "faces": faces, "strength": HELD,
+                  "start_at": 0.0, "end_at": 1.0, "references": "mean", "noise": 0.0}
+        return in_comfy.run("FaceCDMApplyControlNet", positive=positive, negative=negative, **inputs | changes)
+
+    return hold
+
+
+def prompts(twins):
+    generator = torch.Generator().manual_seed(3)
+    text, pooled = torch.randn(2, 77, twins.context, generator=generator), torch.randn(1, 1280, generator=generator)
+    return text, pooled, [conditioning(text[i:i + 1], pooled, height=8 * SIZE[0], width=8 * SIZE[1]) for i in (1, 0)]
+
+
+def test_the_tokens_are_instantids(adapter, state, faces, in_comfy):
+    shown = in_comfy.module("facecdm.adapter.features").Features(faces.raw)
+    torch.testing.assert_close(adapter.project(shown, None)["face"], resampled(state["image_proj"], faces.raw),
+                               rtol=1e-4, atol=1e-4)
+
+
+def test_unet_and_controlnet_together(in_comfy, twins, control, adapter, state, faces, key_points, hold):
+    x = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(5)) * SIGMA
+    text, pooled, both = prompts(twins)
+    mean = faces.raw.mean(0, keepdim=True)
+    tokens = resampled(state["image_proj"], torch.cat([torch.zeros_like(mean), mean]))
+    with torch.no_grad(), reference(twins, state["ip_adapter"], tokens, STRENGTH):
+        negative, positive = control.diffusers(twins, x.expand(2, -1, -1, -1), SIGMA, text, tokens, key_points, pooled,
+                                               HELD)
+    theirs = (negative + CFG * (positive - negative))[None]
+    model = apply(in_comfy, twins.model, adapter, faces)
+    ours = predict(model, x, SIGMA, *hold(*both), cfg=CFG)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
+    for less in (predict(model, x, SIGMA, *both, cfg=CFG), predict(twins.model, x, SIGMA, *hold(*both), cfg=CFG)):
+        assert (less - theirs).abs().max() > 0.01 * theirs.abs().max(), "each half makes a difference"
+
+
+def apply(in_comfy, model, adapter, faces):
+    inputs = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+              if getattr(spec, "default", None) is not None}
+    return in_comfy.run("FaceCDMApply", **inputs | {"model": model, "adapter": adapter, "faces": faces,
+                                                    "face_strength": STRENGTH})[0]
+
+
+def tokens_in(conditioning):
+    ((_, options),) = conditioning
+    (cond,) = [value for key, value in options["model_conds"].items() if key.startswith("facecdm_")]
+    return cond.cond
+
+
+def test_noise_is_nobodys_and_always_the_same(twins, hold, state, faces):
+    _, _, both = prompts(twins)
+    (plain_p, plain_n), (p, n), (_, again) = hold(*both), hold(*both, noise=0.35), hold(*both, noise=0.35)
+    assert tokens_in(p).equal(tokens_in(plain_p)) and tokens_in(n).equal(tokens_in(again))
+    mean = faces.raw.mean(0, keepdim=True)
+    generator = torch.Generator().manual_seed(int(mean.sum()) % 1_000_000_007)
+    noisy = resampled(state["image_proj"], 0.35 * torch.rand(1, 512, generator=generator))
+    torch.testing.assert_close(tokens_in(n), noisy, rtol=1e-4, atol=1e-4)
+    assert not tokens_in(n).equal(tokens_in(plain_n))
+
+
+def test_references_side_by_side(twins, hold, state, faces):
+    _, _, both = prompts(twins)
+    positive, negative = hold(*both, references="side by side")
+    expected = resampled(state["image_proj"], faces.raw).flatten(0, 1)[None]
+    torch.testing.assert_close(tokens_in(positive), expected, rtol=1e-4, atol=1e-4)
+    assert tokens_in(negative).shape == expected.shape
+
+
+def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
+    """Its face tokens, met with each prompt."""
+    from twins import stir
+
+    own = stir(make_adapter(twins.model))
+    text, _, both = prompts(twins)
+    positive, negative = hold(*both, adapter=own)
+    with torch.no_grad():
+        mean = F.normalize(faces.normed.mean(0, keepdim=True), dim=1)
+        met = [own.meet(own.project(face, None), words[None])["face"]
+               for face, words in ((mean, text[1]), (torch.zeros_like(mean), text[0]))]
+    torch.testing.assert_close(tokens_in(positive), met[0])
+    torch.testing.assert_close(tokens_in(negative), met[1])
+
+
+# ---- what it refuses, and why ----
+
+
+@pytest.fixture(scope="module")
+def errors(in_comfy):
+    return in_comfy.module("facecdm.errors")
+
+
+def test_an_adapter_that_reads_pictures(errors, twins, hold, make_imported, in_comfy):
+    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(twins.model)
+    for family, name in (("ip-adapter-plus", "IP-Adapter Plus"), ("faceid-plusv2", "FaceID PlusV2")):
+        adapter = make_imported(family, published_state(family, layer_map, SMALL_XL, lora_rank=0))
+        with pytest.raises(errors.UnsupportedModel, match=f"{name} makes no tokens.*core's Apply ControlNet"):
+            hold([], [], adapter=adapter)
+
+
+def test_a_controlnet_for_another_base(errors, hold, in_comfy, make_adapter):
+    from twins import SMALL_SD15
+
+    small = make_adapter(make_twins(SMALL_SD15).model)
+    with pytest.raises(errors.Mismatch, match="face tokens have 96 features, and control_net reads 128"):
+        hold([], [], adapter=small)
+
+
+def test_a_net_without_a_place_for_tokens(errors, hold, in_comfy):
+    import comfy.controlnet
+
+    t2i = comfy.controlnet.T2IAdapter(torch.nn.Linear(1, 1), 3, 8, "nearest-exact", torch.device("cpu"))
+    with pytest.raises(errors.UnsupportedModel, match="T2I-Adapter, which reads no tokens"):
+        hold([], [], control_net=t2i)
+
+
+def test_start_comes_before_end(errors, hold):
+    with pytest.raises(errors.FaceCDMError, match="start_at .0.5. must be before end_at .0.5."):
+        hold([], [], start_at=0.5, end_at=0.5)
+
+
+def test_no_face(errors, hold, make_faces):
+    with pytest.raises(errors.NoFace, match="holds no face"):
+        hold([], [], faces=make_faces(0))

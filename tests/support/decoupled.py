@@ -1,0 +1,51 @@
+"""Decoupled attention written from its authors' equations, in diffusers' U-Net."""
+
+import contextlib
+
+import torch
+from twins import Twins
+
+
+class Reference:
+    """One cross-attention layer of diffusers' U-Net with identity tokens: in the mode "neutral" InstantID's
+    (ip_adapter/attention_processor.py), else PuLID's (pulid/attention_processor.py).
+    """
+
+    def __init__(self, tokens, to_k, to_v, strength: float, mode: str):
+        self.tokens, self.to_k, self.to_v, self.strength, self.mode = tokens, to_k, to_v, strength, mode
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, temb=None):
+        q = attn.to_q(x)
+        text = self.attend(q, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attn.heads)
+        k, v = self.tokens @ self.to_k.T, self.tokens @ self.to_v.T
+        seen = self.attend(q, k, v, attn.heads)
+        shared = (text * seen).sum(-2, keepdim=True) / (text * text).sum(-2, keepdim=True) * text
+        if self.mode == "style":
+            seen = seen - shared
+        elif self.mode == "fidelity":
+            scores = torch.einsum("bnhd,bmhd->bhnm", *(y.unflatten(-1, (attn.heads, -1)) for y in (q, k)))
+            mass = scores.softmax(-1).mean(1)[:, :, :5].sum(-1, keepdim=True)
+            seen = seen + (mass - 1) * shared
+        return attn.to_out[0](text + self.strength * seen)
+
+    @staticmethod
+    def attend(q, k, v, heads: int):
+        q, k, v = (y.unflatten(-1, (heads, -1)) for y in (q, k, v))
+        scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / q.shape[-1] ** 0.5
+        return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v).flatten(2)
+
+
+@contextlib.contextmanager
+def reference(twins: Twins, ip_adapter: dict, tokens, strength: float, mode: str = "neutral"):
+    """diffusers' U-Net with an adapter in it, whose file numbers the attention processors in diffusers' order.
+
+    `tokens` [rows, N, context], a row for each of the batch.
+    """
+    before = twins.unet.attn_processors
+    after = {name: Reference(tokens, *(ip_adapter[f"{n}.to_{part}_ip.weight"] for part in "kv"), strength, mode)
+             if "attn2" in name else processor for n, (name, processor) in enumerate(before.items())}
+    twins.unet.set_attn_processor(after)
+    try:
+        yield
+    finally:
+        twins.unet.set_attn_processor(before)
