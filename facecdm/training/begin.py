@@ -12,7 +12,7 @@ from .source import Source
 
 def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, **sizes) -> TripletAdapter:
     """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's."""
-    sample = data.features([0], [None])
+    sample = data.features([0])
     image = 0 if sample[1] is None else sample[1].shape[-1]
     config = AdapterConfig(denoiser.layer_map, face_width=sample[0].shape[-1], image_width=image,
                            recogniser=recogniser or data.recogniser, **sizes)
@@ -26,7 +26,7 @@ def unit_faces(data: Source, most: int = 20_000) -> Tensor:
     """Unit embeddings [N, W] of the data set's pictures, at most so many, evenly taken."""
     every = max(len(data) // most, 1)
     chosen = list(range(0, len(data), every))
-    return F.normalize(data.features(chosen, [None] * len(chosen))[0].float(), dim=1)
+    return F.normalize(data.features(chosen, vision=False)[0].float(), dim=1)
 
 
 @torch.no_grad()

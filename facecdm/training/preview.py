@@ -25,7 +25,7 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
     device, count = denoiser.device, len(people)
     rows = moved(data.load(prompts), device)
     noisy = torch.randn(rows.latents.shape, generator=generator("preview", seed)).to(device)
-    face, vision = data.features(people, [None] * count)
+    face, vision = data.features(people)
     on = torch.ones(count, dtype=torch.bool, device=device)
     crowd = Crowd(F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on)
     negative = without_text(rows.prompt, moved(data.empty_prompt, device), on)

@@ -12,13 +12,15 @@ class Source(Protocol):
 
     `buckets` are lists of the numbers of pictures of one size; `empty_prompt` is the empty text; `fingerprint` names
     the contents; `recogniser` the face recogniser of the embeddings; `mean_face` [W] is the mean of the unit
-    embeddings.
+    embeddings; `people` lists each person's pictures.
     """
 
     fingerprint: str
     recogniser: str
     empty_prompt: Prompt
     buckets: list[list[int]]
+    mean_face: Tensor
+    people: dict[int, list[int]]
 
     def __len__(self) -> int: ...
 
@@ -28,8 +30,9 @@ class Source(Protocol):
     def load(self, indices: list[int]) -> Rows:
         """Pictures of one bucket."""
 
-    def features(self, indices: list[int], augmented: list[float | None]) -> tuple[Tensor, Tensor | None]:
-        """Raw face embeddings [B, W] and vision states [B, N, V] of pictures as references.
+    def features(self, indices: list[int], augmented: list[float | None] | None = None, vision: bool = True
+                 ) -> tuple[Tensor, Tensor | None]:
+        """Raw face embeddings [B, W] and, if wanted, vision states [B, N, V] of pictures as references.
 
         Where `augmented` holds a number in 0…1, that of an augmented version which the number chooses.
         """

@@ -49,7 +49,7 @@ def _identity(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor 
     if stage.contrast:
         every = max(len(data) // BANK, 1)
         chosen = list(range(0, len(data), every))[:BANK]
-        bank = losses.Bank(data.features(chosen, [None] * len(chosen))[0].to(device),
+        bank = losses.Bank(data.features(chosen, vision=False)[0].to(device),
                            torch.tensor([data.identity(i) for i in chosen], device=device))
     settings = dict(recogniser=losses.ArcFace(recogniser).to(device), high=stage.identity_below,
                     mean=None if mean is None else mean.to(device), bank=bank, contrast=stage.contrast)

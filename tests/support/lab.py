@@ -51,7 +51,7 @@ class TinySource:
     def references(self, index):
         return [i for i in range(len(self)) if i // PHOTOS == index // PHOTOS and i != index]
 
-    def features(self, indices, augmented=None):
+    def features(self, indices, augmented=None, vision=True):
         return self.faces[list(indices)], self.states[list(indices)]
 
     def load(self, indices):

@@ -71,7 +71,7 @@ class Source(Protocol):
 
 def decode_file(data: bytes) -> Picture:
     """A picture file: turned upright as its EXIF says, transparency on white. Raises Unreadable."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         picture = Image.open(io.BytesIO(data))
@@ -87,6 +87,8 @@ def decode_file(data: bytes) -> Picture:
         picture = picture.convert("RGB")
         if max(picture.size) > LONGEST:
             picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    except UnidentifiedImageError as error:
+        raise Unreadable("is no whole picture (of no format that Pillow knows)") from error
     except Exception as error:  # Pillow raises many types for damaged files
         raise Unreadable(f"is no whole picture ({str(error)[:120] or type(error).__name__})") from error
     return Picture(np.asarray(picture), (height, width))
