@@ -44,12 +44,13 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
     return path
 
 
-def find_named(folders: list[Path], name: str, hint: str) -> Path:
+def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Path:
     """The file of that name (perhaps in a subfolder, as ComfyUI lists it) in the first folder that has it.
 
-    Raises UnsafeName, MissingModel (which ends in `hint`: what to do).
+    A name without one of `suffixes` gets the first. Raises UnsafeName, MissingModel (which ends in `hint`: what to do).
     """
-    relative = PurePosixPath(name.replace("\\", "/").removesuffix(SUFFIX) + SUFFIX)
+    name = name if name.lower().endswith(suffixes) else name + suffixes[0]
+    relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name:
         raise UnsafeName(f"{name!r} cannot be the name of a file: it leaves its folder.")
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Nodes for the adapter: make, load, save."""
+"""Nodes for the adapter: make, load, combine, save, export."""
 
 from pathlib import Path
 
@@ -7,31 +7,45 @@ from comfy_api.latest import io
 
 from ..facecdm.adapter.config import AdapterConfig
 from ..facecdm.adapter.model import TripletAdapter
-from ..facecdm.adapter.native import load_adapter, save_adapter
+from ..facecdm.adapter.native import save_adapter
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.files import find_named
+from ..facecdm.files import find_named, write_named
+from ..facecdm.formats.export import export
+from ..facecdm.formats.families import FAMILIES
+from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
+from ..facecdm.formats.read import SUFFIXES
+from ..facecdm.formats.recognise import AUTO
 from .sockets import ADAPTER
 
 FOLDER_KEY = "facecdm"
+OTHERS = ("ipadapter", "instantid", "pulid")  # folders of published adapters; their names stand before the files'
 NO_FILE = "none saved yet"
 CATEGORY = "FaceCDM/adapter"
+HINT = ("Save an adapter with Save Adapter, or put its file into that folder, then refresh the list (R).")
 
 
 def saved_names() -> list[str]:
+    """FaceCDM's own files by their names, then published ones as folder/name."""
     import folder_paths
 
-    return folder_paths.get_filename_list(FOLDER_KEY)
+    found = list(folder_paths.get_filename_list(FOLDER_KEY))
+    for key in OTHERS:
+        found += [f"{key}/{name}" for name in folder_paths.get_filename_list(key) if name.lower().endswith(SUFFIXES)]
+    return found
 
 
-def adapter_folders() -> list[Path]:
+def adapter_folders(key: str = FOLDER_KEY) -> list[Path]:
     import folder_paths
 
-    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER_KEY)]
+    return [Path(folder) for folder in folder_paths.get_folder_paths(key)]
 
 
 def adapter_file(name: str) -> Path:
-    return find_named(adapter_folders(), name, "Save an adapter with Save Adapter, or put its file into that folder, "
-                                               "then refresh the list (R).")
+    """Raises UnsafeName, MissingModel."""
+    key, _, rest = name.replace("\\", "/").partition("/")
+    if key in OTHERS and not any((folder / name).is_file() for folder in adapter_folders()):
+        return find_named(adapter_folders(key), rest, f"Put it into models/{key}, then refresh the list (R).", SUFFIXES)
+    return find_named(adapter_folders(), name, HINT, SUFFIXES)
 
 
 class NewAdapter(io.ComfyNode):
@@ -83,32 +97,85 @@ class LoadAdapter(io.ComfyNode):
             node_id="FaceCDMLoadAdapter",
             display_name="Load Adapter",
             category=CATEGORY,
-            description="Reads a FaceCDM adapter from models/facecdm.",
+            description="Reads a FaceCDM adapter from models/facecdm, or a published one (IP-Adapter, FaceID, "
+                        "InstantID, PuLID) from models/ipadapter, models/instantid, models/pulid, and says what it is.",
             inputs=[io.Combo.Input("name", options=saved_names() or [NO_FILE],
-                                   tooltip="A .safetensors file in models/facecdm.")],
+                                   tooltip="A file in models/facecdm, models/ipadapter, models/instantid or "
+                                           "models/pulid."),
+                    io.Combo.Input("family", options=[AUTO, *FAMILIES], default=AUTO, optional=True,
+                                   tooltip="What the file is, where neither its content nor its name tells; see the "
+                                           "report.")],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."), _report()],
         )
 
     @classmethod
-    def validate_inputs(cls, name=None):
+    def validate_inputs(cls, name=None, family=AUTO):
+        if family not in (AUTO, *FAMILIES):
+            return f"family must be {AUTO} or one of {', '.join(FAMILIES)}; got {family!r}"
         try:
             return name is None or adapter_file(name).is_file()
         except FaceCDMError as error:
             return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, name=None):
+    def fingerprint_inputs(cls, name=None, family=AUTO):
         try:
             status = adapter_file(name or "").stat()
         except (FaceCDMError, OSError):
             return "missing"
-        return f"{status.st_mtime_ns}/{status.st_size}"
+        return f"{status.st_mtime_ns}/{status.st_size}/{family}"
 
     @classmethod
-    def execute(cls, name):
+    def execute(cls, name, family=AUTO):
         with torch.inference_mode(False):
-            adapter = load_adapter(adapter_file(name))
+            adapter = load_any(adapter_file(name), family)
         return io.NodeOutput(adapter, describe(adapter))
+
+
+class CombineAdapters(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMCombineAdapters",
+            display_name="Combine Adapters",
+            category=CATEGORY,
+            description="Makes one triplet of two published adapters: the face stream of one (FaceID, InstantID, "
+                        "PuLID) and the image stream of the other (IP-Adapter, Plus, Plus-Face …).",
+            inputs=[ADAPTER.Input("adapter", tooltip="One of the two, in either order."),
+                    ADAPTER.Input("other", tooltip="The other one, for the same base model.")],
+            outputs=[ADAPTER.Output(display_name="adapter", tooltip="With both streams."), _report()],
+        )
+
+    @classmethod
+    def execute(cls, adapter, other):
+        both = combine(adapter, other)
+        return io.NodeOutput(both, describe(both))
+
+
+class ExportAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMExportAdapter",
+            display_name="Export as IP-Adapter",
+            category=CATEGORY,
+            description="Writes an adapter as a plain IP-Adapter file into models/ipadapter, for other programs, where "
+                        "nothing is lost by it; else it says what would be.",
+            is_output_node=True,
+            inputs=[
+                ADAPTER.Input("adapter", tooltip="The adapter to export."),
+                io.String.Input("name", default="my adapter", tooltip="File name, without folder or suffix."),
+                io.Boolean.Input("overwrite", default=False,
+                                 tooltip="Replace a file of that name; else a number is appended."),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written."), _report()],
+        )
+
+    @classmethod
+    def execute(cls, adapter, name, overwrite):
+        exported = export(adapter)
+        path = write_named(exported.data(name), adapter_folders(OTHERS[0])[0], name, overwrite)
+        return io.NodeOutput(str(path), exported.report)
 
 
 class SaveAdapter(io.ComfyNode):
@@ -131,6 +198,9 @@ class SaveAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter, name, overwrite):
+        if isinstance(adapter, ImportedAdapter):
+            raise FaceCDMError("this adapter was published in another format, which Save Adapter does not write: keep "
+                               "its file, or connect Export as IP-Adapter")
         return io.NodeOutput(str(save_adapter(adapter, adapter_folders()[0], name, overwrite)))
 
 
@@ -138,9 +208,11 @@ def _report() -> io.String.Output:
     return io.String.Output(display_name="report", tooltip="Base model, streams, size, and whether it is trained.")
 
 
-def describe(adapter: TripletAdapter) -> str:
+def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
     """What a person wants to know of an adapter, in a few lines."""
     config = adapter.config
+    if isinstance(adapter, ImportedAdapter):
+        return "\n".join(part.report() for part in config.parts.values())
     weights = sum(value.numel() for value in adapter.parameters())
     trained = not all(stream.gate.is_zero for stream in adapter.streams.values())
     lines = [f"base: {config.layer_map.base}, {len(config.layer_map.layers)} cross-attention layers",
@@ -159,4 +231,4 @@ def _vision_width(clip_vision) -> int:
     return clip_vision.encode_image(torch.zeros(1, 64, 64, 3)).penultimate_hidden_states.shape[-1]
 
 
-NODES = [NewAdapter, LoadAdapter, SaveAdapter]
+NODES = [NewAdapter, LoadAdapter, CombineAdapters, SaveAdapter, ExportAdapter]

@@ -28,7 +28,8 @@ class Schedule:
     def at(self, sigma: Tensor) -> Tensor:
         """σ [1] → factor [1], without a host sync."""
         level, points = sigma.float().log(), self.sigmas.log()
-        reached = ((points[:-1] - level) / (points[:-1] - points[1:])).clamp(0, 1)  # of every piece, 0 … 1
+        lengths = (points[:-1] - points[1:]).clamp(min=1e-9)
+        reached = ((points[:-1] - level) / lengths).clamp(0, 1)  # how far into every piece
         return (self.values[:1] + (reached * self.values.diff()).sum()).to(sigma.dtype)
 
     def to(self, device: torch.device) -> "Schedule":

@@ -32,6 +32,12 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.hstack([matrix, (middle_t - matrix @ middle_s)[:, None]])
 
 
+def upstream_template(size: int) -> np.ndarray:
+    """[5, 2]: where insightface's `norm_crop` puts the key points in a square of a multiple of 112 or 128 pixels."""
+    scale = size / (112 if size % 112 == 0 else 128)
+    return TEMPLATE * scale + [0 if size % 112 == 0 else 8 * scale, 0]
+
+
 def to_crop(keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
     """[2, 3] matrix from the picture to a crop of size × size; margin 0.5 adds half a face on each side."""
     scale = size / 112 / (1 + 2 * margin)

@@ -12,6 +12,8 @@ WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned 
 UPRIGHT = "the face in its picture, grey on white,"
 # What of the tower's answer it reads.
 POOLED, PENULTIMATE, FIVE = "pooled", "penultimate", "five states and pooled"
+# What states the negative prompt's tokens are made of.
+EMPTY, ZEROS = "empty picture", "zeros"
 # What of the recogniser's embedding it reads.
 NORMED, RAW = "normed", "raw"
 
@@ -22,9 +24,9 @@ class Family:
 
     stream     face (it reads a recogniser's embedding) or image (it reads pictures alone)
     picture    what its vision tower looks at, or "" without one; `vision` is what it reads of the answer
-    embedding  normed or raw, or "" where no recogniser is asked
-    negative   what the rows of the negative prompt see: tokens of "zeros" (of a zero embedding, and of the states of
-               a picture whose normalised pixels are zero), or "" where they stay the base's own
+    embedding  normed or raw, or "" where no recogniser is asked; `recogniser` is the file that it was trained with
+    negative   what the rows of the negative prompt see: tokens of a zero embedding and of the states of an "empty
+               picture" (normalised pixels of zero), or of states that are "zeros", too
     projector  the class that makes its tokens (formats.projectors)
     projection, kappa, zeros   how its stream meets the text's (adapter.person.Stream)
     prompt, likeness           what `strength` becomes at the two ends of the balance between prompt and likeness
@@ -39,7 +41,8 @@ class Family:
     picture: str = ""
     vision: str = ""
     embedding: str = ""
-    negative: str = "zeros"
+    recogniser: str = "buffalo_l/w600k_r50.onnx"
+    negative: str = EMPTY
     projection: str = "feature"
     kappa: float = 0.0
     zeros: int = 0
@@ -71,7 +74,8 @@ FAMILIES = {family.key: family for family in (
     Family("faceid-portrait", "FaceID Portrait", "face", projectors.Identity, embedding=NORMED),
     Family("faceid-portrait-unnorm", "FaceID Portrait-unnorm", "face", projectors.Resampler, embedding=RAW,
            words=("unnorm", "portrait")),
-    Family("instantid", "InstantID", "face", projectors.Resampler, embedding=RAW, prompt=0.4, likeness=1.1,
+    Family("instantid", "InstantID", "face", projectors.Resampler, embedding=RAW,
+           recogniser="antelopev2/glintr100.onnx", prompt=0.4, likeness=1.1,
            words=("instantid", "instant-id", "instant_id")),
     Family("pulid", "PuLID", "face", IdentityEncoder, UPRIGHT, FIVE, RAW, projection="token_v2", kappa=1.0, zeros=8),
     Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..adapter.features import Features
 from ..adapter.layers import LayerMap
-from ..adapter.model import StreamLayers
+from ..adapter.model import StreamLayers, TripletAdapter
 from ..adapter.native import is_native, load_adapter
 from ..errors import BadFile, Mismatch
 from .read import Published, read
@@ -62,12 +62,12 @@ class ImportedAdapter(nn.Module):
         return tokens
 
 
-def load_any(path: Path, choice: str = AUTO):
-    """(adapter, what it is): FaceCDM's own, with None, or a published one. Raises BadFile, UnsupportedModel."""
-    return (load_adapter(path), None) if is_native(path) else import_adapter(read(path), choice)
+def load_any(path: Path, choice: str = AUTO) -> TripletAdapter | ImportedAdapter:
+    """FaceCDM's own adapter or a published one. Raises BadFile, UnsupportedModel, FaceCDMError (not such a family)."""
+    return load_adapter(path) if is_native(path) else import_adapter(read(path), choice)
 
 
-def import_adapter(published: Published, choice: str = AUTO) -> tuple[ImportedAdapter, Recognised]:
+def import_adapter(published: Published, choice: str = AUTO) -> ImportedAdapter:
     """An adapter that shares its keys' and values' tensors with `published`, in the dtype of the file."""
     found = recognise(published, choice)
     projector = _filled(found.family.projector, published)
@@ -76,7 +76,7 @@ def import_adapter(published: Published, choice: str = AUTO) -> tuple[ImportedAd
     stream = found.family.stream
     config = ImportedConfig(found.layer_map, {stream: found})
     adapter = ImportedAdapter(config, {stream: projector}, {stream: layers}, {stream: lora} if lora else {})
-    return adapter.requires_grad_(False).eval(), found
+    return adapter.requires_grad_(False).eval()
 
 
 def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -19,8 +20,8 @@ FORMAT_KEY = "facecdm.family"  # in the metadata of files that we write
 class Recognised:
     """A file's family and base, `why` we say so, and what it needs.
 
-    `tokens` a reference; `vision_width` features of the vision tower and `face_width` of the recogniser, 0 where
-    it asks none; `lora` is the rank of the LoRA inside, 0 without one.
+    `path` of the file; `tokens` a reference; `vision_width` features of the vision tower and `face_width` of the
+    recogniser, 0 where it asks none; `lora` is the rank of the LoRA inside, 0 without one.
     """
 
     family: Family
@@ -30,6 +31,7 @@ class Recognised:
     vision_width: int
     face_width: int
     lora: int
+    path: Path
 
     @property
     def encoder(self) -> Encoder | None:
@@ -59,7 +61,7 @@ def recognise(published: Published, choice: str = AUTO) -> Recognised:
     layer_map = _layer_map(published)
     family, why = _choose(published, options, layer_map, choice)
     return Recognised(family, layer_map, why, _tokens(state), _vision_width(state, family), _face_width(state, family),
-                      _lora_rank(published.ip_adapter))
+                      _lora_rank(published.ip_adapter), published.path)
 
 
 def _candidates(published: Published) -> tuple[str, ...]:

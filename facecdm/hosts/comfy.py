@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
+from ..adapter.gates import Schedule
 from ..adapter.layers import Layer, LayerMap
 from ..adapter.person import Person
 from ..errors import Mismatch, UnsupportedModel
@@ -27,6 +29,26 @@ def text_keys_values(model) -> Iterator[tuple[Tensor, Tensor]]:
     for _, name, module in _attentions(model):
         yield tuple(originals[f"{name}.{part}.weight"].weight if f"{name}.{part}.weight" in originals
                     else getattr(module, part).weight for part in ("to_k", "to_v"))
+
+
+def attention_paths(model) -> list[str]:
+    """Paths of all attentions, as IP-Adapter counts them: self (even) and cross (odd) of each block in turn."""
+    cross = [name for _, name, _ in _attentions(model)]
+    return [path for name in cross for path in (name.removesuffix("attn2") + "attn1", name)]
+
+
+def schedule(model, values: tuple[float, ...]) -> Schedule | None:
+    """Factors at even distances over the sampling → over the noise level; None where they do not change."""
+    if len(set(values)) == 1 and values[0] == 1:
+        return None
+    sampling, places = model.get_model_object("model_sampling"), torch.linspace(0, 1, max(len(values) - 1, 1) * 8 + 1)
+    values = values if len(values) > 1 else values * 2
+    at = places * (len(values) - 1)
+    low = at.floor().clamp(max=len(values) - 2).long()
+    points = torch.tensor(values)
+    sigmas = torch.tensor([float(sampling.percent_to_sigma(float(place))) for place in places])
+    ends = (float(sampling.sigma_min), float(sampling.sigma_max))
+    return Schedule(sigmas.clamp(*ends), points[low] + (at - low) * (points[low + 1] - points[low]))
 
 
 def sigma_at(model, percent: float) -> float:

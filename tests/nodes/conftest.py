@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from twins import SMALL_SD15, SMALL_SDXL, make_twins
+from twins import SMALL_SD15, SMALL_SDXL, conditioning, make_twins, predict, stir
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +58,18 @@ def make_faces(in_comfy):
 
 
 @pytest.fixture(scope="session")
+def errors(in_comfy):
+    """The pack's own error types."""
+    return in_comfy.module("facecdm.errors")
+
+
+@pytest.fixture(scope="session")
+def adapter(sd15, vision, make_adapter):
+    """A small ADAPTER with both streams, as if trained: every gate is open. Not to be changed."""
+    return stir(make_adapter(sd15, clip_vision=vision))
+
+
+@pytest.fixture(scope="session")
 def make_adapter(in_comfy):
     """A small ADAPTER by New Adapter; more inputs of the node by name."""
 
@@ -66,3 +78,38 @@ def make_adapter(in_comfy):
         return in_comfy.run("FaceCDMNewAdapter", model=model, **sizes | inputs)[0]
 
     return make
+
+
+@pytest.fixture
+def folder(in_comfy, tmp_path, monkeypatch):
+    """An empty models/facecdm; the folders of published adapters stand empty beside it, under their own names."""
+    import folder_paths
+
+    for key in ("facecdm", "ipadapter", "instantid", "pulid"):
+        place = tmp_path if key == "facecdm" else tmp_path.parent / f"{tmp_path.name}-{key}" / key
+        place.mkdir(parents=True, exist_ok=True)
+        kinds = {".safetensors"} if key == "facecdm" else {".safetensors", ".bin"}
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(place)], kinds))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def noise():
+    """What a MODEL says of the same latents and the same words."""
+
+    def noise(model, sigma: float = 2.0, size=(8, 8), batch: int = 1, context: int = 96, **more) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        x = torch.randn(batch, 4, *size, generator=generator) * sigma
+        prompts = [conditioning(torch.randn(1, 77, context, generator=generator), torch.zeros(1, 1280))
+                   for _ in range(2)]
+        return predict(model, x, sigma, *prompts[:2 if more.get("cfg", 1.0) != 1 else 1], **more)
+
+    return noise
+
+
+@pytest.fixture(scope="session")
+def picture():
+    def picture(seed: int = 0, count: int = 1) -> torch.Tensor:
+        return torch.rand(count, 40, 32, 3, generator=torch.Generator().manual_seed(seed))
+
+    return picture

@@ -6,27 +6,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from twins import stir
-
-
-@pytest.fixture(scope="module")
-def errors(in_comfy):
-    return in_comfy.module("facecdm.errors")
-
-
-@pytest.fixture(scope="module")
-def adapter(sd15, vision, make_adapter):
-    """With both streams, and something to keep in every weight."""
-    return stir(make_adapter(sd15, clip_vision=vision))
-
-
-@pytest.fixture
-def folder(in_comfy, tmp_path, monkeypatch) -> Path:
-    """An empty models/facecdm."""
-    import folder_paths
-
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "facecdm", ([str(tmp_path)], {".safetensors"}))
-    return tmp_path
 
 
 @pytest.fixture
@@ -184,7 +163,7 @@ SPOILT = {
     "another shape": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2)}), {}, "size mismatch.*save it again"),
     "whole numbers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "save it again"),
     "newer version": (lambda t: None, {"version": "2"}, "version 2.*Update FaceCDM"),
-    "another kind": (lambda t: None, {"format": "pt"}, "a file of another kind.*Save Adapter"),
+    "another kind": (lambda t: None, {"format": "pt"}, "a file of another kind.*FaceCDM reads its own adapters"),
     "no configuration": (lambda t: None, {"config": "["}, "configuration cannot be read.*save it anew"),
     "senseless configuration": (lambda t: None, {"config": '{"layer_map": {"context": -4, "layers": []}}'}, "save it"),
 }
@@ -208,9 +187,11 @@ def test_a_truncated_file_is_told_at_every_length(errors, adapter, save, load):
 
 
 @pytest.mark.parametrize("key,told", [
-    ("ip_adapter.1.to_k_ip.weight", "an IP-Adapter file"), ("image_proj.proj.weight", "an IP-Adapter file"),
-    ("lora_unet_mid_block_attn2_to_k.lora_up.weight", "a LoRA"), ("model.weight", "a file of another kind")])
+    ("ip_adapter.1.to_k_ip.weight", "a part of an IP-Adapter"), ("image_proj.proj.weight", "a part of an IP-Adapter"),
+    ("lora_unet_mid_block_attn2_to_k.lora_up.weight", "a LoRA"), ("model.weight", "a file of another kind"),
+    ("vision_model.encoder.weight", "a CLIP vision model"), ("zero_convs.0.weight", "a ControlNet"),
+    ("model.diffusion_model.out.weight", "a checkpoint")])
 def test_files_of_other_programs_are_called_by_their_name(errors, folder, load, key, told):
     save_file({key: torch.ones(2, 2)}, folder / "theirs.safetensors")
-    with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {told}.*Save Adapter"):
+    with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {told}.*FaceCDM reads"):
         load("theirs")

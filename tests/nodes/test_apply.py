@@ -4,20 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from twins import conditioning, predict, stir
-
-SIGMA = 2.0
-
-
-@pytest.fixture(scope="module")
-def errors(in_comfy):
-    return in_comfy.module("facecdm.errors")
-
-
-@pytest.fixture(scope="module")
-def adapter(sd15, vision, make_adapter):
-    """As if trained: every gate is open."""
-    return stir(make_adapter(sd15, clip_vision=vision))
+from twins import stir
 
 
 @pytest.fixture
@@ -31,26 +18,15 @@ def apply(in_comfy, sd15, adapter, make_faces):
     return apply
 
 
-def noise(model, sigma: float = SIGMA, size=(8, 8)) -> torch.Tensor:
-    """What the model says of the same latents and the same words."""
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(1, 4, *size, generator=generator) * sigma
-    return predict(model, x, sigma, conditioning(torch.randn(1, 77, 96, generator=generator)))
-
-
 def person(in_comfy, model):
     people = in_comfy.module("facecdm.hosts.comfy_run").PEOPLE
     return model.model_options["transformer_options"][people][-1]
 
 
-def picture(seed: int = 0, count: int = 1) -> torch.Tensor:
-    return torch.rand(count, 40, 32, 3, generator=torch.Generator().manual_seed(seed))
-
-
 # ---- what it shows ----
 
 
-def test_face_and_image_change_the_picture(sd15, apply, vision):
+def test_face_and_image_change_the_picture(sd15, apply, vision, noise, picture):
     plain, face = noise(sd15), noise(apply())
     both = noise(apply(clip_vision=vision, image=picture()))
     other = noise(apply(clip_vision=vision, image=picture(1)))
@@ -58,25 +34,25 @@ def test_face_and_image_change_the_picture(sd15, apply, vision):
     assert noise(sd15).equal(plain), "the MODEL that came in stays as it was"
 
 
-def test_strength_zero_is_the_base(sd15, apply, vision):
+def test_strength_zero_is_the_base(sd15, apply, vision, noise, picture):
     plain = noise(sd15)
     assert noise(apply(face_strength=0.0)).equal(plain)
     assert noise(apply(face_strength=0.0, image_strength=0.0, clip_vision=vision, image=picture())).equal(plain)
     assert not noise(apply(face_strength=0.0, clip_vision=vision, image=picture())).equal(plain)
 
 
-def test_an_untrained_adapter_is_the_base(sd15, apply, make_adapter, vision):
+def test_an_untrained_adapter_is_the_base(sd15, apply, make_adapter, vision, noise, picture):
     new = make_adapter(sd15, clip_vision=vision)
     assert noise(apply(adapter=new, clip_vision=vision, image=picture())).equal(noise(sd15))
 
 
-def test_an_encoded_image_is_as_good_as_the_image(apply, vision):
+def test_an_encoded_image_is_as_good_as_the_image(apply, vision, noise, picture):
     with torch.inference_mode():
         output = vision.encode_image(picture())
     assert noise(apply(clip_vision_output=output)).equal(noise(apply(clip_vision=vision, image=picture())))
 
 
-def test_several_faces_as_one_mean_or_side_by_side(in_comfy, apply, make_faces):
+def test_several_faces_as_one_mean_or_side_by_side(in_comfy, apply, make_faces, noise):
     faces = make_faces(3)
     mean, row = apply(faces=faces), apply(faces=faces, references="side by side")
     shown = person(in_comfy, mean).face, person(in_comfy, row).face
@@ -86,11 +62,11 @@ def test_several_faces_as_one_mean_or_side_by_side(in_comfy, apply, make_faces):
     assert not noise(mean).equal(noise(row))
 
 
-def test_one_face_is_its_own_mean(apply):
+def test_one_face_is_its_own_mean(apply, noise):
     assert torch.allclose(noise(apply()), noise(apply(references="side by side")), atol=1e-6)
 
 
-def test_a_mask_or_the_first_of_a_batch(apply, sd15):
+def test_a_mask_or_the_first_of_a_batch(apply, sd15, noise):
     half = torch.zeros(1, 16, 16)
     half[:, :, :8] = 1
     masked = noise(apply(mask=half))
@@ -100,7 +76,7 @@ def test_a_mask_or_the_first_of_a_batch(apply, sd15):
     assert noise(apply(mask=torch.zeros(1, 16, 16))).equal(noise(sd15))
 
 
-def test_the_person_acts_between_start_and_end(sd15, apply):
+def test_the_person_acts_between_start_and_end(sd15, apply, noise):
     model = apply(start_at=0.3, end_at=0.7)
     sampling = sd15.get_model_object("model_sampling")
     for percent, acts in ((0.1, False), (0.5, True), (0.9, False)):
@@ -108,14 +84,14 @@ def test_the_person_acts_between_start_and_end(sd15, apply):
         assert noise(model, sigma).equal(noise(sd15, sigma)) != acts, f"at {percent} of the sampling"
 
 
-def test_curves_weigh_the_depth(in_comfy, apply):
+def test_curves_weigh_the_depth(in_comfy, apply, noise):
     assert noise(apply(curve="custom", custom_curve="1")).equal(noise(apply()))
     assert noise(apply(curve="custom", custom_curve="0, 1, 0")).equal(noise(apply(curve="strong middle")))
     factors = person(in_comfy, apply(curve="ease in")).settings["face"].curve
     assert factors[0] == 0.0 and max(factors) == 1.0 and factors[-1] == pytest.approx(6 / 15), "the middle is last"
 
 
-def test_two_people_in_a_row(apply, sd15, make_faces):
+def test_two_people_in_a_row(apply, sd15, make_faces, noise):
     one = apply()
     both = apply(model=one, faces=make_faces(2))
     assert len({value.sum().item() for value in map(noise, (sd15, one, both))}) == 3
@@ -127,7 +103,7 @@ def test_two_people_in_a_row(apply, sd15, make_faces):
 def test_a_combo_is_checked_before_anything_runs(in_comfy):
     check = in_comfy.nodes["FaceCDMApply"].validate_inputs
     assert check() is True and check(references="side by side", curve="ease out") is True
-    assert "one of mean, side by side; got 'median'" in check(references="median")
+    assert "one of mean, side by side, one per picture; got 'median'" in check(references="median")
     assert "got 'wavy'" in check(curve="wavy")
 
 
@@ -170,17 +146,17 @@ def test_an_adapter_of_another_base(errors, apply, sdxl):
         apply(model=sdxl)
 
 
-def test_an_image_without_an_encoder(errors, apply):
+def test_an_image_without_an_encoder(errors, apply, picture):
     with pytest.raises(errors.FaceCDMError, match="image is connected and clip_vision is not: connect"):
         apply(image=picture())
 
 
-def test_an_encoder_of_another_size(errors, apply, make_vision):
+def test_an_encoder_of_another_size(errors, apply, make_vision, picture):
     with pytest.raises(errors.Mismatch, match="gives 64 features, and the adapter reads 32"):
         apply(clip_vision=make_vision(64), image=picture())
 
 
-def test_an_image_for_an_adapter_without_image_stream(errors, apply, sd15, make_adapter, vision):
+def test_an_image_for_an_adapter_without_image_stream(errors, apply, sd15, make_adapter, vision, picture):
     alone = stir(make_adapter(sd15))
     assert apply(adapter=alone, clip_vision=vision), "an encoder alone is no image"
     with pytest.raises(errors.Mismatch, match="no image stream: disconnect"):

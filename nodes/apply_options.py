@@ -1,0 +1,101 @@
+"""Apply Options: what few people change, kept out of Apply FaceCDM."""
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..facecdm.adapter.attention import PROJECTIONS
+from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
+from ..facecdm.errors import FaceCDMError
+from .sockets import OPTIONS
+
+SAME, OWN = "the face's", "the adapter's own"
+LORA = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class ApplyOptions:
+    """What Apply FaceCDM does where no options are connected, and what they change. Lists are numbers by now."""
+
+    balance: float = 0.0
+    lora_strength: float = LORA
+    structure: float = 1.0
+    over_steps: tuple[float, ...] = (1.0,)
+    image_curve: str = SAME
+    image_custom_curve: str = "1"
+    reference_weights: tuple[float, ...] = ()
+    projection: str = OWN
+    cfg_rescale: float = 0.0
+    negative_image: Tensor | None = None
+
+
+class ApplyOptionsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMApplyOptions",
+            display_name="Apply Options",
+            category="FaceCDM",
+            description="More settings for Apply FaceCDM, all of them at rest: connect it and change what you need.",
+            inputs=[
+                io.Float.Input("balance", default=0.0, min=-1.0, max=1.0, step=0.05,
+                               tooltip="Between the prompt (-1) and the likeness (1), by strengths and keep_prompt "
+                                       "that suit the adapter's family; 0 is as published."),
+                io.Float.Input("lora_strength", default=LORA, min=0.0, max=2.0, step=0.05,
+                               tooltip="Of the LoRA inside a FaceID file; other adapters have none."),
+                io.Float.Input("structure", default=1.0, min=0.0, max=5.0, step=0.05,
+                               tooltip="FaceID PlusV2: how much of the look of the face's picture is added."),
+                io.String.Input("over_steps", default="1",
+                                tooltip="Strength over the sampling: numbers at even distances from its start to "
+                                        "its end, as 0, 1, 0.5."),
+                io.Combo.Input("image_curve", options=[SAME, *NAMES], default=SAME,
+                               tooltip="Strength of the image stream over the depth, where it is not the face's."),
+                io.String.Input("image_custom_curve", default="1, 1, 1",
+                                tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5."),
+                io.String.Input("reference_weights", default="",
+                                tooltip="One number for each reference, as 1, 0.5; empty: all alike."),
+                io.Combo.Input("projection", options=[OWN, *PROJECTIONS], default=OWN,
+                               tooltip="How keep_prompt finds what the text already says: at each place over the "
+                                       "features, or over all places (PuLID's two ways)."),
+                io.Float.Input("cfg_rescale", default=0.0, min=0.0, max=1.0, step=0.05,
+                               tooltip="Against burnt pictures at high CFG: brings the result's contrast back to the "
+                                       "prompt's own."),
+                io.Image.Input("negative_image", optional=True,
+                               tooltip="A picture that the negative prompt sees: what the image stream should avoid."),
+            ],
+            outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, over_steps="1", image_curve=SAME, image_custom_curve="1", reference_weights="",
+                        projection=OWN):
+        for name, value, known in (("image_curve", image_curve, (SAME, *NAMES)),
+                                   ("projection", projection, (OWN, *PROJECTIONS))):
+            if value not in known:
+                return f"{name} must be one of {', '.join(known)}; got {value!r}"
+        try:
+            _numbers(over_steps, "over_steps")
+            if reference_weights.strip():
+                _numbers(reference_weights, "reference_weights")
+            return image_curve != CUSTOM or bool(parse_custom(image_custom_curve))
+        except FaceCDMError as error:
+            return str(error)
+
+    @classmethod
+    def execute(cls, balance, lora_strength, structure, over_steps, image_curve, image_custom_curve, reference_weights,
+                projection, cfg_rescale, negative_image=None):
+        weights = _numbers(reference_weights, "reference_weights") if reference_weights.strip() else ()
+        return io.NodeOutput(ApplyOptions(balance, lora_strength, structure, _numbers(over_steps, "over_steps"),
+                                          image_curve, image_custom_curve, weights, projection, cfg_rescale,
+                                          negative_image))
+
+
+def _numbers(text: str, name: str) -> tuple[float, ...]:
+    """As a curve is read, under this input's name; a curve's name stands for its numbers."""
+    if text.strip() in CURVES:
+        return CURVES[text.strip()]
+    try:
+        return parse_curve(text)
+    except FaceCDMError as error:
+        raise FaceCDMError(str(error).replace("custom_curve", name)) from error

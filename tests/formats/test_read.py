@@ -1,0 +1,91 @@
+"""One naming of every file, whoever saved it; and what is said of files that are none of ours."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from oracle import diffusers_adapters
+from published import flat
+from safetensors.torch import save_file
+
+from facecdm.errors import BadFile
+from facecdm.formats.read import read
+
+FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-portrait")
+
+
+def same(published, state: dict) -> None:
+    for mine, theirs in ((published.image_proj, state["image_proj"]), (published.ip_adapter, state["ip_adapter"])):
+        assert mine.keys() == theirs.keys()
+        assert all(value.equal(theirs[key]) for key, value in mine.items())
+
+
+def written(tmp_path, state: dict, kind: str):
+    """The file as different programs save it."""
+    path = tmp_path / f"a.{'bin' if kind == 'nested' else 'safetensors'}"
+    tensors = flat(state)
+    if kind == "nested":
+        torch.save(state, path)
+    elif kind == "flat":
+        save_file(tensors, path, {"who": "me"})
+    else:  # the names of the training script, some of them as accelerate saves them
+        save_file({"module." * (kind == "accelerate") + key.replace("image_proj.", "image_proj_model.").replace(
+            "ip_adapter.", "adapter_modules."): value for key, value in tensors.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["nested", "flat", "training", "accelerate"])
+def test_every_way_to_save_it_reads_the_same(small, make_state, tmp_path, kind):
+    state = make_state("faceid-plus")
+    published = read(written(tmp_path, state, kind))
+    same(published, state)
+    assert published.metadata == ({"who": "me"} if kind == "flat" else {})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_diffusers_made_of_it_reads_as_it_was(small, make_state, tmp_path, family):
+    """A U-Net with the adapter in it, saved by diffusers, gives back the file that was loaded into it."""
+    twins, _ = small
+    state = make_state(family, lora_rank=0)
+    with diffusers_adapters(twins, copy.deepcopy(state)):
+        tensors = {key: value.clone() for key, value in twins.unet.state_dict().items()
+                   if "processor" in key or "encoder_hid_proj" in key}
+    save_file(tensors, tmp_path / "unet.safetensors")
+    same(read(tmp_path / "unet.safetensors"), state)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code from a file ran",)
+
+
+def test_a_pickle_with_code_in_it_is_refused(tmp_path, capsys):
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps({"image_proj": Evil()}))
+    torch.save({"image_proj": Evil(), "ip_adapter": {}}, tmp_path / "worse.bin")
+    for name in ("evil.bin", "worse.bin"):
+        with pytest.raises(BadFile, match=f"{name} cannot be read.*more than tensors"):
+            read(tmp_path / name)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_damaged_files_are_told(small, make_state, tmp_path):
+    path = written(tmp_path, make_state("ip-adapter"), "nested")
+    data = path.read_bytes()
+    for length in (0, 10, len(data) // 2):
+        path.write_bytes(data[:length])
+        with pytest.raises(BadFile, match="a.bin cannot be read.*cut off"):
+            read(path)
+    state = make_state("ip-adapter")
+    state["ip_adapter"]["1.to_v_ip.weight"][0, 0] = float("nan")
+    with pytest.raises(BadFile, match=r"ip_adapter\.1\.to_v_ip\.weight holds NaN"):
+        read(written(tmp_path, state, "flat"))
+
+
+def test_two_adapters_in_one_file_are_refused(small, make_state, tmp_path):
+    twins, _ = small
+    with diffusers_adapters(twins, make_state("ip-adapter"), make_state("ip-adapter-plus")):
+        tensors = {key: value.clone() for key, value in twins.unet.state_dict().items() if "encoder_hid_proj" in key}
+    save_file(tensors, tmp_path / "two.safetensors")
+    with pytest.raises(BadFile, match="several IP-Adapters at once"):
+        read(tmp_path / "two.safetensors")
