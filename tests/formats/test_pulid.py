@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from decoupled import reference
-from published import SDXL, SMALL_XL, published_state
+from published import EVA_STATES, SDXL, SMALL_XL, published_state
 from torch.nn import functional as F
 from twins import Twins, conditioning, predict
 
@@ -41,11 +41,11 @@ def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
     return torch.cat(tokens, 1)
 
 
-def face(seed: int = 5, patches: int = 6):
+def face(sizes, seed: int = 5, patches: int = 6):
     """(recogniser's embedding, tower's embedding, five states) of one face."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, width = torch.Generator().manual_seed(seed), min(sizes.states, EVA_STATES)
     return (torch.randn(1, 512, generator=generator) * 3, torch.randn(1, 768, generator=generator),
-            tuple(torch.randn(1, 1 + patches, 1024, generator=generator) for _ in range(5)))
+            tuple(torch.randn(1, 1 + patches, width, generator=generator) for _ in range(5)))
 
 
 def adapter_of(state: dict):
@@ -54,7 +54,7 @@ def adapter_of(state: dict):
 
 def compare(twins: Twins, sizes, mode: str) -> float:
     """Largest difference between our host and the reference, as part of the output's largest value."""
-    state, (recognised, seen, states) = published_state("pulid", layer_map(twins.model), sizes), face()
+    state, (recognised, seen, states) = published_state("pulid", layer_map(twins.model), sizes), face(sizes)
     zeros, stream = MODES[mode]
     nobody = tuple(torch.zeros_like(x) for x in (recognised, seen, *states))
     tokens = torch.cat([encoded(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
@@ -97,7 +97,7 @@ def test_at_sdxls_widths(narrow_sdxl, monkeypatch):
 
 def test_modes_differ(small):
     """Else the three tests above would compare one thing thrice."""
-    state, (recognised, seen, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face()
+    state, (recognised, seen, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face(SMALL_XL)
     x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, small.context), torch.randn(1, 1280))
     shown = Features(identity(recognised, seen), states)
     noises = [predict(apply_person(small.model, Person(adapter_of(state), shown, settings={"face": stream})), x, SIGMA,

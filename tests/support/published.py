@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 STATES = 1280  # features of ViT-H's hidden states
+EVA_STATES = 1024  # of EVA02-CLIP-L's
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def _pulid(s: Sizes) -> dict:
 
     shapes = stack("body", 512 + 768, 5 * s.context)
     for i in range(5):
-        shapes |= stack(f"mapping_{i}", 1024, s.context) | stack(f"mapping_patch_{i}", 1024, s.context)
+        for name in (f"mapping_{i}", f"mapping_patch_{i}"):
+            shapes |= stack(name, min(s.states, EVA_STATES), s.context)
     return shapes
 
 
