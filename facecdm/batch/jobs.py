@@ -49,6 +49,8 @@ class Batch:
     jobs: list[Job]
     files: dict[Path, File]
     given: list[Given]
+    person_name: str | None
+    prompt_name: str | None
 
     def record(self) -> dict[str, Any]:
         """What makes this batch this batch, as JSON: what a journal is compared with."""
@@ -66,10 +68,10 @@ class Batch:
         return f"{value.path.name} (SHA-256 {self.files[value.path].digest})"
 
     def person(self, job: Job) -> Any:
-        return job.row.get(self.plan.person)
+        return job.row.get(self.person_name)
 
     def prompt(self, job: Job) -> str:
-        return str(job.row.get(self.plan.prompt, ""))
+        return str(job.row.get(self.prompt_name, ""))
 
 
 def prepare(plan: Plan, infos: dict[str, dict[str, Any]]) -> Batch:
@@ -89,7 +91,11 @@ def prepare(plan: Plan, infos: dict[str, dict[str, Any]]) -> Batch:
     mistakes += _on_servers({
         server: list(check.mistakes_of(workflow, places, given, info)) for server, info in infos.items()
     })
-    template = plan.name or naming.default_template(plan.person, rows)
+    pictures = {name for name, found in targets.items() if any(isinstance(row.get(name), Upload) for row in rows)}
+    words = {name for name, found in targets.items() if any(place[1] in ("text", "prompt") for place in found)}
+    person = _role(plan, "person", targets, pictures, mistakes)
+    prompt = _role(plan, "prompt", targets, words, mistakes)
+    template = plan.name or (f"{{{person}}}/{{job}}" if person else "{job}")
     names = naming.names(template, rows, mistakes) if rows else []
     if mistakes:
         raise PlanMistake(mistakes[:SHOWN] + [f"… and {len(mistakes) - SHOWN} more"] * (len(mistakes) > SHOWN))
@@ -102,7 +108,7 @@ def prepare(plan: Plan, infos: dict[str, dict[str, Any]]) -> Batch:
         })
         for number, (name, row) in enumerate(zip(names, rows), 1)
     ]
-    return Batch(plan, workflow, targets, jobs, files, given)
+    return Batch(plan, workflow, targets, jobs, files, given, person, prompt)
 
 
 def resolve(plan: Plan, workflow: Workflow, rows: list[Row], mistakes: list[str]) -> dict[str, list[Place]]:
@@ -125,6 +131,16 @@ def resolve(plan: Plan, workflow: Workflow, rows: list[Row], mistakes: list[str]
             if owner.setdefault(place, name) != name:
                 mistakes.append(f"inputs: {name!r} and {owner[place]!r} both set {'.'.join(place)}")
     return targets
+
+
+def _role(plan: Plan, role: str, targets: dict, likely: set[str], mistakes: list[str]) -> str | None:
+    """The short name that is the person, or the prompt: the one that the plan says, else the only likely one."""
+    name = getattr(plan, role)
+    if name in targets:
+        return name
+    if role in plan.model_fields_set:
+        mistakes.append(f"{role}: jobs give {name!r} no value")
+    return next(iter(likely)) if len(likely) == 1 else None
 
 
 def _place(workflow: Workflow, target: str, declared: bool) -> Place:

@@ -32,7 +32,7 @@ class Measure:
             if isinstance(person, Upload) and person.path not in self._people:
                 self._people[person.path] = self._refer(person.path)
         if not self._people:
-            self.notes.append(f"identity is not measured: no input called {batch.plan.person!r} has a picture")
+            self.notes.append("identity is not measured: say by `person` which name of the plan has their pictures")
 
     @property
     def people(self) -> bool:

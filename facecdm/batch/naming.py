@@ -87,10 +87,6 @@ def _all_different(made: list[str], mistakes: list[str]) -> bool:
     return not alike
 
 
-def default_template(person: str, rows: list[Row]) -> str:
-    return f"{{{person}}}/{{job}}" if any(person in row for row in rows) else "{job}"
-
-
 def suffix_of(filename: str) -> str:
     """The suffix of a file that a server names, if it is one of a picture, film, sound or model; else .bin."""
     suffix = Path(filename).suffix.lower()

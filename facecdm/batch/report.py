@@ -165,7 +165,7 @@ def _write_page(batch: Batch, folder: Path, path: Path, person: str, job: Job,
 
 def _result(batch: Batch, folder: Path, job: Job, entry: Entry, file: FileEntry | None) -> Result:
     said = [f"{name} {value}" for name, value in job.row.items()
-            if name not in (batch.plan.person, batch.plan.prompt) and not isinstance(value, Upload)]
+            if name not in (batch.person_name, batch.prompt_name) and not isinstance(value, Upload)]
     words = ", ".join([f"job {job.number}", *said])
     if file is None:
         return Result(words, None, problem=entry.message if entry.state in (FAILED, WAITING) else "")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import time
 import uuid
@@ -79,6 +80,7 @@ async def run_async(
         raise PlanMistake(["servers: name at least one, as in 127.0.0.1:8188 (or `ray`)"])
     display = display or Display()
     async with connected(plan) as servers:
+        display.say(f"asking {', '.join(server.name for server in servers)}")
         infos = await ask_all(servers)
         batch = prepare(plan, infos)
         with Journal(plan.at(plan.output), batch.record(), resume) as journal:
@@ -115,13 +117,13 @@ async def ask_all(servers: list[Server]) -> dict[str, dict]:
 
     async def ask(server: Server) -> dict | None:
         try:
-            return await server.connection.object_info()
+            return await server.nodes()
         except (ServerUnreachable, BadAnswer) as error:
             server.state, server.note = AWAY, str(error)
             return None
 
     infos = await asyncio.gather(*map(ask, servers))
-    found = {server.name: info for server, info in zip(servers, infos) if isinstance(info, dict)}
+    found = {server.name: info for server, info in zip(servers, infos) if info is not None}
     if not found:
         raise NoServerLeft("no server answers:\n" + "\n".join(f"  {server.note}" for server in servers))
     return found
@@ -178,9 +180,7 @@ class Runner:
     async def _open(self, server: Server) -> bool:
         """False where it cannot do this plan; raises ServerUnreachable, BadAnswer."""
         places = {place for found in self.batch.targets.values() for place in found}
-        info = await server.connection.object_info()
-        if not isinstance(info, dict):
-            raise BadAnswer(f"{server.name} lists no nodes")
+        info = await server.nodes()
         if lines := list(check.mistakes_of(self.batch.workflow, places, self.batch.given, info)):
             server.state, server.note = UNFIT, f"cannot do this plan: {lines[0]}"
             self.schedule.live.discard(server.name)
@@ -326,7 +326,8 @@ class Runner:
     def _clear_away(self) -> None:
         """What an attempt left that was cut off: parts of files, and files of jobs that are not done."""
         for part in self.folder.rglob(f".*{PART}"):
-            part.unlink(missing_ok=True)
+            if re.fullmatch(rf"\.[0-9a-f]{{32}}\{PART}", part.name):
+                part.unlink(missing_ok=True)
         for path in self.journal.unfinished_files():
             inside(self.folder, path).unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import uuid
 from collections.abc import Callable
@@ -63,6 +64,13 @@ class Server:
     _names: dict[Path, str] = field(default_factory=dict)
     _uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    async def nodes(self) -> dict[str, dict[str, Any]]:
+        """Its /object_info, without entries that are none."""
+        info = await self.connection.object_info()
+        if not isinstance(info, dict):
+            raise BadAnswer(f"{self.name} lists no nodes")
+        return {name: node for name, node in info.items() if isinstance(node, dict)}
+
     async def still_has(self, prompt_id: str) -> bool:
         """Whether a job that was queued here before runs, waits, or has left a result or an error."""
         try:
@@ -116,7 +124,12 @@ class Server:
         async with self._uploading:
             if value.path not in self._names:
                 file = batch.files[value.path]
-                data = await asyncio.to_thread(value.path.read_bytes)
+                try:
+                    data = await asyncio.to_thread(value.path.read_bytes)
+                except OSError as error:
+                    raise NoResult(f"{value.path} cannot be read any more ({error.strerror})") from error
+                if hashlib.sha256(data).hexdigest() != file.digest:
+                    raise NoResult(f"{value.path} has changed since the batch began")
                 self._names[value.path] = await self.connection.upload(data, file.name)
             return self._names[value.path]
 

@@ -197,7 +197,7 @@ class Client:
         data = await self._request(method, path, **options)
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadAnswer(f"{self.url}{path} did not answer in JSON: is it a ComfyUI?") from error
 
     async def _request(

@@ -79,6 +79,13 @@ def _failure(messages: dict[str, Any]) -> Exception:
 
 def rejection(answer: Any) -> list[str]:
     """The mistakes in an answer of /prompt, a line each: node, class, input, reason."""
+    try:
+        return _rejection(answer)
+    except (AttributeError, TypeError) as error:
+        raise BadAnswer(f"the server refused the workflow, but its reasons cannot be read ({error!r})") from error
+
+
+def _rejection(answer: Any) -> list[str]:
     lines = []
     error = answer.get("error") if isinstance(answer, dict) else None
     node_errors = (answer.get("node_errors") if isinstance(answer, dict) else None) or {}

@@ -3,8 +3,11 @@
 import asyncio
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from standin import INFO, NODES, make_plan
 
@@ -12,6 +15,7 @@ from facecdm.batch.check import mistakes_of
 from facecdm.batch.errors import PlanMistake
 from facecdm.batch.jobs import prepare, with_values
 from facecdm.batch.plan import Plan
+from facecdm.batch.server import Server
 from facecdm.jobs.client import Client
 from facecdm.jobs.portrait import WORKFLOW
 from facecdm.jobs.workflow import Workflow
@@ -81,6 +85,38 @@ def test_what_a_server_says_does_not_reach_the_terminal_raw(tmp_path):
     info = copy.deepcopy(INFO)
     info["Draw"]["input"]["required"]["style"] = [["\x1b]0;title\x07"]]
     assert "\x1b" not in "\n".join(mistakes(make_plan(tmp_path), here=info))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.sampled_from(["INT", "IMAGE", "COMBO", "x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["input", "required", "optional", "images", "seed", "text", "options", "min", "max", "output",
+                         "output_node", "image_upload", "image"]), inner, max_size=4), max_leaves=20)
+
+
+@settings(deadline=None)
+@given(JSON, JSON)
+def test_no_answer_of_a_server_crashes_the_check(draw, save):
+    async def answer():
+        return {"Draw": draw, "Save": save}
+
+    info = asyncio.run(Server("x", SimpleNamespace(object_info=answer)).nodes())
+    plan = Plan.make({"workflow": NODES, "jobs": [{"Draw.seed": [1, "x"]}, {"Draw.image": "gone.png"}]})
+    try:
+        prepare(plan, {"here": info})
+    except PlanMistake as error:
+        assert error.mistakes
+
+
+def test_the_person_and_the_prompt_are_found_where_there_is_one(tmp_path):
+    for name in ("ada", "bob"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    jobs = [{"Draw.image": ["ada.png", "bob.png"]}, {"Draw.text": ["one", "two"]}]
+    batch = prepare(make_plan(tmp_path, name=None, inputs={}, jobs=jobs), {"here": INFO})
+    assert (batch.person_name, batch.prompt_name) == ("Draw.image", "Draw.text")
+    assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "bob/3", "bob/4"]
+    told = mistakes(make_plan(tmp_path, name=None, inputs={}, jobs=jobs, person="who"))
+    assert told == ["person: jobs give 'who' no value"]
 
 
 def test_values_from_a_table_become_what_the_server_wants(tmp_path):

@@ -324,6 +324,27 @@ def test_references_are_uploaded_once(play, tmp_path):
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 20
 
 
+def test_a_reference_that_changes_under_way_is_told(play, tmp_path):
+    from PIL import Image
+
+    for name in ("ada", "bob", "eve"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+
+    async def scene(server):
+        server.seconds = 0.2
+        plan = make_plan(tmp_path, server.address, name="{job}", inputs={"person": "Draw.image"}, attempts=1,
+                         jobs=[{"person": ["old.png", "ada.png", "bob.png", "eve.png"]}])
+        batch = asyncio.create_task(run_async(plan))
+        while not server.submitted:
+            await asyncio.sleep(0.01)
+        (tmp_path / "bob.png").write_bytes(b"another")
+        (tmp_path / "eve.png").unlink()
+        return await batch
+
+    aside = play(scene).set_aside
+    assert aside.keys() == {3, 4} and "has changed" in aside[3] and "cannot be read any more" in aside[4]
+
+
 # ---- the disk ----
 
 FULL = """

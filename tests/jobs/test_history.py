@@ -60,3 +60,9 @@ def test_rejections_in_lines():
     assert rejection({"error": {"message": "No prompt", "details": ""}}) == ["No prompt"]
     assert rejection({"prompt_id": "x", "node_errors": {}}) == []
     assert rejection(3) == []
+
+
+@pytest.mark.parametrize("errors", [7, {"5": 3}, {"5": {"errors": 1}}, {"5": {"errors": [2]}}])
+def test_a_rejection_that_cannot_be_read(errors):
+    with pytest.raises(BadAnswer, match="cannot be read"):
+        rejection({"error": "no", "node_errors": errors})
