@@ -6,8 +6,7 @@ from pathlib import Path
 
 from chromium import Tab
 
-READY = ("window.app?.graph && window.app.extensionManager && window.LiteGraph && "
-         "LiteGraph.registered_node_types['FaceCDMApply']")
+READY = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types['KSampler']"
 FRONTEND_ONLY = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")
 # A person who has been here before: neither a tour nor a browser of templates opens by itself.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.32.9", "Comfy.Workflow.Persist": False,
@@ -25,8 +24,10 @@ class Frontend:
     def __init__(self, tab: Tab, address: str):
         self.tab = tab
         tab.go(f"http://{address}/")
-        tab.until(READY)
+        tab.until(READY, 400)
         time.sleep(2)  # extensions go on setting themselves up
+        if not tab.js("return 'FaceCDMApply' in LiteGraph.registered_node_types"):
+            raise RuntimeError("the server offers no FaceCDM nodes: see its log")
 
     def open(self, path: Path) -> None:
         """As by dropping the file on the page."""

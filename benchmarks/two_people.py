@@ -1,0 +1,193 @@
+"""Two people in one picture: does each half show its own person? And how far does one reach into the other's half?
+
+    python benchmarks/two_people.py --adapter FILE --faceworld DIR --comfyui DIR --models DIR/models [--pairs 24]
+
+Pairs of FaceWorld's `val` identities, 256 × 128 pixels with the demo model, words for each half, masks of Person
+Regions, as workflows/two_people.json does it. In each half the best face is compared with both references (ArcFace
+cosine, after the mean embedding of the other people is taken away); a half without a face counts as a miss. The same
+noise and words without masks, and without people, say what masks and adapter are worth. `reach` is how much the
+left half's pixels change when only the right person is another one, as a share of the right half's change.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from facecdm.adapter.native import load_adapter  # noqa: E402
+from facecdm.adapter.person import Person  # noqa: E402
+from facecdm.demo import data, measure  # noqa: E402
+from facecdm.people import of_boxes, parse_boxes  # noqa: E402
+
+SIDE = 128
+HALVES = of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), SIDE, 2 * SIDE, softness=0.2).masks
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--adapter", type=Path, required=True, help="a trained adapter for the demo model")
+    add("--faceworld", type=Path, required=True)
+    add("--comfyui", type=Path, required=True)
+    add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
+    add("--pairs", type=int, default=24)
+    add("--steps", type=int, default=20)
+    add("--cfg", type=float, default=4.0)
+    add("--strength", type=float, default=1.0)
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("output/two_people.json"), help="results; pictures go beside it")
+    add("--threads", type=int, default=0)
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Someone:
+    """A val identity: two rows of the data set, one as reference, one for words, and the reference's embedding."""
+
+    reference: int
+    words: str
+    face: Tensor
+    picture: Tensor
+
+
+class Stage:
+    """The demo model, and pictures of two."""
+
+    def __init__(self, options: argparse.Namespace):
+        from facecdm.hosts import comfy_demo
+
+        self.demo, self.adapter, self.how = comfy_demo.load(), load_adapter(options.adapter), options
+
+    def paint(self, people: list[Someone], seed: int, how: str) -> Tensor:
+        """[128, 256, 3]; `how` is masks, everywhere (people without masks), or nobody."""
+        import comfy.sample
+        import node_helpers
+
+        from facecdm.hosts.comfy import apply_person
+
+        model = self.demo.model
+        if how != "nobody":
+            for someone, mask in zip(people, HALVES):
+                model = apply_person(model, self._person(someone, mask if how == "masks" else None))
+        positive = []
+        for someone, mask in zip(people, HALVES):
+            positive += node_helpers.conditioning_set_values(self._words(someone.words), {
+                "mask": mask[None], "set_area_to_bounds": True, "mask_strength": 1.0})
+        latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, SIDE // 8, SIDE // 4))
+        noise = comfy.sample.prepare_noise(latent, seed)
+        sampled = comfy.sample.sample(model, noise, self.how.steps, self.how.cfg, "euler", "karras", positive,
+                                      self._words(""), latent, seed=seed, disable_pbar=True)
+        return self.demo.vae.decode(sampled)[0]
+
+    def _words(self, text: str) -> list:
+        return self.demo.clip.encode_from_tokens_scheduled(self.demo.clip.tokenize(text))
+
+    def _person(self, someone: Someone, mask: Tensor | None) -> Person:
+        from facecdm.adapter.person import Stream
+
+        states = None
+        if self.adapter.config.image_width:
+            states = self.demo.clip_vision.encode_image(someone.picture[None]).penultimate_hidden_states.float()
+        settings = {name: Stream(self.how.strength) for name in ("face", "image")}
+        return Person(self.adapter, F.normalize(someone.face, dim=0)[None], states, settings, mask)
+
+
+def halves(picture: Tensor) -> list[Tensor]:
+    return [picture[:, :SIDE], picture[:, SIDE:]]
+
+
+def to_bytes(pictures: list[Tensor]) -> Tensor:
+    return (torch.stack(pictures) * 255).round().to(torch.uint8)
+
+
+def own_best(picture: Tensor, people: list[Someone], analyzer, centre: Tensor) -> list[dict]:
+    """For each half: is there a face, its cosine to its own reference and to the other's, and whether its own wins."""
+    results = []
+    for place, found in enumerate(measure.embeddings(to_bytes(halves(picture)), analyzer)):
+        if found is None:
+            results.append({"face": False, "own": 0.0, "other": 0.0, "right": False})
+            continue
+        own, other = (F.cosine_similarity(found - centre, people[n].face - centre, dim=0).item()
+                      for n in (place, 1 - place))
+        results.append({"face": True, "own": own, "other": other, "right": own > other})
+    return results
+
+
+def reach(first: Tensor, second: Tensor) -> float:
+    """Two pictures whose right person differs: the left half's change as a share of the right half's."""
+    left, right = ((a - b).square().mean().sqrt().item() for a, b in zip(halves(first), halves(second)))
+    return left / max(right, 1e-9)
+
+
+def cast(val: data.Portraits, analyzer) -> list[Someone]:
+    """One of each identity: the reference is the most frontal view that has a face, the words another view's."""
+    people = []
+    by_identity: dict[str, list[int]] = {}
+    for row, label in enumerate(val.labels):
+        by_identity.setdefault(label["identity"], []).append(row)
+    for rows in by_identity.values():
+        rows = sorted(rows, key=lambda row: abs(val.labels[row]["yaw"]))
+        pixels = torch.from_numpy(val.pixels[rows[0]].copy())
+        (face,) = measure.embeddings(pixels[None], analyzer)
+        if face is not None:
+            people.append(Someone(rows[0], val.labels[rows[-1]]["caption"], face, pixels.float() / 255))
+    return people
+
+
+def summary(rows: list[dict]) -> dict:
+    found = [row for row in rows if row["face"]]
+    return {"faces": len(found) / len(rows), "own reference best": sum(row["right"] for row in rows) / len(rows),
+            "of faces": sum(row["right"] for row in found) / max(len(found), 1),
+            "cosine to own": sum(row["own"] for row in found) / max(len(found), 1),
+            "cosine to other": sum(row["other"] for row in found) / max(len(found), 1)}
+
+
+def main() -> None:
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    sys.path.insert(0, str(options.comfyui.absolute()))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    from PIL import Image
+
+    from facecdm.faces.analyzer import open_pack
+
+    analyzer = open_pack([options.models / "insightface"], "buffalo_s")
+    val = data.load(options.faceworld, ("val",), SIDE, options.cache)
+    people = cast(val, analyzer)
+    centre = torch.stack([someone.face for someone in people]).mean(0)
+    rows: dict[str, list[dict]] = {how: [] for how in ("masks", "everywhere", "nobody")}
+    reaches, shown = [], []
+    with torch.inference_mode():
+        stage = Stage(options)
+        for number in range(options.pairs):
+            pair = [people[(2 * number + n) % len(people)] for n in (0, 1)]
+            other = people[(2 * number + 2) % len(people)]
+            pictures = {how: stage.paint(pair, options.seed + number, how) for how in rows}
+            for how, picture in pictures.items():
+                rows[how] += own_best(picture, pair, analyzer, centre)
+            if number % 4 == 0:
+                changed = Someone(other.reference, pair[1].words, other.face, other.picture)
+                swapped = stage.paint([pair[0], changed], options.seed + number, "masks")
+                reaches.append(reach(pictures["masks"], swapped))
+            shown.append(torch.cat([pair[0].picture, pictures["masks"], pair[1].picture], 1))
+            print(number + 1, {how: f"{summary(values)['own reference best']:.0%}" for how, values in rows.items()},
+                  flush=True)
+    result = {how: summary(values) for how, values in rows.items()} | {"reach": sum(reaches) / len(reaches)}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1))
+    Image.fromarray(to_bytes(shown[:12]).flatten(0, 1).numpy()).save(options.out.with_suffix(".png"))
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
