@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from facecdm.batch.display import Display  # noqa: E402
 from facecdm.batch.plan import Plan  # noqa: E402
-from facecdm.batch.runner import run  # noqa: E402
+from facecdm.batch.start import run  # noqa: E402
 from facecdm.jobs.portrait import WORKFLOW  # noqa: E402
 from facecdm.jobs.references import FACEWORLD_REFERENCE  # noqa: E402
 from facecdm.jobs.server import LocalServer, link_pack  # noqa: E402

@@ -10,6 +10,8 @@ journal.py   what has been done, in SQLite
 schedule.py  which job goes to which server
 server.py    one server: its state, its references, one job on it
 runner.py    all servers, until every job is settled
+start.py     from a plan to the runner
+command.py   the command line
 measure.py   identity and detection of each picture
 report.py    results.csv, contact sheets, the best of each person and prompt
 display.py   progress in the terminal
@@ -17,6 +19,6 @@ ray_workers.py  ComfyUI on the nodes of a Ray cluster
 """
 
 from .plan import Plan
-from .runner import run
+from .start import run, run_async
 
-__all__ = ["Plan", "run"]
+__all__ = ["Plan", "run", "run_async"]

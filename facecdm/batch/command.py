@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PlanMistake, plain
+from .jobs import prepare
+from .plan import Plan
+from .start import ask_all, connected, run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,20 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """0 where every job has its result, 1 where some were set aside."""
-    try:
-        import pydantic  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        from ..errors import MissingPackage
-
-        raise MissingPackage(f"batches need {error.name}: pip install -r requirements.txt") from error
-    from .plan import Plan
-
     plan = Plan.load(options.plan, **changed(options))
     if options.check:
         return look(plan)
-    from .runner import run
-
     try:
         summary = run(plan, options.resume or options.retry_failed, options.retry_failed)
     except KeyboardInterrupt:
@@ -57,14 +49,12 @@ def changed(options: argparse.Namespace) -> dict[str, Any]:
     keys = {"workflow": options.workflow and str(options.workflow.absolute()), "servers": options.server,
             "output": options.output and options.output.absolute(), "keep_best": options.keep_best,
             "base": options.base and options.base.absolute(), "pack": options.pack}
-    return {name: value for name, value in keys.items() if value is not None}
+    given = {name: value for name, value in keys.items() if value is not None}
+    return {**given, "ray": None} if options.server else given
 
 
-def look(plan) -> int:
+def look(plan: Plan) -> int:
     """Prints the jobs that a plan makes; raises PlanMistake."""
-    from .jobs import prepare
-    from .runner import ask_all, connected
-
     if not plan.servers and plan.ray is None:
         raise PlanMistake(["servers: name at least one to check against, as in 127.0.0.1:8188"])
 

@@ -5,6 +5,7 @@ The journal, the schedule and the results stay where the batch was started; work
 
 import asyncio
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -144,6 +145,7 @@ async def workers(plan: Plan, client_id: str) -> AsyncIterator[dict[str, RayConn
         raise MissingPackage("Ray is not installed: pip install 'facecdm[ray]', or name servers instead") from error
     mine = not ray.is_initialized()
     if mine:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told but the nodes
         # The library travels with the batch; what only ComfyUI's nodes need stays behind.
         environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/*.safetensors", "**/__pycache__"]}
         try:

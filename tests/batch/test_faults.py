@@ -11,7 +11,7 @@ import pytest
 from standin import NODES, StandIn, exactly, made, make_plan
 
 from facecdm.batch.errors import DiskFull, JournalMistake, NoServerLeft
-from facecdm.batch.runner import run_async
+from facecdm.batch.start import run_async
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -353,7 +353,7 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from standin import StandIn, make_plan, made, exactly, drawing
 from facecdm.batch.errors import DiskFull, JournalMistake
-from facecdm.batch.runner import run_async
+from facecdm.batch.start import run_async
 
 async def main():
     server, folder = StandIn(), Path(sys.argv[1])

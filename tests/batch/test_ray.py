@@ -12,7 +12,7 @@ from PIL import Image
 from facecdm.batch import ray_workers
 from facecdm.batch.errors import PlanMistake
 from facecdm.batch.plan import Plan
-from facecdm.batch.runner import run_async
+from facecdm.batch.start import run_async
 
 ray = pytest.importorskip("ray", reason="the optional extra facecdm[ray] is not installed")
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from facecdm.batch.plan import Plan
-from facecdm.batch.runner import run_async
+from facecdm.batch.start import run_async
 from facecdm.cli import main
 from facecdm.demo.weights import default_path
 from facecdm.jobs.references import FACEWORLD_REFERENCE

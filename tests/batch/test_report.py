@@ -16,8 +16,8 @@ from facecdm.batch.display import Display, duration
 from facecdm.batch.jobs import prepare
 from facecdm.batch.journal import Journal
 from facecdm.batch.report import keep_best, write_sheets, write_table
-from facecdm.batch.runner import run_async
 from facecdm.batch.server import Server
+from facecdm.batch.start import run_async
 from facecdm.cli import main
 from facecdm.jobs.client import Progress
 
