@@ -1,0 +1,146 @@
+"""What each loss adds to a training step on the demo model: seconds and memory, itemised, in one run.
+
+    python benchmarks/losses.py --comfyui DIR --recogniser w600k_mbf.onnx [--batch 4] [--latent 32] [--rounds 5]
+
+Every step is a forward and a backward pass of a whole batch whose rows all count: the dearest case. The variants take
+turns, so that a busy machine treats them alike; on a CPU the seconds are those that the process computed. Memory is
+what the forward pass keeps for the backward pass, weights among it.
+"""
+
+import argparse
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+class Kept:
+    """Bytes that autograd keeps within a `with` block, every storage once."""
+
+    def __enter__(self):
+        import torch
+
+        self.storages = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda value: value)
+        self._hooks.__enter__()
+        return self
+
+    def _keep(self, value):
+        storage = value.untyped_storage()
+        self.storages[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    def __exit__(self, *exception):
+        self._hooks.__exit__(*exception)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.storages.values())
+
+
+def make_batch(denoiser, batch: int, latent: int, t: int):
+    """(rows, crowd, empty prompt, draws) of made-up pictures with a face in the middle, all at the step `t`."""
+    import torch
+
+    from facecdm.adapter.crowd import Crowd
+    from facecdm.faces.align import TEMPLATE
+    from facecdm.training.draws import Draws
+    from facecdm.training.rows import Prompt, Rows
+
+    channels = denoiser.model.model.latent_format.latent_channels
+    points = torch.from_numpy(TEMPLATE).float() / 112 * 0.5 + 0.25
+    states = torch.randn(batch, 77, denoiser.layer_map.context)
+    rows = Rows(torch.randn(batch, channels, latent, latent), Prompt(states), torch.randn(batch, 512), None,
+                torch.tensor([[0.3, 0.3, 0.7, 0.75]]).repeat(batch, 1), points.repeat(batch, 1, 1), None,
+                torch.arange(batch))
+    on = torch.ones(batch, dtype=torch.bool)
+    draws = Draws(torch.full((batch,), t), torch.randn_like(rows.latents), on, on, on, ~on, ~on,
+                  torch.zeros(batch), on)
+    return rows, Crowd(torch.nn.functional.normalize(rows.face, dim=1), None, on, on), Prompt(states[:1]), draws
+
+
+def make_variants(recogniser: Path, device) -> dict:
+    """Name → (loss that is added to the diffusion loss, step at which its rows count)."""
+    import torch
+
+    from facecdm.training import losses
+
+    arcface = losses.ArcFace(recogniser).to(device)
+    bank = losses.Bank(torch.randn(4096, 512, device=device), torch.arange(4096, device=device) + 10_000)
+    return {"diffusion alone": (None, 100),
+            "bottleneck": (losses.BottleneckLoss(), 100),
+            "localisation": (losses.LocalisationLoss(), 100),
+            "identity": (losses.IdentityLoss(arcface), 100),
+            "identity, 4,096 others": (losses.IdentityLoss(arcface, bank=bank), 100),
+            "identity, 4 steps, 1 learnt": (losses.FewStepIdentityLoss(arcface), 600),
+            "identity, 4 steps, 2 learnt": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
+            "alignment": (losses.AlignmentLoss(), 100),
+            "background": (losses.BackgroundLoss(), 100)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--recogniser", type=Path, required=True, help="the .onnx file of a face pack")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--latent", type=int, default=32, help="side of the latents; 32 is 256 px")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    sys.path.insert(0, str(arguments.comfyui))
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    from facecdm.adapter.config import AdapterConfig
+    from facecdm.adapter.model import TripletAdapter
+    from facecdm.hosts.comfy_demo import load
+    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.training import losses
+    from facecdm.training.learner import Learner
+    from facecdm.training.lora import Lora
+    from facecdm.training.stages import Stage
+    from facecdm.training.step import Term, forward, moved
+    from facecdm.training.terms import _term
+
+    demo = load()
+    denoiser = ComfyDenoiser(demo.model, demo.vae)
+    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map)).start_from_text(denoiser.text_keys_values())
+    torch.nn.init.ones_(adapter.streams["face"].gate.knots)
+    stage = Stage(train=("projectors", "keys_values", "gates", "interplay", "lora"))
+    learner = Learner(adapter, Lora(), denoiser.linears(), stage, denoiser.device)
+    variants = make_variants(arguments.recogniser, denoiser.device)
+    on_gpu = denoiser.device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+
+    def step(loss, t: int, kept: Kept | nullcontext) -> float:
+        rows, crowd, empty, draws = (moved(part, denoiser.device)
+                                     for part in make_batch(denoiser, arguments.batch, arguments.latent, t))
+        terms = [Term("diffusion", losses.DiffusionLoss())] + ([_term(loss)] if loss is not None else [])
+        start = clock()
+        with kept:
+            total, _ = forward(denoiser, learner, terms, rows, crowd, empty, draws, 1)
+        total.backward()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return clock() - start
+
+    took, memory = {name: [] for name in variants}, {name: Kept() for name in variants}
+    with learner.lora.on(denoiser.linears()):
+        for name, (loss, t) in variants.items():
+            step(loss, t, memory[name])  # which also pays for what the later rounds find ready
+        for _ in range(arguments.rounds):
+            for name, (loss, t) in variants.items():
+                took[name].append(step(loss, t, nullcontext()))
+    middle = {name: median(values) for name, values in took.items()}
+    base = middle["diffusion alone"]
+    print("| diffusion and | seconds a step | added | kept MiB |\n|---|---|---|---|")
+    for name, seconds in middle.items():
+        print(f"| {name} | {seconds:.3f} | {100 * (seconds / base - 1):+.0f} % | {memory[name].bytes / 2**20:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

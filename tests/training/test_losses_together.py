@@ -1,0 +1,151 @@
+"""The losses of a stage on a real adapter and a real step: who learns from what, and who must not."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from moments import StubDenoiser, make_rows
+from torch import nn
+
+from facecdm.adapter.attention import attend, triplet_attention
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.layers import Layer, LayerMap
+from facecdm.adapter.model import TripletAdapter
+from facecdm.training.draws import Draws
+from facecdm.training.learner import Learner, group_of
+from facecdm.training.lora import Lora
+from facecdm.training.rows import Prompt
+from facecdm.training.stages import Stage
+from facecdm.training.step import forward
+from facecdm.training.terms import terms_of
+
+SIZE = 24
+
+
+class OneLayer(nn.Module):
+    """A convolution, and one cross-attention of 8 features over its places."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.to_q, self.to_k, self.to_v = nn.Linear(8, 8), nn.Linear(12, 8), nn.Linear(12, 8)
+
+
+@dataclass(eq=False)
+class AttentionDenoiser(StubDenoiser):
+    net: nn.Module = field(default_factory=OneLayer)
+    layer_map: LayerMap = LayerMap((Layer("input", 8, 2),), 12)
+
+    def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
+        net = self.net
+        q = net.to_q(net.into(noisy).flatten(2).transpose(1, 2))
+        k, v = net.to_k(prompt.states), net.to_v(prompt.states)
+        if watch is not None:
+            watch(0, q, k)
+        out = attend(q, k, v, 2)
+        if people is not None:
+            out = triplet_attention(q, out, people[0], 2, attend)
+        return net.out(out.transpose(1, 2).unflatten(2, noisy.shape[-2:]))
+
+    def linears(self):
+        return {"unet.to_q": self.net.to_q}
+
+
+@pytest.fixture(scope="module")
+def recogniser(face_models):
+    return face_models / "models" / "insightface" / "models" / "buffalo_s" / "w600k_mbf.onnx"
+
+
+def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bool] | None = None, **losses):
+    """One step with one loss beside the diffusion loss: (values, learner, denoiser, what the U-Net's net got)."""
+    torch.manual_seed(0)
+    count = len(t)
+    on = torch.tensor(face_on or [True] * count)
+    denoiser = AttentionDenoiser(prediction)
+    denoiser.net.requires_grad_(False)
+    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=2))
+    nn.init.constant_(adapter.streams["face"].gate.knots, 0.5)
+    stage = Stage(train=("projectors", "keys_values", "gates", "interplay", "lora"), rank=2, lora_rank=2,
+                  **{"bottleneck": 0.0} | losses)
+    learner = Learner(adapter, Lora(), denoiser.linears(), stage, denoiser.device)
+    for part in (*learner.extra.values(), *learner.lora.parts.values()):
+        nn.init.normal_(part.up, 0, 0.1)  # zero at birth: only `up` would have a gradient in the first step
+    rows = make_rows(count, SIZE)
+    draws = Draws(torch.tensor(t), torch.randn(rows.latents.shape), torch.ones(count, dtype=torch.bool), on, on, on,
+                  ~on, torch.zeros(count), on)
+    crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on, on)
+    terms = terms_of(stage, None, recogniser, None, denoiser.device)
+    with learner.lora.on(denoiser.linears()):
+        total, values = forward(denoiser, learner, terms[1:], rows, crowd, Prompt(torch.zeros(1, 7, 12)), draws, 1)
+    if total.requires_grad:
+        total.backward()
+    return values, learner, denoiser
+
+
+def learnt(learner: Learner) -> set[str]:
+    """The groups with a gradient that is not zero; fails where one is not finite."""
+    groups = set()
+    for name, value in learner.named.items():
+        assert value.grad is None or torch.isfinite(value.grad).all(), name
+        if value.grad is not None and value.grad.any():
+            kind, rest = name.split(".", 1)
+            groups.add(group_of(rest) if kind == "adapter" else kind)
+    return groups
+
+
+ALL = {"projectors", "extra", "gates", "interplay", "lora"}
+CASES = {  # loss: (the stage's numbers, who learns from it)
+    "bottleneck": (dict(bottleneck=1.0), {"projectors"}),
+    "identity": (dict(identity=1.0, identity_below=1000), ALL),
+    "few steps": (dict(identity=1.0, few_steps=3, identity_below=1), ALL),
+    "localisation": (dict(localisation=1.0), ALL),
+    "alignment": (dict(alignment=1.0), {"lora"}),  # one layer's queries come before its people
+    "background": (dict(background=1.0), ALL),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_who_learns(recogniser, case):
+    numbers, groups = CASES[case]
+    values, learner, denoiser = step(recogniser, [200, 500], **numbers)
+    assert all(value > 0 for value in values.values()) and len(values) == 1
+    assert learnt(learner) == groups
+    assert all(value.grad is None for value in denoiser.net.parameters())
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "bottleneck"])
+def test_nobody_learns_from_rows_without_their_face(recogniser, case):
+    values, learner, _ = step(recogniser, [200, 500], face_on=[False, False], **CASES[case][0])
+    assert all(value == 0 for value in values.values()) and not learnt(learner)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_all_together_at_both_ends_of_the_noise(recogniser, prediction):
+    numbers = {name: value for numbers, _ in CASES.values() for name, value in numbers.items()}
+    for below in (1, 1000):  # a few steps, one step
+        values, learner, _ = step(recogniser, [0, 999], prediction, **numbers | {"identity_below": below})
+        assert all(torch.isfinite(value) for value in values.values()) and len(values) == 5
+        assert learnt(learner) == ALL
+
+
+def test_a_row_counts_the_same_in_any_batch(recogniser):
+    """Two processes with a row each: the mean of their gradients is that of the whole batch."""
+    from moments import make_moment
+
+    from facecdm.training.losses import AlignmentLoss, ArcFace, BackgroundLoss, DiffusionLoss, IdentityLoss
+
+    denoiser = StubDenoiser()
+    rows = make_rows(3, SIZE)
+    net = ArcFace(recogniser)
+
+    def part(i: slice):
+        own = replace(rows, **{name: value[i] for name, value in vars(rows).items() if isinstance(value, torch.Tensor)})
+        whole = make_moment([100, 700, 200], denoiser, rows)
+        moment = make_moment([100, 700, 200][i], denoiser, own, noise=whole.noise[i], noisy=whole.noisy[i],
+                             prediction=whole.prediction[i], plain_prediction=torch.zeros_like(whole.noise[i]))
+        return replace(moment, clean=whole.clean[i])
+
+    for loss in (DiffusionLoss(), IdentityLoss(net), BackgroundLoss(), AlignmentLoss()):
+        apart = sum(loss(part(slice(i, i + 1))) for i in range(3)) / 3
+        assert torch.allclose(apart, loss(part(slice(None))), rtol=1e-4)
