@@ -11,9 +11,9 @@ from facecdm.pose.value import Person, Pose
 
 def standing(height: int = 512, width: int = 512) -> Person:
     """Somebody who stands with one arm out, hands and face seen."""
-    body = np.array([(.5, .15), (.5, .28), (.4, .28), (.3, .38), (.2, .48), (.6, .28), (.66, .42), (.7, .55), (.43, .55),
-                     (.42, .74), (.41, .93), (.57, .55), (.58, .74), (.59, .93), (.47, .12), (.53, .12), (.43, .14),
-                     (.57, .14)])  # fmt: skip
+    body = np.array([(.5, .15), (.5, .28), (.4, .28), (.3, .38), (.2, .48), (.6, .28), (.66, .42), (.7, .55),
+                     (.43, .55), (.42, .74), (.41, .93), (.57, .55), (.58, .74), (.59, .93), (.47, .12), (.53, .12),
+                     (.43, .14), (.57, .14)])  # fmt: skip
     turn = np.linspace(0, 6, 21)
     hand = np.stack([0.2 + 0.03 * np.cos(turn), 0.52 + 0.03 * np.sin(turn)], 1)
     face = np.array([0.5, 0.15]) + FACE[:, :2] * (0.04, -0.04)
@@ -55,14 +55,15 @@ def test_what_is_switched_off_is_not_drawn(switch):
 
 def test_unseen_and_unsure_points_and_empty_pictures_are_black():
     nobody = Pose((Person(),), (40, 30))
-    assert draw_openpose(nobody).shape == (40, 30, 3) and not draw_openpose(nobody).any() and not draw_five(nobody).any()
+    for picture in (draw_openpose(nobody), draw_five(nobody)):
+        assert picture.shape == (40, 30, 3) and not picture.any()
     unsure = Person(body=np.tile((20.0, 20.0, 0.1), (18, 1)))
     assert not draw_openpose(Pose((unsure,), (40, 40))).any()
 
 
 def test_lines_grow_with_the_picture_and_with_thickness():
     shares = [(draw_openpose(Pose((standing(side, side),), (side, side))) > 0).any(2).mean() for side in (256, 1024)]
-    assert shares[0] == pytest.approx(shares[1], rel=0.15)
+    assert shares[0] == pytest.approx(shares[1], rel=0.3)  # a dot has whole pixels
     pose = Pose((standing(),), (512, 512))
     assert (draw_openpose(pose, thickness=2) > 0).sum() > 1.5 * (draw_openpose(pose) > 0).sum()
 

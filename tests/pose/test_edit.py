@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecdm.errors import FaceCDMError
 from facecdm.pose.edit import FITS, Edit, edited, mirrored, retargeted
 from facecdm.pose.layout import BODY
 from facecdm.pose.value import PARTS, Person, Pose
+
+quickly = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -31,11 +33,13 @@ def same(a: Pose, b: Pose, within: float = 1e-2) -> bool:
         for p, q in zip(a.people, b.people) for name in PARTS)
 
 
+@quickly
 @given(poses())
 def test_mirrored_twice_is_as_before(pose):
     assert same(mirrored(mirrored(pose)), pose)
 
 
+@quickly
 @given(poses(), st.floats(0.2, 5), st.floats(-1, 1), st.floats(-1, 1))
 def test_scaled_and_moved_back_is_as_before(pose, scale, right, down):
     there = edited(pose, Edit(scale=scale, right=right, down=down))
@@ -43,24 +47,22 @@ def test_scaled_and_moved_back_is_as_before(pose, scale, right, down):
     assert same(edited(moved_back, Edit(scale=1 / scale)), pose, within=0.05)
 
 
+@quickly
 @given(poses())
 def test_an_empty_edit_changes_nothing(pose):
     assert same(edited(pose, Edit()), pose) and same(retargeted(pose, pose.size), pose)
 
 
+@quickly
 @given(poses(), st.integers(16, 4000), st.integers(16, 4000))
 def test_retargeting_there_and_back_is_as_before(pose, height, width):
     assert same(retargeted(retargeted(pose, (height, width), "stretch"), pose.size, "stretch"), pose, within=0.05)
     inside = retargeted(pose, (height, width), "fit inside")
-    assert same(retargeted(inside, pose.size, "cover"), pose, within=0.05) or _other_axis(pose.size, (height, width))
+    assert same(retargeted(inside, pose.size, "cover"), pose, within=0.05)
     assert inside.size == (height, width)
 
 
-def _other_axis(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    """Fitting inside is undone by covering only where both are ruled by one side: always, but for rounding."""
-    return min(b[0] / a[0], b[1] / a[1]) * max(a[0] / b[0], a[1] / b[1]) != pytest.approx(1)
-
-
+@quickly
 @given(poses(), st.integers(16, 4000), st.integers(16, 4000), st.sampled_from(FITS))
 def test_what_is_in_the_picture_stays_in_it_or_is_cropped_by_cover(pose, height, width, fit):
     for person in retargeted(pose, (height, width), fit).people:
@@ -71,6 +73,7 @@ def test_what_is_in_the_picture_stays_in_it_or_is_cropped_by_cover(pose, height,
                 assert seen[:, 0].max() <= width + 0.01 and seen[:, 1].max() <= height + 0.01
 
 
+@quickly
 @given(poses(), st.floats(0.1, 9), st.booleans(), st.floats(-50, 50))
 def test_unseen_points_stay_nowhere(pose, scale, mirror, yaw):
     again = edited(pose, Edit(yaw=yaw, scale=scale, right=0.3, down=-0.2, mirror=mirror))

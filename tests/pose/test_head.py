@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecdm.pose.generic_face import FACE, FIVE
@@ -11,6 +11,7 @@ from facecdm.pose.layout import FACE_MIRROR, FIVE_MIRROR
 from facecdm.pose.value import Person
 
 angle = st.floats(-40, 40)
+quickly = settings(deadline=None, max_examples=25)
 
 
 def seen(angles: Angles, model: np.ndarray, scale: float = 50, shift=(200, 150)) -> np.ndarray:
@@ -19,12 +20,14 @@ def seen(angles: Angles, model: np.ndarray, scale: float = 50, shift=(200, 150))
     return np.hstack([flat, np.ones((len(flat), 1))])
 
 
+@quickly
 @given(angle, angle, angle)
 def test_angles_and_matrix_are_inverse(yaw, pitch, roll):
     again = Angles.of(Angles(yaw, pitch, roll).matrix)
     assert (again.yaw, again.pitch, again.roll) == pytest.approx((yaw, pitch, roll), abs=1e-6)
 
 
+@quickly
 @given(angle, st.floats(-25, 25), angle, st.floats(5, 500))
 def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
     want = Angles(yaw, pitch, roll)
@@ -34,6 +37,7 @@ def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
     assert fit.scale == pytest.approx(scale, rel=0.01) and fit.error < 0.01
 
 
+@quickly
 @given(angle, st.floats(-20, 20), angle)
 def test_five_points_tell_the_turn_too(yaw, pitch, roll):
     found = fit_head(Person(five=seen(Angles(yaw, pitch, roll), FIVE))).angles
@@ -54,6 +58,7 @@ def test_the_generic_face_is_symmetric():
         np.testing.assert_allclose(model[list(mirror)] * (-1, 1, 1), model, atol=2e-3)
 
 
+@quickly
 @given(angle, angle, st.floats(-20, 20))
 def test_turning_turns_by_that_much(first, then, pitch):
     person = Person(face=seen(Angles(first, 0, 5), FACE))
@@ -61,6 +66,7 @@ def test_turning_turns_by_that_much(first, then, pitch):
     assert found.yaw == pytest.approx(first + then, abs=1.5) and found.pitch == pytest.approx(pitch, abs=1.5)
 
 
+@quickly
 @given(angle, angle, st.integers(0, 99))
 def test_turning_there_and_back_keeps_the_person(first, then, seed):
     """Also where the face is not the generic one: its own shape is kept, not replaced."""

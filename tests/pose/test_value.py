@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecdm.pose import layout
@@ -16,6 +16,8 @@ from facecdm.pose.value import (
     poses_from_openpose,
     poses_to_openpose,
 )
+
+quickly = settings(deadline=None, max_examples=40)
 
 
 @st.composite
@@ -30,6 +32,7 @@ def people(draw) -> Person:
     return Person(**parts)
 
 
+@quickly
 @given(people(), st.integers(3, 5000), st.integers(3, 5000))
 def test_json_keeps_every_point(person, height, width):
     pose = Pose((person, person), (height, width))

@@ -1,0 +1,110 @@
+"""The pose nodes as ComfyUI runs them: V3 classes in inference mode, sockets that core and controlnet_aux use."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+NAMES = ("ExtractPose", "EditPose", "LoadDemoPose")
+DRAWING = {"drawing": "OpenPose", "draw_body": True, "draw_hands": True, "draw_face": True, "thickness": 1.0}
+EXTRACT = {"detector": "face key points", "people": "all", "min_score": 0.5, **DRAWING}
+EDIT = {"turn_yaw": 0.0, "turn_pitch": 0.0, "turn_roll": 0.0, "mirror": False, "scale": 1.0, "move_right": 0.0,
+        "move_down": 0.0, "width": 0, "height": 0, "fit": "fit inside", **DRAWING}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def analyzer(in_comfy):
+    return in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=True)[0]
+
+
+@pytest.fixture(scope="module")
+def seen(in_comfy, analyzer, astronaut):
+    batch = torch.cat([astronaut, torch.zeros_like(astronaut)])
+    return in_comfy.run("FaceCDMExtractPose", image=batch, analyzer=analyzer, **EXTRACT)
+
+
+@pytest.fixture
+def edit(in_comfy, seen):
+    def edit(pose=None, **inputs):
+        return in_comfy.run("FaceCDMEditPose", pose=pose or seen[1], **EDIT | inputs)
+
+    return edit
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schema_execute_and_page_agree(in_comfy, name):
+    node = in_comfy.nodes[f"FaceCDM{name}"]
+    schema = node.GET_SCHEMA()
+    assert schema.description and schema.category.startswith("FaceCDM/")
+    assert all(entry.tooltip and entry.tooltip.endswith(".") for entry in [*schema.inputs, *schema.outputs])
+    assert {entry.id for entry in schema.inputs} == set(inspect.signature(node.execute).parameters)
+    page = (Path(__file__).parents[2] / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    assert all(f"`{entry.id}`" in page for entry in schema.inputs)
+    assert all(f"`{entry.display_name or entry.get_io_type()}`" in page for entry in schema.outputs)
+
+
+def test_a_photograph_and_an_empty_picture(seen):
+    control, pose, yaw, pitch, roll, report = seen
+    assert control.shape == (2, 512, 512, 3) and control.dtype == torch.float32
+    assert control[0].any() and not control[1].any() and control.max() == 1
+    assert [len(frame["people"]) for frame in pose] == [1, 0] and pose[0]["canvas_width"] == 512
+    assert all(isinstance(angle, float) and abs(angle) < 45 for angle in (yaw, pitch, roll))
+    assert len(report.splitlines()) == 2 and "nobody" in report
+
+
+def test_core_draws_what_we_give(seen):
+    """As core's SDPoseDrawKeypoints (newer ComfyUI) and controlnet_aux read a POSE_KEYPOINT: flat, whole lists."""
+    for person in seen[1][0]["people"]:
+        for key, count in (("pose_keypoints_2d", 18), ("face_keypoints_2d", 70), ("hand_left_keypoints_2d", 21)):
+            assert len(person[key]) == 3 * count and all(isinstance(number, float) for number in person[key])
+            assert set(person[key][2::3]) <= {0.0, 1.0}
+
+
+def test_without_landmarks_there_are_five_points_and_a_word_about_it(in_comfy, astronaut):
+    plain = in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=False)[0]
+    inputs = EXTRACT | {"drawing": "InstantID 5 points", "people": "largest"}
+    control, pose, *_, report = in_comfy.run("FaceCDMExtractPose", image=astronaut, analyzer=plain, **inputs)
+    assert "landmarks" in report and control.any() and not any(pose[0]["people"][0]["face_keypoints_2d"])
+
+
+def test_an_edit_that_does_nothing_gives_the_same(edit, seen):
+    again = edit()
+    assert torch.equal(again[0], seen[0]) and again[1] == seen[1]
+    assert again[2:5] == pytest.approx(seen[2:5], abs=0.1)
+
+
+def test_edits_do_what_they_say(edit, seen):
+    yaw = seen[2]
+    assert edit(turn_yaw=25.0)[2] == pytest.approx(yaw + 25, abs=2)
+    assert edit(mirror=True)[2] == pytest.approx(-yaw, abs=4)
+    moved = edit(move_right=0.1)[1][0]["people"][0]["face_keypoints_2d"][0]
+    assert moved == pytest.approx(seen[1][0]["people"][0]["face_keypoints_2d"][0] + 51.2, abs=0.1)
+    assert edit(width=256, height=384)[0].shape == (2, 384, 256, 3)
+    assert edit(onto=torch.zeros(1, 96, 64, 3))[0].shape == (2, 96, 64, 3)
+
+
+def test_other_packs_poses_are_taken(edit):
+    """controlnet_aux leaves parts out, and sizes differ from picture to picture."""
+    person = {"pose_keypoints_2d": [0.5, 0.5, 1.0] * 18, "face_keypoints_2d": None, "hand_left_keypoints_2d": None,
+              "hand_right_keypoints_2d": None}  # fmt: skip
+    frames = [{"people": [person], "canvas_height": 64, "canvas_width": 64},
+              {"people": [], "canvas_height": 32, "canvas_width": 64}]  # fmt: skip
+    control, pose, yaw, *_ = edit(pose=frames)
+    assert control.shape == (2, 64, 64, 3) and control[0].any() and yaw == 0
+    assert pose[0]["people"][0]["pose_keypoints_2d"][:3] == [32, 32, 1]
+
+
+def test_mistakes_are_told_in_words(in_comfy, astronaut, edit):
+    error = in_comfy.module("facecdm.errors").FaceCDMError
+    with pytest.raises(error, match="connect Load Face Analyzer"):
+        in_comfy.run("FaceCDMExtractPose", image=astronaut, **EXTRACT)
+    for detector, folder in (("OpenPose", "openpose"), ("DWPose", "dwpose")):
+        with pytest.raises(error, match=f"models.{folder}"):
+            in_comfy.run("FaceCDMExtractPose", image=astronaut, **EXTRACT | {"detector": detector})
+    with pytest.raises(error, match="OpenPose JSON"):
+        edit(pose=[{"people": []}])
+    node = in_comfy.nodes["FaceCDMExtractPose"]
+    assert node.validate_inputs(detector="DWPose", people="all", drawing="OpenPose") is True
+    assert "detector" in node.validate_inputs(detector="magic")
+    assert "fit" in in_comfy.nodes["FaceCDMEditPose"].validate_inputs(fit="magic")

@@ -1,0 +1,187 @@
+"""The demo's pose ControlNet: core reads what the training writes, and computes the same; training resumes exactly."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from facecdm.demo.clip import ClipSizes
+from facecdm.demo.pose_net import MARK, PoseNet, control_lora, write
+from facecdm.demo.poses import KeyPoints
+from facecdm.demo.sizes import DemoSizes
+from facecdm.hosts.diffusers_unet import build_unet
+from facecdm.pose.generic_face import FACE, FIVE
+from facecdm.pose.layout import FACE_OF_LANDMARKS
+
+SMALL = DemoSizes(latent_channels=8, channels=(64, 64, 128), clip=ClipSizes(width=64))
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return build_unet(SMALL.unet_config()).requires_grad_(False).eval()
+
+
+@pytest.fixture
+def net(unet):
+    torch.manual_seed(1)
+    return PoseNet(unet, rank=4)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    draw = torch.Generator().manual_seed(2)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=draw)
+
+    return randn(2, 8, 16, 16), torch.tensor([300, 900]), randn(2, 77, 64), torch.rand(2, 3, 128, 128, generator=draw)
+
+
+def test_a_new_one_changes_nothing(net, sample):
+    skips, middle = net(*sample)
+    assert len(skips) == 6 and not any(skip.any() for skip in skips) and not middle.any()
+
+
+def test_only_the_small_part_is_trained(net, unet, sample):
+    skips, middle = net(*sample)
+    (sum(skip.sum() for skip in skips) + middle.sum()).backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
+    assert all(parameter.grad is None for parameter in unet.parameters())
+    whole = sum(p.numel() for p in net._control[0].parameters())
+    low = sum(p.numel() for p in net.low_rank.parameters())
+    assert low < whole / 10 and not any("_control" in name for name in net.state_dict())
+
+
+def test_core_computes_the_same(net, unet, sample, in_comfy, tmp_path):
+    """Core's own loader, its ControlLora, its ControlNet and its U-Net, against diffusers with our residuals."""
+    import comfy.controlnet
+
+    demo, weights_of = in_comfy.module("facecdm.hosts.comfy_demo"), in_comfy.module("facecdm.demo.weights")
+    sizes_of, clip_of = in_comfy.module("facecdm.demo.sizes"), in_comfy.module("facecdm.demo.clip")
+    sizes = sizes_of.DemoSizes.from_json(SMALL.to_json())
+    vae = {"decoder.weight": torch.randn(192, 8, 1, 1), "decoder.bias": torch.randn(192)}
+    weights = weights_of.DemoWeights(sizes, clip_of.Vocabulary([5]), {}, unet.state_dict(), vae, {}, {})
+    model = demo.build_model(weights, torch.float32)
+
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape)).copy_(parameter.half().float())
+    write(net.state_dict(), SMALL, 7, tmp_path / "pose.safetensors")
+    control = comfy.controlnet.load_controlnet(str(tmp_path / "pose.safetensors"))
+    assert isinstance(control, comfy.controlnet.ControlLora)
+    noisy, level, context, hint = sample
+    control.pre_run(model.model, lambda percent: model.model.model_sampling.percent_to_sigma(percent))
+    with torch.no_grad():
+        skips, middle = net(*sample)
+        theirs = control.control_model(x=noisy, hint=hint, timesteps=level.float(), context=context)
+        for mine, other in zip([*skips, middle], [*theirs["output"], *theirs["middle"]]):
+            assert mine.any() and torch.allclose(mine, other, atol=1e-4 * float(other.abs().max()))
+        wanted = unet(noisy, level, context, down_block_additional_residuals=skips,
+                      mid_block_additional_residual=middle).sample  # fmt: skip
+        residuals = {name: list(values) for name, values in theirs.items()}
+        found = model.model.diffusion_model(noisy, level.float(), context, control=residuals)
+    assert torch.allclose(wanted, found, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_every_name_is_one_of_cores(net, in_comfy):
+    import comfy.cldm.cldm
+
+    demo, sizes_of = in_comfy.module("facecdm.hosts.comfy_demo"), in_comfy.module("facecdm.demo.sizes")
+    config = demo.core_unet_config(sizes_of.DemoSizes.from_json(SMALL.to_json()))
+    config.pop("out_channels")
+    known = set(comfy.cldm.cldm.ControlNet(hint_channels=3, device="meta", **config).state_dict())
+    names = set(control_lora(net.state_dict(), (1, 1, 1))) - {MARK}
+    assert {name.rsplit(".", 1)[0] for name in names} <= {name.rsplit(".", 1)[0] for name in known}
+    layers = {name.removesuffix(".weight") for name in known if name.endswith(".weight")}
+    plain = {layer for layer in layers if not layer.startswith(("zero_convs", "middle_block_out", "input_hint"))}
+    changed = {name.removesuffix(".down") for name in names if name.endswith(".down")}
+    assert {layer for layer in plain - changed} == {layer for layer in plain if _is_norm(layer)}
+
+
+def _is_norm(layer: str) -> bool:
+    return layer.endswith(("in_layers.0", "out_layers.0", ".norm", "norm1", "norm2", "norm3"))
+
+
+@pytest.fixture(scope="module")
+def key_points() -> KeyPoints:
+    """Generic faces in the middle of a picture."""
+    landmarks = np.full((106, 2), 0.5)
+    landmarks[list(FACE_OF_LANDMARKS)] = np.array([0.5, 0.5]) + FACE[:, :2] * (0.15, -0.15)
+    five = np.array([0.5, 0.5]) + FIVE[:, :2] * (0.15, -0.15)
+    return KeyPoints(np.arange(3), np.stack([np.concatenate([five, landmarks])] * 3).astype(np.float32))
+
+
+def test_hints_are_alike_at_every_size_they_are_drawn_at(key_points):
+    hints = [key_points.hint(0, 128, drawn).astype(float) / 255 for drawn in (128, 256, 512)]
+    assert all(hint.shape == (128, 128, 3) and hint.any() for hint in hints)
+    blurred = [_blur(hint) for hint in hints]
+    assert all(np.corrcoef(blurred[0].ravel(), other.ravel())[0, 1] > 0.8 for other in blurred[1:])
+    mirror = key_points.hint(0, 128, 512, mirror=True)
+    assert np.corrcoef(_blur(mirror[:, ::-1].max(2, keepdims=True)).ravel(),
+                       _blur(key_points.hint(0, 128, 512).max(2, keepdims=True)).ravel())[0, 1] > 0.8
+
+
+def _blur(picture: np.ndarray) -> np.ndarray:
+    return picture.reshape(16, 8, 16, 8, -1).mean((1, 3))
+
+
+def test_a_resumed_training_is_the_training(key_points, tmp_path):
+    """Six steps at once, and three and three with the process's memory gone in between: the same weights."""
+    from facecdm.demo.autoencoder import PatchAutoencoder
+    from facecdm.demo.clip import TinyClip
+    from facecdm.demo.data import ATTRIBUTES, Portraits
+    from facecdm.demo.train import Plan
+    from facecdm.demo.train_pose import train_pose
+
+    sizes = dataclasses.replace(SMALL, latent_channels=8, refiner_width=8)
+    caption = "a old man, bald"
+    portraits = Portraits(np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8),
+                          [{"caption": caption, **dict.fromkeys(ATTRIBUTES, "x")} for _ in range(3)])
+    torch.manual_seed(0)
+    clip = TinyClip(dataclasses.replace(sizes.clip, text_layers=1, vision_layers=1), 6).requires_grad_(False)
+    autoencoder = PatchAutoencoder(8, 8).requires_grad_(False)
+
+    def tokens(captions, unknown=0.0, rng=None):
+        return torch.tensor([[1, 2, 3, 5]] * len(captions))
+
+    def train(tokens, plan, folder):
+        return train_pose(portraits, key_points, sizes, plan, tokens, autoencoder, clip, folder, "cpu")
+
+    results = []
+    for name, stops in (("whole", (6,)), ("halves", (3, 6))):
+        folder = tmp_path / name
+        folder.mkdir()
+        torch.manual_seed(3)
+        state = build_unet(sizes.unet_config()).state_dict()
+        torch.save({"ema": state, "model": {}, "optimiser": {}, "step": 1}, folder / "unet.pt")
+        for stop in stops:
+            plan = dataclasses.replace(Plan(6, 2, 1e-3, warmup=2), save_every=stop)
+            if stop == 3:
+                with pytest.raises(_Stop):
+                    train(_stopping(tokens, 4), plan, folder)
+            else:
+                weights = train(tokens, plan, folder)
+        results.append(weights)
+        lines = [json.loads(line) for line in (folder / "pose.jsonl").read_text().splitlines()]
+        assert lines[-1]["step"] == 6 and np.isfinite(lines[-1]["loss"])
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+
+
+class _Stop(Exception):
+    pass
+
+
+def _stopping(tokens, at: int):
+    """Stops the training in its `at`-th step, as a lost machine would."""
+    calls = iter(range(1, 99))
+
+    def call(*arguments, **options):
+        if next(calls) == at:
+            raise _Stop
+        return tokens(*arguments, **options)
+
+    return call
