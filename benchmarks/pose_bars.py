@@ -1,0 +1,173 @@
+"""How well key points tell a head's turn, and how well the demo's pose ControlNet obeys it, on FaceWorld's `val`.
+
+    python benchmarks/pose_bars.py --faceworld ../shared/faceworld --comfyui DIR --models DIR/models
+
+Key points: the yaw that they tell against the label's. ControlNet: pictures are made as a user's graph makes them
+(control image drawn from a val picture's key points, that picture's caption, ComfyUI's sampling), and their yaw against
+the one asked. A picture in which no face is found counts as yaw 0, which can only lower the correlation.
+Without control the same captions say what chance gives.
+"""
+
+import argparse
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent))
+BARS = {"key points": 0.9, "ControlNet": 0.8}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--faceworld", type=Path, required=True)
+    add("--comfyui", type=Path, required=True, help="the ComfyUI folder (main.py in it)")
+    add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s and its 2d106det")
+    add("--weights", type=Path, help="the demo model's weights (default: the one in the package)")
+    add("--pose", type=Path, help="the pose ControlNet's weights (default: the one in the package)")
+    add("--pictures", type=int, default=100, help="results of the ControlNet; 0 measures key points alone")
+    add("--heads", type=int, default=576, help="val pictures whose key points are measured")
+    add("--strength", type=float, default=1.0)
+    add("--sampler", default="euler")
+    add("--scheduler", default="karras")
+    add("--steps", type=int, default=20)
+    add("--cfg", type=float, default=4.0)
+    add("--seed", type=int, default=0)
+    add("--without", action="store_true", help="also sample without control")
+    add("--out", type=Path, default=Path("output/pose_bars.json"), help="results; pictures go beside it")
+    add("--threads", type=int, default=0)
+    return parser.parse_args()
+
+
+def val_pictures(root: Path, labels: list[dict]) -> Tensor:
+    """IMAGE [N, 256, 256, 3] of the labels."""
+    from PIL import Image
+
+    found = {}
+    for shard in sorted({label["shard"] for label in labels}):
+        with tarfile.open(root / shard) as archive:
+            for label in labels:
+                if label["shard"] == shard:
+                    data = archive.extractfile(label["file"]).read()
+                    found[label["file"]] = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    return torch.from_numpy(np.stack([found[label["file"]] for label in labels])).float() / 255
+
+
+def turns(extraction) -> np.ndarray:
+    """[N, 3]: yaw, pitch, roll; zeros where no head was seen."""
+    return np.array([(a.yaw, a.pitch, a.roll) if a else (0.0, 0.0, 0.0) for a in extraction.angles])
+
+
+def labelled(labels: list[dict]) -> np.ndarray:
+    return np.array([(label["yaw"], label["pitch"], label["roll"]) for label in labels])
+
+
+def compare(what: str, extraction, wanted: np.ndarray) -> dict:
+    found = turns(extraction)
+    seen = np.array([angles is not None for angles in extraction.angles])
+    row = {"what": what, "pictures": len(wanted), "face": float(seen.mean())}
+    for axis, name in enumerate(("yaw", "pitch", "roll")):
+        row[name] = correlation(found[:, axis], wanted[:, axis])
+        row[f"{name} off"] = float(np.abs(found - wanted)[seen, axis].mean()) if seen.any() else float("nan")
+    row["yaw of faces found"] = correlation(found[seen, 0], wanted[seen, 0])
+    print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    return row
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and a.std() > 0 and b.std() > 0 else 0.0
+
+
+class Artist:
+    """Pictures of the demo model, with or without control."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        from facecdm.demo.weights import default_path, read
+        from facecdm.hosts import comfy_demo, comfy_demo_pose
+
+        weights = read(arguments.weights or default_path())
+        self.how, self.size = arguments, weights.sizes.image_size
+        self.demo = comfy_demo.build(weights)
+        self.control = comfy_demo_pose.load(*([arguments.pose] if arguments.pose else []))
+
+    def paint(self, captions: list[str], hints: Tensor | None, batch: int = 10) -> Tensor:
+        """IMAGE [N, S, S, 3]."""
+        import comfy.sample
+
+        how, model, pictures = self.how, self.demo.model, []
+        for start in range(0, len(captions), batch):
+            words = captions[start : start + batch]
+            extra = {}
+            if hints is not None:
+                hint = hints[start : start + batch].movedim(-1, 1)
+                control = self.control.copy().set_cond_hint(hint, how.strength)
+                extra = {"control": control, "control_apply_to_uncond": False}
+            empty = torch.zeros(len(words), 4, self.size // 8, self.size // 8)
+            latent = comfy.sample.fix_empty_latent_channels(model, empty)
+            noise = comfy.sample.prepare_noise(latent, how.seed + start)
+            samples = comfy.sample.sample(model, noise, how.steps, how.cfg, how.sampler, how.scheduler,
+                                          self._words(words, extra), self._words([""], extra), latent,
+                                          seed=how.seed + start, disable_pbar=True)  # fmt: skip
+            pictures.append(self.demo.vae.decode(samples))
+        return torch.cat(pictures)
+
+    def _words(self, captions: list[str], extra: dict) -> list:
+        clip = self.demo.clip
+        return [[torch.cat([clip.encode_from_tokens(clip.tokenize(words)) for words in captions]), dict(extra)]]
+
+
+def run(arguments: argparse.Namespace) -> list[dict]:
+    from demo_bars import save_sheet, spread, to_bytes
+
+    from facecdm.demo.data import read_labels
+    from facecdm.faces.analyzer import open_pack
+    from facecdm.pose.extract import Drawing, FaceDetector, extract
+
+    detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
+    labels = read_labels(arguments.faceworld, ("val",))
+    some = [labels[row] for row in spread(len(labels), arguments.heads)]
+    rows = [compare("key points", extract(detector, val_pictures(arguments.faceworld, some), "largest"), labelled(some))]
+    if not arguments.pictures:
+        return rows
+    asked = [labels[row] for row in spread(len(labels), arguments.pictures)]
+    sources = val_pictures(arguments.faceworld, asked)
+    poses = extract(detector, sources, "largest").poses
+    hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).float() / 255
+    artist, captions = Artist(arguments), [label["caption"] for label in asked]
+    ways = {"ControlNet": hints} | ({"no control": None} if arguments.without else {})
+    for name, hint in ways.items():
+        painted = artist.paint(captions, hint)
+        rows.append(compare(name, extract(detector, painted, "largest"), labelled(asked)))
+        small = torch.nn.functional.interpolate(hints.movedim(-1, 1), painted.shape[1]).movedim(1, -1)
+        save_sheet(to_bytes(torch.cat([part for pair in zip(small[:40].split(10), painted[:40].split(10))
+                                       for part in pair])), arguments.out.with_name(f"pose-{name.split()[0]}.png"))  # fmt: skip
+    return rows
+
+
+def main() -> int:
+    arguments = parse()
+    sys.path.insert(0, str(arguments.comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with torch.inference_mode():
+        rows = run(arguments)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    arguments.out.write_text(json.dumps({"settings": settings, "bars": BARS, "rows": rows}, indent=1))
+    missed = [row["what"] for row in rows if row["yaw"] < BARS.get(row["what"], -1)]
+    print(f"yaw, correlation with the one asked, bars {BARS}: " + (f"missed by {', '.join(missed)}" if missed else "met"))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
