@@ -5,7 +5,8 @@ from comfy_api.latest import io
 from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.errors import FaceCDMError
-from .apply_options import OWN, SAME, ApplyOptions, ApplyOptionsNode
+from ..facecdm.formats.pulid import NOTHING
+from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS
 
 REFERENCES = ("mean", "side by side", "one per picture")
@@ -82,7 +83,7 @@ class ApplyFaceCDM(io.ComfyNode):
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
         options = options or ApplyOptions()
         shown = features(adapter, Sources(faces, clip_vision, image, clip_vision_output, options.negative_image,
-                                          references, options.reference_weights, options.structure))
+                                          references, options.reference_weights, options.structure, options.noise))
         strengths = {"face": (face_strength, curve, custom_curve), "image": (image_strength, curve, custom_curve)}
         if options.image_curve != SAME:
             strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
@@ -115,12 +116,15 @@ def _stream(model, adapter, name: str, strength: float, curve: str, custom: str,
     family = part.family if part else FAMILIES["faceid"]
     end = family.likeness if options.balance > 0 else family.prompt
     share = abs(options.balance)
+    projection = family.projection if options.projection in (OWN, NONE) else options.projection
+    learnt = adapter.streams[name].kappa.item() if name in adapter.streams else 0.0
+    more = max(keep_prompt, share * family.keep if options.balance < 0 else 0.0)
     return Stream(
         strength=strength * (1 + share * (end - 1)),
         curve=factors_of(curve, custom, adapter.config.layer_map),
-        kappa=max(keep_prompt, share * family.keep if options.balance < 0 else 0.0),
-        projection=options.projection if options.projection != OWN else part.family.projection if part else "feature",
-        zeros=part.family.zeros if part else 0,
+        kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # 1 takes everything out
+        projection=projection,
+        zeros=NOTHING.get(projection, 0) if family.zeros and options.projection != NONE else 0,
         schedule=schedule(model, options.over_steps),
         weights=weights,
     )

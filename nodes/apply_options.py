@@ -10,7 +10,7 @@ from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_c
 from ..facecdm.errors import FaceCDMError
 from .sockets import OPTIONS
 
-SAME, OWN = "the face's", "the adapter's own"
+SAME, OWN, NONE = "the face's", "the adapter's own", "none"
 LORA = 0.6
 
 
@@ -28,6 +28,7 @@ class ApplyOptions:
     projection: str = OWN
     cfg_rescale: float = 0.0
     negative_image: Tensor | None = None
+    noise: float = 0.0
 
 
 class ApplyOptionsNode(io.ComfyNode):
@@ -55,12 +56,16 @@ class ApplyOptionsNode(io.ComfyNode):
                                 tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5."),
                 io.String.Input("reference_weights", default="",
                                 tooltip="One number for each reference, as 1, 0.5; empty: all alike."),
-                io.Combo.Input("projection", options=[OWN, *PROJECTIONS], default=OWN,
+                io.Combo.Input("projection", options=[OWN, *PROJECTIONS, NONE], default=OWN,
                                tooltip="How keep_prompt finds what the text already says: at each place over the "
-                                       "features, or over all places (PuLID's two ways)."),
+                                       "features, or over all places (PuLID's fidelity is token_v2, its style token); "
+                                       "none takes nothing out."),
                 io.Float.Input("cfg_rescale", default=0.0, min=0.0, max=1.0, step=0.05,
                                tooltip="Against burnt pictures at high CFG: brings the result's contrast back to the "
                                        "prompt's own."),
+                io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.05,
+                               tooltip="Noise in the empty face that the negative prompt sees (InstantID, PuLID, "
+                                       "FaceID): some softens burnt pictures."),
                 io.Image.Input("negative_image", optional=True,
                                tooltip="A picture that the negative prompt sees: what the image stream should avoid."),
             ],
@@ -71,7 +76,7 @@ class ApplyOptionsNode(io.ComfyNode):
     def validate_inputs(cls, over_steps="1", image_curve=SAME, image_custom_curve="1", reference_weights="",
                         projection=OWN):
         for name, value, known in (("image_curve", image_curve, (SAME, *NAMES)),
-                                   ("projection", projection, (OWN, *PROJECTIONS))):
+                                   ("projection", projection, (OWN, *PROJECTIONS, NONE))):
             if value not in known:
                 return f"{name} must be one of {', '.join(known)}; got {value!r}"
         try:
@@ -84,11 +89,11 @@ class ApplyOptionsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, balance, lora_strength, structure, over_steps, image_curve, image_custom_curve, reference_weights,
-                projection, cfg_rescale, negative_image=None):
+                projection, cfg_rescale, noise=0.0, negative_image=None):
         weights = _numbers(reference_weights, "reference_weights") if reference_weights.strip() else ()
         return io.NodeOutput(ApplyOptions(balance, lora_strength, structure, _numbers(over_steps, "over_steps"),
                                           image_curve, image_custom_curve, weights, projection, cfg_rescale,
-                                          negative_image))
+                                          negative_image, noise))
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from . import projectors
 from .eva import FILE as EVA_FILE
-from .pulid import IdentityEncoder
+from .pulid import NOTHING, IdentityEncoder
 
 # What a family looks at with a CLIP vision tower.
 WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
@@ -77,7 +77,8 @@ FAMILIES = {family.key: family for family in (
     Family("instantid", "InstantID", "face", projectors.Resampler, embedding=RAW,
            recogniser="antelopev2/glintr100.onnx", prompt=0.4, likeness=1.1,
            words=("instantid", "instant-id", "instant_id")),
-    Family("pulid", "PuLID", "face", IdentityEncoder, UPRIGHT, FIVE, RAW, projection="token_v2", kappa=1.0, zeros=8),
+    Family("pulid", "PuLID", "face", IdentityEncoder, UPRIGHT, FIVE, RAW, "antelopev2/glintr100.onnx", ZEROS,
+           projection="token_v2", kappa=1.0, zeros=NOTHING["token_v2"], likeness=1.2),
     Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),
 )}
 

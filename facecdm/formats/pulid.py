@@ -12,6 +12,8 @@ from ..adapter.features import Features
 RECOGNISER_WIDTH = 512  # antelopev2's embedding, raw
 VISION_WIDTH = 768      # EVA02-CLIP-L-336's embedding, of length 1
 STATES = 5              # hidden states of the tower, of 1024 features
+# Tokens of nothing beside the identity's, by projection: its modes "fidelity" and "extremely style" (app.py).
+NOTHING = {"token_v2": 8, "token": 16}
 
 
 class IdentityEncoder(nn.Module):

@@ -11,6 +11,7 @@ from ..errors import FaceCDMError, Mismatch
 from ..faces.value import Faces, same_recogniser
 from ..formats.crops import aligned, close_ups
 from ..formats.families import ALIGNED, ENCODERS, FACE, NORMED, POOLED, ZEROS
+from ..formats.pulid import identity
 from ..formats.recognise import Recognised
 from .comfy_vision import Seen, look, look_at_nothing
 
@@ -32,6 +33,7 @@ class Sources:
     references: str = MEAN
     weights: tuple[float, ...] = ()
     shortcut: float = 1.0
+    noise: float = 0.0  # in the empty face that the negative prompt sees
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ def features(adapter, sources: Sources) -> Shown:
         given = _face(part, sources) if stream == "face" else _image(part, sources, optional="face" in parts)
         if given is not None:
             shown[stream], negative[stream] = _merged(part, sources, *given)
+    if "face" in negative and sources.noise:
+        negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
     return Shown(shown.get("face"), shown.get("image"), negative, side_by_side)
 
 
@@ -112,10 +116,10 @@ def _face(part: Recognised, sources: Sources) -> tuple[Features, Features]:
         raise Mismatch(f"{family.name} was trained with the recogniser {family.recogniser}, and faces come from "
                        f"{faces.recogniser}: choose the face pack {pack} in Load Face Analyzer")
     embedding, states = faces.normed if family.embedding == NORMED else faces.raw, None
+    _check_width(faces, part.face_width)
     if family.negative == ZEROS:
         seen, states = _look_as_pulid(sources, faces)
-        embedding = torch.cat([embedding, F.normalize(seen, dim=-1)], -1)
-    _check_width(faces, part.face_width - (embedding.shape[-1] - faces.dim))
+        embedding = identity(embedding, seen)
     if family.picture == ALIGNED:
         _need_vision(part, sources)
         upright = aligned(faces, sources.image, 224 if part.layer_map.context == 768 else 256)

@@ -1,0 +1,197 @@
+"""PuLID through our nodes: what it looks at, its modes, and beside others on one MODEL."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from published import SMALL_XL, published_state
+from twins import SMALL_SDXL, conditioning, make_twins, predict, stir
+
+SIGMA = 2.0
+
+
+@pytest.fixture(scope="module")
+def model(in_comfy):
+    return make_twins(SMALL_SDXL).model
+
+
+@pytest.fixture(scope="module")
+def make_imported(in_comfy, model):
+    layers, imported = (in_comfy.module(f"facecdm.{name}") for name in ("adapter.layers", "formats.imported"))
+    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(model)
+
+    def make(family: str):
+        state = published_state(family, layer_map, SMALL_XL)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(layers.BASES, "small SDXL", layer_map)
+            return imported.import_adapter(in_comfy.module("facecdm.formats.read").Published(
+                state["image_proj"], state["ip_adapter"], {}, Path("made-up.bin")), family)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pulid(make_imported):
+    return make_imported("pulid")
+
+
+@pytest.fixture(scope="module")
+def eva(in_comfy):
+    """PuLID's CLIP_VISION, narrow."""
+    module = in_comfy.module("facecdm.formats.eva")
+    torch.manual_seed(0)
+    tower = module.EvaTower(module.EvaSizes(image=84, width=48, heads=1, hidden=64, depth=21)).requires_grad_(False)
+    for value in tower.parameters():
+        value.copy_(torch.randn_like(value) * 0.1)
+    return in_comfy.module("facecdm.hosts.comfy_eva").EvaVision(tower)
+
+
+@pytest.fixture(scope="module")
+def faces(make_faces):
+    return make_faces(recogniser="antelopev2/glintr100.onnx")
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """Of the size that `make_faces` says its faces were found in."""
+    return torch.rand(1, 10, 10, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def apply(in_comfy, model, pulid, eva, faces, picture):
+    defaults = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+                if getattr(spec, "default", None) is not None}
+
+    def apply(**changes):
+        given = {"model": model, "adapter": pulid, "faces": faces, "clip_vision": eva, "image": picture}
+        return in_comfy.run("FaceCDMApply", **defaults | given | changes)[0]
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def options(in_comfy):
+    defaults = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
+                if getattr(spec, "default", None) is not None}
+    return lambda **changes: in_comfy.run("FaceCDMApplyOptions", **defaults | changes)[0]
+
+
+def noise(model, cfg: float = 3.0):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 4, 8, 8, generator=generator) * SIGMA
+    prompts = [conditioning(torch.randn(1, 77, 128, generator=generator), torch.randn(1, 1280, generator=generator))
+               for _ in range(2)]
+    return predict(model, x, SIGMA, *prompts, cfg=cfg)
+
+
+def same(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+def differ(*noises):
+    for i in range(len(noises)):
+        assert (noises[i] - noises[i - 1]).abs().max() > 1e-3 * noises[i].abs().max()
+
+
+def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
+    """By hand: what the tower says of the face, both sides, in one of PuLID's modes."""
+    features, person = in_comfy.module("facecdm.adapter.features"), in_comfy.module("facecdm.adapter.person")
+    embedding, states = eva.look_at(faces, picture)
+    shown = features.Features(in_comfy.module("facecdm.formats.pulid").identity(faces.raw, embedding), states)
+    nobody = shown.nothing(tuple(torch.zeros_like(state) for state in states))
+    made = person.Person(pulid, shown, settings={"face": person.Stream(**stream)}, negative={"face": nobody})
+    return in_comfy.module("facecdm.hosts.comfy").apply_person(model, made)
+
+
+@pytest.mark.parametrize("changes,stream", [
+    ({}, {"projection": "token_v2", "zeros": 8}),
+    ({"projection": "token"}, {"projection": "token", "zeros": 16}),
+    ({"projection": "none"}, {"kappa": -1.0}),
+])
+def test_apply_shows_what_pulid_sees(in_comfy, model, pulid, eva, faces, picture, apply, options, changes, stream):
+    """In the modes fidelity, style and neutral."""
+    shown = noise(apply(options=options(**changes)))
+    same(shown, noise(person_of(in_comfy, model, pulid, eva, faces, picture, stream)))
+    differ(shown, noise(model))
+
+
+def test_fidelity_is_the_default(apply, options):
+    assert noise(apply()).equal(noise(apply(options=options(projection="token_v2"))))
+
+
+def test_another_picture_of_the_same_face_makes_another_result(apply, picture):
+    differ(noise(apply()), noise(apply(image=1 - picture)))
+
+
+def test_noise_in_nobody_changes_the_negative_side_alone(apply, options):
+    some = apply(options=options(noise=0.5))
+    differ(noise(some), noise(apply()))
+    assert noise(some, cfg=1.0).equal(noise(apply(), cfg=1.0))
+
+
+# ---- beside others ----
+
+
+def test_beside_a_native_adapter_and_instantid(model, apply, make_adapter, make_imported):
+    own, instantid = stir(make_adapter(model)), make_imported("instantid")
+    plain = noise(model)
+
+    def chain(*adapters):
+        result = model
+        for adapter in adapters:
+            more = {} if adapter is None else {"adapter": adapter, "clip_vision": None, "image": None}
+            result = apply(model=result, **more)
+        return noise(result)
+
+    alone = [chain(adapter) for adapter in (None, own, instantid)]
+    differ(plain, *alone)
+    both = chain(None, own)
+    differ(both, alone[0], alone[1])
+    same(both, chain(own, None))
+    three = chain(None, own, instantid)
+    differ(three, both, alone[2])
+    same(three, chain(instantid, None, own))
+
+
+def test_beside_another_packs_patch(model, apply):
+    """One that sits on the layer already answers in the text's place; one that comes later is added."""
+    def foreign(q, k, v, extra_options):
+        return q * 0.1
+
+    before = model.clone()
+    for key in apply().model_options["transformer_options"]["patches_replace"]["attn2"]:
+        before.set_model_attn2_replace(foreign, *key)
+    differ(noise(before), noise(model), noise(apply(model=before)), noise(apply()))
+
+
+# ---- what it refuses, and why ----
+
+
+@pytest.fixture(scope="module")
+def errors(in_comfy):
+    return in_comfy.module("facecdm.errors")
+
+
+def test_without_the_tower(errors, apply):
+    with pytest.raises(errors.FaceCDMError, match="PuLID looks at.*EVA02_CLIP_L_336_psz14_s6B.pt.*Load EVA CLIP"):
+        apply(clip_vision=None)
+
+
+def test_with_another_tower(errors, apply, vision):
+    with pytest.raises(errors.Mismatch, match="PuLID looks at.*EVA02_CLIP_L_336_psz14_s6B.pt.*Load EVA CLIP"):
+        apply(clip_vision=vision)
+
+
+def test_without_the_picture(errors, apply):
+    with pytest.raises(errors.FaceCDMError, match="connect to image what Detect & Embed Faces saw"):
+        apply(image=None)
+
+
+def test_with_another_picture(errors, apply):
+    with pytest.raises(errors.FaceCDMError, match="image holds 1 picture.* of 12 × 10"):
+        apply(image=torch.rand(1, 10, 12, 3))
+
+
+def test_the_tower_for_another_adapter(errors, apply, make_imported, picture):
+    with pytest.raises(errors.Mismatch, match="PuLID's EVA-CLIP"):
+        apply(adapter=make_imported("ip-adapter-plus"))
