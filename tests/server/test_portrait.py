@@ -3,10 +3,12 @@
 import asyncio
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from plans import PICTURES
 
 from facecdm.demo.weights import default_path
 from facecdm.jobs.client import Client
@@ -18,6 +20,8 @@ from facecdm.jobs.workflow import Workflow
 WORKFLOWS = WORKFLOW.parent.parent
 NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
 NOTES = ("Note", "MarkdownNote")
+# Inputs that name a file which the user brings → the folder of models that it lies in.
+BROUGHT = {"ckpt_name": "checkpoints", "control_net_name": "controlnet", "clip_name": "clip_vision"}
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +35,33 @@ def offered(server) -> dict:
 
 @pytest.fixture(scope="module")
 def faceworld(server) -> str:
-    """The demo's reference, under the name that the workflows' LoadImage has."""
+    """The demo's reference; all pictures of the pack are there under the names that the workflows' LoadImage has."""
+    for name, asset in PICTURES.items():
+        shutil.copy(FACEWORLD_REFERENCE.parent / asset, server.base / "input" / name)
+    return "faceworld.webp"
 
-    async def send():
-        async with Client(server.address) as client:
-            return await client.upload(FACEWORLD_REFERENCE.read_bytes(), "faceworld.webp")
 
-    return asyncio.run(send())
+@pytest.fixture
+def brought(server, request):
+    """The workflow as one queues it who has the models; empty files in their place."""
+    nodes = api(request.getfixturevalue("name"))
+    files = []
+    for node in nodes.values():
+        inputs = node["inputs"]
+        for key in BROUGHT.keys() & inputs.keys():
+            files.append(server.base / "models" / BROUGHT[key] / inputs[key])
+        if node["class_type"] == "FaceCDMLoadAdapter":
+            files.append(server.base / "models" / inputs["name"])
+        if node["class_type"] == "FaceCDMLoadEvaClip":
+            files.append(server.base / "models" / "clip_vision" / inputs["name"])
+        if node["class_type"] == "FaceCDMLoadFaceAnalyzer":
+            inputs["pack"] = "buffalo_s"
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    yield Workflow.parse(nodes)
+    for file in set(files):
+        file.unlink()
 
 
 @pytest.fixture
@@ -82,10 +106,10 @@ def test_every_node_and_input_exists(offered, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_server_accepts_it(server, faceworld, name):
+def test_the_server_accepts_it(server, faceworld, brought, name):
     async def queue():
         async with Client(server.address) as client:
-            await client.cancel(await client.submit(Workflow.load(WORKFLOW.parent / f"{name}.json")))
+            await client.cancel(await client.submit(brought))
 
     asyncio.run(queue())
 

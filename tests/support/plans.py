@@ -39,6 +39,7 @@ class Plan:
     nodes: dict[str, Node]
     groups: tuple[tuple[Group, ...], ...]
     runs: bool = True
+    needs: str = ""  # a file of the pack, without which it does not run yet
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def api(self) -> dict:
@@ -89,6 +90,7 @@ DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
 PHOTO_GROUP = Group("Your photo", PHOTO, (("photo", "analyzer"), ("faces",)))
 MODEL_GROUP = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
 PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
+WORDS_GROUP = Group("Your words", WORDS, (("prompt", "negative", "size"),))
 PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
 
 UNTRAINED = """New Adapter is untrained and changes nothing: no trained adapter ships with the pack yet, so the \
@@ -114,7 +116,7 @@ PORTRAIT = Plan(
     | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo")} | DEMO_ADAPTER | DEMO_PERSON
     | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="portrait", **DEMO_SAMPLER),
-    ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative", "size"),)), PERSON_GROUP),
+    ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
      (PICTURE_GROUP,)))
 
 TWO_PEOPLE = Plan(
@@ -181,7 +183,7 @@ Compare Faces shows how alike the two photos are: two of one person should be we
     | sampling("@apply", vae="@base:2", prefix="from the library", **DEMO_SAMPLER),
     ((Group("Photos of one person", PHOTO, (("photo", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
      (Group("One face of both, kept", PERSON, (("combine", "save_faces"), ("compare",))), MODEL_GROUP),
-     (Group("Your words", WORDS, (("prompt", "negative", "size"),)), PERSON_GROUP), (PICTURE_GROUP,)))
+     (WORDS_GROUP, PERSON_GROUP), (PICTURE_GROUP,)))
 
 DETAIL = Plan(
     "detail_faces", f"""## Faces with more detail
@@ -205,7 +207,7 @@ stays as it is.
                    vae="@base:2", analyzer="@analyzer", **DEMO_SAMPLER | {"seed": 2, "steps": 12}, guide_size=128,
                    padding=0.3, min_score=0.3, denoise=0.35),
        "save": n("SaveImage", filename_prefix="FaceCDM/detailed", images="@detail")},
-    ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative", "size"),)), PERSON_GROUP),
+    ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
      (Group("The picture", PICTURE, (("sampler", "decode"), ("detail",), ("save",))),)))
 
 IMG2IMG = Plan(
@@ -257,13 +259,38 @@ mask_grow says how much around the face is replaced.
      (Group("The picture and its face", PHOTO, (("start", "scale"), ("where",))),),
      (Group("The new picture", PICTURE, (("encode", "masked", "sampler"), ("decode", "composite", "save"))),)))
 
+POSE = Plan(
+    "portrait_pose", f"""## Your photo, your words, another picture's pose
+
+Extract Pose finds the face's key points in the picture on the right and draws them for the pose ControlNet. Edit Pose \
+can turn the head first: turn_yaw 20 looks to the side, mirror looks to the other one.
+
+strength of Apply ControlNet says how strictly the pose is kept.
+
+{DEMO_MODEL}
+
+{UNTRAINED}
+
+{NO_PHOTO}""",
+    DEMO | {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", landmarks=True)} | photo_of() | DEMO_ADAPTER
+    | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | {"picture": n("LoadImage", "Pose", image="faceworld-2.webp"),
+       "pose": n("FaceCDMExtractPose", image="@picture", analyzer="@analyzer"),
+       "edit": n("FaceCDMEditPose", pose="@pose:1", width=128, height=128),
+       "net": n("FaceCDMLoadDemoPose"),
+       "control": n("ControlNetApplyAdvanced", positive="@prompt", negative="@negative", control_net="@net",
+                    image="@edit", vae="@base:2")}
+    | sampling("@apply", positive="@control", negative="@control:1", vae="@base:2", prefix="posed", **DEMO_SAMPLER),
+    ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
+     (Group("The pose", PHOTO, (("picture", "net", "control"), ("pose",), ("edit",))),), (PICTURE_GROUP,)),
+    needs="facecdm/demo/weights/pose.safetensors")
+
 # ---- bases that a user has: these need files that do not come with the pack, and each note says which ----
 
 SD15, SDXL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors"
 REAL_WORDS = "portrait photo of a person in a green shirt, soft daylight, plain blue background, 50 mm lens"
 REAL_NEGATIVE = "blurry, low quality, deformed, watermark, text"
 REAL_SAMPLER = {"seed": 1, "steps": 30, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
-WORDS_GROUP = Group("Your words", WORDS, (("prompt", "negative", "size"),))
 REAL_MODEL = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
 
 
@@ -386,5 +413,5 @@ SD15_POSE = posed("sd15_pose", "SD1.5", SD15, SD15_FILE, 512, "ip-adapter-faceid
 SDXL_POSE = posed("sdxl_pose", "SDXL", SDXL, SDXL_FILE, 1024, "ip-adapter-faceid_sdxl.bin",
                   "controlnet-openpose-sdxl-1.0.safetensors")
 
-PLANS = {plan.name: plan for plan in (PORTRAIT, TWO_PEOPLE, FACE_LIBRARY, DETAIL, IMG2IMG, INPAINT, FACEID, PLUS_V2,
-                                      INSTANTID, PULID, SD15_POSE, SDXL_POSE)}
+PLANS = {plan.name: plan for plan in (PORTRAIT, POSE, TWO_PEOPLE, FACE_LIBRARY, DETAIL, IMG2IMG, INPAINT,
+                                      FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE, SDXL_POSE)}
