@@ -133,7 +133,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
     labels = read_labels(arguments.faceworld, ("val",))
     some = [labels[row] for row in spread(len(labels), arguments.heads)]
-    rows = [compare("key points", extract(detector, val_pictures(arguments.faceworld, some), "largest"), labelled(some))]
+    heads = extract(detector, val_pictures(arguments.faceworld, some), "largest")
+    rows = [compare("key points", heads, labelled(some))]
     if not arguments.pictures:
         return rows
     asked = [labels[row] for row in spread(len(labels), arguments.pictures)]
@@ -146,8 +147,9 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         painted = artist.paint(captions, hint)
         rows.append(compare(name, extract(detector, painted, "largest"), labelled(asked)))
         small = torch.nn.functional.interpolate(hints.movedim(-1, 1), painted.shape[1]).movedim(1, -1)
-        save_sheet(to_bytes(torch.cat([part for pair in zip(small[:40].split(10), painted[:40].split(10))
-                                       for part in pair])), arguments.out.with_name(f"pose-{name.split()[0]}.png"))  # fmt: skip
+        pairs = zip(small[:40].split(10), painted[:40].split(10))
+        sheet = torch.cat([part for pair in pairs for part in pair])
+        save_sheet(to_bytes(sheet), arguments.out.with_name(f"pose-{name.split()[0]}.png"))
     return rows
 
 
@@ -165,7 +167,7 @@ def main() -> int:
     settings = {name: str(value) for name, value in vars(arguments).items()}
     arguments.out.write_text(json.dumps({"settings": settings, "bars": BARS, "rows": rows}, indent=1))
     missed = [row["what"] for row in rows if row["yaw"] < BARS.get(row["what"], -1)]
-    print(f"yaw, correlation with the one asked, bars {BARS}: " + (f"missed by {', '.join(missed)}" if missed else "met"))
+    print(f"yaw's correlation with the one asked, bars {BARS}: {'missed by ' + ', '.join(missed) if missed else 'met'}")
     return 1 if missed else 0
 
 
