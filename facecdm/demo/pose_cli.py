@@ -23,6 +23,7 @@ def add_arguments(commands) -> None:
     add("--batch", type=int, default=16)
     add("--rate", type=float, default=1e-3)
     add("--seed", type=int, default=0)
+    add("--save-every", type=int, default=100, help="steps between checkpoints")
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     add("--device", default=None, help="cuda or cpu; the GPU where there is one")
     add("--export-only", action="store_true", help="write the weights file from the run as it is")
@@ -54,7 +55,8 @@ def _train(arguments: argparse.Namespace, sizes) -> None:
     portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)
     tokens = CaptionTokens(_tokenizer(arguments.tokenizer), portraits.captions)
     autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
-    plan = train.Plan(arguments.steps, arguments.batch, arguments.rate, arguments.seed)
+    plan = train.Plan(arguments.steps, arguments.batch, arguments.rate, arguments.seed, warmup=50,
+                      save_every=arguments.save_every)
     train_pose.train_pose(portraits, found, sizes, plan, tokens, autoencoder, clip, arguments.run, device)
 
 
