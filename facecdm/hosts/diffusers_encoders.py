@@ -62,7 +62,8 @@ class DiffusersEncoders:
     def text(self, captions: list[str]) -> list[Prompt]:
         states, pooled = [], None
         for tokenizer, model in self._texts:
-            ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+            length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+            ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True,
                             return_tensors="pt").input_ids.to(self._device)
             out = model(ids, output_hidden_states=True)
             states.append((out.hidden_states[-2] if self.large else out.last_hidden_state).float())

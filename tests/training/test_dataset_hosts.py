@@ -100,7 +100,7 @@ def pipeline(request, tmp_path_factory, tokenizer):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     torch.manual_seed(0)
-    words = CLIPTokenizer.from_pretrained(tokenizer)
+    words = CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77)
     text = CLIPTextConfig(vocab_size=49408, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
                           intermediate_size=64, projection_dim=24, bos_token_id=49406, eos_token_id=49407)
     vae = AutoencoderKL(block_out_channels=(32, 32), down_block_types=["DownEncoderBlock2D"] * 2,
