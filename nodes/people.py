@@ -120,7 +120,7 @@ class ApplyToPeople(io.ComfyNode):
             model = ApplyFaceCDM.execute(
                 model=model, adapter=adapter, faces=people[f"faces_{n}"], face_strength=face_strength,
                 image_strength=image_strength, keep_prompt=keep_prompt, start_at=start_at, end_at=end_at,
-                references="mean", curve="flat", clip_vision=None if image is None else clip_vision, image=image,
+                references="mean", curve="flat", clip_vision=clip_vision, image=image,
                 mask=masks[n - 1]).args[0]
         return io.NodeOutput(model)
 

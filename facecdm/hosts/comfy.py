@@ -1,5 +1,6 @@
 """The triplet attention in ComfyUI: what a MODEL is made of, and how a person is patched into it."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -84,10 +85,13 @@ def _occupy(options: dict, keys: list[tuple]) -> None:
     """Put our patch on every cross-attention layer; who sits there already is kept, inside ours."""
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
     patches = replace["attn2"] = dict(replace.get("attn2", {}))
+    alone = {block for block, count in Counter(key[:2] for key in keys).items() if count == 1}
     for index, key in enumerate(keys):
         occupant = patches.get(key, patches.get(key[:2]))
-        if not isinstance(occupant, TripletPatch):
-            patches[key] = TripletPatch(index, occupant)
+        patch = occupant if isinstance(occupant, TripletPatch) else TripletPatch(index, occupant)
+        patches[key] = patch
+        if key[:2] in alone:  # where IPAdapter_plus looks for a patch to add to; core would take the longer key
+            patches[key[:2]] = patch
 
 
 def _attentions(model) -> list[tuple[tuple, str, object]]:

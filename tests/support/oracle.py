@@ -3,18 +3,22 @@
 from contextlib import contextmanager
 
 import torch
-from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
+from diffusers.loaders import IPAdapterMixin
 
 
-class _Pipeline(StableDiffusionLoraLoaderMixin, IPAdapterMixin):
+class _Pipeline(IPAdapterMixin):
     """As little of a pipeline as load_ip_adapter needs."""
 
-    def __init__(self, unet):
-        self.unet, self.components = unet, {"unet": unet}
-        self.dtype, self.device, self.hf_device_map = torch.float32, torch.device("cpu"), None
+    unet_name = "unet"
 
-    def get_list_adapters(self):
-        return {"unet": list(getattr(self.unet, "peft_config", {}))}
+    def __init__(self, unet):
+        self.unet, self.dtype, self.device = unet, torch.float32, torch.device("cpu")
+
+    def load_lora_weights(self, lora, adapter_name):
+        self.unet.load_lora_adapter(lora, prefix="unet", adapter_name=adapter_name)
+
+    def set_adapters(self, names, adapter_weights):
+        self.unet.set_adapters(names, adapter_weights)
 
 
 @contextmanager
@@ -22,14 +26,13 @@ def diffusers_adapters(twins, *sources, names=None):
     """The twins' diffusers U-Net with adapters in it: nested states, or a folder with the files' `names`."""
     unet = twins.unet
     before = unet.attn_processors
-    pipeline = _Pipeline(unet)
-    pipeline.load_ip_adapter(list(sources), subfolder="", weight_name=names or [""] * len(sources),
-                             image_encoder_folder=None)
     try:
+        _Pipeline(unet).load_ip_adapter(list(sources), subfolder="", weight_name=names or [""] * len(sources),
+                                        image_encoder_folder=None)
         yield unet.encoder_hid_proj.image_projection_layers
     finally:
         if getattr(unet, "peft_config", None):
-            pipeline.unload_lora_weights()
+            unet.unload_lora()
         unet.encoder_hid_proj, unet.config.encoder_hid_dim_type = None, None  # it has attentions of its own
         unet.set_attn_processor(before)
 
