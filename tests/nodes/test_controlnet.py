@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from control_twins import held, make_control_twins
+from control_twins import cldm_keys, held, make_control_twins
 from twins import SMALL_SDXL, conditioning, make_twins, predict
 
 SIGMA, SIZE = 2.0, (8, 12)
@@ -141,3 +141,47 @@ def test_outside_its_time_the_net_is_silent(host, twins, control, x, picture):
         within = model_sampling.percent_to_sigma(end) <= SIGMA <= model_sampling.percent_to_sigma(start)
         assert acts[-1] == within
     assert True in acts and False in acts
+
+
+@pytest.fixture(scope="module")
+def control_lora(control):
+    """A net that borrows its encoder from the model that it is applied to."""
+    import comfy.controlnet
+
+    own = {key: value for key, value in cldm_keys(control.model.state_dict(), SMALL_SDXL).items()
+           if key.startswith(("zero_convs", "input_hint_block", "middle_block_out"))}
+    net = comfy.controlnet.load_controlnet_state_dict(own | {"lora_controlnet": torch.zeros(())})
+    assert isinstance(net, comfy.controlnet.ControlLora)
+    return net
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "control-lora"])
+def test_alone_it_is_cores_cross_attn_controlnet(host, twins, control, control_lora, x, picture, kind):
+    import nodes
+
+    net = control.net if kind == "controlnet" else control_lora
+    host.check_net(net, 128)
+    ours, _ = host.control_with_faces(words("a"), words("b"), net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0,
+                                      1.0)
+    cores, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(words("a"), words("b"), net, picture, 0.7, 0.0, 1.0)
+    plain = predict(twins.model, x, SIGMA, cores)
+    cores[0][1]["cross_attn_controlnet"] = TOKENS["face"]
+    same(predict(twins.model, x, SIGMA, ours), predict(twins.model, x, SIGMA, cores))
+    assert not predict(twins.model, x, SIGMA, ours).equal(plain)
+
+
+def test_combined_prompts_keep_their_tokens(host, twins, control, x, picture):
+    """Core's Conditioning (Combine) and Set Area work on what we hand out."""
+    import nodes
+
+    both = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7,
+                                   0.0, 1.0)
+    other = host.control_with_faces(words("b"), words("b"), control.net, picture, tokens("other"), tokens("nobody"),
+                                    0.7, 0.0, 1.0)
+    (combined,) = nodes.ConditioningCombine().combine(both[0], other[0])
+    a, b = (control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
+            for name, own in (("a", "face"), ("b", "other")))
+    same(predict(twins.model, x, SIGMA, combined), (a + b) / 2)
+    (left,) = nodes.ConditioningSetArea().append(both[0], SIZE[1] * 4, SIZE[0] * 8, 0, 0, 1.0)
+    (parts,) = nodes.ConditioningCombine().combine(left, words("b"))
+    assert torch.isfinite(predict(twins.model, x, SIGMA, parts)).all()
