@@ -14,6 +14,7 @@ COMMANDS = {
     "batch": (".batch.command", "hundreds of pictures from a plan, on one server, several, or a Ray cluster"),
     "dataset": (".training.dataset.cli", "a folder of pictures becomes a data set that can be trained on"),
     "train": (".training.cli", "train an adapter and a LoRA in three stages from a data set"),
+    "evaluate": (".evaluation.cli", "how much pictures show the person: tables, plots, a report"),
     "demo": (".demo.cli", "train and measure the embedded demo model"),
 }
 

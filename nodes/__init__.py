@@ -8,6 +8,7 @@ from . import (
     demo,
     detail,
     eva,
+    evaluation,
     face_library,
     faces,
     people,
@@ -17,5 +18,5 @@ from . import (
 )
 
 MODULES = (faces, face_library, adapter, apply, controlnet, eva, people, pose, detail, dataset, training,
-           stage_settings, demo)
+           stage_settings, evaluation, demo)
 NODES = [node for module in MODULES for node in module.NODES]

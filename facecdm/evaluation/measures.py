@@ -1,0 +1,72 @@
+"""The numbers of one picture, and of several together; each a short function of what was seen."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHARP_SIZE, COARSE = 112, 32
+
+
+def cosine(a: Tensor, b: Tensor, centre: Tensor | None = None) -> float:
+    """Of unit embeddings [D], after `centre` (the mean of other people) is taken off both; −1…1."""
+    if centre is not None:
+        a, b = a - centre, b - centre
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def copy_paste(picture: Tensor, reference: Tensor, held_out: Tensor, centre: Tensor | None = None) -> float:
+    """(θ(picture, held-out) − θ(picture, reference)) / θ(reference, held-out), in −1…1 (WithAnyone, 2025).
+
+    1: a copy of the reference; 0: as near to a photo that was never shown; θ is the angle of the embeddings.
+    """
+    def angle(a: Tensor, b: Tensor) -> float:
+        return math.acos(min(max(cosine(a, b, centre), -1.0), 1.0))
+
+    whole = angle(reference, held_out)
+    return (angle(picture, held_out) - angle(picture, reference)) / whole if whole > 1e-6 else 0.0
+
+
+def sharpness(picture: np.ndarray, keypoints: np.ndarray) -> float:
+    """Variance of the Laplacian of the aligned face's grey values (0…255): blurred faces have a small one."""
+    from scipy.ndimage import laplace
+
+    from ..faces.align import aligned_crop
+
+    crop = aligned_crop(picture, keypoints, SHARP_SIZE).astype(np.float32)
+    return float(laplace(crop @ np.float32([0.299, 0.587, 0.114])).var())
+
+
+def yaw(keypoints: np.ndarray) -> float | None:
+    """The head's turn in degrees by five key points [5, 2]; see pose.head for the sign."""
+    from ..pose.faces import person_of_points
+    from ..pose.head import fit_head
+
+    fit = fit_head(person_of_points(keypoints))
+    return None if fit is None else fit.angles.yaw
+
+
+def diversity(pictures: list[np.ndarray]) -> float:
+    """Mean root-mean-square difference (0…1) of all pairs, seen at 32 × 32; 0 for fewer than two."""
+    from PIL import Image
+
+    if len(pictures) < 2:
+        return 0.0
+    small = np.stack([np.asarray(Image.fromarray(picture).resize((COARSE, COARSE), Image.BILINEAR), np.float32) / 255
+                      for picture in pictures]).reshape(len(pictures), -1)
+    squares = ((small[:, None] - small[None]) ** 2).mean(-1)
+    return float(np.sqrt(squares)[np.triu_indices(len(pictures), 1)].mean())
+
+
+def interval(by_person: dict[str, float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """(mean, low, high): the percentile bootstrap's 95 % interval over people (Efron 1979).
+
+    For a paired comparison hand in each person's difference.
+    """
+    values = np.array([by_person[name] for name in sorted(by_person)])
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)

@@ -1,0 +1,76 @@
+"""Who looks at the faces: InsightFace's packs, and dlib, which takes no part in any of our trainings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import MissingPackage
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A picture's largest face: unit `embedding` [D]; where known its `keypoints` [5, 2] in pixels."""
+
+    embedding: Tensor
+    keypoints: np.ndarray | None = None
+
+
+class Recogniser(Protocol):
+    name: str
+
+    def look(self, picture: np.ndarray) -> Seen | None:
+        """The largest face of an RGB picture, uint8 [H, W, 3]; None where it finds none."""
+
+
+class InsightFace:
+    """A pack of models/insightface by name. Raises MissingModel, MissingPackage, BadFile."""
+
+    def __init__(self, folder: Path, pack: str):
+        from ..faces.analyzer import open_pack
+
+        self._analyzer = open_pack([folder], pack)
+        self.name = self._analyzer.recogniser
+
+    @classmethod
+    def of(cls, analyzer) -> "InsightFace":
+        """Around an analyzer that is open already."""
+        made = cls.__new__(cls)
+        made._analyzer, made.name = analyzer, analyzer.recogniser
+        return made
+
+    def look(self, picture: np.ndarray) -> Seen | None:
+        from ..faces.detect import Options, detect_faces
+
+        image = torch.from_numpy(np.ascontiguousarray(picture))[None].float() / 255
+        faces = detect_faces(self._analyzer, image, Options(crop_size=16)).faces
+        return Seen(faces.normed[0], faces[0].keypoints.numpy()) if len(faces) else None
+
+
+class Dlib:
+    """dlib's ResNet (King 2017) behind its own detector; the weights come with face_recognition_models."""
+
+    name = "dlib"
+
+    def __init__(self):
+        try:
+            import dlib
+            import face_recognition_models as files
+        except ImportError as error:
+            raise MissingPackage("dlib as a second recogniser needs two packages: pip install dlib "
+                                 "face_recognition_models (where there is no compiler: dlib-bin)") from error
+        self._detect = dlib.get_frontal_face_detector()
+        self._shape = dlib.shape_predictor(files.pose_predictor_five_point_model_location())
+        self._net = dlib.face_recognition_model_v1(files.face_recognition_model_location())
+
+    def look(self, picture: np.ndarray) -> Seen | None:
+        picture = np.ascontiguousarray(picture)
+        boxes = self._detect(picture, 1)
+        if not boxes:
+            return None
+        largest = max(boxes, key=lambda box: box.area())
+        found = self._net.compute_face_descriptor(picture, self._shape(picture, largest))
+        return Seen(torch.nn.functional.normalize(torch.tensor(list(found)), dim=0))

@@ -1,0 +1,148 @@
+"""Evaluate Identity: how much the pictures of a graph show their person."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..facecdm.errors import FaceCDMError
+from ..facecdm.files import safe_name
+from .sockets import FACE_ANALYZER
+
+HOME = "facecdm_evaluation"  # below ComfyUI's output folder
+
+
+class EvaluateIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMEvaluateIdentity",
+            display_name="Evaluate Identity",
+            category="FaceCDM/faces",
+            description="Measures pictures of people against their photos: likeness to the photo that was used and to "
+                        "one that was not, copying, sharpness, turn of the head; with a report that can be shared.",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The generated pictures."),
+                io.Image.Input("reference", tooltip="The photo that they were made from: one, or one for each picture "
+                                                    "(equal photos are one person)."),
+                FACE_ANALYZER.Input("analyzer", tooltip="Who judges; best another pack than the one that guided."),
+                io.Image.Input("held_out", optional=True, tooltip="Another photo of the person that was not used, or "
+                                                                  "one for each picture."),
+                io.Image.Input("without_identity", optional=True,
+                               tooltip="The pictures of the same seeds without the person, for what it costs."),
+                io.Image.Input("others", optional=True,
+                               tooltip="Other people in the same kind of picture; what all share is taken off."),
+                io.Boolean.Input("second_opinion", default=False,
+                                 tooltip="Also judge with dlib, which took no part in any training; it must be "
+                                         "installed."),
+                io.String.Input("name", default="evaluation", tooltip="Folder of the report, below "
+                                                                      "output/facecdm_evaluation."),
+            ],
+            outputs=[
+                io.String.Output(display_name="table", tooltip="Means with 95 % intervals, in Markdown."),
+                io.Image.Output(display_name="plot", tooltip="How likeness is spread over the pictures."),
+                io.Float.Output(display_name="similarity", tooltip="Mean cosine to the held-out photo, or to the "
+                                                                   "reference where there is none."),
+                io.Float.Output(display_name="faces_found", tooltip="Share of the pictures in which a face is found."),
+                io.String.Output(display_name="report", tooltip="Path of the HTML report."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name=None):
+        try:
+            return name is None or bool(safe_name(name))
+        except FaceCDMError as error:
+            return str(error)
+
+    @classmethod
+    def execute(cls, images, reference, analyzer, second_opinion, name, held_out=None, without_identity=None,
+                others=None):
+        from comfy.utils import ProgressBar
+
+        from ..facecdm.evaluation import report
+        from ..facecdm.evaluation.evaluate import Evaluator
+        from ..facecdm.evaluation.recognisers import Dlib, InsightFace
+
+        album = Album(images, reference=reference, held_out=held_out, without_identity=without_identity)
+        strangers = album.add("others", others) if others is not None else None
+        judges = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
+        bar = ProgressBar(len(images))
+        result = Evaluator(judges, album.open, None, strangers).run(
+            album.samples(), lambda done, total: bar.update_absolute(done, total))
+        folder = _folder(name)
+        written = report.write(result, folder)
+        plot = _picture(folder / "likeness.png")
+        values = result.summaries[-1].values
+        likeness = values.get("similarity to held out", values.get("similarity to reference"))[0]
+        return io.NodeOutput(report.markdown(result), plot, likeness, values["face found"][0],
+                             str(written["report.html"]), ui=ui.PreviewImage(plot, cls=cls))
+
+
+class Album:
+    """The pictures of a graph under names that the evaluator can ask for."""
+
+    def __init__(self, images: torch.Tensor, **sets: torch.Tensor | None):
+        self._pictures: dict[Path, np.ndarray] = {}
+        self._count = len(images)
+        self._names = {"images": self.add("images", images)}
+        for name, pictures in sets.items():
+            if pictures is None:
+                continue
+            if len(pictures) not in (1, self._count):
+                raise FaceCDMError(f"{name} has {len(pictures)} pictures and images has {self._count}: give one, or "
+                                   "one for each picture")
+            self._names[name] = self.add(name, pictures) * (self._count if len(pictures) == 1 else 1)
+
+    def add(self, name: str, pictures: torch.Tensor) -> list[Path]:
+        keys = [Path(f"{name} {number + 1}") for number in range(len(pictures))]
+        values = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        self._pictures |= dict(zip(keys, values))
+        return keys
+
+    def open(self, key: Path) -> np.ndarray:
+        return self._pictures[key]
+
+    def samples(self) -> list:
+        """With the same seeds without identity first, where they are there: what follows is compared with them."""
+        from ..facecdm.evaluation.samples import Sample
+
+        references, held_out, plain = (self._names.get(name) for name in
+                                       ("reference", "held_out", "without_identity"))
+        people = self._people(references)
+
+        def line(picture: Path, number: int, condition: str, without: Path | None) -> Sample:
+            return Sample(picture, people[number], condition, references[number],
+                          held_out[number] if held_out else None, plain=without)
+
+        first = [line(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]
+        return first + [line(picture, number, "with identity", plain[number] if plain else None)
+                        for number, picture in enumerate(self._names["images"])]
+
+    def _people(self, references: list[Path]) -> list[str]:
+        """Names by reference: equal photos are one person."""
+        names: dict[bytes, str] = {}
+        return [names.setdefault(self._pictures[key].tobytes(), f"person {len(names) + 1}") for key in references]
+
+
+def _folder(name: str) -> Path:
+    """A folder that is not there yet."""
+    import folder_paths
+
+    home = Path(folder_paths.get_output_directory()) / HOME
+    name, number = safe_name(name), 1
+    while (home / (name if number == 1 else f"{name}_{number}")).exists():
+        number += 1
+    return home / (name if number == 1 else f"{name}_{number}")
+
+
+def _picture(path: Path) -> torch.Tensor:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("RGB"))).float()[None] / 255
+
+
+NODES = [EvaluateIdentity]

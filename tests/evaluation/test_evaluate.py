@@ -1,0 +1,114 @@
+"""An evaluation of real portraits by real recognisers, from the table to the report."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from facecdm import cli
+from facecdm.errors import BadFile, MissingPackage, NoFace
+from facecdm.evaluation import samples
+from facecdm.evaluation.evaluate import Evaluator
+from facecdm.evaluation.pictures import opener
+from facecdm.evaluation.recognisers import Dlib, InsightFace
+
+
+@pytest.fixture(scope="module")
+def people(faceworld_val):
+    """Person → three views."""
+    found = {name: sorted((faceworld_val / name).glob("*.webp"))[:3] for name in ("0005", "0006")}
+    assert all(len(views) == 3 for views in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def table(people, tmp_path_factory):
+    """The second view plays the generated picture: under "right" of the person, under "wrong" of the other one, and
+    once a picture without any face."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    Image.fromarray(np.full((128, 128, 3), 90, np.uint8)).save(folder / "empty.png")
+    blurred = folder / "blurred.png"
+    Image.open(people["0005"][1]).convert("RGB").filter(ImageFilter.GaussianBlur(2)).save(blurred)
+    names, rows = list(people), []
+    for person, other in zip(names, names[::-1]):
+        reference, shown, held_out = people[person]
+        rows += [dict(picture=people[other][1], condition="wrong", strength=0.0),
+                 dict(picture=shown, condition="right", strength=1.0, plain=people[other][1])]
+        for row in rows[-2:]:
+            row |= dict(person=person, reference=reference, held_out=held_out)
+    rows += [dict(picture=folder / "empty.png", condition="right", strength=1.0, person="0005",
+                  reference=people["0005"][0], held_out=people["0005"][2]),
+             dict(picture=blurred, condition="blurred", person="0005", reference=people["0005"][0])]
+    path = folder / "table.jsonl"
+    path.write_text("\n".join(json.dumps({name: str(value) for name, value in row.items()}) for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(table, face_models):
+    judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    return Evaluator([judge], opener()).run(samples.read(table))
+
+
+def test_the_right_person_scores_and_the_wrong_one_does_not(result):
+    means = {summary.condition: {name: value[0] for name, value in summary.values.items()}
+             for summary in result.summaries}
+    # Person 0005 has one picture without a face under "right": it counts as 0, not as nothing.
+    likeness = {row.sample.picture.name: row.values["similarity to held out"] for row in result.rows
+                if row.sample.condition == "right"}
+    assert likeness["empty.png"] == 0
+    assert means["right"]["similarity to held out"] > means["wrong"]["similarity to held out"]
+    assert means["wrong"]["face found"] == 1 and means["right"]["face found"] == pytest.approx(0.75)
+    right = next(summary for summary in result.summaries if summary.condition == "right")
+    assert right.pictures == 3 and right.people == 2
+    assert right.against_first["similarity to held out"][0] == pytest.approx(
+        means["right"]["similarity to held out"] - means["wrong"]["similarity to held out"])
+
+
+def test_a_blurred_face_is_less_sharp(result):
+    sharp = {row.sample.condition: row.values["sharpness"] for row in result.rows
+             if row.sample.person == "0005" and "sharpness" in row.values}
+    assert sharp["blurred"] < 0.5 * sharp["right"]
+
+
+def test_the_command_writes_tables_plots_and_a_page_that_loads_nothing(table, face_models, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert cli.main(["evaluate", str(table), "--faces", str(face_models / "models" / "insightface"), "--pack",
+                     "buffalo_s", "--out", str(out)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "http" not in page and page.count("data:image/png") == 2
+    rows = list(csv.DictReader((out / "pictures.csv").open()))
+    assert len(rows) == 6 and rows[0]["condition"] == "wrong"
+    assert {"likeness.png", "strength.png", "summary.md", "summary.csv"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_reference_without_a_face_is_named(table, face_models):
+    first = samples.read(table)[0]
+    empty = table.parent / "empty.png"
+    judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    with pytest.raises(NoFace, match="reference photo of 0005"):
+        Evaluator([judge], opener()).run([type(first)(first.picture, "0005", "x", empty)])
+
+
+def test_mistakes_of_a_table_are_named(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("picture,person,condition,reference\nno.png,a,b,no.png\n,a,b,\n")
+    with pytest.raises(BadFile, match=r"row 1: picture: there is no file .*; row 2: picture, reference is missing"):
+        samples.read(path)
+
+
+def test_dlib_tells_people_apart_without_having_guided_anything(people):
+    try:
+        judge = Dlib()
+    except MissingPackage as error:
+        pytest.skip(str(error))
+    look = opener()
+    seen = {name: [judge.look(look(view)) for view in views] for name, views in people.items()}
+    found = [value for views in seen.values() for value in views if value is not None]
+    assert len(found) >= 4
+    own = float(seen["0005"][0].embedding @ seen["0005"][2].embedding)
+    strange = float(seen["0005"][0].embedding @ seen["0006"][0].embedding)
+    assert own > strange
