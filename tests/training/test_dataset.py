@@ -133,8 +133,12 @@ def test_prune_deletes_what_other_settings_left(made):
     other = replace(SETTINGS, resolution=32)
     prepare(FolderSource(folder), out, encoders, finder, other)
     assert len(list((out / "latents").iterdir())) == 2
+    save(folder / "anna" / "black.png", np.zeros((64, 64, 3), np.uint8))
     data = prepare(FolderSource(folder), out, encoders, finder, other, prune=True)
     assert len(list((out / "latents").iterdir())) == 1 and data.latent_shape(0) == (3, 4, 4)
+    finder.asked.clear()
+    prepare(FolderSource(folder), out, encoders, finder, other)
+    assert not finder.asked, "the picture without a face was searched again"
 
 
 def test_references_are_other_photos_the_most_different_first(made):
@@ -181,11 +185,38 @@ def test_what_cannot_be_used_is_dropped_and_told(folder, tmp_path):
     assert sheet.width > 1000 and np.asarray(sheet).std() > 10
 
 
-def test_a_small_face_is_dropped_in_the_whole_and_kept_as_a_portrait(folder, tmp_path):
-    settings = replace(SETTINGS, min_face=0.6)  # the stub's face is half as wide as its picture
-    with pytest.raises(NoFace, match="none of 6 pictures.*the face is too small"):
-        prepare(FolderSource(folder), tmp_path / "out", StubEncoders(), StubFinder(), settings)
+class FarFinder(StubFinder):
+    """The face is a tenth as wide as the picture, in its middle."""
+
+    def find(self, item):
+        seen, half = super().find(item), np.float32([item.read().pixels.shape[1] / 2] * 2)
+        box = (half + (seen.box.reshape(2, 2) - half) / 5).reshape(4)
+        return replace(seen, keypoints=half + (seen.keypoints - half) / 5, box=box)
+
+
+def test_a_small_face_is_dropped_in_the_whole_and_kept_as_a_portrait(tmp_path):
+    picture = colourful(1, (400, 400))
+    save(tmp_path / "in" / "0.png", picture)
+    settings, source = replace(SETTINGS, min_face=0.2), FolderSource(tmp_path / "in")
+    with pytest.raises(NoFace, match="none of 1 pictures.*the face is too small"):
+        prepare(source, tmp_path / "out", StubEncoders(), FarFinder(), settings)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["kept"] == 0
+    encoders = StubEncoders()
+    data = prepare(source, tmp_path / "out", encoders, FarFinder(), replace(settings, framing="portrait"))
+    entry, rows = data.entries[0], data.load([0])
+    x0, y0, x1, y1 = entry.part
+    assert (x1 - x0, y1 - y0) == (120, 120) and 20 < entry.face_size < 23
+    assert rows.box[0, 0] == pytest.approx(1 / 3, abs=0.01) and rows.box[0, 2] == pytest.approx(2 / 3, abs=0.01)
+    torch.testing.assert_close(rows.vision, encoders.vision([picture[y0:y1, x0:x1]]), atol=0.1, rtol=0)
+    assert data.features([0], [0.5])[0].shape == (1, 4)  # a variation of the portrait
+
+
+def test_a_stranger_among_the_photos_of_a_person_is_told(tmp_path):
+    for number, colour in enumerate([(230, 20, 20), (220, 30, 25), (225, 25, 30), (20, 20, 230)]):
+        save(tmp_path / "in" / "anna" / f"{number}.png", np.full((64, 64, 3), colour, np.uint8))
+    prepare(FolderSource(tmp_path / "in"), tmp_path / "out", StubEncoders(), StubFinder(), SETTINGS)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["doubtful"] == ["anna/3.png"]
+    assert "Look at these: 1" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_without_a_word_about_people_they_are_told_apart(tmp_path):

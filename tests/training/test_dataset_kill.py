@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, png, save
 
-from facecdm.training.dataset import DataSet, pipeline, prepare
+from facecdm.training.dataset import DataSet, prepare, work
 from facecdm.training.dataset.sources import FolderSource, Item, decode_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +22,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {support!r}]
 from datasets import SETTINGS, StubEncoders, StubFinder
-from facecdm.training.dataset import pipeline, prepare
+from facecdm.training.dataset import prepare, work
 from facecdm.training.dataset.sources import FolderSource
-pipeline.SHARD = pipeline.BATCH = 4
+work.SHARD = work.BATCH = 4
 print("begin", flush=True)
 prepare(FolderSource(Path({source!r})), Path({out!r}), StubEncoders(pause={pause}), StubFinder(), SETTINGS,
         lambda stage, done, total: print(stage, done, flush=True))
@@ -33,8 +33,8 @@ prepare(FolderSource(Path({source!r})), Path({out!r}), StubEncoders(pause={pause
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_killed_and_begun_again_it_is_the_same_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "SHARD", 4)
-    monkeypatch.setattr(pipeline, "BATCH", 4)
+    monkeypatch.setattr(work, "SHARD", 4)
+    monkeypatch.setattr(work, "BATCH", 4)
     for number in range(40):
         save(tmp_path / "in" / f"{number % 13}" / f"{number}.png", colourful(number), f"words {number % 30}")
     source, out = FolderSource(tmp_path / "in"), tmp_path / "killed"

@@ -1,6 +1,12 @@
 """Who is who, where nobody said: faces of like embedding are one person."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from .data_set import DataSet
 
 BLOCK = 1024
 MOST = 12_000  # faces in one tree; its distances take n²/2 · 8 bytes
@@ -41,3 +47,15 @@ def _connected(unit: np.ndarray, same: float) -> np.ndarray:
         graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(unit), len(unit)))
         part = connected_components(graph, directed=False)[1]
     return part
+
+
+def doubtful(data: "DataSet", same: float) -> list[int]:
+    """Pictures whose mean cosine to the others of their person is below `same`, where there are two others at least."""
+    found = []
+    for indices in data.people.values():
+        if len(indices) < 3:
+            continue
+        unit = torch.nn.functional.normalize(data.features(indices, vision=False)[0], dim=1)
+        alike = (unit @ unit.sum(0) - 1) / (len(indices) - 1)
+        found += [index for index, value in zip(indices, alike.tolist()) if value < same]
+    return sorted(found)

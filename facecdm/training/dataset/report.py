@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...jobs.sheet import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
 from .manifest import Entry
+from .sieve import Dropped
 from .sources import Item, Unreadable
 
 if TYPE_CHECKING:
@@ -17,13 +18,6 @@ SHOWN = 24  # pictures of each kind on the contact sheet
 COLUMNS, CELL, TEXT_LINES = 8, 160, 3
 LISTED = 200
 NAMES = ("report.json", "report.md", "contact.jpg")
-
-
-@dataclass(frozen=True, eq=False)
-class Dropped:
-    name: str
-    reason: str
-    item: Item
 
 
 @dataclass(frozen=True)
@@ -36,12 +30,14 @@ class Cell:
 
 
 def write_report(folder: Path, source: str, entries: list[Entry], dropped: list[Dropped], items: dict[str, Item],
-                 total: int) -> None:
-    """report.json, report.md and contact.jpg; `items` by name, for the sheet."""
+                 total: int, doubtful: list[str]) -> None:
+    """report.json, report.md and contact.jpg; `items` by name, for the sheet; `doubtful`: names of pictures that look
+    like other people than they are said to show."""
     summary = summarise(entries, dropped, total)
-    plain = {"source": source, **summary, "dropped": [{"name": drop.name, "reason": drop.reason} for drop in dropped]}
+    plain = {"source": source, **summary, "doubtful": doubtful,
+             "dropped": [{"name": drop.name, "reason": drop.reason} for drop in dropped]}
     _write(folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1).encode())
-    _write(folder / "report.md", describe(source, summary, dropped).encode())
+    _write(folder / "report.md", describe(source, summary, dropped, doubtful).encode())
     kept = [Cell(items[entry.name], f"{entry.person} · {entry.name}", entry.caption or "(no caption)")
             for entry in spread(entries)]
     lost = [Cell(drop.item, drop.name, drop.reason) for drop in spread(dropped)]
@@ -69,12 +65,16 @@ def kind(reason: str) -> str:
     return reason.split(":")[0].split(" (")[0]
 
 
-def describe(source: str, summary: dict, dropped: list[Dropped]) -> str:
+def describe(source: str, summary: dict, dropped: list[Dropped], doubtful: list[str]) -> str:
     lines = [f"# Data set: {source}", "",
              f"{summary['kept']} of {summary['pictures']} pictures kept, {summary['people']} people "
              f"({summary['people_with_one_photo']} with one photo only), {summary['captions']} different captions "
              f"({summary['without_caption']} pictures without).", ""]
     lines += [f"- bucket {name}: {count}" for name, count in summary["buckets"].items()]
+    if doubtful:
+        lines += ["", f"## Look at these: {len(doubtful)}", "",
+                  "They are kept, but the face is hardly like the other faces of that person.", ""]
+        lines += [f"- {name}" for name in doubtful[:LISTED]]
     if dropped:
         lines += ["", f"## Dropped: {len(dropped)}", ""]
         lines += [f"- {drop.name}: {drop.reason}" for drop in dropped[:LISTED]]

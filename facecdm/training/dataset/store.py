@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ...errors import BadFile, FaceCDMError
 
 FORMAT = "facecdm.records/1"
 OPEN_FILES = 128
+MANY = 8  # rows of one shard that are better read together
 LEFT_OVER = 3600  # seconds after which a half-written file belongs to nobody
 
 logger = logging.getLogger("facecdm")
@@ -52,14 +54,18 @@ class Store:
         self.notes: dict[str, dict] = {}
         self._noted: dict[str, str] = {}  # the shard of each note
         self._open: OrderedDict[str, object] = OrderedDict()
+        self._lock = threading.Lock()
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
             try:
                 self._learn(path)
             except Exception as error:  # safetensors, JSON and the system each have their own
                 logger.warning("FaceCDM: %s cannot be read (%s): what it held will be made anew.", path, error)
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": OrderedDict()}  # for workers in other processes
+    def __getstate__(self) -> dict:  # for workers in other processes
+        return self.__dict__ | {"_open": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
 
     def __contains__(self, key: str) -> bool:
         return key in self.places or key in self.notes
@@ -91,19 +97,22 @@ class Store:
 
     def rows(self, keys: list[str], name: str) -> list[Tensor]:
         """The tensor of that name of each record, as stored. Raises BadFile where a record is gone."""
-        out = []
-        for key in keys:
+        by_shard: dict[str, list[tuple[int, int]]] = {}
+        for number, key in enumerate(keys):
             place = self.places.get(key)
             if place is None:
                 raise BadFile(f"{self.folder} lacks a record of the data set: prepare the data set again "
                               "(only what is missing is made)")
+            by_shard.setdefault(place.shard, []).append((number, place.row))
+        out: dict[int, Tensor] = {}
+        for shard, places in by_shard.items():
             try:
-                rows = self._file(place.shard).get_slice(name)[place.row : place.row + 1]
+                with self._lock:
+                    out |= _read(self._file(shard), name, places)
             except Exception as error:
-                raise BadFile(f"{self.folder / place.shard} cannot be read ({error}): delete it and prepare the data "
-                              "set again (only what is missing is made)") from error
-            out.append(rows[0])
-        return out
+                raise BadFile(f"{self.folder / shard} cannot be read ({error}): delete it and prepare the data set "
+                              "again (only what is missing is made)") from error
+        return [out[number] for number in range(len(keys))]
 
     def prune(self, wanted: set[str]) -> int:
         """Delete the shards that hold nothing of `wanted`; gives the bytes that became free."""
@@ -148,3 +157,12 @@ class Store:
             self._open[shard] = safe_open(self.folder / shard, "pt")
         self._open.move_to_end(shard)
         return self._open[shard]
+
+
+def _read(file, name: str, places: list[tuple[int, int]]) -> dict[int, Tensor]:
+    """(number, row) → number: row's tensor. Only the rows' pages are read from the disk."""
+    if len(places) > MANY:
+        whole = file.get_tensor(name)
+        return {number: whole[row].clone() for number, row in places}
+    rows = file.get_slice(name)
+    return {number: rows[row : row + 1][0] for number, row in places}

@@ -1,0 +1,148 @@
+"""The stages that encode: pictures, variations of single photos, captions. Each makes what its store lacks."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .augment import vary
+from .encoders import Encoders, as_batch
+from .faces import Finder
+from .manifest import Entry
+from .settings import Settings
+from .sources import Item, Unreadable
+from .store import Store, digest, to_half
+from .work import Part, Progress, shards
+
+
+class Encoding:
+    """Stores `latents`, `text`, `vision`, `augmented` in a folder, and what fills them."""
+
+    def __init__(self, folder: Path, encoders: Encoders, settings: Settings, progress: Progress):
+        self.encoders, self.settings, self.progress = encoders, settings, progress
+        self.latents, self.text, self.vision, self.augmented = (
+            Store(folder / stage) for stage in ("latents", "text", "vision", "augmented"))
+
+    def pictures(self, entries: list[Entry], items: dict[str, Item]) -> set[str]:
+        """Latents and vision states, bucket by bucket; `items` by the entries' keys. Gives the keys of pictures that
+        cannot be read any more."""
+        todo = [entry for entry in sorted(entries, key=lambda entry: entry.bucket) if self._new(entry)]
+        spoilt: set[str] = set()
+        for part in shards("encoding pictures", todo, self.progress, lambda entry: entry.bucket):
+            spoilt |= self._picture_shard(part, items)
+        return spoilt
+
+    def _new(self, entry: Entry) -> bool:
+        return entry.keys.latents not in self.latents or self._unseen(entry)
+
+    def _unseen(self, entry: Entry) -> bool:
+        return bool(entry.keys.vision) and entry.keys.vision not in self.vision
+
+    def _picture_shard(self, part: Part, items: dict[str, Item]) -> set[str]:
+        latents: dict[str, Tensor] = {}
+        vision: dict[str, Tensor] = {}
+        spoilt = set()
+        for batch in part.batches():
+            pictures = []
+            for entry in batch:
+                try:
+                    pictures.append((entry, items[entry.key].read().pixels))
+                except Unreadable:
+                    spoilt.add(entry.key)
+            new = [(entry, pixels) for entry, pixels in pictures if entry.keys.latents not in self.latents]
+            if new:
+                made = self.encoders.latents(as_batch([cut(pixels, entry.part, entry.bucket) for entry, pixels in new]))
+                latents |= {entry.keys.latents: row for (entry, _), row in zip(new, to_half(made))}
+            new = [(entry, pixels) for entry, pixels in pictures if self._unseen(entry)]
+            if new:
+                made = self.encoders.vision([self._shown(entry, pixels) for entry, pixels in new])
+                vision |= {entry.keys.vision: row for (entry, _), row in zip(new, to_half(made))}
+        if latents:
+            self.latents.add(list(latents), {"latents": _stacked(latents)})
+        if vision:
+            self.vision.add(list(vision), {"states": _stacked(vision)})
+        return spoilt
+
+    def _shown(self, entry: Entry, pixels: np.ndarray) -> np.ndarray:
+        """What the vision tower sees: the whole picture, or the portrait."""
+        if self.settings.framing == "whole":
+            return pixels
+        x0, y0, x1, y1 = entry.part
+        return pixels[y0:y1, x0:x1]
+
+    def variations(self, entries: list[Entry], items: dict[str, Item], faces: Store, finder: Finder) -> list[Entry]:
+        """The entries, with variations of the photos of people who have only one."""
+        count: dict[int, int] = {}
+        for entry in entries:
+            count[entry.identity] = count.get(entry.identity, 0) + 1
+        alone = {entry.key: digest("augmented/1", entry.keys.face, entry.keys.vision, self.settings.augmented)
+                 for entry in entries if count[entry.identity] == 1 and self.settings.augmented}
+        todo = [entry for entry in entries if entry.key in alone and alone[entry.key] not in self.augmented]
+        for part in shards("varying single photos", todo, self.progress):
+            embedded: dict[str, Tensor] = {}
+            states: dict[str, Tensor] = {}
+            for entry in part:
+                part.tick()
+                points = faces.rows([entry.keys.face], "keypoints")[0].numpy()
+                self._vary(alone[entry.key], entry, points, items[entry.key], finder, embedded, states)
+            tensors = {"embedding": _stacked(embedded)} if embedded else {}
+            if states:
+                tensors["states"] = _stacked(states)
+            self.augmented.add(list(embedded), tensors, {alone[entry.key]: {"problem": "could not be embedded"}
+                                                         for entry in part if alone[entry.key] not in embedded})
+        return [replace(entry, keys=replace(entry.keys, augmented=alone[entry.key]))
+                if alone.get(entry.key) in self.augmented.places else entry for entry in entries]
+
+    def _vary(self, key: str, entry: Entry, points: np.ndarray, item: Item, finder: Finder, embedded: dict[str, Tensor],
+              states: dict[str, Tensor]) -> None:
+        """Adds the record `key`, unless the finder cannot embed."""
+        try:
+            pixels = self._shown(entry, item.read().pixels)
+        except Unreadable:
+            return
+        shift = entry.part[:2] if self.settings.framing == "portrait" else (0, 0)
+        rng = random.Random(key)
+        made = [vary(pixels, points - np.float32(shift), rng) for _ in range(self.settings.augmented)]
+        faces = [finder.embed(np.ascontiguousarray(one.pixels[..., ::-1]), one.keypoints) for one in made]
+        if any(face is None for face in faces):
+            return
+        embedded[key] = torch.from_numpy(np.stack(faces))
+        if entry.keys.vision:
+            states[key] = to_half(self.encoders.vision([one.pixels for one in made]))
+
+    def text_key(self, caption: str) -> str:
+        return digest("text", caption, self.encoders.fingerprints.text)
+
+    def captions(self, captions: list[str]) -> str:
+        """Each caption once, and the empty one, whose key is given back."""
+        captions = list(dict.fromkeys(["", *captions]))
+        todo = [caption for caption in captions if self.text_key(caption) not in self.text]
+        for part in shards("encoding captions", todo, self.progress):
+            groups: dict[tuple, dict[str, dict[str, Tensor]]] = {}
+            for texts in part.batches():
+                for caption, prompt in zip(texts, self.encoders.text(texts)):
+                    row = {"states": prompt.states[0]} | ({} if prompt.pooled is None else {"pooled": prompt.pooled[0]})
+                    groups.setdefault(prompt.states.shape, {})[self.text_key(caption)] = row
+            for rows in groups.values():
+                names = next(iter(rows.values()))
+                self.text.add(list(rows), {name: to_half(torch.stack([row[name].cpu() for row in rows.values()]))
+                                           for name in names})
+        return self.text_key("")
+
+
+def cut(pixels: np.ndarray, part: tuple[int, int, int, int], bucket: tuple[int, int]) -> np.ndarray:
+    """The part of a picture in the bucket's size, uint8 [height, width, 3]."""
+    from PIL import Image
+
+    x0, y0, x1, y1 = part
+    piece = Image.fromarray(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
+    return np.asarray(piece.resize((bucket[1], bucket[0]), Image.Resampling.LANCZOS))
+
+
+def _stacked(rows: dict[str, Tensor]) -> Tensor:
+    """A float32 row among float16 ones makes the shard float32."""
+    dtypes = {row.dtype for row in rows.values()}
+    return torch.stack([row.to(torch.float32) if len(dtypes) > 1 else row for row in rows.values()])
