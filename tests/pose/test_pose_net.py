@@ -185,3 +185,55 @@ def _stopping(tokens, at: int):
         return tokens(*arguments, **options)
 
     return call
+
+
+@pytest.fixture
+def file(net, tmp_path):
+    """A pose ControlNet that is no longer new."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    write(net.state_dict(), SMALL, 7, tmp_path / "pose.safetensors")
+    return tmp_path / "pose.safetensors"
+
+
+def test_among_cores_nodes(unet, file, in_comfy):
+    """Core's Apply ControlNet and sampler: strength 0 is no control, strength 1 another picture; twice is the same."""
+    import comfy.sample
+
+    from nodes import ControlNetApplyAdvanced
+
+    demo, weights_of = in_comfy.module("facecdm.hosts.comfy_demo"), in_comfy.module("facecdm.demo.weights")
+    sizes_of, clip_of = in_comfy.module("facecdm.demo.sizes"), in_comfy.module("facecdm.demo.clip")
+    vae = {"decoder.weight": torch.randn(192, 8, 1, 1), "decoder.bias": torch.randn(192)}
+    weights = weights_of.DemoWeights(sizes_of.DemoSizes.from_json(SMALL.to_json()), clip_of.Vocabulary([5]), {},
+                                     unet.state_dict(), vae, {}, {})  # fmt: skip
+    model = demo.build_model(weights, torch.float32)
+    control = in_comfy.module("facecdm.hosts.comfy_demo_pose").load(file)
+    words, picture = [[torch.randn(1, 77, 64), {}]], torch.rand(1, 200, 200, 3)
+    noise = torch.randn(2, 8, 16, 16)
+
+    def sample(strength):
+        conditioning = ControlNetApplyAdvanced().apply_controlnet(words, words, control, picture, strength, 0.0, 1.0)
+        with torch.inference_mode():
+            return comfy.sample.sample(model, noise, 2, 3.0, "euler", "karras", *conditioning, torch.zeros_like(noise),
+                                       disable_pbar=True)  # fmt: skip
+
+    plain, steered = sample(0.0), sample(1.0)
+    assert torch.isfinite(steered).all() and (plain - steered).abs().max() > 1e-3
+    assert torch.equal(steered, sample(1.0)) and torch.equal(plain, sample(0.0))
+
+
+def test_the_loader_names_what_is_wrong(file, in_comfy, monkeypatch):
+    host, errors = in_comfy.module("facecdm.hosts.comfy_demo_pose"), in_comfy.module("facecdm.errors")
+    with pytest.raises(errors.MissingModel, match="clone the pack"):
+        host.load(file.with_name("nowhere.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(errors.BadFile, match="pose.safetensors"):
+        host.load(file)
+    from safetensors.torch import save_file
+
+    save_file({MARK: torch.zeros(1)}, file, {"format": "something else"})
+    with pytest.raises(errors.BadFile, match="something else"):
+        host.load(file)
