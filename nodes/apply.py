@@ -5,7 +5,6 @@ from comfy_api.latest import io
 from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.pulid import NOTHING
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS
 
@@ -124,7 +123,7 @@ def _stream(model, adapter, name: str, strength: float, curve: str, custom: str,
         curve=factors_of(curve, custom, adapter.config.layer_map),
         kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # 1 takes everything out
         projection=projection,
-        zeros=NOTHING.get(projection, 0) if family.zeros and options.projection != NONE else 0,
+        zeros=0 if options.projection == NONE else family.zeros.get(projection, 0),
         schedule=schedule(model, options.over_steps),
         weights=weights,
     )

@@ -1,11 +1,11 @@
 """The published families of decoupled-attention adapters: what tells each apart, and what each wants to see."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import projectors
 from .eva import FILE as EVA_FILE
-from .pulid import NOTHING, IdentityEncoder
+from .pulid import NOTHING, NOTHING_V11, IdentityEncoder, IdentityFormer
 
 # What a family looks at with a CLIP vision tower.
 WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
@@ -28,7 +28,7 @@ class Family:
     negative   what the rows of the negative prompt see: tokens of a zero embedding and of the states of an "empty
                picture" (normalised pixels of zero), or of states that are "zeros", too
     projector  the class that makes its tokens (formats.projectors)
-    projection, kappa, zeros   how its stream meets the text's (adapter.person.Stream)
+    projection, kappa, zeros   how its stream meets the text's (adapter.person.Stream); zeros by projection
     prompt, likeness           what `strength` becomes at the two ends of the balance between prompt and likeness
     keep       κ at the prompt's end of the balance
     words      what of a file's name speaks for it where its content cannot tell
@@ -45,7 +45,7 @@ class Family:
     negative: str = EMPTY
     projection: str = "feature"
     kappa: float = 0.0
-    zeros: int = 0
+    zeros: dict[str, int] = field(default_factory=dict)
     prompt: float = 0.5
     likeness: float = 1.3
     keep: float = 0.5
@@ -78,7 +78,9 @@ FAMILIES = {family.key: family for family in (
            recogniser="antelopev2/glintr100.onnx", prompt=0.4, likeness=1.1,
            words=("instantid", "instant-id", "instant_id")),
     Family("pulid", "PuLID", "face", IdentityEncoder, UPRIGHT, FIVE, RAW, "antelopev2/glintr100.onnx", ZEROS,
-           projection="token_v2", kappa=1.0, zeros=NOTHING["token_v2"], likeness=1.2),
+           projection="token_v2", kappa=1.0, zeros=NOTHING, likeness=1.2),
+    Family("pulid-v1.1", "PuLID v1.1", "face", IdentityFormer, UPRIGHT, FIVE, RAW, "antelopev2/glintr100.onnx", ZEROS,
+           projection="token_v2", kappa=1.0, zeros=NOTHING_V11, likeness=1.2),
     Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),
 )}
 
@@ -94,6 +96,7 @@ def _any(state: dict) -> bool:
 RULES: list[Rule] = [
     ({"latents": (1, None, 2048)}, _any, ("kolors-plus",)),
     ({"body.6.weight": (None, None), "mapping_patch_4.6.weight": (None, None)}, _any, ("pulid",)),
+    ({"latents": (1, None, None), "id_embedding_mapping.6.weight": (None, None)}, _any, ("pulid-v1.1",)),
     ({"latents": (1, None, None), "proj_in.weight": (None, 512)}, _any, ("instantid", "faceid-portrait-unnorm")),
     ({"latents": (1, None, None), "proj_in.weight": (None, None)}, _any,
      ("ip-adapter-plus", "ip-adapter-plus-face", "ip-adapter-composition")),

@@ -118,7 +118,7 @@ class Perceiver(nn.Module):
         self.proj_in = nn.Linear(states, width)
         self.proj_out = nn.Linear(width, out)
         self.norm_out = nn.LayerNorm(out)
-        self.layers = nn.ModuleList(nn.ModuleList([_Look(width, heads), _feed_forward(width, feed)])
+        self.layers = nn.ModuleList(nn.ModuleList([Look(width, heads), feed_forward(width, feed)])
                                     for _ in range(depth))
 
     @classmethod
@@ -152,7 +152,9 @@ class Resampler(Perceiver):
         return super().forward(self.latents.expand(len(states), -1, -1), states)
 
 
-class _Look(nn.Module):
+class Look(nn.Module):
+    """Tokens [R, N, width] attend to states [R, M, width] and to themselves."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -168,7 +170,7 @@ class _Look(nn.Module):
         return self.to_out(attend(self.to_q(tokens), k, v, self.heads))
 
 
-def _feed_forward(width: int, hidden: int) -> nn.Sequential:
+def feed_forward(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden, bias=False), nn.GELU(),
                          nn.Linear(hidden, width, bias=False))
 

@@ -1,19 +1,21 @@
-"""PuLID v1's identity encoder, with the keys of its published files.
+"""PuLID's identity encoders for SDXL, with the keys of its published files.
 
 Guo et al., "PuLID: Pure and Lightning ID Customization via Contrastive Alignment", 2024; ToTheBeginning/PuLID,
-pulid/encoders.py.
+pulid/encoders.py (v1) and pulid/encoders_transformer.py (v1.1).
 """
 
 import torch
 from torch import Tensor, nn
 
 from ..adapter.features import Features
+from .projectors import HEAD, Look, feed_forward
 
 RECOGNISER_WIDTH = 512  # antelopev2's embedding, raw
 VISION_WIDTH = 768      # EVA02-CLIP-L-336's embedding, of length 1
 STATES = 5              # hidden states of the tower, of 1024 features
-# Tokens of nothing beside the identity's, by projection: its modes "fidelity" and "extremely style" (app.py).
+# Tokens of nothing beside the identity's, by projection: the modes "fidelity" and "extremely style" (app.py; 1.1: 20).
 NOTHING = {"token_v2": 8, "token": 16}
+NOTHING_V11 = {"token_v2": 20, "token": 20}
 
 
 class IdentityEncoder(nn.Module):
@@ -42,6 +44,42 @@ class IdentityEncoder(nn.Module):
             whole, patches = getattr(self, f"mapping_{depth}"), getattr(self, f"mapping_patch_{depth}")
             tokens.append(whole(state[:, :1]) + patches(state[:, 1:]).mean(1, keepdim=True))
         return torch.cat(tokens, 1)
+
+
+class IdentityFormer(nn.Module):
+    """PuLID v1.1: what IdentityEncoder reads → tokens [R, 32, context].
+
+    Learnt tokens, with five of the identity behind them, look at the identity and at one depth of the tower after the
+    other, two layers for each.
+    """
+
+    def __init__(self, width: int, states_width: int, inner: int, count: int, depth: int, context: int):
+        super().__init__()
+        self.inner = inner
+        self.latents = nn.Parameter(torch.zeros(1, count, inner))
+        self.proj_out = nn.Parameter(torch.zeros(inner, context))
+        self.layers = nn.ModuleList(nn.ModuleList([Look(inner, inner // HEAD), feed_forward(inner, 4 * inner)])
+                                    for _ in range(depth))
+        for state in range(STATES):
+            setattr(self, f"mapping_{state}", _stack(states_width, 1024, inner))
+        self.id_embedding_mapping = _stack(width, 1024, 5 * inner)
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> "IdentityFormer":
+        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+        return cls(state["id_embedding_mapping.0.weight"].shape[1], state["mapping_0.0.weight"].shape[1],
+                   state["latents"].shape[2], state["latents"].shape[1], depth, state["proj_out"].shape[1])
+
+    def forward(self, features: Features) -> Tensor:
+        known = self.id_embedding_mapping(features.embedding).unflatten(-1, (5, self.inner))
+        tokens = torch.cat([self.latents.expand(len(known), -1, -1), known], 1)
+        each = len(self.layers) // STATES
+        for depth, state in enumerate(features.states):
+            seen = torch.cat([known, getattr(self, f"mapping_{depth}")(state)], 1)
+            for look, feed in self.layers[each * depth:each * (depth + 1)]:
+                tokens = tokens + look(tokens, seen)
+                tokens = tokens + feed(tokens)
+        return tokens[:, :self.latents.shape[1]] @ self.proj_out
 
 
 def identity(recognised: Tensor, seen: Tensor) -> Tensor:

@@ -145,8 +145,9 @@ def _vision_width(state: dict[str, Tensor], family: Family) -> int:
 def _face_width(state: dict[str, Tensor], family: Family) -> int:
     if not family.embedding:
         return 0
-    if "body.0.weight" in state:
-        return state["body.0.weight"].shape[1] - PULID_VISION_WIDTH
+    for key in ("body.0.weight", "id_embedding_mapping.0.weight"):
+        if key in state:
+            return state[key].shape[1] - PULID_VISION_WIDTH
     return next(state[key].shape[1] for key in ("proj_in.weight", "proj.0.weight") if key in state)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoupled import reference
+from decoupled import Reference, reference
 from published import EVA_STATES, SDXL, SMALL_XL, published_state
 from torch.nn import functional as F
 from twins import Twins, conditioning, predict
@@ -24,21 +24,49 @@ MODES = {"fidelity": (8, Stream(STRENGTH, projection="token_v2", zeros=8)),
          "neutral": (0, Stream(STRENGTH, kappa=-1.0))}
 
 
-def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
-    """Tokens as pulid/encoders.py has them; `seen` is the tower's embedding before it is brought to length 1."""
-    def stack(name, x):
-        for linear, norm in ((0, 1), (3, 4)):
-            x = F.linear(x, state[f"{name}.{linear}.weight"], state[f"{name}.{linear}.bias"])
-            x = F.layer_norm(x, x.shape[-1:], state[f"{name}.{norm}.weight"], state[f"{name}.{norm}.bias"])
-            x = torch.where(x > 0, x, 0.01 * x)
-        return F.linear(x, state[f"{name}.6.weight"], state[f"{name}.6.bias"])
+def stack(state: dict, name: str, x):
+    for linear, norm in ((0, 1), (3, 4)):
+        x = F.linear(x, state[f"{name}.{linear}.weight"], state[f"{name}.{linear}.bias"])
+        x = F.layer_norm(x, x.shape[-1:], state[f"{name}.{norm}.weight"], state[f"{name}.{norm}.bias"])
+        x = torch.where(x > 0, x, 0.01 * x)
+    return F.linear(x, state[f"{name}.6.weight"], state[f"{name}.6.bias"])
 
+
+def known(recognised, seen):
+    """Of both; `seen` is the tower's embedding before it is brought to length 1, nobody's is zero."""
     norm = seen.pow(2).sum(-1, keepdim=True).sqrt()
-    unit = torch.where(norm > 0, seen / norm, seen)  # nobody's embedding is zero
-    tokens = [stack("body", torch.cat([recognised, unit], 1)).reshape(len(recognised), 5, -1)]
+    return torch.cat([recognised, torch.where(norm > 0, seen / norm, seen)], 1)
+
+
+def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
+    """Tokens as pulid/encoders.py has them."""
+    tokens = [stack(state, "body", known(recognised, seen)).reshape(len(recognised), 5, -1)]
     for i, x in enumerate(states):
-        tokens.append(stack(f"mapping_{i}", x[:, :1]) + stack(f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True))
+        tokens.append(stack(state, f"mapping_{i}", x[:, :1])
+                      + stack(state, f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True))
     return torch.cat(tokens, 1)
+
+
+def encoded_v11(state: dict, recognised, seen, states) -> torch.Tensor:
+    """Tokens as pulid/encoders_transformer.py has them."""
+    def norm(name, x):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    queries = state["latents"].shape[1]
+    x = stack(state, "id_embedding_mapping", known(recognised, seen)).reshape(len(recognised), 5, -1)
+    latents = torch.cat([state["latents"].repeat(len(x), 1, 1), x], 1)
+    for i in range(5):
+        context = torch.cat([x, stack(state, f"mapping_{i}", states[i])], 1)
+        for layer in (f"layers.{2 * i}", f"layers.{2 * i + 1}"):
+            own = norm(f"{layer}.0.norm2", latents)
+            k, v = F.linear(torch.cat([norm(f"{layer}.0.norm1", context), own], 1),
+                            state[f"{layer}.0.to_kv.weight"]).chunk(2, -1)
+            heads = k.shape[-1] // 64
+            latents = latents + F.linear(Reference.attend(F.linear(own, state[f"{layer}.0.to_q.weight"]), k, v, heads),
+                                         state[f"{layer}.0.to_out.weight"])
+            hidden = F.gelu(F.linear(norm(f"{layer}.1.0", latents), state[f"{layer}.1.1.weight"]))
+            latents = latents + F.linear(hidden, state[f"{layer}.1.3.weight"])
+    return latents[:, :queries] @ state["proj_out"]
 
 
 def face(sizes, seed: int = 5, patches: int = 6):
@@ -52,13 +80,13 @@ def adapter_of(state: dict):
     return import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.safetensors")))
 
 
-def compare(twins: Twins, sizes, mode: str) -> float:
+def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
     """Largest difference between our host and the reference, as part of the output's largest value."""
-    state, (recognised, seen, states) = published_state("pulid", layer_map(twins.model), sizes), face(sizes)
-    zeros, stream = MODES[mode]
+    state, (recognised, seen, states) = published_state(family, layer_map(twins.model), sizes), face(sizes)
+    encode, (zeros, stream) = encoded if family == "pulid" else encoded_v11, MODES[mode]
     nobody = tuple(torch.zeros_like(x) for x in (recognised, seen, *states))
-    tokens = torch.cat([encoded(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
-                        encoded(state["image_proj"], recognised, seen, states)])
+    tokens = torch.cat([encode(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
+                        encode(state["image_proj"], recognised, seen, states)])
     tokens = torch.cat([tokens, tokens.new_zeros(2, zeros, tokens.shape[-1])], 1)
 
     generator = torch.Generator().manual_seed(3)
@@ -88,6 +116,10 @@ def small(small_sdxl, monkeypatch):
 @pytest.mark.parametrize("mode", MODES)
 def test_each_mode_is_pulids(small, mode):
     assert compare(small, SMALL_XL, mode) < 1e-4
+
+
+def test_version_1_1(small):
+    assert compare(small, SMALL_XL, "fidelity", "pulid-v1.1") < 1e-4
 
 
 def test_at_sdxls_widths(narrow_sdxl, monkeypatch):

@@ -39,13 +39,16 @@ def _mlp(names: list[tuple[str, tuple[int, ...]]]) -> dict:
 def _perceiver(states: int, width: int, heads: int, out: int, depth: int = 4) -> dict:
     shapes = _mlp([("proj_in", (width, states)), ("proj_out", (out, width)), ("norm_out", (out,))])
     for i in range(depth):
-        shapes |= _mlp([(f"layers.{i}.0.norm1", (width,)), (f"layers.{i}.0.norm2", (width,)),
-                        (f"layers.{i}.1.0", (width,))])
-        inner = heads * 64
-        shapes |= {f"layers.{i}.0.to_q.weight": (inner, width), f"layers.{i}.0.to_kv.weight": (2 * inner, width),
-                   f"layers.{i}.0.to_out.weight": (width, inner), f"layers.{i}.1.1.weight": (4 * width, width),
-                   f"layers.{i}.1.3.weight": (width, 4 * width)}
+        shapes |= _layer(f"layers.{i}", width, heads)
     return shapes
+
+
+def _layer(name: str, width: int, heads: int) -> dict:
+    inner = heads * 64
+    return _mlp([(f"{name}.0.norm1", (width,)), (f"{name}.0.norm2", (width,)), (f"{name}.1.0", (width,))]) | {
+        f"{name}.0.to_q.weight": (inner, width), f"{name}.0.to_kv.weight": (2 * inner, width),
+        f"{name}.0.to_out.weight": (width, inner), f"{name}.1.1.weight": (4 * width, width),
+        f"{name}.1.3.weight": (width, 4 * width)}
 
 
 def _resampler(states: int, width: int, heads: int, out: int) -> dict:
@@ -61,15 +64,26 @@ def _faceid_plus(s: Sizes) -> dict:
     return _identity(s.context, 4) | {f"perceiver_resampler.{key}": shape for key, shape in inside.items()}
 
 
-def _pulid(s: Sizes) -> dict:
-    def stack(name: str, inside: int, out: int) -> dict:
-        return _mlp([(f"{name}.0", (1024, inside)), (f"{name}.1", (1024,)), (f"{name}.3", (1024, 1024)),
-                     (f"{name}.4", (1024,)), (f"{name}.6", (out, 1024))])
+def _stack(name: str, inside: int, out: int) -> dict:
+    return _mlp([(f"{name}.0", (1024, inside)), (f"{name}.1", (1024,)), (f"{name}.3", (1024, 1024)),
+                 (f"{name}.4", (1024,)), (f"{name}.6", (out, 1024))])
 
-    shapes = stack("body", 512 + 768, 5 * s.context)
+
+def _pulid(s: Sizes) -> dict:
+    shapes = _stack("body", 512 + 768, 5 * s.context)
     for i in range(5):
         for name in (f"mapping_{i}", f"mapping_patch_{i}"):
-            shapes |= stack(name, min(s.states, EVA_STATES), s.context)
+            shapes |= _stack(name, min(s.states, EVA_STATES), s.context)
+    return shapes
+
+
+def _pulid_v11(s: Sizes, count: int = 32, depth: int = 10) -> dict:
+    shapes = {"latents": (1, count, s.plus), "proj_out": (s.plus, s.context),
+              **_stack("id_embedding_mapping", 512 + 768, 5 * s.plus)}
+    for i in range(depth):
+        shapes |= _layer(f"layers.{i}", s.plus, s.plus_heads)
+    for i in range(5):
+        shapes |= _stack(f"mapping_{i}", min(s.states, EVA_STATES), s.plus)
     return shapes
 
 
@@ -85,6 +99,7 @@ PROJECTORS = {
     "faceid-portrait-unnorm": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
     "instantid": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
     "pulid": _pulid,
+    "pulid-v1.1": _pulid_v11,
     "kolors-plus": lambda s: _resampler(1024, 2048, 12, s.context),
 }
 WITH_LORA = ("faceid", "faceid-plus", "faceid-plusv2")
