@@ -192,7 +192,7 @@ def test_descent_through_few_steps(people, recogniser, learnt):
     optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.01)
     values = []
     for step in range(8):
-        value = FewStepIdentityLoss(recogniser, learnt=learnt)(make_moment([800], denoiser, rows, seed=step))
+        value = FewStepIdentityLoss(recogniser, learnt=learnt)(make_moment([650], denoiser, rows, seed=step))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()

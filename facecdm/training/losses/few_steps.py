@@ -18,12 +18,13 @@ class FewStepIdentityLoss(IdentityLoss):
 
     DDIM (Song et al. 2021) in `steps` even steps from the row's own noisy latents, with gradients through the last
     `learnt` of them alone (PuLID looks at a picture of 4 steps). The first prediction is the training step's own, so
-    `steps` − 1 calls of the U-Net are added. Above `top` the picture would no longer have the key points of its row.
+    `steps` − 1 calls of the U-Net are added. From `top` on the picture would no longer have its face where the row's
+    key points are.
     """
 
     steps: int = 4
     learnt: int = 1
-    top: int = 900
+    top: int = 700
 
     def __post_init__(self) -> None:
         super().__post_init__()
