@@ -23,6 +23,7 @@ from demo_bars import Judge, Painter, save_sheet, to_bytes  # noqa: E402
 
 from facecdm.demo import data, measure  # noqa: E402
 from facecdm.demo.weights import default_path, read  # noqa: E402
+from facecdm.evaluation.recognisers import Dlib  # noqa: E402
 
 PEOPLE, REFERENCE, OTHER = 48, 0, 1  # identities in val, and the views that are reference and judge
 BARS = {"cosine": 0.40, "rank1": 0.75, "dlib_rank1": 0.40, "face": 0.95, "colours_lost": 0.03}
@@ -72,25 +73,8 @@ class People:
         return val.captions[self.asked[place][1]]
 
 
-class Dlib:
-    """Descriptors [128] of dlib's ResNet; None where its own detector finds no face."""
-
-    def __init__(self):
-        import dlib
-        import face_recognition_models as files
-
-        self.detect = dlib.get_frontal_face_detector()
-        self.shape = dlib.shape_predictor(files.pose_predictor_five_point_model_location())
-        self.net = dlib.face_recognition_model_v1(files.face_recognition_model_location())
-
-    def __call__(self, pixels: Tensor) -> list[Tensor | None]:
-        found = []
-        for picture in pixels.numpy():
-            boxes = self.detect(np.ascontiguousarray(picture), 1)
-            largest = max(boxes, key=lambda box: box.area(), default=None)
-            found.append(None if largest is None else torch.tensor(
-                self.net.compute_face_descriptor(picture, self.shape(picture, largest))))
-        return found
+def dlib_embeddings(judge: Dlib, pixels: Tensor) -> list[Tensor | None]:
+    return [None if (seen := judge.look(picture)) is None else seen.embedding for picture in pixels.numpy()]
 
 
 def likeness(shown: list[Tensor | None], people: list[int], gallery: list[Tensor | None], centre: Tensor
@@ -158,8 +142,10 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     dlib = Dlib() if arguments.dlib else None
     gallery = {"": (seen["other"], judge.centre)}
     if dlib is not None:
-        known = dlib(torch.from_numpy(np.array(train.pixels[np.linspace(0, len(train) - 1, 100).astype(int)])))
-        gallery["dlib_"] = (dlib(views["other"]), torch.stack([face for face in known if face is not None]).mean(0))
+        others = torch.from_numpy(np.array(train.pixels[np.linspace(0, len(train) - 1, 100).astype(int)]))
+        known = dlib_embeddings(dlib, others)
+        centre = torch.stack([face for face in known if face is not None]).mean(0)
+        gallery["dlib_"] = (dlib_embeddings(dlib, views["other"]), centre)
     asked = [person for person, _ in people.asked]
     painter = Painter(weights, arguments)
     base, rows = painter.demo.model, []
@@ -167,7 +153,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     def score(what: str, pixels: Tensor, owners: list[int], labels: list[dict] | None) -> None:
         row = {"what": what}
         for name, (known, centre) in gallery.items():
-            shown = dlib(pixels) if name else measure.embeddings(pixels, analyzer)
+            shown = dlib_embeddings(dlib, pixels) if name else measure.embeddings(pixels, analyzer)
             row[f"{name}cosine"], row[f"{name}rank1"] = likeness(shown, owners, known, centre)
             if not name:
                 row["face"] = float(np.mean([face is not None for face in shown]))

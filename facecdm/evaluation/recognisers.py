@@ -1,5 +1,6 @@
 """Who looks at the faces: InsightFace's packs, and dlib, which takes no part in any of our trainings."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,15 +57,19 @@ class Dlib:
     name = "dlib"
 
     def __init__(self):
+        # Importing face_recognition_models needs an old setuptools; its files do not.
+        files = importlib.util.find_spec("face_recognition_models")
         try:
             import dlib
-            import face_recognition_models as files
-        except ImportError as error:
+        except ImportError:
+            files = None
+        if files is None:
             raise MissingPackage("dlib as a second recogniser needs two packages: pip install dlib "
-                                 "face_recognition_models (where there is no compiler: dlib-bin)") from error
+                                 "face_recognition_models (where there is no compiler: dlib-bin)")
+        folder = Path(files.submodule_search_locations[0]) / "models"
         self._detect = dlib.get_frontal_face_detector()
-        self._shape = dlib.shape_predictor(files.pose_predictor_five_point_model_location())
-        self._net = dlib.face_recognition_model_v1(files.face_recognition_model_location())
+        self._shape = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+        self._net = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
     def look(self, picture: np.ndarray) -> Seen | None:
         picture = np.ascontiguousarray(picture)

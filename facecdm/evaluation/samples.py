@@ -54,13 +54,12 @@ def read(table: Path) -> list[Sample]:
 
 
 def _sample(row: dict, here: Path) -> Sample:
-    known = {field.name for field in fields(Sample)}
     missing = [name for name in ("picture", "person", "condition", "reference") if not row.get(name)]
     if missing:
         raise ValueError(f"{', '.join(missing)} is missing")
     values: dict = {}
-    for name in known & row.keys():
-        value = row[name]
+    for name in (field.name for field in fields(Sample)):
+        value = row.get(name)
         if value in ("", None):
             continue
         if name in _PATHS:

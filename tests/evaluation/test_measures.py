@@ -12,7 +12,7 @@ from facecdm.evaluation import measures
 
 
 def unit(*values: float) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.tensor(values), dim=0)
+    return torch.nn.functional.normalize(torch.tensor(values, dtype=torch.float32), dim=0)
 
 
 def test_copy_paste_is_1_for_a_copy_and_minus_1_for_the_unseen_photo():
