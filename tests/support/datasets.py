@@ -1,7 +1,6 @@
 """Stand-ins for encoders and face finder, quick and exact, that count what they are asked."""
 
 import hashlib
-import io
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -99,12 +98,6 @@ def save(path: Path, pixels: np.ndarray, caption: str | None = None) -> Path:
     if caption is not None:
         path.with_suffix(".txt").write_text(caption, encoding="utf-8")
     return path
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
 
 
 def files_of(folder: Path) -> dict[str, object]:

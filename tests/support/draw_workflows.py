@@ -60,6 +60,7 @@ for (const stack of groups) {
         y += node.size[1] + TITLE + GAP;
         wide = Math.max(wide, node.size[0]);
       }
+      for (const id of column) graph.getNodeById(id).setSize([wide, graph.getNodeById(id).size[1]]);
       bottom = Math.max(bottom, y - TITLE - GAP + PAD);
       x += wide + GAP;
     }
@@ -83,12 +84,36 @@ text.color = '#432';
 text.bgcolor = '#653';
 graph.add(text);
 graph.id = id;
-const scale = Math.min((innerWidth - 160) / (left + 430), (innerHeight - 140) / deepest, 1);
-app.canvas.ds.scale = scale;
-app.canvas.ds.offset = [470 + 60 / scale, 90 / scale];
+app.canvas.ds.scale = 0.6;
+app.canvas.ds.offset = [430 + 120, 160];
+const result = [app.graph.serialize(), (await app.graphToPrompt()).output];
+const scale = Math.min((innerWidth - 120) / (left + 430), (innerHeight - 180) / deepest, 1);
+app.canvas.ds.scale = scale;  // all of it, for a picture
+app.canvas.ds.offset = [430 + 80 / scale, 140 / scale];
 app.canvas.setDirty(true, true);
 await new Promise(done => setTimeout(done, 1200));
-return [app.graph.serialize(), (await app.graphToPrompt()).output];
+return result;
+"""
+
+# The whole graph without the page around it, letters at any zoom; gives where on the page it is.
+SHOW_GRAPH = """
+const style = document.createElement('style');
+style.id = 'graph-alone';
+style.textContent = 'body * { visibility: hidden } canvas#graph-canvas { visibility: visible }';
+document.head.append(style);
+app.canvas.min_font_size_for_lod = 0;
+app.canvas.show_info = false;
+const boxes = [...app.graph.nodes.filter(node => node.title != 'Read me'), ...app.graph.groups];
+const left = Math.min(...boxes.map(box => box.pos[0])) - 20, top = Math.min(...boxes.map(box => box.pos[1])) - 50;
+const right = Math.max(...boxes.map(box => box.pos[0] + box.size[0])) + 20;
+const bottom = Math.max(...boxes.map(box => box.pos[1] + box.size[1])) + 20;
+const page = app.canvas.canvas.getBoundingClientRect();
+const scale = Math.min(page.width / (right - left), page.height / (bottom - top));
+app.canvas.ds.scale = scale;
+app.canvas.ds.offset = [-left, -top];
+app.canvas.setDirty(true, true);
+await new Promise(done => setTimeout(done, 2500));
+return [page.x, page.y, (right - left) * scale, (bottom - top) * scale].map(Math.round);
 """
 
 
@@ -100,8 +125,11 @@ def draw(frontend: Frontend, plan: Plan) -> dict:
     placed = [name for stack in plan.groups for group in stack for column in group.columns for name in column]
     assert sorted(placed) == sorted(plan.nodes), f"{plan.name}: {set(placed) ^ set(plan.nodes)}"
     sizes = SIZES | {str(ids[name]): size for name, size in plan.sizes.items()}
+    frontend.forget_pictures()
     opened, api = frontend.tab.js(LAY_OUT, api=plan.api(), name=plan.name, groups=groups, sizes=sizes, note=plan.note,
                                   id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"facecdm/{plan.name}")))
+    for node in opened["nodes"]:
+        node.setdefault("widgets_values", [])  # as it will be once opened and saved again
     for data, path in ((opened, WORKFLOWS / f"{plan.name}.json"), (api, WORKFLOWS / "api" / f"{plan.name}.json")):
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return api
@@ -109,13 +137,17 @@ def draw(frontend: Frontend, plan: Plan) -> dict:
 
 def show_graph(frontend: Frontend, plan: Plan) -> None:
     """The thumbnail of a workflow that does not run here: its graph."""
+    left, top, width, height = frontend.tab.js(SHOW_GRAPH)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.png"
         frontend.tab.picture(file)
         page = Image.open(file).convert("RGB")
-    width, height = page.size
-    page.crop((60, 60, width, min(60 + (width - 60) // 2, height))).resize((768, 384), Image.Resampling.LANCZOS).save(
-        WORKFLOWS / f"{plan.name}.jpg", quality=80)
+    frontend.tab.js("document.getElementById('graph-alone').remove()")
+    graph = page.crop((left, top, left + width, top + height))
+    graph.thumbnail((768, 384), Image.Resampling.LANCZOS)
+    sheet = Image.new("RGB", (768, 384), page.getpixel((left + 2, top + 2)))
+    sheet.paste(graph, ((768 - graph.width) // 2, (384 - graph.height) // 2))
+    sheet.save(WORKFLOWS / f"{plan.name}.jpg", quality=80)
 
 
 async def show_result(address: str, plan: Plan, api: dict) -> None:

@@ -29,8 +29,13 @@ class Frontend:
         if not tab.js("return 'FaceCDMApply' in LiteGraph.registered_node_types"):
             raise RuntimeError("the server offers no FaceCDM nodes: see its log")
 
+    def forget_pictures(self) -> None:
+        """The frontend keeps results by node id, and shows those of one workflow in the next one's nodes."""
+        self.tab.js("app.nodeOutputs = {}; app.nodePreviewImages = {};")
+
     def open(self, path: Path) -> None:
         """As by dropping the file on the page."""
+        self.forget_pictures()
         self.tab.js("await app.handleFile(new File([text], name, {type: 'application/json'}));"
                     "await new Promise(done => setTimeout(done, 1500))",
                     text=path.read_text(encoding="utf-8"), name=path.name)

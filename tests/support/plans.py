@@ -225,7 +225,7 @@ composition, 0.8 hardly anything.
     | {"start": n("LoadImage", "Start from", image="faceworld-2.webp"),
        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
        "encode": n("VAEEncode", pixels="@scale", vae="@base:2")}
-    | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_SAMPLER, denoise=0.6),
+    | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_SAMPLER, denoise=0.4),
     ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative"),)), PERSON_GROUP),
      (Group("Start from", PHOTO, (("start", "scale", "encode"),)),), (PICTURE_GROUP,)))
 
