@@ -1,6 +1,5 @@
 """Published adapters from their folders to a MODEL: what each family is shown, and what is told where it cannot be."""
 
-import asyncio
 import copy
 from dataclasses import replace
 
@@ -299,12 +298,10 @@ def test_a_curve_for_the_image_alone(in_comfy, load, apply):
 
 
 def test_cfg_rescale_is_cores(in_comfy, load, apply, noise):
-    import nodes
+    from comfy_extras.nodes_model_advanced import RescaleCFG
 
     adapter = load("ip-adapter-plus")
-    if "RescaleCFG" not in nodes.NODE_CLASS_MAPPINGS:
-        asyncio.run(nodes.init_builtin_extra_nodes())
-    core = nodes.NODE_CLASS_MAPPINGS["RescaleCFG"]().patch(apply(adapter), 0.7)[0]
+    core = RescaleCFG().patch(apply(adapter), 0.7)[0]
     ours = apply(adapter, options={"cfg_rescale": 0.7})
     torch.testing.assert_close(noise(ours, cfg=7.0), noise(core, cfg=7.0), rtol=0, atol=1e-3)
     assert not noise(ours, cfg=7.0).equal(noise(apply(adapter), cfg=7.0))

@@ -1,0 +1,138 @@
+"""Published adapters beside what else is patched into a MODEL."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from twins import conditioning, predict
+
+from facecdm.adapter.features import Features
+from facecdm.adapter.person import Person
+from facecdm.formats.imported import import_adapter
+from facecdm.formats.read import Published
+from facecdm.hosts.comfy import apply_person
+
+SIGMA = 3.0
+
+
+@pytest.fixture
+def show(small, make_state):
+    """MODEL → MODEL with a FaceID person, prompt and negative prompt."""
+    state = make_state("faceid", lora_rank=0)
+    adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")))
+    face = torch.randn(1, 512, generator=torch.Generator().manual_seed(1))
+    face = Features(torch.nn.functional.normalize(face, dim=1))
+    return lambda model: apply_person(model, Person(adapter, face, negative={"face": face.nothing()}))
+
+
+@pytest.fixture
+def epsilon(small):
+    twins, _ = small
+
+    def epsilon(model, cfg: float = 3.0, size=(8, 8)):
+        generator = torch.Generator().manual_seed(3)
+        x = torch.randn(1, 4, *size, generator=generator) * SIGMA
+        prompts = [conditioning(torch.randn(1, 77, twins.context, generator=generator), torch.zeros(1, 1280))
+                   for _ in range(2)]
+        return predict(model, x, SIGMA, *prompts, cfg=cfg)
+
+    return epsilon
+
+
+class Theirs:
+    """A patch as IPAdapter_plus makes it: it computes the text's attention itself, and others are added to it."""
+
+    def __init__(self, callback, **options):
+        self.callbacks = [(callback, options)]
+
+    def add(self, callback, **options):
+        self.callbacks.append((callback, options))
+
+    def __call__(self, q, k, v, extra_options):
+        from comfy.ldm.modules.attention import optimized_attention
+
+        out = optimized_attention(q, k, v, extra_options["n_heads"])
+        for callback, options in self.callbacks:
+            if options["sigma_start"] >= extra_options["sigmas"][0].item() >= options["sigma_end"]:
+                out = out + callback(out, q, k, v, extra_options, **options)
+        return out
+
+
+def patched_by_theirs(model, sdxl: bool):
+    """As its `set_model_patch_replace`: keys without the transformer's number in SD1.5, with it in SDXL."""
+    keys = ([("input", i, j) for i in (4, 5) for j in range(2)] if sdxl
+            else [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("output", i) for i in range(3, 12)])
+    model = model.clone()
+    options = model.model_options["transformer_options"] = model.model_options["transformer_options"].copy()
+    replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
+    patches = replace["attn2"] = dict(replace.get("attn2", {}))
+
+    def callback(out, q, k, v, extra_options, weight, **more):
+        return weight * torch.sin(q)
+
+    for key in keys:
+        kwargs = {"weight": 0.5, "sigma_start": 99.0, "sigma_end": 0.0}
+        if key in patches:
+            patches[key].add(callback, **kwargs)
+        else:
+            patches[key] = Theirs(callback, **kwargs)
+    return model
+
+
+def test_ipadapter_plus_before_and_after(small, show, epsilon):
+    twins, _ = small
+    before = epsilon(show(patched_by_theirs(twins.model, twins.sdxl)))
+    after = epsilon(patched_by_theirs(show(twins.model), twins.sdxl))
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-4)
+    for alone in (show(twins.model), patched_by_theirs(twins.model, twins.sdxl)):
+        assert (epsilon(alone) - after).abs().max() > 1e-2, "both act"
+    first = patched_by_theirs(show(twins.model), twins.sdxl)
+    assert not epsilon(first).equal(epsilon(patched_by_theirs(first.clone(), twins.sdxl))), "and more may follow"
+    assert epsilon(first).equal(after), "which leaves the first as it was"
+
+
+def test_freeu(small, show, epsilon):
+    from comfy_extras.nodes_freelunch import FreeU_V2
+
+    twins, size = small[0], (16, 16)  # of one place, FreeU makes NaN
+
+    def freeu(model):
+        return FreeU_V2().patch(model, 1.3, 1.4, 0.9, 0.2)[0]
+
+    both = epsilon(freeu(show(twins.model)), size=size)
+    torch.testing.assert_close(both, epsilon(show(freeu(twins.model)), size=size))
+    for alone in (show(twins.model), freeu(twins.model)):
+        assert (epsilon(alone, size=size) - both).abs().max() > 1e-3
+
+
+def test_lcm_at_cfg_1_has_no_negative_row(small, show, epsilon):
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    twins, _ = small
+    lcm = ModelSamplingDiscrete().patch(twins.model, "lcm", False)[0]
+    rows = []
+
+    def watch(apply_model, args):
+        rows.append(len(args["input"]))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    lcm.set_model_unet_function_wrapper(watch)
+    shown, plain = epsilon(show(lcm), cfg=1.0), epsilon(lcm, cfg=1.0)
+    assert rows == [1, 1] and torch.isfinite(shown).all() and not shown.equal(plain)
+    assert not epsilon(show(lcm), cfg=1.5).equal(epsilon(lcm, cfg=1.5)) and rows[2:] == [2, 2]
+
+
+def test_every_tile_of_a_tiled_sampling_sees_the_person(small, show, epsilon):
+    """A wrapper that calls the U-Net tile by tile, as packs for tiled diffusion do."""
+    twins, _ = small
+
+    def tiles(apply_model, args):
+        return torch.cat([apply_model(tile, args["timestep"], **args["c"]) for tile in args["input"].chunk(2, -1)], -1)
+
+    tiled = show(twins.model)
+    tiled.set_model_unet_function_wrapper(tiles)
+    plain = twins.model.clone()
+    plain.set_model_unet_function_wrapper(tiles)
+    whole, without = epsilon(tiled, size=(8, 16)), epsilon(plain, size=(8, 16))
+    assert all((a - b).abs().max() > 1e-2 for a, b in zip(whole.chunk(2, -1), without.chunk(2, -1)))
+    torch.testing.assert_close(epsilon(show(plain), size=(8, 16)), whole)
