@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +158,7 @@ class Runner:
 
         try:
             results, seconds = await server.do(self.batch, task, queued)
-            await self._keep(server, task, results, seconds)
+            await _to_its_end(self._keep(server, task, results, seconds))
         except FAILURES as error:
             self._failed(server, task, error)
         except BadAnswer as error:  # the job's fault, or the server's: it has to answer well before it gets another
@@ -273,6 +274,16 @@ async def _until_first_error(serving: list[asyncio.Task], watching: asyncio.Task
         for task in ended:
             task.result()
         left -= ended
+
+
+async def _to_its_end(work: Coroutine) -> None:
+    """Awaits what must not be left half done; who is cancelled meanwhile is so afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _end(tasks: "list[asyncio.Task] | set[asyncio.Task]") -> None:

@@ -35,7 +35,7 @@ def demo_graph() -> dict:
         "1": node("FaceCDMLoadDemoModel"),
         "2": node("CLIPTextEncode", "Prompt", clip=["1", 1], text=""),
         "3": node("CLIPTextEncode", clip=["1", 1], text=""),
-        "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "5": node("KSampler", model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0], seed=0,
                   steps=2, cfg=4.0, sampler_name="euler", scheduler="karras", denoise=1.0),
         "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
@@ -46,10 +46,8 @@ def demo_graph() -> dict:
 def flat_graph() -> dict:
     """A plain picture whose colour is its name."""
     return {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
-        "2": {"class_type": "ImageSharpen", "inputs": {
-            "image": ["1", 0], "sharpen_radius": 9, "sigma": 1.0, "alpha": 0.5}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "flat"}},
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 0}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "flat"}},
     }
 
 
