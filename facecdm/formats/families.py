@@ -84,6 +84,23 @@ FAMILIES = {family.key: family for family in (
     Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),
 )}
 
+# The file of a family, or of its next of kin, for SD1.5 and for SDXL.
+FILES = {
+    "ip-adapter": ("ip-adapter_sd15.safetensors", "ip-adapter_sdxl_vit-h.safetensors"),
+    "ip-adapter-light": ("ip-adapter_sd15_light_v11.bin", ""),
+    "ip-adapter-plus": ("ip-adapter-plus_sd15.safetensors", "ip-adapter-plus_sdxl_vit-h.safetensors"),
+    "ip-adapter-plus-face": ("ip-adapter-plus-face_sd15.safetensors", "ip-adapter-plus-face_sdxl_vit-h.safetensors"),
+    "ip-adapter-composition": ("ip_plus_composition_sd15.safetensors", "ip_plus_composition_sdxl.safetensors"),
+    "ip-adapter-full-face": ("ip-adapter-full-face_sd15.safetensors", "ip-adapter-plus-face_sdxl_vit-h.safetensors"),
+    "faceid": ("ip-adapter-faceid_sd15.bin", "ip-adapter-faceid_sdxl.bin"),
+    "faceid-plus": ("ip-adapter-faceid-plus_sd15.bin", "ip-adapter-faceid-plusv2_sdxl.bin"),
+    "faceid-plusv2": ("ip-adapter-faceid-plusv2_sd15.bin", "ip-adapter-faceid-plusv2_sdxl.bin"),
+    "faceid-portrait": ("ip-adapter-faceid-portrait-v11_sd15.bin", "ip-adapter-faceid-portrait_sdxl.bin"),
+    "faceid-portrait-unnorm": ("ip-adapter-faceid-portrait-v11_sd15.bin", "ip-adapter-faceid-portrait_sdxl_unnorm.bin"),
+    "instantid": ("ip-adapter-faceid-plusv2_sd15.bin", "InstantID's ip-adapter.bin"),
+    "pulid": ("ip-adapter-faceid-plusv2_sd15.bin", "ip-adapter_pulid_sdxl_fp16.safetensors"),
+}
+
 # Which families a state dict of a projector may be: the first that fits decides, and the first name is the default.
 # `keys` maps a key to the shape it must have (None: any size).
 Rule = tuple[dict[str, tuple], Callable[[dict], bool], tuple[str, ...]]
@@ -132,3 +149,8 @@ def encoder_for(vision: str, width: int) -> Encoder | None:
     if vision == FIVE:
         return EVA
     return next((e for e in ENCODERS if (e.pooled if vision == POOLED else e.states) == width), None)
+
+
+def file_for(family: str, base: str) -> str:
+    """The published file of a family (or its next of kin) for a base, or "" where there is none."""
+    return FILES.get(family, ("", ""))[("SD1.5", "SDXL").index(base)] if base in ("SD1.5", "SDXL") else ""

@@ -11,6 +11,7 @@ from ..adapter.layers import LayerMap
 from ..adapter.model import StreamLayers, TripletAdapter
 from ..adapter.native import is_native, load_adapter
 from ..errors import BadFile, Mismatch
+from .families import file_for
 from .read import Published, read
 from .recognise import AUTO, Recognised, recognise
 
@@ -26,6 +27,11 @@ class ImportedConfig:
     @property
     def streams(self) -> tuple[str, ...]:
         return tuple(self.parts)
+
+    def counterpart(self, base: str) -> str:
+        """Files of the same families for another base, in words; "" where there are none."""
+        names = [file_for(part.family.key, base) for part in self.parts.values()]
+        return " and ".join(name for name in names if name)
 
     @property
     def face_width(self) -> int:

@@ -67,8 +67,10 @@ def apply_person(model, person: Person):
     found = layer_map(model)
     wanted = person.adapter.config.layer_map
     if found != wanted:
+        published = getattr(person.adapter.config, "counterpart", lambda base: "")(found.base)
         raise Mismatch(f"this adapter was made for {wanted.base}, and the MODEL is {found.base}; load an adapter "
-                       "for that base, or connect the MODEL that this one was made for")
+                       f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
+                       "made for")
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
     first = PEOPLE not in options

@@ -1,6 +1,6 @@
 """What an adapter is shown of faces and pictures: each family's way of looking, and what stands for no picture."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ def features(adapter, sources: Sources) -> Shown:
     """What a Person holds against the model. Raises NoFace, Mismatch, FaceCDMError: something needed is not connected,
     or does not fit the adapter.
     """
+    if sources.references == PER_PICTURE and sources.faces is not None:
+        sources = replace(sources, faces=_one_a_picture(sources.faces))
     parts = getattr(adapter.config, "parts", None)
     side_by_side = sources.weights if sources.references == SIDE_BY_SIDE else ()
     if parts is None:
@@ -199,6 +201,16 @@ def _look_as_pulid(sources: Sources, faces: Faces) -> tuple[Tensor, tuple[Tensor
     if sources.image is None:
         raise FaceCDMError("PuLID looks at the faces in their pictures: connect to image what Detect & Embed Faces saw")
     return sources.clip_vision.look_at(faces, sources.image)
+
+
+def _one_a_picture(faces: Faces) -> Faces:
+    """Of a video's frames: a face for each, the one before it where none was found, or the first one."""
+    found = {face.image_index: face for face in faces}
+    if len(found) < len(faces) or len(faces) < 2:  # photos from several nodes, all of them number 0
+        return faces
+    places = sorted(found)
+    at = [max((place for place in places if place <= frame), default=places[0]) for frame in range(places[-1] + 1)]
+    return replace(faces, faces=tuple(found[place] for place in at))
 
 
 # ---- checks ----

@@ -8,6 +8,8 @@ from published import PROJECTORS, SD15, SDXL, published_state
 
 from facecdm.adapter.layers import BASES
 from facecdm.errors import BadFile, FaceCDMError, UnsupportedModel
+from facecdm.formats.families import FAMILIES, FILES, file_for
+from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
 from facecdm.formats.recognise import AUTO, recognise
 
@@ -123,6 +125,14 @@ def test_unknown_projectors_and_bases_are_told():
     lame.ip_adapter.pop("31.to_v_ip.weight")
     with pytest.raises(BadFile, match="keys without values"):
         recognise(lame)
+
+
+def test_the_file_to_get_is_known_for_every_family():
+    assert FILES.keys() | {"kolors-plus"} == FAMILIES.keys(), "Kolors is a base of its own"
+    assert file_for("faceid", "SDXL") == "ip-adapter-faceid_sdxl.bin" and file_for("faceid", "FaceCDM demo") == ""
+    adapter = import_adapter(Published(*(published_state("faceid", BASES["SD1.5"], SD15)[part]
+                                         for part in ("image_proj", "ip_adapter")), {}, Path("a.bin")))
+    assert adapter.config.counterpart("SDXL") == "ip-adapter-faceid_sdxl.bin"
 
 
 def test_a_lora_of_zeros_is_none():

@@ -220,6 +220,15 @@ def test_one_reference_for_each_picture_of_a_batch(in_comfy, load, apply, make_f
                                    rtol=0, atol=1e-4)
 
 
+def test_frames_without_a_face_keep_the_one_before(in_comfy, make_faces):
+    looking = in_comfy.module("facecdm.hosts.comfy_features")
+    value = in_comfy.module("facecdm.faces.value")
+    faces = make_faces(3, recogniser=ARCFACE)
+    frames = value.Faces(tuple(replace(face, image_index=i) for face, i in zip(faces, (1, 2, 5))), ARCFACE)
+    assert [face.image_index for face in looking._one_a_picture(frames)] == [1, 1, 2, 2, 2, 5]
+    assert looking._one_a_picture(faces) is faces, "photos of several nodes come in their order"
+
+
 # ---- two files ----
 
 
