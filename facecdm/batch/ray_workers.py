@@ -145,16 +145,7 @@ async def workers(plan: Plan, client_id: str) -> AsyncIterator[dict[str, RayConn
         raise MissingPackage("Ray is not installed: pip install 'facecdm[ray]', or name servers instead") from error
     mine = not ray.is_initialized()
     if mine:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told but the nodes
-        # The library travels with the batch; what only ComfyUI's nodes need stays behind.
-        environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/*.safetensors", "**/__pycache__"]}
-        try:
-            await asyncio.to_thread(
-                ray.init, address=plan.ray.address or "local", runtime_env=environment, log_to_driver=False,
-                include_dashboard=False if plan.ray.address is None else None, configure_logging=False,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise FaceCDMError(f"no Ray at {plan.ray.address or 'this machine'}: {error}") from error
+        await asyncio.to_thread(_begin, plan.ray.address)
     try:
         actor = ray.remote(Worker).options(
             num_gpus=plan.ray.gpus, num_cpus=plan.ray.cpus, max_restarts=-1, max_concurrency=32
@@ -165,3 +156,21 @@ async def workers(plan: Plan, client_id: str) -> AsyncIterator[dict[str, RayConn
     finally:
         if mine:
             await asyncio.to_thread(ray.shutdown)
+
+
+def _begin(address: str | None, tries: int = 3) -> None:
+    """Joins a cluster, or starts one of this machine; raises FaceCDMError."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told but the nodes
+    # The library travels with the batch; what only ComfyUI's nodes need stays behind.
+    environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/*.safetensors", "**/__pycache__"]}
+    for left in range(tries - 1, -1, -1):
+        try:
+            ray.init(address=address or "local", runtime_env=environment, log_to_driver=False, configure_logging=False,
+                     include_dashboard=None if address else False)
+            return
+        except Exception as error:  # Ray raises many types, and a plain one where a busy machine is slow to start it
+            ray.shutdown()
+            if not left or address:
+                raise FaceCDMError(f"no Ray at {address or 'this machine'}: {error}") from error

@@ -221,10 +221,10 @@ def test_the_shipped_workflows_lack_nothing_but_files(offered):
 def test_mistakes_in_the_portrait(offered, tmp_path):
     plan = Plan.make({"workflow": str(WORKFLOW), "servers": ["x"], "jobs": [
         {"KSampler.steps": [0, 5]}, {"KSampler.sampler_name": "eular"}, {"KSampler.cfg": 500},
-        {"Reference.image": "faceworld.webp"}, {"Load Face Analyzer.pack": "buffalo_xl"},
+        {"Reference.image": "nobody.webp"}, {"Load Face Analyzer.pack": "buffalo_xl"},
         {"Apply FaceCDM.face_strength": "strong"}]}, WORKFLOW.parents[2] / "tests")
     told = "\n".join(mistakes(plan, here=offered))
     for line in ("0 is less than 1", "'eular' is no choice", "euler", "500 is more than 100",
-                 "no file 'faceworld.webp'",
+                 "no file 'nobody.webp'",
                  "'buffalo_xl' is no choice", "'strong' is not a number"):
         assert line in told, line
