@@ -33,7 +33,7 @@ class ComfyEncoders:
         self.fingerprints = Fingerprints(
             weights_fingerprint(sorted(vae.first_stage_model.state_dict().items()), type(self._format).__name__,
                                 getattr(self._format, "scale_factor", 1.0)),
-            weights_fingerprint(_originals(patched), type(clip.tokenizer).__name__, clip.layer_idx,
+            weights_fingerprint(_originals(patched), type(clip.tokenizer).__name__, getattr(clip, "layer_idx", None),
                                 _patches(patched.patches)),
             weights_fingerprint(sorted(clip_vision.model.state_dict().items()), clip_vision.image_size)
             if clip_vision is not None else "")

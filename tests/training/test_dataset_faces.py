@@ -68,7 +68,7 @@ def test_latents_decode_to_the_picture(made):
     with torch.no_grad():
         seen = autoencoder.decode(data.load([0]).latents)[0].movedim(0, -1) / 2 + 0.5
     picture = Image.open(made[0] / data.entries[0].name).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)
-    error = (seen.clamp(0, 1) - torch.from_numpy(np.asarray(picture)).float() / 255).square().mean()
+    error = (seen.clamp(0, 1) - torch.from_numpy(np.array(picture)).float() / 255).square().mean()
     assert -10 * error.log10() > 25  # dB
 
 

@@ -167,3 +167,35 @@ def test_a_folder_without_a_vae_is_told(tmp_path, pipeline):
 
     with pytest.raises(MissingModel, match="vae is missing"):
         DiffusersEncoders(tmp_path)
+
+
+@pytest.mark.parametrize("spec,scale,size", [("SMALL_SD15", 0.18215, 512), ("SMALL_SDXL", 0.13025, 512)])
+def test_latents_are_scaled_as_the_model_takes_them(in_comfy, spec, scale, size):
+    import twins
+
+    class Made:
+        """A VAE whose latents are the pixels' means, and a CLIP whose words are their length."""
+
+        latent_channels, tokenizer, backup, patches = 4, None, {}, {}
+        first_stage_model = model = torch.nn.Linear(1, 1)
+
+        def encode(self, pixels):
+            return pixels.mean((1, 2, 3))[:, None, None, None].expand(-1, 4, 8, 8)
+
+        def tokenize(self, text):
+            return text
+
+        def encode_from_tokens(self, tokens, return_pooled):
+            return torch.full((1, 77, width), float(len(tokens))), torch.full((1, 5), float(len(tokens)))
+
+    Made.patcher = Made()
+    model = twins.make_twins(getattr(twins, spec)).model
+    width = model.model.model_config.unet_config["context_dim"]
+    encoders = in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders(model, Made(), Made())
+    torch.testing.assert_close(encoders.latents(torch.full((2, 64, 64, 3), 0.5)), torch.full((2, 4, 8, 8), 0.5 * scale))
+    assert encoders.large == (spec == "SMALL_SDXL") and encoders.resolution == size
+    prompt = encoders.text(["four"])[0]
+    assert prompt.states.shape == (1, 77, width) and (prompt.pooled is not None) == encoders.large
+    width += 1
+    with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="connect the CLIP that belongs"):
+        encoders.text(["four"])
