@@ -55,7 +55,8 @@ class ApplyOptionsNode(io.ComfyNode):
                 io.String.Input("image_custom_curve", default="1, 1, 1",
                                 tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5."),
                 io.String.Input("reference_weights", default="",
-                                tooltip="One number for each reference, as 1, 0.5; empty: all alike."),
+                                tooltip="One number for each reference, or for each frame of a video, as 1, 0.5; "
+                                        "empty: all alike."),
                 io.Combo.Input("projection", options=[OWN, *PROJECTIONS, NONE], default=OWN,
                                tooltip="How keep_prompt finds what the text already says: at each place over the "
                                        "features, or over all places (PuLID's fidelity is token_v2, its style token); "

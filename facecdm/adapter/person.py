@@ -16,7 +16,7 @@ class Stream:
     """One stream's setting: `strength` times `curve` (a factor per layer of the map), κ and how it projects.
 
     `zeros` tokens of nothing stand beside the stream's own, for places that need not listen (PuLID). `schedule` is a
-    factor over the noise level; `weights`, one a reference, weigh what stands side by side.
+    factor over the noise level; `weights`, one a reference, weigh those that are not one mean.
     """
 
     strength: float = 1.0
@@ -93,12 +93,16 @@ class Person:
                 for name, layers in made.items()}
 
     def _token_weights(self, name: str, tokens: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """The weights of references side by side as those of their tokens, [1, N, 1]; None where they have none."""
+        """The references' weights as those of their tokens, [1, N, 1] side by side or [references, 1, 1] one a picture;
+        None where they have none.
+        """
         setting = self.settings[name]
-        if not setting.weights or self.per_picture:
+        if not setting.weights:
             return None
-        count = (tokens.shape[1] - setting.zeros) // len(setting.weights)
-        own = torch.tensor(setting.weights, dtype=dtype, device=device).repeat_interleave(count)
+        own = torch.tensor(setting.weights, dtype=dtype, device=device)
+        if self.per_picture:
+            return own[:, None, None]
+        own = own.repeat_interleave((tokens.shape[1] - setting.zeros) // len(setting.weights))
         return F.pad(own, (0, setting.zeros))[None, :, None]
 
     def gates(self, device: torch.device) -> dict[str, Tensor]:

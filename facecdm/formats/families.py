@@ -98,6 +98,7 @@ FILES = {
     "faceid-portrait": ("ip-adapter-faceid-portrait-v11_sd15.bin", "ip-adapter-faceid-portrait_sdxl.bin"),
     "faceid-portrait-unnorm": ("ip-adapter-faceid-portrait-v11_sd15.bin", "ip-adapter-faceid-portrait_sdxl_unnorm.bin"),
     "instantid": ("ip-adapter-faceid-plusv2_sd15.bin", "InstantID's ip-adapter.bin"),
+    "pulid-v1.1": ("ip-adapter-faceid-plusv2_sd15.bin", "pulid_v1.1.safetensors"),
     "pulid": ("ip-adapter-faceid-plusv2_sd15.bin", "ip-adapter_pulid_sdxl_fp16.safetensors"),
 }
 

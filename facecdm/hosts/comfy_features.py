@@ -38,18 +38,18 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A Person's `face`, `image` and `negative`, and the weights of references that stand side by side."""
+    """A Person's `face`, `image` and `negative`, and the weights of references that are not one mean."""
 
     face: Tensor | Features | None = None
     image: Tensor | Features | None = None
     negative: dict[str, Features] = field(default_factory=dict)
-    side_by_side: tuple[float, ...] = ()
+    apart: tuple[float, ...] = ()
 
     def weights(self, stream: str) -> tuple[float, ...]:
         """A stream's weights: none where it has one reference. Raises FaceCDMError: another number of references."""
         given = self.face if stream == "face" else self.image
         count = 0 if given is None else given.count if isinstance(given, Features) else len(given)
-        return self.side_by_side if count > 1 and _weights(self.side_by_side, count) is not None else ()
+        return self.apart if count > 1 and _weights(self.apart, count) is not None else ()
 
 
 def features(adapter, sources: Sources) -> Shown:
@@ -59,9 +59,9 @@ def features(adapter, sources: Sources) -> Shown:
     if sources.references == PER_PICTURE and sources.faces is not None:
         sources = replace(sources, faces=_one_a_picture(sources.faces))
     parts = getattr(adapter.config, "parts", None)
-    side_by_side = sources.weights if sources.references == SIDE_BY_SIDE else ()
+    apart = sources.weights if sources.references != MEAN else ()
     if parts is None:
-        return Shown(_own_face(adapter.config, sources), _own_image(adapter.config, sources), {}, side_by_side)
+        return Shown(_own_face(adapter.config, sources), _own_image(adapter.config, sources), {}, apart)
     if "image" not in parts and sources.encoded is not None:
         raise Mismatch("this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "
                        "one that has (Combine Adapters)")
@@ -72,7 +72,7 @@ def features(adapter, sources: Sources) -> Shown:
             shown[stream], negative[stream] = _merged(part, sources, *given)
     if "face" in negative and sources.noise:
         negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
-    return Shown(shown.get("face"), shown.get("image"), negative, side_by_side)
+    return Shown(shown.get("face"), shown.get("image"), negative, apart)
 
 
 # ---- FaceCDM's own adapters ----
@@ -86,7 +86,7 @@ def _own_face(config, sources: Sources) -> Tensor:
                        f"{faces.recogniser}: choose the first in Load Face Analyzer")
     _check_width(faces, config.face_width)
     if sources.references != MEAN:
-        return faces.normed
+        return Features(faces.normed).repeated(_frames(sources, len(faces))).embedding
     return F.normalize((faces.normed * _shares(sources.weights, len(faces))).sum(0, keepdim=True), dim=1)
 
 
@@ -161,6 +161,7 @@ def _merged(part: Recognised, sources: Sources, shown: Features, nothing: Featur
     """The references as one, or as many as they are, and as much of nothing."""
     if sources.references == MEAN and shown.count > 1:
         shown = shown.mean(_weights(sources.weights, shown.count), unit=part.family.embedding == NORMED)
+    shown = shown.repeated(_frames(sources, shown.count))
     return shown, nothing.repeated(shown.count)
 
 
@@ -201,6 +202,11 @@ def _look_as_pulid(sources: Sources, faces: Faces) -> tuple[Tensor, tuple[Tensor
     if sources.image is None:
         raise FaceCDMError("PuLID looks at the faces in their pictures: connect to image what Detect & Embed Faces saw")
     return sources.clip_vision.look_at(faces, sources.image)
+
+
+def _frames(sources: Sources, references: int) -> int:
+    """How many references there must be: one for each frame's weight, where these are given."""
+    return max(references, len(sources.weights)) if sources.references == PER_PICTURE else references
 
 
 def _one_a_picture(faces: Faces) -> Faces:

@@ -102,6 +102,19 @@ def test_two_adapters_with_strengths(small, make_state):
     assert compare(twins, sizes, families, states, strengths=(0.8, 0.4)) < 1e-4
 
 
+def test_a_file_in_half_precision(small, make_state):
+    twins, sizes = small
+    state = make_state("ip-adapter-plus")
+    half = {part: {key: value.half() for key, value in inner.items()} for part, inner in state.items()}
+    assert adapter_of(half, "ip-adapter-plus").streams["image"].to_k[0].weight.dtype == torch.float16, "kept as it is"
+    whole = {part: {key: value.half().float() for key, value in inner.items()} for part, inner in state.items()}
+    shown, _ = features("ip-adapter-plus", sizes)
+    x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, twins.context), torch.zeros(1, 1280))
+    both = [predict(apply_person(twins.model, Person(adapter_of(one, "ip-adapter-plus"), None, shown)), x, SIGMA, text)
+            for one in (half, whole)]
+    torch.testing.assert_close(*both)
+
+
 def known(twins, name, monkeypatch):
     monkeypatch.setitem(layers.BASES, name, layer_map(twins.model))
 

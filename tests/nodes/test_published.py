@@ -220,6 +220,20 @@ def test_one_reference_for_each_picture_of_a_batch(in_comfy, load, apply, make_f
                                    rtol=0, atol=1e-4)
 
 
+def test_a_weight_for_each_frame(load, apply, faces):
+    """One face that comes in over three frames."""
+    adapter, none = load("faceid"), {"lora_strength": 0.0}
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 4, 8, 8, generator=generator) * 2
+    prompts = [conditioning(torch.randn(1, 77, 96, generator=generator)) for _ in range(2)]
+    coming = apply(adapter, references="one per picture", options=none | {"reference_weights": "0, 0.5, 1"})
+    together = predict(coming, x, 2.0, *prompts, cfg=3.0)
+    for row, strength in enumerate((0.0, 0.5, 1.0)):
+        alone = apply(adapter, face_strength=strength, options=none)
+        torch.testing.assert_close(together[row:row + 1], predict(alone, x[row:row + 1], 2.0, *prompts, cfg=3.0),
+                                   rtol=0, atol=1e-4)
+
+
 def test_frames_without_a_face_keep_the_one_before(in_comfy, make_faces):
     looking = in_comfy.module("facecdm.hosts.comfy_features")
     value = in_comfy.module("facecdm.faces.value")
