@@ -59,6 +59,8 @@ def kind_of(keys: list[str]) -> str:
     """What a file most probably is, for an error's sentence."""
     if any(key.startswith(tuple(_PARTS)) for key in keys):
         return "a part of an IP-Adapter (a whole one has both image_proj and ip_adapter: get it again)"
+    if any(key.startswith("pulid_ca.") for key in keys):
+        return "PuLID for Flux, which has no U-Net (PuLID for SDXL is pulid_v1.1.safetensors)"
     if any(key.startswith(("lora_unet", "lora_te", "unet.")) or ".lora_" in key or "lora_A" in key for key in keys):
         return "a LoRA (load it with core's Load LoRA)"
     if any(key.startswith(("vision_model.", "visual.")) for key in keys):

@@ -6,15 +6,17 @@ import pytest
 import torch
 from decoupled import Reference, reference
 from published import EVA_STATES, SDXL, SMALL_XL, published_state
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from twins import Twins, conditioning, predict
 
 from facecdm.adapter import layers
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
+from facecdm.errors import BadFile
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.pulid import from_upstream, identity
-from facecdm.formats.read import Published
+from facecdm.formats.read import Published, read
 from facecdm.hosts.comfy import apply_person, layer_map
 
 SIGMA, CFG, STRENGTH = 3.0, 3.0, 0.8
@@ -148,3 +150,10 @@ def test_the_authors_own_file(small):
     renamed = from_upstream(theirs)
     assert {key for key in renamed} == {f"{part}.{key}" for part, inner in state.items() for key in inner}
     assert renamed["ip_adapter.3.to_v_ip.weight"] is state["ip_adapter"]["3.to_v_ip.weight"]
+
+
+def test_pulid_for_flux_is_refused(tmp_path):
+    file = tmp_path / "pulid_flux_v0.9.1.safetensors"
+    save_file({"pulid_ca.0.to_q.weight": torch.zeros(1), "pulid_encoder.latents": torch.zeros(1)}, file)
+    with pytest.raises(BadFile, match="is PuLID for Flux, which has no U-Net .PuLID for SDXL is pulid_v1.1"):
+        read(file)
