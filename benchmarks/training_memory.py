@@ -1,0 +1,159 @@
+"""How much memory training takes, computed: per base, picture size and batch, without running it or having a GPU.
+
+    python benchmarks/training_memory.py --comfyui DIR [--rank 16]
+
+The U-Net runs on tensors without contents, and everything that autograd would keep for the backward pass is counted:
+LoRA on every q, k, v and out of its attentions, a face and an image stream beside the text. bf16 arithmetic.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+BYTES, GIB = 2, 2**30
+
+
+class Kept:
+    """Bytes that autograd keeps, each storage once; those of the model's own weights do not count."""
+
+    def __init__(self, model):
+        self._known = {value.untyped_storage()._cdata for value in model.parameters()}
+        self._alive: list = []  # so that no storage's place is taken by another
+        self.total = 0
+
+    def pack(self, tensor):
+        place = tensor.untyped_storage()._cdata
+        if place not in self._known:
+            self._known.add(place)
+            self._alive.append(tensor)
+            self.total += tensor.untyped_storage().nbytes()
+        return tensor
+
+
+def count(base: str, latent: int, rank: int) -> dict[str, float]:
+    """GiB: weights, and what one picture keeps, without and with gradient checkpointing; and numbers that learn."""
+    import torch
+    from comfy.ldm.modules.attention import BasicTransformerBlock
+    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+    from speed import make_model
+
+    from facecdm.adapter.attention import LayerStream
+    from facecdm.hosts.comfy import _attentions, layer_map
+    from facecdm.hosts.comfy_gradients import CALL, Call
+    from facecdm.hosts.comfy_training import _linears, _Listening
+    from facecdm.training.lora import Lora
+
+    meta, dtype = torch.device("meta"), torch.bfloat16
+    with meta:
+        model = make_model(base, meta, dtype)
+        unet, widths = model.model.diffusion_model, [layer.width for layer in layer_map(model).layers]
+        unet.requires_grad_(False)
+        linears = dict(_linears(model))
+        lora = Lora.new(linears, rank)
+        x, context = torch.randn(1, 4, latent, latent, dtype=dtype), layer_map(model).context
+        tokens = [[torch.randn(1, n, width, dtype=dtype, requires_grad=True) for n in (4, 4, 8, 8)] for width in widths]
+        people = [[LayerStream(0, 1, k, v, torch.ones(1, 1, width, dtype=dtype, requires_grad=True))
+                   for k, v in (some[:2], some[2:])] for some, width in zip(tokens, widths)]
+        text, vector = torch.randn(1, 77, context, dtype=dtype), torch.randn(1, 2816, dtype=dtype)
+    options = {"patches_replace": {"attn2": {key: _Listening(i) for i, (key, _, _) in enumerate(_attentions(model))}},
+               "optimized_attention_override": _attention, CALL: Call(people, None)}
+    with lora.on(linears):
+        kept, repeated = kept_by(unet, (ResBlock, BasicTransformerBlock), lambda: unet(
+            x, torch.zeros(1, device=meta), context=text, y=vector if base == "SDXL" else None,
+            transformer_options=options))
+    learns = sum(value.numel() for part in lora.parts.values() for value in part.parameters())
+    return {"weights": sum(value.numel() for value in unet.parameters()) * BYTES / GIB, "kept": kept,
+            "repeated": repeated, "lora": learns}
+
+
+def count_decoder(latent: int) -> tuple[float, float]:
+    """GiB that decoding one picture keeps for the identity loss, by the autoencoder of SD1.5 and SDXL."""
+    from unittest.mock import patch
+
+    import comfy.ldm.modules.diffusionmodules.model as parts
+    import torch
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    sizes = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4],
+                 num_res_blocks=2, attn_resolutions=[], dropout=0.0)
+    with torch.device("meta"), patch.object(parts, "vae_attention", lambda: parts.pytorch_attention):
+        vae = AutoencoderKL(ddconfig=sizes, embed_dim=4).to(torch.bfloat16).requires_grad_(False)
+        latents = torch.randn(1, 4, latent, latent, dtype=torch.bfloat16, requires_grad=True)
+    return kept_by(vae, (parts.ResnetBlock, parts.AttnBlock), lambda: vae.decode(latents))
+
+
+def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
+    """GiB that `call` keeps; and where the insides of `blocks` are computed again, of one block at a time."""
+    import torch
+
+    kept, inside, inputs = Kept(model), [], []
+
+    def enter(module, values):
+        inputs.append(values[0].numel() * BYTES)
+        inside.append(-kept.total)
+
+    def leave(module, values, out):
+        inside[-1] += kept.total
+
+    for part in model.modules():
+        if isinstance(part, blocks):
+            part.register_forward_pre_hook(enter)
+            part.register_forward_hook(leave)
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor), _fused():
+        call()
+    return kept.total / GIB, (kept.total - sum(inside) + sum(inputs) + max(inside)) / GIB
+
+
+def _attention(chosen, q, k, v, heads, *args, **kwargs):
+    from facecdm.adapter.attention import attend
+
+    return attend(q, k, v, heads)
+
+
+def _fused():
+    """Attention as a GPU's kernels have it: queries, keys, values and the result are kept, no matrix of weights."""
+    from unittest.mock import patch
+
+    import torch
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, q, k, v):
+            out = torch.empty_like(q)
+            ctx.save_for_backward(q, k, v, out)
+            return out
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise NotImplementedError
+
+    return patch("torch.nn.functional.scaled_dot_product_attention", lambda q, k, v, **_: Fused.apply(q, k, v))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--rank", type=int, default=16)
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(arguments.comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    print("| base | pixels | weights | LoRA and AdamW | a picture | with checkpointing | batch 1 | batch 4 "
+          "| batch 4, checkpointing |\n|---|---|---|---|---|---|---|---|---|")
+    for base, latent in (("SD1.5", 64), ("SD1.5", 96), ("SDXL", 96), ("SDXL", 128)):
+        found = count(base, latent, arguments.rank)
+        learning = found["lora"] * 16 / GIB  # float32: value, gradient, two moments
+        fixed = found["weights"] + learning
+        print(f"| {base} | {8 * latent} | {found['weights']:.2f} | {learning:.2f} | {found['kept']:.2f} | "
+              f"{found['repeated']:.2f} | {fixed + found['kept']:.1f} | {fixed + 4 * found['kept']:.1f} | "
+              f"{fixed + 4 * found['repeated']:.1f} |", flush=True)
+    print("\n| decoding for the identity loss, pixels | a picture | with checkpointing |\n|---|---|---|")
+    for latent in (64, 96, 128):
+        print("| {} | {:.2f} | {:.2f} |".format(8 * latent, *count_decoder(latent)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
