@@ -20,6 +20,17 @@ def test_every_workflow_has_its_plan():
     assert sorted(PLANS) == NAMES, "draw workflows with tests/support/draw_workflows.py"
 
 
+def test_a_node_that_nobody_has_is_complained_of(page, tmp_path):
+    """So that the silence of the others says something."""
+    strange = (WORKFLOWS / "portrait.json").read_text(encoding="utf-8").replace("FaceCDMApply", "FaceCDMNoSuchNode")
+    (tmp_path / "strange.json").write_text(strange, encoding="utf-8")
+    page.frontend.open(tmp_path / "strange.json")
+    assert page.frontend.missing() == ["FaceCDMNoSuchNode"]
+    assert page.frontend.complaints()
+    page.frontend.dismiss()
+    assert page.frontend.complaints() == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_opens_without_a_complaint_and_says_what_is_queued(page, name):
     page.frontend.open(WORKFLOWS / f"{name}.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plans import PICTURES
+from plans import PICTURES, brought
 
 from facecdm.demo.weights import default_path
 from facecdm.jobs.client import Client
@@ -20,8 +20,7 @@ from facecdm.jobs.workflow import Workflow
 WORKFLOWS = WORKFLOW.parent.parent
 NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
 NOTES = ("Note", "MarkdownNote")
-# Inputs that name a file which the user brings → the folder of models that it lies in.
-BROUGHT = {"ckpt_name": "checkpoints", "control_net_name": "controlnet", "clip_name": "clip_vision"}
+
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +41,18 @@ def faceworld(server) -> str:
 
 
 @pytest.fixture
-def brought(server, request):
+def owned(server, request):
     """The workflow as one queues it who has the models; empty files in their place."""
     nodes = api(request.getfixturevalue("name"))
-    files = []
     for node in nodes.values():
-        inputs = node["inputs"]
-        for key in BROUGHT.keys() & inputs.keys():
-            files.append(server.base / "models" / BROUGHT[key] / inputs[key])
-        if node["class_type"] == "FaceCDMLoadAdapter":
-            files.append(server.base / "models" / inputs["name"])
-        if node["class_type"] == "FaceCDMLoadEvaClip":
-            files.append(server.base / "models" / "clip_vision" / inputs["name"])
         if node["class_type"] == "FaceCDMLoadFaceAnalyzer":
-            inputs["pack"] = "buffalo_s"
+            node["inputs"]["pack"] = "buffalo_s"
+    files = [server.base / "models" / file for file in brought(nodes)]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     yield Workflow.parse(nodes)
-    for file in set(files):
+    for file in files:
         file.unlink()
 
 
@@ -106,10 +98,10 @@ def test_every_node_and_input_exists(offered, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_server_accepts_it(server, faceworld, brought, name):
+def test_the_server_accepts_it(server, faceworld, owned, name):
     async def queue():
         async with Client(server.address) as client:
-            await client.cancel(await client.submit(brought))
+            await client.cancel(await client.submit(owned))
 
     asyncio.run(queue())
 

@@ -37,7 +37,7 @@ class Frontend:
         """As by dropping the file on the page."""
         self.forget_pictures()
         self.tab.js("await app.handleFile(new File([text], name, {type: 'application/json'}));"
-                    "await new Promise(done => setTimeout(done, 1500))",
+                    "await new Promise(done => setTimeout(done, 2500))",
                     text=path.read_text(encoding="utf-8"), name=path.name)
 
     def missing(self) -> list[str]:
@@ -46,9 +46,17 @@ class Frontend:
                            "!(type in LiteGraph.registered_node_types) && !own.includes(type))", own=FRONTEND_ONLY)
 
     def complaints(self) -> list[str]:
-        """What toasts and dialogs say."""
+        """What toasts, dialogs and the newer versions' list of issues say."""
         return self.tab.js("return [...document.querySelectorAll(kinds)].map(element => element.innerText)",
-                           kinds=".p-toast-message, [role=dialog], [role=alertdialog]")
+                           kinds=".p-toast-message, [role=dialog], [role=alertdialog], [data-testid=error-overlay]")
+
+    def dismiss(self) -> None:
+        """Closes dialogs, toasts and the list of issues, as a person would."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.tab.send("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape", windowsVirtualKeyCode=27)
+        self.tab.js("document.querySelectorAll('[data-testid=error-overlay-dismiss], .p-toast-close-button, "
+                    ".p-dialog-close-button').forEach(button => button.click());"
+                    "await new Promise(done => setTimeout(done, 1000))")
 
     def compiled(self) -> dict:
         """What would be queued: API JSON."""

@@ -12,6 +12,21 @@ FACE = {"analyzer": "@analyzer"}
 # LoadImage's name in a plan → the picture of facecdm/demo/assets.
 PICTURES = {"faceworld.webp": "reference.webp", "faceworld-b.webp": "reference-b.webp",
             "faceworld-2.webp": "reference-2.webp"}
+# Inputs that name a file which the user brings → the folder of models that it lies in.
+BROUGHT = {"ckpt_name": "checkpoints", "control_net_name": "controlnet", "clip_name": "clip_vision"}
+
+
+def brought(api: dict) -> set[str]:
+    """Files below models/ that a workflow in API format names and the pack does not have."""
+    files = set()
+    for node in api.values():
+        inputs = node["inputs"]
+        files |= {f"{BROUGHT[key]}/{inputs[key]}" for key in BROUGHT.keys() & inputs.keys()}
+        if node["class_type"] == "FaceCDMLoadAdapter":
+            files.add(inputs["name"])
+        if node["class_type"] == "FaceCDMLoadEvaClip":
+            files.add(f"clip_vision/{inputs['name']}")
+    return files
 
 
 @dataclass(frozen=True)
