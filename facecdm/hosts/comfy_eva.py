@@ -10,6 +10,7 @@ from ..faces.value import Faces
 from ..formats.bisenet import BiSeNet
 from ..formats.eva import EvaTower
 from ..formats.pulid_face import oval, parsed, prepared, upright_faces
+from .comfy_vision import AT_ONCE
 
 
 class EvaVision:
@@ -30,8 +31,13 @@ class EvaVision:
         seen = prepared(upright_faces(faces, pictures), self._background, self.image_size)
         management.load_model_gpu(self.patcher)
         with torch.no_grad():
-            embedding, states = self.model(seen.to(self.load_device, self.dtype))
-        return embedding.float().cpu(), tuple(state.float().cpu() for state in states)
+            looks = [self.model(some.to(self.load_device, self.dtype)) for some in seen.split(AT_ONCE)]
+        embedding = torch.cat([look[0].float().cpu() for look in looks])
+        if not torch.isfinite(embedding).all():
+            raise FaceCDMError("EVA-CLIP gave NaN. Its file is damaged (get it again), or it computes in a precision "
+                               "that it does not stand: start ComfyUI with --fp32-text-enc.")
+        return embedding, tuple(torch.cat([state.float().cpu() for state in depth])
+                                for depth in zip(*(look[1] for look in looks)))
 
     def encode_image(self, image: Tensor, crop: bool = True):
         raise FaceCDMError("This is the tower that PuLID looks at faces with. Connect it to clip_vision of Apply "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracle import diffusers_adapters, predict_with_images
 from published import SD15, SDXL, WITH_LORA, published_state
-from twins import FULL_SD15, NARROW_SDXL, conditioning, make_twins, predict
+from twins import FULL_SD15, conditioning, make_twins, predict
 
 from facecdm.adapter import layers
 from facecdm.adapter.features import Features
@@ -131,8 +131,8 @@ def test_two_families_in_full_size_sd15(in_comfy):
 
 
 @pytest.mark.slow
-def test_families_in_sdxl_of_true_widths(in_comfy, monkeypatch):
-    twins = make_twins(NARROW_SDXL)
+def test_families_in_sdxl_of_true_widths(narrow_sdxl, monkeypatch):
+    twins = narrow_sdxl
     known(twins, "SDXL of few blocks", monkeypatch)
     off = {}
     for family in ("ip-adapter-plus", "faceid"):

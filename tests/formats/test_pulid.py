@@ -124,6 +124,7 @@ def test_version_1_1(small):
     assert compare(small, SMALL_XL, "fidelity", "pulid-v1.1") < 1e-4
 
 
+@pytest.mark.slow
 def test_at_sdxls_widths(narrow_sdxl, monkeypatch):
     monkeypatch.setitem(layers.BASES, "narrow SDXL", layer_map(narrow_sdxl.model))
     assert compare(narrow_sdxl, SDXL, "fidelity") < 1e-4

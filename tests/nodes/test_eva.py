@@ -42,6 +42,25 @@ def test_it_looks_at_a_face_in_its_picture(loaded, make_faces):
     assert {embedding.dtype, *(state.dtype for state in states)} == {torch.float32}
 
 
+def test_many_faces_are_seen_as_each_alone(loaded, make_faces):
+    faces, pictures = make_faces(18), torch.rand(1, 10, 10, 3)
+    embedding, states = loaded[0].look_at(faces, pictures)
+    last, last_states = loaded[0].look_at(type(faces)(faces[-1:], faces.recogniser), pictures)
+    torch.testing.assert_close(embedding[-1:], last)
+    torch.testing.assert_close(states[4][-1:], last_states[4])
+
+
+def test_nan_is_named(in_comfy, loaded, make_faces):
+    weight = loaded[0].model.norm.weight
+    kept = weight.data.clone()
+    weight.data.fill_(float("nan"))
+    try:
+        with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="EVA-CLIP gave NaN.*--fp32-text-enc"):
+            loaded[0].look_at(make_faces(), torch.rand(1, 10, 10, 3))
+    finally:
+        weight.data.copy_(kept)
+
+
 def test_the_parser_is_found(in_comfy, folder, make_faces, loaded):
     bisenet = in_comfy.module("facecdm.formats.bisenet")
     parsers = in_comfy.base / "models" / "facexlib"
