@@ -39,8 +39,6 @@ class PoseNet(nn.Module):
         self.hint = control.controlnet_cond_embedding.requires_grad_(True)
         self.zero = control.controlnet_down_blocks.requires_grad_(True)
         self.middle = control.controlnet_mid_block.requires_grad_(True)
-        # diffusers starts the hint's last convolution at zero too; behind zero convolutions it would learn late.
-        nn.init.kaiming_normal_(self.hint.conv_out.weight)
         self.low_rank = nn.ModuleDict()
         for name, module in control.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("controlnet_"):
@@ -48,6 +46,23 @@ class PoseNet(nn.Module):
                 self.low_rank[name.replace(".", "/")] = change
                 module.register_forward_hook(change.add)
         self.to(next(unet.parameters()).device)
+
+    @torch.no_grad()
+    def wake(self, hints: Tensor) -> "PoseNet":
+        """Scale the hint block so that each layer varies by 1 over `hints` [B, 3, H, W], as the encoder's own input does.
+
+        Thin lines on black leave a block of usual first weights at 0.003, where the first hundreds of steps would be
+        spent on waking it. (Mishkin and Matas 2016, "All you need is a good init".)
+        """
+        layers = (self.hint.conv_in, *self.hint.blocks, self.hint.conv_out)
+        nn.init.kaiming_normal_(self.hint.conv_out.weight)  # diffusers starts it at zero
+        for layer in layers:
+            nn.init.zeros_(layer.bias)
+            seen = layer(hints)
+            scale = seen.std().clamp(min=1e-6)
+            layer.weight.div_(scale)
+            hints = F.silu(seen / scale)
+        return self
 
     def forward(self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor) -> tuple[list[Tensor], Tensor]:
         """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1."""

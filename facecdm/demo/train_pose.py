@@ -35,7 +35,8 @@ def train_pose(portraits: data.Portraits, found: KeyPoints, sizes: DemoSizes, pl
     unet = build_unet(sizes.unet_config())
     unet.load_state_dict(checkpoint(folder / "unet.pt")["ema"])
     unet = unet.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    net = PoseNet(unet)
+    some = [found.hint(place, sizes.image_size, DRAWN[place % len(DRAWN)]) for place in range(min(16, len(found.rows)))]
+    net = PoseNet(unet).wake(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
     run = Run(folder, "pose", net, plan, average=0.995)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
     half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
