@@ -49,7 +49,7 @@ class PoseNet(nn.Module):
 
     @torch.no_grad()
     def wake(self, hints: Tensor) -> "PoseNet":
-        """Scale the hint block so that each layer varies by 1 over `hints` [B, 3, H, W], as the encoder's own input does.
+        """Scale the hint block: each layer varies by 1 over `hints` [B, 3, H, W], as the encoder's own input does.
 
         Thin lines on black leave a block of usual first weights at 0.003, where the first hundreds of steps would be
         spent on waking it. (Mishkin and Matas 2016, "All you need is a good init".)
