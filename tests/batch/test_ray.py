@@ -13,6 +13,7 @@ from facecdm.batch import ray_workers
 from facecdm.batch.errors import PlanMistake
 from facecdm.batch.plan import Plan
 from facecdm.batch.start import run_async
+from facecdm.jobs.server import free_port
 
 ray = pytest.importorskip("ray", reason="the optional extra facecdm[ray] is not installed")
 
@@ -53,7 +54,21 @@ def workers(monkeypatch):
     return made
 
 
-def test_a_plan_on_ray_whose_comfyui_and_worker_die(comfyui, tmp_path, workers):
+@pytest.fixture
+def ports(monkeypatch):
+    """Ports that Ray need not ask its agents for: it would wait 15 s and die (ray-project/ray #65983)."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 else: a busy machine would never come to it
+    parameters = pytest.importorskip("ray._private.parameter")
+    real = parameters.RayParams.__init__
+
+    def init(self, *arguments, **named):
+        agents = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+        real(self, *arguments, **{**named, **{name: named.get(name) or free_port() for name in agents}})
+
+    monkeypatch.setattr(parameters.RayParams, "__init__", init)
+
+
+def test_a_plan_on_ray_whose_comfyui_and_worker_die(comfyui, tmp_path, workers, ports):
     base, pids = tmp_path / "base", []
 
     async def scene():
