@@ -1,0 +1,84 @@
+"""Apply FaceCDM to ControlNet in a running ComfyUI: the demo model, a made-up control-LoRA, core's own loader."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from facecdm.demo import weights as demo
+from facecdm.demo.pose_net import PoseNet, write
+from facecdm.hosts.diffusers_unet import build_unet
+from facecdm.jobs.references import FACEWORLD_REFERENCE
+
+NET = "made-up.safetensors"
+
+
+@pytest.fixture(scope="module")
+def net(server):
+    """A pose ControlNet for the demo model as if trained, random, in models/controlnet."""
+    if not demo.default_path().is_file():
+        pytest.skip(f"no demo weights at {demo.default_path()}")
+    sizes = demo.read().sizes
+    torch.manual_seed(0)
+    net = PoseNet(build_unet(sizes.unet_config()), rank=4)
+    with torch.no_grad():
+        for value in net.parameters():
+            value.add_(0.05 * torch.randn(value.shape))
+    folder = server.base / "models" / "controlnet"
+    write(net.state_dict(), sizes, 1, folder / NET)
+    shutil.copy(FACEWORLD_REFERENCE, server.base / "input" / "person.webp")
+    yield NET
+    (folder / NET).unlink()
+
+
+def graph(apply: dict) -> dict:
+    """A picture in two steps; node 20 is what is done with the prompts and the ControlNet."""
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    return {
+        "1": node("FaceCDMLoadDemoModel"),
+        "2": node("CLIPTextEncode", clip=["1", 1], text="a old man, bald"),
+        "3": node("CLIPTextEncode", clip=["1", 1], text=""),
+        "4": node("LoadImage", image="person.webp"),
+        "5": node("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=False),
+        "6": node("FaceCDMDetectFaces", analyzer=["5", 0], image=["4", 0], choice="largest", index=0, min_score=0.5,
+                  no_face="error", crop_size=224, crop_margin=0.0, mask_grow=1.0, mask_feather=0.15,
+                  detection_size=640, search_harder=True),
+        "7": node("FaceCDMNewAdapter", model=["1", 0], face_tokens=4, image_tokens=8, face_rank=16, interplay=True,
+                  seed=0),
+        "8": node("FaceCDMExtractPose", image=["4", 0], analyzer=["5", 0], detector="face key points", people="all",
+                  min_score=0.5, drawing="InstantID 5 points", draw_body=True, draw_hands=True, draw_face=True,
+                  thickness=1.0),
+        "9": node("ControlNetLoader", control_net_name=NET),
+        "10": node("EmptyLatentImage", width=128, height=128, batch_size=2),
+        "20": apply,
+        "30": node("KSampler", model=["1", 0], positive=["20", 0], negative=["20", 1], latent_image=["10", 0], seed=1,
+                   steps=2, cfg=4.0, sampler_name="euler", scheduler="karras", denoise=1.0),
+        "31": node("VAEDecode", samples=["30", 0], vae=["1", 2]),
+        "32": node("SaveImage", images=["31", 0], filename_prefix="control"),
+    }
+
+
+PROMPTS = {"positive": ["2", 0], "negative": ["3", 0], "control_net": ["9", 0], "image": ["8", 0]}
+CORES = {"class_type": "ControlNetApplyAdvanced",
+         "inputs": PROMPTS | {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}}
+OURS = {"class_type": "FaceCDMApplyControlNet",
+        "inputs": PROMPTS | {"adapter": ["7", 0], "faces": ["6", 0], "strength": 1.0, "start_at": 0.0, "end_at": 1.0,
+                             "references": "mean", "noise": 0.0}}
+
+
+def test_the_net_reads_the_face(server, net):
+    from PIL import Image
+
+    def pictures(apply: dict) -> np.ndarray:
+        files = [server.fetch(output) for output in server.run(graph(apply)).images()]
+        return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), float) for file in files])
+
+    off = OURS | {"inputs": OURS["inputs"] | {"strength": 0.0}}
+    face, words, neither = pictures(OURS), pictures(CORES), pictures(off)
+    assert face.shape == words.shape == (2, 128, 128, 3)
+    assert np.abs(face - words).mean() > 0.02, "face tokens or words: it makes a difference"
+    assert np.abs(face - neither).mean() > 0.5, "the ControlNet acts"
