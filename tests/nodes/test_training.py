@@ -1,6 +1,7 @@
 """Train Stage, Train, Stage Settings: the demo model and six pictures, as the executor runs them."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import fields
 
 import pytest
@@ -101,9 +102,26 @@ def test_names_stay_in_their_folder_and_combos_are_checked(in_comfy, values):
     assert in_comfy.nodes["FaceCDMTrainStage"].validate_inputs("a run", "adapter", "3 fine") is True
 
 
+@contextmanager
+def heard(hear):
+    """ComfyUI's progress, as its server hears it."""
+    import comfy.utils
+
+    before = comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: hear(value, total, preview))
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+
+
 def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, train):
-    before = {name: value.clone() for name, value in adapter.state_dict().items()}
-    trained, lora, losses, plot, pictures, report = train(vae=demo[2])
+    before, told = {name: value.clone() for name, value in adapter.state_dict().items()}, []
+    with heard(lambda *what: told.append(what)):
+        trained, lora, losses, plot, pictures, report = train(settings={"validate_every": 1}, vae=demo[2])
+    assert [what[:2] for what in told] == [(1, 2), (2, 2)]
+    kind, preview, _ = told[0][2]
+    assert kind == "JPEG" and preview.size == (256, 128) and told[1][2] is None  # the last ones are an output
     assert trained.config.recogniser == data.recogniser and not trained.streams["face"].gate.is_zero
     assert not any(value.is_inference() for value in trained.parameters())
     assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
@@ -134,21 +152,11 @@ def test_the_lora_is_what_core_loads(in_comfy, demo, data, train):
 
 def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
     import comfy.model_management as management
-    import comfy.utils
 
     whole, *_ = train(run="whole", steps=4)
-    before = comfy.utils.PROGRESS_BAR_HOOK
-
-    def hook(value, total, preview, node_id=None):
-        if value == 2:
-            management.interrupt_current_processing()
-
-    comfy.utils.set_progress_bar_global_hook(hook)
-    try:
-        with pytest.raises(management.InterruptProcessingException):
-            train(run="stopped", steps=4)
-    finally:
-        comfy.utils.set_progress_bar_global_hook(before)
+    with heard(lambda value, *_: value == 2 and management.interrupt_current_processing()), \
+            pytest.raises(management.InterruptProcessingException):
+        train(run="stopped", steps=4)
     assert (folder(in_comfy) / "stopped" / "broad.pt").is_file()
     went_on, *_, report = train(run="stopped", steps=4)
     assert "went on from step 2" in report
