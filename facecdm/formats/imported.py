@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +59,18 @@ class ImportedAdapter(nn.Module):
         self.projectors = nn.ModuleDict(projectors)
         self.streams = nn.ModuleDict(layers)
         self.loras = loras
+        self._made: WeakKeyDictionary = WeakKeyDictionary()  # tokens by features: the same in every sampling
 
     def project(self, face: Features | None, image: Features | None) -> dict[str, Tensor]:
         """Features → tokens [R, N, context], float32, by stream; absent where there are none, or no such stream."""
         given = {"face": face, "image": image}
-        return {name: projector(given[name]) for name, projector in self.projectors.items() if given[name] is not None}
+        return {name: self._tokens(name, given[name]) for name in self.projectors if given[name] is not None}
+
+    def _tokens(self, name: str, shown: Features) -> Tensor:
+        made = self._made.setdefault(shown, {})
+        if name not in made:
+            made[name] = self.projectors[name](shown)
+        return made[name]
 
     def meet(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         return tokens

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from counting import ATTENTION, COPIES, LINEAR, SYNCS, operations, total
 from twins import conditioning, predict
 
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
-from facecdm.hosts.comfy import apply_person
+from facecdm.hosts.comfy import apply_person, layer_map
 
 SIGMA = 3.0
 
@@ -89,6 +90,22 @@ def test_ipadapter_plus_before_and_after(small, show, epsilon):
     first = patched_by_theirs(show(twins.model), twins.sdxl)
     assert not epsilon(first).equal(epsilon(patched_by_theirs(first.clone(), twins.sdxl))), "and more may follow"
     assert epsilon(first).equal(after), "which leaves the first as it was"
+
+
+@pytest.mark.parametrize("small", ["sd15"], indirect=True)
+def test_a_step_costs_attention_and_nothing_else(small, show, epsilon, monkeypatch):
+    """With a negative prompt that sees nobody, too: no linear layer, no copy, no host sync in a step."""
+    import comfy.ldm.modules.attention as attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    twins, _ = small
+    prompts = [conditioning(torch.randn(1, 77, twins.context), torch.zeros(1, 1280)) for _ in range(2)]
+    model = show(twins.model)
+    epsilon(model)  # its tokens are made in the first sampling, once for all
+    plain, shown = operations(twins.model, *prompts), operations(model, *prompts)
+    for names in (LINEAR, COPIES, SYNCS):
+        assert total(shown, names) == total(plain, names)
+    assert total(shown, ATTENTION) - total(plain, ATTENTION) == len(layer_map(twins.model).layers)
 
 
 def test_windows_of_a_video_see_their_own_references():
