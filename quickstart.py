@@ -83,8 +83,9 @@ COMFYUI_NEEDS = (
 )
 TEST_NEEDS = (
     *("pytest>=8", "pytest-timeout", "hypothesis", "ruff", "rich"),
-    *("diffusers", "accelerate", "peft", "websocket-client"),
+    *("diffusers", "accelerate", "peft", "websocket-client", "timm", "ray", "dlib-bin", "face_recognition_models"),
 )
+TEST_NEEDS_ALONE = ("controlnet_aux", "rtmlib")  # without what they ask for: other builds of onnxruntime and OpenCV
 
 # ---- steps: done once, remembered, safe to stop ----
 
@@ -149,8 +150,8 @@ def steps_of_own_environment(tests: bool) -> list[Step]:
             Step(
                 "test-needs",
                 "packages for the tests",
-                (here, *TORCH, *TEST_NEEDS),
-                lambda: pip(python, "install", *TEST_NEEDS),
+                (here, *TORCH, *TEST_NEEDS, *TEST_NEEDS_ALONE),
+                lambda: install_test_needs(python),
             )
         )
         steps.append(
@@ -193,6 +194,11 @@ def make_venv() -> None:
         [sys.executable, "-m", "venv", str(VENV)],
         "no virtual environment could be made (on Debian and Ubuntu: apt install python3-venv)",
     )
+
+
+def install_test_needs(python: Path) -> None:
+    pip(python, "install", *TEST_NEEDS)
+    pip(python, "install", "--no-deps", *TEST_NEEDS_ALONE)
 
 
 def unpack_comfyui() -> None:
