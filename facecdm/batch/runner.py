@@ -116,6 +116,7 @@ class Runner:
     async def _work(self, server: Server) -> None:
         """Gives it jobs until all are settled; raises ServerUnreachable, BadAnswer, DiskFull."""
         slots: set[asyncio.Task] = set()
+        ended: set[asyncio.Task] = set()
         # One that runs and one that it goes on with at once; the latter's waiting would count as its time.
         most = 1 if self.batch.plan.timeout else 2
         try:
@@ -129,7 +130,7 @@ class Runner:
                 for slot in ended:
                     slot.result()
         finally:
-            await _end(slots)
+            await _end([*slots, *ended])
 
     async def _watch(self) -> None:
         """Draws until all is settled; raises NoServerLeft when all servers have been away for too long."""
@@ -286,7 +287,7 @@ async def _to_its_end(work: Coroutine) -> None:
         raise
 
 
-async def _end(tasks: "list[asyncio.Task] | set[asyncio.Task]") -> None:
+async def _end(tasks: list[asyncio.Task]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ from standin import StandIn
 def play():
     """Runs `scene(*servers)` with that many stand-ins up, within a time."""
 
-    def play(scene, servers: int = 1, limit: float = 60):
+    def play(scene, servers: int = 1, limit: float = 300):
         async def main():
             stand_ins = [StandIn() for _ in range(servers)]
             for stand_in in stand_ins:

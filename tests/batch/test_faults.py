@@ -381,7 +381,7 @@ async def main():
     assert len(server.submitted) <= 12 + 3, len(server.submitted)
     await server.down()
 
-asyncio.run(asyncio.wait_for(main(), 60))
+asyncio.run(asyncio.wait_for(main(), 300))
 """
 
 

@@ -41,6 +41,15 @@ def gone(pid: int) -> bool:
     return False
 
 
+async def pid(worker) -> int:
+    """Of the worker's ComfyUI, as soon as there is one again."""
+    while True:
+        try:
+            return await worker.actor.pid.remote()
+        except ray.exceptions.RayError:
+            await asyncio.sleep(0.5)
+
+
 @pytest.fixture
 def workers(monkeypatch):
     """The connections that a batch makes, to be looked at from outside."""
@@ -77,13 +86,13 @@ def test_a_plan_on_ray_whose_comfyui_and_worker_die(comfyui, tmp_path, workers, 
             while len(list((tmp_path / "out").glob("*.png"))) < kill_at:
                 assert not batch.done(), batch.result()
                 await asyncio.sleep(0.05)
-            pids.append(await workers[0].actor.pid.remote())
+            pids.append(await pid(workers[0]))
             if kill_at == 4:
                 os.kill(pids[-1], 9)  # ComfyUI
             else:
                 ray.kill(workers[0].actor, no_restart=False)  # what runs it
-        await asyncio.sleep(3)
-        pids.append(await workers[0].actor.pid.remote())
+        await asyncio.sleep(1)
+        pids.append(await pid(workers[0]))
         return await batch
 
     summary = asyncio.run(asyncio.wait_for(scene(), 400))
