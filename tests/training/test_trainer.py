@@ -103,7 +103,7 @@ def test_low_rank_keys_and_values_are_merged(tmp_path):
     trainer = tiny_trainer(tmp_path, STAGE.but(rank=2, ema=0.0, steps=3))
     adapter = trainer.run().adapter
     before = trainer.learner.adapter
-    for linear, part in trainer.learner.extra.items():
+    for part in trainer.learner.extra.values():
         assert part.up.abs().max() > 0
     old, new = before.streams["face"].to_k[0], adapter.streams["face"].to_k[0].weight
     torch.testing.assert_close(new, old.weight + trainer.learner.extra[old].weight)
