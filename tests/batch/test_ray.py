@@ -71,7 +71,7 @@ def ports(monkeypatch):
     real = parameters.RayParams.__init__
 
     def init(self, *arguments, **named):
-        agents = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+        agents = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
         real(self, *arguments, **{**named, **{name: named.get(name) or free_port() for name in agents}})
 
     monkeypatch.setattr(parameters.RayParams, "__init__", init)
