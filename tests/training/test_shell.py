@@ -40,7 +40,7 @@ def data_set(faceworld_val, face_models, comfyui, tmp_path_factory):
         (person / picture.with_suffix(".txt").name).write_text("a woman, long red hair, plain blue background")
     out = root.parent / "data"
     command("facecdm", "dataset", root, out, "--pack", "buffalo_s", "--faces", face_models / "models" / "insightface",
-            "--tokenizer", comfyui / "comfy" / "sd1_tokenizer", "--aspect", "1", "--identities", "folders")
+            "--tokenizer", comfyui / "comfy" / "sd1_tokenizer", "--aspect", "1")
     return out
 
 
