@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..facecdm.demo.pose_cli import POSE_WEIGHTS
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
@@ -210,8 +211,7 @@ class LoadDemoPose(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls) -> str:
         """Loads again only when the file has changed. ComfyUI writes this into every picture: no path in it."""
-        from ..facecdm.demo.pose_cli import POSE_WEIGHTS as path
-
+        path = POSE_WEIGHTS
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 
     @classmethod
@@ -221,4 +221,5 @@ class LoadDemoPose(io.ComfyNode):
         return io.NodeOutput(load())
 
 
-NODES: list[type[io.ComfyNode]] = [ExtractPose, EditPose, LoadDemoPose]
+# `python -m facecdm demo train-pose` makes the ControlNet's weights; until they are there, there is no node for them.
+NODES: list[type[io.ComfyNode]] = [ExtractPose, EditPose, *([LoadDemoPose] if POSE_WEIGHTS.is_file() else [])]

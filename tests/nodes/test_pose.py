@@ -32,9 +32,14 @@ def edit(in_comfy, seen):
     return edit
 
 
+def test_the_demos_controlnet_has_a_node_where_it_has_weights(in_comfy):
+    made = in_comfy.module("facecdm.demo.pose_cli").POSE_WEIGHTS.is_file()
+    assert ("FaceCDMLoadDemoPose" in in_comfy.nodes) == made
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_schema_execute_and_page_agree(in_comfy, name):
-    node = in_comfy.nodes[f"FaceCDM{name}"]
+    node = getattr(in_comfy.module("nodes.pose"), name)
     schema = node.GET_SCHEMA()
     assert schema.description and schema.category.startswith("FaceCDM/")
     assert all(entry.tooltip and entry.tooltip.endswith(".") for entry in [*schema.inputs, *schema.outputs])

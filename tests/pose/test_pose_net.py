@@ -226,7 +226,7 @@ def test_among_cores_nodes(unet, file, in_comfy):
 
 def test_the_loader_names_what_is_wrong(file, in_comfy, monkeypatch):
     host, errors = in_comfy.module("facecdm.hosts.comfy_demo_pose"), in_comfy.module("facecdm.errors")
-    with pytest.raises(errors.MissingModel, match="clone the pack"):
+    with pytest.raises(errors.MissingModel, match="train-pose"):
         host.load(file.with_name("nowhere.safetensors"))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
