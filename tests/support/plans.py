@@ -4,6 +4,9 @@ A value "@name" or "@name:1" is a link to an output of another node; inputs that
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 PHOTO, MODEL, WORDS, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
 DEMO_WORDS = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
@@ -54,7 +57,7 @@ class Plan:
     nodes: dict[str, Node]
     groups: tuple[tuple[Group, ...], ...]
     runs: bool = True
-    needs: str = ""  # a file of the pack, without which it does not run yet
+    needs: str = ""  # a file of the pack; without it the workflow is not shipped
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def api(self) -> dict:
@@ -428,5 +431,6 @@ SD15_POSE = posed("sd15_pose", "SD1.5", SD15, SD15_FILE, 512, "ip-adapter-faceid
 SDXL_POSE = posed("sdxl_pose", "SDXL", SDXL, SDXL_FILE, 1024, "ip-adapter-faceid_sdxl.bin",
                   "controlnet-openpose-sdxl-1.0.safetensors")
 
-PLANS = {plan.name: plan for plan in (PORTRAIT, POSE, TWO_PEOPLE, FACE_LIBRARY, DETAIL, IMG2IMG, INPAINT,
-                                      FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE, SDXL_POSE)}
+ALL = (PORTRAIT, POSE, TWO_PEOPLE, FACE_LIBRARY, DETAIL, IMG2IMG, INPAINT, FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE,
+       SDXL_POSE)
+PLANS = {plan.name: plan for plan in ALL if not plan.needs or (REPOSITORY / plan.needs).is_file()}
