@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import MissingPackage
 from .sizes import DemoSizes
 from .weights import LICENCE
 
@@ -29,11 +28,9 @@ class PoseNet(nn.Module):
 
     def __init__(self, unet: nn.Module, rank: int = RANK):
         super().__init__()
-        try:
-            from diffusers import ControlNetModel
-        except ImportError as error:
-            raise MissingPackage("training needs diffusers: pip install diffusers") from error
-        control = ControlNetModel.from_unet(unet).to(next(unet.parameters()).device)
+        from ..hosts.diffusers_unet import controlnet_of
+
+        control = controlnet_of(unet)
         self._control = (control,)  # in a tuple, so that it is no submodule
         control.requires_grad_(False)
         self.hint = control.controlnet_cond_embedding.requires_grad_(True)

@@ -12,3 +12,12 @@ def build_unet(config: dict) -> nn.Module:
     except ImportError as error:
         raise MissingPackage("training needs diffusers: pip install diffusers") from error
     return UNet2DConditionModel(**config)
+
+
+def controlnet_of(unet: nn.Module) -> nn.Module:
+    """A `ControlNetModel` that begins with a copy of the U-Net's encoder, on its device."""
+    try:
+        from diffusers import ControlNetModel
+    except ImportError as error:
+        raise MissingPackage("training needs diffusers: pip install diffusers") from error
+    return ControlNetModel.from_unet(unet).to(next(unet.parameters()).device)
