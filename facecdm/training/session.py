@@ -8,8 +8,8 @@ import torch
 from ..adapter.native import load_adapter, save_adapter
 from ..errors import FaceCDMError
 from ..files import write_named
-from . import plot
 from .begin import new_adapter
+from .chart import draw_losses
 from .config import Config
 from .dataset import DataSet
 from .lora import Lora
@@ -96,11 +96,11 @@ class Session:
             people, prompts = choose(self.data, sorted(self.held_out))
             pictures = preview(trainer.denoiser, trainer.learner, self.data, people, prompts)
             save_row(pictures, self.config.out / "pictures" / f"{trainer.stage.name}-{trainer.step:06d}.png")
-            plot.draw(trainer.history, self.config.out / f"{trainer.stage.name}.png", trainer.stage.name)
+            draw_losses(trainer.history).save(self.config.out / f"{trainer.stage.name}.png")
 
     def _keep(self, stage: Stage, result: Result) -> None:
         out = self.config.out
-        plot.draw(result.history, out / f"{stage.name}.png", f"{stage.name}, {stage.steps} steps")
+        draw_losses(result.history).save(out / f"{stage.name}.png")
         lines = "\n".join(json.dumps(line) for line in result.history)
         (out / f"{stage.name}.jsonl").write_text(lines + "\n", encoding="utf-8")
 
