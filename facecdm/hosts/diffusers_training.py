@@ -1,5 +1,6 @@
 """The trainer's view of a diffusers U-Net: the demo model's, or a Stable Diffusion 1.5 / XL folder."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -30,6 +31,15 @@ class DiffusersDenoiser:
     @property
     def dtype(self) -> torch.dtype:
         return self._autocast or next(self.unet.parameters()).dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the base: its family, its schedule and a sample of every weight."""
+        digest = hashlib.sha256(f"{self.layer_map.base} {self.prediction}".encode())
+        for value in (self.signal, *self.unet.parameters()):
+            sample = value.detach().flatten()[:16].to("cpu", torch.float16)
+            digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """The dtype of the U-Net's arithmetic: float32, or another one by autocast."""

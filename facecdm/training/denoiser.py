@@ -27,6 +27,7 @@ class Denoiser(Protocol):
     noise: Tensor
     device: torch.device
     dtype: torch.dtype
+    fingerprint: str
 
     def predict(self, noisy: Tensor, t: Tensor, prompt: Prompt, people: list[list[LayerStream]] | None = None,
                 control: Tensor | None = None, watch: Watch | None = None) -> Tensor:

@@ -58,7 +58,7 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> Draws:
     everything = uniform() >= stage.drop_all
     return Draws(_noise_step(stage, spread), torch.randn(shape, generator=random_from),
                  (uniform() >= stage.drop_text) & everything, (uniform() >= stage.drop_face) & everything,
-                 (uniform() >= stage.drop_image) & everything, uniform() >= stage.drop_pose,
+                 (uniform() >= stage.drop_image) & everything, (uniform() >= stage.drop_pose)[:1].expand(rows),
                  uniform() < stage.own_photo, uniform(), uniform() < stage.face_region)
 
 

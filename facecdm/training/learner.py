@@ -1,5 +1,8 @@
 """The parameters of one stage: which learn, at which rate, their moving average, and what becomes of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -73,9 +76,17 @@ class Learner:
         for name, value in self.average.items():
             value.copy_(state["average"][name])
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters are their average, where one is kept."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange parameters and their average, where one is kept; twice is as before."""
+    def _swap(self) -> None:
         for name, value in self.average.items():
             held = value.clone()
             value.copy_(self.named[name])
@@ -84,14 +95,13 @@ class Learner:
     @torch.no_grad()
     def result(self) -> tuple[TripletAdapter, Lora]:
         """The trained adapter, low-rank parts merged, and the LoRA: both on the CPU, frozen, from the average."""
-        self.swap()
-        adapter = _with(self.adapter, {name: value.detach().to("cpu", copy=True)
-                                       for name, value in self.adapter.state_dict().items()})
-        for old, new in zip(_keys_values(self.adapter), _keys_values(adapter)):
-            if old in self.extra:
-                new.weight += self.extra[old].weight.to(new.weight)
-        lora = Lora({name: part.copy().to("cpu") for name, part in self.lora.parts.items()})
-        self.swap()
+        with self.averaged():
+            adapter = _with(self.adapter, {name: value.detach().to("cpu", copy=True)
+                                           for name, value in self.adapter.state_dict().items()})
+            for old, new in zip(_keys_values(self.adapter), _keys_values(adapter)):
+                if old in self.extra:
+                    new.weight += self.extra[old].weight.to(new.weight)
+            lora = Lora({name: part.copy().to("cpu") for name, part in self.lora.parts.items()})
         return adapter.eval(), lora
 
 

@@ -31,22 +31,21 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
     negative = without_text(rows.prompt, moved(data.empty_prompt, device), on)
     signal, noise = denoiser.signal.to(device), denoiser.noise.to(device)
     levels = torch.linspace(len(signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
-    learner.swap()
-    for now, after in zip(levels, [*levels[1:], None]):
-        t = torch.full((count,), now, device=device)
-        a, s = signal[t], noise[t]
-        streams = crowd.streams(learner.adapter, rows.prompt.states, s / a.clamp(min=1e-4), denoiser.dtype,
-                                learner.extra)
-        shown = denoiser.predict(noisy, t, rows.prompt, streams)
-        plain = denoiser.predict(noisy, t, negative)
-        prediction = plain + guidance * (shown - plain)
-        clean = clean_from(prediction, noisy, a, s, denoiser.prediction)
-        if after is None:
-            noisy = clean
-        else:
-            epsilon = (noisy - a[0] * clean) / s[0].clamp(min=1e-4)
-            noisy = signal[after] * clean + noise[after] * epsilon
-    learner.swap()
+    with learner.averaged():
+        for now, after in zip(levels, [*levels[1:], None]):
+            t = torch.full((count,), now, device=device)
+            a, s = signal[t], noise[t]
+            streams = crowd.streams(learner.adapter, rows.prompt.states, s / a.clamp(min=1e-4), denoiser.dtype,
+                                    learner.extra)
+            shown = denoiser.predict(noisy, t, rows.prompt, streams)
+            plain = denoiser.predict(noisy, t, negative)
+            prediction = plain + guidance * (shown - plain)
+            clean = clean_from(prediction, noisy, a, s, denoiser.prediction)
+            if after is None:
+                noisy = clean
+            else:
+                epsilon = (noisy - a[0] * clean) / s[0].clamp(min=1e-4)
+                noisy = signal[after] * clean + noise[after] * epsilon
     return denoiser.decode(noisy).clamp(-1, 1) / 2 + 0.5
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ..adapter.native import load_adapter, save_adapter
-from ..errors import FaceCDMError
+from ..errors import FaceCDMError, MissingModel
 from ..files import write_named
 from .begin import new_adapter
 from .chart import draw_losses
@@ -29,6 +29,7 @@ class Session:
         self.denoiser = self._open_base()
         self.worker = Worker() if accelerator is None else Worker(
             accelerator.process_index, accelerator.num_processes, lambda value: accelerator.reduce(value, "mean"))
+        self._check()
         self.held_out = held_out(self.data, config.held_out)
         self.adapter = self._first_adapter()
 
@@ -46,6 +47,18 @@ class Session:
                                f"{denoiser.layer_map.context}: prepare the data set with the model that is trained")
         return denoiser
 
+    def _check(self) -> None:
+        """What would else be found when a stage begins, after hours."""
+        for stage in self.config.plan():
+            if stage.identity and self.config.recogniser is None:
+                raise FaceCDMError(f"the stage {stage.name!r} has an identity loss: name InsightFace's file for "
+                                   f"{self.data.recogniser} as recogniser, or set identity: 0 in all")
+            if stage.batch % self.worker.count:
+                raise FaceCDMError(f"batch ({stage.batch}) of the stage {stage.name!r} must be a multiple of the "
+                                   f"number of processes ({self.worker.count})")
+        if self.config.recogniser is not None and not self.config.recogniser.is_file():
+            raise MissingModel(f"there is no recogniser at {self.config.recogniser}")
+
     def _first_adapter(self):
         if self.config.adapter is None:
             return new_adapter(self.denoiser, self.data, **self.config.sizes.model_dump())
@@ -53,6 +66,11 @@ class Session:
         if adapter.config.layer_map != self.denoiser.layer_map:
             raise FaceCDMError(f"{self.config.adapter} was made for {adapter.config.layer_map.base}, and the base is "
                                f"{self.denoiser.layer_map.base}")
+        widths = (self.data.face_width, self.data.vision_width)
+        if adapter.config.face_width != widths[0] or adapter.config.image_width not in (0, widths[1]):
+            raise FaceCDMError(f"{self.config.adapter} reads faces of {adapter.config.face_width} and images of "
+                               f"{adapter.config.image_width} features, and the data set has {widths[0]} and "
+                               f"{widths[1]}: prepare it with the adapter's encoders")
         return adapter
 
     def describe(self) -> str:
@@ -80,7 +98,7 @@ class Session:
         mean = self.data.mean_face if stage.identity else None
         terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser.device)
         trainer = Trainer(self.denoiser, adapter, lora, self.data, stage, terms, self.config.out, self.held_out,
-                          self.config.base, self.worker)
+                          self.denoiser.fingerprint, self.worker)
         with Progress(stage, trainer.step, quiet=self.worker.rank > 0) as progress:
             result = trainer.run(lambda trainer: self._watch(trainer, progress))
         if self.worker.rank == 0:

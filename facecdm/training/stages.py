@@ -1,6 +1,6 @@
 """What a stage of the training is: every number in one table, and the presets of the method's three stages."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
 from ..errors import FaceCDMError
@@ -86,14 +86,19 @@ class Stage:
                                f"got {self.noise_low} and {self.noise_high}")
 
     def but(self, **values) -> "Stage":
-        """A copy with other values. Raises FaceCDMError for a name that is none, or a value out of range."""
+        """A copy with other values, "1e-4" being a number. Raises FaceCDMError for a name that is none, or a value that
+        is of another kind or out of range."""
+        from pydantic import TypeAdapter, ValidationError
+
         unknown = values.keys() - {field.name for field in fields(self)}
         if unknown:
             raise FaceCDMError(f"{', '.join(sorted(unknown))}: a stage has no such setting; it has "
                                f"{', '.join(field.name for field in fields(self))}")
-        if "train" in values:
-            values["train"] = tuple(values["train"])
-        return replace(self, **values)
+        try:
+            return TypeAdapter(Stage).validate_python({**self.to_dict(), **values})
+        except ValidationError as error:
+            raise FaceCDMError("; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}"
+                                         for mistake in error.errors())) from error
 
     def to_dict(self) -> dict:
         return asdict(self) | {"train": list(self.train)}

@@ -26,13 +26,15 @@ class Identity:
     data: str
     base: str
     start: str  # a hash of the adapter and LoRA that the stage began with
+    held_out: list[int]
 
     def differences(self, other: dict) -> list[str]:
         """Human lines: what `other`, an Identity's dictionary, has otherwise."""
         settings = other.get("settings", {})
         lines = [f"{name} was {settings.get(name)!r} and is {value!r}" for name, value in self.settings.items()
                  if settings.get(name) != value and name not in FREE]
-        names = {"data": "the data set", "base": "the base model", "start": "the adapter or LoRA that it began with"}
+        names = {"data": "the data set", "base": "the base model", "start": "the adapter or LoRA that it began with",
+                 "held_out": "what is held out"}
         return lines + [f"{text} is another" for name, text in names.items() if other.get(name) != getattr(self, name)]
 
 

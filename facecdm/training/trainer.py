@@ -67,11 +67,12 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
-        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora))
+        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora), self.held_out)
         self.step, scaler, self.history = state.resume(self.checkpoint, self.learner, self.optimiser, self.identity)
         if scaler:
             self._scaler.load_state_dict(scaler)
         self.empty = moved(data.empty_prompt, denoiser.device)
+        self._whole = True
 
     def run(self, watch: Callable[["Trainer"], None] | None = None) -> Result:
         """Train what is left. `watch` is called after every step; what it raises stops the run, which is saved."""
@@ -94,7 +95,8 @@ class Trainer:
         finally:
             denoiser.checkpoint(False)
             denoiser.compute_in(torch.float32)
-            self.save()
+            if self._whole:  # a step that was cut in two is left to the checkpoint before it
+                self.save()
         adapter, lora = self.learner.result()
         return Result(adapter, lora, self.history)
 
@@ -113,12 +115,14 @@ class Trainer:
             self._scaler.scale(total / stage.accumulation).backward()
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value / stage.accumulation
-        self._scaler.unscale_(self.optimiser)
-        parameters = [value for value in self.learner.named.values() if value.grad is not None]
-        if self.worker.count > 1:
-            for value in parameters:
+        parameters = list(self.learner.named.values())
+        for value in parameters:  # none where no row showed the stream; alike in every process, so that all can share
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad
+            if self.worker.count > 1:
                 value.grad.copy_(self.worker.mean(value.grad))
+        self._scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
+        self._whole = False
         if torch.isfinite(norm) or self._scaler.is_enabled():
             self._scaler.step(self.optimiser)
             self._scaler.update()
@@ -127,6 +131,7 @@ class Trainer:
         self.learner.follow(self.step)
         line = {name: round(float(value), 6) for name, value in sums.items()}
         self.history.append({"step": self.step, **line, "gradient": round(float(norm), 6)})
+        self._whole = True
 
     def _forward(self, indices: list[int], micro: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = slice(self.worker.rank, None, self.worker.count)
@@ -159,16 +164,15 @@ class Trainer:
                                own_photo=0.0, face_region=0.0, seed=0)
         plain = DiffusionLoss(gamma=0.0)
         sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
-        self.learner.swap()
-        for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
-            draws = draw(stage, 0, number, (len(indices), *self._shape(indices)))
-            rows, crowd = self._batch(indices, draws)
-            moment = see(self.denoiser, self.learner, {"plain"}, rows, crowd, self.empty, draws, 0)
-            sums["validation"] += float(plain(moment)) * len(indices)
-            without = replace(moment, prediction=moment.plain_prediction)
-            sums["validation without face"] += float(plain(without)) * len(indices)
-            count += len(indices)
-        self.learner.swap()
+        with self.learner.averaged():
+            for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
+                draws = draw(stage, 0, number, (len(indices), *self._shape(indices)))
+                rows, crowd = self._batch(indices, draws)
+                moment = see(self.denoiser, self.learner, {"plain"}, rows, crowd, self.empty, draws, 0)
+                sums["validation"] += float(plain(moment)) * len(indices)
+                without = replace(moment, prediction=moment.plain_prediction)
+                sums["validation without face"] += float(plain(without)) * len(indices)
+                count += len(indices)
         return {name: round(value / count, 6) for name, value in sums.items()}
 
 
