@@ -56,6 +56,7 @@ class Batch:
         """What makes this batch this batch, as JSON: what a journal is compared with."""
         return {
             "workflow": self.workflow.nodes,
+            "inputs": {name: [".".join(place) for place in places] for name, places in self.targets.items()},
             "jobs": [
                 {"name": job.name, **{name: self._recorded(value) for name, value in job.row.items()}}
                 for job in self.jobs

@@ -163,6 +163,8 @@ class Journal:
             self._db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE state = ?", (WAITING, FAILED))
 
     def _set(self, number: int, add: str | None = None, **values: Any) -> None:
+        values = {name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+                  for name, value in values.items()}  # a server's words may hold what no file can
         changes = [f"{name} = :{name}" for name in values] + ([f"{add} = {add} + 1"] if add else [])
         with self._writing():
             self._db.execute(f"UPDATE jobs SET {', '.join(changes)} WHERE number = :number",
@@ -253,6 +255,9 @@ def differences(before: dict[str, Any], now: dict[str, Any], most: int = 8) -> l
             lines.append(f"workflow: node {node_id} is {kind}, it was {old[node_id]['class_type']}")
         lines += [f"workflow: {title}.{name} is {_short(is_.get(name))}, it was {_short(was.get(name))}"
                   for name in {**was, **is_} if was.get(name) != is_.get(name)]
+    was, is_ = (record.get("inputs", {}) for record in (before, now))
+    lines += [f"inputs: {name} goes to {_short(is_.get(name))}, it went to {_short(was.get(name))}"
+              for name in {**was, **is_} if was.get(name) != is_.get(name)]
     if len(before["jobs"]) != len(now["jobs"]):
         lines.append(f"jobs: there are {len(now['jobs'])}, there were {len(before['jobs'])}")
     for number, (was, is_) in enumerate(zip(before["jobs"], now["jobs"]), 1):

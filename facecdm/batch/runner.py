@@ -161,11 +161,14 @@ class Runner:
             results, seconds = await server.do(self.batch, task, queued)
             await _to_its_end(self._keep(server, task, results, seconds))
         except FAILURES as error:
+            if isinstance(error, WorkflowRejected):
+                server.forget_uploads()
             self._failed(server, task, error)
         except BadAnswer as error:  # the job's fault, or the server's: it has to answer well before it gets another
             self._failed(server, task, error)
             raise
         except JobLost:
+            server.forget_uploads()
             self._lose(task)
         except BaseException:  # whatever it was, the job is still to be done
             if task.number in self.schedule.working:

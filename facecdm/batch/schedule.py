@@ -45,13 +45,15 @@ class Schedule:
         """The next job for a server; `ahead`: it would wait there behind another one.
 
         Its own jobs come first. Those of a server that is away are anybody's; one that failed here goes elsewhere
-        while there is an elsewhere.
+        while there is an elsewhere. One under which a server went away is alone there: should it be the cause, no other
+        job shares the blame.
         """
-        if ahead and len(self.waiting) <= len(self.live):
+        alone = any(task.losses and task.owner in (server, None) for task in self.working.values())
+        if ahead and (alone or len(self.waiting) <= len(self.live)):
             return None
         for task in self.waiting.values():
             here = task.owner == server or task.owner is None or task.owner not in self.live
-            if here and (server not in task.failed_on or self.live <= task.failed_on):
+            if here and not (ahead and task.losses) and (server not in task.failed_on or self.live <= task.failed_on):
                 del self.waiting[task.number]
                 self.working[task.number] = task
                 return task

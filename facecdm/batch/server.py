@@ -74,15 +74,22 @@ class Server:
     async def still_has(self, prompt_id: str) -> bool:
         """Whether a job that was queued here before runs, waits, or has left a result or an error."""
         try:
-            return await self.connection.finished(prompt_id) is not None or await self.connection.knows(prompt_id)
+            finished = await self.connection.finished(prompt_id) is not None
+            # One that ends between the two questions is in neither answer: hence the third.
+            return finished or await self.connection.knows(prompt_id) or (
+                await self.connection.finished(prompt_id) is not None)
         except JobFailed:
             return True
         except (JobInterrupted, BadAnswer):
             return False
 
+    def forget_uploads(self) -> None:
+        """It may have been started anew without them: they are sent again."""
+        self._names.clear()
+
     async def welcome(self) -> None:
         """After an absence: what was moved to others is not wanted here any more, and files may be gone."""
-        self._names.clear()
+        self.forget_uploads()
         for prompt_id in list(self.strays):
             await self.connection.cancel(prompt_id)
             self.strays.discard(prompt_id)

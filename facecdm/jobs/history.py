@@ -61,7 +61,7 @@ def read_entry(prompt_id: str, entry: Any) -> Finished:
 def _seconds(messages: dict[str, Any]) -> float | None:
     try:
         return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ArithmeticError):
         return None
 
 

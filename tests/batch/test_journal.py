@@ -134,3 +134,17 @@ def test_differences_name_what_changed():
     assert differences(record(), record()) == []
     many = differences(record(50), {**record(50), "jobs": [{"name": "x"}] * 50})
     assert len(many) == 9 and many[-1].startswith("… and")
+
+
+def test_another_mapping_of_the_same_values_is_refused(tmp_path):
+    record = {"workflow": {}, "inputs": {"cfg": ["3.cfg"]}, "jobs": [{"name": "a", "cfg": 4}]}
+    with Journal(tmp_path, record, resume=False) as journal:
+        journal.queued(1, "here", "id")
+    with pytest.raises(JournalMistake, match=r"cfg goes to .*3\.denoise.*, it went to .*3\.cfg"):
+        Journal(tmp_path, record | {"inputs": {"cfg": ["3.denoise"]}}, resume=True)
+
+
+def test_words_that_no_file_can_hold_are_kept_readable(tmp_path):
+    with Journal(tmp_path, {"workflow": {}, "inputs": {}, "jobs": [{"name": "a"}]}, resume=False) as journal:
+        journal.failed(1, "no file \udcff here")
+        assert "no file" in journal.entries()[0].message
