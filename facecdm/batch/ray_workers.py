@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import FaceCDMError, MissingPackage
 from ..jobs.client import Client, OnProgress, Progress
-from ..jobs.errors import ServerUnreachable
+from ..jobs.errors import PortTaken, ServerDied, ServerUnreachable
 from .plan import Plan, RayPlan
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -129,6 +129,8 @@ class RayConnection:
         try:
             return await reference
         except RayTaskError as error:
+            if isinstance(error.cause, ServerDied | PortTaken):  # its ComfyUI, and not the others'
+                raise ServerUnreachable(f"the Ray worker's ComfyUI did not start: {error.cause}") from None
             if isinstance(error.cause, FaceCDMError | TimeoutError):
                 raise error.cause from None
             raise

@@ -115,7 +115,7 @@ def _move(journal: Journal, folder: Path, file: FileEntry, kept: str | None) -> 
 
 
 def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
-    """sheets/PERSON.jpg, with the pages after the first as PERSON-2.jpg …; a row for every prompt. Raises OSError."""
+    """sheets/PERSON.jpg, further pages as "PERSON page 2.jpg" …; a row for every prompt. Raises OSError."""
     people = labels([batch.person(job) for job in batch.jobs])
     files: dict[int, list[FileEntry]] = {}
     for file in journal.files():
@@ -126,7 +126,7 @@ def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
         jobs = [job for job, whose in zip(batch.jobs, people) if whose == person]
         rows = list(_rows(batch, jobs, files, entries))
         for page, start in enumerate(range(0, len(rows), DOWN), 1):
-            name = safe_name(f"{person or 'all'}{f'-{page}' if page > 1 else ''}.jpg")
+            name = safe_name(f"{person or 'all'}{f' page {page}' if page > 1 else ''}.jpg")
             _write_page(batch, folder, inside(folder, f"{SHEETS}/{name}"), person, jobs[0], rows[start:start + DOWN])
 
 

@@ -19,6 +19,8 @@ from .plan import Plan
 from .runner import Runner, Summary
 from .server import AWAY, Connection, Server
 
+LONGEST_START = 300  # seconds that a server may take to list its nodes; one that Ray starts loads ComfyUI first
+
 
 def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None) -> Summary:
     """Does a batch. Raises PlanMistake, JournalMistake, NoServerLeft, DiskFull; KeyboardInterrupt on Ctrl-C."""
@@ -91,10 +93,12 @@ async def ask_all(servers: list[Server]) -> dict[str, dict]:
 
     async def ask(server: Server) -> dict | None:
         try:
-            return await server.nodes()
+            return await asyncio.wait_for(server.nodes(), LONGEST_START)
         except (ServerUnreachable, BadAnswer) as error:
             server.state, server.note = AWAY, str(error)
-            return None
+        except asyncio.TimeoutError:  # such as a Ray worker for which the cluster has no room
+            server.state, server.note = AWAY, f"{server.name} gave no answer in {LONGEST_START} s"
+        return None
 
     infos = await asyncio.gather(*map(ask, servers))
     found = {server.name: info for server, info in zip(servers, infos) if info is not None}

@@ -98,7 +98,8 @@ def test_sheets_have_pages_and_need_no_person(tmp_path):
     batch = prepare(make_plan(tmp_path, name="{job}", seeds=200), {"here": INFO})
     with Journal(tmp_path / "out", batch.record(), resume=False) as journal:
         write_sheets(batch, journal, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out" / "sheets").iterdir()} == {"all.jpg", "all-2.jpg", "all-3.jpg"}
+    assert {path.name for path in (tmp_path / "out" / "sheets").iterdir()} == {
+        "all.jpg", "all page 2.jpg", "all page 3.jpg"}
 
 
 # ---- the command ----
