@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facecdm.adapter.config import AdapterConfig
@@ -36,6 +36,7 @@ def test_a_foreign_config_is_refused_by_name(text):
         AdapterConfig.loads(text, "a.safetensors")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=9))
 def test_a_curve_begins_and_ends_where_it_says(values):
     layer_map = BASES["SD1.5"]
