@@ -120,8 +120,8 @@ class PrepareDataSet(io.ComfyNode):
                 identities, same_person, pose, augmented, min_score, min_face, clip_vision=None, images=None,
                 captions=""):
         from ..facecdm.hosts.comfy_encoders import ComfyEncoders
-        from ..facecdm.training.dataset import prepare
         from ..facecdm.training.dataset.faces import AnalyzerFinder
+        from ..facecdm.training.dataset.pipeline import prepare
 
         encoders = ComfyEncoders(model, clip, vae, clip_vision)
         settings = Settings(resolution or encoders.resolution, encoders.step, aspect, framing, several_faces, min_score,

@@ -11,7 +11,7 @@ from ..files import write_named
 from .begin import new_adapter
 from .chart import draw_losses
 from .config import Config
-from .dataset import DataSet
+from .dataset.data_set import DataSet
 from .lora import Lora
 from .preview import choose, preview
 from .progress import Progress

@@ -1,6 +1,7 @@
 """What a stage of the training is: every number in one table, and the presets of the method's three stages."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Literal, get_args
 
 from ..errors import FaceCDMError
@@ -88,20 +89,27 @@ class Stage:
     def but(self, **values) -> "Stage":
         """A copy with other values, "1e-4" being a number. Raises FaceCDMError for a name that is none, or a value that
         is of another kind or out of range."""
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         unknown = values.keys() - {field.name for field in fields(self)}
         if unknown:
             raise FaceCDMError(f"{', '.join(sorted(unknown))}: a stage has no such setting; it has "
                                f"{', '.join(field.name for field in fields(self))}")
         try:
-            return TypeAdapter(Stage).validate_python({**self.to_dict(), **values})
+            return _checker().validate_python({**self.to_dict(), **values})
         except ValidationError as error:
             raise FaceCDMError("; ".join(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}"
                                          for mistake in error.errors())) from error
 
     def to_dict(self) -> dict:
         return asdict(self) | {"train": list(self.train)}
+
+
+@cache
+def _checker():
+    from pydantic import TypeAdapter  # here, since ComfyUI's start waits for this module
+
+    return TypeAdapter(Stage)
 
 
 _BROAD = Stage("broad", noise_low=300, noise_share=0.7)
@@ -113,11 +121,11 @@ _FINE = Stage("fine", learning_rate=5e-6, schedule="constant", train=("projector
 
 # method.md's starting values: for many people, and for one person from a handful of photos.
 PRESETS = {
-    "adapter": (_BROAD.but(steps=30_000, batch=16), _IDENTITY.but(steps=15_000, batch=16),
-                _FINE.but(steps=5_000, batch=16)),
-    "one person": (_BROAD.but(steps=800, batch=1, rank=8, noise_low=0, noise_share=0.0),
-                   _IDENTITY.but(steps=400, batch=1, rank=8, lora_rank=8),
-                   _FINE.but(steps=200, batch=1, rank=8)),
+    "adapter": (replace(_BROAD, steps=30_000, batch=16), replace(_IDENTITY, steps=15_000, batch=16),
+                replace(_FINE, steps=5_000, batch=16)),
+    "one person": (replace(_BROAD, steps=800, batch=1, rank=8, noise_low=0, noise_share=0.0),
+                   replace(_IDENTITY, steps=400, batch=1, rank=8, lora_rank=8),
+                   replace(_FINE, steps=200, batch=1, rank=8)),
 }
 
 

@@ -36,7 +36,8 @@ before = set(sys.modules)
 asyncio.run(nodes.load_custom_node(pack))
 ours = [name for name, node in nodes.NODE_CLASS_MAPPINGS.items() if name.startswith("FaceCDM")]
 loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
-print(json.dumps({"nodes": ours, "modules": loaded}))
+own = sorted(name.partition("facecdm.")[2] for name in sys.modules if "facecdm." in name)
+print(json.dumps({"nodes": ours, "modules": loaded, "own": own}))
 """
 
 
@@ -57,6 +58,9 @@ def test_the_import_is_light(comfyui, in_comfy):
     loaded = import_pack(comfyui)
     assert sorted(loaded["nodes"]) == sorted(in_comfy.nodes)
     assert not set(HEAVY) & set(loaded["modules"])
+    assert "training.stages" in loaded["own"]
+    assert not {"training.trainer", "training.dataset.pipeline", "demo.train", "batch.runner", "evaluation.evaluate",
+                "hosts.comfy_training"} & set(loaded["own"])
 
 
 def test_without_optional_packages_every_node_is_there(comfyui, in_comfy):

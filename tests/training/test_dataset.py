@@ -11,8 +11,9 @@ from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, sa
 from PIL import Image
 
 from facecdm.errors import BadFile, FaceCDMError, MissingModel, NoFace
-from facecdm.training.dataset import DataSet, prepare
+from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.dataset.encoders import Fingerprints
+from facecdm.training.dataset.pipeline import prepare
 from facecdm.training.dataset.sources import BatchSource, FolderSource
 
 LONG = "a caption that is much longer than all of the others"

@@ -15,7 +15,7 @@ from facecdm.demo.weights import read
 from facecdm.errors import Mismatch
 from facecdm.faces.analyzer import open_pack
 from facecdm.faces.detect import Options, detect_faces
-from facecdm.training.dataset import DataSet
+from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.dataset.faces import known_from_npz
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, save
 
-from facecdm.training.dataset import DataSet, prepare, work
+from facecdm.training.dataset import work
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.dataset.pipeline import prepare
 from facecdm.training.dataset.sources import FolderSource, Item, Picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +25,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {support!r}]
 from datasets import SETTINGS, StubEncoders, StubFinder
-from facecdm.training.dataset import prepare, work
+from facecdm.training.dataset import work
+from facecdm.training.dataset.pipeline import prepare
 from facecdm.training.dataset.sources import FolderSource
 work.SHARD = work.BATCH = 4
 print("begin", flush=True)

@@ -1,7 +1,1 @@
-"""The data set: pictures in, encoded rows out."""
-
-from .data_set import DataSet
-from .pipeline import prepare
-from .settings import Settings
-
-__all__ = ["DataSet", "Settings", "prepare"]
+"""The data set: pictures in, encoded rows out. `pipeline.prepare` makes one, `data_set.DataSet` reads it."""

@@ -1,0 +1,70 @@
+"""Up to which noise a recogniser knows the person in what the demo model predicts: where an identity loss can look.
+
+    python benchmarks/identity_by_noise.py --faceworld FACEWORLD --comfyui COMFYUI --models COMFYUI/models
+
+One picture of each of FaceWorld's `val` people, noised to step t, predicted in one step without anybody in the model;
+the cosine of InsightFace's embedding to that of the picture itself, and whether SCRFD still finds a face.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from facecdm.demo import data, measure  # noqa: E402
+from facecdm.demo.weights import default_path, read  # noqa: E402
+from facecdm.faces.analyzer import open_pack  # noqa: E402
+from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
+from facecdm.training.dataset.demo import DemoEncoders  # noqa: E402
+from facecdm.training.denoiser import clean_from  # noqa: E402
+from facecdm.training.draws import generator  # noqa: E402
+from facecdm.training.rows import Prompt  # noqa: E402
+
+STEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800)
+PEOPLE = 48
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--faceworld", type=Path, required=True)
+    add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
+    add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--weights", type=Path, default=default_path())
+    add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def main() -> int:
+    arguments = parse()
+    weights, analyzer = read(arguments.weights), open_pack([arguments.models / "insightface"], "buffalo_s")
+    denoiser = demo_denoiser(weights)
+    encoders = DemoEncoders(arguments.comfyui / "comfy" / "sd1_tokenizer", weights)
+    val = data.load(arguments.faceworld, ("val",), weights.sizes.image_size, arguments.cache)
+    chosen = list(range(0, len(val), len(val) // PEOPLE))
+    pictures = torch.from_numpy(np.array(val.pixels[chosen]))
+    own = measure.embeddings(pictures, analyzer)
+    latents = encoders.latents(pictures.float() / 255)
+    prompts = encoders.text([val.captions[row] for row in chosen])
+    prompt = Prompt(torch.cat([one.states for one in prompts]))
+    noise = torch.randn(latents.shape, generator=generator("identity by noise"))
+    print("| t | cosine to the picture itself | faces found |\n|---|---|---|")
+    for step in STEPS:
+        t = torch.full((len(chosen),), step)
+        a, s = denoiser.signal[t], denoiser.noise[t]
+        noisy = a.view(-1, 1, 1, 1) * latents + s.view(-1, 1, 1, 1) * noise
+        clean = clean_from(denoiser.predict(noisy, t, prompt), noisy, a, s, denoiser.prediction)
+        shown = (denoiser.decode(clean).clamp(-1, 1) * 127.5 + 127.5).round().byte().movedim(1, -1)
+        seen = measure.embeddings(shown, analyzer)
+        cosines = [float(a @ b) if b is not None else 0.0 for a, b in zip(own, seen)]
+        found = np.mean([face is not None for face in seen])
+        print(f"| {step} | {np.mean(cosines):.2f} | {found:.0%} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
