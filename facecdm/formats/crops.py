@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..faces.align import similarity, upstream_template, warped
+from ..faces.source import source_pictures
 from ..faces.value import Faces
 
 MARGIN = 0.4  # of a face's box, on each side of it
@@ -14,33 +15,30 @@ def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
     """[faces, size, size, 3] as the adapters were trained with, cut from `pictures` [B, H, W, 3] where these are those
     that the faces were found in; else the faces' own crops, of the size that these have.
     """
-    if not _found_in(faces, pictures):
+    places = source_pictures(faces, pictures)
+    if places is None:
         side = min(face.crop.shape[0] for face in faces)
         return torch.cat([F.interpolate(face.crop.movedim(-1, 0)[None], (side, side), mode="bilinear",
                                         antialias=True).movedim(1, -1) for face in faces])
-    cut = [warped(_uint8(pictures[face.image_index]),
-                  similarity(face.keypoints.numpy(), upstream_template(size)), size) for face in faces]
+    cut = [warped(_uint8(pictures[place]), similarity(face.keypoints.numpy(), upstream_template(size)), size)
+           for face, place in zip(faces, places)]
     return torch.stack([torch.from_numpy(picture).float() / 255 for picture in cut])
 
 
 def close_ups(faces: Faces, pictures: Tensor) -> Tensor:
     """Squares around the faces, where these are the pictures that they were found in; else the pictures."""
-    if not _found_in(faces, pictures):
+    places = source_pictures(faces, pictures)
+    if places is None:
         return pictures
     squares = []
-    for face in faces:
+    for face, place in zip(faces, places):
         height, width = face.image_size
         side = int(min(max(face.width, face.height) * (1 + 2 * MARGIN), height, width))
         x, y = (int((face.box[i] + face.box[i + 2]) / 2 - side / 2) for i in (0, 1))
         x, y = max(min(x, width - side), 0), max(min(y, height - side), 0)
-        squares.append(F.interpolate(pictures[face.image_index, y:y + side, x:x + side].movedim(-1, 0)[None].float(),
+        squares.append(F.interpolate(pictures[place, y:y + side, x:x + side].movedim(-1, 0)[None].float(),
                                      (448, 448), mode="bilinear", antialias=True).movedim(1, -1))
     return torch.cat(squares)
-
-
-def _found_in(faces: Faces, pictures: Tensor | None) -> bool:
-    return pictures is not None and all(
-        face.image_index < len(pictures) and tuple(face.image_size) == tuple(pictures.shape[1:3]) for face in faces)
 
 
 def _uint8(picture: Tensor):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import FaceCDMError
 from ..faces.align import ellipse_mask, similarity, warped
+from ..faces.source import source_pictures
 from ..faces.value import Faces
 from .bisenet import MEAN as PARSER_MEAN
 from .bisenet import STD as PARSER_STD
@@ -32,18 +33,17 @@ Background = Callable[[Tensor], Tensor]  # faces [B, 3, 512, 512] in FFHQ's fram
 def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
     """[faces, 3, 512, 512] in 0…1, in FFHQ's frame, from the pictures [B, H, W, 3] that the faces were found in.
 
-    Raises FaceCDMError where these cannot be those pictures.
+    Raises FaceCDMError where these are not those pictures.
     """
-    size = tuple(pictures.shape[1:3])
-    for face in faces:
-        if face.image_index >= len(pictures) or tuple(face.image_size) != size:
-            raise FaceCDMError(
-                f"image holds {len(pictures)} picture(s) of {size[1]} × {size[0]}, and a face was found in number "
-                f"{face.image_index + 1} of {face.image_size[1]} × {face.image_size[0]}. PuLID looks at the faces in "
-                "their pictures: connect the same picture to image as to Detect & Embed Faces.")
+    places = source_pictures(faces, pictures)
+    if places is None:
+        raise FaceCDMError(
+            f"image holds {len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}, and not all of the "
+            f"{len(faces)} face(s) were found in them. PuLID looks at the faces in their pictures: connect the same "
+            "picture to image as to Detect & Embed Faces.")
     uint8 = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    upright = [warped(uint8[face.image_index], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
-               for face in faces]
+    upright = [warped(uint8[place], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
+               for face, place in zip(faces, places)]
     return torch.from_numpy(np.stack(upright)).movedim(-1, 1).float() / 255
 
 

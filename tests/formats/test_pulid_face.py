@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from facecdm.errors import BadFile, FaceCDMError
+from facecdm.faces.align import aligned_crop
 from facecdm.faces.value import Face, Faces
 from facecdm.formats.bisenet import BiSeNet, load_parser
 from facecdm.formats.pulid_face import FFHQ, oval, parsed, prepared, upright_faces
@@ -14,9 +15,11 @@ EYES_NOSE_MOUTH = torch.tensor([[205.0, 106], [247, 110], [225, 135], [203, 152]
 
 
 @pytest.fixture(scope="module")
-def faces():
+def faces(astronaut):
+    picture = (astronaut[0].numpy() * 255).round().astype(np.uint8)
+    crop = torch.from_numpy(aligned_crop(picture, EYES_NOSE_MOUTH.numpy(), 112)).float() / 255
     return Faces((Face(torch.ones(512), EYES_NOSE_MOUTH, torch.tensor([180.0, 60, 270, 190]), 0.9, (512, 512), 0,
-                       torch.zeros(8, 8, 3)),), "antelopev2/glintr100.onnx")
+                       crop),), "antelopev2/glintr100.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +52,10 @@ def test_grey_on_white(upright):
 
 
 def test_faces_of_another_picture_are_refused(faces, astronaut):
-    with pytest.raises(FaceCDMError, match="1 picture.s. of 256 × 512, and a face was found in number 1 of 512 × 512"):
+    with pytest.raises(FaceCDMError, match="1 picture.s. of 256 × 512, and not all of the 1 face.s. were found"):
         upright_faces(faces, astronaut[:, :, :256])
+    with pytest.raises(FaceCDMError, match="connect the same picture"):  # of the same size, but another one
+        upright_faces(faces, astronaut.flip(2))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What the adapter's nodes are given: small base models, a small image encoder, faces; random, and each made once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,21 @@ def make_faces(in_comfy):
                        (10, 10), 0, torch.zeros(8, 8, 3)) for _ in range(count)), recogniser)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def found_in(in_comfy):
+    """(FACES, picture [1, H, W, 3]) → the same faces with the crops that Detect & Embed Faces would have cut there."""
+    align = in_comfy.module("facecdm.faces.align")
+
+    def give(faces, picture):
+        pixels = (picture[0].numpy() * 255).round().astype("uint8")
+        crops = [torch.from_numpy(align.aligned_crop(pixels, face.keypoints.numpy(), 64)).float() / 255
+                 for face in faces]
+        return type(faces)(tuple(replace(face, crop=crop, image_size=picture.shape[1:3])
+                                 for face, crop in zip(faces, crops)), faces.recogniser)
+
+    return give
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,13 @@ def folder(in_comfy, eva):
     return folder
 
 
+@pytest.fixture
+def portrait(make_faces, found_in):
+    """(FACES, the picture that they were found in)"""
+    picture = torch.rand(1, 10, 10, 3, generator=torch.Generator().manual_seed(0))
+    return lambda count=1: (found_in(make_faces(count), picture), picture)
+
+
 @pytest.fixture(scope="module")
 def loaded(in_comfy, folder):
     return in_comfy.run("FaceCDMLoadEvaClip", name=NAME)
@@ -33,35 +40,35 @@ def test_it_is_listed(in_comfy, folder):
     assert schema.inputs[0].options == [NAME]
 
 
-def test_it_looks_at_a_face_in_its_picture(loaded, make_faces):
+def test_it_looks_at_a_face_in_its_picture(loaded, portrait):
     vision, report = loaded
     assert NAME in report and "oval" in report and "models/facexlib" in report
-    embedding, states = vision.look_at(make_faces(2), torch.rand(1, 10, 10, 3))
+    embedding, states = vision.look_at(*portrait(2))
     assert embedding.shape == (2, 24) and [state.shape for state in states] == [(2, 37, 64)] * 5
     assert torch.isfinite(embedding).all()
     assert {embedding.dtype, *(state.dtype for state in states)} == {torch.float32}
 
 
-def test_many_faces_are_seen_as_each_alone(loaded, make_faces):
-    faces, pictures = make_faces(18), torch.rand(1, 10, 10, 3)
+def test_many_faces_are_seen_as_each_alone(loaded, portrait):
+    faces, pictures = portrait(18)
     embedding, states = loaded[0].look_at(faces, pictures)
     last, last_states = loaded[0].look_at(type(faces)(faces[-1:], faces.recogniser), pictures)
     torch.testing.assert_close(embedding[-1:], last)
     torch.testing.assert_close(states[4][-1:], last_states[4])
 
 
-def test_nan_is_named(in_comfy, loaded, make_faces):
+def test_nan_is_named(in_comfy, loaded, portrait):
     weight = loaded[0].model.norm.weight
     kept = weight.data.clone()
     weight.data.fill_(float("nan"))
     try:
         with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="EVA-CLIP gave NaN.*--fp32-text-enc"):
-            loaded[0].look_at(make_faces(), torch.rand(1, 10, 10, 3))
+            loaded[0].look_at(*portrait())
     finally:
         weight.data.copy_(kept)
 
 
-def test_the_parser_is_found(in_comfy, folder, make_faces, loaded):
+def test_the_parser_is_found(in_comfy, folder, portrait, loaded):
     bisenet = in_comfy.module("facecdm.formats.bisenet")
     parsers = in_comfy.base / "models" / "facexlib"
     parsers.mkdir(exist_ok=True)
@@ -72,8 +79,7 @@ def test_the_parser_is_found(in_comfy, folder, make_faces, loaded):
     finally:
         (parsers / bisenet.FILE).unlink()
     assert f"whitened by {parsers / bisenet.FILE}" in report
-    pictures = torch.rand(1, 10, 10, 3, generator=torch.Generator().manual_seed(0))
-    assert not vision.look_at(make_faces(), pictures)[0].equal(loaded[0].look_at(make_faces(), pictures)[0])
+    assert not vision.look_at(*portrait())[0].equal(loaded[0].look_at(*portrait())[0])
 
 
 def test_a_missing_file_says_what_to_get(in_comfy, folder):

@@ -119,7 +119,7 @@ def test_every_family_acts_on_both_prompts(in_comfy, load, apply, sd15, noise, f
 # ---- what each family is shown ----
 
 
-def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, vision, make_faces):
+def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, vision, make_faces, found_in):
     from insightface.utils import face_align
 
     generator = torch.Generator().manual_seed(5)
@@ -127,7 +127,7 @@ def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, visio
                                               mode="bicubic").clamp(0, 1).movedim(1, -1)
     points = torch.tensor([[150.0, 110], [215, 118], [180, 160], [150, 190], [205, 196]])
     face = replace(make_faces(1, recogniser=ARCFACE)[0], keypoints=points, image_size=(300, 400))
-    faces = in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE)
+    faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture)
     shown = person(in_comfy, apply(load("faceid-plusv2"), image=picture, faces=faces))
     pixels = (picture[0].numpy() * 255).round().astype("uint8")
     # The small base's text is not SD1.5's, so it counts as a larger one.
@@ -136,7 +136,7 @@ def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, visio
     torch.testing.assert_close(shown.face.states, expected, rtol=0, atol=2e-2 * expected.abs().max().item())
     assert shown.face.embedding.norm().item() == pytest.approx(1.0)
     from_crop = person(in_comfy, apply(load("faceid-plusv2"), image=None, faces=faces)).face.states
-    expected = vision.encode_image(face.crop[None]).penultimate_hidden_states
+    expected = vision.encode_image(faces[0].crop[None]).penultimate_hidden_states
     torch.testing.assert_close(from_crop, expected)
 
 
@@ -169,10 +169,11 @@ def test_a_negative_picture_is_seen_by_the_negative_prompt_alone(in_comfy, load,
     assert person(in_comfy, avoiding).negative["image"].states.equal(expected)
 
 
-def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, make_faces, states):
+def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, make_faces, found_in):
     """Plus-Face looks at a square around the face, where the picture is the one that the face was found in."""
-    face = replace(make_faces(1)[0], box=torch.tensor([4.0, 6, 14, 16]), image_size=(40, 32))
-    faces = in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE)
+    face = replace(make_faces(1)[0], box=torch.tensor([4.0, 6, 14, 16]), image_size=(40, 32),
+                   keypoints=torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]]))
+    faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture())
     adapter = load("ip-adapter-plus", "ip-adapter-plus-face")
     close = person(in_comfy, apply(adapter, faces=faces)).image.states
     square = picture()[:, 2:20, 0:18]
