@@ -85,7 +85,6 @@ class Evaluator:
             values |= self._likeness(sample, recogniser, centre, "" if place == 0 else f"{recogniser.name} ")
         picture = self._open(sample.picture)
         seen = self._look(self.recognisers[0], sample.picture)
-        values["face found"] = float(seen is not None)
         if seen is not None and seen.keypoints is not None:
             values["sharpness"] = measures.sharpness(picture, seen.keypoints)
             turned = measures.yaw(seen.keypoints)
@@ -111,6 +110,7 @@ class Evaluator:
         # A picture without a face shows nobody: it counts 0, and is never left out.
         values = {f"{prefix}similarity to {name}": measures.cosine(shown.embedding, seen.embedding, centre)
                   if shown is not None else 0.0 for name, seen in known.items() if seen is not None}
+        values[f"{prefix}face found"] = float(shown is not None)
         if shown is not None and all(known.get(name) for name in ("reference", "held out")):
             values[f"{prefix}copy-paste"] = measures.copy_paste(
                 shown.embedding, known["reference"].embedding, known["held out"].embedding, centre)

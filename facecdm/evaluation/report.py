@@ -54,22 +54,34 @@ def summary_csv(evaluation: Evaluation) -> str:
 
 
 def markdown(evaluation: Evaluation) -> str:
+    """What is told, the means, the differences, and who judged."""
+    parts = [TOLD, means_table(evaluation), differences_table(evaluation), f"Recognisers: "
+             f"{', '.join(evaluation.recognisers)}." + "".join(f"\n- {note}" for note in evaluation.notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def means_table(evaluation: Evaluation) -> str:
     """One row per condition; in brackets the interval."""
     names = names_of(evaluation)
-    lines = [TOLD, "", "| | pictures | people | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 3)]
+    lines = ["| | pictures | people | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 3)]
     for summary in evaluation.summaries:
         lines.append(f"| {_cell(summary.condition)} | {summary.pictures} | {summary.people} | "
                      + " | ".join(_interval(summary.values.get(name)) for name in names) + " |")
+    return "\n".join(lines)
+
+
+def differences_table(evaluation: Evaluation) -> str:
+    """Each condition's paired differences to the first one; empty where there is but one."""
     compared = [summary for summary in evaluation.summaries if summary.against_first]
-    if compared:
-        first = evaluation.summaries[0].condition
-        lines += ["", f"Paired differences to *{_cell(first)}*, people by people:", "",
-                  "| | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
-        lines += [f"| {_cell(summary.condition)} | "
-                  + " | ".join(_interval(summary.against_first.get(name), signed=True) for name in names) + " |"
-                  for summary in compared]
-    lines += ["", f"Recognisers: {', '.join(evaluation.recognisers)}.", *(f"- {note}" for note in evaluation.notes)]
-    return "\n".join(lines) + "\n"
+    if not compared:
+        return ""
+    names, first = names_of(evaluation), evaluation.summaries[0].condition
+    lines = [f"Paired differences to *{_cell(first)}*, people by people:", "",
+             "| | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
+    lines += [f"| {_cell(summary.condition)} | "
+              + " | ".join(_interval(summary.against_first.get(name), signed=True) for name in names) + " |"
+              for summary in compared]
+    return "\n".join(lines)
 
 
 def _interval(values: tuple[float, float, float] | None, signed: bool = False) -> str:

@@ -11,11 +11,12 @@ from .source import Source
 
 
 def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, **sizes) -> TripletAdapter:
-    """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's."""
+    """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's, and an `image_width`
+    of 0 leaves the image stream out."""
     sample = data.features([0])
     image = 0 if sample[1] is None else sample[1].shape[-1]
-    config = AdapterConfig(denoiser.layer_map, face_width=sample[0].shape[-1], image_width=image,
-                           recogniser=recogniser or data.recogniser, **sizes)
+    config = AdapterConfig(denoiser.layer_map, face_width=sample[0].shape[-1], recogniser=recogniser or data.recogniser,
+                           **{"image_width": image} | sizes)
     torch.random.default_generator.manual_seed(seed)
     adapter = TripletAdapter(config).start_from_text(denoiser.text_keys_values())
     begin_bottleneck(adapter, unit_faces(data))

@@ -5,11 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapter.crowd import Crowd
-from .denoiser import Denoiser, clean_from
+from .denoiser import Denoiser
 from .draws import generator
 from .learner import Learner
+from .sample import even, sample
 from .source import Source
-from .step import moved, without_text
+from .step import moved
 
 STEPS, GUIDANCE = 12, 4.0
 
@@ -19,8 +20,7 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
             steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
     """Pictures [N, 3, H, W] in 0…1 of person `people[i]` with the caption of picture `prompts[i]`, ever the same noise.
 
-    DDIM (Song et al. 2021, η = 0) with classifier-free guidance; the learner's average is shown, its LoRA must be on.
-    All `prompts` are of one bucket.
+    The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket.
     """
     device, count = denoiser.device, len(people)
     rows = moved(data.load(prompts), device)
@@ -28,25 +28,9 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
     face, vision = data.features(people)
     on = torch.ones(count, dtype=torch.bool, device=device)
     crowd = Crowd(F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on)
-    negative = without_text(rows.prompt, moved(data.empty_prompt, device), on)
-    signal, noise = denoiser.signal.to(device), denoiser.noise.to(device)
-    levels = torch.linspace(len(signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
     with learner.averaged():
-        for now, after in zip(levels, [*levels[1:], None]):
-            t = torch.full((count,), now, device=device)
-            a, s = signal[t], noise[t]
-            streams = crowd.streams(learner.adapter, rows.prompt.states, s / a.clamp(min=1e-4), denoiser.dtype,
-                                    learner.extra)
-            shown = denoiser.predict(noisy, t, rows.prompt, streams)
-            plain = denoiser.predict(noisy, t, negative)
-            prediction = plain + guidance * (shown - plain)
-            clean = clean_from(prediction, noisy, a, s, denoiser.prediction)
-            if after is None:
-                noisy = clean
-            else:
-                epsilon = (noisy - a[0] * clean) / s[0].clamp(min=1e-4)
-                noisy = signal[after] * clean + noise[after] * epsilon
-    return denoiser.decode(noisy).clamp(-1, 1) / 2 + 0.5
+        return sample(denoiser, noisy, rows.prompt, moved(data.empty_prompt, device), lambda sigma: crowd.streams(
+            learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra), even(denoiser, steps), guidance)
 
 
 def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int], list[int]]:

@@ -12,6 +12,7 @@ from .begin import new_adapter
 from .chart import draw_losses
 from .config import Config
 from .dataset.data_set import DataSet
+from .denoiser import Denoiser
 from .lora import Lora
 from .preview import choose, preview
 from .progress import Progress
@@ -21,12 +22,16 @@ from .trainer import Result, Trainer, Worker
 
 
 class Session:
-    """Opens everything that a Config names. Raises FaceCDMError where parts do not fit together."""
+    """Opens everything that a Config names, but for `data` and `denoiser` where they are open already.
 
-    def __init__(self, config: Config, accelerator=None):
+    Raises FaceCDMError where parts do not fit together.
+    """
+
+    def __init__(self, config: Config, accelerator=None, data: DataSet | None = None,
+                 denoiser: Denoiser | None = None):
         self.config, self.accelerator = config, accelerator
-        self.data = DataSet(config.data)
-        self.denoiser = self._open_base()
+        self.data = data or DataSet(config.data)
+        self.denoiser = denoiser or self._open_base()
         self.worker = Worker() if accelerator is None else Worker(
             accelerator.process_index, accelerator.num_processes, lambda value: accelerator.reduce(value, "mean"))
         self._check()

@@ -1,0 +1,104 @@
+"""The pictures of an arm: drawn in batches, each kept on disk, so that a run that was stopped draws the others."""
+
+import copy
+import io
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.model import TripletAdapter
+from facecdm.files import write_whole
+from facecdm.training.draws import generator
+from facecdm.training.lora import Lora
+from facecdm.training.rows import Prompt
+from facecdm.training.sample import karras, sample
+
+from .arms import Drawing
+from .people import Cast
+from .training import Trained, digest
+
+
+@dataclass(frozen=True, eq=False)
+class Artist:
+    """Draws all that the cast is asked for on one denoiser; `latent` is the shape [C, h, w] of a picture's latents.
+
+    The noise of a picture depends on `seed` and its place alone: it is the same in every arm.
+    """
+
+    denoiser: object
+    cast: Cast
+    latent: tuple[int, ...]
+    folder: Path
+    steps: int = 20
+    guidance: float = 4.0
+    batch: int = 8
+    seed: int = 0
+
+    def draw(self, trained: Trained | None, drawing: Drawing, drew: Callable[[int], None]) -> list[Path]:
+        """A PNG for everything asked, in that order; `drew` is told how many are there after each batch."""
+        settings = [trained and trained.key, trained and asdict(drawing), drawing.pose, self.cast.key,
+                    self.denoiser.fingerprint, self.steps, self.guidance, self.batch, self.seed]
+        folder = self.folder / digest(settings)
+        paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.asked))]
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter = lora = None
+        for start in range(0, len(paths), self.batch):
+            places = list(range(start, min(start + self.batch, len(paths))))
+            if not all(paths[place].exists() for place in places):
+                if trained is not None and adapter is None:
+                    adapter, lora = tuned(trained.adapter, drawing).to(self.denoiser.device), trained.lora
+                    for part in lora.parts.values():
+                        part.to(self.denoiser.device)
+                for place, picture in zip(places, self._batch(places, adapter, lora, drawing)):
+                    write_whole(paths[place], png(picture))
+            drew(len(places))
+        return paths
+
+    def _batch(self, places: list[int], adapter: TripletAdapter | None, lora: Lora | None, drawing: Drawing) -> Tensor:
+        """uint8 [B, H, W, 3]."""
+        denoiser, cast = self.denoiser, self.cast
+        device = denoiser.device
+        noise = torch.stack([torch.randn(self.latent, generator=generator("ablation", self.seed, place))
+                             for place in places]).to(device)
+        prompt, empty = Prompt(cast.prompts[places].to(device)), Prompt(cast.empty.to(device))
+        people = None
+        if adapter is not None:
+            crowd = self._crowd([cast.asked[place].person for place in places], drawing)
+
+            def people(sigma: Tensor):
+                return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)
+
+        hint = cast.hints[places].to(device) if drawing.pose else None
+        with lora.on(denoiser.linears()) if lora is not None and lora.parts else nullcontext():
+            pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
+        return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
+
+    def _crowd(self, people: list[int], drawing: Drawing) -> Crowd:
+        device, vision = self.denoiser.device, self.cast.vision
+        on = torch.ones(len(people), dtype=torch.bool, device=device)
+        return Crowd(self.cast.faces[people].to(device), None if vision is None else vision[people].to(device),
+                     on if drawing.face else ~on, on if drawing.image else ~on)
+
+
+@torch.no_grad()
+def tuned(adapter: TripletAdapter, drawing: Drawing) -> TripletAdapter:
+    """A copy with the drawing's strengths in its gates, and its κ."""
+    adapter = copy.deepcopy(adapter)
+    for name, stream in adapter.streams.items():
+        stream.gate.knots *= getattr(drawing, name)
+        if drawing.kappa is not None:
+            stream.kappa.fill_(drawing.kappa)
+    return adapter.requires_grad_(False)
+
+
+def png(picture: Tensor) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(out, "PNG")
+    return out.getvalue()

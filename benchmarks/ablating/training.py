@@ -1,0 +1,125 @@
+"""One training of an arm: how its adapter begins, where it is kept, and that it is done once."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.native import load_adapter, save_adapter
+from facecdm.files import write_whole
+from facecdm.training.begin import new_adapter, unit_faces
+from facecdm.training.config import Config
+from facecdm.training.lora import Lora
+from facecdm.training.session import Session
+
+from .arms import Arm, Design, config_of, plan
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training left; `facts` for the report. `key` names the training: equal keys, equal weights."""
+
+    key: str
+    adapter: TripletAdapter
+    lora: Lora
+    facts: dict
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """What all trainings share: the base, the data set, the recipe, how long, and the folder of the experiment."""
+
+    denoiser: object
+    data: object
+    recipe: Config
+    steps: int
+    batch: int
+    folder: Path
+
+    def stages(self, arm: Arm, seed: int):
+        return plan(arm, self.recipe, self.steps, self.batch, seed)
+
+    def key(self, arm: Arm, seed: int) -> str:
+        sizes, recogniser = self.recipe.sizes.model_dump(), self.recipe.recogniser
+        return digest([[stage.to_dict() for stage in self.stages(arm, seed)], asdict(arm.design), sizes, seed,
+                       self.data.fingerprint, self.denoiser.fingerprint, recogniser and recogniser.name])
+
+    def train(self, arm: Arm, seed: int) -> Trained:
+        """Do the training, or what is left of it, or read what it left."""
+        key = self.key(arm, seed)
+        folder = self.folder / "trainings" / f"{arm.name}, seed {seed}, {key}"
+        done, begun = folder / "done.json", folder / "begun.safetensors"
+        if not done.exists():
+            if not begun.exists():
+                save_adapter(begin(arm.design, self, seed), folder, begun.stem, overwrite=True)
+            config = config_of(self.stages(arm, seed), self.recipe, out=folder, adapter=begun)
+            result = Session(config, data=self.data, denoiser=self.denoiser).run()
+            facts = {"arm": arm.name, "seed": seed, "weights": _heard(result.adapter),
+                     "stages": [stage.to_dict() for stage in self.stages(arm, seed)],
+                     "last losses": _last_losses(result.history)}
+            write_whole(done, json.dumps(facts, indent=1).encode())
+        for checkpoint in folder.glob("*.pt"):
+            checkpoint.unlink()  # 30 MB a stage, wanted only while it trains
+        return Trained(key, load_adapter(folder / "adapter.safetensors"), _lora(folder), json.loads(done.read_text()))
+
+
+def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
+    """A new adapter of that design, every weight by the seed."""
+    sizes = lab.recipe.sizes.model_dump() | {"interplay": design.interplay and lab.recipe.sizes.interplay}
+    full = new_adapter(lab.denoiser, lab.data, seed=seed, **lab.recipe.sizes.model_dump())
+    if not design.image:
+        sizes["image_width"] = 0
+    if design.whole_code:
+        sizes["face_rank"] = full.config.face_width
+    if design.faceid:
+        return _faceid(full, lab, sizes, seed)
+    return new_adapter(lab.denoiser, lab.data, seed=seed, **sizes)
+
+
+def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAdapter:
+    """IP-Adapter FaceID's design with as many weights as `full`: its MLP's hidden layer is as wide as that takes.
+
+    A gate that is constant over the noise folds into V, so this is what a FaceID file can hold; but it begins at zero,
+    as ours do, lest a short training be spent on mending the base. The embedding is centred as ours is.
+    """
+    torch.random.default_generator.manual_seed(seed)
+    sizes |= {"knots": 1}
+    small = _plain(full, {**sizes, "face_rank": 4})
+    one = _heard(_plain(full, {**sizes, "face_rank": 5})) - _heard(small)
+    wide = 4 + round((_heard(full) - _heard(small)) / one)
+    adapter = _plain(full, {**sizes, "face_rank": wide}).start_from_text(lab.denoiser.text_keys_values())
+    with torch.no_grad():
+        adapter.face_projector.mean.copy_(unit_faces(lab.data).mean(0))
+    return adapter.requires_grad_(False)
+
+
+def _plain(like: TripletAdapter, sizes: dict) -> TripletAdapter:
+    return TripletAdapter(replace(like.config, **sizes))
+
+
+def _heard(adapter: TripletAdapter) -> int:
+    """The number of weights that decide about a picture: `restore` serves the bottleneck's loss alone."""
+    return sum(value.numel() for name, value in adapter.named_parameters() if ".restore." not in name)
+
+
+def _lora(folder: Path) -> Lora:
+    from safetensors.torch import load_file
+
+    path = folder / "adapter lora.safetensors"
+    return Lora.from_tensors(load_file(path)) if path.exists() else Lora()
+
+
+def _last_losses(history: list[dict], steps: int = 50) -> dict[str, float]:
+    """Means over the last stage's last steps, as far as they looked at a loss."""
+    last = history[-steps:]
+    names = dict.fromkeys(name for line in last for name in line if name not in ("step", "gradient"))
+    return {name: round(sum(found) / len(found), 5) for name in names
+            if (found := [line[name] for line in last if name in line])}
+
+
+def digest(value: object) -> str:
+    """Ten hex digits that name a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -1,0 +1,132 @@
+"""Does the triplet, and do three stages, earn their place? Trainings that differ in one thing, judged alike.
+
+    python benchmarks/ablation.py --faceworld ../shared/faceworld --data DATA --comfyui DIR --models DIR/models \
+        --write docs/results.md
+
+DATA is a data set that `python -m facecdm dataset` made of FaceWorld (docs/demo-model.md). Each arm is trained on the
+demo model (FACECDM_DEMO_WEIGHTS names other weights), draws the same people with the same words from the same noise,
+and is judged by InsightFace and by dlib, which took part in no training. Everything lies in --out; a run that was
+stopped, killed too, goes on where it was, and results.md, table.csv, results.json, strength.png, sheet.jpg and report/
+are written anew after each arm. Small on a CPU: --steps 60 --batch 4 --people 12 --prompts 1 --seeds 1 --arms …
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+from ablating.arms import ARMS, STRENGTHS  # noqa: E402
+from ablating.experiment import Experiment, available, jobs  # noqa: E402
+
+from facecdm.errors import FaceCDMError  # noqa: E402
+
+PACK, RECOGNISER = "buffalo_s", "insightface/models/buffalo_s/w600k_mbf.onnx"
+ASSETS = ("0009", "0014")  # val people whom the pack shows as examples
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--faceworld", type=Path, required=True)
+    add("--data", type=Path, required=True, help="the data set that is trained on")
+    add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
+    add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
+    add("--arms", nargs="+", help=f"some of: {', '.join(arm.name for arm in ARMS)} (default: all)")
+    add("--seeds", type=int, default=3, help="trainings of each headline arm")
+    add("--steps", type=int, default=0, help="of each training, all stages together; 0: the recipe's")
+    add("--batch", type=int, default=0, help="pictures a step; 0: the recipe's")
+    add("--people", type=int, default=48)
+    add("--prompts", type=int, default=4, help="for each person")
+    add("--leave-out", nargs="*", default=list(ASSETS), help="val people who are not drawn")
+    add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curve")
+    add("--draw-steps", type=int, default=20)
+    add("--draw-batch", type=int, default=8, help="pictures drawn at once")
+    add("--cfg", type=float, default=4.0)
+    add("--no-dlib", action="store_true", help="without the second recogniser (pip install facecdm[evaluation])")
+    add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
+    add("--out", type=Path, default=Path("runs/ablation"))
+    add("--write", type=Path, help="a Markdown file whose marked place gets the results")
+    add("--device", help="default: the GPU where there is one")
+    add("--threads", type=int, default=0)
+    return parser.parse_args(words)
+
+
+def read_recipe(arguments: argparse.Namespace):
+    import yaml
+
+    from facecdm.training.config import Config
+
+    values = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
+    return Config.model_validate({**values, "data": arguments.data, "out": arguments.out, "adapter": None,
+                                  "recogniser": arguments.models / RECOGNISER})
+
+
+def open_all(arguments: argparse.Namespace) -> Experiment:
+    from ablating import people
+    from ablating.judging import Judge, Remembered
+    from ablating.pictures import Artist
+    from ablating.training import Lab
+
+    from facecdm.demo import data
+    from facecdm.demo.pose_cli import POSE_WEIGHTS
+    from facecdm.demo.weights import read
+    from facecdm.evaluation.evaluate import Evaluator
+    from facecdm.evaluation.pictures import opener
+    from facecdm.evaluation.recognisers import Dlib, InsightFace
+    from facecdm.faces.analyzer import open_pack
+    from facecdm.hosts.diffusers_training import demo_denoiser
+    from facecdm.training.dataset.data_set import DataSet
+    from facecdm.training.dataset.demo import DemoEncoders
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pose = POSE_WEIGHTS.is_file()
+    names, left_out = available(arguments.arms, pose)
+    packs, weights = [arguments.models / "insightface"], read()
+    analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
+    if analyzer.recogniser != data_set.recogniser:
+        raise FaceCDMError(f"{arguments.data} was embedded by {data_set.recogniser}, and {PACK} has "
+                           f"{analyzer.recogniser}: prepare it with {PACK}")
+    denoiser, size = demo_denoiser(weights, device), weights.sizes.image_size
+    encoders = DemoEncoders(arguments.comfyui / "comfy" / "sd1_tokenizer", weights)
+    cast = people.cast(arguments.faceworld, arguments.cache, arguments.out / "people", analyzer, encoders,
+                       arguments.people, arguments.prompts, arguments.leave_out,
+                       open_pack(packs, PACK, landmarks=True) if pose and "with pose" in names else None)
+    train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
+    recognisers = [InsightFace.of(analyzer), *([] if arguments.no_dlib else [Dlib()])]
+    recognisers = [Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
+                   for one in recognisers]
+    colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
+    evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
+    lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out)
+    artist = Artist(denoiser, cast, (weights.sizes.latent_channels, size // 8, size // 8), arguments.out / "pictures",
+                    arguments.draw_steps, arguments.cfg, arguments.draw_batch)
+    settings = {name: str(value) for name, value in vars(arguments).items()} | {
+        "base": denoiser.fingerprint, "base steps": weights.steps, "device": device, "torch": torch.__version__,
+        "cuda": torch.cuda.get_device_name() if device == "cuda" else "", "cores": os.cpu_count()}
+    return Experiment(lab, artist, Judge(evaluator, cast, cast.hints is not None), arguments.out,
+                      jobs(names, arguments.seeds, arguments.strengths), settings, left_out)
+
+
+def main() -> int:
+    from ablating.results import put_into
+
+    arguments = parse()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        results = open_all(arguments).run()
+    except FaceCDMError as error:
+        sys.exit(f"error: {error}")
+    print(results.markdown())
+    if arguments.write:
+        put_into(arguments.write, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,52 @@
+"""Pictures from noise on the trainer's own view of a model: previews while it trains, and measurements after it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..adapter.attention import LayerStream
+from .denoiser import Denoiser, clean_from
+from .rows import Prompt
+from .step import without_text
+
+People = Callable[[Tensor], list[list[LayerStream]]]  # σ [B] → what every layer listens to
+
+
+@torch.no_grad()
+def sample(denoiser: Denoiser, noisy: Tensor, prompt: Prompt, empty: Prompt, people: People | None, levels: list[int],
+           guidance: float, control: Tensor | None = None) -> Tensor:
+    """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, by the steps of noise `levels`, falling.
+
+    DDIM (Song et al. 2021, η = 0) with classifier-free guidance; as in a graph, the rows of the empty text are those of
+    the base model. A LoRA of the U-Net must be on already. Everything is on the denoiser's device.
+    """
+    rows = len(noisy)
+    negative = without_text(prompt, empty, torch.ones(rows, dtype=torch.bool, device=noisy.device))
+    signal, noise = denoiser.signal.to(noisy.device), denoiser.noise.to(noisy.device)
+    for now, after in zip(levels, [*levels[1:], None]):
+        t = torch.full((rows,), now, device=noisy.device)
+        a, s = signal[t], noise[t]
+        shown = denoiser.predict(noisy, t, prompt, people and people(s / a.clamp(min=1e-4)), control)
+        plain = denoiser.predict(noisy, t, negative, None, control)
+        clean = clean_from(plain + guidance * (shown - plain), noisy, a, s, denoiser.prediction)
+        if after is None:
+            return denoiser.decode(clean).clamp(-1, 1) / 2 + 0.5
+        epsilon = (noisy - a[0] * clean) / s[0].clamp(min=1e-4)
+        noisy = signal[after] * clean + noise[after] * epsilon
+    raise ValueError("levels are empty")
+
+
+def even(denoiser: Denoiser, steps: int) -> list[int]:
+    """So many steps of noise at even distances, from the last one."""
+    return torch.linspace(len(denoiser.signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
+
+
+def karras(denoiser: Denoiser, steps: int, rho: float = 7.0) -> list[int]:
+    """The steps of noise next to the levels σ of Karras et al. 2022 (eq. 5), from the highest; a few fewer where
+    several are next to the same one."""
+    sigmas = denoiser.noise / denoiser.signal
+    high, low = (float(sigmas[end]) ** (1 / rho) for end in (-1, 0))
+    wanted = torch.linspace(high, low, steps) ** rho
+    nearest = (wanted.log()[:, None] - sigmas.cpu().log()[None]).abs().argmin(1).tolist()
+    return list(dict.fromkeys(nearest))
