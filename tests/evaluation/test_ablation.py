@@ -1,0 +1,123 @@
+"""The ablation: arms differ in what they say and in nothing else; a run that is killed ends as one that is not."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ablation_lab
+import pytest
+import torch
+from ablating.arms import ARMS, NONE, TRIPLET, Drawing, arm, trained_as
+from ablating.results import MARKS, put_into
+from ablating.training import begin
+
+from facecdm.training.learner import Learner
+from facecdm.training.lora import Lora
+
+# In what an arm differs from the triplet: weights that learn, settings of the stages that both have, stages, drawing.
+DIFFERS = {
+    "face alone": {"weights", "bottleneck", "train"},
+    "face alone, our gates": {"weights"},
+    "without interplay": {"weights"},
+    "κ 0": {"drawing"},
+    "κ 1": {"drawing"},
+    "face shown alone": {"drawing"},
+    "one stage": {"stages"},
+    "two stages": {"stages"},
+    "same photo": {"own_photo"},
+    "without bottleneck": {"weights", "bottleneck"},
+    "with pose": {"drawing"},
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    torch.set_num_threads(1)
+    return ablation_lab.make_lab(tmp_path_factory.mktemp("arms"))
+
+
+def learnt(lab, one) -> dict[str, tuple]:
+    """Shapes by name of all that learns in any stage."""
+    shapes = {}
+    for stage in lab.stages(one, 0):
+        learner = Learner(begin(one.design, lab, 0), Lora(), lab.denoiser.linears(), stage, torch.device("cpu"))
+        shapes |= {name: tuple(value.shape) for name, value in learner.named.items()}
+    return shapes
+
+
+def test_every_arm_differs_from_the_triplet_in_what_it_says_alone(lab):
+    triplet = arm(TRIPLET)
+    ours, reference = lab.stages(triplet, 0), learnt(lab, triplet)
+    for one in ARMS:
+        if one.name in (NONE, TRIPLET):
+            continue
+        source, found = trained_as(one), set()
+        stages = {stage.name: stage for stage in lab.stages(source, 0)}
+        if stages.keys() != {stage.name for stage in ours}:
+            found.add("stages")
+        else:
+            assert learnt(lab, source) == reference or "weights" in DIFFERS[one.name], one.name
+        if learnt(lab, source) != reference and "stages" not in found:
+            found.add("weights")
+        for stage in ours:
+            if stage.name in stages:
+                other = stages[stage.name].to_dict()
+                found |= {name for name, value in stage.to_dict().items() if other[name] != value} - (
+                    {"steps", "warmup", "identity_ramp"} if "stages" in found else set())
+        if one.drawing != Drawing():
+            found.add("drawing")
+        assert found == DIFFERS[one.name], one.name
+        assert sum(stage.steps for stage in stages.values()) == ablation_lab.STEPS, one.name
+        assert one.drawing == Drawing() or one.of, "what differs in the drawing alone reuses a training"
+
+
+def test_the_face_alone_is_as_large_as_the_triplet(lab):
+    def size(name):
+        adapter = begin(arm(name).design, lab, 0)
+        return sum(value.numel() for key, value in adapter.named_parameters() if ".restore." not in key)
+
+    assert size("face alone") == pytest.approx(size(TRIPLET), rel=0.01)
+    assert size("face alone, our gates") < 0.8 * size(TRIPLET)
+    adapter = begin(arm("face alone").design, lab, 0)
+    assert set(adapter.streams) == {"face"} and len(adapter.streams["face"].gate.knots) == 1
+
+
+def killed(folder: Path, *when: int) -> None:
+    done = subprocess.run([sys.executable, ablation_lab.__file__, folder, *map(str, when)], capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+
+
+def files(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_a_run_that_was_killed_in_a_training_and_in_a_drawing_gives_the_same_table(tmp_path):
+    torch.set_num_threads(1)
+    whole, twice = tmp_path / "whole", tmp_path / "killed"
+    ablation_lab.experiment(whole).run()
+    killed(twice, ablation_lab.STEPS + 3, 10**6)  # in the second training
+    assert len(list(twice.rglob("done.json"))) == 1 and list(twice.rglob("*.pt"))
+    before = {path: path.stat().st_mtime_ns for path in twice.rglob("*.png")}
+    killed(twice, 10**6, 2)  # the first arms are drawn already: this is the triplet's second picture
+    results = ablation_lab.experiment(twice).run()
+    assert before and all(path.stat().st_mtime_ns == time for path, time in before.items() if "pictures" in str(path))
+    for pattern in ("table.csv", "results.md", "*.png", "sheet.jpg"):
+        assert files(whole, pattern) == files(twice, pattern), pattern
+    assert json.loads((whole / "results.json").read_text()) == json.loads((twice / "results.json").read_text())
+    assert not list(twice.rglob("*.pt"))
+    table = list(csv.DictReader((twice / "table.csv").open()))
+    likeness = {row["condition"]: float(row["mean"]) for row in table if row["measure"] == "similarity to held out"}
+    assert list(likeness) == [NONE, *ablation_lab.ARMS] and len(set(likeness.values())) == 4, "each arm draws its own"
+    text = results.markdown()
+    assert "**Partial**" in text and "token-wise router" in text and "*triplet* against *face alone*" in text
+
+    document = tmp_path / "results.md"
+    document.write_text(f"# Results\n{MARKS[0]}\nwhat stood here\n{MARKS[1]}\nThe end.\n")
+    put_into(document, twice)
+    assert "what stood here" not in document.read_text() and document.read_text().endswith("The end.\n")
+    assert text in document.read_text() and (tmp_path / "ablation-sheet.jpg").stat().st_size > 1000

@@ -1,0 +1,93 @@
+"""The ablation's experiment in seconds: lab.py's U-Net and data, a recogniser that looks at colours, two people.
+
+ablation_lab.py FOLDER STEPS PICTURES: run it, and kill this process at that training step or that picture.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
+from ablating import pictures  # noqa: E402
+from ablating.experiment import Experiment, available, jobs  # noqa: E402
+from ablating.judging import Judge, Remembered  # noqa: E402
+from ablating.people import Asked, Cast  # noqa: E402
+from ablating.pictures import Artist  # noqa: E402
+from ablating.training import Lab  # noqa: E402
+from lab import CONTEXT, VISION, WIDTH, TinySource, tiny_denoiser  # noqa: E402
+
+from facecdm.evaluation.evaluate import Evaluator  # noqa: E402
+from facecdm.evaluation.pictures import opener  # noqa: E402
+from facecdm.evaluation.recognisers import Seen  # noqa: E402
+from facecdm.training.config import Config  # noqa: E402
+from facecdm.training.trainer import Trainer  # noqa: E402
+
+ARMS = ["face alone", "triplet", "κ 1"]
+STEPS = 8
+RECIPE = Config(data=Path("."), out=Path("."), sizes={"face_tokens": 2, "face_rank": 8, "image_tokens": 2,
+                                                      "image_layers": 1},
+                all={"batch": 4, "rank": 0, "save_every": 1, "identity": 0.0, "lora_rank": 2, "learning_rate": 3e-2,
+                     "gate_rate": 1.0, "steps": 20})
+
+
+class Data(TinySource):
+    face_width, vision_width = WIDTH, VISION
+    mean_face = torch.zeros(WIDTH)
+
+
+class Colours:
+    """Stands in for a recogniser: a picture's sixteen mean colours."""
+
+    name = "colours"
+
+    def look(self, picture: np.ndarray) -> Seen:
+        side = picture.shape[0] // 4 * 4
+        means = picture[:side, :side].reshape(4, side // 4, 4, side // 4, 3).mean((1, 3))
+        return Seen(torch.nn.functional.normalize(torch.from_numpy(means).flatten().float() - 100, dim=0))
+
+
+def make_lab(folder: Path) -> Lab:
+    return Lab(tiny_denoiser(), Data(), RECIPE, STEPS, 0, folder)
+
+
+def experiment(folder: Path) -> Experiment:
+    views = [sorted((ROOT / "tests" / "assets" / person).glob("*.webp")) for person in ("0005", "0006")]
+    draw = torch.Generator().manual_seed(5)
+    cast = Cast(["five", "six"], [view[0] for view in views], [view[1] for view in views],
+                torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=draw), dim=1),
+                torch.randn(2, 5, VISION, generator=draw), [Asked(0, "a", 0.0), Asked(1, "b", 0.0)],
+                torch.randn(2, 7, CONTEXT, generator=draw), torch.zeros(1, 7, CONTEXT))
+    lab = make_lab(folder)
+    evaluator = Evaluator([Remembered(Colours(), folder / "seen.jsonl")], opener(),
+                          lambda picture, words: float(picture.mean()) / 255)
+    names, left_out = available(ARMS, pose=False)
+    return Experiment(lab, Artist(lab.denoiser, cast, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
+                      Judge(evaluator, cast), folder, jobs(names, 1, [0.5]), {}, left_out)
+
+
+def die_at(steps: int, drawn: int) -> None:
+    """Have this process killed, as by a machine that goes off, at the so-many-th training step or picture."""
+    left = {"steps": steps, "drawn": drawn}
+
+    def counted(name, call):
+        def wrapped(*given, **named):
+            left[name] -= 1
+            if left[name] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*given, **named)
+        return wrapped
+
+    Trainer._train_step = counted("steps", Trainer._train_step)
+    pictures.sample = counted("drawn", pictures.sample)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    die_at(int(sys.argv[2]), int(sys.argv[3]))
+    experiment(Path(sys.argv[1])).run()
+    sys.exit("it came to its end")
