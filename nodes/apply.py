@@ -4,11 +4,13 @@ from comfy_api.latest import io
 
 from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
+from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS
 
-REFERENCES = ("mean", "side by side", "one per picture")
+SEVERAL = ("Several references as their mean, all side by side, or the first for the first picture of the batch, the "
+           "second for the second … (video; of a frame's faces the largest).")
 
 
 class ApplyFaceCDM(io.ComfyNode):
@@ -36,8 +38,7 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.Float.Input("end_at", default=1.0, min=0.0, max=1.0, step=0.01,
                                tooltip="Share of the sampling after which the person no longer acts."),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean",
-                               tooltip="Several references as their mean, all side by side, or the first for the first "
-                                       "picture of the batch, the second for the second … (video)."),
+                               tooltip=SEVERAL),
                 io.Combo.Input("curve", options=list(NAMES), default="flat",
                                tooltip="Strength over the U-Net's depth, from the first input block to the last "
                                        "output block; or the blocks of a picture's style or composition."),
@@ -75,7 +76,7 @@ class ApplyFaceCDM(io.ComfyNode):
                 options=None):
         from ..facecdm.hosts.comfy import apply_person, sigma_at
         from ..facecdm.hosts.comfy_cfg import rescale_cfg
-        from ..facecdm.hosts.comfy_features import PER_PICTURE, Sources, features
+        from ..facecdm.hosts.comfy_features import Sources, features
         from ..facecdm.hosts.comfy_lora import apply_lora
 
         if start_at >= end_at:

@@ -12,6 +12,7 @@ from .sockets import OPTIONS
 
 SAME, OWN, NONE = "the face's", "the adapter's own", "none"
 LORA = 0.6
+WEIGHTS = "One number for each reference, or for each frame of a video, as 1, 0.5; empty: all alike."
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +56,22 @@ class ApplyOptionsNode(io.ComfyNode):
                 io.String.Input("image_custom_curve", default="1, 1, 1",
                                 tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5."),
                 io.String.Input("reference_weights", default="",
-                                tooltip="One number for each reference, or for each frame of a video, as 1, 0.5; "
-                                        "empty: all alike."),
+                                tooltip=WEIGHTS),
                 io.Combo.Input("projection", options=[OWN, *PROJECTIONS, NONE], default=OWN,
                                tooltip="How keep_prompt finds what the text already says: at each place over the "
                                        "features, or over all places (PuLID's fidelity is token_v2, its style token); "
                                        "none takes nothing out."),
                 io.Float.Input("cfg_rescale", default=0.0, min=0.0, max=1.0, step=0.05,
                                tooltip="Against burnt pictures at high CFG: brings the result's contrast back to the "
-                                       "prompt's own."),
+                                       "prompt's own. Of several people's the largest acts, once."),
                 io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.05,
                                tooltip="Noise in the empty face that the negative prompt sees (InstantID, PuLID, "
-                                       "FaceID): some softens burnt pictures."),
+                                       "FaceID; others refuse it): some softens burnt pictures."),
                 io.Image.Input("negative_image", optional=True,
-                               tooltip="A picture that the negative prompt sees: what the image stream should avoid."),
+                               tooltip="What the image stream should avoid, or FaceID Plus' look at the face: the "
+                                       "negative prompt sees it. Others refuse it."),
             ],
-            outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM.")],
+            outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM, alone or to People.")],
         )
 
     @classmethod
@@ -82,8 +83,7 @@ class ApplyOptionsNode(io.ComfyNode):
                 return f"{name} must be one of {', '.join(known)}; got {value!r}"
         try:
             _numbers(over_steps, "over_steps")
-            if reference_weights.strip():
-                _numbers(reference_weights, "reference_weights")
+            weights_of(reference_weights)
             return image_curve != CUSTOM or bool(parse_custom(image_custom_curve))
         except FaceCDMError as error:
             return str(error)
@@ -91,10 +91,14 @@ class ApplyOptionsNode(io.ComfyNode):
     @classmethod
     def execute(cls, balance, lora_strength, structure, over_steps, image_curve, image_custom_curve, reference_weights,
                 projection, cfg_rescale, noise=0.0, negative_image=None):
-        weights = _numbers(reference_weights, "reference_weights") if reference_weights.strip() else ()
         return io.NodeOutput(ApplyOptions(balance, lora_strength, structure, _numbers(over_steps, "over_steps"),
-                                          image_curve, image_custom_curve, weights, projection, cfg_rescale,
-                                          negative_image, noise))
+                                          image_curve, image_custom_curve, weights_of(reference_weights), projection,
+                                          cfg_rescale, negative_image, noise))
+
+
+def weights_of(reference_weights: str) -> tuple[float, ...]:
+    """None of an empty text. Raises FaceCDMError."""
+    return _numbers(reference_weights, "reference_weights") if reference_weights.strip() else ()
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:

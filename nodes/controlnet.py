@@ -2,10 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..facecdm.adapter.references import REFERENCES
 from ..facecdm.errors import FaceCDMError
+from .apply import SEVERAL
+from .apply_options import WEIGHTS, weights_of
 from .sockets import ADAPTER, FACES
-
-REFERENCES = ("mean", "side by side")
 
 
 class ApplyToControlNet(io.ComfyNode):
@@ -32,31 +33,39 @@ class ApplyToControlNet(io.ComfyNode):
                 io.Float.Input("end_at", default=1.0, min=0.0, max=1.0, step=0.01,
                                tooltip="Share of the sampling after which it no longer acts."),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean",
-                               tooltip="Several faces as one mean face, or all of them side by side."),
+                               tooltip=SEVERAL),
                 io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.05,
                                tooltip="Noise in the empty face that the negative prompt sees; some makes hard, burnt "
                                        "pictures softer. Set the same in Apply FaceCDM."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where in the picture it acts; of a batch the first counts."),
+                io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS),
             ],
             outputs=[io.Conditioning.Output(display_name="positive", tooltip="The prompt with one more ControlNet."),
                      io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with it.")],
         )
 
     @classmethod
-    def validate_inputs(cls, references="mean"):
-        return True if references in REFERENCES else f"references must be one of {', '.join(REFERENCES)}"
+    def validate_inputs(cls, references="mean", reference_weights=""):
+        if references not in REFERENCES:
+            return f"references must be one of {', '.join(REFERENCES)}; got {references!r}"
+        try:
+            return weights_of(reference_weights) is not None
+        except FaceCDMError as error:
+            return str(error)
 
     @classmethod
     def execute(cls, positive, negative, control_net, image, adapter, faces, strength, start_at, end_at, references,
-                noise, mask=None):
+                noise, mask=None, reference_weights=""):
         from ..facecdm.hosts.comfy_control import check_net, control_with_faces
+        from ..facecdm.hosts.comfy_features import Sources
         from ..facecdm.hosts.comfy_tokens import face_tokens
 
         if start_at >= end_at:
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
         check_net(control_net, adapter.config.layer_map.context)
-        shown, nobody = face_tokens(adapter, faces, references, noise)
+        sources = Sources(faces, references=references, weights=weights_of(reference_weights), noise=noise)
+        shown, nobody = face_tokens(adapter, sources)
         if not strength:
             return io.NodeOutput(positive, negative)
         mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[:1]

@@ -3,11 +3,12 @@
 import torch
 from comfy_api.latest import io, ui
 
+from ..facecdm.adapter.references import MEAN
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, of_boxes, painted, parse_boxes
 from .apply import ApplyFaceCDM
-from .sockets import ADAPTER, FACES
+from .sockets import ADAPTER, FACES, OPTIONS
 
 PEOPLE = 4
 
@@ -98,30 +99,40 @@ class ApplyToPeople(io.ComfyNode):
                                tooltip="Share of the sampling after which the people begin to act."),
                 io.Float.Input("end_at", default=1.0, min=0.0, max=1.0, step=0.01,
                                tooltip="Share of the sampling after which the people no longer act."),
-                *(FACES.Input(f"faces_{n}", optional=n > 1, tooltip=f"One or several photos' faces of person {n}.")
+                *(FACES.Input(f"faces_{n}", optional=True, tooltip=f"One or several photos' faces of person {n}; an "
+                                                                   "adapter for images needs none.")
                   for n in everybody),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="The encoder for the whole images."),
                 *(io.Image.Input(f"image_{n}", optional=True, tooltip=f"The whole image of person {n}.")
                   for n in everybody),
+                OPTIONS.Input("options", optional=True, tooltip="From Apply Options, for everybody; without it, all of "
+                                                                "them at rest."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the people in it.")],
         )
 
     @classmethod
     def execute(cls, model, adapter, masks, face_strength, image_strength, keep_prompt, start_at, end_at,
-                clip_vision=None, **people):
+                clip_vision=None, options=None, **people):
         masks = masks.reshape(-1, *masks.shape[-2:])
-        present = [n for n in range(1, PEOPLE + 1) if people.get(f"faces_{n}") is not None]
+        connected = {n: [name for name in (f"faces_{n}", f"image_{n}") if people.get(name) is not None]
+                     for n in range(1, PEOPLE + 1)}
+        present = [n for n, names in connected.items() if names]
+        if not present:
+            raise FaceCDMError("nobody is connected: connect faces_1 (from Detect & Embed Faces), or image_1 for an "
+                               "adapter that looks at pictures")
         if present[-1] > len(masks):
-            raise FaceCDMError(f"faces_{present[-1]} is connected, and masks has {len(masks)} "
+            raise FaceCDMError(f"{connected[present[-1]][0]} is connected, and masks has {len(masks)} "
                                f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody")
         for n in present:
-            image = people.get(f"image_{n}")
-            model = ApplyFaceCDM.execute(
-                model=model, adapter=adapter, faces=people[f"faces_{n}"], face_strength=face_strength,
-                image_strength=image_strength, keep_prompt=keep_prompt, start_at=start_at, end_at=end_at,
-                references="mean", curve="flat", clip_vision=clip_vision, image=image,
-                mask=masks[n - 1]).args[0]
+            try:
+                model = ApplyFaceCDM.execute(
+                    model=model, adapter=adapter, faces=people.get(f"faces_{n}"), face_strength=face_strength,
+                    image_strength=image_strength, keep_prompt=keep_prompt, start_at=start_at, end_at=end_at,
+                    references=MEAN, curve="flat", clip_vision=clip_vision, image=people.get(f"image_{n}"),
+                    mask=masks[n - 1], options=options).args[0]
+            except FaceCDMError as error:
+                raise type(error)(f"person {n}: {error}") from error
         return io.NodeOutput(model)
 
 

@@ -84,22 +84,30 @@ class Person:
     def keys_values(self, text: Tensor | None, device: torch.device, dtype: torch.dtype,
                     negative: bool = False) -> dict[str, KeysValues]:
         """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
+        made = {}
+        for name, tokens in self.met(text, negative).items():
+            made[name] = self.adapter.streams[name].keys_values(tokens.to(device, dtype))
+            weights = self.token_weights(name, tokens)
+            if weights is not None:
+                weights = weights.to(device, dtype)
+                made[name] = [(k, v * weights) for k, v in made[name]]
+        return made
+
+    def met(self, text: Tensor | None, negative: bool = False) -> dict[str, Tensor]:
+        """`tokens` after the interplay with one prompt's `text` [1 or B, T, context]."""
         tokens = self.tokens(negative)
         if tokens and text is not None and self.adapter.text_matters:
             tokens = self.adapter.meet(tokens, text[:1].to(next(iter(tokens.values()))))
-        made = {name: self.adapter.streams[name].keys_values(value.to(device, dtype)) for name, value in tokens.items()}
-        return {name: [(k, v * of_tokens) for k, v in layers]
-                if (of_tokens := self._token_weights(name, tokens[name], dtype, device)) is not None else layers
-                for name, layers in made.items()}
+        return tokens
 
-    def _token_weights(self, name: str, tokens: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    def token_weights(self, name: str, tokens: Tensor) -> Tensor | None:
         """The references' weights as those of their tokens, [1, N, 1] side by side or [references, 1, 1] one a picture;
         None where they have none.
         """
         setting = self.settings[name]
         if not setting.weights:
             return None
-        own = torch.tensor(setting.weights, dtype=dtype, device=device)
+        own = torch.tensor(setting.weights)
         if self.per_picture:
             return own[:, None, None]
         own = own.repeat_interleave((tokens.shape[1] - setting.zeros) // len(setting.weights))

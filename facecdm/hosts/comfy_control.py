@@ -10,9 +10,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import Mismatch, UnsupportedModel
+from .comfy_run import of_pictures, pictures_seen
 
-Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1, N, context]
+Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 _CONTEXT = "crossattn_controlnet"    # where core's ControlNets look for tokens before they take the text's
+
+
+class OneAPicture(comfy.conds.CONDRegular):
+    """Face tokens [pictures, N, context]. Which of them a row sees is not known before the net is asked, so the chunks
+    of a batch stay apart, as a list.
+    """
+
+    def process_cond(self, batch_size, **kwargs):
+        return self
+
+    def can_concat(self, other):
+        return self.cond.shape[1:] == other.cond.shape[1:]
+
+    def concat(self, others):
+        return [self.cond, *(other.cond for other in others)]
 
 
 class FaceControl(ControlBase):
@@ -30,7 +46,13 @@ class FaceControl(ControlBase):
         before, options = None, (batched_number, transformer_options)
         if self.previous_controlnet is not None:
             before = self.previous_controlnet.get_control(x_noisy, t, cond, *options)
-        shown = {**cond, _CONTEXT: cond[self.key]} if self.key in cond else cond
+        shown = cond
+        if self.key in cond:
+            tokens = cond[self.key]
+            if isinstance(tokens, list):
+                rows, places = len(x_noisy) // len(tokens), pictures_seen(transformer_options or {})
+                tokens = torch.cat([of_pictures(chunk, rows, places) for chunk in tokens])
+            shown = {**cond, _CONTEXT: tokens}
         control = self.net.get_control(x_noisy, t, shown, *options)
         if control is None:
             return before
@@ -73,7 +95,9 @@ def control_with_faces(positive: list, negative: list, net: ControlBase, picture
         if before not in links:  # the same link for both, so that they share a batch
             own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end))
             links[before] = FaceControl(own, key, mask).set_previous_controlnet(before)
-        own = {**options.get("model_conds", {}), key: comfy.conds.CONDCrossAttn(tokens(text))}
+        read = tokens(text)
+        kind = comfy.conds.CONDCrossAttn if len(read) == 1 else OneAPicture
+        own = {**options.get("model_conds", {}), key: kind(read)}
         return [text, {**options, "control": links[before], "control_apply_to_uncond": False, "model_conds": own}]
 
     return ([linked(*entry, shown) for entry in positive], [linked(*entry, empty) for entry in negative])

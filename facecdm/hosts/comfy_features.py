@@ -4,19 +4,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..adapter.features import Features
+from ..adapter.references import MEAN, PER_PICTURE, check_weights, merged, one_a_picture
 from ..errors import FaceCDMError, Mismatch
 from ..faces.value import Faces, same_recogniser
 from ..formats.crops import aligned, close_ups
 from ..formats.families import ALIGNED, ENCODERS, FACE, NORMED, POOLED, ZEROS
+from ..formats.negative import check_noise, stream_of_negative_image
 from ..formats.pulid import identity
 from ..formats.recognise import Recognised
 from .comfy_vision import Seen, look, look_at_nothing
-
-MEAN, SIDE_BY_SIDE, PER_PICTURE = "mean", "side by side", "one per picture"
-REFERENCES = (MEAN, SIDE_BY_SIDE, PER_PICTURE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +33,11 @@ class Sources:
     shortcut: float = 1.0
     noise: float = 0.0  # in the empty face that the negative prompt sees
 
+    @property
+    def apart(self) -> tuple[float, ...]:
+        """The weights of references that do not become one mean."""
+        return self.weights if self.references != MEAN else ()
+
 
 @dataclass(frozen=True, eq=False)
 class Shown:
@@ -46,48 +49,70 @@ class Shown:
     apart: tuple[float, ...] = ()
 
     def weights(self, stream: str) -> tuple[float, ...]:
-        """A stream's weights: none where it has one reference. Raises FaceCDMError: another number of references."""
+        """A stream's weights: none where it has another number of references."""
         given = self.face if stream == "face" else self.image
-        count = 0 if given is None else given.count if isinstance(given, Features) else len(given)
-        return self.apart if count > 1 and _weights(self.apart, count) is not None else ()
+        return self.apart if given is not None and _count(given) == len(self.apart) else ()
 
 
 def features(adapter, sources: Sources) -> Shown:
     """What a Person holds against the model. Raises NoFace, Mismatch, FaceCDMError: something needed is not connected,
-    or does not fit the adapter.
+    does not fit the adapter, or is nothing that it uses.
     """
     if sources.references == PER_PICTURE and sources.faces is not None:
-        sources = replace(sources, faces=_one_a_picture(sources.faces))
+        sources = replace(sources, faces=one_a_picture(sources.faces))
     parts = getattr(adapter.config, "parts", None)
-    apart = sources.weights if sources.references != MEAN else ()
+    avoiding = None
+    if sources.negative_image is not None:
+        pictures = sources.image is not None or sources.encoded is not None
+        avoiding = stream_of_negative_image(parts, pictures)
+    if sources.noise:
+        check_noise(parts, sources.noise)
     if parts is None:
-        return Shown(_own_face(adapter.config, sources), _own_image(adapter.config, sources), {}, apart)
+        return _own(adapter.config, sources)
     if "image" not in parts and sources.encoded is not None:
         raise Mismatch("this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "
                        "one that has (Combine Adapters)")
-    shown, negative = {}, {}
+    given = {}
     for stream, part in parts.items():
-        given = _face(part, sources) if stream == "face" else _image(part, sources, optional="face" in parts)
-        if given is not None:
-            shown[stream], negative[stream] = _merged(part, sources, *given)
-    if "face" in negative and sources.noise:
+        own = sources if stream == avoiding else replace(sources, negative_image=None)
+        seen = _face(part, own) if stream == "face" else _image(part, own, optional="face" in parts)
+        if seen is not None:
+            given[stream] = seen
+    check_weights(sources.weights, [shown.count for shown, _ in given.values()], sources.references)
+    shown = {stream: merged(seen, sources.references, sources.weights, parts[stream].family.embedding == NORMED)
+             for stream, (seen, _) in given.items()}
+    negative = {stream: nothing.repeated(shown[stream].count) for stream, (_, nothing) in given.items()}
+    if sources.noise:
         negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
-    return Shown(shown.get("face"), shown.get("image"), negative, apart)
+    return Shown(shown.get("face"), shown.get("image"), negative, sources.apart)
+
+
+def _count(given: Tensor | Features) -> int:
+    return given.count if isinstance(given, Features) else len(given)
 
 
 # ---- FaceCDM's own adapters ----
 
 
+def _own(config, sources: Sources) -> Shown:
+    """Unit embeddings [1 or references, width]; pictures stay as many as they are."""
+    face, image = Features(_own_face(config, sources)), _own_image(config, sources)
+    apart = sources.references != MEAN and image is not None
+    check_weights(sources.weights, [face.count, *([len(image)] if apart else ())], sources.references)
+    face = merged(face, sources.references, sources.weights, unit=True)
+    if apart:
+        image = merged(Features(states=image), sources.references, sources.weights).states
+    return Shown(face.embedding, image, {}, sources.apart)
+
+
 def _own_face(config, sources: Sources) -> Tensor:
-    """Unit embeddings [1 or references, width]."""
+    """Unit embeddings [faces, width]."""
     faces = _required(sources.faces)
     if config.recogniser and not same_recogniser(config.recogniser, faces.recogniser):
         raise Mismatch(f"the adapter was trained with the recogniser {config.recogniser}, and faces come from "
                        f"{faces.recogniser}: choose the first in Load Face Analyzer")
     _check_width(faces, config.face_width)
-    if sources.references != MEAN:
-        return Features(faces.normed).repeated(_frames(sources, len(faces))).embedding
-    return F.normalize((faces.normed * _shares(sources.weights, len(faces))).sum(0, keepdim=True), dim=1)
+    return faces.normed
 
 
 def _own_image(config, sources: Sources) -> Tensor | None:
@@ -130,7 +155,7 @@ def _face(part: Recognised, sources: Sources) -> tuple[Features, Features]:
     if states is None:
         return shown, shown.nothing()
     nothing = (tuple(torch.zeros_like(state) for state in states) if family.negative == ZEROS
-               else look_at_nothing(sources.clip_vision).states)
+               else _empty(part, sources).states)
     return shown, shown.nothing(nothing)
 
 
@@ -151,18 +176,19 @@ def _image(part: Recognised, sources: Sources, optional: bool) -> tuple[Features
     shown = Features(seen.pooled if pooled else None, None if pooled else seen.states)
     if sources.negative_image is None and pooled:
         return shown, shown.nothing()
-    _need_vision(part, sources)
-    nothing = (look_at_nothing(sources.clip_vision) if sources.negative_image is None
-               else _checked(look(sources.clip_vision, sources.negative_image), part))
+    nothing = _empty(part, sources)
     return shown, Features(nothing.pooled if pooled else None, None if pooled else nothing.states)
 
 
-def _merged(part: Recognised, sources: Sources, shown: Features, nothing: Features) -> tuple[Features, Features]:
-    """The references as one, or as many as they are, and as much of nothing."""
-    if sources.references == MEAN and shown.count > 1:
-        shown = shown.mean(_weights(sources.weights, shown.count), unit=part.family.embedding == NORMED)
-    shown = shown.repeated(_frames(sources, shown.count))
-    return shown, nothing.repeated(shown.count)
+def _empty(part: Recognised, sources: Sources) -> Seen:
+    """What the negative prompt sees in a picture's place: no picture, or those that are to be avoided."""
+    _need_vision(part, sources)
+    if sources.negative_image is None:
+        return _checked(look_at_nothing(sources.clip_vision), part)
+    seen = _checked(look(sources.clip_vision, sources.negative_image), part)
+    if sources.references != MEAN:
+        return seen
+    return Seen(seen.pooled.mean(0, keepdim=True), seen.states.mean(0, keepdim=True))
 
 
 def _seen(sources: Sources, picture: Tensor | None = None) -> Seen:
@@ -204,21 +230,6 @@ def _look_as_pulid(sources: Sources, faces: Faces) -> tuple[Tensor, tuple[Tensor
     return sources.clip_vision.look_at(faces, sources.image)
 
 
-def _frames(sources: Sources, references: int) -> int:
-    """How many references there must be: one for each frame's weight, where these are given."""
-    return max(references, len(sources.weights)) if sources.references == PER_PICTURE else references
-
-
-def _one_a_picture(faces: Faces) -> Faces:
-    """Of a video's frames: a face for each, the one before it where none was found, or the first one."""
-    found = {face.image_index: face for face in faces}
-    if len(found) < len(faces) or len(faces) < 2:  # photos from several nodes, all of them number 0
-        return faces
-    places = sorted(found)
-    at = [max((place for place in places if place <= frame), default=places[0]) for frame in range(places[-1] + 1)]
-    return replace(faces, faces=tuple(found[place] for place in at))
-
-
 # ---- checks ----
 
 
@@ -232,18 +243,3 @@ def _check_width(faces: Faces, width: int) -> None:
     if faces.dim != width:
         raise Mismatch(f"faces has {faces.dim} features a face (recogniser {faces.recogniser}), and the "
                        f"adapter reads {width}: use the recogniser that the adapter was trained with")
-
-
-def _weights(weights: tuple[float, ...], count: int) -> Tensor | None:
-    if not weights:
-        return None
-    if len(weights) != count or not sum(weights):
-        raise FaceCDMError(f"reference_weights has {len(weights)} numbers (sum {sum(weights):g}) for {count} "
-                           "references: write one for each, not all zero")
-    return torch.tensor(weights)
-
-
-def _shares(weights: tuple[float, ...], count: int) -> Tensor:
-    given = _weights(weights, count)
-    given = torch.ones(count) if given is None else given
-    return (given / given.sum())[:, None]

@@ -122,7 +122,7 @@ class Run:
             return []
         rows = len(q) // len(uuids)
         size = tuple(extra_options["activations_shape"][-2:])
-        places = _window(extra_options)
+        places = pictures_seen(extra_options)
         key = (index, size, rows, places, *uuids)
         if key not in self._ready:
             self._ready[key] = [stream for number in range(len(self._shown))
@@ -193,10 +193,10 @@ def _rows(chunks: list[Tensor], rows: int, places: tuple[int, ...] | None = None
     """What neighbouring chunks see [1 or pictures, N, C], for their rows: one for all where they are the same."""
     if len(chunks[0]) == 1 and all(chunk is chunks[0] for chunk in chunks):
         return chunks[0]
-    return torch.cat([_of_pictures(chunk, rows, places) for chunk in chunks])
+    return torch.cat([of_pictures(chunk, rows, places) for chunk in chunks])
 
 
-def _of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Tensor:
+def of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Tensor:
     """Row i sees the i-th of `chunk`, or the last one where there are fewer; all see the only one."""
     if len(chunk) == 1:
         return chunk.expand(rows, -1, -1)
@@ -204,7 +204,7 @@ def _of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Te
     return chunk[[min(place, len(chunk) - 1) for place in wanted]]
 
 
-def _window(extra_options: dict) -> tuple[int, ...] | None:
+def pictures_seen(extra_options: dict) -> tuple[int, ...] | None:
     """Which pictures of the batch are seen now, where a video is sampled window by window (core, AnimateDiff)."""
     window = getattr(extra_options.get("context_window"), "index_list", None)
     if window is None:

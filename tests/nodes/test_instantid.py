@@ -162,6 +162,66 @@ def test_references_side_by_side(twins, hold, state, faces):
     assert tokens_in(negative).shape == expected.shape
 
 
+def test_a_weighted_mean(twins, hold, state, faces):
+    _, _, both = prompts(twins)
+    positive, negative = hold(*both, reference_weights="3, 1")
+    mean = (faces.raw * torch.tensor([[0.75], [0.25]])).sum(0, keepdim=True)
+    torch.testing.assert_close(tokens_in(positive), resampled(state["image_proj"], mean), rtol=1e-4, atol=1e-4)
+    assert tokens_in(negative).equal(tokens_in(hold(*both)[1]))
+
+
+def test_weights_side_by_side_lead_from_nobody_to_a_face(twins, hold, state, faces):
+    _, _, both = prompts(twins)
+    positive, _ = hold(*both, references="side by side", reference_weights="0.5, 0", noise=0.3)
+    one, nobody = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
+    torch.testing.assert_close(tokens_in(positive), torch.cat([(one + nobody) / 2, nobody], 1), rtol=1e-4, atol=1e-4)
+
+
+def test_each_picture_of_a_batch_reads_its_own_face(in_comfy, twins, hold, faces):
+    """Both halves of CFG; the last face stays."""
+    x = torch.randn(3, 4, *SIZE, generator=torch.Generator().manual_seed(5)) * SIGMA
+    _, _, both = prompts(twins)
+    together = predict(twins.model, x, SIGMA, *hold(*both, references="one per picture"), cfg=CFG)
+    single = [type(faces)((face,), faces.recogniser) for face in faces]
+    alone = [predict(twins.model, x[row:row + 1], SIGMA, *hold(*both, faces=single[face]), cfg=CFG)
+             for row, face in enumerate((0, 1, 1))]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4 * together.abs().max().item())
+    mixed = predict(twins.model, x, SIGMA, *hold(*both), cfg=CFG)
+    assert all((mixed - together)[row].abs().max() > 1e-3 * together.abs().max() for row in range(3))
+
+
+def test_a_window_of_a_video_reads_its_own_faces(twins, hold, faces):
+    """AnimateDiff says which pictures of the batch it samples now."""
+    x = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(5)) * SIGMA
+    _, _, both = prompts(twins)
+    positive, negative = hold(*both, references="one per picture")
+    model = twins.model.clone()
+    model.model_options["transformer_options"]["ad_params"] = {"sub_idxs": [1]}
+    second = hold(*both, faces=type(faces)(faces.faces[1:], faces.recogniser))
+    torch.testing.assert_close(predict(model, x, SIGMA, positive, negative, cfg=CFG),
+                               predict(twins.model, x, SIGMA, *second, cfg=CFG))
+
+
+def test_a_weight_for_each_frame(twins, hold, state, faces):
+    """One face that comes in over three frames."""
+    _, _, both = prompts(twins)
+    one = type(faces)(faces.faces[:1], faces.recogniser)
+    positive, negative = hold(*both, faces=one, references="one per picture", reference_weights="0, 0.5, 1")
+    shown, nobody = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
+    torch.testing.assert_close(tokens_in(positive), torch.cat([nobody, (nobody + shown) / 2, shown]), rtol=1e-4,
+                               atol=1e-4)
+    torch.testing.assert_close(tokens_in(negative), nobody.expand(3, -1, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_are_checked(in_comfy, errors, hold):
+    check = in_comfy.nodes["FaceCDMApplyControlNet"].validate_inputs
+    assert check() is True and check(references="one per picture", reference_weights="1, 0.5") is True
+    assert "references must be one of" in check(references="median")
+    assert "reference_weights" in check(reference_weights="1, b")
+    with pytest.raises(errors.FaceCDMError, match="reference_weights has 3 numbers for 2 references"):
+        hold([], [], reference_weights="1, 1, 1")
+
+
 def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
     """Its face tokens, met with each prompt."""
     from twins import stir
@@ -175,6 +235,10 @@ def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
                for face, words in ((mean, text[1]), (torch.zeros_like(mean), text[0]))]
     torch.testing.assert_close(tokens_in(positive), met[0])
     torch.testing.assert_close(tokens_in(negative), met[1])
+    positive, _ = hold(*both, adapter=own, references="one per picture")
+    with torch.no_grad():
+        frames = own.meet(own.project(faces.normed, None), text[1:2])["face"]
+    torch.testing.assert_close(tokens_in(positive), frames)
 
 
 # ---- what it refuses, and why ----

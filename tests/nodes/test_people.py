@@ -1,7 +1,11 @@
 """Person Regions and Apply FaceCDM to People as ComfyUI runs them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from published import SMALL, published_state
 from twins import conditioning, predict, stir
 
 SETTINGS = {"face_strength": 1.0, "image_strength": 1.0, "keep_prompt": 0.0, "start_at": 0.0, "end_at": 1.0}
@@ -27,10 +31,11 @@ def regions(in_comfy):
     return run
 
 
-def noise(model) -> torch.Tensor:
+def noise(model, cfg: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(1, 4, 8, 16, generator=generator) * 2
-    return predict(model, x, 2.0, conditioning(torch.randn(1, 77, 96, generator=generator)))
+    prompts = [conditioning(torch.randn(1, 77, 96, generator=generator)) for _ in range(1 if cfg == 1 else 2)]
+    return predict(model, x, 2.0, *prompts, cfg=cfg)
 
 
 def test_regions_as_batch_and_one_by_one(regions):
@@ -74,6 +79,73 @@ def test_a_person_may_be_left_out(in_comfy, sd15, adapter, make_faces, regions):
                          faces_3=make_faces(2), **SETTINGS)[0]
     people = model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy_run").PEOPLE]
     assert len(people) == 2 and torch.equal(people[1].mask, three[2])
+
+
+@pytest.fixture(scope="module")
+def published(in_comfy, sd15):
+    """family → its ADAPTER for the small base."""
+    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(sd15)
+    sizes = replace(SMALL, states=32, pooled=8)
+
+    def published(family: str):
+        state = published_state(family, layer_map, sizes)
+        given = in_comfy.module("facecdm.formats.read").Published(state["image_proj"], state["ip_adapter"], {},
+                                                                  Path("made-up.bin"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(in_comfy.module("facecdm.adapter.layers").BASES, "small SD1.5", layer_map)
+            return in_comfy.module("facecdm.formats.imported").import_adapter(given, family)
+
+    return published
+
+
+@pytest.fixture
+def options(in_comfy):
+    rest = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
+            if getattr(spec, "default", None) is not None}
+    return lambda **changes: in_comfy.run("FaceCDMApplyOptions", **rest | changes)[0]
+
+
+def test_options_are_for_everybody(in_comfy, sd15, published, make_faces, regions, options):
+    """As for a chain of Apply FaceCDM, and CFG is rescaled once."""
+    masks, faceid = regions()[0], published("faceid")
+    given = options(balance=0.5, lora_strength=0.3, over_steps="0.5", cfg_rescale=0.7, noise=0.2)
+    people = [make_faces(count, recogniser="buffalo_l/w600k_r50.onnx") for count in (1, 2)]
+    together = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=faceid, masks=masks, faces_1=people[0],
+                            faces_2=people[1], options=given, **SETTINGS)[0]
+    chain = sd15
+    for faces, mask in zip(people, masks):
+        chain = in_comfy.run("FaceCDMApply", model=chain, adapter=faceid, faces=faces, mask=mask, references="mean",
+                             curve="flat", options=given, **SETTINGS)[0]
+    assert torch.equal(noise(together, 4.0), noise(chain, 4.0))
+    plain = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=faceid, masks=masks, faces_1=people[0],
+                         faces_2=people[1], **SETTINGS)[0]
+    assert not torch.equal(noise(together, 4.0), noise(plain, 4.0))
+    assert len(together.model_options["sampler_post_cfg_function"]) == 1
+
+
+def test_an_adapter_for_images_needs_no_faces(in_comfy, sd15, published, vision, regions):
+    picture = torch.rand(2, 40, 32, 3, generator=torch.Generator().manual_seed(0))
+    masks, plus = regions()[0], published("ip-adapter-plus")
+    given = {"adapter": plus, "clip_vision": vision, **SETTINGS}
+    together = in_comfy.run("FaceCDMApplyPeople", model=sd15, masks=masks, image_1=picture[:1], image_2=picture[1:],
+                            **given)[0]
+    chain = sd15
+    for n in range(2):
+        chain = in_comfy.run("FaceCDMApply", model=chain, mask=masks[n], image=picture[n:n + 1], references="mean",
+                             curve="flat", **given)[0]
+    assert torch.equal(noise(together), noise(chain)) and not torch.equal(noise(together), noise(sd15))
+
+
+def test_who_it_is_that_lacks_something(in_comfy, sd15, published, make_faces, regions, vision, errors):
+    given = {"model": sd15, "masks": regions()[0], **SETTINGS}
+    faces = make_faces(recogniser="buffalo_l/w600k_r50.onnx")
+    for adapter, people, told in (
+            (published("faceid"), {"faces_1": faces, "image_2": torch.rand(1, 8, 8, 3)}, "person 2: .* connect faces"),
+            (published("faceid"), {"faces_1": make_faces()}, "person 1: FaceID was trained with the recogniser"),
+            (published("ip-adapter"), {"faces_1": faces, "clip_vision": vision}, "person 1: .*connect a picture"),
+            (published("ip-adapter"), {}, "nobody is connected: connect faces_1")):
+        with pytest.raises(errors.FaceCDMError, match=told):
+            in_comfy.run("FaceCDMApplyPeople", adapter=adapter, **given, **people)
 
 
 def test_more_people_than_regions(in_comfy, sd15, adapter, make_faces, regions, errors):

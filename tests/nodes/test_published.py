@@ -169,6 +169,63 @@ def test_a_negative_picture_is_seen_by_the_negative_prompt_alone(in_comfy, load,
     assert person(in_comfy, avoiding).negative["image"].states.equal(expected)
 
 
+def test_faceid_plus_looks_away_from_a_negative_picture(in_comfy, load, apply, noise, picture, vision):
+    """As IPAdapter_plus has it: an empty face, with the look of that picture."""
+    adapter = load("faceid-plusv2")
+    plain, avoiding = apply(adapter), apply(adapter, options={"negative_image": picture(9)})
+    assert noise(plain).equal(noise(avoiding)) and not noise(plain, cfg=4.0).equal(noise(avoiding, cfg=4.0))
+    nobody = person(in_comfy, avoiding).negative["face"]
+    assert nobody.states.equal(vision.encode_image(picture(9)).penultimate_hidden_states)
+    assert not nobody.embedding.any()
+
+
+def test_beside_an_image_stream_a_negative_picture_is_for_that_alone(in_comfy, load, apply, picture):
+    both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid-plusv2"), other=load("ip-adapter-plus"))
+    plain, avoiding = (person(in_comfy, apply(both, options=options)).negative
+                       for options in ({}, {"negative_image": picture(9)}))
+    assert not plain["image"].states.equal(avoiding["image"].states)
+    assert plain["face"].states.equal(avoiding["face"].states)
+    without = person(in_comfy, apply(both, image=None, options={"negative_image": picture(9)})).negative
+    assert without["face"].states.equal(avoiding["image"].states), "where no picture is shown, the face looks away"
+
+
+def test_of_several_negative_pictures_the_mean(in_comfy, load, apply, picture, vision):
+    two = picture(9, 2)
+    seen = vision.encode_image(two).penultimate_hidden_states
+    for kind, expected in (("mean", seen.mean(0, keepdim=True)), ("side by side", seen)):
+        model = apply(load("ip-adapter-plus"), image=picture(1, 2), references=kind, options={"negative_image": two})
+        torch.testing.assert_close(person(in_comfy, model).negative["image"].states, expected)
+
+
+def test_noise_is_in_the_empty_face(in_comfy, load, apply, noise):
+    for family in ("faceid", "faceid-plusv2"):
+        adapter = load(family)
+        plain, noisy = apply(adapter), apply(adapter, options={"noise": 0.4})
+        assert noise(plain).equal(noise(noisy)) and not noise(plain, cfg=4.0).equal(noise(noisy, cfg=4.0))
+        nobody = person(in_comfy, noisy).negative["face"].embedding
+        assert 0.3 < nobody.max() <= 0.4 and nobody.min() >= 0
+
+
+@pytest.mark.parametrize("family,options,told", [
+    ("faceid", "negative_image", "FaceID shows the negative prompt an empty face.*Combine Adapters. Adapters that"),
+    ("ip-adapter", "noise", "noise is 0.4.*IP-Adapter shows no face: set it to 0; for a picture.*FaceID and its kin"),
+    ("native", "negative_image", "FaceCDM's own adapters show the negative prompt no picture: disconnect it"),
+    ("native", "noise", "noise is 0.4.*FaceCDM's own adapters show the negative prompt nobody.*set it to 0")])
+def test_what_nobody_would_hear_is_refused(errors, load, apply, adapter, make_faces, picture, family, options, told):
+    given = {"negative_image": {"negative_image": picture(9)}, "noise": {"noise": 0.4}}[options]
+    one, faces = (adapter, make_faces()) if family == "native" else (load(family), make_faces(1, recogniser=ARCFACE))
+    apply(one, faces=faces)
+    with pytest.raises(errors.Mismatch, match=told):
+        apply(one, faces=faces, options=given)
+
+
+def test_a_negative_picture_needs_one_to_stand_against(errors, in_comfy, load, apply, picture):
+    both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
+    apply(both, options={"negative_image": picture(9)})
+    with pytest.raises(errors.Mismatch, match="image stream .IP-Adapter Plus. shows no picture.*connect image, too"):
+        apply(both, image=None, options={"negative_image": picture(9)})
+
+
 def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, make_faces, found_in):
     """Plus-Face looks at a square around the face, where the picture is the one that the face was found in."""
     face = replace(make_faces(1)[0], box=torch.tensor([4.0, 6, 14, 16]), image_size=(40, 32),
@@ -202,9 +259,35 @@ def test_mean_side_by_side_and_weights(in_comfy, load, apply, make_faces, noise)
 
 def test_weights_must_count_the_references(errors, load, apply, make_faces):
     for kind in ("mean", "side by side"):
-        with pytest.raises(errors.FaceCDMError, match="reference_weights has 2 numbers .* for 3 references"):
+        with pytest.raises(errors.FaceCDMError, match="reference_weights has 2 numbers for 3 references"):
             apply(load("faceid"), faces=make_faces(3, recogniser=ARCFACE), references=kind,
                   options={"reference_weights": "1, 2"})
+
+
+def test_weights_may_sum_to_zero_where_nothing_is_divided(errors, load, apply, make_faces, noise):
+    adapter, two = load("faceid"), make_faces(2, recogniser=ARCFACE)
+    rest = {"lora_strength": 0.0}
+    away = noise(apply(adapter, faces=two, references="side by side", options=rest | {"reference_weights": "1, -1"}))
+    both = noise(apply(adapter, faces=two, references="side by side", options=rest))
+    assert torch.isfinite(away).all() and not away.equal(both)
+    for weights in ("1, -1", "0, 0", "0.3, -0.3"):
+        with pytest.raises(errors.FaceCDMError, match="reference_weights sum to 0, and a mean .* 'side by side'"):
+            apply(adapter, faces=two, options={"reference_weights": weights})
+
+
+def test_one_reference_has_a_weight_too(errors, load, apply, noise):
+    adapter, rest = load("faceid"), {"lora_strength": 0.0}
+    half = apply(adapter, references="side by side", options=rest | {"reference_weights": "0.5"})
+    torch.testing.assert_close(noise(half), noise(apply(adapter, face_strength=0.5, options=rest)))
+    with pytest.raises(errors.FaceCDMError, match="has 2 numbers for 1 reference:"):
+        apply(adapter, options={"reference_weights": "1, 2"})
+
+
+def test_three_faces_and_one_picture_share_no_weights(in_comfy, load, apply, make_faces):
+    both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
+    shown = person(in_comfy, apply(both, faces=make_faces(3, recogniser=ARCFACE), references="side by side",
+                                   options={"reference_weights": "1, 2, 3"})).settings
+    assert shown["face"].weights == (1, 2, 3) and not shown["image"].weights
 
 
 def test_one_reference_for_each_picture_of_a_batch(in_comfy, load, apply, make_faces):
@@ -235,13 +318,32 @@ def test_a_weight_for_each_frame(load, apply, faces):
                                    rtol=0, atol=1e-4)
 
 
-def test_frames_without_a_face_keep_the_one_before(in_comfy, make_faces):
-    looking = in_comfy.module("facecdm.hosts.comfy_features")
+@pytest.fixture
+def frames(in_comfy, make_faces):
+    """FACES with a face found in each of the pictures `numbers`, so wide as `widths` say."""
     value = in_comfy.module("facecdm.faces.value")
-    faces = make_faces(3, recogniser=ARCFACE)
-    frames = value.Faces(tuple(replace(face, image_index=i) for face, i in zip(faces, (1, 2, 5))), ARCFACE)
-    assert [face.image_index for face in looking._one_a_picture(frames)] == [1, 1, 2, 2, 2, 5]
-    assert looking._one_a_picture(faces) is faces, "photos of several nodes come in their order"
+
+    def frames(numbers, widths=None):
+        faces = make_faces(len(numbers), recogniser=ARCFACE)
+        return value.Faces(tuple(
+            replace(face, image_index=number, box=torch.tensor([0.0, 0, width, 9]))
+            for face, number, width in zip(faces, numbers, widths or [9] * len(numbers))), ARCFACE)
+
+    return frames
+
+
+def test_each_frame_gets_a_face_of_its_own_picture(in_comfy, load, apply, frames):
+    """Picture 1 shows two faces (choice "all"), picture 2 none."""
+    given = frames((0, 1, 1, 3), widths=(9, 5, 8, 9))
+    shown = person(in_comfy, apply(load("faceid"), faces=given, references="one per picture")).face.embedding
+    torch.testing.assert_close(shown, given.normed[[0, 2, 2, 3]])
+
+
+def test_frames_without_a_face_keep_the_one_before(in_comfy, make_faces, frames):
+    one_a_picture = in_comfy.module("facecdm.adapter.references").one_a_picture
+    assert [face.image_index for face in one_a_picture(frames((1, 2, 5)))] == [1, 1, 2, 2, 2, 5]
+    for photos in (make_faces(3), frames((0, 1, 0, 1))):
+        assert one_a_picture(photos) is photos, "photos of several nodes come in their order"
 
 
 # ---- two files ----
@@ -331,6 +433,27 @@ def test_cfg_rescale_is_cores(in_comfy, load, apply, noise):
     assert not noise(ours, cfg=7.0).equal(noise(apply(adapter), cfg=7.0))
 
 
+def test_cfg_is_rescaled_once_by_the_largest(load, apply, noise):
+    adapter = load("ip-adapter-plus")
+
+    def chain(*amounts):
+        model = None
+        for amount in amounts:
+            more = {} if model is None else {"model": model}
+            model = apply(adapter, options={"cfg_rescale": amount}, **more)
+        return model
+
+    once = noise(chain(0.0, 0.7), cfg=7.0)
+    for amounts in ((0.7, 0.7), (0.7, 0.3), (0.3, 0.7)):
+        model = chain(*amounts)
+        torch.testing.assert_close(noise(model, cfg=7.0), once)
+        assert len(model.model_options["sampler_post_cfg_function"]) == 1
+    assert not noise(chain(0.0, 0.3), cfg=7.0).equal(once)
+    first = chain(0.3)
+    apply(adapter, model=first, options={"cfg_rescale": 0.7})
+    assert first.model_options["sampler_post_cfg_function"][0].amount == 0.3, "the model that came in is unchanged"
+
+
 def test_options_are_checked_before_anything_runs(in_comfy):
     check = in_comfy.nodes["FaceCDMApplyOptions"].validate_inputs
     assert check() is True and check(over_steps="0, 1", reference_weights="1; 2", image_curve="style") is True
@@ -362,6 +485,14 @@ def test_the_wrong_encoder_is_named_with_the_right_file(errors, load, apply, mak
     for family in ("ip-adapter-plus", "faceid-plusv2"):
         with pytest.raises(errors.Mismatch, match=r"gives 64 features \(ViT-other\).*reads 32: load small.safetensors"):
             apply(load(family), clip_vision=make_vision(64))
+
+
+def test_the_wrong_encoder_for_the_empty_picture(errors, load, apply, make_vision, vision, picture):
+    """The picture was encoded by the right one; the negative prompt's is looked at by another."""
+    encoded = vision.encode_image(picture())
+    for family in ("ip-adapter-plus", "ip-adapter-full-face"):
+        with pytest.raises(errors.Mismatch, match="the CLIP vision model gives 64 features.*reads 32"):
+            apply(load(family), image=None, clip_vision_output=encoded, clip_vision=make_vision(64))
 
 
 def test_the_wrong_recogniser_is_named_with_the_right_pack(errors, load, apply, make_faces):

@@ -129,6 +129,12 @@ def test_noise_in_nobody_changes_the_negative_side_alone(apply, options):
     assert noise(some, cfg=1.0).equal(noise(apply(), cfg=1.0))
 
 
+def test_a_negative_picture_is_refused(errors, apply, options, picture):
+    """PuLID's negative prompt sees no picture at all, but zeros."""
+    with pytest.raises(errors.Mismatch, match="PuLID shows the negative prompt an empty face"):
+        apply(options=options(negative_image=picture))
+
+
 # ---- beside others ----
 
 

@@ -1,0 +1,57 @@
+"""Several references of one person: as their mean, side by side, or one for each picture of a batch (video)."""
+
+from dataclasses import replace
+
+import torch
+
+from ..errors import FaceCDMError
+from ..faces.value import Face, Faces
+from .features import Features
+
+MEAN, SIDE_BY_SIDE, PER_PICTURE = "mean", "side by side", "one per picture"
+REFERENCES = (MEAN, SIDE_BY_SIDE, PER_PICTURE)
+NOTHING = 1e-6  # a sum of weights that no mean can be divided by
+
+
+def merged(given: Features, mode: str, weights: tuple[float, ...] = (), unit: bool = False) -> Features:
+    """One reference, the mean of all (`unit`: of length 1); or as many as they are, or as `weights` ask frames for."""
+    if mode == MEAN and given.count > 1:
+        return given.mean(torch.tensor(weights) if len(weights) == given.count else None, unit)
+    return given.repeated(max(given.count, len(weights)) if mode == PER_PICTURE else given.count)
+
+
+def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> None:
+    """`counts` are the references of each stream; one alone (a picture beside three faces) needs no weight, and of
+    frames the last reference stays.
+
+    Raises FaceCDMError: a number is lacking or too many; or a mean whose weights cancel each other out.
+    """
+    if not weights or not counts:
+        return
+    if mode == PER_PICTURE:
+        counts = [max(count, len(weights)) for count in counts]
+    unlike = [count for count in counts if count != len(weights)]
+    if len(unlike) == len(counts) or max(unlike, default=1) > 1:
+        numbers = f"{len(weights)} number{'s' * (len(weights) != 1)}"
+        raise FaceCDMError(f"reference_weights has {numbers} for {max(unlike)} reference{'s' * (max(unlike) != 1)}: "
+                           "write one for each")
+    if mode == MEAN and abs(sum(weights)) < NOTHING:
+        raise FaceCDMError("reference_weights sum to 0, and a mean is divided by their sum: change one of them, or "
+                           f"choose {SIDE_BY_SIDE!r}")
+
+
+def one_a_picture(faces: Faces) -> Faces:
+    """For each of a video's frames its own largest face; where none was found, that of the frame before, and before
+    the first that of the first.
+    """
+    numbers = [face.image_index for face in faces]
+    if len(set(numbers)) < 2 or numbers != sorted(numbers):  # photos from several nodes: in their order
+        return faces
+    largest: dict[int, Face] = {}
+    for face in sorted(faces, key=lambda face: face.area):
+        largest[face.image_index] = face
+    shown, frames = largest[numbers[0]], []
+    for number in range(numbers[-1] + 1):
+        shown = largest.get(number, shown)
+        frames.append(shown)
+    return replace(faces, faces=tuple(frames))
