@@ -19,7 +19,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
-from ablating.arms import ARMS, STRENGTHS  # noqa: E402
+from ablating.arms import ARMS, STRENGTHS, arm  # noqa: E402
 from ablating.experiment import Experiment, available, jobs  # noqa: E402
 
 from facecdm.errors import FaceCDMError  # noqa: E402
@@ -36,7 +36,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
-    add("--arms", nargs="+", help=f"some of: {', '.join(arm.name for arm in ARMS)} (default: all)")
+    add("--given", nargs="+", default=[], metavar="ARM=FILE",
+        help="adapters that are there already, in the place of an arm's first training (a LoRA beside one is applied)")
+    add("--arms", nargs="+", help=f"some of: {', '.join(one.name for one in ARMS)} (default: all)")
     add("--seeds", type=int, default=3, help="trainings of each headline arm")
     add("--steps", type=int, default=0, help="of each training, all stages together; 0: the recipe's")
     add("--batch", type=int, default=0, help="pictures a step; 0: the recipe's")
@@ -102,7 +104,8 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
                    for one in recognisers]
     colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
     evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
-    lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out)
+    given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
+    lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
     artist = Artist(denoiser, cast, (weights.sizes.latent_channels, size // 8, size // 8), arguments.out / "pictures",
                     arguments.draw_steps, arguments.cfg, arguments.draw_batch)
     settings = {name: str(value) for name, value in vars(arguments).items()} | {

@@ -103,7 +103,8 @@ class Results:
         return " ".join([*lines, *([f"Not asked for: {', '.join(not_asked)}."] if not_asked else [])])
 
     def _steps(self, fact: dict) -> str:
-        return ", ".join(f"{stage['name']} {stage['steps']} × {stage['batch']}" for stage in fact["stages"])
+        stages = ", ".join(f"{stage['name']} {stage['steps']} × {stage['batch']}" for stage in fact["stages"])
+        return f"{stages} (given: {fact['file']})" if "file" in fact else stages
 
 
 def sheet(cast: Cast, drawn: list[Drawn]) -> bytes:

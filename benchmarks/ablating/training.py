@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,10 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """What all trainings share: the base, the data set, the recipe, how long, and the folder of the experiment."""
+    """What all trainings share: the base, the data set, the recipe, how long, and the folder of the experiment.
+
+    `given` are adapters that are there already, by the name of the arm whose first training they stand for.
+    """
 
     denoiser: object
     data: object
@@ -38,6 +41,7 @@ class Lab:
     steps: int
     batch: int
     folder: Path
+    given: dict[str, Path] = field(default_factory=dict)
 
     def stages(self, arm: Arm, seed: int):
         return plan(arm, self.recipe, self.steps, self.batch, seed)
@@ -49,6 +53,8 @@ class Lab:
 
     def train(self, arm: Arm, seed: int) -> Trained:
         """Do the training, or what is left of it, or read what it left."""
+        if seed == 0 and arm.name in self.given:
+            return _read(arm, self.given[arm.name])
         key = self.key(arm, seed)
         folder = self.folder / "trainings" / f"{arm.name}, seed {seed}, {key}"
         done, begun = folder / "done.json", folder / "begun.safetensors"
@@ -63,7 +69,22 @@ class Lab:
             write_whole(done, json.dumps(facts, indent=1).encode())
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()  # 30 MB a stage, wanted only while it trains
-        return Trained(key, load_adapter(folder / "adapter.safetensors"), _lora(folder), json.loads(done.read_text()))
+        path = folder / "adapter.safetensors"
+        return Trained(key, load_adapter(path), _lora(path), json.loads(done.read_text()))
+
+
+def _read(arm: Arm, path: Path) -> Trained:
+    """An adapter that was trained elsewhere, with the LoRA beside it; its metadata tells its stages."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        stages = json.loads((file.metadata() or {}).get("facecdm.stages", "[]"))
+    adapter, lora = load_adapter(path), _lora(path)
+    contents = [hashlib.sha256(value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else
+                               str(value.item()).encode()).hexdigest()
+                for value in (*adapter.state_dict().values(), *lora.tensors().values())]
+    return Trained(digest(contents), adapter, lora, {"arm": arm.name, "seed": 0, "weights": _heard(adapter),
+                                                     "stages": stages, "file": path.name})
 
 
 def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
@@ -105,10 +126,11 @@ def _heard(adapter: TripletAdapter) -> int:
     return sum(value.numel() for name, value in adapter.named_parameters() if ".restore." not in name)
 
 
-def _lora(folder: Path) -> Lora:
+def _lora(adapter: Path) -> Lora:
+    """The LoRA beside an adapter's file; an empty one where there is none."""
     from safetensors.torch import load_file
 
-    path = folder / "adapter lora.safetensors"
+    path = adapter.with_name(f"{adapter.stem} lora.safetensors")
     return Lora.from_tensors(load_file(path)) if path.exists() else Lora()
 
 
