@@ -45,7 +45,8 @@ def main() -> int:
         silent, whole = bench.family(family)
         print(f"{family:24} middle silent {silent:.1e}   with the middle block {whole:.1e}", flush=True)
         worst = max(worst, silent)
-    for name, off in (("theirs, then ours / ours, then theirs", bench.both()),
+    for name, off in (("with a negative picture", bench.avoiding()),
+                      ("theirs, then ours / ours, then theirs", bench.both()),
                       ("our export in its loader", bench.export())):
         print(f"{name:44} {off:.1e}", flush=True)
         worst = max(worst, off)
@@ -59,6 +60,7 @@ class Bench:
         from twins import SMALL_SD15, conditioning, make_twins
 
         from facecdm.adapter import layers
+        from facecdm.faces.align import aligned_crop
         from facecdm.faces.value import Face, Faces
         from facecdm.hosts.comfy import layer_map
 
@@ -73,9 +75,12 @@ class Bench:
         # Between two whole numbers of 0 … 255, so that rounding and cutting off agree.
         self.picture = (torch.randint(0, 255, (1, 300, 300, 3), generator=generator) + 0.25) / 255
         points = torch.tensor([[110.0, 110], [175, 118], [140, 160], [110, 190], [165, 196]])
+        # What Detect & Embed Faces would have cut out: by it a face knows its picture.
+        crop = aligned_crop((self.picture[0] * 255).round().to(torch.uint8).numpy(), points.numpy(), 224)
         self.face = Face(torch.randn(512, generator=generator) * 5, points, torch.tensor([80.0, 60, 200, 230]), 0.9,
-                         (300, 300), 0, torch.zeros(8, 8, 3))
+                         (300, 300), 0, torch.from_numpy(crop).float() / 255)
         self.faces = Faces((self.face,), "buffalo_l/w600k_r50.onnx")
+        self.avoided = (torch.randint(0, 255, (1, 224, 224, 3), generator=generator) + 0.25) / 255
         self.x = torch.randn(1, 4, 8, 8, generator=generator) * SIGMA
         self.prompts = [conditioning(torch.randn(1, 77, 96, generator=generator)) for _ in range(2)]
 
@@ -87,7 +92,7 @@ class Bench:
     def off(self, one, other) -> float:
         return ((one - other).abs().max() / other.abs().max()).item()
 
-    def by_theirs(self, state: dict, family: str, model=None):
+    def by_theirs(self, state: dict, family: str, model=None, negative_image=None):
         """MODEL with IPAdapter_plus' own node; its empty picture is black, so ours is told to be, too."""
         recogniser = SimpleNamespace(det_model=SimpleNamespace(), get=lambda image: [SimpleNamespace(
             normed_embedding=(self.face.embedding / self.face.embedding.norm()).numpy(),
@@ -98,9 +103,9 @@ class Bench:
         with self.torch.no_grad():
             return self.theirs.IPAdapterAdvanced().apply_ipadapter(
                 model or self.model, own, image=self.picture, clip_vision=self.vision, insightface=recogniser,
-                weight=0.8, weight_faceidv2=0.7)[0]
+                weight=0.8, weight_faceidv2=0.7, image_negative=negative_image)[0]
 
-    def by_ours(self, state: dict, family: str, middle: bool, model=None):
+    def by_ours(self, state: dict, family: str, middle: bool, model=None, negative_image=None):
         import facecdm.hosts.comfy_features as looking
         from facecdm.adapter.person import Person, Stream
         from facecdm.formats.families import FAMILIES as KNOWN
@@ -115,7 +120,8 @@ class Bench:
         with (mock.patch.object(looking, "aligned", lambda faces, picture, size: self.aligned(faces, picture, 224)),
               mock.patch.object(looking, "look_at_nothing", lambda vision: looking.look(vision, black))):
             shown = looking.features(adapter, looking.Sources(
-                self.faces if kind.stream == "face" else None, self.vision, self.picture, shortcut=0.7))
+                self.faces if kind.stream == "face" else None, self.vision, self.picture,
+                negative_image=negative_image, shortcut=0.7))
         curve = (1.0,) * 15 + (float(middle),)
         return apply_person(model or self.model, Person(
             adapter, shown.face, shown.image, {kind.stream: Stream(0.8, curve)}, negative=shown.negative))
@@ -141,6 +147,17 @@ class Bench:
         theirs = self.epsilon(self.by_theirs(state, family))
         assert self.off(self.epsilon(self.model), theirs) > 1e-2, "it did nothing"
         return tuple(self.off(self.epsilon(self.by_ours(state, family, middle)), theirs) for middle in (False, True))
+
+    def avoiding(self) -> float:
+        """With a negative picture, in a Plus and in a FaceID PlusV2."""
+        worst = 0.0
+        for family in ("ip-adapter-plus", "faceid-plusv2"):
+            state = self.state(family)
+            theirs = self.epsilon(self.by_theirs(state, family, negative_image=self.avoided))
+            assert self.off(self.epsilon(self.by_theirs(state, family)), theirs) > 1e-3, "it made no difference"
+            worst = max(worst, self.off(self.epsilon(self.by_ours(state, family, False, negative_image=self.avoided)),
+                                        theirs))
+        return worst
 
     def both(self) -> float:
         """Either order gives the same picture, and it is neither's alone."""
