@@ -99,9 +99,11 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
                        arguments.people, arguments.prompts, arguments.leave_out,
                        open_pack(packs, PACK, landmarks=True) if pose and "with pose" in names else None)
     train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
-    recognisers = [InsightFace.of(analyzer), *([] if arguments.no_dlib else [Dlib()])]
-    recognisers = [Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
-                   for one in recognisers]
+    def remembered(one) -> Remembered:
+        return Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
+
+    first = remembered(InsightFace.of(analyzer))
+    recognisers = [first, *([] if arguments.no_dlib else [remembered(Dlib(first.look))])]
     colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
     evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}

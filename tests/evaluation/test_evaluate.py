@@ -112,3 +112,19 @@ def test_dlib_tells_people_apart_without_having_guided_anything(people):
     own = float(seen["0005"][0].embedding @ seen["0005"][2].embedding)
     strange = float(seen["0005"][0].embedding @ seen["0006"][0].embedding)
     assert own > strange
+
+
+def test_dlib_takes_another_ones_key_points_where_it_finds_no_face_itself(people, face_models):
+    try:
+        alone = Dlib()
+    except MissingPackage as error:
+        pytest.skip(str(error))
+    other = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    helped, picture = Dlib(other.look), opener()(people["0005"][0])
+    assert helped.look(picture).embedding.equal(alone.look(picture).embedding)
+    small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.LANCZOS))
+    assert other.look(small) is not None and alone.look(small) is None
+    stranger = opener()(people["0006"][0])
+    own, strange = (float(helped.look(small).embedding @ alone.look(seen).embedding) for seen in (picture, stranger))
+    assert own > strange
+    assert helped.look(np.full((128, 128, 3), 90, np.uint8)) is None
