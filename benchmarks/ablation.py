@@ -11,6 +11,7 @@ are written anew after each arm. Small on a CPU: --steps 60 --batch 4 --people 1
 """
 
 import argparse
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 from ablating.arms import ARMS, STRENGTHS, arm  # noqa: E402
 from ablating.experiment import Experiment, available, jobs  # noqa: E402
 
+from facecdm.demo.pose_cli import POSE_WEIGHTS  # noqa: E402
 from facecdm.errors import FaceCDMError  # noqa: E402
 
 PACK, RECOGNISER = "buffalo_s", "insightface/models/buffalo_s/w600k_mbf.onnx"
@@ -35,6 +37,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, required=True, help="the data set that is trained on")
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--pose", type=Path, default=POSE_WEIGHTS, help="the demo's pose ControlNet, if there is one")
     add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
     add("--given", nargs="+", default=[], metavar="ARM=FILE",
         help="adapters that are there already, in the place of an arm's first training (a LoRA beside one is applied)")
@@ -75,7 +78,6 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from ablating.training import Lab
 
     from facecdm.demo import data
-    from facecdm.demo.pose_cli import POSE_WEIGHTS
     from facecdm.demo.weights import read
     from facecdm.evaluation.evaluate import Evaluator
     from facecdm.evaluation.pictures import opener
@@ -86,18 +88,18 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.training.dataset.demo import DemoEncoders
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pose = POSE_WEIGHTS.is_file()
-    names, left_out = available(arguments.arms, pose)
+    names, left_out = available(arguments.arms, arguments.pose.is_file())
+    pose = arguments.pose if "with pose" in names else None
     packs, weights = [arguments.models / "insightface"], read()
     analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
     if analyzer.recogniser != data_set.recogniser:
         raise FaceCDMError(f"{arguments.data} was embedded by {data_set.recogniser}, and {PACK} has "
                            f"{analyzer.recogniser}: prepare it with {PACK}")
-    denoiser, size = demo_denoiser(weights, device), weights.sizes.image_size
+    denoiser, size = demo_denoiser(weights, device, pose), weights.sizes.image_size
     encoders = DemoEncoders(arguments.comfyui / "comfy" / "sd1_tokenizer", weights)
     cast = people.cast(arguments.faceworld, arguments.cache, arguments.out / "people", analyzer, encoders,
                        arguments.people, arguments.prompts, arguments.leave_out,
-                       open_pack(packs, PACK, landmarks=True) if pose and "with pose" in names else None)
+                       open_pack(packs, PACK, landmarks=True) if pose else None)
     train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
     def remembered(one) -> Remembered:
         return Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
@@ -109,7 +111,8 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
     lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
     artist = Artist(denoiser, cast, (weights.sizes.latent_channels, size // 8, size // 8), arguments.out / "pictures",
-                    arguments.draw_steps, arguments.cfg, arguments.draw_batch)
+                    arguments.draw_steps, arguments.cfg, arguments.draw_batch,
+                    control=pose and hashlib.sha256(pose.read_bytes()).hexdigest())
     settings = {name: str(value) for name, value in vars(arguments).items()} | {
         "base": denoiser.fingerprint, "base steps": weights.steps, "device": device, "torch": torch.__version__,
         "cuda": torch.cuda.get_device_name() if device == "cuda" else "", "cores": os.cpu_count()}

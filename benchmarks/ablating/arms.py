@@ -98,6 +98,8 @@ def plan(arm_: Arm, recipe: Config, steps: int, batch: int, seed: int) -> tuple[
     all_stages = recipe.plan()
     stages = [stage for stage in all_stages if stage.name in arm_.stages]
     total = steps or sum(stage.steps for stage in all_stages)
+    if not stages:
+        raise FaceCDMError(f"the recipe has none of the stages of {arm_.name!r}: {', '.join(arm_.stages)}")
     own = sum(stage.steps for stage in stages)
     counts = [max(round(total * stage.steps / own), 1) for stage in stages]
     counts[counts.index(max(counts))] += total - sum(counts)

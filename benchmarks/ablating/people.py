@@ -98,9 +98,9 @@ def cast(faceworld: Path, cache: Path, folder: Path, analyzer, encoders, people:
         pictures.append(np.array(val.pixels[found[0][0]]))
     wanted = [Asked(person, val.captions[row], val.labels[row]["yaw"]) for person, row in asked]
     states = {words: encoders.text([words])[0].states for words in {one.words for one in wanted} | {""}}
+    hints = _hints(val, [row for _, row in asked], landmarks, encoders.resolution) if landmarks is not None else None
     return Cast(names, paths["reference"], paths["held out"], torch.stack(faces), encoders.vision(pictures).cpu(),
-                wanted, torch.cat([states[one.words] for one in wanted]).cpu(), states[""].cpu(),
-                _hints(val, [row for _, row in asked], landmarks) if landmarks is not None else None)
+                wanted, torch.cat([states[one.words] for one in wanted]).cpu(), states[""].cpu(), hints)
 
 
 def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:
@@ -135,8 +135,10 @@ def _pixels(val: data.Portraits, rows: list[int]) -> Tensor:
     return torch.from_numpy(np.array(val.pixels[rows]))
 
 
-def _hints(val: data.Portraits, rows: list[int], landmarks) -> Tensor:
+def _hints(val: data.Portraits, rows: list[int], landmarks, size: int) -> Tensor:
+    """Poses as pictures of the base's own size; made smaller as ComfyUI does it."""
     from facecdm.pose.extract import Drawing, FaceDetector, extract
 
     poses = extract(FaceDetector(landmarks), _pixels(val, rows).float() / 255, "largest").poses
-    return torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
+    hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
+    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact")

@@ -27,7 +27,8 @@ from .training import Trained, digest
 class Artist:
     """Draws all that the cast is asked for on one denoiser; `latent` is the shape [C, h, w] of a picture's latents.
 
-    The noise of a picture depends on `seed` and its place alone: it is the same in every arm.
+    The noise of a picture depends on `seed` and its place alone: it is the same in every arm. `control` names the
+    denoiser's pose ControlNet.
     """
 
     denoiser: object
@@ -38,10 +39,11 @@ class Artist:
     guidance: float = 4.0
     batch: int = 8
     seed: int = 0
+    control: str | None = None
 
     def draw(self, trained: Trained | None, drawing: Drawing, drew: Callable[[int], None]) -> list[Path]:
         """A PNG for everything asked, in that order; `drew` is told how many are there after each batch."""
-        settings = [trained and trained.key, trained and asdict(drawing), drawing.pose, self.cast.key,
+        settings = [trained and trained.key, trained and asdict(drawing), drawing.pose and self.control, self.cast.key,
                     self.denoiser.fingerprint, self.steps, self.guidance, self.batch, self.seed]
         folder = self.folder / digest(settings)
         paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.asked))]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import BadFile, MissingModel
 from .sizes import DemoSizes
 from .weights import LICENCE
 
@@ -61,8 +62,12 @@ class PoseNet(nn.Module):
             hints = F.silu(seen / scale)
         return self
 
-    def forward(self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1."""
+    def forward(self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor, return_dict: bool = False
+                ) -> tuple[list[Tensor], Tensor]:
+        """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1.
+
+        `return_dict` is there, and means nothing, so that it is called as diffusers' ControlNets are.
+        """
         return self._control[0](noisy, level, context, hint, return_dict=False)
 
 
@@ -106,6 +111,28 @@ def write(state: dict[str, Tensor], sizes: DemoSizes, step: int, path: Path) -> 
     save_file(control_lora(state, (1,) * len(sizes.channels)), partial, metadata)
     partial.chmod(0o644)  # safetensors writes for the owner alone
     partial.replace(path)
+
+
+def read(path: Path, unet: nn.Module) -> PoseNet:
+    """The net of a weights file for diffusers' `unet`, frozen. Raises MissingModel, BadFile."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MissingModel(f"no pose ControlNet at {path}; make it with `python -m facecdm demo train-pose`")
+    try:
+        tensors = load_file(path)
+        net = PoseNet(unet, max(len(value) for name, value in tensors.items() if name.endswith(".down")))
+        state, blocks = net.state_dict(), (1,) * len(unet.config.block_out_channels)
+        stored = {name: _stored_name(name, value, blocks) for name, value in state.items()}
+        net.load_state_dict({name: tensors[stored[name]].float() for name in state})
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise BadFile(f"{path} is not this U-Net's pose ControlNet, or is damaged ({error})") from error
+    return net.requires_grad_(False).eval()
+
+
+def _stored_name(name: str, value: Tensor, blocks: tuple[int, ...]) -> str:
+    return next(stored for stored in control_lora({name: value}, blocks) if stored != MARK)
 
 
 def _trained_name(part: str, rest: str) -> str:

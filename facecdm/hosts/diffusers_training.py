@@ -93,9 +93,10 @@ class _Decoder(nn.Module):
         return self.vae.decode(scaled.to(self.vae.dtype)).sample
 
 
-def demo_denoiser(weights=None, device: str = "cpu") -> DiffusersDenoiser:
-    """The demo model (`weights`: DemoWeights, by default those of the pack), in float32."""
-    from ..demo import schedule
+def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -> DiffusersDenoiser:
+    """The demo model (`weights`: DemoWeights, by default those of the pack), in float32; `pose` is the file of its pose
+    ControlNet."""
+    from ..demo import pose_net, schedule
     from ..demo import weights as demo
     from ..demo.autoencoder import PatchAutoencoder
     from .diffusers_unet import build_unet
@@ -107,7 +108,8 @@ def demo_denoiser(weights=None, device: str = "cpu") -> DiffusersDenoiser:
     autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
     signal, noise = schedule.signal_and_noise()
     unet = unet.to(device, memory_format=torch.channels_last)
-    return DiffusersDenoiser(unet, _DemoDecoder(autoencoder.to(device)), signal, noise, "v")
+    control = pose_net.read(pose, unet) if pose is not None else None
+    return DiffusersDenoiser(unet, _DemoDecoder(autoencoder.to(device)), signal, noise, "v", control)
 
 
 class _DemoDecoder(nn.Module):

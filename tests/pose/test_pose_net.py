@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from facecdm.demo.clip import ClipSizes
-from facecdm.demo.pose_net import MARK, PoseNet, control_lora, write
+from facecdm.demo.pose_net import MARK, PoseNet, control_lora, read, write
 from facecdm.demo.poses import KeyPoints
 from facecdm.demo.sizes import DemoSizes
+from facecdm.errors import BadFile
 from facecdm.hosts.diffusers_unet import build_unet
 from facecdm.pose.generic_face import FACE, FIVE
 from facecdm.pose.layout import FACE_OF_LANDMARKS
@@ -84,6 +85,20 @@ def test_core_computes_the_same(net, unet, sample, in_comfy, tmp_path):
         residuals = {name: list(values) for name, values in theirs.items()}
         found = model.model.diffusion_model(noisy, level.float(), context, control=residuals)
     assert torch.allclose(wanted, found, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_what_is_written_is_read_again(net, unet, sample, tmp_path):
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape)).copy_(parameter.half().float())
+    write(net.state_dict(), SMALL, 7, tmp_path / "pose.safetensors")
+    again = read(tmp_path / "pose.safetensors", unet)
+    with torch.no_grad():
+        (skips, middle), (other_skips, other_middle) = net(*sample), again(*sample, return_dict=False)
+    assert all(mine.any() and mine.equal(other) for mine, other in zip([*skips, middle], [*other_skips, other_middle]))
+    (tmp_path / "pose.safetensors").write_bytes(b"cut off")
+    with pytest.raises(BadFile, match="pose ControlNet"):
+        read(tmp_path / "pose.safetensors", unet)
 
 
 def test_every_name_is_one_of_cores(net, in_comfy):
