@@ -104,9 +104,9 @@ class DetailFaces(io.ComfyNode):
             latent = {"samples": vae.encode(before[..., :3])}
             if noise_mask:
                 latent["noise_mask"] = resize(window.cut(mask)[None, None], window.size)[0]
-            sampled = common_ksampler(model_in(model, window), (seed + number) % 2**64, steps, cfg, sampler_name,
-                                      scheduler, conditioning_in(positive, window), conditioning_in(negative, window),
-                                      latent, denoise)[0]["samples"]
+            prompts = (conditioning_in(words, window, face.image_index) for words in (positive, negative))
+            sampled = common_ksampler(model_in(model, window, face.image_index), (seed + number) % 2**64, steps, cfg,
+                                      sampler_name, scheduler, *prompts, latent, denoise)[0]["samples"]
             detail = vae.decode(sampled)
             result[face.image_index] = window.put_back(result[face.image_index], detail[0].to(result), mask)
             masks[face.image_index] = torch.maximum(masks[face.image_index], mask)

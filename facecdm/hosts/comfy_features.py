@@ -72,6 +72,8 @@ def features(adapter, sources: Sources) -> Shown:
     if "image" not in parts and sources.encoded is not None:
         raise Mismatch("this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "
                        "one that has (Combine Adapters)")
+    if "face" in parts and "image" in parts:
+        _check_towers(parts, sources)
     given = {}
     for stream, part in parts.items():
         own = sources if stream == avoiding else replace(sources, negative_image=None)
@@ -203,6 +205,18 @@ def _need_vision(part: Recognised, sources: Sources) -> None:
                            f"negative prompt too, and clip_vision is not connected: {_get(part)}")
     if hasattr(sources.clip_vision, "look_at"):
         raise Mismatch(f"clip_vision is PuLID's EVA-CLIP, and {part.family.name} looks with another: {_get(part)}")
+
+
+def _check_towers(parts: dict[str, Recognised], sources: Sources) -> None:
+    """Raises Mismatch where both streams look, with two towers: there is one clip_vision."""
+    face, image = (parts[stream] for stream in ("face", "image"))
+    pooled, towers = image.family.vision == POOLED, [part.encoder for part in (face, image) if part.vision_width]
+    looks = sources.image is not None if sources.encoded is None else not pooled
+    if len(towers) == 2 and None not in towers and towers[0] != towers[1] and looks:
+        encoded = ", or connect the picture by CLIP Vision Encode to clip_vision_output" if pooled else ""
+        raise Mismatch(f"{face.family.name} looks with {towers[0].name} and {image.family.name} with {towers[1].name}, "
+                       "and there is one clip_vision: load the two files apart and give each an Apply FaceCDM, one "
+                       f"after the other{encoded}")
 
 
 def _checked(seen: Seen, part: Recognised) -> Seen:

@@ -14,6 +14,7 @@ from ..adapter.person import Person, gates_at, resize_mask
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"        # there, too, while sampling: the Run
+PICTURES = "facecdm_pictures"  # there, too: which pictures of the batch are sampled, where it is not all of them
 
 
 def sample_with_people(executor: Callable, *args, **kwargs):
@@ -205,7 +206,11 @@ def of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Ten
 
 
 def pictures_seen(extra_options: dict) -> tuple[int, ...] | None:
-    """Which pictures of the batch are seen now, where a video is sampled window by window (core, AnimateDiff)."""
+    """Which pictures of the batch are seen now, where it is sampled part by part (Detail Faces, core's context windows,
+    AnimateDiff).
+    """
+    if PICTURES in extra_options:
+        return extra_options[PICTURES]
     window = getattr(extra_options.get("context_window"), "index_list", None)
     if window is None:
         window = (extra_options.get("ad_params") or {}).get("sub_idxs")

@@ -3,33 +3,34 @@
 from dataclasses import replace
 
 from ..faces.window import Window
-from .comfy_run import PEOPLE
+from .comfy_run import PEOPLE, PICTURES
 
 
-def model_in(model, window: Window):
-    """A copy of MODEL whose people have the window's part of their masks."""
-    people = model.model_options.get("transformer_options", {}).get(PEOPLE)
-    if not people:
-        return model
+def model_in(model, window: Window, picture: int = 0):
+    """A copy of MODEL whose people have the window's part of their masks, and their reference for that `picture` of the
+    batch.
+    """
     model = model.clone()
-    options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
-    options[PEOPLE] = tuple(person if person.mask is None else replace(person, mask=window.cut(person.mask))
-                            for person in people)
+    options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
+    options[PICTURES] = (picture,)
+    if PEOPLE in options:
+        options[PEOPLE] = tuple(person if person.mask is None else replace(person, mask=window.cut(person.mask))
+                                for person in options[PEOPLE])
     return model
 
 
-def conditioning_in(conditioning: list, window: Window) -> list:
+def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> list:
     """CONDITIONING for a window: masks and ControlNets' pictures are cut; those of places outside are left out.
 
-    An area becomes the part of it that the window shows. Where nothing is left, the whole conditioning stays, lest
-    there be no words at all.
+    Of a ControlNet's pictures it is that of the batch's `picture`. An area becomes the part of it that the window
+    shows. Where nothing is left, the whole conditioning stays, lest there be no words at all.
     """
-    seen = [own for entry in conditioning if (own := _entry_in(*entry, window)) is not None]
+    seen = [own for entry in conditioning if (own := _entry_in(*entry, window, picture)) is not None]
     return seen or [[text, {key: value for key, value in options.items() if key not in ("mask", "area")}]
                     for text, options in conditioning]
 
 
-def _entry_in(text, options: dict, window: Window) -> list | None:
+def _entry_in(text, options: dict, window: Window, picture: int) -> list | None:
     own = dict(options)
     if "mask" in own:
         own["mask"] = window.cut(own["mask"])
@@ -41,7 +42,7 @@ def _entry_in(text, options: dict, window: Window) -> list | None:
             return None
         own["area"] = area
     if own.get("control") is not None:
-        own["control"] = control_in(own["control"], window)
+        own["control"] = control_in(own["control"], window, picture)
     return [text, own]
 
 
@@ -59,14 +60,17 @@ def _area_in(area: tuple, window: Window) -> tuple | None:
     return ("percentage", spans[0][0], spans[1][0], spans[0][1], spans[1][1])
 
 
-def control_in(control, window: Window):
-    """A copy of a chain of ControlNets, each with the window's part of its picture."""
+def control_in(control, window: Window, picture: int = 0):
+    """A copy of a chain of ControlNets, each with the window's part of its picture; of several they take turns, as core
+    has it.
+    """
     own = control.copy()
     for net in (own, getattr(own, "net", None)):  # FaceControl holds another net
         if getattr(net, "cond_hint_original", None) is not None:
-            net.cond_hint_original = window.cut(net.cond_hint_original)
+            turn = picture % len(net.cond_hint_original)
+            net.cond_hint_original = window.cut(net.cond_hint_original[turn:turn + 1])
     if getattr(own, "mask", None) is not None:
         own.mask = window.cut(own.mask)
     if control.previous_controlnet is not None:
-        own.set_previous_controlnet(control_in(control.previous_controlnet, window))
+        own.set_previous_controlnet(control_in(control.previous_controlnet, window, picture))
     return own

@@ -95,6 +95,25 @@ def test_everybody_gets_their_own_person(in_comfy, demo, make_adapter, make_face
     assert model.model_options["transformer_options"][run.PEOPLE][0].mask.shape == (80, 128), "the given one stays"
 
 
+def test_every_frame_keeps_its_own_reference(in_comfy, sd15, adapter, make_faces, noise):
+    """One face a picture: the cut-out of the second frame is sampled with the second face, as the frame was."""
+    faces = make_faces(2)
+    window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([9.0, 9, 80, 80]), 160, 256, 0.2, 128)
+    model_in = in_comfy.module("facecdm.hosts.comfy_window").model_in
+    defaults = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+                if getattr(spec, "default", None) is not None}
+
+    def apply(shown, references):
+        return in_comfy.run("FaceCDMApply", **defaults | {"model": sd15, "adapter": adapter, "faces": shown,
+                                                          "references": references})[0]
+
+    video = apply(faces, "one per picture")
+    alone = [noise(apply(type(faces)((face,), faces.recogniser), "mean")) for face in faces]
+    for picture, expected in ((0, alone[0]), (1, alone[1]), (5, alone[1])):
+        torch.testing.assert_close(noise(model_in(video, window, picture)), expected)
+    assert not torch.allclose(*alone)
+
+
 def test_words_of_other_places_are_left_out(in_comfy):
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
     cut = in_comfy.module("facecdm.hosts.comfy_window").conditioning_in
@@ -125,6 +144,11 @@ def test_controlnets_see_the_window_of_their_picture(in_comfy):
     assert torch.equal(own.previous_controlnet.cond_hint_original, first.cond_hint_original[..., :64, :64])
     assert torch.equal(own.cond_hint_original, second.cond_hint_original[..., :128, :128])
     assert second.previous_controlnet is first and first.cond_hint_original.shape == (1, 3, 128, 256)
+    first.cond_hint_original = torch.rand(3, 3, 128, 256)
+    for picture, turn in ((0, 0), (2, 2), (4, 1)):
+        own = in_comfy.module("facecdm.hosts.comfy_window").control_in(second, window, picture)
+        expected = first.cond_hint_original[turn:turn + 1, :, :64, :64]
+        assert torch.equal(own.previous_controlnet.cond_hint_original, expected)
 
 
 def test_a_wrong_word_is_refused_before_it_runs(in_comfy):

@@ -1,6 +1,7 @@
 """PuLID through our nodes: what it looks at, its modes, and beside others on one MODEL."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,6 +197,22 @@ def test_without_the_picture(errors, apply):
 def test_with_another_picture(errors, apply):
     with pytest.raises(errors.FaceCDMError, match="image holds 1 picture.* of 12 × 10"):
         apply(image=torch.rand(1, 10, 12, 3))
+
+
+def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch):
+    """There is one clip_vision. Encoded already, a pooled picture needs none of its own."""
+    families = in_comfy.module("facecdm.formats.families")
+    monkeypatch.setattr(families, "ENCODERS", (families.Encoder("ViT-small", SMALL_XL.states, SMALL_XL.pooled, "s"),))
+    both = {family: in_comfy.run("FaceCDMCombineAdapters", adapter=pulid, other=make_imported(family))[0]
+            for family in ("ip-adapter", "ip-adapter-plus")}
+    for family, told in (("ip-adapter", "or connect the picture by CLIP Vision Encode"), ("ip-adapter-plus", "other$")):
+        with pytest.raises(errors.Mismatch, match=f"PuLID looks with EVA02.* with ViT-small.*an Apply FaceCDM.*{told}"):
+            apply(adapter=both[family])
+    seen = SimpleNamespace(image_embeds=torch.rand(1, SMALL_XL.pooled), penultimate_hidden_states=None)
+    shown = apply(adapter=both["ip-adapter"], clip_vision_output=seen)
+    differ(noise(shown), noise(apply()))
+    with pytest.raises(errors.Mismatch, match="PuLID looks with EVA02"):
+        apply(adapter=both["ip-adapter-plus"], clip_vision_output=seen)
 
 
 def test_the_tower_for_another_adapter(errors, apply, make_imported, picture):
