@@ -390,8 +390,8 @@ CFG 4 – 5 looks natural with InstantID.
 PULID = Plan(
     "sdxl_pulid", f"""## Your photo with SDXL and PuLID
 
-PuLID looks at the face on a plain ground through EVA CLIP. face_strength, and projection and balance of Apply Options, \
-say how much of the words' own picture stays.
+PuLID looks at the face on a plain ground through EVA CLIP. face_strength, and projection and balance of Apply \
+Options, say how much of the words' own picture stays.
 
 {files(SDXL_FILE, "models/pulid/ip-adapter_pulid_sdxl_fp16.safetensors",
        "models/clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt", ANTELOPE)}""",
