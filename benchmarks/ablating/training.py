@@ -10,7 +10,7 @@ import torch
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.files import write_whole
-from facecdm.training.begin import new_adapter, unit_faces
+from facecdm.training.begin import begin_streams, known_faces, new_adapter
 from facecdm.training.config import Config
 from facecdm.training.lora import Lora
 from facecdm.training.session import Session
@@ -103,8 +103,8 @@ def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
 def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAdapter:
     """IP-Adapter FaceID's design with as many weights as `full`: its MLP's hidden layer is as wide as that takes.
 
-    A gate that is constant over the noise folds into V, so this is what a FaceID file can hold; but it begins at zero,
-    as ours do, lest a short training be spent on mending the base. The embedding is centred as ours is.
+    A gate that is constant over the noise folds into V, so this is what a FaceID file can hold; but it begins as
+    ours do, silent, lest a short training be spent on mending the base. The embedding is centred as ours is.
     """
     torch.random.default_generator.manual_seed(seed)
     sizes |= {"knots": 1}
@@ -113,8 +113,8 @@ def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAd
     wide = 4 + round((_heard(full) - _heard(small)) / one)
     adapter = _plain(full, {**sizes, "face_rank": wide}).start_from_text(lab.denoiser.text_keys_values())
     with torch.no_grad():
-        adapter.face_projector.mean.copy_(unit_faces(lab.data).mean(0))
-    return adapter.requires_grad_(False)
+        adapter.face_projector.mean.copy_(known_faces(lab.data)[0].mean(0))
+    return begin_streams(adapter).requires_grad_(False)
 
 
 def _plain(like: TripletAdapter, sizes: dict) -> TripletAdapter:

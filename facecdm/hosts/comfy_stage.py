@@ -11,7 +11,7 @@ from torch import Tensor
 from ..adapter.layers import LayerMap
 from ..adapter.model import TripletAdapter
 from ..errors import FaceCDMError, Mismatch
-from ..training.begin import begin_bottleneck, unit_faces
+from ..training.begin import begin_bottleneck, begin_streams, known_faces
 from ..training.lora import Lora
 from ..training.preview import choose, preview
 from ..training.source import Source
@@ -134,7 +134,7 @@ def begun(adapter: TripletAdapter, data: Source, base: LayerMap) -> TripletAdapt
     copy.load_state_dict({name: value.detach().clone() if value.is_inference() or name.startswith("face_projector")
                           else value.detach() for name, value in adapter.state_dict().items()}, assign=True)
     if untrained:
-        begin_bottleneck(copy, unit_faces(data))
+        begin_bottleneck(begin_streams(copy), *known_faces(data))
     return copy.requires_grad_(False)
 
 

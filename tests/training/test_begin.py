@@ -1,0 +1,52 @@
+"""The bottleneck of a new adapter begins with what tells people apart."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.layers import BASES
+from facecdm.adapter.model import TripletAdapter
+from facecdm.training.begin import begin_bottleneck, identity_directions
+
+WIDTH, PEOPLE, PHOTOS, TRAITS = 32, 60, 4, 3
+
+
+@pytest.fixture(scope="module")
+def faces() -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit embeddings [240, 32] whose first three features are the person and the others, larger, the photo."""
+    draw = torch.Generator().manual_seed(0)
+    person = torch.randn(PEOPLE, TRAITS, generator=draw).repeat_interleave(PHOTOS, 0)
+    photo = torch.randn(PEOPLE * PHOTOS, WIDTH - TRAITS, generator=draw) * 3
+    noise = torch.randn(PEOPLE * PHOTOS, TRAITS, generator=draw) * 0.1
+    return torch.cat([person + noise, photo], 1) / 100, torch.arange(PEOPLE).repeat_interleave(PHOTOS)
+
+
+def test_directions_say_who_and_not_which_photo(faces):
+    centred = faces[0] - faces[0].mean(0)
+    directions = identity_directions(centred, faces[1], TRAITS)
+    code = centred @ directions.T
+    means = code.view(PEOPLE, PHOTOS, -1).mean(1, keepdim=True)
+    assert means.var() > 20 * (code.view(PEOPLE, PHOTOS, -1) - means).var()
+    assert code.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
+    principal = identity_directions(centred, torch.arange(len(centred)), TRAITS)  # every photo somebody else's
+    assert (centred @ principal.T).var(0).tolist() == pytest.approx([1] * TRAITS, rel=0.02)
+    assert principal[:, :TRAITS].norm() < 0.3 * principal.norm()
+
+
+def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
+    torch.manual_seed(0)
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH, face_rank=2 * WIDTH))
+    begin_bottleneck(adapter, *faces)
+    projector = adapter.face_projector
+    code = projector.code(faces[0])
+    half = code.shape[1] // 2
+    assert torch.allclose(F.gelu(code[:, :half]) - F.gelu(code[:, half:]), code[:, :half], atol=1e-4)
+    assert projector.reconstruction_loss(faces[0]) < 1e-3 * (faces[0] - faces[0].mean(0)).square().mean() * WIDTH
+
+
+def test_one_photo_begins_nothing():
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH))
+    before = adapter.face_projector.reduce.weight.detach().clone()
+    begin_bottleneck(adapter, torch.ones(1, WIDTH), torch.zeros(1, dtype=torch.int64))
+    assert torch.equal(adapter.face_projector.reduce.weight, before)
