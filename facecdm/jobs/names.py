@@ -13,7 +13,7 @@ def safe_name(name: str, limit: int = 120) -> str:
     Folders are cut off; the extension is kept where the name must be shortened.
     """
     name = re.split(r"[/\\]", str(name))[-1]
-    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name).strip(" .")
+    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]', "_", name).strip(" .")
     if not name:
         return "unnamed"
     if is_reserved(name):

@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facecdm.batch.naming import labels, names, suffix_of
@@ -40,6 +40,7 @@ def test_any_values_make_names_that_stay(tmp_path_factory, rows):
 
 @settings(deadline=None)
 @given(TEXT)
+@example("\ud800")
 def test_any_template_makes_names_that_stay_or_a_mistake(tmp_path_factory, template):
     mistakes: list[str] = []
     made = names(template, [{"a": 1}, {"a": 2}], mistakes)
