@@ -1,0 +1,55 @@
+"""Published adapters from their folders to a MODEL, on a small U-Net."""
+
+import pytest
+from published import flat, published_state
+from published_nodes import ARCFACE, FACES, IMAGES, SIZES, make_options
+from safetensors.torch import save_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_base(in_comfy, sd15):
+    """The small U-Net has a name among the bases."""
+    bases = in_comfy.module("facecdm.adapter.layers").BASES
+    bases["small SD1.5"] = in_comfy.module("facecdm.hosts.comfy").layer_map(sd15)
+    yield
+    del bases["small SD1.5"]
+
+
+@pytest.fixture(scope="module")
+def states(in_comfy, sd15):
+    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(sd15)
+    return {family: published_state(family, layer_map, SIZES, seed) for seed, family in enumerate(FACES + IMAGES)}
+
+
+@pytest.fixture
+def load(in_comfy, folder, states):
+    """family → its ADAPTER, from a file in models/ipadapter with the name that it was published under."""
+    import folder_paths
+
+    def load(family: str, choice: str = "auto"):
+        place = folder_paths.get_folder_paths("ipadapter")[0]
+        save_file(flat(states[family]), f"{place}/ip-adapter-{family}_sd15.safetensors")
+        return in_comfy.run("FaceCDMLoadAdapter", name=f"ipadapter/ip-adapter-{family}_sd15.safetensors",
+                            family=choice)[0]
+
+    return load
+
+
+@pytest.fixture
+def faces(make_faces):
+    return make_faces(1, recogniser=ARCFACE)
+
+
+@pytest.fixture
+def apply(in_comfy, sd15, faces, vision, picture):
+    """Apply FaceCDM with everything connected; `options` as a dict of Apply Options' inputs."""
+
+    def apply(adapter, **changes):
+        inputs = {"model": sd15, "adapter": adapter, "faces": faces, "face_strength": 1.0, "image_strength": 1.0,
+                  "keep_prompt": 0.0, "start_at": 0.0, "end_at": 1.0, "references": "mean", "curve": "flat",
+                  "clip_vision": vision, "image": picture()} | changes
+        if isinstance(inputs.get("options"), dict):
+            inputs["options"] = make_options(in_comfy, **inputs["options"])
+        return in_comfy.run("FaceCDMApply", **inputs)[0]
+
+    return apply

@@ -1,0 +1,129 @@
+"""What each family is shown of the face and the picture, and what of nobody."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from published_nodes import ARCFACE, person
+
+
+def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, vision, make_faces, found_in):
+    from insightface.utils import face_align
+
+    generator = torch.Generator().manual_seed(5)
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 30, 40, generator=generator), (300, 400),
+                                              mode="bicubic").clamp(0, 1).movedim(1, -1)
+    points = torch.tensor([[150.0, 110], [215, 118], [180, 160], [150, 190], [205, 196]])
+    face = replace(make_faces(1, recogniser=ARCFACE)[0], keypoints=points, image_size=(300, 400))
+    faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture)
+    shown = person(in_comfy, apply(load("faceid-plusv2"), image=picture, faces=faces))
+    pixels = (picture[0].numpy() * 255).round().astype("uint8")
+    # The small base's text is not SD1.5's, so it counts as a larger one.
+    crop = torch.from_numpy(face_align.norm_crop(pixels, points.numpy(), 256)).float()[None] / 255
+    expected = vision.encode_image(crop).penultimate_hidden_states
+    torch.testing.assert_close(shown.face.states, expected, rtol=0, atol=2e-2 * expected.abs().max().item())
+    assert shown.face.embedding.norm().item() == pytest.approx(1.0)
+    from_crop = person(in_comfy, apply(load("faceid-plusv2"), image=None, faces=faces)).face.states
+    expected = vision.encode_image(faces[0].crop[None]).penultimate_hidden_states
+    torch.testing.assert_close(from_crop, expected)
+
+
+def test_frames_of_the_two_sizes_are_insightfaces(in_comfy):
+    from insightface.utils import face_align
+
+    align = in_comfy.module("facecdm.faces.align")
+    points = torch.tensor([[150.0, 110], [215, 118], [180, 160], [150, 190], [205, 196]]).numpy()
+    for size in (112, 224, 256):
+        ours = align.similarity(points, align.upstream_template(size))
+        assert abs(ours - face_align.estimate_norm(points, size)).max() < 1e-3
+
+
+def test_no_picture_is_zeroed_normalised_pixels(in_comfy, load, apply, vision):
+    nothing = person(in_comfy, apply(load("ip-adapter-plus"))).negative["image"].states
+    with torch.no_grad():
+        grey = vision.model(pixel_values=torch.zeros(1, 3, 32, 32), intermediate_output=-2)[1]
+    assert nothing.equal(grey)
+    black = vision.encode_image(torch.zeros(1, 32, 32, 3)).penultimate_hidden_states
+    assert not torch.allclose(nothing, black), "a black picture is something else"
+    assert not person(in_comfy, apply(load("ip-adapter"))).negative["image"].embedding.any()
+    assert not person(in_comfy, apply(load("faceid"))).negative["face"].embedding.any()
+
+
+def test_a_negative_picture_is_seen_by_the_negative_prompt_alone(in_comfy, load, apply, noise, picture, vision):
+    adapter = load("ip-adapter-plus")
+    plain, avoiding = apply(adapter), apply(adapter, options={"negative_image": picture(9)})
+    assert noise(plain).equal(noise(avoiding)) and not noise(plain, cfg=4.0).equal(noise(avoiding, cfg=4.0))
+    expected = vision.encode_image(picture(9)).penultimate_hidden_states
+    assert person(in_comfy, avoiding).negative["image"].states.equal(expected)
+
+
+def test_faceid_plus_looks_away_from_a_negative_picture(in_comfy, load, apply, noise, picture, vision):
+    """As IPAdapter_plus has it: an empty face, with the look of that picture."""
+    adapter = load("faceid-plusv2")
+    plain, avoiding = apply(adapter), apply(adapter, options={"negative_image": picture(9)})
+    assert noise(plain).equal(noise(avoiding)) and not noise(plain, cfg=4.0).equal(noise(avoiding, cfg=4.0))
+    nobody = person(in_comfy, avoiding).negative["face"]
+    assert nobody.states.equal(vision.encode_image(picture(9)).penultimate_hidden_states)
+    assert not nobody.embedding.any()
+
+
+def test_beside_an_image_stream_a_negative_picture_is_for_that_alone(in_comfy, load, apply, picture):
+    both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid-plusv2"), other=load("ip-adapter-plus"))
+    plain, avoiding = (person(in_comfy, apply(both, options=options)).negative
+                       for options in ({}, {"negative_image": picture(9)}))
+    assert not plain["image"].states.equal(avoiding["image"].states)
+    assert plain["face"].states.equal(avoiding["face"].states)
+    without = person(in_comfy, apply(both, image=None, options={"negative_image": picture(9)})).negative
+    assert without["face"].states.equal(avoiding["image"].states), "where no picture is shown, the face looks away"
+
+
+def test_of_several_negative_pictures_the_mean(in_comfy, load, apply, picture, vision):
+    two = picture(9, 2)
+    seen = vision.encode_image(two).penultimate_hidden_states
+    for kind, expected in (("mean", seen.mean(0, keepdim=True)), ("side by side", seen)):
+        model = apply(load("ip-adapter-plus"), image=picture(1, 2), references=kind, options={"negative_image": two})
+        torch.testing.assert_close(person(in_comfy, model).negative["image"].states, expected)
+
+
+def test_noise_is_in_the_empty_face(in_comfy, load, apply, noise):
+    for family in ("faceid", "faceid-plusv2"):
+        adapter = load(family)
+        plain, noisy = apply(adapter), apply(adapter, options={"noise": 0.4})
+        assert noise(plain).equal(noise(noisy)) and not noise(plain, cfg=4.0).equal(noise(noisy, cfg=4.0))
+        nobody = person(in_comfy, noisy).negative["face"].embedding
+        assert 0.3 < nobody.max() <= 0.4 and nobody.min() >= 0
+
+
+@pytest.mark.parametrize("family,options,told", [
+    ("faceid", "negative_image", "FaceID shows the negative prompt an empty face.*Combine Adapters. Adapters that"),
+    ("ip-adapter", "noise", "noise is 0.4.*IP-Adapter shows no face: set it to 0; for a picture.*FaceID and its kin"),
+    ("native", "negative_image", "FaceCDM's own adapters show the negative prompt no picture: disconnect it"),
+    ("native", "noise", "noise is 0.4.*FaceCDM's own adapters show the negative prompt nobody.*set it to 0")])
+def test_what_nobody_would_hear_is_refused(errors, load, apply, adapter, make_faces, picture, family, options, told):
+    given = {"negative_image": {"negative_image": picture(9)}, "noise": {"noise": 0.4}}[options]
+    one, faces = (adapter, make_faces()) if family == "native" else (load(family), make_faces(1, recogniser=ARCFACE))
+    apply(one, faces=faces)
+    with pytest.raises(errors.Mismatch, match=told):
+        apply(one, faces=faces, options=given)
+
+
+def test_a_negative_picture_needs_one_to_stand_against(errors, in_comfy, load, apply, picture):
+    both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
+    apply(both, options={"negative_image": picture(9)})
+    with pytest.raises(errors.Mismatch, match="image stream .IP-Adapter Plus. shows no picture.*connect image, too"):
+        apply(both, image=None, options={"negative_image": picture(9)})
+
+
+def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, make_faces, found_in):
+    """Plus-Face looks at a square around the face, where the picture is the one that the face was found in."""
+    face = replace(make_faces(1)[0], box=torch.tensor([4.0, 6, 14, 16]), image_size=(40, 32),
+                   keypoints=torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]]))
+    faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture())
+    adapter = load("ip-adapter-plus", "ip-adapter-plus-face")
+    close = person(in_comfy, apply(adapter, faces=faces)).image.states
+    square = picture()[:, 2:20, 0:18]
+    expected = vision.encode_image(square).penultimate_hidden_states
+    torch.testing.assert_close(close, expected, rtol=0, atol=0.1 * expected.abs().max().item())
+    whole = person(in_comfy, apply(adapter, faces=None)).image.states
+    assert whole.equal(vision.encode_image(picture()).penultimate_hidden_states)
+    assert (close - expected).abs().max() < (whole - expected).abs().max()
