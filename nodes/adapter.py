@@ -214,14 +214,13 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
     if isinstance(adapter, ImportedAdapter):
         return "\n".join(part.report() for part in config.parts.values())
     weights = sum(value.numel() for value in adapter.parameters())
-    trained = not all(stream.gate.is_zero for stream in adapter.streams.values())
     lines = [f"base: {config.layer_map.base}, {len(config.layer_map.layers)} cross-attention layers",
              f"face: {config.face_width} features → {config.face_tokens} tokens",
              (f"image: {config.image_width} features → {config.image_tokens} tokens" if config.image_width
               else "image: no stream"),
              f"weights: {weights / 1e6:.1f} M",
              f"recogniser: {config.recogniser or 'any'}"]
-    return "\n".join(lines if trained else [*lines, "untrained: it changes nothing yet"])
+    return "\n".join([*lines, "untrained: it changes nothing yet"] if adapter.is_new else lines)
 
 
 def _vision_width(clip_vision) -> int:

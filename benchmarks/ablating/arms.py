@@ -12,7 +12,7 @@ class Design:
     """The adapter that a training begins with.
 
     `faceid`: the face's tokens come from IP-Adapter FaceID's plain MLP, as wide as makes the adapter as large as the
-    triplet, and its gates are constant over the noise. `whole_code`: the bottleneck's code is as wide as the embedding.
+    triplet, and its gates are constant over the noise. `whole_code`: the bottleneck's code holds all of the embedding.
     """
 
     image: bool = True
@@ -69,7 +69,7 @@ ARMS: tuple[Arm, ...] = (
         stages=("identity",)),
     Arm("two stages", "as many steps, without the third stage", stages=("broad", "identity")),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
-    Arm("without bottleneck", "the face's code is as wide as its embedding, and has no loss of its own",
+    Arm("without bottleneck", "the face's code holds all of its embedding, and has no loss of its own",
         design=Design(whole_code=True), settings=(("bottleneck", 0.0),)),
     Arm("with pose", "the triplet drawn under the demo's pose ControlNet", of=TRIPLET, drawing=Drawing(pose=True)),
 )

@@ -10,7 +10,7 @@ import torch
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.files import write_whole
-from facecdm.training.begin import begin_streams, known_faces, new_adapter
+from facecdm.training.begin import new_adapter
 from facecdm.training.config import Config
 from facecdm.training.lora import Lora
 from facecdm.training.session import Session
@@ -94,7 +94,7 @@ def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     if not design.image:
         sizes["image_width"] = 0
     if design.whole_code:
-        sizes["face_rank"] = full.config.face_width
+        sizes["face_rank"] = 2 * full.config.face_width  # its features come in pairs of opposite sign
     if design.faceid:
         return _faceid(full, lab, sizes, seed)
     return new_adapter(lab.denoiser, lab.data, seed=seed, **sizes)
@@ -113,8 +113,8 @@ def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAd
     wide = 4 + round((_heard(full) - _heard(small)) / one)
     adapter = _plain(full, {**sizes, "face_rank": wide}).start_from_text(lab.denoiser.text_keys_values())
     with torch.no_grad():
-        adapter.face_projector.mean.copy_(known_faces(lab.data)[0].mean(0))
-    return begin_streams(adapter).requires_grad_(False)
+        adapter.face_projector.mean.copy_(lab.data.mean_face)
+    return adapter.requires_grad_(False)
 
 
 def _plain(like: TripletAdapter, sizes: dict) -> TripletAdapter:

@@ -79,6 +79,11 @@ class TripletAdapter(nn.Module):
         return self.interplay(tokens, text) if self.interplay is not None else tokens
 
     @property
+    def is_new(self) -> bool:
+        """Whether every gate is still shut, as at birth."""
+        return all(stream.gate.is_zero for stream in self.streams.values())
+
+    @property
     def text_matters(self) -> bool:
         """Whether keys and values depend on the prompt."""
         return self.interplay is not None and not self.interplay.is_identity

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..adapter.layers import LayerMap
 from ..adapter.model import TripletAdapter
 from ..errors import FaceCDMError, Mismatch
-from ..training.begin import begin_bottleneck, begin_streams, known_faces
+from ..training.begin import begin_bottleneck, known_faces
 from ..training.lora import Lora
 from ..training.preview import choose, preview
 from ..training.source import Source
@@ -130,11 +130,10 @@ def begun(adapter: TripletAdapter, data: Source, base: LayerMap) -> TripletAdapt
                        f"{vision.shape[-1]}: use the same CLIP Vision in New Adapter and Prepare Data Set")
     with torch.device("meta"):
         copy = TripletAdapter(replace(config, recogniser=data.recogniser))
-    untrained = all(stream.gate.is_zero for stream in adapter.streams.values())
     copy.load_state_dict({name: value.detach().clone() if value.is_inference() or name.startswith("face_projector")
                           else value.detach() for name, value in adapter.state_dict().items()}, assign=True)
-    if untrained:
-        begin_bottleneck(begin_streams(copy), *known_faces(data))
+    if adapter.is_new:
+        begin_bottleneck(copy, *known_faces(data))
     return copy.requires_grad_(False)
 
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn import functional as F
 
 from ..adapter.config import AdapterConfig
@@ -24,19 +23,20 @@ def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: in
     torch.random.default_generator.manual_seed(seed)
     adapter = TripletAdapter(config).start_from_text(denoiser.text_keys_values())
     begin_bottleneck(adapter, *known_faces(data))
-    return begin_streams(adapter).requires_grad_(False)
+    return adapter.requires_grad_(False)
 
 
+@torch.no_grad()
 def begin_streams(adapter: TripletAdapter) -> TripletAdapter:
     """Open the gates and let the values be zero: still nobody's face, bit for bit, and learnt sooner.
 
-    What a new adapter has instead, zero gates before the text's values, must first let the noise of random values in.
-    Tensors are replaced, not written to: others may hold them.
+    For values that learn whole: those that learn a low-rank addition need the text's to add to. Zero gates before the
+    text's values must first let in the noise of these. Tensors are replaced, not written to: others may hold them.
     """
     for stream in adapter.streams.values():
-        stream.gate.knots = Parameter(torch.ones_like(stream.gate.knots))
+        stream.gate.knots.data = torch.ones_like(stream.gate.knots)
         for linear in stream.to_v:
-            linear.weight = Parameter(torch.zeros_like(linear.weight))
+            linear.weight.data = torch.zeros_like(linear.weight)
     return adapter
 
 
@@ -74,19 +74,15 @@ def begin_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> 
 def identity_directions(faces: Tensor, people: Tensor, most: int) -> Tensor:
     """[K ≤ most, W]: directions of centred `faces` [N, W] in which people differ more than photos of one person.
 
-    Fisher's discriminants, each as long as its share of identity says, together of unit variance; so what the
-    recogniser is sure of comes first and loudest. Where too few people have several photos, principal components,
-    whitened.
+    Fisher's discriminants (Fisher 1936), each as long as its share of identity says, together of unit variance; so
+    what the recogniser is sure of comes first and loudest. Where too few people have several photos, principal ones.
     """
     faces = faces.double()
     known, whose, count = people.unique(return_inverse=True, return_counts=True)
-    means = torch.zeros(len(known), faces.shape[1], dtype=faces.dtype).index_add_(0, whose, faces) / count[:, None]
     spare = len(faces) - len(known)
     if spare < faces.shape[1] or len(known) <= most:
-        _, values, directions = torch.linalg.svd(faces, full_matrices=False)
-        rank = min(most, len(faces) - 1)
-        spread = (values[:rank] / len(faces) ** 0.5).clamp(min=1e-6)
-        return (directions[:rank] / spread[:, None]).float()
+        return principal_directions(faces, most).float()
+    means = torch.zeros(len(known), faces.shape[1], dtype=faces.dtype).index_add_(0, whose, faces) / count[:, None]
     within = (faces - means[whose]).T @ (faces - means[whose]) / spare
     between = torch.cov(means.T) - within / count.double().mean()
     within += within.diagonal().mean() * RIDGE * torch.eye(len(within), dtype=within.dtype)
@@ -95,3 +91,11 @@ def identity_directions(faces: Tensor, people: Tensor, most: int) -> Tensor:
     ratio, turned = ratio.flip(0)[:most].clamp(min=0), turned.flip(1)[:, :most]
     directions = turned.T @ white * (ratio / (ratio + 1)).clamp(min=FAINTEST)[:, None]
     return (directions / (faces @ directions.T).square().mean().sqrt()).float()
+
+
+def principal_directions(faces: Tensor, most: int) -> Tensor:
+    """[K ≤ most, W]: the first principal components of centred `faces` [N, W], each of unit variance."""
+    _, values, directions = torch.linalg.svd(faces, full_matrices=False)
+    rank = min(most, len(faces) - 1)
+    spread = (values[:rank] / len(faces) ** 0.5).clamp(min=1e-6)
+    return directions[:rank] / spread[:, None]

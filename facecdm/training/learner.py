@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.model import TripletAdapter
+from .begin import begin_streams
 from .lora import Lora, LowRank
 from .stages import Stage
 
@@ -24,6 +25,8 @@ class Learner:
         self.stage = stage
         learns = set(stage.train)
         self.adapter = _fork(adapter, learns - {"keys_values"} if stage.rank else learns).to(device)
+        if "keys_values" in learns and not stage.rank and adapter.is_new:
+            begin_streams(self.adapter)
         self.extra: dict[nn.Linear, LowRank] = {}
         if "keys_values" in learns and stage.rank:
             self.extra = {linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)

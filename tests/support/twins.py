@@ -130,6 +130,4 @@ def stir(adapter: TripletAdapter, seed: int = 2) -> TripletAdapter:
     for name, value in adapter.named_parameters():
         if "gate" in name or "to_out" in name or "kappa" in name:
             value.data.copy_(torch.randn(value.shape, generator=generator).abs() * 0.3 + 0.1)
-        elif "to_v" in name and not value.any():  # as training begins
-            value.data.copy_(torch.randn(value.shape, generator=generator) * 0.3)
     return adapter

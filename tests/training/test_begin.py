@@ -8,6 +8,9 @@ from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.layers import BASES
 from facecdm.adapter.model import TripletAdapter
 from facecdm.training.begin import begin_bottleneck, identity_directions
+from facecdm.training.learner import Learner
+from facecdm.training.lora import Lora
+from facecdm.training.stages import PRESETS
 
 WIDTH, PEOPLE, PHOTOS, TRAITS = 32, 60, 4, 3
 
@@ -50,3 +53,17 @@ def test_one_photo_begins_nothing():
     before = adapter.face_projector.reduce.weight.detach().clone()
     begin_bottleneck(adapter, torch.ones(1, WIDTH), torch.zeros(1, dtype=torch.int64))
     assert torch.equal(adapter.face_projector.reduce.weight, before)
+
+
+@pytest.mark.parametrize("settings,opens", [({"rank": 0}, True), ({"rank": 4}, False),
+                                            ({"rank": 0, "train": ("projectors", "gates")}, False)])
+def test_streams_open_where_values_learn_whole(settings, opens):
+    torch.manual_seed(0)
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH)).requires_grad_(False)
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    learner = Learner(adapter, Lora(), {}, PRESETS["adapter"][0].but(**settings), torch.device("cpu"))
+    stream = learner.adapter.streams["face"]
+    assert bool((stream.gate.knots == 1).all()) == opens == (not any(value.weight.any() for value in stream.to_v))
+    assert opens or all(torch.equal(value, before[name]) for name, value in learner.adapter.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
+    assert all(learner.named[name].requires_grad for name in learner.named) and len(learner.groups()) == 2
