@@ -221,5 +221,4 @@ class LoadDemoPose(io.ComfyNode):
         return io.NodeOutput(load())
 
 
-# `python -m facecdm demo train-pose` makes the ControlNet's weights; until they are there, there is no node for them.
-NODES: list[type[io.ComfyNode]] = [ExtractPose, EditPose, *([LoadDemoPose] if POSE_WEIGHTS.is_file() else [])]
+NODES: list[type[io.ComfyNode]] = [ExtractPose, EditPose, LoadDemoPose]

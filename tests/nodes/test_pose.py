@@ -32,11 +32,6 @@ def edit(in_comfy, seen):
     return edit
 
 
-def test_the_demos_controlnet_has_a_node_where_it_has_weights(in_comfy):
-    made = in_comfy.module("facecdm.demo.pose_cli").POSE_WEIGHTS.is_file()
-    assert ("FaceCDMLoadDemoPose" in in_comfy.nodes) == made
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_schema_execute_and_page_agree(in_comfy, name):
     node = getattr(in_comfy.module("nodes.pose"), name)

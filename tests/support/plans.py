@@ -4,9 +4,6 @@ A value "@name" or "@name:1" is a link to an output of another node; inputs that
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 PHOTO, MODEL, WORDS, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
 DEMO_WORDS = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
@@ -57,7 +54,6 @@ class Plan:
     nodes: dict[str, Node]
     groups: tuple[tuple[Group, ...], ...]
     runs: bool = True
-    needs: str = ""  # a file of the pack; without it the workflow is not shipped
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def api(self) -> dict:
@@ -300,8 +296,7 @@ strength of Apply ControlNet says how strictly the pose is kept.
                     image="@edit", vae="@base:2")}
     | sampling("@apply", positive="@control", negative="@control:1", vae="@base:2", prefix="posed", **DEMO_SAMPLER),
     ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
-     (Group("The pose", PHOTO, (("picture", "net", "control"), ("pose",), ("edit",))),), (PICTURE_GROUP,)),
-    needs="facecdm/demo/weights/pose.safetensors")
+     (Group("The pose", PHOTO, (("picture", "net", "control"), ("pose",), ("edit",))),), (PICTURE_GROUP,)))
 
 # ---- bases that a user has: these need files that do not come with the pack, and each note says which ----
 
@@ -433,4 +428,4 @@ SDXL_POSE = posed("sdxl_pose", "SDXL", SDXL, SDXL_FILE, 1024, "ip-adapter-faceid
 
 ALL = (PORTRAIT, POSE, TWO_PEOPLE, FACE_LIBRARY, DETAIL, IMG2IMG, INPAINT, FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE,
        SDXL_POSE)
-PLANS = {plan.name: plan for plan in ALL if not plan.needs or (REPOSITORY / plan.needs).is_file()}
+PLANS = {plan.name: plan for plan in ALL}
