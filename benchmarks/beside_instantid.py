@@ -8,15 +8,12 @@ noise for the negative prompt; then both packs on one MODEL in either order. Its
 conditions the middle block, so nothing is silenced here.
 """
 
-import argparse
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+from other_packs import open_pack
+
 SIGMA, CFG, STRENGTH, HELD = 3.0, 3.0, 0.8, 0.6
 # How many transformers it expects in each block of SDXL, in the order in which it counts them.
 BLOCKS = ([("input", block, 2) for block in (4, 5)] + [("input", block, 10) for block in (7, 8)]
@@ -25,19 +22,7 @@ BLOCKS = ([("input", block, 2) for block in (4, 5)] + [("input", block, 10) for 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--pack", type=Path, required=True)
-    arguments = parser.parse_args()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    spec = importlib.util.spec_from_file_location("instantid_pack", arguments.pack / "__init__.py",
-                                                  submodule_search_locations=[str(arguments.pack)])
-    pack = importlib.util.module_from_spec(spec)
-    sys.modules["instantid_pack"] = pack
-    spec.loader.exec_module(pack)
+    open_pack(__doc__, "instantid_pack")
     from instantid_pack import InstantID as theirs
 
     bench, worst = Bench(theirs), 0.0

@@ -7,37 +7,22 @@ difference of the noise predictions (CFG 3) as part of the largest value: with o
 and with it, which is the stated difference. Then both packs on one MODEL in either order, and our export in its loader.
 """
 
-import argparse
-import importlib.util
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+from other_packs import open_pack
+
 FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-plusv2",
             "faceid-portrait")
 SIGMA, CFG = 3.0, 3.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--pack", type=Path, required=True)
-    arguments = parser.parse_args()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    spec = importlib.util.spec_from_file_location("ipadapter_plus", arguments.pack / "__init__.py",
-                                                  submodule_search_locations=[str(arguments.pack)])
-    pack = importlib.util.module_from_spec(spec)
-    sys.modules["ipadapter_plus"] = pack
-    spec.loader.exec_module(pack)
+    open_pack(__doc__, "ipadapter_plus")
     from ipadapter_plus import IPAdapterPlus as theirs
 
     bench, worst = Bench(theirs), 0.0
