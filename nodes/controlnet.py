@@ -50,9 +50,10 @@ class ApplyToControlNet(io.ComfyNode):
         if references not in REFERENCES:
             return f"references must be one of {', '.join(REFERENCES)}; got {references!r}"
         try:
-            return weights_of(reference_weights) is not None
+            weights_of(reference_weights)
         except FaceCDMError as error:
             return str(error)
+        return True
 
     @classmethod
     def execute(cls, positive, negative, control_net, image, adapter, faces, strength, start_at, end_at, references,
