@@ -34,6 +34,7 @@ def parse() -> argparse.Namespace:
     add("--pose", type=Path, help="the pose ControlNet's weights (default: the one in the package)")
     add("--pictures", type=int, default=100, help="results of the ControlNet; 0 measures key points alone")
     add("--heads", type=int, default=576, help="val pictures whose key points are measured")
+    add("--five-points", action="store_true", help="without the 106 landmarks")
     add("--strength", type=float, default=1.0)
     add("--sampler", default="euler")
     add("--scheduler", default="karras")
@@ -130,7 +131,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     from facecdm.faces.analyzer import open_pack
     from facecdm.pose.extract import Drawing, FaceDetector, extract
 
-    detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
+    detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s",
+                                      landmarks=not arguments.five_points))
     labels = read_labels(arguments.faceworld, ("val",))
     some = [labels[row] for row in spread(len(labels), arguments.heads)]
     heads = extract(detector, val_pictures(arguments.faceworld, some), "largest")
