@@ -134,8 +134,7 @@ def _same(operation: Operation) -> Callable[[dict], Operation]:
 OPERATIONS: dict[str, Callable[[dict], Operation]] = {
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
-    # Bit for bit PReLU below a slope of one half, and its gradient costs a CPU less than that of F.prelu.
-    "PRelu": _same(lambda x, slope: torch.lerp(F.relu(x), x, slope)),
+    "PRelu": _same(lambda x, slope: F.prelu(x, slope.flatten())),
     "Relu": _same(F.relu),
     "Add": _same(torch.add),
     "Sub": _same(torch.sub),
