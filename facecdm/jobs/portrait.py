@@ -23,7 +23,7 @@ from .client import Client
 from .errors import JobFailed, ServerDied, ServerUnreachable
 from .names import inside, safe_name
 from .progress import ProgressLine
-from .references import Reference, read_references
+from .references import Reference, lay_out_examples, read_references
 from .sheet import Result, Row, contact_sheet
 from .workflow import Workflow
 
@@ -210,6 +210,8 @@ def running(options: argparse.Namespace) -> Iterator[tuple[str, "LocalServer | N
 
     base = (options.base or options.comfyui).absolute()
     link_pack(REPOSITORY, base)
+    if options.base:  # a base directory of our own; in somebody's ComfyUI the input folder is theirs
+        lay_out_examples(base / "input")
     with LocalServer(options.comfyui.absolute(), base, port=options.port, cpu=not has_accelerator()) as local:
         yield local.address, local
 

@@ -1,6 +1,7 @@
 """The pictures of the people who are to be portrayed."""
 
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ from .names import safe_name
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FACEWORLD_REFERENCE = Path(__file__).resolve().parents[1] / "demo" / "assets" / "reference.webp"
+EXAMPLES = Path(__file__).resolve().parents[1] / "demo" / "assets"  # under the names that the workflows give them
+FACEWORLD_REFERENCE = EXAMPLES / "faceworld.webp"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ def read_references(paths: list[Path] | None) -> list[Reference]:
     """The pictures, read whole; without paths an astronaut's and a FaceWorld face. Raises BadFile."""
     if paths:
         return unique([reference(path.name, path.read_bytes()) for path in paths])
-    default = reference("faceworld.webp", FACEWORLD_REFERENCE.read_bytes())
+    default = reference(FACEWORLD_REFERENCE.name, FACEWORLD_REFERENCE.read_bytes())
     try:
         from skimage import data
     except ImportError:
@@ -35,6 +37,14 @@ def read_references(paths: list[Path] | None) -> list[Reference]:
     file = io.BytesIO()
     Image.fromarray(data.astronaut()).save(file, "png")
     return [reference("astronaut.png", file.getvalue()), default]
+
+
+def lay_out_examples(folder: Path) -> None:
+    """The pictures that the shipped workflows name into an input `folder`; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for example in EXAMPLES.iterdir():
+        if not (folder / example.name).exists():
+            shutil.copy(example, folder)
 
 
 def reference(name: str, data: bytes) -> Reference:

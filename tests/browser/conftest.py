@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from pathlib import Path
 import pytest
 from chromium import Tab, find_browser
 from frontend import Frontend, settle_in
-from plans import PICTURES, brought
+from plans import brought
+
+from facecdm.jobs.references import lay_out_examples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -55,8 +56,7 @@ class Page:
 
 @contextlib.contextmanager
 def opened(browser: str, address: str, base: Path, log: Path):
-    for name, asset in PICTURES.items():
-        shutil.copy(REPOSITORY / "facecdm" / "demo" / "assets" / asset, base / "input" / name)
+    lay_out_examples(base / "input")
     tab = Tab(browser)
     try:
         yield Page(Frontend(tab, address), tab, address, log)

@@ -17,9 +17,9 @@ from facecdm.cli import main
 from facecdm.errors import BadFile
 from facecdm.jobs import portrait
 from facecdm.jobs.errors import WorkflowMistake
-from facecdm.jobs.portrait import plan
+from facecdm.jobs.portrait import WORKFLOW, plan
 from facecdm.jobs.progress import ProgressLine
-from facecdm.jobs.references import FACEWORLD_REFERENCE, read_references
+from facecdm.jobs.references import FACEWORLD_REFERENCE, lay_out_examples, read_references
 from facecdm.jobs.sheet import Result, Row, contact_sheet, fit, font, wrap
 from facecdm.jobs.workflow import Workflow
 
@@ -175,9 +175,19 @@ def test_stopping_the_demo_ends_the_server(number, tmp_path):
         os.kill(server, 0)
 
 
+def test_the_pictures_that_workflows_name_are_laid_out_and_yours_stay(tmp_path):
+    (tmp_path / "faceworld.webp").write_bytes(b"mine")
+    lay_out_examples(tmp_path)
+    shipped = [json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOW.parent.glob("*.json")]
+    named = {node["inputs"]["image"] for nodes in shipped for node in nodes.values()
+             if node["class_type"] == "LoadImage"}
+    assert named and named <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "faceworld.webp").read_bytes() == b"mine"
+
+
 def test_the_plan_is_references_times_prompts():
     references = read_references([FACEWORLD_REFERENCE, FACEWORLD_REFERENCE])
-    assert [item.name for item in references] == ["reference.webp", "reference-2.webp"]
+    assert [item.name for item in references] == ["faceworld.webp", "faceworld-2.webp"]
     jobs = plan(Workflow.parse(NODES), references, ["a", "b"], ["u.webp", "v.webp"], 5, 9)
     seen = [(j.workflow.get("Reference", "image"), j.workflow.get("Prompt", "text")) for j in jobs]
     assert seen == [("u.webp", "a"), ("u.webp", "b"), ("v.webp", "a"), ("v.webp", "b")]

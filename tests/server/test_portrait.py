@@ -3,18 +3,17 @@
 import asyncio
 import io
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from plans import PICTURES, brought
+from plans import brought
 
 from facecdm.demo.weights import default_path
 from facecdm.jobs.client import Client
 from facecdm.jobs.errors import JobFailed
 from facecdm.jobs.portrait import WORKFLOW, plan
-from facecdm.jobs.references import FACEWORLD_REFERENCE, reference
+from facecdm.jobs.references import FACEWORLD_REFERENCE, lay_out_examples, reference
 from facecdm.jobs.workflow import Workflow
 
 WORKFLOWS = WORKFLOW.parent.parent
@@ -35,9 +34,8 @@ def offered(server) -> dict:
 @pytest.fixture(scope="module")
 def faceworld(server) -> str:
     """The demo's reference; all pictures of the pack are there under the names that the workflows' LoadImage has."""
-    for name, asset in PICTURES.items():
-        shutil.copy(FACEWORLD_REFERENCE.parent / asset, server.base / "input" / name)
-    return "faceworld.webp"
+    lay_out_examples(server.base / "input")
+    return FACEWORLD_REFERENCE.name
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import io
 import json
-import shutil
 import sys
 import tempfile
 import uuid
@@ -24,13 +23,13 @@ sys.path[:0] = [str(REPOSITORY), str(HERE)]
 from chromium import Tab, find_browser  # noqa: E402
 from frontend import Frontend, settle_in  # noqa: E402
 from PIL import Image  # noqa: E402
-from plans import PICTURES, PLANS, Plan  # noqa: E402
+from plans import PLANS, Plan  # noqa: E402
 
 from facecdm.jobs.client import Client  # noqa: E402
+from facecdm.jobs.references import EXAMPLES, lay_out_examples  # noqa: E402
 from facecdm.jobs.server import LocalServer, link_pack  # noqa: E402
 from facecdm.jobs.workflow import Workflow  # noqa: E402
 
-ASSETS = REPOSITORY / "facecdm" / "demo" / "assets"
 WORKFLOWS = REPOSITORY / "workflows"
 # Least height of nodes that show a picture or much text, [w, h].
 SIZES = {"LoadImage": (300, 330), "SaveImage": (330, 400), "PreviewImage": (330, 330), "CLIPTextEncode": (400, 130),
@@ -156,7 +155,7 @@ async def show_result(address: str, plan: Plan, api: dict) -> None:
         finished = await client.run(Workflow.parse(api, plan.name))
         save = next(key for key, node in api.items() if node["class_type"] == "SaveImage")
         result = Image.open(io.BytesIO(await client.fetch(finished.images(save)[0]))).convert("RGB")
-    given = [Image.open(ASSETS / PICTURES[node.inputs["image"]]).convert("RGB")
+    given = [Image.open(EXAMPLES / node.inputs["image"]).convert("RGB")
              for node in plan.nodes.values() if node.kind == "LoadImage"]
     sheet = Image.new("RGB", (768, 384), "white")
     side = 384 // max(len(given), 1)
@@ -178,11 +177,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        (base / "input").mkdir()
         (base / "models").mkdir()
         (base / "models" / "insightface").symlink_to((options.base / "models" / "insightface").absolute())
-        for name, asset in PICTURES.items():
-            shutil.copy(ASSETS / asset, base / "input" / name)
+        lay_out_examples(base / "input")
         link_pack(REPOSITORY, base)
         settle_in(base)
         with LocalServer(options.comfyui.absolute(), base) as server:

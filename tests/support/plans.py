@@ -9,9 +9,6 @@ PHOTO, MODEL, WORDS, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b
 DEMO_WORDS = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
 DEMO_SAMPLER = {"seed": 1, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "karras"}
 FACE = {"analyzer": "@analyzer"}
-# LoadImage's name in a plan → the picture of facecdm/demo/assets.
-PICTURES = {"faceworld.webp": "reference.webp", "faceworld-b.webp": "reference-b.webp",
-            "faceworld-2.webp": "reference-2.webp"}
 # Inputs that name a file which the user brings → the folder of models that it lies in.
 BROUGHT = {"ckpt_name": "checkpoints", "control_net_name": "controlnet", "clip_name": "clip_vision"}
 
