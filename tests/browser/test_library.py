@@ -1,9 +1,12 @@
 """Our nodes from the node library into an empty graph, by hand: dragged, dropped and connected."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 NODES = ("Load Demo Model", "New Adapter")
 
 
@@ -71,7 +74,24 @@ def test_nodes_are_dragged_in_and_connected(empty):
     assert empty.frontend.complaints() == []
 
 
-def test_help_of_a_node_is_our_page(empty):
-    """What the frontend shows in its help panel comes from web/docs."""
-    text = empty.tab.js("return await (await fetch('/extensions/facecdm/docs/FaceCDMApply.md')).text()")
-    assert text.startswith("# Apply FaceCDM")
+@pytest.mark.parametrize("kind", ["FaceCDMApply", "FaceCDMStageSettings"])
+def test_help_of_a_node_is_our_page(page, kind):
+    """A click on the node, one on its info button: the panel shows what stands in web/docs, as HTML."""
+    tab = page.tab
+    tab.js("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');"
+           "const node = LiteGraph.createNode(kind); node.pos = [700, 300]; app.graph.add(node);"
+           "await new Promise(done => setTimeout(done, 1200));"  # a new graph is first fitted into the view
+           "app.canvas.ds.reset(); app.canvas.setDirty(true, true);"
+           "await new Promise(done => setTimeout(done, 500))", kind=kind)
+    tab.click(*tab.js("""const canvas = app.canvas.canvas.getBoundingClientRect(), {scale, offset} = app.canvas.ds;
+        return [canvas.x + (740 + offset[0]) * scale, canvas.y + (285 + offset[1]) * scale];"""))
+    tab.until("document.querySelector('[data-testid=info-button]')")
+    time.sleep(1)  # it moves to its place
+    tab.click(*middle(tab, "document.querySelector('[data-testid=info-button]')"))
+    tab.until("document.querySelector('.node-help-content h2')", 30)
+    written = (REPOSITORY / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
+    told = tab.js("return document.querySelector('.node-help-content').innerText")
+    for line in re.findall(r"^- `(\w+)`", written, re.M):
+        assert line in told
+    assert "(default " in told and "`" not in told
+    assert page.frontend.complaints() == []
