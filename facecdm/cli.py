@@ -11,6 +11,7 @@ from .errors import FaceCDMError
 COMMANDS = {
     "doctor": (".doctor", "what is installed, what is missing, and what to do about it"),
     "portrait": (".jobs.portrait", "portraits of the people in reference pictures, with a contact sheet"),
+    "gallery": (".jobs.gallery", "the shipped workflows on one sheet, with the settings of every picture"),
     "batch": (".batch.command", "hundreds of pictures from a plan, on one server, several, or a Ray cluster"),
     "dataset": (".training.dataset.cli", "a folder of pictures becomes a data set that can be trained on"),
     "train": (".training.cli", "train an adapter and a LoRA in three stages from a data set"),

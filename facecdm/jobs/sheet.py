@@ -41,13 +41,13 @@ class Row:
     results: tuple[Result, ...]
 
 
-def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256) -> "Image":
+def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256, text_lines: int = TEXT_LINES) -> "Image":
     """An RGB picture; every cell is `cell` pixels wide, pictures of any size and shape are fitted in."""
     from PIL import Image, ImageDraw
 
     heading, text = font(26), font(14)
     line = round(text.size * 1.35)
-    row_height = cell + TEXT_LINES * line + 34 + GAP
+    row_height = cell + text_lines * line + 34 + GAP
     columns = 1 + max((len(row.results) for row in rows), default=0)
     top = MARGIN + 78
     size = (2 * MARGIN + columns * cell + (columns - 1) * GAP, top + len(rows) * row_height + MARGIN - GAP)
@@ -58,7 +58,7 @@ def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256) -
     draw.line((MARGIN, top - 16, size[0] - MARGIN, top - 16), LINE)
     for number, row in enumerate(rows):
         y = top + number * row_height
-        words = wrap(draw, row.name, text, cell, TEXT_LINES)
+        words = wrap(draw, row.name, text, cell, text_lines)
         if row.reference is not None:
             sheet.paste(fitted(row.reference, cell), (MARGIN, y))
             words = ["reference", *words]
@@ -70,7 +70,7 @@ def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256) -
             else:
                 draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=LINE)
             likeness(draw, (x, y + cell + 8), cell, result, text)
-            lines = wrap(draw, result.problem or result.prompt, text, cell, TEXT_LINES)
+            lines = wrap(draw, result.problem or result.prompt, text, cell, text_lines)
             write(draw, (x, y + cell + 34), lines, text, cell, (INK,))
     return sheet
 
