@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 PHOTO, MODEL, WORDS, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
 DEMO_WORDS = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
 DEMO_SAMPLER = {"seed": 1, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "karras"}
+# From a picture: karras would begin in almost pure noise at any denoise, since the demo model knows zero SNR.
+DEMO_RESAMPLER = DEMO_SAMPLER | {"scheduler": "normal"}
 FACE = {"analyzer": "@analyzer"}
 # Inputs that name a file which the user brings → the folder of models that it lies in.
 BROUGHT = {"ckpt_name": "checkpoints", "control_net_name": "controlnet", "clip_name": "clip_vision"}
@@ -215,7 +217,7 @@ stays as it is.
                     **DEMO_SAMPLER),
        "decode": n("VAEDecode", samples="@sampler", vae="@base:2"),
        "detail": n("FaceCDMDetailFaces", image="@decode", model="@apply", positive="@prompt", negative="@negative",
-                   vae="@base:2", analyzer="@analyzer", **DEMO_SAMPLER | {"seed": 2, "steps": 12}, guide_size=128,
+                   vae="@base:2", analyzer="@analyzer", **DEMO_RESAMPLER | {"seed": 2, "steps": 12}, guide_size=128,
                    padding=0.3, min_score=0.3, denoise=0.35),
        "save": n("SaveImage", filename_prefix="FaceCDM/detailed", images="@detail")},
     ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
@@ -224,8 +226,9 @@ stays as it is.
 IMG2IMG = Plan(
     "img2img", f"""## A picture made anew, with your person
 
-The picture to start from is encoded and noised; denoise in KSampler says how much of it may change: 0.4 keeps the \
-composition, 0.8 hardly anything.
+The picture to start from is encoded and noised; denoise in KSampler says how much of it may change: 0.4 keeps nearly \
+all, 0.6 the composition, 0.8 hardly anything. The scheduler is normal, since karras would keep nothing of it with the \
+demo model.
 
 {DEMO_MODEL}
 
@@ -236,7 +239,7 @@ composition, 0.8 hardly anything.
     | {"start": n("LoadImage", "Start from", image="faceworld-2.webp"),
        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
        "encode": n("VAEEncode", pixels="@scale", vae="@base:2")}
-    | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_SAMPLER, denoise=0.4),
+    | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_RESAMPLER, denoise=0.6),
     ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative"),)), PERSON_GROUP),
      (Group("Start from", PHOTO, (("start", "scale", "encode"),)),), (PICTURE_GROUP,)))
 
