@@ -1,6 +1,13 @@
 """Packages and weights of the body detectors, which few environments have."""
 
+import shutil
+import socket
+
 import pytest
+
+# Of Extract Pose, but for the detector.
+SETTINGS = {"people": "all", "min_score": 0.5, "drawing": "OpenPose", "draw_body": True, "draw_hands": True,
+            "draw_face": True, "thickness": 1.0}
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +28,35 @@ def analyzer(face_models):
     from facecdm.faces.analyzer import open_pack
 
     return open_pack([face_models / "models" / "insightface"], "buffalo_s", "CPU", landmarks=True)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list:
+    """Whom this process looked up or connected to while the test ran: it gets no answer."""
+    asked = []
+
+    def refuse(*given, **_):
+        asked.append(given)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return asked
+
+
+@pytest.fixture
+def extract_node(in_comfy):
+    """Extract Pose as ComfyUI runs it, with the weights of `folder` in models/`name`; with none, without."""
+
+    def run(detector: str, name: str, folder, image):
+        place = in_comfy.base / "models" / name
+        shutil.rmtree(place, ignore_errors=True)
+        if folder is not None:
+            shutil.copytree(folder, place)
+        try:
+            return in_comfy.run("FaceCDMExtractPose", image=image, detector=detector, **SETTINGS)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            in_comfy.module("facecdm.pose.detectors").close_detectors()
+
+    return run

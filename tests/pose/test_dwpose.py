@@ -150,3 +150,21 @@ def test_a_file_that_was_cut_off_is_named(rtmlib, folder, tmp_path):
     (tmp_path / "yolox_l.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadFile, match=r"yolox_l\.onnx"):
         dwpose.DWPoseDetector.open([tmp_path], "CPU")
+
+
+def test_the_node_finds_the_same_and_asks_nobody(rtmlib, in_comfy, extract_node, folder, picture, asked):
+    """With its weights in models/dwpose; and without them, where rtmlib by itself would fetch some."""
+    control, frames, *_, report = extract_node(DWPOSE, "dwpose", folder, picture)
+    hand = np.reshape(frames[0]["people"][0]["hand_left_keypoints_2d"], (21, 3))
+    np.testing.assert_allclose(hand[:, :2], in_picture()[91:112], atol=0.1)
+    assert control.shape == (1, HEIGHT, WIDTH, 3) and control.any() and "1 person" in report
+    with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="yolox"):
+        extract_node(DWPOSE, "dwpose", None, picture)
+    assert asked == []
+
+
+def test_somebody_who_fetched_would_be_seen(rtmlib, asked):
+    """So that the silence above says something: rtmlib alone, given an address in place of a file."""
+    with pytest.raises(Exception):  # noqa: B017 - whatever it makes of a closed door
+        rtmlib[0]("https://example.invalid/yolox.onnx", backend="onnxruntime")
+    assert asked

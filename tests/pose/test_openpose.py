@@ -106,6 +106,18 @@ def test_the_dots_are_one_person(folder, dots):
     assert np.linalg.norm(again.body[1, :2] - DOTS[1][1]) < 20
 
 
+@pytest.mark.slow
+def test_the_node_finds_the_same_and_asks_nobody(in_comfy, extract_node, folder, dots, asked):
+    """With its weights in models/openpose; and without them, where controlnet_aux by itself would fetch some."""
+    control, frames, *_ = extract_node(OPENPOSE, "openpose", folder, dots)
+    body = np.reshape(frames[0]["people"][0]["pose_keypoints_2d"], (18, 3))
+    assert all(np.linalg.norm(body[part, :2] - place) < 20 for part, (_, place) in DOTS.items())
+    assert control.shape == (1, SIDE, SIDE, 3) and control.any()
+    with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="body_pose_model"):
+        extract_node(OPENPOSE, "openpose", None, dots)
+    assert asked == []
+
+
 def test_missing_files_and_packages_are_named(tmp_path, monkeypatch):
     with pytest.raises(MissingModel, match=r"body_pose_model\.pth.*hand_pose_model.*face key points"):
         OpenPoseDetector.open([tmp_path])
