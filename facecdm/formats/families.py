@@ -59,16 +59,19 @@ class Family:
 
 
 FAMILIES = {family.key: family for family in (
-    Family("ip-adapter", "IP-Adapter", "image", projectors.Pooled, WHOLE, POOLED),
+    Family("ip-adapter", "IP-Adapter", "image", projectors.Pooled, WHOLE, POOLED,
+           words=("ip-adapter_sd15.", "ip-adapter_sd15_vit", "ip-adapter_sdxl")),
     Family("ip-adapter-light", "IP-Adapter light", "image", projectors.Pooled, WHOLE, POOLED, words=("light",)),
-    Family("ip-adapter-plus", "IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, likeness=1.2),
+    Family("ip-adapter-plus", "IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, likeness=1.2,
+           words=("adapter-plus_",)),
     Family("ip-adapter-plus-face", "IP-Adapter Plus-Face", "image", projectors.Resampler, FACE, PENULTIMATE,
            words=("plus-face", "plus_face", "plusface")),
     Family("ip-adapter-composition", "IP-Adapter Plus Composition", "image", projectors.Resampler, WHOLE, PENULTIMATE,
            words=("composition",)),
     Family("ip-adapter-full-face", "IP-Adapter Full-Face", "image", projectors.EveryState, FACE, PENULTIMATE),
     Family("faceid", "FaceID", "face", projectors.Identity, embedding=NORMED, likeness=1.5),
-    Family("faceid-plus", "FaceID Plus", "face", projectors.IdentityPlus, ALIGNED, PENULTIMATE, NORMED),
+    Family("faceid-plus", "FaceID Plus", "face", projectors.IdentityPlus, ALIGNED, PENULTIMATE, NORMED,
+           words=("faceid-plus_",)),
     Family("faceid-plusv2", "FaceID PlusV2", "face", projectors.IdentityPlusV2, ALIGNED, PENULTIMATE, NORMED,
            words=("plusv2", "plus-v2", "plus_v2")),
     Family("faceid-portrait", "FaceID Portrait", "face", projectors.Identity, embedding=NORMED),

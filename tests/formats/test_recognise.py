@@ -65,6 +65,7 @@ def test_published_files(name):
     assert (found.family.key, found.layer_map.base, found.tokens) == (family, base, tokens)
     assert (found.encoder.name if found.encoder else None) == encoder
     assert found.lora == (128 if family in ("faceid", "faceid-plus", "faceid-plusv2") else 0)
+    assert "it may be" not in found.why, "it is told apart by the name that its authors gave it"
     told = found.report()
     assert found.family.name in told and base in told and f"{tokens} tokens" in told
     assert encoder is None or found.encoder.file in told
@@ -101,10 +102,14 @@ def test_a_choice_must_be_possible():
         recognise(file("faceid", "SD1.5", "x.bin"), "instantid")
 
 
-def test_a_folder_is_part_of_a_name():
-    published = file("instantid", "SDXL", "ip-adapter.bin")
-    inside = Published(published.image_proj, published.ip_adapter, {}, Path("models/instantid/ip-adapter.bin"))
-    assert recognise(inside).why == "'instantid' in its name"
+def test_a_folder_speaks_where_the_name_does_not():
+    def inside(name: str):
+        published = file("instantid", "SDXL", "x.bin")
+        return recognise(Published(published.image_proj, published.ip_adapter, {}, Path("models/instantid") / name))
+
+    assert inside("ip-adapter.bin").why == "'instantid' in its folder's name"
+    other = inside("ip-adapter-faceid-portrait_sdxl_unnorm.bin")
+    assert (other.family.key, other.why) == ("faceid-portrait-unnorm", "'unnorm' in its name")
 
 
 def test_kolors_faceid_is_refused_with_its_reason():
