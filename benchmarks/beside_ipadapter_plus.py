@@ -71,10 +71,10 @@ class Bench:
         self.x = torch.randn(1, 4, 8, 8, generator=generator) * SIGMA
         self.prompts = [conditioning(torch.randn(1, 77, 96, generator=generator)) for _ in range(2)]
 
-    def epsilon(self, model):
+    def epsilon(self, model, cfg: float = CFG):
         from twins import predict
 
-        return predict(model, self.x, SIGMA, *self.prompts, cfg=CFG)
+        return predict(model, self.x, SIGMA, *self.prompts, cfg=cfg)
 
     def off(self, one, other) -> float:
         return ((one - other).abs().max() / other.abs().max()).item()
@@ -157,10 +157,14 @@ class Bench:
         return self.off(theirs_first, ours_first)
 
     def export(self, tokens: int) -> float:
+        """The file in their loader, against the adapter itself. At CFG 1: the negative prompt sees nobody's tokens
+        there, and nothing here.
+        """
         from twins import new_adapter, stir
 
+        from facecdm.adapter.person import Person, Stream
         from facecdm.formats.export import export
-        from facecdm.formats.imported import load_any
+        from facecdm.hosts.comfy import apply_person
 
         adapter = stir(new_adapter(self.map, face_tokens=tokens, image_width=0, interplay=False, knots=1))
         adapter.streams["face"].kappa.data.zero_()
@@ -170,11 +174,11 @@ class Bench:
             from ipadapter_plus.utils import ipadapter_model_loader
 
             state = ipadapter_model_loader(str(path))
-            load_any(path)
-        family = "faceid" if tokens == 4 else "faceid-portrait"
-        theirs = self.epsilon(self.by_theirs(state, family))
-        assert self.off(self.epsilon(self.model), theirs) > 1e-2, "it did nothing"
-        return self.off(self.epsilon(self.by_ours(state, family, False)), theirs)
+        theirs = self.epsilon(self.by_theirs(state, "faceid"), 1.0)
+        assert self.off(self.epsilon(self.model, 1.0), theirs) > 1e-2, "it did nothing"
+        ours = apply_person(self.model, Person(adapter, self.faces.normed, settings={
+            "face": Stream(0.8, (1.0,) * 15 + (0.0,))}))
+        return self.off(self.epsilon(ours, 1.0), theirs)
 
 
 def small_vision(width: int, pooled: int):
