@@ -47,6 +47,9 @@ class Recognised:
             lines.append(f"CLIP vision: {told} ({self.vision_width} features, {family.vision})")
         if self.lora:
             lines.append(f"LoRA inside: rank {self.lora}, applied with its own strength; no second file is needed")
+        lines.append(f"begin with {family.stream}_strength {family.begin:g}")
+        if family.note:
+            lines.append(family.note)
         return "\n".join(lines)
 
 

@@ -69,7 +69,18 @@ def test_published_files(name):
     told = found.report()
     assert found.family.name in told and base in told and f"{tokens} tokens" in told
     assert encoder is None or found.encoder.file in told
+    assert f"begin with {found.family.stream}_strength {found.family.begin:g}" in told
+    assert ("on Kolors' U-Net" in told) == (family == "kolors-plus")
     assert ("LoRA inside: rank 128" in told) == bool(found.lora)
+
+
+def test_the_table_in_the_docs_says_what_the_report_says():
+    told = {}
+    for line in (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[3] in ("face", "image"):
+            told |= dict.fromkeys(cells[1].split(", "), (cells[3], float(cells[4].split(",")[0])))
+    assert told == {family.name: (family.stream, family.begin) for family in FAMILIES.values()}
 
 
 def test_content_that_leaves_no_doubt_needs_no_name():
