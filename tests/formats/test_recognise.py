@@ -1,5 +1,6 @@
 """Every family is known by what its file holds, then by what the file says, then by its name, then by choice."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_the_table_in_the_docs_says_what_the_report_says():
         if len(cells) == 5 and cells[3] in ("face", "image"):
             told |= dict.fromkeys(cells[1].split(", "), (cells[3], float(cells[4].split(",")[0])))
     assert told == {family.name: (family.stream, family.begin) for family in FAMILIES.values()}
+
+
+def test_shipped_workflows_begin_with_the_same():
+    family_of = {Path(name).name: key for key, names in FILES.items() for name in names}
+    family_of["ip-adapter.bin"] = "instantid"
+    begun = {}
+    for path in (Path(__file__).resolve().parents[2] / "workflows" / "api").glob("*.json"):
+        nodes = json.loads(path.read_text(encoding="utf-8")).values()
+        files = [node["inputs"]["name"] for node in nodes if node["class_type"] == "FaceCDMLoadAdapter"]
+        strengths = [node["inputs"]["face_strength"] for node in nodes if node["class_type"] == "FaceCDMApply"]
+        if files:
+            begun[path.stem] = (FAMILIES[family_of[Path(files[0]).name]].begin, *strengths)
+    assert begun.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid"}
+    assert all(set(strengths) == {begin} for begin, *strengths in begun.values()), begun
 
 
 def test_content_that_leaves_no_doubt_needs_no_name():
