@@ -127,3 +127,25 @@ def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, 
     whole = person(in_comfy, apply(adapter, faces=None)).image.states
     assert whole.equal(vision.encode_image(picture()).penultimate_hidden_states)
     assert (close - expected).abs().max() < (whole - expected).abs().max()
+
+
+@pytest.mark.parametrize("family,choice", [("faceid-plusv2", "auto"), ("ip-adapter-plus", "ip-adapter-plus-face")])
+def test_photos_of_one_size_each_show_their_own_face(in_comfy, load, apply, picture, make_faces, found_in, family,
+                                                     choice):
+    """As Combine Faces leaves them: each was the first picture of its own node, and the batch has them in its order."""
+    faces_of, pictures = in_comfy.module("facecdm.faces.value").Faces, picture(1, 2)
+    points = torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]])
+    apart = [found_in(faces_of((replace(face, keypoints=points, box=torch.tensor([4.0, 6, 14, 16])),), ARCFACE),
+                      pictures[number:number + 1]) for number, face in enumerate(make_faces(2, recogniser=ARCFACE))]
+    together = faces_of((apart[0][0], apart[1][0]), ARCFACE)
+    assert [face.image_index for face in together] == [0, 0]
+    adapter = load(family, choice)
+
+    def states(faces, image):
+        shown = person(in_comfy, apply(adapter, faces=faces, image=image, references="side by side"))
+        return (shown.face or shown.image).states
+
+    single = torch.cat([states(faces, pictures[n:n + 1]) for n, faces in enumerate(apart)])
+    assert not torch.allclose(single[0], single[1])
+    for order in ([0, 1], [1, 0]):
+        torch.testing.assert_close(states(together, pictures[order]), single)
