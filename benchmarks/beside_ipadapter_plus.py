@@ -17,7 +17,8 @@ from unittest import mock
 from other_packs import open_pack
 
 FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-plusv2",
-            "faceid-portrait")
+            "faceid-portrait", "faceid-portrait-unnorm")
+TOLD = {"faceid-plusv2": "faceidplusv2", "faceid-portrait-unnorm": "portraitunnorm"}
 SIGMA, CFG = 3.0, 3.0
 
 
@@ -32,7 +33,8 @@ def main() -> int:
         worst = max(worst, silent)
     for name, off in (("with a negative picture", bench.avoiding()),
                       ("theirs, then ours / ours, then theirs", bench.both()),
-                      ("our export in its loader", bench.export())):
+                      ("our export of 4 tokens in its loader", bench.export(4)),
+                      ("our export of 16 tokens in its loader", bench.export(16))):
         print(f"{name:44} {off:.1e}", flush=True)
         worst = max(worst, off)
     return 0 if worst < 1e-4 else 1
@@ -69,10 +71,10 @@ class Bench:
         self.x = torch.randn(1, 4, 8, 8, generator=generator) * SIGMA
         self.prompts = [conditioning(torch.randn(1, 77, 96, generator=generator)) for _ in range(2)]
 
-    def epsilon(self, model):
+    def epsilon(self, model, cfg: float = CFG):
         from twins import predict
 
-        return predict(model, self.x, SIGMA, *self.prompts, cfg=CFG)
+        return predict(model, self.x, SIGMA, *self.prompts, cfg=cfg)
 
     def off(self, one, other) -> float:
         return ((one - other).abs().max() / other.abs().max()).item()
@@ -83,8 +85,8 @@ class Bench:
             normed_embedding=(self.face.embedding / self.face.embedding.norm()).numpy(),
             embedding=self.face.embedding.numpy(), kps=self.face.keypoints.numpy())])
         own = {part: dict(inner) for part, inner in state.items()}
-        if family == "faceid-plusv2":
-            own["faceidplusv2"] = True
+        if family in TOLD:  # as its loader does where a file's name says so
+            own[TOLD[family]] = True
         with self.torch.no_grad():
             return self.theirs.IPAdapterAdvanced().apply_ipadapter(
                 model or self.model, own, image=self.picture, clip_vision=self.vision, insightface=recogniser,
@@ -121,7 +123,8 @@ class Bench:
         """A made-up file with a FaceID LoRA of zeros: IPAdapter_plus knows FaceID by it and does not apply it."""
         from published import published_state
 
-        state = published_state(family, self.map, self.sizes, seed)
+        sizes = replace(self.sizes, plus=1280) if family == "faceid-portrait-unnorm" else self.sizes
+        state = published_state(family, self.map, sizes, seed)
         for key, value in state["ip_adapter"].items():
             if "_lora.up" in key:
                 value.zero_()
@@ -153,13 +156,17 @@ class Bench:
             assert self.off(self.epsilon(alone), ours_first) > 1e-2, "one of the two did not act"
         return self.off(theirs_first, ours_first)
 
-    def export(self) -> float:
+    def export(self, tokens: int) -> float:
+        """The file in their loader, against the adapter itself. At CFG 1: the negative prompt sees nobody's tokens
+        there, and nothing here.
+        """
         from twins import new_adapter, stir
 
+        from facecdm.adapter.person import Person, Stream
         from facecdm.formats.export import export
-        from facecdm.formats.imported import load_any
+        from facecdm.hosts.comfy import apply_person
 
-        adapter = stir(new_adapter(self.map, image_width=0, interplay=False, knots=1))
+        adapter = stir(new_adapter(self.map, face_tokens=tokens, image_width=0, interplay=False, knots=1))
         adapter.streams["face"].kappa.data.zero_()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "plain.safetensors"
@@ -167,9 +174,11 @@ class Bench:
             from ipadapter_plus.utils import ipadapter_model_loader
 
             state = ipadapter_model_loader(str(path))
-            load_any(path)
-        theirs = self.epsilon(self.by_theirs(state, "faceid"))
-        return self.off(self.epsilon(self.by_ours(state, "faceid", False)), theirs)
+        theirs = self.epsilon(self.by_theirs(state, "faceid"), 1.0)
+        assert self.off(self.epsilon(self.model, 1.0), theirs) > 1e-2, "it did nothing"
+        ours = apply_person(self.model, Person(adapter, self.faces.normed, settings={
+            "face": Stream(0.8, (1.0,) * 15 + (0.0,))}))
+        return self.off(self.epsilon(ours, 1.0), theirs)
 
 
 def small_vision(width: int, pooled: int):

@@ -29,9 +29,11 @@ class Family:
                picture" (normalised pixels of zero), or of states that are "zeros", too
     projector  the class that makes its tokens (formats.projectors)
     projection, kappa, zeros   how its stream meets the text's (adapter.person.Stream); zeros by projection
+    begin      the strength to begin with
     prompt, likeness           what `strength` becomes at the two ends of the balance between prompt and likeness
     keep       κ at the prompt's end of the balance
     words      what of a file's name speaks for it where its content cannot tell
+    note       what else its user must know
     """
 
     key: str
@@ -46,10 +48,12 @@ class Family:
     projection: str = "feature"
     kappa: float = 0.0
     zeros: dict[str, int] = field(default_factory=dict)
+    begin: float = 0.8
     prompt: float = 0.5
     likeness: float = 1.3
     keep: float = 0.5
     words: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def reads(self) -> str:
@@ -59,16 +63,21 @@ class Family:
 
 
 FAMILIES = {family.key: family for family in (
-    Family("ip-adapter", "IP-Adapter", "image", projectors.Pooled, WHOLE, POOLED),
-    Family("ip-adapter-light", "IP-Adapter light", "image", projectors.Pooled, WHOLE, POOLED, words=("light",)),
-    Family("ip-adapter-plus", "IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, likeness=1.2),
-    Family("ip-adapter-plus-face", "IP-Adapter Plus-Face", "image", projectors.Resampler, FACE, PENULTIMATE,
+    Family("ip-adapter", "IP-Adapter", "image", projectors.Pooled, WHOLE, POOLED, begin=0.7,
+           words=("ip-adapter_sd15.", "ip-adapter_sd15_vit", "ip-adapter_sdxl")),
+    Family("ip-adapter-light", "IP-Adapter light", "image", projectors.Pooled, WHOLE, POOLED, begin=1.0,
+           words=("light",)),
+    Family("ip-adapter-plus", "IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, begin=0.7,
+           likeness=1.2, words=("adapter-plus_",)),
+    Family("ip-adapter-plus-face", "IP-Adapter Plus-Face", "image", projectors.Resampler, FACE, PENULTIMATE, begin=0.7,
            words=("plus-face", "plus_face", "plusface")),
     Family("ip-adapter-composition", "IP-Adapter Plus Composition", "image", projectors.Resampler, WHOLE, PENULTIMATE,
-           words=("composition",)),
-    Family("ip-adapter-full-face", "IP-Adapter Full-Face", "image", projectors.EveryState, FACE, PENULTIMATE),
+           begin=1.0, words=("composition",)),
+    Family("ip-adapter-full-face", "IP-Adapter Full-Face", "image", projectors.EveryState, FACE, PENULTIMATE,
+           begin=0.6),
     Family("faceid", "FaceID", "face", projectors.Identity, embedding=NORMED, likeness=1.5),
-    Family("faceid-plus", "FaceID Plus", "face", projectors.IdentityPlus, ALIGNED, PENULTIMATE, NORMED),
+    Family("faceid-plus", "FaceID Plus", "face", projectors.IdentityPlus, ALIGNED, PENULTIMATE, NORMED,
+           words=("faceid-plus_",)),
     Family("faceid-plusv2", "FaceID PlusV2", "face", projectors.IdentityPlusV2, ALIGNED, PENULTIMATE, NORMED,
            words=("plusv2", "plus-v2", "plus_v2")),
     Family("faceid-portrait", "FaceID Portrait", "face", projectors.Identity, embedding=NORMED),
@@ -81,7 +90,8 @@ FAMILIES = {family.key: family for family in (
            projection="token_v2", kappa=1.0, zeros=NOTHING, likeness=1.2),
     Family("pulid-v1.1", "PuLID v1.1", "face", IdentityFormer, UPRIGHT, FIVE, RAW, "antelopev2/glintr100.onnx", ZEROS,
            projection="token_v2", kappa=1.0, zeros=NOTHING_V11, likeness=1.2),
-    Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE),
+    Family("kolors-plus", "Kolors IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, begin=0.7,
+           note="trained on Kolors' U-Net, which has SDXL's layers: connect that, not another SDXL model"),
 )}
 
 # The file of a family, or of its next of kin, for SD1.5 and for SDXL.

@@ -47,6 +47,9 @@ class Recognised:
             lines.append(f"CLIP vision: {told} ({self.vision_width} features, {family.vision})")
         if self.lora:
             lines.append(f"LoRA inside: rank {self.lora}, applied with its own strength; no second file is needed")
+        lines.append(f"begin with {family.stream}_strength {family.begin:g}")
+        if family.note:
+            lines.append(family.note)
         return "\n".join(lines)
 
 
@@ -94,17 +97,15 @@ def _choose(published: Published, options: tuple[str, ...], layer_map: LayerMap,
     told = published.metadata.get(FORMAT_KEY, "")
     if told in options:
         return FAMILIES[told], "its metadata"
-    said = json.dumps(published.metadata).lower()
-    for key in options:
-        if any(word in said for word in FAMILIES[key].words):
-            return FAMILIES[key], "its metadata"
-    name = "/".join(published.path.parts[-2:]).lower()
-    for key in options:
-        word = next((word for word in FAMILIES[key].words if word in name), "")
-        if word:
-            return FAMILIES[key], f"{word!r} in its name"
     if "faceid-plusv2" in options and layer_map.base == "SDXL":
         return FAMILIES["faceid-plusv2"], "its content (there is no FaceID Plus for SDXL)"
+    path = published.path
+    for said, where in ((json.dumps(published.metadata), "metadata"), (path.name, "name"),
+                        (path.parent.name, "folder's name")):
+        for key in options:
+            word = next((word for word in FAMILIES[key].words if word in said.lower()), "")
+            if word:
+                return FAMILIES[key], "its metadata" if where == "metadata" else f"{word!r} in its {where}"
     others = " or ".join(FAMILIES[key].name for key in options[1:])
     return FAMILIES[options[0]], f"its content; it may be {others}, too: if so, choose that as family"
 

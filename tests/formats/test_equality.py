@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracle import diffusers_adapters, predict_with_images
-from published import SD15, SDXL, WITH_LORA, published_state
+from published import LARGE_STATES, SD15, SDXL, WITH_LORA, published_state
 from twins import FULL_SD15, conditioning, make_twins, predict
 
 from facecdm.adapter import layers
@@ -19,7 +19,7 @@ from facecdm.hosts.comfy import apply_person, layer_map
 SIGMA, CFG = 3.0, 3.0
 DIFFUSERS = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-plusv2",
              "faceid-portrait", "faceid-portrait-unnorm")
-IN_SDXL = tuple(family for family in DIFFUSERS if family not in ("ip-adapter-full-face", "faceid-plus"))
+IN_SDXL = (*(family for family in DIFFUSERS if family not in ("ip-adapter-full-face", "faceid-plus")), "kolors-plus")
 
 
 def adapter_of(state: dict, family: str):
@@ -36,8 +36,9 @@ def features(family: str, sizes, count: int = 1, seed: int = 7) -> tuple[Feature
     if kind.vision == POOLED:
         embedding = torch.randn(count, sizes.pooled, generator=generator)
     elif kind.vision:
-        states = torch.randn(count, 257, sizes.states, generator=generator)
-        empty = torch.randn(1, 257, sizes.states, generator=generator)
+        width = LARGE_STATES if family == "kolors-plus" else sizes.states
+        states = torch.randn(count, 257, width, generator=generator)
+        empty = torch.randn(1, 257, width, generator=generator)
     shown = Features(embedding, states, shortcut=0.7)
     return shown, shown.nothing(empty)
 

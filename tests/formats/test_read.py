@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from facecdm.errors import BadFile
 from facecdm.formats.read import read
 
-FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-portrait")
+FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-portrait",
+            "faceid-portrait-unnorm")
 
 
 def same(published, state: dict) -> None:
@@ -23,10 +24,11 @@ def same(published, state: dict) -> None:
 
 def written(tmp_path, state: dict, kind: str):
     """The file as different programs save it."""
-    path = tmp_path / f"a.{'bin' if kind == 'nested' else 'safetensors'}"
+    path = tmp_path / f"a.{'bin' if 'nested' in kind else 'safetensors'}"
     tensors = flat(state)
-    if kind == "nested":
-        torch.save(state, path)
+    if "nested" in kind:
+        layers = "adapter_modules" if "modules" in kind else "ip_adapter"
+        torch.save({"image_proj": state["image_proj"], layers: state["ip_adapter"]}, path)
     elif kind == "flat":
         save_file(tensors, path, {"who": "me"})
     else:  # the names of the training script, some of them as accelerate saves them
@@ -35,7 +37,7 @@ def written(tmp_path, state: dict, kind: str):
     return path
 
 
-@pytest.mark.parametrize("kind", ["nested", "flat", "training", "accelerate"])
+@pytest.mark.parametrize("kind", ["nested", "nested modules", "flat", "training", "accelerate"])
 def test_every_way_to_save_it_reads_the_same(small, make_state, tmp_path, kind):
     state = make_state("faceid-plus")
     published = read(written(tmp_path, state, kind))

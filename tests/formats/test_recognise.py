@@ -1,5 +1,6 @@
 """Every family is known by what its file holds, then by what the file says, then by its name, then by choice."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,36 @@ def test_published_files(name):
     assert (found.family.key, found.layer_map.base, found.tokens) == (family, base, tokens)
     assert (found.encoder.name if found.encoder else None) == encoder
     assert found.lora == (128 if family in ("faceid", "faceid-plus", "faceid-plusv2") else 0)
+    assert "it may be" not in found.why, "it is told apart by the name that its authors gave it"
     told = found.report()
     assert found.family.name in told and base in told and f"{tokens} tokens" in told
     assert encoder is None or found.encoder.file in told
+    assert f"begin with {found.family.stream}_strength {found.family.begin:g}" in told
+    assert ("on Kolors' U-Net" in told) == (family == "kolors-plus")
     assert ("LoRA inside: rank 128" in told) == bool(found.lora)
+
+
+def test_the_table_in_the_docs_says_what_the_report_says():
+    told = {}
+    for line in (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[3] in ("face", "image"):
+            told |= dict.fromkeys(cells[1].split(", "), (cells[3], float(cells[4].split(",")[0])))
+    assert told == {family.name: (family.stream, family.begin) for family in FAMILIES.values()}
+
+
+def test_shipped_workflows_begin_with_the_same():
+    family_of = {Path(name).name: key for key, names in FILES.items() for name in names}
+    family_of["ip-adapter.bin"] = "instantid"
+    begun = {}
+    for path in (Path(__file__).resolve().parents[2] / "workflows" / "api").glob("*.json"):
+        nodes = json.loads(path.read_text(encoding="utf-8")).values()
+        files = [node["inputs"]["name"] for node in nodes if node["class_type"] == "FaceCDMLoadAdapter"]
+        strengths = [node["inputs"]["face_strength"] for node in nodes if node["class_type"] == "FaceCDMApply"]
+        if files:
+            begun[path.stem] = (FAMILIES[family_of[Path(files[0]).name]].begin, *strengths)
+    assert begun.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid"}
+    assert all(set(strengths) == {begin} for begin, *strengths in begun.values()), begun
 
 
 def test_content_that_leaves_no_doubt_needs_no_name():
@@ -101,10 +128,14 @@ def test_a_choice_must_be_possible():
         recognise(file("faceid", "SD1.5", "x.bin"), "instantid")
 
 
-def test_a_folder_is_part_of_a_name():
-    published = file("instantid", "SDXL", "ip-adapter.bin")
-    inside = Published(published.image_proj, published.ip_adapter, {}, Path("models/instantid/ip-adapter.bin"))
-    assert recognise(inside).why == "'instantid' in its name"
+def test_a_folder_speaks_where_the_name_does_not():
+    def inside(name: str):
+        published = file("instantid", "SDXL", "x.bin")
+        return recognise(Published(published.image_proj, published.ip_adapter, {}, Path("models/instantid") / name))
+
+    assert inside("ip-adapter.bin").why == "'instantid' in its folder's name"
+    other = inside("ip-adapter-faceid-portrait_sdxl_unnorm.bin")
+    assert (other.family.key, other.why) == ("faceid-portrait-unnorm", "'unnorm' in its name")
 
 
 def test_kolors_faceid_is_refused_with_its_reason():

@@ -342,7 +342,8 @@ room. The LoRA of FaceID is in the adapter's own file and is applied with it.
 
 {files(SD15_FILE, "models/ipadapter/ip-adapter-faceid_sd15.bin", BUFFALO)}""",
     checkpoint(SD15, 512) | pack("buffalo_l") | photo_of() | adapter("ipadapter/ip-adapter-faceid_sd15.bin")
-    | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces")} | real("faceid sd15"),
+    | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8)}
+    | real("faceid sd15"),
     ((PHOTO_GROUP, REAL_MODEL), (WORDS_GROUP, PERSON_GROUP), (PICTURE_GROUP,)), runs=False)
 
 PLUS_V2 = Plan(
@@ -355,7 +356,7 @@ PlusV2 looks at the face as well as at its numbers, so it needs a CLIP vision mo
     checkpoint(SDXL, 1024) | pack("buffalo_l") | photo_of() | adapter("ipadapter/ip-adapter-faceid-plusv2_sdxl.bin")
     | {"vision": n("CLIPVisionLoader", clip_name="CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
        "apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", clip_vision="@vision",
-                  image="@photo")} | real("faceid plusv2 sdxl"),
+                  image="@photo", face_strength=0.8)} | real("faceid plusv2 sdxl"),
     ((PHOTO_GROUP, Group("Model and adapter", MODEL, (("base", "vision"), ("adapter",)))), (WORDS_GROUP, PERSON_GROUP),
      (PICTURE_GROUP,)), runs=False)
 
@@ -393,7 +394,7 @@ Options, say how much of the words' own picture stays.
     checkpoint(SDXL, 1024) | pack("antelopev2") | photo_of() | adapter("pulid/ip-adapter_pulid_sdxl_fp16.safetensors")
     | {"vision": n("FaceCDMLoadEvaClip", name="EVA02_CLIP_L_336_psz14_s6B.pt"),
        "apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", clip_vision="@vision",
-                  image="@photo")} | real("pulid"),
+                  image="@photo", face_strength=0.8)} | real("pulid"),
     ((PHOTO_GROUP, Group("Model and adapter", MODEL, (("base", "vision"), ("adapter",)))), (WORDS_GROUP, PERSON_GROUP),
      (PICTURE_GROUP,)), runs=False)
 
@@ -408,7 +409,7 @@ Edit Pose, put between, turns the head or fits the pose to another size.
 
 {files(base_file, f"models/ipadapter/{file}", f"models/controlnet/{net}", BUFFALO)}""",
         checkpoint(base, size) | pack("buffalo_l", True) | photo_of() | adapter(f"ipadapter/{file}")
-        | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces"),
+        | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8),
            "picture": n("LoadImage", "Pose", image="faceworld-2.webp"),
            "pose": n("FaceCDMExtractPose", image="@picture", analyzer="@analyzer"),
            "net": n("ControlNetLoader", control_net_name=net),

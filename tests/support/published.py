@@ -9,6 +9,7 @@ import torch
 
 STATES = 1280  # features of ViT-H's hidden states
 EVA_STATES = 1024  # of EVA02-CLIP-L's
+LARGE_STATES = 1024  # of ViT-L's, whatever the base
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ PROJECTORS = {
     "instantid": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
     "pulid": _pulid,
     "pulid-v1.1": _pulid_v11,
-    "kolors-plus": lambda s: _resampler(1024, 2048, 12, s.context),
+    "kolors-plus": lambda s: _resampler(LARGE_STATES, 2048, 12, s.context),
 }
 WITH_LORA = ("faceid", "faceid-plus", "faceid-plusv2")
 

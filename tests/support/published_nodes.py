@@ -5,7 +5,7 @@ from dataclasses import replace
 from published import SMALL
 
 SIZES = replace(SMALL, states=32, pooled=8)  # of the small CLIP vision model
-FACES = ("faceid", "faceid-plus", "faceid-plusv2", "faceid-portrait")
+FACES = ("faceid", "faceid-plus", "faceid-plusv2", "faceid-portrait", "faceid-portrait-unnorm")
 IMAGES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face")
 ARCFACE = "buffalo_l/w600k_r50.onnx"
 

@@ -18,6 +18,13 @@ def test_balance_moves_between_prompt_and_likeness(in_comfy, load, apply):
     assert [setting[balance].kappa for balance in sorted(setting)] == [0.5, 0.25, 0, 0, 0]
 
 
+def test_structure_is_plusv2s_shortcut(load, apply, noise):
+    for family, hears in (("faceid-plusv2", True), ("faceid-plus", False)):
+        adapter = load(family, family)
+        plain, less = apply(adapter), apply(adapter, options={"structure": 0.3})
+        assert noise(plain).equal(noise(less)) != hears
+
+
 def test_strength_over_the_steps(load, apply, sd15, noise):
     adapter = load("faceid", "auto")
     rest = {"lora_strength": 0.0}

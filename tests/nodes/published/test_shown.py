@@ -4,10 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from published_nodes import ARCFACE, person
+from published_nodes import ARCFACE, FACES, person
 
 
-def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, vision, make_faces, found_in):
+@pytest.mark.parametrize("family", FACES)
+def test_the_embedding_is_raw_for_unnorm_alone(in_comfy, load, apply, make_faces, family):
+    faces = make_faces(2, recogniser=ARCFACE)
+    shown = person(in_comfy, apply(load(family), faces=faces, references="side by side")).face.embedding
+    assert not torch.allclose(faces.raw, faces.normed)
+    torch.testing.assert_close(shown, faces.raw if family == "faceid-portrait-unnorm" else faces.normed)
+
+
+@pytest.mark.parametrize("text,size", [(768, 224), (2048, 256)])
+def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, vision, make_faces, found_in, text, size):
+    """224 pixels for SD1.5, 256 for SDXL, which the width of their text tells apart."""
     from insightface.utils import face_align
 
     generator = torch.Generator().manual_seed(5)
@@ -16,10 +26,12 @@ def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, visio
     points = torch.tensor([[150.0, 110], [215, 118], [180, 160], [150, 190], [205, 196]])
     face = replace(make_faces(1, recogniser=ARCFACE)[0], keypoints=points, image_size=(300, 400))
     faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture)
-    shown = person(in_comfy, apply(load("faceid-plusv2"), image=picture, faces=faces))
+    adapter = load("faceid-plusv2")
+    part = adapter.config.parts["face"]
+    adapter.config.parts["face"] = replace(part, layer_map=replace(part.layer_map, context=text))
+    shown = person(in_comfy, apply(adapter, image=picture, faces=faces))
     pixels = (picture[0].numpy() * 255).round().astype("uint8")
-    # The small base's text is not SD1.5's, so it counts as a larger one.
-    crop = torch.from_numpy(face_align.norm_crop(pixels, points.numpy(), 256)).float()[None] / 255
+    crop = torch.from_numpy(face_align.norm_crop(pixels, points.numpy(), size)).float()[None] / 255
     expected = vision.encode_image(crop).penultimate_hidden_states
     torch.testing.assert_close(shown.face.states, expected, rtol=0, atol=2e-2 * expected.abs().max().item())
     assert shown.face.embedding.norm().item() == pytest.approx(1.0)
@@ -49,12 +61,16 @@ def test_no_picture_is_zeroed_normalised_pixels(in_comfy, load, apply, vision):
     assert not person(in_comfy, apply(load("faceid"))).negative["face"].embedding.any()
 
 
-def test_a_negative_picture_is_seen_by_the_negative_prompt_alone(in_comfy, load, apply, noise, picture, vision):
-    adapter = load("ip-adapter-plus")
+@pytest.mark.parametrize("family", ["ip-adapter", "ip-adapter-plus", "ip-adapter-full-face"])
+def test_a_negative_picture_is_seen_by_the_negative_prompt_alone(in_comfy, load, apply, noise, picture, vision, family):
+    adapter = load(family)
     plain, avoiding = apply(adapter), apply(adapter, options={"negative_image": picture(9)})
     assert noise(plain).equal(noise(avoiding)) and not noise(plain, cfg=4.0).equal(noise(avoiding, cfg=4.0))
-    expected = vision.encode_image(picture(9)).penultimate_hidden_states
-    assert person(in_comfy, avoiding).negative["image"].states.equal(expected)
+    seen, nobody = vision.encode_image(picture(9)), person(in_comfy, avoiding).negative["image"]
+    if family == "ip-adapter":
+        assert nobody.embedding.equal(seen.image_embeds)
+    else:
+        assert nobody.states.equal(seen.penultimate_hidden_states)
 
 
 def test_faceid_plus_looks_away_from_a_negative_picture(in_comfy, load, apply, noise, picture, vision):
@@ -127,3 +143,26 @@ def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, 
     whole = person(in_comfy, apply(adapter, faces=None)).image.states
     assert whole.equal(vision.encode_image(picture()).penultimate_hidden_states)
     assert (close - expected).abs().max() < (whole - expected).abs().max()
+
+
+@pytest.mark.parametrize("family,choice", [
+    ("faceid-plusv2", "auto"), ("ip-adapter-plus", "ip-adapter-plus-face"), ("ip-adapter-full-face", "auto")])
+def test_photos_of_one_size_each_show_their_own_face(in_comfy, load, apply, picture, make_faces, found_in, family,
+                                                     choice):
+    """As Combine Faces leaves them: each was the first picture of its own node, and the batch has them in its order."""
+    faces_of, pictures = in_comfy.module("facecdm.faces.value").Faces, picture(1, 2)
+    points = torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]])
+    apart = [found_in(faces_of((replace(face, keypoints=points, box=torch.tensor([4.0, 6, 14, 16])),), ARCFACE),
+                      pictures[number:number + 1]) for number, face in enumerate(make_faces(2, recogniser=ARCFACE))]
+    together = faces_of((apart[0][0], apart[1][0]), ARCFACE)
+    assert [face.image_index for face in together] == [0, 0]
+    adapter = load(family, choice)
+
+    def states(faces, image):
+        shown = person(in_comfy, apply(adapter, faces=faces, image=image, references="side by side"))
+        return (shown.face or shown.image).states
+
+    single = torch.cat([states(faces, pictures[n:n + 1]) for n, faces in enumerate(apart)])
+    assert not torch.allclose(single[0], single[1])
+    for order in ([0, 1], [1, 0]):
+        torch.testing.assert_close(states(together, pictures[order]), single)
