@@ -14,7 +14,7 @@ from ..formats.families import ALIGNED, ENCODERS, FACE, NORMED, POOLED, ZEROS
 from ..formats.negative import check_noise, stream_of_negative_image
 from ..formats.pulid import identity
 from ..formats.recognise import Recognised
-from ..formats.unheard import unseen_pictures
+from ..formats.unheard import not_found, unseen_pictures
 from .comfy_vision import Seen, look, look_at_nothing
 
 
@@ -83,6 +83,10 @@ def features(adapter, sources: Sources) -> Shown:
     given = {}
     for stream, part in parts.items():
         own = sources if stream == avoiding else replace(sources, negative_image=None)
+        lost = not_found(part, own.faces, own.image if stream == "face" or own.encoded is None else None)
+        if lost:  # nor looked for again
+            unheard += (lost,)
+            own = replace(own, image=None) if stream == "face" else replace(own, faces=None)
         seen = _face(part, own) if stream == "face" else _image(part, own, optional="face" in parts)
         if seen is not None:
             given[stream] = seen
