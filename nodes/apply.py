@@ -8,6 +8,7 @@ from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.formats.unheard import nothing_to_keep
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS
 
@@ -114,7 +115,11 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, shown.unheard
+    unheard = shown.unheard
+    if options.projection != NONE:
+        streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
+        unheard += nothing_to_keep(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unheard
 
 
 def _stream(model, adapter, name: str, strength: float, curve: str, custom: str, keep_prompt: float,

@@ -29,3 +29,12 @@ def not_found(part: Recognised, faces: Faces | None, pictures: Tensor | None) ->
     size = f"{len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}"
     return (f"not all of the {len(faces)} face(s) were found in image ({size}), so {family.name} looks at {instead}. "
             "Connect the same picture to image as to Detect & Embed Faces.")
+
+
+def nothing_to_keep(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:
+    """Where every stream that is shown has taken out what the text says before anybody asked (κ of 1: PuLID)."""
+    families = [part.family for stream, part in parts.items() if stream in shown]
+    if not keep_prompt or not families or any(family.kappa < 1 for family in families):
+        return ()
+    return (f"keep_prompt is {keep_prompt:g} and changes nothing: {families[0].name} takes out all that the text says "
+            "already. For more of the prompt lower face_strength.",)
