@@ -1,13 +1,18 @@
 """Apply FaceCDM: a MODEL that shows a person."""
 
+import logging
+
 from comfy_api.latest import io
 
 from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.formats.unheard import nothing_to_keep
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS
+
+logger = logging.getLogger("facecdm")
 
 SEVERAL = ("Several references as their mean, all side by side, or the first for the first picture of the batch, the "
            "second for the second … (video; of a frame's faces the largest).")
@@ -71,39 +76,50 @@ class ApplyFaceCDM(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def execute(cls, model, adapter, face_strength, image_strength, keep_prompt, start_at, end_at, references, curve,
-                faces=None, custom_curve="1", clip_vision=None, image=None, clip_vision_output=None, mask=None,
-                options=None):
-        from ..facecdm.hosts.comfy import apply_person, sigma_at
-        from ..facecdm.hosts.comfy_cfg import rescale_cfg
-        from ..facecdm.hosts.comfy_features import Sources, features
-        from ..facecdm.hosts.comfy_lora import apply_lora
+    def execute(cls, **inputs):
+        model, unheard = applied(**inputs)
+        for text in unheard:
+            logger.warning("FaceCDM: %s", text)
+        return io.NodeOutput(model)
 
-        if start_at >= end_at:
-            raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
-        options = options or ApplyOptions()
-        shown = features(adapter, Sources(faces, clip_vision, image, clip_vision_output, options.negative_image,
-                                          references, options.reference_weights, options.structure, options.noise))
-        strengths = {"face": (face_strength, curve, custom_curve), "image": (image_strength, curve, custom_curve)}
-        if options.image_curve != SAME:
-            strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
-        person = Person(
-            adapter,
-            face=shown.face,
-            image=shown.image,
-            negative=shown.negative,
-            settings={stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
-                      for stream, strength in strengths.items()},
-            mask=None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0],
-            sigma_start=sigma_at(model, start_at),
-            sigma_end=sigma_at(model, end_at) if end_at < 1 else 0.0,
-            per_picture=references == PER_PICTURE,
-        )
-        model = apply_person(model, person)
-        if face_strength:
-            for stream, lora in getattr(adapter, "loras", {}).items():
-                model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-        return io.NodeOutput(rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model)
+
+def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at, end_at, references, curve, faces=None,
+            custom_curve="1", clip_vision=None, image=None, clip_vision_output=None, mask=None, options=None):
+    """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
+    from ..facecdm.hosts.comfy import apply_person, sigma_at
+    from ..facecdm.hosts.comfy_cfg import rescale_cfg
+    from ..facecdm.hosts.comfy_features import Sources, features
+    from ..facecdm.hosts.comfy_lora import apply_lora
+
+    if start_at >= end_at:
+        raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
+    options = options or ApplyOptions()
+    shown = features(adapter, Sources(faces, clip_vision, image, clip_vision_output, options.negative_image,
+                                      references, options.reference_weights, options.structure, options.noise))
+    strengths = {"face": (face_strength, curve, custom_curve), "image": (image_strength, curve, custom_curve)}
+    if options.image_curve != SAME:
+        strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
+    person = Person(
+        adapter,
+        face=shown.face,
+        image=shown.image,
+        negative=shown.negative,
+        settings={stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
+                  for stream, strength in strengths.items()},
+        mask=None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0],
+        sigma_start=sigma_at(model, start_at),
+        sigma_end=sigma_at(model, end_at) if end_at < 1 else 0.0,
+        per_picture=references == PER_PICTURE,
+    )
+    model = apply_person(model, person)
+    if face_strength:
+        for stream, lora in getattr(adapter, "loras", {}).items():
+            model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
+    unheard = shown.unheard
+    if options.projection != NONE:
+        streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
+        unheard += nothing_to_keep(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unheard
 
 
 def _stream(model, adapter, name: str, strength: float, curve: str, custom: str, keep_prompt: float,

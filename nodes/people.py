@@ -7,7 +7,7 @@ from ..facecdm.adapter.references import MEAN
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, of_boxes, painted, parse_boxes
-from .apply import ApplyFaceCDM
+from .apply import applied, logger
 from .sockets import ADAPTER, FACES, OPTIONS
 
 PEOPLE = 4
@@ -126,13 +126,15 @@ class ApplyToPeople(io.ComfyNode):
                                f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody")
         for n in present:
             try:
-                model = ApplyFaceCDM.execute(
+                model, unheard = applied(
                     model=model, adapter=adapter, faces=people.get(f"faces_{n}"), face_strength=face_strength,
                     image_strength=image_strength, keep_prompt=keep_prompt, start_at=start_at, end_at=end_at,
                     references=MEAN, curve="flat", clip_vision=clip_vision, image=people.get(f"image_{n}"),
-                    mask=masks[n - 1], options=options).args[0]
+                    mask=masks[n - 1], options=options)
             except FaceCDMError as error:
                 raise type(error)(f"person {n}: {error}") from error
+            for text in unheard:
+                logger.warning("FaceCDM: person %d: %s", n, text)
         return io.NodeOutput(model)
 
 

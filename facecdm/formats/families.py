@@ -32,7 +32,8 @@ class Family:
     begin      the strength to begin with
     prompt, likeness           what `strength` becomes at the two ends of the balance between prompt and likeness
     keep       κ at the prompt's end of the balance
-    words      what of a file's name speaks for it where its content cannot tell
+    words      whole words of a file's name that speak for it where its content cannot tell, each with "-" between its
+               parts; of families that a file may be the first is asked last, since the others' names may hold its own
     note       what else its user must know
     """
 
@@ -64,28 +65,28 @@ class Family:
 
 FAMILIES = {family.key: family for family in (
     Family("ip-adapter", "IP-Adapter", "image", projectors.Pooled, WHOLE, POOLED, begin=0.7,
-           words=("ip-adapter_sd15.", "ip-adapter_sd15_vit", "ip-adapter_sdxl")),
+           words=("ip-adapter-sd15", "ip-adapter-sdxl")),
     Family("ip-adapter-light", "IP-Adapter light", "image", projectors.Pooled, WHOLE, POOLED, begin=1.0,
-           words=("light",)),
+           words=("adapter-light", "ipadapter-light", "sd15-light")),
     Family("ip-adapter-plus", "IP-Adapter Plus", "image", projectors.Resampler, WHOLE, PENULTIMATE, begin=0.7,
-           likeness=1.2, words=("adapter-plus_",)),
+           likeness=1.2, words=("adapter-plus",)),
     Family("ip-adapter-plus-face", "IP-Adapter Plus-Face", "image", projectors.Resampler, FACE, PENULTIMATE, begin=0.7,
-           words=("plus-face", "plus_face", "plusface")),
+           words=("plus-face", "plusface")),
     Family("ip-adapter-composition", "IP-Adapter Plus Composition", "image", projectors.Resampler, WHOLE, PENULTIMATE,
-           begin=1.0, words=("composition",)),
+           begin=1.0, words=("plus-composition", "adapter-composition", "ip-composition")),
     Family("ip-adapter-full-face", "IP-Adapter Full-Face", "image", projectors.EveryState, FACE, PENULTIMATE,
            begin=0.6),
     Family("faceid", "FaceID", "face", projectors.Identity, embedding=NORMED, likeness=1.5),
     Family("faceid-plus", "FaceID Plus", "face", projectors.IdentityPlus, ALIGNED, PENULTIMATE, NORMED,
-           words=("faceid-plus_",)),
+           words=("faceid-plus", "faceidplus")),
     Family("faceid-plusv2", "FaceID PlusV2", "face", projectors.IdentityPlusV2, ALIGNED, PENULTIMATE, NORMED,
-           words=("plusv2", "plus-v2", "plus_v2")),
+           words=("plusv2", "plus-v2", "faceidplusv2")),
     Family("faceid-portrait", "FaceID Portrait", "face", projectors.Identity, embedding=NORMED),
     Family("faceid-portrait-unnorm", "FaceID Portrait-unnorm", "face", projectors.Resampler, embedding=RAW,
-           words=("unnorm", "portrait")),
+           words=("unnorm", "faceid-portrait")),
     Family("instantid", "InstantID", "face", projectors.Resampler, embedding=RAW,
            recogniser="antelopev2/glintr100.onnx", prompt=0.4, likeness=1.1,
-           words=("instantid", "instant-id", "instant_id")),
+           words=("instantid", "instant-id")),
     Family("pulid", "PuLID", "face", IdentityEncoder, UPRIGHT, FIVE, RAW, "antelopev2/glintr100.onnx", ZEROS,
            projection="token_v2", kappa=1.0, zeros=NOTHING, likeness=1.2),
     Family("pulid-v1.1", "PuLID v1.1", "face", IdentityFormer, UPRIGHT, FIVE, RAW, "antelopev2/glintr100.onnx", ZEROS,

@@ -1,6 +1,7 @@
 """Which family a file belongs to, for which base, and how we know."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +103,9 @@ def _choose(published: Published, options: tuple[str, ...], layer_map: LayerMap,
     path = published.path
     for said, where in ((json.dumps(published.metadata), "metadata"), (path.name, "name"),
                         (path.parent.name, "folder's name")):
-        for key in options:
-            word = next((word for word in FAMILIES[key].words if word in said.lower()), "")
+        said = "-".join(["", *re.findall("[a-z0-9]+", said.lower()), ""])
+        for key in (*options[1:], options[0]):
+            word = next((word for word in FAMILIES[key].words if f"-{word}-" in said), "")
             if word:
                 return FAMILIES[key], "its metadata" if where == "metadata" else f"{word!r} in its {where}"
     others = " or ".join(FAMILIES[key].name for key in options[1:])

@@ -14,6 +14,7 @@ from ..formats.families import ALIGNED, ENCODERS, FACE, NORMED, POOLED, ZEROS
 from ..formats.negative import check_noise, stream_of_negative_image
 from ..formats.pulid import identity
 from ..formats.recognise import Recognised
+from ..formats.unheard import not_found, unseen_pictures
 from .comfy_vision import Seen, look, look_at_nothing
 
 
@@ -41,12 +42,15 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A Person's `face`, `image` and `negative`, and the weights of references that are not one mean."""
+    """A Person's `face`, `image` and `negative`, the weights of references that are not one mean, and sentences on what
+    is connected and changes nothing.
+    """
 
     face: Tensor | Features | None = None
     image: Tensor | Features | None = None
     negative: dict[str, Features] = field(default_factory=dict)
     apart: tuple[float, ...] = ()
+    unheard: tuple[str, ...] = ()
 
     def weights(self, stream: str) -> tuple[float, ...]:
         """A stream's weights: none where it has another number of references."""
@@ -74,9 +78,15 @@ def features(adapter, sources: Sources) -> Shown:
                        "one that has (Combine Adapters)")
     if "face" in parts and "image" in parts:
         _check_towers(parts, sources)
+    unheard = unseen_pictures(parts, tuple(name for name in ("image", "clip_vision")
+                                           if getattr(sources, name) is not None))
     given = {}
     for stream, part in parts.items():
         own = sources if stream == avoiding else replace(sources, negative_image=None)
+        lost = not_found(part, own.faces, own.image if stream == "face" or own.encoded is None else None)
+        if lost:  # nor looked for again
+            unheard += (lost,)
+            own = replace(own, image=None) if stream == "face" else replace(own, faces=None)
         seen = _face(part, own) if stream == "face" else _image(part, own, optional="face" in parts)
         if seen is not None:
             given[stream] = seen
@@ -86,7 +96,7 @@ def features(adapter, sources: Sources) -> Shown:
     negative = {stream: nothing.repeated(shown[stream].count) for stream, (_, nothing) in given.items()}
     if sources.noise:
         negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
-    return Shown(shown.get("face"), shown.get("image"), negative, sources.apart)
+    return Shown(shown.get("face"), shown.get("image"), negative, sources.apart, unheard)
 
 
 def _count(given: Tensor | Features) -> int:

@@ -123,6 +123,26 @@ def test_order_of_evidence():
     assert recognise(file("instantid", "SDXL", "unnorm.bin")).family.key == "faceid-portrait-unnorm"
 
 
+@pytest.mark.parametrize("family,loose", [
+    ("instantid", "portrait"), ("ip-adapter", "highlight"), ("ip-adapter", "soft light"),
+    ("ip-adapter-plus", "good composition"), ("faceid-plus", "surplusv2")])
+def test_a_loose_word_is_no_name(family, loose):
+    """In prose of the metadata, in a file's name."""
+    for found in (recognise(file(family, "SD1.5", "x.bin", metadata={"modelspec.description": f"a {loose} of hers"})),
+                  recognise(file(family, "SD1.5", f"my_{loose}.bin"))):
+        assert found.family.key == family and "it may be" in found.why
+
+
+@pytest.mark.parametrize("family,name", [
+    ("faceid-portrait-unnorm", "IP Adapter FaceID Portrait SDXL.safetensors"), ("instantid", "Instant_ID portrait.bin"),
+    ("faceid-plusv2", "FaceID Plus V2.bin"), ("faceid-plusv2", "FaceIDPlusV2_sd15.bin"),
+    ("ip-adapter-light", "ip-adapter-light.bin"), ("ip-adapter-composition", "ip-composition-adapter_sd15.bin"),
+    ("ip-adapter-plus-face", "IP-Adapter Plus Face.bin"), ("ip-adapter-plus", "my ip-adapter plus.bin")])
+def test_a_name_is_known_however_its_words_are_joined(family, name):
+    found = recognise(file(family, "SD1.5", name))
+    assert found.family.key == family and "in its name" in found.why
+
+
 def test_a_choice_must_be_possible():
     with pytest.raises(FaceCDMError, match="family is 'instantid', but x.bin holds FaceID: set family to auto"):
         recognise(file("faceid", "SD1.5", "x.bin"), "instantid")

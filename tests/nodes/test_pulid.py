@@ -124,6 +124,17 @@ def test_another_picture_of_the_same_face_makes_another_result(apply, picture):
     differ(noise(apply()), noise(apply(image=1 - picture)))
 
 
+def test_keep_prompt_says_that_it_changes_nothing(apply, options, caplog):
+    """What the text says is taken out already; with projection none the user chose that nothing is."""
+    plain = noise(apply())
+    apply(keep_prompt=0.5, options=options(projection="none"))
+    assert not caplog.records
+    assert noise(apply(keep_prompt=0.5)).equal(plain)
+    assert [record.message for record in caplog.records if record.name == "facecdm"] == [
+        "FaceCDM: keep_prompt is 0.5 and changes nothing: PuLID takes out all that the text says already. For more of "
+        "the prompt lower face_strength."]
+
+
 def test_noise_in_nobody_changes_the_negative_side_alone(apply, options):
     some = apply(options=options(noise=0.5))
     differ(noise(some), noise(apply()))
@@ -199,7 +210,8 @@ def test_with_another_picture(errors, apply):
         apply(image=torch.rand(1, 10, 12, 3))
 
 
-def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch):
+def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch,
+                                                     caplog):
     """There is one clip_vision. Encoded already, a pooled picture needs none of its own."""
     families = in_comfy.module("facecdm.formats.families")
     monkeypatch.setattr(families, "ENCODERS", (families.Encoder("ViT-small", SMALL_XL.states, SMALL_XL.pooled, "s"),))
@@ -210,6 +222,9 @@ def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, puli
             apply(adapter=both[family])
     seen = SimpleNamespace(image_embeds=torch.rand(1, SMALL_XL.pooled), penultimate_hidden_states=None)
     shown = apply(adapter=both["ip-adapter"], clip_vision_output=seen)
+    keeping = apply(adapter=both["ip-adapter"], clip_vision_output=seen, keep_prompt=0.5)
+    differ(noise(keeping), noise(shown))
+    assert not caplog.records, "keep_prompt is heard in the image stream"
     differ(noise(shown), noise(apply()))
     with pytest.raises(errors.Mismatch, match="PuLID looks with EVA02"):
         apply(adapter=both["ip-adapter-plus"], clip_vision_output=seen)
