@@ -1,6 +1,5 @@
 """Training on a ComfyUI MODEL: the U-Net that is loaded, without a second copy of it."""
 
-import hashlib
 from collections.abc import Iterator
 
 import comfy.ldm.modules.attention as attention
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ..adapter.attention import LayerStream, attend, triplet_attention
 from ..errors import FaceCDMError, UnsupportedModel
-from ..training.denoiser import Watch
+from ..training.denoiser import Watch, digest_of
 from ..training.rows import Prompt
 from .comfy import _attentions, layer_map, text_keys_values
 from .comfy_gradients import CALL, Call, Recast, Repeated, attention_with_gradients, leave_inference
@@ -92,11 +91,14 @@ class ComfyDenoiser:
     @property
     def fingerprint(self) -> str:
         """Names the base: its family, its schedule and a sample of every weight, LoRA patches included."""
-        weights = [value.detach().flatten()[:16].to("cpu", torch.float16) for value in self._unet.parameters()]
-        digest = hashlib.sha256(f"{self.layer_map.base} {self.prediction}".encode())
-        for part in (self.signal.half(), *weights):
-            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(f"{self.layer_map.base} {self.prediction}", (self.signal, *self._unet.parameters()))
+
+    @property
+    def control_fingerprint(self) -> str:
+        """A control-LoRA's weights are in no model before it runs."""
+        lora, model = (getattr(self._control, name, None) for name in ("control_weights", "control_model"))
+        found = lora or ({} if model is None else model.state_dict())
+        return digest_of("control", found.values()) if self._control is not None else ""
 
     @property
     def _unet(self) -> nn.Module:

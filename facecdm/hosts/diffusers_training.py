@@ -1,6 +1,5 @@
 """The trainer's view of a diffusers U-Net: the demo model's, or a Stable Diffusion 1.5 / XL folder."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from ..adapter.attention import LayerStream
 from ..errors import MissingModel
-from ..training.denoiser import Watch
+from ..training.denoiser import Watch, digest_of
 from ..training.rows import Prompt
 from .diffusers import DiffusersHost
 
@@ -35,11 +34,11 @@ class DiffusersDenoiser:
     @property
     def fingerprint(self) -> str:
         """Names the base: its family, its schedule and a sample of every weight."""
-        digest = hashlib.sha256(f"{self.layer_map.base} {self.prediction}".encode())
-        for value in (self.signal, *self.unet.parameters()):
-            sample = value.detach().flatten()[:16].to("cpu", torch.float16)
-            digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(f"{self.layer_map.base} {self.prediction}", (self.signal, *self.unet.parameters()))
+
+    @property
+    def control_fingerprint(self) -> str:
+        return "" if self._control is None else digest_of("control", self._control.state_dict().values())
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """The dtype of the U-Net's arithmetic: float32, or another one by autocast."""

@@ -1,6 +1,7 @@
 """What the trainer needs of a base model, whoever hosts it."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -18,7 +19,8 @@ class Denoiser(Protocol):
     """A frozen U-Net and its autoencoder, on one device.
 
     `signal` and `noise` [steps] are α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1); `prediction` is "epsilon" or
-    "v" (α_t ε − σ_t z). `dtype` is that of the U-Net's computations.
+    "v" (α_t ε − σ_t z). `dtype` is that of the U-Net's computations. `fingerprint` names the base,
+    `control_fingerprint` its pose ControlNet ("" without one).
     """
 
     layer_map: LayerMap
@@ -28,6 +30,7 @@ class Denoiser(Protocol):
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    control_fingerprint: str
 
     def predict(self, noisy: Tensor, t: Tensor, prompt: Prompt, people: list[list[LayerStream]] | None = None,
                 control: Tensor | None = None, watch: Watch | None = None) -> Tensor:
@@ -51,6 +54,15 @@ class Denoiser(Protocol):
 
     def checkpoint(self, on: bool) -> None:
         """Gradient checkpointing in the U-Net."""
+
+
+def digest_of(name: str, tensors: Iterable[Tensor]) -> str:
+    """Of a name and a sample of every tensor: the same on every device, and quick for a whole U-Net."""
+    digest = hashlib.sha256(name.encode())
+    for value in tensors:
+        sample = value.detach().flatten()[:16].to("cpu", torch.float16)
+        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def clean_from(prediction: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor, kind: str) -> Tensor:

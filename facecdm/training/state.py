@@ -27,6 +27,8 @@ class Identity:
     base: str
     start: str  # a hash of the adapter and LoRA that the stage began with
     held_out: list[int]
+    control: str = ""
+    recogniser: str = ""
 
     def differences(self, other: dict) -> list[str]:
         """Human lines: what `other`, an Identity's dictionary, has otherwise."""
@@ -34,8 +36,9 @@ class Identity:
         lines = [f"{name} was {settings.get(name)!r} and is {value!r}" for name, value in self.settings.items()
                  if settings.get(name) != value and name not in FREE]
         names = {"data": "the data set", "base": "the base model", "start": "the adapter or LoRA that it began with",
-                 "held_out": "what is held out"}
-        return lines + [f"{text} is another" for name, text in names.items() if other.get(name) != getattr(self, name)]
+                 "held_out": "what is held out", "control": "the pose ControlNet", "recogniser": "the face recogniser"}
+        return lines + [f"{text} is another" for name, text in names.items()
+                        if other.get(name, "") != getattr(self, name)]
 
 
 FREE = ("save_every", "validate_every", "checkpointing")  # settings that do not change what is learnt

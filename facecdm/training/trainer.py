@@ -14,7 +14,7 @@ from ..adapter.crowd import Crowd
 from ..adapter.model import TripletAdapter
 from ..errors import FaceCDMError
 from . import state
-from .denoiser import Denoiser
+from .denoiser import Denoiser, digest_of
 from .draws import Draws, batches, draw
 from .learner import Learner
 from .lora import Lora
@@ -67,7 +67,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
-        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora), self.held_out)
+        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora), self.held_out,
+                                       denoiser.control_fingerprint, _recogniser(terms))
         self.step, scaler, self.history = state.resume(self.checkpoint, self.learner, self.optimiser, self.identity)
         if scaler:
             self._scaler.load_state_dict(scaler)
@@ -188,6 +189,12 @@ def _same_size(buckets: list[list[int]], chosen: list[int], batch: int) -> list[
     wanted = set(chosen)
     held = [[i for i in bucket if i in wanted] for bucket in buckets]
     return [some[at:at + batch] for some in held for at in range(0, len(some), batch)]
+
+
+def _recogniser(terms: list[Term]) -> str:
+    """Names the network that an identity loss looks through; "" where there is none."""
+    found = [term.loss.recogniser for term in terms if hasattr(term.loss, "recogniser")]
+    return digest_of("recogniser", (value for network in found for value in network.buffers())) if found else ""
 
 
 def _hash(adapter: TripletAdapter, lora: Lora) -> str:

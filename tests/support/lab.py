@@ -67,22 +67,23 @@ class Shrink(nn.Module):
         return nn.functional.interpolate(latents[:, :3], scale_factor=8)
 
 
-def tiny_denoiser(seed: int = 0) -> DiffusersDenoiser:
+def tiny_denoiser(seed: int = 0, control: nn.Module | None = None) -> DiffusersDenoiser:
     torch.manual_seed(seed)
     unet = build_unet({"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 64],
                        "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
                        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
                        "cross_attention_dim": CONTEXT, "attention_head_dim": [1, 2]})
-    return DiffusersDenoiser(unet, Shrink(), *signal_and_noise(), "v")
+    return DiffusersDenoiser(unet, Shrink(), *signal_and_noise(), "v", control)
 
 
-def tiny_trainer(folder: Path, stage: Stage = STAGE, worker=None, adapter=None, lora=None, **more) -> Trainer:
-    denoiser, data = tiny_denoiser(), TinySource()
+def tiny_trainer(folder: Path, stage: Stage = STAGE, worker=None, adapter=None, lora=None, control=None,
+                 more_terms=(), **more) -> Trainer:
+    denoiser, data = tiny_denoiser(control=control), TinySource()
     adapter = adapter or new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1)
     localisation = LocalisationLoss()
     terms = [Term("diffusion", DiffusionLoss(gamma=stage.min_snr)),
              Term("localisation", localisation, 0.1, 2, 3, frozenset({"outputs"})),
-             Term("background", BackgroundLoss(), 0.1, needs=frozenset({"plain"}))]
+             Term("background", BackgroundLoss(), 0.1, needs=frozenset({"plain"})), *more_terms]
     return Trainer(denoiser, adapter, lora or Lora(), data, stage, terms, folder, worker=worker, **more)
 
 

@@ -256,6 +256,24 @@ def test_pose_controls_without_learning(in_comfy, denoiser_class):
     assert len(learnt) > 200
 
 
+def test_a_controlnet_has_a_fingerprint(in_comfy, denoiser_class):
+    import comfy.controlnet
+    from control_twins import make_control_twins
+
+    def fingerprint(control) -> str:
+        with denoiser_class(twins.model, control=control) as denoiser:
+            return denoiser.control_fingerprint
+
+    def lora(value: float):
+        return comfy.controlnet.ControlLora({"input_hint_block.0.weight": torch.full((16, 3, 3, 3), value)})
+
+    twins, one, other = make_twins(SMALL_SDXL), *(make_control_twins(SMALL_SDXL, seed).net for seed in (0, 1))
+    found = [fingerprint(control) for control in (None, one, other)]
+    assert found[0] == "" and len(set(found)) == 3 and fingerprint(one.copy()) == found[1]
+    assert denoiser_class(twins.model, control=lora(1.0)).control_fingerprint != (
+        denoiser_class(twins.model, control=lora(2.0)).control_fingerprint)
+
+
 def test_pictures_have_gradients(in_comfy, denoiser_class):
     """The demo model: v prediction, and latents that the autoencoder turns into pixels."""
     from facecdm.demo.weights import read

@@ -12,7 +12,9 @@ from lab import STAGE, everything, tiny_trainer
 
 from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training.lora import Lora
+from facecdm.training.losses import IdentityLoss
 from facecdm.training.state import OtherRun
+from facecdm.training.step import Term
 
 LAB = Path(__file__).parents[1] / "support" / "lab.py"
 
@@ -91,6 +93,27 @@ def test_other_settings_or_data_are_refused_and_named(whole):
     other.streams["face"].gate.knots.data += 1
     with pytest.raises(OtherRun, match="the adapter or LoRA that it began with is another"):
         tiny_trainer(folder, adapter=other)
+
+
+def test_another_controlnet_or_recogniser_is_refused_and_named(tmp_path):
+    def look(seed: int) -> list[Term]:
+        return [Term("identity", IdentityLoss(recogniser=network(seed)), 0.0)]
+
+    def network(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        found = torch.nn.Linear(2, 2)
+        found.register_buffer("weights", torch.randn(3))
+        return found
+
+    tiny_trainer(tmp_path, control=network(0), more_terms=look(0)).save()
+    tiny_trainer(tmp_path, control=network(0), more_terms=look(0))
+    with pytest.raises(OtherRun, match="the pose ControlNet is another") as caught:
+        tiny_trainer(tmp_path, control=network(1), more_terms=look(0))
+    assert "recogniser" not in str(caught.value)
+    with pytest.raises(OtherRun, match="the face recogniser is another"):
+        tiny_trainer(tmp_path, control=network(0), more_terms=look(1))
+    with pytest.raises(OtherRun, match="the pose ControlNet is another; the face recogniser is another"):
+        tiny_trainer(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(whole, tmp_path):
