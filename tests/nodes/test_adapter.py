@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from twins import SMALL_SD15, make_twins
 
 
 @pytest.fixture
@@ -51,9 +52,10 @@ def test_a_seed_is_a_set_of_weights(sd15, vision, make_adapter):
     assert torch.random.get_rng_state().equal(before), "the global generator belongs to others"
 
 
-def test_keys_and_values_begin_as_the_texts(sd15, vision, make_adapter):
-    unet = sd15.model.diffusion_model.state_dict()
-    adapter = make_adapter(sd15, clip_vision=vision)
+def test_keys_and_values_begin_as_the_texts(in_comfy, vision, make_adapter):
+    model = make_twins(SMALL_SD15).model  # of its own: in one that others share, a LoRA of theirs may still lie
+    unet = model.model.diffusion_model.state_dict()
+    adapter = make_adapter(model, clip_vision=vision)
     for stream in adapter.streams.values():
         assert stream.to_k[0].weight.equal(unet["input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"])
         assert stream.to_v[-1].weight.equal(unet["middle_block.1.transformer_blocks.0.attn2.to_v.weight"])
