@@ -147,7 +147,13 @@ class Client:
 
     async def run(self, workflow: Workflow, on_progress: OnProgress | None = None) -> Finished:
         """submit, then wait; a job whose waiting is cancelled is interrupted."""
-        prompt_id = await self.submit(workflow)
+        prompt_id = str(uuid.uuid4())
+        self._watchers[prompt_id] = (on_progress, asyncio.Event())  # a quick job is over before submit has its answer
+        try:
+            await self.submit(workflow, prompt_id=prompt_id)
+        except BaseException:
+            del self._watchers[prompt_id]
+            raise
         try:
             return await self.wait(prompt_id, on_progress)
         except asyncio.CancelledError:

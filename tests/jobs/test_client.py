@@ -143,6 +143,23 @@ def test_progress_tells_the_nodes(server):
     assert {step.node for step in seen} >= {"1", "2"}
 
 
+def test_progress_is_heard_where_a_job_is_over_before_the_server_has_said_its_number(server):
+    class Late(Client):
+        async def _json(self, method, path, **options):
+            answer = await super()._json(method, path, **options)
+            await asyncio.sleep(1 if path == "/prompt" else 0)
+            return answer
+
+    async def job():
+        async with Late(server.address) as client:
+            await client.run(picture(color=a_colour()), seen.append)
+            assert not client._watchers
+
+    seen = []
+    asyncio.run(job())
+    assert {step.node for step in seen} >= {"1", "2"}
+
+
 def test_a_running_job_is_interrupted(server):
     async def job(client):
         prompt_id = await client.submit(slow())
