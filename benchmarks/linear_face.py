@@ -4,8 +4,7 @@
 
 Ridge regression from the embeddings of some people of DATA (docs/demo-model.md) to the mean upright face of each; then
 the faces that it draws of people it has not seen, from one photo of each, as the recogniser sees them: the cosine to
-another photo, and how often that is the nearest one of all. It says what "broad strokes" could teach an adapter within
-seconds, and that an embedding is not what a training lacks.
+another photo, and how often that is the nearest one of all. It says that an embedding is not what a training lacks.
 """
 
 import argparse
