@@ -46,6 +46,8 @@ HELP = {
     "identity_ramp": "Steps over which the identity loss' weight grows.",
     "few_steps": "The identity loss looks at the picture after so many sampling steps, in place of one; 0: one.",
     "contrast": "Share of the identity loss that compares with other people.",
+    "linear_identity": "Weight of the identity loss through a linear recogniser, which many people's data set is "
+                       "asked for: at every noise level.",
     "localisation": "Weight of the loss that keeps the face's attention in the face.",
     "alignment": "Weight of the loss that keeps the response to the text that of the model without a face.",
     "alignment_layout": "Weight of the same for the layout.",

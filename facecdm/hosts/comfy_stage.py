@@ -66,7 +66,7 @@ def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor]
         with ComfyDenoiser(inputs.model, inputs.vae, inputs.control) as denoiser:
             held_out = hold_out(inputs.data)
             mean = inputs.data.mean_face if stage.identity else None
-            terms = terms_of(stage, inputs.data, inputs.recogniser, mean, denoiser.device)
+            terms = terms_of(stage, inputs.data, inputs.recogniser, mean, denoiser)
             trainer = Trainer(denoiser, adapter, Lora.from_tensors(lora), inputs.data, stage, terms, inputs.folder,
                               held_out, denoiser.fingerprint)
             began, first = time.monotonic(), trainer.step

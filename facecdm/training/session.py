@@ -101,7 +101,7 @@ class Session:
 
     def _stage(self, stage: Stage, adapter, lora: Lora) -> Result:
         mean = self.data.mean_face if stage.identity else None
-        terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser.device)
+        terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser)
         trainer = Trainer(self.denoiser, adapter, lora, self.data, stage, terms, self.config.out, self.held_out,
                           self.denoiser.fingerprint, self.worker)
         with Progress(stage, trainer.step, quiet=self.worker.rank > 0) as progress:

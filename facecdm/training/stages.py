@@ -59,6 +59,7 @@ class Stage:
     identity_ramp: int = 0           # steps over which its weight grows
     few_steps: int = 0               # > 0: the identity loss looks at the picture after so many sampling steps
     contrast: float = 0.0            # share of the identity loss that is contrastive, against other people
+    linear_identity: float = 0.0     # the same through a linear recogniser, at every noise level
     localisation: float = 0.0
     alignment: float = 0.0
     alignment_layout: float = 0.1

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import FaceCDMError
 from . import losses
+from .denoiser import Denoiser
 from .source import Source
 from .stages import Stage
 from .step import Term
@@ -14,16 +15,20 @@ from .step import Term
 BANK = 4096  # the most people that a contrastive identity loss compares with
 
 
-def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor | None, device: torch.device
+def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor | None, denoiser: Denoiser
              ) -> list[Term]:
-    """Raises FaceCDMError where the identity loss is wanted and there is no recogniser's ONNX file."""
+    """Raises FaceCDMError where the identity loss is wanted and there is no recogniser's ONNX file, or the linear one
+    and there are too few people."""
     diffusion = losses.DiffusionLoss(gamma=stage.min_snr)
     terms = [_term(diffusion)]
     if stage.bottleneck:
         terms.append(_term(losses.BottleneckLoss(), stage.bottleneck))
     if stage.identity:
-        terms.append(_term(_identity(stage, data, recogniser, mean, device), stage.identity, stage.identity_every,
+        terms.append(_term(_identity(stage, data, recogniser, mean, denoiser.device), stage.identity, stage.identity_every,
                            stage.identity_ramp))
+    if stage.linear_identity:
+        linear = losses.LinearRecogniser.fit(denoiser, data)
+        terms.append(_term(losses.LinearIdentityLoss(linear), stage.linear_identity))
     if stage.localisation:
         terms.append(_term(losses.LocalisationLoss(), stage.localisation))
     if stage.alignment:

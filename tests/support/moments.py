@@ -60,3 +60,31 @@ def make_moment(t: list[int], denoiser: StubDenoiser | None = None, rows: Rows |
                          noisy=noisy, prediction=prediction,
                          clean=clean_from(prediction, noisy, signal, level, denoiser.prediction), face_on=on,
                          image_on=on, text_on=on, step=1, prompt=rows.prompt, crowd=crowd) | values)
+
+
+class ManyPeople:
+    """A data set of `count` people in three pictures each, whose faces follow a linear map from their embeddings."""
+
+    empty_prompt = Prompt(torch.zeros(1, 7, 12))
+
+    def __init__(self, count: int = 60, size: int = 24, loud: float = 0.3):
+        rng = torch.Generator().manual_seed(0)
+        whose = torch.arange(count).repeat_interleave(3)
+        faces = nn.functional.normalize(torch.randn(count, 8, generator=rng), dim=1)[whose]
+        painted = torch.randn(8, 3 * size * size, generator=rng) / 8**0.5
+        clothes = torch.randn(len(whose), 3, size, size, generator=rng) * loud
+        self.rows = make_rows(len(whose), size, latents=(faces @ painted).view_as(clothes) + clothes, face=faces * 5,
+                              identity=whose)
+        self.people = {person: (whose == person).nonzero()[:, 0].tolist() for person in range(count)}
+        self.buckets = [list(range(len(whose)))]
+        self.mean_face = faces.mean(0)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def latent_shape(self, index: int) -> tuple[int, ...]:
+        return tuple(self.rows.latents.shape[1:])
+
+    def load(self, indices: list[int]) -> Rows:
+        return Rows(**{name: value if isinstance(value, Prompt) or value is None else value[indices]
+                       for name, value in vars(self.rows).items()})

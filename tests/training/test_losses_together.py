@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from moments import StubDenoiser, make_rows
+from moments import ManyPeople, StubDenoiser, make_rows
 from torch import nn
 
 from facecdm.adapter.attention import attend, triplet_attention
@@ -75,7 +75,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     draws = Draws(torch.tensor(t), torch.randn(rows.latents.shape), torch.ones(count, dtype=torch.bool), on, on, on,
                   ~on, torch.zeros(count), on)
     crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on, on)
-    terms = terms_of(stage, None, recogniser, None, denoiser.device)
+    terms = terms_of(stage, ManyPeople(size=SIZE), recogniser, None, denoiser)
     with learner.lora.on(denoiser.linears()):
         total, values = forward(denoiser, learner, terms[1:], rows, crowd, Prompt(torch.zeros(1, 7, 12)), draws, 1)
     if total.requires_grad:
@@ -99,6 +99,7 @@ CASES = {  # loss: (the stage's numbers, who learns from it)
     "bottleneck": (dict(bottleneck=1.0), {"projectors"}),
     "identity": (dict(identity=1.0, identity_below=1000), ALL),
     "few steps": (dict(identity=1.0, few_steps=3, identity_below=1), ALL),
+    "linear identity": (dict(linear_identity=1.0), ALL),
     "localisation": (dict(localisation=1.0), ALL),
     "alignment": (dict(alignment=1.0), {"lora"}),  # one layer's queries come before its people
     "background": (dict(background=1.0), ALL),
@@ -125,7 +126,7 @@ def test_all_together_at_both_ends_of_the_noise(recogniser, prediction):
     numbers = {name: value for numbers, _ in CASES.values() for name, value in numbers.items()}
     for below in (1, 1000):  # a few steps, one step
         values, learner, _ = step(recogniser, [0, 999], prediction, **numbers | {"identity_below": below})
-        assert all(torch.isfinite(value) for value in values.values()) and len(values) == 5
+        assert all(torch.isfinite(value) for value in values.values()) and len(values) == 6
         assert learnt(learner) == ALL
 
 

@@ -6,8 +6,10 @@ from .bottleneck import BottleneckLoss
 from .diffusion import DiffusionLoss
 from .few_steps import FewStepIdentityLoss
 from .identity import Bank, IdentityLoss
+from .linear import LinearIdentityLoss, LinearRecogniser
 from .localisation import LocalisationLoss
 from .loss import Loss
 
 __all__ = ["AlignmentLoss", "ArcFace", "BackgroundLoss", "Bank", "BottleneckLoss", "DiffusionLoss",
-           "FewStepIdentityLoss", "IdentityLoss", "LocalisationLoss", "Loss", "align"]
+           "FewStepIdentityLoss", "IdentityLoss", "LinearIdentityLoss", "LinearRecogniser", "LocalisationLoss", "Loss",
+           "align"]

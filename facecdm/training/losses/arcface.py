@@ -38,18 +38,22 @@ def align(pixels: Tensor, keypoints: Tensor) -> Tensor:
     As InsightFace's norm_crop, but where a face is larger than twice the crop, several samples are averaged per
     pixel, so that the gradient reaches every pixel of the face. Key points are [B, 5, 2] in 0…1 of the picture.
     """
+    return upright(pixels.float().clamp(-1, 1) + 1, keypoints) - 1  # black is 0, as the padding
+
+
+def upright(pixels: Tensor, keypoints: Tensor) -> Tensor:
+    """As `align`, of any values [B, C, H, W], and 0 outside of the picture: linear in the pixels."""
     height, width = pixels.shape[-2:]
     with torch.autocast(pixels.device.type, enabled=False):
         size = torch.tensor([width, height], device=pixels.device, dtype=torch.float32)
         matrix = from_crop(keypoints.to(pixels.device).float() * size)
-        pixels = pixels.float().clamp(-1, 1) + 1  # black is 0, as the padding
         scale = matrix[:, :, 0].norm(dim=-1)
         samples = [int(min(max(s, 1), MOST_SAMPLES)) for s in scale.tolist()]
-        crops = pixels.new_empty(len(pixels), 3, SIZE, SIZE)
+        crops = pixels.new_empty(len(pixels), pixels.shape[1], SIZE, SIZE)
         for count in set(samples):
             rows = torch.tensor([i for i, n in enumerate(samples) if n == count], device=pixels.device)
             crops = crops.index_copy(0, rows, _warp(pixels[rows], matrix[rows], size, count))
-        return crops - 1
+        return crops
 
 
 def from_crop(keypoints: Tensor) -> Tensor:

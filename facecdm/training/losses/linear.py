@@ -1,0 +1,123 @@
+"""An identity loss for all noise levels: a linear recogniser, fitted to the data set."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import FaceCDMError
+from ..denoiser import Denoiser
+from ..moment import Moment
+from ..source import Source
+from .arcface import upright
+from .loss import Loss, centred, spread
+
+POOL = 4             # pixels of the upright face of 112 × 112, per side, that are seen as one
+RIDGE = 0.1          # of the mean variance, added to it
+MOST = 6000          # pictures to fit to
+FEWEST_PEOPLE = 32
+PLACES = 1 << 16     # of latents, from which the linear decoder is fitted
+BATCH = 32
+
+
+class LinearRecogniser(nn.Module):
+    """Latents and key points in, what can be said of the embedding by a linear map of the upright face; frozen.
+
+    decoder   [3·p², C, 1, 1]   from the latents to p × p pixels a place, without a bias
+    weights   [D, 3·28²]        from the upright face to the embedding, scaled so that the data set's pictures have a
+                                mean squared length of 1 around their mean
+    Both are least squares and have no bias: only differences are looked at.
+    """
+
+    def __init__(self, decoder: Tensor, weights: Tensor):
+        super().__init__()
+        self.register_buffer("decoder", decoder)
+        self.register_buffer("weights", weights)
+
+    def forward(self, latents: Tensor, keypoints: Tensor) -> Tensor:
+        """A difference of latents [B, C, h, w], key points [B, 5, 2] in 0…1 → [B, D]."""
+        return F.linear(faces(latents, keypoints, self.decoder), self.weights)
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, denoiser: Denoiser, data: Source) -> "LinearRecogniser":
+        """Ridge regression of the embeddings on the pictures. The same data give the same recogniser.
+
+        Raises FaceCDMError where the data set has too few people to say what tells them apart.
+        """
+        if len(data.people) < FEWEST_PEOPLE:
+            raise FaceCDMError(f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
+                               f"{len(data.people)}; set it to 0")
+        decoder = _linear_decoder(denoiser, data)
+        seen, wanted = [], []
+        for indices in _spread_out(data, MOST):
+            rows = data.load(indices)
+            there = rows.box[:, 2] > rows.box[:, 0]
+            keypoints = rows.keypoints[there].to(denoiser.device)
+            seen.append(faces(rows.latents[there].to(denoiser.device).float(), keypoints, decoder))
+            wanted.append(centred(rows.face[there], data.mean_face).to(denoiser.device))
+        x, y = torch.cat(seen), torch.cat(wanted)
+        x, y = x - x.mean(0), y - y.mean(0)
+        weights = _ridge(x, y)
+        return cls(decoder, weights / F.linear(x, weights).square().sum(1).mean().sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class LinearIdentityLoss(Loss):
+    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w as `steady` has it: 1 where all of the face that it can see is missed.
+
+    A recogniser says nothing of a blurred prediction, and pressed it is deceived. A squared error in a linear picture
+    of the face has the very minimum of the diffusion loss, at every noise level; it only weighs highest what tells
+    people apart.
+    """
+
+    linear: LinearRecogniser
+    name = "linear identity"
+
+    def per_row(self, moment: Moment) -> Tensor:
+        rows = self.chosen(moment).nonzero()[:, 0]
+        missed = self.linear(moment.clean[rows] - moment.rows.latents[rows], moment.rows.keypoints[rows])
+        return spread(missed.square().sum(-1) * steady(moment)[rows], rows, len(moment.t))
+
+
+def steady(moment: Moment) -> Tensor:
+    """[B] min(1, SNR) for ε, whose ẑ is a division by the signal; 1 for v, whose ẑ is none."""
+    if moment.denoiser.prediction == "v":
+        return torch.ones_like(moment.signal)
+    return (moment.signal / moment.noise_level.clamp(min=1e-4)).square().clamp(max=1)
+
+
+def faces(latents: Tensor, keypoints: Tensor, decoder: Tensor) -> Tensor:
+    """The upright faces of latents [B, C, h, w], [B, 3·28²], as `decoder` shows them; 0 outside of the picture."""
+    pixels = F.pixel_shuffle(F.conv2d(latents, decoder), round((len(decoder) / 3) ** 0.5))
+    return F.avg_pool2d(upright(pixels, keypoints), POOL).flatten(1)
+
+
+def _linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
+    """The linear map from a place's latents to its pixels which comes nearest to the autoencoder's decoder."""
+    channels, height, width = data.latent_shape(0)
+    latents, patches = [], []
+    for indices in _spread_out(data, max(PLACES // (height * width), BATCH)):
+        some = data.load(indices).latents.to(denoiser.device).float()
+        pixels = denoiser.decode(some)
+        latents.append(some.movedim(1, -1).reshape(-1, channels))
+        patches.append(F.pixel_unshuffle(pixels, pixels.shape[-1] // some.shape[-1]).movedim(1, -1)
+                       .flatten(0, -2))
+    x, y = torch.cat(latents), torch.cat(patches)
+    return _ridge(x - x.mean(0), y - y.mean(0), 1e-4)[:, :, None, None]
+
+
+def _ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
+    """[D, W] of least squares y [N, D] ≈ x [N, W] Wᵀ, both centred (Hoerl & Kennard 1970)."""
+    x, y = x.double(), y.double()
+    gram = x.T @ x
+    gram.diagonal().add_(share * gram.diagonal().mean())
+    return torch.linalg.solve(gram, x.T @ y).T.float().contiguous()
+
+
+def _spread_out(data: Source, most: int):
+    """Batches of pictures of one size, evenly taken from all of them."""
+    for bucket in data.buckets:
+        chosen = bucket[::max(-(-len(data) // most), 1)]
+        yield from (chosen[at:at + BATCH] for at in range(0, len(chosen), BATCH))
