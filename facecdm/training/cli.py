@@ -28,6 +28,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(session.describe())
         return 0
+    if session.worker.count > 1:
+        print(f"process {session.worker.rank + 1} of {session.worker.count}, which share every batch", flush=True)
     session.run()
     return 0
 
