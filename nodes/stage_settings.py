@@ -5,12 +5,12 @@ from dataclasses import fields
 from comfy_api.latest import io
 
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.training.stages import GROUPS, PRECISIONS, SCHEDULES, Stage
+from ..facecdm.training.stages import GROUPS, LORA_LAYERS, PRECISIONS, SCHEDULES, Stage
 
 STAGE_SETTINGS = io.Custom("FACECDM_STAGE_SETTINGS")
 PRESET = "preset"
 UNSET = -1
-CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS}
+CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "lora_layers": LORA_LAYERS}
 
 # setting → what it is; a leading number is the highest value of the widget
 HELP = {
@@ -23,6 +23,8 @@ HELP = {
     "warmup": "Steps over which the learning rate rises.",
     "rank": "Of the low-rank additions to the adapter's keys and values; 0: their weights learn whole.",
     "lora_rank": "Of the U-Net's LoRA (stage 2).",
+    "lora_layers": "What the U-Net's LoRA adds to: its attentions, or feed-forward layers and convolutions, too (learns a "
+                   "face sooner, costs more time and memory).",
     "precision": "Of the U-Net's arithmetic; as the preset has it: the model's own, bf16 in place of fp16.",
     "checkpointing": "Compute the U-Net's insides twice in place of keeping them: a third slower, far less memory.",
     "ema": "Decay of the moving average that becomes the result (0.999 for long trainings); 0: none.",
@@ -93,8 +95,9 @@ class StageSettings(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, train="", schedule=PRESET, precision=PRESET, checkpointing=PRESET):
+    def validate_inputs(cls, train="", schedule=PRESET, precision=PRESET, checkpointing=PRESET, lora_layers=PRESET):
         for name, value, known in (("schedule", schedule, SCHEDULES), ("precision", precision, PRECISIONS),
+                                   ("lora_layers", lora_layers, LORA_LAYERS),
                                    ("checkpointing", checkpointing, ("on", "off"))):
             if value not in (None, PRESET, *known):
                 return f"{name} must be one of {', '.join((PRESET, *known))}; got {value!r}"

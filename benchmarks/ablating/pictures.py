@@ -76,7 +76,7 @@ class Artist:
                 return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)
 
         hint = cast.hints[places].to(device) if drawing.pose else None
-        with lora.on(denoiser.linears()) if lora is not None and lora.parts else nullcontext():
+        with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
             pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 

@@ -79,7 +79,7 @@ def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor]
 
             result = trainer.run(after)
             seconds = time.monotonic() - began
-            with trainer.learner.lora.on(denoiser.linears()):
+            with trainer.learner.lora.on(denoiser.layers()):
                 pictures = _pictures(trainer, inputs, held_out)
             report = [*notices, *_report(trainer, first, seconds, held_out, inputs)]
     return Trained(result.adapter, result.lora.tensors(), result.history, pictures, report)

@@ -165,6 +165,12 @@ class ComfyDenoiser:
     def linears(self) -> dict[str, nn.Linear]:
         return self._linears
 
+    def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        blocks = tuple(f"diffusion_model.{part}_block" for part in ("input", "middle", "output"))
+        return {name: module for name, module in self.model.model.named_modules()
+                if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(blocks)
+                and name != "diffusion_model.input_blocks.0.0"}
+
     def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
         return text_keys_values(self.model)
 

@@ -68,6 +68,10 @@ class DiffusersDenoiser:
         return {f"lora_unet_{name.replace('.', '_')}": module for name, module in self.unet.named_modules()
                 if isinstance(module, nn.Linear) and ".attn" in name}
 
+    def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        return {f"lora_unet_{name.replace('.', '_')}": module for name, module in self.unet.named_modules()
+                if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_", "up_"))}
+
     def text_keys_values(self):
         return self.host.text_keys_values()
 

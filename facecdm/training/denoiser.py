@@ -44,7 +44,10 @@ class Denoiser(Protocol):
         """Latents → pixels [B, 3, H, W] in −1…1, float32, with gradients."""
 
     def linears(self) -> dict[str, nn.Linear]:
-        """The linear layers of the U-Net's attentions that a LoRA may touch, by the names that a LoRA file uses."""
+        """The linear layers of the U-Net's attentions, by the names that a LoRA file uses."""
+
+    def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        """These and every other linear layer and convolution of the U-Net's blocks."""
 
     def text_keys_values(self):
         """Pairs (k, v) of the base's own text weights in the layer map's order, for new adapters."""

@@ -1,6 +1,6 @@
 """The parameters of one stage: which learn, at which rate, their moving average, and what becomes of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -16,10 +16,10 @@ class Learner:
     """An adapter and a LoRA in training. The adapter and the LoRA that were given stay as they were.
 
     `adapter` holds frozen weights of the given one and copies of those that learn, in float32; `extra` the low-rank
-    additions to its keys and values; `lora` that of the U-Net.
+    additions to its keys and values; `lora` that of the U-Net, whose `layers` a new one is made for.
     """
 
-    def __init__(self, adapter: TripletAdapter, lora: Lora, linears: dict[str, nn.Linear], stage: Stage,
+    def __init__(self, adapter: TripletAdapter, lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage,
                  device: torch.device):
         torch.random.default_generator.manual_seed(stage.seed)
         self.stage = stage
@@ -33,7 +33,7 @@ class Learner:
                           for stream in self.adapter.streams.values()
                           for linear in (*stream.to_k, *stream.to_v)}
         if "lora" in learns and not lora.parts:
-            lora = Lora.new(linears, stage.lora_rank)
+            lora = Lora.new(layers, stage.lora_rank)
         self.lora = Lora({name: part.copy().to(device).requires_grad_("lora" in learns)
                           for name, part in lora.parts.items()})
         self.named = dict(self._named(learns))

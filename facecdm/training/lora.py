@@ -1,4 +1,4 @@
-"""Low-rank additions to frozen linear layers (Hu et al. 2021), for the U-Net's attention and the adapter's K and V."""
+"""Low-rank additions to frozen layers (Hu et al. 2021), for the U-Net and the adapter's K and V."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,30 +12,44 @@ from ..errors import Mismatch
 
 
 class LowRank(nn.Module):
-    """x [..., in] → scale · up(down(x)) [..., out]; zero at birth. `scale` is alpha / rank."""
+    """x [..., in] → scale · up(down(x)) [..., out]; zero at birth. `scale` is alpha / rank.
 
-    def __init__(self, width_in: int, width_out: int, rank: int, alpha: float | None = None):
+    With a `kernel` (height, width) it is a convolution's: `down` has the kernel and `up` is 1 × 1, as LoRA files have it.
+    """
+
+    def __init__(self, width_in: int, width_out: int, rank: int, alpha: float | None = None,
+                 kernel: tuple[int, ...] = ()):
         super().__init__()
-        self.down = nn.Parameter(torch.empty(rank, width_in))
-        self.up = nn.Parameter(torch.zeros(width_out, rank))
+        self.down = nn.Parameter(torch.empty(rank, width_in, *kernel))
+        self.up = nn.Parameter(torch.zeros(width_out, rank, *(1 for _ in kernel)))
         self.alpha = float(rank if alpha is None else alpha)
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    @classmethod
+    def of(cls, layer: nn.Linear | nn.Conv2d, rank: int) -> "LowRank":
+        """For that layer; its rank is no larger than the layer's widths."""
+        width_out, width_in, *kernel = layer.weight.shape
+        return cls(width_in, width_out, min(rank, width_in, width_out), kernel=tuple(kernel))
 
     @property
     def scale(self) -> float:
         return self.alpha / len(self.down)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.down.to(x)), self.up.to(x)) * self.scale
+    def forward(self, x: Tensor, layer: nn.Conv2d | None = None) -> Tensor:
+        """`layer` is the convolution that it adds to, whose steps and borders it has."""
+        if self.down.dim() == 2:
+            return F.linear(F.linear(x, self.down.to(x)), self.up.to(x)) * self.scale
+        seen = F.conv2d(x, self.down.to(x), stride=layer.stride, padding=layer.padding)
+        return F.conv2d(seen, self.up.to(x)) * self.scale
 
     @property
     def weight(self) -> Tensor:
-        """What it adds to a linear layer's weight, [out, in]."""
-        return self.up @ self.down * self.scale
+        """What it adds to the layer's weight, [out, in, …]."""
+        return (self.up.flatten(1) @ self.down.flatten(1)).view(len(self.up), *self.down.shape[1:]) * self.scale
 
     def copy(self) -> "LowRank":
         """The same numbers in tensors of their own, frozen."""
-        twin = LowRank(self.down.shape[1], len(self.up), len(self.down), self.alpha)
+        twin = LowRank(self.down.shape[1], len(self.up), len(self.down), self.alpha, tuple(self.down.shape[2:]))
         twin.down.data, twin.up.data = (part.detach().clone() for part in (self.down, self.up))
         return twin.requires_grad_(False)
 
@@ -48,8 +62,8 @@ class Lora:
         self._heard = True
 
     @classmethod
-    def new(cls, linears: Mapping[str, nn.Linear], rank: int) -> "Lora":
-        return cls({name: LowRank(linear.in_features, linear.out_features, rank) for name, linear in linears.items()})
+    def new(cls, layers: Mapping[str, nn.Linear | nn.Conv2d], rank: int) -> "Lora":
+        return cls({name: LowRank.of(layer, rank) for name, layer in layers.items()})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Lora":
@@ -59,7 +73,8 @@ class Lora:
             if key.endswith(".lora_down.weight"):
                 name = key.removesuffix(".lora_down.weight")
                 up, alpha = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.alpha")
-                part = LowRank(down.shape[1], len(up), len(down), None if alpha is None else float(alpha))
+                part = LowRank(down.shape[1], len(up), len(down), None if alpha is None else float(alpha),
+                               tuple(down.shape[2:]))
                 part.down.data, part.up.data = down.float().clone(), up.float().clone()
                 parts[name] = part
         return cls(parts)
@@ -73,13 +88,13 @@ class Lora:
         return result
 
     @contextmanager
-    def on(self, linears: Mapping[str, nn.Linear]) -> Iterator[None]:
+    def on(self, layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[None]:
         """Within the block the U-Net's layers add their low-rank part. Raises Mismatch where one is missing."""
-        missing = sorted(self.parts.keys() - linears.keys())
+        missing = sorted(self.parts.keys() - layers.keys())
         if missing:
             raise Mismatch(f"the LoRA was made for another U-Net: this one has no {missing[0]} "
                            f"({len(missing)} of {len(self.parts)} layers are missing)")
-        handles = [linears[name].register_forward_hook(self._hook(part)) for name, part in self.parts.items()]
+        handles = [layers[name].register_forward_hook(self._hook(part)) for name, part in self.parts.items()]
         try:
             yield
         finally:
@@ -87,7 +102,7 @@ class Lora:
                 handle.remove()
 
     def _hook(self, part: LowRank):
-        return lambda _, inputs, out: out + part(inputs[0]) if self._heard else out
+        return lambda layer, inputs, out: out + part(inputs[0], layer) if self._heard else out
 
     @contextmanager
     def off(self) -> Iterator[None]:

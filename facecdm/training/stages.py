@@ -10,6 +10,7 @@ Group = Literal["projectors", "keys_values", "gates", "kappa", "interplay", "lor
 GROUPS: tuple[str, ...] = get_args(Group)
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("fp32", "bf16", "fp16")
+LORA_LAYERS = ("attention", "all")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Stage:
     train: tuple[str, ...] = ("projectors", "keys_values", "gates")
     rank: int = 32
     lora_rank: int = 16
+    lora_layers: str = "attention"   # or "all": feed-forward layers and convolutions of the U-Net's blocks, too
     precision: str = "fp32"
     checkpointing: bool = False
     ema: float = 0.0                 # 0: none
@@ -72,7 +74,7 @@ class Stage:
         unknown = set(self.train) - set(GROUPS)
         if unknown or not self.train:
             raise FaceCDMError(f"train must name some of {', '.join(GROUPS)}; got {', '.join(self.train) or 'none'}")
-        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("lora_layers", LORA_LAYERS)):
             if getattr(self, name) not in known:
                 raise FaceCDMError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
         for name in ("steps", "batch", "accumulation", "save_every", "validate_every", "identity_every",

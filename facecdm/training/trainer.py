@@ -63,7 +63,8 @@ class Trainer:
         if stage.batch % self.worker.count:
             raise FaceCDMError(f"batch ({stage.batch}) must be a multiple of the number of processes "
                                f"({self.worker.count})")
-        self.learner = Learner(adapter, lora, denoiser.linears(), stage, denoiser.device)
+        layers = denoiser.layers() if stage.lora_layers == "all" else denoiser.linears()
+        self.learner = Learner(adapter, lora, layers, stage, denoiser.device)
         self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
@@ -80,11 +81,11 @@ class Trainer:
         stage, denoiser = self.stage, self.denoiser
         denoiser.compute_in(DTYPES[stage.precision])
         denoiser.checkpoint(stage.checkpointing)
-        linears = denoiser.linears() if self.learner.lora.parts else {}
+        layers = denoiser.layers() if self.learner.lora.parts else {}
         number = self.step * stage.accumulation
         order = batches(self.buckets, stage.batch, stage.seed, number)
         try:
-            with self.learner.lora.on(linears):
+            with self.learner.lora.on(layers):
                 while self.step < stage.steps:
                     self._train_step([next(order) for _ in range(stage.accumulation)])
                     if self.step % stage.validate_every == 0 and self.held_out:

@@ -130,20 +130,22 @@ def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, trai
     assert "2 of 2 steps" in report and "fp32 on cpu" in report and str(folder(in_comfy)) in report
 
 
-def test_the_lora_is_what_core_loads(in_comfy, demo, data, train):
+@pytest.mark.parametrize("layers", ["attention", "all"])
+def test_the_lora_is_what_core_loads(in_comfy, demo, data, train, layers):
     """The U-Net with the LoRA in its layers, as trained, and with core's loader: the same prediction."""
     import comfy.sd
 
     host, lora_class = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.training.lora").Lora
-    _, lora, *_ = train("2 identity", {"identity": 0.0, "learning_rate": 0.02}, run="lora")
-    assert len(lora) % 3 == 0 and lora
+    _, lora, *_ = train("2 identity", {"identity": 0.0, "learning_rate": 0.02, "lora_layers": layers},
+                          run=f"lora of {layers}")
+    assert len(lora) % 3 == 0 and lora and any(value.dim() == 4 for value in lora.values()) == (layers == "all")
     patched = comfy.sd.load_lora_for_models(demo[0], None, lora, 1.0, 0)[0]
     assert len(patched.patches) == len(lora) // 3
     rows, t = data.load([0]), torch.tensor([500])
     noisy = torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
     predictions = {}
     for name, model, parts in (("trained", demo[0], lora), ("loaded", patched, {}), ("plain", demo[0], {})):
-        with host.ComfyDenoiser(model) as denoiser, lora_class.from_tensors(parts).on(denoiser.linears()):
+        with host.ComfyDenoiser(model) as denoiser, lora_class.from_tensors(parts).on(denoiser.layers()):
             predictions[name] = denoiser.predict(noisy, t, rows.prompt).detach()
     change = (predictions["trained"] - predictions["plain"]).abs().max()
     assert change > 1e-3

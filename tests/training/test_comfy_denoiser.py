@@ -56,7 +56,7 @@ class Step:
         return denoiser.predict(self.noisy, self.t, self.prompt, self.people(denoiser), **more)
 
     def see_and_learn(self, denoiser, **more) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        with self.lora.on(denoiser.linears()):
+        with self.lora.on(denoiser.layers()):
             prediction = self.predict(denoiser, **more)
             return prediction.detach(), self.learn(prediction)
 
@@ -81,11 +81,12 @@ def same(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
         torch.testing.assert_close(ours[name], value, rtol=0, atol=tolerance * max(value.abs().max().item(), 1e-9))
 
 
-def test_learns_what_diffusers_learns(twins, denoiser_class):
+@pytest.mark.parametrize("touched", ["linears", "layers"])
+def test_learns_what_diffusers_learns(twins, denoiser_class, touched):
     import comfy.utils
 
     with denoiser_class(twins.model) as denoiser:
-        step = Step(twins.context, denoiser.layer_map, denoiser.linears())
+        step = Step(twins.context, denoiser.layer_map, getattr(denoiser, touched)())
         ours, learnt = step.see_and_learn(denoiser)
         people = step.people(denoiser)
 
@@ -94,7 +95,7 @@ def test_learns_what_diffusers_learns(twins, denoiser_class):
     files = {f"diffusion_model.{file}": name for name, file in
              comfy.utils.unet_to_diffusers(twins.model.model.model_config.unet_config).items()}
     linears = {name: twins.unet.get_submodule(files[f"{name}.weight"].removesuffix(".weight"))
-               for name in denoiser.linears()}
+               for name in step.lora.parts}
     added = {"text_embeds": step.prompt.pooled, "time_ids": step.prompt.sizes} if twins.sdxl else None
     with step.lora.on(linears):
         theirs = twins.unet(step.noisy, step.t, step.prompt.states, added_cond_kwargs=added).sample

@@ -1,0 +1,72 @@
+"""Low-rank additions: what they add, and that core's loader adds the same."""
+
+import pytest
+import torch
+from torch import nn
+
+from facecdm.training.lora import Lora, LowRank
+from facecdm.training.rows import Prompt
+
+
+def loud(part: LowRank) -> LowRank:
+    nn.init.normal_(part.up, 0, 0.1)
+    return part
+
+
+@pytest.mark.parametrize("layer,shape", [
+    (nn.Linear(5, 7), (2, 3, 5)), (nn.Conv2d(5, 7, 1), (2, 5, 6, 6)), (nn.Conv2d(5, 7, 3, padding=1), (2, 5, 6, 6)),
+    (nn.Conv2d(5, 7, 3, stride=2, padding=1), (2, 5, 6, 6))], ids=["linear", "1x1", "3x3", "down"])
+def test_it_is_a_change_of_the_weight(layer, shape):
+    torch.manual_seed(0)
+    part, x = loud(LowRank.of(layer, 2)), torch.randn(shape)
+    with Lora({"layer": part}).on({"layer": layer}):
+        heard = layer(x)
+    with torch.no_grad():
+        base = layer.weight.clone()
+        layer.weight += part.weight
+        expected = layer(x)
+        layer.weight.copy_(base)
+    torch.testing.assert_close(heard, expected)
+    assert not torch.allclose(heard, layer(x), atol=1e-3)
+
+
+def test_a_convolution_travels_through_its_tensors():
+    layers = {"lora_unet_conv": nn.Conv2d(4, 6, 3, padding=1), "lora_unet_linear": nn.Linear(4, 6)}
+    lora = Lora.new(layers, 3)
+    for part in lora.parts.values():
+        loud(part)
+    again = Lora.from_tensors(lora.tensors())
+    assert lora.tensors()["lora_unet_conv.lora_up.weight"].shape == (6, 3, 1, 1)
+    for name, value in lora.tensors().items():
+        assert torch.equal(again.tensors()[name], value)
+
+
+def test_no_rank_is_larger_than_the_layer():
+    assert LowRank.of(nn.Conv2d(3, 64, 3), 32).down.shape == (3, 3, 3, 3)
+
+
+def test_core_loads_what_the_shell_trains(in_comfy):
+    """Every layer of the demo's U-Net, by the names that the shell writes."""
+    import comfy.sd
+
+    from facecdm.hosts.comfy_demo import load
+    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.diffusers_training import demo_denoiser
+
+    torch.manual_seed(0)
+    ours = demo_denoiser()
+    lora = Lora.new(ours.layers(), 4)
+    assert any(part.down.dim() == 4 for part in lora.parts.values()) and lora.parts.keys() > ours.linears().keys()
+    for part in lora.parts.values():
+        nn.init.normal_(part.up, 0, 0.02)
+    noisy, t, prompt = torch.randn(1, 48, 16, 16), torch.tensor([500]), Prompt(torch.randn(1, 7, 192))
+    with torch.no_grad():
+        plain = ours.predict(noisy, t, prompt)
+        with lora.on(ours.layers()):
+            expected = ours.predict(noisy, t, prompt)
+    model = comfy.sd.load_lora_for_models(load().model, None, lora.tensors(), 1.0, 0)[0]
+    assert len(model.patches) == len(lora.parts)
+    with ComfyDenoiser(model) as theirs, torch.no_grad():
+        got = theirs.predict(noisy, t, prompt)
+    assert (expected - plain).abs().max() > 0.05
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
