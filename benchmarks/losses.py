@@ -70,6 +70,7 @@ def make_variants(recogniser: Path, device) -> dict:
 
     arcface = losses.ArcFace(recogniser).to(device)
     bank = losses.Bank(torch.randn(4096, 512, device=device), torch.arange(4096, device=device) + 10_000)
+    linear = losses.LinearRecogniser(torch.randn(192, 48, 1, 1) / 48**0.5, torch.randn(512, 3 * 28**2) / 500).to(device)
     return {"diffusion alone": (None, 100),
             "bottleneck": (losses.BottleneckLoss(), 100),
             "localisation": (losses.LocalisationLoss(), 100),
@@ -77,6 +78,7 @@ def make_variants(recogniser: Path, device) -> dict:
             "identity, 4,096 others": (losses.IdentityLoss(arcface, bank=bank), 100),
             "identity, 4 steps, 1 learnt": (losses.FewStepIdentityLoss(arcface), 600),
             "identity, 4 steps, 2 learnt": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
+            "linear identity": (losses.LinearIdentityLoss(linear), 600),
             "alignment": (losses.AlignmentLoss(), 100),
             "background": (losses.BackgroundLoss(), 100)}
 

@@ -2,8 +2,10 @@
 
     python benchmarks/two_people.py --adapter FILE --faceworld DIR --comfyui DIR --models DIR/models [--pairs 24]
 
-Pairs of FaceWorld's `val` identities, 256 × 128 pixels with the demo model, words for each half, masks of Person
-Regions, as workflows/two_people.json does it. In each half the best face is compared with both references (ArcFace
+Pairs of FaceWorld's `val` identities, or one pair of --identities again and again, 256 × 128 pixels with the demo model,
+words for each half (captions of the person's other views, so of other hair, clothes and background), masks of Person
+Regions, as workflows/two_people.json does it. A LoRA beside the adapter (NAME lora) is applied. --views says which views
+may be the reference, where an adapter has learnt the others. In each half the best face is compared with both references (ArcFace
 cosine, after the mean embedding of the other people is taken away); a half without a face counts as a miss. The same
 noise and words without masks, and without people, say what masks and adapter are worth. `reach` is how much the
 left half's pixels change when only the right person is another one, as a share of the right half's change.
@@ -19,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+from identity_bars import with_lora  # noqa: E402
+
 from facecdm.adapter.native import load_adapter  # noqa: E402
 from facecdm.adapter.person import Person  # noqa: E402
 from facecdm.demo import data, measure  # noqa: E402
@@ -38,6 +42,8 @@ def parse() -> argparse.Namespace:
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
     add("--pairs", type=int, default=24)
+    add("--identities", nargs=2, metavar="ID", help="one pair, as val-0009 val-0014, drawn --pairs times")
+    add("--views", type=int, nargs="+", default=list(range(12)), help="which may be the reference")
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
     add("--strength", type=float, default=1.0)
@@ -49,10 +55,10 @@ def parse() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Someone:
-    """A val identity: two rows of the data set, one as reference, one for words, and the reference's embedding."""
+    """A val identity: the row of the reference, its embedding and picture, and captions of other views."""
 
     reference: int
-    words: str
+    words: list[str]
     face: Tensor
     picture: Tensor
 
@@ -64,9 +70,10 @@ class Stage:
         from facecdm.hosts import comfy_demo
 
         self.demo, self.adapter, self.how = comfy_demo.load(), load_adapter(options.adapter), options
+        self.model = with_lora(self.demo.model, options.adapter.with_name(f"{options.adapter.stem} lora.safetensors"))
 
-    def paint(self, people: list[Someone], seed: int, how: str) -> Tensor:
-        """[128, 256, 3]; `how` is masks, everywhere (people without masks), or nobody."""
+    def paint(self, people: list[Someone], seed: int, how: str, words: list[str]) -> Tensor:
+        """[128, 256, 3]; `how` is masks, everywhere (people without masks), or nobody (the base model alone)."""
         import comfy.sample
         import node_helpers
 
@@ -74,11 +81,12 @@ class Stage:
 
         model = self.demo.model
         if how != "nobody":
+            model = self.model
             for someone, mask in zip(people, HALVES):
                 model = apply_person(model, self._person(someone, mask if how == "masks" else None))
         positive = []
-        for someone, mask in zip(people, HALVES):
-            positive += node_helpers.conditioning_set_values(self._words(someone.words), {
+        for text, mask in zip(words, HALVES):
+            positive += node_helpers.conditioning_set_values(self._words(text), {
                 "mask": mask[None], "set_area_to_bounds": True, "mask_strength": 1.0})
         latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, SIDE // 8, SIDE // 4))
         noise = comfy.sample.prepare_noise(latent, seed)
@@ -126,18 +134,20 @@ def reach(first: Tensor, second: Tensor) -> float:
     return left / max(right, 1e-9)
 
 
-def cast(val: data.Portraits, analyzer) -> list[Someone]:
-    """One of each identity: the reference is the most frontal view that has a face, the words another view's."""
+def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
+    """One of each identity: the reference is the most frontal of the views that has a face."""
     people = []
     by_identity: dict[str, list[int]] = {}
     for row, label in enumerate(val.labels):
         by_identity.setdefault(label["identity"], []).append(row)
     for rows in by_identity.values():
         rows = sorted(rows, key=lambda row: abs(val.labels[row]["yaw"]))
-        pixels = torch.from_numpy(val.pixels[rows[0]].copy())
+        reference = next(row for row in rows if val.labels[row]["view"] in views)
+        pixels = torch.from_numpy(val.pixels[reference].copy())
         (face,) = measure.embeddings(pixels[None], analyzer)
         if face is not None:
-            people.append(Someone(rows[0], val.labels[rows[-1]]["caption"], face, pixels.float() / 255))
+            words = [val.labels[row]["caption"] for row in reversed(rows) if row != reference]
+            people.append(Someone(reference, words, face, pixels.float() / 255))
     return people
 
 
@@ -163,21 +173,26 @@ def main() -> None:
 
     analyzer = open_pack([options.models / "insightface"], "buffalo_s")
     val = data.load(options.faceworld, ("val",), SIDE, options.cache)
-    people = cast(val, analyzer)
+    people = cast(val, analyzer, options.views)
     centre = torch.stack([someone.face for someone in people]).mean(0)
+    chosen = people
+    if options.identities:
+        chosen = [someone for name in options.identities for someone in people
+                  if val.labels[someone.reference]["identity"] == name]
     rows: dict[str, list[dict]] = {how: [] for how in ("masks", "everywhere", "nobody")}
     reaches, shown = [], []
     with torch.inference_mode():
         stage = Stage(options)
         for number in range(options.pairs):
-            pair = [people[(2 * number + n) % len(people)] for n in (0, 1)]
+            pair = [chosen[(2 * number + n) % len(chosen)] for n in (0, 1)]
             other = people[(2 * number + 2) % len(people)]
-            pictures = {how: stage.paint(pair, options.seed + number, how) for how in rows}
+            # in one pair's rounds ever other words; else those of the view that is most turned
+            words = [someone.words[number % len(someone.words) if options.identities else 0] for someone in pair]
+            pictures = {how: stage.paint(pair, options.seed + number, how, words) for how in rows}
             for how, picture in pictures.items():
                 rows[how] += own_best(picture, pair, analyzer, centre)
             if number % 4 == 0:
-                changed = Someone(other.reference, pair[1].words, other.face, other.picture)
-                swapped = stage.paint([pair[0], changed], options.seed + number, "masks")
+                swapped = stage.paint([pair[0], other], options.seed + number, "masks", words)
                 reaches.append(reach(pictures["masks"], swapped))
             shown.append(torch.cat([pair[0].picture, pictures["masks"], pair[1].picture], 1))
             print(number + 1, {how: f"{summary(values)['own reference best']:.0%}" for how, values in rows.items()},

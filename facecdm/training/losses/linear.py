@@ -18,7 +18,7 @@ RIDGE = 0.1          # of the mean variance, added to it
 MOST = 6000          # pictures to fit to
 FEWEST_PEOPLE = 32
 PLACES = 1 << 16     # of latents, from which the linear decoder is fitted
-BATCH = 32
+BATCH, DECODED = 32, 4  # pictures at a time
 
 
 class LinearRecogniser(nn.Module):
@@ -98,7 +98,7 @@ def _linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
     """The linear map from a place's latents to its pixels which comes nearest to the autoencoder's decoder."""
     channels, height, width = data.latent_shape(0)
     latents, patches = [], []
-    for indices in _spread_out(data, max(PLACES // (height * width), BATCH)):
+    for indices in _spread_out(data, max(PLACES // (height * width), BATCH), DECODED):
         some = data.load(indices).latents.to(denoiser.device).float()
         pixels = denoiser.decode(some)
         latents.append(some.movedim(1, -1).reshape(-1, channels))
@@ -116,8 +116,8 @@ def _ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
     return torch.linalg.solve(gram, x.T @ y).T.float().contiguous()
 
 
-def _spread_out(data: Source, most: int):
+def _spread_out(data: Source, most: int, batch: int = BATCH):
     """Batches of pictures of one size, evenly taken from all of them."""
     for bucket in data.buckets:
         chosen = bucket[::max(-(-len(data) // most), 1)]
-        yield from (chosen[at:at + BATCH] for at in range(0, len(chosen), BATCH))
+        yield from (chosen[at:at + batch] for at in range(0, len(chosen), batch))
