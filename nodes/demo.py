@@ -1,8 +1,9 @@
-"""Load Demo Model: the small text-to-image model that comes with the pack."""
+"""The small text-to-image model that comes with the pack, and its trained adapter."""
 
 from comfy_api.latest import io
 
-from ..facecdm.demo.weights import default_path
+from ..facecdm.demo.weights import ADAPTER, ADAPTER_LORA, default_path
+from .sockets import ADAPTER as ADAPTER_SOCKET
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -38,4 +39,33 @@ class LoadDemoModel(io.ComfyNode):
         return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)
 
 
-NODES: list[type[io.ComfyNode]] = [LoadDemoModel]
+class LoadDemoAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCDMLoadDemoAdapter",
+            display_name="Load Demo Adapter",
+            category="FaceCDM/demo",
+            description="The triplet adapter of the demo model, trained in three stages on photos of two people, those of "
+            "the pack's example photos, and the LoRA that was learnt beside it. It knows nobody else.",
+            inputs=[io.Model.Input("model", tooltip="From Load Demo Model.")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="With the LoRA, for Apply FaceCDM."),
+                ADAPTER_SOCKET.Output(display_name="adapter", tooltip="For Apply FaceCDM."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        """Loads again only when a file has changed."""
+        return " ".join(f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
+                        for path in (ADAPTER, ADAPTER_LORA))
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        from ..facecdm.hosts import comfy_demo_adapter
+
+        return io.NodeOutput(*comfy_demo_adapter.load(model))
+
+
+NODES: list[type[io.ComfyNode]] = [LoadDemoModel, LoadDemoAdapter]

@@ -20,7 +20,9 @@ FORMAT = "facecdm-demo/1"
 LICENCE = "Apache-2.0"
 DATA = ("FaceWorld: synthetic portraits rendered from CC0 MakeHuman data. No photograph of a person, and no "
         "face recogniser, took part in the training.")
-DEFAULT = Path(__file__).parent / "weights" / "demo.safetensors"
+FOLDER = Path(__file__).parent / "weights"
+DEFAULT = FOLDER / "demo.safetensors"
+ADAPTER, ADAPTER_LORA = FOLDER / "adapter.safetensors", FOLDER / "adapter lora.safetensors"
 VARIABLE = "FACECDM_DEMO_WEIGHTS"
 PARTS = ("unet", "vae", "text", "vision")
 
