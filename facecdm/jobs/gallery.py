@@ -19,8 +19,6 @@ from .references import EXAMPLES, Reference, reference
 from .sheet import Row, contact_sheet
 from .workflow import Workflow
 
-DEMO_ADAPTER = EXAMPLES.parent / "weights" / "adapter.safetensors"
-UNTRAINED = "FaceCDMNewAdapter"
 CELL, TEXT_LINES = 320, 7  # of the sheet; the longest settings are whole in it
 
 Changes = dict[tuple[str, str], Any]  # (node's title, input) → value
@@ -51,8 +49,7 @@ GALLERY: tuple[tuple[Entry, ...], ...] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--adapter", type=existing_file, metavar="FILE", help="a trained adapter in place of the workflows' own "
-        "(default: the demo's, where it is there and a workflow has New Adapter)")  # fmt: skip
+    add("--adapter", type=existing_file, metavar="FILE", help="an adapter in place of the workflows' own")  # fmt: skip
     add("--steps", type=int, metavar="N", help="sampler steps (default: each workflow's)")
     add("--output", type=Path, default=Path("output") / "gallery", metavar="DIR", help="the pictures, each with its "
         "workflow in it (default: output/gallery)")  # fmt: skip
@@ -64,18 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # ---- what is queued ----
 
 
-def adapters(workflow: Workflow) -> set[str]:
-    """Ids of the nodes that give Apply FaceCDM its adapter."""
-    links = (node["inputs"].get("adapter") for node in workflow.nodes.values())
-    return {link[0] for link in links if workflow.is_link(link)}
-
-
 def with_adapter(workflow: Workflow, name: str) -> Workflow:
     """The same with Load Adapter of a file in models/facecdm."""
     nodes = copy.deepcopy(workflow.nodes)
-    for node_id in adapters(workflow):
-        nodes[node_id] = {"class_type": "FaceCDMLoadAdapter", "inputs": {"name": name, "family": "auto"},
-                          "_meta": {"title": "Load Adapter"}}  # fmt: skip
+    for node in nodes.values():
+        if workflow.is_link(node["inputs"].get("adapter")):
+            node["inputs"]["adapter"] = ["lent", 0]
+    nodes["lent"] = {"class_type": "FaceCDMLoadAdapter", "inputs": {"name": name, "family": "auto"},
+                     "_meta": {"title": "Load Adapter"}}  # fmt: skip
     return Workflow(nodes, workflow.name)
 
 
@@ -118,7 +111,7 @@ async def draw(address: str, likeness, options: argparse.Namespace, adapter: str
         for row in GALLERY:
             person, results = None, []
             for shown in row:
-                workflow = queued(shown, options.steps, adapter if wants(shown, options.adapter) else None)
+                workflow = queued(shown, options.steps, adapter)
                 photo = example(workflow.nodes[photos(workflow)[0]]["inputs"]["image"])
                 person, number, told = person or photo, number + 1, settings(shown, workflow)
                 for node_id in photos(workflow):
@@ -130,12 +123,6 @@ async def draw(address: str, likeness, options: argparse.Namespace, adapter: str
                 line.end(results[-1].problem or results[-1].verdict)
             rows.append(Row(person.name, person.picture, tuple(results)))
     return rows
-
-
-def wants(shown: Entry, asked: Path | None) -> bool:
-    """Whether the workflow's own adapter gives way."""
-    workflow = Workflow.load(WORKFLOW.parent / f"{shown.workflow}.json")
-    return asked is not None or any(workflow.nodes[key]["class_type"] == UNTRAINED for key in adapters(workflow))
 
 
 def example(name: str) -> Reference:
@@ -171,13 +158,11 @@ def main(options: argparse.Namespace) -> int:
     options.reference, base = None, options.base or options.comfyui
     options.output.mkdir(parents=True, exist_ok=True)
     options.docs.mkdir(parents=True, exist_ok=True)
-    file = options.adapter or (DEMO_ADAPTER if DEMO_ADAPTER.is_file() else None)
-    with lent(file, base) as adapter, running(options) as (address, _):
+    with lent(options.adapter, base) as adapter, running(options) as (address, _):
         likeness = measure(options, [example(name) for name in sorted(path.name for path in EXAMPLES.iterdir())])
         rows = asyncio.run(draw(address, likeness, options, adapter))
-    untrained = file is None and any(wants(shown, None) for row in GALLERY for shown in row)
-    note = "New Adapter is untrained and changes nothing" if untrained else "identity: cosine of face embeddings"
-    sheet = contact_sheet("FaceCDM", f"The shipped workflows on the demo model · {note}", rows, CELL, TEXT_LINES)
+    sheet = contact_sheet("FaceCDM", "The shipped workflows on the demo model · identity: cosine of face embeddings", rows,
+                          CELL, TEXT_LINES)  # fmt: skip
     sheet.save(options.docs / "gallery.jpg", quality=85, optimize=True)
     (options.docs / "gallery.md").write_text(markdown(rows), encoding="utf-8")
     print(f"\nPictures: {options.output.absolute()}\nGallery:  {options.docs / 'gallery.jpg'}, gallery.md")

@@ -185,13 +185,21 @@ def test_a_portrait_with_its_recipe(weights, server, faceworld):
 
 def test_an_untrained_adapter_leaves_the_picture_as_it_is(weights, server, faceworld):
     workflow = quick(faceworld, seed=3)
-    apply = workflow.find("FaceCDMApply")
-    without = {key: {**node, "inputs": {
-        name: workflow.nodes[apply]["inputs"]["model"] if value == [apply, 0] else value
-        for name, value in node["inputs"].items()}} for key, node in workflow.nodes.items()}
-    assert without != workflow.nodes
-    with_apply, plain = picture_of(server, workflow), picture_of(server, Workflow.parse(without))
+    apply, trained, base = map(workflow.find, ("FaceCDMApply", "FaceCDMLoadDemoAdapter", "FaceCDMLoadDemoModel"))
+    nodes = relinked(workflow.nodes, {(trained, 0): [base, 0], (trained, 1): ["new", 0]})
+    nodes["new"] = {"class_type": "FaceCDMNewAdapter", "inputs": {
+        "model": [base, 0], "clip_vision": [base, 3], "face_tokens": 4, "image_tokens": 8, "face_rank": 128,
+        "interplay": True, "seed": 0}}
+    without = relinked(nodes, {(apply, 0): [base, 0]})
+    with_apply, plain, shown = (picture_of(server, Workflow.parse(some)) for some in (nodes, without, workflow.nodes))
     assert np.array_equal(np.asarray(with_apply), np.asarray(plain))
+    assert not np.array_equal(np.asarray(shown), np.asarray(plain)), "the demo's own adapter is trained"
+
+
+def relinked(nodes: dict, links: dict) -> dict:
+    """A copy whose links (node, output) lead elsewhere."""
+    return {key: {**node, "inputs": {name: links.get(tuple(value), value) if is_link(value) else value
+                                     for name, value in node["inputs"].items()}} for key, node in nodes.items()}
 
 
 def pixels(server, output) -> np.ndarray:

@@ -95,8 +95,8 @@ def photo_of(name: str = "photo", title: str = "Reference", file: str = "facewor
 # What every demo begins with.
 DEMO = {"base": n("FaceCDMLoadDemoModel")}
 ANALYZER = {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s")}
-DEMO_ADAPTER = {"adapter": n("FaceCDMNewAdapter", model="@base", clip_vision="@base:3")}
-DEMO_PERSON = {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", clip_vision="@base:3",
+DEMO_ADAPTER = {"adapter": n("FaceCDMLoadDemoAdapter", model="@base")}
+DEMO_PERSON = {"apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces="@faces", clip_vision="@base:3",
                           image="@photo")}
 DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
 
@@ -106,8 +106,9 @@ PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
 WORDS_GROUP = Group("Your words", WORDS, (("prompt", "negative", "size"),))
 PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
 
-UNTRAINED = """New Adapter is untrained and changes nothing: no trained adapter ships with the pack yet, so the \
-picture follows the words and not yet the face. When you have a trained one, put Load Adapter in its place."""
+DEMO_MODEL_ADAPTER = """Load Demo Adapter knows two people, those of the pack's example photos (Reference shows one of \
+them), and nobody else. For others train one (docs/training.md), or take your own checkpoint and put Load Adapter with \
+a published adapter in its place."""
 DEMO_MODEL = """The model here is the small demo model: portraits of 128 × 128 pixels, and it knows the words of its \
 own captions only (the help page of Load Demo Model lists them). For your own checkpoint put Load Checkpoint, and a \
 CLIP vision model, in its place."""
@@ -122,7 +123,7 @@ PORTRAIT = Plan(
 
 {DEMO_MODEL}
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | {"photo": n("LoadImage", "Reference", image="faceworld.webp")} | ANALYZER
@@ -143,13 +144,13 @@ never overlap, so nobody's face leaks into another's.
 
 {DEMO_MODEL}
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | ANALYZER | photo_of("photo_1", "Left", faces="faces_1")
     | photo_of("photo_2", "Right", "faceworld-2.webp", "faces_2") | DEMO_ADAPTER
     | {"regions": n("FaceCDMPersonRegions", width=256, height=128, boxes="0 0 0.5 1\n0.5 0 1 1", softness=0.2),
-       "apply": n("FaceCDMApplyPeople", model="@base", adapter="@adapter", masks="@regions", faces_1="@faces_1",
+       "apply": n("FaceCDMApplyPeople", model="@adapter", adapter="@adapter:1", masks="@regions", faces_1="@faces_1",
                   faces_2="@faces_2", clip_vision="@base:3", image_1="@photo_1", image_2="@photo_2"),
        "prompt_1": n("CLIPTextEncode", "Words, left", clip="@base:1",
                      text="a young woman, long red hair, smiling, green shirt, plain blue background"),
@@ -181,7 +182,7 @@ Compare Faces shows how alike the two photos are: two of one person should be we
 
 {DEMO_MODEL}
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | ANALYZER | photo_of("photo", "First photo", faces="faces_1")
@@ -190,7 +191,7 @@ Compare Faces shows how alike the two photos are: two of one person should be we
        "compare": n("FaceCDMCompareFaces", faces_a="@faces_1", faces_b="@faces_2"),
        "save_faces": n("FaceCDMSaveFaces", faces="@combine", name="somebody")}
     | DEMO_ADAPTER
-    | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@save_faces", clip_vision="@base:3",
+    | {"apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces="@save_faces", clip_vision="@base:3",
                   image="@photo")}
     | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="from the library", **DEMO_SAMPLER),
@@ -209,7 +210,7 @@ stays as it is.
 
 {DEMO_MODEL} guide_size is 128 here; take 512 for SD1.5 and 768 – 1024 for SDXL.
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
@@ -232,7 +233,7 @@ demo model.
 
 {DEMO_MODEL}
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1")
@@ -253,7 +254,7 @@ mask_grow says how much around the face is replaced.
 
 {DEMO_MODEL}
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1")
@@ -283,7 +284,7 @@ strength of Apply ControlNet says how strictly the pose is kept.
 
 {DEMO_MODEL}
 
-{UNTRAINED}
+{DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", landmarks=True)} | photo_of() | DEMO_ADAPTER
