@@ -120,8 +120,8 @@ class Trainer:
         parameters = list(self.learner.named.values())
         for value in parameters:  # none where no row showed the stream; alike in every process, so that all can share
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
-            if self.worker.count > 1:
-                value.grad.copy_(self.worker.mean(value.grad))
+        if self.worker.count > 1:
+            self._share([value.grad for value in parameters])
         self._scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
         self._whole = False
@@ -134,6 +134,13 @@ class Trainer:
         line = {name: round(float(value), 6) for name, value in sums.items()}
         self.history.append({"step": self.step, **line, "gradient": round(float(norm), 6)})
         self._whole = True
+
+    @torch.no_grad()
+    def _share(self, gradients: list[Tensor]) -> None:
+        """Average them over the processes, in one message in place of hundreds."""
+        whole = self.worker.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, mean in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(mean.view_as(gradient))
 
     def _forward(self, indices: list[int], micro: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = slice(self.worker.rank, None, self.worker.count)
