@@ -2,11 +2,12 @@
 
     python benchmarks/who_is_heard.py --data DATA [--steps 200]
 
-The demo model, DATA a data set of FaceWorld (docs/demo-model.md). For each weight of `linear_identity` a new adapter with
-a LoRA learns `steps` steps of 8, from the same seed. Then people who were held out: their pictures are noised to step t
-and predicted in one step with another photo of them, with another person's, and with nobody. Printed is the error of the
-prediction in the linear picture of the face (1: as wrong as the average face; the linear recogniser is fitted to all
-people but those held out), and how much larger it is with the wrong person; and the plain mean squared error.
+The demo model, DATA a data set of FaceWorld (docs/demo-model.md). For each weight of `linear_identity` a new adapter
+with a LoRA learns `steps` steps of 8, from the same seed. Then people who were held out: their pictures are noised to
+step t and predicted in one step with another photo of them, with another person's, and with nobody. Printed is the
+error of the prediction in the linear picture of the face (1: as wrong as the average face; the linear recogniser is
+fitted to all people but those held out), and how much larger it is with the wrong person; and the plain mean squared
+error.
 """
 
 import argparse
@@ -115,7 +116,8 @@ def main() -> None:
         result = learn(options, denoiser, data, linear, hidden, weight)
         for level, row in zip(LEVELS, ask(denoiser, data, linear, hidden, result.adapter, result.lora)):
             print(f"| {weight:g} | {level} | {row['right'][0]:.3f} | {row['nobody'][0]:.3f} | "
-                  f"{row['wrong'][0] - row['right'][0]:+.3f} | {row['right'][1]:.4f} | {row['nobody'][1]:.4f} |", flush=True)
+                  f"{row['wrong'][0] - row['right'][0]:+.3f} | {row['right'][1]:.4f} | {row['nobody'][1]:.4f} |",
+                  flush=True)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ HELP = {
     "warmup": "Steps over which the learning rate rises.",
     "rank": "Of the low-rank additions to the adapter's keys and values; 0: their weights learn whole.",
     "lora_rank": "Of the U-Net's LoRA (stage 2).",
-    "lora_layers": "What the U-Net's LoRA adds to: its attentions, or feed-forward layers and convolutions, too (learns a "
-                   "face sooner, costs more time and memory).",
+    "lora_layers": "What the U-Net's LoRA adds to: its attentions, or feed-forward layers and convolutions, too "
+                   "(learns a face sooner, costs more time and memory).",
     "precision": "Of the U-Net's arithmetic; as the preset has it: the model's own, bf16 in place of fp16.",
     "checkpointing": "Compute the U-Net's insides twice in place of keeping them: a third slower, far less memory.",
     "ema": "Decay of the moving average that becomes the result (0.999 for long trainings); 0: none.",

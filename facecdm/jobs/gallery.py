@@ -161,8 +161,8 @@ def main(options: argparse.Namespace) -> int:
     with lent(options.adapter, base) as adapter, running(options) as (address, _):
         likeness = measure(options, [example(name) for name in sorted(path.name for path in EXAMPLES.iterdir())])
         rows = asyncio.run(draw(address, likeness, options, adapter))
-    sheet = contact_sheet("FaceCDM", "The shipped workflows on the demo model · identity: cosine of face embeddings", rows,
-                          CELL, TEXT_LINES)  # fmt: skip
+    told = "The shipped workflows on the demo model · identity: cosine of face embeddings"
+    sheet = contact_sheet("FaceCDM", told, rows, CELL, TEXT_LINES)
     sheet.save(options.docs / "gallery.jpg", quality=85, optimize=True)
     (options.docs / "gallery.md").write_text(markdown(rows), encoding="utf-8")
     print(f"\nPictures: {options.output.absolute()}\nGallery:  {options.docs / 'gallery.jpg'}, gallery.md")

@@ -14,7 +14,7 @@ from ..errors import Mismatch
 class LowRank(nn.Module):
     """x [..., in] → scale · up(down(x)) [..., out]; zero at birth. `scale` is alpha / rank.
 
-    With a `kernel` (height, width) it is a convolution's: `down` has the kernel and `up` is 1 × 1, as LoRA files have it.
+    With a `kernel` (height, width) it is a convolution's: `down` has the kernel, `up` is 1 × 1, as in LoRA files.
     """
 
     def __init__(self, width_in: int, width_out: int, rank: int, alpha: float | None = None,

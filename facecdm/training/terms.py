@@ -24,8 +24,8 @@ def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor |
     if stage.bottleneck:
         terms.append(_term(losses.BottleneckLoss(), stage.bottleneck))
     if stage.identity:
-        terms.append(_term(_identity(stage, data, recogniser, mean, denoiser.device), stage.identity, stage.identity_every,
-                           stage.identity_ramp))
+        terms.append(_term(_identity(stage, data, recogniser, mean, denoiser.device), stage.identity,
+                           stage.identity_every, stage.identity_ramp))
     if stage.linear_identity:
         linear = losses.LinearRecogniser.fit(denoiser, data)
         terms.append(_term(losses.LinearIdentityLoss(linear), stage.linear_identity))

@@ -65,7 +65,7 @@ class LinearRecogniser(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LinearIdentityLoss(Loss):
-    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w as `steady` has it: 1 where all of the face that it can see is missed.
+    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w as `steady` has it: 1 where all that P sees of a face is missed.
 
     A recogniser says nothing of a blurred prediction, and pressed it is deceived. A squared error in a linear picture
     of the face has the very minimum of the diffusion loss, at every noise level; it only weighs highest what tells
