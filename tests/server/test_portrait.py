@@ -243,3 +243,29 @@ def test_a_picture_without_a_face_says_so(weights, server, tmp_path: Path):
     Image.new("RGB", (256, 256), "grey").save(tmp_path / "wall.png")
     with pytest.raises(JobFailed, match="FaceCDMApply.*no face.*Detect & Embed Faces"):
         server.run(quick(server.upload(tmp_path / "wall.png")).nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_two_people_are_each_the_nearer_to_their_own_photo(weights, server, faceworld, face_models, seed):
+    """The demo's adapter knows them: cosines of about .3 to oneself and 0 to the other."""
+    from PIL import Image
+
+    from facecdm.faces.analyzer import open_pack
+
+    workflow = Workflow.load(WORKFLOW.parent / "two_people.json").set("KSampler", "seed", seed)
+    (made,) = server.run(workflow.nodes).images()
+    picture = pixels(server, made)
+    analyzer = open_pack([face_models / "models" / "insightface"], "buffalo_s", "CPU")
+
+    def embedded(rgb: np.ndarray) -> np.ndarray:
+        bgr = np.ascontiguousarray(rgb[..., ::-1]).astype(np.uint8)
+        face = max(analyzer.detect(bgr, 640, 0.3), key=lambda face: face.score)
+        vector = np.asarray(analyzer.embed(bgr, face)[0])
+        return vector / np.linalg.norm(vector)
+
+    photos = [embedded(np.asarray(Image.open(EXAMPLES / node["inputs"]["image"]).convert("RGB")))
+              for node in workflow.nodes.values() if node["class_type"] == "LoadImage"]  # left, right
+    halves = [embedded(half) for half in (picture[:, :128], picture[:, 128:])]
+    likeness = np.array(halves) @ np.array(photos).T
+    assert (likeness.argmax(1) == [0, 1]).all(), likeness
