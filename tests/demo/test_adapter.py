@@ -32,7 +32,7 @@ def test_the_lora_is_in_the_model_and_the_adapter_is_trained(in_comfy, demo):
 
 
 def test_another_model_is_refused(host, in_comfy):
-    with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="the model is SD15"):
+    with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="the model is U-Net of 16 cross-attention"):
         host.load(make_twins(SMALL_SD15).model)
 
 
