@@ -1,6 +1,7 @@
 """What a person writes: a workflow, what varies in it, which servers, and where to."""
 
 import json
+from os.path import expanduser  # leaves the ~ of an unknown user, where Path raises
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Plan(BaseModel):
 
     def at(self, path: str | Path) -> Path:
         """A path of the plan as one from here."""
-        return self._folder / Path(path).expanduser()
+        return self._folder / Path(expanduser(path))
 
     def read_workflow(self):
         """The Workflow; raises WorkflowMistake."""

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from decimal import Decimal
+from os.path import expanduser  # leaves the ~ of an unknown user, where Path raises
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def expand(groups: list, folder: Path, mistakes: list[str]) -> list[Row]:
 
 def _rows(group: Any, folder: Path, where: str, mistakes: list[str]) -> list[Row]:
     if isinstance(group, str):
-        return _table(folder / Path(group).expanduser(), where, mistakes)
+        return _table(folder / Path(expanduser(group)), where, mistakes)
     if isinstance(group, list):
         if not group:
             mistakes.append(f"{where}: it is empty")
@@ -75,7 +76,7 @@ def _values(spec: Any, folder: Path, where: str, mistakes: list[str]) -> list:
         elif set(spec) == {"files"}:
             values = _files(spec["files"], folder)
         elif set(spec) == {"lines"}:
-            text = (folder / Path(spec["lines"]).expanduser()).read_text(encoding="utf-8-sig")
+            text = (folder / Path(expanduser(spec["lines"]))).read_text(encoding="utf-8-sig")
             values = [line.strip() for line in text.split("\n") if line.strip()]
         else:
             raise ValueError(
@@ -119,8 +120,8 @@ def _files(patterns: str | list[str], folder: Path) -> list[Upload]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(f"files is a pattern or a list of them, not {pattern!r}")
-        path = folder / Path(pattern).expanduser()
-        named = glob.glob(str(Path(pattern).expanduser()), root_dir=folder, recursive=True)
+        path = folder / Path(expanduser(pattern))
+        named = glob.glob(str(Path(expanduser(pattern))), root_dir=folder, recursive=True)
         paths = [path] if path.is_file() else [folder / name for name in sorted(named) if (folder / name).is_file()]
         if not paths:
             raise ValueError(f"no file matches {path}")

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facecdm.batch.rows import Upload, expand
@@ -49,6 +49,7 @@ def test_lists_of_a_group_go_together(lists):
 
 
 @settings(deadline=None)
+@example(["~nobody0"])
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), ANYTHING, max_size=3) | st.text(max_size=5), max_size=4))
 def test_no_plan_crashes_it(groups):
     mistakes: list[str] = []

@@ -185,15 +185,21 @@ def test_a_portrait_with_its_recipe(weights, server, faceworld):
 
 def test_an_untrained_adapter_leaves_the_picture_as_it_is(weights, server, faceworld):
     workflow = quick(faceworld, seed=3)
-    apply, trained, base = map(workflow.find, ("FaceCDMApply", "FaceCDMLoadDemoAdapter", "FaceCDMLoadDemoModel"))
-    nodes = relinked(workflow.nodes, {(trained, 0): [base, 0], (trained, 1): ["new", 0]})
-    nodes["new"] = {"class_type": "FaceCDMNewAdapter", "inputs": {
-        "model": [base, 0], "clip_vision": [base, 3], "face_tokens": 4, "image_tokens": 8, "face_rank": 128,
-        "interplay": True, "seed": 0}}
+    apply, base = map(workflow.find, ("FaceCDMApply", "FaceCDMLoadDemoModel"))
+    nodes = untrained(workflow)
     without = relinked(nodes, {(apply, 0): [base, 0]})
     with_apply, plain, shown = (picture_of(server, Workflow.parse(some)) for some in (nodes, without, workflow.nodes))
     assert np.array_equal(np.asarray(with_apply), np.asarray(plain))
     assert not np.array_equal(np.asarray(shown), np.asarray(plain)), "the demo's own adapter is trained"
+
+
+def untrained(workflow: Workflow) -> dict:
+    """Its nodes with New Adapter in place of the demo's adapter and LoRA."""
+    trained, base = map(workflow.find, ("FaceCDMLoadDemoAdapter", "FaceCDMLoadDemoModel"))
+    new = {"class_type": "FaceCDMNewAdapter", "inputs": {
+        "model": [base, 0], "clip_vision": [base, 3], "face_tokens": 4, "image_tokens": 8, "face_rank": 128,
+        "interplay": True, "seed": 0}}
+    return relinked(workflow.nodes, {(trained, 0): [base, 0], (trained, 1): ["new", 0]}) | {"new": new}
 
 
 def relinked(nodes: dict, links: dict) -> dict:
@@ -218,7 +224,7 @@ def test_a_picture_made_anew_keeps_its_composition(weights, server, faceworld):
     from PIL import Image
 
     workflow = Workflow.load(WORKFLOW.parent / "img2img.json")
-    (made,) = server.run(workflow.nodes).images()
+    (made,) = server.run(untrained(workflow)).images()
     start = Image.open(EXAMPLES / workflow.get("Start from", "image")).convert("RGB").resize((128, 128))
     assert 0.85 < alike(pixels(server, made), np.asarray(start, float)) < 0.99
 
@@ -231,7 +237,7 @@ def test_a_detailed_face_is_the_one_that_was_there(weights, server, faceworld):
     saves = {key: {"class_type": "SaveImage", "inputs": {"images": [source, 0], "filename_prefix": key}}
              for key, source in (("before", workflow.find("VAE Decode")), ("mask", "as picture"))}
     mask = {"as picture": {"class_type": "MaskToImage", "inputs": {"mask": [detail, 1]}}}
-    done = server.run(workflow.nodes | saves | mask)
+    done = server.run(untrained(workflow) | saves | mask)
     after, before, replaced = (pixels(server, done.images(node)[0]) for node in (save, "before", "mask"))
     assert (replaced > 127).mean() > 0.05 and 0.92 < alike(after[replaced > 127], before[replaced > 127]) < 0.999
     assert np.array_equal(after[replaced == 0], before[replaced == 0])
