@@ -14,6 +14,7 @@ from .config import Config
 from .dataset.data_set import DataSet
 from .denoiser import Denoiser
 from .lora import Lora
+from .losses.linear import check_people
 from .preview import choose, preview
 from .progress import Progress
 from .stages import Stage
@@ -58,6 +59,8 @@ class Session:
             if stage.identity and self.config.recogniser is None:
                 raise FaceCDMError(f"the stage {stage.name!r} has an identity loss: name InsightFace's file for "
                                    f"{self.data.recogniser} as recogniser, or set identity: 0 in all")
+            if stage.linear_identity:
+                check_people(self.data)
             if stage.batch % self.worker.count:
                 raise FaceCDMError(f"batch ({stage.batch}) of the stage {stage.name!r} must be a multiple of the "
                                    f"number of processes ({self.worker.count})")

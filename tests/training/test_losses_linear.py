@@ -30,7 +30,7 @@ def moment(people: ManyPeople, t: list[int], clean: torch.Tensor, prediction: st
 def test_it_knows_people_that_it_was_not_fitted_to():
     everyone = ManyPeople(90)
     fitted = ManyPeople(90)
-    fitted.buckets = [[index for index in range(180)]]
+    fitted.buckets = [list(range(180))]
     fitted.people = dict(list(fitted.people.items())[:60])
     seen = LinearRecogniser.fit(StubDenoiser(), fitted)(everyone.rows.latents, everyone.rows.keypoints)
     first, second = F.normalize(seen[180::3], dim=1), F.normalize(seen[181::3], dim=1)

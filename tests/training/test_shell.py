@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from facecdm.adapter.native import load_adapter
 from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training import config as configuration
+from facecdm.training.session import Session
 
 ROOT = Path(__file__).parents[2]
 RECOGNISER = "models/insightface/models/buffalo_s/w600k_mbf.onnx"
@@ -107,3 +108,9 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
     path.write_text("data: x\nout: y\npreset: two people\n")
     with pytest.raises(FaceCDMError, match="preset must be one of adapter, one person"):
         configuration.read(path)
+
+
+def test_too_few_people_are_told_before_the_first_stage(data_set, face_models, tmp_path):
+    path = write(tmp_path, data_set, face_models, stages={"identity": {"linear_identity": 1.0}})
+    with pytest.raises(FaceCDMError, match="at least 32 people and this one has 2"):
+        Session(configuration.read(path))

@@ -44,11 +44,9 @@ class LinearRecogniser(nn.Module):
     def fit(cls, denoiser: Denoiser, data: Source) -> "LinearRecogniser":
         """Ridge regression of the embeddings on the pictures. The same data give the same recogniser.
 
-        Raises FaceCDMError where the data set has too few people to say what tells them apart.
+        Raises FaceCDMError, see `check_people`.
         """
-        if len(data.people) < FEWEST_PEOPLE:
-            raise FaceCDMError(f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
-                               f"{len(data.people)}; set it to 0")
+        check_people(data)
         decoder = _linear_decoder(denoiser, data)
         seen, wanted = [], []
         for indices in _spread_out(data, MOST):
@@ -79,6 +77,13 @@ class LinearIdentityLoss(Loss):
         rows = self.chosen(moment).nonzero()[:, 0]
         missed = self.linear(moment.clean[rows] - moment.rows.latents[rows], moment.rows.keypoints[rows])
         return spread(missed.square().sum(-1) * steady(moment)[rows], rows, len(moment.t))
+
+
+def check_people(data: Source) -> None:
+    """Raises FaceCDMError where the data set has too few people to say what tells them apart."""
+    if len(data.people) < FEWEST_PEOPLE:
+        raise FaceCDMError(f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
+                           f"{len(data.people)}; set it to 0")
 
 
 def steady(moment: Moment) -> Tensor:
