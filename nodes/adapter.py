@@ -71,16 +71,19 @@ class NewAdapter(io.ComfyNode):
                                  tooltip="Let face, image and text attend to each other before the U-Net sees them."),
                 io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False,
                              tooltip="Of the projectors' first weights."),
+                io.Boolean.Input("router", default=False, optional=True,
+                                 tooltip="Weigh face and image anew at every place of the picture, by how far they and "
+                                         "the words agree there. Slower; see docs/results.md before you use it."),
             ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save Adapter."), _report()],
         )
 
     @classmethod
-    def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None):
+    def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
         from ..facecdm.hosts.comfy import layer_map, text_keys_values
 
         config = AdapterConfig(layer_map(model), face_tokens=face_tokens, face_rank=face_rank, interplay=interplay,
-                               image_tokens=image_tokens, image_width=_vision_width(clip_vision))
+                               image_tokens=image_tokens, image_width=_vision_width(clip_vision), router=router)
         weights = list(text_keys_values(model))
         dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
         # Not inference tensors, so that a trainer can take them as they are.

@@ -17,6 +17,7 @@ class Design:
 
     image: bool = True
     interplay: bool = True
+    router: bool = False
     faceid: bool = False
     whole_code: bool = False
 
@@ -60,6 +61,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("face alone, our gates", "the triplet's face stream and nothing else: bottleneck, learnt gates",
         design=Design(image=False, interplay=False)),
     Arm("without interplay", "face and image, which never meet", design=Design(interplay=False)),
+    Arm("token-wise router", "the triplet, its streams weighed anew at every place", design=Design(router=True)),
     Arm("κ 0", "the triplet drawn with κ 0: nothing of what the text says is taken out", of=TRIPLET,
         drawing=Drawing(kappa=0.0)),
     Arm("κ 1", "the triplet drawn with κ 1: all that the text says is taken out", of=TRIPLET,
@@ -73,7 +75,6 @@ ARMS: tuple[Arm, ...] = (
         design=Design(whole_code=True), settings=(("bottleneck", 0.0),)),
     Arm("with pose", "the triplet drawn under the demo's pose ControlNet", of=TRIPLET, drawing=Drawing(pose=True)),
 )
-NOT_BUILT = {"token-wise router": "part 3 of the method, which the pack does not have"}
 NOT_ASKED = "not asked for in this run"
 STRENGTHS = (0.0, 0.4, 0.7, 1.0, 1.3)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arms import ARMS, NONE, NOT_ASKED, NOT_BUILT, TRIPLET, Arm, arm, trained_as, with_strength
+from .arms import ARMS, NONE, NOT_ASKED, TRIPLET, Arm, arm, trained_as, with_strength
 from .judging import Drawn, Judge
 from .pictures import Artist
 from .results import Results
@@ -70,8 +70,8 @@ class Experiment:
 def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str, str]]:
     """(arms to run, arms left out and why); without `names` all. Raises FaceCDMError for a name that is none."""
     chosen = [NONE, *(arm(name).name for name in names)] if names else [one.name for one in ARMS]
-    out = dict(NOT_BUILT)
+    out = {}
     if not pose:
-        out |= {one.name: "there is no file of the demo's pose ControlNet" for one in ARMS if one.drawing.pose}
+        out = {one.name: "there is no file of the demo's pose ControlNet" for one in ARMS if one.drawing.pose}
     out |= {one.name: NOT_ASKED for one in ARMS if one.name not in {*chosen, *out}}
     return [name for name in chosen if name not in out], out

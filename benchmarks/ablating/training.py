@@ -89,7 +89,8 @@ def _read(arm: Arm, path: Path) -> Trained:
 
 def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     """A new adapter of that design, every weight by the seed."""
-    sizes = lab.recipe.sizes.model_dump() | {"interplay": design.interplay and lab.recipe.sizes.interplay}
+    sizes = lab.recipe.sizes.model_dump() | {"interplay": design.interplay and lab.recipe.sizes.interplay,
+                                                 "router": design.router or lab.recipe.sizes.router}
     full = new_adapter(lab.denoiser, lab.data, seed=seed, **lab.recipe.sizes.model_dump())
     if not design.image:
         sizes["image_width"] = 0

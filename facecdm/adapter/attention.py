@@ -1,6 +1,6 @@
 """The triplet cross-attention of one layer: plain tensors in, plain tensors out, the same under every host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,8 @@ class LayerStream:
 
     `k` and `v` are [1 or rows, N, C]; `gate` weighs the features, [C]; `mask` weighs the places, [1, n, 1] or None;
     `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS);
-    `watch`, if any, is shown the weighted result [rows, n, C] while gradients are enabled.
+    `router` [4], if any, weighs each place anew (see `_route`); the person's other stream is the one of the same
+    `person` for the same rows. `watch`, if any, is shown the weighted result [rows, n, C] while gradients are enabled.
     """
 
     start: int
@@ -39,23 +40,31 @@ class LayerStream:
     mask: Tensor | None = None
     watch: Callable[[Tensor], None] | None = None
     projection: str = "feature"
+    router: Tensor | None = None
+    person: int = 0
 
 
 def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads: int, attend: Attend) -> Tensor:
-    """O = A_t + Σ_s gate_s · m_s ⊙ (A_s − κ_s · proj_{A_t}(A_s)), before the output projection.
+    """O = A_t + Σ_s gate_s · ρ_s · m_s ⊙ (A_s − κ_s · proj_{A_t}(A_s)), before the output projection.
 
     `q` [B, n, C] are the queries and `text` [B, n, C] the text's own attention A_t; where no gradient is wanted,
     the sum is written into it. Rows that no stream covers come out as they were.
     """
     in_place = not torch.is_grad_enabled()
-    # κ compares with the text's own attention, so that has to stay as it was.
-    out = text.clone() if in_place and any(stream.kappa is not None for stream in streams) else text
-    for stream in streams:
-        span = slice(stream.start, stream.start + stream.rows)
-        seen = attend(q[span], _expand(stream.k, stream.rows), _expand(stream.v, stream.rows), heads)
+    # κ and the router compare with the text's own attention, so that has to stay as it was.
+    compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
+    out = text.clone() if in_place and compared else text
+    heard_by_all: Iterable[Tensor] = (attend(q[_span(stream)], _expand(stream.k, stream.rows),
+                                             _expand(stream.v, stream.rows), heads) for stream in streams)
+    if any(stream.router is not None for stream in streams):  # it looks at all at once; else one by one will do
+        heard_by_all = list(heard_by_all)
+    for stream, seen in zip(streams, heard_by_all):
+        span = _span(stream)
+        weight = stream.gate if stream.mask is None else stream.gate * stream.mask
+        if stream.router is not None:
+            weight = weight * _route(stream, seen, text[span], _other(stream, streams, heard_by_all))
         if stream.kappa is not None:
             seen = seen - stream.kappa * _already_said(seen, text[span], q[span], stream, heads)
-        weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if in_place:
             out[span].addcmul_(seen, weight)
         else:
@@ -65,6 +74,33 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
             out = out + (heard if stream.rows == len(q) else
                          F.pad(heard, (0, 0, 0, 0, span.start, len(q) - span.stop)))
     return out
+
+
+def _span(stream: LayerStream) -> slice:
+    return slice(stream.start, stream.start + stream.rows)
+
+
+def _other(stream: LayerStream, streams: list[LayerStream], seen: list[Tensor]) -> Tensor | None:
+    """What the person's other stream hears in the same rows."""
+    return next((x for other, x in zip(streams, seen) if other is not stream and
+                 (other.person, other.start, other.rows) == (stream.person, stream.start, stream.rows)), None)
+
+
+def _route(stream: LayerStream, seen: Tensor, text: Tensor, other: Tensor | None) -> Tensor:
+    """ρ = 1 + tanh(uᵀφ + b) in 0…2 for every place, [B, n, 1]; `router` is (u, b).
+
+    φ are the cosines, over all features and in fp32, of the text's attention with the stream's own, of the text's
+    with the other stream's, and of the two streams'; 0 where there is no other one, or nothing is heard.
+    """
+    u, b = stream.router[:3].float(), stream.router[3].float()
+    told = b + u[0] * _cosine(text, seen)
+    if other is not None:
+        told = told + u[1] * _cosine(text, other) + u[2] * _cosine(seen, other)
+    return (1 + told.tanh()).to(seen.dtype)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a.float(), b.float(), dim=-1, eps=1e-6)[..., None]
 
 
 def _expand(x: Tensor, rows: int) -> Tensor:

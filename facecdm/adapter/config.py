@@ -13,7 +13,8 @@ class AdapterConfig:
 
     `face_width` features of the recogniser become `face_tokens` tokens through a bottleneck of `face_rank`;
     `image_width` features of each of the CLIP vision tower's penultimate states become `image_tokens` tokens
-    (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated.
+    (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated; `router`
+    weighs the streams anew at every place (method.md, part 3).
     """
 
     layer_map: LayerMap
@@ -25,6 +26,7 @@ class AdapterConfig:
     image_layers: int = 2
     interplay: bool = True
     knots: int = 8
+    router: bool = False
     recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
 
     @property

@@ -54,10 +54,14 @@ class Crowd:
             stream = adapter.streams[name]
             gates = _gates(stream, adapter, sigma).to(dtype).split([layer.width for layer in layers], dim=1)
             mask = on[name].to(dtype)[:, None, None]
+            router = stream.router
+            if router is not None and not (router.requires_grad or router.any()):
+                router = None
             kappa = stream.kappa if stream.kappa.requires_grad or stream.kappa.item() else None
             for index, (k, v) in enumerate(_keys_values(stream, tokens.to(dtype), extra or {})):
                 people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], kappa, mask,
-                                                 watch if name == "face" else None))
+                                                 watch if name == "face" else None,
+                                                 router=None if router is None else router[index]))
         return people
 
 

@@ -16,14 +16,15 @@ KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]
 
 
 class StreamLayers(nn.Module):
-    """One stream's keys, values and gates in every cross-attention layer."""
+    """One stream's keys, values and gates in every cross-attention layer, and the `router` [layers, 4] if wanted."""
 
-    def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype):
+    def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype, router: bool = False):
         super().__init__()
         self.to_k, self.to_v = (nn.ModuleList(nn.Linear(layer_map.context, layer.width, bias=False, dtype=dtype)
                                               for layer in layer_map.layers) for _ in range(2))
         self.gate = NoiseGate(layer_map, knots)
         self.kappa = nn.Parameter(torch.zeros(()))
+        self.router = nn.Parameter(torch.zeros(len(layer_map.layers), 4)) if router else None
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
         """tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
@@ -36,7 +37,7 @@ class StreamLayers(nn.Module):
 
 
 class TripletAdapter(nn.Module):
-    """Face and image streams for the cross-attention of one base model (method.md, parts 1 and 2).
+    """Face and image streams for the cross-attention of one base model (docs/method.md).
 
     At birth the gates are zero and V is not, so the base model is bit-exactly unchanged and the first gradient
     reaches the gates. `dtype` is that of the keys' and values' weights, by far the most; the rest is fp32.
@@ -50,7 +51,7 @@ class TripletAdapter(nn.Module):
         self.image_projector = (Resampler(config.image_width, config.image_tokens, context, config.image_layers)
                                 if config.image_width else None)
         self.interplay = Interplay(context, config.streams) if config.interplay else None
-        self.streams = nn.ModuleDict({stream: StreamLayers(config.layer_map, config.knots, dtype)
+        self.streams = nn.ModuleDict({stream: StreamLayers(config.layer_map, config.knots, dtype, config.router)
                                       for stream in config.streams})
 
     @torch.no_grad()

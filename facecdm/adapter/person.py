@@ -135,6 +135,13 @@ class Person:
         total = float(learnt) + self.settings[name].kappa
         return torch.tensor(total) if total else None
 
+    def router_of(self, name: str) -> Tensor | None:
+        """The router of a stream, [layers, 4]; None where there is none, or it changes nothing and is not learning."""
+        learnt = self.adapter.streams[name].router
+        if learnt is None or learnt.requires_grad and torch.is_grad_enabled():
+            return learnt
+        return learnt if learnt.any() else None
+
 
 def gates_at(tables: dict[str, Tensor], sigma: Tensor, widths: list[int], dtype: torch.dtype,
              schedules: dict[str, Schedule | None] | None = None) -> dict[str, list]:

@@ -45,7 +45,7 @@ def run_of(extra_options: dict) -> "Run | None":
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """A person on this run's device: gate tables, κ, and keys and values by conditioning.
+    """A person on this run's device: gate tables, κ, routers, and keys and values by conditioning.
 
     `shared` holds those that serve every prompt (False) and every negative one (True).
     """
@@ -53,6 +53,7 @@ class _Shown:
     person: Person
     tables: dict[str, Tensor]
     kappas: dict[str, Tensor | None]
+    routers: dict[str, Tensor | None]
     schedules: dict
     by_cond: dict[object, dict[str, KeysValues]] = field(default_factory=dict)
     shared: dict[bool, dict[str, KeysValues]] = field(default_factory=dict)
@@ -78,8 +79,7 @@ class Run:
         """Before the U-Net is called: σ [B] on its device, `conds` as CALC_COND_BATCH has them, latents' size."""
         device, dtype = sigma.device, model.manual_cast_dtype or model.get_dtype()
         if not self._shown:
-            self._shown = [_Shown(p, tables := p.gates(device), {name: p.kappa_of(name) for name in tables},
-                                  p.schedules(device)) for p in self._people]
+            self._shown = [_shown(person, device) for person in self._people]
         self._size = size
         conditional = self._conditional(conds)
         _tell_apart(conditional, conds)
@@ -143,9 +143,11 @@ class Run:
                 if key not in self._joined:
                     self._joined[key] = tuple(_rows([chunk[part] for chunk in chunks], rows, places) for part in (0, 1))
                 k, v = self._joined[key]
+                router = shown.routers[name]
                 streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index], shown.kappas[name],
                                            self._mask(number, covered, rows, size, k),
-                                           projection=shown.person.settings[name].projection))
+                                           projection=shown.person.settings[name].projection,
+                                           router=None if router is None else router[index], person=number))
         return streams
 
     def _mask(self, number: int, uuids: tuple, rows: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
@@ -165,6 +167,14 @@ class Run:
                 mask = whole[y:y + height, x:x + width]
             self._masks[key] = resize_mask(mask, *size).to(like)
         return self._masks[key]
+
+
+def _shown(person: Person, device: torch.device) -> _Shown:
+    tables = person.gates(device)
+    routers = {name: person.router_of(name) for name in tables}
+    return _Shown(person, tables, {name: person.kappa_of(name) for name in tables},
+                  {name: router if router is None else router.to(device) for name, router in routers.items()},
+                  person.schedules(device))
 
 
 def _tell_apart(conditional: list[dict], conds: list) -> None:

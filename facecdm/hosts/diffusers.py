@@ -35,12 +35,14 @@ class _Session:
 
     def streams(self, index: int, places: int) -> list[LayerStream]:
         streams = []
-        for span, keys_values, gates in zip(self.spans, self.keys_values, self.gates):
+        for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
             for name, layers in keys_values.items():
-                kappa = span.person.kappa_of(name)
+                kappa, router = span.person.kappa_of(name), span.person.router_of(name)
                 streams.append(LayerStream(span.start, span.rows, *layers[index], gates[name][index],
                                            kappa, self._mask(span.person, places, gates[name][index]),
-                                           projection=span.person.settings[name].projection))
+                                           projection=span.person.settings[name].projection,
+                                           router=None if router is None else router[index].to(layers[index][0].device),
+                                           person=number))
         return streams
 
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:

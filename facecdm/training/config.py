@@ -18,6 +18,7 @@ class Sizes(BaseModel):
     image_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
     interplay: bool = True
+    router: bool = False
 
 
 class Config(BaseModel):

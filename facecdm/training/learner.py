@@ -114,7 +114,7 @@ def group_of(name: str) -> str:
         return "projectors"
     if name.startswith("interplay"):
         return "interplay"
-    return {"gate": "gates", "kappa": "kappa"}.get(name.split(".")[2] if name.count(".") >= 2 else "", "keys_values")
+    return {"gate": "gates", "router": "gates", "kappa": "kappa"}.get(name.split(".")[2] if name.count(".") >= 2 else "", "keys_values")
 
 
 def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:

@@ -25,12 +25,28 @@ def slow_attention(q, k, v):
     return out
 
 
+def cosine(a, b) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def listen(q, stream, row):
+    of = row - stream.start if len(stream.k) > 1 else 0
+    return slow_attention(q[row:row + 1], stream.k[of:of + 1], stream.v[of:of + 1])[0]
+
+
 def slow_triplet(q, text, streams):
     out = text.clone()
     for s in streams:
+        other = [o for o in streams if o is not s and (o.person, o.start, o.rows) == (s.person, s.start, s.rows)]
         for row in range(s.start, s.start + s.rows):
-            of = row - s.start if len(s.k) > 1 else 0
-            seen = slow_attention(q[row:row + 1], s.k[of:of + 1], s.v[of:of + 1])[0]
+            seen = listen(q, s, row)
+            routes = torch.ones(q.shape[1], 1)
+            if s.router is not None:
+                theirs = listen(q, other[0], row) if other else None
+                for n in range(q.shape[1]):
+                    pairs = [cosine(text[row, n], seen[n])]
+                    pairs += [cosine(text[row, n], theirs[n]), cosine(seen[n], theirs[n])] if other else [0, 0]
+                    routes[n] = 1 + math.tanh(sum(float(u) * c for u, c in zip(s.router, pairs)) + float(s.router[3]))
             if s.kappa is not None:
                 for n in range(q.shape[1]):
                     for h in range(HEADS):
@@ -38,7 +54,7 @@ def slow_triplet(q, text, streams):
                         a, t = seen[n, part].clone(), text[row, n, part]
                         seen[n, part] = a - s.kappa * (a @ t) / (t @ t) * t
             mask = 1 if s.mask is None else s.mask[0]
-            out[row] += s.gate * mask * seen
+            out[row] += s.gate * routes * mask * seen
     return out
 
 
@@ -61,7 +77,13 @@ def test_triplet_is_the_formula(seed, batch, data):
         streams.append(LayerStream(
             start, rows, random(own, 3, WIDTH), random(own, 3, WIDTH), random(WIDTH),
             kappa=torch.tensor(0.7) if data.draw(st.booleans()) else None,
-            mask=random(1, 5, 1).abs() if data.draw(st.booleans()) else None))
+            mask=random(1, 5, 1).abs() if data.draw(st.booleans()) else None,
+            router=random(4) if data.draw(st.booleans()) else None, person=len(streams)))
+        if data.draw(st.booleans()):  # the same person's other stream
+            own = data.draw(st.sampled_from([1, rows]))
+            streams.append(LayerStream(start, rows, random(own, 2, WIDTH), random(own, 2, WIDTH), random(WIDTH),
+                                       router=random(4) if data.draw(st.booleans()) else None,
+                                       person=streams[-1].person))
     wanted = slow_triplet(q, text, streams)
     with torch.no_grad():
         in_place = triplet_attention(q, text.clone(), streams, HEADS, attend)
@@ -76,6 +98,17 @@ def test_kappa_of_a_silent_text_is_harmless():
     stream = LayerStream(0, 1, torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.ones(WIDTH), torch.tensor(1.0))
     with torch.no_grad():
         assert torch.isfinite(triplet_attention(q, silence, [stream], HEADS, attend)).all()
+
+
+def test_a_router_of_zeros_changes_nothing_and_one_that_hears_silence_is_finite():
+    q, text = torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH)
+    k, v, gate = torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.randn(WIDTH)
+    plain, routed = (LayerStream(0, 1, k, v, gate, router=router) for router in (None, torch.zeros(4)))
+    silent = LayerStream(0, 1, k, torch.zeros_like(v), gate, router=torch.randn(4))
+    with torch.no_grad():
+        assert torch.equal(triplet_attention(q, text.clone(), [routed], HEADS, attend),
+                           triplet_attention(q, text.clone(), [plain], HEADS, attend))
+        assert torch.equal(triplet_attention(q, text.clone(), [silent], HEADS, attend), text)
 
 
 @given(sigma=st.floats(1e-4, 1e5), knots=st.integers(2, 16))

@@ -66,6 +66,20 @@ def test_two_people_with_masks_and_curves(twins):
     same(*compare(twins, people))
 
 
+def test_router_with_both_streams_and_with_one(twins):
+    adapter = stir(new_adapter(layer_map(twins.model), router=True))
+    face, image = features(adapter)
+    for shown in (image, None):
+        ours, theirs = compare(twins, [Person(adapter, face, shown), Person(adapter, features(adapter, 6)[0])])
+        same(ours, theirs)
+        with torch.no_grad():
+            for stream in adapter.streams.values():
+                stream.router.zero_()
+        quiet, _ = compare(twins, [Person(adapter, face, shown), Person(adapter, features(adapter, 6)[0])])
+        assert (ours - quiet).abs().max() > 1e-3 * quiet.abs().max(), "the router did nothing"
+        stir(adapter)
+
+
 @pytest.mark.slow
 def test_full_size_sd15(in_comfy):
     twins = make_twins(FULL_SD15)

@@ -22,6 +22,7 @@ DIFFERS = {
     "face alone": {"weights", "bottleneck", "train"},
     "face alone, our gates": {"weights"},
     "without interplay": {"weights"},
+    "token-wise router": {"weights"},
     "κ 0": {"drawing"},
     "κ 1": {"drawing"},
     "face shown alone": {"drawing"},

@@ -128,6 +128,6 @@ def stir(adapter: TripletAdapter, seed: int = 2) -> TripletAdapter:
     """Give everything that is zero at birth a value, as training would."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in adapter.named_parameters():
-        if "gate" in name or "to_out" in name or "kappa" in name:
+        if "gate" in name or "to_out" in name or "kappa" in name or "router" in name:
             value.data.copy_(torch.randn(value.shape, generator=generator).abs() * 0.3 + 0.1)
     return adapter
