@@ -73,6 +73,7 @@ def read_recipe(arguments: argparse.Namespace):
 
 def open_all(arguments: argparse.Namespace) -> Experiment:
     from ablating import people
+    from ablating.hearing import open_ear
     from ablating.judging import Judge, Remembered
     from ablating.pictures import Artist
     from ablating.training import Lab
@@ -116,8 +117,9 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     settings = {name: str(value) for name, value in vars(arguments).items()} | {
         "base": denoiser.fingerprint, "base steps": weights.steps, "device": device, "torch": torch.__version__,
         "cuda": torch.cuda.get_device_name() if device == "cuda" else "", "cores": os.cpu_count()}
+    ear = open_ear(denoiser, data_set, cast, first.look, encoders, arguments.out / "heard")
     return Experiment(lab, artist, Judge(evaluator, cast, cast.hints is not None), arguments.out,
-                      jobs(names, arguments.seeds, arguments.strengths), settings, left_out)
+                      jobs(names, arguments.seeds, arguments.strengths), settings, left_out, ear)
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ class Design:
     image: bool = True
     interplay: bool = True
     router: bool = False
+    places: bool = True
     faceid: bool = False
     whole_code: bool = False
 
@@ -73,6 +74,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
     Arm("without bottleneck", "the face's code holds all of its embedding, and has no loss of its own",
         design=Design(whole_code=True), settings=(("bottleneck", 0.0),)),
+    Arm("without places", "the face's tokens and keys begin at random", design=Design(places=False)),
     Arm("with pose", "the triplet drawn under the demo's pose ControlNet", of=TRIPLET, drawing=Drawing(pose=True)),
 )
 NOT_ASKED = "not asked for in this run"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .arms import ARMS, NONE, NOT_ASKED, TRIPLET, Arm, arm, trained_as, with_strength
+from .hearing import Ear
 from .judging import Drawn, Judge
 from .pictures import Artist
 from .results import Results
@@ -30,7 +31,10 @@ def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
 
 @dataclass(eq=False)
 class Experiment:
-    """Everything open; `run` does what is not done yet. `left_out` says which arms are not here, and why."""
+    """Everything open; `run` does what is not done yet. `left_out` says which arms are not here, and why.
+
+    With an `ear` every training is asked whether it hears who is shown.
+    """
 
     lab: Lab
     artist: Artist
@@ -39,6 +43,7 @@ class Experiment:
     jobs: list[Job]
     settings: dict
     left_out: dict[str, str] = field(default_factory=dict)
+    ear: Ear | None = None
     _trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
 
     def run(self) -> Results:
@@ -56,9 +61,14 @@ class Experiment:
                 drawn.append(Drawn(job.arm.name, job.seed, paths, job.strength))
                 rows = self.judge.look(drawn)
                 results = Results(self.judge, rows, list(drawn), [one.facts for one in self._trained.values()],
-                                  self.settings, len(self.jobs), self.left_out)
+                                  self.settings, len(self.jobs), self.left_out, self._heard())
                 results.write(self.out)
         return results
+
+    def _heard(self) -> dict:
+        return {} if self.ear is None else {
+            f"{name}, seed {seed}" if seed else name: self.ear.ask(trained)
+            for (name, seed), trained in sorted(self._trained.items(), key=lambda item: item[0][1])}
 
     def _train(self, job: Job) -> Trained:
         source = trained_as(job.arm)

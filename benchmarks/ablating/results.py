@@ -10,6 +10,7 @@ from facecdm.evaluation import report
 from facecdm.evaluation.evaluate import Row
 from facecdm.files import write_whole
 
+from . import hearing
 from .arms import FACE, NOT_ASKED, arm
 from .judging import Drawn, Judge, verdicts
 from .people import Cast
@@ -20,7 +21,8 @@ TILE, BAND, SHEET_ROWS = 128, 14, 12
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """All that is known so far. `facts` are those of the trainings, `left_out` arms and why, `settings` the options."""
+    """All that is known so far. `facts` are those of the trainings, `left_out` arms and why, `settings` the options,
+    `heard` what `hearing.Ear` was told of each training."""
 
     judge: Judge
     rows: list[Row]
@@ -29,6 +31,7 @@ class Results:
     settings: dict
     wanted: int  # how many conditions the whole run has
     left_out: dict[str, str] = field(default_factory=dict)
+    heard: dict[str, dict] = field(default_factory=dict)
 
     def write(self, out: Path) -> Path:
         """Everything into `out`; gives the Markdown's path."""
@@ -52,7 +55,7 @@ class Results:
                                              "means": summary.values, "differences": summary.against_first}
                          for summary in evaluation.summaries} for name, evaluation in evaluations.items()}
         return {"settings": self.settings, "complete": self._complete, "left out": self.left_out,
-                "trainings": self.facts, **tables}
+                "trainings": self.facts, "heard": self.heard, **tables}
 
     def curve(self) -> bytes | None:
         evaluation = self.judge.of_strengths(self.rows, self.drawn)
@@ -77,6 +80,8 @@ class Results:
                  "An interval that leaves 0 out, in words:\n\n" + "\n".join(
                      f"- {line}" for line in verdicts(none, face)),
                  "The arms:\n\n" + "\n".join(f"- *{name}*: {arm(name).says}" for name in told),
+                 self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step "
+                 "without words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
                  seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
                  strengths.rows and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"
                  + report.means_table(strengths) + "\n\n![Likeness against prompt following over the strength]"

@@ -90,8 +90,9 @@ def _read(arm: Arm, path: Path) -> Trained:
 def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     """A new adapter of that design, every weight by the seed."""
     sizes = lab.recipe.sizes.model_dump() | {"interplay": design.interplay and lab.recipe.sizes.interplay,
-                                                 "router": design.router or lab.recipe.sizes.router}
-    full = new_adapter(lab.denoiser, lab.data, seed=seed, **lab.recipe.sizes.model_dump())
+                                                 "router": design.router or lab.recipe.sizes.router,
+                                                 "places": design.places and lab.recipe.sizes.places}
+    full = new_adapter(lab.denoiser, lab.data, seed=seed, **lab.recipe.sizes.model_dump() | {"places": False})
     if not design.image:
         sizes["image_width"] = 0
     if design.whole_code:
@@ -108,7 +109,7 @@ def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAd
     ours do, silent, lest a short training be spent on mending the base. The embedding is centred as ours is.
     """
     torch.random.default_generator.manual_seed(seed)
-    sizes |= {"knots": 1}
+    sizes = {name: value for name, value in sizes.items() if name != "places"} | {"knots": 1}
     small = _plain(full, {**sizes, "face_rank": 4})
     one = _heard(_plain(full, {**sizes, "face_rank": 5})) - _heard(small)
     wide = 4 + round((_heard(full) - _heard(small)) / one)
