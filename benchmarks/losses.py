@@ -104,8 +104,9 @@ def main() -> None:
     from facecdm.training import losses
     from facecdm.training.learner import Learner
     from facecdm.training.lora import Lora
+    from facecdm.training.rows import moved
     from facecdm.training.stages import Stage
-    from facecdm.training.step import Term, forward, moved
+    from facecdm.training.step import Term, forward
     from facecdm.training.terms import _term
 
     demo = load()

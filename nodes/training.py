@@ -49,8 +49,10 @@ def _optional_inputs() -> list:
         FACE_ANALYZER.Input("face_analyzer", optional=True,
                             tooltip="For the identity loss: the one that the data set was prepared with."),
         io.ControlNet.Input("control_net", optional=True,
-                            tooltip="A pose ControlNet, frozen, for data sets with pose pictures."),
+                            tooltip="A pose ControlNet, for data sets with pose pictures. It stays as it is; a LoRA "
+                                    "of it can learn (control, in Stage Settings' train)."),
         LORA_MODEL.Input("lora", optional=True, tooltip="From the stage before, to go on with."),
+        LORA_MODEL.Input("control_lora", optional=True, tooltip="The ControlNet's LoRA from the stage before."),
     ]
 
 
@@ -64,6 +66,8 @@ def _outputs() -> list:
         io.Image.Output(display_name="pictures", tooltip="Held-out people drawn by what was learnt; without a VAE, the "
                                                          "loss plot."),
         io.String.Output(display_name="report", tooltip="What was done, the losses, and what was left out and why."),
+        LORA_MODEL.Output(display_name="control_lora", tooltip="Of the ControlNet, where one was trained; for Apply "
+                                                               "LoRA to ControlNet, and core's Save LoRA Weights."),
     ]
 
 
@@ -96,10 +100,11 @@ class TrainStage(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, adapter, data_set, run, preset, stage, steps, batch, seed, vae=None, face_analyzer=None,
-                control_net=None, lora=None, settings=None):
+                control_net=None, lora=None, settings=None, control_lora=None):
         number = STAGES.index(stage)
         jobs = [(number, {**_given(steps=steps, batch=batch), "seed": seed, **(settings or {})})]
-        return _train(cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora)
+        return _train(cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora,
+                      control_lora)
 
 
 class Train(io.ComfyNode):
@@ -130,13 +135,15 @@ class Train(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, adapter, data_set, run, preset, length, batch, seed, vae=None, face_analyzer=None,
-                control_net=None, lora=None, settings=None, settings_1=None, settings_2=None, settings_3=None):
+                control_net=None, lora=None, settings=None, settings_1=None, settings_2=None, settings_3=None,
+                control_lora=None):
         jobs = []
         for number, own in enumerate((settings_1, settings_2, settings_3)):
             steps = max(round(PRESETS[preset][number].steps * length), 1)
             given = _given(steps=0 if length == 1 else steps, batch=batch)
             jobs.append((number, {**given, "seed": seed, **(settings or {}), **(own or {})}))
-        return _train(cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora)
+        return _train(cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora,
+                      control_lora)
 
 
 def _valid(run: str | None, name: str | None) -> bool | str:
@@ -155,7 +162,7 @@ def _given(**values: int) -> dict[str, int]:
 
 
 def _train(cls, model, adapter, data_set, run, preset_name, jobs: list[tuple[int, dict]], vae, face_analyzer,
-           control_net, lora) -> io.NodeOutput:
+           control_net, lora, control_lora) -> io.NodeOutput:
     from ..facecdm.hosts.comfy_stage import Inputs, train_stage
     from ..facecdm.training.chart import draw_losses
 
@@ -167,15 +174,15 @@ def _train(cls, model, adapter, data_set, run, preset_name, jobs: list[tuple[int
     with _Bar(sum(stage.steps for stage in stages)) as bar:
         for (_, values), stage in zip(jobs, stages):
             bar.begin(stage)
-            done = train_stage(inputs, adapter, lora, stage, frozenset(values), bar)
-            adapter, lora, pictures = done.adapter, done.lora, done.pictures
+            done = train_stage(inputs, adapter, lora, stage, frozenset(values), bar, control_lora)
+            adapter, lora, control_lora, pictures = done.adapter, done.lora, done.control_lora, done.pictures
             history += done.history
             report += [*done.report, ""]
     losses = [line["diffusion"] for line in history if "diffusion" in line]
     plot = _as_image(draw_losses(history))
     text = "\n".join(report).strip()
     return io.NodeOutput(adapter, lora, {"loss": losses}, plot, plot if pictures is None else pictures, text,
-                         ui=ui.PreviewImage(plot, cls=cls))
+                         control_lora, ui=ui.PreviewImage(plot, cls=cls))
 
 
 class _Bar:

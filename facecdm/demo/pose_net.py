@@ -62,6 +62,11 @@ class PoseNet(nn.Module):
             hints = F.silu(seen / scale)
         return self
 
+    @property
+    def encoder(self) -> nn.Module:
+        """diffusers' ControlNet, whose layers the low-rank changes hang on."""
+        return self._control[0]
+
     def forward(self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor, return_dict: bool = False
                 ) -> tuple[list[Tensor], Tensor]:
         """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1.

@@ -61,8 +61,8 @@ def _own(adapter: TripletAdapter) -> Exported:
         raise FaceCDMError(f"its face stream takes out what the text says (κ = {float(face.kappa):.3g}), which an "
                            "IP-Adapter file cannot say. Train one with κ frozen at 0 to export it.")
     if face.router is not None and face.router.any():
-        raise FaceCDMError("its router weighs every place anew, and an IP-Adapter file has no place for that. Train one "
-                           "with router off to export it.")
+        raise FaceCDMError("its router weighs every place anew, and an IP-Adapter file has no place for that. Train "
+                           "one with router off to export it.")
     if not torch.equal(face.gate.knots, face.gate.knots[:1].expand_as(face.gate.knots)):
         raise FaceCDMError("its gates change with the noise level, and an IP-Adapter file has one strength for all. "
                            "Train one with a single knot to export it.")

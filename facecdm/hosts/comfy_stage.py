@@ -13,6 +13,7 @@ from ..adapter.model import TripletAdapter
 from ..errors import FaceCDMError, Mismatch
 from ..training.begin import begin_bottleneck, known_faces
 from ..training.lora import Lora
+from ..training.places import begin_places, can_begin
 from ..training.preview import choose, preview
 from ..training.source import Source
 from ..training.stages import Stage
@@ -41,20 +42,22 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a stage made: `lora` as a LORA_MODEL, `pictures` [N, H, W, 3] in 0…1 or None, `report` lines."""
+    """What a stage made: `lora` and the ControlNet's, `control_lora`, as LORA_MODELs, `pictures` [N, H, W, 3] in 0…1 or
+    None, `report` lines."""
 
     adapter: TripletAdapter
     lora: dict[str, Tensor]
     history: list[dict]
     pictures: Tensor | None
     report: list[str] = field(default_factory=list)
+    control_lora: dict[str, Tensor] = field(default_factory=dict)
 
 
 Watch = Callable[[Trainer, Tensor | None], None]
 
 
 def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor], stage: Stage, wanted: frozenset[str],
-                watch: Watch | None = None) -> Trained:
+                watch: Watch | None = None, control_lora: dict[str, Tensor] | None = None) -> Trained:
     """Train one stage, or what is left of it. `wanted` are the settings that the user set, not the preset.
 
     `watch` is called after every step, with pictures where new ones were made; what it raises (an interrupt) ends the
@@ -62,13 +65,15 @@ def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor]
     """
     with torch.inference_mode(False), torch.enable_grad():
         stage, notices = fitted(stage, inputs, wanted)
-        adapter = begun(adapter, inputs.data, layer_map(inputs.model))
+        new, adapter = adapter.is_new, begun(adapter, inputs.data, layer_map(inputs.model))
         with ComfyDenoiser(inputs.model, inputs.vae, inputs.control) as denoiser:
+            if new and inputs.vae is not None and can_begin(adapter, inputs.data):
+                begin_places(adapter, denoiser, inputs.data)
             held_out = hold_out(inputs.data)
             mean = inputs.data.mean_face if stage.identity else None
             terms = terms_of(stage, inputs.data, inputs.recogniser, mean, denoiser)
             trainer = Trainer(denoiser, adapter, Lora.from_tensors(lora), inputs.data, stage, terms, inputs.folder,
-                              held_out, denoiser.fingerprint)
+                              held_out, denoiser.fingerprint, control=Lora.from_tensors(control_lora or {}))
             began, first = time.monotonic(), trainer.step
             _forget_peak(denoiser.device)
 
@@ -82,7 +87,7 @@ def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor]
             with trainer.learner.lora.on(denoiser.layers()):
                 pictures = _pictures(trainer, inputs, held_out)
             report = [*notices, *_report(trainer, first, seconds, held_out, inputs)]
-    return Trained(result.adapter, result.lora.tensors(), result.history, pictures, report)
+    return Trained(result.adapter, result.lora.tensors(), result.history, pictures, report, result.control.tensors())
 
 
 def fitted(stage: Stage, inputs: Inputs, wanted: frozenset[str]) -> tuple[Stage, list[str]]:

@@ -49,6 +49,7 @@ class ComfyDenoiser:
         self._linears = dict(_linears(self.model))
         self._repeated: Repeated | None = None
         self._recast: Recast | None = None
+        self._control_learns = False
         self.prepare()
 
     def prepare(self) -> None:
@@ -64,6 +65,8 @@ class ComfyDenoiser:
         self.compute_in(self.dtype)
         if self._control is not None:
             self._control.pre_run(self.model.model, self._percent_to_sigma)
+            if (net := getattr(self._control, "control_model", None)) is not None:
+                leave_inference(net)  # a control-LoRA has made it this moment
 
     def compute_in(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -133,19 +136,14 @@ class ComfyDenoiser:
         waves = self.model.model.embedder(sizes.flatten()).view(rows, -1)
         return torch.cat([_all_rows(prompt.pooled, rows).to(self.device), waves], dim=1).to(self.dtype)
 
-    @torch.no_grad()
     def _residuals(self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor,
                    options: dict) -> tuple[dict, dict]:
         """What the ControlNet adds to the middle, and a patch that adds the rest to the skips.
 
         Core adds them in place, to tensors that the backward pass still needs.
         """
-        self._control.set_cond_hint(picture)
-        self._control.cond_hint = None
-        sigma = self._sigmas.to(self.device)[t]
-        scaled = noisy.to(self.device) * (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
-        cond = {"c_crossattn": text} | ({"y": vector} if vector is not None else {})
-        found = self._control.get_control(scaled, sigma, cond, 1, {**options, CALL: Call(None, None)})
+        with torch.set_grad_enabled(self._control_learns and torch.is_grad_enabled()):
+            found = self._controlled(noisy, t, text, vector, picture, options)
         skips = found.pop("output", [])
 
         def add(h: Tensor, skip: Tensor, _options: dict) -> tuple[Tensor, Tensor]:
@@ -153,6 +151,15 @@ class ComfyDenoiser:
             return h, skip if residual is None else skip + residual.to(skip)
 
         return found, {"output_block_patch": [add]}
+
+    def _controlled(self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor,
+                    options: dict) -> dict[str, list]:
+        self._control.set_cond_hint(picture)
+        self._control.cond_hint = None
+        sigma = self._sigmas.to(self.device)[t]
+        scaled = noisy.to(self.device) * (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
+        cond = {"c_crossattn": text} | ({"y": vector} if vector is not None else {})
+        return self._control.get_control(scaled, sigma, cond, 1, {**options, CALL: Call(None, None)})
 
     def decode(self, latents: Tensor) -> Tensor:
         if self._vae is None:
@@ -170,6 +177,16 @@ class ComfyDenoiser:
         return {name: module for name, module in self.model.model.named_modules()
                 if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(blocks)
                 and name != "diffusion_model.input_blocks.0.0"}
+
+    def control_layers(self) -> dict[str, nn.Module]:
+        net = getattr(self._control, "control_model", None)
+        return {} if net is None else {
+            f"control_model.{name}": module for name, module in net.named_modules()
+            if type(module).__name__ in ("Linear", "Conv2d") and name.startswith(("input_blocks.", "middle_block."))
+            and name != "input_blocks.0.0"}
+
+    def learn_control(self, on: bool) -> None:
+        self._control_learns = on
 
     def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
         return text_keys_values(self.model)

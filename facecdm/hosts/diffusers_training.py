@@ -22,6 +22,7 @@ class DiffusersDenoiser:
         self.layer_map = self.host.layer_map
         self.signal, self.noise, self.prediction = signal, noise, prediction
         self._autocast: torch.dtype | None = None
+        self._control_learns = False
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +55,7 @@ class DiffusersDenoiser:
                                            "time_ids": prompt.sizes.expand(rows, -1).to(self.dtype)}}
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
             if control is not None and self._control is not None:
-                with torch.no_grad():
+                with torch.set_grad_enabled(self._control_learns and torch.is_grad_enabled()):
                     down, middle = self._control(noisy.to(self.dtype), t, states, control.to(self.dtype), **added,
                                                  return_dict=False)
                 residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
@@ -71,6 +72,20 @@ class DiffusersDenoiser:
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         return {f"lora_unet_{name.replace('.', '_')}": module for name, module in self.unet.named_modules()
                 if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_", "up_"))}
+
+    def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        from ..demo.pose_net import PoseNet, core_name
+
+        net = self._control.encoder if isinstance(self._control, PoseNet) else self._control
+        if not hasattr(net, "controlnet_down_blocks"):
+            return {}
+        blocks = net.config.layers_per_block
+        blocks = (blocks,) * len(net.config.block_out_channels) if isinstance(blocks, int) else tuple(blocks)
+        return {f"control_model.{core_name(name, blocks)}": module for name, module in net.named_modules()
+                if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_"))}
+
+    def learn_control(self, on: bool) -> None:
+        self._control_learns = on
 
     def text_keys_values(self):
         return self.host.text_keys_values()

@@ -7,15 +7,17 @@ from torch.nn import functional as F
 from ..adapter.config import AdapterConfig
 from ..adapter.model import TripletAdapter
 from .denoiser import Denoiser
+from .places import begin_places, can_begin
 from .source import Source
 
 RIDGE = 0.03  # of the mean variance within people, added to it: a direction that photos hardly touch is not endless
 FAINTEST = 0.05  # that a direction is heard at, however little it says of the person: more may be learnt of it
 
 
-def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, **sizes) -> TripletAdapter:
+def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, places: bool = True,
+                **sizes) -> TripletAdapter:
     """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's, and an `image_width`
-    of 0 leaves the image stream out."""
+    of 0 leaves the image stream out. Without `places` the face's tokens and keys begin at random."""
     sample = data.features([0])
     image = 0 if sample[1] is None else sample[1].shape[-1]
     config = AdapterConfig(denoiser.layer_map, face_width=sample[0].shape[-1], recogniser=recogniser or data.recogniser,
@@ -23,6 +25,8 @@ def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: in
     torch.random.default_generator.manual_seed(seed)
     adapter = TripletAdapter(config).start_from_text(denoiser.text_keys_values())
     begin_bottleneck(adapter, *known_faces(data))
+    if places and can_begin(adapter, data):
+        begin_places(adapter, denoiser, data)
     return adapter.requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from .stages import PRESETS, Stage, preset
 
 
 class Sizes(BaseModel):
-    """Of a new adapter; see adapter.config.AdapterConfig."""
+    """Of a new adapter and how it begins; see adapter.config.AdapterConfig and training.begin.new_adapter."""
 
     model_config = ConfigDict(extra="forbid")
     face_tokens: Annotated[int, Field(ge=1, le=64)] = 4
@@ -19,6 +19,7 @@ class Sizes(BaseModel):
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
     interplay: bool = True
     router: bool = False
+    places: bool = True  # whether the face's tokens begin as places of the upright face (training.places)
 
 
 class Config(BaseModel):
@@ -28,7 +29,8 @@ class Config(BaseModel):
     preset      "adapter" or "one person"; `all` and `stages` override its numbers
     adapter     an adapter to begin with; without it a new one of `sizes`
     recogniser  InsightFace's ONNX file that embedded the data set, for the identity loss
-    control     a ControlNet folder as diffusers saves it, if the data set has pose pictures
+    control     a ControlNet folder as diffusers saves it, if the data set has pose pictures; for the demo model "demo",
+                its own, or a file that `python -m facecdm demo train-pose` wrote
     held_out    share of the people who are watched and not trained on
     tracker     a tracker that accelerate knows, such as tensorboard or wandb
     """
@@ -78,6 +80,6 @@ def read(path: Path) -> Config:
     config.plan()
     here = path.parent
     found = {name: here / value for name in ("data", "out", "adapter", "recogniser", "control")
-             if (value := getattr(config, name)) is not None}
+             if (value := getattr(config, name)) is not None and not (name == "control" and str(value) == "demo")}
     base = config.base if config.base == "demo" else str(here / config.base)
     return config.model_copy(update=found | {"base": base})

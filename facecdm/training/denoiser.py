@@ -49,6 +49,12 @@ class Denoiser(Protocol):
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         """These and every other linear layer and convolution of the U-Net's blocks."""
 
+    def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        """Those of the pose ControlNet's encoder, by "control_model." and ComfyUI's path; none without one."""
+
+    def learn_control(self, on: bool) -> None:
+        """Let gradients through to what is added to the ControlNet's layers; they are not asked for else."""
+
     def text_keys_values(self):
         """Pairs (k, v) of the base's own text weights in the layer map's order, for new adapters."""
 

@@ -28,7 +28,8 @@ class Draws:
     """For the rows of one batch: noise steps `t`, noise `epsilon`, what is left out, and who refers to whom.
 
     All bool tensors [B] are True where the row *has* the thing. `choice` [B] in 0…1 picks a reference, `own` [B]
-    says that the picture is its own reference, `face_region` that only the face counts.
+    says that the picture is its own reference, `face_region` that only the face counts. `window` is True in all rows
+    or in none: only a window around the face is seen, whose middle `wander` [B, 2] in 0…1 moves.
     """
 
     t: Tensor
@@ -40,6 +41,8 @@ class Draws:
     own: Tensor
     choice: Tensor
     face_region: Tensor
+    window: Tensor
+    wander: Tensor
 
     def part(self, rows: slice) -> "Draws":
         return Draws(**{name: value[rows] for name, value in vars(self).items()})
@@ -59,7 +62,8 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> Draws:
     return Draws(_noise_step(stage, spread), torch.randn(shape, generator=random_from),
                  (uniform() >= stage.drop_text) & everything, (uniform() >= stage.drop_face) & everything,
                  (uniform() >= stage.drop_image) & everything, (uniform() >= stage.drop_pose)[:1].expand(rows),
-                 uniform() < stage.own_photo, uniform(), uniform() < stage.face_region)
+                 uniform() < stage.own_photo, uniform(), uniform() < stage.face_region,
+                 (uniform() < stage.face_window)[:1].expand(rows), torch.rand(rows, 2, generator=random_from))
 
 
 def _noise_step(stage: Stage, u: Tensor) -> Tensor:

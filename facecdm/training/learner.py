@@ -16,11 +16,13 @@ class Learner:
     """An adapter and a LoRA in training. The adapter and the LoRA that were given stay as they were.
 
     `adapter` holds frozen weights of the given one and copies of those that learn, in float32; `extra` the low-rank
-    additions to its keys and values; `lora` that of the U-Net, whose `layers` a new one is made for.
+    additions to its keys and values; `lora` that of the U-Net, whose `layers` a new one is made for, and `control` that
+    of its ControlNet likewise.
     """
 
     def __init__(self, adapter: TripletAdapter, lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage,
-                 device: torch.device):
+                 device: torch.device, control: Lora | None = None,
+                 control_layers: Mapping[str, nn.Linear | nn.Conv2d] | None = None):
         torch.random.default_generator.manual_seed(stage.seed)
         self.stage = stage
         learns = set(stage.train)
@@ -32,10 +34,8 @@ class Learner:
             self.extra = {linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)
                           for stream in self.adapter.streams.values()
                           for linear in (*stream.to_k, *stream.to_v)}
-        if "lora" in learns and not lora.parts:
-            lora = Lora.new(layers, stage.lora_rank)
-        self.lora = Lora({name: part.copy().to(device).requires_grad_("lora" in learns)
-                          for name, part in lora.parts.items()})
+        self.lora = _learning(lora, layers, stage, "lora" in learns, device)
+        self.control = _learning(control or Lora(), control_layers or {}, stage, "control" in learns, device)
         self.named = dict(self._named(learns))
         for value in self.named.values():
             value.requires_grad_(True)
@@ -47,9 +47,9 @@ class Learner:
                 yield f"adapter.{name}", value
         for number, part in enumerate(self.extra.values()):
             yield from ((f"extra.{number}.{name}", value) for name, value in part.named_parameters())
-        if "lora" in learns:
-            for layer, part in self.lora.parts.items():
-                yield from ((f"lora.{layer}.{name}", value) for name, value in part.named_parameters())
+        for group, lora in (("lora", self.lora), ("control", self.control)):
+            for layer, part in lora.parts.items() if group in learns else ():
+                yield from ((f"{group}.{layer}.{name}", value) for name, value in part.named_parameters())
 
     def groups(self) -> list[dict]:
         """Parameter groups for an optimiser: the gates and κ learn faster, and are not pulled towards zero."""
@@ -96,16 +96,25 @@ class Learner:
             self.named[name].copy_(held)
 
     @torch.no_grad()
-    def result(self) -> tuple[TripletAdapter, Lora]:
-        """The trained adapter, low-rank parts merged, and the LoRA: both on the CPU, frozen, from the average."""
+    def result(self) -> tuple[TripletAdapter, Lora, Lora]:
+        """The trained adapter, low-rank parts merged, and both LoRAs: on the CPU, frozen, from the average."""
         with self.averaged():
             adapter = _with(self.adapter, {name: value.detach().to("cpu", copy=True)
                                            for name, value in self.adapter.state_dict().items()})
             for old, new in zip(_keys_values(self.adapter), _keys_values(adapter)):
                 if old in self.extra:
                     new.weight += self.extra[old].weight.to(new.weight)
-            lora = Lora({name: part.copy().to("cpu") for name, part in self.lora.parts.items()})
-        return adapter.eval(), lora
+            loras = [Lora({name: part.copy().to("cpu") for name, part in lora.parts.items()})
+                     for lora in (self.lora, self.control)]
+        return adapter.eval(), *loras
+
+
+def _learning(lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage, learns: bool,
+              device: torch.device) -> Lora:
+    """A copy of the LoRA on that device, or a new one for the layers where it is empty and learns."""
+    if learns and not lora.parts:
+        lora = Lora.new(layers, stage.lora_rank)
+    return Lora({name: part.copy().to(device).requires_grad_(learns) for name, part in lora.parts.items()})
 
 
 def group_of(name: str) -> str:
@@ -114,7 +123,8 @@ def group_of(name: str) -> str:
         return "projectors"
     if name.startswith("interplay"):
         return "interplay"
-    return {"gate": "gates", "router": "gates", "kappa": "kappa"}.get(name.split(".")[2] if name.count(".") >= 2 else "", "keys_values")
+    part = name.split(".")[2] if name.count(".") >= 2 else ""
+    return {"gate": "gates", "router": "gates", "kappa": "kappa"}.get(part, "keys_values")
 
 
 def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:

@@ -8,9 +8,9 @@ from ..adapter.crowd import Crowd
 from .denoiser import Denoiser
 from .draws import generator
 from .learner import Learner
+from .rows import moved
 from .sample import even, sample
 from .source import Source
-from .step import moved
 
 STEPS, GUIDANCE = 12, 4.0
 

@@ -1,7 +1,8 @@
 """What the data set hands to the trainer: the encoded pictures of one batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -40,3 +41,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+def moved(value, device: torch.device):
+    """Rows or a Prompt with every tensor on `device`."""
+    return replace(value, **{name: part.to(device) if isinstance(part, Tensor) else
+                             moved(part, device) if isinstance(part, Prompt) else part
+                             for name, part in vars(value).items()})

@@ -40,13 +40,15 @@ class Session:
         self.adapter = self._first_adapter()
 
     def _open_base(self):
+        from ..demo.pose_cli import POSE_WEIGHTS
         from ..hosts.diffusers_training import demo_denoiser, folder_denoiser
 
         config = self.config
         device = (str(self.accelerator.device) if self.accelerator is not None else
                   config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        denoiser = (demo_denoiser(device=device) if config.base == "demo" else
-                    folder_denoiser(Path(config.base), device, control=config.control))
+        control = POSE_WEIGHTS if str(config.control) == "demo" else config.control
+        denoiser = (demo_denoiser(device=device, pose=control) if config.base == "demo" else
+                    folder_denoiser(Path(config.base), device, control=control))
         shown = self.data.empty_prompt.states.shape[-1]
         if shown != denoiser.layer_map.context:
             raise FaceCDMError(f"the data set's text has {shown} features and the base model reads "
@@ -61,6 +63,9 @@ class Session:
                                    f"{self.data.recogniser} as recogniser, or set identity: 0 in all")
             if stage.linear_identity:
                 check_people(self.data)
+            if "control" in stage.train and (not self.denoiser.control_layers() or not self.data.has_pose):
+                raise FaceCDMError(f"the stage {stage.name!r} trains the LoRA of a ControlNet: name the ControlNet as "
+                                   "control, and prepare the data set with pose pictures (--pose)")
             if stage.batch % self.worker.count:
                 raise FaceCDMError(f"batch ({stage.batch}) of the stage {stage.name!r} must be a multiple of the "
                                    f"number of processes ({self.worker.count})")
@@ -90,23 +95,23 @@ class Session:
 
     def run(self) -> Result:
         """All stages; a stage that is finished already is read from its files."""
-        adapter, lora, result = self.adapter, Lora(), None
+        adapter, lora, control, result = self.adapter, Lora(), Lora(), None
         if self.accelerator is not None and self.config.tracker:
             self.accelerator.init_trackers("facecdm")
         for stage in self.config.plan():
-            result = self._stage(stage, adapter, lora)
-            adapter, lora = result.adapter, result.lora
+            result = self._stage(stage, adapter, lora, control)
+            adapter, lora, control = result.adapter, result.lora, result.control
         if self.accelerator is not None and self.config.tracker:
             self.accelerator.end_training()
         if self.worker.rank == 0:
             self._finish(result)
         return result
 
-    def _stage(self, stage: Stage, adapter, lora: Lora) -> Result:
+    def _stage(self, stage: Stage, adapter, lora: Lora, control: Lora) -> Result:
         mean = self.data.mean_face if stage.identity else None
         terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser)
         trainer = Trainer(self.denoiser, adapter, lora, self.data, stage, terms, self.config.out, self.held_out,
-                          self.denoiser.fingerprint, self.worker)
+                          self.denoiser.fingerprint, self.worker, control)
         with Progress(stage, trainer.step, quiet=self.worker.rank > 0) as progress:
             result = trainer.run(lambda trainer: self._watch(trainer, progress))
         if self.worker.rank == 0:
@@ -137,10 +142,11 @@ class Session:
                  "facecdm.stages": json.dumps([stage.to_dict() for stage in self.config.plan()])}
         path = save_adapter(result.adapter, self.config.out, self.config.name, overwrite=True, notes=notes)
         print(f"adapter: {path}")
-        if result.lora.parts:
-            tensors = {name: value.contiguous() for name, value in result.lora.tensors().items()}
-            content = save(tensors, notes | {"format": "pt", "ss_network_module": "networks.lora"})
-            print(f"LoRA: {write_named(content, self.config.out, f'{self.config.name} lora', overwrite=True)}")
+        for kind, lora in (("lora", result.lora), ("control lora", result.control)):
+            if lora.parts:
+                tensors = {name: value.contiguous() for name, value in lora.tensors().items()}
+                content = save(tensors, notes | {"format": "pt", "ss_network_module": "networks.lora"})
+                print(f"{kind}: {write_named(content, self.config.out, f'{self.config.name} {kind}', overwrite=True)}")
 
 
 def held_out(data: DataSet, share: float) -> frozenset[int]:

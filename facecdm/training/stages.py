@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from ..errors import FaceCDMError
 
-Group = Literal["projectors", "keys_values", "gates", "kappa", "interplay", "lora"]
+Group = Literal["projectors", "keys_values", "gates", "kappa", "interplay", "lora", "control"]
 GROUPS: tuple[str, ...] = get_args(Group)
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -17,7 +17,8 @@ LORA_LAYERS = ("attention", "all")
 class Stage:
     """One stage. Shares and probabilities are in 0…1, steps of noise in 0…1000.
 
-    `train` names the groups of parameters that learn. `rank` is that of the keys' and values' low-rank additions
+    `train` names the groups of parameters that learn; "control" is a LoRA of the pose ControlNet, of `lora_rank` and
+    `lora_layers` as the U-Net's. `rank` is that of the keys' and values' low-rank additions
     (0: their weights learn whole), `lora_rank` that of the U-Net's LoRA. `noise_share` of the rows draw their noise
     from `noise_low` … `noise_high`, the others from the rest. A loss with weight 0 is not computed.
     """
@@ -54,6 +55,7 @@ class Stage:
     noise_share: float = 0.0
     # losses
     face_region: float = 0.5         # probability that a row's loss counts its face region alone
+    face_window: float = 0.0         # share of steps that see a window of half the side around the face, and no more
     bottleneck: float = 0.05
     identity: float = 0.0
     identity_below: int = 300        # the identity loss looks at pictures with less noise than this step's
@@ -82,7 +84,7 @@ class Stage:
             if getattr(self, name) < 1:
                 raise FaceCDMError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("drop_text", "drop_face", "drop_image", "drop_all", "drop_pose", "own_photo", "noise_share",
-                     "face_region", "contrast"):
+                     "face_region", "face_window", "contrast"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceCDMError(f"{name} must be between 0 and 1; got {getattr(self, name)}")
         if not 0 <= self.noise_low < self.noise_high <= 1000:

@@ -83,12 +83,5 @@ def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
     return replace(prompt, states=torch.where(off[:, None, None], states, prompt.states), pooled=pooled)
 
 
-def moved(value, device: torch.device):
-    """Rows or a Prompt with every tensor on `device`."""
-    return replace(value, **{name: part.to(device) if isinstance(part, Tensor) else
-                             moved(part, device) if isinstance(part, Prompt) else part
-                             for name, part in vars(value).items()})
-
-
 def _keep(into: list) -> Callable[[int, Tensor, Tensor], None]:
     return lambda index, queries, keys: into.append((queries, keys))

@@ -1,6 +1,7 @@
 """The losses of a stage, as its numbers ask for them."""
 
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from .stages import Stage
 from .step import Term
 
 BANK = 4096  # the most people that a contrastive identity loss compares with
+_fitted: WeakKeyDictionary[Source, losses.LinearRecogniser] = WeakKeyDictionary()
 
 
 def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor | None, denoiser: Denoiser
@@ -27,7 +29,9 @@ def terms_of(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor |
         terms.append(_term(_identity(stage, data, recogniser, mean, denoiser.device), stage.identity,
                            stage.identity_every, stage.identity_ramp))
     if stage.linear_identity:
-        linear = losses.LinearRecogniser.fit(denoiser, data)
+        if data not in _fitted:  # once for all stages
+            _fitted[data] = losses.LinearRecogniser.fit(denoiser, data)
+        linear = _fitted[data].to(denoiser.device)
         terms.append(_term(losses.LinearIdentityLoss(linear), stage.linear_identity))
     if stage.localisation:
         terms.append(_term(losses.LocalisationLoss(), stage.localisation))

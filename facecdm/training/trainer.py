@@ -19,9 +19,11 @@ from .draws import Draws, batches, draw
 from .learner import Learner
 from .lora import Lora
 from .losses.diffusion import DiffusionLoss
+from .rows import moved
 from .source import Source
 from .stages import Stage
-from .step import Term, forward, moved, see
+from .step import Term, forward, see
+from .window import windowed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,11 +39,13 @@ class Worker:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a stage made: the adapter and the LoRA, and a line of `history` for every step and validation."""
+    """What a stage made: the adapter, the LoRA of the U-Net, and a line of `history` for every step and validation;
+    `control` is the ControlNet's LoRA, empty where none was trained."""
 
     adapter: TripletAdapter
     lora: Lora
     history: list[dict]
+    control: Lora = field(default_factory=Lora)
 
 
 class Trainer:
@@ -53,7 +57,7 @@ class Trainer:
 
     def __init__(self, denoiser: Denoiser, adapter: TripletAdapter, lora: Lora, data: Source, stage: Stage,
                  terms: list[Term], folder: Path, held_out: frozenset[int] = frozenset(), base: str = "",
-                 worker: Worker | None = None):
+                 worker: Worker | None = None, control: Lora | None = None):
         self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
         self.worker = worker or Worker()
         self.held_out = sorted(held_out)
@@ -63,13 +67,19 @@ class Trainer:
         if stage.batch % self.worker.count:
             raise FaceCDMError(f"batch ({stage.batch}) must be a multiple of the number of processes "
                                f"({self.worker.count})")
-        layers = denoiser.layers() if stage.lora_layers == "all" else denoiser.linears()
-        self.learner = Learner(adapter, lora, layers, stage, denoiser.device)
+        control, everywhere = control or Lora(), stage.lora_layers == "all"
+        layers = denoiser.layers() if everywhere else denoiser.linears()
+        steered = {name: layer for name, layer in denoiser.control_layers().items()
+                   if everywhere or ".attn" in name}
+        if "control" in stage.train and not steered:
+            raise FaceCDMError('the stage trains the LoRA of a ControlNet ("control"), and there is none: give the '
+                               'pose ControlNet, or leave "control" out of what it trains')
+        self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
         self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
-        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora), self.held_out,
-                                       denoiser.control_fingerprint, _recogniser(terms))
+        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora, control),
+                                       self.held_out, denoiser.control_fingerprint, _recogniser(terms))
         self.step, scaler, self.history = state.resume(self.checkpoint, self.learner, self.optimiser, self.identity)
         if scaler:
             self._scaler.load_state_dict(scaler)
@@ -81,11 +91,13 @@ class Trainer:
         stage, denoiser = self.stage, self.denoiser
         denoiser.compute_in(DTYPES[stage.precision])
         denoiser.checkpoint(stage.checkpointing)
+        denoiser.learn_control("control" in stage.train)
         layers = denoiser.layers() if self.learner.lora.parts else {}
+        steered = denoiser.control_layers() if self.learner.control.parts else {}
         number = self.step * stage.accumulation
         order = batches(self.buckets, stage.batch, stage.seed, number)
         try:
-            with self.learner.lora.on(layers):
+            with self.learner.lora.on(layers), self.learner.control.on(steered):
                 while self.step < stage.steps:
                     self._train_step([next(order) for _ in range(stage.accumulation)])
                     if self.step % stage.validate_every == 0 and self.held_out:
@@ -96,11 +108,12 @@ class Trainer:
                         watch(self)
         finally:
             denoiser.checkpoint(False)
+            denoiser.learn_control(False)
             denoiser.compute_in(torch.float32)
             if self._whole:  # a step that was cut in two is left to the checkpoint before it
                 self.save()
-        adapter, lora = self.learner.result()
-        return Result(adapter, lora, self.history)
+        adapter, lora, control = self.learner.result()
+        return Result(adapter, lora, self.history, control)
 
     def save(self) -> None:
         if self.worker.rank == 0:
@@ -145,8 +158,11 @@ class Trainer:
     def _forward(self, indices: list[int], micro: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = slice(self.worker.rank, None, self.worker.count)
         draws = draw(self.stage, step, micro, (len(indices), *self._shape(indices)))
-        return forward(self.denoiser, self.learner, self.terms, *self._batch(indices[part], draws.part(part)),
-                       self.empty, draws.part(part), step)
+        draws = draws.part(part)
+        rows, crowd = self._batch(indices[part], draws)
+        if draws.window[0]:
+            rows, draws = windowed(rows, draws)
+        return forward(self.denoiser, self.learner, self.terms, rows, crowd, self.empty, draws, step)
 
     def _shape(self, indices: list[int]) -> tuple[int, ...]:
         return self.data.latent_shape(indices[0])
@@ -170,7 +186,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """The diffusion loss on held-out pictures with their people, and without, at ever the same noise."""
         stage = self.stage.but(drop_text=0.0, drop_face=0.0, drop_image=0.0, drop_all=0.0, drop_pose=1.0,
-                               own_photo=0.0, face_region=0.0, seed=0)
+                               own_photo=0.0, face_region=0.0, face_window=0.0, seed=0)
         plain = DiffusionLoss(gamma=0.0)
         sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
         with self.learner.averaged():
@@ -205,10 +221,10 @@ def _recogniser(terms: list[Term]) -> str:
     return digest_of("recogniser", (value for network in found for value in network.buffers())) if found else ""
 
 
-def _hash(adapter: TripletAdapter, lora: Lora) -> str:
+def _hash(adapter: TripletAdapter, *loras: Lora) -> str:
     """Of all weights that a stage begins with."""
     digest = hashlib.sha256(json.dumps(adapter.config.dumps()).encode())
-    for name, value in (*adapter.state_dict().items(), *lora.tensors().items()):
+    for name, value in (*adapter.state_dict().items(), *(pair for lora in loras for pair in lora.tensors().items())):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim()
                       else str(value.item()).encode())

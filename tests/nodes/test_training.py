@@ -118,14 +118,14 @@ def heard(hear):
 def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, train):
     before, told = {name: value.clone() for name, value in adapter.state_dict().items()}, []
     with heard(lambda *what: told.append(what)):
-        trained, lora, losses, plot, pictures, report = train(settings={"validate_every": 1}, vae=demo[2])
+        trained, lora, losses, plot, pictures, report, control = train(settings={"validate_every": 1}, vae=demo[2])
     assert [what[:2] for what in told] == [(1, 2), (2, 2)]
     kind, preview, _ = told[0][2]
     assert kind == "JPEG" and preview.size == (256, 128) and told[1][2] is None  # the last ones are an output
     assert trained.config.recogniser == data.recogniser and not trained.streams["face"].gate.is_zero
     assert not any(value.is_inference() for value in trained.parameters())
     assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
-    assert lora == {} and len(losses["loss"]) == 2 and all(0 < loss < 10 for loss in losses["loss"])
+    assert lora == control == {} and len(losses["loss"]) == 2 and all(0 < loss < 10 for loss in losses["loss"])
     assert plot.shape[-1] == 3 and pictures.shape == (2, 128, 128, 3) and pictures.std() > 0.02
     assert "2 of 2 steps" in report and "fp32 on cpu" in report and str(folder(in_comfy)) in report
 
@@ -152,6 +152,41 @@ def test_the_lora_is_what_core_loads(in_comfy, demo, data, train, layers):
     torch.testing.assert_close(predictions["loaded"], predictions["trained"], rtol=0, atol=1e-4)
 
 
+def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, analyzer, train):
+    """The demo's own pose ControlNet, the LoRA from the socket and from a file."""
+    from safetensors.torch import save_file
+
+    host, errors = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.errors")
+    inputs = {one.id: getattr(one, "default", None) for one in
+              in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs if not one.optional}
+    inputs |= {"model": demo[0], "clip": demo[1], "vae": demo[2], "analyzer": analyzer, "folder": "people",
+               "name": "posed", "pose": "openpose"}
+    posed = in_comfy.run("FaceCDMPrepareDataSet", clip_vision=demo[3], **inputs)[0]
+    net = in_comfy.run("FaceCDMLoadDemoPose")[0]
+    settings = {"train": ("control",), "drop_pose": 0.0, "learning_rate": 0.02, "lora_rank": 2}
+    _, lora, *_, control = train(settings=settings, data_set=posed, control_net=net, run="controlled")
+    assert control and not lora and all(name.startswith("control_model.") for name in control)
+    (in_comfy.base / "models" / "loras").mkdir(parents=True, exist_ok=True)
+    save_file(control, in_comfy.base / "models" / "loras" / "posed.safetensors")
+
+    def apply(strength=1.0, file="none", **more):
+        return in_comfy.run("FaceCDMApplyControlLora", control_net=net, strength=strength, file=file, **more)[0]
+
+    rows, seen = posed.load([0]), {}
+    for name, given in (("plain", net), ("socket", apply(control_lora=control)),
+                        ("file", apply(file="posed.safetensors")), ("twice", apply(2.0, control_lora=control))):
+        with host.ComfyDenoiser(demo[0], control=given) as denoiser, torch.no_grad():
+            noisy = torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
+            seen[name] = denoiser.predict(noisy, torch.tensor([500]), rows.prompt, control=rows.control)
+    assert torch.equal(seen["socket"], seen["file"]) and (seen["socket"] - seen["plain"]).abs().max() > 1e-3
+    assert (seen["twice"] - seen["plain"]).norm() > 1.2 * (seen["socket"] - seen["plain"]).norm()
+    assert apply(0.0, control_lora=control) is net
+    with pytest.raises(errors.FaceCDMError, match="no LoRA is given"):
+        apply()
+    with pytest.raises(errors.FaceCDMError, match="trains the LoRA of a ControlNet"):
+        train(settings=settings, data_set=posed, run="no net")
+
+
 def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
     import comfy.model_management as management
 
@@ -160,7 +195,7 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
             pytest.raises(management.InterruptProcessingException):
         train(run="stopped", steps=4)
     assert (folder(in_comfy) / "stopped" / "broad.pt").is_file()
-    went_on, *_, report = train(run="stopped", steps=4)
+    went_on, *_, report, _ = train(run="stopped", steps=4)
     assert "went on from step 2" in report
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in went_on.state_dict().items())
     with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="learning_rate was"):
@@ -168,7 +203,7 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
 
 
 def test_what_is_not_connected_is_left_out_and_said(in_comfy, demo, analyzer, train):
-    _, lora, *_, report = train("2 identity", run="alone", steps=1)
+    _, lora, *_, report, _ = train("2 identity", run="alone", steps=1)
     assert "no identity loss: the identity loss needs a face analyzer and a VAE" in report and lora
     error = in_comfy.module("facecdm.errors")
     with pytest.raises(error.FaceCDMError, match="needs a VAE"):
@@ -184,7 +219,7 @@ def test_an_adapter_of_another_base_is_refused(in_comfy, sd15, make_adapter, tra
 
 
 def test_train_runs_the_three_stages(in_comfy, demo, adapter, data, analyzer):
-    trained, lora, losses, _, pictures, report = in_comfy.run(
+    trained, lora, losses, _, pictures, report, _ = in_comfy.run(
         "FaceCDMTrain", model=demo[0], adapter=adapter, data_set=data, run="three", preset="one person", length=0.0001,
         batch=1, seed=0, vae=demo[2], face_analyzer=analyzer, settings={"identity_below": 1000, "warmup": 1},
         settings_1={"steps": 2})

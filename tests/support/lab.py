@@ -77,14 +77,15 @@ def tiny_denoiser(seed: int = 0, control: nn.Module | None = None) -> DiffusersD
 
 
 def tiny_trainer(folder: Path, stage: Stage = STAGE, worker=None, adapter=None, lora=None, control=None,
-                 more_terms=(), **more) -> Trainer:
+                 control_lora=None, more_terms=(), **more) -> Trainer:
     denoiser, data = tiny_denoiser(control=control), TinySource()
     adapter = adapter or new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1)
     localisation = LocalisationLoss()
     terms = [Term("diffusion", DiffusionLoss(gamma=stage.min_snr)),
              Term("localisation", localisation, 0.1, 2, 3, frozenset({"outputs"})),
              Term("background", BackgroundLoss(), 0.1, needs=frozenset({"plain"})), *more_terms]
-    return Trainer(denoiser, adapter, lora or Lora(), data, stage, terms, folder, worker=worker, **more)
+    return Trainer(denoiser, adapter, lora or Lora(), data, stage, terms, folder, worker=worker, control=control_lora,
+                   **more)
 
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:

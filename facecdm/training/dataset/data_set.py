@@ -71,6 +71,11 @@ class DataSet:
     def has_vision(self) -> bool:
         return bool(self.entries[0].keys.vision)
 
+    @property
+    def has_pose(self) -> bool:
+        """Whether rows have pose pictures for a ControlNet."""
+        return self.manifest.settings.get("pose", "none") != "none"
+
     @cached_property
     def buckets(self) -> list[list[int]]:
         """The indices of the pictures of each bucket, the largest bucket first."""
@@ -163,9 +168,9 @@ class DataSet:
 
     def _control(self, entries: list[Entry]) -> Tensor | None:
         """The pose pictures [B, 3, H, W], drawn now from the key points."""
-        kind = self.manifest.settings.get("pose", "none")
-        if kind == "none":
+        if not self.has_pose:
             return None
+        kind = self.manifest.settings["pose"]
         marks = [row.numpy() for row in self._rows("faces", [entry.keys.face for entry in entries], "landmarks")]
         drawn = [draw_pose(kind, entry, points) for entry, points in zip(entries, marks)]
         return torch.from_numpy(np.stack(drawn)).movedim(-1, 1).float() / 255

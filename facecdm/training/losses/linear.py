@@ -47,7 +47,7 @@ class LinearRecogniser(nn.Module):
         Raises FaceCDMError, see `check_people`.
         """
         check_people(data)
-        decoder = _linear_decoder(denoiser, data)
+        decoder = linear_decoder(denoiser, data)
         seen, wanted = [], []
         for indices in _spread_out(data, MOST):
             rows = data.load(indices)
@@ -57,7 +57,7 @@ class LinearRecogniser(nn.Module):
             wanted.append(centred(rows.face[there], data.mean_face).to(denoiser.device))
         x, y = torch.cat(seen), torch.cat(wanted)
         x, y = x - x.mean(0), y - y.mean(0)
-        weights = _ridge(x, y)
+        weights = ridge(x, y)
         return cls(decoder, weights / F.linear(x, weights).square().sum(1).mean().sqrt())
 
 
@@ -99,7 +99,7 @@ def faces(latents: Tensor, keypoints: Tensor, decoder: Tensor) -> Tensor:
     return F.avg_pool2d(upright(pixels, keypoints), POOL).flatten(1)
 
 
-def _linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
+def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
     """The linear map from a place's latents to its pixels which comes nearest to the autoencoder's decoder."""
     channels, height, width = data.latent_shape(0)
     latents, patches = [], []
@@ -110,10 +110,10 @@ def _linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
         patches.append(F.pixel_unshuffle(pixels, pixels.shape[-1] // some.shape[-1]).movedim(1, -1)
                        .flatten(0, -2))
     x, y = torch.cat(latents), torch.cat(patches)
-    return _ridge(x - x.mean(0), y - y.mean(0), 1e-4)[:, :, None, None]
+    return ridge(x - x.mean(0), y - y.mean(0), 1e-4)[:, :, None, None]
 
 
-def _ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
+def ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
     """[D, W] of least squares y [N, D] ≈ x [N, W] Wᵀ, both centred (Hoerl & Kennard 1970)."""
     x, y = x.double(), y.double()
     gram = x.T @ x

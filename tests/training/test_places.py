@@ -1,0 +1,145 @@
+"""A new adapter's face tokens are places of the upright face: they say what is there, and queries find them."""
+
+import math
+
+import pytest
+import torch
+from lab import PEOPLE, PHOTOS, TinySource, tiny_denoiser
+from torch.nn import functional as F
+
+from facecdm.training.begin import new_adapter
+from facecdm.training.dataset.poses import draw_pose
+from facecdm.training.losses.arcface import SIZE, from_crop, upright
+from facecdm.training.places import REACH, _keys, can_begin, centres, standing, widened
+from facecdm.training.rows import Prompt, Rows
+
+CROWD, SIDE, WIDTH = 40, 16, 24
+MIDDLE = torch.tensor([[0.35, 0.35], [0.65, 0.35], [0.5, 0.5], [0.38, 0.68], [0.62, 0.68]])
+
+
+class Portraits(TinySource):
+    """People whose first feature is how bright their left eye's side is, the second that of the right one."""
+
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(5)
+        count = CROWD * PHOTOS
+        person = torch.randn(CROWD, WIDTH, generator=draw).repeat_interleave(PHOTOS, 0)
+        self.faces = person + 0.1 * torch.randn(count, WIDTH, generator=draw)
+        self.states = torch.randn(count, 5, 20, generator=draw)
+        self.texts = torch.randn(count, 7, 32, generator=draw)
+        traits = F.normalize(person, dim=1)[:, :2]
+        latents = 0.02 * torch.randn(count, 4, SIDE, SIDE, generator=draw)
+        latents[:, 0, :, :SIDE // 2] += traits[:, :1, None]
+        latents[:, 0, :, SIDE // 2:] += traits[:, 1:, None]
+        self.latents, self.buckets = list(latents), [list(range(count))]
+        self.people = {person: list(range(person * PHOTOS, person * PHOTOS + PHOTOS)) for person in range(CROWD)}
+
+    @property
+    def mean_face(self):
+        return F.normalize(self.faces, dim=1).mean(0)
+
+    def load(self, indices):
+        count = len(indices)
+        return Rows(torch.stack([self.latents[i] for i in indices]), Prompt(self.texts[indices]), self.faces[indices],
+                    None, torch.tensor([[0.2, 0.2, 0.8, 0.8]]).repeat(count, 1), MIDDLE.repeat(count, 1, 1), None,
+                    torch.tensor([i // PHOTOS for i in indices]))
+
+
+@pytest.fixture(scope="module")
+def begun():
+    torch.set_num_threads(1)
+    denoiser, data = tiny_denoiser(), Portraits()
+    return denoiser, data, new_adapter(denoiser, data, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
+
+
+def test_a_token_says_what_the_face_is_like_at_its_place_and_not_elsewhere(begun):
+    _, data, adapter = begun
+    tokens = adapter.face_projector(F.normalize(data.faces, dim=1))  # upper left, upper right, lower left, lower right
+    said = tokens[:, :, :adapter.config.layer_map.context // 2].double()
+    said = torch.cat([said - said.mean(0), torch.ones(len(said), 4, 1).double()], -1)
+    traits = F.normalize(data.faces, dim=1)[:, :2].double()
+
+    def known(token: int, trait: int) -> float:
+        wanted = traits[:, trait] - traits[:, trait].mean()
+        left = wanted - said[:, token] @ torch.linalg.pinv(said[:, token]) @ wanted
+        return 1 - (left.square().sum() / wanted.square().sum()).item()
+
+    first = said[:, :, 0]  # the loudest feature is the brightness
+    correlation = torch.corrcoef(torch.cat([first.T, traits.T])).abs()[:4, 4:]
+    assert (correlation.argmax(1) == torch.tensor([0, 1, 0, 1])).all() and correlation.max(1).values.min() > 0.9
+    assert all(known(token, token % 2) > 0.8 for token in range(4))
+
+
+def test_a_query_that_knows_its_place_attends_to_that_place():
+    draw = torch.Generator().manual_seed(1)
+    where, turn = centres(3).double(), torch.randn(8, 3, generator=draw).double()
+    places = torch.cat([torch.rand(4000, 2, generator=draw).double() * 3 - 1.5, torch.ones(4000, 1).double()], 1)
+    queries = places @ turn.T + 0.02 * torch.randn(4000, 8, generator=draw).double()
+    keys = _keys(queries.T @ queries / 4000, queries.T @ places / 4000, places.T @ places / 4000, where)
+    attention = (queries @ keys.T / math.sqrt(8)).softmax(1)
+    nearest = torch.cdist(places[:, :2], where).argmin(1)
+    assert (attention.argmax(1) == nearest).double().mean() > 0.97
+    blind = torch.randn(4000, 8, generator=draw).double()
+    keys = _keys(blind.T @ blind / 4000, blind.T @ places / 4000, places.T @ places / 4000, where)
+    assert (blind @ keys.T / math.sqrt(8)).softmax(1).max() < 0.6, "who does not know its place asks everywhere"
+
+
+def test_every_layers_keys_are_those_of_the_places_whoever_is_shown(begun):
+    denoiser, data, adapter = begun
+    plain = new_adapter(denoiser, data, places=False, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
+    tokens = adapter.face_projector(F.normalize(data.faces, dim=1))
+    for own, before in zip(adapter.streams["face"].to_k, plain.streams["face"].to_k):
+        assert not torch.equal(own.weight, before.weight)
+        keys = F.linear(tokens, own.weight)
+        assert keys.std(0).mean() < 0.5 * keys.mean(0).std(0).mean(), "they change with the place, less with the person"
+    for name, value in adapter.state_dict().items():
+        changed = not torch.equal(value, plain.state_dict()[name])
+        assert changed == ("face_projector.uplift" in name or "streams.face.to_k" in name), name
+    assert adapter.is_new
+
+
+def test_the_same_data_begin_the_same_adapter(begun):
+    denoiser, data, adapter = begun
+    again = new_adapter(denoiser, data, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in adapter.state_dict().items())
+
+
+def test_few_people_or_tokens_that_make_no_square_begin_at_random(begun):
+    denoiser, data, adapter = begun
+    assert can_begin(adapter, data) and len(TinySource().people) == PEOPLE
+    assert not can_begin(adapter, TinySource())
+    assert not can_begin(new_adapter(denoiser, TinySource(), face_tokens=5, image_tokens=2, image_layers=1), data)
+
+
+def test_widened_key_points_show_more_around_the_same_middle():
+    picture = torch.rand(1, 3, 90, 120)
+    points = MIDDLE[None] * torch.tensor([0.5, 0.6]) + torch.tensor([0.2, 0.15])
+    size = torch.tensor([120.0, 90.0])
+    near, far = from_crop(points * size), from_crop(widened(points, picture) * size)
+    torch.testing.assert_close(far[:, :, :2], near[:, :, :2] * REACH, rtol=1e-4, atol=1e-4)
+    middle = torch.tensor([SIZE / 2 - 0.5, SIZE / 2 - 0.5, 1])
+    torch.testing.assert_close(far @ middle, near @ middle, rtol=1e-4, atol=1e-3)
+    assert upright(picture, widened(points, picture)).shape == (1, 3, SIZE, SIZE)
+
+
+def test_places_stand_where_the_key_points_are():
+    from facecdm.faces.align import TEMPLATE
+
+    points = (torch.tensor(TEMPLATE) + 20) / torch.tensor([160.0, 128.0])  # upright, as large as the crop, 20 px inside
+    at = standing(points[None].float(), 16, 20, 16 * 20)[0].view(16, 20, 3)
+    pixel = torch.stack(torch.meshgrid(torch.arange(16), torch.arange(20), indexing="ij")[::-1], -1) * 8 + 3.5
+    wanted = ((pixel - 20 - SIZE / 2 + 0.5) / (SIZE / 2)).clamp(-REACH - 0.2, REACH + 0.2)
+    torch.testing.assert_close(at[..., :2], wanted, rtol=0, atol=0.08)  # whole latents are 8 pixels
+    assert standing(points[None].float(), 16, 20, 4 * 5).shape == (1, 20, 3)
+
+
+def test_a_small_buckets_pose_has_lines_as_thin_as_a_large_ones():
+    from types import SimpleNamespace
+
+    points = tuple(map(tuple, MIDDLE.tolist()))
+    small, large = (SimpleNamespace(bucket=(side, side), keypoints=points, part=(0, 0, side, side))
+                    for side in (128, 512))
+    none = torch.zeros(0, 2).numpy()
+    shown = draw_pose("openpose", large, none)
+    assert (draw_pose("openpose", small, none) == shown[2::4, 2::4]).all() and shown.any()

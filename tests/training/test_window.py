@@ -1,0 +1,84 @@
+"""A window around the face: the cut says of itself where it lies, and nothing else of the batch changes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab import STAGE, tiny_trainer
+
+from facecdm.training.draws import draw
+from facecdm.training.rows import Prompt, Rows
+from facecdm.training.window import windowed
+
+B = 3
+
+
+def batch(height: int, width: int, box: list[float], sizes: bool = False) -> Rows:
+    """Latents whose two channels are the row and the column that they come from; a control of 8 pixels a latent."""
+    y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
+    latents = torch.stack([y, x]).repeat(B, 1, 1, 1)
+    control = latents.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    told = torch.tensor([[900.0, 700, 3, 5, height * 8, width * 8]]).repeat(B, 1) if sizes else None
+    box = torch.tensor([box]).repeat(B, 1)
+    points = box[:, None, :2] + torch.rand(B, 5, 2, generator=torch.Generator().manual_seed(0)) * (
+        box[:, None, 2:] - box[:, None, :2])
+    return Rows(latents, Prompt(torch.zeros(B, 7, 8), None, told), torch.zeros(B, 4), None, box, points, control,
+                torch.arange(B))
+
+
+@settings(deadline=None)
+@given(step=st.integers(0, 999), height=st.sampled_from([16, 32, 40, 64]), width=st.sampled_from([16, 24, 64]),
+       x=st.floats(0, 0.6), y=st.floats(0, 0.6), side=st.floats(0, 0.4))
+def test_a_window_lies_in_the_picture_and_knows_where(step, height, width, x, y, side):
+    rows = batch(height, width, [x, y, x + side, y + side], sizes=True)
+    draws = draw(STAGE.but(face_window=1.0), step, 0, rows.latents.shape)
+    assert draws.window.all()
+    draws = replace(draws, epsilon=rows.latents)
+    cut, drawn = windowed(rows, draws)
+    h, w = cut.latents.shape[-2:]
+    assert h % 8 == w % 8 == 0 and height / 2 <= h < height / 2 + 8 and width / 2 <= w < width / 2 + 8
+    top, left = cut.latents[:, 0, 0, 0], cut.latents[:, 1, 0, 0]
+    assert torch.equal(drawn.epsilon, cut.latents), "noise is cut where the picture is"
+    assert torch.equal(cut.latents[:, 0, :, 0], top[:, None] + torch.arange(h)), "whole rows, in order"
+    assert torch.equal(cut.latents[:, 1, 0], left[:, None] + torch.arange(w))
+    assert torch.equal(cut.control[:, :, ::8, ::8], cut.latents), "the pose is cut where the picture is"
+    corner, small = torch.stack([left, top], 1), torch.tensor([w, h])
+    before = rows.keypoints * torch.tensor([width, height])
+    torch.testing.assert_close(cut.keypoints * small + corner[:, None], before, atol=1e-3, rtol=0)
+    inside = (before >= corner[:, None]).all() and (before <= (corner + small)[:, None]).all()
+    if inside and side > 0.01:
+        assert (cut.box >= 0).all() and (cut.box <= 1).all() and (cut.box[:, 2:] > cut.box[:, :2]).all()
+    assert cut.prompt.sizes.tolist() == [[900, 700, 3 + 8 * y, 5 + 8 * x, 8 * h, 8 * w]
+                                         for y, x in zip(top.tolist(), left.tolist())]
+
+
+def test_a_face_is_seen_and_a_small_picture_stays_whole():
+    rows = batch(32, 32, [0.6, 0.1, 0.8, 0.3])
+    draws = draw(STAGE.but(face_window=1.0), 1, 0, rows.latents.shape)
+    cut, _ = windowed(rows, draws)
+    assert (cut.box > 0).all() and (cut.box < 1).all() and cut.prompt.sizes is None
+    assert len({tuple(corner) for corner in cut.box.tolist()}) > 1, "each stands elsewhere"
+    rows = batch(8, 16, [0.2, 0.2, 0.5, 0.5])
+    assert windowed(rows, draw(STAGE, 1, 0, rows.latents.shape))[0] is rows
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_as_many_steps_as_asked_are_windows_and_the_other_draws_stay(share):
+    shape = (4, 4, 16, 16)
+    with_windows = [draw(STAGE.but(face_window=share), step, 0, shape) for step in range(400)]
+    assert sum(bool(d.window[0]) for d in with_windows) == pytest.approx(400 * share, abs=40)
+    plain = draw(STAGE, 7, 0, shape)
+    for name in ("t", "epsilon", "text_on", "choice", "face_region"):
+        assert torch.equal(getattr(plain, name), getattr(with_windows[7], name))
+
+
+def test_a_training_on_windows_calls_the_unet_on_windows(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tmp_path, STAGE.but(face_window=1.0, steps=2))
+    trainer.data.latents = [latent.repeat(1, 2, 2) for latent in trainer.data.latents]  # 16 × 16 and 16 × 8
+    seen, predict = [], trainer.denoiser.predict
+    monkeypatch.setattr(trainer.denoiser, "predict", lambda noisy, *rest, **more: (
+        seen.append(tuple(noisy.shape[-2:])), predict(noisy, *rest, **more))[1])
+    trainer.run()
+    assert set(seen) <= {(8, 8), (16, 8)} and (8, 8) in seen
