@@ -1,12 +1,14 @@
-"""Apply FaceCDM to ControlNet: a ControlNet that reads the face where it would read the prompt."""
+"""A ControlNet that reads the face where it would read the prompt, and one that has learnt beside the adapter."""
 
 from comfy_api.latest import io
 
 from ..facecdm.adapter.references import REFERENCES
-from ..facecdm.errors import FaceCDMError
+from ..facecdm.errors import BadFile, FaceCDMError, MissingModel
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .sockets import ADAPTER, FACES
+
+NO_LORA = "none"
 
 
 class ApplyToControlNet(io.ComfyNode):
@@ -74,4 +76,51 @@ class ApplyToControlNet(io.ComfyNode):
                                                  strength, start_at, end_at, mask))
 
 
-NODES: list[type[io.ComfyNode]] = [ApplyToControlNet]
+class ApplyLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import folder_paths
+
+        return io.Schema(
+            node_id="FaceCDMApplyControlLora",
+            display_name="Apply LoRA to ControlNet",
+            category="FaceCDM",
+            description="Adds to a pose ControlNet the LoRA that a training has made for it, from the training or from "
+                        "a file in models/loras.",
+            inputs=[
+                io.ControlNet.Input("control_net", tooltip="The ControlNet that the LoRA was trained on."),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05,
+                               tooltip="How much of the LoRA is added; 0 leaves the ControlNet as it is."),
+                io.Combo.Input("file", options=[NO_LORA, *folder_paths.get_filename_list("loras")], default=NO_LORA,
+                               tooltip="A file in models/loras; not read where a control_lora is connected."),
+                io.Custom("LORA_MODEL").Input("control_lora", optional=True, tooltip="From Train or Train Stage."),
+            ],
+            outputs=[io.ControlNet.Output(display_name="control_net", tooltip="For any node that takes one; the given "
+                                                                              "one stays as it was.")],
+        )
+
+    @classmethod
+    def execute(cls, control_net, strength, file, control_lora=None):
+        from ..facecdm.hosts.comfy_control_lora import control_with_lora
+
+        if not control_lora and file == NO_LORA:
+            raise FaceCDMError("no LoRA is given: connect control_lora, or choose a file from models/loras")
+        if not strength:
+            return io.NodeOutput(control_net)
+        return io.NodeOutput(control_with_lora(control_net, control_lora or _read_lora(file), strength))
+
+
+def _read_lora(file: str) -> dict:
+    import comfy.utils
+    import folder_paths
+
+    path = folder_paths.get_full_path("loras", file)
+    if path is None:
+        raise MissingModel(f"there is no {file} in models/loras; put it there, then refresh the list (R)")
+    try:
+        return comfy.utils.load_torch_file(path, safe_load=True)
+    except Exception as error:  # core's, safetensors' and pickle's own kinds
+        raise BadFile(f"{path} cannot be read ({error}): it is damaged or no LoRA") from error
+
+
+NODES: list[type[io.ComfyNode]] = [ApplyToControlNet, ApplyLora]

@@ -1,0 +1,207 @@
+"""A LoRA of the pose ControlNet: learnt in the stages on both hosts, and applied to a CONTROL_NET."""
+
+import pytest
+import torch
+from diffusers import ControlNetModel
+from lab import STAGE, TinySource, everything, tiny_denoiser, tiny_trainer
+from twins import SMALL_SDXL, make_twins
+
+from facecdm.errors import FaceCDMError, Mismatch
+from facecdm.training.lora import Lora
+
+ROWS, SIZE = 2, (8, 8)
+
+
+class Posed(TinySource):
+    """With pose pictures."""
+
+    def load(self, indices):
+        rows = super().load(indices)
+        draw = torch.Generator().manual_seed(indices[0])
+        shape = (len(indices), 3, *(8 * side for side in rows.latents.shape[-2:]))
+        object.__setattr__(rows, "control", torch.rand(shape, generator=draw))
+        return rows
+
+
+def net() -> ControlNetModel:
+    torch.manual_seed(4)
+    model = ControlNetModel.from_unet(tiny_denoiser().unet).requires_grad_(False).eval()
+    for value in model.parameters():
+        if not value.any():  # the zero convolutions, as training would have left them
+            value.copy_(torch.randn(value.shape) * 0.1)
+    return model
+
+
+def trainer(folder, control, **stage):
+    made = tiny_trainer(folder, STAGE.but(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}), control=control)
+    made.data = Posed()
+    return made
+
+
+@pytest.mark.parametrize("layers,count", [("attention", 24), ("all", 50)])
+def test_it_learns_and_the_net_itself_does_not(tmp_path, layers, count):
+    control = net()
+    before = {name: value.clone() for name, value in control.state_dict().items()}
+    made = trainer(tmp_path, control, train=["gates", "control"], lora_layers=layers)
+    assert len(made.learner.control.parts) == count and not made.learner.lora.parts
+    start = everything(made)
+    result = made.run()
+    changed = {name for name, value in everything(made).items() if not torch.equal(value, start[name])}
+    ups = {f"parameters.control.{name}.up" for name in result.control.parts}
+    assert ups <= changed and not result.lora.parts
+    assert all(torch.equal(value, before[name]) for name, value in control.state_dict().items())
+    assert all(not value.requires_grad for value in control.parameters())
+
+    def seen() -> torch.Tensor:
+        torch.manual_seed(9)
+        rows = Posed().load([0, 1])
+        return made.denoiser.predict(rows.latents, torch.tensor([5, 900]), rows.prompt, control=rows.control)
+
+    alone = seen()
+    with result.control.on(made.denoiser.control_layers()):
+        assert (seen() - alone).abs().max() > 1e-5
+    assert torch.equal(seen(), alone)
+
+
+def test_the_next_stage_goes_on_with_it_or_leaves_it_as_it_is(tmp_path):
+    first = trainer(tmp_path, net(), train=["control"]).run()
+    for group, moves in (("control", True), ("gates", False)):
+        made = tiny_trainer(tmp_path / group, STAGE.but(name="identity", steps=1, drop_pose=0.0, train=[group],
+                                                        warmup=0),
+                            control=net(), control_lora=first.control)
+        made.data = Posed()
+        after = made.run().control
+        assert after.parts.keys() == first.control.parts.keys()
+        assert moves != all(torch.equal(part.up, first.control.parts[name].up) for name, part in after.parts.items())
+
+
+def test_without_a_net_it_is_refused(tmp_path):
+    with pytest.raises(FaceCDMError, match="trains the LoRA of a ControlNet.*give the pose ControlNet"):
+        trainer(tmp_path, None, train=["control"])
+
+
+@pytest.fixture(scope="module")
+def pair(in_comfy):
+    """(core's MODEL and CONTROL_NET, diffusers' twin of both)"""
+    from control_twins import make_control_twins
+
+    return make_twins(SMALL_SDXL), make_control_twins(SMALL_SDXL)
+
+
+def random_lora(layers, seed: int = 0) -> Lora:
+    torch.manual_seed(seed)
+    lora = Lora.new(layers, 2)
+    for part in lora.parts.values():
+        part.up.data.normal_(0, 0.1)
+    return lora
+
+
+def asked(denoiser, twins):
+    from facecdm.training.rows import Prompt
+
+    torch.manual_seed(2)
+    noisy, states, pooled = torch.randn(ROWS, 4, *SIZE), torch.randn(ROWS, 77, twins.context), torch.randn(ROWS, 1280)
+    sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(ROWS, -1)
+    return denoiser.predict(noisy, torch.tensor([30, 700]), Prompt(states, pooled, sizes),
+                            control=torch.rand(ROWS, 3, *(8 * side for side in SIZE)))
+
+
+def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(pair):
+    from facecdm.hosts.comfy_control_lora import control_with_lora
+    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.diffusers_training import DiffusersDenoiser
+
+    twins, control = pair
+    found = {}
+    with ComfyDenoiser(twins.model, control=control.net) as comfy:
+        theirs = DiffusersDenoiser(twins.unet, torch.nn.Identity(), comfy.signal, comfy.noise, "epsilon", control.model)
+        assert set(comfy.control_layers()) == set(theirs.control_layers())
+        for name, host in (("comfy", comfy), ("diffusers", theirs)):
+            lora = random_lora(comfy.control_layers())
+            for part in lora.parts.values():
+                part.requires_grad_(True)
+            host.learn_control(True)
+            with lora.on(host.control_layers()):
+                out = asked(host, twins)
+            out.square().mean().backward()
+            host.learn_control(False)
+            gradients = {f"{layer}.{key}": value.grad for layer, part in lora.parts.items()
+                         for key, value in part.named_parameters()}
+            found[name] = out.detach(), gradients
+        plain = asked(comfy, twins).detach()
+    (ours, learnt), (others, wanted) = found["comfy"], found["diffusers"]
+    torch.testing.assert_close(ours, others, rtol=0, atol=1e-4 * others.abs().max().item())
+    assert sum(value.abs().max() > 1e-9 for value in wanted.values()) > 0.9 * len(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(learnt[name], value, rtol=0, atol=1e-3 * max(value.abs().max().item(), 1e-6))
+
+    lora = random_lora(comfy.control_layers())
+    applied = control_with_lora(control.net, lora.tensors(), 1.0)
+    with ComfyDenoiser(twins.model, control=applied) as denoiser:
+        torch.testing.assert_close(asked(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
+    with ComfyDenoiser(twins.model, control=control.net) as denoiser:
+        assert torch.equal(asked(denoiser, twins).detach(), plain), "the given ControlNet stays as it is"
+    assert (ours - plain).abs().max() > 1e-3 * plain.abs().max()
+    half = control_with_lora(control_with_lora(control.net, lora.tensors(), 0.5), lora.tensors(), 0.5)
+    with ComfyDenoiser(twins.model, control=half) as denoiser:
+        torch.testing.assert_close(asked(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
+
+
+def test_a_control_lora_takes_one_too(in_comfy):
+    """The demo's own pose ControlNet, which core builds from the MODEL: as the shell's training has it."""
+    from comfy.controlnet import load_controlnet
+
+    from facecdm.demo.pose_cli import POSE_WEIGHTS
+    from facecdm.demo.weights import read
+    from facecdm.hosts.comfy_control_lora import control_with_lora
+    from facecdm.hosts.comfy_demo import build_model
+    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.diffusers_training import demo_denoiser
+    from facecdm.training.rows import Prompt
+
+    with torch.inference_mode():
+        model = build_model(read())
+    torch.manual_seed(1)
+    noisy, states, picture = torch.randn(1, 48, 8, 8), torch.randn(1, 77, 192), torch.rand(1, 3, 64, 64)
+
+    def ask(denoiser):
+        return denoiser.predict(noisy, torch.tensor([600]), Prompt(states), control=picture)
+
+    shell = demo_denoiser(pose=POSE_WEIGHTS)
+    lora = random_lora(shell.control_layers())
+    core = load_controlnet(str(POSE_WEIGHTS))
+    with lora.on(shell.control_layers()), torch.no_grad():
+        wanted = ask(shell)
+    with torch.no_grad():
+        alone = ask(shell)
+    assert (wanted - alone).abs().max() > 1e-2 * alone.abs().max()
+    with ComfyDenoiser(model, control=core) as denoiser:
+        assert set(denoiser.control_layers()) == set(shell.control_layers())
+        torch.testing.assert_close(ask(denoiser).detach(), alone, rtol=0, atol=2e-3 * alone.abs().max().item())
+        for part in lora.parts.values():
+            part.requires_grad_(True)
+        denoiser.learn_control(True)
+        with lora.on(denoiser.control_layers()):
+            out = ask(denoiser)
+        out.square().mean().backward()
+        torch.testing.assert_close(out.detach(), wanted, rtol=0, atol=2e-3 * wanted.abs().max().item())
+        assert all(part.up.grad.abs().max() > 0 for part in lora.parts.values())
+    with ComfyDenoiser(model, control=control_with_lora(core, lora.tensors(), 1.0)) as denoiser:
+        torch.testing.assert_close(ask(denoiser).detach(), wanted, rtol=0, atol=5e-3 * wanted.abs().max().item())
+
+
+def test_a_lora_of_something_else_is_refused(pair):
+    from facecdm.hosts.comfy_control_lora import control_with_lora
+    from facecdm.hosts.comfy_training import ComfyDenoiser
+
+    twins, control = pair
+    with ComfyDenoiser(twins.model, control=control.net) as denoiser:
+        of_the_unet = random_lora(dict(list(denoiser.layers().items())[:2])).tensors()
+        name, layer = next((n, m) for n, m in denoiser.control_layers().items() if n.endswith("attn2.to_q"))
+    with pytest.raises(Mismatch, match="not a ControlNet's"):
+        control_with_lora(control.net, of_the_unet, 1.0)
+    with pytest.raises(Mismatch, match="not a ControlNet's"):
+        control_with_lora(control.net, {}, 1.0)
+    narrow = random_lora({name: torch.nn.Linear(layer.in_features // 2, layer.out_features)}).tensors()
+    with pytest.raises(Mismatch, match="made for another ControlNet.*attn2.to_q is of .* has .* there"):
+        control_with_lora(control.net, narrow, 1.0)
