@@ -83,11 +83,12 @@ class Painter:
 
         self.demo, self.size, self.how = comfy_demo.build(weights), weights.sizes.image_size, arguments
 
-    def paint(self, captions: list[str], seed: int) -> Tensor:
+    def paint(self, captions: list[str], seed: int, more: dict | None = None) -> Tensor:
+        """`more` is what both prompts have besides, such as a ControlNet."""
         import comfy.sample
 
         how, model = self.how, self.demo.model
-        positive, negative = self._words(captions), self._words([""])
+        positive, negative = self._words(captions, more), self._words([""], more)
         empty = torch.zeros(len(captions), 4, self.size // 8, self.size // 8)
         latent = comfy.sample.fix_empty_latent_channels(model, empty)
         noise = comfy.sample.prepare_noise(latent, seed)
@@ -95,9 +96,10 @@ class Painter:
                                       negative, latent, seed=seed, disable_pbar=True)
         return self.demo.vae.decode(samples)
 
-    def _words(self, captions: list[str]) -> list:
+    def _words(self, captions: list[str], more: dict | None) -> list:
         clip = self.demo.clip
-        return [[torch.cat([clip.encode_from_tokens(clip.tokenize(caption)) for caption in captions]), {}]]
+        states = [clip.encode_from_tokens(clip.tokenize(caption)) for caption in captions]
+        return [[torch.cat(states), dict(more or {})]]
 
     def paint_all(self, captions: list[str]) -> Tensor:
         batches = range(0, len(captions), BATCH)

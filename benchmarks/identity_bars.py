@@ -5,7 +5,8 @@
 48 people whom no training has seen. The reference is one view of each; the prompts are captions of other people; the
 pictures are made as a user's graph makes them. Judged against *another* view of the same person: by InsightFace
 (cosines after the mean of other people is taken away; a picture without a face counts 0), and with --dlib by dlib,
-which took no part in any training. The same seeds without identity say what the prompt has lost.
+which took no part in any training. The same seeds without identity say what the prompt has lost. Sharpness is the
+variance of the Laplacian of the upright face.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def parse() -> argparse.Namespace:
     add("--strength", type=float, default=1.0)
     add("--image-strength", type=float, default=0.0, help="of the reference as a whole image")
     add("--keep-prompt", type=float, default=0.0)
+    add("--pose", action="store_true", help="under the demo's pose ControlNet, in the pose of the prompt's own picture")
     add("--sampler", default="euler")
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
@@ -101,6 +103,7 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
     from facecdm.hosts.comfy import apply_person
 
     plain, pictures = painter.demo.model, []
+    hints = poses(people, arguments) if arguments.pose else None
     for place, (person, _) in enumerate(tqdm(people.asked, mininterval=5)):
         if adapter is not None:
             image = None
@@ -111,9 +114,40 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
                            {"face": Stream(arguments.strength, kappa=arguments.keep_prompt),
                             "image": Stream(arguments.image_strength)})
             painter.demo = replace(painter.demo, model=apply_person(plain, shown))
-        pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place))
+        more = None if hints is None else controlled(hints[place])
+        pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place, more))
         painter.demo = replace(painter.demo, model=plain)
     return to_bytes(torch.cat(pictures))
+
+
+def poses(people: People, arguments: argparse.Namespace) -> Tensor:
+    """[A, 3, H, W]: those of the pictures whose captions are asked for."""
+    from pose_bars import val_pictures
+
+    from facecdm.faces.analyzer import open_pack
+    from facecdm.pose.extract import Drawing, FaceDetector, extract
+
+    detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
+    found = extract(detector, val_pictures(arguments.faceworld, people.labels), "largest").poses
+    return torch.from_numpy(np.stack([Drawing()(pose) for pose in found])).movedim(-1, 1).float() / 255
+
+
+def controlled(hint: Tensor) -> dict:
+    from facecdm.hosts import comfy_demo_pose
+
+    return {"control": comfy_demo_pose.load().set_cond_hint(hint[None], 1.0), "control_apply_to_uncond": False}
+
+
+def sharp(pixels: Tensor, analyzer) -> float:
+    """Mean over the faces that are found."""
+    from facecdm.evaluation.measures import sharpness
+    from facecdm.evaluation.recognisers import InsightFace
+
+    recogniser, found = InsightFace.of(analyzer), []
+    for picture in pixels.numpy():
+        if (seen := recogniser.look(picture)) is not None:
+            found.append(sharpness(picture, seen.keypoints))
+    return float(np.mean(found)) if found else 0.0
 
 
 def with_lora(model, path: Path):
@@ -157,6 +191,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
             row[f"{name}cosine"], row[f"{name}rank1"] = likeness(shown, owners, known, centre)
             if not name:
                 row["face"] = float(np.mean([face is not None for face in shown]))
+        row["sharpness"] = sharp(pixels, analyzer)
         if labels is not None:
             obeyed = judge.score(pixels, labels)
             row |= {"background": obeyed.background, "shirt": obeyed.shirt}
@@ -179,12 +214,14 @@ def run(arguments: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    columns = [name for name in ("cosine", "rank1", "dlib_cosine", "dlib_rank1", "face", "background", "shirt")
+    columns = [name for name in ("cosine", "rank1", "dlib_cosine", "dlib_rank1", "face", "background", "shirt",
+                                "sharpness")
                if any(name in row for row in rows)]
     lines = ["| | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for row in rows:
         lines.append(f"| {row['what']} | " + " | ".join(
-            "–" if name not in row else f"{row[name]:.3f}" if "cosine" in name else f"{row[name]:.1%}"
+            "–" if name not in row else f"{row[name]:.3f}" if "cosine" in name else
+            f"{row[name]:.1f}" if name == "sharpness" else f"{row[name]:.1%}"
             for name in columns) + " |")
     return "\n".join(lines)
 

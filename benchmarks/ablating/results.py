@@ -80,8 +80,8 @@ class Results:
                  "An interval that leaves 0 out, in words:\n\n" + "\n".join(
                      f"- {line}" for line in verdicts(none, face)),
                  "The arms:\n\n" + "\n".join(f"- *{name}*: {arm(name).says}" for name in told),
-                 self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step "
-                 "without words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
+                 self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step without "
+                 "words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
                  seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
                  strengths.rows and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"
                  + report.means_table(strengths) + "\n\n![Likeness against prompt following over the strength]"
