@@ -41,7 +41,7 @@ def data_set(faceworld_val, face_models, comfyui, tmp_path_factory):
         (person / picture.with_suffix(".txt").name).write_text("a woman, long red hair, plain blue background")
     out = root.parent / "data"
     command("facecdm", "dataset", root, out, "--pack", "buffalo_s", "--faces", face_models / "models" / "insightface",
-            "--tokenizer", comfyui / "comfy" / "sd1_tokenizer", "--aspect", "1")
+            "--tokenizer", comfyui / "comfy" / "sd1_tokenizer", "--aspect", "1", "--pose", "openpose")
     return out
 
 
@@ -92,6 +92,18 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
         for key, value in ours.items():
             # Adam's first steps have the size of the rate whatever the gradient: rounding shows where it is near 0.
             torch.testing.assert_close(theirs[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_models, tmp_path):
+    plan = {"all": {"steps": 2, "batch": 2, "warmup": 0, "drop_pose": 0.0, "lora_rank": 2, "identity": 0.0,
+                    "train": ["gates", "control"]}, "stages": {"identity": {"steps": 0}, "fine": {"steps": 0}}}
+    said = command("facecdm", "train", write(tmp_path, data_set, face_models, control="demo", **plan)).stdout
+    assert "control lora: " in said and not (tmp_path / "run" / "adapter lora.safetensors").exists()
+    lora = load_file(tmp_path / "run" / "adapter control lora.safetensors")
+    assert lora and all(name.startswith("control_model.") for name in lora)
+    assert any(value.any() for name, value in lora.items() if "lora_up" in name)
+    with pytest.raises(AssertionError, match="name the ControlNet as control"):
+        command("facecdm", "train", write(tmp_path / "none", data_set, face_models, **plan))
 
 
 def test_every_mistake_of_a_file_is_named(tmp_path):
