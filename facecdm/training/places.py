@@ -111,21 +111,22 @@ def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
     sums = [[torch.zeros((), dtype=torch.float64)] * 3 for _ in denoiser.layer_map.layers]
     draw = generator("queries", 0)
     for number in trange(WATCHED, desc="asking queries where they stand", unit="batch", leave=False):
-        rows = data.load([bucket[(8 * number + i) * len(bucket) // (8 * WATCHED)] for i in range(8)])
-        t = torch.randint(low, high, (len(rows.latents),), generator=draw).to(denoiser.device)
-        a, s = (scale[t].view(-1, 1, 1, 1) for scale in (denoiser.signal, denoiser.noise))
-        noise = torch.randn(rows.latents.shape, generator=draw).to(a)
+        chosen = [bucket[(8 * number + i) * len(bucket) // (8 * WATCHED)] for i in range(8)]
+        rows, device = moved(data.load(chosen), denoiser.device), denoiser.device
+        t = torch.randint(low, high, (len(rows.latents),), generator=draw).to(device)
+        a, s = (scale.to(device)[t].view(-1, 1, 1, 1) for scale in (denoiser.signal, denoiser.noise))
+        noise = torch.randn(rows.latents.shape, generator=draw).to(device)
         height, width = rows.latents.shape[-2:]
 
         def watch(index: int, q: Tensor, _: Tensor, rows=rows, size=(height, width)) -> None:
             heads = denoiser.layer_map.layers[index].heads
             q = q.detach().cpu().unflatten(-1, (heads, -1)).flatten(0, 1).double().transpose(0, 1)  # [heads, B·n, d]
-            p = standing(rows.keypoints, *size, q.shape[1] // len(rows.keypoints)).flatten(0, 1).double()
+            p = standing(rows.keypoints.cpu(), *size, q.shape[1] // len(rows.keypoints)).flatten(0, 1).double()
             now = (q.transpose(1, 2) @ q, q.transpose(1, 2) @ p, p.T @ p)
             sums[index] = [old + new / (len(p) * WATCHED) for old, new in zip(sums[index], now)]
 
-        denoiser.predict(a * rows.latents.to(a) + s * noise, t, moved(rows.prompt, denoiser.device), None,
-                         rows.control if number % 2 else None, watch)
+        denoiser.predict(a * rows.latents + s * noise, t, rows.prompt, None, rows.control if number % 2 else None,
+                         watch)
     return sums
 
 
