@@ -81,15 +81,32 @@ def open_ear(denoiser, data, cast: Cast, look, encoders, folder: Path) -> Ear:
     return Ear(denoiser, LinearRecogniser.fit(denoiser, data), cast, latents, keypoints, folder)
 
 
-def table(heard: dict[str, dict[str, dict[str, list[float]]]], names: list[str]) -> str:
+Heard = dict[str, dict[str, list[float]]]  # by level and by who was shown, what was missed of each person's face
+
+
+def table(heard: dict[str, Heard], names: list[str]) -> str:
     """Markdown: a row for each training, by its name, with 95 % intervals over the people."""
     head = [f"{column}, t = {level}" for level in LEVELS for column in COLUMNS]
+    rows = {training: [_gain(levels, level, *pair) for level in LEVELS for pair in COLUMNS.values()]
+            for training, levels in heard.items()}
+    return _markdown(head, rows, names)
+
+
+def against(heard: dict[str, Heard], first: str, names: list[str]) -> str:
+    """Markdown: how much more the wrong person adds than in the training `first`, person by person."""
+    pair = COLUMNS["the wrong person adds"]
+    rows = {training: [[a - b for a, b in zip(_gain(levels, level, *pair), _gain(heard[first], level, *pair))]
+                       for level in LEVELS] for training, levels in heard.items() if training != first}
+    return _markdown([f"t = {level}" for level in LEVELS], rows, names)
+
+
+def _gain(levels: Heard, level: int, more: str, less: str) -> list[float]:
+    return [a - b for a, b in zip(levels[str(level)][more], levels[str(level)][less])]
+
+
+def _markdown(head: list[str], rows: dict[str, list[list[float]]], names: list[str]) -> str:
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
-    for training, levels in heard.items():
-        cells = []
-        for level in map(str, LEVELS):
-            for more, less in COLUMNS.values():
-                gains = [a - b for a, b in zip(levels[level][more], levels[level][less])]
-                cells.append("{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval(dict(zip(names, gains)))))
+    for training, columns in rows.items():
+        cells = ["{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval(dict(zip(names, column)))) for column in columns]
         lines.append(f"| {training} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from facecdm.evaluation.evaluate import Row
 from facecdm.files import write_whole
 
 from . import hearing
-from .arms import FACE, NOT_ASKED, arm
+from .arms import FACE, NOT_ASKED, TRIPLET, arm
 from .judging import Drawn, Judge, verdicts
 from .people import Cast
 
@@ -82,6 +82,9 @@ class Results:
                  "The arms:\n\n" + "\n".join(f"- *{name}*: {arm(name).says}" for name in told),
                  self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step without "
                  "words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
+                 len(self.heard) > 1 and TRIPLET in self.heard and
+                 f"How much more the wrong person adds than in the *{TRIPLET}*:\n\n"
+                 + hearing.against(self.heard, TRIPLET, self.judge.cast.names),
                  seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
                  strengths.rows and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"
                  + report.means_table(strengths) + "\n\n![Likeness against prompt following over the strength]"

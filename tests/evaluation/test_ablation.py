@@ -10,6 +10,7 @@ from pathlib import Path
 import ablation_lab
 import pytest
 import torch
+from ablating import hearing
 from ablating.arms import ARMS, NONE, TRIPLET, Drawing, arm, trained_as
 from ablating.results import MARKS, put_into
 from ablating.training import begin
@@ -85,6 +86,32 @@ def test_the_face_alone_is_as_large_as_the_triplet(lab):
     assert size("face alone, our gates") < 0.8 * size(TRIPLET)
     adapter = begin(arm("face alone").design, lab, 0)
     assert set(adapter.streams) == {"face"} and len(adapter.streams["face"].gate.knots) == 1
+
+
+def test_an_untrained_adapter_hears_nobody_and_what_was_asked_once_is_kept(lab, tmp_path):
+    from ablating.training import Trained
+    from twins import stir
+
+    cast = ablation_lab.experiment(tmp_path / "experiment").artist.cast
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    points = torch.tensor([[[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.4, 0.6], [0.6, 0.6]]]).repeat(2, 1, 1)
+
+    def linear(missed, keypoints):
+        assert torch.equal(keypoints, points)
+        return missed.flatten(1) / missed[0].numel() ** 0.5
+
+    ear = hearing.Ear(lab.denoiser, linear, cast, latents, points, tmp_path / "heard")
+    new = begin(arm(TRIPLET).design, lab, 0)
+    silent = ear.ask(Trained("new", new, Lora(), {}))
+    assert list(silent) == [str(level) for level in hearing.LEVELS]
+    assert all(found["right"] == found["wrong"] == found["nobody"] for found in silent.values())
+    loud = ear.ask(Trained("stirred", stir(new), Lora(), {}))
+    assert all(len({tuple(found[who]) for who in found}) == 3 for found in loud.values())
+    assert loud["900"]["nobody"] == pytest.approx(silent["900"]["nobody"])
+    assert ear.ask(Trained("stirred", None, None, {})) == loud, "read from disk"
+    text = hearing.against({"new": silent, "stirred": loud}, "new", cast.names)
+    gain = sum(b - a for a, b in zip(loud["700"]["right"], loud["700"]["wrong"])) / 2
+    assert text.splitlines()[-1].startswith("| stirred |") and f"{gain:+.3f} [" in text
 
 
 def killed(folder: Path, *when: int) -> None:
