@@ -8,7 +8,6 @@ from lab import PEOPLE, PHOTOS, TinySource, tiny_denoiser
 from torch.nn import functional as F
 
 from facecdm.training.begin import new_adapter
-from facecdm.training.dataset.poses import draw_pose
 from facecdm.training.losses.arcface import SIZE, from_crop, upright
 from facecdm.training.places import REACH, _keys, can_begin, centres, standing, widened
 from facecdm.training.rows import Prompt, Rows
@@ -132,14 +131,3 @@ def test_places_stand_where_the_key_points_are():
     wanted = ((pixel - 20 - SIZE / 2 + 0.5) / (SIZE / 2)).clamp(-REACH - 0.2, REACH + 0.2)
     torch.testing.assert_close(at[..., :2], wanted, rtol=0, atol=0.08)  # whole latents are 8 pixels
     assert standing(points[None].float(), 16, 20, 4 * 5).shape == (1, 20, 3)
-
-
-def test_a_small_buckets_pose_has_lines_as_thin_as_a_large_ones():
-    from types import SimpleNamespace
-
-    points = tuple(map(tuple, MIDDLE.tolist()))
-    small, large = (SimpleNamespace(bucket=(side, side), keypoints=points, part=(0, 0, side, side))
-                    for side in (128, 512))
-    none = torch.zeros(0, 2).numpy()
-    shown = draw_pose("openpose", large, none)
-    assert (draw_pose("openpose", small, none) == shown[2::4, 2::4]).all() and shown.any()

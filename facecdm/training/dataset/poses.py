@@ -7,20 +7,12 @@ from ...pose.faces import person_of_points
 from ...pose.value import Pose
 from .manifest import Entry
 
-USUAL = 512  # pixels of the shorter side that a ControlNet expects its lines for
-
 
 def draw_pose(kind: str, entry: Entry, landmarks: np.ndarray) -> np.ndarray:
-    """uint8 [height, width, 3] RGB of the bucket; `landmarks` [106, 2] or [0, 2] in pixels of the picture as read.
-
-    Lines are as many pixels wide in any picture, so those of a small bucket are drawn larger and brought to size as
-    core's nodes do ("nearest-exact").
-    """
-    times = max(round(USUAL / min(entry.bucket)), 1)
-    height, width = (side * times for side in entry.bucket)
+    """uint8 [height, width, 3] RGB of the bucket; `landmarks` [106, 2] or [0, 2] in pixels of the picture as read."""
+    height, width = entry.bucket
     points = np.asarray(entry.keypoints, np.float32) * (width, height)
     x0, y0, x1, y1 = entry.part
     marks = (landmarks - (x0, y0)) / (x1 - x0, y1 - y0) * (width, height) if len(landmarks) else None
     pose = Pose((person_of_points(points, marks),), (height, width))
-    drawn = draw_five(pose) if kind == "five points" else draw_openpose(pose)
-    return drawn[times // 2::times, times // 2::times]
+    return draw_five(pose) if kind == "five points" else draw_openpose(pose)
