@@ -28,9 +28,9 @@ class Crowd:
     def tokens(self, adapter: TripletAdapter, text: Tensor) -> dict[str, Tensor]:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
         projected = adapter.project(self.face, self.image)
-        if adapter.interplay is None:
-            return projected
         on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
+        if adapter.interplay is None:
+            return {name: value * on[name][:, None, None] for name, value in projected.items()}
         result = {name: torch.zeros_like(value) for name, value in projected.items()}
         for present in ({"face", "image"}, {"face"}, {"image"}):
             rows = torch.stack([on[name] == (name in present) for name in on]).all(0).nonzero()[:, 0]

@@ -12,9 +12,10 @@ from facecdm.training.begin import new_adapter
 
 
 @pytest.mark.parametrize("image_on", [True, False])
-def test_each_row_is_the_person_at_its_own_noise_level(image_on):
+@pytest.mark.parametrize("parts", [{}, {"interplay": False}, {"interplay": False, "router": True}])
+def test_each_row_is_the_person_at_its_own_noise_level(image_on, parts):
     denoiser, data = tiny_denoiser(), TinySource()
-    adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1))
+    adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1, **parts))
     chosen = [0, 4, 7]
     rows = data.load(chosen)
     face, vision = data.features(chosen)
