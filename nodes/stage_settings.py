@@ -42,7 +42,7 @@ HELP = {
     "noise_share": "from which this share of the rows is drawn; the others from the rest.",
     "face_region": "Probability that a row's loss counts its face alone.",
     "face_window": "Share of steps that see a window of half the picture's side around the face, and no more: a "
-                   "quarter of the work.",
+                   "quarter of the latents.",
     "bottleneck": "Weight of the loss that lets the face's narrow code be restored.",
     "identity": "Weight of the identity loss on the predicted picture.",
     "identity_below": "Rows with less noise than this, of 1000, have an identity loss.",

@@ -1,4 +1,4 @@
-"""A batch cut down to its faces: the same loss where it matters, for a quarter of the work.
+"""A batch cut down to its faces: the same loss where it matters, on a quarter of the latents.
 
 Most of a portrait is not face, and a U-Net takes pictures of any size; so some steps may see only the middle of half
 the picture's side, with the face in it (compare Wang et al. 2023, "Patch Diffusion").
