@@ -58,7 +58,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
                 torch.arange(batch))
     on = torch.ones(batch, dtype=torch.bool)
     draws = Draws(torch.full((batch,), t), torch.randn_like(rows.latents), on, on, on, ~on, ~on,
-                  torch.zeros(batch), on)
+                  torch.zeros(batch), on, ~on, torch.zeros(batch, 2))
     return rows, Crowd(torch.nn.functional.normalize(rows.face, dim=1), None, on, on), Prompt(states[:1]), draws
 
 

@@ -73,7 +73,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
         nn.init.normal_(part.up, 0, 0.1)  # zero at birth: only `up` would have a gradient in the first step
     rows = make_rows(count, SIZE)
     draws = Draws(torch.tensor(t), torch.randn(rows.latents.shape), torch.ones(count, dtype=torch.bool), on, on, on,
-                  ~on, torch.zeros(count), on)
+                  ~on, torch.zeros(count), on, ~on, torch.zeros(count, 2))
     crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on, on)
     terms = terms_of(stage, ManyPeople(size=SIZE), recogniser, None, denoiser)
     with learner.lora.on(denoiser.linears()):
