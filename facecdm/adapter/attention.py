@@ -54,15 +54,15 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
     # κ and the router compare with the text's own attention, so that has to stay as it was.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and compared else text
-    heard_by_all: Iterable[Tensor] = (attend(q[_span(stream)], _expand(stream.k, stream.rows),
+    attended: Iterable[Tensor] = (attend(q[_span(stream)], _expand(stream.k, stream.rows),
                                              _expand(stream.v, stream.rows), heads) for stream in streams)
     if any(stream.router is not None for stream in streams):  # it looks at all at once; else one by one will do
-        heard_by_all = list(heard_by_all)
-    for stream, seen in zip(streams, heard_by_all):
+        attended = list(attended)
+    for stream, seen in zip(streams, attended):
         span = _span(stream)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if stream.router is not None:
-            weight = weight * _route(stream, seen, text[span], _other(stream, streams, heard_by_all))
+            weight = weight * _route(stream, seen, text[span], _other(stream, streams, attended))
         if stream.kappa is not None:
             seen = seen - stream.kappa * _already_said(seen, text[span], q[span], stream, heads)
         if in_place:

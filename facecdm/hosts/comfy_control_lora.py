@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import comfy.lora
+import torch
 from comfy.controlnet import ControlBase, ControlLora
 from torch import Tensor
 
@@ -32,14 +34,12 @@ def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength:
     copy = net.copy()
     copy.control_model_wrapped = patcher.clone()
     copy.control_model_wrapped.add_patches(
-        {f"{name}.weight": ("diff", (part.weight.detach(),)) for name, part in changes.items()}, strength)
+        comfy.lora.load_lora(dict(tensors), {f"{PREFIX}{name}": f"{name}.weight" for name in changes}), strength)
     return copy
 
 
 def _joined(net: ControlLora, changes: dict, strength: float) -> ControlLora:
     """A control-LoRA is low-rank itself, on weights that the MODEL brings: ranks add up."""
-    import torch
-
     weights = dict(net.control_weights)
     for name, part in changes.items():
         up, down = part.up.detach().flatten(1) * part.scale * strength, part.down.detach()

@@ -1,9 +1,9 @@
 """How a new adapter begins to see: each token of the face is a place in it, which the U-Net's queries find.
 
 A token that begins at random says the same to every place of the picture, until values, then keys, then both together
-have been learnt; that takes a training its first thousands of steps. Three regressions on the data set, none of which
-sees a gradient, let it begin where they would end: what an embedding says of each part of the upright face becomes
-that part's token; and in every layer a query points at the part that it stands in, as far as it knows where it stands.
+have been learnt. Regressions on the data set, without a gradient, spare a training that: what an embedding says of each
+part of the upright face becomes that part's token; and in every layer a query points at the part that it stands in, as
+far as it knows where it stands.
 """
 
 import math
@@ -16,14 +16,13 @@ from ..adapter.model import TripletAdapter
 from .denoiser import Denoiser
 from .draws import generator
 from .losses.arcface import SIZE, from_crop, upright
-from .losses.linear import linear_decoder, ridge
+from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, ridge
 from .rows import moved
 from .source import Source
 
 REACH = 1.4          # sides of the recogniser's crop that the places cover: hair and chin belong to them
 PIXELS = 48          # of the upright face, per side
 MOST = 6000          # pictures whose faces are looked at
-FEWEST_PEOPLE = 32
 BATCH = 32           # of them at a time
 WATCHED = 12         # batches of 8 pictures whose queries are watched
 NOISY = (0.3, 1.0)   # of all steps: where the watched pictures' noise lies
@@ -89,8 +88,7 @@ def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int)
         for start in tqdm(range(0, len(wanted), BATCH), desc="looking at faces", unit="batch", leave=False):
             rows = data.load(wanted[start:start + BATCH])
             there = rows.box[:, 2] > rows.box[:, 0]
-            shown = F.pixel_shuffle(F.conv2d(rows.latents[there].to(denoiser.device).float(), decoder),
-                                    round((len(decoder) / 3) ** 0.5))
+            shown = decoded(rows.latents[there].to(denoiser.device).float(), decoder)
             faces.append(F.adaptive_avg_pool2d(upright(shown, widened(rows.keypoints[there], shown)), pixels).cpu())
             codes.append(F.gelu(adapter.face_projector.code(F.normalize(rows.face[there].float(), dim=1))))
             whose.append(rows.identity[there])

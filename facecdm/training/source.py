@@ -12,7 +12,7 @@ class Source(Protocol):
 
     `buckets` are lists of the numbers of pictures of one size; `empty_prompt` is the empty text; `fingerprint` names
     the contents; `recogniser` the face recogniser of the embeddings; `mean_face` [W] is the mean of the unit
-    embeddings; `people` lists each person's pictures.
+    embeddings; `people` lists each person's pictures; `has_pose` says whether rows have pose pictures.
     """
 
     fingerprint: str
@@ -21,6 +21,7 @@ class Source(Protocol):
     buckets: list[list[int]]
     mean_face: Tensor
     people: dict[int, list[int]]
+    has_pose: bool
 
     def __len__(self) -> int: ...
 

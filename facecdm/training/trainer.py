@@ -71,9 +71,9 @@ class Trainer:
         layers = denoiser.layers() if everywhere else denoiser.linears()
         steered = {name: layer for name, layer in denoiser.control_layers().items()
                    if everywhere or ".attn" in name}
-        if "control" in stage.train and not steered:
-            raise FaceCDMError('the stage trains the LoRA of a ControlNet ("control"), and there is none: give the '
-                               'pose ControlNet, or leave "control" out of what it trains')
+        if "control" in stage.train and not (steered and data.has_pose):
+            raise FaceCDMError('the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
+                               'the data set has no pose pictures: give both, or leave "control" out of what it trains')
         self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
         self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")

@@ -13,7 +13,7 @@ from .draws import Draws
 from .rows import Rows
 
 MULTIPLE = 8     # of the window's latents, so that every level of a U-Net halves it evenly
-WANDERS = 0.125 # of the window's side: how far its middle may be from the face's
+WANDERS = 0.125  # of the window's side: how far its middle may be from the face's
 
 
 def windowed(rows: Rows, draws: Draws) -> tuple[Rows, Draws]:

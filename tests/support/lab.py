@@ -26,7 +26,7 @@ STAGE = Stage("broad", steps=6, batch=4, learning_rate=1e-3, warmup=2, rank=0, l
 class TinySource:
     """`PEOPLE` people with `PHOTOS` photos each; two sizes of pictures."""
 
-    fingerprint, recogniser = "tiny", "tiny.onnx"
+    fingerprint, recogniser, has_pose = "tiny", "tiny.onnx", False
 
     def __init__(self):
         draw = torch.Generator().manual_seed(3)
@@ -77,8 +77,8 @@ def tiny_denoiser(seed: int = 0, control: nn.Module | None = None) -> DiffusersD
 
 
 def tiny_trainer(folder: Path, stage: Stage = STAGE, worker=None, adapter=None, lora=None, control=None,
-                 control_lora=None, more_terms=(), **more) -> Trainer:
-    denoiser, data = tiny_denoiser(control=control), TinySource()
+                 control_lora=None, more_terms=(), data=None, **more) -> Trainer:
+    denoiser, data = tiny_denoiser(control=control), data or TinySource()
     adapter = adapter or new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1)
     localisation = LocalisationLoss()
     terms = [Term("diffusion", DiffusionLoss(gamma=stage.min_snr)),

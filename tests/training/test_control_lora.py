@@ -15,6 +15,8 @@ ROWS, SIZE = 2, (8, 8)
 class Posed(TinySource):
     """With pose pictures."""
 
+    has_pose = True
+
     def load(self, indices):
         rows = super().load(indices)
         draw = torch.Generator().manual_seed(indices[0])
@@ -33,9 +35,8 @@ def net() -> ControlNetModel:
 
 
 def trainer(folder, control, **stage):
-    made = tiny_trainer(folder, STAGE.but(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}), control=control)
-    made.data = Posed()
-    return made
+    return tiny_trainer(folder, STAGE.but(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}), control=control,
+                        data=Posed())
 
 
 @pytest.mark.parametrize("layers,count", [("attention", 24), ("all", 50)])
@@ -68,16 +69,16 @@ def test_the_next_stage_goes_on_with_it_or_leaves_it_as_it_is(tmp_path):
     for group, moves in (("control", True), ("gates", False)):
         made = tiny_trainer(tmp_path / group, STAGE.but(name="identity", steps=1, drop_pose=0.0, train=[group],
                                                         warmup=0),
-                            control=net(), control_lora=first.control)
-        made.data = Posed()
+                            control=net(), control_lora=first.control, data=Posed())
         after = made.run().control
         assert after.parts.keys() == first.control.parts.keys()
         assert moves != all(torch.equal(part.up, first.control.parts[name].up) for name, part in after.parts.items())
 
 
-def test_without_a_net_it_is_refused(tmp_path):
-    with pytest.raises(FaceCDMError, match="trains the LoRA of a ControlNet.*give the pose ControlNet"):
-        trainer(tmp_path, None, train=["control"])
+def test_without_a_net_or_poses_it_is_refused(tmp_path):
+    for control, data in ((None, Posed()), (net(), TinySource())):
+        with pytest.raises(FaceCDMError, match="trains the LoRA of a ControlNet.*give both"):
+            tiny_trainer(tmp_path, STAGE.but(train=["control"]), control=control, data=data)
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,12 @@ def steady(moment: Moment) -> Tensor:
 
 def faces(latents: Tensor, keypoints: Tensor, decoder: Tensor) -> Tensor:
     """The upright faces of latents [B, C, h, w], [B, 3·28²], as `decoder` shows them; 0 outside of the picture."""
-    pixels = F.pixel_shuffle(F.conv2d(latents, decoder), round((len(decoder) / 3) ** 0.5))
-    return F.avg_pool2d(upright(pixels, keypoints), POOL).flatten(1)
+    return F.avg_pool2d(upright(decoded(latents, decoder), keypoints), POOL).flatten(1)
+
+
+def decoded(latents: Tensor, decoder: Tensor) -> Tensor:
+    """Latents [B, C, h, w] → pixels [B, 3, p·h, p·w] by a linear decoder [3·p², C, 1, 1]."""
+    return F.pixel_shuffle(F.conv2d(latents, decoder), round((len(decoder) / 3) ** 0.5))
 
 
 def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
