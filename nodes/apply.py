@@ -10,10 +10,12 @@ from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.unheard import nothing_to_keep
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
-from .sockets import ADAPTER, FACES, OPTIONS
+from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
 logger = logging.getLogger("facecdm")
 
+NO_PLACES = ("pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began as "
+             "places (docs/training.md)")
 SEVERAL = ("Several references as their mean, all side by side, or the first for the first picture of the batch, the "
            "second for the second … (video; of a frame's faces the largest).")
 
@@ -60,6 +62,10 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where in the picture the person is; of a batch the first counts."),
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
+                POSE_KEYPOINT.Input("pose", optional=True,
+                                    tooltip="Where the face is to be: the pose that the ControlNet draws, of a picture "
+                                            "of the same shape. Likeness is better where it is known. For FaceCDM's own "
+                                            "adapters whose face tokens are places."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )
@@ -84,12 +90,15 @@ class ApplyFaceCDM(io.ComfyNode):
 
 
 def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at, end_at, references, curve, faces=None,
-            custom_curve="1", clip_vision=None, image=None, clip_vision_output=None, mask=None, options=None):
+            custom_curve="1", clip_vision=None, image=None, clip_vision_output=None, mask=None, options=None,
+            pose=None):
     """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
     from ..facecdm.hosts.comfy import apply_person, sigma_at
     from ..facecdm.hosts.comfy_cfg import rescale_cfg
     from ..facecdm.hosts.comfy_features import Sources, features
     from ..facecdm.hosts.comfy_lora import apply_lora
+    from ..facecdm.pose.places import face_places
+    from ..facecdm.pose.value import poses_from_openpose
 
     if start_at >= end_at:
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
@@ -99,6 +108,7 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
     strengths = {"face": (face_strength, curve, custom_curve), "image": (image_strength, curve, custom_curve)}
     if options.image_curve != SAME:
         strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
+    mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
     person = Person(
         adapter,
         face=shown.face,
@@ -106,7 +116,8 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
         negative=shown.negative,
         settings={stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
                   for stream, strength in strengths.items()},
-        mask=None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0],
+        mask=mask,
+        keypoints=None if pose is None else face_places(poses_from_openpose(pose), mask),
         sigma_start=sigma_at(model, start_at),
         sigma_end=sigma_at(model, end_at) if end_at < 1 else 0.0,
         per_picture=references == PER_PICTURE,
@@ -116,6 +127,8 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
     unheard = shown.unheard
+    if pose is not None and not person.is_placed:
+        unheard += (NO_PLACES,)
     if options.projection != NONE:
         streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
         unheard += nothing_to_keep(getattr(adapter.config, "parts", {}), streams, keep_prompt)

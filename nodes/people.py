@@ -8,7 +8,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, of_boxes, painted, parse_boxes
 from .apply import applied, logger
-from .sockets import ADAPTER, FACES, OPTIONS
+from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
 PEOPLE = 4
 
@@ -107,13 +107,16 @@ class ApplyToPeople(io.ComfyNode):
                   for n in everybody),
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options, for everybody; without it, all of "
                                                                 "them at rest."),
+                POSE_KEYPOINT.Input("pose", optional=True,
+                                    tooltip="Where the faces are to be, as in Apply FaceCDM: everybody gets the one that "
+                                            "their mask covers most."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the people in it.")],
         )
 
     @classmethod
     def execute(cls, model, adapter, masks, face_strength, image_strength, keep_prompt, start_at, end_at,
-                clip_vision=None, options=None, **people):
+                clip_vision=None, pose=None, options=None, **people):
         masks = masks.reshape(-1, *masks.shape[-2:])
         connected = {n: [name for name in (f"faces_{n}", f"image_{n}") if people.get(name) is not None]
                      for n in range(1, PEOPLE + 1)}
@@ -130,7 +133,7 @@ class ApplyToPeople(io.ComfyNode):
                     model=model, adapter=adapter, faces=people.get(f"faces_{n}"), face_strength=face_strength,
                     image_strength=image_strength, keep_prompt=keep_prompt, start_at=start_at, end_at=end_at,
                     references=MEAN, curve="flat", clip_vision=clip_vision, image=people.get(f"image_{n}"),
-                    mask=masks[n - 1], options=options)
+                    mask=masks[n - 1], pose=pose, options=options)
             except FaceCDMError as error:
                 raise type(error)(f"person {n}: {error}") from error
             for text in unheard:

@@ -11,9 +11,8 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
-from .sockets import FACE_ANALYZER
+from .sockets import FACE_ANALYZER, POSE_KEYPOINT
 
-POSE_KEYPOINT = io.Custom("POSE_KEYPOINT")
 CATEGORY = "FaceCDM/pose"
 SHOWN = 16  # pictures under the node; the output has them all
 

@@ -21,13 +21,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+# Of a layer's n places: scores [1 or rows, n, N'] added to those of q kᵀ/√d, and weights [1 or rows, n, 1] of the
+# places. N' may be a part of the N tokens, of which each like part gets the same.
+Where = Callable[[int], tuple[Tensor, Tensor]]
+
+
+def attend_where(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
+    """`attend` with `scores` added, alike in all heads; torch's own, since not every fast attention takes them."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    scores = scores.to(q).repeat(1, 1, k.shape[2] // scores.shape[2])[:, None]
+    return F.scaled_dot_product_attention(q, k, v, scores).transpose(1, 2).flatten(2)
+
+
 @dataclass(frozen=True)
 class LayerStream:
     """What one stream of one person brings to one layer, for the rows `start … start + rows` of the batch.
 
     `k` and `v` are [1 or rows, N, C]; `gate` weighs the features, [C]; `mask` weighs the places, [1, n, 1] or None;
     `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS);
-    `router` [4], if any, weighs each place anew (see `_route`); the person's other stream is the one of the same
+    `where`, if any, says which tokens each place hears, and how much (see Where); `router` [4], if any, weighs each place anew (see `_route`); the person's other stream is the one of the same
     `person` for the same rows. `watch`, if any, is shown the weighted result [rows, n, C] while gradients are enabled.
     """
 
@@ -42,6 +54,7 @@ class LayerStream:
     projection: str = "feature"
     router: Tensor | None = None
     person: int = 0
+    where: Where | None = None
 
 
 def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads: int, attend: Attend) -> Tensor:
@@ -54,13 +67,14 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
     # κ and the router compare with the text's own attention, so that has to stay as it was.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and compared else text
-    attended: Iterable[Tensor] = (attend(q[_span(stream)], _expand(stream.k, stream.rows),
-                                             _expand(stream.v, stream.rows), heads) for stream in streams)
+    attended: Iterable[Tensor] = (_attended(q[_span(stream)], stream, heads, attend) for stream in streams)
     if any(stream.router is not None for stream in streams):  # it looks at all at once; else one by one will do
         attended = list(attended)
     for stream, seen in zip(streams, attended):
         span = _span(stream)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
+        if stream.where is not None:
+            weight = weight * stream.where(q.shape[1])[1].to(weight)
         if stream.router is not None:
             weight = weight * _route(stream, seen, text[span], _other(stream, streams, attended))
         if stream.kappa is not None:
@@ -74,6 +88,13 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
             out = out + (heard if stream.rows == len(q) else
                          F.pad(heard, (0, 0, 0, 0, span.start, len(q) - span.stop)))
     return out
+
+
+def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
+    k, v = (_expand(x, stream.rows) for x in (stream.k, stream.v))
+    if stream.where is None:
+        return attend(q, k, v, heads)
+    return attend_where(q, k, v, heads, stream.where(q.shape[1])[0])
 
 
 def _span(stream: LayerStream) -> slice:

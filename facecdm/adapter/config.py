@@ -14,7 +14,8 @@ class AdapterConfig:
     `face_width` features of the recogniser become `face_tokens` tokens through a bottleneck of `face_rank`;
     `image_width` features of each of the CLIP vision tower's penultimate states become `image_tokens` tokens
     (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated; `router`
-    weighs the streams anew at every place (method.md, part 3).
+    weighs the streams anew at every place (method.md, part 3). `places` says that the face's tokens are places of the
+    upright face, in a square, which may be told where they are to be.
     """
 
     layer_map: LayerMap
@@ -27,6 +28,7 @@ class AdapterConfig:
     interplay: bool = True
     knots: int = 8
     router: bool = False
+    places: bool = False
     recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
 
     @property

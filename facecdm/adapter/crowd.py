@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import LayerStream
+from .attention import LayerStream, Where
 from .gates import knot_weights
 from .model import StreamLayers, TripletAdapter
 
@@ -17,13 +17,14 @@ class Crowd:
     """One person a row: unit face embeddings `face` [B, W], vision states `image` [B, N, V] or None.
 
     `face_on` and `image_on` [B] bool say in which rows the stream is there; a stream that is not there is not seen
-    by the interplay either.
+    by the interplay either. `where` says where their faces are to be, if that is known.
     """
 
     face: Tensor
     image: Tensor | None
     face_on: Tensor
     image_on: Tensor
+    where: Where | None = None
 
     def tokens(self, adapter: TripletAdapter, text: Tensor) -> dict[str, Tensor]:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
@@ -61,7 +62,8 @@ class Crowd:
             for index, (k, v) in enumerate(_keys_values(stream, tokens.to(dtype), extra or {})):
                 people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], kappa, mask,
                                                  watch if name == "face" else None,
-                                                 router=None if router is None else router[index]))
+                                                 router=None if router is None else router[index],
+                                                 where=self.where if name == "face" else None))
         return people
 
 

@@ -41,7 +41,8 @@ class Person:
 
     `face` are unit embeddings [references, width], `image` vision states [references, N, width], or `Features` where
     the adapter wants more; `settings` holds a `Stream` for each stream that is wanted; `mask` weighs the places of the
-    picture, [H, W] in 0…1; the person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`. `evaluate_zero` computes
+    picture, [H, W] in 0…1; `keypoints` [1 or pictures, 5, 2] in 0…1 of the picture say where the face is to be, which
+    only adapters listen to whose tokens are places; the person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`. `evaluate_zero` computes
     streams whose gate is zero, too.
 
     `negative` is what the rows of the negative prompt see, by stream, of as many references; of a stream that is not
@@ -54,6 +55,7 @@ class Person:
     image: Tensor | Features | None = None
     settings: dict[str, Stream] = field(default_factory=lambda: {"face": Stream(), "image": Stream()})
     mask: Tensor | None = None
+    keypoints: Tensor | None = None
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     evaluate_zero: bool = False
@@ -66,6 +68,11 @@ class Person:
     @property
     def has_window(self) -> bool:
         return self.sigma_start != float("inf") or self.sigma_end > 0
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where the face is to be, and the adapter listens."""
+        return self.keypoints is not None and getattr(self.adapter.config, "places", False)
 
     def tokens(self, negative: bool = False) -> dict[str, Tensor]:
         """Tokens of the streams that act, for the prompt's rows or the negative one's, float32: references side by side

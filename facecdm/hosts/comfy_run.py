@@ -1,16 +1,18 @@
 """One sampling with people: what is made once, what is made once a step, and what a layer finds ready."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import isqrt
 from uuid import uuid4
 
 import torch
 from torch import Tensor
 
-from ..adapter.attention import LayerStream
+from ..adapter.attention import LayerStream, Where
 from ..adapter.model import KeysValues
 from ..adapter.person import Person, gates_at, resize_mask
+from ..faces.standing import Chunks, Standing
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"        # there, too, while sampling: the Run
@@ -69,6 +71,7 @@ class Run:
         self._areas: dict[object, tuple[int, int, int, int]] = {}  # of conditionings that see a part of the picture
         self._size: tuple[int, int] = (0, 0)  # of the whole picture's latents
         self._masks: dict[tuple, Tensor] = {}
+        self._where: dict[tuple, Where] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
         self._joined: dict[tuple, tuple[Tensor, Tensor]] = {}  # keys and values of neighbouring chunks of a batch
 
@@ -147,8 +150,22 @@ class Run:
                 streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index], shown.kappas[name],
                                            self._mask(number, covered, rows, size, k),
                                            projection=shown.person.settings[name].projection,
-                                           router=None if router is None else router[index], person=number))
+                                           router=None if router is None else router[index], person=number,
+                                           where=self._where_of(number, covered, rows, places, k)
+                                           if name == "face" and shown.person.is_placed else None))
         return streams
+
+    def _where_of(self, number: int, uuids: tuple, rows: int, places: tuple[int, ...] | None, like: Tensor) -> Where:
+        """Where a person's face is to be, for neighbouring chunks of the batch."""
+        person = self._shown[number].person
+        areas = tuple(self._areas.get(uuid) for uuid in uuids)
+        key = (number, areas, rows, places, self._size)
+        if key not in self._where:
+            whole = Standing(person.keypoints.to(like.device), self._size, isqrt(person.adapter.config.face_tokens))
+            seen = [whole if area is None else whole.within(area) for area in areas]
+            self._where[key] = seen[0] if len(whole.keypoints) == 1 and len(set(areas)) == 1 else Chunks(
+                [replace(one, keypoints=of_pictures(one.keypoints, rows, places)) for one in seen])
+        return self._where[key]
 
     def _mask(self, number: int, uuids: tuple, rows: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
         """A person's mask for neighbouring chunks of the batch: [1 or chunks × rows, places, 1]."""

@@ -2,21 +2,31 @@
 
 from dataclasses import replace
 
+from ..adapter.person import Person
 from ..faces.window import Window
 from .comfy_run import PEOPLE, PICTURES
 
 
 def model_in(model, window: Window, picture: int = 0):
-    """A copy of MODEL whose people have the window's part of their masks, and their reference for that `picture` of the
+    """A copy of MODEL whose people have the window's part of their masks and places, and their reference for that `picture` of the
     batch.
     """
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
     options[PICTURES] = (picture,)
     if PEOPLE in options:
-        options[PEOPLE] = tuple(person if person.mask is None else replace(person, mask=window.cut(person.mask))
-                                for person in options[PEOPLE])
+        options[PEOPLE] = tuple(_person_in(person, window) for person in options[PEOPLE])
     return model
+
+
+def _person_in(person: Person, window: Window) -> Person:
+    if person.mask is not None:
+        person = replace(person, mask=window.cut(person.mask))
+    if person.keypoints is not None:
+        size, corner, opposite = (person.keypoints.new_tensor(xy) for xy in (
+            (window.width, window.height), (window.x0, window.y0), (window.x1, window.y1)))
+        person = replace(person, keypoints=(person.keypoints * size - corner) / (opposite - corner))
+    return person
 
 
 def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> list:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isqrt
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from ..adapter.attention import LayerStream, attend, triplet_attention
 from ..adapter.layers import Layer, LayerMap
 from ..adapter.person import Person, gates_at, resize_mask
 from ..errors import UnsupportedModel
+from ..faces.standing import Standing
 
 _PARTS = {"down_blocks": "input", "up_blocks": "output", "mid_block": "middle"}
 
@@ -31,7 +33,8 @@ class _Session:
     spans: list[Span] = field(default_factory=list)
     keys_values: list[dict] = field(default_factory=list)
     gates: list[dict] = field(default_factory=list)
-    size: tuple[int, int] = (0, 0)  # of the latents, for masks
+    size: tuple[int, int] = (0, 0)  # of the latents, for masks and places
+    where: dict[int, Standing] = field(default_factory=dict)
 
     def streams(self, index: int, places: int) -> list[LayerStream]:
         streams = []
@@ -42,8 +45,17 @@ class _Session:
                                            kappa, self._mask(span.person, places, gates[name][index]),
                                            projection=span.person.settings[name].projection,
                                            router=None if router is None else router[index].to(layers[index][0].device),
-                                           person=number))
+                                           person=number,
+                                           where=self._where(number) if name == "face" else None))
         return streams
+
+    def _where(self, number: int) -> Standing | None:
+        """Where a person's face is to be; made once in a block."""
+        person = self.spans[number].person
+        if person.is_placed and number not in self.where:
+            self.where[number] = Standing(person.keypoints.to(next(iter(self.gates[number].values()))[0].device),
+                                          self.size, isqrt(person.adapter.config.face_tokens))
+        return self.where.get(number)
 
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:
         if person.mask is None:
@@ -120,7 +132,7 @@ class DiffusersHost:
         parameter = next(self.unet.parameters())
         widths = [layer.width for layer in self.layer_map.layers]
         session = self._session
-        session.spans, session.size = spans, size
+        session.spans, session.size, session.where = spans, size, {}
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
         session.gates = [gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths,
                                   parameter.dtype) for s in spans]

@@ -7,20 +7,21 @@ far as it knows where it stands.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapter.model import TripletAdapter
+from ..faces.standing import REACH, SIZE, centres, from_crop, standing
 from .denoiser import Denoiser
 from .draws import generator
-from .losses.arcface import SIZE, from_crop, upright
+from .losses.arcface import upright
 from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, ridge
 from .rows import moved
 from .source import Source
 
-REACH = 1.4          # sides of the recogniser's crop that the places cover: hair and chin belong to them
 PIXELS = 48          # of the upright face, per side
 MOST = 6000          # pictures whose faces are looked at
 BATCH = 32           # of them at a time
@@ -47,6 +48,7 @@ def begin_places(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> T
     side = math.isqrt(adapter.config.face_tokens)
     where = _begin_tokens(adapter, denoiser, data, side)
     _begin_keys(adapter, _watch(denoiser, data), where, centres(side))
+    adapter.config = replace(adapter.config, places=True)
     return adapter
 
 
@@ -151,33 +153,8 @@ def _keys(queries: Tensor, crossed: Tensor, places: Tensor, where: Tensor) -> Te
     return keys * len(queries) ** 0.5
 
 
-def centres(side: int) -> Tensor:
-    """[side², 2]: x, y of the places' middles, in half crops from the middle of the crop."""
-    steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    return torch.stack([x, y], -1).flatten(0, 1)
-
-
 def widened(keypoints: Tensor, pictures: Tensor) -> Tensor:
     """Key points [B, 5, 2] whose upright face of `pictures` [B, C, H, W] is REACH times as wide, with its middle."""
     size = keypoints.new_tensor([pictures.shape[3], pictures.shape[2]])
     middle = from_crop(keypoints * size) @ keypoints.new_tensor([SIZE / 2 - 0.5, SIZE / 2 - 0.5, 1]) / size
     return middle[:, None] + (keypoints - middle[:, None]) * REACH
-
-
-def standing(keypoints: Tensor, height: int, width: int, places: int) -> Tensor:
-    """[B, places, 3]: x, y (and 1) of a layer's places on the upright face, in half crops from its middle.
-
-    The picture has height × width latents, which the layers halve, rounding up. Beyond the face it stays at the rim.
-    """
-    h, w = height, width
-    while h * w > places:
-        h, w = -(-h // 2), -(-w // 2)
-    to_crop = from_crop(keypoints * keypoints.new_tensor([width, height]))
-    y, x = torch.meshgrid((torch.arange(h) + 0.5) * height / h - 0.5, (torch.arange(w) + 0.5) * width / w - 0.5,
-                          indexing="ij")
-    here = torch.stack([x, y], -1).view(1, -1, 2) - to_crop[:, None, :, 2]
-    crop = here @ torch.linalg.inv(to_crop[:, :, :2]).transpose(1, 2)
-    half = SIZE / 2
-    found = ((crop - half + 0.5) / half).clamp(-REACH - 0.2, REACH + 0.2)
-    return F.pad(found, (0, 1), value=1.0)

@@ -1,5 +1,6 @@
 """One batch forward: rows and draws in, losses out."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..adapter.config import AdapterConfig
 from ..adapter.crowd import Crowd
+from ..faces.align import TEMPLATE
+from ..faces.standing import SIZE, Standing
 from .denoiser import Denoiser, clean_from
 from .draws import Draws
 from .learner import Learner
@@ -59,6 +63,8 @@ def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd
     prompt = without_text(rows.prompt, empty, ~draws.text_on.to(device))
     outputs: list[Tensor] = []
     queries: list[tuple[Tensor, Tensor]] = []
+    if learner.adapter.config.places and bool(draws.pose_on[0]):
+        crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
     people = crowd.streams(learner.adapter, prompt.states, level / signal.clamp(min=1e-4), denoiser.dtype,
                            learner.extra, outputs.append if "outputs" in needs else None)
     control = rows.control if rows.control is not None and bool(draws.pose_on[0]) else None
@@ -71,6 +77,14 @@ def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd
                   clean_from(prediction, noisy, signal, level, denoiser.prediction), crowd.face_on.float(),
                   crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries,
                   plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd, learner.extra)
+
+
+def where_faces_are(rows: Rows, config: AdapterConfig) -> Standing:
+    """What the key points of the rows' own faces say; a row without a face has a face all over it."""
+    there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
+    anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
+    return Standing(torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]),
+                    math.isqrt(config.face_tokens))
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:

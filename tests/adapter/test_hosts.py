@@ -1,10 +1,14 @@
 """Both hosts run the same triplet: equal noise predictions on equal tensors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from twins import FULL_SD15, Twins, conditioning, make_twins, new_adapter, predict, stir
 
 from facecdm.adapter.person import Person, Stream
+from facecdm.faces.align import TEMPLATE
+from facecdm.faces.standing import SIZE
 from facecdm.hosts.comfy import apply_person, layer_map
 from facecdm.hosts.diffusers import DiffusersHost, Span
 
@@ -78,6 +82,23 @@ def test_router_with_both_streams_and_with_one(twins):
         quiet, _ = compare(twins, [Person(adapter, face, shown), Person(adapter, features(adapter, 6)[0])])
         assert (ours - quiet).abs().max() > 1e-3 * quiet.abs().max(), "the router did nothing"
         stir(adapter)
+
+
+@pytest.mark.parametrize("pictures", [1, 2], ids=["one place for all", "one a picture"])
+def test_faces_that_are_told_where_to_be(twins, pictures):
+    """Two people, one of them placed, in pictures that are not square; two references side by side."""
+    adapter = stir(new_adapter(layer_map(twins.model), places=True, face_tokens=4))
+    points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
+    places = torch.cat([points * 0.5, points * 0.4 + 0.5])[:pictures]
+    shown = Person(adapter, features(adapter)[0], keypoints=places)
+    other = Person(adapter, features(adapter, 6)[0])
+    ours, theirs = compare(twins, [shown, other])
+    same(ours, theirs)
+    anywhere, _ = compare(twins, [replace(shown, keypoints=None), other])
+    assert (ours - anywhere).abs().max() > 1e-2 * anywhere.abs().max(), "its place did nothing"
+    deaf = stir(new_adapter(layer_map(twins.model), face_tokens=4))
+    placed, free = (compare(twins, [Person(deaf, features(deaf)[0], keypoints=at)])[0] for at in (places, None))
+    assert torch.equal(placed, free), "an adapter without places does not listen"
 
 
 @pytest.mark.slow

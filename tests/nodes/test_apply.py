@@ -1,5 +1,6 @@
 """Apply FaceCDM as ComfyUI runs it: what it shows, and what it refuses and why."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -180,3 +181,31 @@ def test_a_model_without_cross_attention(errors, apply):
                            get_model_object=lambda name: None)
     with pytest.raises(errors.UnsupportedModel, match="SD1.5, SD2, SDXL"):
         apply(model=flux)
+
+
+# ---- where the face is to be ----
+
+
+@pytest.fixture
+def pose():
+    points = [[38.3, 51.7, 1], [73.5, 51.5, 1], [56.0, 71.7, 1], [41.5, 92.4, 1], [70.7, 92.2, 1]]
+    return [{"canvas_width": 112, "canvas_height": 112, "people": [{"face_5_keypoints_2d": sum(points, [])}]}]
+
+
+def test_a_pose_says_where_the_face_is_to_be(in_comfy, sd15, make_adapter, apply, noise, pose):
+    placed = stir(make_adapter(sd15))
+    placed.config = replace(placed.config, places=True)
+    here = apply(adapter=placed, pose=pose)
+    assert person(in_comfy, here).keypoints.shape == (1, 5, 2)
+    assert person(in_comfy, here).keypoints[0, 2].tolist() == pytest.approx([56 / 112, 71.7 / 112], abs=1e-5)
+    assert not noise(here).equal(noise(apply(adapter=placed)))
+
+
+def test_an_adapter_without_places_says_that_it_does_not_listen(apply, noise, pose, caplog):
+    assert noise(apply(pose=pose)).equal(noise(apply()))
+    assert "does not listen" in caplog.text
+
+
+def test_a_pose_without_a_face_is_refused(in_comfy, apply):
+    with pytest.raises(Exception, match="shows no face"):
+        apply(pose=[{"canvas_width": 64, "canvas_height": 64, "people": []}])

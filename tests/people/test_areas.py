@@ -1,10 +1,14 @@
 """A conditioning that sees a part of the picture sees that part of a person's mask, and no person in the negative."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from twins import conditioning, predict
+from twins import conditioning, new_adapter, predict, stir
 
 from facecdm.adapter.person import Person
+from facecdm.faces.align import TEMPLATE
+from facecdm.faces.standing import SIZE
 from facecdm.hosts.comfy import apply_person
 
 SIGMA = 2.0
@@ -58,3 +62,16 @@ def test_the_negative_prompt_of_an_area_stays_the_base_models(sd15, adapter):
     base_only = predict(sd15, x, SIGMA, positive)
     torch.testing.assert_close(left_half(with_person - plain), left_half(4 * (person_only - base_only)),
                                rtol=0, atol=1e-4)
+
+
+def test_an_area_sees_its_part_of_where_a_face_is_to_be(sd15):
+    """Someone who is to be in the left half, in a conditioning for the left half: as in a picture that is this half."""
+    from facecdm.hosts.comfy import layer_map
+
+    adapter = stir(new_adapter(layer_map(sd15), places=True))
+    points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
+    x, prompt = latents(), words(area=LEFT, strength=1.0)
+    placed = apply_person(sd15, replace(person(adapter), keypoints=points * torch.tensor([0.5, 1.0])))
+    alone = apply_person(sd15, replace(person(adapter), keypoints=points))
+    torch.testing.assert_close(left_half(predict(placed, x, SIGMA, prompt)),
+                               predict(alone, left_half(x).contiguous(), SIGMA, words()), rtol=0, atol=1e-4)

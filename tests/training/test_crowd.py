@@ -1,14 +1,19 @@
 """A training batch sees what a person who is applied to a model sees."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
-from lab import TinySource, tiny_denoiser
+from lab import TinySource, tiny_denoiser, tiny_trainer
 from twins import stir
 
 from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.person import Person
 from facecdm.hosts.diffusers import Span
 from facecdm.training.begin import new_adapter
+from facecdm.training.draws import draw
+from facecdm.training.step import see, where_faces_are
 
 
 @pytest.mark.parametrize("image_on", [True, False])
@@ -46,3 +51,46 @@ def test_a_row_without_anybody_is_the_base_model():
         plain = denoiser.predict(rows.latents, t, rows.prompt)
     assert (shown[0] - plain[0]).abs().max() > 1e-3
     torch.testing.assert_close(shown[1], plain[1], rtol=0, atol=1e-6)
+
+
+def test_a_row_is_told_where_its_face_is_as_a_person_is():
+    denoiser, data = tiny_denoiser(), TinySource()
+    adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=4, image_tokens=2, image_layers=1))
+    adapter.config = replace(adapter.config, places=True)
+    chosen = [0, 4]
+    rows, (face, vision) = data.load(chosen), data.features(chosen)
+    t, on = torch.tensor([300, 600]), torch.tensor([True, True])
+    sigma = (denoiser.noise / denoiser.signal)[t]
+    with torch.no_grad():
+        crowd = Crowd(face, vision, on, on, where_faces_are(rows, adapter.config))
+        ours = denoiser.predict(rows.latents, t, rows.prompt,
+                                crowd.streams(adapter, rows.prompt.states, sigma, torch.float32))
+        for i in range(2):
+            text = rows.prompt.states[i:i + 1]
+            person = Person(adapter, face[i:i + 1], vision[i:i + 1], keypoints=rows.keypoints[i:i + 1])
+            with denoiser.host.people([Span(person, 0, 1, text)], sigma[i:i + 1], (8, 8)) as unet:
+                alone = unet(rows.latents[i:i + 1], t[i:i + 1], text).sample
+            torch.testing.assert_close(ours[i:i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pose", [True, False])
+@pytest.mark.parametrize("places", [True, False])
+def test_a_step_tells_where_faces_are_while_the_pose_is_known(tmp_path, pose, places):
+    adapter = new_adapter(tiny_denoiser(), TinySource(), face_rank=8, face_tokens=4, image_tokens=2, image_layers=1)
+    adapter.config = replace(adapter.config, places=places)
+    trainer = tiny_trainer(tmp_path, adapter=adapter)
+    rows = trainer.data.load([0, 4])
+    draws = draw(trainer.stage, 1, 0, tuple(rows.latents.shape))
+    draws = replace(draws, pose_on=torch.full((2,), pose))
+    on = torch.tensor([True, True])
+    crowd = Crowd(trainer.data.features([0, 4])[0], None, on, ~on)
+    moment = see(trainer.denoiser, trainer.learner, set(), rows, crowd, trainer.empty, draws, 1)
+    assert (moment.crowd.where is not None) == (pose and places)
+
+
+def test_a_picture_without_a_face_stands_somewhere():
+    rows = TinySource().load([0, 4])
+    rows = replace(rows, box=torch.stack([rows.box[0], torch.zeros(4)]),
+                   keypoints=torch.stack([rows.keypoints[0], torch.zeros(5, 2)]))
+    scores, face = where_faces_are(rows, SimpleNamespace(face_tokens=4))(16)
+    assert scores.isfinite().all() and face.isfinite().all() and scores.shape == (2, 16, 4)

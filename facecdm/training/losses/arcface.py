@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...faces.align import TEMPLATE
+from ...faces.standing import SIZE, from_crop
 from .convert import OnnxNetwork
 
-SIZE = 112
 MOST_SAMPLES = 8  # per side of a pixel of the crop
 
 
@@ -54,23 +53,6 @@ def upright(pixels: Tensor, keypoints: Tensor) -> Tensor:
             rows = torch.tensor([i for i, n in enumerate(samples) if n == count], device=pixels.device)
             crops = crops.index_copy(0, rows, _warp(pixels[rows], matrix[rows], size, count))
         return crops
-
-
-def from_crop(keypoints: Tensor) -> Tensor:
-    """[B, 2, 3] matrices from pixels of the crop to pixels of the picture; key points [B, 5, 2] in pixels.
-
-    Umeyama 1991 in two dimensions, where the least squares of a similarity are one division of complex numbers.
-    It is fitted from picture to crop, as InsightFace has it, and turned round.
-    """
-    x, y = torch.view_as_complex(keypoints.contiguous()), keypoints.new_tensor(TEMPLATE)
-    y = torch.view_as_complex(y).expand_as(x)
-    middle_x, middle_y = x.mean(-1, keepdim=True), y.mean(-1, keepdim=True)
-    x, y = x - middle_x, y - middle_y
-    turn = (x.conj() * y).sum(-1) / x.abs().square().sum(-1).clamp(min=1e-6)
-    back = turn.conj() / turn.abs().square().clamp(min=1e-12)  # 1 / turn, finite where all points are one
-    shift = middle_x[:, 0] - back * middle_y[:, 0]
-    rows = torch.stack([back.real, -back.imag, shift.real, back.imag, back.real, shift.imag], -1)
-    return rows.view(-1, 2, 3)
 
 
 def _warp(pixels: Tensor, matrix: Tensor, size: Tensor, samples: int) -> Tensor:

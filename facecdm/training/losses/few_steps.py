@@ -77,7 +77,7 @@ def predict_again(moment: Moment, noisy: Tensor, t: Tensor, rows: Tensor) -> Ten
     if moment.adapter is not None:
         seen = moment.crowd
         crowd = Crowd(seen.face[rows], None if seen.image is None else seen.image[rows], seen.face_on[rows],
-                      seen.image_on[rows])
+                      seen.image_on[rows], None if seen.where is None else seen.where.part(rows))
         signal, noise = (table.to(t.device)[t] for table in (denoiser.signal, denoiser.noise))
         people = crowd.streams(moment.adapter, prompt.states, noise / signal.clamp(min=1e-4), denoiser.dtype,
                                moment.extra)

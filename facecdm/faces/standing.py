@@ -1,0 +1,107 @@
+"""Where a picture's places stand on an upright face: what five key points say of every latent."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .align import TEMPLATE
+
+SIZE = 112   # of the recogniser's crop
+REACH = 1.4  # sides of it that the places of a face's tokens cover: hair and chin belong to them
+WIDTH = 0.4  # of the distance between two tokens' places: how far each of them is heard
+FADES = 0.3  # half crops beyond their reach over which a face ends
+RIM = REACH + 2 * FADES
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Faces that are to be where `keypoints` [1 or B, 5, 2] say, in 0…1 of a picture of `size` (height, width) latents.
+
+    Called with a layer's number of places n: scores [1 or B, n, side²] to be added to those of queries and keys, by
+    which each place hears the tokens that stand where it does, and how much [1 or B, n, 1] of it is face, 0…1. The
+    tokens are places of the upright face, in a square of `side`. A layer's answer is made once.
+    """
+
+    keypoints: Tensor
+    size: tuple[int, int]
+    side: int
+    _made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+
+    def __call__(self, places: int) -> tuple[Tensor, Tensor]:
+        if places not in self._made:
+            where = standing(self.keypoints, *self.size, places)[..., :2]
+            apart = 2 * REACH / self.side * WIDTH
+            tokens = centres(self.side).to(where)
+            scores = -(where[:, :, None] - tokens).square().sum(-1) / (2 * apart**2)
+            scores = scores - scores.amax(-1, keepdim=True)  # beyond the face, too, half precision holds them
+            beyond = where.abs().amax(-1, keepdim=True) - REACH
+            self._made[places] = scores, (1 - beyond / FADES).clamp(0, 1)
+        return self._made[places]
+
+    def part(self, rows: Tensor) -> "Standing":
+        """Of some rows [k] alone."""
+        return Standing(self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side)
+
+    def within(self, area: tuple[int, int, int, int]) -> "Standing":
+        """As a part of the picture sees it: `area` is its height, width, top and left in latents."""
+        height, width, top, left = area
+        scale, corner, part = (self.keypoints.new_tensor(xy) for xy in
+                               ([self.size[1], self.size[0]], [left, top], [width, height]))
+        return Standing((self.keypoints * scale - corner) / part, (height, width), self.side)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """Neighbouring rows of a batch, each `Standing` of as many as it has faces."""
+
+    parts: list[Standing]
+    _made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+
+    def __call__(self, places: int) -> tuple[Tensor, Tensor]:
+        if places not in self._made:
+            self._made[places] = tuple(torch.cat(made) for made in zip(*(part(places) for part in self.parts)))
+        return self._made[places]
+
+
+def centres(side: int) -> Tensor:
+    """[side², 2]: x, y of the places' middles, in half crops from the middle of the crop."""
+    steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([x, y], -1).flatten(0, 1)
+
+
+def standing(keypoints: Tensor, height: int, width: int, places: int) -> Tensor:
+    """[B, places, 3]: x, y (and 1) of a layer's places on the upright face, in half crops from its middle.
+
+    The picture has height × width latents, which the layers halve, rounding up. Far beyond the face it stays at the
+    rim.
+    """
+    h, w = height, width
+    while h * w > places:
+        h, w = -(-h // 2), -(-w // 2)
+    to_crop = from_crop(keypoints * keypoints.new_tensor([width, height]))
+    y, x = torch.meshgrid((torch.arange(h, device=keypoints.device) + 0.5) * height / h,
+                          (torch.arange(w, device=keypoints.device) + 0.5) * width / w, indexing="ij")
+    here = torch.stack([x, y], -1).view(1, -1, 2) - to_crop[:, None, :, 2]
+    crop = here @ torch.linalg.inv(to_crop[:, :, :2]).transpose(1, 2)
+    half = SIZE / 2
+    return F.pad(((crop - half + 0.5) / half).clamp(-RIM, RIM), (0, 1), value=1.0)
+
+
+def from_crop(keypoints: Tensor) -> Tensor:
+    """[B, 2, 3] matrices from pixels of the crop to pixels of the picture; key points [B, 5, 2] in pixels.
+
+    Umeyama 1991 in two dimensions, where the least squares of a similarity are one division of complex numbers.
+    It is fitted from picture to crop, as InsightFace has it, and turned round.
+    """
+    x, y = torch.view_as_complex(keypoints.contiguous()), keypoints.new_tensor(TEMPLATE)
+    y = torch.view_as_complex(y).expand_as(x)
+    middle_x, middle_y = x.mean(-1, keepdim=True), y.mean(-1, keepdim=True)
+    x, y = x - middle_x, y - middle_y
+    turn = (x.conj() * y).sum(-1) / x.abs().square().sum(-1).clamp(min=1e-6)
+    back = turn.conj() / turn.abs().square().clamp(min=1e-12)  # 1 / turn, finite where all points are one
+    shift = middle_x[:, 0] - back * middle_y[:, 0]
+    rows = torch.stack([back.real, -back.imag, shift.real, back.imag, back.real, shift.imag], -1)
+    return rows.view(-1, 2, 3)

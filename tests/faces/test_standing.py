@@ -1,0 +1,65 @@
+"""Where a picture's places stand on an upright face."""
+
+import torch
+from facecdm.adapter.attention import attend, attend_where
+from facecdm.faces.align import TEMPLATE
+from facecdm.faces.standing import FADES, REACH, SIZE, Chunks, Standing, centres
+from hypothesis import given
+from hypothesis import strategies as st
+
+UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
+
+
+def test_every_place_hears_the_token_that_stands_where_it_does():
+    """The face a half as wide as a picture of 24 × 24 latents: places in its crop, the nearest token by hand."""
+    keypoints = UPRIGHT / 2 + 0.25
+    scores, face = Standing(keypoints, (24, 24), 6)(24 * 24)
+    assert scores.shape == (1, 576, 36) and face.shape == (1, 576, 1)
+    for row, column in ((12, 12), (9, 14), (6, 6), (17, 12)):
+        at = torch.tensor([(column + 0.5) / 24, (row + 0.5) / 24]) * 4 - 2  # half crops from its middle
+        nearest = (centres(6) - at).square().sum(1).argmin()
+        assert scores[0, row * 24 + column].argmax() == nearest
+    inside = face.view(24, 24)
+    assert inside[12, 12] == 1 and inside[0, 0] == 0 and (inside[:, 12] > 0).sum() >= 2 * REACH / 4 * 24 - 1
+    assert 2 * (REACH + FADES) / 4 * 24 + 1 >= (inside[:, 12] > 0).sum()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))
+def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
+    """Tiny, huge, turned round, beyond the picture: half precision holds every score, and no place is left without."""
+    points = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(seed)) * 4 - 1.5
+    points[1] = points[1, :1] + (points[1] - points[1, :1]) * 1e-3
+    scores, face = Standing(points, (height, width), side)(height * width)
+    assert scores.half().isfinite().all() and (scores.amax(-1) == 0).all()
+    assert face.ge(0).all() and face.le(1).all()
+
+
+def test_a_layers_answer_is_made_once():
+    standing = Standing(UPRIGHT, (16, 16), 4)
+    assert standing(64) is standing(64) and standing(64)[0].shape == (1, 64, 16)
+
+
+def test_an_area_sees_its_part():
+    """What the lower right quarter sees of a face is what the whole picture has there."""
+    standing = Standing(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
+    whole = standing(16 * 24)[0].view(16, 24, 16)[8:, 12:]
+    part = standing.within((8, 12, 8, 12))(8 * 12)[0].view(8, 12, 16)
+    torch.testing.assert_close(part, whole)
+
+
+def test_chunks_stand_one_after_the_other():
+    one, other = Standing(UPRIGHT, (8, 8), 2), Standing(UPRIGHT * 0.5, (8, 8), 2)
+    scores, face = Chunks([one, other])(64)
+    assert torch.equal(scores[:1], one(64)[0]) and torch.equal(face[1:], other(64)[1])
+
+
+def test_attention_with_scores_is_the_slow_formula():
+    """softmax(q kᵀ/√d + s) v, and the same scores for each reference's tokens."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, 8, generator=draw, dtype=torch.float64) for n in (5, 6, 6))
+    scores = torch.randn(1, 5, 3, generator=draw, dtype=torch.float64)
+    heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
+    weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + torch.cat([scores, scores], -1)[:, None]).softmax(-1)
+    expected = (weights @ heads[2]).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attend_where(q, k, v, 2, scores), expected)
+    torch.testing.assert_close(attend_where(q, k, v, 2, torch.zeros_like(scores)), attend(q, k, v, 2))

@@ -1,0 +1,53 @@
+"""From poses to where a face is to be."""
+
+import numpy as np
+import pytest
+import torch
+
+from facecdm.faces.align import TEMPLATE
+from facecdm.pose.faces import person_of_points
+from facecdm.pose.places import face_places
+from facecdm.pose.value import BadPose, Person, Pose
+
+
+def someone(x: float, y: float, size: float) -> Person:
+    return person_of_points(np.asarray(TEMPLATE) / 112 * size + (x, y))
+
+
+def pose(*people: Person) -> Pose:
+    return Pose(people, (100, 200))
+
+
+def test_the_largest_face_as_parts_of_the_picture():
+    places = face_places([pose(someone(0, 0, 20), someone(100, 50, 40))])
+    assert places.shape == (1, 5, 2)
+    expected = (torch.tensor(TEMPLATE) / 112 * 40 + torch.tensor([100, 50])) / torch.tensor([200, 100])
+    torch.testing.assert_close(places[0], expected.float())
+
+
+def test_who_stands_in_the_mask():
+    mask = torch.zeros(10, 10)
+    mask[:, :4] = 1
+    small, large = someone(10, 10, 20), someone(100, 50, 40)
+    assert face_places([pose(small, large)], mask)[0, :, 0].max() < 0.4
+    assert face_places([pose(small, large)], 1 - mask)[0, :, 0].min() > 0.4
+
+
+def test_a_picture_without_a_face_keeps_the_one_before():
+    one, other = pose(someone(0, 0, 20)), pose(someone(50, 0, 20))
+    places = face_places([pose(), one, pose(Person()), other])
+    assert torch.equal(places[0], places[1]) and torch.equal(places[1], places[2])
+    assert not torch.equal(places[2], places[3])
+
+
+def test_seventy_points_are_as_good_as_five():
+    face = np.zeros((70, 3), np.float32)
+    face[:, :2] = np.random.default_rng(0).random((70, 2)) * 50
+    face[:, 2] = 1
+    places = face_places([pose(Person(face=face))])
+    assert torch.allclose(places[0, 2], torch.tensor(face[30, :2] / (200, 100)).float())
+
+
+def test_no_face_anywhere_is_said():
+    with pytest.raises(BadPose, match="shows no face"):
+        face_places([pose(), pose(Person())])
