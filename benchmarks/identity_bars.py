@@ -44,6 +44,7 @@ def parse() -> argparse.Namespace:
     add("--image-strength", type=float, default=0.0, help="of the reference as a whole image")
     add("--keep-prompt", type=float, default=0.0)
     add("--pose", action="store_true", help="under the demo's pose ControlNet, in the pose of the prompt's own picture")
+    add("--untold", action="store_true", help="--pose, but the adapter is not told where the face is to be")
     add("--sampler", default="euler")
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
@@ -103,7 +104,7 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
     from facecdm.hosts.comfy import apply_person
 
     plain, pictures = painter.demo.model, []
-    hints = poses(people, arguments) if arguments.pose else None
+    hints, places = poses(people, arguments) if arguments.pose else (None, None)
     for place, (person, _) in enumerate(tqdm(people.asked, mininterval=5)):
         if adapter is not None:
             image = None
@@ -112,7 +113,8 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
                 image = painter.demo.clip_vision.encode_image(row[None].float() / 255).penultimate_hidden_states
             shown = Person(adapter, arguments.faces[person][None], image,
                            {"face": Stream(arguments.strength, kappa=arguments.keep_prompt),
-                            "image": Stream(arguments.image_strength)})
+                            "image": Stream(arguments.image_strength)},
+                           keypoints=None if places is None or arguments.untold else places[place][None])
             painter.demo = replace(painter.demo, model=apply_person(plain, shown))
         more = None if hints is None else controlled(hints[place])
         pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place, more))
@@ -120,16 +122,18 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
     return to_bytes(torch.cat(pictures))
 
 
-def poses(people: People, arguments: argparse.Namespace) -> Tensor:
-    """[A, 3, H, W]: those of the pictures whose captions are asked for."""
+def poses(people: People, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Drawn [A, 3, H, W], and the faces' places in them [A, 5, 2]: of the pictures whose captions are asked for."""
     from pose_bars import val_pictures
 
     from facecdm.faces.analyzer import open_pack
     from facecdm.pose.extract import Drawing, FaceDetector, extract
+    from facecdm.pose.places import face_places
 
     detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
     found = extract(detector, val_pictures(arguments.faceworld, people.labels), "largest").poses
-    return torch.from_numpy(np.stack([Drawing()(pose) for pose in found])).movedim(-1, 1).float() / 255
+    drawn = torch.from_numpy(np.stack([Drawing()(pose) for pose in found])).movedim(-1, 1).float() / 255
+    return drawn, face_places(found)
 
 
 def controlled(hint: Tensor) -> dict:

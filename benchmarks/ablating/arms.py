@@ -25,12 +25,14 @@ class Design:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an arm's pictures are drawn: strengths of the streams, κ of both (None: as it was learnt), the pose net."""
+    """How an arm's pictures are drawn: strengths of the streams, κ of both (None: as it was learnt), the pose net, and
+    whether adapters whose tokens are places are told where the face is to be."""
 
     face: float = 1.0
     image: float = 1.0
     kappa: float | None = None
     pose: bool = False
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ ARMS: tuple[Arm, ...] = (
     Arm("without bottleneck", "the face's code holds all of its embedding, and has no loss of its own",
         design=Design(whole_code=True), settings=(("bottleneck", 0.0),)),
     Arm("without places", "the face's tokens and keys begin at random", design=Design(places=False)),
-    Arm("with pose", "the triplet drawn under the demo's pose ControlNet", of=TRIPLET, drawing=Drawing(pose=True)),
+    Arm("with pose", "the triplet drawn under the demo's pose ControlNet, and told where the face is to be", of=TRIPLET,
+        drawing=Drawing(pose=True, told=True)),
+    Arm("with pose, untold", "the same, and not told", of=TRIPLET, drawing=Drawing(pose=True)),
 )
 NOT_ASKED = "not asked for in this run"
 STRENGTHS = (0.0, 0.4, 0.7, 1.0, 1.3)

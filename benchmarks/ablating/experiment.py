@@ -66,9 +66,13 @@ class Experiment:
         return results
 
     def _heard(self) -> dict:
-        return {} if self.ear is None else {
-            f"{name}, seed {seed}" if seed else name: self.ear.ask(trained)
-            for (name, seed), trained in sorted(self._trained.items(), key=lambda item: item[0][1])}
+        heard: dict = {}
+        for (name, seed), trained in sorted(self._trained.items(), key=lambda item: item[0][1]) if self.ear else ():
+            name = f"{name}, seed {seed}" if seed else name
+            heard[name] = self.ear.ask(trained)
+            if trained.adapter.config.places:
+                heard[f"{name}, told where the face is"] = self.ear.ask(trained, told=True)
+        return heard
 
     def _train(self, job: Job) -> Trained:
         source = trained_as(job.arm)

@@ -6,6 +6,7 @@ who is shown; it needs no sampling, so it tells small trainings apart whose pict
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from facecdm.adapter.crowd import Crowd
 from facecdm.evaluation.measures import interval
+from facecdm.faces.standing import Standing
 from facecdm.files import write_whole
 from facecdm.training.denoiser import clean_from
 from facecdm.training.draws import generator
@@ -41,15 +43,18 @@ class Ear:
     folder: Path
 
     @torch.no_grad()
-    def ask(self, trained: Trained) -> dict[str, dict[str, list[float]]]:
-        """By level, what is missed of each person's face with the right, the wrong, and nobody's; kept on disk."""
-        path = self.folder / f"{trained.key} {self.cast.key}.json"
+    def ask(self, trained: Trained, told: bool = False) -> dict[str, dict[str, list[float]]]:
+        """By level, what is missed of each person's face with the right, the wrong, and nobody's; kept on disk.
+
+        `told`: the adapter is told where the face is to be.
+        """
+        path = self.folder / f"{trained.key} {self.cast.key}{' told' if told else ''}.json"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps({str(level): self._missed(trained, level) for level in LEVELS}).encode())
+            write_whole(path, json.dumps({str(level): self._missed(trained, level, told) for level in LEVELS}).encode())
         return json.loads(path.read_text())
 
-    def _missed(self, trained: Trained, level: int) -> dict[str, list[float]]:
+    def _missed(self, trained: Trained, level: int, told: bool) -> dict[str, list[float]]:
         device, people = self.denoiser.device, len(self.latents)
         t = torch.full((people,), level, device=device)
         a, s = self.denoiser.signal.to(device)[t], self.denoiser.noise.to(device)[t]
@@ -60,9 +65,12 @@ class Ear:
         adapter, on = trained.adapter.to(device), torch.ones(people, dtype=torch.bool, device=device)
         faces, vision = self.cast.faces.to(device), self.cast.vision
         vision = None if vision is None else vision.to(device)
-        found = {}
+        where, found = None, {}
+        if told:
+            where = Standing(self.keypoints.to(device), tuple(latents.shape[-2:]),
+                             math.isqrt(adapter.config.face_tokens))
         for name, turn, shown in (("right", 0, on), ("wrong", 1, on), ("nobody", 0, ~on)):
-            crowd = Crowd(faces.roll(turn, 0), None if vision is None else vision.roll(turn, 0), shown, shown)
+            crowd = Crowd(faces.roll(turn, 0), None if vision is None else vision.roll(turn, 0), shown, shown, where)
             streams = crowd.streams(adapter, prompt.states, s / a, self.denoiser.dtype)
             with trained.lora.on(self.denoiser.layers()):
                 prediction = self.denoiser.predict(noisy, t, prompt, streams)

@@ -29,7 +29,7 @@ class Cast:
     """The people, what the adapters see of their references, and all that is asked, encoded.
 
     faces [P, W] are unit embeddings, vision [P, N, V] or None; prompts [A, T, C] and empty [1, T, C]; hints
-    [A, 3, H, W] are the poses of the words' own pictures, or None.
+    [A, 3, H, W] are the poses of the words' own pictures, and places [A, 5, 2] their faces' points; or None.
     """
 
     names: list[str]
@@ -41,6 +41,7 @@ class Cast:
     prompts: Tensor
     empty: Tensor
     hints: Tensor | None = None
+    places: Tensor | None = None
 
     @property
     def key(self) -> str:
@@ -98,9 +99,9 @@ def cast(faceworld: Path, cache: Path, folder: Path, analyzer, encoders, people:
         pictures.append(np.array(val.pixels[found[0][0]]))
     wanted = [Asked(person, val.captions[row], val.labels[row]["yaw"]) for person, row in asked]
     states = {words: encoders.text([words])[0].states for words in {one.words for one in wanted} | {""}}
-    hints = _hints(val, [row for _, row in asked], landmarks, encoders.resolution) if landmarks is not None else None
+    posed = _poses(val, [row for _, row in asked], landmarks, encoders.resolution) if landmarks is not None else ()
     return Cast(names, paths["reference"], paths["held out"], torch.stack(faces), encoders.vision(pictures).cpu(),
-                wanted, torch.cat([states[one.words] for one in wanted]).cpu(), states[""].cpu(), hints)
+                wanted, torch.cat([states[one.words] for one in wanted]).cpu(), states[""].cpu(), *posed)
 
 
 def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:
@@ -135,10 +136,11 @@ def _pixels(val: data.Portraits, rows: list[int]) -> Tensor:
     return torch.from_numpy(np.array(val.pixels[rows]))
 
 
-def _hints(val: data.Portraits, rows: list[int], landmarks, size: int) -> Tensor:
-    """Poses as pictures of the base's own size; made smaller as ComfyUI does it."""
+def _poses(val: data.Portraits, rows: list[int], landmarks, size: int) -> tuple[Tensor, Tensor]:
+    """Poses as pictures of the base's own size, made smaller as ComfyUI does it; and the places of their faces."""
     from facecdm.pose.extract import Drawing, FaceDetector, extract
+    from facecdm.pose.places import face_places
 
     poses = extract(FaceDetector(landmarks), _pixels(val, rows).float() / 255, "largest").poses
     hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
-    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact")
+    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_places(poses)

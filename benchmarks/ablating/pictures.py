@@ -2,9 +2,10 @@
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.model import TripletAdapter
+from facecdm.faces.standing import Standing
 from facecdm.files import write_whole
 from facecdm.training.draws import generator
 from facecdm.training.lora import Lora
@@ -71,6 +73,9 @@ class Artist:
         people = None
         if adapter is not None:
             crowd = self._crowd([cast.asked[place].person for place in places], drawing)
+            if drawing.told and adapter.config.places:
+                crowd = replace(crowd, where=Standing(cast.places[places].to(device), tuple(noise.shape[-2:]),
+                                                      math.isqrt(adapter.config.face_tokens)))
 
             def people(sigma: Tensor):
                 return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)
