@@ -21,17 +21,19 @@ class Standing:
 
     Called with a layer's number of places n: scores [1 or B, n, side²] to be added to those of queries and keys, by
     which each place hears the tokens that stand where it does, and how much [1 or B, n, 1] of it is face, 0…1. The
-    tokens are places of the upright face, in a square of `side`. A layer's answer is made once.
+    tokens are places of the upright face, in a square of `side`. A layer's answer is made once. `grid` (height, width)
+    is that of the layer, where it is known; else the latents are halved until they are as many.
     """
 
     keypoints: Tensor
     size: tuple[int, int]
     side: int
+    grid: tuple[int, int] | None = None
     _made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def __call__(self, places: int) -> tuple[Tensor, Tensor]:
         if places not in self._made:
-            where = standing(self.keypoints, *self.size, places)[..., :2]
+            where = standing(self.keypoints, *self.size, places, self.grid)[..., :2]
             apart = 2 * REACH / self.side * WIDTH
             tokens = centres(self.side).to(where)
             scores = -(where[:, :, None] - tokens).square().sum(-1) / (2 * apart**2)
@@ -42,14 +44,15 @@ class Standing:
 
     def part(self, rows: Tensor) -> "Standing":
         """Of some rows [k] alone."""
-        return Standing(self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side)
+        return Standing(self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side,
+                        self.grid)
 
     def within(self, area: tuple[int, int, int, int]) -> "Standing":
         """As a part of the picture sees it: `area` is its height, width, top and left in latents."""
         height, width, top, left = area
         scale, corner, part = (self.keypoints.new_tensor(xy) for xy in
                                ([self.size[1], self.size[0]], [left, top], [width, height]))
-        return Standing((self.keypoints * scale - corner) / part, (height, width), self.side)
+        return Standing((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +75,13 @@ def centres(side: int) -> Tensor:
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def standing(keypoints: Tensor, height: int, width: int, places: int) -> Tensor:
+def standing(keypoints: Tensor, height: int, width: int, places: int, grid: tuple[int, int] | None = None) -> Tensor:
     """[B, places, 3]: x, y (and 1) of a layer's places on the upright face, in half crops from its middle.
 
-    The picture has height × width latents, which the layers halve, rounding up. Far beyond the face it stays at the
-    rim.
+    The picture has height × width latents, which the layers halve, rounding up, unless `grid` says what the layer has.
+    Far beyond the face it stays at the rim.
     """
-    h, w = height, width
+    h, w = grid or (height, width)
     while h * w > places:
         h, w = -(-h // 2), -(-w // 2)
     to_crop = from_crop(keypoints * keypoints.new_tensor([width, height]))

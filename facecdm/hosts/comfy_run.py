@@ -151,17 +151,18 @@ class Run:
                                            self._mask(number, covered, rows, size, k),
                                            projection=shown.person.settings[name].projection,
                                            router=None if router is None else router[index], person=number,
-                                           where=self._where_of(number, covered, rows, places, k)
+                                           where=self._where_of(number, covered, rows, size, places, k)
                                            if name == "face" and shown.person.is_placed else None))
         return streams
 
-    def _where_of(self, number: int, uuids: tuple, rows: int, places: tuple[int, ...] | None, like: Tensor) -> Where:
+    def _where_of(self, number: int, uuids: tuple, rows: int, size: tuple[int, int], places: tuple[int, ...] | None,
+                  like: Tensor) -> Where:
         """Where a person's face is to be, for neighbouring chunks of the batch."""
         person = self._shown[number].person
         areas = tuple(self._areas.get(uuid) for uuid in uuids)
-        key = (number, areas, rows, places, self._size)
+        key = (number, areas, rows, size, places, self._size)
         if key not in self._where:
-            whole = Standing(person.keypoints.to(like.device), self._size, isqrt(person.adapter.config.face_tokens))
+            whole = Standing(person.keypoints.to(like.device), self._size, isqrt(person.adapter.config.face_tokens), size)
             seen = [whole if area is None else whole.within(area) for area in areas]
             self._where[key] = seen[0] if len(whole.keypoints) == 1 and len(set(areas)) == 1 else Chunks(
                 [replace(one, keypoints=of_pictures(one.keypoints, rows, places)) for one in seen])

@@ -39,6 +39,15 @@ def test_a_layers_answer_is_made_once():
     assert standing(64) is standing(64) and standing(64)[0].shape == (1, 64, 16)
 
 
+def test_a_layer_of_any_size_sees_the_whole_picture():
+    """As patches make them that shrink a U-Net's middle: three quarters are no halves."""
+    points = UPRIGHT * 0.5 + 0.3
+    scores, face = Standing(points, (16, 24), 4, (6, 9))(54)
+    assert scores.shape == (1, 54, 16) and face.shape == (1, 54, 1)
+    again = Standing(points, (6, 9), 4)(54)[0]
+    torch.testing.assert_close(scores, again)
+
+
 def test_an_area_sees_its_part():
     """What the lower right quarter sees of a face is what the whole picture has there."""
     standing = Standing(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
