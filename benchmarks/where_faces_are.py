@@ -2,10 +2,10 @@
 
     python benchmarks/where_faces_are.py --data DATA
 
-DATA is a data set with poses that `python -m facecdm dataset` made of FaceWorld (docs/demo-model.md). For the demo model
-without an adapter: the place on the upright face is fitted to a layer's queries, by least squares and by a small network
-over half of the pictures, and asked of the others; the table has the error that is left, in half crops of the recogniser
-(a blind guess has the first number).
+DATA is a data set with poses that `python -m facecdm dataset` made of FaceWorld (docs/demo-model.md). For the demo
+model without an adapter: the place on the upright face is fitted to a layer's queries, by least squares and by a small
+network over half of the pictures, and asked of the others; the table has the error that is left, in half crops of the
+recogniser (a blind guess has the first number).
 """
 
 import argparse

@@ -14,8 +14,8 @@ from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
 logger = logging.getLogger("facecdm")
 
-NO_PLACES = ("pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began as "
-             "places (docs/training.md)")
+NO_PLACES = ("pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began "
+             "as places (docs/training.md)")
 SEVERAL = ("Several references as their mean, all side by side, or the first for the first picture of the batch, the "
            "second for the second … (video; of a frame's faces the largest).")
 
@@ -63,8 +63,8 @@ class ApplyFaceCDM(io.ComfyNode):
                               tooltip="Where in the picture the person is; of a batch the first counts."),
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
                 POSE_KEYPOINT.Input("pose", optional=True,
-                                    tooltip="Where the face is to be: the pose that the ControlNet draws, of a picture "
-                                            "of the same shape. Likeness is better where it is known. For FaceCDM's own "
+                                    tooltip="Where the face is to be: the pose that the ControlNet draws, of a "
+                                            "picture of the same shape. Likeness is better where it is known. For FaceCDM's own "
                                             "adapters whose face tokens are places."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],

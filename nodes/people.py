@@ -108,8 +108,8 @@ class ApplyToPeople(io.ComfyNode):
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options, for everybody; without it, all of "
                                                                 "them at rest."),
                 POSE_KEYPOINT.Input("pose", optional=True,
-                                    tooltip="Where the faces are to be, as in Apply FaceCDM: everybody gets the one that "
-                                            "their mask covers most."),
+                                    tooltip="Where the faces are to be, as in Apply FaceCDM: everybody gets the one "
+                                            "that their mask covers most."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the people in it.")],
         )

@@ -39,8 +39,9 @@ class LayerStream:
 
     `k` and `v` are [1 or rows, N, C]; `gate` weighs the features, [C]; `mask` weighs the places, [1, n, 1] or None;
     `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS);
-    `where`, if any, says which tokens each place hears, and how much (see Where); `router` [4], if any, weighs each place anew (see `_route`); the person's other stream is the one of the same
-    `person` for the same rows. `watch`, if any, is shown the weighted result [rows, n, C] while gradients are enabled.
+    `where`, if any, says which tokens each place hears, and how much (see Where); `router` [4], if any, weighs each
+    place anew (see `_route`); the person's other stream is the one of the same `person` for the same rows. `watch`, if
+    any, is shown the weighted result [rows, n, C] while gradients are enabled.
     """
 
     start: int

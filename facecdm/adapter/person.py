@@ -42,8 +42,8 @@ class Person:
     `face` are unit embeddings [references, width], `image` vision states [references, N, width], or `Features` where
     the adapter wants more; `settings` holds a `Stream` for each stream that is wanted; `mask` weighs the places of the
     picture, [H, W] in 0…1; `keypoints` [1 or pictures, 5, 2] in 0…1 of the picture say where the face is to be, which
-    only adapters listen to whose tokens are places; the person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`. `evaluate_zero` computes
-    streams whose gate is zero, too.
+    only adapters listen to whose tokens are places; the person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`.
+    `evaluate_zero` computes streams whose gate is zero, too.
 
     `negative` is what the rows of the negative prompt see, by stream, of as many references; of a stream that is not
     in it they see nothing and stay the base model's own. References stand side by side, or, with `per_picture`,

@@ -8,8 +8,8 @@ from .comfy_run import PEOPLE, PICTURES
 
 
 def model_in(model, window: Window, picture: int = 0):
-    """A copy of MODEL whose people have the window's part of their masks and places, and their reference for that `picture` of the
-    batch.
+    """A copy of MODEL whose people have the window's part of their masks and places, and their reference for that
+    `picture` of the batch.
     """
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))

@@ -7,8 +7,8 @@ from .value import SEEN, BadPose, Person, Pose
 
 
 def face_places(poses: list[Pose], mask: Tensor | None = None) -> Tensor:
-    """[pictures, 5, 2] in 0…1 of the picture: of several people the largest face, or where `mask` [H, W] in 0…1 is given
-    the one that it covers most.
+    """[pictures, 5, 2] in 0…1 of the picture: of several people the largest face, or the one that `mask` [H, W] in 0…1
+    covers most.
 
     A picture without a face has that of the picture before (the first ones: of the first that has one). Raises BadPose
     where none has.
@@ -16,8 +16,8 @@ def face_places(poses: list[Pose], mask: Tensor | None = None) -> Tensor:
     found = [_chosen(pose, mask) for pose in poses]
     first = next((points for points in found if points is not None), None)
     if first is None:
-        raise BadPose("pose shows no face with two eyes, a nose and a mouth, so it does not say where the face is to be: "
-                      "connect one that does (Extract Pose with its face detector), or disconnect it")
+        raise BadPose("pose shows no face with two eyes, a nose and a mouth, so it does not say where the face is to "
+                      "be: connect one that does (Extract Pose with its face detector), or disconnect it")
     places, last = [], first
     for points in found:
         last = last if points is None else points
@@ -44,8 +44,8 @@ def _chosen(pose: Pose, mask: Tensor | None) -> Tensor | None:
 
 
 def _five(person: Person, size: tuple[int, int]) -> Tensor | None:
-    """[5, 2] in 0…1, or None where one of them is not seen."""
+    """[5, 2] in 0…1, or None where one of them is not seen, or all are one point."""
     five = torch.from_numpy(person.with_five().five)
-    if (five[:, 2] < SEEN).any():
+    if (five[:, 2] < SEEN).any() or not five[:, :2].std(0).any():
         return None
     return (five[:, :2] / five.new_tensor([size[1], size[0]])).float()

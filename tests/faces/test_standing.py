@@ -1,11 +1,12 @@
 """Where a picture's places stand on an upright face."""
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from facecdm.adapter.attention import attend, attend_where
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.standing import FADES, REACH, SIZE, Chunks, Standing, centres
-from hypothesis import given
-from hypothesis import strategies as st
 
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 

@@ -159,7 +159,8 @@ def test_a_window_knows_where_the_face_is_in_it(in_comfy, sd15, adapter):
     """Of a picture of 256 × 160 pixels, the window's own corners are 0 and 1."""
     person = in_comfy.module("facecdm.adapter.person").Person
     comfy, run = in_comfy.module("facecdm.hosts.comfy"), in_comfy.module("facecdm.hosts.comfy_run")
-    window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
+    around = in_comfy.module("facecdm.faces.window").window_around
+    window = around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
     corners = torch.tensor([[window.x0, window.y0], [window.x1, window.y1]]) / torch.tensor([256.0, 160.0])
     model = comfy.apply_person(sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None]))
     cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)

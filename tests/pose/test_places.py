@@ -51,3 +51,9 @@ def test_seventy_points_are_as_good_as_five():
 def test_no_face_anywhere_is_said():
     with pytest.raises(BadPose, match="shows no face"):
         face_places([pose(), pose(Person())])
+
+
+def test_points_that_are_one_say_nothing():
+    one = Person(five=np.array([[9, 9, 1]] * 5, np.float32))
+    with pytest.raises(BadPose, match="shows no face"):
+        face_places([pose(one)])
