@@ -64,8 +64,8 @@ class ApplyFaceCDM(io.ComfyNode):
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
                 POSE_KEYPOINT.Input("pose", optional=True,
                                     tooltip="Where the face is to be: the pose that the ControlNet draws, of a "
-                                            "picture of the same shape. Likeness is better where it is known. For FaceCDM's own "
-                                            "adapters whose face tokens are places."),
+                                            "picture of the same shape. Likeness is better where it is known. "
+                                            "For FaceCDM's own adapters whose face tokens are places."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )
