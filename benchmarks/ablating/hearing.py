@@ -6,7 +6,6 @@ who is shown; it needs no sampling, so it tells small trainings apart whose pict
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +67,7 @@ class Ear:
         where, found = None, {}
         if told:
             where = Standing(self.keypoints.to(device), tuple(latents.shape[-2:]),
-                             math.isqrt(adapter.config.face_tokens))
+                             adapter.config.places_side)
         for name, turn, shown in (("right", 0, on), ("wrong", 1, on), ("nobody", 0, ~on)):
             crowd = Crowd(faces.roll(turn, 0), None if vision is None else vision.roll(turn, 0), shown, shown, where)
             streams = crowd.streams(adapter, prompt.states, s / a, self.denoiser.dtype)

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -75,7 +74,7 @@ class Artist:
             crowd = self._crowd([cast.asked[place].person for place in places], drawing)
             if drawing.told and adapter.config.places:
                 crowd = replace(crowd, where=Standing(cast.places[places].to(device), tuple(noise.shape[-2:]),
-                                                      math.isqrt(adapter.config.face_tokens)))
+                                                      adapter.config.places_side))
 
             def people(sigma: Tensor):
                 return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)

@@ -21,16 +21,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-# Of a layer's n places: scores [1 or rows, n, N'] added to those of q kᵀ/√d, and weights [1 or rows, n, 1] of the
-# places. N' may be a part of the N tokens, of which each like part gets the same.
-Where = Callable[[int], tuple[Tensor, Tensor]]
+# Of a layer's n places, in its dtype: scores [1 or rows, n, N'] added to those of q kᵀ/√d, and weights
+# [1 or rows, n, 1] of the places. N' may be a part of the N tokens, of which each like part gets the same.
+Where = Callable[[int, torch.dtype], tuple[Tensor, Tensor]]
 
 
 def attend_where(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
     """`attend` with `scores` added, alike in all heads; torch's own, since not every fast attention takes them."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    scores = scores.to(q).repeat(1, 1, k.shape[2] // scores.shape[2])[:, None]
-    return F.scaled_dot_product_attention(q, k, v, scores).transpose(1, 2).flatten(2)
+    if k.shape[2] != scores.shape[2]:
+        scores = scores.repeat(1, 1, k.shape[2] // scores.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, scores[:, None]).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
         span = _span(stream)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if stream.where is not None:
-            weight = weight * stream.where(q.shape[1])[1].to(weight)
+            weight = weight * stream.where(q.shape[1], q.dtype)[1]
         if stream.router is not None:
             weight = weight * _route(stream, seen, text[span], _other(stream, streams, attended))
         if stream.kappa is not None:
@@ -95,7 +96,7 @@ def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Ten
     k, v = (_expand(x, stream.rows) for x in (stream.k, stream.v))
     if stream.where is None:
         return attend(q, k, v, heads)
-    return attend_where(q, k, v, heads, stream.where(q.shape[1])[0])
+    return attend_where(q, k, v, heads, stream.where(q.shape[1], q.dtype)[0])
 
 
 def _span(stream: LayerStream) -> slice:

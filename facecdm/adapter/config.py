@@ -1,6 +1,7 @@
 """What an adapter is made of. Travels as JSON in the metadata of its file."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 
 from ..errors import BadFile
@@ -30,6 +31,11 @@ class AdapterConfig:
     router: bool = False
     places: bool = False
     recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
+
+    @property
+    def places_side(self) -> int:
+        """Of the square that the face's tokens make."""
+        return math.isqrt(self.face_tokens)
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -19,28 +19,28 @@ RIM = REACH + 2 * FADES
 class Standing:
     """Faces that are to be where `keypoints` [1 or B, 5, 2] say, in 0…1 of a picture of `size` (height, width) latents.
 
-    Called with a layer's number of places n: scores [1 or B, n, side²] to be added to those of queries and keys, by
-    which each place hears the tokens that stand where it does, and how much [1 or B, n, 1] of it is face, 0…1. The
-    tokens are places of the upright face, in a square of `side`. A layer's answer is made once. `grid` (height, width)
-    is that of the layer, where it is known; else the latents are halved until they are as many.
+    Called with a layer's number of places n and its dtype: scores [1 or B, n, side²] to be added to those of queries
+    and keys, by which each place hears the tokens that stand where it does, and how much [1 or B, n, 1] of it is face,
+    0…1. The tokens are places of the upright face, in a square of `side`. A layer's answer is made once. `grid`
+    (height, width) is that of the layer, where it is known; else the latents are halved until they are as many.
     """
 
     keypoints: Tensor
     size: tuple[int, int]
     side: int
     grid: tuple[int, int] | None = None
-    _made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
-    def __call__(self, places: int) -> tuple[Tensor, Tensor]:
-        if places not in self._made:
+    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        if (places, dtype) not in self._made:
             where = standing(self.keypoints, *self.size, places, self.grid)[..., :2]
             apart = 2 * REACH / self.side * WIDTH
             tokens = centres(self.side).to(where)
             scores = -(where[:, :, None] - tokens).square().sum(-1) / (2 * apart**2)
             scores = scores - scores.amax(-1, keepdim=True)  # beyond the face, too, half precision holds them
             beyond = where.abs().amax(-1, keepdim=True) - REACH
-            self._made[places] = scores, (1 - beyond / FADES).clamp(0, 1)
-        return self._made[places]
+            self._made[places, dtype] = scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
+        return self._made[places, dtype]
 
     def part(self, rows: Tensor) -> "Standing":
         """Of some rows [k] alone."""
@@ -60,12 +60,13 @@ class Chunks:
     """Neighbouring rows of a batch, each `Standing` of as many as it has faces."""
 
     parts: list[Standing]
-    _made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
-    def __call__(self, places: int) -> tuple[Tensor, Tensor]:
-        if places not in self._made:
-            self._made[places] = tuple(torch.cat(made) for made in zip(*(part(places) for part in self.parts)))
-        return self._made[places]
+    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        if (places, dtype) not in self._made:
+            parts = zip(*(part(places, dtype) for part in self.parts))
+            self._made[places, dtype] = tuple(torch.cat(made) for made in parts)
+        return self._made[places, dtype]
 
 
 def centres(side: int) -> Tensor:

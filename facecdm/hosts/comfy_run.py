@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from math import isqrt
 from uuid import uuid4
 
 import torch
@@ -162,8 +161,7 @@ class Run:
         areas = tuple(self._areas.get(uuid) for uuid in uuids)
         key = (number, areas, rows, size, places, self._size)
         if key not in self._where:
-            side = isqrt(person.adapter.config.face_tokens)
-            whole = Standing(person.keypoints.to(like.device), self._size, side, size)
+            whole = Standing(person.keypoints.to(like.device), self._size, person.adapter.config.places_side, size)
             seen = [whole if area is None else whole.within(area) for area in areas]
             self._where[key] = seen[0] if len(whole.keypoints) == 1 and len(set(areas)) == 1 else Chunks(
                 [replace(one, keypoints=of_pictures(one.keypoints, rows, places)) for one in seen])

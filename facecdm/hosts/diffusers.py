@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isqrt
 
 from torch import Tensor, nn
 
@@ -54,7 +53,7 @@ class _Session:
         person = self.spans[number].person
         if person.is_placed and number not in self.where:
             self.where[number] = Standing(person.keypoints.to(next(iter(self.gates[number].values()))[0].device),
-                                          self.size, isqrt(person.adapter.config.face_tokens))
+                                          self.size, person.adapter.config.places_side)
         return self.where.get(number)
 
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:

@@ -6,7 +6,6 @@ part of the upright face becomes that part's token; and in every layer a query p
 far as it knows where it stands.
 """
 
-import math
 from dataclasses import replace
 
 import torch
@@ -34,7 +33,7 @@ BLUR = 0.03          # added to the variance with which a query knows its place,
 
 def can_begin(adapter: TripletAdapter, data: Source) -> bool:
     """Whether the tokens make a square, and there are people enough to say in what they differ."""
-    side = math.isqrt(adapter.config.face_tokens)
+    side = adapter.config.places_side
     return side > 1 and side * side == adapter.config.face_tokens and len(data.people) >= FEWEST_PEOPLE
 
 
@@ -45,7 +44,7 @@ def begin_places(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> T
     So an adapter that did nothing still does nothing. The same data give the same adapter. Tensors are replaced, not
     written to: others may hold them.
     """
-    side = math.isqrt(adapter.config.face_tokens)
+    side = adapter.config.places_side
     where = _begin_tokens(adapter, denoiser, data, side)
     _begin_keys(adapter, _watch(denoiser, data), where, centres(side))
     adapter.config = replace(adapter.config, places=True)

@@ -1,6 +1,5 @@
 """One batch forward: rows and draws in, losses out."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -84,7 +83,7 @@ def where_faces_are(rows: Rows, config: AdapterConfig) -> Standing:
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
     return Standing(torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]),
-                    math.isqrt(config.face_tokens))
+                    config.places_side)
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:

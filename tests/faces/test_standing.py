@@ -1,10 +1,11 @@
 """Where a picture's places stand on an upright face."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facecdm.adapter.attention import attend, attend_where
+from facecdm.adapter.attention import LayerStream, attend, attend_where, triplet_attention
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.standing import FADES, REACH, SIZE, Chunks, Standing, centres
 
@@ -73,3 +74,19 @@ def test_attention_with_scores_is_the_slow_formula():
     expected = (weights @ heads[2]).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attend_where(q, k, v, 2, scores), expected)
     torch.testing.assert_close(attend_where(q, k, v, 2, torch.zeros_like(scores)), attend(q, k, v, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_hears_the_same_places(dtype):
+    """In a whole layer, beside single precision; what lies beyond the face is the text's own to the bit."""
+    draw = torch.Generator().manual_seed(1)
+    q, text = torch.randn(2, 2, 256, 32, generator=draw)
+    k, v = torch.randn(2, 1, 16, 32, generator=draw)
+    where = Standing(UPRIGHT.float() * 0.4 + 0.1, (16, 16), 4)
+    exact, rough = (triplet_attention(q.to(kind), text.to(kind), [LayerStream(
+        0, 2, k.to(kind), v.to(kind), torch.ones(32, dtype=kind), where=where)], 2, attend)
+        for kind in (torch.float32, dtype))
+    torch.testing.assert_close(rough.float(), exact, rtol=0.03, atol=0.03)
+    beyond = where(256, dtype)[1][0, :, 0] == 0
+    assert beyond.any() and torch.equal(rough[:, beyond], text.to(dtype)[:, beyond])
+    assert where(256, dtype)[0].dtype == dtype
