@@ -27,7 +27,6 @@ from facecdm.demo.pose_cli import POSE_WEIGHTS  # noqa: E402
 from facecdm.errors import FaceCDMError  # noqa: E402
 
 PACK, RECOGNISER = "buffalo_s", "insightface/models/buffalo_s/w600k_mbf.onnx"
-ASSETS = ("0009", "0014")  # val people whom the pack shows as examples
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +36,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, required=True, help="the data set that is trained on")
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
-    add("--pose", type=Path, default=POSE_WEIGHTS, help="the demo's pose ControlNet, if there is one")
+    add("--pose", type=Path, default=POSE_WEIGHTS, help="the demo's pose ControlNet, under which all but two arms draw")
     add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
     add("--given", nargs="+", default=[], metavar="ARM=FILE",
         help="adapters that are there already, in the place of an arm's first training (a LoRA beside one is applied)")
@@ -47,7 +46,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--batch", type=int, default=0, help="pictures a step; 0: the recipe's")
     add("--people", type=int, default=48)
     add("--prompts", type=int, default=4, help="for each person")
-    add("--leave-out", nargs="*", default=list(ASSETS), help="val people who are not drawn")
+    add("--leave-out", nargs="*", default=[], help="val people who are not drawn; 0009 0014 are in the demo's adapter")
     add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curve")
     add("--draw-steps", type=int, default=20)
     add("--draw-batch", type=int, default=8, help="pictures drawn at once")
@@ -90,7 +89,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     names, left_out = available(arguments.arms, arguments.pose.is_file())
-    pose = arguments.pose if "with pose" in names else None
+    pose = arguments.pose if arguments.pose.is_file() else None
     packs, weights = [arguments.models / "insightface"], read()
     analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
     if analyzer.recogniser != data_set.recogniser:

@@ -25,14 +25,14 @@ class Design:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an arm's pictures are drawn: strengths of the streams, κ of both (None: as it was learnt), the pose net, and
-    whether adapters whose tokens are places are told where the face is to be."""
+    """How an arm's pictures are drawn: strengths of the streams, κ of both (None: as it was learnt), under the pose net
+    where there is one, and there adapters whose tokens are places are told where the face is to be."""
 
     face: float = 1.0
     image: float = 1.0
     kappa: float | None = None
-    pose: bool = False
-    told: bool = False
+    pose: bool = True
+    told: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Arm:
 
 
 NONE, FACE, TRIPLET = "no identity", "face alone", "triplet"
+_POSELESS = Drawing(pose=False, told=False)
 _FACEID = Design(image=False, interplay=False, faceid=True)
 
 ARMS: tuple[Arm, ...] = (
@@ -77,9 +78,10 @@ ARMS: tuple[Arm, ...] = (
     Arm("without bottleneck", "the face's code holds all of its embedding, and has no loss of its own",
         design=Design(whole_code=True), settings=(("bottleneck", 0.0),)),
     Arm("without places", "the face's tokens and keys begin at random", design=Design(places=False)),
-    Arm("with pose", "the triplet drawn under the demo's pose ControlNet, and told where the face is to be", of=TRIPLET,
-        drawing=Drawing(pose=True, told=True)),
-    Arm("with pose, untold", "the same, and not told", of=TRIPLET, drawing=Drawing(pose=True)),
+    Arm("untold", "the triplet under the same pose, and not told where the face is to be", of=TRIPLET,
+        drawing=Drawing(told=False)),
+    Arm("without pose", "the triplet drawn without the pose ControlNet", of=TRIPLET, drawing=_POSELESS),
+    Arm("no identity, without pose", "the base model without the pose ControlNet", trains=False, drawing=_POSELESS),
 )
 NOT_ASKED = "not asked for in this run"
 STRENGTHS = (0.0, 0.4, 0.7, 1.0, 1.3)

@@ -86,6 +86,7 @@ def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str,
     chosen = [NONE, *(arm(name).name for name in names)] if names else [one.name for one in ARMS]
     out = {}
     if not pose:
-        out = {one.name: "there is no file of the demo's pose ControlNet" for one in ARMS if one.drawing.pose}
+        out = {one.name: "there is no file of the demo's pose ControlNet" for one in ARMS
+               if not (one.drawing.pose and one.drawing.told)}
     out |= {one.name: NOT_ASKED for one in ARMS if one.name not in {*chosen, *out}}
     return [name for name in chosen if name not in out], out

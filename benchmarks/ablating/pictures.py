@@ -72,14 +72,14 @@ class Artist:
         people = None
         if adapter is not None:
             crowd = self._crowd([cast.asked[place].person for place in places], drawing)
-            if drawing.told and adapter.config.places:
+            if drawing.told and adapter.config.places and cast.places is not None:
                 crowd = replace(crowd, where=Standing(cast.places[places].to(device), tuple(noise.shape[-2:]),
                                                       adapter.config.places_side))
 
             def people(sigma: Tensor):
                 return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)
 
-        hint = cast.hints[places].to(device) if drawing.pose else None
+        hint = cast.hints[places].to(device) if drawing.pose and cast.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
             pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()

@@ -88,8 +88,8 @@ class Results:
                  seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
                  strengths.rows and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"
                  + report.means_table(strengths) + "\n\n![Likeness against prompt following over the strength]"
-                 "(ablation-strength.png)",
-                 "![Same words, same noise, every arm side by side](ablation-sheet.jpg)",
+                 "(strength.png)",
+                 "![Same words, same noise, every arm side by side](sheet.jpg)",
                  f"Recognisers: {', '.join(none.recognisers)}; the last one took no part in any training."
                  if len(none.recognisers) > 1 else f"Recogniser: {none.recognisers[0]}, which the training knew too."]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -147,7 +147,9 @@ def put_into(document: Path, out: Path) -> None:
     if not (found and end):
         raise SystemExit(f"{document} has no place for the results: it wants the lines {MARKS[0]} and {MARKS[1]}")
     fragment = (out / "results.md").read_text(encoding="utf-8")
-    write_whole(document, f"{before}{MARKS[0]}\n\n{fragment}\n{MARKS[1]}{after}".encode())
-    for name, target in (("strength.png", "ablation-strength.png"), ("sheet.jpg", "ablation-sheet.jpg")):
+    for name in ("strength.png", "sheet.jpg"):
         if (out / name).exists():
-            write_whole(document.with_name(target), (out / name).read_bytes())
+            target = document.with_name(f"{document.stem}-{name}")
+            write_whole(target, (out / name).read_bytes())
+            fragment = fragment.replace(f"({name})", f"({target.name})")
+    write_whole(document, f"{before}{MARKS[0]}\n\n{fragment}\n{MARKS[1]}{after}".encode())
