@@ -1,12 +1,16 @@
 """Encoders of ComfyUI and of diffusers give what their own pipelines give, and what the demo's own code gives."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
 from datasets import colourful
 
 from facecdm.errors import MissingModel
+from facecdm.training.dataset import cli
 from facecdm.training.dataset.demo import DemoEncoders
+from facecdm.training.dataset.settings import Settings
 
 CAPTIONS = ["a young man, short brown hair, smiling", "", "a woman (laughing), red shirt", "words " * 100]
 
@@ -24,6 +28,21 @@ def demo(in_comfy):
 @pytest.fixture(scope="module")
 def tokenizer(comfyui):
     return comfyui / "comfy" / "sd1_tokenizer"
+
+
+def test_the_command_wants_no_comfyui_where_all_is_given(tokenizer, face_models, monkeypatch, tmp_path):
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    packs = ["--faces", str(face_models / "models" / "insightface"), "--pack", "buffalo_s"]
+    monkeypatch.delenv("FACECDM_BASE", raising=False)
+    monkeypatch.setenv("FACECDM_COMFYUI", str(tmp_path))
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "a" / "b" / "c" / "d" / "cli.py"))
+    given = parser.parse_args([*packs, "--tokenizer", str(tokenizer), "pictures", "out"])
+    assert cli._encoders(given) and cli._finder(given, Settings())
+    for option, missing in ((packs, "CLIP's tokenizer"), (["--tokenizer", str(tokenizer)], "InsightFace's packs")):
+        lacking = parser.parse_args([*option, "pictures", "out"])
+        with pytest.raises(MissingModel, match=missing):
+            (cli._encoders if option is packs else lambda one: cli._finder(one, Settings()))(lacking)
 
 
 @pytest.fixture(scope="module")

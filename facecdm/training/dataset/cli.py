@@ -81,22 +81,25 @@ def _encoders(arguments: argparse.Namespace):
     if arguments.model == "demo":
         from .demo import DemoEncoders
 
-        return DemoEncoders(arguments.tokenizer or _comfyui() / "comfy" / "sd1_tokenizer", device=device)
+        tokenizer = arguments.tokenizer or _comfyui("CLIP's tokenizer", "--tokenizer") / "comfy/sd1_tokenizer"
+        return DemoEncoders(tokenizer, device=device)
     from ...hosts.diffusers_encoders import DiffusersEncoders
 
     return DiffusersEncoders(Path(arguments.model), arguments.clip_vision, device, getattr(torch, arguments.dtype))
 
 
-def _comfyui() -> Path:
-    """The ComfyUI that FACECDM_COMFYUI names, else the one around this pack or the quick start's."""
+def _comfyui(wanted: str, option: str) -> Path:
+    """The ComfyUI that FACECDM_COMFYUI names, else the one around this pack or the quick start's.
+
+    Raises MissingModel, which says what was `wanted` of it and which `option` gives that.
+    """
     pack = Path(__file__).resolve().parents[3]
     places = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
     places += [pack.parents[1], pack / ".quickstart" / "ComfyUI"]
     for place in places:
         if (place / "comfy").is_dir():
             return place
-    raise MissingModel("the demo model's words need CLIP's tokenizer: give --tokenizer, a folder such as ComfyUI's "
-                       "comfy/sd1_tokenizer")
+    raise MissingModel(f"no ComfyUI was found to take {wanted} from: give {option}, or its folder as FACECDM_COMFYUI")
 
 
 def _finder(arguments: argparse.Namespace, settings: Settings):
@@ -106,9 +109,9 @@ def _finder(arguments: argparse.Namespace, settings: Settings):
         return _known(arguments, known_from_npz)
     from ...faces.analyzer import open_pack
 
-    base = Path(os.environ.get("FACECDM_BASE") or _comfyui())
-    folders = [arguments.faces] if arguments.faces else [base / "models" / "insightface"]
-    return AnalyzerFinder(open_pack(folders, arguments.pack, arguments.provider, arguments.landmarks), settings)
+    faces = arguments.faces or Path(os.environ.get("FACECDM_BASE") or _comfyui("InsightFace's packs", "--faces")) / (
+        "models/insightface")
+    return AnalyzerFinder(open_pack([faces], arguments.pack, arguments.provider, arguments.landmarks), settings)
 
 
 def _known(arguments: argparse.Namespace, known_from_npz):
