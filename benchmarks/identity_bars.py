@@ -133,7 +133,7 @@ def poses(people: People, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
     detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
     found = extract(detector, val_pictures(arguments.faceworld, people.labels), "largest").poses
     drawn = torch.from_numpy(np.stack([Drawing()(pose) for pose in found])).movedim(-1, 1).float() / 255
-    return drawn, face_places(found)
+    return drawn, face_places(found)[0]
 
 
 def controlled(hint: Tensor) -> dict:

@@ -63,9 +63,9 @@ class ApplyFaceCDM(io.ComfyNode):
                               tooltip="Where in the picture the person is; of a batch the first counts."),
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
                 POSE_KEYPOINT.Input("pose", optional=True,
-                                    tooltip="Where the face is to be: the pose that the ControlNet draws, of a "
-                                            "picture of the same shape. Likeness is better where it is known. "
-                                            "For FaceCDM's own adapters whose face tokens are places."),
+                                    tooltip="Where the face is to be: the pose that the ControlNet draws (cropped as "
+                                            "that is). Likeness is better where it is known. For FaceCDM's own "
+                                            "adapters whose face tokens are places."),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )
@@ -109,6 +109,7 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
     if options.image_curve != SAME:
         strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
+    keypoints, aspects = (None, None) if pose is None else face_places(poses_from_openpose(pose), mask)
     person = Person(
         adapter,
         face=shown.face,
@@ -117,7 +118,8 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
         settings={stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
                   for stream, strength in strengths.items()},
         mask=mask,
-        keypoints=None if pose is None else face_places(poses_from_openpose(pose), mask),
+        keypoints=keypoints,
+        aspects=aspects,
         sigma_start=sigma_at(model, start_at),
         sigma_end=sigma_at(model, end_at) if end_at < 1 else 0.0,
         per_picture=references == PER_PICTURE,

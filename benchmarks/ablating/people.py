@@ -143,4 +143,4 @@ def _poses(val: data.Portraits, rows: list[int], landmarks, size: int) -> tuple[
 
     poses = extract(FaceDetector(landmarks), _pixels(val, rows).float() / 255, "largest").poses
     hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
-    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_places(poses)
+    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_places(poses)[0]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..faces.standing import centre_crop
 from .features import Features
 from .gates import Schedule, knot_weights
 from .model import KeysValues, TripletAdapter
@@ -41,8 +42,9 @@ class Person:
 
     `face` are unit embeddings [references, width], `image` vision states [references, N, width], or `Features` where
     the adapter wants more; `settings` holds a `Stream` for each stream that is wanted; `mask` weighs the places of the
-    picture, [H, W] in 0…1; `keypoints` [1 or pictures, 5, 2] in 0…1 of the picture say where the face is to be, which
-    only adapters listen to whose tokens are places; the person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`.
+    picture, [H, W] in 0…1; `keypoints` [1 or pictures, 5, 2] say where the face is to be, which only adapters listen to
+    whose tokens are places: in 0…1 of a canvas of `aspects` [1 or pictures], width over height, whose middle fills the
+    picture; without `aspects` it has the picture's. The person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`.
     `evaluate_zero` computes streams whose gate is zero, too.
 
     `negative` is what the rows of the negative prompt see, by stream, of as many references; of a stream that is not
@@ -56,6 +58,7 @@ class Person:
     settings: dict[str, Stream] = field(default_factory=lambda: {"face": Stream(), "image": Stream()})
     mask: Tensor | None = None
     keypoints: Tensor | None = None
+    aspects: Tensor | None = None
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     evaluate_zero: bool = False
@@ -73,6 +76,10 @@ class Person:
     def is_placed(self) -> bool:
         """Whether it is known where the face is to be, and the adapter listens."""
         return self.keypoints is not None and getattr(self.adapter.config, "places", False)
+
+    def standing(self, height: int, width: int) -> Tensor:
+        """[1 or pictures, 5, 2]: `keypoints` in 0…1 of a picture of height × width."""
+        return self.keypoints if self.aspects is None else centre_crop(self.keypoints, self.aspects, height, width)
 
     def tokens(self, negative: bool = False) -> dict[str, Tensor]:
         """Tokens of the streams that act, for the prompt's rows or the negative one's, float32: references side by side

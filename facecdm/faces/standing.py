@@ -94,6 +94,16 @@ def standing(keypoints: Tensor, height: int, width: int, places: int, grid: tupl
     return F.pad(((crop - half + 0.5) / half).clamp(-RIM, RIM), (0, 1), value=1.0)
 
 
+def centre_crop(keypoints: Tensor, aspects: Tensor, height: int, width: int) -> Tensor:
+    """[N, 5, 2] in 0…1 of a canvas → in 0…1 of a picture of height × width that its middle fills.
+
+    So ComfyUI fits a ControlNet's picture. `aspects` [N]: each canvas' width over its height.
+    """
+    wider = aspects.to(keypoints) * height / width
+    scale = torch.stack([wider.clamp(min=1), (1 / wider).clamp(min=1)], -1)[:, None]
+    return (keypoints - 0.5) * scale + 0.5
+
+
 def from_crop(keypoints: Tensor) -> Tensor:
     """[B, 2, 3] matrices from pixels of the crop to pixels of the picture; key points [B, 5, 2] in pixels.
 

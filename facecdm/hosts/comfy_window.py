@@ -25,7 +25,8 @@ def _person_in(person: Person, window: Window) -> Person:
     if person.keypoints is not None:
         size, corner, opposite = (person.keypoints.new_tensor(xy) for xy in (
             (window.width, window.height), (window.x0, window.y0), (window.x1, window.y1)))
-        person = replace(person, keypoints=(person.keypoints * size - corner) / (opposite - corner))
+        whole = person.standing(window.height, window.width)
+        person = replace(person, keypoints=(whole * size - corner) / (opposite - corner), aspects=None)
     return person
 
 

@@ -52,8 +52,8 @@ class _Session:
         """Where a person's face is to be; made once in a block."""
         person = self.spans[number].person
         if person.is_placed and number not in self.where:
-            self.where[number] = Standing(person.keypoints.to(next(iter(self.gates[number].values()))[0].device),
-                                          self.size, person.adapter.config.places_side)
+            points = person.standing(*self.size).to(next(iter(self.gates[number].values()))[0].device)
+            self.where[number] = Standing(points, self.size, person.adapter.config.places_side)
         return self.where.get(number)
 
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:

@@ -3,26 +3,28 @@
 import torch
 from torch import Tensor
 
+from ..faces.standing import centre_crop
 from .value import SEEN, BadPose, Person, Pose
 
 
-def face_places(poses: list[Pose], mask: Tensor | None = None) -> Tensor:
-    """[pictures, 5, 2] in 0…1 of the picture: of several people the largest face, or the one that `mask` [H, W] in 0…1
-    covers most.
+def face_places(poses: list[Pose], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """([pictures, 5, 2] in 0…1 of the pose's canvas, [pictures]: its width over its height): of several people the
+    largest face, or the one that `mask` [H, W] in 0…1 of the picture covers most.
 
     A picture without a face has that of the picture before (the first ones: of the first that has one). Raises BadPose
     where none has.
     """
-    found = [_chosen(pose, mask) for pose in poses]
-    first = next((points for points in found if points is not None), None)
+    found = [None if (points := _chosen(pose, mask)) is None else (points, _aspect(pose)) for pose in poses]
+    first = next((one for one in found if one is not None), None)
     if first is None:
         raise BadPose("pose shows no face with two eyes, a nose and a mouth, so it does not say where the face is to "
                       "be: connect one that does (Extract Pose with its face detector), or disconnect it")
     places, last = [], first
-    for points in found:
-        last = last if points is None else points
+    for one in found:
+        last = one or last
         places.append(last)
-    return torch.stack(places)
+    points, aspects = zip(*places)
+    return torch.stack(points), torch.stack(aspects)
 
 
 def _chosen(pose: Pose, mask: Tensor | None) -> Tensor | None:
@@ -37,10 +39,15 @@ def _chosen(pose: Pose, mask: Tensor | None) -> Tensor | None:
         if mask is None:
             return 0.0, size(points)
         side = mask.new_tensor([mask.shape[1], mask.shape[0]])
-        x, y = (points * side).long().clamp(mask.new_zeros(2).long(), side.long() - 1).unbind(1)
+        places = (centre_crop(points[None], _aspect(pose)[None], *mask.shape)[0] * side).long()
+        x, y = places.clamp(mask.new_zeros(2).long(), side.long() - 1).unbind(1)
         return float(mask[y, x].mean()), size(points)
 
     return max(faces, key=covered)
+
+
+def _aspect(pose: Pose) -> Tensor:
+    return torch.tensor(pose.size[1] / pose.size[0])
 
 
 def _five(person: Person, size: tuple[int, int]) -> Tensor | None:

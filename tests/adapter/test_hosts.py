@@ -96,6 +96,9 @@ def test_faces_that_are_told_where_to_be(twins, pictures):
     same(ours, theirs)
     anywhere, _ = compare(twins, [replace(shown, keypoints=None), other])
     assert (ours - anywhere).abs().max() > 1e-2 * anywhere.abs().max(), "its place did nothing"
+    wide, _ = compare(twins, [replace(shown, aspects=torch.full((pictures,), 3.0)), other])
+    assert (ours - wide).abs().max() > 1e-2 * ours.abs().max(), "the pose's canvas is wider than the picture"
+    same(*compare(twins, [replace(shown, aspects=torch.full((pictures,), 3.0)), other]))
     deaf = stir(new_adapter(layer_map(twins.model), face_tokens=4))
     placed, free = (compare(twins, [Person(deaf, features(deaf)[0], keypoints=at)])[0] for at in (places, None))
     assert torch.equal(placed, free), "an adapter without places does not listen"

@@ -201,6 +201,23 @@ def test_a_pose_says_where_the_face_is_to_be(in_comfy, sd15, make_adapter, apply
     assert not noise(here).equal(noise(apply(adapter=placed)))
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 128), (128, 64), (96, 128)])
+@pytest.mark.parametrize("canvas", [(120, 120), (100, 130), (160, 120)])
+def test_a_pose_of_another_shape_is_where_core_draws_it(in_comfy, sd15, make_adapter, apply, pose, canvas, height,
+                                                        width):
+    """A dot on the nose goes through core's own fitting of a ControlNet's picture, and the nose is where the dot is."""
+    from comfy.utils import common_upscale
+
+    adapter = stir(make_adapter(sd15))
+    pose[0]["canvas_height"], pose[0]["canvas_width"] = canvas
+    hint = torch.zeros(1, 1, *canvas)
+    hint[..., 67:77, 51:61] = 1.0  # around the nose, 56 × 71.7
+    drawn = common_upscale(hint, 8 * width, 8 * height, "bilinear", "center")[0, 0]
+    y, x = (drawn > 0.5).nonzero().float().mean(0) + 0.5
+    said = person(in_comfy, apply(adapter=adapter, pose=pose)).standing(height, width)[0, 2]
+    assert said.tolist() == pytest.approx([float(x) / (8 * width), float(y) / (8 * height)], abs=0.01)
+
+
 def test_an_adapter_without_places_says_that_it_does_not_listen(apply, noise, pose, caplog):
     assert noise(apply(pose=pose)).equal(noise(apply()))
     assert "does not listen" in caplog.text

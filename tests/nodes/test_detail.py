@@ -166,3 +166,17 @@ def test_a_window_knows_where_the_face_is_in_it(in_comfy, sd15, adapter):
     cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
     seen = cut.model_options["transformer_options"][run.PEOPLE][0].keypoints
     torch.testing.assert_close(seen[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+
+def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
+    """A square pose in a picture of 256 × 160: its middle fills the picture, and the window sees its part of that."""
+    person = in_comfy.module("facecdm.adapter.person").Person
+    comfy, run = in_comfy.module("facecdm.hosts.comfy"), in_comfy.module("facecdm.hosts.comfy_run")
+    around = in_comfy.module("facecdm.faces.window").window_around
+    window = around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
+    corners = torch.tensor([[window.x0, window.y0], [window.x1, window.y1]]) / 256 + torch.tensor([0, 48 / 256])
+    model = comfy.apply_person(sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None],
+                                            aspects=torch.ones(1)))
+    cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
+    seen = cut.model_options["transformer_options"][run.PEOPLE][0]
+    torch.testing.assert_close(seen.standing(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))

@@ -19,7 +19,7 @@ def pose(*people: Person) -> Pose:
 
 
 def test_the_largest_face_as_parts_of_the_picture():
-    places = face_places([pose(someone(0, 0, 20), someone(100, 50, 40))])
+    places, _ = face_places([pose(someone(0, 0, 20), someone(100, 50, 40))])
     assert places.shape == (1, 5, 2)
     expected = (torch.tensor(TEMPLATE) / 112 * 40 + torch.tensor([100, 50])) / torch.tensor([200, 100])
     torch.testing.assert_close(places[0], expected.float())
@@ -29,13 +29,22 @@ def test_who_stands_in_the_mask():
     mask = torch.zeros(10, 10)
     mask[:, :4] = 1
     small, large = someone(10, 10, 20), someone(100, 50, 40)
-    assert face_places([pose(small, large)], mask)[0, :, 0].max() < 0.4
-    assert face_places([pose(small, large)], 1 - mask)[0, :, 0].min() > 0.4
+    assert face_places([pose(small, large)], mask)[0][0, :, 0].max() < 0.4
+    assert face_places([pose(small, large)], 1 - mask)[0][0, :, 0].min() > 0.4
+
+
+def test_who_stands_in_a_mask_of_another_shape():
+    """A square picture shows the middle half of a pose twice as wide: there the right person stands at .75."""
+    left, right = someone(60, 30, 20), someone(115, 30, 20)
+    mask = torch.zeros(20, 20)
+    mask[:, 12:] = 1
+    points, aspects = face_places([pose(left, right)], mask)
+    assert aspects.tolist() == [2.0] and points[0, :, 0].min() > 115 / 200
 
 
 def test_a_picture_without_a_face_keeps_the_one_before():
     one, other = pose(someone(0, 0, 20)), pose(someone(50, 0, 20))
-    places = face_places([pose(), one, pose(Person()), other])
+    places, _ = face_places([pose(), one, pose(Person()), other])
     assert torch.equal(places[0], places[1]) and torch.equal(places[1], places[2])
     assert not torch.equal(places[2], places[3])
 
@@ -44,7 +53,7 @@ def test_seventy_points_are_as_good_as_five():
     face = np.zeros((70, 3), np.float32)
     face[:, :2] = np.random.default_rng(0).random((70, 2)) * 50
     face[:, 2] = 1
-    places = face_places([pose(Person(face=face))])
+    places, _ = face_places([pose(Person(face=face))])
     assert torch.allclose(places[0, 2], torch.tensor(face[30, :2] / (200, 100)).float())
 
 
