@@ -8,14 +8,12 @@ from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.unheard import nothing_to_keep
+from ..facecdm.formats.unheard import deaf_to_pose, nothing_to_keep
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
 logger = logging.getLogger("facecdm")
 
-NO_PLACES = ("pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began "
-             "as places (docs/training.md)")
 SEVERAL = ("Several references as their mean, all side by side, or the first for the first picture of the batch, the "
            "second for the second … (video; of a frame's faces the largest).")
 
@@ -128,9 +126,7 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-    unheard = shown.unheard
-    if pose is not None and not person.is_placed:
-        unheard += (NO_PLACES,)
+    unheard = shown.unheard + deaf_to_pose(person)
     if options.projection != NONE:
         streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
         unheard += nothing_to_keep(getattr(adapter.config, "parts", {}), streams, keep_prompt)

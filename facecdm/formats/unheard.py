@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..adapter.person import Person
 from ..faces.source import source_pictures
 from ..faces.value import Faces
 from .families import ALIGNED, FACE
@@ -29,6 +30,14 @@ def not_found(part: Recognised, faces: Faces | None, pictures: Tensor | None) ->
     size = f"{len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}"
     return (f"not all of the {len(faces)} face(s) were found in image ({size}), so {family.name} looks at {instead}. "
             "Connect the same picture to image as to Detect & Embed Faces.")
+
+
+def deaf_to_pose(person: Person) -> tuple[str, ...]:
+    """Where it is said where the face is to be, and the adapter cannot hear it."""
+    if person.keypoints is None or person.is_placed:
+        return ()
+    return ("pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began "
+            "as places (docs/training.md)",)
 
 
 def nothing_to_keep(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:
