@@ -58,11 +58,13 @@ def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -
     for row, label in enumerate(labels):
         views.setdefault(label["identity"], {})[label["view"]] = row
     names = [name for name in views if name.split("-")[-1] not in left_out][:people]
-    gender = {name: labels[next(iter(views[name].values()))]["gender"] for name in names}
+    everyone = list(views)
+    gender = {name: labels[next(iter(views[name].values()))]["gender"] for name in everyone}
     asked = []
     for n in range(prompts):
         for number, name in enumerate(names):
-            next_ones = names[number + 1 :] + names[:number]
+            here = everyone.index(name)
+            next_ones = everyone[here + 1 :] + everyone[:here]
             alike = [other for other in next_ones if gender[other] == gender[name]] or next_ones or [name]
             rows = views[alike[n % len(alike)]]
             asked.append((number, sorted(rows.values())[(2 + n) % len(rows)]))
