@@ -13,7 +13,7 @@ from facecdm.evaluation.evaluate import Evaluation, Evaluator, Row, summarise
 from facecdm.evaluation.recognisers import Recogniser, Seen
 from facecdm.evaluation.samples import Sample
 
-from .arms import FACE, NONE
+from .arms import FACE, NONE, TRIPLET, arm
 from .people import Cast
 
 # What the tables show, where it was measured, under the names that the evaluation gives it.
@@ -83,13 +83,24 @@ class Judge:
                       cast.held_out[asked.person], asked.words, plain[place], asked.yaw if self.poses else None,
                       one.strength)
 
-    def of_arms(self, rows: list[Row], drawn: list[Drawn], first: str = NONE) -> Evaluation:
-        """The arms' rows, seeds together, arm `first` being what the others are compared with."""
-        names = {one.condition: one.arm for one in drawn if one.strength is None}
+    def of_arms(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+        """All arms, their trainings together, against *no identity*."""
+        return self._against(NONE, rows, [one for one in drawn if one.strength is None])
+
+    def of_headline(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+        """The arms that have several trainings, together, against *face alone*."""
+        return self._against(FACE, rows, [one for one in drawn if one.strength is None and arm(one.arm).headline])
+
+    def of_one_training(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+        """What else differs from the triplet, against the triplet's first training."""
+        return self._against(TRIPLET, rows, [one for one in drawn if one.strength is None and one.seed == 0
+                                             and (one.arm == TRIPLET or not arm(one.arm).headline and one.arm != NONE)])
+
+    def _against(self, first: str, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+        """Empty where arm `first` was not drawn."""
+        names = {one.condition: one.arm for one in drawn} if any(one.arm == first for one in drawn) else {}
         chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
-        chosen = [row for row in chosen if first == NONE or row.sample.condition != NONE]
-        chosen.sort(key=lambda row: row.sample.condition != first)
-        return self._evaluation(chosen)
+        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition != first))
 
     def of_seeds(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """Each training by itself, of the arms that have several."""
@@ -112,15 +123,15 @@ class Judge:
         return Evaluation(rows, summarise(rows), [one.name for one in self.evaluator.recognisers], [])
 
 
-def verdicts(against_none: Evaluation, against_face: Evaluation | None) -> list[str]:
+def verdicts(evaluations: list[Evaluation]) -> list[str]:
     """In plain words: where an interval of the paired difference leaves 0 out, and where it does not."""
     lines = []
-    for evaluation, other in ((against_none, NONE), (against_face, FACE)):
-        for summary in evaluation.summaries[1:] if evaluation is not None else ():
+    for evaluation in evaluations:
+        for summary in evaluation.summaries[1:]:
             parts = [f"{what}: {_verdict(summary.against_first[name])}" for name, what in
                      (("similarity to held out", "likeness"), ("dlib similarity to held out", "likeness by dlib"),
                       ("prompt", "prompt")) if name in summary.against_first]
-            lines.append(f"*{summary.condition}* against *{other}*: {'; '.join(parts)}")
+            lines.append(f"*{summary.condition}* against *{evaluation.summaries[0].condition}*: {'; '.join(parts)}")
     return lines
 
 

@@ -11,7 +11,7 @@ from facecdm.evaluation.evaluate import Row
 from facecdm.files import write_whole
 
 from . import hearing
-from .arms import FACE, NOT_ASKED, TRIPLET, arm
+from .arms import NOT_ASKED, TRIPLET, arm
 from .judging import Drawn, Judge, verdicts
 from .people import Cast
 
@@ -47,10 +47,10 @@ class Results:
         return out / "results.md"
 
     def as_json(self) -> dict:
-        evaluations = {"arms": self.judge.of_arms(self.rows, self.drawn), "seeds": self.judge.of_seeds(
-            self.rows, self.drawn), "strengths": self.judge.of_strengths(self.rows, self.drawn)}
-        if self._has_face:
-            evaluations["against face alone"] = self.judge.of_arms(self.rows, self.drawn, FACE)
+        evaluations = {name: view(self.rows, self.drawn) for name, view in (
+            ("arms", self.judge.of_arms), ("against face alone", self.judge.of_headline),
+            ("against the triplet", self.judge.of_one_training), ("seeds", self.judge.of_seeds),
+            ("strengths", self.judge.of_strengths))}
         tables = {name: {summary.condition: {"pictures": summary.pictures, "people": summary.people,
                                              "means": summary.values, "differences": summary.against_first}
                          for summary in evaluation.summaries} for name, evaluation in evaluations.items()}
@@ -62,23 +62,20 @@ class Results:
         return report.draw(evaluation).get("strength") if len(evaluation.summaries) > 1 else None
 
     @property
-    def _has_face(self) -> bool:
-        return any(one.arm == FACE for one in self.drawn)
-
-    @property
     def _complete(self) -> bool:
         return len(self.drawn) == self.wanted and not self.left_out
 
     def markdown(self) -> str:
         """The fragment for docs/results.md; pictures lie beside it."""
         none = self.judge.of_arms(self.rows, self.drawn)
-        face = self.judge.of_arms(self.rows, self.drawn, FACE) if self._has_face else None
+        face = self.judge.of_headline(self.rows, self.drawn)
+        triplet = self.judge.of_one_training(self.rows, self.drawn)
         seeds, strengths = self.judge.of_seeds(self.rows, self.drawn), self.judge.of_strengths(self.rows, self.drawn)
         told = list(dict.fromkeys(one.arm for one in self.drawn))
         parts = [self._scale(), report.TOLD, report.means_table(none), report.differences_table(none),
-                 face and report.differences_table(face),
+                 report.differences_table(face), report.differences_table(triplet),
                  "An interval that leaves 0 out, in words:\n\n" + "\n".join(
-                     f"- {line}" for line in verdicts(none, face)),
+                     f"- {line}" for line in verdicts([none, face, triplet])),
                  "The arms:\n\n" + "\n".join(f"- *{name}*: {arm(name).says}" for name in told),
                  self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step without "
                  "words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
