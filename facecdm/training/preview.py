@@ -1,5 +1,7 @@
 """Pictures of held-out people while a training runs: a small sampler on the trainer's own view of the model."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,16 +13,18 @@ from .learner import Learner
 from .rows import moved
 from .sample import even, sample
 from .source import Source
+from .step import where_faces_are
 
 STEPS, GUIDANCE = 12, 4.0
 
 
 @torch.no_grad()
 def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int], prompts: list[int], seed: int = 0,
-            steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
+            posed: bool = True, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
     """Pictures [N, 3, H, W] in 0…1 of person `people[i]` with the caption of picture `prompts[i]`, ever the same noise.
 
-    The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket.
+    The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket. If `posed`, faces are to be
+    where those of the prompts' pictures are: an adapter that listens is told, and a pose ControlNet draws their poses.
     """
     device, count = denoiser.device, len(people)
     rows = moved(data.load(prompts), device)
@@ -28,9 +32,12 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
     face, vision = data.features(people)
     on = torch.ones(count, dtype=torch.bool, device=device)
     crowd = Crowd(F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on)
+    if posed and learner.adapter.config.places:
+        crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
     with learner.averaged():
         return sample(denoiser, noisy, rows.prompt, moved(data.empty_prompt, device), lambda sigma: crowd.streams(
-            learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra), even(denoiser, steps), guidance)
+            learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra), even(denoiser, steps), guidance,
+            rows.control if posed else None)
 
 
 def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int], list[int]]:

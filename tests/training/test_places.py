@@ -1,15 +1,20 @@
 """A new adapter's face tokens are places of the upright face: they say what is there, and queries find them."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from lab import PEOPLE, PHOTOS, TinySource, tiny_denoiser
+from lab import PEOPLE, PHOTOS, STAGE, TinySource, tiny_denoiser
 from torch.nn import functional as F
 
 from facecdm.training.begin import new_adapter
+from facecdm.training.learner import Learner
+from facecdm.training.lora import Lora
 from facecdm.training.losses.arcface import SIZE, from_crop, upright
 from facecdm.training.places import REACH, _keys, can_begin, centres, standing, widened
+from facecdm.training.preview import preview
 from facecdm.training.rows import Prompt, Rows
 
 CROWD, SIDE, WIDTH = 40, 16, 24
@@ -102,6 +107,25 @@ def test_the_same_data_begin_the_same_adapter(begun):
     denoiser, data, adapter = begun
     again = new_adapter(denoiser, data, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in adapter.state_dict().items())
+
+
+def test_a_preview_knows_where_its_prompts_face_is_if_the_training_tells(begun):
+    denoiser, data, adapter = begun
+
+    class Elsewhere(Portraits):
+        def load(self, indices):
+            rows = super().load(indices)
+            return replace(rows, keypoints=rows.keypoints / 2)
+
+    loud = copy.deepcopy(adapter)
+    with torch.no_grad():
+        for linear in loud.streams["face"].to_v:
+            linear.weight.normal_()
+        loud.streams["face"].gate.knots.fill_(0.5)
+    learner = Learner(loud, Lora(), {}, STAGE.but(train=["projectors"]), torch.device("cpu"))
+    here, there = (preview(denoiser, learner, source, [0], [6], steps=2) for source in (data, Elsewhere()))
+    untold = [preview(denoiser, learner, source, [0], [6], posed=False, steps=2) for source in (data, Elsewhere())]
+    assert torch.equal(*untold) and not torch.equal(here, there) and not torch.equal(here, untold[0])
 
 
 def test_few_people_or_tokens_that_make_no_square_begin_at_random(begun):
