@@ -163,8 +163,11 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
                "name": "posed", "pose": "openpose"}
     posed = in_comfy.run("FaceCDMPrepareDataSet", clip_vision=demo[3], **inputs)[0]
     net = in_comfy.run("FaceCDMLoadDemoPose")[0]
-    settings = {"train": ("control",), "drop_pose": 0.0, "learning_rate": 0.02, "lora_rank": 2}
-    _, lora, *_, control = train(settings=settings, data_set=posed, control_net=net, run="controlled")
+    settings = {"train": ("control",), "drop_pose": 0.0, "learning_rate": 0.02, "lora_rank": 2, "validate_every": 1}
+    _, lora, _, _, pictures, _, control = train(settings=settings, data_set=posed, control_net=net, vae=demo[2],
+                                                run="controlled")
+    freely = train(settings={"validate_every": 1}, data_set=posed, vae=demo[2], run="free")[4]
+    assert pictures.shape == freely.shape and (pictures - freely).abs().mean() > 0.02, "drawn in their own poses"
     assert control and not lora and all(name.startswith("control_model.") for name in control)
     (in_comfy.base / "models" / "loras").mkdir(parents=True, exist_ok=True)
     save_file(control, in_comfy.base / "models" / "loras" / "posed.safetensors")
