@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .arms import ARMS, NONE, NOT_ASKED, TRIPLET, Arm, arm, trained_as, with_strength
-from .hearing import Ear
+from .hearing import TOLD, Ear
 from .judging import Drawn, Judge
 from .pictures import Artist
 from .results import Results
@@ -71,7 +71,7 @@ class Experiment:
             name = f"{name}, seed {seed}" if seed else name
             heard[name] = self.ear.ask(trained)
             if trained.adapter.config.places:
-                heard[f"{name}, told where the face is"] = self.ear.ask(trained, told=True)
+                heard[name + TOLD] = self.ear.ask(trained, told=True)
         return heard
 
     def _train(self, job: Job) -> Trained:

@@ -26,6 +26,7 @@ from facecdm.training.rows import Prompt
 from .people import Cast
 from .training import Trained
 
+TOLD = ", told where the face is"
 LEVELS = (500, 700, 900)
 COLUMNS = {"the wrong person adds": ("wrong", "right"), "the right person takes off": ("nobody", "right")}
 
@@ -100,9 +101,14 @@ def table(heard: dict[str, Heard], names: list[str]) -> str:
 
 
 def against(heard: dict[str, Heard], first: str, names: list[str]) -> str:
-    """Markdown: how much more the wrong person adds than in the training `first`, person by person."""
-    pair = COLUMNS["the wrong person adds"]
-    rows = {training: [[a - b for a, b in zip(_gain(levels, level, *pair), _gain(heard[first], level, *pair))]
+    """Markdown: how much more the wrong person adds than in the training `first`, person by person; who is told, than
+    in `first` when it is told, too."""
+    pair, told = COLUMNS["the wrong person adds"], first + TOLD
+
+    def other(training: str) -> dict:
+        return heard[told if training.endswith(TOLD) and training != told and told in heard else first]
+
+    rows = {training: [[a - b for a, b in zip(_gain(levels, level, *pair), _gain(other(training), level, *pair))]
                        for level in LEVELS] for training, levels in heard.items() if training != first}
     return _markdown([f"t = {level}" for level in LEVELS], rows, names)
 

@@ -80,7 +80,7 @@ class Results:
                  self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step without "
                  "words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
                  len(self.heard) > 1 and TRIPLET in self.heard and
-                 f"How much more the wrong person adds than in the *{TRIPLET}*:\n\n"
+                 f"How much more the wrong person adds than in the *{TRIPLET}* (who is told, than in the told one):\n\n"
                  + hearing.against(self.heard, TRIPLET, self.judge.cast.names),
                  seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
                  strengths.rows and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"

@@ -113,6 +113,9 @@ def test_an_untrained_adapter_hears_nobody_and_what_was_asked_once_is_kept(lab, 
     text = hearing.against({"new": silent, "stirred": loud}, "new", cast.names)
     gain = sum(b - a for a, b in zip(loud["700"]["right"], loud["700"]["wrong"])) / 2
     assert text.splitlines()[-1].startswith("| stirred |") and f"{gain:+.3f} [" in text
+    told = hearing.against({name + one: heard for name, heard in (("new", silent), ("stirred", loud))
+                            for one in ("", hearing.TOLD)}, "new", cast.names)
+    assert f"| stirred{hearing.TOLD} | {text.splitlines()[-1].split('|', 2)[2].strip()}" in told
 
 
 def killed(folder: Path, *when: int) -> None:
