@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from facecdm.evaluation.evaluate import Row
+
 from .arms import ARMS, NONE, NOT_ASKED, TRIPLET, Arm, arm, trained_as, with_strength
 from .hearing import TOLD, Ear
 from .judging import Drawn, Judge
@@ -50,6 +52,7 @@ class Experiment:
         from tqdm import tqdm
 
         drawn: list[Drawn] = []
+        rows: list[Row] = []
         results = None
         total = len(self.jobs) * len(self.artist.cast.asked)
         with tqdm(total=total, desc="pictures", unit="picture", mininterval=5) as bar:
@@ -59,8 +62,8 @@ class Experiment:
                 trained = self._train(job) if job.arm.trains else None
                 paths = self.artist.draw(trained, drawing, bar.update)
                 drawn.append(Drawn(job.arm.name, job.seed, paths, job.strength))
-                rows = self.judge.look(drawn)
-                results = Results(self.judge, rows, list(drawn), [one.facts for one in self._trained.values()],
+                rows += self.judge.look(drawn[-1], drawn[0].paths)  # the first job is without identity
+                results = Results(self.judge, list(rows), list(drawn), [one.facts for one in self._trained.values()],
                                   self.settings, len(self.jobs), self.left_out, self._heard())
                 results.write(self.out)
         return results

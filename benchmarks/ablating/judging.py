@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,11 +70,9 @@ class Judge:
     cast: Cast
     poses: bool = False
 
-    def look(self, drawn: list[Drawn], looked: Callable[[int, int], None] | None = None) -> list[Row]:
-        """A row for every picture; those without identity come first."""
-        plain = next(one.paths for one in drawn if one.arm == NONE)
-        samples = [self._sample(place, one, plain) for one in drawn for place in range(len(one.paths))]
-        return self.evaluator.run(samples, looked).rows
+    def look(self, one: Drawn, plain: list[Path]) -> list[Row]:
+        """A row for every picture; `plain` are the same without identity."""
+        return self.evaluator.run([self._sample(place, one, plain) for place in range(len(one.paths))]).rows
 
     def _sample(self, place: int, one: Drawn, plain: list[Path]) -> Sample:
         asked, cast = self.cast.asked[place], self.cast
