@@ -91,7 +91,7 @@ class Judge:
     def of_one_training(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """What else differs from the triplet, against the triplet's first training."""
         return self._against(TRIPLET, rows, [one for one in drawn if one.strength is None and one.seed == 0
-                                             and (one.arm == TRIPLET or not arm(one.arm).headline and one.arm != NONE)])
+                                             and one.arm not in (NONE, FACE)])
 
     def _against(self, first: str, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """Empty where arm `first` was not drawn."""

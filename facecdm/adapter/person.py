@@ -77,7 +77,7 @@ class Person:
         """Whether it is known where the face is to be, and the adapter listens."""
         return self.keypoints is not None and getattr(self.adapter.config, "places", False)
 
-    def standing(self, height: int, width: int) -> Tensor:
+    def keypoints_in(self, height: int, width: int) -> Tensor:
         """[1 or pictures, 5, 2]: `keypoints` in 0…1 of a picture of height × width."""
         return self.keypoints if self.aspects is None else centre_crop(self.keypoints, self.aspects, height, width)
 

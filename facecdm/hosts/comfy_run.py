@@ -161,7 +161,7 @@ class Run:
         areas = tuple(self._areas.get(uuid) for uuid in uuids)
         key = (number, areas, rows, size, places, self._size)
         if key not in self._where:
-            points = person.standing(*self._size).to(like.device)
+            points = person.keypoints_in(*self._size).to(like.device)
             whole = Standing(points, self._size, person.adapter.config.places_side, size)
             seen = [whole if area is None else whole.within(area) for area in areas]
             self._where[key] = seen[0] if len(whole.keypoints) == 1 and len(set(areas)) == 1 else Chunks(

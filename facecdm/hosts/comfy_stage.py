@@ -159,8 +159,7 @@ def _pictures(trainer: Trainer, inputs: Inputs, held_out: frozenset[int]) -> Ten
     if inputs.vae is None:
         return None
     people, prompts = choose(inputs.data, sorted(held_out) or list(range(len(inputs.data))), SHOWN)
-    return preview(trainer.denoiser, trainer.learner, inputs.data, people, prompts,
-                   posed=trainer.stage.drop_pose < 1).movedim(1, -1).cpu()
+    return preview(trainer.denoiser, trainer.learner, inputs.data, people, prompts).movedim(1, -1).cpu()
 
 
 def _forget_peak(device: torch.device) -> None:

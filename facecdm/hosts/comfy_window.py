@@ -25,7 +25,7 @@ def _person_in(person: Person, window: Window) -> Person:
     if person.keypoints is not None:
         size, corner, opposite = (person.keypoints.new_tensor(xy) for xy in (
             (window.width, window.height), (window.x0, window.y0), (window.x1, window.y1)))
-        whole = person.standing(window.height, window.width)
+        whole = person.keypoints_in(window.height, window.width)
         person = replace(person, keypoints=(whole * size - corner) / (opposite - corner), aspects=None)
     return person
 

@@ -52,7 +52,7 @@ class _Session:
         """Where a person's face is to be; made once in a block."""
         person = self.spans[number].person
         if person.is_placed and number not in self.where:
-            points = person.standing(*self.size).to(next(iter(self.gates[number].values()))[0].device)
+            points = person.keypoints_in(*self.size).to(next(iter(self.gates[number].values()))[0].device)
             self.where[number] = Standing(points, self.size, person.adapter.config.places_side)
         return self.where.get(number)
 

@@ -20,11 +20,12 @@ STEPS, GUIDANCE = 12, 4.0
 
 @torch.no_grad()
 def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int], prompts: list[int], seed: int = 0,
-            posed: bool = True, steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
+            steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
     """Pictures [N, 3, H, W] in 0…1 of person `people[i]` with the caption of picture `prompts[i]`, ever the same noise.
 
-    The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket. If `posed`, faces are to be
-    where those of the prompts' pictures are: an adapter that listens is told, and a pose ControlNet draws their poses.
+    The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket. Unless
+    the stage knows no poses, faces are to be where those of the prompts' pictures are: an adapter that listens is told,
+    and a pose ControlNet draws their poses.
     """
     device, count = denoiser.device, len(people)
     rows = moved(data.load(prompts), device)
@@ -32,6 +33,7 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
     face, vision = data.features(people)
     on = torch.ones(count, dtype=torch.bool, device=device)
     crowd = Crowd(F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on)
+    posed = learner.stage.drop_pose < 1
     if posed and learner.adapter.config.places:
         crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
     with learner.averaged():

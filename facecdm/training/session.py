@@ -125,8 +125,7 @@ class Session:
             self.accelerator.log(values, step=trainer.step)
         if trainer.step % trainer.stage.validate_every == 0 and self.worker.rank == 0 and self.held_out:
             people, prompts = choose(self.data, sorted(self.held_out))
-            pictures = preview(trainer.denoiser, trainer.learner, self.data, people, prompts,
-                               posed=trainer.stage.drop_pose < 1)
+            pictures = preview(trainer.denoiser, trainer.learner, self.data, people, prompts)
             save_row(pictures, self.config.out / "pictures" / f"{trainer.stage.name}-{trainer.step:06d}.png")
             draw_losses(trainer.history).save(self.config.out / f"{trainer.stage.name}.png")
 

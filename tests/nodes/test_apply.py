@@ -214,7 +214,7 @@ def test_a_pose_of_another_shape_is_where_core_draws_it(in_comfy, sd15, make_ada
     hint[..., 67:77, 51:61] = 1.0  # around the nose, 56 × 71.7
     drawn = common_upscale(hint, 8 * width, 8 * height, "bilinear", "center")[0, 0]
     y, x = (drawn > 0.5).nonzero().float().mean(0) + 0.5
-    said = person(in_comfy, apply(adapter=adapter, pose=pose)).standing(height, width)[0, 2]
+    said = person(in_comfy, apply(adapter=adapter, pose=pose)).keypoints_in(height, width)[0, 2]
     assert said.tolist() == pytest.approx([float(x) / (8 * width), float(y) / (8 * height)], abs=0.01)
 
 

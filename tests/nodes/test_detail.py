@@ -179,4 +179,4 @@ def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
                                             aspects=torch.ones(1)))
     cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
     seen = cut.model_options["transformer_options"][run.PEOPLE][0]
-    torch.testing.assert_close(seen.standing(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))

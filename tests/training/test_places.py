@@ -122,9 +122,12 @@ def test_a_preview_knows_where_its_prompts_face_is_if_the_training_tells(begun):
         for linear in loud.streams["face"].to_v:
             linear.weight.normal_()
         loud.streams["face"].gate.knots.fill_(0.5)
-    learner = Learner(loud, Lora(), {}, STAGE.but(train=["projectors"]), torch.device("cpu"))
-    here, there = (preview(denoiser, learner, source, [0], [6], steps=2) for source in (data, Elsewhere()))
-    untold = [preview(denoiser, learner, source, [0], [6], posed=False, steps=2) for source in (data, Elsewhere())]
+
+    def drawn(**settings):
+        learner = Learner(loud, Lora(), {}, STAGE.but(train=["projectors"], **settings), torch.device("cpu"))
+        return [preview(denoiser, learner, source, [0], [6], steps=2) for source in (data, Elsewhere())]
+
+    (here, there), untold = drawn(), drawn(drop_pose=1.0)
     assert torch.equal(*untold) and not torch.equal(here, there) and not torch.equal(here, untold[0])
 
 

@@ -109,8 +109,10 @@ def _finder(arguments: argparse.Namespace, settings: Settings):
         return _known(arguments, known_from_npz)
     from ...faces.analyzer import open_pack
 
-    faces = arguments.faces or Path(os.environ.get("FACECDM_BASE") or _comfyui("InsightFace's packs", "--faces")) / (
-        "models/insightface")
+    faces = arguments.faces
+    if faces is None:
+        base = os.environ.get("FACECDM_BASE") or _comfyui("InsightFace's packs", "--faces")
+        faces = Path(base) / "models" / "insightface"
     return AnalyzerFinder(open_pack([faces], arguments.pack, arguments.provider, arguments.landmarks), settings)
 
 
