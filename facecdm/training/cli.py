@@ -45,13 +45,18 @@ def _accelerator(config):
     """accelerate's Accelerator where several processes run or a tracker is wanted; None for one plain process."""
     import os
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and config.tracker is None:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1 and config.tracker is None:
         return None
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise MissingPackage("several processes and trackers need accelerate: pip install accelerate") from error
+    import torch
+
+    # Several processes that accelerate has to find a device for, and finds none, would each train alone.
+    on_cpu = config.device == "cpu" or (processes > 1 and not torch.cuda.is_available())
     try:
-        return Accelerator(cpu=config.device == "cpu", log_with=config.tracker, project_dir=str(config.out))
+        return Accelerator(cpu=on_cpu, log_with=config.tracker, project_dir=str(config.out))
     except (ValueError, ImportError) as error:
         raise FaceCDMError(f"tracker {config.tracker!r}: {error}") from error

@@ -81,7 +81,8 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
     plan = {"all": {"steps": 2, "batch": 4, "rank": 0, "warmup": 0, "bottleneck": 0.0, "contrast": 0.0},
             "stages": {"identity": {"lora_rank": 2, "identity_below": 1000}, "fine": {"steps": 0}}}
     one = write(tmp_path / "one", data_set, face_models, **plan)
-    two = write(tmp_path / "two", data_set, face_models, **plan)
+    found = "cpu" if torch.cuda.is_available() else None  # a file without a device, where there is none but the CPU
+    two = write(tmp_path / "two", data_set, face_models, device=found, **plan)
     command("facecdm", "train", one)
     # accelerate's own launcher starts several processes on GPUs alone; on CPUs it leaves that to torchrun and MPI.
     said = command("facecdm", "train", two, launcher=("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"))
