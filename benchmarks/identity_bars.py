@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     add("--keep-prompt", type=float, default=0.0)
     add("--pose", action="store_true", help="under the demo's pose ControlNet, in the pose of the prompt's own picture")
     add("--untold", action="store_true", help="--pose, but the adapter is not told where the face is to be")
+    add("--told", action="store_true", help="the adapter is told where the face is, and no ControlNet holds the pose")
     add("--sampler", default="euler")
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
@@ -104,7 +105,7 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
     from facecdm.hosts.comfy import apply_person
 
     plain, pictures = painter.demo.model, []
-    hints, places = poses(people, arguments) if arguments.pose else (None, None)
+    hints, places = poses(people, arguments) if arguments.pose or arguments.told else (None, None)
     for place, (person, _) in enumerate(tqdm(people.asked, mininterval=5)):
         if adapter is not None:
             image = None
@@ -116,7 +117,7 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
                             "image": Stream(arguments.image_strength)},
                            keypoints=None if places is None or arguments.untold else places[place][None])
             painter.demo = replace(painter.demo, model=apply_person(plain, shown))
-        more = None if hints is None else controlled(hints[place])
+        more = controlled(hints[place]) if arguments.pose else None
         pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place, more))
         painter.demo = replace(painter.demo, model=plain)
     return to_bytes(torch.cat(pictures))
