@@ -105,8 +105,9 @@ class DetailFaces(io.ComfyNode):
             if noise_mask:
                 latent["noise_mask"] = resize(window.cut(mask)[None, None], window.size)[0]
             prompts = (conditioning_in(words, window, face.image_index) for words in (positive, negative))
-            sampled = common_ksampler(model_in(model, window, face.image_index), (seed + number) % 2**64, steps, cfg,
-                                      sampler_name, scheduler, *prompts, latent, denoise)[0]["samples"]
+            own = model_in(model, window, face.image_index, face.keypoints)
+            sampled = common_ksampler(own, (seed + number) % 2**64, steps, cfg, sampler_name, scheduler, *prompts,
+                                      latent, denoise)[0]["samples"]
             detail = vae.decode(sampled)
             result[face.image_index] = window.put_back(result[face.image_index], detail[0].to(result), mask)
             masks[face.image_index] = torch.maximum(masks[face.image_index], mask)

@@ -28,6 +28,11 @@ class Window:
                          for a, b, scale in ((self.y0, self.y1, down), (self.x0, self.x1, right)))
         return picture[..., rows, columns]
 
+    def places(self, points: Tensor) -> Tensor:
+        """Points [..., 2] in pixels of the picture, in 0…1 of the window."""
+        corner = points.new_tensor([self.x0, self.y0])
+        return (points - corner) / points.new_tensor([self.x1 - self.x0, self.y1 - self.y0])
+
     def enlarged(self, image: Tensor) -> Tensor:
         """The window of an IMAGE [H, W, C] at the working size, [1, h, w, C]."""
         return resize(self.cut(image.movedim(-1, 0))[None], self.size).movedim(1, -1)

@@ -2,31 +2,34 @@
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from ..adapter.person import Person
 from ..faces.window import Window
 from .comfy_run import PEOPLE, PICTURES
 
 
-def model_in(model, window: Window, picture: int = 0):
+def model_in(model, window: Window, picture: int = 0, face: Tensor | None = None):
     """A copy of MODEL whose people have the window's part of their masks and places, and their reference for that
-    `picture` of the batch.
+    `picture` of the batch. The key points [5, 2] of a `face` that is there, in the picture's pixels, say where it is.
     """
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
     options[PICTURES] = (picture,)
     if PEOPLE in options:
-        options[PEOPLE] = tuple(_person_in(person, window) for person in options[PEOPLE])
+        options[PEOPLE] = tuple(_person_in(person, window, face) for person in options[PEOPLE])
     return model
 
 
-def _person_in(person: Person, window: Window) -> Person:
+def _person_in(person: Person, window: Window, face: Tensor | None) -> Person:
     if person.mask is not None:
         person = replace(person, mask=window.cut(person.mask))
+    if face is not None:
+        return replace(person, keypoints=window.places(face[None]), aspects=None)
     if person.keypoints is not None:
-        size, corner, opposite = (person.keypoints.new_tensor(xy) for xy in (
-            (window.width, window.height), (window.x0, window.y0), (window.x1, window.y1)))
-        whole = person.keypoints_in(window.height, window.width)
-        person = replace(person, keypoints=(whole * size - corner) / (opposite - corner), aspects=None)
+        size = person.keypoints.new_tensor([window.width, window.height])
+        whole = person.keypoints_in(window.height, window.width) * size
+        person = replace(person, keypoints=window.places(whole), aspects=None)
     return person
 
 

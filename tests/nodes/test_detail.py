@@ -180,3 +180,31 @@ def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
     cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
     seen = cut.model_options["transformer_options"][run.PEOPLE][0]
     torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+
+def test_an_adapter_is_told_where_the_face_is_that_is_drawn_anew(in_comfy, demo, group, analyzer, detail, monkeypatch):
+    """Every face by its own key points, as the detector found them, whatever pose the whole picture had."""
+    host, run = in_comfy.module("facecdm.hosts.comfy_window"), in_comfy.module("facecdm.hosts.comfy_run")
+    person = in_comfy.module("facecdm.adapter.person").Person
+    shipped = in_comfy.module("facecdm.hosts.comfy_demo_adapter")
+    with torch.inference_mode():
+        model, adapter = shipped.load(demo.model)
+    told = person(adapter, torch.eye(1, 512), keypoints=torch.zeros(1, 5, 2), aspects=torch.ones(1))
+    model = in_comfy.module("facecdm.hosts.comfy").apply_person(model, told)
+    seen, model_in = [], host.model_in
+
+    def watched(*given):
+        seen.append((given[1], model_in(*given)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(host, "model_in", watched)
+    assert not torch.equal(detail(analyzer=analyzer, model=model)[0], group[:1])
+    found = in_comfy.run("FaceCDMDetectFaces", analyzer=analyzer, image=group[:1], choice="all", index=0, min_score=0.5,
+                         no_face="skip", crop_size=112, crop_margin=0.0, mask_grow=1.0, mask_feather=0.1,
+                         detection_size=640, search_harder=True)[0]
+    assert len(seen) == len(found) == 2
+    for (window, cut), face in zip(seen, found):
+        (own,) = cut.model_options["transformer_options"][run.PEOPLE]
+        side = torch.tensor([window.x1 - window.x0, window.y1 - window.y0])
+        pixels = own.keypoints_in(*window.size)[0] * side + torch.tensor([window.x0, window.y0])
+        torch.testing.assert_close(pixels, face.keypoints)
