@@ -1,5 +1,6 @@
 """FaceCDM's own adapter file: safetensors, with the configuration in its metadata."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .model import TripletAdapter
 
 FORMAT = "facecdm.adapter"
 VERSION = "1"
+KEYS_VALUES = re.compile(r"streams\.\w+\.to_[kv]\..*")
 
 
 def save_adapter(adapter: TripletAdapter, folder: Path, name: str, overwrite: bool = False,
@@ -42,7 +44,7 @@ def is_native(path: Path) -> bool:
 
 
 def load_adapter(path: Path) -> TripletAdapter:
-    """Read an adapter, each tensor in the dtype that it was saved in.
+    """Read an adapter: keys' and values' weights in the dtype that they were saved in, the rest as fp32, however saved.
 
     Raises BadFile: truncated, of another kind or version, incomplete, or with NaN or infinity in it.
     """
@@ -59,6 +61,8 @@ def load_adapter(path: Path) -> TripletAdapter:
         if not torch.isfinite(value).all():
             raise BadFile(f"{path}: {key} holds NaN or infinity. The training that made it diverged, or the file is "
                           "damaged: use an earlier checkpoint.")
+        if not KEYS_VALUES.fullmatch(key):
+            tensors[key] = value.float()
     try:
         with torch.device("meta"):
             adapter = TripletAdapter(config)
