@@ -5,7 +5,8 @@
 Pairs of FaceWorld's `val` identities, or one pair of --identities again and again, 256 × 128 pixels with the demo
 model, words for each half (captions of the person's other views, so of other hair, clothes and background), masks of
 Person Regions, as workflows/two_people.json does it. A LoRA beside the adapter (NAME lora) is applied. --views says
-which views may be the reference, where an adapter has learnt the others. In each half the best face is compared with
+which views may be the reference, where an adapter has learnt the others. The adapter is told that each face is to be
+where it is in its reference, unless --untold. In each half the best face is compared with
 both references (ArcFace cosine, after the mean embedding of the other people is taken away); a half without a face
 counts as a miss. The same noise and words without masks, and without people, say what masks and adapter are worth.
 `reach` is how much the left half's pixels change when only the right person is another one, as a share of the right
@@ -48,6 +49,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
     add("--strength", type=float, default=1.0)
+    add("--untold", action="store_true", help="the adapter is not told where the faces are to be")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("output/two_people.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)
@@ -56,12 +58,14 @@ def parse() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Someone:
-    """A val identity: the row of the reference, its embedding and picture, and captions of other views."""
+    """A val identity: the row of the reference, its embedding, picture and key points [5, 2] in 0…1, and captions of
+    other views."""
 
     reference: int
     words: list[str]
     face: Tensor
     picture: Tensor
+    keypoints: Tensor
 
 
 class Stage:
@@ -83,8 +87,8 @@ class Stage:
         model = self.demo.model
         if how != "nobody":
             model = self.model
-            for someone, mask in zip(people, HALVES):
-                model = apply_person(model, self._person(someone, mask if how == "masks" else None))
+            for half, (someone, mask) in enumerate(zip(people, HALVES)):
+                model = apply_person(model, self._person(someone, half, mask if how == "masks" else None))
         positive = []
         for text, mask in zip(words, HALVES):
             positive += node_helpers.conditioning_set_values(self._words(text), {
@@ -98,14 +102,16 @@ class Stage:
     def _words(self, text: str) -> list:
         return self.demo.clip.encode_from_tokens_scheduled(self.demo.clip.tokenize(text))
 
-    def _person(self, someone: Someone, mask: Tensor | None) -> Person:
+    def _person(self, someone: Someone, half: int, mask: Tensor | None) -> Person:
         from facecdm.adapter.person import Stream
 
         states = None
         if self.adapter.config.image_width:
             states = self.demo.clip_vision.encode_image(someone.picture[None]).penultimate_hidden_states.float()
         settings = {name: Stream(self.how.strength) for name in ("face", "image")}
-        return Person(self.adapter, F.normalize(someone.face, dim=0)[None], states, settings, mask)
+        places = (someone.keypoints + someone.keypoints.new_tensor([half, 0])) / someone.keypoints.new_tensor([2, 1])
+        return Person(self.adapter, F.normalize(someone.face, dim=0)[None], states, settings, mask,
+                      keypoints=None if self.how.untold else places[None])
 
 
 def halves(picture: Tensor) -> list[Tensor]:
@@ -137,7 +143,9 @@ def reach(first: Tensor, second: Tensor) -> float:
 
 def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
     """One of each identity: the reference is the most frontal of the views that has a face."""
-    people = []
+    from facecdm.evaluation.recognisers import InsightFace
+
+    people, recogniser = [], InsightFace.of(analyzer)
     by_identity: dict[str, list[int]] = {}
     for row, label in enumerate(val.labels):
         by_identity.setdefault(label["identity"], []).append(row)
@@ -145,10 +153,11 @@ def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
         rows = sorted(rows, key=lambda row: abs(val.labels[row]["yaw"]))
         reference = next(row for row in rows if val.labels[row]["view"] in views)
         pixels = torch.from_numpy(val.pixels[reference].copy())
-        (face,) = measure.embeddings(pixels[None], analyzer)
-        if face is not None:
+        (face,), seen = measure.embeddings(pixels[None], analyzer), recogniser.look(pixels.numpy())
+        if face is not None and seen is not None:
             words = [val.labels[row]["caption"] for row in reversed(rows) if row != reference]
-            people.append(Someone(reference, words, face, pixels.float() / 255))
+            places = torch.as_tensor(seen.keypoints).float() / SIDE
+            people.append(Someone(reference, words, face, pixels.float() / 255, places))
     return people
 
 
