@@ -46,8 +46,8 @@ class LoadDemoAdapter(io.ComfyNode):
             node_id="FaceCDMLoadDemoAdapter",
             display_name="Load Demo Adapter",
             category="FaceCDM/demo",
-            description="The triplet adapter of the demo model, trained in three stages on photos of two people, those "
-            "of the pack's example photos, and the LoRA that was learnt beside it. It knows nobody else.",
+            description="The triplet adapter of the demo model, trained in three stages on thousands of synthetic "
+            "people, and the LoRA that was learnt beside it. Tell it by Apply FaceCDM's pose where the face is to be.",
             inputs=[io.Model.Input("model", tooltip="From Load Demo Model.")],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="With the LoRA, for Apply FaceCDM."),

@@ -87,6 +87,10 @@ def sampling(model: str, *, positive="@prompt", negative="@negative", latent="@s
             "save": n("SaveImage", filename_prefix=f"FaceCDM/{prefix}", images="@decode")}
 
 
+def pose_of(image: str) -> dict[str, Node]:
+    return {"pose": n("FaceCDMExtractPose", image=image, analyzer="@analyzer")}
+
+
 def photo_of(name: str = "photo", title: str = "Reference", file: str = "faceworld.webp", faces: str = "faces"):
     return {name: n("LoadImage", title, image=file),
             faces: n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@{name}", no_face="skip")}
@@ -98,17 +102,20 @@ ANALYZER = {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s")}
 DEMO_ADAPTER = {"adapter": n("FaceCDMLoadDemoAdapter", model="@base")}
 DEMO_PERSON = {"apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces="@faces", clip_vision="@base:3",
                           image="@photo")}
+# The adapter is told where the face is to be.
+DEMO_TOLD = {"apply": n("FaceCDMApply", **DEMO_PERSON["apply"].inputs | {"pose": "@pose:1"})}
 DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
 
 PHOTO_GROUP = Group("Your photo", PHOTO, (("photo", "analyzer"), ("faces",)))
 MODEL_GROUP = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
+PLACE_GROUP = Group("Where the face is to be", PHOTO, (("picture",), ("pose",)))
 PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
 WORDS_GROUP = Group("Your words", WORDS, (("prompt", "negative", "size"),))
 PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
 
-DEMO_MODEL_ADAPTER = """Load Demo Adapter knows two people, those of the pack's example photos (Reference shows one of \
-them), and nobody else. For others train one (docs/training.md), or take your own checkpoint and put Load Adapter with \
-a published adapter in its place."""
+DEMO_MODEL_ADAPTER = """Load Demo Adapter was trained on people who do not exist; a photo of a real one shows less. It \
+listens best when pose tells it where the face is to be. For more take your own checkpoint and put Load Adapter with a \
+published adapter in its place, or train one (docs/training.md)."""
 DEMO_MODEL = """The model here is the small demo model: portraits of 128 × 128 pixels, and it knows the words of its \
 own captions only (the help page of Load Demo Model lists them). For your own checkpoint put Load Checkpoint, and a \
 CLIP vision model, in its place."""
@@ -121,17 +128,19 @@ PORTRAIT = Plan(
 2. Change the words in Prompt.
 3. Run. The picture stands in Save Image and in output/FaceCDM.
 
+The picture in Pose says where the face is to be, and nothing else of it is used: Extract Pose finds its key points.
+
 {DEMO_MODEL}
 
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
     DEMO | {"photo": n("LoadImage", "Reference", image="faceworld.webp")} | ANALYZER
-    | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo")} | DEMO_ADAPTER | DEMO_PERSON
+    | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo")} | DEMO_ADAPTER
+    | {"picture": n("LoadImage", "Pose", image="faceworld-b.webp")} | pose_of("@picture") | DEMO_TOLD
     | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="portrait", **DEMO_SAMPLER),
-    ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
-     (PICTURE_GROUP,)))
+    ((PHOTO_GROUP, MODEL_GROUP), (PLACE_GROUP, PERSON_GROUP), (WORDS_GROUP,), (PICTURE_GROUP,)))
 
 TWO_PEOPLE = Plan(
     "two_people", f"""## Two people in one picture
@@ -141,6 +150,7 @@ TWO_PEOPLE = Plan(
 3. Each person has their own words; Conditioning (Set Mask) with "mask bounds" draws each in their own part.
 4. Apply FaceCDM to People puts the first faces into the first region, and so on. Their regions share a border and \
 never overlap, so nobody's face leaks into another's.
+5. Where each face is to be, the two photos side by side say here; any picture of two people will do.
 
 {DEMO_MODEL}
 
@@ -151,7 +161,9 @@ never overlap, so nobody's face leaks into another's.
     | photo_of("photo_2", "Right", "faceworld-2.webp", "faces_2") | DEMO_ADAPTER
     | {"regions": n("FaceCDMPersonRegions", width=256, height=128, boxes="0 0 0.5 1\n0.5 0 1 1", softness=0.2),
        "apply": n("FaceCDMApplyPeople", model="@adapter", adapter="@adapter:1", masks="@regions", faces_1="@faces_1",
-                  faces_2="@faces_2", clip_vision="@base:3", image_1="@photo_1", image_2="@photo_2"),
+                  faces_2="@faces_2", clip_vision="@base:3", image_1="@photo_1", image_2="@photo_2",
+                  pose="@pose:1"),
+       "both_photos": n("ImageStitch", image1="@photo_1", image2="@photo_2", direction="right"),
        "prompt_1": n("CLIPTextEncode", "Words, left", clip="@base:1",
                      text="a young woman, long red hair, smiling, green shirt, plain blue background"),
        "prompt_2": n("CLIPTextEncode", "Words, right", clip="@base:1",
@@ -163,9 +175,10 @@ never overlap, so nobody's face leaks into another's.
                   set_cond_area="mask bounds"),
        "both": n("ConditioningCombine", conditioning_1="@set_1", conditioning_2="@set_2"),
        "size": n("EmptyLatentImage", "Size", width=256, height=128)}
+    | pose_of("@both_photos")
     | sampling("@apply", positive="@both", vae="@base:2", prefix="two people", **DEMO_SAMPLER),
     ((Group("Photos", PHOTO, (("photo_1", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
-     (Group("Who is where", PERSON, (("regions",), ("apply",))), MODEL_GROUP),
+     (Group("Who is where", PERSON, (("regions", "both_photos"), ("pose",), ("apply",))), MODEL_GROUP),
      (Group("Words for each", WORDS, (("prompt_1", "prompt_2", "negative"), ("set_1", "set_2", "both", "size"))),),
      (PICTURE_GROUP,)))
 
@@ -175,8 +188,8 @@ FACE_LIBRARY = Plan(
 Two photos of one person become one face: Combine Faces takes their mean, which is steadier than either. Save Faces \
 keeps it as a small file in models/facecdm_faces.
 
-Afterwards neither photos nor face models are needed: put Load Faces in the place of everything on the left, refresh \
-its list (R), and choose the file.
+Afterwards the photos are not needed: put Load Faces in the place of everything on the left but the analyzer (which \
+finds the pose), refresh its list (R), and choose the file.
 
 Compare Faces shows how alike the two photos are: two of one person should be well above two of different people.
 
@@ -190,14 +203,13 @@ Compare Faces shows how alike the two photos are: two of one person should be we
     | {"combine": n("FaceCDMCombineFaces", faces_1="@faces_1", faces_2="@faces_2"),
        "compare": n("FaceCDMCompareFaces", faces_a="@faces_1", faces_b="@faces_2"),
        "save_faces": n("FaceCDMSaveFaces", faces="@combine", name="somebody")}
-    | DEMO_ADAPTER
-    | {"apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces="@save_faces", clip_vision="@base:3",
-                  image="@photo")}
+    | DEMO_ADAPTER | {"picture": n("LoadImage", "Pose", image="faceworld-2.webp")} | pose_of("@picture")
+    | {"apply": n("FaceCDMApply", **DEMO_TOLD["apply"].inputs | {"faces": "@save_faces"})}
     | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="from the library", **DEMO_SAMPLER),
     ((Group("Photos of one person", PHOTO, (("photo", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
      (Group("One face of both, kept", PERSON, (("combine", "save_faces"), ("compare",))), MODEL_GROUP),
-     (WORDS_GROUP, PERSON_GROUP), (PICTURE_GROUP,)))
+     (PLACE_GROUP, PERSON_GROUP), (WORDS_GROUP,), (PICTURE_GROUP,)))
 
 DETAIL = Plan(
     "detail_faces", f"""## Faces with more detail
@@ -213,7 +225,8 @@ stays as it is.
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | {"picture": n("LoadImage", "Pose", image="faceworld-b.webp")}
+    | pose_of("@picture") | DEMO_TOLD | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | {"sampler": n("KSampler", model="@apply", positive="@prompt", negative="@negative", latent_image="@size",
                     **DEMO_SAMPLER),
        "decode": n("VAEDecode", samples="@sampler", vae="@base:2"),
@@ -221,7 +234,7 @@ stays as it is.
                    vae="@base:2", analyzer="@analyzer", **DEMO_RESAMPLER | {"seed": 2, "steps": 12}, guide_size=128,
                    padding=0.3, min_score=0.3, denoise=0.35),
        "save": n("SaveImage", filename_prefix="FaceCDM/detailed", images="@detail")},
-    ((PHOTO_GROUP, MODEL_GROUP), (WORDS_GROUP, PERSON_GROUP),
+    ((PHOTO_GROUP, MODEL_GROUP), (PLACE_GROUP, PERSON_GROUP), (WORDS_GROUP,),
      (Group("The picture", PICTURE, (("sampler", "decode"), ("detail",), ("save",))),)))
 
 IMG2IMG = Plan(
@@ -236,13 +249,13 @@ demo model.
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1")
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_TOLD | pose_of("@scale") | words(DEMO_WORDS, "", "@base:1")
     | {"start": n("LoadImage", "Start from", image="faceworld-2.webp"),
        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
        "encode": n("VAEEncode", pixels="@scale", vae="@base:2")}
     | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_RESAMPLER, denoise=0.6),
     ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative"),)), PERSON_GROUP),
-     (Group("Start from", PHOTO, (("start", "scale", "encode"),)),), (PICTURE_GROUP,)))
+     (Group("Start from", PHOTO, (("start", "scale", "encode"), ("pose",))),), (PICTURE_GROUP,)))
 
 INPAINT = Plan(
     "inpaint", f"""## Another face in a picture
@@ -257,7 +270,7 @@ mask_grow says how much around the face is replaced.
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1")
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_TOLD | pose_of("@scale") | words(DEMO_WORDS, "", "@base:1")
     | {"start": n("LoadImage", "Picture", image="faceworld-2.webp"),
        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
        "where": n("FaceCDMDetectFaces", "The face to replace", analyzer="@analyzer", image="@scale", mask_grow=1.3,
@@ -271,7 +284,7 @@ mask_grow says how much around the face is replaced.
                       resize_source=False),
        "save": n("SaveImage", filename_prefix="FaceCDM/inpainted", images="@composite")},
     ((PHOTO_GROUP, MODEL_GROUP), (Group("Your words", WORDS, (("prompt", "negative"),)), PERSON_GROUP),
-     (Group("The picture and its face", PHOTO, (("start", "scale"), ("where",))),),
+     (Group("The picture and its face", PHOTO, (("start", "scale", "pose"), ("where",))),),
      (Group("The new picture", PICTURE, (("encode", "masked", "sampler"), ("decode", "composite", "save"))),)))
 
 POSE = Plan(
@@ -280,7 +293,8 @@ POSE = Plan(
 Extract Pose finds the face's key points in the picture on the right and draws them for the pose ControlNet. Edit Pose \
 can turn the head first: turn_yaw 20 looks to the side, mirror looks to the other one.
 
-strength of Apply ControlNet says how strictly the pose is kept.
+strength of Apply ControlNet says how strictly the pose is kept. pose of Apply FaceCDM tells the adapter, too, where \
+the face is to be.
 
 {DEMO_MODEL}
 
@@ -288,9 +302,10 @@ strength of Apply ControlNet says how strictly the pose is kept.
 
 {NO_PHOTO}""",
     DEMO | {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", landmarks=True)} | photo_of() | DEMO_ADAPTER
-    | DEMO_PERSON | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | {"apply": n("FaceCDMApply", **DEMO_PERSON["apply"].inputs | {"pose": "@edit:1"})}
+    | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | {"picture": n("LoadImage", "Pose", image="faceworld-2.webp"),
-       "pose": n("FaceCDMExtractPose", image="@picture", analyzer="@analyzer"),
+       **pose_of("@picture"),
        "edit": n("FaceCDMEditPose", pose="@pose:1", width=128, height=128),
        "net": n("FaceCDMLoadDemoPose"),
        "control": n("ControlNetApplyAdvanced", positive="@prompt", negative="@negative", control_net="@net",
