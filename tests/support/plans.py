@@ -128,7 +128,8 @@ PORTRAIT = Plan(
 2. Change the words in Prompt.
 3. Run. The picture stands in Save Image and in output/FaceCDM.
 
-The picture in Pose says where the face is to be, and nothing else of it is used: Extract Pose finds its key points.
+The face will stand where it stands in your photo: Extract Pose finds its key points. Give it another picture for \
+another place.
 
 {DEMO_MODEL}
 
@@ -137,10 +138,10 @@ The picture in Pose says where the face is to be, and nothing else of it is used
 {NO_PHOTO}""",
     DEMO | {"photo": n("LoadImage", "Reference", image="faceworld.webp")} | ANALYZER
     | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo")} | DEMO_ADAPTER
-    | {"picture": n("LoadImage", "Pose", image="faceworld-b.webp")} | pose_of("@picture") | DEMO_TOLD
-    | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | pose_of("@photo") | DEMO_TOLD | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="portrait", **DEMO_SAMPLER),
-    ((PHOTO_GROUP, MODEL_GROUP), (PLACE_GROUP, PERSON_GROUP), (WORDS_GROUP,), (PICTURE_GROUP,)))
+    ((PHOTO_GROUP, MODEL_GROUP), (Group("Where the face is to be", PHOTO, (("pose",),)), PERSON_GROUP), (WORDS_GROUP,),
+     (PICTURE_GROUP,)))
 
 TWO_PEOPLE = Plan(
     "two_people", f"""## Two people in one picture
