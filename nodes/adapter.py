@@ -63,7 +63,7 @@ class NewAdapter(io.ComfyNode):
                                             "alone."),
                 io.Int.Input("face_tokens", default=4, min=1, max=256,
                              tooltip="How many tokens the face becomes."),
-                io.Int.Input("image_tokens", default=8, min=1, max=256,
+                io.Int.Input("image_tokens", default=8, min=1, max=64,
                              tooltip="How many tokens the whole image becomes."),
                 io.Int.Input("face_rank", default=128, min=4, max=512,
                              tooltip="Width of the bottleneck through which the face's features pass."),

@@ -15,7 +15,7 @@ class Sizes(BaseModel):
     model_config = ConfigDict(extra="forbid")
     face_tokens: Annotated[int, Field(ge=1, le=256)] = 4
     face_rank: Annotated[int, Field(ge=4, le=512)] = 128
-    image_tokens: Annotated[int, Field(ge=1, le=256)] = 8
+    image_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
     interplay: bool = True
     router: bool = False
