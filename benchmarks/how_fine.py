@@ -29,7 +29,7 @@ from facecdm.training.stages import Stage  # noqa: E402
 from facecdm.training.step import where_faces_are  # noqa: E402
 from facecdm.training.window import windowed  # noqa: E402
 
-JUDGED, FITTED, VIEWS, BATCH = 120, 600, 3, 64
+JUDGED, FITTED, VIEWS, BATCH = 128, 600, 3, 64  # of the judged, whole batches
 WINDOWS = Stage("broad", face_window=1.0)
 
 
@@ -61,10 +61,10 @@ def look(denoiser, data: DataSet, adapter, pictures: list[int], level: int):
         yield *said, (rows.latents - clean).flatten(2).transpose(1, 2), rows.keypoints
 
 
-def missed(linear: LinearRecogniser, error: Tensor, keypoints: Tensor) -> Tensor:
-    """[B]; `error` [B, n, c] of a square of places."""
+def missed(linear: LinearRecogniser, error: Tensor, keypoints: Tensor) -> float:
+    """The mean over a batch of what `error` [B, n, c] of a square of places is in the linear picture of the face."""
     side = round(error.shape[1] ** 0.5)
-    return linear(error.transpose(1, 2).unflatten(2, (side, side)), keypoints).square().sum(1)
+    return linear(error.transpose(1, 2).unflatten(2, (side, side)), keypoints).square().sum(1).mean().item()
 
 
 @torch.inference_mode()
@@ -81,13 +81,12 @@ def main() -> None:
     for side in options.sides:
         adapter = new_adapter(denoiser, data, face_tokens=side**2, face_rank=options.rank, image_width=0)
         for level in options.levels:
-            said, _, error, _ = zip(*look(denoiser, data, adapter, fitted, level))
-            line = ridge(torch.cat(said).flatten(0, 1), torch.cat(error).flatten(0, 1), 1e-3)
-            found = [torch.cat(each) for each in zip(*(
-                [missed(linear, error - F.linear(some, line) if some is not None else error, keypoints)
-                 for some in (None, right, wrong)]
-                for right, wrong, error, keypoints in look(denoiser, data, adapter, judged, level)))]
-            base, right, wrong = (values.mean().item() for values in found)
+            said, _, errors, _ = zip(*look(denoiser, data, adapter, fitted, level))
+            line = ridge(torch.cat(said).flatten(0, 1), torch.cat(errors).flatten(0, 1), 1e-3)
+            found = torch.tensor([[missed(linear, left, keypoints) for left in
+                                   (error, error - F.linear(own, line), error - F.linear(another, line))]
+                                  for own, another, error, keypoints in look(denoiser, data, adapter, judged, level)])
+            base, right, wrong = found.mean(0).tolist()
             print(f"| {side} × {side} | {level} | {base:.3f} | {right:.3f} | {wrong - right:+.3f} |", flush=True)
 
 

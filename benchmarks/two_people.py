@@ -6,9 +6,9 @@ Pairs of FaceWorld's `val` identities, or one pair of --identities again and aga
 model, words for each half (captions of the person's other views, so of other hair, clothes and background), masks of
 Person Regions, as workflows/two_people.json does it. A LoRA beside the adapter (NAME lora) is applied. --views says
 which views may be the reference, where an adapter has learnt the others. The adapter is told that each face is to be
-where it is in its reference, unless --untold. In each half the best face is compared with
-both references (ArcFace cosine, after the mean embedding of the other people is taken away); a half without a face
-counts as a miss. The same noise and words without masks, and without people, say what masks and adapter are worth.
+where it is in its reference, unless --untold. In each half the best face is compared with both references (ArcFace
+cosine, after the mean embedding of the other people is taken away); a half without a face counts as a miss. The same
+noise and words without masks, and without people, say what masks and adapter are worth.
 `reach` is how much the left half's pixels change when only the right person is another one, as a share of the right
 half's change.
 """
