@@ -251,10 +251,26 @@ def test_a_picture_without_a_face_says_so(weights, server, tmp_path: Path):
         server.run(quick(server.upload(tmp_path / "wall.png")).nodes)
 
 
+def test_a_face_at_the_edge_of_a_tall_photo_stands_in_the_middle(weights, server, tmp_path: Path):
+    """A pose's middle fills the picture: of such a photo as it is, the face would be told beyond its border."""
+    from PIL import Image
+
+    tall = Image.new("RGB", (512, 1800), "grey")
+    tall.paste(Image.open(FACEWORLD_REFERENCE).convert("RGB").resize((512, 512)))
+    tall.save(tmp_path / "tall.png")
+    workflow = quick(server.upload(tmp_path / "tall.png"))
+    save = {"class_type": "SaveImage", "inputs": {"images": [workflow.find("FaceCDMExtractPose"), 0],
+                                                  "filename_prefix": "pose"}}
+    drawn = pixels(server, server.run(workflow.nodes | {"drawn": save}).images("drawn")[0]).max(-1) > 50
+    assert drawn.shape[0] == drawn.shape[1] and drawn.any()
+    middle = np.argwhere(drawn).mean(0) / len(drawn)
+    assert (np.abs(middle - 0.5) < 0.1).all(), middle
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_two_people_are_each_the_nearer_to_their_own_photo(weights, server, faceworld, face_models, seed):
-    """The demo's adapter knows them: cosines of about .3 to oneself and 0 to the other."""
+    """No training has seen them."""
     from PIL import Image
 
     from facecdm.faces.analyzer import open_pack

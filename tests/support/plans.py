@@ -91,24 +91,31 @@ def pose_of(image: str) -> dict[str, Node]:
     return {"pose": n("FaceCDMExtractPose", image=image, analyzer="@analyzer")}
 
 
-def photo_of(name: str = "photo", title: str = "Reference", file: str = "faceworld.webp", faces: str = "faces"):
+def photo_of(name: str = "photo", title: str = "Reference", file: str = "faceworld.webp", faces: str = "faces",
+             **settings) -> dict[str, Node]:
     return {name: n("LoadImage", title, image=file),
-            faces: n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@{name}", no_face="skip")}
+            faces: n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@{name}", no_face="skip", **settings)}
 
 
 # What every demo begins with.
 DEMO = {"base": n("FaceCDMLoadDemoModel")}
 ANALYZER = {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s")}
 DEMO_ADAPTER = {"adapter": n("FaceCDMLoadDemoAdapter", model="@base")}
-DEMO_PERSON = {"apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces="@faces", clip_vision="@base:3",
-                          image="@photo")}
-# The adapter is told where the face is to be.
-DEMO_TOLD = {"apply": n("FaceCDMApply", **DEMO_PERSON["apply"].inputs | {"pose": "@pose:1"})}
+# Crops in which a face is as large as in the demo model's portraits, and in the middle, whatever photo it is from.
+FRAMED = {"crop_margin": 0.6}
+
+
+def demo_person(pose: str = "@pose:1", faces: str = "@faces") -> dict[str, Node]:
+    """Who is told by `pose` where the face is to be."""
+    return {"apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces=faces, clip_vision="@base:3",
+                       image="@photo", pose=pose)}
+
+
 DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
 
 PHOTO_GROUP = Group("Your photo", PHOTO, (("photo", "analyzer"), ("faces",)))
 MODEL_GROUP = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
-PLACE_GROUP = Group("Where the face is to be", PHOTO, (("picture",), ("pose",)))
+PLACE_GROUP = Group("Where the face is to be", PHOTO, (("pose",),))
 PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
 WORDS_GROUP = Group("Your words", WORDS, (("prompt", "negative", "size"),))
 PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
@@ -128,8 +135,8 @@ PORTRAIT = Plan(
 2. Change the words in Prompt.
 3. Run. The picture stands in Save Image and in output/FaceCDM.
 
-The face will stand where it stands in your photo: Extract Pose finds its key points. Give it another picture for \
-another place.
+Extract Pose says where the face is to be: in the middle, as in the crop that Detect & Embed Faces made. Give it any \
+portrait for another place.
 
 {DEMO_MODEL}
 
@@ -137,11 +144,10 @@ another place.
 
 {NO_PHOTO}""",
     DEMO | {"photo": n("LoadImage", "Reference", image="faceworld.webp")} | ANALYZER
-    | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo")} | DEMO_ADAPTER
-    | pose_of("@photo") | DEMO_TOLD | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@photo", **FRAMED)} | DEMO_ADAPTER
+    | pose_of("@faces:1") | demo_person() | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="portrait", **DEMO_SAMPLER),
-    ((PHOTO_GROUP, MODEL_GROUP), (Group("Where the face is to be", PHOTO, (("pose",),)), PERSON_GROUP), (WORDS_GROUP,),
-     (PICTURE_GROUP,)))
+    ((PHOTO_GROUP, MODEL_GROUP), (PLACE_GROUP, PERSON_GROUP), (WORDS_GROUP,), (PICTURE_GROUP,)))
 
 TWO_PEOPLE = Plan(
     "two_people", f"""## Two people in one picture
@@ -151,20 +157,20 @@ TWO_PEOPLE = Plan(
 3. Each person has their own words; Conditioning (Set Mask) with "mask bounds" draws each in their own part.
 4. Apply FaceCDM to People puts the first faces into the first region, and so on. Their regions share a border and \
 never overlap, so nobody's face leaks into another's.
-5. Where each face is to be, the two photos side by side say here; any picture of two people will do.
+5. Where each face is to be, their crops side by side say here; any picture of two people will do.
 
 {DEMO_MODEL}
 
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of("photo_1", "Left", faces="faces_1")
-    | photo_of("photo_2", "Right", "faceworld-2.webp", "faces_2") | DEMO_ADAPTER
+    DEMO | ANALYZER | photo_of("photo_1", "Left", faces="faces_1", **FRAMED)
+    | photo_of("photo_2", "Right", "faceworld-2.webp", "faces_2", **FRAMED) | DEMO_ADAPTER
     | {"regions": n("FaceCDMPersonRegions", width=256, height=128, boxes="0 0 0.5 1\n0.5 0 1 1", softness=0.2),
        "apply": n("FaceCDMApplyPeople", model="@adapter", adapter="@adapter:1", masks="@regions", faces_1="@faces_1",
                   faces_2="@faces_2", clip_vision="@base:3", image_1="@photo_1", image_2="@photo_2",
                   pose="@pose:1"),
-       "both_photos": n("ImageStitch", image1="@photo_1", image2="@photo_2", direction="right"),
+       "crops": n("ImageStitch", image1="@faces_1:1", image2="@faces_2:1", direction="right"),
        "prompt_1": n("CLIPTextEncode", "Words, left", clip="@base:1",
                      text="a young woman, long red hair, smiling, green shirt, plain blue background"),
        "prompt_2": n("CLIPTextEncode", "Words, right", clip="@base:1",
@@ -176,10 +182,10 @@ never overlap, so nobody's face leaks into another's.
                   set_cond_area="mask bounds"),
        "both": n("ConditioningCombine", conditioning_1="@set_1", conditioning_2="@set_2"),
        "size": n("EmptyLatentImage", "Size", width=256, height=128)}
-    | pose_of("@both_photos")
+    | pose_of("@crops")
     | sampling("@apply", positive="@both", vae="@base:2", prefix="two people", **DEMO_SAMPLER),
     ((Group("Photos", PHOTO, (("photo_1", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
-     (Group("Who is where", PERSON, (("regions", "both_photos"), ("pose",), ("apply",))), MODEL_GROUP),
+     (Group("Who is where", PERSON, (("regions", "crops"), ("pose",), ("apply",))), MODEL_GROUP),
      (Group("Words for each", WORDS, (("prompt_1", "prompt_2", "negative"), ("set_1", "set_2", "both", "size"))),),
      (PICTURE_GROUP,)))
 
@@ -205,12 +211,13 @@ Compare Faces shows how alike the two photos are: two of one person should be we
        "compare": n("FaceCDMCompareFaces", faces_a="@faces_1", faces_b="@faces_2"),
        "save_faces": n("FaceCDMSaveFaces", faces="@combine", name="somebody")}
     | DEMO_ADAPTER | {"picture": n("LoadImage", "Pose", image="faceworld-2.webp")} | pose_of("@picture")
-    | {"apply": n("FaceCDMApply", **DEMO_TOLD["apply"].inputs | {"faces": "@save_faces"})}
+    | demo_person(faces="@save_faces")
     | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="from the library", **DEMO_SAMPLER),
     ((Group("Photos of one person", PHOTO, (("photo", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
      (Group("One face of both, kept", PERSON, (("combine", "save_faces"), ("compare",))), MODEL_GROUP),
-     (PLACE_GROUP, PERSON_GROUP), (WORDS_GROUP,), (PICTURE_GROUP,)))
+     (Group("Where the face is to be", PHOTO, (("picture",), ("pose",))), PERSON_GROUP), (WORDS_GROUP,),
+     (PICTURE_GROUP,)))
 
 DETAIL = Plan(
     "detail_faces", f"""## Faces with more detail
@@ -226,8 +233,8 @@ stays as it is.
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | {"picture": n("LoadImage", "Pose", image="faceworld-b.webp")}
-    | pose_of("@picture") | DEMO_TOLD | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    DEMO | ANALYZER | photo_of(**FRAMED) | DEMO_ADAPTER | pose_of("@faces:1") | demo_person()
+    | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | {"sampler": n("KSampler", model="@apply", positive="@prompt", negative="@negative", latent_image="@size",
                     **DEMO_SAMPLER),
        "decode": n("VAEDecode", samples="@sampler", vae="@base:2"),
@@ -250,7 +257,7 @@ demo model.
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_TOLD | pose_of("@scale") | words(DEMO_WORDS, "", "@base:1")
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | demo_person() | pose_of("@scale") | words(DEMO_WORDS, "", "@base:1")
     | {"start": n("LoadImage", "Start from", image="faceworld-2.webp"),
        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
        "encode": n("VAEEncode", pixels="@scale", vae="@base:2")}
@@ -271,7 +278,7 @@ mask_grow says how much around the face is replaced.
 {DEMO_MODEL_ADAPTER}
 
 {NO_PHOTO}""",
-    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | DEMO_TOLD | pose_of("@scale") | words(DEMO_WORDS, "", "@base:1")
+    DEMO | ANALYZER | photo_of() | DEMO_ADAPTER | demo_person() | pose_of("@scale") | words(DEMO_WORDS, "", "@base:1")
     | {"start": n("LoadImage", "Picture", image="faceworld-2.webp"),
        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
        "where": n("FaceCDMDetectFaces", "The face to replace", analyzer="@analyzer", image="@scale", mask_grow=1.3,
@@ -303,8 +310,7 @@ the face is to be.
 
 {NO_PHOTO}""",
     DEMO | {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", landmarks=True)} | photo_of() | DEMO_ADAPTER
-    | {"apply": n("FaceCDMApply", **DEMO_PERSON["apply"].inputs | {"pose": "@edit:1"})}
-    | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
+    | demo_person("@edit:1") | words(DEMO_WORDS, "", "@base:1") | DEMO_SIZE
     | {"picture": n("LoadImage", "Pose", image="faceworld-2.webp"),
        **pose_of("@picture"),
        "edit": n("FaceCDMEditPose", pose="@pose:1", width=128, height=128),
