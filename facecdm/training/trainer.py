@@ -75,7 +75,8 @@ class Trainer:
             raise FaceCDMError('the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
                                'the data set has no pose pictures: give both, or leave "control" out of what it trains')
         self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
-        self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8)
+        self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8,
+                                           fused=denoiser.device.type in ("cpu", "cuda"))
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
         self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora, control),
