@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,17 +22,30 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-# Of a layer's n places, in its dtype: scores [1 or rows, n, N'] added to those of q kᵀ/√d, and weights
-# [1 or rows, n, 1] of the places. N' may be a part of the N tokens, of which each like part gets the same.
-Where = Callable[[int, torch.dtype], tuple[Tensor, Tensor]]
+class Where(Protocol):
+    """Which of a face's `tokens` each place hears, and how much of it is face."""
+
+    tokens: int
+
+    def __call__(self, places: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """For a layer's n places: the m tokens that each hears [1 or rows, n, m] int64, scores [1 or rows, n, m] that
+        are added to those of q kᵀ/√d, and weights [1 or rows, n, 1]; both in the layer's dtype."""
 
 
-def attend_where(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
-    """`attend` with `scores` added, alike in all heads; torch's own, since not every fast attention takes them."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    if k.shape[2] != scores.shape[2]:
-        scores = scores.repeat(1, 1, k.shape[2] // scores.shape[2])
-    return F.scaled_dot_product_attention(q, k, v, scores[:, None]).transpose(1, 2).flatten(2)
+def attend_near(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
+    """softmax(q kᵀ/√d + scores) v per head, each query with keys and values of its own: q [B, n, C], k and v
+    [1 or B, n, m, C], scores [1 or B, n, m] → [B, n, C]."""
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
+    seen = (k * (q * q.shape[-1] ** -0.5)[:, :, None]).sum(-1) + scores[..., None]
+    return (v * seen.softmax(2)[..., None]).sum(2).flatten(2)
+
+
+def gathered(x: Tensor, near: Tensor) -> Tensor:
+    """x [1 or B, N, C] at `near` [1 or B, n, m] int64 → [1 or B, n, m, C]."""
+    rows = max(len(x), len(near))
+    if rows > 1:
+        near = near + x.shape[1] * (torch.arange(rows, device=x.device) % len(x))[:, None, None]
+    return F.embedding(near, x.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -40,9 +54,10 @@ class LayerStream:
 
     `k` and `v` are [1 or rows, N, C]; `gate` weighs the features, [C]; `mask` weighs the places, [1, n, 1] or None;
     `kappa` ≥ 0 is how much of what the text already says is taken out, `projection` how that is found (PROJECTIONS);
-    `where`, if any, says which tokens each place hears, and how much (see Where); `router` [4], if any, weighs each
-    place anew (see `_route`); the person's other stream is the one of the same `person` for the same rows. `watch`, if
-    any, is shown the weighted result [rows, n, C] while gradients are enabled.
+    `where`, if any, says which tokens each place hears, and how much (see Where), of whose number N is a multiple; then
+    `k` and `v` may be the tokens themselves and `project` make keys and values of them; `router` [4], if any, weighs
+    each place anew (see `_route`); the person's other stream is the one of the same `person` for the same rows.
+    `watch`, if any, is shown the weighted result [rows, n, C] while gradients are enabled.
     """
 
     start: int
@@ -57,6 +72,7 @@ class LayerStream:
     router: Tensor | None = None
     person: int = 0
     where: Where | None = None
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads: int, attend: Attend) -> Tensor:
@@ -76,7 +92,7 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
         span = _span(stream)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if stream.where is not None:
-            weight = weight * stream.where(q.shape[1], q.dtype)[1]
+            weight = weight * stream.where(q.shape[1], q.dtype)[2]
         if stream.router is not None:
             weight = weight * _route(stream, seen, text[span], _other(stream, streams, attended))
         if stream.kappa is not None:
@@ -93,10 +109,22 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
 
 
 def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
-    k, v = (_expand(x, stream.rows) for x in (stream.k, stream.v))
     if stream.where is None:
-        return attend(q, k, v, heads)
-    return attend_where(q, k, v, heads, stream.where(q.shape[1], q.dtype)[0])
+        return attend(q, *(_expand(x, stream.rows) for x in (stream.k, stream.v)), heads)
+    near, scores, _ = stream.where(q.shape[1], q.dtype)
+    times = stream.k.shape[1] // stream.where.tokens  # several references' tokens are heard alike
+    near = torch.cat([near + stream.where.tokens * part for part in range(times)], -1)
+    return attend_near(q, *_near(stream, near), heads, scores.repeat(1, 1, times))
+
+
+def _near(stream: LayerStream, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of what is near each place; projected before or after, whichever is less."""
+    if stream.project is None:
+        return gathered(stream.k, near), gathered(stream.v, near)
+    if near[0].numel() < stream.k.shape[1]:
+        return stream.project(gathered(stream.k, near))
+    k, v = stream.project(stream.k)
+    return gathered(k, near), gathered(v, near)
 
 
 def _span(stream: LayerStream) -> slice:

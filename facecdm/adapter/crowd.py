@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Crowd:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
         projected = adapter.project(self.face, self.image)
         on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
-        if adapter.interplay is None:
+        if not adapter.text_matters and not any(value.requires_grad for value in _weights(adapter.interplay)):
             return {name: value * on[name][:, None, None] for name, value in projected.items()}
         result = {name: torch.zeros_like(value) for name, value in projected.items()}
         for present in ({"face", "image"}, {"face"}, {"image"}):
@@ -59,12 +60,18 @@ class Crowd:
             if router is not None and not (router.requires_grad or router.any()):
                 router = None
             kappa = stream.kappa if stream.kappa.requires_grad or stream.kappa.item() else None
-            for index, (k, v) in enumerate(_keys_values(stream, tokens.to(dtype), extra or {})):
+            where, tokens = self.where if name == "face" else None, tokens.to(dtype)
+            for index, project in enumerate(_projections(stream, extra or {})):
+                k, v = project(tokens) if where is None else (tokens, tokens)
                 people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], kappa, mask,
                                                  watch if name == "face" else None,
-                                                 router=None if router is None else router[index],
-                                                 where=self.where if name == "face" else None))
+                                                 router=None if router is None else router[index], where=where,
+                                                 project=None if where is None else project))
         return people
+
+
+def _weights(part: nn.Module | None):
+    return part.parameters() if part is not None else ()
 
 
 def _gates(stream: StreamLayers, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
@@ -73,7 +80,12 @@ def _gates(stream: StreamLayers, adapter: TripletAdapter, sigma: Tensor) -> Tens
     return knot_weights(sigma, len(stream.gate.knots)) @ stream.gate.table(heads)
 
 
-def _keys_values(stream: StreamLayers, tokens: Tensor, extra: Mapping[nn.Linear, nn.Module]):
-    for k, v in zip(stream.to_k, stream.to_v):
-        yield tuple(F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0)
-                    for part in (k, v))
+def _projections(stream: StreamLayers, extra: Mapping[nn.Linear, nn.Module]):
+    """For every layer: tokens [..., context] → their keys and values [..., C]."""
+    def both(tokens: Tensor, parts: tuple[nn.Linear, nn.Linear]) -> tuple[Tensor, Tensor]:
+        k, v = (F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0)
+                for part in parts)
+        return k, v
+
+    for parts in zip(stream.to_k, stream.to_v):
+        yield partial(both, parts=parts)

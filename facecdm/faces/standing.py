@@ -11,6 +11,7 @@ from .align import TEMPLATE
 SIZE = 112   # of the recogniser's crop
 REACH = 1.4  # sides of it that the places of a face's tokens cover: hair and chin belong to them
 WIDTH = 0.4  # of the distance between two tokens' places: how far each of them is heard
+NEAR = 3     # tokens each way that a place hears
 FADES = 0.3  # half crops beyond their reach over which a face ends
 RIM = REACH + 2 * FADES
 
@@ -19,8 +20,8 @@ RIM = REACH + 2 * FADES
 class Standing:
     """Faces that are to be where `keypoints` [1 or B, 5, 2] say, in 0…1 of a picture of `size` (height, width) latents.
 
-    Called with a layer's number of places n and its dtype: scores [1 or B, n, side²] to be added to those of queries
-    and keys, by which each place hears the tokens that stand where it does, and how much [1 or B, n, 1] of it is face,
+    Called with a layer's number of places n and its dtype: the tokens that stand where each place does [1 or B, n, m],
+    scores [1 or B, n, m] to be added to those of queries and keys, and how much [1 or B, n, 1] of the place is face,
     0…1. The tokens are places of the upright face, in a square of `side`. A layer's answer is made once. `grid`
     (height, width) is that of the layer, where it is known; else the latents are halved until they are as many.
     """
@@ -29,17 +30,21 @@ class Standing:
     size: tuple[int, int]
     side: int
     grid: tuple[int, int] | None = None
-    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
 
-    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    @property
+    def tokens(self) -> int:
+        return self.side**2
+
+    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
         if (places, dtype) not in self._made:
             where = standing(self.keypoints, *self.size, places, self.grid)[..., :2]
+            near = nearest(where, self.side)
             apart = 2 * REACH / self.side * WIDTH
-            tokens = centres(self.side).to(where)
-            scores = -(where[:, :, None] - tokens).square().sum(-1) / (2 * apart**2)
+            scores = -(where[:, :, None] - centres(self.side).to(where)[near]).square().sum(-1) / (2 * apart**2)
             scores = scores - scores.amax(-1, keepdim=True)  # beyond the face, too, half precision holds them
             beyond = where.abs().amax(-1, keepdim=True) - REACH
-            self._made[places, dtype] = scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
+            self._made[places, dtype] = near, scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
         return self._made[places, dtype]
 
     def part(self, rows: Tensor) -> "Standing":
@@ -60,9 +65,13 @@ class Chunks:
     """Neighbouring rows of a batch, each `Standing` of as many as it has faces."""
 
     parts: list[Standing]
-    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
 
-    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    @property
+    def tokens(self) -> int:
+        return self.parts[0].tokens
+
+    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
         if (places, dtype) not in self._made:
             parts = zip(*(part(places, dtype) for part in self.parts))
             self._made[places, dtype] = tuple(torch.cat(made) for made in parts)
@@ -74,6 +83,15 @@ def centres(side: int) -> Tensor:
     steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
+
+
+def nearest(where: Tensor, side: int) -> Tensor:
+    """Places [B, n, 2] as `centres` has them → the block of at most NEAR × NEAR tokens around each, [B, n, m] int64."""
+    reach = min(NEAR, side)
+    first = ((where / REACH + 1) * side / 2 - (reach - 1) / 2).floor().long().clamp(0, side - reach)
+    step = torch.arange(reach, device=where.device)
+    x, y = (first[..., axis, None] + step for axis in (0, 1))
+    return (y[..., :, None] * side + x[..., None, :]).flatten(-2)
 
 
 def standing(keypoints: Tensor, height: int, width: int, places: int, grid: tuple[int, int] | None = None) -> Tensor:

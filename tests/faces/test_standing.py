@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facecdm.adapter.attention import LayerStream, attend, attend_where, triplet_attention
+from facecdm.adapter.attention import LayerStream, attend, triplet_attention
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.standing import FADES, REACH, SIZE, Chunks, Standing, centres
 
@@ -15,12 +15,15 @@ UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture a
 def test_every_place_hears_the_token_that_stands_where_it_does():
     """The face a half as wide as a picture of 24 × 24 latents: places in its crop, the nearest token by hand."""
     keypoints = UPRIGHT / 2 + 0.25
-    scores, face = Standing(keypoints, (24, 24), 6)(24 * 24)
-    assert scores.shape == (1, 576, 36) and face.shape == (1, 576, 1)
+    near, scores, face = Standing(keypoints, (24, 24), 6)(24 * 24)
+    assert near.shape == scores.shape == (1, 576, 9) and face.shape == (1, 576, 1)
     for row, column in ((12, 12), (9, 14), (6, 6), (17, 12)):
         at = torch.tensor([(column + 0.5) / 24, (row + 0.5) / 24]) * 4 - 2  # half crops from its middle
-        nearest = (centres(6) - at).square().sum(1).argmin()
-        assert scores[0, row * 24 + column].argmax() == nearest
+        apart = (centres(6) - at).square().sum(1)
+        place = row * 24 + column
+        assert near[0, place, scores[0, place].argmax()] == apart.argmin()
+        beside = sorted(set(range(36)) - set(near[0, place].tolist()))
+        assert apart[beside].min() > 1.4 ** 2 * (2 * REACH / 6) ** 2, "whom it does not hear stands further away"
     inside = face.view(24, 24)
     assert inside[12, 12] == 1 and inside[0, 0] == 0 and (inside[:, 12] > 0).sum() >= 2 * REACH / 4 * 24 - 1
     assert 2 * (REACH + FADES) / 4 * 24 + 1 >= (inside[:, 12] > 0).sum()
@@ -31,49 +34,76 @@ def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
     """Tiny, huge, turned round, beyond the picture: half precision holds every score, and no place is left without."""
     points = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(seed)) * 4 - 1.5
     points[1] = points[1, :1] + (points[1] - points[1, :1]) * 1e-3
-    scores, face = Standing(points, (height, width), side)(height * width)
+    near, scores, face = Standing(points, (height, width), side)(height * width)
+    assert near.ge(0).all() and near.lt(side * side).all() and near.sort(-1).values.diff(dim=-1).gt(0).all()
     assert scores.half().isfinite().all() and (scores.amax(-1) == 0).all()
     assert face.ge(0).all() and face.le(1).all()
 
 
 def test_a_layers_answer_is_made_once():
     standing = Standing(UPRIGHT, (16, 16), 4)
-    assert standing(64) is standing(64) and standing(64)[0].shape == (1, 64, 16)
+    assert standing(64) is standing(64) and standing(64)[1].shape == (1, 64, 9)
 
 
 def test_a_layer_of_any_size_sees_the_whole_picture():
     """As patches make them that shrink a U-Net's middle: three quarters are no halves."""
     points = UPRIGHT * 0.5 + 0.3
-    scores, face = Standing(points, (16, 24), 4, (6, 9))(54)
-    assert scores.shape == (1, 54, 16) and face.shape == (1, 54, 1)
-    again = Standing(points, (6, 9), 4)(54)[0]
+    near, scores, face = Standing(points, (16, 24), 4, (6, 9))(54)
+    assert scores.shape == (1, 54, 9) and face.shape == (1, 54, 1)
+    same, again, _ = Standing(points, (6, 9), 4)(54)
+    assert torch.equal(near, same)
     torch.testing.assert_close(scores, again, rtol=1e-5, atol=1e-4)
 
 
 def test_an_area_sees_its_part():
     """What the lower right quarter sees of a face is what the whole picture has there."""
     standing = Standing(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
-    whole = standing(16 * 24)[0].view(16, 24, 16)[8:, 12:]
-    part = standing.within((8, 12, 8, 12))(8 * 12)[0].view(8, 12, 16)
+    whole = [one.view(16, 24, -1)[8:, 12:] for one in standing(16 * 24)]
+    part = [one.view(8, 12, -1) for one in standing.within((8, 12, 8, 12))(8 * 12)]
     torch.testing.assert_close(part, whole)
 
 
 def test_chunks_stand_one_after_the_other():
     one, other = Standing(UPRIGHT, (8, 8), 2), Standing(UPRIGHT * 0.5, (8, 8), 2)
-    scores, face = Chunks([one, other])(64)
-    assert torch.equal(scores[:1], one(64)[0]) and torch.equal(face[1:], other(64)[1])
+    near, scores, face = Chunks([one, other])(64)
+    assert torch.equal(near[:1], one(64)[0]) and torch.equal(scores[:1], one(64)[1])
+    assert torch.equal(face[1:], other(64)[2]) and Chunks([one, other]).tokens == 4
 
 
-def test_attention_with_scores_is_the_slow_formula():
-    """softmax(q kᵀ/√d + s) v, and the same scores for each reference's tokens."""
+class There:
+    """Six tokens, of which each place hears three."""
+
+    def __init__(self, rows: int, draw: torch.Generator):
+        self.tokens = 6
+        self.near = torch.rand(rows, 5, 6, generator=draw).argsort(-1)[..., :3]
+        self.scores = torch.randn(rows, 5, 3, generator=draw, dtype=torch.float64)
+
+    def __call__(self, places: int, dtype: torch.dtype):
+        return self.near, self.scores, torch.ones(1, places, 1, dtype=dtype)
+
+
+@pytest.mark.parametrize("keys, places", [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("references", [1, 2])
+@pytest.mark.parametrize("projected", [False, True])
+def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references, projected):
+    """softmax(q kᵀ/√d + s) v, where s is −∞ for what is not near, and the same for each reference's tokens."""
     draw = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, n, 8, generator=draw, dtype=torch.float64) for n in (5, 6, 6))
-    scores = torch.randn(1, 5, 3, generator=draw, dtype=torch.float64)
+    q, tokens = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in
+                 ((2, 5, 8), (keys, 6 * references, 7)))
+    to_k, to_v = torch.randn(2, 8, 7, generator=draw, dtype=torch.float64)
+    where, k, v = There(places, draw), tokens @ to_k.T, tokens @ to_v.T
+    everywhere = torch.full((places, 5, 6), -torch.inf, dtype=torch.float64).scatter(2, where.near, where.scores)
+    everywhere = torch.cat([everywhere] * references, -1)
     heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
-    weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + torch.cat([scores, scores], -1)[:, None]).softmax(-1)
+    weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + everywhere[:, None]).softmax(-1)
     expected = (weights @ heads[2]).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attend_where(q, k, v, 2, scores), expected)
-    torch.testing.assert_close(attend_where(q, k, v, 2, torch.zeros_like(scores)), attend(q, k, v, 2))
+    shown = (tokens, tokens) if projected else (k, v)
+    for some in (slice(None), slice(1)):  # of the places: few are projected after they are gathered, many before
+        where.near, where.scores = where.near[:, some], where.scores[:, some]
+        stream = LayerStream(0, 2, *shown, torch.ones(8, dtype=torch.float64), where=where,
+                             project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None)
+        seen = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
+        torch.testing.assert_close(seen, expected[:, some])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -87,6 +117,6 @@ def test_half_precision_hears_the_same_places(dtype):
         0, 2, k.to(kind), v.to(kind), torch.ones(32, dtype=kind), where=where)], 2, attend)
         for kind in (torch.float32, dtype))
     torch.testing.assert_close(rough.float(), exact, rtol=0.03, atol=0.03)
-    beyond = where(256, dtype)[1][0, :, 0] == 0
+    beyond = where(256, dtype)[2][0, :, 0] == 0
     assert beyond.any() and torch.equal(rough[:, beyond], text.to(dtype)[:, beyond])
-    assert where(256, dtype)[0].dtype == dtype
+    assert where(256, dtype)[1].dtype == dtype

@@ -92,5 +92,5 @@ def test_a_picture_without_a_face_stands_somewhere():
     rows = TinySource().load([0, 4])
     rows = replace(rows, box=torch.stack([rows.box[0], torch.zeros(4)]),
                    keypoints=torch.stack([rows.keypoints[0], torch.zeros(5, 2)]))
-    scores, face = where_faces_are(rows, SimpleNamespace(places_side=2))(16)
+    _, scores, face = where_faces_are(rows, SimpleNamespace(places_side=2))(16)
     assert scores.isfinite().all() and face.isfinite().all() and scores.shape == (2, 16, 4)
