@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..facecdm.adapter.config import AdapterConfig
+from ..facecdm.adapter.config import AdapterConfig, content_of
 from ..facecdm.adapter.model import TripletAdapter
 from ..facecdm.adapter.native import save_adapter
 from ..facecdm.errors import FaceCDMError
@@ -61,7 +61,7 @@ class NewAdapter(io.ComfyNode):
                 io.ClipVision.Input("clip_vision", optional=True,
                                     tooltip="The encoder of whole images; without it the adapter has a face stream "
                                             "alone."),
-                io.Int.Input("face_tokens", default=4, min=1, max=256,
+                io.Int.Input("face_tokens", default=4, min=1, max=1296,
                              tooltip="How many tokens the face becomes."),
                 io.Int.Input("image_tokens", default=8, min=1, max=64,
                              tooltip="How many tokens the whole image becomes."),
@@ -82,8 +82,9 @@ class NewAdapter(io.ComfyNode):
     def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
         from ..facecdm.hosts.comfy import layer_map, text_keys_values
 
-        config = AdapterConfig(layer_map(model), face_tokens=face_tokens, face_rank=face_rank, interplay=interplay,
-                               image_tokens=image_tokens, image_width=_vision_width(clip_vision), router=router)
+        config = AdapterConfig(layer_map(model), face_tokens=face_tokens, face_content=content_of(face_tokens),
+                               face_rank=face_rank, interplay=interplay, image_tokens=image_tokens,
+                               image_width=_vision_width(clip_vision), router=router)
         weights = list(text_keys_values(model))
         dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
         # Not inference tensors, so that a trainer can take them as they are.

@@ -7,12 +7,20 @@ from dataclasses import asdict, dataclass
 from ..errors import BadFile
 from .layers import LayerMap
 
+FEW, CONTENT = 64, 48  # so many tokens say whatever they like; what each of more of them says
+
+
+def content_of(face_tokens: int) -> int:
+    """The `face_content` that so many tokens have unless told otherwise."""
+    return CONTENT if face_tokens > FEW else 0
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """Sizes of a triplet adapter.
 
-    `face_width` features of the recogniser become `face_tokens` tokens through a bottleneck of `face_rank`;
+    `face_width` features of the recogniser become `face_tokens` tokens through a bottleneck of `face_rank`, of which
+    each says `face_content` features (0: whatever it likes, which many tokens pay for with many weights);
     `image_width` features of each of the CLIP vision tower's penultimate states become `image_tokens` tokens
     (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated; `router`
     weighs the streams anew at every place (method.md, part 3). `places` says that the face's tokens are places of the
@@ -23,6 +31,7 @@ class AdapterConfig:
     face_width: int = 512
     face_tokens: int = 4
     face_rank: int = 128
+    face_content: int = 0
     image_width: int = 0
     image_tokens: int = 8
     image_layers: int = 2

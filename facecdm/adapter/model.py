@@ -47,7 +47,8 @@ class TripletAdapter(nn.Module):
         super().__init__()
         self.config = config
         context = config.layer_map.context
-        self.face_projector = Bottleneck(config.face_width, config.face_rank, config.face_tokens, context)
+        self.face_projector = Bottleneck(config.face_width, config.face_rank, config.face_tokens, context,
+                                         config.face_content)
         self.image_projector = (Resampler(config.image_width, config.image_tokens, context, config.image_layers)
                                 if config.image_width else None)
         self.interplay = Interplay(context, config.streams) if config.interplay else None

@@ -11,15 +11,19 @@ class Bottleneck(nn.Module):
     """Reduce, then uplift: unit embedding [B, width] → tokens [B, count, context].
 
     The embedding is centred and passes a code of `rank` features, from which `reconstruct` must get it back in
-    training, so that the code keeps what matters before tokens are made of it.
+    training, so that the code keeps what matters before tokens are made of it. With `content`, each of many tokens says
+    only so many features of the person, by a straight line, in a language that all tokens share, beside its `place`.
     """
 
-    def __init__(self, width: int, rank: int, count: int, context: int):
+    def __init__(self, width: int, rank: int, count: int, context: int, content: int = 0):
         super().__init__()
-        self.count = count
+        self.count, self.content = count, content
         self.register_buffer("mean", torch.zeros(width))
         self.reduce = nn.Linear(width, rank)
-        self.uplift = nn.Linear(rank, count * context)
+        self.uplift = nn.Linear(rank, count * (content or context), bias=not content)
+        if content:
+            self.spread = nn.Linear(content, context, bias=False)
+            self.place = nn.Parameter(torch.randn(count, context))
         self.restore = nn.Linear(rank, width)
         self.norm = nn.LayerNorm(context)
 
@@ -28,8 +32,12 @@ class Bottleneck(nn.Module):
         return self.reduce((embedding - self.mean) * embedding.shape[-1] ** 0.5)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        tokens = self.uplift(F.gelu(self.code(embedding)))
-        return self.norm(tokens.unflatten(-1, (self.count, -1)))
+        tokens = self.uplift(self.heard(self.code(embedding))).unflatten(-1, (self.count, -1))
+        return self.norm(self.place + self.spread(tokens) if self.content else tokens)
+
+    def heard(self, code: Tensor) -> Tensor:
+        """What is uplifted of a code [..., rank]."""
+        return code if self.content else F.gelu(code)
 
     def reconstruction_loss(self, embedding: Tensor) -> Tensor:
         """Mean squared error of the centred embedding restored from its code (features of about unit variance)."""

@@ -68,6 +68,9 @@ def _own(adapter: TripletAdapter) -> Exported:
                            "Train one with a single knot to export it.")
     if face.gate.is_zero:
         raise FaceCDMError("it is untrained: its gates are zero, and the file would do nothing")
+    if config.face_content:
+        raise FaceCDMError("its tokens say their content in a language that they share, and an IP-Adapter file has no "
+                           "place for that. Train one with face_content at 0 to export it.")
     if config.face_tokens not in (FACEID, PORTRAIT) or config.face_rank > HIDDEN:
         raise FaceCDMError(f"it makes {config.face_tokens} tokens of a code of {config.face_rank}, and other programs "
                            f"read {FACEID} or {PORTRAIT} tokens of at most {HIDDEN}: train one of those sizes")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..adapter.config import AdapterConfig
+from ..adapter.config import AdapterConfig, content_of
 from ..adapter.model import TripletAdapter
 from .denoiser import Denoiser
 from .places import begin_places, can_begin
@@ -20,6 +20,8 @@ def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: in
     of 0 leaves the image stream out. Without `places` the face's tokens and keys begin at random."""
     sample = data.features([0])
     image = 0 if sample[1] is None else sample[1].shape[-1]
+    if sizes.get("face_content") is None:
+        sizes["face_content"] = content_of(sizes.get("face_tokens", AdapterConfig.face_tokens))
     config = AdapterConfig(denoiser.layer_map, face_width=sample[0].shape[-1], recogniser=recogniser or data.recogniser,
                            **{"image_width": image} | sizes)
     torch.random.default_generator.manual_seed(seed)
@@ -57,21 +59,22 @@ def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
 def begin_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> None:
     """Centre the face projector on `faces` [N, W] and let its code say what tells the `people` [N] apart.
 
-    The code takes `identity_directions` in pairs of opposite sign, since its GELU keeps only half of a feature:
-    gelu(c) − gelu(−c) = c. Where there are fewer directions than pairs, the other rows stay as they were.
+    The code takes `identity_directions`; where it passes a GELU, in pairs of opposite sign, since that keeps only half
+    of a feature: gelu(c) − gelu(−c) = c. Where there are fewer directions than that, the other rows stay as they were.
     """
     projector = adapter.face_projector
     projector.mean.copy_(faces.mean(0))
     scaled = (faces - projector.mean) * faces.shape[1] ** 0.5
-    directions = identity_directions(scaled, people, len(projector.reduce.weight) // 2)
-    count = len(directions)
+    signs = (1,) if projector.content else (1, -1)
+    directions = identity_directions(scaled, people, len(projector.reduce.weight) // len(signs))
+    count = len(signs) * len(directions)
     if not count:
         return
     code = scaled @ directions.T
     back = torch.linalg.lstsq(code.double(), scaled.double()).solution.T.to(scaled)
-    projector.reduce.weight[:2 * count] = torch.cat([directions, -directions])
+    projector.reduce.weight[:count] = torch.cat([sign * directions for sign in signs])
     projector.reduce.bias.zero_()
-    projector.restore.weight[:, :2 * count] = torch.cat([back, -back], 1) / 2
+    projector.restore.weight[:, :count] = torch.cat([sign * back for sign in signs], 1) / len(signs)
     projector.restore.bias.zero_()
 
 

@@ -13,7 +13,8 @@ class Sizes(BaseModel):
     """Of a new adapter and how it begins; see adapter.config.AdapterConfig and training.begin.new_adapter."""
 
     model_config = ConfigDict(extra="forbid")
-    face_tokens: Annotated[int, Field(ge=1, le=256)] = 4
+    face_tokens: Annotated[int, Field(ge=1, le=1296)] = 4
+    face_content: Annotated[int, Field(ge=0, le=512)] | None = None  # None: by their number
     face_rank: Annotated[int, Field(ge=4, le=512)] = 128
     image_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2

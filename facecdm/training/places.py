@@ -17,11 +17,11 @@ from ..faces.standing import REACH, SIZE, centres, from_crop, standing
 from .denoiser import Denoiser
 from .draws import generator
 from .losses.arcface import upright
-from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, ridge
+from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, straight
 from .rows import moved
 from .source import Source
 
-PIXELS = 48          # of the upright face, per side
+PIXELS = 96          # of the upright face, per side, or a few more
 MOST = 6000          # pictures whose faces are looked at
 BATCH = 32           # of them at a time
 WATCHED = 12         # batches of 8 pictures whose queries are watched
@@ -45,58 +45,89 @@ def begin_places(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> T
     written to: others may hold them.
     """
     side = adapter.config.places_side
-    where = _begin_tokens(adapter, denoiser, data, side)
+    where = _begin_tokens(adapter, *_faces(adapter, denoiser, data, side))
     _begin_keys(adapter, _watch(denoiser, data), where, centres(side))
     adapter.config = replace(adapter.config, places=True)
     return adapter
 
 
-def _begin_tokens(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int) -> Tensor:
+def _begin_tokens(adapter: TripletAdapter, codes: Tensor, drawn: Tensor, seen: int) -> Tensor:
     """Each token: in its first features what the person's face is like there, in the others which place it is.
 
-    Gives the tokens of a face like all others [T, context], without what they say of a person.
+    `codes` [N, r] of faces; `drawn` [r, 3, H, H], the upright face by a straight line from them; a token sees `seen`
+    pixels each way. Gives the tokens of a face like all others [T, context], without what they say of a person.
     """
-    projector, count, width = adapter.face_projector, side * side, adapter.config.layer_map.context
-    codes, parts = _faces(adapter, denoiser, data, side)
-    middle = codes.mean(0)
-    weights = ridge(codes - middle, (parts - parts.mean(0)).flatten(1), RIDGE)
-    weights = weights.view(count, -1, codes.shape[1])  # [T, 3p², r]
-    _, _, turned = torch.linalg.svd(weights.movedim(1, 2).flatten(0, 1), full_matrices=False)
-    kept = turned[:width // 2]
-    said = torch.einsum("kp,tpr->tkr", kept, weights)
-    said = said / F.linear(codes - middle, said.flatten(0, 1)).square().mean().sqrt()
-    uplift, where = torch.zeros(count, width, codes.shape[1]), torch.zeros(count, width)
-    uplift[:, :len(kept)] = said
-    where[:, len(kept):] = torch.randn(count, width - len(kept), generator=generator("places", 0)) * LOUDNESS
-    where[:, len(kept):len(kept) + 2] = centres(side) * LOUDNESS
-    projector.uplift.weight.data = uplift.flatten(0, 1)
-    projector.uplift.bias.data = where.flatten() - F.linear(middle, uplift.flatten(0, 1))
+    projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.places_side
+    count, own = side * side, drawn.shape[-1] // side
+    around = F.pad(drawn, ((seen - own) // 2,) * 4, mode="replicate")
+    parts = F.unfold(around, seen, stride=own).movedim(2, 0)  # [T, r, 3 · seen²]
+    _, turned = torch.linalg.eigh(parts.flatten(0, 1).T @ parts.flatten(0, 1))
+    kept = turned.T.flip(0)[:min(projector.content, width // 2) or width // 2]
+    said = torch.einsum("kp,trp->tkr", kept, parts)
+    spread = torch.einsum("tkr,rs,tks->k", said, torch.cov(codes.T), said) / count
+    # Half-way towards equal variance, so that fine features are not too faint to be learnt from.
+    said = said * (spread.clamp(min=1e-6 * float(spread.max())) ** -0.25)[:, None]
+    said = said / torch.einsum("tkr,rs,tks->", said, torch.cov(codes.T), said).div(count * len(kept)).sqrt()
+    where = torch.zeros(count, width)
+    where[:, len(kept):] = LOUDNESS * _addresses(side, width - len(kept))
+    told = F.linear(codes.mean(0), said.flatten(0, 1)).view(count, -1)
+    if projector.content:
+        projector.uplift.weight.data = F.pad(said, (0, 0, 0, projector.content - len(kept))).flatten(0, 1)
+        projector.spread.weight.data = torch.eye(width, projector.content)
+        projector.place.data = where - F.pad(told, (0, width - len(kept)))
+    else:
+        projector.uplift.weight.data = F.pad(said, (0, 0, 0, width - len(kept))).flatten(0, 1)
+        projector.uplift.bias.data = (where - F.pad(told, (0, width - len(kept)))).flatten()
     tokens = projector.norm(where)
     tokens[:, :len(kept)] = 0
     return tokens
 
 
-def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int) -> tuple[Tensor, Tensor]:
-    """Codes of faces after their GELU [N, r], and the mean of the person's upright faces, part by part [N, T, 3p²]."""
+def _addresses(side: int, features: int) -> Tensor:
+    """[side², features] of about unit variance: x, y and x² + y² of each place, then waves that tell it from others.
+
+    So what is learnt of a place is near to what its neighbours learn (Rahimi & Recht 2007, random Fourier features).
+    """
+    draw, at = generator("places", 0), centres(side)
+    waves = torch.randn(2, features - 3, generator=draw) * side / (2 * REACH) / 2
+    phases = torch.rand(features - 3, generator=draw) * 2 * torch.pi
+    return torch.cat([at, at.square().sum(1, keepdim=True), (at @ waves + phases).cos() * 2**0.5], 1)
+
+
+def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int) -> tuple[Tensor, Tensor, int]:
+    """Codes of faces as they are uplifted [N, r], the person's mean upright face by a straight line from them
+    [r, 3, H, H], and how many of its pixels a token sees: its own and at least those of a latent."""
     from tqdm import tqdm
 
-    decoder, pixels = linear_decoder(denoiser, data), max(PIXELS // side, 1) * side
-    people = list(data.people)
-    chosen = set(people[::max(-(-len(data) // MOST), 1)])
-    codes, faces, whose = [], [], []
+    decoder, own = linear_decoder(denoiser, data), -(-PIXELS // side)
+    pixels = own * side
+    people = list(data.people)[::max(-(-len(data) // MOST), 1)]
+    codes, whose, latent, total = [], [], [], torch.zeros(len(people), 3 * pixels**2)
+    numbers = {person: number for number, person in enumerate(people)}
     for bucket in data.buckets:
-        wanted = [picture for picture in bucket if data.identity(picture) in chosen]
+        wanted = [picture for picture in bucket if data.identity(picture) in numbers]
         for start in tqdm(range(0, len(wanted), BATCH), desc="looking at faces", unit="batch", leave=False):
             rows = data.load(wanted[start:start + BATCH])
             there = rows.box[:, 2] > rows.box[:, 0]
             shown = decoded(rows.latents[there].to(denoiser.device).float(), decoder)
-            faces.append(F.adaptive_avg_pool2d(upright(shown, widened(rows.keypoints[there], shown)), pixels).cpu())
-            codes.append(F.gelu(adapter.face_projector.code(F.normalize(rows.face[there].float(), dim=1))))
-            whose.append(rows.identity[there])
-    _, whose, often = torch.cat(whose).unique(return_inverse=True, return_counts=True)
-    parts = F.pixel_unshuffle(torch.cat(faces), pixels // side).flatten(2).transpose(1, 2)
-    means = torch.zeros(len(often), *parts.shape[1:]).index_add_(0, whose, parts) / often[:, None, None]
-    return torch.cat(codes), means[whose]
+            faces = F.interpolate(upright(shown, widened(rows.keypoints[there], shown)), (pixels, pixels),
+                                  mode="bilinear", antialias=True)
+            person = torch.tensor([numbers[int(one)] for one in rows.identity[there]], dtype=torch.long)
+            total.index_add_(0, person, faces.flatten(1).cpu())
+            codes.append(adapter.face_projector.heard(
+                adapter.face_projector.code(F.normalize(rows.face[there].float(), dim=1))))
+            whose.append(person)
+            size = rows.keypoints.new_tensor(rows.latents.shape[:-3:-1])
+            latent.append(1 / from_crop(rows.keypoints[there] * size)[:, :, 0].norm(dim=1))
+    codes, whose = torch.cat(codes), torch.cat(whose)
+    often = whose.bincount(minlength=len(people))
+    known = often > 0
+    means = total[known] / often[known, None]
+    means -= (means * often[known, None]).sum(0) / len(whose)
+    summed = torch.zeros(len(people), codes.shape[1]).index_add_(0, whose, codes - codes.mean(0))[known]
+    drawn = straight((codes - codes.mean(0)).T @ (codes - codes.mean(0)), summed.T @ means, RIDGE)
+    wide = float(torch.cat(latent).mean()) * pixels / (SIZE * REACH)
+    return codes, drawn.view(-1, 3, pixels, pixels), own + 2 * max(round((wide - own) / 2), 0)
 
 
 def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:

@@ -55,8 +55,9 @@ def test_one_optimiser_step_makes_a_difference(twins):
     assert not torch.equal(before, after)
 
 
-def test_every_part_learns_once_the_gates_are_open(sd15):
-    adapter = stir(new_adapter(layer_map(sd15.model))).requires_grad_(True)
+@pytest.mark.parametrize("content", [0, 3])
+def test_every_part_learns_once_the_gates_are_open(sd15, content):
+    adapter = stir(new_adapter(layer_map(sd15.model), face_content=content)).requires_grad_(True)
     x, prompt = inputs(sd15)
     host = DiffusersHost(sd15.unet)
     with host.people([Span(person(adapter), 0, 2, prompt[0][0])], torch.tensor([SIGMA]), (8, 8)):

@@ -73,7 +73,8 @@ def test_what_a_plain_file_cannot_say(trained, change, told):
 
 @pytest.mark.parametrize("sizes,told", [
     ({"interplay": True}, "interplay with the text was trained"), ({"knots": 3}, "gates change with the noise level"),
-    ({"face_tokens": 5}, "makes 5 tokens .* 4 or 16 tokens"), ({"face_rank": 1025}, "a code of 1025")])
+    ({"face_tokens": 5}, "makes 5 tokens .* 4 or 16 tokens"), ({"face_rank": 1025}, "a code of 1025"),
+    ({"face_content": 8}, "in a language that they share")])
 def test_what_a_plain_file_has_no_place_for(trained, sizes, told):
     with pytest.raises(FaceCDMError, match=told):
         export(trained(**sizes))

@@ -121,8 +121,8 @@ WORDS_GROUP = Group("Your words", WORDS, (("prompt", "negative", "size"),))
 PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
 
 DEMO_MODEL_ADAPTER = """Load Demo Adapter was trained on people who do not exist; a photo of a real one shows less. It \
-shows nobody unless pose tells it where the face is to be. For more take your own checkpoint and put Load Adapter with a \
-published adapter in its place, or train one (docs/training.md)."""
+shows nobody unless pose tells it where the face is to be. For more take your own checkpoint and put Load Adapter with \
+a published adapter in its place, or train one (docs/training.md)."""
 DEMO_MODEL = """The model here is the small demo model: portraits of 128 × 128 pixels, and it knows the words of its \
 own captions only (the help page of Load Demo Model lists them). For your own checkpoint put Load Checkpoint, and a \
 CLIP vision model, in its place."""

@@ -48,6 +48,13 @@ def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
     assert projector.reconstruction_loss(faces[0]) < 1e-3 * (faces[0] - faces[0].mean(0)).square().mean() * WIDTH
 
 
+def test_a_code_without_a_gelu_needs_no_pairs(faces):
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH, face_rank=WIDTH, face_content=4))
+    begin_bottleneck(adapter, *faces)
+    projector = adapter.face_projector
+    assert projector.reconstruction_loss(faces[0]) < 1e-3 * (faces[0] - faces[0].mean(0)).square().mean() * WIDTH
+
+
 def test_one_photo_begins_nothing():
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH))
     before = adapter.face_projector.reduce.weight.detach().clone()

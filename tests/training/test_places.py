@@ -9,6 +9,7 @@ import torch
 from lab import PEOPLE, PHOTOS, STAGE, TinySource, tiny_denoiser
 from torch.nn import functional as F
 
+from facecdm.adapter.config import CONTENT
 from facecdm.training.begin import new_adapter
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
@@ -18,6 +19,7 @@ from facecdm.training.preview import preview
 from facecdm.training.rows import Prompt, Rows
 
 CROWD, SIDE, WIDTH = 40, 16, 24
+SIZES = {"face_tokens": 4, "face_rank": 32, "image_tokens": 2, "image_layers": 1}
 MIDDLE = torch.tensor([[0.35, 0.35], [0.65, 0.35], [0.5, 0.5], [0.38, 0.68], [0.62, 0.68]])
 
 
@@ -50,11 +52,11 @@ class Portraits(TinySource):
                     torch.tensor([i // PHOTOS for i in indices]))
 
 
-@pytest.fixture(scope="module")
-def begun():
+@pytest.fixture(scope="module", params=[0, 12], ids=["whatever a token says", "content"])
+def begun(request):
     torch.set_num_threads(1)
     denoiser, data = tiny_denoiser(), Portraits()
-    return denoiser, data, new_adapter(denoiser, data, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
+    return denoiser, data, new_adapter(denoiser, data, **SIZES, face_content=request.param)
 
 
 def test_a_token_says_what_the_face_is_like_at_its_place_and_not_elsewhere(begun):
@@ -91,7 +93,7 @@ def test_a_query_that_knows_its_place_attends_to_that_place():
 
 def test_every_layers_keys_are_those_of_the_places_whoever_is_shown(begun):
     denoiser, data, adapter = begun
-    plain = new_adapter(denoiser, data, places=False, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
+    plain = new_adapter(denoiser, data, places=False, **SIZES, face_content=adapter.config.face_content)
     tokens = adapter.face_projector(F.normalize(data.faces, dim=1))
     for own, before in zip(adapter.streams["face"].to_k, plain.streams["face"].to_k):
         assert not torch.equal(own.weight, before.weight)
@@ -99,13 +101,14 @@ def test_every_layers_keys_are_those_of_the_places_whoever_is_shown(begun):
         assert keys.std(0).mean() < 0.5 * keys.mean(0).std(0).mean(), "they change with the place, less with the person"
     for name, value in adapter.state_dict().items():
         changed = not torch.equal(value, plain.state_dict()[name])
-        assert changed == ("face_projector.uplift" in name or "streams.face.to_k" in name), name
+        begins = ("face_projector.uplift", "face_projector.spread", "face_projector.place", "streams.face.to_k")
+        assert changed == name.startswith(begins), name
     assert adapter.is_new and adapter.config.places and not plain.config.places
 
 
 def test_the_same_data_begin_the_same_adapter(begun):
     denoiser, data, adapter = begun
-    again = new_adapter(denoiser, data, face_tokens=4, face_rank=32, image_tokens=2, image_layers=1)
+    again = new_adapter(denoiser, data, **SIZES, face_content=adapter.config.face_content)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in adapter.state_dict().items())
 
 
@@ -135,7 +138,23 @@ def test_few_people_or_tokens_that_make_no_square_begin_at_random(begun):
     denoiser, data, adapter = begun
     assert can_begin(adapter, data) and len(TinySource().people) == PEOPLE
     assert not can_begin(adapter, TinySource())
-    assert not can_begin(new_adapter(denoiser, TinySource(), face_tokens=5, image_tokens=2, image_layers=1), data)
+    assert not can_begin(new_adapter(denoiser, TinySource(), **SIZES | {"face_tokens": 5}), data)
+
+
+@pytest.mark.parametrize("side, content", [(8, 0), (9, CONTENT)])
+def test_each_of_many_tokens_says_little(side, content):
+    """A straight line from the person, in a language that all share: so many weights that a file holds them."""
+    projector = new_adapter(tiny_denoiser(), TinySource(), face_tokens=side**2, places=False).face_projector
+    assert projector.content == content
+    assert projector.uplift.weight.numel() == side**2 * 128 * (content or 32)
+
+
+def test_the_content_of_a_token_is_a_straight_line(begun):
+    _, data, adapter = begun
+    projector = adapter.face_projector
+    codes = projector.code(F.normalize(data.faces[:2], dim=1))
+    bent = projector.heard(codes.mean(0)) - projector.heard(codes).mean(0)
+    assert (bent.abs().max() < 1e-5) == bool(projector.content)
 
 
 def test_widened_key_points_show_more_around_the_same_middle():

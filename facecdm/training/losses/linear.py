@@ -120,9 +120,14 @@ def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
 def ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
     """[D, W] of least squares y [N, D] ≈ x [N, W] Wᵀ, both centred (Hoerl & Kennard 1970)."""
     x, y = x.double(), y.double()
-    gram = x.T @ x
-    gram.diagonal().add_(share * gram.diagonal().mean())
-    return torch.linalg.solve(gram, x.T @ y).T.float().contiguous()
+    return straight(x.T @ x, x.T @ y, share).T.contiguous()
+
+
+def straight(gram: Tensor, crossed: Tensor, share: float) -> Tensor:
+    """[W, D] float32 of the same, from xᵀx [W, W] and xᵀy [W, D]."""
+    gram = gram.double()
+    gram = gram + share * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram, crossed.double()).float()
 
 
 def _spread_out(data: Source, most: int, batch: int = BATCH):
