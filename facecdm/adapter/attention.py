@@ -31,6 +31,9 @@ class Where(Protocol):
         """For a layer's n places: the m tokens that each hears [1 or rows, n, m] int64, scores [1 or rows, n, m] that
         are added to those of q kᵀ/√d, and weights [1 or rows, n, 1]; both in the layer's dtype."""
 
+    def everywhere(self, places: int, dtype: torch.dtype) -> Tensor:
+        """The same scores for all tokens, [1 or rows, n, tokens], −∞ for those that a place does not hear."""
+
 
 def attend_near(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
     """softmax(q kᵀ/√d + scores) v per head, each query with keys and values of its own: q [B, n, C], k and v
@@ -38,6 +41,12 @@ def attend_near(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> 
     q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
     seen = (k * (q * q.shape[-1] ** -0.5)[:, :, None]).sum(-1) + scores[..., None]
     return (v * seen.softmax(2)[..., None]).sum(2).flatten(2)
+
+
+def attend_where(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
+    """`attend` with `scores` [1 or B, n, N] added, alike in all heads; torch's own: not every fast attention has them."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scores[:, None]).transpose(1, 2).flatten(2)
 
 
 def gathered(x: Tensor, near: Tensor) -> Tensor:
@@ -112,19 +121,16 @@ def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Ten
     if stream.where is None:
         return attend(q, *(_expand(x, stream.rows) for x in (stream.k, stream.v)), heads)
     near, scores, _ = stream.where(q.shape[1], q.dtype)
-    times = stream.k.shape[1] // stream.where.tokens  # several references' tokens are heard alike
-    near = torch.cat([near + stream.where.tokens * part for part in range(times)], -1)
-    return attend_near(q, *_near(stream, near), heads, scores.repeat(1, 1, times))
-
-
-def _near(stream: LayerStream, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of what is near each place; projected before or after, whichever is less."""
-    if stream.project is None:
-        return gathered(stream.k, near), gathered(stream.v, near)
-    if near[0].numel() < stream.k.shape[1]:
-        return stream.project(gathered(stream.k, near))
-    k, v = stream.project(stream.k)
-    return gathered(k, near), gathered(v, near)
+    tokens = stream.where.tokens
+    times = stream.k.shape[1] // tokens  # several references' tokens are heard alike
+    if near[0].numel() < tokens:  # few places: all that they hear is less than all tokens
+        near = torch.cat([near + tokens * part for part in range(times)], -1)
+        heard = [gathered(x, near) for x in ((stream.k,) if stream.project else (stream.k, stream.v))]
+        k, v = stream.project(*heard) if stream.project else heard
+        return attend_near(q, k, v, heads, scores.repeat(1, 1, times))
+    k, v = stream.project(stream.k) if stream.project else (stream.k, stream.v)
+    scores = stream.where.everywhere(q.shape[1], q.dtype).repeat(1, 1, times)
+    return attend_where(q, _expand(k, stream.rows), _expand(v, stream.rows), heads, scores)
 
 
 def _span(stream: LayerStream) -> slice:

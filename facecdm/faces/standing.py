@@ -30,7 +30,7 @@ class Standing:
     size: tuple[int, int]
     side: int
     grid: tuple[int, int] | None = None
-    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
 
     @property
     def tokens(self) -> int:
@@ -46,6 +46,14 @@ class Standing:
             beyond = where.abs().amax(-1, keepdim=True) - REACH
             self._made[places, dtype] = near, scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
         return self._made[places, dtype]
+
+    def everywhere(self, places: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The scores for all tokens, [1 or B, n, side²], −∞ for those that a place does not hear; made once, too."""
+        if (places, dtype, "all") not in self._made:
+            near, scores, _ = self(places, dtype)
+            silent = torch.full((*scores.shape[:2], self.tokens), -torch.inf, dtype=dtype, device=scores.device)
+            self._made[places, dtype, "all"] = silent.scatter(2, near, scores)
+        return self._made[places, dtype, "all"]
 
     def part(self, rows: Tensor) -> "Standing":
         """Of some rows [k] alone."""
@@ -65,7 +73,7 @@ class Chunks:
     """Neighbouring rows of a batch, each `Standing` of as many as it has faces."""
 
     parts: list[Standing]
-    _made: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
 
     @property
     def tokens(self) -> int:
@@ -76,6 +84,11 @@ class Chunks:
             parts = zip(*(part(places, dtype) for part in self.parts))
             self._made[places, dtype] = tuple(torch.cat(made) for made in parts)
         return self._made[places, dtype]
+
+    def everywhere(self, places: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        if (places, dtype, "all") not in self._made:
+            self._made[places, dtype, "all"] = torch.cat([part.everywhere(places, dtype) for part in self.parts])
+        return self._made[places, dtype, "all"]
 
 
 def centres(side: int) -> Tensor:

@@ -68,6 +68,15 @@ def test_chunks_stand_one_after_the_other():
     near, scores, face = Chunks([one, other])(64)
     assert torch.equal(near[:1], one(64)[0]) and torch.equal(scores[:1], one(64)[1])
     assert torch.equal(face[1:], other(64)[2]) and Chunks([one, other]).tokens == 4
+    assert torch.equal(Chunks([one, other]).everywhere(64)[1:], other.everywhere(64))
+
+
+def test_what_a_place_does_not_hear_has_no_weight():
+    standing = Standing(UPRIGHT, (16, 16), 8)
+    near, scores, _ = standing(256)
+    everywhere = standing.everywhere(256)
+    assert everywhere is standing.everywhere(256) and everywhere.shape == (1, 256, 64)
+    assert torch.equal(everywhere.gather(2, near), scores) and everywhere.isfinite().sum() == 256 * 9
 
 
 class There:
@@ -81,6 +90,9 @@ class There:
     def __call__(self, places: int, dtype: torch.dtype):
         return self.near, self.scores, torch.ones(1, places, 1, dtype=dtype)
 
+    def everywhere(self, places: int, dtype: torch.dtype):
+        return torch.full((len(self.near), places, 6), -torch.inf, dtype=dtype).scatter(2, self.near, self.scores)
+
 
 @pytest.mark.parametrize("keys, places", [(1, 1), (1, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize("references", [1, 2])
@@ -92,13 +104,12 @@ def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references,
                  ((2, 5, 8), (keys, 6 * references, 7)))
     to_k, to_v = torch.randn(2, 8, 7, generator=draw, dtype=torch.float64)
     where, k, v = There(places, draw), tokens @ to_k.T, tokens @ to_v.T
-    everywhere = torch.full((places, 5, 6), -torch.inf, dtype=torch.float64).scatter(2, where.near, where.scores)
-    everywhere = torch.cat([everywhere] * references, -1)
+    everywhere = torch.cat([where.everywhere(5, torch.float64)] * references, -1)
     heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
     weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + everywhere[:, None]).softmax(-1)
     expected = (weights @ heads[2]).transpose(1, 2).flatten(2)
     shown = (tokens, tokens) if projected else (k, v)
-    for some in (slice(None), slice(1)):  # of the places: few are projected after they are gathered, many before
+    for some in (slice(None), slice(1)):  # many places look at everything, few at what was gathered for them
         where.near, where.scores = where.near[:, some], where.scores[:, some]
         stream = LayerStream(0, 2, *shown, torch.ones(8, dtype=torch.float64), where=where,
                              project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None)
