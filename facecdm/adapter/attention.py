@@ -44,7 +44,7 @@ def attend_near(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> 
 
 
 def attend_where(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
-    """`attend` with `scores` [1 or B, n, N] added, alike in all heads; torch's own: not every fast attention has them."""
+    """`attend` with `scores` [1 or B, n, N] added, alike in all heads; torch's own: not every fast one has them."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scores[:, None]).transpose(1, 2).flatten(2)
 
