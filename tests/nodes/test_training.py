@@ -130,6 +130,15 @@ def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, trai
     assert "2 of 2 steps" in report and "fp32 on cpu" in report and str(folder(in_comfy)) in report
 
 
+def test_many_tokens_that_each_say_little_learn(in_comfy, demo, train):
+    new = in_comfy.run("FaceCDMNewAdapter", model=demo[0], clip_vision=demo[3], face_tokens=100, image_tokens=2,
+                       face_rank=8, interplay=True, seed=0)[0]
+    trained = train(adapter=new, run="many", settings={"learning_rate": 1e-3})[0]
+    for part in ("uplift.weight", "spread.weight", "place"):
+        name = f"face_projector.{part}"
+        assert trained.config.face_content and not torch.equal(trained.state_dict()[name], new.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_the_lora_is_what_core_loads(in_comfy, demo, data, train, layers):
     """The U-Net with the LoRA in its layers, as trained, and with core's loader: the same prediction."""
