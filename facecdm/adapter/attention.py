@@ -129,7 +129,8 @@ def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Ten
         k, v = stream.project(*heard) if stream.project else heard
         return attend_near(q, k, v, heads, scores.repeat(1, 1, times))
     k, v = stream.project(stream.k) if stream.project else (stream.k, stream.v)
-    scores = stream.where.everywhere(q.shape[1], q.dtype).repeat(1, 1, times)
+    scores = stream.where.everywhere(q.shape[1], q.dtype)
+    scores = scores if times == 1 else scores.repeat(1, 1, times)
     return attend_where(q, _expand(k, stream.rows), _expand(v, stream.rows), heads, scores)
 
 
