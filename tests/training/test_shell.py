@@ -87,6 +87,10 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
     # accelerate's own launcher starts several processes on GPUs alone; on CPUs it leaves that to torchrun and MPI.
     said = command("facecdm", "train", two, launcher=("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"))
     assert all(f"process {rank} of 2" in said.stdout for rank in (1, 2))
+    for stage in ("broad", "identity"):
+        ours, theirs = ([json.loads(line)["gradient"] for line in (path.parent / "run" / f"{stage}.jsonl").open()]
+                        for path in (one, two))
+        assert ours == pytest.approx(theirs, rel=1e-3) and len(ours) == 2
     for name in ("adapter", "adapter lora"):
         ours, theirs = (load_file(path.parent / "run" / f"{name}.safetensors") for path in (one, two))
         assert ours.keys() == theirs.keys()
