@@ -96,9 +96,9 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
             # Adam's first steps have the size of the rate whatever the gradient: rounding shows where it is near 0,
-            # in a number here and there.
+            # in one number of ten thousand.
             apart = (theirs[key] - value).abs()
-            assert apart.max() < 1e-4 and (apart > 2e-5 + 1e-3 * value.abs()).float().mean() < 1e-3, key
+            assert apart.max() < 1e-4 and (apart > 2e-5 + 1e-3 * value.abs()).float().mean() < 1e-4, key
 
 
 def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_models, tmp_path):
