@@ -29,6 +29,7 @@ class Config(BaseModel):
     out         the run's folder: checkpoints, pictures, and what comes out
     preset      "adapter" or "one person"; `all` and `stages` override its numbers
     adapter     an adapter to begin with; without it a new one of `sizes`
+    lora        the LoRA that belongs to it, to go on with
     recogniser  InsightFace's ONNX file that embedded the data set, for the identity loss
     control     a ControlNet folder as diffusers saves it, if the data set has pose pictures; for the demo model "demo",
                 its own, or a file that `python -m facecdm demo train-pose` wrote
@@ -43,6 +44,7 @@ class Config(BaseModel):
     name: str = "adapter"
     preset: str = "adapter"
     adapter: Path | None = None
+    lora: Path | None = None
     sizes: Sizes = Sizes()
     recogniser: Path | None = None
     control: Path | None = None
@@ -80,7 +82,7 @@ def read(path: Path) -> Config:
         raise BadFile(f"{path}: " + "; ".join(lines) + f". Known presets: {', '.join(PRESETS)}") from error
     config.plan()
     here = path.parent
-    found = {name: here / value for name in ("data", "out", "adapter", "recogniser", "control")
+    found = {name: here / value for name in ("data", "out", "adapter", "lora", "recogniser", "control")
              if (value := getattr(config, name)) is not None and not (name == "control" and str(value) == "demo")}
     base = config.base if config.base == "demo" else str(here / config.base)
     return config.model_copy(update=found | {"base": base})

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from ..adapter.native import load_adapter, save_adapter
-from ..errors import FaceCDMError, MissingModel
+from ..errors import BadFile, FaceCDMError, MissingModel
 from ..files import write_named
+from ..formats.read import tensors_of
 from .begin import new_adapter
 from .chart import draw_losses
 from .config import Config
@@ -37,7 +38,7 @@ class Session:
             accelerator.process_index, accelerator.num_processes, lambda value: accelerator.reduce(value, "mean"))
         self._check()
         self.held_out = held_out(self.data, config.held_out)
-        self.adapter = self._first_adapter()
+        self.adapter, self.lora = self._first_adapter(), self._first_lora()
 
     def _open_base(self):
         from ..demo.pose_cli import POSE_WEIGHTS
@@ -86,6 +87,16 @@ class Session:
                                f"{widths[1]}: prepare it with the adapter's encoders")
         return adapter
 
+    def _first_lora(self) -> Lora:
+        if self.config.lora is None:
+            return Lora()
+        lora = Lora.from_tensors(tensors_of(self.config.lora)[0])
+        if not lora.parts:
+            raise BadFile(f"{self.config.lora} holds no LoRA as the training writes it (NAME.lora_down.weight): name "
+                          "the file that lies beside the adapter")
+        with lora.on(self.denoiser.layers()):  # raises where it is another U-Net's
+            return lora
+
     def describe(self) -> str:
         parameters = sum(value.numel() for value in self.adapter.parameters())
         return (f"base: {self.denoiser.layer_map.base} on {self.denoiser.device}\n"
@@ -95,7 +106,7 @@ class Session:
 
     def run(self) -> Result:
         """All stages; a stage that is finished already is read from its files."""
-        adapter, lora, control, result = self.adapter, Lora(), Lora(), None
+        adapter, lora, control, result = self.adapter, self.lora, Lora(), None
         if self.accelerator is not None and self.config.tracker:
             self.accelerator.init_trackers("facecdm")
         for stage in self.config.plan():

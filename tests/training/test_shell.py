@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from facecdm.adapter.native import load_adapter
-from facecdm.errors import BadFile, FaceCDMError
+from facecdm.errors import BadFile, FaceCDMError, Mismatch
 from facecdm.training import config as configuration
 from facecdm.training.session import Session
 
@@ -111,6 +111,28 @@ def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_model
     assert any(value.any() for name, value in lora.items() if "lora_up" in name)
     with pytest.raises(AssertionError, match="name the ControlNet as control"):
         command("facecdm", "train", write(tmp_path / "none", data_set, face_models, **plan))
+
+
+def test_a_training_goes_on_from_an_adapter_and_its_lora(alone, data_set, face_models, tmp_path):
+    """A stage that all but stands still leaves both as they were."""
+    begin = {"adapter": str(alone / "adapter.safetensors"), "lora": str(alone / "adapter lora.safetensors")}
+    still = {"all": {"steps": 1, "batch": 2, "rank": 0, "learning_rate": 1e-12, "weight_decay": 0.0, "identity": 0.0},
+             "stages": {"broad": {"steps": 0}, "fine": {"steps": 0}}}
+    command("facecdm", "train", write(tmp_path, data_set, face_models, **begin, **still))
+    for name in ("adapter", "adapter lora"):
+        before, after = (load_file(folder / f"{name}.safetensors") for folder in (alone, tmp_path / "run"))
+        assert before.keys() == after.keys()
+        assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+
+
+def test_what_is_no_lora_of_the_base_is_refused(alone, data_set, face_models, tmp_path):
+    path = write(tmp_path, data_set, face_models, lora=str(alone / "adapter.safetensors"))
+    with pytest.raises(BadFile, match="holds no LoRA"):
+        Session(configuration.read(path))
+    other = {"unet_else.lora_down.weight": torch.zeros(2, 4), "unet_else.lora_up.weight": torch.zeros(4, 2)}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(Mismatch, match="another U-Net"):
+        Session(configuration.read(write(tmp_path, data_set, face_models, lora="other.safetensors")))
 
 
 def test_every_mistake_of_a_file_is_named(tmp_path):
