@@ -5,12 +5,11 @@ from dataclasses import fields
 from comfy_api.latest import io
 
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.training.stages import GROUPS, LORA_LAYERS, PRECISIONS, SCHEDULES, Stage
+from ..facecdm.training.stages import CHOICES, GROUPS, Stage
 
 STAGE_SETTINGS = io.Custom("FACECDM_STAGE_SETTINGS")
 PRESET = "preset"
 UNSET = -1
-CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "lora_layers": LORA_LAYERS}
 
 # setting → what it is; a leading number is the highest value of the widget
 HELP = {
@@ -48,7 +47,12 @@ HELP = {
     "identity_below": "Rows with less noise than this, of 1000, have an identity loss.",
     "identity_every": "Steps from one identity loss to the next.",
     "identity_ramp": "Steps over which the identity loss' weight grows.",
+    "identity_toward": "Whose embedding it wants: that of the picture itself, the mean of all pictures of its person, "
+                       "or that of the reference.",
     "few_steps": "The identity loss looks at the picture after so many sampling steps, in place of one; 0: one.",
+    "few_steps_from": "They begin with the row's own noisy picture, or with pure noise, as a user's picture does.",
+    "few_steps_guidance": "Classifier-free guidance of those steps, as the sampler's cfg; 1: none.",
+    "few_steps_learnt": "Gradients go through the last so many of those steps.",
     "contrast": "Share of the identity loss that compares with other people.",
     "linear_identity": "Weight of the identity loss through a linear recogniser, which many people's data set is "
                        "asked for: at every noise level.",
@@ -97,10 +101,12 @@ class StageSettings(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, train="", schedule=PRESET, precision=PRESET, checkpointing=PRESET, lora_layers=PRESET):
-        for name, value, known in (("schedule", schedule, SCHEDULES), ("precision", precision, PRECISIONS),
-                                   ("lora_layers", lora_layers, LORA_LAYERS),
-                                   ("checkpointing", checkpointing, ("on", "off"))):
+    def validate_inputs(cls, train="", schedule=PRESET, precision=PRESET, checkpointing=PRESET, lora_layers=PRESET,
+                        identity_toward=PRESET, few_steps_from=PRESET):
+        for name, value in (("schedule", schedule), ("precision", precision), ("checkpointing", checkpointing),
+                            ("lora_layers", lora_layers), ("identity_toward", identity_toward),
+                            ("few_steps_from", few_steps_from)):
+            known = CHOICES.get(name, ("on", "off"))
             if value not in (None, PRESET, *known):
                 return f"{name} must be one of {', '.join((PRESET, *known))}; got {value!r}"
         try:

@@ -27,6 +27,7 @@ class Moment:
     people     the streams that the U-Net saw; `prompt` and `control` likewise (for a loss that calls it again)
     adapter    the adapter in training; `crowd` the references that it was given (for the bottleneck's loss);
                `extra` the low-rank additions to its keys and values
+    empty      the empty text (for a loss that samples with guidance)
     """
 
     denoiser: Denoiser
@@ -53,3 +54,4 @@ class Moment:
     adapter: TripletAdapter | None = None
     crowd: Crowd | None = None
     extra: Mapping[nn.Linear, nn.Module] = field(default_factory=dict)
+    empty: Prompt | None = None

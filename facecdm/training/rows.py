@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,6 +15,16 @@ class Prompt:
     states: Tensor
     pooled: Tensor | None = None
     sizes: Tensor | None = None
+
+
+def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
+    """The prompt with the empty text in rows where `off` [B]; the empty text is cut or padded to its length."""
+    states = empty.states.to(prompt.states)
+    states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, :prompt.states.shape[1]]
+    pooled = prompt.pooled
+    if pooled is not None:
+        pooled = torch.where(off[:, None], empty.pooled.to(pooled), pooled)
+    return replace(prompt, states=torch.where(off[:, None, None], states, prompt.states), pooled=pooled)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ..adapter.attention import LayerStream
 from .denoiser import Denoiser, clean_from
-from .rows import Prompt
-from .step import without_text
+from .rows import Prompt, without_text
 
 People = Callable[[Tensor], list[list[LayerStream]]]  # σ [B] → what every layer listens to
 

@@ -8,9 +8,13 @@ from ..errors import FaceCDMError
 
 Group = Literal["projectors", "keys_values", "gates", "kappa", "interplay", "lora", "control"]
 GROUPS: tuple[str, ...] = get_args(Group)
-SCHEDULES = ("constant", "cosine", "linear")
-PRECISIONS = ("fp32", "bf16", "fp16")
-LORA_LAYERS = ("attention", "all")
+CHOICES = {
+    "schedule": ("constant", "cosine", "linear"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "lora_layers": ("attention", "all"),
+    "identity_toward": ("picture", "person", "reference"),
+    "few_steps_from": ("picture", "noise"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class Stage:
     identity_below: int = 300        # the identity loss looks at pictures with less noise than this step's
     identity_every: int = 1
     identity_ramp: int = 0           # steps over which its weight grows
-    few_steps: int = 0               # > 0: the identity loss looks at the picture after so many sampling steps
+    identity_toward: str = "picture"  # whose embedding is wanted: the picture's, its person's mean, the reference's
+    few_steps: int = 0               # > 0: the identity loss looks at the picture after so many sampling steps,
+    few_steps_from: str = "picture"  # from the row's own noisy picture, or from pure "noise",
+    few_steps_guidance: float = 1.0  # with so much classifier-free guidance,
+    few_steps_learnt: int = 1        # and gradients go through the last so many of them
     contrast: float = 0.0            # share of the identity loss that is contrastive, against other people
     linear_identity: float = 0.0     # the same through a linear recogniser, at every noise level
     localisation: float = 0.0
@@ -76,7 +84,7 @@ class Stage:
         unknown = set(self.train) - set(GROUPS)
         if unknown or not self.train:
             raise FaceCDMError(f"train must name some of {', '.join(GROUPS)}; got {', '.join(self.train) or 'none'}")
-        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("lora_layers", LORA_LAYERS)):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise FaceCDMError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
         for name in ("steps", "batch", "accumulation", "save_every", "validate_every", "identity_every",
@@ -87,6 +95,9 @@ class Stage:
                      "face_region", "face_window", "contrast"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceCDMError(f"{name} must be between 0 and 1; got {getattr(self, name)}")
+        if self.few_steps and not 1 <= self.few_steps_learnt <= self.few_steps:
+            raise FaceCDMError(f"few_steps_learnt must be in 1 … few_steps ({self.few_steps}); "
+                               f"got {self.few_steps_learnt}")
         if not 0 <= self.noise_low < self.noise_high <= 1000:
             raise FaceCDMError("noise_low must be less than noise_high, both in 0…1000; "
                                f"got {self.noise_low} and {self.noise_high}")

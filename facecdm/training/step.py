@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..adapter.config import AdapterConfig
 from ..adapter.crowd import Crowd
@@ -15,7 +14,7 @@ from .denoiser import Denoiser, clean_from
 from .draws import Draws
 from .learner import Learner
 from .moment import Moment
-from .rows import Prompt, Rows
+from .rows import Prompt, Rows, without_text
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd
     return Moment(denoiser, rows, t, signal, level, epsilon, noisy, prediction,
                   clean_from(prediction, noisy, signal, level, denoiser.prediction), crowd.face_on.float(),
                   crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries,
-                  plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd, learner.extra)
+                  plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd, learner.extra,
+                  empty)
 
 
 def where_faces_are(rows: Rows, config: AdapterConfig) -> Standing:
@@ -84,16 +84,6 @@ def where_faces_are(rows: Rows, config: AdapterConfig) -> Standing:
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
     return Standing(torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]),
                     config.places_side)
-
-
-def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
-    """The prompt with the empty text in rows where `off` [B]; the empty text is cut or padded to its length."""
-    states = empty.states.to(prompt.states)
-    states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, :prompt.states.shape[1]]
-    pooled = prompt.pooled
-    if pooled is not None:
-        pooled = torch.where(off[:, None], empty.pooled.to(pooled), pooled)
-    return replace(prompt, states=torch.where(off[:, None, None], states, prompt.states), pooled=pooled)
 
 
 def _keep(into: list) -> Callable[[int, Tensor, Tensor], None]:

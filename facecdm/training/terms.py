@@ -61,6 +61,11 @@ def _identity(stage: Stage, data: Source, recogniser: Path | None, mean: Tensor 
         bank = losses.Bank(data.features(chosen, vision=False)[0].to(device),
                            torch.tensor([data.identity(i) for i in chosen], device=device))
     settings = dict(recogniser=losses.ArcFace(recogniser).to(device), high=stage.identity_below,
-                    mean=None if mean is None else mean.to(device), bank=bank, contrast=stage.contrast)
-    return (losses.FewStepIdentityLoss(steps=stage.few_steps, **settings) if stage.few_steps
-            else losses.IdentityLoss(**settings))
+                    toward=stage.identity_toward, mean=None if mean is None else mean.to(device), bank=bank,
+                    contrast=stage.contrast)
+    if stage.identity_toward == "person":
+        settings["persons"] = losses.persons_of(data, mean).to(device)
+    if not stage.few_steps:
+        return losses.IdentityLoss(**settings)
+    return losses.FewStepIdentityLoss(steps=stage.few_steps, learnt=stage.few_steps_learnt, begin=stage.few_steps_from,
+                                      guidance=stage.few_steps_guidance, **settings)

@@ -82,7 +82,8 @@ def test_every_number_of_a_stage_can_be_set(in_comfy):
 
 
 @pytest.mark.parametrize("values, told", [
-    ({"schedule": "stairs"}, "schedule"), ({"precision": "fp8"}, "precision"), ({"train": "gates, all"}, "train")])
+    ({"schedule": "stairs"}, "schedule"), ({"precision": "fp8"}, "precision"), ({"train": "gates, all"}, "train"),
+    ({"few_steps_from": "air"}, "few_steps_from"), ({"identity_toward": "you"}, "identity_toward")])
 def test_settings_that_are_none_are_refused(in_comfy, values, told):
     assert told in in_comfy.nodes["FaceCDMStageSettings"].validate_inputs(**values)
 

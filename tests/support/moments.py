@@ -85,6 +85,9 @@ class ManyPeople:
     def latent_shape(self, index: int) -> tuple[int, ...]:
         return tuple(self.rows.latents.shape[1:])
 
+    def features(self, indices, augmented=None, vision=True):
+        return self.rows.face[indices], None
+
     def load(self, indices: list[int]) -> Rows:
         return Rows(**{name: value if isinstance(value, Prompt) or value is None else value[indices]
                        for name, value in vars(self.rows).items()})

@@ -1,11 +1,12 @@
 """The identity loss pulls a real picture toward another person, and touches nothing that it must not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from moments import StubDenoiser, make_moment, make_rows
+from moments import ManyPeople, StubDenoiser, make_moment, make_rows
 from PIL import Image
 from torch import nn
 
@@ -13,9 +14,11 @@ from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.model import TripletAdapter
 from facecdm.faces.analyzer import open_pack
-from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss
+from facecdm.faces.standing import Standing
+from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, persons_of
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred
+from facecdm.training.rows import Prompt
 
 SIZE = 256
 
@@ -60,10 +63,10 @@ class Painted(nn.Module):
 class Knowing(StubDenoiser):
     """Its `net` holds the pictures [B, 3, H, W] that it sees in any noise."""
 
-    def __init__(self, pictures: torch.Tensor):
+    def __init__(self, pictures: torch.Tensor, prediction: str = "epsilon"):
         net = nn.Module()
         net.pictures = nn.Parameter(pictures.clone())
-        super().__init__(net=net)
+        super().__init__(prediction, net=net)
         self.calls = []
 
     def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
@@ -200,6 +203,39 @@ def test_descent_through_few_steps(people, recogniser, learnt):
     assert values[-1] < values[0] - 0.3
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_from_noise_nothing_of_the_picture_is_seen(people, recogniser, kind):
+    """Every row begins at the last step with its noise alone, whatever its t, and only where the face is told."""
+    (pixels, points, own), _ = people
+    drawn, hidden = pixels.repeat(2, 1, 1, 1), torch.zeros(2, 3, SIZE, SIZE)
+    denoiser = Knowing(drawn, prediction=kind)
+    rows = make_rows(2, SIZE, latents=hidden, keypoints=points.repeat(2, 1, 1), face=own.repeat(2, 1))
+    moment = make_moment([0, 999], denoiser, rows, prediction=hidden)
+    loss = FewStepIdentityLoss(recogniser, steps=3, learnt=2, begin="noise")
+    assert loss.chosen(moment).tolist() == [False, False] and loss(moment) == 0
+    moment = replace(moment, crowd=replace(moment.crowd, where=Standing(rows.keypoints, (SIZE, SIZE), 2)))
+    denoiser.calls = []
+    assert torch.allclose(loss.latents(moment, torch.tensor([0, 1])), drawn, atol=1e-3)
+    assert denoiser.calls == [([999, 999], False), ([666, 666], True), ([333, 333], True)]
+    assert loss.per_row(moment).max() < 0.01
+
+
+def test_guidance_goes_beyond_what_nobody_would_be(recogniser):
+    """With people and text the denoiser draws 1, without them .5: guidance of 3 draws .5 + 3 · .5."""
+    class Heard(StubDenoiser):
+        def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
+            a, s = (table[t].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
+            text = prompt.states.flatten(1).any(1)
+            return (a * noisy - torch.where(text, 1.0, 0.5).view(-1, 1, 1, 1)) / s
+
+    rows = make_rows(2)
+    moment = make_moment([600, 600], Heard("v"), rows, empty=Prompt(torch.zeros(1, 7, 12)))
+    for guidance, drawn in ((1, 1.0), (3, 2.0)):
+        for begin in ("picture", "noise"):
+            loss = FewStepIdentityLoss(recogniser, steps=3, guidance=guidance, begin=begin)
+            assert torch.allclose(loss.sample(moment, torch.tensor([1])), torch.tensor(drawn), atol=1e-3)
+
+
 def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
     denoiser, count = StubDenoiser(), 3
     adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_width=512, face_rank=8, image_width=6,
@@ -227,6 +263,8 @@ def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
                 assert torch.allclose(getattr(one, part), getattr(other, part)[1:], atol=1e-5)
     with pytest.raises(ValueError, match="learnt"):
         FewStepIdentityLoss(recogniser, steps=2, learnt=3)
+    with pytest.raises(ValueError, match="begin"):
+        FewStepIdentityLoss(recogniser, begin="nothing")
 
 
 def test_toward_the_reference(painting, people, recogniser):
@@ -237,3 +275,24 @@ def test_toward_the_reference(painting, people, recogniser):
     assert loss(moment).item() == pytest.approx(2 - loss(other).item(), abs=1e-5)
     with pytest.raises(ValueError, match="toward"):
         IdentityLoss(recogniser, toward="nobody")
+
+
+def test_toward_the_person_whatever_the_picture(painting, people, recogniser):
+    denoiser, rows = painting
+    (_, _, own), (_, _, wanted) = people
+    persons = centred(torch.stack([-own[0], wanted[0]]), None)
+    loss = IdentityLoss(recogniser, toward="person", persons=persons)
+    values = [loss(make_moment([200], denoiser, replace(rows, face=-wanted, identity=torch.tensor([number])))).item()
+              for number in (0, 1)]
+    assert values[0] == pytest.approx(2, abs=5e-3)
+    assert values[1] == pytest.approx(IdentityLoss(recogniser)(make_moment([200], denoiser, rows)).item(), abs=1e-5)
+    with pytest.raises(ValueError, match="person"):
+        IdentityLoss(recogniser, toward="person")
+
+
+def test_a_person_is_the_mean_of_their_pictures():
+    data = ManyPeople(5)
+    mean = persons_of(data, data.mean_face)
+    whose = centred(data.rows.face[data.people[3]], data.mean_face).mean(0)
+    assert torch.allclose(mean[3], whose / whose.norm(), atol=1e-6) and mean.shape == (5, 8)
+

@@ -64,7 +64,8 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     on = torch.tensor(face_on or [True] * count)
     denoiser = AttentionDenoiser(prediction)
     denoiser.net.requires_grad_(False)
-    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=2))
+    told = losses.get("few_steps_from") == "noise"
+    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=4 if told else 2, places=told))
     nn.init.constant_(adapter.streams["face"].gate.knots, 0.5)
     stage = Stage(train=("projectors", "keys_values", "gates", "interplay", "lora"), rank=2, lora_rank=2,
                   **{"bottleneck": 0.0} | losses)
@@ -99,6 +100,8 @@ CASES = {  # loss: (the stage's numbers, who learns from it)
     "bottleneck": (dict(bottleneck=1.0), {"projectors"}),
     "identity": (dict(identity=1.0, identity_below=1000), ALL),
     "few steps": (dict(identity=1.0, few_steps=3, identity_below=1), ALL),
+    "few steps from noise": (dict(identity=1.0, few_steps=3, few_steps_from="noise", few_steps_learnt=2,
+                                  few_steps_guidance=2.0), ALL),
     "linear identity": (dict(linear_identity=1.0), ALL),
     "localisation": (dict(localisation=1.0), ALL),
     "alignment": (dict(alignment=1.0), {"lora"}),  # one layer's queries come before its people
@@ -124,8 +127,9 @@ def test_nobody_learns_from_rows_without_their_face(recogniser, case):
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_all_together_at_both_ends_of_the_noise(recogniser, prediction):
     numbers = {name: value for numbers, _ in CASES.values() for name, value in numbers.items()}
-    for below in (1, 1000):  # a few steps, one step
-        values, learner, _ = step(recogniser, [0, 999], prediction, **numbers | {"identity_below": below})
+    a_few, one = ({"identity_below": below, "few_steps_from": "picture"} for below in (1, 1000))
+    for how in (a_few, one, {"few_steps_from": "noise"}):
+        values, learner, _ = step(recogniser, [0, 999], prediction, **numbers | how)
         assert all(torch.isfinite(value) for value in values.values()) and len(values) == 6
         assert learnt(learner) == ALL
 

@@ -143,6 +143,9 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
     path.write_text("data: x\nout: y\nall: {stepz: 3}\n")
     with pytest.raises(FaceCDMError, match="stepz: a stage has no such setting"):
         configuration.read(path)
+    path.write_text("data: x\nout: y\nall: {few_steps: 2, few_steps_learnt: 3}\n")
+    with pytest.raises(FaceCDMError, match=r"few_steps_learnt must be in 1 … few_steps \(2\)"):
+        configuration.read(path)
     path.write_text("data: x\nout: y\nstages: {middle: {}}\n")
     with pytest.raises(FaceCDMError, match="middle is none of broad, identity, fine"):
         configuration.read(path)

@@ -5,11 +5,11 @@ from .arcface import ArcFace, align
 from .bottleneck import BottleneckLoss
 from .diffusion import DiffusionLoss
 from .few_steps import FewStepIdentityLoss
-from .identity import Bank, IdentityLoss
+from .identity import Bank, IdentityLoss, persons_of
 from .linear import LinearIdentityLoss, LinearRecogniser
 from .localisation import LocalisationLoss
 from .loss import Loss
 
 __all__ = ["AlignmentLoss", "ArcFace", "BackgroundLoss", "Bank", "BottleneckLoss", "DiffusionLoss",
            "FewStepIdentityLoss", "IdentityLoss", "LinearIdentityLoss", "LinearRecogniser", "LocalisationLoss", "Loss",
-           "align"]
+           "align", "persons_of"]

@@ -8,33 +8,47 @@ from torch import Tensor
 from ...adapter.crowd import Crowd
 from ..denoiser import clean_from
 from ..moment import Moment
-from ..rows import Prompt
+from ..rows import Prompt, without_text
 from .identity import IdentityLoss
 
 
 @dataclass(frozen=True, eq=False)
 class FewStepIdentityLoss(IdentityLoss):
-    """As the identity loss, at all noise levels below `top`: rows above `high` are sampled to the end first.
+    """As the identity loss, on pictures that are sampled to the end first: DDIM (Song et al. 2021) in `steps` even
+    steps, with gradients through the last `learnt` of them and classifier-free `guidance` as a graph has it (the
+    negative rows are those of the U-Net with its LoRA, without people and text).
 
-    DDIM (Song et al. 2021) in `steps` even steps from the row's own noisy latents, with gradients through the last
-    `learnt` of them alone (PuLID looks at a picture of 4 steps). The first prediction is the training step's own, so
-    `steps` − 1 calls of the U-Net are added. From `top` on the picture would no longer have its face where the row's
-    key points are.
+    begin    "picture": from the row's own noisy latents, at all noise levels below `top` (rows below `high` take the
+             training step's one prediction). The first prediction is the training step's own, so `steps` − 1 calls of
+             the U-Net are added, without guidance. From `top` on the picture would no longer have its face where the
+             row's key points are.
+             "noise": from the row's noise alone, as a user's picture begins (PuLID, 2404.16022), whatever the row's t.
+             The face is where the key points are if the adapter is told so; other rows are left out.
     """
 
     steps: int = 4
     learnt: int = 1
+    guidance: float = 1.0
+    begin: str = "picture"
     top: int = 700
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.learnt <= self.steps:
             raise ValueError(f"learnt must be in 1 … steps ({self.steps}); got {self.learnt}")
+        if self.begin not in ("picture", "noise"):
+            raise ValueError(f'begin is "picture" or "noise", not {self.begin!r}')
 
     def applies(self, t: Tensor) -> Tensor:
-        return (t >= self.low) & (t < max(self.top, self.high))
+        return (t >= self.low) & (t < max(self.top, self.high)) | (self.begin == "noise")
+
+    def chosen(self, moment: Moment) -> Tensor:
+        chosen = super().chosen(moment)
+        return chosen & (self.begin == "picture" or moment.crowd.where is not None)
 
     def latents(self, moment: Moment, rows: Tensor) -> Tensor:
+        if self.begin == "noise":
+            return self.sample(moment, rows)
         clean, far = moment.clean[rows], moment.t[rows] >= self.high
         if not far.any():
             return clean
@@ -42,12 +56,20 @@ class FewStepIdentityLoss(IdentityLoss):
 
     def sample(self, moment: Moment, rows: Tensor) -> Tensor:
         """Clean latents [k, C, h, w] of the rows [k]."""
-        start, latents = moment.t[rows], moment.noisy[rows]
+        noise_alone = self.begin == "noise"
+        start, latents = moment.t[rows], (moment.noise if noise_alone else moment.noisy)[rows]
+        if noise_alone:
+            start = torch.full_like(start, len(moment.denoiser.signal) - 1)
         for step in range(self.steps):
             t = (start * (self.steps - step) / self.steps).round().long()
             signal, noise = (table.to(t.device)[t] for table in (moment.denoiser.signal, moment.denoiser.noise))
             with torch.set_grad_enabled(torch.is_grad_enabled() and step >= self.steps - self.learnt):
-                prediction = moment.prediction[rows] if step == 0 else predict_again(moment, latents, t, rows)
+                prediction = (moment.prediction[rows] if step == 0 and not noise_alone else
+                              predict_again(moment, latents, t, rows))
+                if self.guidance != 1:
+                    with torch.no_grad():
+                        plain = predict_again(moment, latents, t, rows, nobody=True)
+                    prediction = plain + self.guidance * (prediction - plain)
                 clean = clean_from(prediction, latents, signal, noise, moment.denoiser.prediction)
                 if step + 1 < self.steps:
                     after = (start * (self.steps - step - 1) / self.steps).round().long()
@@ -63,10 +85,10 @@ class FewStepIdentityLoss(IdentityLoss):
         return a_after * clean + s_after * epsilon
 
 
-def predict_again(moment: Moment, noisy: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+def predict_again(moment: Moment, noisy: Tensor, t: Tensor, rows: Tensor, nobody: bool = False) -> Tensor:
     """The U-Net's prediction for other latents [k, C, h, w] and steps [k] of the rows [k], with the same people.
 
-    Their gates are those of the new noise level.
+    Their gates are those of the new noise level. With `nobody` there are no people and no text.
     """
     def part(value: Tensor | None) -> Tensor | None:
         return value if value is None or len(value) == 1 else value[rows]
@@ -74,7 +96,9 @@ def predict_again(moment: Moment, noisy: Tensor, t: Tensor, rows: Tensor) -> Ten
     denoiser, given = moment.denoiser, moment.prompt
     prompt = Prompt(part(given.states), part(given.pooled), part(given.sizes))
     people = None
-    if moment.adapter is not None:
+    if nobody:
+        prompt = without_text(prompt, moment.empty, torch.ones_like(t, dtype=torch.bool))
+    elif moment.adapter is not None:
         seen = moment.crowd
         crowd = Crowd(seen.face[rows], None if seen.image is None else seen.image[rows], seen.face_on[rows],
                       seen.image_on[rows], None if seen.where is None else seen.where.part(rows))

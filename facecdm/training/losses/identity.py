@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..moment import Moment
+from ..source import Source
 from .arcface import ArcFace
 from .loss import Loss, centred, spread
 
@@ -25,7 +26,9 @@ class IdentityLoss(Loss):
 
     recogniser   on the denoiser's device
     high         steps below it: what one step predicts from more noise is too blurred for a recogniser
-    toward       "picture": the embedding of the picture itself; "reference": that which the adapter was shown
+    toward       whose embedding is wanted, "picture": of the picture itself; "person": the mean of all pictures of its
+                 person, which no single one's chance is in; "reference": that which the adapter was shown
+    persons      for "person": unit vectors [people, D], by the person's number, `mean` taken off
     mean         mean unit embedding [D] of the data set, taken off both; recognisers' embeddings share a part
     bank         with it, InfoNCE against other people is added, `contrast` times, at `temperature` (WithAnyone 2025)
     """
@@ -34,6 +37,7 @@ class IdentityLoss(Loss):
     high: int = 300
     low: int = 0
     toward: str = "picture"
+    persons: Tensor | None = None
     mean: Tensor | None = None
     bank: Bank | None = None
     contrast: float = 0.1
@@ -41,8 +45,10 @@ class IdentityLoss(Loss):
     name = "identity"
 
     def __post_init__(self) -> None:
-        if self.toward not in ("picture", "reference"):
-            raise ValueError(f'toward is "picture" or "reference", not {self.toward!r}')
+        if self.toward not in ("picture", "person", "reference"):
+            raise ValueError(f'toward is "picture", "person" or "reference", not {self.toward!r}')
+        if self.toward == "person" and self.persons is None:
+            raise ValueError('toward is "person", and there are no persons')
 
     def per_row(self, moment: Moment) -> Tensor:
         rows = self.chosen(moment).nonzero()[:, 0]
@@ -50,7 +56,7 @@ class IdentityLoss(Loss):
             return moment.prediction.new_zeros(len(moment.t), dtype=torch.float32)
         pixels = moment.denoiser.decode(self.latents(moment, rows))
         seen = centred(self.recogniser.embed(pixels, moment.rows.keypoints[rows]), self.mean)
-        wanted = centred(self.person(moment)[rows], self.mean).to(seen)
+        wanted = self.wanted(moment, rows).to(seen)
         likeness = (seen * wanted).sum(-1)
         loss = 1 - likeness
         if self.bank is not None:
@@ -61,11 +67,12 @@ class IdentityLoss(Loss):
         """The predicted latents [k, C, h, w] of the rows [k]."""
         return moment.clean[rows]
 
-    def person(self, moment: Moment) -> Tensor:
-        """Embeddings [B, D], of any length, that the pictures should have."""
-        if self.toward == "picture":
-            return moment.rows.face
-        return moment.crowd.face
+    def wanted(self, moment: Moment, rows: Tensor) -> Tensor:
+        """Unit vectors [k, D], centred: what the pictures of the rows [k] should have."""
+        if self.toward == "person":
+            return self.persons[moment.rows.identity[rows].to(self.persons.device)]
+        shown = moment.rows.face if self.toward == "picture" else moment.crowd.face
+        return centred(shown[rows], self.mean)
 
     def against(self, seen: Tensor, likeness: Tensor, identity: Tensor) -> Tensor:
         """InfoNCE [k]: −log softmax of the likeness to oneself among that to the others of the bank."""
@@ -74,3 +81,11 @@ class IdentityLoss(Loss):
         others = (others / self.temperature).masked_fill(same, float("-inf"))
         own = likeness / self.temperature
         return F.softplus(others.logsumexp(-1) - own)
+
+
+def persons_of(data: Source, mean: Tensor | None) -> Tensor:
+    """Unit vectors [people, D] by the person's number: the mean of all embeddings of each, `mean` taken off."""
+    sums = torch.zeros(max(data.people) + 1, len(data.mean_face))
+    for person, pictures in data.people.items():
+        sums[person] = centred(data.features(pictures, vision=False)[0], mean).sum(0)
+    return F.normalize(sums, dim=-1)
