@@ -221,19 +221,25 @@ def test_from_noise_nothing_of_the_picture_is_seen(people, recogniser, kind):
 
 
 def test_guidance_goes_beyond_what_nobody_would_be(recogniser):
-    """With people and text the denoiser draws 1, without them .5: guidance of 3 draws .5 + 3 · .5."""
+    """With people and text the denoiser draws 1, without them half of it: guidance of 3 draws .5 + 3 · .5, and what is
+    drawn without them is a constant to the gradients."""
+    level = nn.Parameter(torch.tensor(1.0))
+
     class Heard(StubDenoiser):
         def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
             a, s = (table[t].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
             text = prompt.states.flatten(1).any(1)
-            return (a * noisy - torch.where(text, 1.0, 0.5).view(-1, 1, 1, 1)) / s
+            return (a * noisy - torch.where(text, level, level / 2).view(-1, 1, 1, 1)) / s
 
     rows = make_rows(2)
     moment = make_moment([600, 600], Heard("v"), rows, empty=Prompt(torch.zeros(1, 7, 12)))
     for guidance, drawn in ((1, 1.0), (3, 2.0)):
         for begin in ("picture", "noise"):
-            loss = FewStepIdentityLoss(recogniser, steps=3, guidance=guidance, begin=begin)
-            assert torch.allclose(loss.sample(moment, torch.tensor([1])), torch.tensor(drawn), atol=1e-3)
+            loss = FewStepIdentityLoss(recogniser, steps=3, learnt=3, guidance=guidance, begin=begin)
+            clean = loss.sample(moment, torch.tensor([1]))
+            assert torch.allclose(clean, torch.tensor(drawn), atol=1e-3)
+            slope, = torch.autograd.grad(clean.mean(), level, retain_graph=True)
+            assert slope == pytest.approx(guidance, rel=1e-3)
 
 
 def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):

@@ -15,8 +15,9 @@ from .identity import IdentityLoss
 @dataclass(frozen=True, eq=False)
 class FewStepIdentityLoss(IdentityLoss):
     """As the identity loss, on pictures that are sampled to the end first: DDIM (Song et al. 2021) in `steps` even
-    steps, with gradients through the last `learnt` of them and classifier-free `guidance` as a graph has it (the
-    negative rows are those of the U-Net with its LoRA, without people and text).
+    steps, with gradients through the last `learnt` of them and classifier-free `guidance` as a graph has it. What is
+    drawn without people and text, by the U-Net with its LoRA, counts as a constant there: gradients do not go through
+    it, so that of two steps the earlier one counts the more, by the guidance.
 
     begin    "picture": from the row's own noisy latents, at all noise levels below `top` (rows below `high` take the
              training step's one prediction). The first prediction is the training step's own, so `steps` − 1 calls of
@@ -64,13 +65,14 @@ class FewStepIdentityLoss(IdentityLoss):
             t = (start * (self.steps - step) / self.steps).round().long()
             signal, noise = (table.to(t.device)[t] for table in (moment.denoiser.signal, moment.denoiser.noise))
             with torch.set_grad_enabled(torch.is_grad_enabled() and step >= self.steps - self.learnt):
-                prediction = (moment.prediction[rows] if step == 0 and not noise_alone else
-                              predict_again(moment, latents, t, rows))
+                shown = (moment.prediction[rows] if step == 0 and not noise_alone else
+                         predict_again(moment, latents, t, rows))
+                clean = clean_from(shown, latents, signal, noise, moment.denoiser.prediction)
                 if self.guidance != 1:
                     with torch.no_grad():
-                        plain = predict_again(moment, latents, t, rows, nobody=True)
-                    prediction = plain + self.guidance * (prediction - plain)
-                clean = clean_from(prediction, latents, signal, noise, moment.denoiser.prediction)
+                        plain = clean_from(predict_again(moment, latents, t, rows, nobody=True), latents, signal,
+                                           noise, moment.denoiser.prediction)
+                    clean = plain + self.guidance * (clean - plain)
                 if step + 1 < self.steps:
                     after = (start * (self.steps - step - 1) / self.steps).round().long()
                     latents = self._renoise(moment, latents, clean, t, after)
