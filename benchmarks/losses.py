@@ -42,11 +42,13 @@ class Kept:
 
 
 def make_batch(denoiser, batch: int, latent: int, t: int):
-    """(rows, crowd, empty prompt, draws) of made-up pictures with a face in the middle, all at the step `t`."""
+    """(rows, crowd, empty prompt, draws) of made-up pictures with a face in the middle, which the adapter is told, all
+    at the step `t`."""
     import torch
 
     from facecdm.adapter.crowd import Crowd
     from facecdm.faces.align import TEMPLATE
+    from facecdm.faces.standing import Standing
     from facecdm.training.draws import Draws
     from facecdm.training.rows import Prompt, Rows
 
@@ -59,7 +61,8 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
     on = torch.ones(batch, dtype=torch.bool)
     draws = Draws(torch.full((batch,), t), torch.randn_like(rows.latents), on, on, on, ~on, ~on,
                   torch.zeros(batch), on, ~on, torch.zeros(batch, 2))
-    return rows, Crowd(torch.nn.functional.normalize(rows.face, dim=1), None, on, on), Prompt(states[:1]), draws
+    where = Standing(rows.keypoints.to(denoiser.device), (latent, latent), side=2)
+    return rows, Crowd(torch.nn.functional.normalize(rows.face, dim=1), None, on, on, where), Prompt(states[:1]), draws
 
 
 def make_variants(recogniser: Path, device) -> dict:
@@ -78,6 +81,8 @@ def make_variants(recogniser: Path, device) -> dict:
             "identity, 4,096 others": (losses.IdentityLoss(arcface, bank=bank), 100),
             "identity, 4 steps, 1 learnt": (losses.FewStepIdentityLoss(arcface), 600),
             "identity, 4 steps, 2 learnt": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
+            "identity, 4 steps from noise, guided, 4 learnt":
+                (losses.FewStepIdentityLoss(arcface, learnt=4, guidance=4.0, begin="noise"), 600),
             "linear identity": (losses.LinearIdentityLoss(linear), 600),
             "alignment": (losses.AlignmentLoss(), 100),
             "background": (losses.BackgroundLoss(), 100)}
