@@ -20,7 +20,7 @@ from .preview import choose, preview
 from .progress import Progress
 from .stages import Stage
 from .terms import terms_of
-from .trainer import Result, Trainer, Worker
+from .trainer import Result, Trainer, Worker, check_told
 
 
 class Session:
@@ -39,6 +39,8 @@ class Session:
         self._check()
         self.held_out = held_out(self.data, config.held_out)
         self.adapter, self.lora = self._first_adapter(), self._first_lora()
+        for stage in config.plan():
+            check_told(stage, self.adapter)
 
     def _open_base(self):
         from ..demo.pose_cli import POSE_WEIGHTS

@@ -74,6 +74,7 @@ class Trainer:
         if "control" in stage.train and not (steered and data.has_pose):
             raise FaceCDMError('the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
                                'the data set has no pose pictures: give both, or leave "control" out of what it trains')
+        check_told(stage, adapter)
         self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
         self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8,
                                            fused=denoiser.device.type in ("cpu", "cuda"))
@@ -200,6 +201,15 @@ class Trainer:
                 sums["validation without face"] += float(plain(without)) * len(indices)
                 count += len(indices)
         return {name: round(value / count, 6) for name, value in sums.items()}
+
+
+def check_told(stage: Stage, adapter: TripletAdapter) -> None:
+    """Raises FaceCDMError where a stage looks at faces drawn from noise, and nothing says where they will be."""
+    drawn = stage.identity and stage.few_steps and stage.few_steps_from == "noise"
+    if drawn and not (adapter.config.places and stage.drop_pose < 1):
+        raise FaceCDMError("few_steps_from: noise wants an adapter that is told where the face is, for the recogniser "
+                           "to look there: a new one with a square number of face tokens, from 32 people or more, and "
+                           "drop_pose below 1; or take few_steps_from: picture")
 
 
 def rate(stage: Stage, step: int) -> float:

@@ -135,6 +135,12 @@ def test_what_is_no_lora_of_the_base_is_refused(alone, data_set, face_models, tm
         Session(configuration.read(write(tmp_path, data_set, face_models, lora="other.safetensors")))
 
 
+def test_faces_drawn_from_noise_want_places_before_the_first_stage(data_set, face_models, tmp_path):
+    path = write(tmp_path, data_set, face_models, stages={"identity": {"few_steps": 2, "few_steps_from": "noise"}})
+    with pytest.raises(FaceCDMError, match="told where the face is"):  # of two people: no places
+        Session(configuration.read(path))
+
+
 def test_every_mistake_of_a_file_is_named(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text("data: x\nout: y\nheld_out: 3\nstepz: 1\n")

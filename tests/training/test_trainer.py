@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import STAGE, everything, tiny_trainer
+from lab import STAGE, WIDTH, everything, tiny_trainer
 
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.model import TripletAdapter
 from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training.lora import Lora
 from facecdm.training.losses import IdentityLoss
@@ -183,3 +185,14 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
 
     with pytest.raises(FaceCDMError, match="multiple of the number of processes"):
         tiny_trainer(tmp_path, STAGE.but(batch=3), Worker(0, 2))
+
+
+def test_who_cannot_be_told_where_the_face_is_does_not_draw_from_noise(tmp_path):
+    stage = STAGE.but(identity=0.1, few_steps=2, few_steps_from="noise", drop_pose=0.5)
+    with pytest.raises(FaceCDMError, match="told where the face is"):
+        tiny_trainer(tmp_path, stage)
+    layers = tiny_trainer(tmp_path, STAGE).denoiser.layer_map
+    told = TripletAdapter(AdapterConfig(layers, face_width=WIDTH, face_rank=8, face_tokens=4, places=True))
+    tiny_trainer(tmp_path, stage, adapter=told)
+    with pytest.raises(FaceCDMError, match="drop_pose below 1"):
+        tiny_trainer(tmp_path, stage.but(drop_pose=1.0), adapter=told)
