@@ -7,9 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 WEB_DIRECTORY = "./web"
 
-folder_paths.add_model_folder_path(
-    "facecdm", os.path.join(folder_paths.models_dir, "facecdm"), is_default=True
-)
+folder_paths.add_model_folder_path("facecdm", os.path.join(folder_paths.models_dir, "facecdm"), is_default=True)
 folder_paths.folder_names_and_paths["facecdm"][1].add(".safetensors")  # an empty set would list every file
 for _key in ("ipadapter", "instantid", "pulid"):  # where other packs have their users put adapters
     if _key not in folder_paths.folder_names_and_paths:

@@ -28,8 +28,7 @@ def canonical(name: str) -> str:
 def has_runtime(installed: Iterable[str]) -> bool:
     """Whether some ONNX Runtime is among the distributions: onnxruntime, -gpu, -directml, -silicon, …"""
     return any(
-        name.startswith(("onnxruntime", "ort-nightly")) and not name.startswith(NO_RUNTIME)
-        for name in installed
+        name.startswith(("onnxruntime", "ort-nightly")) and not name.startswith(NO_RUNTIME) for name in installed
     )
 
 

@@ -154,9 +154,7 @@ def steps_of_own_environment(tests: bool) -> list[Step]:
                 lambda: install_test_needs(python),
             )
         )
-        steps.append(
-            Step("frontend", "newest frontend", (NEWEST_FRONTEND,), unpack_frontend, FRONTEND / "index.html")
-        )
+        steps.append(Step("frontend", "newest frontend", (NEWEST_FRONTEND,), unpack_frontend, FRONTEND / "index.html"))
     return steps
 
 

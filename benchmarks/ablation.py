@@ -38,8 +38,13 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     add("--pose", type=Path, default=POSE_WEIGHTS, help="the demo's pose ControlNet, under which all but two arms draw")
     add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
-    add("--given", nargs="+", default=[], metavar="ARM=FILE",
-        help="adapters that are there already, in the place of an arm's first training (a LoRA beside one is applied)")
+    add(
+        "--given",
+        nargs="+",
+        default=[],
+        metavar="ARM=FILE",
+        help="adapters that are there already, in the place of an arm's first training (a LoRA beside one is applied)",
+    )
     add("--arms", nargs="+", help=f"some of: {', '.join(one.name for one in ARMS)} (default: all)")
     add("--seeds", type=int, default=3, help="trainings of each headline arm")
     add("--steps", type=int, default=0, help="of each training, all stages together; 0: the recipe's")
@@ -66,8 +71,15 @@ def read_recipe(arguments: argparse.Namespace):
     from facecdm.training.config import Config
 
     values = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
-    return Config.model_validate({**values, "data": arguments.data, "out": arguments.out, "adapter": None,
-                                  "recogniser": arguments.models / RECOGNISER})
+    return Config.model_validate(
+        {
+            **values,
+            "data": arguments.data,
+            "out": arguments.out,
+            "adapter": None,
+            "recogniser": arguments.models / RECOGNISER,
+        }
+    )
 
 
 def open_all(arguments: argparse.Namespace) -> Experiment:
@@ -93,14 +105,25 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     packs, weights = [arguments.models / "insightface"], read()
     analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
     if analyzer.recogniser != data_set.recogniser:
-        raise FaceCDMError(f"{arguments.data} was embedded by {data_set.recogniser}, and {PACK} has "
-                           f"{analyzer.recogniser}: prepare it with {PACK}")
+        raise FaceCDMError(
+            f"{arguments.data} was embedded by {data_set.recogniser}, and {PACK} has "
+            f"{analyzer.recogniser}: prepare it with {PACK}"
+        )
     denoiser, size = demo_denoiser(weights, device, pose), weights.sizes.image_size
     encoders = DemoEncoders(arguments.comfyui / "comfy" / "sd1_tokenizer", weights)
-    cast = people.cast(arguments.faceworld, arguments.cache, arguments.out / "people", analyzer, encoders,
-                       arguments.people, arguments.prompts, arguments.leave_out,
-                       open_pack(packs, PACK, landmarks=True) if pose else None)
+    cast = people.cast(
+        arguments.faceworld,
+        arguments.cache,
+        arguments.out / "people",
+        analyzer,
+        encoders,
+        arguments.people,
+        arguments.prompts,
+        arguments.leave_out,
+        open_pack(packs, PACK, landmarks=True) if pose else None,
+    )
     train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
+
     def remembered(one) -> Remembered:
         return Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
 
@@ -110,15 +133,35 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
     lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
-    artist = Artist(denoiser, cast, (weights.sizes.latent_channels, size // 8, size // 8), arguments.out / "pictures",
-                    arguments.draw_steps, arguments.cfg, arguments.draw_batch,
-                    control=pose and hashlib.sha256(pose.read_bytes()).hexdigest())
+    artist = Artist(
+        denoiser,
+        cast,
+        (weights.sizes.latent_channels, size // 8, size // 8),
+        arguments.out / "pictures",
+        arguments.draw_steps,
+        arguments.cfg,
+        arguments.draw_batch,
+        control=pose and hashlib.sha256(pose.read_bytes()).hexdigest(),
+    )
     settings = {name: str(value) for name, value in vars(arguments).items()} | {
-        "base": denoiser.fingerprint, "base steps": weights.steps, "device": device, "torch": torch.__version__,
-        "cuda": torch.cuda.get_device_name() if device == "cuda" else "", "cores": os.cpu_count()}
+        "base": denoiser.fingerprint,
+        "base steps": weights.steps,
+        "device": device,
+        "torch": torch.__version__,
+        "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
+        "cores": os.cpu_count(),
+    }
     ear = open_ear(denoiser, data_set, cast, first.look, encoders, arguments.out / "heard")
-    return Experiment(lab, artist, Judge(evaluator, cast, cast.hints is not None), arguments.out,
-                      jobs(names, arguments.seeds, arguments.strengths), settings, left_out, ear)
+    return Experiment(
+        lab,
+        artist,
+        Judge(evaluator, cast, cast.hints is not None),
+        arguments.out,
+        jobs(names, arguments.seeds, arguments.strengths),
+        settings,
+        left_out,
+        ear,
+    )
 
 
 def main() -> int:

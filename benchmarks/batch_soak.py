@@ -51,23 +51,33 @@ def main() -> None:
     link_pack(ROOT, options.base.absolute())
     with (
         tempfile.TemporaryDirectory() as folder,
-        LocalServer(options.comfyui.absolute(), options.base, cpu=not options.gpu,
-                    arguments=(f"--output-directory={folder}/server",), log=Path(folder, "server.log")) as server,
+        LocalServer(
+            options.comfyui.absolute(),
+            options.base,
+            cpu=not options.gpu,
+            arguments=(f"--output-directory={folder}/server",),
+            log=Path(folder, "server.log"),
+        ) as server,
     ):
         watch, started = Watch(server.process.pid), time.monotonic()
-        plan = Plan.make({
-            "workflow": json.loads(WORKFLOW.read_text(encoding="utf-8")), "servers": server.address,
-            "output": Path(folder, "out"), "inputs": {"person": "Reference.image", "seed": "KSampler.seed",
-                                                      "steps": "KSampler.steps"},
-            "jobs": [{"person": str(FACEWORLD_REFERENCE), "steps": 2},
-                     {"seed": {"from": 1, "count": options.jobs}}],
-        })
+        plan = Plan.make(
+            {
+                "workflow": json.loads(WORKFLOW.read_text(encoding="utf-8")),
+                "servers": server.address,
+                "output": Path(folder, "out"),
+                "inputs": {"person": "Reference.image", "seed": "KSampler.seed", "steps": "KSampler.steps"},
+                "jobs": [
+                    {"person": str(FACEWORLD_REFERENCE), "steps": 2},
+                    {"seed": {"from": 1, "count": options.jobs}},
+                ],
+            }
+        )
         summary = run(plan, display=watch)
         seconds = time.monotonic() - started
     print(f"{summary.done} of {summary.jobs} jobs in {seconds:.0f} s, {60 * summary.done / seconds:.1f} pictures/min\n")
     print("| after job | resident MiB |\n|---|---|")
     marks = range(FIRST, len(watch.memory) + 1, FIRST)
-    at = {mark: median(watch.memory[mark - AROUND:mark]) for mark in marks}
+    at = {mark: median(watch.memory[mark - AROUND : mark]) for mark in marks}
     print("\n".join(f"| {mark} | {memory:.1f} |" for mark, memory in at.items()))
     print(f"\nfrom job {FIRST} to job {max(at)}: {100 * (at[max(at)] / at[FIRST] - 1):+.2f} %")
 

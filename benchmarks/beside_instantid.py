@@ -16,9 +16,13 @@ from other_packs import open_pack
 
 SIGMA, CFG, STRENGTH, HELD = 3.0, 3.0, 0.8, 0.6
 # How many transformers it expects in each block of SDXL, in the order in which it counts them.
-BLOCKS = ([("input", block, 2) for block in (4, 5)] + [("input", block, 10) for block in (7, 8)]
-          + [("output", block, 10) for block in (0, 1, 2)] + [("output", block, 2) for block in (3, 4, 5)]
-          + [("middle", 0, 10)])
+BLOCKS = (
+    [("input", block, 2) for block in (4, 5)]
+    + [("input", block, 10) for block in (7, 8)]
+    + [("output", block, 10) for block in (0, 1, 2)]
+    + [("output", block, 2) for block in (3, 4, 5)]
+    + [("middle", 0, 10)]
+)
 
 
 def main() -> int:
@@ -26,9 +30,12 @@ def main() -> int:
     from instantid_pack import InstantID as theirs
 
     bench, worst = Bench(theirs), 0.0
-    for name, off in (("U-Net", bench.compare(unet=True)), ("ControlNet", bench.compare(control=True)),
-                      ("both, with noise", bench.compare(unet=True, control=True, noise=0.35)),
-                      ("theirs, then ours / ours, then theirs", bench.both())):
+    for name, off in (
+        ("U-Net", bench.compare(unet=True)),
+        ("ControlNet", bench.compare(control=True)),
+        ("both, with noise", bench.compare(unet=True, control=True, noise=0.35)),
+        ("theirs, then ours / ours, then theirs", bench.both()),
+    ):
         print(f"{name:40} {off:.1e}", flush=True)
         worst = max(worst, off)
     return 0 if worst < 1e-4 else 1
@@ -53,16 +60,31 @@ class Bench:
         # Its resampler is SDXL's own, whatever the file holds.
         sizes = replace(SMALL_XL, plus=1280, plus_heads=20)
         self.states = [published_state("instantid", layer_map(self.model), sizes, seed) for seed in (0, 5)]
-        self.adapters = [import_adapter(Published(*state.values(), {}, Path("a.bin")), "instantid")
-                         for state in self.states]
+        self.adapters = [
+            import_adapter(Published(*state.values(), {}, Path("a.bin")), "instantid") for state in self.states
+        ]
         generator = torch.Generator().manual_seed(1)
-        self.face = Face(torch.randn(512, generator=generator) * 5, torch.rand(5, 2), torch.tensor([0.0, 0, 9, 9]), 0.9,
-                         (10, 10), 0, torch.zeros(8, 8, 3))
+        self.face = Face(
+            torch.randn(512, generator=generator) * 5,
+            torch.rand(5, 2),
+            torch.tensor([0.0, 0, 9, 9]),
+            0.9,
+            (10, 10),
+            0,
+            torch.zeros(8, 8, 3),
+        )
         self.faces = Faces((self.face,), "antelopev2/glintr100.onnx")
         self.picture = torch.rand(1, 64, 96, 3, generator=generator)
         self.x = torch.randn(1, 4, 8, 12, generator=generator) * SIGMA
-        self.prompts = [conditioning(torch.randn(1, 77, 128, generator=generator),
-                                     torch.randn(1, 1280, generator=generator), height=64, width=96) for _ in range(2)]
+        self.prompts = [
+            conditioning(
+                torch.randn(1, 77, 128, generator=generator),
+                torch.randn(1, 1280, generator=generator),
+                height=64,
+                width=96,
+            )
+            for _ in range(2)
+        ]
 
     def epsilon(self, model, prompts):
         from twins import predict
@@ -76,10 +98,12 @@ class Bench:
         state = self.states[number] | {"ip_adapter": self.numbered(self.states[number]["ip_adapter"])}
         pack = self.theirs.InstantID(state, output_cross_attention_dim=128)
         shown, tokens = self.theirs.InstantIDAttentionPatch().patch_attention(
-            pack, recogniser, self.picture, model or self.model, STRENGTH, 0.0, 1.0, noise)
+            pack, recogniser, self.picture, model or self.model, STRENGTH, 0.0, 1.0, noise
+        )
         held = self.theirs.ApplyInstantIDControlNet()
-        return shown, held.apply_controlnet(tokens, self.net, self.picture, *self.prompts, HELD, 0.0,
-                                            1.0) if control else self.prompts
+        return shown, held.apply_controlnet(
+            tokens, self.net, self.picture, *self.prompts, HELD, 0.0, 1.0
+        ) if control else self.prompts
 
     def by_ours(self, number: int = 0, noise: float = 0.0, model=None, control: bool = False):
         from facecdm.adapter.person import Person, Stream
@@ -90,11 +114,14 @@ class Bench:
 
         adapter, sources = self.adapters[number], Sources(self.faces, noise=noise)
         shown = features(adapter, sources)
-        model = apply_person(model or self.model, Person(adapter, shown.face, settings={"face": Stream(STRENGTH)},
-                                                         negative=shown.negative))
+        model = apply_person(
+            model or self.model,
+            Person(adapter, shown.face, settings={"face": Stream(STRENGTH)}, negative=shown.negative),
+        )
         tokens = face_tokens(adapter, sources)
-        return model, control_with_faces(*self.prompts, self.net, self.picture, *tokens, HELD, 0.0,
-                                         1.0) if control else self.prompts
+        return model, control_with_faces(
+            *self.prompts, self.net, self.picture, *tokens, HELD, 0.0, 1.0
+        ) if control else self.prompts
 
     def numbered(self, ip_adapter: dict) -> dict:
         """The small U-Net's layers under the numbers that its node gives to SDXL's seventy."""
@@ -104,9 +131,13 @@ class Bench:
 
         ours = {key: number for number, (key, _, _) in enumerate(_attentions(self.model))}
         keys = [(part, block, i) for part, block, depth in BLOCKS for i in range(depth)]
-        return {f"{2 * number + 1}.to_{part}_ip.weight":
-                ip_adapter[f"{2 * ours[key] + 1}.to_{part}_ip.weight"] if key in ours else torch.zeros(1, 128)
-                for number, key in enumerate(keys) for part in "kv"}
+        return {
+            f"{2 * number + 1}.to_{part}_ip.weight": ip_adapter[f"{2 * ours[key] + 1}.to_{part}_ip.weight"]
+            if key in ours
+            else torch.zeros(1, 128)
+            for number, key in enumerate(keys)
+            for part in "kv"
+        }
 
     def compare(self, unet: bool = False, control: bool = False, noise: float = 0.0) -> float:
         given = {"noise": noise, "control": control}

@@ -16,8 +16,16 @@ from unittest import mock
 
 from other_packs import open_pack
 
-FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-plusv2",
-            "faceid-portrait", "faceid-portrait-unnorm")
+FAMILIES = (
+    "ip-adapter",
+    "ip-adapter-plus",
+    "ip-adapter-full-face",
+    "faceid",
+    "faceid-plus",
+    "faceid-plusv2",
+    "faceid-portrait",
+    "faceid-portrait-unnorm",
+)
 TOLD = {"faceid-plusv2": "faceidplusv2", "faceid-portrait-unnorm": "portraitunnorm"}
 SIGMA, CFG = 3.0, 3.0
 
@@ -31,10 +39,12 @@ def main() -> int:
         silent, whole = bench.family(family)
         print(f"{family:24} middle silent {silent:.1e}   with the middle block {whole:.1e}", flush=True)
         worst = max(worst, silent)
-    for name, off in (("with a negative picture", bench.avoiding()),
-                      ("theirs, then ours / ours, then theirs", bench.both()),
-                      ("our export of 4 tokens in its loader", bench.export(4)),
-                      ("our export of 16 tokens in its loader", bench.export(16))):
+    for name, off in (
+        ("with a negative picture", bench.avoiding()),
+        ("theirs, then ours / ours, then theirs", bench.both()),
+        ("our export of 4 tokens in its loader", bench.export(4)),
+        ("our export of 16 tokens in its loader", bench.export(16)),
+    ):
         print(f"{name:44} {off:.1e}", flush=True)
         worst = max(worst, off)
     return 0 if worst < 1e-4 else 1
@@ -64,8 +74,15 @@ class Bench:
         points = torch.tensor([[110.0, 110], [175, 118], [140, 160], [110, 190], [165, 196]])
         # What Detect & Embed Faces would have cut out: by it a face knows its picture.
         crop = aligned_crop((self.picture[0] * 255).round().to(torch.uint8).numpy(), points.numpy(), 224)
-        self.face = Face(torch.randn(512, generator=generator) * 5, points, torch.tensor([80.0, 60, 200, 230]), 0.9,
-                         (300, 300), 0, torch.from_numpy(crop).float() / 255)
+        self.face = Face(
+            torch.randn(512, generator=generator) * 5,
+            points,
+            torch.tensor([80.0, 60, 200, 230]),
+            0.9,
+            (300, 300),
+            0,
+            torch.from_numpy(crop).float() / 255,
+        )
         self.faces = Faces((self.face,), "buffalo_l/w600k_r50.onnx")
         self.avoided = (torch.randint(0, 255, (1, 224, 224, 3), generator=generator) + 0.25) / 255
         self.x = torch.randn(1, 4, 8, 8, generator=generator) * SIGMA
@@ -81,16 +98,30 @@ class Bench:
 
     def by_theirs(self, state: dict, family: str, model=None, negative_image=None):
         """MODEL with IPAdapter_plus' own node; its empty picture is black, so ours is told to be, too."""
-        recogniser = SimpleNamespace(det_model=SimpleNamespace(), get=lambda image: [SimpleNamespace(
-            normed_embedding=(self.face.embedding / self.face.embedding.norm()).numpy(),
-            embedding=self.face.embedding.numpy(), kps=self.face.keypoints.numpy())])
+        recogniser = SimpleNamespace(
+            det_model=SimpleNamespace(),
+            get=lambda image: [
+                SimpleNamespace(
+                    normed_embedding=(self.face.embedding / self.face.embedding.norm()).numpy(),
+                    embedding=self.face.embedding.numpy(),
+                    kps=self.face.keypoints.numpy(),
+                )
+            ],
+        )
         own = {part: dict(inner) for part, inner in state.items()}
         if family in TOLD:  # as its loader does where a file's name says so
             own[TOLD[family]] = True
         with self.torch.no_grad():
             return self.theirs.IPAdapterAdvanced().apply_ipadapter(
-                model or self.model, own, image=self.picture, clip_vision=self.vision, insightface=recogniser,
-                weight=0.8, weight_faceidv2=0.7, image_negative=negative_image)[0]
+                model or self.model,
+                own,
+                image=self.picture,
+                clip_vision=self.vision,
+                insightface=recogniser,
+                weight=0.8,
+                weight_faceidv2=0.7,
+                image_negative=negative_image,
+            )[0]
 
     def by_ours(self, state: dict, family: str, middle: bool, model=None, negative_image=None):
         import facecdm.hosts.comfy_features as looking
@@ -104,14 +135,25 @@ class Bench:
         adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")), family)
         kind = KNOWN[family]
         black = self.torch.zeros(1, 224, 224, 3) if kind.vision and kind.vision != POOLED else None
-        with (mock.patch.object(looking, "aligned", lambda faces, picture, size: self.aligned(faces, picture, 224)),
-              mock.patch.object(looking, "look_at_nothing", lambda vision: looking.look(vision, black))):
-            shown = looking.features(adapter, looking.Sources(
-                self.faces if kind.stream == "face" else None, self.vision, self.picture,
-                negative_image=negative_image, shortcut=0.7))
+        with (
+            mock.patch.object(looking, "aligned", lambda faces, picture, size: self.aligned(faces, picture, 224)),
+            mock.patch.object(looking, "look_at_nothing", lambda vision: looking.look(vision, black)),
+        ):
+            shown = looking.features(
+                adapter,
+                looking.Sources(
+                    self.faces if kind.stream == "face" else None,
+                    self.vision,
+                    self.picture,
+                    negative_image=negative_image,
+                    shortcut=0.7,
+                ),
+            )
         curve = (1.0,) * 15 + (float(middle),)
-        return apply_person(model or self.model, Person(
-            adapter, shown.face, shown.image, {kind.stream: Stream(0.8, curve)}, negative=shown.negative))
+        return apply_person(
+            model or self.model,
+            Person(adapter, shown.face, shown.image, {kind.stream: Stream(0.8, curve)}, negative=shown.negative),
+        )
 
     @property
     def aligned(self):
@@ -143,8 +185,9 @@ class Bench:
             state = self.state(family)
             theirs = self.epsilon(self.by_theirs(state, family, negative_image=self.avoided))
             assert self.off(self.epsilon(self.by_theirs(state, family)), theirs) > 1e-3, "it made no difference"
-            worst = max(worst, self.off(self.epsilon(self.by_ours(state, family, False, negative_image=self.avoided)),
-                                        theirs))
+            worst = max(
+                worst, self.off(self.epsilon(self.by_ours(state, family, False, negative_image=self.avoided)), theirs)
+            )
         return worst
 
     def both(self) -> float:
@@ -176,8 +219,9 @@ class Bench:
             state = ipadapter_model_loader(str(path))
         theirs = self.epsilon(self.by_theirs(state, "faceid"), 1.0)
         assert self.off(self.epsilon(self.model, 1.0), theirs) > 1e-2, "it did nothing"
-        ours = apply_person(self.model, Person(adapter, self.faces.normed, settings={
-            "face": Stream(0.8, (1.0,) * 15 + (0.0,))}))
+        ours = apply_person(
+            self.model, Person(adapter, self.faces.normed, settings={"face": Stream(0.8, (1.0,) * 15 + (0.0,))})
+        )
         return self.off(self.epsilon(ours, 1.0), theirs)
 
 
@@ -188,10 +232,23 @@ def small_vision(width: int, pooled: int):
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
-        file.write_text(json.dumps({
-            "model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": width,
-            "projection_dim": pooled, "num_attention_heads": 2, "num_hidden_layers": 2, "num_channels": 3,
-            "image_size": 224, "patch_size": 56, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}))
+        file.write_text(
+            json.dumps(
+                {
+                    "model_type": "clip_vision_model",
+                    "hidden_size": width,
+                    "intermediate_size": width,
+                    "projection_dim": pooled,
+                    "num_attention_heads": 2,
+                    "num_hidden_layers": 2,
+                    "num_channels": 3,
+                    "image_size": 224,
+                    "patch_size": 56,
+                    "hidden_act": "quick_gelu",
+                    "layer_norm_eps": 1e-5,
+                }
+            )
+        )
         vision = comfy.clip_vision.ClipVisionModel(str(file))
     generator = torch.Generator().manual_seed(0)
     for value in vision.model.parameters():

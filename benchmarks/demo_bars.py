@@ -92,8 +92,19 @@ class Painter:
         empty = torch.zeros(len(captions), 4, self.size // 8, self.size // 8)
         latent = comfy.sample.fix_empty_latent_channels(model, empty)
         noise = comfy.sample.prepare_noise(latent, seed)
-        samples = comfy.sample.sample(model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive,
-                                      negative, latent, seed=seed, disable_pbar=True)
+        samples = comfy.sample.sample(
+            model,
+            noise,
+            how.steps,
+            how.cfg,
+            how.sampler,
+            how.scheduler,
+            positive,
+            negative,
+            latent,
+            seed=seed,
+            disable_pbar=True,
+        )
         return self.demo.vae.decode(samples)
 
     def _words(self, captions: list[str], more: dict | None) -> list:
@@ -146,11 +157,18 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         painter = Painter(weights, arguments)
         painted = to_bytes(painter.paint_all([label["caption"] for label in labels]))
         save_sheet(painted[:40], arguments.out.with_name(f"{path.stem}.png"))
-        rows.append({"what": f"U-Net step {weights.steps['unet']}", "steps_trained": weights.steps,
-                     **asdict(judge.score(painted, labels)), "seconds": painter.seconds(),
-                     "identity": judge.identity(real[:96], to_bytes(painter.again(real[:96]))),
-                     "retrieval": painter.retrieval(torch.from_numpy(np.array(val.pixels[people])),
-                                                    [val.captions[row] for row in people])})
+        rows.append(
+            {
+                "what": f"U-Net step {weights.steps['unet']}",
+                "steps_trained": weights.steps,
+                **asdict(judge.score(painted, labels)),
+                "seconds": painter.seconds(),
+                "identity": judge.identity(real[:96], to_bytes(painter.again(real[:96]))),
+                "retrieval": painter.retrieval(
+                    torch.from_numpy(np.array(val.pixels[people])), [val.captions[row] for row in people]
+                ),
+            }
+        )
         report(rows[-1])
     return rows
 
@@ -166,8 +184,11 @@ def save_sheet(pixels: Tensor, path: Path, columns: int = 10) -> None:
 
 def table(rows: list[dict]) -> str:
     columns = ("face", "background", "shirt", "identity", "retrieval", "seconds")
-    lines = ["| | face found | background right | plain shirt right | autoencoder identity | caption of 48 found | "
-             "seconds a picture |", "|" + "---|" * 7]
+    lines = [
+        "| | face found | background right | plain shirt right | autoencoder identity | caption of 48 found | "
+        "seconds a picture |",
+        "|" + "---|" * 7,
+    ]
     bars = {**BARS, "seconds": 10}
     for row in [*rows, {"what": "bar", **bars}]:
         lines.append(f"| {row['what']} | " + " | ".join(show(name, row.get(name)) for name in columns) + " |")

@@ -42,11 +42,22 @@ def compare_base(base: str, families: list[str] | None, size: int) -> float:
 
     full_sdxl = SimpleNamespace(
         name="SDXL",
-        comfy=SMALL_SDXL.comfy | dict(model_channels=320, context_dim=2048, transformer_depth=[0, 0, 2, 2, 10, 10],
-                                      transformer_depth_middle=10,
-                                      transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10]),
-        diffusers=SMALL_SDXL.diffusers | dict(block_out_channels=[320, 640, 1280], cross_attention_dim=2048,
-                                              attention_head_dim=[5, 10, 20], transformer_layers_per_block=[1, 2, 10]))
+        comfy=SMALL_SDXL.comfy
+        | dict(
+            model_channels=320,
+            context_dim=2048,
+            transformer_depth=[0, 0, 2, 2, 10, 10],
+            transformer_depth_middle=10,
+            transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+        ),
+        diffusers=SMALL_SDXL.diffusers
+        | dict(
+            block_out_channels=[320, 640, 1280],
+            cross_attention_dim=2048,
+            attention_head_dim=[5, 10, 20],
+            transformer_layers_per_block=[1, 2, 10],
+        ),
+    )
     started = time.perf_counter()
     twins = make_twins(full_sdxl if base == "SDXL" else FULL_SD15)
     sizes = published.SDXL if base == "SDXL" else published.SD15

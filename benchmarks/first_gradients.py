@@ -47,20 +47,33 @@ def gradients(denoiser, data: DataSet, recogniser: ArcFace, pictures: list[int],
     """[N, places × Σ width]: of each picture's likeness, by what is added to the layers."""
     found = []
     for start in range(0, len(pictures), BATCH):
-        rows = data.load(pictures[start:start + BATCH])
+        rows = data.load(pictures[start : start + BATCH])
         count = len(rows)
         noise = torch.randn(rows.latents.shape, generator=generator("first gradients", step, start))
         t, heard = torch.full((count,), step), []
         a, s = denoiser.signal[t], denoiser.noise[t]
         noisy = a.view(-1, 1, 1, 1) * rows.latents + s.view(-1, 1, 1, 1) * noise
-        people = [[LayerStream(0, count, torch.zeros(count, 1, layer.width),
-                               torch.zeros(count, 1, layer.width, requires_grad=True), torch.ones(layer.width),
-                               watch=heard.append)] for layer in denoiser.layer_map.layers]
+        people = [
+            [
+                LayerStream(
+                    0,
+                    count,
+                    torch.zeros(count, 1, layer.width),
+                    torch.zeros(count, 1, layer.width, requires_grad=True),
+                    torch.ones(layer.width),
+                    watch=heard.append,
+                )
+            ]
+            for layer in denoiser.layer_map.layers
+        ]
         clean = clean_from(denoiser.predict(noisy, t, rows.prompt, people), noisy, a, s, denoiser.prediction)
         seen = centred(recogniser.embed(denoiser.decode(clean), rows.keypoints), data.mean_face)
         likeness = (seen * centred(rows.face, data.mean_face)).sum()
-        found.append(torch.cat([near(rows.keypoints, grad.shape[1]) @ grad
-                                for grad in torch.autograd.grad(likeness, heard)], -1).flatten(1))
+        found.append(
+            torch.cat(
+                [near(rows.keypoints, grad.shape[1]) @ grad for grad in torch.autograd.grad(likeness, heard)], -1
+            ).flatten(1)
+        )
     return torch.cat(found)
 
 
@@ -74,12 +87,15 @@ def near(keypoints: Tensor, places: int) -> Tensor:
 
 def codes(faces: Tensor, people: Tensor) -> dict[str, Tensor]:
     """[RANK, W] each: ways to begin, for centred `faces` [N, W] of `people` [N]."""
+
     def pairs(directions: Tensor) -> Tensor:
         return torch.cat([directions, -directions])
 
-    return {"principal components": principal_directions(faces, RANK),
-            "principal components, in pairs": pairs(principal_directions(faces, RANK // 2)),
-            "people against photos, in pairs": pairs(identity_directions(faces, people, RANK // 2))}
+    return {
+        "principal components": principal_directions(faces, RANK),
+        "principal components, in pairs": pairs(principal_directions(faces, RANK // 2)),
+        "people against photos, in pairs": pairs(identity_directions(faces, people, RANK // 2)),
+    }
 
 
 def shared(tokens: Tensor, gradient: Tensor) -> float:
@@ -100,13 +116,18 @@ def main() -> int:
     data, denoiser = DataSet(arguments.data), demo_denoiser(read(arguments.weights))
     recogniser = ArcFace(arguments.recogniser)
     several = [pictures for pictures in data.people.values() if len(pictures) > 1]
-    order = torch.randperm(len(several), generator=generator("people"))[:arguments.people].tolist()
+    order = torch.randperm(len(several), generator=generator("people"))[: arguments.people].tolist()
     faces, people = known_faces(data)
     mean, scale = faces.mean(0), faces.shape[1] ** 0.5
     shown = F.normalize(data.features([several[i][1] for i in order], vision=False)[0].float(), dim=1)
     ways = codes((faces - mean) * scale, people)
-    print(f"{len(order)} people\n\n| code | " + " | ".join(f"t = {step}" for step in LEVELS) + " |\n|"
-          + "---|" * (len(LEVELS) + 1), flush=True)
+    print(
+        f"{len(order)} people\n\n| code | "
+        + " | ".join(f"t = {step}" for step in LEVELS)
+        + " |\n|"
+        + "---|" * (len(LEVELS) + 1),
+        flush=True,
+    )
     found = [gradients(denoiser, data, recogniser, [several[i][0] for i in order], step) for step in LEVELS]
     for name, directions in ways.items():
         code, cosines = F.gelu((shown - mean) * scale @ directions.T), []

@@ -56,7 +56,7 @@ def fitted(adapter, data: DataSet, pictures: list[int]) -> Tensor:
     """[C + 1, c]: the line from what is said in a place of the face to its latent, of another photo of the person."""
     gram, crossed = 0.0, 0.0
     for start in range(0, len(pictures), BATCH):
-        chosen = pictures[start:start + BATCH]
+        chosen = pictures[start : start + BATCH]
         rows = data.load(chosen)
         heard, inside = said(adapter, unit(data, [(data.references(one) or [one])[0] for one in chosen]), rows)
         x, y = (value[inside[..., 0] > 0.5].double() for value in (heard, rows.latents.flatten(2).transpose(1, 2)))
@@ -71,15 +71,16 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     denoiser, data, recogniser = demo_denoiser(), DataSet(options.data), ArcFace(options.recogniser)
     people = [pictures for pictures in data.people.values() if len(pictures) >= VIEWS]
-    judged, others = people[-JUDGED:], people[:-JUDGED:max(len(people) // FITTED, 1)]
+    judged, others = people[-JUDGED:], people[: -JUDGED : max(len(people) // FITTED, 1)]
     shown, wanted = (unit(data, [person[view] for person in judged]) for view in (0, 1))
     wanted = centred(wanted, data.mean_face)
     rows = data.load([person[2] for person in judged[1:] + judged[:1]])
     side = rows.latents.shape[-2:]
     print("| tokens | cosine to another photo | nearest of all |\n|---|---|---|", flush=True)
     for tokens in options.sides:
-        adapter = new_adapter(denoiser, data, face_tokens=tokens**2, face_rank=options.rank, image_width=0,
-                              face_content=options.content)
+        adapter = new_adapter(
+            denoiser, data, face_tokens=tokens**2, face_rank=options.rank, image_width=0, face_content=options.content
+        )
         line = fitted(adapter, data, [picture for person in others for picture in person[:VIEWS]])
         heard, inside = said(adapter, shown, rows)
         drawn, inside = ((value.transpose(1, 2).unflatten(2, side)) for value in (heard @ line, inside))

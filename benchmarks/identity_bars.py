@@ -69,8 +69,11 @@ class People:
         self.reference = [rows[REFERENCE] for rows in views]
         self.other = [rows[OTHER] for rows in views]
         # The n-th prompt of a person is a caption of the person n places on.
-        self.asked = [(person, views[(person + 1 + n) % len(views)][2 + n]) for n in range(prompts)
-                      for person in range(len(views))]
+        self.asked = [
+            (person, views[(person + 1 + n) % len(views)][2 + n])
+            for n in range(prompts)
+            for person in range(len(views))
+        ]
         self.labels = [val.labels[row] for _, row in self.asked]
 
     def prompt(self, val: data.Portraits, place: int) -> str:
@@ -81,8 +84,9 @@ def dlib_embeddings(judge: Dlib, pixels: Tensor) -> list[Tensor | None]:
     return [None if (seen := judge.look(picture)) is None else seen.embedding for picture in pixels.numpy()]
 
 
-def likeness(shown: list[Tensor | None], people: list[int], gallery: list[Tensor | None], centre: Tensor
-             ) -> tuple[float, float]:
+def likeness(
+    shown: list[Tensor | None], people: list[int], gallery: list[Tensor | None], centre: Tensor
+) -> tuple[float, float]:
     """(mean cosine to one's own other view, share of pictures nearest to it among all); no face counts 0 and wrong."""
     known = torch.stack([torch.zeros_like(centre) if face is None else _centred(face, centre) for face in gallery])
     cosines, right = [], []
@@ -112,10 +116,16 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
             if arguments.image_strength:
                 row = torch.from_numpy(np.array(val.pixels[people.reference[person]]))
                 image = painter.demo.clip_vision.encode_image(row[None].float() / 255).penultimate_hidden_states
-            shown = Person(adapter, arguments.faces[person][None], image,
-                           {"face": Stream(arguments.strength, kappa=arguments.keep_prompt),
-                            "image": Stream(arguments.image_strength)},
-                           keypoints=None if places is None or arguments.untold else places[place][None])
+            shown = Person(
+                adapter,
+                arguments.faces[person][None],
+                image,
+                {
+                    "face": Stream(arguments.strength, kappa=arguments.keep_prompt),
+                    "image": Stream(arguments.image_strength),
+                },
+                keypoints=None if places is None or arguments.untold else places[place][None],
+            )
             painter.demo = replace(painter.demo, model=apply_person(plain, shown))
         more = controlled(hints[place]) if arguments.pose else None
         pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place, more))
@@ -171,11 +181,15 @@ def run(arguments: argparse.Namespace) -> list[dict]:
 
     analyzer = open_pack([arguments.models / "insightface"], "buffalo_s")
     weights = read(arguments.weights)
-    val, train = (data.load(arguments.faceworld, (split,), weights.sizes.image_size, arguments.cache)
-                  for split in ("val", "train"))
+    val, train = (
+        data.load(arguments.faceworld, (split,), weights.sizes.image_size, arguments.cache)
+        for split in ("val", "train")
+    )
     judge, people = Judge.fit(train, analyzer), People(val, arguments.people, arguments.prompts)
-    views = {name: torch.from_numpy(np.array(val.pixels[rows])) for name, rows in
-             (("reference", people.reference), ("other", people.other))}
+    views = {
+        name: torch.from_numpy(np.array(val.pixels[rows]))
+        for name, rows in (("reference", people.reference), ("other", people.other))
+    }
     seen = {name: measure.embeddings(pixels, analyzer) for name, pixels in views.items()}
     arguments.faces = torch.stack(seen["reference"])
     dlib = Dlib() if arguments.dlib else None
@@ -219,15 +233,27 @@ def run(arguments: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    columns = [name for name in ("cosine", "rank1", "dlib_cosine", "dlib_rank1", "face", "background", "shirt",
-                                "sharpness")
-               if any(name in row for row in rows)]
+    columns = [
+        name
+        for name in ("cosine", "rank1", "dlib_cosine", "dlib_rank1", "face", "background", "shirt", "sharpness")
+        if any(name in row for row in rows)
+    ]
     lines = ["| | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for row in rows:
-        lines.append(f"| {row['what']} | " + " | ".join(
-            "–" if name not in row else f"{row[name]:.3f}" if "cosine" in name else
-            f"{row[name]:.1f}" if name == "sharpness" else f"{row[name]:.1%}"
-            for name in columns) + " |")
+        lines.append(
+            f"| {row['what']} | "
+            + " | ".join(
+                "–"
+                if name not in row
+                else f"{row[name]:.3f}"
+                if "cosine" in name
+                else f"{row[name]:.1f}"
+                if name == "sharpness"
+                else f"{row[name]:.1%}"
+                for name in columns
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 

@@ -40,7 +40,7 @@ def upright(denoiser, data: DataSet, pictures: list[int]) -> Tensor:
     """[N, 3 · SIDE²] in −1…1: the faces as a recogniser is shown them, smaller."""
     found = []
     for start in range(0, len(pictures), BATCH):
-        rows = data.load(pictures[start:start + BATCH])
+        rows = data.load(pictures[start : start + BATCH])
         found.append(F.avg_pool2d(align(denoiser.decode(rows.latents), rows.keypoints), SIZE // SIDE).flatten(1))
     return torch.cat(found)
 
@@ -70,7 +70,7 @@ def main() -> int:
     data, denoiser = DataSet(arguments.data), demo_denoiser(read(arguments.weights))
     recogniser = ArcFace(arguments.recogniser)
     several = [pictures for pictures in data.people.values() if len(pictures) > 1]
-    judged, fitted = several[-JUDGED:], several[:-JUDGED][:arguments.people]
+    judged, fitted = several[-JUDGED:], several[:-JUDGED][: arguments.people]
     pictures = [picture for person in fitted for picture in person]
     whose = torch.tensor([number for number, person in enumerate(fitted) for _ in person])
 
@@ -81,16 +81,24 @@ def main() -> int:
     centre, middle = known.mean(0), faces.mean(0)
     shown, wanted = (unit([person[view] for person in judged]) for view in (0, 1))
     others = centred(wanted, centre)
-    print(f"{len(fitted)} people fitted, {len(judged)} judged\n\n| face | cosine to another photo | nearest of all |\n"
-          "|---|---|---|")
+    print(
+        f"{len(fitted)} people fitted, {len(judged)} judged\n\n| face | cosine to another photo | nearest of all |\n"
+        "|---|---|---|"
+    )
     print(line("the photo itself", centred(shown, centre), others))
     print(line("the photo, upright", seen(recogniser, upright(denoiser, data, [p[0] for p in judged]), centre), others))
     x, y = known - centre, (faces - middle)[whose]
     covariance, cross = x.T @ x, x.T @ y
     for ridge in RIDGES:
         map_ = torch.linalg.solve(covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance)), cross)
-        print(line(f"drawn by a straight line, ridge {ridge:g}",
-                   seen(recogniser, middle + (shown - centre) @ map_, centre), others), flush=True)
+        print(
+            line(
+                f"drawn by a straight line, ridge {ridge:g}",
+                seen(recogniser, middle + (shown - centre) @ map_, centre),
+                others,
+            ),
+            flush=True,
+        )
     return 0
 
 

@@ -55,12 +55,30 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
     channels = denoiser.model.model.latent_format.latent_channels
     points = torch.from_numpy(TEMPLATE).float() / 112 * 0.5 + 0.25
     states = torch.randn(batch, 77, denoiser.layer_map.context)
-    rows = Rows(torch.randn(batch, channels, latent, latent), Prompt(states), torch.randn(batch, 512), None,
-                torch.tensor([[0.3, 0.3, 0.7, 0.75]]).repeat(batch, 1), points.repeat(batch, 1, 1), None,
-                torch.arange(batch))
+    rows = Rows(
+        torch.randn(batch, channels, latent, latent),
+        Prompt(states),
+        torch.randn(batch, 512),
+        None,
+        torch.tensor([[0.3, 0.3, 0.7, 0.75]]).repeat(batch, 1),
+        points.repeat(batch, 1, 1),
+        None,
+        torch.arange(batch),
+    )
     on = torch.ones(batch, dtype=torch.bool)
-    draws = Draws(torch.full((batch,), t), torch.randn_like(rows.latents), on, on, on, ~on, ~on,
-                  torch.zeros(batch), on, ~on, torch.zeros(batch, 2))
+    draws = Draws(
+        torch.full((batch,), t),
+        torch.randn_like(rows.latents),
+        on,
+        on,
+        on,
+        ~on,
+        ~on,
+        torch.zeros(batch),
+        on,
+        ~on,
+        torch.zeros(batch, 2),
+    )
     where = Standing(rows.keypoints.to(denoiser.device), (latent, latent), side=2)
     return rows, Crowd(torch.nn.functional.normalize(rows.face, dim=1), None, on, on, where), Prompt(states[:1]), draws
 
@@ -74,18 +92,22 @@ def make_variants(recogniser: Path, device) -> dict:
     arcface = losses.ArcFace(recogniser).to(device)
     bank = losses.Bank(torch.randn(4096, 512, device=device), torch.arange(4096, device=device) + 10_000)
     linear = losses.LinearRecogniser(torch.randn(192, 48, 1, 1) / 48**0.5, torch.randn(512, 3 * 28**2) / 500).to(device)
-    return {"diffusion alone": (None, 100),
-            "bottleneck": (losses.BottleneckLoss(), 100),
-            "localisation": (losses.LocalisationLoss(), 100),
-            "identity": (losses.IdentityLoss(arcface), 100),
-            "identity, 4,096 others": (losses.IdentityLoss(arcface, bank=bank), 100),
-            "identity, 4 steps, 1 learnt": (losses.FewStepIdentityLoss(arcface), 600),
-            "identity, 4 steps, 2 learnt": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
-            "identity, 4 steps from noise, guided, 4 learnt":
-                (losses.FewStepIdentityLoss(arcface, learnt=4, guidance=4.0, begin="noise"), 600),
-            "linear identity": (losses.LinearIdentityLoss(linear), 600),
-            "alignment": (losses.AlignmentLoss(), 100),
-            "background": (losses.BackgroundLoss(), 100)}
+    return {
+        "diffusion alone": (None, 100),
+        "bottleneck": (losses.BottleneckLoss(), 100),
+        "localisation": (losses.LocalisationLoss(), 100),
+        "identity": (losses.IdentityLoss(arcface), 100),
+        "identity, 4,096 others": (losses.IdentityLoss(arcface, bank=bank), 100),
+        "identity, 4 steps, 1 learnt": (losses.FewStepIdentityLoss(arcface), 600),
+        "identity, 4 steps, 2 learnt": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
+        "identity, 4 steps from noise, guided, 4 learnt": (
+            losses.FewStepIdentityLoss(arcface, learnt=4, guidance=4.0, begin="noise"),
+            600,
+        ),
+        "linear identity": (losses.LinearIdentityLoss(linear), 600),
+        "alignment": (losses.AlignmentLoss(), 100),
+        "background": (losses.BackgroundLoss(), 100),
+    }
 
 
 def main() -> None:
@@ -125,8 +147,9 @@ def main() -> None:
     clock = time.perf_counter if on_gpu else time.process_time
 
     def step(loss, t: int, kept: Kept | nullcontext) -> float:
-        rows, crowd, empty, draws = (moved(part, denoiser.device)
-                                     for part in make_batch(denoiser, arguments.batch, arguments.latent, t))
+        rows, crowd, empty, draws = (
+            moved(part, denoiser.device) for part in make_batch(denoiser, arguments.batch, arguments.latent, t)
+        )
         terms = [Term("diffusion", losses.DiffusionLoss())] + ([_term(loss)] if loss is not None else [])
         start = clock()
         with kept:

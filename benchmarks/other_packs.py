@@ -19,8 +19,9 @@ def open_pack(about: str, name: str) -> ModuleType:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    spec = importlib.util.spec_from_file_location(name, arguments.pack / "__init__.py",
-                                                  submodule_search_locations=[str(arguments.pack)])
+    spec = importlib.util.spec_from_file_location(
+        name, arguments.pack / "__init__.py", submodule_search_locations=[str(arguments.pack)]
+    )
     pack = importlib.util.module_from_spec(spec)
     sys.modules[name] = pack
     spec.loader.exec_module(pack)

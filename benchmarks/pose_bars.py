@@ -131,8 +131,9 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     from facecdm.faces.analyzer import open_pack
     from facecdm.pose.extract import Drawing, FaceDetector, extract
 
-    detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s",
-                                      landmarks=not arguments.five_points))
+    detector = FaceDetector(
+        open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=not arguments.five_points)
+    )
     labels = read_labels(arguments.faceworld, ("val",))
     some = [labels[row] for row in spread(len(labels), arguments.heads)]
     heads = extract(detector, val_pictures(arguments.faceworld, some), "largest")

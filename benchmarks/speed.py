@@ -16,17 +16,42 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-COMMON = dict(image_size=32, in_channels=4, out_channels=4, use_spatial_transformer=True, legacy=False,
-              use_temporal_attention=False, use_temporal_resblock=False, model_channels=320)
+COMMON = dict(
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    use_spatial_transformer=True,
+    legacy=False,
+    use_temporal_attention=False,
+    use_temporal_resblock=False,
+    model_channels=320,
+)
 CONFIGS = {
-    "SD1.5": COMMON | dict(num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=768, num_heads=8,
-                           transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_middle=1,
-                           transformer_depth_output=[1] * 9 + [0] * 3, use_linear_in_transformer=False,
-                           adm_in_channels=None),
-    "SDXL": COMMON | dict(num_res_blocks=[2] * 3, channel_mult=[1, 2, 4], context_dim=2048, num_head_channels=64,
-                          transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
-                          transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], use_linear_in_transformer=True,
-                          num_classes="sequential", adm_in_channels=2816),
+    "SD1.5": COMMON
+    | dict(
+        num_res_blocks=[2] * 4,
+        channel_mult=[1, 2, 4, 4],
+        context_dim=768,
+        num_heads=8,
+        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+        transformer_depth_middle=1,
+        transformer_depth_output=[1] * 9 + [0] * 3,
+        use_linear_in_transformer=False,
+        adm_in_channels=None,
+    ),
+    "SDXL": COMMON
+    | dict(
+        num_res_blocks=[2] * 3,
+        channel_mult=[1, 2, 4],
+        context_dim=2048,
+        num_head_channels=64,
+        transformer_depth=[0, 0, 2, 2, 10, 10],
+        transformer_depth_middle=10,
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+        use_linear_in_transformer=True,
+        num_classes="sequential",
+        adm_in_channels=2816,
+    ),
 }
 
 
@@ -52,8 +77,9 @@ def make_adapter(model, streams: int):
     from facecdm.adapter.model import TripletAdapter
     from facecdm.hosts.comfy import layer_map
 
-    adapter = TripletAdapter(AdapterConfig(layer_map(model), image_width=1280 if streams == 2 else 0, image_tokens=16),
-                             torch.float16)
+    adapter = TripletAdapter(
+        AdapterConfig(layer_map(model), image_width=1280 if streams == 2 else 0, image_tokens=16), torch.float16
+    )
     for stream in adapter.streams.values():
         torch.nn.init.ones_(stream.gate.knots)
     return adapter.requires_grad_(False)
@@ -122,8 +148,9 @@ def measure(model, latent: int, steps: int, device) -> tuple[list[float], int]:
     guider.set_cfg(5.0)
     x = torch.randn(1, 4, latent, latent)
     with PeakMemory(device) as memory, torch.inference_mode():
-        guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler), torch.tensor([5.0, 0.0]),
-                      disable_pbar=True)
+        guider.sample(
+            x, torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler), torch.tensor([5.0, 0.0]), disable_pbar=True
+        )
     return seconds, memory.peak
 
 
@@ -139,9 +166,11 @@ def benchmark(base: str, latent: int, steps: int, rounds: int) -> list[str]:
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     plain = make_model(base, device, dtype)
     face, image = torch.nn.functional.normalize(torch.randn(1, 512), dim=1), torch.randn(1, 257, 1280)
-    variants = {"plain": plain,
-                "face": apply_person(plain, Person(make_adapter(plain, 1), face)),
-                "face + image": apply_person(plain, Person(make_adapter(plain, 2), face, image))}
+    variants = {
+        "plain": plain,
+        "face": apply_person(plain, Person(make_adapter(plain, 1), face)),
+        "face + image": apply_person(plain, Person(make_adapter(plain, 2), face, image)),
+    }
     seconds, memory = {name: [] for name in variants}, dict.fromkeys(variants, 0)
     for model in variants.values():  # the first rounds pay for memory that the later ones find ready
         measure(model, latent, 1, device)
@@ -151,8 +180,11 @@ def benchmark(base: str, latent: int, steps: int, rounds: int) -> list[str]:
             seconds[name] += took
             memory[name] = max(memory[name], peak)
     middle = {name: median(seconds[name]) for name in variants}
-    return [f"| {base} {8 * latent} px | {name} | {middle[name]:.3f} | {middle[name] / middle['plain']:.3f} | "
-            f"{memory[name] / 2**20:.0f} |" for name in variants]
+    return [
+        f"| {base} {8 * latent} px | {name} | {middle[name]:.3f} | {middle[name] / middle['plain']:.3f} | "
+        f"{memory[name] / 2**20:.0f} |"
+        for name in variants
+    ]
 
 
 def main() -> None:

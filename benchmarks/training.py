@@ -49,9 +49,12 @@ def batch(arguments, context: int, count: int = 1) -> dict:
 
     torch.manual_seed(0)
     side = arguments.latent
-    return {"latents": torch.randn(count, 4, side, side), "states": torch.randn(count, 77, context),
-            "pooled": torch.randn(count, 1280),
-            "sizes": torch.tensor([[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]]).expand(count, -1)}
+    return {
+        "latents": torch.randn(count, 4, side, side),
+        "states": torch.randn(count, 77, context),
+        "pooled": torch.randn(count, 1280),
+        "sizes": torch.tensor([[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]]).expand(count, -1),
+    }
 
 
 def ours(arguments, device, dtype) -> dict:
@@ -70,8 +73,10 @@ def ours(arguments, device, dtype) -> dict:
             part.to(device)
         parameters = [value for part in lora.parts.values() for value in part.parameters()]
         optimiser = torch.optim.AdamW(parameters, RATE)
-        given = {name: value.to(device) for name, value in
-                 batch(arguments, denoiser.layer_map.context, arguments.batch).items()}
+        given = {
+            name: value.to(device)
+            for name, value in batch(arguments, denoiser.layer_map.context, arguments.batch).items()
+        }
         prompt = Prompt(given["states"], given["pooled"], given["sizes"])
         steps = Steps(device)
         with steps.memory, lora.on(denoiser.linears()):
@@ -110,14 +115,29 @@ def core(arguments, device, dtype) -> dict:
     train.TrainSampler.fwd_bwd, model.model.named_modules = marked, chosen
     # The node crashes on a single latent.
     given = batch(arguments, model.model.model_config.unet_config["context_dim"], max(arguments.batch, 2))
-    positive = [[[state[None], {"pooled_output": pooled[None]}]]
-                for state, pooled in zip(given["states"], given["pooled"])]
+    positive = [
+        [[state[None], {"pooled_output": pooled[None]}]] for state, pooled in zip(given["states"], given["pooled"])
+    ]
     name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
     with steps.memory, torch.inference_mode():
         lora = train.TrainLoraNode.execute(
-            [model], [{"samples": one[None]} for one in given["latents"]], positive, [arguments.batch],
-            [arguments.steps + SKIPPED + 1], [1], [RATE], [RANK], ["AdamW"], ["MSE"], [0], [name], ["fp32"], ["LoRA"],
-            [arguments.checkpointing], ["[None]"]).result[1]
+            [model],
+            [{"samples": one[None]} for one in given["latents"]],
+            positive,
+            [arguments.batch],
+            [arguments.steps + SKIPPED + 1],
+            [1],
+            [RATE],
+            [RANK],
+            ["AdamW"],
+            ["MSE"],
+            [0],
+            [name],
+            ["fp32"],
+            ["LoRA"],
+            [arguments.checkpointing],
+            ["[None]"],
+        ).result[1]
     return steps.result() | {"learns": sum(value.numel() for key, value in lora.items() if "alpha" not in key)}
 
 
@@ -127,9 +147,17 @@ def plain(arguments, device, dtype) -> dict:
     from peft import LoraConfig
     from twins import FULL_SD15, SMALL_SDXL
 
-    sizes = FULL_SD15.diffusers if arguments.base[0] == "SD1.5" else SMALL_SDXL.diffusers | dict(
-        block_out_channels=[320, 640, 1280], cross_attention_dim=2048, attention_head_dim=[5, 10, 20],
-        transformer_layers_per_block=[1, 2, 10])
+    sizes = (
+        FULL_SD15.diffusers
+        if arguments.base[0] == "SD1.5"
+        else SMALL_SDXL.diffusers
+        | dict(
+            block_out_channels=[320, 640, 1280],
+            cross_attention_dim=2048,
+            attention_head_dim=[5, 10, 20],
+            transformer_layers_per_block=[1, 2, 10],
+        )
+    )
     unet = diffusers.UNet2DConditionModel(**sizes).to(device, dtype).requires_grad_(False)
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     parameters = [value for value in unet.parameters() if value.requires_grad]
@@ -140,8 +168,10 @@ def plain(arguments, device, dtype) -> dict:
         unet.enable_gradient_checkpointing()
     optimiser = torch.optim.AdamW(parameters, RATE)
     signal = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    given = {name: value.to(device, dtype) for name, value in
-             batch(arguments, sizes["cross_attention_dim"], arguments.batch).items()}
+    given = {
+        name: value.to(device, dtype)
+        for name, value in batch(arguments, sizes["cross_attention_dim"], arguments.batch).items()
+    }
     added = {"text_embeds": given["pooled"], "time_ids": given["sizes"]} if arguments.base[0] == "SDXL" else None
     steps = Steps(device)
     with steps.memory:
@@ -180,22 +210,36 @@ def compare(arguments) -> None:
     found: dict[tuple, list[dict]] = {case: [] for case in cases}
     for _ in range(arguments.rounds):
         for base, name, again in cases:
-            command = [sys.executable, __file__, "--comfyui", str(arguments.comfyui), "--base", base, "--child", name,
-                       *(["--checkpointing"] if again else []), *(f"--{key}={getattr(arguments, key)}"
-                                                                  for key in ("latent", "batch", "steps"))]
+            command = [
+                sys.executable,
+                __file__,
+                "--comfyui",
+                str(arguments.comfyui),
+                "--base",
+                base,
+                "--child",
+                name,
+                *(["--checkpointing"] if again else []),
+                *(f"--{key}={getattr(arguments, key)}" for key in ("latent", "batch", "steps")),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
             if not lines:
                 sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
             found[base, name, again].append(json.loads(lines[0].removeprefix("RESULT ")))
-    print(f"| U-Net, {8 * arguments.latent} px, batch {arguments.batch} | checkpointing | | seconds a step | ratio | "
-          "peak MiB | ratio |\n|---|---|---|---|---|---|---|")
+    print(
+        f"| U-Net, {8 * arguments.latent} px, batch {arguments.batch} | checkpointing | | seconds a step | ratio | "
+        "peak MiB | ratio |\n|---|---|---|---|---|---|---|"
+    )
     for (base, name, again), results in found.items():
         first = found[base, "ours", again]
         seconds, peak = _seconds(results), median(one["peak"] for one in results) / 2**20
-        print(f"| {base} | {'on' if again else 'off'} | {name} ({results[0]['learns'] / 1e6:.2f} M) | {seconds:.3f} | "
-              f"{seconds / _seconds(first):.2f} | {peak:.0f} | "
-              f"{peak / (median(one['peak'] for one in first) / 2**20):.2f} |", flush=True)
+        print(
+            f"| {base} | {'on' if again else 'off'} | {name} ({results[0]['learns'] / 1e6:.2f} M) | {seconds:.3f} | "
+            f"{seconds / _seconds(first):.2f} | {peak:.0f} | "
+            f"{peak / (median(one['peak'] for one in first) / 2**20):.2f} |",
+            flush=True,
+        )
 
 
 def _seconds(results: list[dict]) -> float:
@@ -238,8 +282,16 @@ class RandomPeople:
 
         box = torch.tensor([[0.3, 0.2, 0.7, 0.7]]).expand(len(indices), -1)
         points = torch.tensor([[[0.42, 0.4], [0.58, 0.4], [0.5, 0.5], [0.43, 0.6], [0.57, 0.6]]])
-        return Rows(self.latents[indices], Prompt(self.texts[indices]), self.faces[indices], self.states[indices], box,
-                    points.expand(len(indices), -1, -1), None, torch.tensor(indices))
+        return Rows(
+            self.latents[indices],
+            Prompt(self.texts[indices]),
+            self.faces[indices],
+            self.states[indices],
+            box,
+            points.expand(len(indices), -1, -1),
+            None,
+            torch.tensor(indices),
+        )
 
 
 def losses(arguments) -> None:
@@ -267,15 +319,31 @@ def losses(arguments) -> None:
     data = RandomPeople(denoiser.layer_map.context, vision)
     adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, image_width=vision))
     adapter.start_from_text(denoiser.text_keys_values()).requires_grad_(False)
-    usual = Stage(steps=arguments.steps + SKIPPED, batch=4, bottleneck=0, drop_all=0, drop_face=0, warmup=0,
-                  save_every=10**6, validate_every=10**6, identity_below=1000)
-    added = {"diffusion alone": {}, "+ LoRA of the U-Net": {"train": (*usual.train, "lora")},
-             "+ gradient checkpointing": {"checkpointing": True}, "+ bottleneck": {"bottleneck": 0.05},
-             "+ localisation": {"localisation": 0.001}, "+ alignment": {"alignment": 0.6},
-             "+ background": {"background": 0.1}}
+    usual = Stage(
+        steps=arguments.steps + SKIPPED,
+        batch=4,
+        bottleneck=0,
+        drop_all=0,
+        drop_face=0,
+        warmup=0,
+        save_every=10**6,
+        validate_every=10**6,
+        identity_below=1000,
+    )
+    added = {
+        "diffusion alone": {},
+        "+ LoRA of the U-Net": {"train": (*usual.train, "lora")},
+        "+ gradient checkpointing": {"checkpointing": True},
+        "+ bottleneck": {"bottleneck": 0.05},
+        "+ localisation": {"localisation": 0.001},
+        "+ alignment": {"alignment": 0.6},
+        "+ background": {"background": 0.1},
+    }
     if arguments.insightface:
-        added |= {"+ identity": {"identity": 0.1}, "+ identity after 2 steps": {"identity": 0.1, "few_steps": 2,
-                                                                                    "identity_below": 0}}
+        added |= {
+            "+ identity": {"identity": 0.1},
+            "+ identity after 2 steps": {"identity": 0.1, "few_steps": 2, "identity_below": 0},
+        }
     seconds: dict[str, list[float]] = {name: [] for name in added}
     peaks: dict[str, list[int]] = {name: [] for name in added}
     for _ in range(arguments.rounds):

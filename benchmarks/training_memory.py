@@ -54,18 +54,38 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
         lora = Lora.new(linears, rank)
         x, context = torch.randn(1, 4, latent, latent, dtype=dtype), layer_map(model).context
         tokens = [[torch.randn(1, n, width, dtype=dtype, requires_grad=True) for n in (4, 4, 8, 8)] for width in widths]
-        people = [[LayerStream(0, 1, k, v, torch.ones(1, 1, width, dtype=dtype, requires_grad=True))
-                   for k, v in (some[:2], some[2:])] for some, width in zip(tokens, widths)]
+        people = [
+            [
+                LayerStream(0, 1, k, v, torch.ones(1, 1, width, dtype=dtype, requires_grad=True))
+                for k, v in (some[:2], some[2:])
+            ]
+            for some, width in zip(tokens, widths)
+        ]
         text, vector = torch.randn(1, 77, context, dtype=dtype), torch.randn(1, 2816, dtype=dtype)
-    options = {"patches_replace": {"attn2": {key: _Listening(i) for i, (key, _, _) in enumerate(_attentions(model))}},
-               "optimized_attention_override": _attention, CALL: Call(people, None)}
+    options = {
+        "patches_replace": {"attn2": {key: _Listening(i) for i, (key, _, _) in enumerate(_attentions(model))}},
+        "optimized_attention_override": _attention,
+        CALL: Call(people, None),
+    }
     with lora.on(linears):
-        kept, repeated = kept_by(unet, (ResBlock, BasicTransformerBlock), lambda: unet(
-            x, torch.zeros(1, device=meta), context=text, y=vector if base == "SDXL" else None,
-            transformer_options=options))
+        kept, repeated = kept_by(
+            unet,
+            (ResBlock, BasicTransformerBlock),
+            lambda: unet(
+                x,
+                torch.zeros(1, device=meta),
+                context=text,
+                y=vector if base == "SDXL" else None,
+                transformer_options=options,
+            ),
+        )
     learns = sum(value.numel() for part in lora.parts.values() for value in part.parameters())
-    return {"weights": sum(value.numel() for value in unet.parameters()) * BYTES / GIB, "kept": kept,
-            "repeated": repeated, "lora": learns}
+    return {
+        "weights": sum(value.numel() for value in unet.parameters()) * BYTES / GIB,
+        "kept": kept,
+        "repeated": repeated,
+        "lora": learns,
+    }
 
 
 def count_decoder(latent: int) -> tuple[float, float]:
@@ -76,8 +96,18 @@ def count_decoder(latent: int) -> tuple[float, float]:
     import torch
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    sizes = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4],
-                 num_res_blocks=2, attn_resolutions=[], dropout=0.0)
+    sizes = dict(
+        double_z=True,
+        z_channels=4,
+        resolution=256,
+        in_channels=3,
+        out_ch=3,
+        ch=128,
+        ch_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        attn_resolutions=[],
+        dropout=0.0,
+    )
     with torch.device("meta"), patch.object(parts, "vae_attention", lambda: parts.pytorch_attention):
         vae = AutoencoderKL(ddconfig=sizes, embed_dim=4).to(torch.bfloat16).requires_grad_(False)
         latents = torch.randn(1, 4, latent, latent, dtype=torch.bfloat16, requires_grad=True)
@@ -141,15 +171,20 @@ def main() -> None:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    print("| base | pixels | weights | LoRA and AdamW | a picture | with checkpointing | batch 1 | batch 4 "
-          "| batch 4, checkpointing |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| base | pixels | weights | LoRA and AdamW | a picture | with checkpointing | batch 1 | batch 4 "
+        "| batch 4, checkpointing |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for base, latent in (("SD1.5", 64), ("SD1.5", 96), ("SDXL", 96), ("SDXL", 128)):
         found = count(base, latent, arguments.rank)
         learning = found["lora"] * 16 / GIB  # float32: value, gradient, two moments
         fixed = found["weights"] + learning
-        print(f"| {base} | {8 * latent} | {found['weights']:.2f} | {learning:.2f} | {found['kept']:.2f} | "
-              f"{found['repeated']:.2f} | {fixed + found['kept']:.1f} | {fixed + 4 * found['kept']:.1f} | "
-              f"{fixed + 4 * found['repeated']:.1f} |", flush=True)
+        print(
+            f"| {base} | {8 * latent} | {found['weights']:.2f} | {learning:.2f} | {found['kept']:.2f} | "
+            f"{found['repeated']:.2f} | {fixed + found['kept']:.1f} | {fixed + 4 * found['kept']:.1f} | "
+            f"{fixed + 4 * found['repeated']:.1f} |",
+            flush=True,
+        )
     print("\n| decoding for the identity loss, pixels | a picture | with checkpointing |\n|---|---|---|")
     for latent in (64, 96, 128):
         print("| {} | {:.2f} | {:.2f} |".format(8 * latent, *count_decoder(latent)), flush=True)

@@ -91,12 +91,24 @@ class Stage:
                 model = apply_person(model, self._person(someone, half, mask if how == "masks" else None))
         positive = []
         for text, mask in zip(words, HALVES):
-            positive += node_helpers.conditioning_set_values(self._words(text), {
-                "mask": mask[None], "set_area_to_bounds": True, "mask_strength": 1.0})
+            positive += node_helpers.conditioning_set_values(
+                self._words(text), {"mask": mask[None], "set_area_to_bounds": True, "mask_strength": 1.0}
+            )
         latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, SIDE // 8, SIDE // 4))
         noise = comfy.sample.prepare_noise(latent, seed)
-        sampled = comfy.sample.sample(model, noise, self.how.steps, self.how.cfg, "euler", "karras", positive,
-                                      self._words(""), latent, seed=seed, disable_pbar=True)
+        sampled = comfy.sample.sample(
+            model,
+            noise,
+            self.how.steps,
+            self.how.cfg,
+            "euler",
+            "karras",
+            positive,
+            self._words(""),
+            latent,
+            seed=seed,
+            disable_pbar=True,
+        )
         return self.demo.vae.decode(sampled)[0]
 
     def _words(self, text: str) -> list:
@@ -110,8 +122,14 @@ class Stage:
             states = self.demo.clip_vision.encode_image(someone.picture[None]).penultimate_hidden_states.float()
         settings = {name: Stream(self.how.strength) for name in ("face", "image")}
         places = (someone.keypoints + someone.keypoints.new_tensor([half, 0])) / someone.keypoints.new_tensor([2, 1])
-        return Person(self.adapter, F.normalize(someone.face, dim=0)[None], states, settings, mask,
-                      keypoints=None if self.how.untold else places[None])
+        return Person(
+            self.adapter,
+            F.normalize(someone.face, dim=0)[None],
+            states,
+            settings,
+            mask,
+            keypoints=None if self.how.untold else places[None],
+        )
 
 
 def halves(picture: Tensor) -> list[Tensor]:
@@ -129,8 +147,9 @@ def own_best(picture: Tensor, people: list[Someone], analyzer, centre: Tensor) -
         if found is None:
             results.append({"face": False, "own": 0.0, "other": 0.0, "right": False})
             continue
-        own, other = (F.cosine_similarity(found - centre, people[n].face - centre, dim=0).item()
-                      for n in (place, 1 - place))
+        own, other = (
+            F.cosine_similarity(found - centre, people[n].face - centre, dim=0).item() for n in (place, 1 - place)
+        )
         results.append({"face": True, "own": own, "other": other, "right": own > other})
     return results
 
@@ -163,10 +182,13 @@ def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
 
 def summary(rows: list[dict]) -> dict:
     found = [row for row in rows if row["face"]]
-    return {"faces": len(found) / len(rows), "own reference best": sum(row["right"] for row in rows) / len(rows),
-            "of faces": sum(row["right"] for row in found) / max(len(found), 1),
-            "cosine to own": sum(row["own"] for row in found) / max(len(found), 1),
-            "cosine to other": sum(row["other"] for row in found) / max(len(found), 1)}
+    return {
+        "faces": len(found) / len(rows),
+        "own reference best": sum(row["right"] for row in rows) / len(rows),
+        "of faces": sum(row["right"] for row in found) / max(len(found), 1),
+        "cosine to own": sum(row["own"] for row in found) / max(len(found), 1),
+        "cosine to other": sum(row["other"] for row in found) / max(len(found), 1),
+    }
 
 
 def main() -> None:
@@ -187,8 +209,12 @@ def main() -> None:
     centre = torch.stack([someone.face for someone in people]).mean(0)
     chosen = people
     if options.identities:
-        chosen = [someone for name in options.identities for someone in people
-                  if val.labels[someone.reference]["identity"] == name]
+        chosen = [
+            someone
+            for name in options.identities
+            for someone in people
+            if val.labels[someone.reference]["identity"] == name
+        ]
     rows: dict[str, list[dict]] = {how: [] for how in ("masks", "everywhere", "nobody")}
     reaches, shown = [], []
     with torch.inference_mode():
@@ -205,8 +231,11 @@ def main() -> None:
                 swapped = stage.paint([pair[0], other], options.seed + number, "masks", words)
                 reaches.append(reach(pictures["masks"], swapped))
             shown.append(torch.cat([pair[0].picture, pictures["masks"], pair[1].picture], 1))
-            print(number + 1, {how: f"{summary(values)['own reference best']:.0%}" for how, values in rows.items()},
-                  flush=True)
+            print(
+                number + 1,
+                {how: f"{summary(values)['own reference best']:.0%}" for how, values in rows.items()},
+                flush=True,
+            )
     result = {how: summary(values) for how, values in rows.items()} | {"reach": sum(reaches) / len(reaches)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1))

@@ -30,7 +30,7 @@ def queries(denoiser, data: DataSet, chosen: list[int], step: int, pose: bool) -
     """Of each layer: queries [N, C] of the places that lie in a face, and where they stand [N, 2]."""
     draw, found, where = generator("where", step), {}, {}
     for start in range(0, len(chosen), BATCH):
-        rows = data.load(chosen[start:start + BATCH])
+        rows = data.load(chosen[start : start + BATCH])
         t = torch.full((len(rows),), step)
         a, s = denoiser.signal[step], denoiser.noise[step]
         noisy = a * rows.latents + s * torch.randn(rows.latents.shape, generator=draw)
@@ -85,10 +85,16 @@ def main() -> None:
                 if layer.part in LAYERS:
                     (x, asked), (y, truth) = ([half[part][index] for half in seen] for part in (0, 1))
                     blind = truth - y.mean(0)
-                    errors = [float(e.square().sum(1).mean().sqrt()) for e in
-                              (blind, linear(x, y, asked) - truth, network(x, y, asked) - truth)]
-                    print(f"| {index} ({layer.part}) | {step} | {'yes' if pose else 'no'} | "
-                          + " | ".join(f"{error:.2f}" for error in errors) + " |", flush=True)
+                    errors = [
+                        float(e.square().sum(1).mean().sqrt())
+                        for e in (blind, linear(x, y, asked) - truth, network(x, y, asked) - truth)
+                    ]
+                    print(
+                        f"| {index} ({layer.part}) | {step} | {'yes' if pose else 'no'} | "
+                        + " | ".join(f"{error:.2f}" for error in errors)
+                        + " |",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -63,13 +63,35 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def learn(options: argparse.Namespace, denoiser, data: DataSet, linear: LinearRecogniser, hidden: frozenset[int],
-          weight: float):
+def learn(
+    options: argparse.Namespace,
+    denoiser,
+    data: DataSet,
+    linear: LinearRecogniser,
+    hidden: frozenset[int],
+    weight: float,
+):
     """(adapter, LoRA) after the steps."""
-    stage = Stage("broad", steps=options.steps, batch=options.batch, learning_rate=options.rate, gate_rate=1.0, rank=0,
-                  train=("projectors", "keys_values", "gates", "lora"), lora_rank=32, lora_layers=options.lora_layers,
-                  min_snr=0.0, face_region=0.0, drop_image=1.0, drop_face=0.1, noise_low=200, noise_share=0.9,
-                  schedule="linear", save_every=10**6, validate_every=10**6)
+    stage = Stage(
+        "broad",
+        steps=options.steps,
+        batch=options.batch,
+        learning_rate=options.rate,
+        gate_rate=1.0,
+        rank=0,
+        train=("projectors", "keys_values", "gates", "lora"),
+        lora_rank=32,
+        lora_layers=options.lora_layers,
+        min_snr=0.0,
+        face_region=0.0,
+        drop_image=1.0,
+        drop_face=0.1,
+        noise_low=200,
+        noise_share=0.9,
+        schedule="linear",
+        save_every=10**6,
+        validate_every=10**6,
+    )
     terms = [Term("diffusion", DiffusionLoss(gamma=0.0))]
     if weight:
         terms.append(Term("linear identity", LinearIdentityLoss(linear), weight))
@@ -110,14 +132,19 @@ def main() -> None:
     denoiser, data = demo_denoiser(), DataSet(options.data)
     hidden = held_out(data, 0.02)
     linear = LinearRecogniser.fit(denoiser, Without(data, hidden))
-    print("| weight | t | face missed, right person | nobody | wrong person adds | error, right person | nobody |\n"
-          "|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| weight | t | face missed, right person | nobody | wrong person adds | error, right person | nobody |\n"
+        "|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     for weight in options.weights:
         result = learn(options, denoiser, data, linear, hidden, weight)
         for level, row in zip(LEVELS, ask(denoiser, data, linear, hidden, result.adapter, result.lora)):
-            print(f"| {weight:g} | {level} | {row['right'][0]:.3f} | {row['nobody'][0]:.3f} | "
-                  f"{row['wrong'][0] - row['right'][0]:+.3f} | {row['right'][1]:.4f} | {row['nobody'][1]:.4f} |",
-                  flush=True)
+            print(
+                f"| {weight:g} | {level} | {row['right'][0]:.3f} | {row['nobody'][0]:.3f} | "
+                f"{row['wrong'][0] - row['right'][0]:+.3f} | {row['right'][1]:.4f} | {row['nobody'][1]:.4f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

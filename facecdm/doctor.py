@@ -89,13 +89,9 @@ def version(package: str) -> str | None:
 
 
 def check_python() -> Iterator[Finding]:
-    text = (
-        f"Python {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
-    )
+    text = f"Python {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
     known = (3, 10) <= sys.version_info[:2] <= (3, 13)
-    yield Finding(
-        OK if known else WARNING, "python", text, "" if known else "FaceCDM is tested on 3.10 - 3.13"
-    )
+    yield Finding(OK if known else WARNING, "python", text, "" if known else "FaceCDM is tested on 3.10 - 3.13")
 
 
 def check_torch() -> Iterator[Finding]:
@@ -127,16 +123,12 @@ def check_comfyui(comfyui: Path | None) -> Iterator[Finding]:
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     found = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
     if not (comfyui / "main.py").is_file():
-        yield Finding(
-            MISSING, "comfyui", f"{comfyui} has no main.py", "name the ComfyUI folder with --comfyui"
-        )
+        yield Finding(MISSING, "comfyui", f"{comfyui} has no main.py", "name the ComfyUI folder with --comfyui")
     elif found is None:
         yield Finding(WARNING, "comfyui", f"ComfyUI of an unknown version in {comfyui}")
     elif tuple(map(int, found.groups())) < OLDEST_COMFYUI:
         oldest = ".".join(map(str, OLDEST_COMFYUI))
-        yield Finding(
-            MISSING, "comfyui", f"ComfyUI {found[0]} in {comfyui} is too old", f"update it to {oldest}"
-        )
+        yield Finding(MISSING, "comfyui", f"ComfyUI {found[0]} in {comfyui} is too old", f"update it to {oldest}")
     else:
         yield Finding(OK, "comfyui", f"ComfyUI {found[0]} in {comfyui}")
 
@@ -200,9 +192,7 @@ def check_optional() -> Iterator[Finding]:
         if found := version(package):
             yield Finding(OK, package, f"{package} {found}")
         else:
-            yield Finding(
-                NOTE, package, f"{package} is not installed; it {purpose}", f"pip install {package}"
-            )
+            yield Finding(NOTE, package, f"{package} is not installed; it {purpose}", f"pip install {package}")
 
 
 def lines(findings: list[Finding]) -> Iterator[str]:

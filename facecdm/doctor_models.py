@@ -48,15 +48,11 @@ def check_models(base: Path | None) -> Iterator[Finding]:
     """Face packs, the demo model, and what larger base models want, below `base`/models."""
     yield from check_demo()
     if base is None:
-        yield Finding(
-            NOTE, "models", "no ComfyUI, so no models were looked for", "name it with --comfyui DIR"
-        )
+        yield Finding(NOTE, "models", "no ComfyUI, so no models were looked for", "name it with --comfyui DIR")
         return
     models = base / "models"
     if not models.is_dir():
-        yield Finding(
-            MISSING, "models", f"{models} is no folder", "name ComfyUI's base directory with --base"
-        )
+        yield Finding(MISSING, "models", f"{models} is no folder", "name ComfyUI's base directory with --base")
         return
     yield from check_packs(models / "insightface")
     for kind in OPTIONAL_MODELS:
@@ -67,9 +63,7 @@ def check_demo() -> Iterator[Finding]:
     if DEMO_WEIGHTS.is_file():
         size = DEMO_WEIGHTS.stat().st_size
         if size < 1_000_000:  # a pointer of Git's large file storage, or a cut-off copy
-            yield Finding(
-                WARNING, "demo model", f"{DEMO_WEIGHTS} has only {size:,} bytes", "clone the pack anew"
-            )
+            yield Finding(WARNING, "demo model", f"{DEMO_WEIGHTS} has only {size:,} bytes", "clone the pack anew")
         else:
             yield Finding(OK, "demo model", f"demo model ({size / 2**20:.0f} MiB, comes with the pack)")
     else:
@@ -98,10 +92,7 @@ def check_packs(folder: Path) -> Iterator[Finding]:
 
 def check_kind(kind: Kind, models: Path) -> Finding:
     found = sorted(
-        path.name
-        for folder in kind.folders
-        for path in (models / folder).rglob("*")
-        if path.suffix in ENDINGS
+        path.name for folder in kind.folders for path in (models / folder).rglob("*") if path.suffix in ENDINGS
     )
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -22,8 +22,10 @@ def safe_name(name: str) -> str:
     stem = name.strip().removesuffix(SUFFIX)
     plain = re.fullmatch(r"[\w][\w .,()+\-]{0,99}", stem) is not None and stem == stem.rstrip(" .")
     if not plain or len(stem.encode()) > 200 or is_reserved(stem):
-        raise UnsafeName(f"{name!r} cannot be the name of a file. Use letters, digits, spaces and - _ . , ( ) +, "
-                         "begin with a letter or digit, and name no folder.")
+        raise UnsafeName(
+            f"{name!r} cannot be the name of a file. Use letters, digits, spaces and - _ . , ( ) +, "
+            "begin with a letter or digit, and name no folder."
+        )
     return stem
 
 
@@ -39,8 +41,10 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
         path = folder / (stem + SUFFIX) if overwrite else _claim(folder, stem)
         write_whole(path, data, claimed=not overwrite)
     except OSError as error:
-        raise FaceCDMError(f"{stem + SUFFIX} could not be written into {folder}: {error}. "
-                           "Look at the folder's rights and the free space.") from error
+        raise FaceCDMError(
+            f"{stem + SUFFIX} could not be written into {folder}: {error}. "
+            "Look at the folder's rights and the free space."
+        ) from error
     return path
 
 

@@ -17,6 +17,20 @@ from . import (
     training,
 )
 
-MODULES = (faces, face_library, adapter, apply, controlnet, eva, people, pose, detail, dataset, training,
-           stage_settings, evaluation, demo)
+MODULES = (
+    faces,
+    face_library,
+    adapter,
+    apply,
+    controlnet,
+    eva,
+    people,
+    pose,
+    detail,
+    dataset,
+    training,
+    stage_settings,
+    evaluation,
+    demo,
+)
 NODES = [node for module in MODULES for node in module.NODES]

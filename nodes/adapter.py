@@ -21,7 +21,7 @@ FOLDER_KEY = "facecdm"
 OTHERS = ("ipadapter", "instantid", "pulid")  # folders of published adapters; their names stand before the files'
 NO_FILE = "none saved yet"
 CATEGORY = "FaceCDM/adapter"
-HINT = ("Save an adapter with Save Adapter, or put its file into that folder, then refresh the list (R).")
+HINT = "Save an adapter with Save Adapter, or put its file into that folder, then refresh the list (R)."
 
 
 def saved_names() -> list[str]:
@@ -58,22 +58,42 @@ class NewAdapter(io.ComfyNode):
             description="A fresh triplet adapter for this model. Until it is trained it changes nothing at all.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model (SD1.5, SD2, SDXL or the demo model)."),
-                io.ClipVision.Input("clip_vision", optional=True,
-                                    tooltip="The encoder of whole images; without it the adapter has a face stream "
-                                            "alone."),
-                io.Int.Input("face_tokens", default=4, min=1, max=1296,
-                             tooltip="How many tokens the face becomes."),
-                io.Int.Input("image_tokens", default=8, min=1, max=64,
-                             tooltip="How many tokens the whole image becomes."),
-                io.Int.Input("face_rank", default=128, min=4, max=512,
-                             tooltip="Width of the bottleneck through which the face's features pass."),
-                io.Boolean.Input("interplay", default=True,
-                                 tooltip="Let face, image and text attend to each other before the U-Net sees them."),
-                io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False,
-                             tooltip="Of the projectors' first weights."),
-                io.Boolean.Input("router", default=False, optional=True,
-                                 tooltip="Weigh face and image anew at every place of the picture, by how far they and "
-                                         "the words agree there. Slower; see docs/results.md before you use it."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The encoder of whole images; without it the adapter has a face stream alone.",
+                ),
+                io.Int.Input("face_tokens", default=4, min=1, max=1296, tooltip="How many tokens the face becomes."),
+                io.Int.Input(
+                    "image_tokens", default=8, min=1, max=64, tooltip="How many tokens the whole image becomes."
+                ),
+                io.Int.Input(
+                    "face_rank",
+                    default=128,
+                    min=4,
+                    max=512,
+                    tooltip="Width of the bottleneck through which the face's features pass.",
+                ),
+                io.Boolean.Input(
+                    "interplay",
+                    default=True,
+                    tooltip="Let face, image and text attend to each other before the U-Net sees them.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**53,
+                    control_after_generate=False,
+                    tooltip="Of the projectors' first weights.",
+                ),
+                io.Boolean.Input(
+                    "router",
+                    default=False,
+                    optional=True,
+                    tooltip="Weigh face and image anew at every place of the picture, by how far they and "
+                    "the words agree there. Slower; see docs/results.md before you use it.",
+                ),
             ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save Adapter."), _report()],
         )
@@ -82,9 +102,16 @@ class NewAdapter(io.ComfyNode):
     def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
         from ..facecdm.hosts.comfy import layer_map, text_keys_values
 
-        config = AdapterConfig(layer_map(model), face_tokens=face_tokens, face_content=content_of(face_tokens),
-                               face_rank=face_rank, interplay=interplay, image_tokens=image_tokens,
-                               image_width=_vision_width(clip_vision), router=router)
+        config = AdapterConfig(
+            layer_map(model),
+            face_tokens=face_tokens,
+            face_content=content_of(face_tokens),
+            face_rank=face_rank,
+            interplay=interplay,
+            image_tokens=image_tokens,
+            image_width=_vision_width(clip_vision),
+            router=router,
+        )
         weights = list(text_keys_values(model))
         dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
         # Not inference tensors, so that a trainer can take them as they are.
@@ -102,13 +129,21 @@ class LoadAdapter(io.ComfyNode):
             display_name="Load Adapter",
             category=CATEGORY,
             description="Reads a FaceCDM adapter from models/facecdm, or a published one (IP-Adapter, FaceID, "
-                        "InstantID, PuLID) from models/ipadapter, models/instantid, models/pulid, and says what it is.",
-            inputs=[io.Combo.Input("name", options=saved_names() or [NO_FILE],
-                                   tooltip="A file in models/facecdm, models/ipadapter, models/instantid or "
-                                           "models/pulid."),
-                    io.Combo.Input("family", options=[AUTO, *FAMILIES], default=AUTO, optional=True,
-                                   tooltip="What the file is, where neither its content nor its name tells; see the "
-                                           "report.")],
+            "InstantID, PuLID) from models/ipadapter, models/instantid, models/pulid, and says what it is.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=saved_names() or [NO_FILE],
+                    tooltip="A file in models/facecdm, models/ipadapter, models/instantid or models/pulid.",
+                ),
+                io.Combo.Input(
+                    "family",
+                    options=[AUTO, *FAMILIES],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="What the file is, where neither its content nor its name tells; see the report.",
+                ),
+            ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."), _report()],
         )
 
@@ -144,9 +179,11 @@ class CombineAdapters(io.ComfyNode):
             display_name="Combine Adapters",
             category=CATEGORY,
             description="Makes one triplet of two published adapters: the face stream of one (FaceID, InstantID, "
-                        "PuLID) and the image stream of the other (IP-Adapter, Plus, Plus-Face …).",
-            inputs=[ADAPTER.Input("adapter", tooltip="One of the two, in either order."),
-                    ADAPTER.Input("other", tooltip="The other one, for the same base model.")],
+            "PuLID) and the image stream of the other (IP-Adapter, Plus, Plus-Face …).",
+            inputs=[
+                ADAPTER.Input("adapter", tooltip="One of the two, in either order."),
+                ADAPTER.Input("other", tooltip="The other one, for the same base model."),
+            ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="With both streams."), _report()],
         )
 
@@ -164,13 +201,14 @@ class ExportAdapter(io.ComfyNode):
             display_name="Export as IP-Adapter",
             category=CATEGORY,
             description="Writes an adapter as a plain IP-Adapter file into models/ipadapter, for other programs, where "
-                        "nothing is lost by it; else it says what would be.",
+            "nothing is lost by it; else it says what would be.",
             is_output_node=True,
             inputs=[
                 ADAPTER.Input("adapter", tooltip="The adapter to export."),
                 io.String.Input("name", default="my adapter", tooltip="File name, without folder or suffix."),
-                io.Boolean.Input("overwrite", default=False,
-                                 tooltip="Replace a file of that name; else a number is appended."),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Replace a file of that name; else a number is appended."
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written."), _report()],
         )
@@ -194,8 +232,9 @@ class SaveAdapter(io.ComfyNode):
             inputs=[
                 ADAPTER.Input("adapter", tooltip="The adapter to keep."),
                 io.String.Input("name", default="my adapter", tooltip="File name, without folder or suffix."),
-                io.Boolean.Input("overwrite", default=False,
-                                 tooltip="Replace a file of that name; else a number is appended."),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Replace a file of that name; else a number is appended."
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written.")],
         )
@@ -203,8 +242,10 @@ class SaveAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, adapter, name, overwrite):
         if isinstance(adapter, ImportedAdapter):
-            raise FaceCDMError("this adapter was published in another format, which Save Adapter does not write: keep "
-                               "its file, or connect Export as IP-Adapter")
+            raise FaceCDMError(
+                "this adapter was published in another format, which Save Adapter does not write: keep "
+                "its file, or connect Export as IP-Adapter"
+            )
         return io.NodeOutput(str(save_adapter(adapter, adapter_folders()[0], name, overwrite)))
 
 
@@ -218,12 +259,17 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
     if isinstance(adapter, ImportedAdapter):
         return "\n".join(part.report() for part in config.parts.values())
     weights = sum(value.numel() for value in adapter.parameters())
-    lines = [f"base: {config.layer_map.base}, {len(config.layer_map.layers)} cross-attention layers",
-             f"face: {config.face_width} features → {config.face_tokens} tokens",
-             (f"image: {config.image_width} features → {config.image_tokens} tokens" if config.image_width
-              else "image: no stream"),
-             f"weights: {weights / 1e6:.1f} M",
-             f"recogniser: {config.recogniser or 'any'}"]
+    lines = [
+        f"base: {config.layer_map.base}, {len(config.layer_map.layers)} cross-attention layers",
+        f"face: {config.face_width} features → {config.face_tokens} tokens",
+        (
+            f"image: {config.image_width} features → {config.image_tokens} tokens"
+            if config.image_width
+            else "image: no stream"
+        ),
+        f"weights: {weights / 1e6:.1f} M",
+        f"recogniser: {config.recogniser or 'any'}",
+    ]
     return "\n".join([*lines, "untrained: it changes nothing yet"] if adapter.is_new else lines)
 
 

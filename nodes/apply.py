@@ -14,8 +14,10 @@ from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
 logger = logging.getLogger("facecdm")
 
-SEVERAL = ("Several references as their mean, all side by side, or the first for the first picture of the batch, the "
-           "second for the second … (video; of a frame's faces the largest).")
+SEVERAL = (
+    "Several references as their mean, all side by side, or the first for the first picture of the batch, the "
+    "second for the second … (video; of a frame's faces the largest)."
+)
 
 
 class ApplyFaceCDM(io.ComfyNode):
@@ -26,44 +28,97 @@ class ApplyFaceCDM(io.ComfyNode):
             display_name="Apply FaceCDM",
             category="FaceCDM",
             description="Patches a person into the model's cross-attention: face identity and, if connected, the "
-                        "whole image, beside the text. For several people chain one of these for each, with masks.",
+            "whole image, beside the text. For several people chain one of these for each, with masks.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
                 ADAPTER.Input("adapter", tooltip="Made for this base model: FaceCDM's own or a published one."),
-                FACES.Input("faces", optional=True,
-                            tooltip="One or several photos' faces of one person; an adapter for images needs none."),
-                io.Float.Input("face_strength", default=1.0, min=-2.0, max=4.0, step=0.05,
-                               tooltip="How strongly the face is heard; 0 leaves its stream out."),
-                io.Float.Input("image_strength", default=1.0, min=-2.0, max=4.0, step=0.05,
-                               tooltip="How strongly the whole image is heard; 0 leaves its stream out."),
-                io.Float.Input("keep_prompt", default=0.0, min=0.0, max=1.0, step=0.05,
-                               tooltip="Takes out of the streams what the text already says, so that the prompt wins."),
-                io.Float.Input("start_at", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the person begins to act."),
-                io.Float.Input("end_at", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the person no longer acts."),
-                io.Combo.Input("references", options=list(REFERENCES), default="mean",
-                               tooltip=SEVERAL),
-                io.Combo.Input("curve", options=list(NAMES), default="flat",
-                               tooltip="Strength over the U-Net's depth, from the first input block to the last "
-                                       "output block; or the blocks of a picture's style or composition."),
-                io.String.Input("custom_curve", default="1, 1, 1", optional=True,
-                                tooltip="For the curve 'custom': numbers at even distances, joined by lines "
-                                        "(0, 1, 0.5), or single blocks (3:1, 6:0.5)."),
-                io.ClipVision.Input("clip_vision", optional=True,
-                                    tooltip="The encoder for the whole image; the one the adapter was made with."),
-                io.Image.Input("image", optional=True,
-                               tooltip="The whole image, with clothes and surroundings; adapters that look at a face "
-                                       "find it here if this is what Detect & Embed Faces saw."),
-                io.ClipVisionOutput.Input("clip_vision_output", optional=True,
-                                          tooltip="A whole image encoded already, in place of the two above."),
-                io.Mask.Input("mask", optional=True,
-                              tooltip="Where in the picture the person is; of a batch the first counts."),
+                FACES.Input(
+                    "faces",
+                    optional=True,
+                    tooltip="One or several photos' faces of one person; an adapter for images needs none.",
+                ),
+                io.Float.Input(
+                    "face_strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How strongly the face is heard; 0 leaves its stream out.",
+                ),
+                io.Float.Input(
+                    "image_strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How strongly the whole image is heard; 0 leaves its stream out.",
+                ),
+                io.Float.Input(
+                    "keep_prompt",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Takes out of the streams what the text already says, so that the prompt wins.",
+                ),
+                io.Float.Input(
+                    "start_at",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling after which the person begins to act.",
+                ),
+                io.Float.Input(
+                    "end_at",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling after which the person no longer acts.",
+                ),
+                io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL),
+                io.Combo.Input(
+                    "curve",
+                    options=list(NAMES),
+                    default="flat",
+                    tooltip="Strength over the U-Net's depth, from the first input block to the last "
+                    "output block; or the blocks of a picture's style or composition.",
+                ),
+                io.String.Input(
+                    "custom_curve",
+                    default="1, 1, 1",
+                    optional=True,
+                    tooltip="For the curve 'custom': numbers at even distances, joined by lines "
+                    "(0, 1, 0.5), or single blocks (3:1, 6:0.5).",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The encoder for the whole image; the one the adapter was made with.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The whole image, with clothes and surroundings; adapters that look at a face "
+                    "find it here if this is what Detect & Embed Faces saw.",
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    optional=True,
+                    tooltip="A whole image encoded already, in place of the two above.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where in the picture the person is; of a batch the first counts."
+                ),
                 OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
-                POSE_KEYPOINT.Input("pose", optional=True,
-                                    tooltip="Where the face is to be: the pose that the ControlNet draws (cropped as "
-                                            "that is). Likeness is better where it is known. For FaceCDM's own "
-                                            "adapters whose face tokens are places."),
+                POSE_KEYPOINT.Input(
+                    "pose",
+                    optional=True,
+                    tooltip="Where the face is to be: the pose that the ControlNet draws (cropped as "
+                    "that is). Likeness is better where it is known. For FaceCDM's own "
+                    "adapters whose face tokens are places.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )
@@ -87,9 +142,25 @@ class ApplyFaceCDM(io.ComfyNode):
         return io.NodeOutput(model)
 
 
-def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at, end_at, references, curve, faces=None,
-            custom_curve="1", clip_vision=None, image=None, clip_vision_output=None, mask=None, options=None,
-            pose=None):
+def applied(
+    model,
+    adapter,
+    face_strength,
+    image_strength,
+    keep_prompt,
+    start_at,
+    end_at,
+    references,
+    curve,
+    faces=None,
+    custom_curve="1",
+    clip_vision=None,
+    image=None,
+    clip_vision_output=None,
+    mask=None,
+    options=None,
+    pose=None,
+):
     """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
     from ..facecdm.hosts.comfy import apply_person, sigma_at
     from ..facecdm.hosts.comfy_cfg import rescale_cfg
@@ -101,8 +172,20 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
     if start_at >= end_at:
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
     options = options or ApplyOptions()
-    shown = features(adapter, Sources(faces, clip_vision, image, clip_vision_output, options.negative_image,
-                                      references, options.reference_weights, options.structure, options.noise))
+    shown = features(
+        adapter,
+        Sources(
+            faces,
+            clip_vision,
+            image,
+            clip_vision_output,
+            options.negative_image,
+            references,
+            options.reference_weights,
+            options.structure,
+            options.noise,
+        ),
+    )
     strengths = {"face": (face_strength, curve, custom_curve), "image": (image_strength, curve, custom_curve)}
     if options.image_curve != SAME:
         strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
@@ -113,8 +196,10 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
         face=shown.face,
         image=shown.image,
         negative=shown.negative,
-        settings={stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
-                  for stream, strength in strengths.items()},
+        settings={
+            stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
+            for stream, strength in strengths.items()
+        },
         mask=mask,
         keypoints=keypoints,
         aspects=aspects,
@@ -133,8 +218,17 @@ def applied(model, adapter, face_strength, image_strength, keep_prompt, start_at
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unheard
 
 
-def _stream(model, adapter, name: str, strength: float, curve: str, custom: str, keep_prompt: float,
-            weights: tuple[float, ...], options: ApplyOptions) -> Stream:
+def _stream(
+    model,
+    adapter,
+    name: str,
+    strength: float,
+    curve: str,
+    custom: str,
+    keep_prompt: float,
+    weights: tuple[float, ...],
+    options: ApplyOptions,
+) -> Stream:
     """One stream's setting: the family's own, the user's, and the balance between prompt and likeness."""
     from ..facecdm.formats.families import FAMILIES
     from ..facecdm.hosts.comfy import schedule

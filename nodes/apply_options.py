@@ -41,44 +41,93 @@ class ApplyOptionsNode(io.ComfyNode):
             category="FaceCDM",
             description="More settings for Apply FaceCDM, all of them at rest: connect it and change what you need.",
             inputs=[
-                io.Float.Input("balance", default=0.0, min=-1.0, max=1.0, step=0.05,
-                               tooltip="Between the prompt (-1) and the likeness (1), by strengths and keep_prompt "
-                                       "that suit the adapter's family; 0 is as published."),
-                io.Float.Input("lora_strength", default=LORA, min=0.0, max=2.0, step=0.05,
-                               tooltip="Of the LoRA inside a FaceID file; other adapters have none."),
-                io.Float.Input("structure", default=1.0, min=0.0, max=5.0, step=0.05,
-                               tooltip="FaceID PlusV2: how much of the look of the face's picture is added."),
-                io.String.Input("over_steps", default="1",
-                                tooltip="Strength over the sampling: numbers at even distances from its start to "
-                                        "its end, as 0, 1, 0.5."),
-                io.Combo.Input("image_curve", options=[SAME, *NAMES], default=SAME,
-                               tooltip="Strength of the image stream over the depth, where it is not the face's."),
-                io.String.Input("image_custom_curve", default="1, 1, 1",
-                                tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5."),
-                io.String.Input("reference_weights", default="",
-                                tooltip=WEIGHTS),
-                io.Combo.Input("projection", options=[OWN, *PROJECTIONS, NONE], default=OWN,
-                               tooltip="How keep_prompt finds what the text already says: at each place over the "
-                                       "features, or over all places (PuLID's fidelity is token_v2, its style token); "
-                                       "none takes nothing out."),
-                io.Float.Input("cfg_rescale", default=0.0, min=0.0, max=1.0, step=0.05,
-                               tooltip="Against burnt pictures at high CFG: brings the result's contrast back to the "
-                                       "prompt's own. Of several people's the largest acts, once."),
-                io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.05,
-                               tooltip="Noise in the empty face that the negative prompt sees (InstantID, PuLID, "
-                                       "FaceID; others refuse it): some softens burnt pictures."),
-                io.Image.Input("negative_image", optional=True,
-                               tooltip="What the image stream should avoid, or FaceID Plus' look at the face: the "
-                                       "negative prompt sees it. Others refuse it."),
+                io.Float.Input(
+                    "balance",
+                    default=0.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Between the prompt (-1) and the likeness (1), by strengths and keep_prompt "
+                    "that suit the adapter's family; 0 is as published.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=LORA,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="Of the LoRA inside a FaceID file; other adapters have none.",
+                ),
+                io.Float.Input(
+                    "structure",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="FaceID PlusV2: how much of the look of the face's picture is added.",
+                ),
+                io.String.Input(
+                    "over_steps",
+                    default="1",
+                    tooltip="Strength over the sampling: numbers at even distances from its start to "
+                    "its end, as 0, 1, 0.5.",
+                ),
+                io.Combo.Input(
+                    "image_curve",
+                    options=[SAME, *NAMES],
+                    default=SAME,
+                    tooltip="Strength of the image stream over the depth, where it is not the face's.",
+                ),
+                io.String.Input(
+                    "image_custom_curve",
+                    default="1, 1, 1",
+                    tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5.",
+                ),
+                io.String.Input("reference_weights", default="", tooltip=WEIGHTS),
+                io.Combo.Input(
+                    "projection",
+                    options=[OWN, *PROJECTIONS, NONE],
+                    default=OWN,
+                    tooltip="How keep_prompt finds what the text already says: at each place over the "
+                    "features, or over all places (PuLID's fidelity is token_v2, its style token); "
+                    "none takes nothing out.",
+                ),
+                io.Float.Input(
+                    "cfg_rescale",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Against burnt pictures at high CFG: brings the result's contrast back to the "
+                    "prompt's own. Of several people's the largest acts, once.",
+                ),
+                io.Float.Input(
+                    "noise",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Noise in the empty face that the negative prompt sees (InstantID, PuLID, "
+                    "FaceID; others refuse it): some softens burnt pictures.",
+                ),
+                io.Image.Input(
+                    "negative_image",
+                    optional=True,
+                    tooltip="What the image stream should avoid, or FaceID Plus' look at the face: the "
+                    "negative prompt sees it. Others refuse it.",
+                ),
             ],
             outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM, alone or to People.")],
         )
 
     @classmethod
-    def validate_inputs(cls, over_steps="1", image_curve=SAME, image_custom_curve="1", reference_weights="",
-                        projection=OWN):
-        for name, value, known in (("image_curve", image_curve, (SAME, *NAMES)),
-                                   ("projection", projection, (OWN, *PROJECTIONS, NONE))):
+    def validate_inputs(
+        cls, over_steps="1", image_curve=SAME, image_custom_curve="1", reference_weights="", projection=OWN
+    ):
+        for name, value, known in (
+            ("image_curve", image_curve, (SAME, *NAMES)),
+            ("projection", projection, (OWN, *PROJECTIONS, NONE)),
+        ):
             if value not in known:
                 return f"{name} must be one of {', '.join(known)}; got {value!r}"
         try:
@@ -89,11 +138,35 @@ class ApplyOptionsNode(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def execute(cls, balance, lora_strength, structure, over_steps, image_curve, image_custom_curve, reference_weights,
-                projection, cfg_rescale, noise=0.0, negative_image=None):
-        return io.NodeOutput(ApplyOptions(balance, lora_strength, structure, _numbers(over_steps, "over_steps"),
-                                          image_curve, image_custom_curve, weights_of(reference_weights), projection,
-                                          cfg_rescale, negative_image, noise))
+    def execute(
+        cls,
+        balance,
+        lora_strength,
+        structure,
+        over_steps,
+        image_curve,
+        image_custom_curve,
+        reference_weights,
+        projection,
+        cfg_rescale,
+        noise=0.0,
+        negative_image=None,
+    ):
+        return io.NodeOutput(
+            ApplyOptions(
+                balance,
+                lora_strength,
+                structure,
+                _numbers(over_steps, "over_steps"),
+                image_curve,
+                image_custom_curve,
+                weights_of(reference_weights),
+                projection,
+                cfg_rescale,
+                negative_image,
+                noise,
+            )
+        )
 
 
 def weights_of(reference_weights: str) -> tuple[float, ...]:

@@ -19,32 +19,60 @@ class ApplyToControlNet(io.ComfyNode):
             display_name="Apply FaceCDM to ControlNet",
             category="FaceCDM",
             description="Applies a ControlNet that reads face tokens in place of the prompt, as InstantID's does: pose "
-                        "from the picture, identity from the faces. Other ControlNets of the chain keep the prompt.",
+            "from the picture, identity from the faces. Other ControlNets of the chain keep the prompt.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt; ControlNets that it has already stay."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; its ControlNet sees nobody's face."),
                 io.ControlNet.Input("control_net", tooltip="For InstantID its own ControlNet, from Load ControlNet."),
-                io.Image.Input("image", tooltip="What the ControlNet sees: for InstantID the five key points of a "
-                                                "face, from Extract Pose."),
+                io.Image.Input(
+                    "image",
+                    tooltip="What the ControlNet sees: for InstantID the five key points of a face, from Extract Pose.",
+                ),
                 ADAPTER.Input("adapter", tooltip="The adapter whose face tokens the ControlNet was trained with."),
                 FACES.Input("faces", tooltip="The same faces as for Apply FaceCDM."),
-                io.Float.Input("strength", default=0.8, min=0.0, max=10.0, step=0.05,
-                               tooltip="How strongly the ControlNet holds the picture."),
-                io.Float.Input("start_at", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which it begins to act."),
-                io.Float.Input("end_at", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which it no longer acts."),
-                io.Combo.Input("references", options=list(REFERENCES), default="mean",
-                               tooltip=SEVERAL),
-                io.Float.Input("noise", default=0.0, min=0.0, max=1.0, step=0.05,
-                               tooltip="Noise in the empty face that the negative prompt sees; some makes hard, burnt "
-                                       "pictures softer. Set the same in Apply FaceCDM."),
-                io.Mask.Input("mask", optional=True,
-                              tooltip="Where in the picture it acts; of a batch the first counts."),
+                io.Float.Input(
+                    "strength",
+                    default=0.8,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How strongly the ControlNet holds the picture.",
+                ),
+                io.Float.Input(
+                    "start_at",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling after which it begins to act.",
+                ),
+                io.Float.Input(
+                    "end_at",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling after which it no longer acts.",
+                ),
+                io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL),
+                io.Float.Input(
+                    "noise",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Noise in the empty face that the negative prompt sees; some makes hard, burnt "
+                    "pictures softer. Set the same in Apply FaceCDM.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where in the picture it acts; of a batch the first counts."
+                ),
                 io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS),
             ],
-            outputs=[io.Conditioning.Output(display_name="positive", tooltip="The prompt with one more ControlNet."),
-                     io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with it.")],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt with one more ControlNet."),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with it."),
+            ],
         )
 
     @classmethod
@@ -58,8 +86,22 @@ class ApplyToControlNet(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, positive, negative, control_net, image, adapter, faces, strength, start_at, end_at, references,
-                noise, mask=None, reference_weights=""):
+    def execute(
+        cls,
+        positive,
+        negative,
+        control_net,
+        image,
+        adapter,
+        faces,
+        strength,
+        start_at,
+        end_at,
+        references,
+        noise,
+        mask=None,
+        reference_weights="",
+    ):
         from ..facecdm.hosts.comfy_control import check_net, control_with_faces
         from ..facecdm.hosts.comfy_features import Sources
         from ..facecdm.hosts.comfy_tokens import face_tokens
@@ -72,8 +114,11 @@ class ApplyToControlNet(io.ComfyNode):
         if not strength:
             return io.NodeOutput(positive, negative)
         mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[:1]
-        return io.NodeOutput(*control_with_faces(positive, negative, control_net, image[..., :3], shown, nobody,
-                                                 strength, start_at, end_at, mask))
+        return io.NodeOutput(
+            *control_with_faces(
+                positive, negative, control_net, image[..., :3], shown, nobody, strength, start_at, end_at, mask
+            )
+        )
 
 
 class ApplyLora(io.ComfyNode):
@@ -86,17 +131,30 @@ class ApplyLora(io.ComfyNode):
             display_name="Apply LoRA to ControlNet",
             category="FaceCDM",
             description="Adds to a pose ControlNet the LoRA that a training has made for it, from the training or from "
-                        "a file in models/loras.",
+            "a file in models/loras.",
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="The ControlNet that the LoRA was trained on."),
-                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05,
-                               tooltip="How much of the LoRA is added; 0 leaves the ControlNet as it is."),
-                io.Combo.Input("file", options=[NO_LORA, *folder_paths.get_filename_list("loras")], default=NO_LORA,
-                               tooltip="A file in models/loras; not read where a control_lora is connected."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How much of the LoRA is added; 0 leaves the ControlNet as it is.",
+                ),
+                io.Combo.Input(
+                    "file",
+                    options=[NO_LORA, *folder_paths.get_filename_list("loras")],
+                    default=NO_LORA,
+                    tooltip="A file in models/loras; not read where a control_lora is connected.",
+                ),
                 io.Custom("LORA_MODEL").Input("control_lora", optional=True, tooltip="From Train or Train Stage."),
             ],
-            outputs=[io.ControlNet.Output(display_name="control_net", tooltip="For any node that takes one; the given "
-                                                                              "one stays as it was.")],
+            outputs=[
+                io.ControlNet.Output(
+                    display_name="control_net", tooltip="For any node that takes one; the given one stays as it was."
+                )
+            ],
         )
 
     @classmethod

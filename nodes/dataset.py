@@ -14,8 +14,13 @@ from .sockets import DATA_SET, FACE_ANALYZER
 
 IMAGES = "(the images input)"
 HOME = "facecdm_data_sets"  # below ComfyUI's output folder
-COMBOS = {"framing": FRAMINGS, "several_faces": SEVERAL, "no_caption": NO_CAPTION, "identities": IDENTITIES,
-          "pose": POSES}
+COMBOS = {
+    "framing": FRAMINGS,
+    "several_faces": SEVERAL,
+    "no_caption": NO_CAPTION,
+    "identities": IDENTITIES,
+    "pose": POSES,
+}
 
 
 def input_folder() -> Path:
@@ -45,40 +50,110 @@ class PrepareDataSet(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model that will be trained; says how latents are scaled."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
-                FACE_ANALYZER.Input("analyzer", tooltip="From Load Face Analyzer; with landmarks, expressions are told "
-                                                        "apart better."),
-                io.String.Input("name", default="my data set", tooltip="Folder below output/facecdm_data_sets; one of "
-                                                                       "that name is brought up to date."),
-                io.Combo.Input("folder", options=[IMAGES, *picture_folders(input_folder())],
-                               tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, "
-                                       "sub-folders are people."),
-                io.Int.Input("resolution", default=0, min=0, max=4096, step=8,
-                             tooltip="Side of the square whose area all buckets share; 0: the model's own."),
-                io.Float.Input("aspect", default=usual.aspect, min=1.0, max=4.0, step=0.05,
-                               tooltip="Longer over shorter side of a bucket, at most; 1 makes one square bucket."),
-                io.Combo.Input("framing", options=list(FRAMINGS), default=usual.framing,
-                               tooltip="Train on whole pictures, or on portraits around the faces."),
-                io.Combo.Input("several_faces", options=list(SEVERAL), default=usual.several,
-                               tooltip="A picture with several faces: take the largest, or drop it."),
-                io.Combo.Input("no_caption", options=list(NO_CAPTION), default=usual.no_caption,
-                               tooltip="A picture without caption: keep it with the empty text, or drop it."),
-                io.Combo.Input("identities", options=list(IDENTITIES), default=usual.identities,
-                               tooltip="Who is who: as sub-folders and meta.jsonl say, else by clustering the faces."),
-                io.Float.Input("same_person", default=usual.same_person, min=0.05, max=0.95, step=0.01,
-                               tooltip="Mean cosine from which clustered faces are one person."),
-                io.Combo.Input("pose", options=list(POSES), default=usual.pose,
-                               tooltip="Pictures for a pose ControlNet, drawn from the key points while training."),
-                io.Int.Input("augmented", default=usual.augmented, min=0, max=64,
-                             tooltip="Variations of a photo that serve as references where a person has no other."),
-                io.Float.Input("min_score", default=usual.min_score, min=0.05, max=1.0, step=0.05,
-                               tooltip="How sure the face detector must be."),
-                io.Float.Input("min_face", default=usual.min_face, min=0.0, max=1.0, step=0.01,
-                               tooltip="Width of a face over the picture's shorter side, at least."),
-                io.ClipVision.Input("clip_vision", optional=True,
-                                    tooltip="The encoder of whole images, for adapters with an image stream."),
+                FACE_ANALYZER.Input(
+                    "analyzer", tooltip="From Load Face Analyzer; with landmarks, expressions are told apart better."
+                ),
+                io.String.Input(
+                    "name",
+                    default="my data set",
+                    tooltip="Folder below output/facecdm_data_sets; one of that name is brought up to date.",
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=[IMAGES, *picture_folders(input_folder())],
+                    tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, "
+                    "sub-folders are people.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Side of the square whose area all buckets share; 0: the model's own.",
+                ),
+                io.Float.Input(
+                    "aspect",
+                    default=usual.aspect,
+                    min=1.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Longer over shorter side of a bucket, at most; 1 makes one square bucket.",
+                ),
+                io.Combo.Input(
+                    "framing",
+                    options=list(FRAMINGS),
+                    default=usual.framing,
+                    tooltip="Train on whole pictures, or on portraits around the faces.",
+                ),
+                io.Combo.Input(
+                    "several_faces",
+                    options=list(SEVERAL),
+                    default=usual.several,
+                    tooltip="A picture with several faces: take the largest, or drop it.",
+                ),
+                io.Combo.Input(
+                    "no_caption",
+                    options=list(NO_CAPTION),
+                    default=usual.no_caption,
+                    tooltip="A picture without caption: keep it with the empty text, or drop it.",
+                ),
+                io.Combo.Input(
+                    "identities",
+                    options=list(IDENTITIES),
+                    default=usual.identities,
+                    tooltip="Who is who: as sub-folders and meta.jsonl say, else by clustering the faces.",
+                ),
+                io.Float.Input(
+                    "same_person",
+                    default=usual.same_person,
+                    min=0.05,
+                    max=0.95,
+                    step=0.01,
+                    tooltip="Mean cosine from which clustered faces are one person.",
+                ),
+                io.Combo.Input(
+                    "pose",
+                    options=list(POSES),
+                    default=usual.pose,
+                    tooltip="Pictures for a pose ControlNet, drawn from the key points while training.",
+                ),
+                io.Int.Input(
+                    "augmented",
+                    default=usual.augmented,
+                    min=0,
+                    max=64,
+                    tooltip="Variations of a photo that serve as references where a person has no other.",
+                ),
+                io.Float.Input(
+                    "min_score",
+                    default=usual.min_score,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How sure the face detector must be.",
+                ),
+                io.Float.Input(
+                    "min_face",
+                    default=usual.min_face,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Width of a face over the picture's shorter side, at least.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The encoder of whole images, for adapters with an image stream.",
+                ),
                 io.Image.Input("images", optional=True, tooltip="A batch of pictures, instead of a folder."),
-                io.String.Input("captions", default="", multiline=True, optional=True,
-                                tooltip="For images: a line for each, or one line for all."),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="For images: a line for each, or one line for all.",
+                ),
             ],
             outputs=[
                 DATA_SET.Output(display_name="data set", tooltip="For Train Stage."),
@@ -88,10 +163,16 @@ class PrepareDataSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None, folder=None, framing=None, several_faces=None, no_caption=None, identities=None,
-                        pose=None):
-        given = {"framing": framing, "several_faces": several_faces, "no_caption": no_caption,
-                 "identities": identities, "pose": pose}
+    def validate_inputs(
+        cls, name=None, folder=None, framing=None, several_faces=None, no_caption=None, identities=None, pose=None
+    ):
+        given = {
+            "framing": framing,
+            "several_faces": several_faces,
+            "no_caption": no_caption,
+            "identities": identities,
+            "pose": pose,
+        }
         for what, value in given.items():
             if value is not None and value not in COMBOS[what]:
                 return f"{what} must be one of {', '.join(COMBOS[what])}."
@@ -116,17 +197,48 @@ class PrepareDataSet(io.ComfyNode):
         return hashlib.sha256(repr(stats).encode()).hexdigest()
 
     @classmethod
-    def execute(cls, model, clip, vae, analyzer, name, folder, resolution, aspect, framing, several_faces, no_caption,
-                identities, same_person, pose, augmented, min_score, min_face, clip_vision=None, images=None,
-                captions=""):
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        analyzer,
+        name,
+        folder,
+        resolution,
+        aspect,
+        framing,
+        several_faces,
+        no_caption,
+        identities,
+        same_person,
+        pose,
+        augmented,
+        min_score,
+        min_face,
+        clip_vision=None,
+        images=None,
+        captions="",
+    ):
         from ..facecdm.hosts.comfy_encoders import ComfyEncoders
         from ..facecdm.training.dataset.faces import AnalyzerFinder
         from ..facecdm.training.dataset.pipeline import prepare
 
         encoders = ComfyEncoders(model, clip, vae, clip_vision)
-        settings = Settings(resolution or encoders.resolution, encoders.step, aspect, framing, several_faces, min_score,
-                            min_face, no_caption=no_caption, identities=identities, same_person=same_person, pose=pose,
-                            augmented=augmented)
+        settings = Settings(
+            resolution or encoders.resolution,
+            encoders.step,
+            aspect,
+            framing,
+            several_faces,
+            min_score,
+            min_face,
+            no_caption=no_caption,
+            identities=identities,
+            same_person=same_person,
+            pose=pose,
+            augmented=augmented,
+        )
         target = home() / safe_name(name)
         finder = AnalyzerFinder(analyzer, settings)
         data = prepare(_source(folder, images, captions), target, encoders, finder, settings, _Bars())

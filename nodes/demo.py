@@ -58,8 +58,10 @@ class LoadDemoAdapter(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
         """Loads again only when a file has changed."""
-        return " ".join(f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
-                        for path in (ADAPTER, ADAPTER_LORA))
+        return " ".join(
+            f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
+            for path in (ADAPTER, ADAPTER_LORA)
+        )
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:

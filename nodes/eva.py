@@ -39,9 +39,11 @@ def tower_file(name: str) -> Path:
     """Raises MissingModel."""
     found = files("eva")
     if name not in found:
-        raise MissingModel(f"There is no file {name} in models/clip_vision or models/pulid. PuLID looks with "
-                           f"{eva.FILE} (QuanSun/EVA-CLIP on Hugging Face): put it into models/clip_vision, then "
-                           "refresh the list (R).")
+        raise MissingModel(
+            f"There is no file {name} in models/clip_vision or models/pulid. PuLID looks with "
+            f"{eva.FILE} (QuanSun/EVA-CLIP on Hugging Face): put it into models/clip_vision, then "
+            "refresh the list (R)."
+        )
     return found[name]
 
 
@@ -53,11 +55,18 @@ class LoadEvaClip(io.ComfyNode):
             display_name="Load EVA CLIP (PuLID)",
             category="FaceCDM/adapter",
             description="The image tower that PuLID looks at faces with, for clip_vision of Apply FaceCDM. Core's Load "
-                        "CLIP Vision cannot read it.",
-            inputs=[io.Combo.Input("name", options=list(files("eva")) or [NO_FILE],
-                                   tooltip="A file of EVA02-CLIP-L-336 in models/clip_vision or models/pulid.")],
-            outputs=[io.ClipVision.Output(tooltip="For Apply FaceCDM with a PuLID adapter."),
-                     io.String.Output(display_name="report", tooltip="Which files look at the face, and how.")],
+            "CLIP Vision cannot read it.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=list(files("eva")) or [NO_FILE],
+                    tooltip="A file of EVA02-CLIP-L-336 in models/clip_vision or models/pulid.",
+                )
+            ],
+            outputs=[
+                io.ClipVision.Output(tooltip="For Apply FaceCDM with a PuLID adapter."),
+                io.String.Output(display_name="report", tooltip="Which files look at the face, and how."),
+            ],
         )
 
     @classmethod
@@ -75,9 +84,12 @@ class LoadEvaClip(io.ComfyNode):
         parser = next(iter(files(bisenet.FILE).values()), None)
         tower = eva.load_eva(tensors_of(path)[0], path)
         vision = EvaVision(tower, bisenet.load_parser(parser) if parser else None)
-        told = (f"whitened by {parser}" if parser else
-                "an oval around the face, which keeps some of the background. PuLID's authors whiten it with "
-                f"{bisenet.FILE} of facexlib: put that file into models/facexlib for the same")
+        told = (
+            f"whitened by {parser}"
+            if parser
+            else "an oval around the face, which keeps some of the background. PuLID's authors whiten it with "
+            f"{bisenet.FILE} of facexlib: put that file into models/facexlib for the same"
+        )
         return io.NodeOutput(vision, f"tower: {path}\nbackground: {told}")
 
 

@@ -21,30 +21,47 @@ class EvaluateIdentity(io.ComfyNode):
             display_name="Evaluate Identity",
             category="FaceCDM/faces",
             description="Measures pictures of people against their photos: likeness to the photo that was used and to "
-                        "one that was not, copying, sharpness, turn of the head; with a report that can be shared.",
+            "one that was not, copying, sharpness, turn of the head; with a report that can be shared.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="The generated pictures."),
-                io.Image.Input("reference", tooltip="The photo that they were made from: one, or one for each picture "
-                                                    "(equal photos are one person)."),
+                io.Image.Input(
+                    "reference",
+                    tooltip="The photo that they were made from: one, or one for each picture "
+                    "(equal photos are one person).",
+                ),
                 FACE_ANALYZER.Input("analyzer", tooltip="Who judges; best another pack than the one that guided."),
-                io.Image.Input("held_out", optional=True, tooltip="Another photo of the person that was not used, or "
-                                                                  "one for each picture."),
-                io.Image.Input("without_identity", optional=True,
-                               tooltip="The pictures of the same seeds without the person, for what it costs."),
-                io.Image.Input("others", optional=True,
-                               tooltip="Other people in the same kind of picture; what all share is taken off."),
-                io.Boolean.Input("second_opinion", default=False,
-                                 tooltip="Also judge with dlib, which took no part in any training; it must be "
-                                         "installed."),
-                io.String.Input("name", default="evaluation", tooltip="Folder of the report, below "
-                                                                      "output/facecdm_evaluation."),
+                io.Image.Input(
+                    "held_out",
+                    optional=True,
+                    tooltip="Another photo of the person that was not used, or one for each picture.",
+                ),
+                io.Image.Input(
+                    "without_identity",
+                    optional=True,
+                    tooltip="The pictures of the same seeds without the person, for what it costs.",
+                ),
+                io.Image.Input(
+                    "others",
+                    optional=True,
+                    tooltip="Other people in the same kind of picture; what all share is taken off.",
+                ),
+                io.Boolean.Input(
+                    "second_opinion",
+                    default=False,
+                    tooltip="Also judge with dlib, which took no part in any training; it must be installed.",
+                ),
+                io.String.Input(
+                    "name", default="evaluation", tooltip="Folder of the report, below output/facecdm_evaluation."
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="table", tooltip="Means with 95 % intervals, in Markdown."),
                 io.Image.Output(display_name="plot", tooltip="How likeness is spread over the pictures."),
-                io.Float.Output(display_name="similarity", tooltip="Mean cosine to the held-out photo, or to the "
-                                                                   "reference where there is none."),
+                io.Float.Output(
+                    display_name="similarity",
+                    tooltip="Mean cosine to the held-out photo, or to the reference where there is none.",
+                ),
                 io.Float.Output(display_name="faces_found", tooltip="Share of the pictures in which a face is found."),
                 io.String.Output(display_name="report", tooltip="Path of the HTML report."),
             ],
@@ -58,8 +75,9 @@ class EvaluateIdentity(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def execute(cls, images, reference, analyzer, second_opinion, name, held_out=None, without_identity=None,
-                others=None):
+    def execute(
+        cls, images, reference, analyzer, second_opinion, name, held_out=None, without_identity=None, others=None
+    ):
         from comfy.utils import ProgressBar
 
         from ..facecdm.evaluation import report
@@ -71,14 +89,21 @@ class EvaluateIdentity(io.ComfyNode):
         judges = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
         bar = ProgressBar(len(images))
         result = Evaluator(judges, album.open, None, strangers).run(
-            album.samples(), lambda done, total: bar.update_absolute(done, total))
+            album.samples(), lambda done, total: bar.update_absolute(done, total)
+        )
         folder = _folder(name)
         written = report.write(result, folder)
         plot = _picture(folder / "likeness.png")
         values = result.summaries[-1].values
         likeness = values.get("similarity to held out", values.get("similarity to reference"))[0]
-        return io.NodeOutput(report.markdown(result), plot, likeness, values["face found"][0],
-                             str(written["report.html"]), ui=ui.PreviewImage(plot, cls=cls))
+        return io.NodeOutput(
+            report.markdown(result),
+            plot,
+            likeness,
+            values["face found"][0],
+            str(written["report.html"]),
+            ui=ui.PreviewImage(plot, cls=cls),
+        )
 
 
 class Album:
@@ -92,8 +117,10 @@ class Album:
             if pictures is None:
                 continue
             if len(pictures) not in (1, self._count):
-                raise FaceCDMError(f"{name} has {len(pictures)} pictures and images has {self._count}: give one, or "
-                                   "one for each picture")
+                raise FaceCDMError(
+                    f"{name} has {len(pictures)} pictures and images has {self._count}: give one, or "
+                    "one for each picture"
+                )
             self._names[name] = self.add(name, pictures) * (self._count if len(pictures) == 1 else 1)
 
     def add(self, name: str, pictures: torch.Tensor) -> list[Path]:
@@ -109,17 +136,24 @@ class Album:
         """With the same seeds without identity first, where they are there: what follows is compared with them."""
         from ..facecdm.evaluation.samples import Sample
 
-        references, held_out, plain = (self._names.get(name) for name in
-                                       ("reference", "held_out", "without_identity"))
+        references, held_out, plain = (self._names.get(name) for name in ("reference", "held_out", "without_identity"))
         people = self._people(references)
 
         def line(picture: Path, number: int, condition: str, without: Path | None) -> Sample:
-            return Sample(picture, people[number], condition, references[number],
-                          held_out[number] if held_out else None, plain=without)
+            return Sample(
+                picture,
+                people[number],
+                condition,
+                references[number],
+                held_out[number] if held_out else None,
+                plain=without,
+            )
 
         first = [line(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]
-        return first + [line(picture, number, "with identity", plain[number] if plain else None)
-                        for number, picture in enumerate(self._names["images"])]
+        return first + [
+            line(picture, number, "with identity", plain[number] if plain else None)
+            for number, picture in enumerate(self._names["images"])
+        ]
 
     def _people(self, references: list[Path]) -> list[str]:
         """Names by reference: equal photos are one person."""

@@ -95,9 +95,7 @@ class CombineFaces(io.ComfyNode):
     def execute(cls, mode, blend, faces_1, **others) -> io.NodeOutput:
         groups = [faces_1] + [others.get(f"faces_{n}") for n in range(2, GROUPS + 1)]
         parts = [
-            Weighted(faces, others.get(f"weight_{n}", 1.0))
-            for n, faces in enumerate(groups, 1)
-            if faces is not None
+            Weighted(faces, others.get(f"weight_{n}", 1.0)) for n, faces in enumerate(groups, 1) if faces is not None
         ]
         return io.NodeOutput(combine(parts, mode, blend))
 
@@ -114,9 +112,7 @@ class SaveFaces(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 FACES.Input("faces", tooltip="The faces to keep."),
-                io.String.Input(
-                    "name", default="face", tooltip="File name; letters, digits, spaces, - and _."
-                ),
+                io.String.Input("name", default="face", tooltip="File name; letters, digits, spaces, - and _."),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
@@ -186,9 +182,7 @@ class CompareFaces(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 FACES.Input("faces_a", tooltip="The rows."),
-                FACES.Input(
-                    "faces_b", optional=True, tooltip="The columns; without it, faces_a among each other."
-                ),
+                FACES.Input("faces_b", optional=True, tooltip="The columns; without it, faces_a among each other."),
                 FACES.Input(
                     "baseline",
                     optional=True,
@@ -199,9 +193,7 @@ class CompareFaces(io.ComfyNode):
             outputs=[
                 io.String.Output(display_name="table", tooltip="Markdown table of the cosines."),
                 io.Image.Output(display_name="heat map", tooltip="The same as a picture."),
-                io.Float.Output(
-                    display_name="mean", tooltip="Mean similarity over the pairs of different faces."
-                ),
+                io.Float.Output(display_name="mean", tooltip="Mean similarity over the pairs of different faces."),
                 io.Float.Output(display_name="lowest", tooltip="The least alike pair."),
                 io.Float.Output(display_name="highest", tooltip="The most alike pair."),
             ],

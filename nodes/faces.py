@@ -179,18 +179,12 @@ class DetectFaces(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FACES.Output(
-                    display_name="faces", tooltip="The chosen faces; may be empty with no_face = skip."
-                ),
+                FACES.Output(display_name="faces", tooltip="The chosen faces; may be empty with no_face = skip."),
                 io.Image.Output(
                     display_name="crops", tooltip="Upright aligned faces; one black picture if there is none."
                 ),
-                io.Mask.Output(
-                    display_name="mask", tooltip="Soft mask of the chosen faces, one per picture."
-                ),
-                io.Image.Output(
-                    display_name="preview", tooltip="The pictures with boxes, key points and scores."
-                ),
+                io.Mask.Output(display_name="mask", tooltip="Soft mask of the chosen faces, one per picture."),
+                io.Image.Output(display_name="preview", tooltip="The pictures with boxes, key points and scores."),
                 io.String.Output(
                     display_name="report", tooltip="What was found in each picture, and what was skipped."
                 ),

@@ -21,31 +21,63 @@ class PersonRegions(io.ComfyNode):
             display_name="Person Regions",
             category="FaceCDM/people",
             description="A soft mask for each person of a picture: from boxes, from the faces of a layout picture, or "
-                        "from a painted one. Masks share their borders and never overlap to more than one.",
+            "from a painted one. Masks share their borders and never overlap to more than one.",
             inputs=[
                 io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Of the picture to be made."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of the picture to be made."),
-                io.String.Input("boxes", default="0 0 0.5 1\n0.5 0 1 1", multiline=True,
-                                tooltip="Left, top, right, bottom as parts of the picture, one line a person; not used "
-                                        "where faces or a layout are connected."),
-                io.Combo.Input("shape", options=list(SHAPES), default="box",
-                               tooltip="Rectangles, or ellipses in them; a painted layout has its own shapes."),
-                io.Float.Input("grow", default=1.0, min=0.1, max=4.0, step=0.05,
-                               tooltip="Makes every region larger or smaller about its middle."),
-                io.Float.Input("softness", default=0.1, min=0.0, max=1.0, step=0.01,
-                               tooltip="Width of the soft borders: as part of half a region, or of a painted layout's "
-                                       "shorter side."),
-                io.Combo.Input("fill", options=list(FILLS), default="regions only",
-                               tooltip="Leave the rest to nobody, or divide the whole picture among the people."),
-                FACES.Input("faces", optional=True,
-                            tooltip="Faces found in a layout picture: everybody gets head and shoulders around them."),
-                io.Image.Input("layout", optional=True,
-                               tooltip="A painted picture: one colour a person, black for nobody."),
+                io.String.Input(
+                    "boxes",
+                    default="0 0 0.5 1\n0.5 0 1 1",
+                    multiline=True,
+                    tooltip="Left, top, right, bottom as parts of the picture, one line a person; not used "
+                    "where faces or a layout are connected.",
+                ),
+                io.Combo.Input(
+                    "shape",
+                    options=list(SHAPES),
+                    default="box",
+                    tooltip="Rectangles, or ellipses in them; a painted layout has its own shapes.",
+                ),
+                io.Float.Input(
+                    "grow",
+                    default=1.0,
+                    min=0.1,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Makes every region larger or smaller about its middle.",
+                ),
+                io.Float.Input(
+                    "softness",
+                    default=0.1,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Width of the soft borders: as part of half a region, or of a painted layout's "
+                    "shorter side.",
+                ),
+                io.Combo.Input(
+                    "fill",
+                    options=list(FILLS),
+                    default="regions only",
+                    tooltip="Leave the rest to nobody, or divide the whole picture among the people.",
+                ),
+                FACES.Input(
+                    "faces",
+                    optional=True,
+                    tooltip="Faces found in a layout picture: everybody gets head and shoulders around them.",
+                ),
+                io.Image.Input(
+                    "layout", optional=True, tooltip="A painted picture: one colour a person, black for nobody."
+                ),
             ],
             outputs=[
                 io.Mask.Output(display_name="masks", tooltip="All people's masks as a batch."),
-                *(io.Mask.Output(display_name=f"person {n}", tooltip=f"Mask of person {n}; black where there is none.")
-                  for n in range(1, PEOPLE + 1)),
+                *(
+                    io.Mask.Output(
+                        display_name=f"person {n}", tooltip=f"Mask of person {n}; black where there is none."
+                    )
+                    for n in range(1, PEOPLE + 1)
+                ),
                 io.Mask.Output(display_name="background", tooltip="What is nobody's."),
                 io.Image.Output(display_name="preview", tooltip="The regions in colours, with numbers."),
             ],
@@ -61,18 +93,27 @@ class PersonRegions(io.ComfyNode):
     @classmethod
     def execute(cls, width, height, boxes, shape, grow, softness, fill, faces=None, layout=None):
         if faces is not None and layout is not None:
-            raise FaceCDMError("faces and layout are both connected, and each says where the people are: disconnect "
-                               "one of them")
+            raise FaceCDMError(
+                "faces and layout are both connected, and each says where the people are: disconnect one of them"
+            )
         if layout is not None:
             regions = painted(layout[0].float().cpu(), height, width, softness)
         else:
-            regions = of_boxes(parse_boxes(boxes) if faces is None else boxes_of_faces(faces), height, width,
-                               shape=shape, grow=grow, softness=softness, fill=fill)
+            regions = of_boxes(
+                parse_boxes(boxes) if faces is None else boxes_of_faces(faces),
+                height,
+                width,
+                shape=shape,
+                grow=grow,
+                softness=softness,
+                fill=fill,
+            )
         nobody = torch.zeros(1, height, width)
-        single = [regions.masks[n:n + 1] if n < len(regions) else nobody for n in range(PEOPLE)]
+        single = [regions.masks[n : n + 1] if n < len(regions) else nobody for n in range(PEOPLE)]
         preview = draw_regions(regions)
-        return io.NodeOutput(regions.masks, *single, regions.background[None], preview,
-                             ui=ui.PreviewImage(preview, cls=cls))
+        return io.NodeOutput(
+            regions.masks, *single, regions.background[None], preview, ui=ui.PreviewImage(preview, cls=cls)
+        )
 
 
 class ApplyToPeople(io.ComfyNode):
@@ -84,56 +125,130 @@ class ApplyToPeople(io.ComfyNode):
             display_name="Apply FaceCDM to People",
             category="FaceCDM/people",
             description="Patches several people into the model, each in a region of their own: as one Apply FaceCDM "
-                        "a person.",
+            "a person.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
                 ADAPTER.Input("adapter", tooltip="An adapter made for this base model."),
                 io.Mask.Input("masks", tooltip="The batch of Person Regions: its first mask for faces_1, and so on."),
-                io.Float.Input("face_strength", default=1.0, min=-2.0, max=4.0, step=0.05,
-                               tooltip="How strongly the faces are heard."),
-                io.Float.Input("image_strength", default=1.0, min=-2.0, max=4.0, step=0.05,
-                               tooltip="How strongly the whole images are heard."),
-                io.Float.Input("keep_prompt", default=0.0, min=0.0, max=1.0, step=0.05,
-                               tooltip="Takes out of the streams what the text already says, so that the prompt wins."),
-                io.Float.Input("start_at", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the people begin to act."),
-                io.Float.Input("end_at", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the people no longer act."),
-                *(FACES.Input(f"faces_{n}", optional=True, tooltip=f"One or several photos' faces of person {n}; an "
-                                                                   "adapter for images needs none.")
-                  for n in everybody),
+                io.Float.Input(
+                    "face_strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How strongly the faces are heard.",
+                ),
+                io.Float.Input(
+                    "image_strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How strongly the whole images are heard.",
+                ),
+                io.Float.Input(
+                    "keep_prompt",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Takes out of the streams what the text already says, so that the prompt wins.",
+                ),
+                io.Float.Input(
+                    "start_at",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling after which the people begin to act.",
+                ),
+                io.Float.Input(
+                    "end_at",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the sampling after which the people no longer act.",
+                ),
+                *(
+                    FACES.Input(
+                        f"faces_{n}",
+                        optional=True,
+                        tooltip=f"One or several photos' faces of person {n}; an adapter for images needs none.",
+                    )
+                    for n in everybody
+                ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="The encoder for the whole images."),
-                *(io.Image.Input(f"image_{n}", optional=True, tooltip=f"The whole image of person {n}.")
-                  for n in everybody),
-                OPTIONS.Input("options", optional=True, tooltip="From Apply Options, for everybody; without it, all of "
-                                                                "them at rest."),
-                POSE_KEYPOINT.Input("pose", optional=True,
-                                    tooltip="Where the faces are to be, as in Apply FaceCDM: everybody gets the one "
-                                            "that their mask covers most."),
+                *(
+                    io.Image.Input(f"image_{n}", optional=True, tooltip=f"The whole image of person {n}.")
+                    for n in everybody
+                ),
+                OPTIONS.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From Apply Options, for everybody; without it, all of them at rest.",
+                ),
+                POSE_KEYPOINT.Input(
+                    "pose",
+                    optional=True,
+                    tooltip="Where the faces are to be, as in Apply FaceCDM: everybody gets the one "
+                    "that their mask covers most.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the people in it.")],
         )
 
     @classmethod
-    def execute(cls, model, adapter, masks, face_strength, image_strength, keep_prompt, start_at, end_at,
-                clip_vision=None, pose=None, options=None, **people):
+    def execute(
+        cls,
+        model,
+        adapter,
+        masks,
+        face_strength,
+        image_strength,
+        keep_prompt,
+        start_at,
+        end_at,
+        clip_vision=None,
+        pose=None,
+        options=None,
+        **people,
+    ):
         masks = masks.reshape(-1, *masks.shape[-2:])
-        connected = {n: [name for name in (f"faces_{n}", f"image_{n}") if people.get(name) is not None]
-                     for n in range(1, PEOPLE + 1)}
+        connected = {
+            n: [name for name in (f"faces_{n}", f"image_{n}") if people.get(name) is not None]
+            for n in range(1, PEOPLE + 1)
+        }
         present = [n for n, names in connected.items() if names]
         if not present:
-            raise FaceCDMError("nobody is connected: connect faces_1 (from Detect & Embed Faces), or image_1 for an "
-                               "adapter that looks at pictures")
+            raise FaceCDMError(
+                "nobody is connected: connect faces_1 (from Detect & Embed Faces), or image_1 for an "
+                "adapter that looks at pictures"
+            )
         if present[-1] > len(masks):
-            raise FaceCDMError(f"{connected[present[-1]][0]} is connected, and masks has {len(masks)} "
-                               f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody")
+            raise FaceCDMError(
+                f"{connected[present[-1]][0]} is connected, and masks has {len(masks)} "
+                f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody"
+            )
         for n in present:
             try:
                 model, unheard = applied(
-                    model=model, adapter=adapter, faces=people.get(f"faces_{n}"), face_strength=face_strength,
-                    image_strength=image_strength, keep_prompt=keep_prompt, start_at=start_at, end_at=end_at,
-                    references=MEAN, curve="flat", clip_vision=clip_vision, image=people.get(f"image_{n}"),
-                    mask=masks[n - 1], pose=pose, options=options)
+                    model=model,
+                    adapter=adapter,
+                    faces=people.get(f"faces_{n}"),
+                    face_strength=face_strength,
+                    image_strength=image_strength,
+                    keep_prompt=keep_prompt,
+                    start_at=start_at,
+                    end_at=end_at,
+                    references=MEAN,
+                    curve="flat",
+                    clip_vision=clip_vision,
+                    image=people.get(f"image_{n}"),
+                    mask=masks[n - 1],
+                    pose=pose,
+                    options=options,
+                )
             except FaceCDMError as error:
                 raise type(error)(f"person {n}: {error}") from error
             for text in unheard:

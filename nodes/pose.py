@@ -101,8 +101,9 @@ class ExtractPose(io.ComfyNode):
         return wrong_choice(detector=(detector, DETECTORS), people=(people, PEOPLE), drawing=(drawing, DRAWINGS))
 
     @classmethod
-    def execute(cls, image, detector, people, min_score, drawing, draw_body, draw_hands, draw_face, thickness,
-                analyzer=None) -> io.NodeOutput:
+    def execute(
+        cls, image, detector, people, min_score, drawing, draw_body, draw_hands, draw_face, thickness, analyzer=None
+    ) -> io.NodeOutput:
         from comfy.utils import ProgressBar
 
         finder = open_finder(detector, analyzer, min_score, draw_hands, draw_face)
@@ -110,26 +111,36 @@ class ExtractPose(io.ComfyNode):
         found = extract(finder, image, people, lambda done, total: bar.update_absolute(done, total))
         report = found.report
         if isinstance(finder, FaceDetector) and not finder.analyzer.files.landmarks:
-            report += "\nThis analyzer has no landmarks, so a face has five points: switch landmarks on in Load Face " \
-                      "Analyzer for 70."
-        return result(cls, list(found.poses), Drawing(drawing, draw_body, draw_hands, draw_face, thickness),
-                      found.first_angles, report)
+            report += (
+                "\nThis analyzer has no landmarks, so a face has five points: switch landmarks on in Load Face "
+                "Analyzer for 70."
+            )
+        return result(
+            cls,
+            list(found.poses),
+            Drawing(drawing, draw_body, draw_hands, draw_face, thickness),
+            found.first_angles,
+            report,
+        )
 
 
 def open_finder(detector: str, analyzer, min_score: float, hands: bool, face: bool):
     """What `extract` calls. Raises FaceCDMError where face key points lack their analyzer."""
     if detector == FACE:
         if analyzer is None:
-            raise FaceCDMError("Extract Pose with face key points needs an analyzer: connect Load Face Analyzer (with "
-                               "landmarks on), or choose OpenPose or DWPose.")
+            raise FaceCDMError(
+                "Extract Pose with face key points needs an analyzer: connect Load Face Analyzer (with "
+                "landmarks on), or choose OpenPose or DWPose."
+            )
         return FaceDetector(analyzer, min_score)
     import comfy.model_management
 
     from ..facecdm.pose.detectors import open_detector
 
     with torch.inference_mode(False):  # the weights may outlive this run
-        return open_detector(detector, weight_folders(detector), str(comfy.model_management.get_torch_device()),
-                             hands, face, min_score)
+        return open_detector(
+            detector, weight_folders(detector), str(comfy.model_management.get_torch_device()), hands, face, min_score
+        )
 
 
 class EditPose(io.ComfyNode):
@@ -173,8 +184,26 @@ class EditPose(io.ComfyNode):
         return wrong_choice(fit=(fit, FITS), drawing=(drawing, DRAWINGS))
 
     @classmethod
-    def execute(cls, pose, turn_yaw, turn_pitch, turn_roll, mirror, scale, move_right, move_down, width, height, fit,
-                drawing, draw_body, draw_hands, draw_face, thickness, onto=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        pose,
+        turn_yaw,
+        turn_pitch,
+        turn_roll,
+        mirror,
+        scale,
+        move_right,
+        move_down,
+        width,
+        height,
+        fit,
+        drawing,
+        draw_body,
+        draw_hands,
+        draw_face,
+        thickness,
+        onto=None,
+    ) -> io.NodeOutput:
         from ..facecdm.pose.extract import describe, head_angles
         from ..facecdm.pose.head import Angles
 
@@ -190,8 +219,15 @@ class EditPose(io.ComfyNode):
 
 def result(cls, poses: list[Pose], drawing: Drawing, angles, report: str) -> io.NodeOutput:
     drawn = draw_all(poses, drawing)
-    return io.NodeOutput(drawn, poses_to_openpose(poses), round(angles.yaw, 2), round(angles.pitch, 2),
-                         round(angles.roll, 2), report, ui=ui.PreviewImage(drawn[:SHOWN], cls=cls))
+    return io.NodeOutput(
+        drawn,
+        poses_to_openpose(poses),
+        round(angles.yaw, 2),
+        round(angles.pitch, 2),
+        round(angles.roll, 2),
+        report,
+        ui=ui.PreviewImage(drawn[:SHOWN], cls=cls),
+    )
 
 
 class LoadDemoPose(io.ComfyNode):

@@ -23,7 +23,7 @@ HELP = {
     "rank": "Of the low-rank additions to the adapter's keys and values; 0: their weights learn whole.",
     "lora_rank": "Of the U-Net's LoRA (stage 2).",
     "lora_layers": "What the U-Net's LoRA adds to: its attentions, or feed-forward layers and convolutions, too "
-                   "(learns a face sooner, costs more time and memory).",
+    "(learns a face sooner, costs more time and memory).",
     "precision": "Of the U-Net's arithmetic; as the preset has it: the model's own, bf16 in place of fp16.",
     "checkpointing": "Compute the U-Net's insides twice in place of keeping them: a third slower, far less memory.",
     "ema": "Decay of the moving average that becomes the result (0.999 for long trainings); 0: none.",
@@ -41,21 +41,21 @@ HELP = {
     "noise_share": "from which this share of the rows is drawn; the others from the rest.",
     "face_region": "Probability that a row's loss counts its face alone.",
     "face_window": "Share of steps that see a window of half the picture's side around the face, and no more: a "
-                   "quarter of the latents.",
+    "quarter of the latents.",
     "bottleneck": "Weight of the loss that lets the face's narrow code be restored.",
     "identity": "Weight of the identity loss on the predicted picture.",
     "identity_below": "Rows with less noise than this, of 1000, have an identity loss.",
     "identity_every": "Steps from one identity loss to the next.",
     "identity_ramp": "Steps over which the identity loss' weight grows.",
     "identity_toward": "Whose embedding it wants: that of the picture itself, the mean of all pictures of its person, "
-                       "or that of the reference.",
+    "or that of the reference.",
     "few_steps": "The identity loss looks at the picture after so many sampling steps, in place of one; 0: one.",
     "few_steps_from": "They begin with the row's own noisy picture, or with pure noise, as a user's picture does.",
     "few_steps_guidance": "Classifier-free guidance of those steps, as the sampler's cfg; 1: none.",
     "few_steps_learnt": "Gradients go through the last so many of those steps.",
     "contrast": "Share of the identity loss that compares with other people.",
     "linear_identity": "Weight of the identity loss through a linear recogniser, which many people's data set is "
-                       "asked for: at every noise level.",
+    "asked for: at every noise level.",
     "localisation": "Weight of the loss that keeps the face's attention in the face.",
     "alignment": "Weight of the loss that keeps the response to the text that of the model without a face.",
     "alignment_layout": "Weight of the same for the layout.",
@@ -79,8 +79,9 @@ def _input(field):
         return io.Combo.Input(field.name, options=[PRESET, "on", "off"], default=PRESET, tooltip=tip)
     if field.type in (int, "int"):
         return io.Int.Input(field.name, default=UNSET, min=UNSET, max=10_000_000, tooltip=f"{tip}−1: as the preset.")
-    return io.Float.Input(field.name, default=UNSET, min=UNSET, max=1000.0, step=1e-7, round=False,
-                          tooltip=f"{tip}−1: as the preset.")
+    return io.Float.Input(
+        field.name, default=UNSET, min=UNSET, max=1000.0, step=1e-7, round=False, tooltip=f"{tip}−1: as the preset."
+    )
 
 
 class StageSettings(io.ComfyNode):
@@ -92,8 +93,11 @@ class StageSettings(io.ComfyNode):
             category="FaceCDM/training",
             description="Every number of a training stage. What you leave at −1 or preset stays as the preset has it.",
             inputs=[
-                io.String.Input("train", default="", tooltip=f"What learns, with commas, of {', '.join(GROUPS)}; "
-                                                             "empty: as the preset."),
+                io.String.Input(
+                    "train",
+                    default="",
+                    tooltip=f"What learns, with commas, of {', '.join(GROUPS)}; empty: as the preset.",
+                ),
                 *(_input(field) for field in _settings()),
                 STAGE_SETTINGS.Input("settings", optional=True, tooltip="Other settings, which these add to."),
             ],
@@ -101,11 +105,24 @@ class StageSettings(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, train="", schedule=PRESET, precision=PRESET, checkpointing=PRESET, lora_layers=PRESET,
-                        identity_toward=PRESET, few_steps_from=PRESET):
-        for name, value in (("schedule", schedule), ("precision", precision), ("checkpointing", checkpointing),
-                            ("lora_layers", lora_layers), ("identity_toward", identity_toward),
-                            ("few_steps_from", few_steps_from)):
+    def validate_inputs(
+        cls,
+        train="",
+        schedule=PRESET,
+        precision=PRESET,
+        checkpointing=PRESET,
+        lora_layers=PRESET,
+        identity_toward=PRESET,
+        few_steps_from=PRESET,
+    ):
+        for name, value in (
+            ("schedule", schedule),
+            ("precision", precision),
+            ("checkpointing", checkpointing),
+            ("lora_layers", lora_layers),
+            ("identity_toward", identity_toward),
+            ("few_steps_from", few_steps_from),
+        ):
             known = CHOICES.get(name, ("on", "off"))
             if value not in (None, PRESET, *known):
                 return f"{name} must be one of {', '.join((PRESET, *known))}; got {value!r}"
@@ -122,8 +139,11 @@ class StageSettings(io.ComfyNode):
 
 def chosen_settings(values: dict) -> dict:
     """What of the node's values was set, checked. Raises FaceCDMError for a value out of its range."""
-    chosen = {name: value == "on" if value in ("on", "off") else value for name, value in values.items()
-              if name != "train" and value not in (PRESET, UNSET)}
+    chosen = {
+        name: value == "on" if value in ("on", "off") else value
+        for name, value in values.items()
+        if name != "train" and value not in (PRESET, UNSET)
+    }
     groups = tuple(part.strip() for part in values.get("train", "").split(",") if part.strip())
     if groups:
         chosen["train"] = groups

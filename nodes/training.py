@@ -24,33 +24,56 @@ def home() -> Path:
 
 def _shared_inputs() -> list:
     return [
-        io.Model.Input("model", tooltip="The base: SD1.5, SD2, SDXL, a fine-tune of theirs, or the demo model. It is "
-                                        "trained as it is loaded, with the LoRAs patched into it."),
+        io.Model.Input(
+            "model",
+            tooltip="The base: SD1.5, SD2, SDXL, a fine-tune of theirs, or the demo model. It is "
+            "trained as it is loaded, with the LoRAs patched into it.",
+        ),
         ADAPTER.Input("adapter", tooltip="From New Adapter, Load Adapter, or the stage before."),
         DATA_SET.Input("data_set", tooltip="From Prepare Data Set."),
-        io.String.Input("run", default="my training", tooltip="Folder below output/facecdm_training for the state; one "
-                                                              "of that name goes on where it was stopped."),
-        io.Combo.Input("preset", options=list(PRESETS), default="one person",
-                       tooltip="Starting values: an adapter for many people, or for one person from some photos."),
+        io.String.Input(
+            "run",
+            default="my training",
+            tooltip="Folder below output/facecdm_training for the state; one "
+            "of that name goes on where it was stopped.",
+        ),
+        io.Combo.Input(
+            "preset",
+            options=list(PRESETS),
+            default="one person",
+            tooltip="Starting values: an adapter for many people, or for one person from some photos.",
+        ),
     ]
 
 
 def _common_inputs() -> list:
     return [
         io.Int.Input("batch", default=0, min=0, max=1024, tooltip="Pictures in a batch; 0: as the preset has it."),
-        io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=False,
-                     tooltip="Of every decision left to chance: the same seed, the same training."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**53,
+            control_after_generate=False,
+            tooltip="Of every decision left to chance: the same seed, the same training.",
+        ),
     ]
 
 
 def _optional_inputs() -> list:
     return [
         io.Vae.Input("vae", optional=True, tooltip="For the identity loss, and to show pictures while it trains."),
-        FACE_ANALYZER.Input("face_analyzer", optional=True,
-                            tooltip="For the identity loss: the one that the data set was prepared with."),
-        io.ControlNet.Input("control_net", optional=True,
-                            tooltip="A pose ControlNet, for data sets with pose pictures. It stays as it is; a LoRA "
-                                    "of it can learn (control, in Stage Settings' train)."),
+        FACE_ANALYZER.Input(
+            "face_analyzer",
+            optional=True,
+            tooltip="For the identity loss: the one that the data set was prepared with.",
+        ),
+        io.ControlNet.Input(
+            "control_net",
+            optional=True,
+            tooltip="A pose ControlNet, for data sets with pose pictures. It stays as it is; a LoRA "
+            "of it can learn (control, in Stage Settings' train).",
+        ),
         LORA_MODEL.Input("lora", optional=True, tooltip="From the stage before, to go on with."),
         LORA_MODEL.Input("control_lora", optional=True, tooltip="The ControlNet's LoRA from the stage before."),
     ]
@@ -59,15 +82,21 @@ def _optional_inputs() -> list:
 def _outputs() -> list:
     return [
         ADAPTER.Output(display_name="adapter", tooltip="For the next stage, Save Adapter and Apply FaceCDM."),
-        LORA_MODEL.Output(display_name="lora", tooltip="Of the U-Net's attention, from stage 2 on; for core's Save "
-                                                       "LoRA Weights and Load LoRA Model."),
+        LORA_MODEL.Output(
+            display_name="lora",
+            tooltip="Of the U-Net's attention, from stage 2 on; for core's Save LoRA Weights and Load LoRA Model.",
+        ),
         LOSS_MAP.Output(display_name="loss_map", tooltip="The diffusion loss, for core's Plot Loss Graph."),
         io.Image.Output(display_name="loss_plot", tooltip="Every loss over the steps."),
-        io.Image.Output(display_name="pictures", tooltip="Held-out people drawn by what was learnt; without a VAE, the "
-                                                         "loss plot."),
+        io.Image.Output(
+            display_name="pictures", tooltip="Held-out people drawn by what was learnt; without a VAE, the loss plot."
+        ),
         io.String.Output(display_name="report", tooltip="What was done, the losses, and what was left out and why."),
-        LORA_MODEL.Output(display_name="control_lora", tooltip="Of the ControlNet, where one was trained; for Apply "
-                                                               "LoRA to ControlNet, and core's Save LoRA Weights."),
+        LORA_MODEL.Output(
+            display_name="control_lora",
+            tooltip="Of the ControlNet, where one was trained; for Apply "
+            "LoRA to ControlNet, and core's Save LoRA Weights.",
+        ),
     ]
 
 
@@ -79,17 +108,21 @@ class TrainStage(io.ComfyNode):
             display_name="Train Stage",
             category=CATEGORY,
             description="One of the three stages: broad strokes, identity, fine details. Chain three of them. Stopped, "
-                        "it keeps what was learnt and goes on when queued again.",
+            "it keeps what was learnt and goes on when queued again.",
             is_output_node=True,
             inputs=[
                 *_shared_inputs(),
                 io.Combo.Input("stage", options=list(STAGES), tooltip="Which of the three."),
-                io.Int.Input("steps", default=0, min=0, max=10_000_000,
-                             tooltip="How many steps; 0: as the preset has it."),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=10_000_000, tooltip="How many steps; 0: as the preset has it."
+                ),
                 *_common_inputs(),
                 *_optional_inputs(),
-                STAGE_SETTINGS.Input("settings", optional=True,
-                                     tooltip="From Stage Settings: every value that shall not be the preset's."),
+                STAGE_SETTINGS.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="From Stage Settings: every value that shall not be the preset's.",
+                ),
             ],
             outputs=_outputs(),
         )
@@ -99,12 +132,29 @@ class TrainStage(io.ComfyNode):
         return _valid(run, preset) if stage in (None, *STAGES) else f"stage must be one of {', '.join(STAGES)}"
 
     @classmethod
-    def execute(cls, model, adapter, data_set, run, preset, stage, steps, batch, seed, vae=None, face_analyzer=None,
-                control_net=None, lora=None, settings=None, control_lora=None):
+    def execute(
+        cls,
+        model,
+        adapter,
+        data_set,
+        run,
+        preset,
+        stage,
+        steps,
+        batch,
+        seed,
+        vae=None,
+        face_analyzer=None,
+        control_net=None,
+        lora=None,
+        settings=None,
+        control_lora=None,
+    ):
         number = STAGES.index(stage)
         jobs = [(number, {**_given(steps=steps, batch=batch), "seed": seed, **(settings or {})})]
-        return _train(cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora,
-                      control_lora)
+        return _train(
+            cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora, control_lora
+        )
 
 
 class Train(io.ComfyNode):
@@ -118,13 +168,21 @@ class Train(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_shared_inputs(),
-                io.Float.Input("length", default=1.0, min=0.0001, max=100.0, step=0.01,
-                               tooltip="Factor on the preset's steps: 0.5 trains half as long."),
+                io.Float.Input(
+                    "length",
+                    default=1.0,
+                    min=0.0001,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Factor on the preset's steps: 0.5 trains half as long.",
+                ),
                 *_common_inputs(),
                 *_optional_inputs(),
                 STAGE_SETTINGS.Input("settings", optional=True, tooltip="From Stage Settings: for all three stages."),
-                *(STAGE_SETTINGS.Input(f"settings_{n}", optional=True, tooltip=f"For stage {n} alone; comes first.")
-                  for n in (1, 2, 3)),
+                *(
+                    STAGE_SETTINGS.Input(f"settings_{n}", optional=True, tooltip=f"For stage {n} alone; comes first.")
+                    for n in (1, 2, 3)
+                ),
             ],
             outputs=_outputs(),
         )
@@ -134,16 +192,34 @@ class Train(io.ComfyNode):
         return _valid(run, preset)
 
     @classmethod
-    def execute(cls, model, adapter, data_set, run, preset, length, batch, seed, vae=None, face_analyzer=None,
-                control_net=None, lora=None, settings=None, settings_1=None, settings_2=None, settings_3=None,
-                control_lora=None):
+    def execute(
+        cls,
+        model,
+        adapter,
+        data_set,
+        run,
+        preset,
+        length,
+        batch,
+        seed,
+        vae=None,
+        face_analyzer=None,
+        control_net=None,
+        lora=None,
+        settings=None,
+        settings_1=None,
+        settings_2=None,
+        settings_3=None,
+        control_lora=None,
+    ):
         jobs = []
         for number, own in enumerate((settings_1, settings_2, settings_3)):
             steps = max(round(PRESETS[preset][number].steps * length), 1)
             given = _given(steps=0 if length == 1 else steps, batch=batch)
             jobs.append((number, {**given, "seed": seed, **(settings or {}), **(own or {})}))
-        return _train(cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora,
-                      control_lora)
+        return _train(
+            cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora, control_lora
+        )
 
 
 def _valid(run: str | None, name: str | None) -> bool | str:
@@ -161,14 +237,33 @@ def _given(**values: int) -> dict[str, int]:
     return {name: value for name, value in values.items() if value}
 
 
-def _train(cls, model, adapter, data_set, run, preset_name, jobs: list[tuple[int, dict]], vae, face_analyzer,
-           control_net, lora, control_lora) -> io.NodeOutput:
+def _train(
+    cls,
+    model,
+    adapter,
+    data_set,
+    run,
+    preset_name,
+    jobs: list[tuple[int, dict]],
+    vae,
+    face_analyzer,
+    control_net,
+    lora,
+    control_lora,
+) -> io.NodeOutput:
     from ..facecdm.hosts.comfy_stage import Inputs, train_stage
     from ..facecdm.training.chart import draw_losses
 
     recogniser = face_analyzer.files.recogniser if face_analyzer is not None else None
-    inputs = Inputs(model, data_set, home() / safe_name(run), vae, control_net, recogniser,
-                    face_analyzer.recogniser if face_analyzer is not None else "")
+    inputs = Inputs(
+        model,
+        data_set,
+        home() / safe_name(run),
+        vae,
+        control_net,
+        recogniser,
+        face_analyzer.recogniser if face_analyzer is not None else "",
+    )
     stages = [preset(preset_name)[number].but(**values) for number, values in jobs]
     lora, history, pictures, report = lora or {}, [], None, []
     with _Bar(sum(stage.steps for stage in stages)) as bar:
@@ -181,8 +276,16 @@ def _train(cls, model, adapter, data_set, run, preset_name, jobs: list[tuple[int
     losses = [line["diffusion"] for line in history if "diffusion" in line]
     plot = _as_image(draw_losses(history))
     text = "\n".join(report).strip()
-    return io.NodeOutput(adapter, lora, {"loss": losses}, plot, plot if pictures is None else pictures, text,
-                         control_lora, ui=ui.PreviewImage(plot, cls=cls))
+    return io.NodeOutput(
+        adapter,
+        lora,
+        {"loss": losses},
+        plot,
+        plot if pictures is None else pictures,
+        text,
+        control_lora,
+        ui=ui.PreviewImage(plot, cls=cls),
+    )
 
 
 class _Bar:

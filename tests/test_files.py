@@ -28,8 +28,30 @@ def test_no_name_leaves_the_folder(tmp_path_factory, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "C:x", "C:\\x", "con", "NUL.safetensors",
-     "com1.x", ".hidden", "a.", "a\0b", "a\nb", "x" * 101, "~root", "a:b", "é" * 101, "字" * 90],
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        "/etc/passwd",
+        "C:x",
+        "C:\\x",
+        "con",
+        "NUL.safetensors",
+        "com1.x",
+        ".hidden",
+        "a.",
+        "a\0b",
+        "a\nb",
+        "x" * 101,
+        "~root",
+        "a:b",
+        "é" * 101,
+        "字" * 90,
+    ],
 )
 def test_names_that_are_refused(name):
     with pytest.raises(UnsafeName, match="cannot be the name"):
@@ -80,7 +102,8 @@ def test_finding_a_file_of_the_list(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.safetensors", "friends/../../secret.safetensors", "C:x", "a\0b", "absolute"])
+    "name", ["../secret.safetensors", "friends/../../secret.safetensors", "C:x", "a\0b", "absolute"]
+)
 def test_no_search_leaves_the_folders(tmp_path: Path, name):
     (tmp_path / "secret.safetensors").write_bytes(b"")
     (tmp_path / "a" / "friends").mkdir(parents=True)

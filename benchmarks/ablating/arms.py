@@ -59,27 +59,48 @@ _FACEID = Design(image=False, interplay=False, faceid=True)
 
 ARMS: tuple[Arm, ...] = (
     Arm(NONE, "the base model: same prompts, same noise", trains=False),
-    Arm(FACE, "IP-Adapter FaceID's design with as many weights as the triplet: MLP, decoupled attention, LoRA",
-        headline=True, design=_FACEID, settings=(("bottleneck", 0.0),), frozen=("kappa", "interplay")),
+    Arm(
+        FACE,
+        "IP-Adapter FaceID's design with as many weights as the triplet: MLP, decoupled attention, LoRA",
+        headline=True,
+        design=_FACEID,
+        settings=(("bottleneck", 0.0),),
+        frozen=("kappa", "interplay"),
+    ),
     Arm(TRIPLET, "face, image and interplay, in three stages", headline=True),
-    Arm("face alone, our gates", "the triplet's face stream and nothing else: bottleneck, learnt gates",
-        design=Design(image=False, interplay=False)),
+    Arm(
+        "face alone, our gates",
+        "the triplet's face stream and nothing else: bottleneck, learnt gates",
+        design=Design(image=False, interplay=False),
+    ),
     Arm("without interplay", "face and image, which never meet", design=Design(interplay=False)),
     Arm("token-wise router", "the triplet, its streams weighed anew at every place", design=Design(router=True)),
-    Arm("κ 0", "the triplet drawn with κ 0: nothing of what the text says is taken out", of=TRIPLET,
-        drawing=Drawing(kappa=0.0)),
-    Arm("κ 1", "the triplet drawn with κ 1: all that the text says is taken out", of=TRIPLET,
-        drawing=Drawing(kappa=1.0)),
+    Arm(
+        "κ 0",
+        "the triplet drawn with κ 0: nothing of what the text says is taken out",
+        of=TRIPLET,
+        drawing=Drawing(kappa=0.0),
+    ),
+    Arm(
+        "κ 1", "the triplet drawn with κ 1: all that the text says is taken out", of=TRIPLET, drawing=Drawing(kappa=1.0)
+    ),
     Arm("face shown alone", "the triplet drawn without its image stream", of=TRIPLET, drawing=Drawing(image=0.0)),
-    Arm("one stage", "as many steps, all of the second stage's kind: everything learns at once",
-        stages=("identity",)),
+    Arm("one stage", "as many steps, all of the second stage's kind: everything learns at once", stages=("identity",)),
     Arm("two stages", "as many steps, without the third stage", stages=("broad", "identity")),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
-    Arm("without bottleneck", "the face's code holds all of its embedding, and has no loss of its own",
-        design=Design(whole_code=True), settings=(("bottleneck", 0.0),)),
+    Arm(
+        "without bottleneck",
+        "the face's code holds all of its embedding, and has no loss of its own",
+        design=Design(whole_code=True),
+        settings=(("bottleneck", 0.0),),
+    ),
     Arm("without places", "the face's tokens and keys begin at random", design=Design(places=False)),
-    Arm("untold", "the triplet under the same pose, and not told where the face is to be", of=TRIPLET,
-        drawing=Drawing(told=False)),
+    Arm(
+        "untold",
+        "the triplet under the same pose, and not told where the face is to be",
+        of=TRIPLET,
+        drawing=Drawing(told=False),
+    ),
     Arm("without pose", "the triplet drawn without the pose ControlNet", of=TRIPLET, drawing=_POSELESS),
     Arm("no identity, without pose", "the base model without the pose ControlNet", trains=False, drawing=_POSELESS),
 )
@@ -117,9 +138,19 @@ def plan(arm_: Arm, recipe: Config, steps: int, batch: int, seed: int) -> tuple[
         if count < 1:
             raise FaceCDMError(f"{total} steps are too few for {len(stages)} stages")
         short = {name: min(getattr(stage, name), count // 4) for name in ("warmup", "identity_ramp")}
-        result.append(stage.but(**{"steps": count, "batch": batch or stage.batch, "seed": seed, "validate_every": 10**9,
-                                   "train": [group for group in stage.train if group not in arm_.frozen],
-                                   **short, **dict(arm_.settings)}))
+        result.append(
+            stage.but(
+                **{
+                    "steps": count,
+                    "batch": batch or stage.batch,
+                    "seed": seed,
+                    "validate_every": 10**9,
+                    "train": [group for group in stage.train if group not in arm_.frozen],
+                    **short,
+                    **dict(arm_.settings),
+                }
+            )
+        )
     return tuple(result)
 
 
@@ -127,8 +158,9 @@ def config_of(stages: tuple[Stage, ...], recipe: Config, **files) -> Config:
     """A training's file that comes to exactly these stages."""
     missing = {name: {"steps": 0} for name in ("broad", "identity", "fine")}
     own = {stage.name: {name: value for name, value in stage.to_dict().items() if name != "name"} for stage in stages}
-    return recipe.model_copy(update={"all": {}, "stages": missing | own, "held_out": 0.0, "tracker": None,
-                                     "name": "adapter", **files})
+    return recipe.model_copy(
+        update={"all": {}, "stages": missing | own, "held_out": 0.0, "tracker": None, "name": "adapter", **files}
+    )
 
 
 def with_strength(drawing: Drawing, strength: float) -> Drawing:

@@ -63,8 +63,16 @@ class Experiment:
                 paths = self.artist.draw(trained, drawing, bar.update)
                 drawn.append(Drawn(job.arm.name, job.seed, paths, job.strength))
                 rows += self.judge.look(drawn[-1], drawn[0].paths)  # the first job is without identity
-                results = Results(self.judge, list(rows), list(drawn), [one.facts for one in self._trained.values()],
-                                  self.settings, len(self.jobs), self.left_out, self._heard())
+                results = Results(
+                    self.judge,
+                    list(rows),
+                    list(drawn),
+                    [one.facts for one in self._trained.values()],
+                    self.settings,
+                    len(self.jobs),
+                    self.left_out,
+                    self._heard(),
+                )
                 results.write(self.out)
         return results
 
@@ -89,7 +97,10 @@ def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str,
     chosen = [NONE, *(arm(name).name for name in names)] if names else [one.name for one in ARMS]
     out = {}
     if not pose:
-        out = {one.name: "there is no file of the demo's pose ControlNet" for one in ARMS
-               if not (one.drawing.pose and one.drawing.told)}
+        out = {
+            one.name: "there is no file of the demo's pose ControlNet"
+            for one in ARMS
+            if not (one.drawing.pose and one.drawing.told)
+        }
     out |= {one.name: NOT_ASKED for one in ARMS if one.name not in {*chosen, *out}}
     return [name for name in chosen if name not in out], out

@@ -67,8 +67,7 @@ class Ear:
         vision = None if vision is None else vision.to(device)
         where, found = None, {}
         if told:
-            where = Standing(self.keypoints.to(device), tuple(latents.shape[-2:]),
-                             adapter.config.places_side)
+            where = Standing(self.keypoints.to(device), tuple(latents.shape[-2:]), adapter.config.places_side)
         for name, turn, shown in (("right", 0, on), ("wrong", 1, on), ("nobody", 0, ~on)):
             crowd = Crowd(faces.roll(turn, 0), None if vision is None else vision.roll(turn, 0), shown, shown, where)
             streams = crowd.streams(adapter, prompt.states, s / a, self.denoiser.dtype)
@@ -83,8 +82,11 @@ def open_ear(denoiser, data, cast: Cast, look, encoders, folder: Path) -> Ear:
     """`look` is a recogniser's, and finds the key points; `encoders` are the base's, for the latents."""
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in cast.held_out]
     keypoints = torch.stack([torch.as_tensor(look(picture).keypoints).float() / len(picture) for picture in pictures])
-    small = torch.nn.functional.interpolate(torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 255,
-                                            (encoders.resolution, encoders.resolution), mode="area")
+    small = torch.nn.functional.interpolate(
+        torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 255,
+        (encoders.resolution, encoders.resolution),
+        mode="area",
+    )
     latents = encoders.latents(small.movedim(1, -1)).float().cpu()
     return Ear(denoiser, LinearRecogniser.fit(denoiser, data), cast, latents, keypoints, folder)
 
@@ -95,8 +97,10 @@ Heard = dict[str, dict[str, list[float]]]  # by level and by who was shown, what
 def table(heard: dict[str, Heard], names: list[str]) -> str:
     """Markdown: a row for each training, by its name, with 95 % intervals over the people."""
     head = [f"{column}, t = {level}" for level in LEVELS for column in COLUMNS]
-    rows = {training: [_gain(levels, level, *pair) for level in LEVELS for pair in COLUMNS.values()]
-            for training, levels in heard.items()}
+    rows = {
+        training: [_gain(levels, level, *pair) for level in LEVELS for pair in COLUMNS.values()]
+        for training, levels in heard.items()
+    }
     return _markdown(head, rows, names)
 
 
@@ -108,8 +112,14 @@ def against(heard: dict[str, Heard], first: str, names: list[str]) -> str:
     def other(training: str) -> dict:
         return heard[told if training.endswith(TOLD) and training != told and told in heard else first]
 
-    rows = {training: [[a - b for a, b in zip(_gain(levels, level, *pair), _gain(other(training), level, *pair))]
-                       for level in LEVELS] for training, levels in heard.items() if training != first}
+    rows = {
+        training: [
+            [a - b for a, b in zip(_gain(levels, level, *pair), _gain(other(training), level, *pair))]
+            for level in LEVELS
+        ]
+        for training, levels in heard.items()
+        if training != first
+    }
     return _markdown([f"t = {level}" for level in LEVELS], rows, names)
 
 

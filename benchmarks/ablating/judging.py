@@ -16,9 +16,19 @@ from .arms import FACE, NONE, TRIPLET, arm
 from .people import Cast
 
 # What the tables show, where it was measured, under the names that the evaluation gives it.
-SHOWN = ("similarity to held out", "similarity to reference", "dlib similarity to held out",
-         "dlib similarity to reference", "copy-paste", "dlib copy-paste", "face found", "prompt", "sharpness",
-         "diversity", "yaw error")
+SHOWN = (
+    "similarity to held out",
+    "similarity to reference",
+    "dlib similarity to held out",
+    "dlib similarity to reference",
+    "copy-paste",
+    "dlib copy-paste",
+    "face found",
+    "prompt",
+    "sharpness",
+    "diversity",
+    "yaw error",
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +86,17 @@ class Judge:
 
     def _sample(self, place: int, one: Drawn, plain: list[Path]) -> Sample:
         asked, cast = self.cast.asked[place], self.cast
-        return Sample(one.paths[place], cast.names[asked.person], one.condition, cast.references[asked.person],
-                      cast.held_out[asked.person], asked.words, plain[place], asked.yaw if self.poses else None,
-                      one.strength)
+        return Sample(
+            one.paths[place],
+            cast.names[asked.person],
+            one.condition,
+            cast.references[asked.person],
+            cast.held_out[asked.person],
+            asked.words,
+            plain[place],
+            asked.yaw if self.poses else None,
+            one.strength,
+        )
 
     def of_arms(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """All arms, their trainings together, against *no identity*."""
@@ -90,8 +108,11 @@ class Judge:
 
     def of_one_training(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """What else differs from the triplet, against the triplet's first training."""
-        return self._against(TRIPLET, rows, [one for one in drawn if one.strength is None and one.seed == 0
-                                             and one.arm not in (NONE, FACE)])
+        return self._against(
+            TRIPLET,
+            rows,
+            [one for one in drawn if one.strength is None and one.seed == 0 and one.arm not in (NONE, FACE)],
+        )
 
     def _against(self, first: str, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """Empty where arm `first` was not drawn."""
@@ -102,15 +123,19 @@ class Judge:
     def of_seeds(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         """Each training by itself, of the arms that have several."""
         arms = [one.arm for one in drawn if one.strength is None]
-        names = {one.condition: f"{one.arm}, seed {one.seed}" for one in drawn
-                 if one.strength is None and arms.count(one.arm) > 1}
+        names = {
+            one.condition: f"{one.arm}, seed {one.seed}"
+            for one in drawn
+            if one.strength is None and arms.count(one.arm) > 1
+        }
         chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
         return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition))
 
     def of_strengths(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
         names = {one.condition: f"strength {one.strength:g}" for one in drawn if one.strength is not None}
-        return self._evaluation([self._row(row, names[row.sample.condition]) for row in rows
-                                 if row.sample.condition in names])
+        return self._evaluation(
+            [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
+        )
 
     def _row(self, row: Row, condition: str) -> Row:
         values = {name: row.values[name] for name in SHOWN if name in row.values}
@@ -125,9 +150,15 @@ def verdicts(evaluations: list[Evaluation]) -> list[str]:
     lines = []
     for evaluation in evaluations:
         for summary in evaluation.summaries[1:]:
-            parts = [f"{what}: {_verdict(summary.against_first[name])}" for name, what in
-                     (("similarity to held out", "likeness"), ("dlib similarity to held out", "likeness by dlib"),
-                      ("prompt", "prompt")) if name in summary.against_first]
+            parts = [
+                f"{what}: {_verdict(summary.against_first[name])}"
+                for name, what in (
+                    ("similarity to held out", "likeness"),
+                    ("dlib similarity to held out", "likeness by dlib"),
+                    ("prompt", "prompt"),
+                )
+                if name in summary.against_first
+            ]
             lines.append(f"*{summary.condition}* against *{evaluation.summaries[0].condition}*: {'; '.join(parts)}")
     return lines
 

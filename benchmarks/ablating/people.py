@@ -71,8 +71,17 @@ def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -
     return names, asked
 
 
-def cast(faceworld: Path, cache: Path, folder: Path, analyzer, encoders, people: int, prompts: int,
-         left_out: list[str], landmarks=None) -> Cast:
+def cast(
+    faceworld: Path,
+    cache: Path,
+    folder: Path,
+    analyzer,
+    encoders,
+    people: int,
+    prompts: int,
+    left_out: list[str],
+    landmarks=None,
+) -> Cast:
     """Of each person the first view with a face is the reference and the second one is held out; written to `folder`.
 
     With an analyzer of `landmarks` the poses are drawn, too. Raises FaceCDMError where nobody is left.
@@ -102,8 +111,17 @@ def cast(faceworld: Path, cache: Path, folder: Path, analyzer, encoders, people:
     wanted = [Asked(person, val.captions[row], val.labels[row]["yaw"]) for person, row in asked]
     states = {words: encoders.text([words])[0].states for words in {one.words for one in wanted} | {""}}
     posed = _poses(val, [row for _, row in asked], landmarks, encoders.resolution) if landmarks is not None else ()
-    return Cast(names, paths["reference"], paths["held out"], torch.stack(faces), encoders.vision(pictures).cpu(),
-                wanted, torch.cat([states[one.words] for one in wanted]).cpu(), states[""].cpu(), *posed)
+    return Cast(
+        names,
+        paths["reference"],
+        paths["held out"],
+        torch.stack(faces),
+        encoders.vision(pictures).cpu(),
+        wanted,
+        torch.cat([states[one.words] for one in wanted]).cpu(),
+        states[""].cpu(),
+        *posed,
+    )
 
 
 def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:

@@ -44,8 +44,17 @@ class Artist:
 
     def draw(self, trained: Trained | None, drawing: Drawing, drew: Callable[[int], None]) -> list[Path]:
         """A PNG for everything asked, in that order; `drew` is told how many are there after each batch."""
-        settings = [trained and trained.key, trained and asdict(drawing), drawing.pose and self.control, self.cast.key,
-                    self.denoiser.fingerprint, self.steps, self.guidance, self.batch, self.seed]
+        settings = [
+            trained and trained.key,
+            trained and asdict(drawing),
+            drawing.pose and self.control,
+            self.cast.key,
+            self.denoiser.fingerprint,
+            self.steps,
+            self.guidance,
+            self.batch,
+            self.seed,
+        ]
         folder = self.folder / digest(settings)
         paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.asked))]
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,15 +75,18 @@ class Artist:
         """uint8 [B, H, W, 3]."""
         denoiser, cast = self.denoiser, self.cast
         device = denoiser.device
-        noise = torch.stack([torch.randn(self.latent, generator=generator("ablation", self.seed, place))
-                             for place in places]).to(device)
+        noise = torch.stack(
+            [torch.randn(self.latent, generator=generator("ablation", self.seed, place)) for place in places]
+        ).to(device)
         prompt, empty = Prompt(cast.prompts[places].to(device)), Prompt(cast.empty.to(device))
         people = None
         if adapter is not None:
             crowd = self._crowd([cast.asked[place].person for place in places], drawing)
             if drawing.told and adapter.config.places and cast.places is not None:
-                crowd = replace(crowd, where=Standing(cast.places[places].to(device), tuple(noise.shape[-2:]),
-                                                      adapter.config.places_side))
+                crowd = replace(
+                    crowd,
+                    where=Standing(cast.places[places].to(device), tuple(noise.shape[-2:]), adapter.config.places_side),
+                )
 
             def people(sigma: Tensor):
                 return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)
@@ -87,8 +99,12 @@ class Artist:
     def _crowd(self, people: list[int], drawing: Drawing) -> Crowd:
         device, vision = self.denoiser.device, self.cast.vision
         on = torch.ones(len(people), dtype=torch.bool, device=device)
-        return Crowd(self.cast.faces[people].to(device), None if vision is None else vision[people].to(device),
-                     on if drawing.face else ~on, on if drawing.image else ~on)
+        return Crowd(
+            self.cast.faces[people].to(device),
+            None if vision is None else vision[people].to(device),
+            on if drawing.face else ~on,
+            on if drawing.image else ~on,
+        )
 
 
 @torch.no_grad()

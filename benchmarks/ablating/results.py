@@ -47,15 +47,36 @@ class Results:
         return out / "results.md"
 
     def as_json(self) -> dict:
-        evaluations = {name: view(self.rows, self.drawn) for name, view in (
-            ("arms", self.judge.of_arms), ("against face alone", self.judge.of_headline),
-            ("against the triplet", self.judge.of_one_training), ("seeds", self.judge.of_seeds),
-            ("strengths", self.judge.of_strengths))}
-        tables = {name: {summary.condition: {"pictures": summary.pictures, "people": summary.people,
-                                             "means": summary.values, "differences": summary.against_first}
-                         for summary in evaluation.summaries} for name, evaluation in evaluations.items()}
-        return {"settings": self.settings, "complete": self._complete, "left out": self.left_out,
-                "trainings": self.facts, "heard": self.heard, **tables}
+        evaluations = {
+            name: view(self.rows, self.drawn)
+            for name, view in (
+                ("arms", self.judge.of_arms),
+                ("against face alone", self.judge.of_headline),
+                ("against the triplet", self.judge.of_one_training),
+                ("seeds", self.judge.of_seeds),
+                ("strengths", self.judge.of_strengths),
+            )
+        }
+        tables = {
+            name: {
+                summary.condition: {
+                    "pictures": summary.pictures,
+                    "people": summary.people,
+                    "means": summary.values,
+                    "differences": summary.against_first,
+                }
+                for summary in evaluation.summaries
+            }
+            for name, evaluation in evaluations.items()
+        }
+        return {
+            "settings": self.settings,
+            "complete": self._complete,
+            "left out": self.left_out,
+            "trainings": self.facts,
+            "heard": self.heard,
+            **tables,
+        }
 
     def curve(self) -> bytes | None:
         evaluation = self.judge.of_strengths(self.rows, self.drawn)
@@ -72,32 +93,48 @@ class Results:
         triplet = self.judge.of_one_training(self.rows, self.drawn)
         seeds, strengths = self.judge.of_seeds(self.rows, self.drawn), self.judge.of_strengths(self.rows, self.drawn)
         told = list(dict.fromkeys(one.arm for one in self.drawn))
-        parts = [self._scale(), report.TOLD, report.means_table(none), report.differences_table(none),
-                 report.differences_table(face), report.differences_table(triplet),
-                 "An interval that leaves 0 out, in words:\n\n" + "\n".join(
-                     f"- {line}" for line in verdicts([none, face, triplet])),
-                 "The arms:\n\n" + "\n".join(f"- *{name}*: {arm(name).says}" for name in told),
-                 self.heard and "Is it heard who is shown? Of the held-out photo's face, what one step without "
-                 "words misses (1: as the average face):\n\n" + hearing.table(self.heard, self.judge.cast.names),
-                 len(self.heard) > 1 and TRIPLET in self.heard and
-                 f"How much more the wrong person adds than in the *{TRIPLET}* (who is told, than in the told one):\n\n"
-                 + hearing.against(self.heard, TRIPLET, self.judge.cast.names),
-                 seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
-                 strengths.rows and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"
-                 + report.means_table(strengths) + "\n\n![Likeness against prompt following over the strength]"
-                 "(strength.png)",
-                 "![Same words, same noise, every arm side by side](sheet.jpg)",
-                 f"Recognisers: {', '.join(none.recognisers)}; the last one took no part in any training."
-                 if len(none.recognisers) > 1 else f"Recogniser: {none.recognisers[0]}, which the training knew too."]
+        parts = [
+            self._scale(),
+            report.TOLD,
+            report.means_table(none),
+            report.differences_table(none),
+            report.differences_table(face),
+            report.differences_table(triplet),
+            "An interval that leaves 0 out, in words:\n\n"
+            + "\n".join(f"- {line}" for line in verdicts([none, face, triplet])),
+            "The arms:\n\n" + "\n".join(f"- *{name}*: {arm(name).says}" for name in told),
+            self.heard
+            and "Is it heard who is shown? Of the held-out photo's face, what one step without "
+            "words misses (1: as the average face):\n\n"
+            + hearing.table(self.heard, self.judge.cast.names),
+            len(self.heard) > 1
+            and TRIPLET in self.heard
+            and f"How much more the wrong person adds than in the *{TRIPLET}* (who is told, than in the told one):\n\n"
+            + hearing.against(self.heard, TRIPLET, self.judge.cast.names),
+            seeds.rows and "Each training by itself:\n\n" + report.means_table(seeds),
+            strengths.rows
+            and "The triplet over the strength of both its streams (its LoRA stays at 1):\n\n"
+            + report.means_table(strengths)
+            + "\n\n![Likeness against prompt following over the strength](strength.png)",
+            "![Same words, same noise, every arm side by side](sheet.jpg)",
+            f"Recognisers: {', '.join(none.recognisers)}; the last one took no part in any training."
+            if len(none.recognisers) > 1
+            else f"Recogniser: {none.recognisers[0]}, which the training knew too.",
+        ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _scale(self) -> str:
         cast, steps = self.judge.cast, {fact["arm"]: self._steps(fact) for fact in self.facts}
         arms = len(dict.fromkeys(one.arm for one in self.drawn))
         done = f"{len(self.drawn)} of {self.wanted} conditions of this run are done"
-        kind = "Complete." if self._complete else (
-            f"**Partial**: {arms} of {arms + len(self.left_out)} arms"
-            f"{'' if len(self.drawn) == self.wanted else f', {done}'}.")
+        kind = (
+            "Complete."
+            if self._complete
+            else (
+                f"**Partial**: {arms} of {arms + len(self.left_out)} arms"
+                f"{'' if len(self.drawn) == self.wanted else f', {done}'}."
+            )
+        )
         lines = [f"{kind} {len(cast.names)} people × {len(cast.asked) // len(cast.names)} prompts."]
         for name, same in itertools.groupby(steps, key=steps.get):
             lines.append(f"Steps × batch of {', '.join(f'*{arm}*' for arm in same)}: {name}.")

@@ -48,8 +48,17 @@ class Lab:
 
     def key(self, arm: Arm, seed: int) -> str:
         sizes, recogniser = self.recipe.sizes.model_dump(), self.recipe.recogniser
-        return digest([[stage.to_dict() for stage in self.stages(arm, seed)], asdict(arm.design), sizes, seed,
-                       self.data.fingerprint, self.denoiser.fingerprint, recogniser and recogniser.name])
+        return digest(
+            [
+                [stage.to_dict() for stage in self.stages(arm, seed)],
+                asdict(arm.design),
+                sizes,
+                seed,
+                self.data.fingerprint,
+                self.denoiser.fingerprint,
+                recogniser and recogniser.name,
+            ]
+        )
 
     def train(self, arm: Arm, seed: int) -> Trained:
         """Do the training, or what is left of it, or read what it left."""
@@ -63,9 +72,13 @@ class Lab:
                 save_adapter(begin(arm.design, self, seed), folder, begun.stem, overwrite=True)
             config = config_of(self.stages(arm, seed), self.recipe, out=folder, adapter=begun)
             result = Session(config, data=self.data, denoiser=self.denoiser).run()
-            facts = {"arm": arm.name, "seed": seed, "weights": _heard(result.adapter),
-                     "stages": [stage.to_dict() for stage in self.stages(arm, seed)],
-                     "last losses": _last_losses(result.history)}
+            facts = {
+                "arm": arm.name,
+                "seed": seed,
+                "weights": _heard(result.adapter),
+                "stages": [stage.to_dict() for stage in self.stages(arm, seed)],
+                "last losses": _last_losses(result.history),
+            }
             write_whole(done, json.dumps(facts, indent=1).encode())
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()  # 30 MB a stage, wanted only while it trains
@@ -80,18 +93,27 @@ def _read(arm: Arm, path: Path) -> Trained:
     with safe_open(path, "pt") as file:
         stages = json.loads((file.metadata() or {}).get("facecdm.stages", "[]"))
     adapter, lora = load_adapter(path), _lora(path)
-    contents = [hashlib.sha256(value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else
-                               str(value.item()).encode()).hexdigest()
-                for value in (*adapter.state_dict().values(), *lora.tensors().values())]
-    return Trained(digest(contents), adapter, lora, {"arm": arm.name, "seed": 0, "weights": _heard(adapter),
-                                                     "stages": stages, "file": path.name})
+    contents = [
+        hashlib.sha256(
+            value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else str(value.item()).encode()
+        ).hexdigest()
+        for value in (*adapter.state_dict().values(), *lora.tensors().values())
+    ]
+    return Trained(
+        digest(contents),
+        adapter,
+        lora,
+        {"arm": arm.name, "seed": 0, "weights": _heard(adapter), "stages": stages, "file": path.name},
+    )
 
 
 def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     """A new adapter of that design, every weight by the seed."""
-    sizes = lab.recipe.sizes.model_dump() | {"interplay": design.interplay and lab.recipe.sizes.interplay,
-                                                 "router": design.router or lab.recipe.sizes.router,
-                                                 "places": design.places and lab.recipe.sizes.places}
+    sizes = lab.recipe.sizes.model_dump() | {
+        "interplay": design.interplay and lab.recipe.sizes.interplay,
+        "router": design.router or lab.recipe.sizes.router,
+        "places": design.places and lab.recipe.sizes.places,
+    }
     full = new_adapter(lab.denoiser, lab.data, seed=seed, **lab.recipe.sizes.model_dump() | {"places": False})
     if not design.image:
         sizes["image_width"] = 0
@@ -140,8 +162,11 @@ def _last_losses(history: list[dict], steps: int = 50) -> dict[str, float]:
     """Means over the last stage's last steps, as far as they looked at a loss."""
     last = history[-steps:]
     names = dict.fromkeys(name for line in last for name in line if name not in ("step", "gradient"))
-    return {name: round(sum(found) / len(found), 5) for name in names
-            if (found := [line[name] for line in last if name in line])}
+    return {
+        name: round(sum(found) / len(found), 5)
+        for name in names
+        if (found := [line[name] for line in last if name in line])
+    }
 
 
 def digest(value: object) -> str:

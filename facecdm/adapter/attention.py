@@ -112,8 +112,7 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
             heard = seen * weight
             if stream.watch is not None:
                 stream.watch(heard)
-            out = out + (heard if stream.rows == len(q) else
-                         F.pad(heard, (0, 0, 0, 0, span.start, len(q) - span.stop)))
+            out = out + (heard if stream.rows == len(q) else F.pad(heard, (0, 0, 0, 0, span.start, len(q) - span.stop)))
     return out
 
 
@@ -140,8 +139,15 @@ def _span(stream: LayerStream) -> slice:
 
 def _other(stream: LayerStream, streams: list[LayerStream], seen: list[Tensor]) -> Tensor | None:
     """What the person's other stream hears in the same rows."""
-    return next((x for other, x in zip(streams, seen) if other is not stream and
-                 (other.person, other.start, other.rows) == (stream.person, stream.start, stream.rows)), None)
+    return next(
+        (
+            x
+            for other, x in zip(streams, seen)
+            if other is not stream
+            and (other.person, other.start, other.rows) == (stream.person, stream.start, stream.rows)
+        ),
+        None,
+    )
 
 
 def _route(stream: LayerStream, seen: Tensor, text: Tensor, other: Tensor | None) -> Tensor:

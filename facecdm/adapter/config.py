@@ -60,5 +60,7 @@ class AdapterConfig:
             fields = json.loads(text)
             return cls(**fields | {"layer_map": LayerMap.from_json(fields["layer_map"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise BadFile(f"{source}: its FaceCDM configuration cannot be read ({error}); "
-                          "it was written by another version or is damaged: save it anew") from error
+            raise BadFile(
+                f"{source}: its FaceCDM configuration cannot be read ({error}); "
+                "it was written by another version or is damaged: save it anew"
+            ) from error

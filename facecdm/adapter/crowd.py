@@ -41,9 +41,15 @@ class Crowd:
                 result |= {name: result[name].index_copy(0, rows, value) for name, value in met.items()}
         return result
 
-    def streams(self, adapter: TripletAdapter, text: Tensor, sigma: Tensor, dtype: torch.dtype,
-                extra: Mapping[nn.Linear, nn.Module] | None = None,
-                watch: Callable[[Tensor], None] | None = None) -> list[list[LayerStream]]:
+    def streams(
+        self,
+        adapter: TripletAdapter,
+        text: Tensor,
+        sigma: Tensor,
+        dtype: torch.dtype,
+        extra: Mapping[nn.Linear, nn.Module] | None = None,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> list[list[LayerStream]]:
         """What every layer listens to, with gradients; σ [B] is the noise level of each row.
 
         `extra` adds a low-rank module to some of the key and value weights; `watch` sees the face's result in every
@@ -63,10 +69,21 @@ class Crowd:
             where, tokens = self.where if name == "face" else None, tokens.to(dtype)
             for index, project in enumerate(_projections(stream, extra or {})):
                 k, v = project(tokens) if where is None else (tokens, tokens)
-                people[index].append(LayerStream(0, len(tokens), k, v, gates[index][:, None], kappa, mask,
-                                                 watch if name == "face" else None,
-                                                 router=None if router is None else router[index], where=where,
-                                                 project=None if where is None else project))
+                people[index].append(
+                    LayerStream(
+                        0,
+                        len(tokens),
+                        k,
+                        v,
+                        gates[index][:, None],
+                        kappa,
+                        mask,
+                        watch if name == "face" else None,
+                        router=None if router is None else router[index],
+                        where=where,
+                        project=None if where is None else project,
+                    )
+                )
         return people
 
 
@@ -82,9 +99,11 @@ def _gates(stream: StreamLayers, adapter: TripletAdapter, sigma: Tensor) -> Tens
 
 def _projections(stream: StreamLayers, extra: Mapping[nn.Linear, nn.Module]):
     """For every layer: tokens [..., context] → their keys and values [..., C]."""
+
     def both(tokens: Tensor, parts: tuple[nn.Linear, nn.Linear]) -> tuple[Tensor, Tensor]:
-        k, v = (F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0)
-                for part in parts)
+        k, v = (
+            F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0) for part in parts
+        )
         return k, v
 
     for parts in zip(stream.to_k, stream.to_v):

@@ -42,8 +42,11 @@ def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]
     """
     if name == CUSTOM:
         points = parse_custom(custom)
-        return block_factors(points, layer_map, "custom_curve") if isinstance(points, dict) else layer_factors(
-            points, layer_map)
+        return (
+            block_factors(points, layer_map, "custom_curve")
+            if isinstance(points, dict)
+            else layer_factors(points, layer_map)
+        )
     if name in PRESETS:
         return block_factors(PRESETS[name][len(_blocks(layer_map, name))], layer_map, name)
     return layer_factors(CURVES[name], layer_map)
@@ -64,7 +67,7 @@ def parse_custom(text: str) -> tuple[float, ...] | dict[int, float]:
 
 
 def parse_curve(text: str) -> tuple[float, ...]:
-    """"0, 0.5, 1" → (0.0, 0.5, 1.0). Raises FaceCDMError where that is no list of numbers."""
+    """ "0, 0.5, 1" → (0.0, 0.5, 1.0). Raises FaceCDMError where that is no list of numbers."""
     try:
         values = tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError as error:
@@ -96,6 +99,8 @@ def block_factors(blocks: dict[int, float], layer_map: LayerMap, what: str) -> t
 
 def _blocks(layer_map: LayerMap, what: str) -> tuple[tuple[int, int], ...]:
     if layer_map.base not in BLOCKS:
-        raise FaceCDMError(f"{what} goes by the blocks of {', '.join(BLOCKS)}, and this adapter is for "
-                           f"{layer_map.base}: choose another curve")
+        raise FaceCDMError(
+            f"{what} goes by the blocks of {', '.join(BLOCKS)}, and this adapter is for "
+            f"{layer_map.base}: choose another curve"
+        )
     return BLOCKS[layer_map.base]

@@ -37,8 +37,9 @@ class Features:
 
     def repeated(self, count: int) -> "Features":
         """`count` references: the first ones, or all of them and the last one again and again."""
-        return self._each(lambda x: torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
-                          if len(x) < count else x[:count])
+        return self._each(
+            lambda x: torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])]) if len(x) < count else x[:count]
+        )
 
     def nothing(self, states: Tensor | tuple[Tensor, ...] | None = None) -> "Features":
         """What stands for no picture: a zero embedding, and the given states of an empty picture, as many of them."""

@@ -16,9 +16,11 @@ class Interplay(nn.Module):
 
     def forward(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         """`tokens` by stream, [B, N, width]; `text` [B or 1, T, width]. An absent stream is simply not attended to."""
-        return {stream: own + self.attention[stream](
-                    own, text, *(other for name, other in tokens.items() if name != stream))
-                for stream, own in tokens.items()}
+        return {
+            stream: own
+            + self.attention[stream](own, text, *(other for name, other in tokens.items() if name != stream))
+            for stream, own in tokens.items()
+        }
 
     @property
     def is_identity(self) -> bool:

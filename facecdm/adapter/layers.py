@@ -55,16 +55,39 @@ class LayerMap:
 
 
 def _map(context: int, *runs: tuple[str, int, int, int]) -> LayerMap:
-    return LayerMap(tuple(Layer(part, width, heads) for part, width, heads, count in runs
-                          for _ in range(count)), context)
+    return LayerMap(
+        tuple(Layer(part, width, heads) for part, width, heads, count in runs for _ in range(count)), context
+    )
 
 
 BASES = {
-    "SD1.5": _map(768, ("input", 320, 8, 2), ("input", 640, 8, 2), ("input", 1280, 8, 2),
-                  ("output", 1280, 8, 3), ("output", 640, 8, 3), ("output", 320, 8, 3), ("middle", 1280, 8, 1)),
-    "SD2": _map(1024, ("input", 320, 5, 2), ("input", 640, 10, 2), ("input", 1280, 20, 2),
-                ("output", 1280, 20, 3), ("output", 640, 10, 3), ("output", 320, 5, 3), ("middle", 1280, 20, 1)),
-    "SDXL": _map(2048, ("input", 640, 10, 4), ("input", 1280, 20, 20),
-                 ("output", 1280, 20, 30), ("output", 640, 10, 6), ("middle", 1280, 20, 10)),
+    "SD1.5": _map(
+        768,
+        ("input", 320, 8, 2),
+        ("input", 640, 8, 2),
+        ("input", 1280, 8, 2),
+        ("output", 1280, 8, 3),
+        ("output", 640, 8, 3),
+        ("output", 320, 8, 3),
+        ("middle", 1280, 8, 1),
+    ),
+    "SD2": _map(
+        1024,
+        ("input", 320, 5, 2),
+        ("input", 640, 10, 2),
+        ("input", 1280, 20, 2),
+        ("output", 1280, 20, 3),
+        ("output", 640, 10, 3),
+        ("output", 320, 5, 3),
+        ("middle", 1280, 20, 1),
+    ),
+    "SDXL": _map(
+        2048,
+        ("input", 640, 10, 4),
+        ("input", 1280, 20, 20),
+        ("output", 1280, 20, 30),
+        ("output", 640, 10, 6),
+        ("middle", 1280, 20, 10),
+    ),
     "FaceCDM demo": _map(192, ("input", 128, 2, 2), ("output", 128, 2, 4), ("middle", 256, 4, 1)),
 }

@@ -20,8 +20,12 @@ class StreamLayers(nn.Module):
 
     def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype, router: bool = False):
         super().__init__()
-        self.to_k, self.to_v = (nn.ModuleList(nn.Linear(layer_map.context, layer.width, bias=False, dtype=dtype)
-                                              for layer in layer_map.layers) for _ in range(2))
+        self.to_k, self.to_v = (
+            nn.ModuleList(
+                nn.Linear(layer_map.context, layer.width, bias=False, dtype=dtype) for layer in layer_map.layers
+            )
+            for _ in range(2)
+        )
         self.gate = NoiseGate(layer_map, knots)
         self.kappa = nn.Parameter(torch.zeros(()))
         self.router = nn.Parameter(torch.zeros(len(layer_map.layers), 4)) if router else None
@@ -32,8 +36,10 @@ class StreamLayers(nn.Module):
         Weights that lie elsewhere pass through that device one layer at a time: what is kept while sampling is
         the result, a hundredth of their size.
         """
-        return [(F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
-                for k, v in zip(self.to_k, self.to_v)]
+        return [
+            (F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
+            for k, v in zip(self.to_k, self.to_v)
+        ]
 
 
 class TripletAdapter(nn.Module):
@@ -47,13 +53,18 @@ class TripletAdapter(nn.Module):
         super().__init__()
         self.config = config
         context = config.layer_map.context
-        self.face_projector = Bottleneck(config.face_width, config.face_rank, config.face_tokens, context,
-                                         config.face_content)
-        self.image_projector = (Resampler(config.image_width, config.image_tokens, context, config.image_layers)
-                                if config.image_width else None)
+        self.face_projector = Bottleneck(
+            config.face_width, config.face_rank, config.face_tokens, context, config.face_content
+        )
+        self.image_projector = (
+            Resampler(config.image_width, config.image_tokens, context, config.image_layers)
+            if config.image_width
+            else None
+        )
         self.interplay = Interplay(context, config.streams) if config.interplay else None
-        self.streams = nn.ModuleDict({stream: StreamLayers(config.layer_map, config.knots, dtype, config.router)
-                                      for stream in config.streams})
+        self.streams = nn.ModuleDict(
+            {stream: StreamLayers(config.layer_map, config.knots, dtype, config.router) for stream in config.streams}
+        )
 
     @torch.no_grad()
     def start_from_text(self, keys_values: Iterable[tuple[Tensor, Tensor]]) -> "TripletAdapter":

@@ -17,16 +17,23 @@ VERSION = "1"
 KEYS_VALUES = re.compile(r"streams\.\w+\.to_[kv]\..*")
 
 
-def save_adapter(adapter: TripletAdapter, folder: Path, name: str, overwrite: bool = False,
-                 notes: dict[str, str] | None = None) -> Path:
+def save_adapter(
+    adapter: TripletAdapter, folder: Path, name: str, overwrite: bool = False, notes: dict[str, str] | None = None
+) -> Path:
     """Write folder/name.safetensors (see `files.write_named`) with `notes` added to the metadata."""
     from safetensors.torch import save
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
-    metadata = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": adapter.config.dumps(),
-                "modelspec.sai_model_spec": "1.0.0", "modelspec.title": name,
-                "modelspec.architecture": f"{adapter.config.layer_map.base}/facecdm",
-                "modelspec.implementation": f"FaceCDM {__version__}"}
+    metadata = {
+        **(notes or {}),
+        "format": FORMAT,
+        "version": VERSION,
+        "config": adapter.config.dumps(),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.title": name,
+        "modelspec.architecture": f"{adapter.config.layer_map.base}/facecdm",
+        "modelspec.implementation": f"FaceCDM {__version__}",
+    }
     return write_named(save(tensors, metadata), folder, name, overwrite)
 
 
@@ -55,12 +62,15 @@ def load_adapter(path: Path) -> TripletAdapter:
             config = _config(file.metadata() or {}, list(file.keys()), path)
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise BadFile(f"{path} cannot be read: {error}. "
-                      "It is damaged or was cut off: copy or save it again.") from error
+        raise BadFile(
+            f"{path} cannot be read: {error}. It is damaged or was cut off: copy or save it again."
+        ) from error
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
-            raise BadFile(f"{path}: {key} holds NaN or infinity. The training that made it diverged, or the file is "
-                          "damaged: use an earlier checkpoint.")
+            raise BadFile(
+                f"{path}: {key} holds NaN or infinity. The training that made it diverged, or the file is "
+                "damaged: use an earlier checkpoint."
+            )
         if not KEYS_VALUES.fullmatch(key):
             tensors[key] = value.float()
     try:
@@ -69,18 +79,23 @@ def load_adapter(path: Path) -> TripletAdapter:
         adapter.load_state_dict(tensors, assign=True)
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         what = textwrap.shorten(str(error), 300, placeholder=" …")
-        raise BadFile(f"{path} does not hold what its configuration says ({what}). "
-                      "It is damaged, or a part of it was lost: copy or save it again.") from error
+        raise BadFile(
+            f"{path} does not hold what its configuration says ({what}). "
+            "It is damaged, or a part of it was lost: copy or save it again."
+        ) from error
     return adapter.requires_grad_(False).eval()
 
 
 def _config(metadata: dict[str, str], keys: list[str], path: Path) -> AdapterConfig:
     if metadata.get("format") != FORMAT:
-        raise BadFile(f"{path} is {_kind(keys)}, and this node reads FaceCDM's own adapters. "
-                      "Save one with Save Adapter.")
+        raise BadFile(
+            f"{path} is {_kind(keys)}, and this node reads FaceCDM's own adapters. Save one with Save Adapter."
+        )
     if metadata.get("version") != VERSION:
-        raise BadFile(f"{path} has version {metadata.get('version')} of the format; this FaceCDM reads version "
-                      f"{VERSION}. Update FaceCDM.")
+        raise BadFile(
+            f"{path} has version {metadata.get('version')} of the format; this FaceCDM reads version "
+            f"{VERSION}. Update FaceCDM."
+        )
     return AdapterConfig.loads(metadata.get("config", ""), str(path))
 
 

@@ -32,8 +32,9 @@ class Stream:
         """One factor per head of every layer, [Σ heads]."""
         layers = adapter.config.layer_map.layers
         curve = self.curve or (1.0,) * len(layers)
-        return torch.tensor([self.strength * factor for layer, factor in zip(layers, curve)
-                             for _ in range(layer.heads)])
+        return torch.tensor(
+            [self.strength * factor for layer, factor in zip(layers, curve) for _ in range(layer.heads)]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +87,22 @@ class Person:
         [1, references × count, context], or one a picture [references, count, context].
         """
         given = self.negative if negative else {"face": self.face, "image": self.image}
-        wanted = {name: setting for name, setting in self.settings.items()
-                  if name in self.adapter.streams and setting.strength}
+        wanted = {
+            name: setting
+            for name, setting in self.settings.items()
+            if name in self.adapter.streams and setting.strength
+        }
         if not self.evaluate_zero:
-            wanted = {name: setting for name, setting in wanted.items()
-                      if not self.adapter.streams[name].gate.is_zero}
+            wanted = {name: setting for name, setting in wanted.items() if not self.adapter.streams[name].gate.is_zero}
         projected = self.adapter.project(*(given.get(name) if name in wanted else None for name in ("face", "image")))
-        return {name: F.pad(value if self.per_picture else value.flatten(0, 1)[None], (0, 0, 0, wanted[name].zeros))
-                for name, value in projected.items()}
+        return {
+            name: F.pad(value if self.per_picture else value.flatten(0, 1)[None], (0, 0, 0, wanted[name].zeros))
+            for name, value in projected.items()
+        }
 
-    def keys_values(self, text: Tensor | None, device: torch.device, dtype: torch.dtype,
-                    negative: bool = False) -> dict[str, KeysValues]:
+    def keys_values(
+        self, text: Tensor | None, device: torch.device, dtype: torch.dtype, negative: bool = False
+    ) -> dict[str, KeysValues]:
         """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
         made = {}
         for name, tokens in self.met(text, negative).items():
@@ -157,8 +163,13 @@ class Person:
         return learnt if learnt.any() else None
 
 
-def gates_at(tables: dict[str, Tensor], sigma: Tensor, widths: list[int], dtype: torch.dtype,
-             schedules: dict[str, Schedule | None] | None = None) -> dict[str, list]:
+def gates_at(
+    tables: dict[str, Tensor],
+    sigma: Tensor,
+    widths: list[int],
+    dtype: torch.dtype,
+    schedules: dict[str, Schedule | None] | None = None,
+) -> dict[str, list]:
     """Each stream's gates at noise level σ [1], one [width] tensor a layer, from the tables of `Person.gates`."""
     gates = {}
     for name, table in tables.items():

@@ -33,11 +33,14 @@ def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> N
     unlike = [count for count in counts if count != len(weights)]
     if len(unlike) == len(counts) or max(unlike, default=1) > 1:
         numbers = f"{len(weights)} number{'s' * (len(weights) != 1)}"
-        raise FaceCDMError(f"reference_weights has {numbers} for {max(unlike)} reference{'s' * (max(unlike) != 1)}: "
-                           "write one for each")
+        raise FaceCDMError(
+            f"reference_weights has {numbers} for {max(unlike)} reference{'s' * (max(unlike) != 1)}: write one for each"
+        )
     if mode == MEAN and abs(sum(weights)) < NOTHING:
-        raise FaceCDMError("reference_weights sum to 0, and a mean is divided by their sum: change one of them, or "
-                           f"choose {SIDE_BY_SIDE!r}")
+        raise FaceCDMError(
+            "reference_weights sum to 0, and a mean is divided by their sum: change one of them, or "
+            f"choose {SIDE_BY_SIDE!r}"
+        )
 
 
 def one_a_picture(faces: Faces) -> Faces:

@@ -46,9 +46,14 @@ def main(options: argparse.Namespace) -> int:
 
 def changed(options: argparse.Namespace) -> dict[str, Any]:
     """The keys of the plan that the command line gives; its paths are seen from the current folder."""
-    keys = {"workflow": options.workflow and str(options.workflow.absolute()), "servers": options.server,
-            "output": options.output and options.output.absolute(), "keep_best": options.keep_best,
-            "base": options.base and options.base.absolute(), "pack": options.pack}
+    keys = {
+        "workflow": options.workflow and str(options.workflow.absolute()),
+        "servers": options.server,
+        "output": options.output and options.output.absolute(),
+        "keep_best": options.keep_best,
+        "base": options.base and options.base.absolute(),
+        "pack": options.pack,
+    }
     given = {name: value for name, value in keys.items() if value is not None}
     return {**given, "ray": None} if options.server else given
 

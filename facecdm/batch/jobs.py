@@ -89,9 +89,9 @@ def prepare(plan: Plan, infos: dict[str, dict[str, Any]]) -> Batch:
     for info in list(infos.values())[:1]:
         rows = _with_uploads(plan, rows, targets, check.file_places(workflow, places, info), files, mistakes)
     given = _given(rows, targets)
-    mistakes += _on_servers({
-        server: list(check.mistakes_of(workflow, places, given, info)) for server, info in infos.items()
-    })
+    mistakes += _on_servers(
+        {server: list(check.mistakes_of(workflow, places, given, info)) for server, info in infos.items()}
+    )
     pictures = {name for name, found in targets.items() if any(isinstance(row.get(name), Upload) for row in rows)}
     words = {name for name, found in targets.items() if any(place[1] in ("text", "prompt") for place in found)}
     person = _role(plan, "person", targets, pictures, mistakes)
@@ -101,12 +101,16 @@ def prepare(plan: Plan, infos: dict[str, dict[str, Any]]) -> Batch:
     if mistakes:
         raise PlanMistake(mistakes[:SHOWN] + [f"… and {len(mistakes) - SHOWN} more"] * (len(mistakes) > SHOWN))
     info = next(iter(infos.values()))
-    fits = {(item.place, naming.key_of(item.value)): check.fitted(workflow, item.place, item.value, info)
-            for item in given}
+    fits = {
+        (item.place, naming.key_of(item.value)): check.fitted(workflow, item.place, item.value, info) for item in given
+    }
     jobs = [
-        Job(number, name, row, {
-            place: fits[place, naming.key_of(value)] for short, value in row.items() for place in targets[short]
-        })
+        Job(
+            number,
+            name,
+            row,
+            {place: fits[place, naming.key_of(value)] for short, value in row.items() for place in targets[short]},
+        )
         for number, (name, row) in enumerate(zip(names, rows), 1)
     ]
     return Batch(plan, workflow, targets, jobs, files, given, person, prompt)
@@ -145,15 +149,17 @@ def _role(plan: Plan, role: str, targets: dict, likely: set[str], mistakes: list
 
 
 def _place(workflow: Workflow, target: str, declared: bool) -> Place:
-    """"Node.input" as (id, input); titles and inputs may have dots in them."""
+    """ "Node.input" as (id, input); titles and inputs may have dots in them."""
     dots = [index for index, letter in enumerate(target) if letter == "."]
     for dot in dots:
-        node, name = target[:dot], target[dot + 1:]
+        node, name = target[:dot], target[dot + 1 :]
         if workflow.has(node) and name in workflow.nodes[workflow.find(node)]["inputs"]:
             return _unlinked(workflow, workflow.find(node), name)
     if not dots and not declared:
-        raise WorkflowMistake("what is it? Name its input under `inputs`, as in `prompt: Prompt.text`; "
-                              "a column that goes nowhere is declared as `null`")
+        raise WorkflowMistake(
+            "what is it? Name its input under `inputs`, as in `prompt: Prompt.text`; "
+            "a column that goes nowhere is declared as `null`"
+        )
     if not dots:
         raise WorkflowMistake(f"{target!r} names no input: write Node.input, as in Prompt.text")
     node, _, name = target.rpartition(".")
@@ -163,13 +169,21 @@ def _place(workflow: Workflow, target: str, declared: bool) -> Place:
 def _unlinked(workflow: Workflow, node_id: str, name: str) -> Place:
     value = workflow.nodes[node_id]["inputs"][name]
     if workflow.is_link(value):
-        raise WorkflowMistake(f"input {name!r} of {check.name_of(workflow, node_id)} is linked to node {value[0]}; "
-                              "change that node's value instead")
+        raise WorkflowMistake(
+            f"input {name!r} of {check.name_of(workflow, node_id)} is linked to node {value[0]}; "
+            "change that node's value instead"
+        )
     return node_id, name
 
 
-def _with_uploads(plan: Plan, rows: list[Row], targets: dict[str, list[Place]], places: dict[Place, dict],
-                  files: dict[Path, File], mistakes: list[str]) -> list[Row]:
+def _with_uploads(
+    plan: Plan,
+    rows: list[Row],
+    targets: dict[str, list[Place]],
+    places: dict[Place, dict],
+    files: dict[Path, File],
+    mistakes: list[str],
+) -> list[Row]:
     """The rows, with an Upload for the name of every local file that goes where a file is taken."""
     names = {name for name, found in targets.items() if any(place in places for place in found)}
     pictures = {name for name in names if any(places.get(place, {}).get("image_upload") for place in targets[name])}
@@ -215,8 +229,9 @@ def _on_servers(found: dict[str, list[str]]) -> list[str]:
     for server, lines in found.items():
         for line in lines:
             where.setdefault(line, []).append(server)
-    return [line if len(servers) == len(found) else f"{line} (on {', '.join(servers)})"
-            for line, servers in where.items()]
+    return [
+        line if len(servers) == len(found) else f"{line} (on {', '.join(servers)})" for line, servers in where.items()
+    ]
 
 
 def with_values(workflow: Workflow, edits: dict[Place, Any]) -> Workflow:

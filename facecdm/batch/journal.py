@@ -135,8 +135,12 @@ class Journal:
     # ---- jobs ----
 
     def entries(self) -> list[Entry]:
-        return [Entry(*row) for row in self._db.execute(
-            "SELECT number, state, attempts, losses, server, prompt_id, message, seconds FROM jobs ORDER BY number")]
+        return [
+            Entry(*row)
+            for row in self._db.execute(
+                "SELECT number, state, attempts, losses, server, prompt_id, message, seconds FROM jobs ORDER BY number"
+            )
+        ]
 
     def queued(self, number: int, server: str, prompt_id: str) -> None:
         """To be said before a server hears of the job."""
@@ -163,12 +167,15 @@ class Journal:
             self._db.execute("UPDATE jobs SET state = ?, attempts = 0, losses = 0 WHERE state = ?", (WAITING, FAILED))
 
     def _set(self, number: int, add: str | None = None, **values: Any) -> None:
-        values = {name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-                  for name, value in values.items()}  # a server's words may hold what no file can
+        values = {
+            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for name, value in values.items()
+        }  # a server's words may hold what no file can
         changes = [f"{name} = :{name}" for name in values] + ([f"{add} = {add} + 1"] if add else [])
         with self._writing():
-            self._db.execute(f"UPDATE jobs SET {', '.join(changes)} WHERE number = :number",
-                             {**values, "number": number})
+            self._db.execute(
+                f"UPDATE jobs SET {', '.join(changes)} WHERE number = :number", {**values, "number": number}
+            )
 
     # ---- files ----
 
@@ -180,8 +187,9 @@ class Journal:
                 if number in held and held[number].endswith(suffix):
                     continue
                 held[number] = next(path for path in _candidates(name, suffix) if self._is_free(path, folder))
-                self._db.execute("INSERT OR REPLACE INTO files (job, number, path) VALUES (?, ?, ?)",
-                                 (job, number, held[number]))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO files (job, number, path) VALUES (?, ?, ?)", (job, number, held[number])
+                )
             self._db.execute("DELETE FROM files WHERE job = ? AND number > ?", (job, len(names)))
         return [held[number] for number in range(1, len(names) + 1)]
 
@@ -191,21 +199,31 @@ class Journal:
 
     def files(self, job: int | None = None) -> list[FileEntry]:
         """Of jobs that are done, or of one of them."""
-        return [FileEntry(*row[:4], bool(row[4]), *row[5:]) for row in self._db.execute(
-            "SELECT job, files.number, path, kept, measured, identity, faces, detection "
-            "FROM files JOIN jobs ON jobs.number = job WHERE state = ? AND job = coalesce(?, job) "
-            "ORDER BY job, files.number", (DONE, job))]
+        return [
+            FileEntry(*row[:4], bool(row[4]), *row[5:])
+            for row in self._db.execute(
+                "SELECT job, files.number, path, kept, measured, identity, faces, detection "
+                "FROM files JOIN jobs ON jobs.number = job WHERE state = ? AND job = coalesce(?, job) "
+                "ORDER BY job, files.number",
+                (DONE, job),
+            )
+        ]
 
     def unfinished_files(self) -> list[str]:
         """Paths that jobs hold which are not done: a file there is of an attempt that was cut off."""
-        return [row[0] for row in self._db.execute(
-            "SELECT path FROM files JOIN jobs ON jobs.number = job WHERE state != ?", (DONE,))]
+        return [
+            row[0]
+            for row in self._db.execute(
+                "SELECT path FROM files JOIN jobs ON jobs.number = job WHERE state != ?", (DONE,)
+            )
+        ]
 
     def measured(self, file: FileEntry, identity: float | None, faces: int, detection: float | None) -> None:
         with self._writing():
             self._db.execute(
                 "UPDATE files SET measured = 1, identity = ?, faces = ?, detection = ? WHERE job = ? AND number = ?",
-                (identity, faces, detection, file.job, file.number))
+                (identity, faces, detection, file.job, file.number),
+            )
 
     def moved(self, file: FileEntry, kept: str | None) -> None:
         with self._writing():
@@ -230,8 +248,9 @@ def _told() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if any(words in str(error) for words in ("full", "disk I/O", "readonly")):
-            raise DiskFull(f"the journal could not be written ({error}): free some space, then go on with --resume"
-                           ) from error
+            raise DiskFull(
+                f"the journal could not be written ({error}): free some space, then go on with --resume"
+            ) from error
         raise
 
 
@@ -253,16 +272,25 @@ def differences(before: dict[str, Any], now: dict[str, Any], most: int = 8) -> l
         title = (new[node_id].get("_meta") or {}).get("title") or kind
         if kind != old[node_id]["class_type"]:
             lines.append(f"workflow: node {node_id} is {kind}, it was {old[node_id]['class_type']}")
-        lines += [f"workflow: {title}.{name} is {_short(is_.get(name))}, it was {_short(was.get(name))}"
-                  for name in {**was, **is_} if was.get(name) != is_.get(name)]
+        lines += [
+            f"workflow: {title}.{name} is {_short(is_.get(name))}, it was {_short(was.get(name))}"
+            for name in {**was, **is_}
+            if was.get(name) != is_.get(name)
+        ]
     was, is_ = (record.get("inputs", {}) for record in (before, now))
-    lines += [f"inputs: {name} goes to {_short(is_.get(name))}, it went to {_short(was.get(name))}"
-              for name in {**was, **is_} if was.get(name) != is_.get(name)]
+    lines += [
+        f"inputs: {name} goes to {_short(is_.get(name))}, it went to {_short(was.get(name))}"
+        for name in {**was, **is_}
+        if was.get(name) != is_.get(name)
+    ]
     if len(before["jobs"]) != len(now["jobs"]):
         lines.append(f"jobs: there are {len(now['jobs'])}, there were {len(before['jobs'])}")
     for number, (was, is_) in enumerate(zip(before["jobs"], now["jobs"]), 1):
-        lines += [f"job {number}: {name} is {_short(is_.get(name))}, it was {_short(was.get(name))}"
-                  for name in {**was, **is_} if was.get(name) != is_.get(name)]
+        lines += [
+            f"job {number}: {name} is {_short(is_.get(name))}, it was {_short(was.get(name))}"
+            for name in {**was, **is_}
+            if was.get(name) != is_.get(name)
+        ]
     return lines[:most] + [f"… and {len(lines) - most} more"] * (len(lines) > most)
 
 

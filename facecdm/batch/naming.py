@@ -94,5 +94,23 @@ def suffix_of(filename: str) -> str:
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
-SUFFIXES = {*PICTURES, ".mp4", ".webm", ".mov", ".mkv", ".avi", ".flac", ".mp3", ".opus", ".ogg", ".wav", ".latent",
-            ".safetensors", ".glb", ".obj", ".exr", ".json", ".txt"}
+SUFFIXES = {
+    *PICTURES,
+    ".mp4",
+    ".webm",
+    ".mov",
+    ".mkv",
+    ".avi",
+    ".flac",
+    ".mp3",
+    ".opus",
+    ".ogg",
+    ".wav",
+    ".latent",
+    ".safetensors",
+    ".glb",
+    ".obj",
+    ".exr",
+    ".json",
+    ".txt",
+}

@@ -37,8 +37,13 @@ class Worker:
             (self.folder / kind).mkdir()
         options = {"python": plan.python} if plan.python else {}
         self.server = LocalServer(
-            Path(plan.comfyui), Path(plan.base or plan.comfyui), cpu=not plan.gpus, guarded=True,
-            arguments=(*own, *plan.arguments), log=self.folder / "server.log", **options,
+            Path(plan.comfyui),
+            Path(plan.base or plan.comfyui),
+            cpu=not plan.gpus,
+            guarded=True,
+            arguments=(*own, *plan.arguments),
+            log=self.folder / "server.log",
+            **options,
         )
         self.patience, self.client_id = patience, client_id
         self.client: Client | None = None
@@ -153,8 +158,10 @@ async def workers(plan: Plan, client_id: str) -> AsyncIterator[dict[str, RayConn
             num_gpus=plan.ray.gpus, num_cpus=plan.ray.cpus, max_restarts=-1, max_concurrency=32
         )
         keys = plan.ray.model_dump()
-        yield {f"ray-{number}": RayConnection(actor.remote(keys, client_id, plan.patience))
-               for number in range(1, plan.ray.workers + 1)}
+        yield {
+            f"ray-{number}": RayConnection(actor.remote(keys, client_id, plan.patience))
+            for number in range(1, plan.ray.workers + 1)
+        }
     finally:
         if mine:
             await asyncio.to_thread(ray.shutdown)
@@ -169,8 +176,13 @@ def _begin(address: str | None, tries: int = 3) -> None:
     environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/*.safetensors", "**/__pycache__"]}
     for left in range(tries - 1, -1, -1):
         try:
-            ray.init(address=address or "local", runtime_env=environment, log_to_driver=False, configure_logging=False,
-                     include_dashboard=None if address else False)
+            ray.init(
+                address=address or "local",
+                runtime_env=environment,
+                log_to_driver=False,
+                configure_logging=False,
+                include_dashboard=None if address else False,
+            )
             return
         except Exception as error:  # Ray raises many types, and a plain one where a busy machine is slow to start it
             ray.shutdown()

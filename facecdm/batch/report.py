@@ -48,8 +48,16 @@ def _results(entry: Entry, file: FileEntry | None) -> list[Any]:
     place = (file.kept or file.path) if file else ""
     seen = (_rounded(file.identity), file.faces, _rounded(file.detection)) if file else ("", "", "")
     server = entry.server if entry.state == DONE else ""
-    return [entry.number, place, entry.state, " ".join(entry.message.split()), server, entry.seconds, entry.attempts,
-            *seen]
+    return [
+        entry.number,
+        place,
+        entry.state,
+        " ".join(entry.message.split()),
+        server,
+        entry.seconds,
+        entry.attempts,
+        *seen,
+    ]
 
 
 def _rounded(value: float | None) -> float | None:
@@ -127,14 +135,15 @@ def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
         rows = list(_rows(batch, jobs, files, entries))
         for page, start in enumerate(range(0, len(rows), DOWN), 1):
             name = safe_name(f"{person or 'all'}{f' page {page}' if page > 1 else ''}.jpg")
-            _write_page(batch, folder, inside(folder, f"{SHEETS}/{name}"), person, jobs[0], rows[start:start + DOWN])
+            _write_page(batch, folder, inside(folder, f"{SHEETS}/{name}"), person, jobs[0], rows[start : start + DOWN])
 
 
 Cell = tuple[Job, Entry, FileEntry | None]
 
 
-def _rows(batch: Batch, jobs: list[Job], files: dict[int, list[FileEntry]], entries: list[Entry]
-          ) -> Iterator[tuple[str, list[Cell]]]:
+def _rows(
+    batch: Batch, jobs: list[Job], files: dict[int, list[FileEntry]], entries: list[Entry]
+) -> Iterator[tuple[str, list[Cell]]]:
     prompts: dict[str, list[Cell]] = {}
     for job in jobs:
         entry = entries[job.number - 1]
@@ -144,11 +153,12 @@ def _rows(batch: Batch, jobs: list[Job], files: dict[int, list[FileEntry]], entr
         prompts.setdefault(batch.prompt(job), []).extend((job, entry, file) for file in made)
     for prompt, cells in prompts.items():
         for start in range(0, len(cells), ACROSS):
-            yield prompt, cells[start:start + ACROSS]
+            yield prompt, cells[start : start + ACROSS]
 
 
-def _write_page(batch: Batch, folder: Path, path: Path, person: str, job: Job,
-                rows: list[tuple[str, list[Cell]]]) -> None:
+def _write_page(
+    batch: Batch, folder: Path, path: Path, person: str, job: Job, rows: list[tuple[str, list[Cell]]]
+) -> None:
     value = batch.person(job)
     reference = _thumbnail(value.path) if isinstance(value, Upload) else None
     sheet = contact_sheet(
@@ -164,8 +174,11 @@ def _write_page(batch: Batch, folder: Path, path: Path, person: str, job: Job,
 
 
 def _result(batch: Batch, folder: Path, job: Job, entry: Entry, file: FileEntry | None) -> Result:
-    said = [f"{name} {value}" for name, value in job.row.items()
-            if name not in (batch.person_name, batch.prompt_name) and not isinstance(value, Upload)]
+    said = [
+        f"{name} {value}"
+        for name, value in job.row.items()
+        if name not in (batch.person_name, batch.prompt_name) and not isinstance(value, Upload)
+    ]
     words = ", ".join([f"job {job.number}", *said])
     if file is None:
         return Result(words, None, problem=entry.message if entry.state in (FAILED, WAITING) else "")

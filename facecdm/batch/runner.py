@@ -185,8 +185,9 @@ class Runner:
                 await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
                 await asyncio.to_thread(write_whole, path, result.data)
             except OSError as error:
-                raise DiskFull(f"{path} could not be written ({error.strerror}): free some space, then go on with "
-                               "--resume") from error
+                raise DiskFull(
+                    f"{path} could not be written ({error.strerror}): free some space, then go on with --resume"
+                ) from error
         self.journal.done(task.number, server.name, seconds)
         self.schedule.settle(task)
         server.done += 1
@@ -248,13 +249,19 @@ class Runner:
 
     async def _leave(self) -> None:
         """Takes our jobs from the queues. The journal remembers them: one that ended just now is not lost."""
+
         async def cancel(server: Server, prompt_id: str) -> None:
             with contextlib.suppress(FaceCDMError, asyncio.TimeoutError):
                 await asyncio.wait_for(server.connection.cancel(prompt_id), 5)
 
         mine = {server.name: server for server in self.servers if server.state == UP}
-        await asyncio.gather(*(cancel(mine[task.owner], task.prompt_id) for task in self.schedule.waiting.values()
-                               if task.prompt_id and task.owner in mine))
+        await asyncio.gather(
+            *(
+                cancel(mine[task.owner], task.prompt_id)
+                for task in self.schedule.waiting.values()
+                if task.prompt_id and task.owner in mine
+            )
+        )
 
     def _finish(self) -> Summary:
         """All is settled: the best are chosen, the table and the sheets written."""
@@ -263,8 +270,10 @@ class Runner:
             write_table(self.batch, self.journal, self.folder)
             write_sheets(self.batch, self.journal, self.folder)
         except OSError as error:
-            raise DiskFull(f"every job is settled, but the report could not be written into {self.folder} "
-                           f"({error.strerror}): free some space, then --resume") from error
+            raise DiskFull(
+                f"every job is settled, but the report could not be written into {self.folder} "
+                f"({error.strerror}): free some space, then --resume"
+            ) from error
         entries = self.journal.entries()
         aside = {entry.number: entry.message for entry in entries if entry.state == FAILED}
         return Summary(self.folder, len(entries), sum(entry.state == DONE for entry in entries), aside)

@@ -76,8 +76,11 @@ class Server:
         try:
             finished = await self.connection.finished(prompt_id) is not None
             # One that ends between the two questions is in neither answer: hence the third.
-            return finished or await self.connection.knows(prompt_id) or (
-                await self.connection.finished(prompt_id) is not None)
+            return (
+                finished
+                or await self.connection.knows(prompt_id)
+                or (await self.connection.finished(prompt_id) is not None)
+            )
         except JobFailed:
             return True
         except (JobInterrupted, BadAnswer):
@@ -117,8 +120,10 @@ class Server:
 
     async def _workflow(self, batch: Batch, task: Task) -> Workflow:
         """The job's workflow, with the names that its files have here, and a prefix of its own for what it saves."""
-        edits = {place: await self._upload(batch, value) if isinstance(value, Upload) else value
-                 for place, value in task.job.edits.items()}
+        edits = {
+            place: await self._upload(batch, value) if isinstance(value, Upload) else value
+            for place, value in task.job.edits.items()
+        }
         for node_id, node in batch.workflow.nodes.items():
             prefix = node["inputs"].get("filename_prefix")
             if isinstance(prefix, str) and (node_id, "filename_prefix") not in edits:

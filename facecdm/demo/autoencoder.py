@@ -21,10 +21,14 @@ class PatchAutoencoder(nn.Module):
         self.encoder = nn.Conv2d(3, channels, PATCH, PATCH)
         self.decoder = nn.Conv2d(channels, pixels, 1)
         self.refiner = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1), nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
-            nn.Conv2d(width, pixels, 1))
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, pixels, 1),
+        )
         self.unpatch = nn.PixelShuffle(PATCH)
         nn.init.zeros_(self.refiner[-1].weight)
         nn.init.zeros_(self.refiner[-1].bias)

@@ -16,11 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train = commands.add_parser("train", help="train the demo model on FaceWorld; resumes where it stopped")
     add = train.add_argument
     names = tuple(part.upper() for part in PARTS)
-    add("part", choices=(*PARTS, "all", "export"),
-        help="what to train; 'all' also exports, and 'export' writes the weights file from the run folder")
+    add(
+        "part",
+        choices=(*PARTS, "all", "export"),
+        help="what to train; 'all' also exports, and 'export' writes the weights file from the run folder",
+    )
     add("--data", type=Path, required=True, help="the FaceWorld folder")
-    add("--tokenizer", type=Path, required=True,
-        help="a CLIP tokenizer's folder, such as ComfyUI's comfy/sd1_tokenizer")
+    add(
+        "--tokenizer", type=Path, required=True, help="a CLIP tokenizer's folder, such as ComfyUI's comfy/sd1_tokenizer"
+    )
     add("--run", type=Path, default=Path("runs/demo"), help="checkpoints and logs")
     add("--image-size", type=int, default=128, help="pixels; 256 is for a GPU")
     add("--latent-channels", type=int, default=48)
@@ -32,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default=None, help="cuda or cpu; the GPU where there is one")
     add("--compile", action="store_true", help="compile the U-Net: minutes once, faster steps")
     add("--out", type=Path, default=DEFAULT, help="the weights file that 'export' writes")
-
 
     pose_cli.add_arguments(commands)
 
@@ -52,8 +55,16 @@ def _train(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     sizes = DemoSizes(image_size=arguments.image_size, latent_channels=arguments.latent_channels)
-    plans = dict(zip(PARTS, (train.Plan(steps, batch, rate, arguments.seed) for steps, batch, rate
-                             in zip(arguments.steps, arguments.batch, arguments.rate, strict=True)), strict=True))
+    plans = dict(
+        zip(
+            PARTS,
+            (
+                train.Plan(steps, batch, rate, arguments.seed)
+                for steps, batch, rate in zip(arguments.steps, arguments.batch, arguments.rate, strict=True)
+            ),
+            strict=True,
+        )
+    )
     captions = [label["caption"] for label in data.read_labels(arguments.data, SPLITS)]
     tokens = CaptionTokens(_tokenizer(arguments.tokenizer), captions)
     wanted = (*PARTS, "export") if arguments.part == "all" else (arguments.part,)
@@ -72,8 +83,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if "text" in wanted:
         text()
     if "unet" in wanted:
-        train.train_unet(portraits, sizes, plans["unet"], tokens, autoencoder(), text(), arguments.run, device,
-                         arguments.compile)
+        train.train_unet(
+            portraits, sizes, plans["unet"], tokens, autoencoder(), text(), arguments.run, device, arguments.compile
+        )
     if "vision" in wanted:
         train.train_vision(portraits, sizes, plans["vision"], tokens, text(), arguments.run, device)
     if "export" in wanted:
@@ -96,8 +108,10 @@ def _tokenizer(folder: Path):
     except ImportError as error:
         raise MissingPackage("training needs transformers: pip install transformers") from error
     if not (folder / "vocab.json").is_file():
-        raise MissingModel(f"no CLIP tokenizer in {folder} (vocab.json is missing); --tokenizer wants a folder such "
-                           "as ComfyUI's comfy/sd1_tokenizer")
+        raise MissingModel(
+            f"no CLIP tokenizer in {folder} (vocab.json is missing); --tokenizer wants a folder such "
+            "as ComfyUI's comfy/sd1_tokenizer"
+        )
     return CLIPTokenizer.from_pretrained(folder)
 
 

@@ -26,18 +26,31 @@ class ClipSizes:
 
     def text_config(self) -> dict:
         """Configuration of a CLIPTextModel, the same for transformers and ComfyUI (but for the vocabulary)."""
-        return {"hidden_size": self.width, "num_hidden_layers": self.text_layers,
-                "num_attention_heads": self.width // 64, "intermediate_size": 4 * self.width,
-                "max_position_embeddings": TEXT_LENGTH, "hidden_act": "quick_gelu",
-                "projection_dim": self.width, "eos_token_id": END}
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.text_layers,
+            "num_attention_heads": self.width // 64,
+            "intermediate_size": 4 * self.width,
+            "max_position_embeddings": TEXT_LENGTH,
+            "hidden_act": "quick_gelu",
+            "projection_dim": self.width,
+            "eos_token_id": END,
+        }
 
     def vision_config(self) -> dict:
         """Configuration of a CLIPVisionModel, the same for transformers and ComfyUI."""
-        return {"hidden_size": self.width, "num_hidden_layers": self.vision_layers,
-                "num_attention_heads": self.width // 64, "intermediate_size": 4 * self.width,
-                "image_size": self.image_size, "patch_size": self.patch_size, "num_channels": 3,
-                "hidden_act": "quick_gelu", "projection_dim": self.width,
-                "model_type": "clip_vision_model"}
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.vision_layers,
+            "num_attention_heads": self.width // 64,
+            "intermediate_size": 4 * self.width,
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "num_channels": 3,
+            "hidden_act": "quick_gelu",
+            "projection_dim": self.width,
+            "model_type": "clip_vision_model",
+        }
 
 
 class Vocabulary:
@@ -74,7 +87,7 @@ class CaptionTokens:
             ids = [START]
             for clause in caption.split(", ") if caption else ():
                 ids += (self._comma if len(ids) > 1 else []) + self._ids[clause]
-            out[row, :len(ids)] = torch.tensor(ids)
+            out[row, : len(ids)] = torch.tensor(ids)
         rows = self.vocabulary.rows[out]
         if unknown:
             words = (out != START) & (out != END)
@@ -97,14 +110,18 @@ class TinyClip(nn.Module):
             CLIPVisionConfig,
             CLIPVisionModelWithProjection,
         )
+
         super().__init__()
         # A pooling end token of 2 would select transformers' legacy arg-max pooling; ours is pooled in `text`.
-        text = CLIPTextConfig(**sizes.text_config() | {"vocab_size": vocabulary_size, "eos_token_id": 0,
-                                                       "bos_token_id": 0, "pad_token_id": 0})
+        text = CLIPTextConfig(
+            **sizes.text_config()
+            | {"vocab_size": vocabulary_size, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
+        )
         self.text_tower = CLIPTextModelWithProjection(text)
         self.vision_tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes.vision_config()))
-        self.heads = nn.ModuleDict({name: nn.Linear(sizes.width, len(values))
-                                    for name, values in (classes or {}).items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(sizes.width, len(values)) for name, values in (classes or {}).items()}
+        )
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.end_row = vocabulary_size - 1  # END has the highest id, so the last row
 
@@ -133,8 +150,9 @@ class TinyClip(nn.Module):
         return contrast + self._naming(image, targets)
 
     def _naming(self, embedding: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        return torch.stack([F.cross_entropy(head(embedding), targets[name], ignore_index=-1)
-                            for name, head in self.heads.items()]).mean()
+        return torch.stack(
+            [F.cross_entropy(head(embedding), targets[name], ignore_index=-1) for name, head in self.heads.items()]
+        ).mean()
 
 
 def normalise(pixels: Tensor, size: int) -> Tensor:

@@ -12,8 +12,17 @@ import numpy as np
 from ..errors import BadFile, MissingModel
 
 # What a caption states and a picture shows; the CLIP towers are taught to tell each of them.
-ATTRIBUTES = ("gender", "age", "hair_style", "hair_colour", "expression", "shirt_colour",
-              "shirt_pattern", "background_colour", "background_kind")
+ATTRIBUTES = (
+    "gender",
+    "age",
+    "hair_style",
+    "hair_colour",
+    "expression",
+    "shirt_colour",
+    "shirt_pattern",
+    "background_colour",
+    "background_kind",
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,10 @@ def _decode(root: Path, labels: list[dict], size: int) -> np.ndarray:
                     left.discard(member.name)
                     progress.update()
     if left:
-        raise BadFile(f"{root}: {len(left)} pictures of the label files are in no shard, "
-                      f"such as {min(left)}; copy FaceWorld again")
+        raise BadFile(
+            f"{root}: {len(left)} pictures of the label files are in no shard, "
+            f"such as {min(left)}; copy FaceWorld again"
+        )
     return pixels
 
 

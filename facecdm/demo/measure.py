@@ -45,15 +45,19 @@ def _medians(patches: list[Tensor]) -> Tensor:
 
 
 def background_namer(portraits: Portraits) -> ColourNamer:
-    return ColourNamer(background_features(torch.from_numpy(np.array(portraits.pixels))),
-                       tuple(label["background_colour"] for label in portraits.labels))
+    return ColourNamer(
+        background_features(torch.from_numpy(np.array(portraits.pixels))),
+        tuple(label["background_colour"] for label in portraits.labels),
+    )
 
 
 def shirt_namer(portraits: Portraits) -> ColourNamer:
     """From plain shirts only; a striped one shows two colours."""
     rows = plain_shirts(portraits.labels)
-    return ColourNamer(shirt_features(torch.from_numpy(np.array(portraits.pixels[rows]))),
-                       tuple(portraits.labels[row]["shirt_colour"] for row in rows))
+    return ColourNamer(
+        shirt_features(torch.from_numpy(np.array(portraits.pixels[rows]))),
+        tuple(portraits.labels[row]["shirt_colour"] for row in rows),
+    )
 
 
 def plain_shirts(labels: list[dict]) -> list[int]:
@@ -70,15 +74,17 @@ class Obedience:
     shirt: float
 
 
-def obedience(pixels: Tensor, labels: list[dict], background: ColourNamer, shirt: ColourNamer,
-              analyzer: FaceAnalyzer) -> Obedience:
+def obedience(
+    pixels: Tensor, labels: list[dict], background: ColourNamer, shirt: ColourNamer, analyzer: FaceAnalyzer
+) -> Obedience:
     """uint8 [B, S, S, 3] and the labels that the pictures were made from."""
     plain = plain_shirts(labels)
     return Obedience(
-        len(labels), face=float(np.mean([face is not None for face in embeddings(pixels, analyzer)])),
-        background=_share(background(background_features(pixels)),
-                          [label["background_colour"] for label in labels]),
-        shirt=_share(shirt(shirt_features(pixels[plain])), [labels[row]["shirt_colour"] for row in plain]))
+        len(labels),
+        face=float(np.mean([face is not None for face in embeddings(pixels, analyzer)])),
+        background=_share(background(background_features(pixels)), [label["background_colour"] for label in labels]),
+        shirt=_share(shirt(shirt_features(pixels[plain])), [labels[row]["shirt_colour"] for row in plain]),
+    )
 
 
 def _share(found: list[str], wanted: list[str]) -> float:

@@ -13,8 +13,12 @@ def add_arguments(commands) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="the FaceWorld folder")
     add("--tokenizer", type=Path, required=True, help="a CLIP tokenizer's folder, as for train")
-    add("--models", type=Path, required=True,
-        help=f"a models folder with insightface/models/{PACK}, its 2d106det.onnx included: it finds the key points")
+    add(
+        "--models",
+        type=Path,
+        required=True,
+        help=f"a models folder with insightface/models/{PACK}, its 2d106det.onnx included: it finds the key points",
+    )
     add("--run", type=Path, default=Path("runs/demo"), help="the folder in which `train` left autoencoder, text, U-Net")
     add("--image-size", type=int, default=128, help="as for train")
     add("--latent-channels", type=int, default=48, help="as for train")
@@ -55,8 +59,9 @@ def _train(arguments: argparse.Namespace, sizes) -> None:
     portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)
     tokens = CaptionTokens(_tokenizer(arguments.tokenizer), portraits.captions)
     autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
-    plan = train.Plan(arguments.steps, arguments.batch, arguments.rate, arguments.seed, warmup=50,
-                      save_every=arguments.save_every)
+    plan = train.Plan(
+        arguments.steps, arguments.batch, arguments.rate, arguments.seed, warmup=50, save_every=arguments.save_every
+    )
     train_pose.train_pose(portraits, found, sizes, plan, tokens, autoencoder, clip, arguments.run, device)
 
 

@@ -67,8 +67,9 @@ class PoseNet(nn.Module):
         """diffusers' ControlNet, whose layers the low-rank changes hang on."""
         return self._control[0]
 
-    def forward(self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor, return_dict: bool = False
-                ) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor, return_dict: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
         """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1.
 
         `return_dict` is there, and means nothing, so that it is called as diffusers' ControlNets are.

@@ -18,5 +18,5 @@ def signal_and_noise() -> tuple[Tensor, Tensor]:
     betas = torch.linspace(start**0.5, end**0.5, STEPS, dtype=torch.float64) ** 2
     alpha = (1 - betas).cumprod(0).sqrt()
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    alpha[-1] = 4.8973451890853435e-08 ** 0.5  # not quite 0, so that σ/α stays finite; ComfyUI's own value
+    alpha[-1] = 4.8973451890853435e-08**0.5  # not quite 0, so that σ/α stays finite; ComfyUI's own value
     return alpha.float(), (1 - alpha**2).sqrt().float()

@@ -20,12 +20,17 @@ class DemoSizes:
     def unet_config(self) -> dict:
         """Configuration of diffusers' UNet2DConditionModel; heads are 64 wide."""
         down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in self.attention]
-        return {"sample_size": self.image_size // 8, "in_channels": self.latent_channels,
-                "out_channels": self.latent_channels, "block_out_channels": list(self.channels),
-                "layers_per_block": 1, "down_block_types": down,
-                "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
-                "cross_attention_dim": self.clip.width,
-                "attention_head_dim": [width // 64 for width in self.channels]}
+        return {
+            "sample_size": self.image_size // 8,
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "block_out_channels": list(self.channels),
+            "layers_per_block": 1,
+            "down_block_types": down,
+            "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+            "cross_attention_dim": self.clip.width,
+            "attention_head_dim": [width // 64 for width in self.channels],
+        }
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -34,5 +39,11 @@ class DemoSizes:
     def from_json(cls, text: str) -> "DemoSizes":
         """The inverse of `to_json`; ValueError, TypeError or KeyError where the text is another thing."""
         fields = json.loads(text)
-        return cls(**fields | {"channels": tuple(fields["channels"]), "attention": tuple(fields["attention"]),
-                               "clip": ClipSizes(**fields["clip"])})
+        return cls(
+            **fields
+            | {
+                "channels": tuple(fields["channels"]),
+                "attention": tuple(fields["attention"]),
+                "clip": ClipSizes(**fields["clip"]),
+            }
+        )

@@ -57,8 +57,9 @@ class Run:
         self.model, self.plan, self.average = model, plan, average
         self.checkpoint = folder / f"{name}.pt"
         self.log = folder / f"{name}.jsonl"
-        self.optimiser = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=0.01,
-                                           betas=(0.9, 0.99), fused=True)
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
+        )
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()} if average else None
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +72,9 @@ class Run:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
         except (RuntimeError, ValueError) as error:
-            raise BadFile(f"{self.checkpoint} was trained with other sizes; give the same, or another --run "
-                          "folder") from error
+            raise BadFile(
+                f"{self.checkpoint} was trained with other sizes; give the same, or another --run folder"
+            ) from error
         if self.ema is not None:
             device = next(self.model.parameters()).device
             self.ema = {k: v.to(device) for k, v in state["ema"].items()}
@@ -80,8 +82,15 @@ class Run:
 
     def save(self) -> None:
         partial = self.checkpoint.with_suffix(".partial")
-        torch.save({"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
-                    "ema": self.ema, "step": self.step}, partial)
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "ema": self.ema,
+                "step": self.step,
+            },
+            partial,
+        )
         partial.replace(self.checkpoint)
 
     @property
@@ -94,8 +103,13 @@ class Run:
         from tqdm import tqdm
 
         started, recent = time.time(), []
-        for step in tqdm(range(self.step + 1, self.plan.steps + 1), desc=self.checkpoint.stem,
-                         initial=self.step, total=self.plan.steps, mininterval=10):
+        for step in tqdm(
+            range(self.step + 1, self.plan.steps + 1),
+            desc=self.checkpoint.stem,
+            initial=self.step,
+            total=self.plan.steps,
+            mininterval=10,
+        ):
             self.step = step
             for group in self.optimiser.param_groups:
                 group["lr"] = self.plan.rate(self.step - 1)
@@ -107,8 +121,11 @@ class Run:
             self._follow()
             recent.append(loss.item())
             if self.step % 50 == 0 or self.step == self.plan.steps:
-                line = {"step": self.step, "loss": round(float(np.mean(recent)), 5),
-                        "seconds": round(time.time() - started, 1)}
+                line = {
+                    "step": self.step,
+                    "loss": round(float(np.mean(recent)), 5),
+                    "seconds": round(time.time() - started, 1),
+                }
                 self.log.open("a").write(json.dumps(line) + "\n")
                 recent = []
             if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
@@ -123,8 +140,9 @@ class Run:
             self.ema[name].lerp_(value, 1 - decay)
 
 
-def fit_autoencoder(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, folder: Path,
-                    device: str) -> PatchAutoencoder:
+def fit_autoencoder(
+    portraits: data.Portraits, sizes: DemoSizes, plan: Plan, folder: Path, device: str
+) -> PatchAutoencoder:
     """Principal components in closed form, then the refiner by gradient on slightly noisy latents."""
     torch.manual_seed(plan.seed)
     model = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
@@ -146,8 +164,9 @@ def fit_autoencoder(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, fol
     return model.eval()
 
 
-def train_text(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens, folder: Path,
-               device: str) -> TinyClip:
+def train_text(
+    portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens, folder: Path, device: str
+) -> TinyClip:
     """The text tower and the naming heads, from captions alone."""
     torch.manual_seed(plan.seed)
     model = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes()).to(device)
@@ -164,8 +183,15 @@ def train_text(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: 
     return model.eval().requires_grad_(False)
 
 
-def train_vision(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens,
-                 clip: TinyClip, folder: Path, device: str) -> TinyClip:
+def train_vision(
+    portraits: data.Portraits,
+    sizes: DemoSizes,
+    plan: Plan,
+    tokens: CaptionTokens,
+    clip: TinyClip,
+    folder: Path,
+    device: str,
+) -> TinyClip:
     """The vision tower, into the space of `clip`'s text tower."""
     torch.manual_seed(plan.seed)
     clip.vision_tower.requires_grad_(True)
@@ -184,13 +210,23 @@ def train_vision(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens
 
 
 def _targets(portraits: data.Portraits) -> dict[str, Tensor]:
-    return {name: torch.tensor([values.index(str(label[name])) for label in portraits.labels])
-            for name, values in portraits.classes().items()}
+    return {
+        name: torch.tensor([values.index(str(label[name])) for label in portraits.labels])
+        for name, values in portraits.classes().items()
+    }
 
 
-def train_unet(portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens,
-               autoencoder: PatchAutoencoder, clip: TinyClip, folder: Path, device: str,
-               compiled: bool = False) -> dict[str, Tensor]:
+def train_unet(
+    portraits: data.Portraits,
+    sizes: DemoSizes,
+    plan: Plan,
+    tokens: CaptionTokens,
+    autoencoder: PatchAutoencoder,
+    clip: TinyClip,
+    folder: Path,
+    device: str,
+    compiled: bool = False,
+) -> dict[str, Tensor]:
     """v-prediction on every noise level alike; returns the averaged weights in diffusers' naming."""
     from ..hosts.diffusers_unet import build_unet
 

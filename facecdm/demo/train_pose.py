@@ -22,8 +22,17 @@ from .weights import checkpoint
 DRAWN = (128, 192, 256, 384, 512)
 
 
-def train_pose(portraits: data.Portraits, found: KeyPoints, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens,
-               autoencoder: PatchAutoencoder, clip: TinyClip, folder: Path, device: str) -> dict[str, Tensor]:
+def train_pose(
+    portraits: data.Portraits,
+    found: KeyPoints,
+    sizes: DemoSizes,
+    plan: Plan,
+    tokens: CaptionTokens,
+    autoencoder: PatchAutoencoder,
+    clip: TinyClip,
+    folder: Path,
+    device: str,
+) -> dict[str, Tensor]:
     """v-prediction through the frozen U-Net (its moving average in `folder`); gives the averaged weights of PoseNet.
 
     Noise levels lean towards the high ones, t = 1 − u³ (as T2I-Adapter does, Mou et al. 2023): there the pose is
@@ -46,8 +55,12 @@ def train_pose(portraits: data.Portraits, found: KeyPoints, sizes: DemoSizes, pl
         mirrored = [rng.random() < 0.5 for _ in places]
         rows = [int(found.rows[place]) for place in places]
         captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
-        hint = np.stack([found.hint(place, sizes.image_size, rng.choice(DRAWN), mirror)
-                         for place, mirror in zip(places, mirrored, strict=True)])
+        hint = np.stack(
+            [
+                found.hint(place, sizes.image_size, rng.choice(DRAWN), mirror)
+                for place, mirror in zip(places, mirrored, strict=True)
+            ]
+        )
         pixels = torch.from_numpy(np.array(portraits.pixels[rows]))
         pixels = torch.where(torch.tensor(mirrored)[:, None, None, None], pixels.flip(2), pixels)
         with torch.no_grad():
@@ -61,16 +74,18 @@ def train_pose(portraits: data.Portraits, found: KeyPoints, sizes: DemoSizes, pl
         noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
         with half:
             skips, middle = net(noisy, level, context, _channels_first(torch.from_numpy(hint)).to(device) / 255)
-            velocity = unet(noisy, level, context, down_block_additional_residuals=skips,
-                            mid_block_additional_residual=middle).sample
+            velocity = unet(
+                noisy, level, context, down_block_additional_residuals=skips, mid_block_additional_residual=middle
+            ).sample
         return F.mse_loss(velocity.float(), a * noise - s * clean)
 
     run.train(loss_of)
     return run.weights
 
 
-def trained_parts(portraits: data.Portraits, sizes: DemoSizes, tokens: CaptionTokens, folder: Path,
-                  device: str) -> tuple[PatchAutoencoder, TinyClip]:
+def trained_parts(
+    portraits: data.Portraits, sizes: DemoSizes, tokens: CaptionTokens, folder: Path, device: str
+) -> tuple[PatchAutoencoder, TinyClip]:
     """Autoencoder and CLIP as `train` left them in the run folder. Raises MissingModel, BadFile."""
     autoencoder = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
     clip = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes())

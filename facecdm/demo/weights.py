@@ -18,8 +18,10 @@ from .sizes import DemoSizes
 
 FORMAT = "facecdm-demo/1"
 LICENCE = "Apache-2.0"
-DATA = ("FaceWorld: synthetic portraits rendered from CC0 MakeHuman data. No photograph of a person, and no "
-        "face recogniser, took part in the training.")
+DATA = (
+    "FaceWorld: synthetic portraits rendered from CC0 MakeHuman data. No photograph of a person, and no "
+    "face recogniser, took part in the training."
+)
 FOLDER = Path(__file__).parent / "weights"
 DEFAULT = FOLDER / "demo.safetensors"
 ADAPTER, ADAPTER_LORA = FOLDER / "adapter.safetensors", FOLDER / "adapter lora.safetensors"
@@ -50,8 +52,9 @@ def read(path: Path | None = None) -> DemoWeights:
     path = path or default_path()
     metadata, tensors = _open(path)
     if metadata.get("format") != FORMAT:
-        raise BadFile(f"{path} is not a demo model of format {FORMAT} (it says {metadata.get('format')!r}); "
-                      "clone the pack anew")
+        raise BadFile(
+            f"{path} is not a demo model of format {FORMAT} (it says {metadata.get('format')!r}); clone the pack anew"
+        )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise BadFile(f"{path}: the weights {name!r} hold NaN or infinity; clone the pack anew")
@@ -61,8 +64,10 @@ def read(path: Path | None = None) -> DemoWeights:
         steps = {part: int(count) for part, count in json.loads(metadata["steps"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise BadFile(f"{path}: its description cannot be read ({error!r}); clone the pack anew") from error
-    parts = {part: {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()
-                    if name.startswith(f"{part}.")} for part in PARTS}
+    parts = {
+        part: {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+        for part in PARTS
+    }
     return DemoWeights(sizes, vocabulary, steps, **parts)
 
 
@@ -70,8 +75,10 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise MissingModel(f"the demo model's weights are not at {path}; clone the pack anew, or name another "
-                           f"file in the environment variable {VARIABLE}")
+        raise MissingModel(
+            f"the demo model's weights are not at {path}; clone the pack anew, or name another "
+            f"file in the environment variable {VARIABLE}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
@@ -83,10 +90,19 @@ def write(weights: DemoWeights, path: Path) -> None:
     """Write fp16, all at once or not at all."""
     from safetensors.torch import save_file
 
-    tensors = {f"{part}.{name}": tensor.to(torch.float16).contiguous()
-               for part in PARTS for name, tensor in getattr(weights, part).items()}
-    metadata = {"format": FORMAT, "sizes": weights.sizes.to_json(), "licence": LICENCE, "data": DATA,
-                "token_ids": json.dumps(weights.vocabulary.token_ids), "steps": json.dumps(weights.steps)}
+    tensors = {
+        f"{part}.{name}": tensor.to(torch.float16).contiguous()
+        for part in PARTS
+        for name, tensor in getattr(weights, part).items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "sizes": weights.sizes.to_json(),
+        "licence": LICENCE,
+        "data": DATA,
+        "token_ids": json.dumps(weights.vocabulary.token_ids),
+        "steps": json.dumps(weights.steps),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
@@ -99,8 +115,15 @@ def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary) -> DemoWeig
     unet, autoencoder, text = (checkpoint(folder / f"{name}.pt") for name in ("unet", "autoencoder", "text"))
     vision = checkpoint(folder / "vision.pt") if (folder / "vision.pt").exists() else text | {"step": 0}
     steps = {"unet": unet["step"], "vae": autoencoder["step"], "text": text["step"], "vision": vision["step"]}
-    return DemoWeights(sizes, vocabulary, steps, unet=unet["ema"], vae=autoencoder["model"],
-                       text=_tower(text["model"], "text_tower."), vision=_tower(vision["model"], "vision_tower."))
+    return DemoWeights(
+        sizes,
+        vocabulary,
+        steps,
+        unet=unet["ema"],
+        vae=autoencoder["model"],
+        text=_tower(text["model"], "text_tower."),
+        vision=_tower(vision["model"], "vision_tower."),
+    )
 
 
 def checkpoint(path: Path) -> dict:

@@ -8,14 +8,22 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("table", type=Path, help="CSV or JSONL: picture, person, condition, reference, and where known held_out, "
-                                 "prompt, plain, yaw, strength")
+    add(
+        "table",
+        type=Path,
+        help="CSV or JSONL: picture, person, condition, reference, and where known held_out, "
+        "prompt, plain, yaw, strength",
+    )
     add("--out", type=Path, default=Path("evaluation"), help="folder of the report")
     add("--faces", type=Path, required=True, metavar="DIR", help="models/insightface of a ComfyUI")
     add("--pack", default="buffalo_l", help="InsightFace's pack in it (default: buffalo_l)")
     add("--dlib", action="store_true", help="also judge with dlib, which took part in no training")
-    add("--others", type=Path, metavar="DIR", help="pictures of other people of the same kind, whose mean embedding "
-                                                   "is taken off")
+    add(
+        "--others",
+        type=Path,
+        metavar="DIR",
+        help="pictures of other people of the same kind, whose mean embedding is taken off",
+    )
     add("--clip", type=Path, metavar="DIR", help="a CLIP model's folder, for prompt following")
 
 
@@ -28,8 +36,11 @@ def main(arguments: argparse.Namespace) -> int:
     from .recognisers import Dlib, InsightFace
 
     chosen = samples.read(arguments.table)
-    others = sorted(path for path in arguments.others.rglob("*") if path.suffix.lower() in PICTURES
-                    ) if arguments.others else None
+    others = (
+        sorted(path for path in arguments.others.rglob("*") if path.suffix.lower() in PICTURES)
+        if arguments.others
+        else None
+    )
     score = None
     if arguments.clip:
         from .clip_score import ClipScore

@@ -20,8 +20,10 @@ class ClipScore:
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
             self._processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise MissingModel(f"{folder} is no CLIP model's folder ({error}); it needs config.json, "
-                               "model.safetensors, and the files of tokenizer and image processor") from error
+            raise MissingModel(
+                f"{folder} is no CLIP model's folder ({error}); it needs config.json, "
+                "model.safetensors, and the files of tokenizer and image processor"
+            ) from error
 
     @torch.inference_mode()
     def __call__(self, picture: np.ndarray, prompt: str) -> float:

@@ -52,8 +52,13 @@ class Evaluator:
     their embeddings, which says nothing about the person.
     """
 
-    def __init__(self, recognisers: list[Recogniser], open_picture: Pictures, score: Scorer | None = None,
-                 others: list[Path] | None = None):
+    def __init__(
+        self,
+        recognisers: list[Recogniser],
+        open_picture: Pictures,
+        score: Scorer | None = None,
+        others: list[Path] | None = None,
+    ):
         self.recognisers, self._open, self._score = recognisers, open_picture, score
         self._seen: dict[tuple[str, Path], Seen | None] = {}
         self.notes: list[str] = []
@@ -99,21 +104,29 @@ class Evaluator:
             values["change"] = float(np.sqrt((change**2).mean()) / 255)
         return values
 
-    def _likeness(self, sample: Sample, recogniser: Recogniser, centre: Tensor | None, prefix: str
-                  ) -> dict[str, float]:
+    def _likeness(self, sample: Sample, recogniser: Recogniser, centre: Tensor | None, prefix: str) -> dict[str, float]:
         shown = self._look(recogniser, sample.picture)
-        known = {name: self._look(recogniser, path) for name, path in
-                 (("reference", sample.reference), ("held out", sample.held_out)) if path is not None}
+        known = {
+            name: self._look(recogniser, path)
+            for name, path in (("reference", sample.reference), ("held out", sample.held_out))
+            if path is not None
+        }
         for name, seen in known.items():
             if seen is None and not prefix:
                 raise NoFace(f"no face was found in the {name} photo of {sample.person}: choose another photo")
         # A picture without a face shows nobody: it counts 0, and is never left out.
-        values = {f"{prefix}similarity to {name}": measures.cosine(shown.embedding, seen.embedding, centre)
-                  if shown is not None else 0.0 for name, seen in known.items() if seen is not None}
+        values = {
+            f"{prefix}similarity to {name}": measures.cosine(shown.embedding, seen.embedding, centre)
+            if shown is not None
+            else 0.0
+            for name, seen in known.items()
+            if seen is not None
+        }
         values[f"{prefix}face found"] = float(shown is not None)
         if shown is not None and all(known.get(name) for name in ("reference", "held out")):
             values[f"{prefix}copy-paste"] = measures.copy_paste(
-                shown.embedding, known["reference"].embedding, known["held out"].embedding, centre)
+                shown.embedding, known["reference"].embedding, known["held out"].embedding, centre
+            )
         return values
 
     def _with_diversity(self, rows: list[Row]) -> list[Row]:
@@ -143,9 +156,15 @@ def summarise(rows: list[Row]) -> list[Summary]:
                 both = {person: value - first[person] for person, value in people.items() if person in first}
                 if both:
                     against[name] = measures.interval(both)
-        summaries.append(Summary(condition, len(own), len({row.sample.person for row in own}),
-                                 {name: measures.interval(people) for name, people in means[condition].items()},
-                                 against))
+        summaries.append(
+            Summary(
+                condition,
+                len(own),
+                len({row.sample.person for row in own}),
+                {name: measures.interval(people) for name, people in means[condition].items()},
+                against,
+            )
+        )
     return summaries
 
 
@@ -155,5 +174,4 @@ def by_person(rows: list[Row]) -> dict[str, dict[str, float]]:
     for row in rows:
         for name, value in row.values.items():
             values[name][row.sample.person].append(value)
-    return {name: {person: float(np.mean(some)) for person, some in people.items()}
-            for name, people in values.items()}
+    return {name: {person: float(np.mean(some)) for person, some in people.items()} for name, people in values.items()}

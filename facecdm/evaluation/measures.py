@@ -21,6 +21,7 @@ def copy_paste(picture: Tensor, reference: Tensor, held_out: Tensor, centre: Ten
 
     1: a copy of the reference; 0: as near to a photo that was never shown; θ is the angle of the embeddings.
     """
+
     def angle(a: Tensor, b: Tensor) -> float:
         return math.acos(min(max(cosine(a, b, centre), -1.0), 1.0))
 
@@ -53,8 +54,12 @@ def diversity(pictures: list[np.ndarray]) -> float:
 
     if len(pictures) < 2:
         return 0.0
-    small = np.stack([np.asarray(Image.fromarray(picture).resize((COARSE, COARSE), Image.BILINEAR), np.float32) / 255
-                      for picture in pictures]).reshape(len(pictures), -1)
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(picture).resize((COARSE, COARSE), Image.BILINEAR), np.float32) / 255
+            for picture in pictures
+        ]
+    ).reshape(len(pictures), -1)
     squares = ((small[:, None] - small[None]) ** 2).mean(-1)
     return float(np.sqrt(squares)[np.triu_indices(len(pictures), 1)].mean())
 

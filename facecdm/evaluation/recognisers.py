@@ -70,8 +70,10 @@ class Dlib:
         except ImportError:
             files = None
         if files is None:
-            raise MissingPackage("dlib as a second recogniser needs two packages: pip install dlib "
-                                 "face_recognition_models (where there is no compiler: dlib-bin)")
+            raise MissingPackage(
+                "dlib as a second recogniser needs two packages: pip install dlib "
+                "face_recognition_models (where there is no compiler: dlib-bin)"
+            )
         folder = Path(files.submodule_search_locations[0]) / "models"
         self._detect = dlib.get_frontal_face_detector()
         self._shape = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))

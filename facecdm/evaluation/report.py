@@ -17,8 +17,12 @@ def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
     """pictures.csv, summary.csv, summary.md, plots and report.html in `folder`; paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw(evaluation)
-    contents = {"pictures.csv": pictures_csv(evaluation), "summary.csv": summary_csv(evaluation),
-                "summary.md": markdown(evaluation), "report.html": page(evaluation, plots)}
+    contents = {
+        "pictures.csv": pictures_csv(evaluation),
+        "summary.csv": summary_csv(evaluation),
+        "summary.md": markdown(evaluation),
+        "report.html": page(evaluation, plots),
+    }
     for name, text in contents.items():
         (folder / name).write_text(text, encoding="utf-8")
     for name, picture in plots.items():
@@ -37,8 +41,12 @@ def pictures_csv(evaluation: Evaluation) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*known, *names])
     for row in evaluation.rows:
-        writer.writerow([*("" if (value := getattr(row.sample, name)) is None else value for name in known),
-                         *(f"{row.values[name]:.6g}" if name in row.values else "" for name in names)])
+        writer.writerow(
+            [
+                *("" if (value := getattr(row.sample, name)) is None else value for name in known),
+                *(f"{row.values[name]:.6g}" if name in row.values else "" for name in names),
+            ]
+        )
     return out.getvalue()
 
 
@@ -48,15 +56,25 @@ def summary_csv(evaluation: Evaluation) -> str:
     writer.writerow(["condition", "measure", "mean", "low", "high", "difference", "difference_low", "difference_high"])
     for summary in evaluation.summaries:
         for name, values in summary.values.items():
-            writer.writerow([summary.condition, name, *(f"{value:.6g}" for value in values),
-                             *(f"{value:.6g}" for value in summary.against_first.get(name, ()))])
+            writer.writerow(
+                [
+                    summary.condition,
+                    name,
+                    *(f"{value:.6g}" for value in values),
+                    *(f"{value:.6g}" for value in summary.against_first.get(name, ())),
+                ]
+            )
     return out.getvalue()
 
 
 def markdown(evaluation: Evaluation) -> str:
     """What is told, the means, the differences, and who judged."""
-    parts = [TOLD, means_table(evaluation), differences_table(evaluation), f"Recognisers: "
-             f"{', '.join(evaluation.recognisers)}." + "".join(f"\n- {note}" for note in evaluation.notes)]
+    parts = [
+        TOLD,
+        means_table(evaluation),
+        differences_table(evaluation),
+        f"Recognisers: {', '.join(evaluation.recognisers)}." + "".join(f"\n- {note}" for note in evaluation.notes),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -65,8 +83,11 @@ def means_table(evaluation: Evaluation) -> str:
     names = names_of(evaluation)
     lines = ["| | pictures | people | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 3)]
     for summary in evaluation.summaries:
-        lines.append(f"| {_cell(summary.condition)} | {summary.pictures} | {summary.people} | "
-                     + " | ".join(_interval(summary.values.get(name)) for name in names) + " |")
+        lines.append(
+            f"| {_cell(summary.condition)} | {summary.pictures} | {summary.people} | "
+            + " | ".join(_interval(summary.values.get(name)) for name in names)
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -76,11 +97,18 @@ def differences_table(evaluation: Evaluation) -> str:
     if not compared:
         return ""
     names, first = names_of(evaluation), evaluation.summaries[0].condition
-    lines = [f"Paired differences to *{_cell(first)}*, people by people:", "",
-             "| | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
-    lines += [f"| {_cell(summary.condition)} | "
-              + " | ".join(_interval(summary.against_first.get(name), signed=True) for name in names) + " |"
-              for summary in compared]
+    lines = [
+        f"Paired differences to *{_cell(first)}*, people by people:",
+        "",
+        "| | " + " | ".join(names) + " |",
+        "|" + "---|" * (len(names) + 1),
+    ]
+    lines += [
+        f"| {_cell(summary.condition)} | "
+        + " | ".join(_interval(summary.against_first.get(name), signed=True) for name in names)
+        + " |"
+        for summary in compared
+    ]
     return "\n".join(lines)
 
 
@@ -110,8 +138,11 @@ def draw(evaluation: Evaluation) -> dict[str, bytes]:
 def _histogram(evaluation: Evaluation, name: str) -> bytes:
     figure, axis = _figure()
     for summary in evaluation.summaries:
-        values = [row.values[name] for row in evaluation.rows
-                  if row.sample.condition == summary.condition and name in row.values]
+        values = [
+            row.values[name]
+            for row in evaluation.rows
+            if row.sample.condition == summary.condition and name in row.values
+        ]
         axis.hist(values, bins=[step / 20 for step in range(-20, 21)], alpha=0.5, label=summary.condition)
     axis.set(xlabel=f"{name} ({evaluation.recognisers[0]})", ylabel="pictures")
     axis.legend()
@@ -119,18 +150,23 @@ def _histogram(evaluation: Evaluation, name: str) -> bytes:
 
 
 def _curve(evaluation: Evaluation, likeness: str, follows: str) -> bytes:
-    strengths = {row.sample.condition: row.sample.strength for row in evaluation.rows
-                 if row.sample.strength is not None}
-    shown: list[Summary] = sorted((s for s in evaluation.summaries if s.condition in strengths
-                                   and likeness in s.values and follows in s.values),
-                                  key=lambda s: strengths[s.condition])
+    strengths = {
+        row.sample.condition: row.sample.strength for row in evaluation.rows if row.sample.strength is not None
+    }
+    shown: list[Summary] = sorted(
+        (s for s in evaluation.summaries if s.condition in strengths and likeness in s.values and follows in s.values),
+        key=lambda s: strengths[s.condition],
+    )
     figure, axis = _figure()
     xs, ys = ([summary.values[name][0] for summary in shown] for name in (follows, likeness))
     axis.plot(xs, ys, marker="o")
     for summary, x, y in zip(shown, xs, ys):
         axis.annotate(f"{strengths[summary.condition]:g}", (x, y), textcoords="offset points", xytext=(5, 5))
-    axis.set(xlabel={"prompt": "prompt following", "change": "change of the picture"}[follows], ylabel=likeness,
-             title="over the strength")
+    axis.set(
+        xlabel={"prompt": "prompt following", "change": "change of the picture"}[follows],
+        ylabel=likeness,
+        title="over the strength",
+    )
     return _png(figure)
 
 
@@ -152,21 +188,36 @@ def _png(figure) -> bytes:
 def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
     """One HTML file: summary, plots, every picture's numbers. It loads nothing."""
     names = names_of(evaluation)
-    rows = [[summary.condition, str(summary.pictures), str(summary.people),
-             *(_interval(summary.values.get(name)) for name in names)] for summary in evaluation.summaries]
-    pictures = [[row.sample.picture.name, row.sample.person, row.sample.condition,
-                 *(f"{row.values[name]:.3f}" if name in row.values else "–" for name in names)]
-                for row in evaluation.rows]
-    images = "".join(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-                     for name, data in plots.items())
+    rows = [
+        [
+            summary.condition,
+            str(summary.pictures),
+            str(summary.people),
+            *(_interval(summary.values.get(name)) for name in names),
+        ]
+        for summary in evaluation.summaries
+    ]
+    pictures = [
+        [
+            row.sample.picture.name,
+            row.sample.person,
+            row.sample.condition,
+            *(f"{row.values[name]:.3f}" if name in row.values else "–" for name in names),
+        ]
+        for row in evaluation.rows
+    ]
+    images = "".join(
+        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        for name, data in plots.items()
+    )
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Identity, evaluated</title>
 <style>body{{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}}
 table{{border-collapse:collapse;font-size:13px;margin:1rem 0}}th,td{{padding:.3rem .6rem;border-bottom:1px solid #ddd;
 text-align:left}}th{{position:sticky;top:0;background:#fff}}img{{max-width:100%}}</style>
-<h1>Identity, evaluated</h1><p>{TOLD} Recognisers: {html.escape(', '.join(evaluation.recognisers))}.</p>
+<h1>Identity, evaluated</h1><p>{TOLD} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
 {_table(["condition", "pictures", "people", *names], rows)}{images}
-{''.join(f'<p>{html.escape(note)}</p>' for note in evaluation.notes)}
+{"".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)}
 <h2>Every picture</h2>{_table(["picture", "person", "condition", *names], pictures)}</html>
 """
 

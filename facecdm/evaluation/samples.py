@@ -38,8 +38,11 @@ def read(table: Path) -> list[Sample]:
     """A CSV or JSONL file whose columns are Sample's; paths are relative to it. Raises BadFile, naming each mistake."""
     try:
         text = table.read_text(encoding="utf-8-sig")
-        rows = ([json.loads(line) for line in text.splitlines() if line.strip()] if table.suffix == ".jsonl"
-                else list(csv.DictReader(text.splitlines())))
+        rows = (
+            [json.loads(line) for line in text.splitlines() if line.strip()]
+            if table.suffix == ".jsonl"
+            else list(csv.DictReader(text.splitlines()))
+        )
     except (OSError, ValueError) as error:
         raise BadFile(f"{table} cannot be read: {error}") from error
     mistakes, samples = [], []

@@ -60,9 +60,7 @@ def warped(picture: np.ndarray, matrix: np.ndarray, size: int, outside: tuple[in
         factors = np.array([picture.shape[1] / width, picture.shape[0] / height])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         # pixel centres: x_big + 0.5 = (x_small + 0.5) · factor
-        matrix = np.hstack(
-            [matrix[:, :2] * factors, (matrix[:, :2] @ ((factors - 1) / 2) + matrix[:, 2])[:, None]]
-        )
+        matrix = np.hstack([matrix[:, :2] * factors, (matrix[:, :2] @ ((factors - 1) / 2) + matrix[:, 2])[:, None]])
     return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=outside)
 
 

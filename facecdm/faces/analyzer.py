@@ -21,9 +21,7 @@ LICENCE = (
 _licence_told = threading.Event()
 
 
-def open_pack(
-    folders: list[Path], name: str, provider: str = "auto", landmarks: bool = False
-) -> "FaceAnalyzer":
+def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks: bool = False) -> "FaceAnalyzer":
     """A loaded analyzer for the pack of that name below the given `insightface` folders.
 
     Raises MissingModel, BadFile, MissingPackage.

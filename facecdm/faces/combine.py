@@ -92,9 +92,7 @@ def _unit(vector: Tensor) -> Tensor:
 
 def _made(embedding: Tensor, parts: list[Weighted], how: str) -> Faces:
     faces = [face for part in parts for face in part.faces]
-    nearest: Face = max(
-        faces, key=lambda face: float(torch.cosine_similarity(face.embedding, embedding, dim=0))
-    )
+    nearest: Face = max(faces, key=lambda face: float(torch.cosine_similarity(face.embedding, embedding, dim=0)))
     names = list(dict.fromkeys(face.name for face in faces if face.name))
     name = f"{how} of {', '.join(names)}" if len(names) > 1 else (names or [""])[0]
     made = replace(nearest, embedding=embedding.float(), name=name)

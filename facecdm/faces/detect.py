@@ -80,17 +80,14 @@ def detect_faces(
     not fatal. Raises NoFace (no_face = "error"), FaceCDMError (not a batch of pictures).
     """
     if images.ndim != 4:
-        raise FaceCDMError(
-            f"images must have the shape [batch, height, width, colours], not {list(images.shape)}."
-        )
+        raise FaceCDMError(f"images must have the shape [batch, height, width, colours], not {list(images.shape)}.")
     faces: list[Face] = []
     pictures: list[Picture] = []
     for index, image in enumerate(images):
         picture, cut = _one_picture(analyzer, image, index, options)
         if picture.problem and options.no_face == "error":
             raise NoFace(
-                f"Picture {index}: {picture.problem}. Choose another picture, lower min_score, or set "
-                "no_face to skip."
+                f"Picture {index}: {picture.problem}. Choose another picture, lower min_score, or set no_face to skip."
             )
         faces += cut
         pictures.append(picture)
@@ -137,15 +134,11 @@ def _area(face: Found) -> float:
     return float(np.prod(np.maximum(face.box[2:] - face.box[:2], 0)))
 
 
-def _one_picture(
-    analyzer: FaceAnalyzer, image: Tensor, index: int, options: Options
-) -> tuple[Picture, list[Face]]:
+def _one_picture(analyzer: FaceAnalyzer, image: Tensor, index: int, options: Options) -> tuple[Picture, list[Face]]:
     bgr = to_bgr(image)
     if bgr is None:
         return Picture((), (), "the picture holds NaN or infinity" if image.numel() else "no pixels"), []
-    found, taken = choose(
-        search(analyzer, bgr, options.detection_size, options.min_score, options.thorough), options
-    )
+    found, taken = choose(search(analyzer, bgr, options.detection_size, options.min_score, options.thorough), options)
     problem = ""
     if not found:
         problem = f"no face with a score of at least {options.min_score:g}"
@@ -187,9 +180,7 @@ def _masks(faces: list[Face], shape: torch.Size, options: Options) -> Tensor:
 
 
 def _summary(faces: list[Face], pictures: list[Picture]) -> str:
-    lines = [
-        f"{len(faces)} face{'s' * (len(faces) != 1)} from {len(pictures)} picture{'s' * (len(pictures) != 1)}"
-    ]
+    lines = [f"{len(faces)} face{'s' * (len(faces) != 1)} from {len(pictures)} picture{'s' * (len(pictures) != 1)}"]
     for index, picture in enumerate(pictures):
         if picture.problem:
             lines.append(f"Picture {index}: skipped, {picture.problem}")

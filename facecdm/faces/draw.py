@@ -48,9 +48,7 @@ def _draw_picture(image: Tensor, picture: Picture) -> Image.Image:
     return canvas
 
 
-def _mark(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], face: Found, text: str, colour: tuple, unit: float
-):
+def _mark(draw: ImageDraw.ImageDraw, size: tuple[int, int], face: Found, text: str, colour: tuple, unit: float):
     x0, y0, x1, y1 = (float(value) for value in face.box)
     unit = min(unit, max(1.0, (x1 - x0) / 30))  # small marks on small faces
     line = max(1, round(1.4 * unit))

@@ -46,9 +46,7 @@ def _signature(data: mmap.mmap) -> Signature:
             weights.add(_name(data, span, 8))
         elif field in (11, 12):
             (inputs if field == 11 else outputs)[_name(data, span, 1)] = _shape(data, span)
-    return Signature(
-        tuple(shape for name, shape in inputs.items() if name not in weights), tuple(outputs.values())
-    )
+    return Signature(tuple(shape for name, shape in inputs.items() if name not in weights), tuple(outputs.values()))
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:

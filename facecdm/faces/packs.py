@@ -88,9 +88,6 @@ def sort_pack(name: str, folder: Path, landmarks: bool = False) -> PackFiles:
     if missing:
         files = ", ".join(f"{path.name}: {task}" for task, path in found.items()) or "nothing"
         raise MissingModel(
-            f"The face pack {name} in {folder} has no model for {' and '.join(missing)} "
-            f"(it has {files}). {ADVICE}"
+            f"The face pack {name} in {folder} has no model for {' and '.join(missing)} (it has {files}). {ADVICE}"
         )
-    return PackFiles(
-        name, found["detection"], found["recognition"], found["landmark_2d_106"] if landmarks else None
-    )
+    return PackFiles(name, found["detection"], found["recognition"], found["landmark_2d_106"] if landmarks else None)

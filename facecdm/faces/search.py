@@ -26,9 +26,7 @@ def looks(size: int, longer_side: int) -> list[list[Look]]:
     return [group for group in (smaller, bordered, larger) if group]
 
 
-def search(
-    analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool
-) -> list[Found]:
+def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[Found]:
     """Faces of a uint8 BGR picture, each once, best first, in the picture's own coordinates.
 
     The first look is the plain one at `size`; further groups follow only until a face is sure, and all

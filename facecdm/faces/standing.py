@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from .align import TEMPLATE
 
-SIZE = 112   # of the recogniser's crop
+SIZE = 112  # of the recogniser's crop
 REACH = 1.4  # sides of it that the places of a face's tokens cover: hair and chin belong to them
 WIDTH = 0.4  # of the distance between two tokens' places: how far each of them is heard
-NEAR = 3     # tokens each way that a place hears
+NEAR = 3  # tokens each way that a place hears
 FADES = 0.3  # half crops beyond their reach over which a face ends
 RIM = REACH + 2 * FADES
 
@@ -57,14 +57,16 @@ class Standing:
 
     def part(self, rows: Tensor) -> "Standing":
         """Of some rows [k] alone."""
-        return Standing(self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side,
-                        self.grid)
+        return Standing(
+            self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side, self.grid
+        )
 
     def within(self, area: tuple[int, int, int, int]) -> "Standing":
         """As a part of the picture sees it: `area` is its height, width, top and left in latents."""
         height, width, top, left = area
-        scale, corner, part = (self.keypoints.new_tensor(xy) for xy in
-                               ([self.size[1], self.size[0]], [left, top], [width, height]))
+        scale, corner, part = (
+            self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
+        )
         return Standing((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid)
 
 
@@ -117,8 +119,11 @@ def standing(keypoints: Tensor, height: int, width: int, places: int, grid: tupl
     while h * w > places:
         h, w = -(-h // 2), -(-w // 2)
     to_crop = from_crop(keypoints * keypoints.new_tensor([width, height]))
-    y, x = torch.meshgrid((torch.arange(h, device=keypoints.device) + 0.5) * height / h,
-                          (torch.arange(w, device=keypoints.device) + 0.5) * width / w, indexing="ij")
+    y, x = torch.meshgrid(
+        (torch.arange(h, device=keypoints.device) + 0.5) * height / h,
+        (torch.arange(w, device=keypoints.device) + 0.5) * width / w,
+        indexing="ij",
+    )
     here = torch.stack([x, y], -1).view(1, -1, 2) - to_crop[:, None, :, 2]
     crop = here @ torch.linalg.inv(to_crop[:, :, :2]).transpose(1, 2)
     half = SIZE / 2

@@ -24,8 +24,10 @@ class Window:
     def cut(self, picture: Tensor) -> Tensor:
         """The window of [..., H, W] at any resolution of the whole picture, at that resolution."""
         down, right = picture.shape[-2] / self.height, picture.shape[-1] / self.width
-        rows, columns = (slice(int(a * scale), max(round(b * scale), int(a * scale) + 1))
-                         for a, b, scale in ((self.y0, self.y1, down), (self.x0, self.x1, right)))
+        rows, columns = (
+            slice(int(a * scale), max(round(b * scale), int(a * scale) + 1))
+            for a, b, scale in ((self.y0, self.y1, down), (self.x0, self.x1, right))
+        )
         return picture[..., rows, columns]
 
     def places(self, points: Tensor) -> Tensor:
@@ -40,11 +42,11 @@ class Window:
     def put_back(self, image: Tensor, detail: Tensor, mask: Tensor) -> Tensor:
         """A copy of IMAGE [H, W, C] with `detail` [h, w, C] in the window where `mask` [H, W] says so."""
         own = resize(detail.movedim(-1, 0)[None], (self.y1 - self.y0, self.x1 - self.x0))[0].movedim(0, -1)
-        weight = mask[self.y0:self.y1, self.x0:self.x1, None]
+        weight = mask[self.y0 : self.y1, self.x0 : self.x1, None]
         result = image.clone()
-        part = result[self.y0:self.y1, self.x0:self.x1]
+        part = result[self.y0 : self.y1, self.x0 : self.x1]
         # Where the mask is 0 the picture stays as it was, to the bit.
-        part.copy_(torch.where(weight > 0, part + (own[..., :part.shape[-1]] - part) * weight, part))
+        part.copy_(torch.where(weight > 0, part + (own[..., : part.shape[-1]] - part) * weight, part))
         return result
 
 

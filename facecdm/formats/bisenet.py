@@ -84,8 +84,11 @@ class _Fusion(nn.Module):
 
 
 def _conv(width: int, out: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(conv=nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=False),
-                                     bn=nn.BatchNorm2d(out), relu=nn.ReLU()))
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=False), bn=nn.BatchNorm2d(out), relu=nn.ReLU()
+        )
+    )
 
 
 def load_parser(path: Path) -> BiSeNet:
@@ -95,6 +98,8 @@ def load_parser(path: Path) -> BiSeNet:
         state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict({key: state[key] for key in net.state_dict()})
     except Exception as error:  # torch raises whatever its unpickler met
-        raise BadFile(f"{path} does not hold the weights of facexlib's BiSeNet ({str(error)[:200]}). Get {FILE} again, "
-                      "or take it away: then an oval around the face stands in.") from error
+        raise BadFile(
+            f"{path} does not hold the weights of facexlib's BiSeNet ({str(error)[:200]}). Get {FILE} again, "
+            "or take it away: then an oval around the face stands in."
+        ) from error
     return net.requires_grad_(False).eval()

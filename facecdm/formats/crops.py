@@ -18,10 +18,18 @@ def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
     places = source_pictures(faces, pictures)
     if places is None:
         side = min(face.crop.shape[0] for face in faces)
-        return torch.cat([F.interpolate(face.crop.movedim(-1, 0)[None], (side, side), mode="bilinear",
-                                        antialias=True).movedim(1, -1) for face in faces])
-    cut = [warped(_uint8(pictures[place]), similarity(face.keypoints.numpy(), upstream_template(size)), size)
-           for face, place in zip(faces, places)]
+        return torch.cat(
+            [
+                F.interpolate(face.crop.movedim(-1, 0)[None], (side, side), mode="bilinear", antialias=True).movedim(
+                    1, -1
+                )
+                for face in faces
+            ]
+        )
+    cut = [
+        warped(_uint8(pictures[place]), similarity(face.keypoints.numpy(), upstream_template(size)), size)
+        for face, place in zip(faces, places)
+    ]
     return torch.stack([torch.from_numpy(picture).float() / 255 for picture in cut])
 
 
@@ -36,8 +44,14 @@ def close_ups(faces: Faces, pictures: Tensor) -> Tensor:
         side = int(min(max(face.width, face.height) * (1 + 2 * MARGIN), height, width))
         x, y = (int((face.box[i] + face.box[i + 2]) / 2 - side / 2) for i in (0, 1))
         x, y = max(min(x, width - side), 0), max(min(y, height - side), 0)
-        squares.append(F.interpolate(pictures[place, y:y + side, x:x + side].movedim(-1, 0)[None].float(),
-                                     (448, 448), mode="bilinear", antialias=True).movedim(1, -1))
+        squares.append(
+            F.interpolate(
+                pictures[place, y : y + side, x : x + side].movedim(-1, 0)[None].float(),
+                (448, 448),
+                mode="bilinear",
+                antialias=True,
+            ).movedim(1, -1)
+        )
     return torch.cat(squares)
 
 

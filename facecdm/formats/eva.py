@@ -15,9 +15,15 @@ from ..errors import BadFile
 
 FILE = "EVA02_CLIP_L_336_psz14_s6B.pt"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_TIMM = ((".mlp.fc1_g.", ".mlp.w1."), (".mlp.fc1_x.", ".mlp.w2."), (".mlp.fc2.", ".mlp.w3."),
-         (".mlp.norm.", ".mlp.ffn_ln."), (".attn.norm.", ".attn.inner_attn_ln."),
-         (".attn.q_proj.bias", ".attn.q_bias"), (".attn.v_proj.bias", ".attn.v_bias"))
+_TIMM = (
+    (".mlp.fc1_g.", ".mlp.w1."),
+    (".mlp.fc1_x.", ".mlp.w2."),
+    (".mlp.fc2.", ".mlp.w3."),
+    (".mlp.norm.", ".mlp.ffn_ln."),
+    (".attn.norm.", ".attn.inner_attn_ln."),
+    (".attn.q_proj.bias", ".attn.q_bias"),
+    (".attn.v_proj.bias", ".attn.v_bias"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class EvaSizes:
     hidden: int = 2730  # of the feed-forward
     depth: int = 24
     out: int = 768
-    rope: int = 16      # patches a side that the rotary positions were made for; a larger picture is squeezed into it
+    rope: int = 16  # patches a side that the rotary positions were made for; a larger picture is squeezed into it
     states: tuple[int, ...] = (4, 8, 12, 16, 20)  # how many blocks lie before each of the states that PuLID reads
 
     @classmethod
@@ -38,8 +44,15 @@ class EvaSizes:
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
         depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
-        return cls(side * patch, patch, width, max(width // 64, 1), len(state["blocks.0.mlp.w1.weight"]), depth,
-                   len(state["head.weight"]))
+        return cls(
+            side * patch,
+            patch,
+            width,
+            max(width // 64, 1),
+            len(state["blocks.0.mlp.w1.weight"]),
+            depth,
+            len(state["head.weight"]),
+        )
 
 
 class EvaTower(nn.Module):
@@ -94,8 +107,10 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in
-                   (self.q_proj(x) + self.q_bias, self.k_proj(x), self.v_proj(x) + self.v_bias))
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in (self.q_proj(x) + self.q_bias, self.k_proj(x), self.v_proj(x) + self.v_bias)
+        )
         seen = F.scaled_dot_product_attention(_turn(q, turns), _turn(k, turns), v)
         return self.proj(self.inner_attn_ln(seen.transpose(1, 2).flatten(2)))
 
@@ -152,8 +167,10 @@ def is_eva(state: dict[str, Tensor]) -> bool:
 def load_eva(state: dict[str, Tensor], path: Path) -> EvaTower:
     """The tower, each tensor in the dtype that it was saved in. Raises BadFile, naming `path`."""
     if not is_eva(state):
-        raise BadFile(f"{path} is no EVA02-CLIP image tower. PuLID looks with {FILE}: put that file into "
-                      "models/clip_vision or models/pulid.")
+        raise BadFile(
+            f"{path} is no EVA02-CLIP image tower. PuLID looks with {FILE}: put that file into "
+            "models/clip_vision or models/pulid."
+        )
     own = tower_state(state)
     try:
         with torch.device("meta"):
@@ -162,6 +179,8 @@ def load_eva(state: dict[str, Tensor], path: Path) -> EvaTower:
     except (RuntimeError, KeyError) as error:
         raise BadFile(f"{path} is incomplete ({str(error)[:200]}): get it again.") from error
     if tower.sizes.depth <= tower.sizes.states[-1]:
-        raise BadFile(f"{path} is an EVA-CLIP of {tower.sizes.depth} blocks. PuLID looks with {FILE}, of 24 blocks and "
-                      "1024 features.")
+        raise BadFile(
+            f"{path} is an EVA-CLIP of {tower.sizes.depth} blocks. PuLID looks with {FILE}, of 24 blocks and "
+            "1024 features."
+        )
     return tower.requires_grad_(False).eval()

@@ -13,7 +13,7 @@ from .imported import ImportedAdapter
 from .read import State
 from .recognise import FORMAT_KEY
 
-HIDDEN = 1024         # of FaceID's projector, as IPAdapter_plus builds it
+HIDDEN = 1024  # of FaceID's projector, as IPAdapter_plus builds it
 FACEID, PORTRAIT = 4, 16  # tokens that IPAdapter_plus gives the two
 
 
@@ -30,11 +30,20 @@ class Exported:
         """A .safetensors file."""
         from safetensors.torch import save
 
-        flat = {f"{part}.{key}": value.detach().cpu().contiguous()
-                for part, state in (("image_proj", self.image_proj), ("ip_adapter", self.ip_adapter))
-                for key, value in state.items()}
-        return save(flat, {FORMAT_KEY: self.family, "modelspec.sai_model_spec": "1.0.0", "modelspec.title": title,
-                           "modelspec.implementation": f"FaceCDM {__version__}"})
+        flat = {
+            f"{part}.{key}": value.detach().cpu().contiguous()
+            for part, state in (("image_proj", self.image_proj), ("ip_adapter", self.ip_adapter))
+            for key, value in state.items()
+        }
+        return save(
+            flat,
+            {
+                FORMAT_KEY: self.family,
+                "modelspec.sai_model_spec": "1.0.0",
+                "modelspec.title": title,
+                "modelspec.implementation": f"FaceCDM {__version__}",
+            },
+        )
 
 
 def export(adapter: TripletAdapter | ImportedAdapter) -> Exported:
@@ -45,45 +54,67 @@ def export(adapter: TripletAdapter | ImportedAdapter) -> Exported:
 def _published(adapter: ImportedAdapter) -> Exported:
     if len(adapter.config.parts) != 1:
         raise FaceCDMError("this adapter is combined of two, and an IP-Adapter file holds one: export each alone")
-    (stream, part), = adapter.config.parts.items()
-    layers = {f"{2 * i + 1}.to_{name}_ip.weight": module.weight for name in "kv"
-              for i, module in enumerate(getattr(adapter.streams[stream], f"to_{name}"))}
-    return Exported(dict(adapter.projectors[stream].state_dict()), layers | adapter.loras.get(stream, {}),
-                    part.family.key, f"{part.family.name} for {part.layer_map.base}, as it was loaded")
+    ((stream, part),) = adapter.config.parts.items()
+    layers = {
+        f"{2 * i + 1}.to_{name}_ip.weight": module.weight
+        for name in "kv"
+        for i, module in enumerate(getattr(adapter.streams[stream], f"to_{name}"))
+    }
+    return Exported(
+        dict(adapter.projectors[stream].state_dict()),
+        layers | adapter.loras.get(stream, {}),
+        part.family.key,
+        f"{part.family.name} for {part.layer_map.base}, as it was loaded",
+    )
 
 
 def _own(adapter: TripletAdapter) -> Exported:
     config, face = adapter.config, adapter.streams["face"]
     if adapter.text_matters:
-        raise FaceCDMError("its interplay with the text was trained, and an IP-Adapter file has no place for it: a "
-                           "plain adapter would be another. Train one with interplay off to export it.")
+        raise FaceCDMError(
+            "its interplay with the text was trained, and an IP-Adapter file has no place for it: a "
+            "plain adapter would be another. Train one with interplay off to export it."
+        )
     if float(face.kappa):
-        raise FaceCDMError(f"its face stream takes out what the text says (κ = {float(face.kappa):.3g}), which an "
-                           "IP-Adapter file cannot say. Train one with κ frozen at 0 to export it.")
+        raise FaceCDMError(
+            f"its face stream takes out what the text says (κ = {float(face.kappa):.3g}), which an "
+            "IP-Adapter file cannot say. Train one with κ frozen at 0 to export it."
+        )
     if face.router is not None and face.router.any():
-        raise FaceCDMError("its router weighs every place anew, and an IP-Adapter file has no place for that. Train "
-                           "one with router off to export it.")
+        raise FaceCDMError(
+            "its router weighs every place anew, and an IP-Adapter file has no place for that. Train "
+            "one with router off to export it."
+        )
     if not torch.equal(face.gate.knots, face.gate.knots[:1].expand_as(face.gate.knots)):
-        raise FaceCDMError("its gates change with the noise level, and an IP-Adapter file has one strength for all. "
-                           "Train one with a single knot to export it.")
+        raise FaceCDMError(
+            "its gates change with the noise level, and an IP-Adapter file has one strength for all. "
+            "Train one with a single knot to export it."
+        )
     if face.gate.is_zero:
         raise FaceCDMError("it is untrained: its gates are zero, and the file would do nothing")
     if config.face_content:
-        raise FaceCDMError("its tokens say their content in a language that they share, and an IP-Adapter file has no "
-                           "place for that. Train one with face_content at 0 to export it.")
+        raise FaceCDMError(
+            "its tokens say their content in a language that they share, and an IP-Adapter file has no "
+            "place for that. Train one with face_content at 0 to export it."
+        )
     if config.face_tokens not in (FACEID, PORTRAIT) or config.face_rank > HIDDEN:
-        raise FaceCDMError(f"it makes {config.face_tokens} tokens of a code of {config.face_rank}, and other programs "
-                           f"read {FACEID} or {PORTRAIT} tokens of at most {HIDDEN}: train one of those sizes")
-    report = [f"FaceID for {config.layer_map.base}, {config.face_tokens} tokens",
-              f"recogniser: {config.recogniser or 'any'}",
-              "Other programs show tokens of no face to the negative prompt; FaceCDM leaves it as it is."]
+        raise FaceCDMError(
+            f"it makes {config.face_tokens} tokens of a code of {config.face_rank}, and other programs "
+            f"read {FACEID} or {PORTRAIT} tokens of at most {HIDDEN}: train one of those sizes"
+        )
+    report = [
+        f"FaceID for {config.layer_map.base}, {config.face_tokens} tokens",
+        f"recogniser: {config.recogniser or 'any'}",
+        "Other programs show tokens of no face to the negative prompt; FaceCDM leaves it as it is.",
+    ]
     if config.image_width:
         report.append("The image stream is left out: its resampler is not IP-Adapter's. The face alone is exported.")
     layers = _folded(face, config.layer_map)
     if config.face_tokens == FACEID:
         layers |= _empty_lora(config.layer_map)
-    return Exported(_projector(adapter), layers, "faceid" if config.face_tokens == FACEID else "faceid-portrait",
-                    "\n".join(report))
+    return Exported(
+        _projector(adapter), layers, "faceid" if config.face_tokens == FACEID else "faceid-portrait", "\n".join(report)
+    )
 
 
 def _projector(adapter: TripletAdapter) -> State:
@@ -91,9 +122,14 @@ def _projector(adapter: TripletAdapter) -> State:
     own = adapter.face_projector
     weight = own.reduce.weight * own.reduce.in_features**0.5
     bias, more = own.reduce.bias - weight @ own.mean, HIDDEN - len(own.reduce.bias)
-    return {"proj.0.weight": F.pad(weight, (0, 0, 0, more)), "proj.0.bias": F.pad(bias, (0, more)),
-            "proj.2.weight": F.pad(own.uplift.weight, (0, more)), "proj.2.bias": own.uplift.bias,
-            "norm.weight": own.norm.weight, "norm.bias": own.norm.bias}
+    return {
+        "proj.0.weight": F.pad(weight, (0, 0, 0, more)),
+        "proj.0.bias": F.pad(bias, (0, more)),
+        "proj.2.weight": F.pad(own.uplift.weight, (0, more)),
+        "proj.2.bias": own.uplift.bias,
+        "norm.weight": own.norm.weight,
+        "norm.bias": own.norm.bias,
+    }
 
 
 def _folded(stream: StreamLayers, layer_map) -> dict[str, Tensor]:

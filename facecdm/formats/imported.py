@@ -52,8 +52,13 @@ class ImportedAdapter(nn.Module):
 
     text_matters = False
 
-    def __init__(self, config: ImportedConfig, projectors: dict[str, nn.Module], layers: dict[str, StreamLayers],
-                 loras: dict[str, dict[str, Tensor]]):
+    def __init__(
+        self,
+        config: ImportedConfig,
+        projectors: dict[str, nn.Module],
+        layers: dict[str, StreamLayers],
+        loras: dict[str, dict[str, Tensor]],
+    ):
         super().__init__()
         self.config = config
         self.projectors = nn.ModuleDict(projectors)
@@ -100,21 +105,33 @@ def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
     """
     for adapter in (one, other):
         if not isinstance(adapter, ImportedAdapter):
-            raise Mismatch("one of the adapters is FaceCDM's own, whose streams were trained together: apply it and "
-                           "the other one with an Apply FaceCDM each, one after the other")
+            raise Mismatch(
+                "one of the adapters is FaceCDM's own, whose streams were trained together: apply it and "
+                "the other one with an Apply FaceCDM each, one after the other"
+            )
     a, b = one.config, other.config
     if a.layer_map != b.layer_map:
-        raise Mismatch(f"one adapter was made for {a.layer_map.base}, the other for {b.layer_map.base}: load two for "
-                       "the same base")
+        raise Mismatch(
+            f"one adapter was made for {a.layer_map.base}, the other for {b.layer_map.base}: load two for the same base"
+        )
     twice = set(a.parts) & set(b.parts)
     if twice:
         stream = sorted(twice)[0]
-        raise Mismatch(f"both adapters have {'a face' if stream == 'face' else 'an image'} stream "
-                       f"({a.parts[stream].family.name} and {b.parts[stream].family.name}): apply them with an Apply "
-                       "FaceCDM each, one after the other")
-    return ImportedAdapter(ImportedConfig(a.layer_map, {**a.parts, **b.parts}, a.recogniser or b.recogniser),
-                           {**one.projectors, **other.projectors}, {**one.streams, **other.streams},
-                           {**one.loras, **other.loras}).requires_grad_(False).eval()
+        raise Mismatch(
+            f"both adapters have {'a face' if stream == 'face' else 'an image'} stream "
+            f"({a.parts[stream].family.name} and {b.parts[stream].family.name}): apply them with an Apply "
+            "FaceCDM each, one after the other"
+        )
+    return (
+        ImportedAdapter(
+            ImportedConfig(a.layer_map, {**a.parts, **b.parts}, a.recogniser or b.recogniser),
+            {**one.projectors, **other.projectors},
+            {**one.streams, **other.streams},
+            {**one.loras, **other.loras},
+        )
+        .requires_grad_(False)
+        .eval()
+    )
 
 
 def _filled(kind: type, published: Published) -> nn.Module:
@@ -124,8 +141,10 @@ def _filled(kind: type, published: Published) -> nn.Module:
             projector = kind.of(published.image_proj)
         projector.load_state_dict({key: value.float() for key, value in published.image_proj.items()}, assign=True)
     except (RuntimeError, KeyError, ValueError, IndexError) as error:
-        raise BadFile(f"{published.path} lacks parts of its projector, or they do not fit together "
-                      f"({str(error)[:200]}): get the file again.") from error
+        raise BadFile(
+            f"{published.path} lacks parts of its projector, or they do not fit together "
+            f"({str(error)[:200]}): get the file again."
+        ) from error
     return projector
 
 

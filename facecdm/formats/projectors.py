@@ -49,8 +49,9 @@ class EveryState(nn.Module):
 
     def __init__(self, width: int, hidden: int, context: int):
         super().__init__()
-        self.proj = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, context),
-                                  nn.LayerNorm(context))
+        self.proj = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, context), nn.LayerNorm(context)
+        )
 
     @classmethod
     def of(cls, state: State) -> "EveryState":
@@ -118,15 +119,23 @@ class Perceiver(nn.Module):
         self.proj_in = nn.Linear(states, width)
         self.proj_out = nn.Linear(width, out)
         self.norm_out = nn.LayerNorm(out)
-        self.layers = nn.ModuleList(nn.ModuleList([Look(width, heads), feed_forward(width, feed)])
-                                    for _ in range(depth))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([Look(width, heads), feed_forward(width, feed)]) for _ in range(depth)
+        )
 
     @classmethod
     def of(cls, state: State, **more) -> "Perceiver":
         width, states = state["proj_in.weight"].shape
         depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
-        return cls(states, width, state["layers.0.0.to_q.weight"].shape[0] // HEAD, depth,
-                   state["layers.0.1.1.weight"].shape[0], state["proj_out.weight"].shape[0], **more)
+        return cls(
+            states,
+            width,
+            state["layers.0.0.to_q.weight"].shape[0] // HEAD,
+            depth,
+            state["layers.0.1.1.weight"].shape[0],
+            state["proj_out.weight"].shape[0],
+            **more,
+        )
 
     def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
         states = self.proj_in(states)
@@ -171,8 +180,9 @@ class Look(nn.Module):
 
 
 def feed_forward(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden, bias=False), nn.GELU(),
-                         nn.Linear(hidden, width, bias=False))
+    return nn.Sequential(
+        nn.LayerNorm(width), nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False)
+    )
 
 
 def _within(state: State, prefix: str) -> State:

@@ -11,8 +11,8 @@ from ..adapter.features import Features
 from .projectors import HEAD, Look, feed_forward
 
 RECOGNISER_WIDTH = 512  # antelopev2's embedding, raw
-VISION_WIDTH = 768      # EVA02-CLIP-L-336's embedding, of length 1
-STATES = 5              # hidden states of the tower, of 1024 features
+VISION_WIDTH = 768  # EVA02-CLIP-L-336's embedding, of length 1
+STATES = 5  # hidden states of the tower, of 1024 features
 # Tokens of nothing beside the identity's, by projection: the modes "fidelity" and "extremely style" (app.py; 1.1: 20).
 NOTHING = {"token_v2": 8, "token": 16}
 NOTHING_V11 = {"token_v2": 20, "token": 20}
@@ -58,8 +58,9 @@ class IdentityFormer(nn.Module):
         self.inner = inner
         self.latents = nn.Parameter(torch.zeros(1, count, inner))
         self.proj_out = nn.Parameter(torch.zeros(inner, context))
-        self.layers = nn.ModuleList(nn.ModuleList([Look(inner, inner // HEAD), feed_forward(inner, 4 * inner)])
-                                    for _ in range(depth))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([Look(inner, inner // HEAD), feed_forward(inner, 4 * inner)]) for _ in range(depth)
+        )
         for state in range(STATES):
             setattr(self, f"mapping_{state}", _stack(states_width, 1024, inner))
         self.id_embedding_mapping = _stack(width, 1024, 5 * inner)
@@ -67,8 +68,14 @@ class IdentityFormer(nn.Module):
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> "IdentityFormer":
         depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
-        return cls(state["id_embedding_mapping.0.weight"].shape[1], state["mapping_0.0.weight"].shape[1],
-                   state["latents"].shape[2], state["latents"].shape[1], depth, state["proj_out"].shape[1])
+        return cls(
+            state["id_embedding_mapping.0.weight"].shape[1],
+            state["mapping_0.0.weight"].shape[1],
+            state["latents"].shape[2],
+            state["latents"].shape[1],
+            depth,
+            state["proj_out"].shape[1],
+        )
 
     def forward(self, features: Features) -> Tensor:
         known = self.id_embedding_mapping(features.embedding).unflatten(-1, (5, self.inner))
@@ -76,10 +83,10 @@ class IdentityFormer(nn.Module):
         each = len(self.layers) // STATES
         for depth, state in enumerate(features.states):
             seen = torch.cat([known, getattr(self, f"mapping_{depth}")(state)], 1)
-            for look, feed in self.layers[each * depth:each * (depth + 1)]:
+            for look, feed in self.layers[each * depth : each * (depth + 1)]:
                 tokens = tokens + look(tokens, seen)
                 tokens = tokens + feed(tokens)
-        return tokens[:, :self.latents.shape[1]] @ self.proj_out
+        return tokens[:, : self.latents.shape[1]] @ self.proj_out
 
 
 def identity(recognised: Tensor, seen: Tensor) -> Tensor:
@@ -89,8 +96,12 @@ def identity(recognised: Tensor, seen: Tensor) -> Tensor:
 
 def from_upstream(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of PuLID's own file (pulid_v1.bin) to those of IP-Adapter; others stay as they are."""
-    renames = (("id_adapter.", "image_proj."), ("id_adapter_attn_layers.", "ip_adapter."),
-               (".id_to_k.", ".to_k_ip."), (".id_to_v.", ".to_v_ip."))
+    renames = (
+        ("id_adapter.", "image_proj."),
+        ("id_adapter_attn_layers.", "ip_adapter."),
+        (".id_to_k.", ".to_k_ip."),
+        (".id_to_v.", ".to_v_ip."),
+    )
     renamed = {}
     for key, value in state.items():
         for old, new in renames:
@@ -100,6 +111,12 @@ def from_upstream(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stack(width: int, hidden: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
-                         nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
-                         nn.Linear(hidden, out))
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.LayerNorm(hidden),
+        nn.LeakyReLU(),
+        nn.Linear(hidden, hidden),
+        nn.LayerNorm(hidden),
+        nn.LeakyReLU(),
+        nn.Linear(hidden, out),
+    )

@@ -21,8 +21,15 @@ from .eva import MEAN, STD
 
 SIZE = 512
 # Where the five key points lie in FFHQ's frame of 512 × 512 (facexlib, face_restoration_helper.py).
-FFHQ = np.array([[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
-                 [313.08905, 371.15118]])
+FFHQ = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
+)
 _OUTSIDE = (132, 133, 135)  # facexlib's grey beyond the picture's edge
 # Of the parser's 19 classes: background, ears and what hangs on them, neck and necklace, clothes, hat.
 _NOT_FACE = (0, 7, 8, 9, 14, 15, 16, 18)
@@ -40,10 +47,13 @@ def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
         raise FaceCDMError(
             f"image holds {len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}, and not all of the "
             f"{len(faces)} face(s) were found in them. PuLID looks at the faces in their pictures: connect the same "
-            "picture to image as to Detect & Embed Faces.")
+            "picture to image as to Detect & Embed Faces."
+        )
     uint8 = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    upright = [warped(uint8[place], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
-               for face, place in zip(faces, places)]
+    upright = [
+        warped(uint8[place], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
+        for face, place in zip(faces, places)
+    ]
     return torch.from_numpy(np.stack(upright)).movedim(-1, 1).float() / 255
 
 

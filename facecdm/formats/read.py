@@ -16,8 +16,12 @@ from .pulid import from_upstream
 
 State = dict[str, Tensor]
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-_PARTS = {"image_proj.": "image_proj", "image_proj_model.": "image_proj",
-          "ip_adapter.": "ip_adapter", "adapter_modules.": "ip_adapter"}
+_PARTS = {
+    "image_proj.": "image_proj",
+    "image_proj_model.": "image_proj",
+    "ip_adapter.": "ip_adapter",
+    "adapter_modules.": "ip_adapter",
+}
 _DIFFUSERS = "encoder_hid_proj.image_projection_layers."
 
 
@@ -46,8 +50,10 @@ def read(path: Path) -> Published:
             if key.startswith(prefix):
                 parts[part][key.removeprefix(prefix)] = value
     if not parts["image_proj"] or not any(".to_k_ip." in key for key in parts["ip_adapter"]):
-        raise BadFile(f"{path} is {kind_of(list(flat))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
-                      "FaceID, InstantID and PuLID families: files that hold image_proj and ip_adapter.")
+        raise BadFile(
+            f"{path} is {kind_of(list(flat))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
+            "FaceID, InstantID and PuLID families: files that hold image_proj and ip_adapter."
+        )
     for part, state in parts.items():
         for key, value in state.items():
             if not torch.isfinite(value).all():
@@ -83,8 +89,10 @@ def tensors_of(path: Path) -> tuple[State, dict[str, str]]:
         return dict(_flat(torch.load(path, map_location="cpu", weights_only=True))), {}
     except Exception as error:  # pickle, zip, safetensors: each has its own types
         what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise BadFile(f"{path} cannot be read: {what}. It is damaged, was cut off, or holds more than tensors: "
-                      "get it again, as .safetensors where there is a choice.") from error
+        raise BadFile(
+            f"{path} cannot be read: {what}. It is damaged, was cut off, or holds more than tensors: "
+            "get it again, as .safetensors where there is a choice."
+        ) from error
 
 
 def _flat(value, prefix: str = ""):
@@ -99,13 +107,21 @@ def _flat(value, prefix: str = ""):
 
 _PLACE = re.compile(r"(down_blocks|up_blocks|mid_block)\.(.*)attn2\.processor\.to_(k|v)_ip\.0\.weight$")
 _ORDER = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
-_RESAMPLER = ((".ln0.", ".0.norm1."), (".ln1.", ".0.norm2."), (".attn.to_out.0.", ".0.to_out."), (".attn.", ".0."),
-              (".ff.1.net.0.proj.", ".1.1."), (".ff.1.net.2.", ".1.3."), (".ff.0.", ".1.0."))
+_RESAMPLER = (
+    (".ln0.", ".0.norm1."),
+    (".ln1.", ".0.norm2."),
+    (".attn.to_out.0.", ".0.to_out."),
+    (".attn.", ".0."),
+    (".ff.1.net.0.proj.", ".1.1."),
+    (".ff.1.net.2.", ".1.3."),
+    (".ff.0.", ".1.0."),
+)
 
 
 def _from_diffusers(flat: State, path: Path) -> State:
-    projector = {key.split(_DIFFUSERS)[1].split(".", 1)[1]: value for key, value in flat.items()
-                 if f"{_DIFFUSERS}0." in key}
+    projector = {
+        key.split(_DIFFUSERS)[1].split(".", 1)[1]: value for key, value in flat.items() if f"{_DIFFUSERS}0." in key
+    }
     if any(f"{_DIFFUSERS}1." in key for key in flat):
         raise BadFile(f"{path} holds several IP-Adapters at once. Save each in a file of its own.")
     result = {f"image_proj.{key}": value for key, value in _projector(projector).items()}
@@ -122,8 +138,10 @@ def _projector(state: State) -> State:
         return {key.replace("image_embeds.", "proj."): value for key, value in state.items()}
     if "ff.net.0.proj.weight" in state:  # Full-Face makes one token of a state, FaceID several of an embedding
         norm = "proj.3." if len(state["ff.net.2.weight"]) == len(state["norm.weight"]) else "norm."
-        return {key.replace("ff.net.0.proj.", "proj.0.").replace("ff.net.2.", "proj.2.").replace("norm.", norm): value
-                for key, value in state.items()}
+        return {
+            key.replace("ff.net.0.proj.", "proj.0.").replace("ff.net.2.", "proj.2.").replace("norm.", norm): value
+            for key, value in state.items()
+        }
     prefix = "perceiver_resampler." if "proj.net.2.weight" in state else ""
     result = {}
     for key, value in state.items():

@@ -41,8 +41,10 @@ class Recognised:
 
     def report(self) -> str:
         family = self.family
-        lines = [f"{family.name} for {self.layer_map.base}, recognised by {self.why}",
-                 f"{family.stream}: {family.reads} → {self.tokens} tokens"]
+        lines = [
+            f"{family.name} for {self.layer_map.base}, recognised by {self.why}",
+            f"{family.stream}: {family.reads} → {self.tokens} tokens",
+        ]
         if self.vision_width:
             told = f"{self.encoder.name}, {self.encoder.file}" if self.encoder else "a tower that we do not know"
             lines.append(f"CLIP vision: {told} ({self.vision_width} features, {family.vision})")
@@ -64,8 +66,16 @@ def recognise(published: Published, choice: str = AUTO) -> Recognised:
     options = _candidates(published)
     layer_map = _layer_map(published)
     family, why = _choose(published, options, layer_map, choice)
-    return Recognised(family, layer_map, why, _tokens(state), _vision_width(state, family), _face_width(state, family),
-                      _lora_rank(published.ip_adapter), published.path)
+    return Recognised(
+        family,
+        layer_map,
+        why,
+        _tokens(state),
+        _vision_width(state, family),
+        _face_width(state, family),
+        _lora_rank(published.ip_adapter),
+        published.path,
+    )
 
 
 def _candidates(published: Published) -> tuple[str, ...]:
@@ -74,7 +84,8 @@ def _candidates(published: Published) -> tuple[str, ...]:
     if kolors is not None and len(kolors) == 4096:
         raise UnsupportedModel(
             f"{published.path.name} is FaceID Plus for Kolors. Its tokens pass through the text projection of Kolors' "
-            "own U-Net, which core ComfyUI does not load; use an adapter for SDXL (ip-adapter-faceid-plusv2_sdxl.bin).")
+            "own U-Net, which core ComfyUI does not load; use an adapter for SDXL (ip-adapter-faceid-plusv2_sdxl.bin)."
+        )
     for shapes, also, families in RULES:
         if all(_fits(state.get(key), shape) for key, shape in shapes.items()) and also(state):
             return families
@@ -83,8 +94,11 @@ def _candidates(published: Published) -> tuple[str, ...]:
 
 
 def _fits(tensor: Tensor | None, shape: tuple) -> bool:
-    return (tensor is not None and tensor.ndim == len(shape)
-            and all(want is None or want == have for want, have in zip(shape, tensor.shape)))
+    return (
+        tensor is not None
+        and tensor.ndim == len(shape)
+        and all(want is None or want == have for want, have in zip(shape, tensor.shape))
+    )
 
 
 def _choose(published: Published, options: tuple[str, ...], layer_map: LayerMap, choice: str) -> tuple[Family, str]:
@@ -101,8 +115,11 @@ def _choose(published: Published, options: tuple[str, ...], layer_map: LayerMap,
     if "faceid-plusv2" in options and layer_map.base == "SDXL":
         return FAMILIES["faceid-plusv2"], "its content (there is no FaceID Plus for SDXL)"
     path = published.path
-    for said, where in ((json.dumps(published.metadata), "metadata"), (path.name, "name"),
-                        (path.parent.name, "folder's name")):
+    for said, where in (
+        (json.dumps(published.metadata), "metadata"),
+        (path.name, "name"),
+        (path.parent.name, "folder's name"),
+    ):
         said = "-".join(["", *re.findall("[a-z0-9]+", said.lower()), ""])
         for key in (*options[1:], options[0]):
             word = next((word for word in FAMILIES[key].words if f"-{word}-" in said), "")
@@ -122,8 +139,10 @@ def _layer_map(published: Published) -> LayerMap:
     for layer_map in BASES.values():
         if layer_map.context == context and [layer.width for layer in layer_map.layers] == widths:
             return layer_map
-    raise UnsupportedModel(f"{published.path.name} was made for a U-Net of {len(keys)} cross-attention layers and text "
-                           f"width {context}; FaceCDM knows {', '.join(BASES)}.")
+    raise UnsupportedModel(
+        f"{published.path.name} was made for a U-Net of {len(keys)} cross-attention layers and text "
+        f"width {context}; FaceCDM knows {', '.join(BASES)}."
+    )
 
 
 def _tokens(state: dict[str, Tensor]) -> int:
@@ -140,8 +159,11 @@ def _tokens(state: dict[str, Tensor]) -> int:
 def _vision_width(state: dict[str, Tensor], family: Family) -> int:
     if not family.picture:
         return 0
-    keys = ("proj.weight",) if family.vision == POOLED else (
-        "perceiver_resampler.proj_in.weight", "proj_in.weight", "proj.0.weight", "mapping_0.0.weight")
+    keys = (
+        ("proj.weight",)
+        if family.vision == POOLED
+        else ("perceiver_resampler.proj_in.weight", "proj_in.weight", "proj.0.weight", "mapping_0.0.weight")
+    )
     return next(state[key].shape[1] for key in keys if key in state)
 
 

@@ -14,8 +14,10 @@ def unseen_pictures(parts: dict[str, Recognised], connected: tuple[str, ...]) ->
     if not connected or any(part.family.picture for part in parts.values()):
         return ()
     names = " and ".join(part.family.name for part in parts.values())
-    return (f"{' and '.join(connected)} {'is' if len(connected) == 1 else 'are'} connected, and {names} looks at no "
-            "picture: nothing of it is heard. Disconnect it, or add an image stream with Combine Adapters.",)
+    return (
+        f"{' and '.join(connected)} {'is' if len(connected) == 1 else 'are'} connected, and {names} looks at no "
+        "picture: nothing of it is heard. Disconnect it, or add an image stream with Combine Adapters.",
+    )
 
 
 def not_found(part: Recognised, faces: Faces | None, pictures: Tensor | None) -> str:
@@ -25,19 +27,26 @@ def not_found(part: Recognised, faces: Faces | None, pictures: Tensor | None) ->
         return ""
     if source_pictures(faces, pictures) is not None:
         return ""
-    instead = ("the whole image" if family.picture == FACE else
-               "the crops that Detect & Embed Faces made, whose frame may be another than it was trained with")
+    instead = (
+        "the whole image"
+        if family.picture == FACE
+        else "the crops that Detect & Embed Faces made, whose frame may be another than it was trained with"
+    )
     size = f"{len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}"
-    return (f"not all of the {len(faces)} face(s) were found in image ({size}), so {family.name} looks at {instead}. "
-            "Connect the same picture to image as to Detect & Embed Faces.")
+    return (
+        f"not all of the {len(faces)} face(s) were found in image ({size}), so {family.name} looks at {instead}. "
+        "Connect the same picture to image as to Detect & Embed Faces."
+    )
 
 
 def deaf_to_pose(person: Person) -> tuple[str, ...]:
     """Where it is said where the face is to be, and the adapter cannot hear it."""
     if person.keypoints is None or person.is_placed:
         return ()
-    return ("pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began "
-            "as places (docs/training.md)",)
+    return (
+        "pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began "
+        "as places (docs/training.md)",
+    )
 
 
 def nothing_to_keep(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:
@@ -45,5 +54,7 @@ def nothing_to_keep(parts: dict[str, Recognised], shown: set[str], keep_prompt: 
     families = [part.family for stream, part in parts.items() if stream in shown]
     if not keep_prompt or not families or any(family.kappa < 1 for family in families):
         return ()
-    return (f"keep_prompt is {keep_prompt:g} and changes nothing: {families[0].name} takes out all that the text says "
-            "already. For more of the prompt lower face_strength.",)
+    return (
+        f"keep_prompt is {keep_prompt:g} and changes nothing: {families[0].name} takes out all that the text says "
+        "already. For more of the prompt lower face_strength.",
+    )

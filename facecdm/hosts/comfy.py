@@ -20,16 +20,21 @@ def layer_map(model) -> LayerMap:
     """The cross-attention layers of a MODEL (ModelPatcher). Raises UnsupportedModel where it has none of ours."""
     attentions = _attentions(model)
     widths = [module.to_k.in_features for _, _, module in attentions]
-    return LayerMap(tuple(Layer(key[0], module.to_q.out_features, module.heads) for key, _, module in attentions),
-                    widths[0])
+    return LayerMap(
+        tuple(Layer(key[0], module.to_q.out_features, module.heads) for key, _, module in attentions), widths[0]
+    )
 
 
 def text_keys_values(model) -> Iterator[tuple[Tensor, Tensor]]:
     """The weights of the base model's own text keys and values, without LoRA patches, in the layer map's order."""
     originals = model.backup
     for _, name, module in _attentions(model):
-        yield tuple(originals[f"{name}.{part}.weight"].weight if f"{name}.{part}.weight" in originals
-                    else getattr(module, part).weight for part in ("to_k", "to_v"))
+        yield tuple(
+            originals[f"{name}.{part}.weight"].weight
+            if f"{name}.{part}.weight" in originals
+            else getattr(module, part).weight
+            for part in ("to_k", "to_v")
+        )
 
 
 def attention_paths(model) -> list[str]:
@@ -68,9 +73,11 @@ def apply_person(model, person: Person):
     wanted = person.adapter.config.layer_map
     if found != wanted:
         published = getattr(person.adapter.config, "counterpart", lambda base: "")(found.base)
-        raise Mismatch(f"this adapter was made for {wanted.base}, and the MODEL is {found.base}; load an adapter "
-                       f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
-                       "made for")
+        raise Mismatch(
+            f"this adapter was made for {wanted.base}, and the MODEL is {found.base}; load an adapter "
+            f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
+            "made for"
+        )
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
     first = PEOPLE not in options
@@ -106,11 +113,15 @@ def _attentions(model) -> list[tuple[tuple, str, object]]:
         blocks = getattr(unet, attribute, ())
         for number, block in enumerate([blocks] if part == "middle" and blocks else blocks):
             prefix = f"diffusion_model.{attribute}" + ("" if part == "middle" else f".{number}")
-            found += [((part, number, i), f"{prefix}.{place}.transformer_blocks.{i}.attn2", inner.attn2)
-                      for place, module in enumerate(block) if type(module) is SpatialTransformer
-                      for i, inner in enumerate(module.transformer_blocks)]
+            found += [
+                ((part, number, i), f"{prefix}.{place}.transformer_blocks.{i}.attn2", inner.attn2)
+                for place, module in enumerate(block)
+                if type(module) is SpatialTransformer
+                for i, inner in enumerate(module.transformer_blocks)
+            ]
     if not found:
         raise UnsupportedModel(
             "FaceCDM works in the cross-attention of U-Nets (SD1.5, SD2, SDXL and their fine-tunes). This MODEL is a "
-            f"{type(model.model).__name__} ({type(unet).__name__}), which has none: load a checkpoint of those.")
+            f"{type(model.model).__name__} ({type(unet).__name__}), which has none: load a checkpoint of those."
+        )
     return found

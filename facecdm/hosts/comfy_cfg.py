@@ -35,6 +35,7 @@ def rescale_cfg(model, amount: float):
     if not amounts:
         model.set_model_sampler_post_cfg_function(Rescale(amount))
     elif amount > max(amounts):
-        model.model_options[_FUNCTIONS] = [Rescale(amount) if isinstance(function, Rescale) else function
-                                           for function in before]
+        model.model_options[_FUNCTIONS] = [
+            Rescale(amount) if isinstance(function, Rescale) else function for function in before
+        ]
     return model

@@ -13,7 +13,7 @@ from ..errors import Mismatch, UnsupportedModel
 from .comfy_run import of_pictures, pictures_seen
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
-_CONTEXT = "crossattn_controlnet"    # where core's ControlNets look for tokens before they take the text's
+_CONTEXT = "crossattn_controlnet"  # where core's ControlNets look for tokens before they take the text's
 
 
 class OneAPicture(comfy.conds.CONDRegular):
@@ -83,8 +83,18 @@ class FaceControl(ControlBase):
         return copied
 
 
-def control_with_faces(positive: list, negative: list, net: ControlBase, picture: Tensor, shown: Tokens, empty: Tokens,
-                       strength: float, start: float, end: float, mask: Tensor | None = None) -> tuple[list, list]:
+def control_with_faces(
+    positive: list,
+    negative: list,
+    net: ControlBase,
+    picture: Tensor,
+    shown: Tokens,
+    empty: Tokens,
+    strength: float,
+    start: float,
+    end: float,
+    mask: Tensor | None = None,
+) -> tuple[list, list]:
     """Both conditionings with one more ControlNet, which reads `shown` beside the positive prompts and `empty` beside
     the negative ones. `picture` [B, H, W, 3] in 0…1; it acts from `start` to `end`, shares of the sampling.
     """
@@ -108,17 +118,23 @@ def check_net(net, context: int) -> None:
     model = getattr(net, "control_model", None)
     if model is None:
         if hasattr(net, "t2i_model"):
-            raise UnsupportedModel("control_net is a T2I-Adapter, which reads no tokens. Connect a ControlNet, or "
-                                   "apply this one with core's Apply ControlNet.")
+            raise UnsupportedModel(
+                "control_net is a T2I-Adapter, which reads no tokens. Connect a ControlNet, or "
+                "apply this one with core's Apply ControlNet."
+            )
         return  # a Control-LoRA, which has no weights of its own until it samples
     widths = {module.in_features for name, module in model.named_modules() if name.endswith("attn2.to_k")}
     if not widths:
-        raise UnsupportedModel(f"control_net is a {type(model).__name__} without cross-attention to a text, so it has "
-                               "no place for face tokens. Use a ControlNet for SD1.5, SD2 or SDXL.")
+        raise UnsupportedModel(
+            f"control_net is a {type(model).__name__} without cross-attention to a text, so it has "
+            "no place for face tokens. Use a ControlNet for SD1.5, SD2 or SDXL."
+        )
     if context not in widths:
         base = _BASES.get(max(widths), "another base")
-        raise Mismatch(f"the adapter's face tokens have {context} features, and control_net reads {max(widths)} "
-                       f"({base}): load a ControlNet and an adapter for the same base")
+        raise Mismatch(
+            f"the adapter's face tokens have {context} features, and control_net reads {max(widths)} "
+            f"({base}): load a ControlNet and an adapter for the same base"
+        )
 
 
 _BASES = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}

@@ -21,8 +21,10 @@ def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength:
     """
     lora = Lora.from_tensors(tensors)
     if not lora.parts or not all(name.startswith(PREFIX) for name in lora.parts):
-        raise Mismatch("this LoRA is not a ControlNet's. Train one with \"control\" among what a stage trains, or "
-                       "apply it to the MODEL with core's Load LoRA.")
+        raise Mismatch(
+            'this LoRA is not a ControlNet\'s. Train one with "control" among what a stage trains, or '
+            "apply it to the MODEL with core's Load LoRA."
+        )
     changes = {name.removeprefix(PREFIX): part for name, part in lora.parts.items()}
     if isinstance(net, ControlLora):
         return _joined(net, changes, strength)
@@ -34,7 +36,8 @@ def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength:
     copy = net.copy()
     copy.control_model_wrapped = patcher.clone()
     copy.control_model_wrapped.add_patches(
-        comfy.lora.load_lora(dict(tensors), {f"{PREFIX}{name}": f"{name}.weight" for name in changes}), strength)
+        comfy.lora.load_lora(dict(tensors), {f"{PREFIX}{name}": f"{name}.weight" for name in changes}), strength
+    )
     return copy
 
 
@@ -59,5 +62,7 @@ def _check(changes: dict, shapes: dict[str, tuple | None]) -> None:
     for name, part in changes.items():
         if shapes[name] != tuple(part.weight.shape):
             found = "has no such layer" if shapes[name] is None else f"has {'×'.join(map(str, shapes[name]))} there"
-            raise Mismatch(f"the LoRA was made for another ControlNet: its {name} is of "
-                           f"{'×'.join(map(str, part.weight.shape))}, and control_net {found}")
+            raise Mismatch(
+                f"the LoRA was made for another ControlNet: its {name} is of "
+                f"{'×'.join(map(str, part.weight.shape))}, and control_net {found}"
+            )

@@ -52,15 +52,27 @@ def build(weights: DemoWeights) -> DemoModel:
 def core_unet_config(sizes: DemoSizes) -> dict:
     """The configuration of ComfyUI's UNetModel that computes what diffusers' `sizes.unet_config()` does."""
     depths = [int(here) for here in sizes.attention]
-    return {"use_checkpoint": False, "image_size": 32, "use_spatial_transformer": True, "legacy": False,
-            "in_channels": sizes.latent_channels, "out_channels": sizes.latent_channels,
-            "model_channels": sizes.channels[0],
-            "channel_mult": [width // sizes.channels[0] for width in sizes.channels],
-            "num_res_blocks": [1] * len(depths), "transformer_depth": depths, "transformer_depth_middle": 1,
-            "transformer_depth_output": [depth for depth in depths for _ in range(2)],
-            "context_dim": sizes.clip.width, "num_heads": -1, "num_head_channels": 64,
-            "use_linear_in_transformer": False, "adm_in_channels": None,
-            "use_temporal_attention": False, "use_temporal_resblock": False}
+    return {
+        "use_checkpoint": False,
+        "image_size": 32,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "in_channels": sizes.latent_channels,
+        "out_channels": sizes.latent_channels,
+        "model_channels": sizes.channels[0],
+        "channel_mult": [width // sizes.channels[0] for width in sizes.channels],
+        "num_res_blocks": [1] * len(depths),
+        "transformer_depth": depths,
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [depth for depth in depths for _ in range(2)],
+        "context_dim": sizes.clip.width,
+        "num_heads": -1,
+        "num_head_channels": 64,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+    }
 
 
 class DemoLatents(comfy.latent_formats.LatentFormat):
@@ -100,8 +112,9 @@ def build_model(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy
     device, offload = management.get_torch_device(), management.unet_offload_device()
     supported = list(config.supported_inference_dtypes)
     parameters = sum(tensor.numel() for tensor in weights.unet.values())
-    dtype = dtype or management.unet_dtype(model_params=parameters, supported_dtypes=supported,
-                                           weight_dtype=torch.float16)
+    dtype = dtype or management.unet_dtype(
+        model_params=parameters, supported_dtypes=supported, weight_dtype=torch.float16
+    )
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
     model = config.get_model(weights.unet, device=offload)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
@@ -116,12 +129,20 @@ def build_clip(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.
     import folder_paths
 
     config = weights.sizes.clip.text_config() | {"vocab_size": FULL_VOCABULARY}
-    target = comfy.supported_models_base.ClipTarget(_tokenizer(weights.sizes.clip), functools.partial(
-        comfy.sd1_clip.SD1ClipModel,
-        clip_model=functools.partial(comfy.sd1_clip.SDClipModel, textmodel_json_config=config)))
+    target = comfy.supported_models_base.ClipTarget(
+        _tokenizer(weights.sizes.clip),
+        functools.partial(
+            comfy.sd1_clip.SD1ClipModel,
+            clip_model=functools.partial(comfy.sd1_clip.SDClipModel, textmodel_json_config=config),
+        ),
+    )
     parameters = sum(tensor.numel() for tensor in weights.text.values())
-    clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"),
-                         parameters=parameters, model_options={"dtype": dtype} if dtype else {})
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=parameters,
+        model_options={"dtype": dtype} if dtype else {},
+    )
     table = "text_model.embeddings.token_embedding.weight"
     if table not in weights.text or len(weights.text[table]) != len(weights.vocabulary):
         raise BadFile("the demo model's text tower and its vocabulary are not of one size; clone the pack anew")
@@ -154,8 +175,9 @@ class DemoVAE(comfy.sd.VAE):
         self.vae_dtype = dtype or management.vae_dtype(self.device, self.working_dtypes)
         self.first_stage_model.to(self.vae_dtype)
         self.output_device = management.intermediate_device()
-        self.patcher = Patcher(self.first_stage_model, load_device=self.device,
-                               offload_device=management.vae_offload_device())
+        self.patcher = Patcher(
+            self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
+        )
         self.size = None
         self.model_size()
 
@@ -188,5 +210,7 @@ def _fill(module: nn.Module, state: dict[str, Tensor], part: str) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise BadFile(f"the demo model's {part} does not have the shape that its description says; clone the "
-                      f"pack anew ({str(error).splitlines()[-1].strip()})") from error
+        raise BadFile(
+            f"the demo model's {part} does not have the shape that its description says; clone the "
+            f"pack anew ({str(error).splitlines()[-1].strip()})"
+        ) from error

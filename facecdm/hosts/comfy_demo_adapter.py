@@ -23,8 +23,10 @@ def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[obj
             raise MissingModel(f"the demo model's adapter is not at {path}; {AGAIN}")
     read = load_adapter(adapter)
     if read.config.layer_map != layer_map(model):
-        raise Mismatch(f"this adapter is the demo model's, and the model is {layer_map(model).base}: connect Load Demo "
-                       "Model, or take Load Adapter with a file for your model")
+        raise Mismatch(
+            f"this adapter is the demo model's, and the model is {layer_map(model).base}: connect Load Demo "
+            "Model, or take Load Adapter with a file for your model"
+        )
     return comfy.sd.load_lora_for_models(model, None, _read(lora), 1.0, 0.0)[0], read
 
 

@@ -26,17 +26,28 @@ class ComfyEncoders:
         demo = type(base.model_config).__name__ == "DemoConfig"
         self.resolution, self.step = (128, 8) if demo else _SIZES.get(width, (512, 64))
         if vae.latent_channels != self._format.latent_channels:
-            raise Mismatch(f"the VAE makes latents of {vae.latent_channels} channels, and the MODEL takes "
-                           f"{self._format.latent_channels}: connect the VAE that belongs to the MODEL")
+            raise Mismatch(
+                f"the VAE makes latents of {vae.latent_channels} channels, and the MODEL takes "
+                f"{self._format.latent_channels}: connect the VAE that belongs to the MODEL"
+            )
         self._text_width = width
         patched = clip.patcher
         self.fingerprints = Fingerprints(
-            weights_fingerprint(sorted(vae.first_stage_model.state_dict().items()), type(self._format).__name__,
-                                getattr(self._format, "scale_factor", 1.0)),
-            weights_fingerprint(_originals(patched), type(clip.tokenizer).__name__, getattr(clip, "layer_idx", None),
-                                _patches(patched.patches)),
+            weights_fingerprint(
+                sorted(vae.first_stage_model.state_dict().items()),
+                type(self._format).__name__,
+                getattr(self._format, "scale_factor", 1.0),
+            ),
+            weights_fingerprint(
+                _originals(patched),
+                type(clip.tokenizer).__name__,
+                getattr(clip, "layer_idx", None),
+                _patches(patched.patches),
+            ),
             weights_fingerprint(sorted(clip_vision.model.state_dict().items()), clip_vision.image_size)
-            if clip_vision is not None else "")
+            if clip_vision is not None
+            else "",
+        )
 
     def latents(self, pixels: Tensor) -> Tensor:
         return self._format.process_in(self._vae.encode(pixels)).float()
@@ -48,14 +59,20 @@ class ComfyEncoders:
             tokens = self._clip.tokenize(caption.replace("(", "\\(").replace(")", "\\)"))
             states, pooled = self._clip.encode_from_tokens(tokens, return_pooled=True)
             if states.shape[-1] != self._text_width:
-                raise Mismatch(f"the CLIP gives {states.shape[-1]} features, and the MODEL takes {self._text_width}: "
-                               "connect the CLIP that belongs to the MODEL")
+                raise Mismatch(
+                    f"the CLIP gives {states.shape[-1]} features, and the MODEL takes {self._text_width}: "
+                    "connect the CLIP that belongs to the MODEL"
+                )
             prompts.append(Prompt(states.float(), pooled.float() if self.large else None))
         return prompts
 
     def vision(self, pictures: list[np.ndarray]) -> Tensor:
-        return torch.cat([self._vision.encode_image(as_batch([picture])).penultimate_hidden_states.float().cpu()
-                          for picture in pictures])
+        return torch.cat(
+            [
+                self._vision.encode_image(as_batch([picture])).penultimate_hidden_states.float().cpu()
+                for picture in pictures
+            ]
+        )
 
 
 def _originals(patcher):
@@ -66,10 +83,13 @@ def _originals(patcher):
 
 def _patches(patches: dict) -> str:
     """A hash of what LoRAs and merges would do to the weights."""
-    found = sorted((name, number, tensor) for name, entries in patches.items()
-                   for number, tensor in enumerate(_tensors(entries)))
-    return weights_fingerprint(((f"{name}.{number}", tensor) for name, number, tensor in found),
-                               [(name, [entry[0] for entry in entries]) for name, entries in sorted(patches.items())])
+    found = sorted(
+        (name, number, tensor) for name, entries in patches.items() for number, tensor in enumerate(_tensors(entries))
+    )
+    return weights_fingerprint(
+        ((f"{name}.{number}", tensor) for name, number, tensor in found),
+        [(name, [entry[0] for entry in entries]) for name, entries in sorted(patches.items())],
+    )
 
 
 def _tensors(value):

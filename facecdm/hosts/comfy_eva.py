@@ -34,11 +34,16 @@ class EvaVision:
             looks = [self.model(some.to(self.load_device, self.dtype)) for some in seen.split(AT_ONCE)]
         embedding = torch.cat([look[0].float().cpu() for look in looks])
         if not torch.isfinite(embedding).all():
-            raise FaceCDMError("EVA-CLIP gave NaN. Its file is damaged (get it again), or it computes in a precision "
-                               "that it does not stand: start ComfyUI with --fp32-text-enc.")
-        return embedding, tuple(torch.cat([state.float().cpu() for state in depth])
-                                for depth in zip(*(look[1] for look in looks)))
+            raise FaceCDMError(
+                "EVA-CLIP gave NaN. Its file is damaged (get it again), or it computes in a precision "
+                "that it does not stand: start ComfyUI with --fp32-text-enc."
+            )
+        return embedding, tuple(
+            torch.cat([state.float().cpu() for state in depth]) for depth in zip(*(look[1] for look in looks))
+        )
 
     def encode_image(self, image: Tensor, crop: bool = True):
-        raise FaceCDMError("This is the tower that PuLID looks at faces with. Connect it to clip_vision of Apply "
-                           "FaceCDM with a PuLID adapter; for everything else take core's Load CLIP Vision.")
+        raise FaceCDMError(
+            "This is the tower that PuLID looks at faces with. Connect it to clip_vision of Apply "
+            "FaceCDM with a PuLID adapter; for everything else take core's Load CLIP Vision."
+        )

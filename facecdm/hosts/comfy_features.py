@@ -74,12 +74,15 @@ def features(adapter, sources: Sources) -> Shown:
     if parts is None:
         return _own(adapter.config, sources)
     if "image" not in parts and sources.encoded is not None:
-        raise Mismatch("this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "
-                       "one that has (Combine Adapters)")
+        raise Mismatch(
+            "this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "
+            "one that has (Combine Adapters)"
+        )
     if "face" in parts and "image" in parts:
         _check_towers(parts, sources)
-    unheard = unseen_pictures(parts, tuple(name for name in ("image", "clip_vision")
-                                           if getattr(sources, name) is not None))
+    unheard = unseen_pictures(
+        parts, tuple(name for name in ("image", "clip_vision") if getattr(sources, name) is not None)
+    )
     given = {}
     for stream, part in parts.items():
         own = sources if stream == avoiding else replace(sources, negative_image=None)
@@ -91,8 +94,10 @@ def features(adapter, sources: Sources) -> Shown:
         if seen is not None:
             given[stream] = seen
     check_weights(sources.weights, [shown.count for shown, _ in given.values()], sources.references)
-    shown = {stream: merged(seen, sources.references, sources.weights, parts[stream].family.embedding == NORMED)
-             for stream, (seen, _) in given.items()}
+    shown = {
+        stream: merged(seen, sources.references, sources.weights, parts[stream].family.embedding == NORMED)
+        for stream, (seen, _) in given.items()
+    }
     negative = {stream: nothing.repeated(shown[stream].count) for stream, (_, nothing) in given.items()}
     if sources.noise:
         negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
@@ -121,8 +126,10 @@ def _own_face(config, sources: Sources) -> Tensor:
     """Unit embeddings [faces, width]."""
     faces = _required(sources.faces)
     if config.recogniser and not same_recogniser(config.recogniser, faces.recogniser):
-        raise Mismatch(f"the adapter was trained with the recogniser {config.recogniser}, and faces come from "
-                       f"{faces.recogniser}: choose the first in Load Face Analyzer")
+        raise Mismatch(
+            f"the adapter was trained with the recogniser {config.recogniser}, and faces come from "
+            f"{faces.recogniser}: choose the first in Load Face Analyzer"
+        )
     _check_width(faces, config.face_width)
     return faces.normed
 
@@ -132,15 +139,21 @@ def _own_image(config, sources: Sources) -> Tensor | None:
     if sources.encoded is None and sources.image is None:
         return None
     if sources.encoded is None and sources.clip_vision is None:
-        raise FaceCDMError("image is connected and clip_vision is not: connect the CLIP vision model that the adapter "
-                           "was made with, or disconnect the image")
+        raise FaceCDMError(
+            "image is connected and clip_vision is not: connect the CLIP vision model that the adapter "
+            "was made with, or disconnect the image"
+        )
     if not config.image_width:
-        raise Mismatch("this adapter has no image stream: disconnect image and clip_vision_output, or use an adapter "
-                       "that was made with a CLIP vision model")
+        raise Mismatch(
+            "this adapter has no image stream: disconnect image and clip_vision_output, or use an adapter "
+            "that was made with a CLIP vision model"
+        )
     states = _seen(sources).states
     if states.shape[-1] != config.image_width:
-        raise Mismatch(f"the CLIP vision model gives {states.shape[-1]} features, and the adapter reads "
-                       f"{config.image_width}: load the CLIP vision model that the adapter was made with")
+        raise Mismatch(
+            f"the CLIP vision model gives {states.shape[-1]} features, and the adapter reads "
+            f"{config.image_width}: load the CLIP vision model that the adapter was made with"
+        )
     return states
 
 
@@ -152,8 +165,10 @@ def _face(part: Recognised, sources: Sources) -> tuple[Features, Features]:
     family, faces = part.family, _required(sources.faces)
     if not same_recogniser(family.recogniser, faces.recogniser):
         pack = family.recogniser.split("/")[0]
-        raise Mismatch(f"{family.name} was trained with the recogniser {family.recogniser}, and faces come from "
-                       f"{faces.recogniser}: choose the face pack {pack} in Load Face Analyzer")
+        raise Mismatch(
+            f"{family.name} was trained with the recogniser {family.recogniser}, and faces come from "
+            f"{faces.recogniser}: choose the face pack {pack} in Load Face Analyzer"
+        )
     embedding, states = faces.normed if family.embedding == NORMED else faces.raw, None
     _check_width(faces, part.face_width)
     if family.negative == ZEROS:
@@ -166,8 +181,9 @@ def _face(part: Recognised, sources: Sources) -> tuple[Features, Features]:
     shown = Features(embedding, states, sources.shortcut)
     if states is None:
         return shown, shown.nothing()
-    nothing = (tuple(torch.zeros_like(state) for state in states) if family.negative == ZEROS
-               else _empty(part, sources).states)
+    nothing = (
+        tuple(torch.zeros_like(state) for state in states) if family.negative == ZEROS else _empty(part, sources).states
+    )
     return shown, shown.nothing(nothing)
 
 
@@ -176,8 +192,10 @@ def _image(part: Recognised, sources: Sources, optional: bool) -> tuple[Features
     if sources.image is None and sources.encoded is None:
         if optional:
             return None
-        raise FaceCDMError(f"{part.family.name} looks at {part.family.picture}: connect a picture to image"
-                           f"{'' if sources.clip_vision else ', and its CLIP vision model to clip_vision'}")
+        raise FaceCDMError(
+            f"{part.family.name} looks at {part.family.picture}: connect a picture to image"
+            f"{'' if sources.clip_vision else ', and its CLIP vision model to clip_vision'}"
+        )
     pooled = part.family.vision == POOLED
     if sources.encoded is None:
         _need_vision(part, sources)
@@ -211,8 +229,10 @@ def _seen(sources: Sources, picture: Tensor | None = None) -> Seen:
 
 def _need_vision(part: Recognised, sources: Sources) -> None:
     if sources.clip_vision is None:
-        raise FaceCDMError(f"{part.family.name} looks at {part.family.picture} with a CLIP vision model, for the "
-                           f"negative prompt too, and clip_vision is not connected: {_get(part)}")
+        raise FaceCDMError(
+            f"{part.family.name} looks at {part.family.picture} with a CLIP vision model, for the "
+            f"negative prompt too, and clip_vision is not connected: {_get(part)}"
+        )
     if hasattr(sources.clip_vision, "look_at"):
         raise Mismatch(f"clip_vision is PuLID's EVA-CLIP, and {part.family.name} looks with another: {_get(part)}")
 
@@ -224,9 +244,11 @@ def _check_towers(parts: dict[str, Recognised], sources: Sources) -> None:
     looks = sources.image is not None if sources.encoded is None else not pooled
     if len(towers) == 2 and None not in towers and towers[0] != towers[1] and looks:
         encoded = ", or connect the picture by CLIP Vision Encode to clip_vision_output" if pooled else ""
-        raise Mismatch(f"{face.family.name} looks with {towers[0].name} and {image.family.name} with {towers[1].name}, "
-                       "and there is one clip_vision: load the two files apart and give each an Apply FaceCDM, one "
-                       f"after the other{encoded}")
+        raise Mismatch(
+            f"{face.family.name} looks with {towers[0].name} and {image.family.name} with {towers[1].name}, "
+            "and there is one clip_vision: load the two files apart and give each an Apply FaceCDM, one "
+            f"after the other{encoded}"
+        )
 
 
 def _checked(seen: Seen, part: Recognised) -> Seen:
@@ -234,10 +256,18 @@ def _checked(seen: Seen, part: Recognised) -> Seen:
     width = (seen.pooled if part.family.vision == POOLED else seen.states).shape[-1]
     if width == part.vision_width:
         return seen
-    found = next((f" ({tower.name})" for tower in ENCODERS
-                  if (tower.pooled, tower.states) == (seen.pooled.shape[-1], seen.states.shape[-1])), "")
-    raise Mismatch(f"the CLIP vision model gives {width} features{found}, and {part.path.name} ({part.family.name}) "
-                   f"reads {part.vision_width}: {_get(part)}")
+    found = next(
+        (
+            f" ({tower.name})"
+            for tower in ENCODERS
+            if (tower.pooled, tower.states) == (seen.pooled.shape[-1], seen.states.shape[-1])
+        ),
+        "",
+    )
+    raise Mismatch(
+        f"the CLIP vision model gives {width} features{found}, and {part.path.name} ({part.family.name}) "
+        f"reads {part.vision_width}: {_get(part)}"
+    )
 
 
 def _get(part: Recognised) -> str:
@@ -265,5 +295,7 @@ def _required(faces: Faces | None) -> Faces:
 
 def _check_width(faces: Faces, width: int) -> None:
     if faces.dim != width:
-        raise Mismatch(f"faces has {faces.dim} features a face (recogniser {faces.recogniser}), and the "
-                       f"adapter reads {width}: use the recogniser that the adapter was trained with")
+        raise Mismatch(
+            f"faces has {faces.dim} features a face (recogniser {faces.recogniser}), and the "
+            f"adapter reads {width}: use the recogniser that the adapter was trained with"
+        )

@@ -45,8 +45,9 @@ def leave_inference(module: nn.Module) -> None:
                 if tensor is not None and tensor.is_inference():
                     if id(tensor) not in mended:
                         new = tensor.clone()
-                        mended[id(tensor)] = (nn.Parameter(new, requires_grad=False)
-                                              if isinstance(tensor, nn.Parameter) else new)
+                        mended[id(tensor)] = (
+                            nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+                        )
                     table[name] = mended[id(tensor)]
     module.requires_grad_(False)
 
@@ -114,8 +115,7 @@ class Recast:
             if hasattr(part, "comfy_cast_weights"):
                 self._set(part, "comfy_cast_weights", True)
             for kind, make in ((plain.Linear, _linear), (plain.Conv2d, _convolution)):
-                if (isinstance(part, kind)
-                        and type(part).forward_comfy_cast_weights is kind.forward_comfy_cast_weights):
+                if isinstance(part, kind) and type(part).forward_comfy_cast_weights is kind.forward_comfy_cast_weights:
                     self._set(part, "forward_comfy_cast_weights", make(part, part.forward_comfy_cast_weights))
 
     def _set(self, part: nn.Module, name: str, value: object) -> None:
@@ -134,6 +134,7 @@ def _linear(layer: nn.Linear, otherwise: Callable) -> Callable:
         if layer.weight_function or layer.bias_function or not x.requires_grad:
             return otherwise(x)
         return _CastLinear.apply(x, layer.weight, layer.bias)
+
     return forward
 
 
@@ -141,8 +142,10 @@ def _convolution(layer: nn.Conv2d, otherwise: Callable) -> Callable:
     def forward(x: Tensor) -> Tensor:
         if layer.weight_function or layer.bias_function or not x.requires_grad or layer.padding_mode != "zeros":
             return otherwise(x)
-        return _CastConvolution.apply(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation,
-                                      layer.groups)
+        return _CastConvolution.apply(
+            x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+
     return forward
 
 

@@ -30,6 +30,8 @@ def apply_lora(model, lora: dict[str, Tensor], strength: float, name: object):
         state[f"{path}.lora_{direction}.weight"] = value
     model = model.clone()
     model.add_patches(comfy.lora.load_lora(state, targets), missing)
-    model.model_options["transformer_options"] = {**model.model_options.get("transformer_options", {}),
-                                                  APPLIED: {**applied, name: strength}}
+    model.model_options["transformer_options"] = {
+        **model.model_options.get("transformer_options", {}),
+        APPLIED: {**applied, name: strength},
+    }
     return model

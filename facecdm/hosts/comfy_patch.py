@@ -19,8 +19,11 @@ class TripletPatch:
         self.index, self.previous, self.added = index, previous, added
 
     def __deepcopy__(self, memo: dict) -> "TripletPatch":
-        return TripletPatch(self.index, copy.deepcopy(self.previous, memo),
-                            tuple((callback, dict(options)) for callback, options in self.added))
+        return TripletPatch(
+            self.index,
+            copy.deepcopy(self.previous, memo),
+            tuple((callback, dict(options)) for callback, options in self.added),
+        )
 
     def add(self, callback: Callable, **options) -> None:
         """Sum `callback(out, q, k, v, extra_options, **options)` to the result, as IPAdapter_plus' patches do.
@@ -33,8 +36,9 @@ class TripletPatch:
         from comfy.ldm.modules.attention import optimized_attention
 
         def attend(q, k, v, heads):
-            return optimized_attention(q, k, v, heads, attn_precision=extra_options.get("attn_precision"),
-                                       transformer_options=extra_options)
+            return optimized_attention(
+                q, k, v, heads, attn_precision=extra_options.get("attn_precision"), transformer_options=extra_options
+            )
 
         heads = extra_options["n_heads"]
         out = self.previous(q, k, v, extra_options) if self.previous else attend(q, k, v, heads)

@@ -14,7 +14,7 @@ from ..adapter.person import Person, gates_at, resize_mask
 from ..faces.standing import Chunks, Standing
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
-RUN = "facecdm_run"        # there, too, while sampling: the Run
+RUN = "facecdm_run"  # there, too, while sampling: the Run
 PICTURES = "facecdm_pictures"  # there, too: which pictures of the batch are sampled, where it is not all of them
 
 
@@ -91,8 +91,10 @@ class Run:
         # One look at σ on the host where someone's time is limited; else none.
         level = sigma.max().item() if any(p.has_window for p in self._people) else None
         widths = [layer.width for layer in self._people[0].adapter.config.layer_map.layers]
-        self._gates = [gates_at(s.tables, sigma[:1], widths, dtype, s.schedules) if _acts(s.person, level) else None
-                       for s in self._shown]
+        self._gates = [
+            gates_at(s.tables, sigma[:1], widths, dtype, s.schedules) if _acts(s.person, level) else None
+            for s in self._shown
+        ]
         self._ready.clear()
 
     def _conditional(self, conds: list) -> list[dict]:
@@ -128,34 +130,50 @@ class Run:
         places = pictures_seen(extra_options)
         key = (index, size, rows, places, *uuids)
         if key not in self._ready:
-            self._ready[key] = [stream for number in range(len(self._shown))
-                                for stream in self._streams_of(number, index, uuids, rows, size, places)]
+            self._ready[key] = [
+                stream
+                for number in range(len(self._shown))
+                for stream in self._streams_of(number, index, uuids, rows, size, places)
+            ]
         return self._ready[key]
 
-    def _streams_of(self, number: int, index: int, uuids: list, rows: int, size: tuple,
-                    places: tuple[int, ...] | None) -> list[LayerStream]:
+    def _streams_of(
+        self, number: int, index: int, uuids: list, rows: int, size: tuple, places: tuple[int, ...] | None
+    ) -> list[LayerStream]:
         shown, gates = self._shown[number], self._gates[number]
         if gates is None:
             return []
         streams = []
         for name in gates:
             for start, count, chunks in _spans([shown.by_cond.get(uuid, {}).get(name) for uuid in uuids], index):
-                covered = tuple(uuids[start:start + count])
+                covered = tuple(uuids[start : start + count])
                 key = (number, name, index, rows, places, *covered)
                 if key not in self._joined:
                     self._joined[key] = tuple(_rows([chunk[part] for chunk in chunks], rows, places) for part in (0, 1))
                 k, v = self._joined[key]
                 router = shown.routers[name]
-                streams.append(LayerStream(start * rows, count * rows, k, v, gates[name][index], shown.kappas[name],
-                                           self._mask(number, covered, rows, size, k),
-                                           projection=shown.person.settings[name].projection,
-                                           router=None if router is None else router[index], person=number,
-                                           where=self._where_of(number, covered, rows, size, places, k)
-                                           if name == "face" and shown.person.is_placed else None))
+                streams.append(
+                    LayerStream(
+                        start * rows,
+                        count * rows,
+                        k,
+                        v,
+                        gates[name][index],
+                        shown.kappas[name],
+                        self._mask(number, covered, rows, size, k),
+                        projection=shown.person.settings[name].projection,
+                        router=None if router is None else router[index],
+                        person=number,
+                        where=self._where_of(number, covered, rows, size, places, k)
+                        if name == "face" and shown.person.is_placed
+                        else None,
+                    )
+                )
         return streams
 
-    def _where_of(self, number: int, uuids: tuple, rows: int, size: tuple[int, int], places: tuple[int, ...] | None,
-                  like: Tensor) -> Where:
+    def _where_of(
+        self, number: int, uuids: tuple, rows: int, size: tuple[int, int], places: tuple[int, ...] | None, like: Tensor
+    ) -> Where:
         """Where a person's face is to be, for neighbouring chunks of the batch."""
         person = self._shown[number].person
         areas = tuple(self._areas.get(uuid) for uuid in uuids)
@@ -164,8 +182,11 @@ class Run:
             points = person.keypoints_in(*self._size).to(like.device)
             whole = Standing(points, self._size, person.adapter.config.places_side, size)
             seen = [whole if area is None else whole.within(area) for area in areas]
-            self._where[key] = seen[0] if len(whole.keypoints) == 1 and len(set(areas)) == 1 else Chunks(
-                [replace(one, keypoints=of_pictures(one.keypoints, rows, places)) for one in seen])
+            self._where[key] = (
+                seen[0]
+                if len(whole.keypoints) == 1 and len(set(areas)) == 1
+                else Chunks([replace(one, keypoints=of_pictures(one.keypoints, rows, places)) for one in seen])
+            )
         return self._where[key]
 
     def _mask(self, number: int, uuids: tuple, rows: int, size: tuple[int, int], like: Tensor) -> Tensor | None:
@@ -182,7 +203,7 @@ class Run:
             if area is not None:
                 height, width, y, x = area
                 whole = resize_mask(mask, *self._size).reshape(self._size)
-                mask = whole[y:y + height, x:x + width]
+                mask = whole[y : y + height, x : x + width]
             self._masks[key] = resize_mask(mask, *size).to(like)
         return self._masks[key]
 
@@ -190,9 +211,13 @@ class Run:
 def _shown(person: Person, device: torch.device) -> _Shown:
     tables = person.gates(device)
     routers = {name: person.router_of(name) for name in tables}
-    return _Shown(person, tables, {name: person.kappa_of(name) for name in tables},
-                  {name: router if router is None else router.to(device) for name, router in routers.items()},
-                  person.schedules(device))
+    return _Shown(
+        person,
+        tables,
+        {name: person.kappa_of(name) for name in tables},
+        {name: router if router is None else router.to(device) for name, router in routers.items()},
+        person.schedules(device),
+    )
 
 
 def _tell_apart(conditional: list[dict], conds: list) -> None:

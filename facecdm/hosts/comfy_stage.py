@@ -56,8 +56,15 @@ class Trained:
 Watch = Callable[[Trainer, Tensor | None], None]
 
 
-def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor], stage: Stage, wanted: frozenset[str],
-                watch: Watch | None = None, control_lora: dict[str, Tensor] | None = None) -> Trained:
+def train_stage(
+    inputs: Inputs,
+    adapter: TripletAdapter,
+    lora: dict[str, Tensor],
+    stage: Stage,
+    wanted: frozenset[str],
+    watch: Watch | None = None,
+    control_lora: dict[str, Tensor] | None = None,
+) -> Trained:
     """Train one stage, or what is left of it. `wanted` are the settings that the user set, not the preset.
 
     `watch` is called after every step, with pictures where new ones were made; what it raises (an interrupt) ends the
@@ -72,8 +79,18 @@ def train_stage(inputs: Inputs, adapter: TripletAdapter, lora: dict[str, Tensor]
             held_out = hold_out(inputs.data)
             mean = inputs.data.mean_face if stage.identity else None
             terms = terms_of(stage, inputs.data, inputs.recogniser, mean, denoiser)
-            trainer = Trainer(denoiser, adapter, Lora.from_tensors(lora), inputs.data, stage, terms, inputs.folder,
-                              held_out, denoiser.fingerprint, control=Lora.from_tensors(control_lora or {}))
+            trainer = Trainer(
+                denoiser,
+                adapter,
+                Lora.from_tensors(lora),
+                inputs.data,
+                stage,
+                terms,
+                inputs.folder,
+                held_out,
+                denoiser.fingerprint,
+                control=Lora.from_tensors(control_lora or {}),
+            )
             began, first = time.monotonic(), trainer.step
             _forget_peak(denoiser.device)
 
@@ -103,8 +120,10 @@ def fitted(stage: Stage, inputs: Inputs, wanted: frozenset[str]) -> tuple[Stage,
         notices.append(f"no identity loss: {text}")
         stage = stage.but(identity=0.0)
     if stage.identity and inputs.recogniser_name != inputs.data.recogniser:
-        raise Mismatch(f"the data set's faces were embedded by {inputs.data.recogniser}, and the analyzer has "
-                       f"{inputs.recogniser_name}: load the same face pack for the identity loss")
+        raise Mismatch(
+            f"the data set's faces were embedded by {inputs.data.recogniser}, and the analyzer has "
+            f"{inputs.recogniser_name}: load the same face pack for the identity loss"
+        )
     if inputs.vae is None:
         notices.append("no validation pictures: connect a VAE to see them")
     return stage, notices
@@ -117,26 +136,42 @@ def begun(adapter: TripletAdapter, data: Source, base: LayerMap) -> TripletAdapt
     """
     config = adapter.config
     if config.layer_map != base:
-        raise Mismatch(f"the adapter was made for {config.layer_map.base}, and the MODEL is {base.base}: make one with "
-                       "New Adapter from this MODEL")
+        raise Mismatch(
+            f"the adapter was made for {config.layer_map.base}, and the MODEL is {base.base}: make one with "
+            "New Adapter from this MODEL"
+        )
     text = data.empty_prompt.states.shape[-1]
     if text != base.context:
-        raise Mismatch(f"the data set's text has {text} features and the MODEL reads {base.context}: prepare the data "
-                       "set with this MODEL and its CLIP")
+        raise Mismatch(
+            f"the data set's text has {text} features and the MODEL reads {base.context}: prepare the data "
+            "set with this MODEL and its CLIP"
+        )
     face, vision = data.features([0], [None])
     if config.recogniser not in ("", data.recogniser):
-        raise Mismatch(f"the adapter was trained with {config.recogniser} and the data set's faces were embedded by "
-                       f"{data.recogniser}: prepare the data set with the adapter's face pack")
+        raise Mismatch(
+            f"the adapter was trained with {config.recogniser} and the data set's faces were embedded by "
+            f"{data.recogniser}: prepare the data set with the adapter's face pack"
+        )
     if config.face_width != face.shape[-1]:
-        raise Mismatch(f"the adapter takes {config.face_width} features of a face and the data set has "
-                       f"{face.shape[-1]}")
+        raise Mismatch(
+            f"the adapter takes {config.face_width} features of a face and the data set has {face.shape[-1]}"
+        )
     if config.image_width and vision is not None and config.image_width != vision.shape[-1]:
-        raise Mismatch(f"the adapter takes {config.image_width} features of a whole image and the data set has "
-                       f"{vision.shape[-1]}: use the same CLIP Vision in New Adapter and Prepare Data Set")
+        raise Mismatch(
+            f"the adapter takes {config.image_width} features of a whole image and the data set has "
+            f"{vision.shape[-1]}: use the same CLIP Vision in New Adapter and Prepare Data Set"
+        )
     with torch.device("meta"):
         copy = TripletAdapter(replace(config, recogniser=data.recogniser))
-    copy.load_state_dict({name: value.detach().clone() if value.is_inference() or name.startswith("face_projector")
-                          else value.detach() for name, value in adapter.state_dict().items()}, assign=True)
+    copy.load_state_dict(
+        {
+            name: value.detach().clone()
+            if value.is_inference() or name.startswith("face_projector")
+            else value.detach()
+            for name, value in adapter.state_dict().items()
+        },
+        assign=True,
+    )
     if adapter.is_new:
         begin_bottleneck(copy, *known_faces(data))
     return copy.requires_grad_(False)
@@ -172,12 +207,14 @@ def _report(trainer: Trainer, first: int, seconds: float, held_out: frozenset[in
     learnt = sum(value.numel() for value in trainer.learner.named.values())
     device = trainer.denoiser.device
     memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB at most" if device.type == "cuda" else ""
-    lines = [f"stage {stage.name}: {trainer.step} of {stage.steps} steps"
-             + (f" (went on from step {first})" if first else ""),
-             f"{len(inputs.data) - len(held_out)} pictures, batch {stage.batch} × {stage.accumulation}; "
-             f"{learnt / 1e6:.2f} M numbers learn: {', '.join(stage.train)}",
-             f"{stage.precision} on {device}{memory}"
-             + (f", {seconds / done:.2f} s a step" if done else ", nothing left to do")]
+    lines = [
+        f"stage {stage.name}: {trainer.step} of {stage.steps} steps"
+        + (f" (went on from step {first})" if first else ""),
+        f"{len(inputs.data) - len(held_out)} pictures, batch {stage.batch} × {stage.accumulation}; "
+        f"{learnt / 1e6:.2f} M numbers learn: {', '.join(stage.train)}",
+        f"{stage.precision} on {device}{memory}"
+        + (f", {seconds / done:.2f} s a step" if done else ", nothing left to do"),
+    ]
     steps = [line for line in trainer.history if "diffusion" in line]
     tenth = max(len(steps) // 10, 1)
     for name in dict.fromkeys(name for line in steps for name in line if name != "step"):
@@ -185,8 +222,10 @@ def _report(trainer: Trainer, first: int, seconds: float, held_out: frozenset[in
         lines.append(f"{name}: {_mean(values[:tenth]):.4g} → {_mean(values[-tenth:]):.4g}")
     checks = [line for line in trainer.history if "validation" in line]
     if checks:
-        lines.append(f"held out: {checks[-1]['validation']:.4g} with the face, "
-                     f"{checks[-1]['validation without face']:.4g} without")
+        lines.append(
+            f"held out: {checks[-1]['validation']:.4g} with the face, "
+            f"{checks[-1]['validation without face']:.4g} without"
+        )
     return [*lines, f"state: {trainer.checkpoint}"]
 
 

@@ -26,9 +26,11 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
     family = parts["face"].family if parts and "face" in parts else None
     if "face" not in adapter.config.streams or family and family.picture:
         name = family.name if family else next(iter(parts.values())).family.name
-        raise UnsupportedModel(f"{name} makes no tokens of a face's embedding alone, and no ControlNet was trained "
-                               "with its tokens. Apply this ControlNet with core's Apply ControlNet; for InstantID's, "
-                               "load the InstantID adapter.")
+        raise UnsupportedModel(
+            f"{name} makes no tokens of a face's embedding alone, and no ControlNet was trained "
+            "with its tokens. Apply this ControlNet with core's Apply ControlNet; for InstantID's, "
+            "load the InstantID adapter."
+        )
     shown = features(adapter, replace(sources, noise=0.0))
     face = shown.face if isinstance(shown.face, Features) else Features(shown.face)
     nobody = face.nothing()
@@ -36,8 +38,14 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
 
     def person(negative: Features) -> Person:
         face_of, nobody_of = (one.embedding if own else one for one in (face, negative))
-        return Person(adapter, face_of, settings={"face": Stream(weights=shown.weights("face"))}, evaluate_zero=True,
-                      negative={"face": nobody_of}, per_picture=sources.references == PER_PICTURE)
+        return Person(
+            adapter,
+            face_of,
+            settings={"face": Stream(weights=shown.weights("face"))},
+            evaluate_zero=True,
+            negative={"face": nobody_of},
+            per_picture=sources.references == PER_PICTURE,
+        )
 
     return _shown(person(nobody)), _empty(person(nobody.noisy(sources.noise, face) if sources.noise else nobody))
 

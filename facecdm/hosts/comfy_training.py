@@ -57,8 +57,11 @@ class ComfyDenoiser:
         if torch.is_inference_mode_enabled():
             raise RuntimeError("a ComfyDenoiser works outside of torch.inference_mode only")
         self._undo_recast()
-        models = [self.model, *([self._vae.patcher] if self._vae is not None else []),
-                  *(self._control.get_models() if self._control is not None else [])]
+        models = [
+            self.model,
+            *([self._vae.patcher] if self._vae is not None else []),
+            *(self._control.get_models() if self._control is not None else []),
+        ]
         comfy.model_management.load_models_gpu(models, memory_required=1e20, force_full_load=True)
         for patcher in models:
             leave_inference(patcher.model)
@@ -107,8 +110,15 @@ class ComfyDenoiser:
     def _unet(self) -> nn.Module:
         return self.model.model.diffusion_model
 
-    def predict(self, noisy: Tensor, t: Tensor, prompt: Prompt, people: list[list[LayerStream]] | None = None,
-                control: Tensor | None = None, watch: Watch | None = None) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        prompt: Prompt,
+        people: list[list[LayerStream]] | None = None,
+        control: Tensor | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
         rows, call = len(noisy), Call(people, watch)
         x = noisy.to(self.device, self.dtype)
         t = t.to(self.device)
@@ -136,8 +146,9 @@ class ComfyDenoiser:
         waves = self.model.model.embedder(sizes.flatten()).view(rows, -1)
         return torch.cat([_all_rows(prompt.pooled, rows).to(self.device), waves], dim=1).to(self.dtype)
 
-    def _residuals(self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor,
-                   options: dict) -> tuple[dict, dict]:
+    def _residuals(
+        self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor, options: dict
+    ) -> tuple[dict, dict]:
         """What the ControlNet adds to the middle, and a patch that adds the rest to the skips.
 
         Core adds them in place, to tensors that the backward pass still needs.
@@ -152,8 +163,9 @@ class ComfyDenoiser:
 
         return found, {"output_block_patch": [add]}
 
-    def _controlled(self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor,
-                    options: dict) -> dict[str, list]:
+    def _controlled(
+        self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor, options: dict
+    ) -> dict[str, list]:
         self._control.set_cond_hint(picture)
         self._control.cond_hint = None
         sigma = self._sigmas.to(self.device)[t]
@@ -174,16 +186,27 @@ class ComfyDenoiser:
 
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         blocks = tuple(f"diffusion_model.{part}_block" for part in ("input", "middle", "output"))
-        return {name: module for name, module in self.model.model.named_modules()
-                if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(blocks)
-                and name != "diffusion_model.input_blocks.0.0"}
+        return {
+            name: module
+            for name, module in self.model.model.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d))
+            and name.startswith(blocks)
+            and name != "diffusion_model.input_blocks.0.0"
+        }
 
     def control_layers(self) -> dict[str, nn.Module]:
         net = getattr(self._control, "control_model", None)
-        return {} if net is None else {
-            f"control_model.{name}": module for name, module in net.named_modules()
-            if type(module).__name__ in ("Linear", "Conv2d") and name.startswith(("input_blocks.", "middle_block."))
-            and name != "input_blocks.0.0"}
+        return (
+            {}
+            if net is None
+            else {
+                f"control_model.{name}": module
+                for name, module in net.named_modules()
+                if type(module).__name__ in ("Linear", "Conv2d")
+                and name.startswith(("input_blocks.", "middle_block."))
+                and name != "input_blocks.0.0"
+            }
+        )
 
     def learn_control(self, on: bool) -> None:
         self._control_learns = on
@@ -227,20 +250,26 @@ def natural_dtype(model) -> torch.dtype:
 
 
 def _prediction(sampling) -> str:
-    known = {comfy.model_sampling.EPS.calculate_denoised: "epsilon",
-             comfy.model_sampling.V_PREDICTION.calculate_denoised: "v"}
+    known = {
+        comfy.model_sampling.EPS.calculate_denoised: "epsilon",
+        comfy.model_sampling.V_PREDICTION.calculate_denoised: "v",
+    }
     kind = known.get(type(sampling).calculate_denoised)
     if kind is None or not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or sampling.sigma_data != 1:
-        raise UnsupportedModel("training needs a MODEL that predicts noise (eps) or velocity (v) at a thousand steps; "
-                               "connect it without nodes such as ModelSamplingDiscrete's lcm or x0 before this one")
+        raise UnsupportedModel(
+            "training needs a MODEL that predicts noise (eps) or velocity (v) at a thousand steps; "
+            "connect it without nodes such as ModelSamplingDiscrete's lcm or x0 before this one"
+        )
     return kind
 
 
 def _check(model) -> None:
     unet, base = model.model.diffusion_model, model.model
     if unet.in_channels != base.latent_format.latent_channels:
-        raise UnsupportedModel("this MODEL takes a mask or a picture beside the latents (inpainting, depth, …); "
-                               "train on the plain one of its family")
+        raise UnsupportedModel(
+            "this MODEL takes a mask or a picture beside the latents (inpainting, depth, …); "
+            "train on the plain one of its family"
+        )
     if unet.num_classes is not None and not isinstance(base, comfy.model_base.SDXL):
         raise UnsupportedModel(f"FaceCDM cannot condition a {type(base).__name__} in training; use SD1.5, SD2 or SDXL")
 
@@ -258,4 +287,3 @@ def _all_rows(value: Tensor, rows: int) -> Tensor:
 
 def _of(module: nn.Module, *kinds: type) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, kinds)]
-

@@ -42,6 +42,7 @@ def look_at_nothing(clip_vision) -> Seen:
     comfy.model_management.load_model_gpu(clip_vision.patcher)
     side = clip_vision.image_size
     with torch.no_grad():
-        out = clip_vision.model(pixel_values=torch.zeros(1, 3, side, side, device=clip_vision.load_device),
-                                intermediate_output=-2)
+        out = clip_vision.model(
+            pixel_values=torch.zeros(1, 3, side, side, device=clip_vision.load_device), intermediate_output=-2
+        )
     return Seen(out[2].float().cpu(), out[1].float().cpu())

@@ -40,8 +40,10 @@ def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> lis
     shows. Where nothing is left, the whole conditioning stays, lest there be no words at all.
     """
     seen = [own for entry in conditioning if (own := _entry_in(*entry, window, picture)) is not None]
-    return seen or [[text, {key: value for key, value in options.items() if key not in ("mask", "area")}]
-                    for text, options in conditioning]
+    return seen or [
+        [text, {key: value for key, value in options.items() if key not in ("mask", "area")}]
+        for text, options in conditioning
+    ]
 
 
 def _entry_in(text, options: dict, window: Window, picture: int) -> list | None:
@@ -65,8 +67,10 @@ def _area_in(area: tuple, window: Window) -> tuple | None:
     parts = (window.height, window.width) * 2
     height, width, y, x = area[1:] if area[0] == "percentage" else (8 * a / p for a, p in zip(area, parts))
     spans = []
-    for start, length, low, high in ((y, height, window.y0 / window.height, window.y1 / window.height),
-                                     (x, width, window.x0 / window.width, window.x1 / window.width)):
+    for start, length, low, high in (
+        (y, height, window.y0 / window.height, window.y1 / window.height),
+        (x, width, window.x0 / window.width, window.x1 / window.width),
+    ):
         first, last = max(start, low), min(start + length, high)
         if last <= first:
             return None
@@ -82,7 +86,7 @@ def control_in(control, window: Window, picture: int = 0):
     for net in (own, getattr(own, "net", None)):  # FaceControl holds another net
         if getattr(net, "cond_hint_original", None) is not None:
             turn = picture % len(net.cond_hint_original)
-            net.cond_hint_original = window.cut(net.cond_hint_original[turn:turn + 1])
+            net.cond_hint_original = window.cut(net.cond_hint_original[turn : turn + 1])
     if getattr(own, "mask", None) is not None:
         own.mask = window.cut(own.mask)
     if control.previous_controlnet is not None:

@@ -40,12 +40,20 @@ class _Session:
         for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
             for name, layers in keys_values.items():
                 kappa, router = span.person.kappa_of(name), span.person.router_of(name)
-                streams.append(LayerStream(span.start, span.rows, *layers[index], gates[name][index],
-                                           kappa, self._mask(span.person, places, gates[name][index]),
-                                           projection=span.person.settings[name].projection,
-                                           router=None if router is None else router[index].to(layers[index][0].device),
-                                           person=number,
-                                           where=self._where(number) if name == "face" else None))
+                streams.append(
+                    LayerStream(
+                        span.start,
+                        span.rows,
+                        *layers[index],
+                        gates[name][index],
+                        kappa,
+                        self._mask(span.person, places, gates[name][index]),
+                        projection=span.person.settings[name].projection,
+                        router=None if router is None else router[index].to(layers[index][0].device),
+                        person=number,
+                        where=self._where(number) if name == "face" else None,
+                    )
+                )
         return streams
 
     def _where(self, number: int) -> Standing | None:
@@ -76,9 +84,17 @@ class _Processor:
     def __init__(self, index: int, session: _Session):
         self.index, self.session = index, session
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args,
-                 people: list[list[LayerStream]] | None = None,
-                 watch: Callable[[int, Tensor, Tensor], None] | None = None, **kwargs):
+    def __call__(
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states=None,
+        attention_mask=None,
+        *args,
+        people: list[list[LayerStream]] | None = None,
+        watch: Callable[[int, Tensor, Tensor], None] | None = None,
+        **kwargs,
+    ):
         if attention_mask is not None:
             raise UnsupportedModel("FaceCDM's diffusers host takes no attention mask over the text; pass None")
         q = attn.to_q(hidden_states)
@@ -109,8 +125,12 @@ class DiffusersHost:
         self.unet = unet
         self._session = _Session()
         attentions = _cross_attentions(unet)
-        self.layer_map = LayerMap(tuple(Layer(_PARTS[name.split(".")[0]], module.to_q.out_features, module.heads)
-                                        for name, module in attentions), unet.config.cross_attention_dim)
+        self.layer_map = LayerMap(
+            tuple(
+                Layer(_PARTS[name.split(".")[0]], module.to_q.out_features, module.heads) for name, module in attentions
+            ),
+            unet.config.cross_attention_dim,
+        )
         self._attentions = [module for _, module in attentions]
         for index, module in enumerate(self._attentions):
             module.set_processor(_Processor(index, self._session))
@@ -133,8 +153,10 @@ class DiffusersHost:
         session = self._session
         session.spans, session.size, session.where = spans, size, {}
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
-        session.gates = [gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths,
-                                  parameter.dtype) for s in spans]
+        session.gates = [
+            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
+            for s in spans
+        ]
         try:
             yield self.unet
         finally:
@@ -143,10 +165,10 @@ class DiffusersHost:
 
 def _cross_attentions(unet: nn.Module) -> list[tuple[str, nn.Module]]:
     if not all(hasattr(unet, part) for part in _PARTS):
-        raise UnsupportedModel(f"{type(unet).__name__} is not a U-Net with cross-attention; "
-                               "FaceCDM needs one such as Stable Diffusion 1.5's or XL's")
+        raise UnsupportedModel(
+            f"{type(unet).__name__} is not a U-Net with cross-attention; "
+            "FaceCDM needs one such as Stable Diffusion 1.5's or XL's"
+        )
     found = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn2")]
     order = list(_PARTS)
     return sorted(found, key=lambda item: order.index(item[0].split(".")[0]))
-
-

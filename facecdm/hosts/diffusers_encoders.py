@@ -19,15 +19,17 @@ class DiffusersEncoders:
 
     step = 64
 
-    def __init__(self, folder: Path, vision_folder: Path | None = None, device: str = "cpu",
-                 dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ):
         """Raises MissingPackage, MissingModel, BadFile."""
         try:
             from diffusers import AutoencoderKL
             from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
         except ImportError as error:
-            raise MissingPackage(f"a diffusers folder needs diffusers and transformers ({error}): pip install "
-                                 "diffusers transformers") from error
+            raise MissingPackage(
+                f"a diffusers folder needs diffusers and transformers ({error}): pip install diffusers transformers"
+            ) from error
         self._device = device
         self.large = (folder / "text_encoder_2").is_dir()
         self.resolution = 1024 if self.large else 512
@@ -36,20 +38,29 @@ class DiffusersEncoders:
         if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
             self._vae.float()
         kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
-        self._texts = [(CLIPTokenizer.from_pretrained(_there(folder / f"tokenizer{suffix}")),
-                        _open(kind, folder / f"text_encoder{suffix}", device, dtype)) for suffix, kind in kinds]
+        self._texts = [
+            (
+                CLIPTokenizer.from_pretrained(_there(folder / f"tokenizer{suffix}")),
+                _open(kind, folder / f"text_encoder{suffix}", device, dtype),
+            )
+            for suffix, kind in kinds
+        ]
         self._vision = None
         if vision_folder is not None:
             from transformers import CLIPVisionModelWithProjection
 
             self._vision = _open(CLIPVisionModelWithProjection, vision_folder, device, dtype)
             self._normal = _normal(vision_folder)
-        weights = [(f"{number}.{name}", value) for number, (_, model) in enumerate(self._texts)
-                   for name, value in sorted(model.state_dict().items())]
+        weights = [
+            (f"{number}.{name}", value)
+            for number, (_, model) in enumerate(self._texts)
+            for name, value in sorted(model.state_dict().items())
+        ]
         self.fingerprints = Fingerprints(
             weights_fingerprint(sorted(self._vae.state_dict().items()), self._vae.config.scaling_factor),
             weights_fingerprint(weights, "diffusers", self.large),
-            weights_fingerprint(sorted(self._vision.state_dict().items()), self._normal) if self._vision else "")
+            weights_fingerprint(sorted(self._vision.state_dict().items()), self._normal) if self._vision else "",
+        )
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
@@ -63,14 +74,17 @@ class DiffusersEncoders:
         states, pooled = [], None
         for tokenizer, model in self._texts:
             length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-            ids = tokenizer(captions, padding="max_length", max_length=length, truncation=True,
-                            return_tensors="pt").input_ids.to(self._device)
+            ids = tokenizer(
+                captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids.to(self._device)
             out = model(ids, output_hidden_states=True)
             states.append((out.hidden_states[-2] if self.large else out.last_hidden_state).float())
             pooled = out.text_embeds.float() if self.large and hasattr(out, "text_embeds") else pooled
         both = torch.cat(states, -1)
-        return [Prompt(both[row : row + 1], None if pooled is None else pooled[row : row + 1])
-                for row in range(len(captions))]
+        return [
+            Prompt(both[row : row + 1], None if pooled is None else pooled[row : row + 1])
+            for row in range(len(captions))
+        ]
 
     @torch.no_grad()
     def vision(self, pictures: list[np.ndarray]) -> Tensor:

@@ -15,8 +15,15 @@ from .diffusers import DiffusersHost
 class DiffusersDenoiser:
     """See `training.denoiser.Denoiser`. `decoder` maps latents as the U-Net has them to pixels in −1…1."""
 
-    def __init__(self, unet: nn.Module, decoder: nn.Module, signal: Tensor, noise: Tensor, prediction: str,
-                 control: nn.Module | None = None):
+    def __init__(
+        self,
+        unet: nn.Module,
+        decoder: nn.Module,
+        signal: Tensor,
+        noise: Tensor,
+        prediction: str,
+        control: nn.Module | None = None,
+    ):
         self.host = DiffusersHost(unet.eval().requires_grad_(False))
         self.unet, self._decoder, self._control = unet, decoder.eval().requires_grad_(False), control
         self.layer_map = self.host.layer_map
@@ -45,33 +52,57 @@ class DiffusersDenoiser:
         """The dtype of the U-Net's arithmetic: float32, or another one by autocast."""
         self._autocast = None if dtype == torch.float32 else dtype
 
-    def predict(self, noisy: Tensor, t: Tensor, prompt: Prompt, people: list[list[LayerStream]] | None = None,
-                control: Tensor | None = None, watch: Watch | None = None) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        prompt: Prompt,
+        people: list[list[LayerStream]] | None = None,
+        control: Tensor | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
         added, residuals = {}, {}
         rows = len(noisy)
         states = prompt.states.expand(rows, -1, -1).to(self.dtype)
         if prompt.pooled is not None:
-            added = {"added_cond_kwargs": {"text_embeds": prompt.pooled.expand(rows, -1).to(self.dtype),
-                                           "time_ids": prompt.sizes.expand(rows, -1).to(self.dtype)}}
+            added = {
+                "added_cond_kwargs": {
+                    "text_embeds": prompt.pooled.expand(rows, -1).to(self.dtype),
+                    "time_ids": prompt.sizes.expand(rows, -1).to(self.dtype),
+                }
+            }
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
             if control is not None and self._control is not None:
                 with torch.set_grad_enabled(self._control_learns and torch.is_grad_enabled()):
-                    down, middle = self._control(noisy.to(self.dtype), t, states, control.to(self.dtype), **added,
-                                                 return_dict=False)
+                    down, middle = self._control(
+                        noisy.to(self.dtype), t, states, control.to(self.dtype), **added, return_dict=False
+                    )
                 residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-            return self.unet(noisy.to(self.dtype), t, states, cross_attention_kwargs={"people": people, "watch": watch},
-                             **added, **residuals).sample.float()
+            return self.unet(
+                noisy.to(self.dtype),
+                t,
+                states,
+                cross_attention_kwargs={"people": people, "watch": watch},
+                **added,
+                **residuals,
+            ).sample.float()
 
     def decode(self, latents: Tensor) -> Tensor:
         return self._decoder(latents).float()
 
     def linears(self) -> dict[str, nn.Linear]:
-        return {f"lora_unet_{name.replace('.', '_')}": module for name, module in self.unet.named_modules()
-                if isinstance(module, nn.Linear) and ".attn" in name}
+        return {
+            f"lora_unet_{name.replace('.', '_')}": module
+            for name, module in self.unet.named_modules()
+            if isinstance(module, nn.Linear) and ".attn" in name
+        }
 
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
-        return {f"lora_unet_{name.replace('.', '_')}": module for name, module in self.unet.named_modules()
-                if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_", "up_"))}
+        return {
+            f"lora_unet_{name.replace('.', '_')}": module
+            for name, module in self.unet.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_", "up_"))
+        }
 
     def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         from ..demo.pose_net import PoseNet, core_name
@@ -81,8 +112,11 @@ class DiffusersDenoiser:
             return {}
         blocks = net.config.layers_per_block
         blocks = (blocks,) * len(net.config.block_out_channels) if isinstance(blocks, int) else tuple(blocks)
-        return {f"control_model.{core_name(name, blocks)}": module for name, module in net.named_modules()
-                if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_"))}
+        return {
+            f"control_model.{core_name(name, blocks)}": module
+            for name, module in net.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_"))
+        }
 
     def learn_control(self, on: bool) -> None:
         self._control_learns = on
@@ -139,8 +173,9 @@ class _DemoDecoder(nn.Module):
         return self.autoencoder.decode(latents)
 
 
-def folder_denoiser(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32,
-                    control: Path | None = None) -> DiffusersDenoiser:
+def folder_denoiser(
+    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, control: Path | None = None
+) -> DiffusersDenoiser:
     """A model folder as diffusers saves it (unet/, vae/, scheduler/), with a ControlNet's folder beside it.
 
     Raises MissingModel where a part is not there. Nothing is fetched.
@@ -149,14 +184,19 @@ def folder_denoiser(folder: Path, device: str = "cpu", dtype: torch.dtype = torc
 
     for part in ("unet", "vae", "scheduler"):
         if not (folder / part).is_dir():
-            raise MissingModel(f"{folder} has no {part}/: it wants a model folder as diffusers' save_pretrained "
-                               "writes it, with unet, vae, scheduler, text encoder and tokenizer")
+            raise MissingModel(
+                f"{folder} has no {part}/: it wants a model folder as diffusers' save_pretrained "
+                "writes it, with unet, vae, scheduler, text encoder and tokenizer"
+            )
     local = {"local_files_only": True}
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **local).to(device)
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **local).to(device)
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **local)
-    net = (ControlNetModel.from_pretrained(control, torch_dtype=dtype, **local).to(device).eval()
-           .requires_grad_(False) if control else None)
+    net = (
+        ControlNetModel.from_pretrained(control, torch_dtype=dtype, **local).to(device).eval().requires_grad_(False)
+        if control
+        else None
+    )
     signal = scheduler.alphas_cumprod.sqrt()
     kind = "v" if scheduler.config.prediction_type == "v_prediction" else "epsilon"
     return DiffusersDenoiser(unet, _Decoder(vae), signal, (1 - signal**2).sqrt(), kind, net)

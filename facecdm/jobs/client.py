@@ -98,9 +98,7 @@ class Client:
         folder = answer.get("subfolder") or ""
         return f"{folder}/{answer['name']}" if folder else answer["name"]
 
-    async def submit(
-        self, workflow: Workflow, *, prompt_id: str | None = None, extra: dict | None = None
-    ) -> str:
+    async def submit(self, workflow: Workflow, *, prompt_id: str | None = None, extra: dict | None = None) -> str:
         """Queues a workflow; returns the job's id (yours, where you give one).
 
         Raises WorkflowRejected where *any* output node has a mistake: the server would run the rest.
@@ -235,9 +233,7 @@ class Client:
                 raise BadAnswer(f"{self.url}{path} did not answer as a web server does: {error!r}") from error
 
     async def _ask(self, method: str, path: str, accept: tuple[int, ...], limit: int, options: dict) -> bytes:
-        async with self._session.request(
-            method, self.url + path, allow_redirects=False, **options
-        ) as response:
+        async with self._session.request(method, self.url + path, allow_redirects=False, **options) as response:
             data = bytearray()
             async for chunk in response.content.iter_chunked(MEBI):
                 data += chunk
@@ -273,11 +269,7 @@ class Client:
         on_progress, wake = self._watchers.get(data.get("prompt_id"), (None, None))
         if wake is None:
             return
-        if (
-            kind == "executing"
-            and data["node"] is None
-            or kind in ("execution_error", "execution_interrupted")
-        ):
+        if kind == "executing" and data["node"] is None or kind in ("execution_error", "execution_interrupted"):
             wake.set()
         elif on_progress and kind == "executing":
             on_progress(Progress(data["prompt_id"], str(data["node"]), 0, 0))

@@ -151,9 +151,7 @@ class LocalServer:
         command += ["--cpu"] if self.cpu else []
         # A group of its own: Ctrl-C reaches us alone, and we end the server in order.
         group = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if os.name == "nt"
-            else {"start_new_session": True}
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         )
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -98,9 +98,7 @@ def write(
 ) -> None:
     for number, words in enumerate(lines):
         colour = colours[min(number, len(colours) - 1)]
-        draw.text(
-            (at[0], at[1] + number * round(text.size * 1.35)), fit(draw, words, text, width), colour, text
-        )
+        draw.text((at[0], at[1] + number * round(text.size * 1.35)), fit(draw, words, text, width), colour, text)
 
 
 def fitted(picture: "Image", cell: int) -> "Image":

@@ -40,8 +40,10 @@ def parse_boxes(text: str) -> Tensor:
         except ValueError:
             box = []
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-            raise FaceCDMError(f"boxes, line {number} ({line.strip()!r}): write four numbers between 0 and 1 for left, "
-                               "top, right and bottom as parts of the picture, as in: 0 0 0.5 1")
+            raise FaceCDMError(
+                f"boxes, line {number} ({line.strip()!r}): write four numbers between 0 and 1 for left, "
+                "top, right and bottom as parts of the picture, as in: 0 0 0.5 1"
+            )
         boxes.append(box)
     if not boxes:
         raise FaceCDMError("boxes is empty: write a line for each person, or connect faces or a layout picture")
@@ -55,8 +57,10 @@ def boxes_of_faces(faces: Faces) -> Tensor:
     """
     faces = faces.required("faces")
     if len({(face.image_size, face.image_index) for face in faces}) > 1:
-        raise FaceCDMError("faces come from several pictures: for the layout give Detect & Embed Faces one picture "
-                           "that shows all people, with choice 'all'")
+        raise FaceCDMError(
+            "faces come from several pictures: for the layout give Detect & Embed Faces one picture "
+            "that shows all people, with choice 'all'"
+        )
     boxes = torch.stack([face.box for face in faces])
     height, width = faces[0].image_size
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
@@ -64,8 +68,16 @@ def boxes_of_faces(faces: Faces) -> Tensor:
     return (grown / torch.tensor([width, height, width, height])).clamp(0, 1)
 
 
-def of_boxes(boxes: Tensor, height: int, width: int, *, shape: str = "box", grow: float = 1.0, softness: float = 0.1,
-             fill: str = "regions only") -> Regions:
+def of_boxes(
+    boxes: Tensor,
+    height: int,
+    width: int,
+    *,
+    shape: str = "box",
+    grow: float = 1.0,
+    softness: float = 0.1,
+    fill: str = "regions only",
+) -> Regions:
     """A region around each of `boxes` [N, 4] (shares of the picture).
 
     The distance d from a person is 0 in the middle of their box and 1 at its edge (times `grow`). A place belongs to
@@ -97,8 +109,10 @@ def painted(layout: Tensor, height: int, width: int, softness: float = 0.1) -> R
     spots = [(codes == code).float() for code in range(1, 8)]
     spots = [spot for spot in spots if spot.mean() >= 1e-3]
     if not spots:
-        raise FaceCDMError("the layout picture is black: paint each person's place in red, green, blue, yellow, cyan, "
-                           "magenta or white, and leave the rest black")
+        raise FaceCDMError(
+            "the layout picture is black: paint each person's place in red, green, blue, yellow, cyan, "
+            "magenta or white, and leave the rest black"
+        )
     columns = torch.arange(codes.shape[1]).float()
     spots.sort(key=lambda spot: float((spot.sum(0) * columns).sum() / spot.sum()))
     masks = F.interpolate(torch.stack(spots)[None], (height, width), mode="area")

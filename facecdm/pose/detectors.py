@@ -13,8 +13,9 @@ _lock = threading.Lock()
 _last: dict[tuple, Detector] = {}
 
 
-def open_detector(name: str, folders: list[Path], device: str = "cpu", hands: bool = True, face: bool = True,
-                  min_score: float = 0.5) -> Detector:
+def open_detector(
+    name: str, folders: list[Path], device: str = "cpu", hands: bool = True, face: bool = True, min_score: float = 0.5
+) -> Detector:
     """OpenPose or DWPose with weights from `folders`. Opened anew where a file, or what is asked for, has changed.
 
     Raises MissingPackage, MissingModel, BadFile.
@@ -27,8 +28,11 @@ def open_detector(name: str, folders: list[Path], device: str = "cpu", hands: bo
     with _lock:
         if key not in _last:
             _last.clear()  # one at a time: OpenPose alone is half a gigabyte
-            _last[key] = (DWPoseDetector.open(folders, min_score=min_score) if name == DWPOSE
-                          else OpenPoseDetector.open(folders, device, hands, face))
+            _last[key] = (
+                DWPoseDetector.open(folders, min_score=min_score)
+                if name == DWPOSE
+                else OpenPoseDetector.open(folders, device, hands, face)
+            )
         return _last[key]
 
 

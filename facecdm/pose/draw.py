@@ -15,8 +15,9 @@ FIVE_STICK, FIVE_JOINT = 4.0, 10.0  # InstantID
 DIM = 0.6  # limbs are darker than joints
 
 
-def draw_openpose(pose: Pose, body: bool = True, hands: bool = True, face: bool = True,
-                  thickness: float = 1.0) -> np.ndarray:
+def draw_openpose(
+    pose: Pose, body: bool = True, hands: bool = True, face: bool = True, thickness: float = 1.0
+) -> np.ndarray:
     """uint8 [H, W, 3] RGB on black, as OpenPose's ControlNets expect it. Widths grow with the picture.
 
     Sizes and colours are those of ControlNet's annotator at 512 pixels (lllyasviel, annotator/openpose/util.py).
@@ -87,8 +88,9 @@ def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
     for number, (a, b) in enumerate(FINGERS):
         if min(points[a, 2], points[b, 2]) >= SEEN:
             colour = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(number / len(FINGERS), 1, 1))
-            draw.line((*points[a, :2].tolist(), *points[b, :2].tolist()), fill=colour,
-                      width=max(1, round(FINGER * unit)))
+            draw.line(
+                (*points[a, :2].tolist(), *points[b, :2].tolist()), fill=colour, width=max(1, round(FINGER * unit))
+            )
     _joints(draw, points, ((0, 0, 255),) * len(points), JOINT * unit)
 
 

@@ -61,9 +61,11 @@ def find_files(folders: list[Path]) -> tuple[Path, Path]:
     if not detectors or not poses:
         first = folders[0] if folders else Path("models") / FOLDER
         have = ", ".join(path.name for path in files) or "nothing"
-        raise MissingModel(f"DWPose wants a people detector (yolox….onnx) and a pose model in {first}, which has "
-                           f"{have}. Get them from {SOURCE} and put them there (nothing is downloaded by itself), or "
-                           "choose the detector 'face key points'.")
+        raise MissingModel(
+            f"DWPose wants a people detector (yolox….onnx) and a pose model in {first}, which has "
+            f"{have}. Get them from {SOURCE} and put them there (nothing is downloaded by itself), or "
+            "choose the detector 'face key points'."
+        )
     return detectors[0], poses[0]
 
 
@@ -98,8 +100,10 @@ def _load(kind: type, path: Path, providers: list[str], size: tuple[int, int], *
     except FaceCDMError:
         raise
     except Exception as error:  # ONNX Runtime's own error types are private and differ between versions
-        raise BadFile(f"{path} cannot be opened by ONNX Runtime ({str(error).splitlines()[0][:200]}). The file is "
-                      f"probably damaged or was cut off: get it anew from {SOURCE}.") from error
+        raise BadFile(
+            f"{path} cannot be opened by ONNX Runtime ({str(error).splitlines()[0][:200]}). The file is "
+            f"probably damaged or was cut off: get it anew from {SOURCE}."
+        ) from error
     return model
 
 
@@ -115,5 +119,9 @@ def _person(points: np.ndarray) -> Person:
     """[134, 3] → a Person; what is less sure than SURE is not seen."""
     points = np.where((points[:, 2:] >= SURE) & np.isfinite(points).all(1, keepdims=True), points, 0)
     points[:, 2] = points[:, 2].clip(0, 1)
-    return Person(body=points[BODY], face=np.concatenate([points[FACE68], points[list(EYES)]]),
-                  left_hand=points[LEFT_HAND], right_hand=points[RIGHT_HAND])
+    return Person(
+        body=points[BODY],
+        face=np.concatenate([points[FACE68], points[list(EYES)]]),
+        left_hand=points[LEFT_HAND],
+        right_hand=points[RIGHT_HAND],
+    )

@@ -59,8 +59,9 @@ class Extraction:
         return next((angles for angles in self.angles if angles), Angles(0.0, 0.0, 0.0))
 
 
-def extract(detector: Detector, images: Tensor, people: str = "all",
-            progress: Callable[[int, int], None] | None = None) -> Extraction:
+def extract(
+    detector: Detector, images: Tensor, people: str = "all", progress: Callable[[int, int], None] | None = None
+) -> Extraction:
     """Poses of IMAGE [B, H, W, 3] RGB 0 … 1, largest person first. Raises FaceCDMError (not a batch of pictures)."""
     if people not in PEOPLE:
         raise FaceCDMError(f"people is {people!r}; choose one of {', '.join(PEOPLE)}.")

@@ -92,12 +92,21 @@ def _fit(points: np.ndarray, model: np.ndarray) -> HeadFit | None:
         residual = (target - (scale * q[:, :2] + shift)).ravel()
         zero, one = np.zeros(len(q)), np.ones(len(q))
         by_x = np.stack([zero * q[:, 0], -scale * q[:, 2]], 1), np.stack([scale * q[:, 2], zero], 1)
-        columns = (*by_x, np.stack([-scale * q[:, 1], scale * q[:, 0]], 1), q[:, :2],
-                   np.stack([one, zero], 1), np.stack([zero, one], 1))
+        columns = (
+            *by_x,
+            np.stack([-scale * q[:, 1], scale * q[:, 0]], 1),
+            q[:, :2],
+            np.stack([one, zero], 1),
+            np.stack([zero, one], 1),
+        )
         jacobian = np.stack([column.ravel() for column in columns], 1)
         size = np.linalg.norm(jacobian, axis=0) + 1e-9  # columns of one length, so that a little damping is fair
-        step = np.linalg.lstsq(np.vstack([jacobian / size, 0.03 * np.eye(6)]),
-                               np.append(residual, np.zeros(6)), rcond=None)[0] / size
+        step = (
+            np.linalg.lstsq(
+                np.vstack([jacobian / size, 0.03 * np.eye(6)]), np.append(residual, np.zeros(6)), rcond=None
+            )[0]
+            / size
+        )
         rotation = _rotate(step[:3]) @ rotation
         scale, shift = max(scale + step[3], 1e-3 * spread), shift + step[4:]
     fit = HeadFit(rotation, float(scale), shift * (1, -1), 0.0)

@@ -34,8 +34,9 @@ class OpenPoseDetector:
     side: int = 512  # the shorter side to which a picture is brought, as controlnet_aux does
 
     @classmethod
-    def open(cls, folders: list[Path], device: str = "cpu", hands: bool = True,
-             face: bool = True) -> "OpenPoseDetector":
+    def open(
+        cls, folders: list[Path], device: str = "cpu", hands: bool = True, face: bool = True
+    ) -> "OpenPoseDetector":
         """Raises MissingPackage, MissingModel (which file, into which folder), BadFile."""
         paths = {task: find_file(folders, name) for task, name in FILES.items()}  # upstream loads all three or none
         parts = import_openpose()
@@ -52,10 +53,15 @@ class OpenPoseDetector:
         method = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA
         rgb = cv2.resize(np.ascontiguousarray(bgr[..., ::-1]), size, interpolation=method)
         found = self.model.detect_poses(rgb, include_hand=self.hands, include_face=self.face)
-        return [Person(body=_table(person.body.keypoints, BODY_SIZE, width, height),
-                       left_hand=_table(person.left_hand, HAND_SIZE, width, height),
-                       right_hand=_table(person.right_hand, HAND_SIZE, width, height),
-                       face=_table(person.face, FACE_SIZE, width, height)) for person in found]
+        return [
+            Person(
+                body=_table(person.body.keypoints, BODY_SIZE, width, height),
+                left_hand=_table(person.left_hand, HAND_SIZE, width, height),
+                right_hand=_table(person.right_hand, HAND_SIZE, width, height),
+                face=_table(person.face, FACE_SIZE, width, height),
+            )
+            for person in found
+        ]
 
 
 def import_openpose() -> dict[str, type]:
@@ -76,9 +82,11 @@ def find_file(folders: list[Path], name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     first = folders[0] if folders else Path("models") / FOLDER
-    raise MissingModel(f"OpenPose's weights {name} are not in {first}. Get {', '.join(FILES.values())} from {SOURCE} "
-                       "and put them there (nothing is downloaded by itself), or choose the detector 'face key "
-                       "points'.")
+    raise MissingModel(
+        f"OpenPose's weights {name} are not in {first}. Get {', '.join(FILES.values())} from {SOURCE} "
+        "and put them there (nothing is downloaded by itself), or choose the detector 'face key "
+        "points'."
+    )
 
 
 def _load(part: type, path: Path):
@@ -86,8 +94,10 @@ def _load(part: type, path: Path):
         return part(str(path))
     except Exception as error:  # torch's pickle errors are of many types; a wrong file lacks keys
         logging.getLogger("facecdm").debug("OpenPose", exc_info=error)
-        raise BadFile(f"{path} cannot be read as OpenPose's weights ({str(error).splitlines()[0][:200]}). It is "
-                      f"probably cut off or another file: get it anew from {SOURCE}.") from error
+        raise BadFile(
+            f"{path} cannot be read as OpenPose's weights ({str(error).splitlines()[0][:200]}). It is "
+            f"probably cut off or another file: get it anew from {SOURCE}."
+        ) from error
 
 
 def _table(points: list | None, count: int, width: int, height: int) -> np.ndarray:

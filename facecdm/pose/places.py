@@ -17,8 +17,10 @@ def face_places(poses: list[Pose], mask: Tensor | None = None) -> tuple[Tensor, 
     found = [None if (points := _chosen(pose, mask)) is None else (points, _aspect(pose)) for pose in poses]
     first = next((one for one in found if one is not None), None)
     if first is None:
-        raise BadPose("pose shows no face with two eyes, a nose and a mouth, so it does not say where the face is to "
-                      "be: connect one that does (Extract Pose with its face detector), or disconnect it")
+        raise BadPose(
+            "pose shows no face with two eyes, a nose and a mouth, so it does not say where the face is to "
+            "be: connect one that does (Extract Pose with its face detector), or disconnect it"
+        )
     places, last = [], first
     for one in found:
         last = one or last

@@ -105,11 +105,15 @@ class Pose:
         """
         try:
             size = int(frame["canvas_height"]), int(frame["canvas_width"])
-            tables = [{name: _table(person.get(key), count) for name, (key, count) in PARTS.items()}
-                      for person in frame.get("people") or []]
+            tables = [
+                {name: _table(person.get(key), count) for name, (key, count) in PARTS.items()}
+                for person in frame.get("people") or []
+            ]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BadPose("This is no OpenPose JSON (canvas_height, canvas_width, people with pose_keypoints_2d …): "
-                          f"{error!r}. Connect a POSE_KEYPOINT of Extract Pose, DWPose or OpenPose.") from error
+            raise BadPose(
+                "This is no OpenPose JSON (canvas_height, canvas_width, people with pose_keypoints_2d …): "
+                f"{error!r}. Connect a POSE_KEYPOINT of Extract Pose, DWPose or OpenPose."
+            ) from error
         for tabled in tables:
             largest = max(float(np.abs(points[:, :2]).max()) for points in tabled.values())
             if 0 < largest <= 2:  # no picture is two pixels wide

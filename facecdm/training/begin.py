@@ -14,16 +14,21 @@ RIDGE = 0.03  # of the mean variance within people, added to it: a direction tha
 FAINTEST = 0.05  # that a direction is heard at, however little it says of the person: more may be learnt of it
 
 
-def new_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, places: bool = True,
-                **sizes) -> TripletAdapter:
+def new_adapter(
+    denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, places: bool = True, **sizes
+) -> TripletAdapter:
     """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's, and an `image_width`
     of 0 leaves the image stream out. Without `places` the face's tokens and keys begin at random."""
     sample = data.features([0])
     image = 0 if sample[1] is None else sample[1].shape[-1]
     if sizes.get("face_content") is None:
         sizes["face_content"] = content_of(sizes.get("face_tokens", AdapterConfig.face_tokens))
-    config = AdapterConfig(denoiser.layer_map, face_width=sample[0].shape[-1], recogniser=recogniser or data.recogniser,
-                           **{"image_width": image} | sizes)
+    config = AdapterConfig(
+        denoiser.layer_map,
+        face_width=sample[0].shape[-1],
+        recogniser=recogniser or data.recogniser,
+        **{"image_width": image} | sizes,
+    )
     torch.random.default_generator.manual_seed(seed)
     adapter = TripletAdapter(config).start_from_text(denoiser.text_keys_values())
     begin_bottleneck(adapter, *known_faces(data))

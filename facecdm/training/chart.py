@@ -78,4 +78,4 @@ def _places(frame: tuple, x: np.ndarray, y: np.ndarray) -> list[tuple[float, flo
 
 
 def _pale(colour: str) -> tuple[int, ...]:
-    return tuple((int(colour[i:i + 2], 16) + 2 * 255) // 3 for i in (1, 3, 5))
+    return tuple((int(colour[i : i + 2], 16) + 2 * 255) // 3 for i in (1, 3, 5))

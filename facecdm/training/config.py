@@ -60,8 +60,9 @@ class Config(BaseModel):
         stages = preset(self.preset)
         unknown = self.stages.keys() - {stage.name for stage in stages}
         if unknown:
-            raise FaceCDMError(f"stages: {', '.join(sorted(unknown))} is none of "
-                               f"{', '.join(stage.name for stage in stages)}")
+            raise FaceCDMError(
+                f"stages: {', '.join(sorted(unknown))} is none of {', '.join(stage.name for stage in stages)}"
+            )
         chosen = [(stage, self.all | self.stages.get(stage.name, {})) for stage in stages]
         return tuple(stage.but(**values) for stage, values in chosen if values.get("steps") != 0)
 
@@ -82,7 +83,10 @@ def read(path: Path) -> Config:
         raise BadFile(f"{path}: " + "; ".join(lines) + f". Known presets: {', '.join(PRESETS)}") from error
     config.plan()
     here = path.parent
-    found = {name: here / value for name in ("data", "out", "adapter", "lora", "recogniser", "control")
-             if (value := getattr(config, name)) is not None and not (name == "control" and str(value) == "demo")}
+    found = {
+        name: here / value
+        for name in ("data", "out", "adapter", "lora", "recogniser", "control")
+        if (value := getattr(config, name)) is not None and not (name == "control" and str(value) == "demo")
+    }
     base = config.base if config.base == "demo" else str(here / config.base)
     return config.model_copy(update=found | {"base": base})

@@ -32,8 +32,15 @@ class Denoiser(Protocol):
     fingerprint: str
     control_fingerprint: str
 
-    def predict(self, noisy: Tensor, t: Tensor, prompt: Prompt, people: list[list[LayerStream]] | None = None,
-                control: Tensor | None = None, watch: Watch | None = None) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        prompt: Prompt,
+        people: list[list[LayerStream]] | None = None,
+        control: Tensor | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
         """The U-Net's raw prediction for z_t [B, C, h, w] at steps t [B] int64, float32, with gradients.
 
         `people` holds the streams of every layer of the map; None: the base model alone. `control` [B, 3, H, W] in

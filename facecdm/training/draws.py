@@ -59,11 +59,19 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> Draws:
     # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
     spread = (torch.randperm(rows, generator=random_from) + torch.rand(1, generator=random_from)) / rows
     everything = uniform() >= stage.drop_all
-    return Draws(_noise_step(stage, spread), torch.randn(shape, generator=random_from),
-                 (uniform() >= stage.drop_text) & everything, (uniform() >= stage.drop_face) & everything,
-                 (uniform() >= stage.drop_image) & everything, (uniform() >= stage.drop_pose)[:1].expand(rows),
-                 uniform() < stage.own_photo, uniform(), uniform() < stage.face_region,
-                 (uniform() < stage.face_window)[:1].expand(rows), torch.rand(rows, 2, generator=random_from))
+    return Draws(
+        _noise_step(stage, spread),
+        torch.randn(shape, generator=random_from),
+        (uniform() >= stage.drop_text) & everything,
+        (uniform() >= stage.drop_face) & everything,
+        (uniform() >= stage.drop_image) & everything,
+        (uniform() >= stage.drop_pose)[:1].expand(rows),
+        uniform() < stage.own_photo,
+        uniform(),
+        uniform() < stage.face_region,
+        (uniform() < stage.face_window)[:1].expand(rows),
+        torch.rand(rows, 2, generator=random_from),
+    )
 
 
 def _noise_step(stage: Stage, u: Tensor) -> Tensor:
@@ -97,7 +105,7 @@ def _epoch(buckets: tuple, size: int, seed: int, epoch: int) -> list[list[int]]:
     for bucket in buckets:
         order = list(bucket)
         rng.shuffle(order)
-        order += order[:-len(order) % size] if len(order) >= size else (order * size)[:size - len(order)]
-        result += [order[at:at + size] for at in range(0, len(order), size)]
+        order += order[: -len(order) % size] if len(order) >= size else (order * size)[: size - len(order)]
+        result += [order[at : at + size] for at in range(0, len(order), size)]
     rng.shuffle(result)
     return result

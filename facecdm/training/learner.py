@@ -20,9 +20,16 @@ class Learner:
     of its ControlNet likewise.
     """
 
-    def __init__(self, adapter: TripletAdapter, lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage,
-                 device: torch.device, control: Lora | None = None,
-                 control_layers: Mapping[str, nn.Linear | nn.Conv2d] | None = None):
+    def __init__(
+        self,
+        adapter: TripletAdapter,
+        lora: Lora,
+        layers: Mapping[str, nn.Linear | nn.Conv2d],
+        stage: Stage,
+        device: torch.device,
+        control: Lora | None = None,
+        control_layers: Mapping[str, nn.Linear | nn.Conv2d] | None = None,
+    ):
         torch.random.default_generator.manual_seed(stage.seed)
         self.stage = stage
         learns = set(stage.train)
@@ -31,9 +38,11 @@ class Learner:
             begin_streams(self.adapter)
         self.extra: dict[nn.Linear, LowRank] = {}
         if "keys_values" in learns and stage.rank:
-            self.extra = {linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)
-                          for stream in self.adapter.streams.values()
-                          for linear in (*stream.to_k, *stream.to_v)}
+            self.extra = {
+                linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)
+                for stream in self.adapter.streams.values()
+                for linear in (*stream.to_k, *stream.to_v)
+            }
         self.lora = _learning(lora, layers, stage, "lora" in learns, device)
         self.control = _learning(control or Lora(), control_layers or {}, stage, "control" in learns, device)
         self.named = dict(self._named(learns))
@@ -57,8 +66,10 @@ class Learner:
         quick = [value for name, value in self.named.items() if group_of(name.removeprefix("adapter.")) in fast]
         chosen = {id(value) for value in quick}
         slow = [value for value in self.named.values() if id(value) not in chosen]
-        groups = [{"params": slow, "factor": 1.0, "weight_decay": stage.weight_decay},
-                  {"params": quick, "factor": stage.gate_rate, "weight_decay": 0.0}]
+        groups = [
+            {"params": slow, "factor": 1.0, "weight_decay": stage.weight_decay},
+            {"params": quick, "factor": stage.gate_rate, "weight_decay": 0.0},
+        ]
         return [group for group in groups if group["params"]]
 
     @torch.no_grad()
@@ -66,8 +77,9 @@ class Learner:
         """Move the average towards the parameters after `step` steps; fast at first."""
         if self.average:
             decay = min(self.stage.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.average.values()), [value.detach() for value in self.named.values()],
-                                 1 - decay)
+            torch._foreach_lerp_(
+                list(self.average.values()), [value.detach() for value in self.named.values()], 1 - decay
+            )
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         return {"parameters": {name: value.detach() for name, value in self.named.items()}, "average": self.average}
@@ -99,18 +111,23 @@ class Learner:
     def result(self) -> tuple[TripletAdapter, Lora, Lora]:
         """The trained adapter, low-rank parts merged, and both LoRAs: on the CPU, frozen, from the average."""
         with self.averaged():
-            adapter = _with(self.adapter, {name: value.detach().to("cpu", copy=True)
-                                           for name, value in self.adapter.state_dict().items()})
+            adapter = _with(
+                self.adapter,
+                {name: value.detach().to("cpu", copy=True) for name, value in self.adapter.state_dict().items()},
+            )
             for old, new in zip(_keys_values(self.adapter), _keys_values(adapter)):
                 if old in self.extra:
                     new.weight += self.extra[old].weight.to(new.weight)
-            loras = [Lora({name: part.copy().to("cpu") for name, part in lora.parts.items()})
-                     for lora in (self.lora, self.control)]
+            loras = [
+                Lora({name: part.copy().to("cpu") for name, part in lora.parts.items()})
+                for lora in (self.lora, self.control)
+            ]
         return adapter.eval(), *loras
 
 
-def _learning(lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage, learns: bool,
-              device: torch.device) -> Lora:
+def _learning(
+    lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage, learns: bool, device: torch.device
+) -> Lora:
     """A copy of the LoRA on that device, or a new one for the layers where it is empty and learns."""
     if learns and not lora.parts:
         lora = Lora.new(layers, stage.lora_rank)
@@ -133,9 +150,17 @@ def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:
 
 def _fork(adapter: TripletAdapter, learns: set[str]) -> TripletAdapter:
     """Float32 copies of the groups that learn beside the others' very tensors (not inference tensors, though)."""
-    return _with(adapter, {name: value.detach().float().clone() if group_of(name) in learns else
-                           value.detach().clone() if value.is_inference() else value.detach()
-                           for name, value in adapter.state_dict().items()})
+    return _with(
+        adapter,
+        {
+            name: value.detach().float().clone()
+            if group_of(name) in learns
+            else value.detach().clone()
+            if value.is_inference()
+            else value.detach()
+            for name, value in adapter.state_dict().items()
+        },
+    )
 
 
 def _with(adapter: TripletAdapter, tensors: dict[str, Tensor]) -> TripletAdapter:

@@ -17,8 +17,9 @@ class LowRank(nn.Module):
     With a `kernel` (height, width) it is a convolution's: `down` has the kernel, `up` is 1 × 1, as in LoRA files.
     """
 
-    def __init__(self, width_in: int, width_out: int, rank: int, alpha: float | None = None,
-                 kernel: tuple[int, ...] = ()):
+    def __init__(
+        self, width_in: int, width_out: int, rank: int, alpha: float | None = None, kernel: tuple[int, ...] = ()
+    ):
         super().__init__()
         self.down = nn.Parameter(torch.empty(rank, width_in, *kernel))
         self.up = nn.Parameter(torch.zeros(width_out, rank, *(1 for _ in kernel)))
@@ -73,8 +74,9 @@ class Lora:
             if key.endswith(".lora_down.weight"):
                 name = key.removesuffix(".lora_down.weight")
                 up, alpha = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.alpha")
-                part = LowRank(down.shape[1], len(up), len(down), None if alpha is None else float(alpha),
-                               tuple(down.shape[2:]))
+                part = LowRank(
+                    down.shape[1], len(up), len(down), None if alpha is None else float(alpha), tuple(down.shape[2:])
+                )
                 part.down.data, part.up.data = down.float().clone(), up.float().clone()
                 parts[name] = part
         return cls(parts)
@@ -83,8 +85,11 @@ class Lora:
         """In the naming that ComfyUI's LoRA loaders read: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
         result = {}
         for name, part in self.parts.items():
-            result |= {f"{name}.lora_down.weight": part.down.detach(), f"{name}.lora_up.weight": part.up.detach(),
-                       f"{name}.alpha": torch.tensor(part.alpha)}
+            result |= {
+                f"{name}.lora_down.weight": part.down.detach(),
+                f"{name}.lora_up.weight": part.up.detach(),
+                f"{name}.alpha": torch.tensor(part.alpha),
+            }
         return result
 
     @contextmanager
@@ -92,8 +97,10 @@ class Lora:
         """Within the block the U-Net's layers add their low-rank part. Raises Mismatch where one is missing."""
         missing = sorted(self.parts.keys() - layers.keys())
         if missing:
-            raise Mismatch(f"the LoRA was made for another U-Net: this one has no {missing[0]} "
-                           f"({len(missing)} of {len(self.parts)} layers are missing)")
+            raise Mismatch(
+                f"the LoRA was made for another U-Net: this one has no {missing[0]} "
+                f"({len(missing)} of {len(self.parts)} layers are missing)"
+            )
         handles = [layers[name].register_forward_hook(self._hook(part)) for name, part in self.parts.items()]
         try:
             yield

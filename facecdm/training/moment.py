@@ -44,7 +44,7 @@ class Moment:
     text_on: Tensor
     step: int
     outputs: list[Tensor] = field(default_factory=list)
-    queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)        # per layer (q, text k), with people
+    queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # per layer (q, text k), with people
     plain_queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the same without, no gradient
     plain_prediction: Tensor | None = None
     face_region: Tensor | None = None

@@ -21,14 +21,14 @@ from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, straight
 from .rows import moved
 from .source import Source
 
-PIXELS = 96          # of the upright face, per side, or a few more
-MOST = 6000          # pictures whose faces are looked at
-BATCH = 32           # of them at a time
-WATCHED = 12         # batches of 8 pictures whose queries are watched
-NOISY = (0.3, 1.0)   # of all steps: where the watched pictures' noise lies
+PIXELS = 96  # of the upright face, per side, or a few more
+MOST = 6000  # pictures whose faces are looked at
+BATCH = 32  # of them at a time
+WATCHED = 12  # batches of 8 pictures whose queries are watched
+NOISY = (0.3, 1.0)  # of all steps: where the watched pictures' noise lies
 RIDGE = 0.03
-LOUDNESS = 1.2       # of what tells a token's place, against what it says of the person, 1
-BLUR = 0.03          # added to the variance with which a query knows its place, in half crops
+LOUDNESS = 1.2  # of what tells a token's place, against what it says of the person, 1
+BLUR = 0.03  # added to the variance with which a query knows its place, in half crops
 
 
 def can_begin(adapter: TripletAdapter, data: Source) -> bool:
@@ -62,14 +62,14 @@ def _begin_tokens(adapter: TripletAdapter, codes: Tensor, drawn: Tensor, seen: i
     around = F.pad(drawn, ((seen - own) // 2,) * 4, mode="replicate")
     parts = F.unfold(around, seen, stride=own).movedim(2, 0)  # [T, r, 3 · seen²]
     _, turned = torch.linalg.eigh(parts.flatten(0, 1).T @ parts.flatten(0, 1))
-    kept = turned.T.flip(0)[:min(projector.content, width // 2) or width // 2]
+    kept = turned.T.flip(0)[: min(projector.content, width // 2) or width // 2]
     said = torch.einsum("kp,trp->tkr", kept, parts)
     spread = torch.einsum("tkr,rs,tks->k", said, torch.cov(codes.T), said) / count
     # Half-way towards equal variance, so that fine features are not too faint to be learnt from.
     said = said * (spread.clamp(min=1e-6 * float(spread.max())) ** -0.25)[:, None]
     said = said / torch.einsum("tkr,rs,tks->", said, torch.cov(codes.T), said).div(count * len(kept)).sqrt()
     where = torch.zeros(count, width)
-    where[:, len(kept):] = LOUDNESS * _addresses(side, width - len(kept))
+    where[:, len(kept) :] = LOUDNESS * _addresses(side, width - len(kept))
     told = F.linear(codes.mean(0), said.flatten(0, 1)).view(count, -1)
     if projector.content:
         projector.uplift.weight.data = F.pad(said, (0, 0, 0, projector.content - len(kept))).flatten(0, 1)
@@ -79,7 +79,7 @@ def _begin_tokens(adapter: TripletAdapter, codes: Tensor, drawn: Tensor, seen: i
         projector.uplift.weight.data = F.pad(said, (0, 0, 0, width - len(kept))).flatten(0, 1)
         projector.uplift.bias.data = (where - F.pad(told, (0, width - len(kept)))).flatten()
     tokens = projector.norm(where)
-    tokens[:, :len(kept)] = 0
+    tokens[:, : len(kept)] = 0
     return tokens
 
 
@@ -101,21 +101,23 @@ def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int)
 
     decoder, own = linear_decoder(denoiser, data), -(-PIXELS // side)
     pixels = own * side
-    people = list(data.people)[::max(-(-len(data) // MOST), 1)]
+    people = list(data.people)[:: max(-(-len(data) // MOST), 1)]
     codes, whose, latent, total = [], [], [], torch.zeros(len(people), 3 * pixels**2)
     numbers = {person: number for number, person in enumerate(people)}
     for bucket in data.buckets:
         wanted = [picture for picture in bucket if data.identity(picture) in numbers]
         for start in tqdm(range(0, len(wanted), BATCH), desc="looking at faces", unit="batch", leave=False):
-            rows = data.load(wanted[start:start + BATCH])
+            rows = data.load(wanted[start : start + BATCH])
             there = rows.box[:, 2] > rows.box[:, 0]
             shown = decoded(rows.latents[there].to(denoiser.device).float(), decoder)
-            faces = F.interpolate(upright(shown, widened(rows.keypoints[there], shown)), (pixels, pixels),
-                                  mode="bilinear", antialias=True)
+            faces = F.interpolate(
+                upright(shown, widened(rows.keypoints[there], shown)), (pixels, pixels), mode="bilinear", antialias=True
+            )
             person = torch.tensor([numbers[int(one)] for one in rows.identity[there]], dtype=torch.long)
             total.index_add_(0, person, faces.flatten(1).cpu())
-            codes.append(adapter.face_projector.heard(
-                adapter.face_projector.code(F.normalize(rows.face[there].float(), dim=1))))
+            codes.append(
+                adapter.face_projector.heard(adapter.face_projector.code(F.normalize(rows.face[there].float(), dim=1)))
+            )
             whose.append(person)
             size = rows.keypoints.new_tensor(rows.latents.shape[:-3:-1])
             latent.append(1 / from_crop(rows.keypoints[there] * size)[:, :, 0].norm(dim=1))
@@ -155,8 +157,9 @@ def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
             now = (q.transpose(1, 2) @ q, q.transpose(1, 2) @ p, p.T @ p)
             sums[index] = [old + new / (len(p) * WATCHED) for old, new in zip(sums[index], now)]
 
-        denoiser.predict(a * rows.latents + s * noise, t, rows.prompt, None, rows.control if number % 2 else None,
-                         watch)
+        denoiser.predict(
+            a * rows.latents + s * noise, t, rows.prompt, None, rows.control if number % 2 else None, watch
+        )
     return sums
 
 

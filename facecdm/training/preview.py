@@ -19,8 +19,16 @@ STEPS, GUIDANCE = 12, 4.0
 
 
 @torch.no_grad()
-def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int], prompts: list[int], seed: int = 0,
-            steps: int = STEPS, guidance: float = GUIDANCE) -> Tensor:
+def preview(
+    denoiser: Denoiser,
+    learner: Learner,
+    data: Source,
+    people: list[int],
+    prompts: list[int],
+    seed: int = 0,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+) -> Tensor:
     """Pictures [N, 3, H, W] in 0…1 of person `people[i]` with the caption of picture `prompts[i]`, ever the same noise.
 
     The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket. Unless
@@ -37,9 +45,16 @@ def preview(denoiser: Denoiser, learner: Learner, data: Source, people: list[int
     if posed and learner.adapter.config.places:
         crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
     with learner.averaged():
-        return sample(denoiser, noisy, rows.prompt, moved(data.empty_prompt, device), lambda sigma: crowd.streams(
-            learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra), even(denoiser, steps), guidance,
-            rows.control if posed else None)
+        return sample(
+            denoiser,
+            noisy,
+            rows.prompt,
+            moved(data.empty_prompt, device),
+            lambda sigma: crowd.streams(learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra),
+            even(denoiser, steps),
+            guidance,
+            rows.control if posed else None,
+        )
 
 
 def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int], list[int]]:

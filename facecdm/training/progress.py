@@ -17,9 +17,16 @@ class Progress:
             def render(self, task):
                 return f"{task.speed:.2f} it/s" if task.speed else "– it/s"
 
-        self._bar = progress.Progress("{task.description}", progress.BarColumn(), progress.MofNCompleteColumn(),
-                                      Speed(), "loss {task.fields[loss]}", progress.TimeRemainingColumn(),
-                                      disable=quiet, refresh_per_second=2)
+        self._bar = progress.Progress(
+            "{task.description}",
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            Speed(),
+            "loss {task.fields[loss]}",
+            progress.TimeRemainingColumn(),
+            disable=quiet,
+            refresh_per_second=2,
+        )
         self._task = self._bar.add_task(stage.name, total=stage.steps, completed=done, loss="–")
         self._mean: float | None = None
 

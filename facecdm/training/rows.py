@@ -20,7 +20,7 @@ class Prompt:
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
     """The prompt with the empty text in rows where `off` [B]; the empty text is cut or padded to its length."""
     states = empty.states.to(prompt.states)
-    states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, :prompt.states.shape[1]]
+    states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, : prompt.states.shape[1]]
     pooled = prompt.pooled
     if pooled is not None:
         pooled = torch.where(off[:, None], empty.pooled.to(pooled), pooled)
@@ -56,6 +56,14 @@ class Rows:
 
 def moved(value, device: torch.device):
     """Rows or a Prompt with every tensor on `device`."""
-    return replace(value, **{name: part.to(device) if isinstance(part, Tensor) else
-                             moved(part, device) if isinstance(part, Prompt) else part
-                             for name, part in vars(value).items()})
+    return replace(
+        value,
+        **{
+            name: part.to(device)
+            if isinstance(part, Tensor)
+            else moved(part, device)
+            if isinstance(part, Prompt)
+            else part
+            for name, part in vars(value).items()
+        },
+    )

@@ -13,8 +13,16 @@ People = Callable[[Tensor], list[list[LayerStream]]]  # σ [B] → what every la
 
 
 @torch.no_grad()
-def sample(denoiser: Denoiser, noisy: Tensor, prompt: Prompt, empty: Prompt, people: People | None, levels: list[int],
-           guidance: float, control: Tensor | None = None) -> Tensor:
+def sample(
+    denoiser: Denoiser,
+    noisy: Tensor,
+    prompt: Prompt,
+    empty: Prompt,
+    people: People | None,
+    levels: list[int],
+    guidance: float,
+    control: Tensor | None = None,
+) -> Tensor:
     """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, by the steps of noise `levels`, falling.
 
     DDIM (Song et al. 2021, η = 0) with classifier-free guidance; as in a graph, the rows of the empty text are those of

@@ -29,13 +29,17 @@ class Session:
     Raises FaceCDMError where parts do not fit together.
     """
 
-    def __init__(self, config: Config, accelerator=None, data: DataSet | None = None,
-                 denoiser: Denoiser | None = None):
+    def __init__(self, config: Config, accelerator=None, data: DataSet | None = None, denoiser: Denoiser | None = None):
         self.config, self.accelerator = config, accelerator
         self.data = data or DataSet(config.data)
         self.denoiser = denoiser or self._open_base()
-        self.worker = Worker() if accelerator is None else Worker(
-            accelerator.process_index, accelerator.num_processes, lambda value: accelerator.reduce(value, "mean"))
+        self.worker = (
+            Worker()
+            if accelerator is None
+            else Worker(
+                accelerator.process_index, accelerator.num_processes, lambda value: accelerator.reduce(value, "mean")
+            )
+        )
         self._check()
         self.held_out = held_out(self.data, config.held_out)
         self.adapter, self.lora = self._first_adapter(), self._first_lora()
@@ -47,31 +51,45 @@ class Session:
         from ..hosts.diffusers_training import demo_denoiser, folder_denoiser
 
         config = self.config
-        device = (str(self.accelerator.device) if self.accelerator is not None else
-                  config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = (
+            str(self.accelerator.device)
+            if self.accelerator is not None
+            else config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        )
         control = POSE_WEIGHTS if str(config.control) == "demo" else config.control
-        denoiser = (demo_denoiser(device=device, pose=control) if config.base == "demo" else
-                    folder_denoiser(Path(config.base), device, control=control))
+        denoiser = (
+            demo_denoiser(device=device, pose=control)
+            if config.base == "demo"
+            else folder_denoiser(Path(config.base), device, control=control)
+        )
         shown = self.data.empty_prompt.states.shape[-1]
         if shown != denoiser.layer_map.context:
-            raise FaceCDMError(f"the data set's text has {shown} features and the base model reads "
-                               f"{denoiser.layer_map.context}: prepare the data set with the model that is trained")
+            raise FaceCDMError(
+                f"the data set's text has {shown} features and the base model reads "
+                f"{denoiser.layer_map.context}: prepare the data set with the model that is trained"
+            )
         return denoiser
 
     def _check(self) -> None:
         """What would else be found when a stage begins, after hours."""
         for stage in self.config.plan():
             if stage.identity and self.config.recogniser is None:
-                raise FaceCDMError(f"the stage {stage.name!r} has an identity loss: name InsightFace's file for "
-                                   f"{self.data.recogniser} as recogniser, or set identity: 0 in all")
+                raise FaceCDMError(
+                    f"the stage {stage.name!r} has an identity loss: name InsightFace's file for "
+                    f"{self.data.recogniser} as recogniser, or set identity: 0 in all"
+                )
             if stage.linear_identity:
                 check_people(self.data)
             if "control" in stage.train and (not self.denoiser.control_layers() or not self.data.has_pose):
-                raise FaceCDMError(f"the stage {stage.name!r} trains the LoRA of a ControlNet: name the ControlNet as "
-                                   "control, and prepare the data set with pose pictures (--pose)")
+                raise FaceCDMError(
+                    f"the stage {stage.name!r} trains the LoRA of a ControlNet: name the ControlNet as "
+                    "control, and prepare the data set with pose pictures (--pose)"
+                )
             if stage.batch % self.worker.count:
-                raise FaceCDMError(f"batch ({stage.batch}) of the stage {stage.name!r} must be a multiple of the "
-                                   f"number of processes ({self.worker.count})")
+                raise FaceCDMError(
+                    f"batch ({stage.batch}) of the stage {stage.name!r} must be a multiple of the "
+                    f"number of processes ({self.worker.count})"
+                )
         if self.config.recogniser is not None and not self.config.recogniser.is_file():
             raise MissingModel(f"there is no recogniser at {self.config.recogniser}")
 
@@ -80,13 +98,17 @@ class Session:
             return new_adapter(self.denoiser, self.data, **self.config.sizes.model_dump())
         adapter = load_adapter(self.config.adapter)
         if adapter.config.layer_map != self.denoiser.layer_map:
-            raise FaceCDMError(f"{self.config.adapter} was made for {adapter.config.layer_map.base}, and the base is "
-                               f"{self.denoiser.layer_map.base}")
+            raise FaceCDMError(
+                f"{self.config.adapter} was made for {adapter.config.layer_map.base}, and the base is "
+                f"{self.denoiser.layer_map.base}"
+            )
         widths = (self.data.face_width, self.data.vision_width)
         if adapter.config.face_width != widths[0] or adapter.config.image_width not in (0, widths[1]):
-            raise FaceCDMError(f"{self.config.adapter} reads faces of {adapter.config.face_width} and images of "
-                               f"{adapter.config.image_width} features, and the data set has {widths[0]} and "
-                               f"{widths[1]}: prepare it with the adapter's encoders")
+            raise FaceCDMError(
+                f"{self.config.adapter} reads faces of {adapter.config.face_width} and images of "
+                f"{adapter.config.image_width} features, and the data set has {widths[0]} and "
+                f"{widths[1]}: prepare it with the adapter's encoders"
+            )
         return adapter
 
     def _first_lora(self) -> Lora:
@@ -94,17 +116,21 @@ class Session:
             return Lora()
         lora = Lora.from_tensors(tensors_of(self.config.lora)[0])
         if not lora.parts:
-            raise BadFile(f"{self.config.lora} holds no LoRA as the training writes it (NAME.lora_down.weight): name "
-                          "the file that lies beside the adapter")
+            raise BadFile(
+                f"{self.config.lora} holds no LoRA as the training writes it (NAME.lora_down.weight): name "
+                "the file that lies beside the adapter"
+            )
         with lora.on(self.denoiser.layers()):  # raises where it is another U-Net's
             return lora
 
     def describe(self) -> str:
         parameters = sum(value.numel() for value in self.adapter.parameters())
-        return (f"base: {self.denoiser.layer_map.base} on {self.denoiser.device}\n"
-                f"data: {len(self.data)} pictures of {len(self.data.people)} people, {len(self.held_out)} pictures "
-                f"held out\nadapter: {parameters / 1e6:.1f} M weights, "
-                f"{'begins anew' if self.config.adapter is None else self.config.adapter}")
+        return (
+            f"base: {self.denoiser.layer_map.base} on {self.denoiser.device}\n"
+            f"data: {len(self.data)} pictures of {len(self.data.people)} people, {len(self.held_out)} pictures "
+            f"held out\nadapter: {parameters / 1e6:.1f} M weights, "
+            f"{'begins anew' if self.config.adapter is None else self.config.adapter}"
+        )
 
     def run(self) -> Result:
         """All stages; a stage that is finished already is read from its files."""
@@ -123,8 +149,19 @@ class Session:
     def _stage(self, stage: Stage, adapter, lora: Lora, control: Lora) -> Result:
         mean = self.data.mean_face if stage.identity else None
         terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser)
-        trainer = Trainer(self.denoiser, adapter, lora, self.data, stage, terms, self.config.out, self.held_out,
-                          self.denoiser.fingerprint, self.worker, control)
+        trainer = Trainer(
+            self.denoiser,
+            adapter,
+            lora,
+            self.data,
+            stage,
+            terms,
+            self.config.out,
+            self.held_out,
+            self.denoiser.fingerprint,
+            self.worker,
+            control,
+        )
         with Progress(stage, trainer.step, quiet=self.worker.rank > 0) as progress:
             result = trainer.run(lambda trainer: self._watch(trainer, progress))
         if self.worker.rank == 0:
@@ -151,8 +188,11 @@ class Session:
     def _finish(self, result: Result) -> None:
         from safetensors.torch import save
 
-        notes = {"facecdm.data": self.data.fingerprint, "facecdm.base": Path(self.config.base).name,
-                 "facecdm.stages": json.dumps([stage.to_dict() for stage in self.config.plan()])}
+        notes = {
+            "facecdm.data": self.data.fingerprint,
+            "facecdm.base": Path(self.config.base).name,
+            "facecdm.stages": json.dumps([stage.to_dict() for stage in self.config.plan()]),
+        }
         path = save_adapter(result.adapter, self.config.out, self.config.name, overwrite=True, notes=notes)
         print(f"adapter: {path}")
         for kind, lora in (("lora", result.lora), ("control lora", result.control)):

@@ -31,8 +31,9 @@ class Source(Protocol):
     def load(self, indices: list[int]) -> Rows:
         """Pictures of one bucket."""
 
-    def features(self, indices: list[int], augmented: list[float | None] | None = None, vision: bool = True
-                 ) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, indices: list[int], augmented: list[float | None] | None = None, vision: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """Raw face embeddings [B, W] and, if wanted, vision states [B, N, V] of pictures as references.
 
         Where `augmented` holds a number in 0…1, that of an augmented version which the number chooses.

@@ -33,32 +33,60 @@ class Identity:
     def differences(self, other: dict) -> list[str]:
         """Human lines: what `other`, an Identity's dictionary, has otherwise."""
         settings = other.get("settings", {})
-        lines = [f"{name} was {settings.get(name)!r} and is {value!r}" for name, value in self.settings.items()
-                 if settings.get(name) != value and name not in FREE]
-        names = {"data": "the data set", "base": "the base model", "start": "the adapter or LoRA that it began with",
-                 "held_out": "what is held out", "control": "the pose ControlNet", "recogniser": "the face recogniser"}
-        return lines + [f"{text} is another" for name, text in names.items()
-                        if other.get(name, "") != getattr(self, name)]
+        lines = [
+            f"{name} was {settings.get(name)!r} and is {value!r}"
+            for name, value in self.settings.items()
+            if settings.get(name) != value and name not in FREE
+        ]
+        names = {
+            "data": "the data set",
+            "base": "the base model",
+            "start": "the adapter or LoRA that it began with",
+            "held_out": "what is held out",
+            "control": "the pose ControlNet",
+            "recogniser": "the face recogniser",
+        }
+        return lines + [
+            f"{text} is another" for name, text in names.items() if other.get(name, "") != getattr(self, name)
+        ]
 
 
 FREE = ("save_every", "validate_every", "checkpointing")  # settings that do not change what is learnt
 
 
-def save(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, scaler: dict, identity: Identity, step: int,
-         history: list[dict]) -> None:
+def save(
+    path: Path,
+    learner: Learner,
+    optimiser: torch.optim.Optimizer,
+    scaler: dict,
+    identity: Identity,
+    step: int,
+    history: list[dict],
+) -> None:
     """Write all of it to `path` at once, or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        torch.save({"format": FORMAT, "identity": json.dumps(vars(identity)), "step": step, "learner": learner.state(),
-                    "optimiser": optimiser.state_dict(), "scaler": scaler, "history": json.dumps(history)}, file)
+        torch.save(
+            {
+                "format": FORMAT,
+                "identity": json.dumps(vars(identity)),
+                "step": step,
+                "learner": learner.state(),
+                "optimiser": optimiser.state_dict(),
+                "scaler": scaler,
+                "history": json.dumps(history),
+            },
+            file,
+        )
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def resume(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: Identity
-           ) -> tuple[int, dict, list[dict]]:
+def resume(
+    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: Identity
+) -> tuple[int, dict, list[dict]]:
     """(step, scaler's state, history) of the checkpoint at `path`, its weights put in place; step 0 without one.
 
     Raises OtherRun, which says what differs; BadFile where the file is damaged.
@@ -69,14 +97,18 @@ def resume(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, ident
         stored = torch.load(path, map_location="cpu", weights_only=True)
         before = json.loads(stored["identity"])
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
-        raise BadFile(f"{path} is damaged or no checkpoint of this trainer ({type(error).__name__}); delete it to "
-                      "train this stage anew") from error
+        raise BadFile(
+            f"{path} is damaged or no checkpoint of this trainer ({type(error).__name__}); delete it to "
+            "train this stage anew"
+        ) from error
     differences = identity.differences(before)
     if stored.get("format") != FORMAT:
         differences.insert(0, f"its format is {stored.get('format')} and this FaceCDM's is {FORMAT}")
     if differences:
-        raise OtherRun(f"{path} belongs to another training: {'; '.join(differences)}. Give the same to go on, or "
-                       "another run folder to begin anew.")
+        raise OtherRun(
+            f"{path} belongs to another training: {'; '.join(differences)}. Give the same to go on, or "
+            "another run folder to begin anew."
+        )
     learner.restore(stored["learner"])
     optimiser.load_state_dict(stored["optimiser"])
     return stored["step"], stored["scaler"], json.loads(stored["history"])

@@ -38,11 +38,27 @@ class Term:
         return self.weight * self.every * (min(1.0, step / self.ramp) if self.ramp else 1.0)
 
 
-def forward(denoiser: Denoiser, learner: Learner, terms: list[Term], rows: Rows, crowd: Crowd, empty: Prompt,
-            draws: Draws, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+def forward(
+    denoiser: Denoiser,
+    learner: Learner,
+    terms: list[Term],
+    rows: Rows,
+    crowd: Crowd,
+    empty: Prompt,
+    draws: Draws,
+    step: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the terms of this step, and each term by name (detached)."""
-    moment = see(denoiser, learner, {need for term in terms if term.weight_at(step) for need in term.needs},
-                 rows, crowd, empty, draws, step)
+    moment = see(
+        denoiser,
+        learner,
+        {need for term in terms if term.weight_at(step) for need in term.needs},
+        rows,
+        crowd,
+        empty,
+        draws,
+        step,
+    )
     total, values = torch.zeros((), device=denoiser.device), {}
     for term in terms:
         if weight := term.weight_at(step):
@@ -51,8 +67,16 @@ def forward(denoiser: Denoiser, learner: Learner, terms: list[Term], rows: Rows,
     return total, values
 
 
-def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd: Crowd, empty: Prompt, draws: Draws,
-        step: int) -> Moment:
+def see(
+    denoiser: Denoiser,
+    learner: Learner,
+    needs: set[str],
+    rows: Rows,
+    crowd: Crowd,
+    empty: Prompt,
+    draws: Draws,
+    step: int,
+) -> Moment:
     """Call the U-Net on noisy rows, with the people of `crowd` in them; the learner's LoRA has to be on already."""
     device = denoiser.device
     t, epsilon = draws.t.to(device), draws.epsilon.to(device)
@@ -63,27 +87,56 @@ def see(denoiser: Denoiser, learner: Learner, needs: set[str], rows: Rows, crowd
     queries: list[tuple[Tensor, Tensor]] = []
     if learner.adapter.config.places and bool(draws.pose_on[0]):
         crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
-    people = crowd.streams(learner.adapter, prompt.states, level / signal.clamp(min=1e-4), denoiser.dtype,
-                           learner.extra, outputs.append if "outputs" in needs else None)
+    people = crowd.streams(
+        learner.adapter,
+        prompt.states,
+        level / signal.clamp(min=1e-4),
+        denoiser.dtype,
+        learner.extra,
+        outputs.append if "outputs" in needs else None,
+    )
     control = rows.control if rows.control is not None and bool(draws.pose_on[0]) else None
     prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
     plain, plain_queries = None, []
     if needs & {"plain", "queries"}:
         with torch.no_grad(), learner.lora.off():
             plain = denoiser.predict(noisy, t, prompt, None, control, _keep(plain_queries))
-    return Moment(denoiser, rows, t, signal, level, epsilon, noisy, prediction,
-                  clean_from(prediction, noisy, signal, level, denoiser.prediction), crowd.face_on.float(),
-                  crowd.image_on.float(), draws.text_on.to(device).float(), step, outputs, queries, plain_queries,
-                  plain, draws.face_region.to(device), people, prompt, control, learner.adapter, crowd, learner.extra,
-                  empty)
+    return Moment(
+        denoiser,
+        rows,
+        t,
+        signal,
+        level,
+        epsilon,
+        noisy,
+        prediction,
+        clean_from(prediction, noisy, signal, level, denoiser.prediction),
+        crowd.face_on.float(),
+        crowd.image_on.float(),
+        draws.text_on.to(device).float(),
+        step,
+        outputs,
+        queries,
+        plain_queries,
+        plain,
+        draws.face_region.to(device),
+        people,
+        prompt,
+        control,
+        learner.adapter,
+        crowd,
+        learner.extra,
+        empty,
+    )
 
 
 def where_faces_are(rows: Rows, config: AdapterConfig) -> Standing:
     """What the key points of the rows' own faces say; a row without a face has a face all over it."""
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
-    return Standing(torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]),
-                    config.places_side)
+    return Standing(
+        torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]), config.places_side
+    )
 
 
 def _keep(into: list) -> Callable[[int, Tensor, Tensor], None]:

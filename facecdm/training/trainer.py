@@ -55,9 +55,20 @@ class Trainer:
     Raises state.OtherRun where the folder holds the checkpoint of another training.
     """
 
-    def __init__(self, denoiser: Denoiser, adapter: TripletAdapter, lora: Lora, data: Source, stage: Stage,
-                 terms: list[Term], folder: Path, held_out: frozenset[int] = frozenset(), base: str = "",
-                 worker: Worker | None = None, control: Lora | None = None):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        adapter: TripletAdapter,
+        lora: Lora,
+        data: Source,
+        stage: Stage,
+        terms: list[Term],
+        folder: Path,
+        held_out: frozenset[int] = frozenset(),
+        base: str = "",
+        worker: Worker | None = None,
+        control: Lora | None = None,
+    ):
         self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
         self.worker = worker or Worker()
         self.held_out = sorted(held_out)
@@ -65,23 +76,37 @@ class Trainer:
         if not self.buckets:
             raise FaceCDMError("the data set has no picture to train on; see its report for what was dropped and why")
         if stage.batch % self.worker.count:
-            raise FaceCDMError(f"batch ({stage.batch}) must be a multiple of the number of processes "
-                               f"({self.worker.count})")
+            raise FaceCDMError(
+                f"batch ({stage.batch}) must be a multiple of the number of processes ({self.worker.count})"
+            )
         control, everywhere = control or Lora(), stage.lora_layers == "all"
         layers = denoiser.layers() if everywhere else denoiser.linears()
-        steered = {name: layer for name, layer in denoiser.control_layers().items()
-                   if everywhere or ".attn" in name}
+        steered = {name: layer for name, layer in denoiser.control_layers().items() if everywhere or ".attn" in name}
         if "control" in stage.train and not (steered and data.has_pose):
-            raise FaceCDMError('the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
-                               'the data set has no pose pictures: give both, or leave "control" out of what it trains')
+            raise FaceCDMError(
+                'the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
+                'the data set has no pose pictures: give both, or leave "control" out of what it trains'
+            )
         check_told(stage, adapter)
         self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
-        self.optimiser = torch.optim.AdamW(self.learner.groups(), stage.learning_rate, betas=(0.9, 0.99), eps=1e-8,
-                                           fused=denoiser.device.type in ("cpu", "cuda"))
+        self.optimiser = torch.optim.AdamW(
+            self.learner.groups(),
+            stage.learning_rate,
+            betas=(0.9, 0.99),
+            eps=1e-8,
+            fused=denoiser.device.type in ("cpu", "cuda"),
+        )
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
-        self.identity = state.Identity(stage.to_dict(), data.fingerprint, base, _hash(adapter, lora, control),
-                                       self.held_out, denoiser.control_fingerprint, _recogniser(terms))
+        self.identity = state.Identity(
+            stage.to_dict(),
+            data.fingerprint,
+            base,
+            _hash(adapter, lora, control),
+            self.held_out,
+            denoiser.control_fingerprint,
+            _recogniser(terms),
+        )
         self.step, scaler, self.history = state.resume(self.checkpoint, self.learner, self.optimiser, self.identity)
         if scaler:
             self._scaler.load_state_dict(scaler)
@@ -119,8 +144,15 @@ class Trainer:
 
     def save(self) -> None:
         if self.worker.rank == 0:
-            state.save(self.checkpoint, self.learner, self.optimiser, self._scaler.state_dict(), self.identity,
-                       self.step, self.history)
+            state.save(
+                self.checkpoint,
+                self.learner,
+                self.optimiser,
+                self._scaler.state_dict(),
+                self.identity,
+                self.step,
+                self.history,
+            )
 
     def _train_step(self, chosen: list[list[int]]) -> None:
         stage = self.stage
@@ -180,15 +212,28 @@ class Trainer:
             augmented.append(choice if not others and not own else None)
         face, vision = self.data.features(references, augmented)
         face = torch.nn.functional.normalize(face.to(device).float(), dim=1)
-        crowd = Crowd(face, None if vision is None else vision.to(device).float(), draws.face_on.to(device),
-                      draws.image_on.to(device))
+        crowd = Crowd(
+            face,
+            None if vision is None else vision.to(device).float(),
+            draws.face_on.to(device),
+            draws.image_on.to(device),
+        )
         return rows, crowd
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The diffusion loss on held-out pictures with their people, and without, at ever the same noise."""
-        stage = self.stage.but(drop_text=0.0, drop_face=0.0, drop_image=0.0, drop_all=0.0, drop_pose=1.0,
-                               own_photo=0.0, face_region=0.0, face_window=0.0, seed=0)
+        stage = self.stage.but(
+            drop_text=0.0,
+            drop_face=0.0,
+            drop_image=0.0,
+            drop_all=0.0,
+            drop_pose=1.0,
+            own_photo=0.0,
+            face_region=0.0,
+            face_window=0.0,
+            seed=0,
+        )
         plain = DiffusionLoss(gamma=0.0)
         sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
         with self.learner.averaged():
@@ -207,9 +252,11 @@ def check_told(stage: Stage, adapter: TripletAdapter) -> None:
     """Raises FaceCDMError where a stage looks at faces drawn from noise, and nothing says where they will be."""
     drawn = stage.identity and stage.few_steps and stage.few_steps_from == "noise"
     if drawn and not (adapter.config.places and stage.drop_pose < 1):
-        raise FaceCDMError("few_steps_from: noise wants an adapter that is told where the face is, for the recogniser "
-                           "to look there: a new one with a square number of face tokens, from 32 people or more, and "
-                           "drop_pose below 1; or take few_steps_from: picture")
+        raise FaceCDMError(
+            "few_steps_from: noise wants an adapter that is told where the face is, for the recogniser "
+            "to look there: a new one with a square number of face tokens, from 32 people or more, and "
+            "drop_pose below 1; or take few_steps_from: picture"
+        )
 
 
 def rate(stage: Stage, step: int) -> float:
@@ -223,7 +270,7 @@ def rate(stage: Stage, step: int) -> float:
 def _same_size(buckets: list[list[int]], chosen: list[int], batch: int) -> list[list[int]]:
     wanted = set(chosen)
     held = [[i for i in bucket if i in wanted] for bucket in buckets]
-    return [some[at:at + batch] for some in held for at in range(0, len(some), batch)]
+    return [some[at : at + batch] for some in held for at in range(0, len(some), batch)]
 
 
 def _recogniser(terms: list[Term]) -> str:
@@ -237,6 +284,9 @@ def _hash(adapter: TripletAdapter, *loras: Lora) -> str:
     digest = hashlib.sha256(json.dumps(adapter.config.dumps()).encode())
     for name, value in (*adapter.state_dict().items(), *(pair for lora in loras for pair in lora.tensors().items())):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim()
-                      else str(value.item()).encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if value.dim()
+            else str(value.item()).encode()
+        )
     return digest.hexdigest()

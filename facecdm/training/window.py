@@ -12,7 +12,7 @@ from torch import Tensor
 from .draws import Draws
 from .rows import Rows
 
-MULTIPLE = 8     # of the window's latents, so that every level of a U-Net halves it evenly
+MULTIPLE = 8  # of the window's latents, so that every level of a U-Net halves it evenly
 WANDERS = 0.125  # of the window's side: how far its middle may be from the face's
 
 
@@ -32,13 +32,18 @@ def windowed(rows: Rows, draws: Draws) -> tuple[Rows, Draws]:
     if prompt.sizes is not None:
         pixels = prompt.sizes[:, 4:] / prompt.sizes.new_tensor([height, width])  # of a latent
         at = torch.tensor(corners, device=pixels.device) * pixels
-        prompt = replace(prompt, sizes=torch.cat([prompt.sizes[:, :2], prompt.sizes[:, 2:4] + at,
-                                                  pixels * pixels.new_tensor([h, w])], 1))
+        prompt = replace(
+            prompt,
+            sizes=torch.cat([prompt.sizes[:, :2], prompt.sizes[:, 2:4] + at, pixels * pixels.new_tensor([h, w])], 1),
+        )
     cut = replace(
-        rows, latents=_cut(rows.latents, corners, h, w), prompt=prompt,
+        rows,
+        latents=_cut(rows.latents, corners, h, w),
+        prompt=prompt,
         control=None if rows.control is None else _cut(rows.control, corners, h, w, rows.control.shape[-2] // height),
         box=((rows.box.view(-1, 2, 2) * scale - corner[:, None]) / size).clamp(0, 1).flatten(1),
-        keypoints=(rows.keypoints * scale - corner[:, None]) / size)
+        keypoints=(rows.keypoints * scale - corner[:, None]) / size,
+    )
     return cut, replace(draws, epsilon=_cut(draws.epsilon, corners, h, w))
 
 
@@ -54,5 +59,6 @@ def _corners(box: Tensor, wander: Tensor, whole: tuple[int, int], window: tuple[
 
 
 def _cut(pictures: Tensor, corners: list[tuple[int, int]], h: int, w: int, times: int = 1) -> Tensor:
-    return torch.stack([one[:, y * times:(y + h) * times, x * times:(x + w) * times]
-                        for one, (y, x) in zip(pictures, corners)])
+    return torch.stack(
+        [one[:, y * times : (y + h) * times, x * times : (x + w) * times] for one, (y, x) in zip(pictures, corners)]
+    )

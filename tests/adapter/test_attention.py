@@ -31,7 +31,7 @@ def cosine(a, b) -> float:
 
 def listen(q, stream, row):
     of = row - stream.start if len(stream.k) > 1 else 0
-    return slow_attention(q[row:row + 1], stream.k[of:of + 1], stream.v[of:of + 1])[0]
+    return slow_attention(q[row : row + 1], stream.k[of : of + 1], stream.v[of : of + 1])[0]
 
 
 def slow_triplet(q, text, streams):
@@ -74,16 +74,32 @@ def test_triplet_is_the_formula(seed, batch, data):
         start = data.draw(st.integers(0, batch - 1))
         rows = data.draw(st.integers(1, batch - start))
         own = data.draw(st.sampled_from([1, rows]))
-        streams.append(LayerStream(
-            start, rows, random(own, 3, WIDTH), random(own, 3, WIDTH), random(WIDTH),
-            kappa=torch.tensor(0.7) if data.draw(st.booleans()) else None,
-            mask=random(1, 5, 1).abs() if data.draw(st.booleans()) else None,
-            router=random(4) if data.draw(st.booleans()) else None, person=len(streams)))
+        streams.append(
+            LayerStream(
+                start,
+                rows,
+                random(own, 3, WIDTH),
+                random(own, 3, WIDTH),
+                random(WIDTH),
+                kappa=torch.tensor(0.7) if data.draw(st.booleans()) else None,
+                mask=random(1, 5, 1).abs() if data.draw(st.booleans()) else None,
+                router=random(4) if data.draw(st.booleans()) else None,
+                person=len(streams),
+            )
+        )
         if data.draw(st.booleans()):  # the same person's other stream
             own = data.draw(st.sampled_from([1, rows]))
-            streams.append(LayerStream(start, rows, random(own, 2, WIDTH), random(own, 2, WIDTH), random(WIDTH),
-                                       router=random(4) if data.draw(st.booleans()) else None,
-                                       person=streams[-1].person))
+            streams.append(
+                LayerStream(
+                    start,
+                    rows,
+                    random(own, 2, WIDTH),
+                    random(own, 2, WIDTH),
+                    random(WIDTH),
+                    router=random(4) if data.draw(st.booleans()) else None,
+                    person=streams[-1].person,
+                )
+            )
     wanted = slow_triplet(q, text, streams)
     with torch.no_grad():
         in_place = triplet_attention(q, text.clone(), streams, HEADS, attend)
@@ -106,8 +122,10 @@ def test_a_router_of_zeros_changes_nothing_and_one_that_hears_silence_is_finite(
     plain, routed = (LayerStream(0, 1, k, v, gate, router=router) for router in (None, torch.zeros(4)))
     silent = LayerStream(0, 1, k, torch.zeros_like(v), gate, router=torch.randn(4))
     with torch.no_grad():
-        assert torch.equal(triplet_attention(q, text.clone(), [routed], HEADS, attend),
-                           triplet_attention(q, text.clone(), [plain], HEADS, attend))
+        assert torch.equal(
+            triplet_attention(q, text.clone(), [routed], HEADS, attend),
+            triplet_attention(q, text.clone(), [plain], HEADS, attend),
+        )
         assert torch.equal(triplet_attention(q, text.clone(), [silent], HEADS, attend), text)
 
 

@@ -45,9 +45,12 @@ def test_a_batch_is_its_pictures_one_by_one(sd15, adapter):
     model, x = apply_person(sd15.model, person(adapter)), latents(3)
     together = predict(model, x, SIGMA, prompt(96), prompt(96, 2), cfg=3.0)
     for i in range(3):
-        torch.testing.assert_close(together[i:i + 1],
-                                   predict(model, x[i:i + 1], SIGMA, prompt(96), prompt(96, 2), cfg=3.0),
-                                   rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            together[i : i + 1],
+            predict(model, x[i : i + 1], SIGMA, prompt(96), prompt(96, 2), cfg=3.0),
+            rtol=0,
+            atol=1e-4,
+        )
 
 
 def test_several_conditionings_of_different_length(sd15, adapter):
@@ -73,8 +76,10 @@ def test_a_mask_keeps_a_person_out_of_the_rest(sd15, adapter):
     everywhere = apply_person(sd15.model, person(adapter, mask=torch.ones(64, 64)))
     nowhere = apply_person(sd15.model, person(adapter, mask=torch.zeros(64, 64)))
     x = latents()
-    torch.testing.assert_close(predict(everywhere, x, SIGMA, prompt(96)),
-                               predict(apply_person(sd15.model, person(adapter)), x, SIGMA, prompt(96)))
+    torch.testing.assert_close(
+        predict(everywhere, x, SIGMA, prompt(96)),
+        predict(apply_person(sd15.model, person(adapter)), x, SIGMA, prompt(96)),
+    )
     torch.testing.assert_close(predict(nowhere, x, SIGMA, prompt(96)), predict(sd15.model, x, SIGMA, prompt(96)))
 
 
@@ -82,7 +87,10 @@ def test_people_add_up_in_any_order(sd15, adapter):
     one, two, x = person(adapter, 1), person(adapter, 2), latents()
     torch.testing.assert_close(
         predict(apply_person(apply_person(sd15.model, one), two), x, SIGMA, prompt(96)),
-        predict(apply_person(apply_person(sd15.model, two), one), x, SIGMA, prompt(96)), rtol=0, atol=1e-5)
+        predict(apply_person(apply_person(sd15.model, two), one), x, SIGMA, prompt(96)),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_applying_leaves_the_given_model_alone(sd15, adapter):
@@ -211,8 +219,12 @@ def test_adapter_weights_may_be_half(sd15, adapter):
         stream.to_v.half()
     x = latents()
     fine = predict(apply_person(sd15.model, person(adapter)), x, SIGMA, prompt(96))
-    torch.testing.assert_close(predict(apply_person(sd15.model, person(half)), x, SIGMA, prompt(96)), fine,
-                               rtol=0, atol=1e-2 * fine.abs().max().item())
+    torch.testing.assert_close(
+        predict(apply_person(sd15.model, person(half)), x, SIGMA, prompt(96)),
+        fine,
+        rtol=0,
+        atol=1e-2 * fine.abs().max().item(),
+    )
 
 
 def test_keys_and_values_are_made_once(sd15, adapter, monkeypatch):
@@ -254,6 +266,8 @@ def test_kappa_keeps_the_prompt(sd15, adapter):
         torch.testing.assert_close(triplet_attention(q, text.clone(), [again], 2, attend), text)
     settings = {"face": Stream(kappa=1.0), "image": Stream(kappa=1.0)}
     x = latents()
-    kept, free = (predict(apply_person(sd15.model, p), x, SIGMA, prompt(96))
-                  for p in (person(adapter, settings=settings), person(adapter)))
+    kept, free = (
+        predict(apply_person(sd15.model, p), x, SIGMA, prompt(96))
+        for p in (person(adapter, settings=settings), person(adapter))
+    )
     assert not torch.equal(kept, free)

@@ -65,8 +65,10 @@ def test_two_people_with_masks_and_curves(twins):
     left = torch.zeros(64, 96)
     left[:, :40] = 1
     curve = tuple(i / count for i in range(count))
-    people = [Person(adapter, features(adapter, seed)[0], mask=mask, settings={"face": Stream(0.8, curve, kappa=0.3)})
-              for seed, mask in ((5, left), (6, 1 - left))]
+    people = [
+        Person(adapter, features(adapter, seed)[0], mask=mask, settings={"face": Stream(0.8, curve, kappa=0.3)})
+        for seed, mask in ((5, left), (6, 1 - left))
+    ]
     same(*compare(twins, people))
 
 

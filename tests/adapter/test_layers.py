@@ -17,7 +17,9 @@ def test_base_maps_survive_json_and_know_their_name(name):
 def test_sizes_are_those_of_the_published_bases():
     """weight-formats.md: layers, heads, Σ hidden."""
     assert [(len(m.layers), m.heads, m.width) for m in (BASES["SD1.5"], BASES["SDXL"])] == [
-        (16, 128, 12_480), (70, 1_300, 83_200)]
+        (16, 128, 12_480),
+        (70, 1_300, 83_200),
+    ]
 
 
 def test_depth_runs_from_input_over_middle_to_output():

@@ -19,8 +19,12 @@ def inputs(twins, batch: int = 2):
 
 def person(adapter, **more) -> Person:
     torch.manual_seed(12)
-    return Person(adapter, torch.nn.functional.normalize(torch.randn(1, 512), dim=1),
-                  torch.randn(1, 7, adapter.config.image_width), **more)
+    return Person(
+        adapter,
+        torch.nn.functional.normalize(torch.randn(1, 512), dim=1),
+        torch.randn(1, 7, adapter.config.image_width),
+        **more,
+    )
 
 
 @pytest.mark.parametrize("evaluate_zero", [True, False], ids=["evaluated", "skipped"])

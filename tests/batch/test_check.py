@@ -29,19 +29,46 @@ def mistakes(plan: Plan, **infos) -> list[str]:
 
 def test_all_mistakes_at_once(tmp_path):
     (tmp_path / "no.png").write_text("no picture")
-    plan = make_plan(tmp_path, name="x", inputs={
-        "seed": "Draw it.seed", "style": "Draw.style", "model": "1.model_name", "person": "Draw it.image",
-        "typo": "Draw it.sede", "nobody": "Nobody.text", "images": "Save.images", "unused": "Draw it.text",
-    }, jobs=[{"seed": [1, 5000, "x"]}, {"style": "dotted"}, {"model": "big.safetensors"},
-             {"person": ["no.png", "gone.png", "old.png"]}, {"typo": 1}, {"nobody": 1}, {"images": 1}, {"lost": 1},
-             {"state": 1}])
+    plan = make_plan(
+        tmp_path,
+        name="x",
+        inputs={
+            "seed": "Draw it.seed",
+            "style": "Draw.style",
+            "model": "1.model_name",
+            "person": "Draw it.image",
+            "typo": "Draw it.sede",
+            "nobody": "Nobody.text",
+            "images": "Save.images",
+            "unused": "Draw it.text",
+        },
+        jobs=[
+            {"seed": [1, 5000, "x"]},
+            {"style": "dotted"},
+            {"model": "big.safetensors"},
+            {"person": ["no.png", "gone.png", "old.png"]},
+            {"typo": 1},
+            {"nobody": 1},
+            {"images": 1},
+            {"lost": 1},
+            {"state": 1},
+        ],
+    )
     told = "\n".join(mistakes(plan))
     for line in (
-        "5000 is more than 1000", "'x' is not a whole number", "'dotted' is no choice; there are plain, striped",
-        "no model file 'big.safetensors'; there are small.safetensors, large.safetensors", "no.png is no picture",
-        "no file 'gone.png', neither beside the plan nor on the server", "no input 'sede'; its inputs are:",
-        "has no node 'Nobody'", "is linked to node 1", "'unused' gets no value", "inputs, 'lost': what is it?",
-        "'state' is a column of results.csv", "would both be 'x'",
+        "5000 is more than 1000",
+        "'x' is not a whole number",
+        "'dotted' is no choice; there are plain, striped",
+        "no model file 'big.safetensors'; there are small.safetensors, large.safetensors",
+        "no.png is no picture",
+        "no file 'gone.png', neither beside the plan nor on the server",
+        "no input 'sede'; its inputs are:",
+        "has no node 'Nobody'",
+        "is linked to node 1",
+        "'unused' gets no value",
+        "inputs, 'lost': what is it?",
+        "'state' is a column of results.csv",
+        "would both be 'x'",
     ):
         assert line in told, line
     assert "old.png" not in told
@@ -55,8 +82,14 @@ def test_the_workflow_itself_is_looked_at(tmp_path):
     nodes["3"] = {"class_type": "Gone", "inputs": {}}
     nodes["4"] = {"class_type": "Save", "inputs": {"images": ["1", 3], "filename_prefix": ["1", 0]}}
     told = "\n".join(mistakes(make_plan(tmp_path, workflow=nodes)))
-    for line in ("'dotted' is no choice", "input 'text' is missing", "linked to node 9, which is not there",
-                 "no node class Gone", "output 3 of node 1, which has 1", "takes STRING, but is linked to IMAGE"):
+    for line in (
+        "'dotted' is no choice",
+        "input 'text' is missing",
+        "linked to node 9, which is not there",
+        "no node class Gone",
+        "output 3 of node 1, which has 1",
+        "takes STRING, but is linked to IMAGE",
+    ):
         assert line in told, line
 
 
@@ -89,9 +122,32 @@ def test_what_a_server_says_does_not_reach_the_terminal_raw(tmp_path):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.sampled_from(["INT", "IMAGE", "COMBO", "x"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["input", "required", "optional", "images", "seed", "text", "options", "min", "max", "output",
-                         "output_node", "image_upload", "image"]), inner, max_size=4), max_leaves=20)
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "input",
+                    "required",
+                    "optional",
+                    "images",
+                    "seed",
+                    "text",
+                    "options",
+                    "min",
+                    "max",
+                    "output",
+                    "output_node",
+                    "image_upload",
+                    "image",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
 
 
 @settings(deadline=None)
@@ -129,8 +185,13 @@ def test_values_from_a_table_become_what_the_server_wants(tmp_path):
 def test_one_name_for_several_inputs_and_inputs_that_are_optional(tmp_path):
     second = {"class_type": "Save", "inputs": {"images": ["5", 0], "filename_prefix": ""}}
     nodes = {**NODES, "5": NODES["1"], "6": second}
-    plan = make_plan(tmp_path, workflow=nodes, name="{job}", inputs={"seed": ["1.seed", "5.seed"], "s": "1.strength"},
-                     jobs=[{"seed": [4], "s": 0.5}])
+    plan = make_plan(
+        tmp_path,
+        workflow=nodes,
+        name="{job}",
+        inputs={"seed": ["1.seed", "5.seed"], "s": "1.strength"},
+        jobs=[{"seed": [4], "s": 0.5}],
+    )
     (job,) = prepare(plan, {"here": INFO}).jobs
     assert job.edits == {("1", "seed"): 4, ("5", "seed"): 4, ("1", "strength"): 0.5}
     changed = with_values(Workflow.parse(nodes), job.edits)
@@ -213,18 +274,36 @@ def test_the_shipped_workflows_lack_nothing_but_files(offered):
     info["LoadImage"]["input"]["required"]["image"][0].append("faceworld.webp")
     for path in WORKFLOW.parent.glob("*.json"):
         lines = list(mistakes_of(Workflow.load(path), set(), [], info))
-        assert all("there is no file" in line or "there is no model file" in line or "input 'pack'" in line
-                   for line in lines), lines
+        assert all(
+            "there is no file" in line or "there is no model file" in line or "input 'pack'" in line for line in lines
+        ), lines
         assert path != WORKFLOW or not lines
 
 
 def test_mistakes_in_the_portrait(offered, tmp_path):
-    plan = Plan.make({"workflow": str(WORKFLOW), "servers": ["x"], "jobs": [
-        {"KSampler.steps": [0, 5]}, {"KSampler.sampler_name": "eular"}, {"KSampler.cfg": 500},
-        {"Reference.image": "nobody.webp"}, {"Load Face Analyzer.pack": "buffalo_xl"},
-        {"Apply FaceCDM.face_strength": "strong"}]}, WORKFLOW.parents[2] / "tests")
+    plan = Plan.make(
+        {
+            "workflow": str(WORKFLOW),
+            "servers": ["x"],
+            "jobs": [
+                {"KSampler.steps": [0, 5]},
+                {"KSampler.sampler_name": "eular"},
+                {"KSampler.cfg": 500},
+                {"Reference.image": "nobody.webp"},
+                {"Load Face Analyzer.pack": "buffalo_xl"},
+                {"Apply FaceCDM.face_strength": "strong"},
+            ],
+        },
+        WORKFLOW.parents[2] / "tests",
+    )
     told = "\n".join(mistakes(plan, here=offered))
-    for line in ("0 is less than 1", "'eular' is no choice", "euler", "500 is more than 100",
-                 "no file 'nobody.webp'",
-                 "'buffalo_xl' is no choice", "'strong' is not a number"):
+    for line in (
+        "0 is less than 1",
+        "'eular' is no choice",
+        "euler",
+        "500 is more than 100",
+        "no file 'nobody.webp'",
+        "'buffalo_xl' is no choice",
+        "'strong' is not a number",
+    ):
         assert line in told, line

@@ -43,8 +43,12 @@ def test_the_program(server, folder):
     (program,) = blocks("python")
     assert len(program.splitlines()) <= 30
     program = re.sub(r"servers=\[.*\]", f'servers=["{server.address}"]', program)
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}"],
-                          cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and done.stdout == "8 of 8 {}\n", done.stderr
     assert len(list((folder / "output" / "night").glob("*/*.png"))) == 8
 

@@ -200,8 +200,13 @@ def test_a_servers_names_do_not_reach_the_disk(play, tmp_path, name):
         ([("a.png", b"\x89PNG" * (1 << 19))], "more than 1 MiB"),
         ([(f"{n}.png", b"") for n in range(1001)], "left 1001 files"),
         ({"status": {"status_str": "success", "messages": 7}, "outputs": {}}, "cannot be read"),
-        ({"status": {"status_str": "success", "messages": []}, "outputs": {"1": {"images": [
-            {"filename": 7, "type": "output"}]}}}, "not text"),
+        (
+            {
+                "status": {"status_str": "success", "messages": []},
+                "outputs": {"1": {"images": [{"filename": 7, "type": "output"}]}},
+            },
+            "not text",
+        ),
     ],
 )
 def test_outputs_that_are_not_taken(play, tmp_path, outputs, told):
@@ -280,7 +285,7 @@ def test_stopped_and_resumed(play, tmp_path):
             with pytest.raises(asyncio.CancelledError):
                 await batch
             assert server.queue == []
-        finished = {nodes["1"]["inputs"]["seed"] for nodes in server.submitted[:len(made(tmp_path))]}
+        finished = {nodes["1"]["inputs"]["seed"] for nodes in server.submitted[: len(made(tmp_path))]}
         server.submitted.clear()
         await run_async(plan, resume=True)
         return finished & {nodes["1"]["inputs"]["seed"] for nodes in server.submitted}
@@ -291,8 +296,15 @@ def test_stopped_and_resumed(play, tmp_path):
 def test_a_server_that_lacks_a_model_is_not_used_when_it_comes_late(play, tmp_path):
     async def scene(good, late):
         await late.down()
-        info = {**late.info, "Draw": {**late.info["Draw"], "input": {"required": {
-            **late.info["Draw"]["input"]["required"], "model_name": [["other.safetensors"]]}}}}
+        info = {
+            **late.info,
+            "Draw": {
+                **late.info["Draw"],
+                "input": {
+                    "required": {**late.info["Draw"]["input"]["required"], "model_name": [["other.safetensors"]]}
+                },
+            },
+        }
         late.info, good.seconds = info, 0.2
         batch = asyncio.create_task(run_async(make_plan(tmp_path, good.address, late.address)))
         await asyncio.sleep(1)
@@ -311,9 +323,14 @@ def test_references_are_uploaded_once(play, tmp_path):
         Image.new("RGB", (8, 8), name == "ada" and "red" or "blue").save(tmp_path / f"{name}.png")
 
     async def scene(one, two):
-        plan = make_plan(tmp_path, one.address, two.address, name="{person}/{seed}", inputs={
-            "person": "Draw it.image", "seed": "Draw it.seed"}, jobs=[
-            {"person": ["ada.png", "bob.png"]}, {"seed": {"from": 0, "count": 10}}])
+        plan = make_plan(
+            tmp_path,
+            one.address,
+            two.address,
+            name="{person}/{seed}",
+            inputs={"person": "Draw it.image", "seed": "Draw it.seed"},
+            jobs=[{"person": ["ada.png", "bob.png"]}, {"seed": {"from": 0, "count": 10}}],
+        )
         await run_async(plan)
         return one, two
 
@@ -332,8 +349,14 @@ def test_a_reference_that_changes_under_way_is_told(play, tmp_path):
 
     async def scene(server):
         server.seconds = 0.2
-        plan = make_plan(tmp_path, server.address, name="{job}", inputs={"person": "Draw.image"}, attempts=1,
-                         jobs=[{"person": ["old.png", "ada.png", "bob.png", "eve.png"]}])
+        plan = make_plan(
+            tmp_path,
+            server.address,
+            name="{job}",
+            inputs={"person": "Draw.image"},
+            attempts=1,
+            jobs=[{"person": ["old.png", "ada.png", "bob.png", "eve.png"]}],
+        )
         batch = asyncio.create_task(run_async(plan))
         while not server.submitted:
             await asyncio.sleep(0.01)

@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(jobs: int = 3, **inputs) -> dict:
-    return {"workflow": {"1": {"class_type": "K", "inputs": {"steps": 4, **inputs}}},
-            "jobs": [{"name": str(number), "seed": number} for number in range(jobs)]}
+    return {
+        "workflow": {"1": {"class_type": "K", "inputs": {"steps": 4, **inputs}}},
+        "jobs": [{"name": str(number), "seed": number} for number in range(jobs)],
+    }
 
 
 def test_a_life(tmp_path):
@@ -69,10 +71,12 @@ def test_no_two_jobs_ever_have_one_path(tmp_path_factory, claims):
 
 
 def test_one_process_at_a_time_and_free_after_a_kill(tmp_path):
-    script = ("import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-              "from facecdm.batch.journal import Journal\n"
-              "j = Journal(Path(sys.argv[1]), {'workflow': {}, 'jobs': [{}]}, False)\n"
-              "j.queued(1, 'here', 'x')\nprint('open', flush=True)\ntime.sleep(60)")
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from facecdm.batch.journal import Journal\n"
+        "j = Journal(Path(sys.argv[1]), {'workflow': {}, 'jobs': [{}]}, False)\n"
+        "j.queued(1, 'here', 'x')\nprint('open', flush=True)\ntime.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", script, tmp_path, ROOT], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "open\n"
     plan = {"workflow": {}, "jobs": [{}]}
@@ -129,8 +133,11 @@ def test_differences_name_what_changed():
     new["workflow"]["2"] = {"class_type": "S", "inputs": {}}
     new["jobs"][1]["seed"] = 9
     assert differences(record(3), new) == [
-        "workflow: K.steps is 8, it was 4", "workflow: node 2 is new", "jobs: there are 2, there were 3",
-        "job 2: seed is 9, it was 1"]
+        "workflow: K.steps is 8, it was 4",
+        "workflow: node 2 is new",
+        "jobs: there are 2, there were 3",
+        "job 2: seed is 9, it was 1",
+    ]
     assert differences(record(), record()) == []
     many = differences(record(50), {**record(50), "jobs": [{"name": "x"}] * 50})
     assert len(many) == 9 and many[-1].startswith("… and")

@@ -73,7 +73,11 @@ def test_templates_that_are_mistakes(template, told):
 
 def test_our_own_folders_are_nobodys_name():
     assert named("{who}/{job}", [{"who": "Sheets"}, {"who": "not-kept"}, {"who": ".."}, {"who": "nul"}]) == [
-        "_Sheets/1", "_not-kept/2", "unnamed/3", "_nul/4"]
+        "_Sheets/1",
+        "_not-kept/2",
+        "unnamed/3",
+        "_nul/4",
+    ]
 
 
 def test_files_of_one_name_are_told_apart():
@@ -82,7 +86,16 @@ def test_files_of_one_name_are_told_apart():
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [("a.PNG", ".png"), ("a.exe", ".bin"), ("a", ".bin"), ("a.png/../b", ".bin"),
-                         ("a.png\0", ".bin"), ("x.tar.gz", ".bin"), ("v.mp4", ".mp4")])
+    ("name", "suffix"),
+    [
+        ("a.PNG", ".png"),
+        ("a.exe", ".bin"),
+        ("a", ".bin"),
+        ("a.png/../b", ".bin"),
+        ("a.png\0", ".bin"),
+        ("x.tar.gz", ".bin"),
+        ("v.mp4", ".mp4"),
+    ],
+)
 def test_suffixes_of_servers(name, suffix):
     assert suffix_of(name) == suffix

@@ -23,9 +23,15 @@ def plan(tmp_path: Path, comfyui: Path, base: Path, **changed) -> Plan:
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "flat"}},
     }
-    keys = {"workflow": nodes, "output": tmp_path / "out", "patience": 3, "name": "{colour}",
-            "ray": {"comfyui": str(comfyui), "base": str(base), "workers": 1, "cpus": 0.5},
-            "inputs": {"colour": "1.color"}, "jobs": [{"colour": {"from": 1, "count": 24}}]}
+    keys = {
+        "workflow": nodes,
+        "output": tmp_path / "out",
+        "patience": 3,
+        "name": "{colour}",
+        "ray": {"comfyui": str(comfyui), "base": str(base), "workers": 1, "cpus": 0.5},
+        "inputs": {"colour": "1.color"},
+        "jobs": [{"colour": {"from": 1, "count": 24}}],
+    }
     return Plan.make({**keys, **changed}, tmp_path)
 
 
@@ -97,8 +103,9 @@ def test_a_plan_on_ray_whose_comfyui_and_worker_die(comfyui, tmp_path, workers, 
 
     summary = asyncio.run(asyncio.wait_for(scene(), 400))
     assert summary.ok and len(set(pids)) == 3
-    found = {int(path.stem): Image.open(path).convert("RGB").getpixel((9, 9))[2] for path in
-             (tmp_path / "out").glob("*.png")}
+    found = {
+        int(path.stem): Image.open(path).convert("RGB").getpixel((9, 9))[2] for path in (tmp_path / "out").glob("*.png")
+    }
     assert found == {colour: colour for colour in range(1, 25)}
     assert json.loads(Image.open(tmp_path / "out" / "7.png").info["prompt"])["1"]["inputs"]["color"] == 7
     assert not ray.is_initialized() and all(map(gone, pids)), "a ComfyUI is left behind"

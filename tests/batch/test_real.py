@@ -23,8 +23,10 @@ from facecdm.jobs.references import FACEWORLD_REFERENCE
 from facecdm.jobs.server import LocalServer
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = ["a young woman, long red hair, smiling, green shirt, plain blue background",
-         "a middle-aged man, short black hair, neutral, white shirt, plain grey background"]
+WORDS = [
+    "a young woman, long red hair, smiling, green shirt, plain blue background",
+    "a middle-aged man, short black hair, neutral, white shirt, plain grey background",
+]
 
 
 def demo_graph() -> dict:
@@ -36,8 +38,19 @@ def demo_graph() -> dict:
         "2": node("CLIPTextEncode", "Prompt", clip=["1", 1], text=""),
         "3": node("CLIPTextEncode", clip=["1", 1], text=""),
         "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "5": node("KSampler", model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0], seed=0,
-                  steps=2, cfg=4.0, sampler_name="euler", scheduler="karras", denoise=1.0),
+        "5": node(
+            "KSampler",
+            model=["1", 0],
+            positive=["2", 0],
+            negative=["3", 0],
+            latent_image=["4", 0],
+            seed=0,
+            steps=2,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="karras",
+            denoise=1.0,
+        ),
         "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
         "7": node("SaveImage", images=["6", 0], filename_prefix="batch"),
     }
@@ -78,11 +91,17 @@ def second(server, comfyui, tmp_path):
 def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
     if not default_path().is_file():
         pytest.skip(f"no demo weights at {default_path()}")
-    plan = Plan.make({
-        "workflow": demo_graph(), "servers": [server.address, second.address], "output": tmp_path / "out",
-        "patience": 2,
-        "inputs": {"prompt": "Prompt.text", "seed": "KSampler.seed"}, "name": "{prompt#}/{seed}",
-        "jobs": [{"prompt": WORDS}, {"seed": {"from": 1, "to": 30}}]})
+    plan = Plan.make(
+        {
+            "workflow": demo_graph(),
+            "servers": [server.address, second.address],
+            "output": tmp_path / "out",
+            "patience": 2,
+            "inputs": {"prompt": "Prompt.text", "seed": "KSampler.seed"},
+            "name": "{prompt#}/{seed}",
+            "jobs": [{"prompt": WORDS}, {"seed": {"from": 1, "to": 30}}],
+        }
+    )
 
     async def scene():
         batch = asyncio.create_task(run_async(plan))
@@ -111,9 +130,18 @@ def command(tmp_path: Path, server, count: int, *more: str) -> list[str]:
     if not more:
         first = time.time_ns() // 1000 % 2**23
         (tmp_path / "flat.json").write_text(json.dumps(flat_graph()))
-        (tmp_path / "plan.yaml").write_text(json.dumps({
-            "workflow": "flat.json", "servers": server.address, "output": "out", "name": "{colour}",
-            "inputs": {"colour": "EmptyImage.color"}, "jobs": {"colour": {"from": first, "count": count}}}))
+        (tmp_path / "plan.yaml").write_text(
+            json.dumps(
+                {
+                    "workflow": "flat.json",
+                    "servers": server.address,
+                    "output": "out",
+                    "name": "{colour}",
+                    "inputs": {"colour": "EmptyImage.color"},
+                    "jobs": {"colour": {"from": first, "count": count}},
+                }
+            )
+        )
     return [sys.executable, "-m", "facecdm", "batch", str(tmp_path / "plan.yaml"), *more]
 
 
@@ -181,11 +209,24 @@ def test_people_are_measured_and_the_best_are_kept(server, face_models, astronau
     """Core nodes in place of a model: the reference at several sizes, so that likeness differs."""
     Image.fromarray((astronaut[0] * 255).byte().numpy()).save(tmp_path / "eileen.png")
     (tmp_path / "ada.webp").write_bytes(FACEWORLD_REFERENCE.read_bytes())
-    (tmp_path / "w.json").write_text(json.dumps({
-        "1": {"class_type": "LoadImage", "inputs": {"image": ""}, "_meta": {"title": "Reference"}},
-        "2": {"class_type": "ImageScale", "inputs": {
-            "image": ["1", 0], "upscale_method": "area", "width": 64, "height": 64, "crop": "disabled"}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}}}))
+    (tmp_path / "w.json").write_text(
+        json.dumps(
+            {
+                "1": {"class_type": "LoadImage", "inputs": {"image": ""}, "_meta": {"title": "Reference"}},
+                "2": {
+                    "class_type": "ImageScale",
+                    "inputs": {
+                        "image": ["1", 0],
+                        "upscale_method": "area",
+                        "width": 64,
+                        "height": 64,
+                        "crop": "disabled",
+                    },
+                },
+                "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+            }
+        )
+    )
     (tmp_path / "plan.yaml").write_text("""
 workflow: w.json
 inputs: {person: Reference.image, height: ImageScale.height, width: ImageScale.width}
@@ -195,8 +236,20 @@ jobs:
     height: [256, 250, 256, 64]
 name: "{person}/{width}"
 """)
-    code = main(["batch", str(tmp_path / "plan.yaml"), "--server", server.address, "--output", str(tmp_path / "out"),
-                 "--base", str(face_models), "--keep-best", "2"])
+    code = main(
+        [
+            "batch",
+            str(tmp_path / "plan.yaml"),
+            "--server",
+            server.address,
+            "--output",
+            str(tmp_path / "out"),
+            "--base",
+            str(face_models),
+            "--keep-best",
+            "2",
+        ]
+    )
     assert code == 0 and "8 of 8 jobs are done" in capsys.readouterr().out
     rows = {Path(row["file"]).with_suffix("").as_posix(): row for row in table(tmp_path / "out")}
     for person in ("ada", "eileen"):

@@ -28,9 +28,13 @@ def finished(tmp_path):
     for name in ("ada", "bob"):
         Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
     plan = make_plan(
-        tmp_path, name="{who}/{prompt#}-{seed}", person="who", keep_best=1,
+        tmp_path,
+        name="{who}/{prompt#}-{seed}",
+        person="who",
+        keep_best=1,
         inputs={"who": "Draw.image", "prompt": "Draw.text", "seed": "Draw.seed"},
-        jobs=[{"who": ["ada.png", "bob.png"]}, {"prompt": ["one", "=two, \n\"quoted\""]}, {"seed": [1, 2, 3]}])
+        jobs=[{"who": ["ada.png", "bob.png"]}, {"prompt": ["one", '=two, \n"quoted"']}, {"seed": [1, 2, 3]}],
+    )
     batch, folder = prepare(plan, {"here": INFO}), tmp_path / "out"
     with Journal(folder, batch.record(), resume=False) as journal:
         for job in batch.jobs[:-1]:
@@ -99,7 +103,10 @@ def test_sheets_have_pages_and_need_no_person(tmp_path):
     with Journal(tmp_path / "out", batch.record(), resume=False) as journal:
         write_sheets(batch, journal, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out" / "sheets").iterdir()} == {
-        "all.jpg", "all page 2.jpg", "all page 3.jpg"}
+        "all.jpg",
+        "all page 2.jpg",
+        "all page 3.jpg",
+    }
 
 
 # ---- the command ----
@@ -113,8 +120,19 @@ def test_a_table_on_the_command_line(play, tmp_path, capsys):
 
     async def scene(server):
         def call(*more):
-            return main(["batch", str(tmp_path / "plan.csv"), "--workflow", str(tmp_path / "w.json"), "--server",
-                         server.address, "--output", str(tmp_path / "out"), *more])
+            return main(
+                [
+                    "batch",
+                    str(tmp_path / "plan.csv"),
+                    "--workflow",
+                    str(tmp_path / "w.json"),
+                    "--server",
+                    server.address,
+                    "--output",
+                    str(tmp_path / "out"),
+                    *more,
+                ]
+            )
 
         assert await asyncio.to_thread(call, "--check") == 0 and not server.submitted
         assert "2 jobs, 0 files to upload; nothing was queued\n  1\n  2\n" in capsys.readouterr().out
@@ -154,8 +172,9 @@ def shown(stream: io.StringIO) -> Display:
     display = Display(stream)
     up = Server("gpu1:8188", None, state="up", done=3, steps={4: Progress("x", "5", 7, 20), 5: None})
     away = Server("gpu2:8188", None, state="away", note="no answer \x1b[2J")
-    runner = SimpleNamespace(batch=SimpleNamespace(jobs=[0] * 12), schedule=SimpleNamespace(waiting=[0] * 9),
-                             servers=[up, away])
+    runner = SimpleNamespace(
+        batch=SimpleNamespace(jobs=[0] * 12), schedule=SimpleNamespace(waiting=[0] * 9), servers=[up, away]
+    )
     display.begin(runner)
     return display
 

@@ -13,8 +13,10 @@ from facecdm.batch.rows import Upload, expand
 VALUES = st.lists(st.integers() | st.text(), min_size=1, max_size=4)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["from", "to", "count", "step", "files", "lines", "a"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["from", "to", "count", "step", "files", "lines", "a"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -41,8 +43,11 @@ def test_groups_multiply(lists):
 
 
 @settings(deadline=None)
-@given(st.integers(1, 5).flatmap(lambda size: st.lists(st.lists(st.integers(), min_size=size, max_size=size),
-                                                       min_size=1, max_size=4)))
+@given(
+    st.integers(1, 5).flatmap(
+        lambda size: st.lists(st.lists(st.integers(), min_size=size, max_size=size), min_size=1, max_size=4)
+    )
+)
 def test_lists_of_a_group_go_together(lists):
     rows = rows_of({f"v{index}": values for index, values in enumerate(lists)})
     assert [tuple(row.values()) for row in rows] == list(zip(*lists))
@@ -116,8 +121,9 @@ def test_files_by_pattern_and_by_name(tmp_path):
     for name in ("b.png", "a.png", "a [1].png"):
         (folder / name).touch()
     rows = rows_of({"who": {"files": ["*.png", "a [1].png"]}}, folder=folder)
-    assert [row["who"] for row in rows] == [Upload(folder / name) for name in (
-        "a [1].png", "a.png", "b.png", "a [1].png")]
+    assert [row["who"] for row in rows] == [
+        Upload(folder / name) for name in ("a [1].png", "a.png", "b.png", "a [1].png")
+    ]
 
 
 def test_tables_and_lines(tmp_path):

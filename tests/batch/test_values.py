@@ -13,14 +13,27 @@ CHOICES = [["euler", "heun", 4], {}]
 @pytest.mark.parametrize(
     ("value", "kind", "options", "want"),
     [
-        (4, "INT", WHOLE, 4), ("4", "INT", WHOLE, 4), (4.0, "INT", WHOLE, 4), (10**30, "INT", {}, 10**30),
-        (0.5, "FLOAT", PART, 0.5), ("0.5", "FLOAT", PART, 0.5), (1, "FLOAT", PART, 1),
-        ("x", "STRING", {}, "x"), (3, "STRING", {}, "3"),
-        (True, "BOOLEAN", {}, True), ("no", "BOOLEAN", {}, False), ("TRUE", "BOOLEAN", {}, True),
-        ("heun", ["euler", "heun"], {}, "heun"), ("4", ["euler", 4], {}, 4), ("a", "COMBO", {"options": ["a"]}, "a"),
-        ("anything", "COMBO", {}, "anything"), ("any", ["x"], {"remote": {"route": "/x"}}, "any"),
+        (4, "INT", WHOLE, 4),
+        ("4", "INT", WHOLE, 4),
+        (4.0, "INT", WHOLE, 4),
+        (10**30, "INT", {}, 10**30),
+        (0.5, "FLOAT", PART, 0.5),
+        ("0.5", "FLOAT", PART, 0.5),
+        (1, "FLOAT", PART, 1),
+        ("x", "STRING", {}, "x"),
+        (3, "STRING", {}, "3"),
+        (True, "BOOLEAN", {}, True),
+        ("no", "BOOLEAN", {}, False),
+        ("TRUE", "BOOLEAN", {}, True),
+        ("heun", ["euler", "heun"], {}, "heun"),
+        ("4", ["euler", 4], {}, 4),
+        ("a", "COMBO", {"options": ["a"]}, "a"),
+        ("anything", "COMBO", {}, "anything"),
+        ("any", ["x"], {"remote": {"route": "/x"}}, "any"),
         (["a", "b"], "COMBO", {"options": ["a", "b"], "multiselect": True}, ["a", "b"]),
-        (0.5, "INT,FLOAT", {}, 0.5), ("x", "*", {}, "x"), ({"x": 1}, "CURVE", {}, {"x": 1}),
+        (0.5, "INT,FLOAT", {}, 0.5),
+        ("x", "*", {}, "x"),
+        ({"x": 1}, "CURVE", {}, {"x": 1}),
     ],
 )
 def test_values_that_fit(value, kind, options, want):
@@ -31,13 +44,23 @@ def test_values_that_fit(value, kind, options, want):
 @pytest.mark.parametrize(
     ("value", "kind", "options", "told"),
     [
-        (0, "INT", WHOLE, "0 is less than 1"), (101, "INT", WHOLE, "more than 100"), (4.5, "INT", {}, "no.* whole"),
-        ("4.5", "INT", {}, "whole"), (True, "INT", {}, "whole"), ("", "INT", {}, "whole"), (None, "INT", {}, "whole"),
-        (float("nan"), "FLOAT", PART, "not a number"), ("inf", "FLOAT", {}, "not a number"), (2, "FLOAT", PART, "more"),
-        (["x"], "STRING", {}, "not text"), (None, "STRING", {}, "not text"), ("maybe", "BOOLEAN", {}, "true nor false"),
+        (0, "INT", WHOLE, "0 is less than 1"),
+        (101, "INT", WHOLE, "more than 100"),
+        (4.5, "INT", {}, "no.* whole"),
+        ("4.5", "INT", {}, "whole"),
+        (True, "INT", {}, "whole"),
+        ("", "INT", {}, "whole"),
+        (None, "INT", {}, "whole"),
+        (float("nan"), "FLOAT", PART, "not a number"),
+        ("inf", "FLOAT", {}, "not a number"),
+        (2, "FLOAT", PART, "more"),
+        (["x"], "STRING", {}, "not text"),
+        (None, "STRING", {}, "not text"),
+        ("maybe", "BOOLEAN", {}, "true nor false"),
         ("eular", ["euler", "heun"], {}, "no choice; there are euler, heun"),
         ("a.safetensors", ["b.safetensors"], {}, "no model file 'a.safetensors'; there are b.safetensors"),
-        ("x", [], {}, "nothing to choose from"), (3, "MODEL", {}, "takes a link"),
+        ("x", [], {}, "nothing to choose from"),
+        (3, "MODEL", {}, "takes a link"),
         (["a", "z"], "COMBO", {"options": ["a"], "multiselect": True}, "'z' is no choice"),
         ("sdxl", [f"sd{n}.ckpt" for n in range(20)] + ["sdxl_base.ckpt"], {}, "sdxl_base.ckpt"),
     ],
@@ -47,8 +70,10 @@ def test_values_that_do_not(value, kind, options, told):
         fit(value, kind, options)
 
 
-ANYTHING = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-                        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
 
 
 @settings(deadline=None)

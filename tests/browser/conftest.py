@@ -25,8 +25,10 @@ def browser() -> str:
         why_not = os.environ.get("FACECDM_NO_BROWSER")
         if why_not:
             pytest.skip(f"no browser could be had here: {why_not}")
-        pytest.fail("no browser: install chromium, or name one in FACECDM_BROWSER; `python quickstart.py test` tries "
-                    "to install it")
+        pytest.fail(
+            "no browser: install chromium, or name one in FACECDM_BROWSER; `python quickstart.py test` tries "
+            "to install it"
+        )
     return found
 
 

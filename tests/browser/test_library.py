@@ -13,8 +13,10 @@ NODES = ("Load Demo Model", "New Adapter")
 @pytest.fixture
 def empty(own_page):
     """The tab with an empty graph; a new tab of the workflow bar, so that no one is asked to save."""
-    own_page.tab.js("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow'); app.canvas.ds.reset();"
-                    "await new Promise(done => setTimeout(done, 800))")
+    own_page.tab.js(
+        "await app.extensionManager.command.execute('Comfy.NewBlankWorkflow'); app.canvas.ds.reset();"
+        "await new Promise(done => setTimeout(done, 800))"
+    )
     assert own_page.tab.js("return app.graph.nodes.length") == 0
     return own_page
 
@@ -22,20 +24,29 @@ def empty(own_page):
 def middle(tab, element: str) -> tuple[float, float]:
     """Of a DOM element, given as an expression, in the page."""
     tab.until(element, 30)
-    return tuple(tab.js(f"const box = ({element}).getBoundingClientRect();"
-                        "return [box.x + box.width / 2, box.y + box.height / 2]"))
+    return tuple(
+        tab.js(
+            f"const box = ({element}).getBoundingClientRect();return [box.x + box.width / 2, box.y + box.height / 2]"
+        )
+    )
 
 
 def socket(tab, title: str, is_input: bool, name: str) -> tuple[float, float]:
     """Where an input or output of the node of that title is on the page."""
-    return tuple(tab.js("""
+    return tuple(
+        tab.js(
+            """
         const node = app.graph.nodes.find(node => node.title == title);
         const slots = is_input ? node.inputs : node.outputs;
         const slot = slots.findIndex(slot => [slot.name, slot.label, slot.localized_name].includes(name));
         const [x, y] = node.getConnectionPos(is_input, slot);
         const {scale, offset} = app.canvas.ds, canvas = app.canvas.canvas.getBoundingClientRect();
         return [canvas.x + (x + offset[0]) * scale, canvas.y + (y + offset[1]) * scale];""",
-                        title=title, is_input=is_input, name=name))
+            title=title,
+            is_input=is_input,
+            name=name,
+        )
+    )
 
 
 def search(tab, words: str) -> None:
@@ -49,9 +60,11 @@ def search(tab, words: str) -> None:
 
 def leaf(name: str) -> str:
     """The library's entry of a node, as an expression."""
-    return ("[...document.querySelectorAll('.comfy-vue-side-bar-container .p-tree-node-leaf .node-content, "
-            ".comfy-vue-side-bar-container .p-tree-node-leaf')]"
-            f".find(entry => entry.innerText.trim().startsWith('{name}'))")
+    return (
+        "[...document.querySelectorAll('.comfy-vue-side-bar-container .p-tree-node-leaf .node-content, "
+        ".comfy-vue-side-bar-container .p-tree-node-leaf')]"
+        f".find(entry => entry.innerText.trim().startsWith('{name}'))"
+    )
 
 
 def test_nodes_are_dragged_in_and_connected(empty):
@@ -61,14 +74,18 @@ def test_nodes_are_dragged_in_and_connected(empty):
         search(tab, name)
         tab.drag(middle(tab, leaf(name)), (750 + 420 * number, 300), steps=15)
         tab.until(f"app.graph.nodes.length == {number + 1}", 30)
-    assert tab.js("return app.graph.nodes.map(node => node.type).sort()") == ["FaceCDMLoadDemoModel",
-                                                                            "FaceCDMNewAdapter"]
+    assert tab.js("return app.graph.nodes.map(node => node.type).sort()") == [
+        "FaceCDMLoadDemoModel",
+        "FaceCDMNewAdapter",
+    ]
     for output, name in (("MODEL", "model"), ("CLIP_VISION", "clip_vision")):
         tab.drag(socket(tab, NODES[0], False, output), socket(tab, NODES[1], True, name), steps=15)
     tab.until("Object.keys(app.graph.links).length == 2 || app.graph.links.size == 2", 30)
     compiled = empty.frontend.compiled()
-    base, adapter = (next(key for key, node in compiled.items() if node["class_type"] == kind)
-                     for kind in ("FaceCDMLoadDemoModel", "FaceCDMNewAdapter"))
+    base, adapter = (
+        next(key for key, node in compiled.items() if node["class_type"] == kind)
+        for kind in ("FaceCDMLoadDemoModel", "FaceCDMNewAdapter")
+    )
     inputs = compiled[adapter]["inputs"]
     assert inputs["model"] == [base, 0] and inputs["clip_vision"] == [base, 3] and inputs["face_tokens"] == 4
     assert empty.frontend.complaints() == []
@@ -78,13 +95,18 @@ def test_nodes_are_dragged_in_and_connected(empty):
 def test_help_of_a_node_is_our_page(page, kind):
     """A click on the node, one on its info button: the panel shows what stands in web/docs, as HTML."""
     tab = page.tab
-    tab.js("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');"
-           "const node = LiteGraph.createNode(kind); node.pos = [700, 300]; app.graph.add(node);"
-           "await new Promise(done => setTimeout(done, 1200));"  # a new graph is first fitted into the view
-           "app.canvas.ds.reset(); app.canvas.setDirty(true, true);"
-           "await new Promise(done => setTimeout(done, 500))", kind=kind)
-    tab.click(*tab.js("""const canvas = app.canvas.canvas.getBoundingClientRect(), {scale, offset} = app.canvas.ds;
-        return [canvas.x + (740 + offset[0]) * scale, canvas.y + (285 + offset[1]) * scale];"""))
+    tab.js(
+        "await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');"
+        "const node = LiteGraph.createNode(kind); node.pos = [700, 300]; app.graph.add(node);"
+        "await new Promise(done => setTimeout(done, 1200));"  # a new graph is first fitted into the view
+        "app.canvas.ds.reset(); app.canvas.setDirty(true, true);"
+        "await new Promise(done => setTimeout(done, 500))",
+        kind=kind,
+    )
+    tab.click(
+        *tab.js("""const canvas = app.canvas.canvas.getBoundingClientRect(), {scale, offset} = app.canvas.ds;
+        return [canvas.x + (740 + offset[0]) * scale, canvas.y + (285 + offset[1]) * scale];""")
+    )
     tab.until("document.querySelector('[data-testid=info-button]')")
     time.sleep(1)  # it moves to its place
     tab.click(*middle(tab, "document.querySelector('[data-testid=info-button]')"))

@@ -21,7 +21,8 @@ def originals(in_comfy):
     unet = in_comfy.module("facecdm.hosts.diffusers_unet").build_unet(sizes.unet_config()).eval()
     clip = in_comfy.module("facecdm.demo.clip").TinyClip(sizes.clip, len(token_ids()) + 1).eval()
     autoencoder = in_comfy.module("facecdm.demo.autoencoder").PatchAutoencoder(
-        sizes.latent_channels, sizes.refiner_width)
+        sizes.latent_channels, sizes.refiner_width
+    )
     torch.nn.init.normal_(autoencoder.refiner[-1].weight, std=0.05)
     return unet, clip, autoencoder.eval()
 
@@ -37,11 +38,19 @@ def random_weights(in_comfy, originals):
     files = in_comfy.module("facecdm.demo.weights")
     clip_module = in_comfy.module("facecdm.demo.clip")
     unet, clip, autoencoder = originals
-    text, vision = ({k.removeprefix(prefix): v for k, v in clip.state_dict().items() if k.startswith(prefix)}
-                    for prefix in ("text_tower.", "vision_tower."))
+    text, vision = (
+        {k.removeprefix(prefix): v for k, v in clip.state_dict().items() if k.startswith(prefix)}
+        for prefix in ("text_tower.", "vision_tower.")
+    )
     return files.DemoWeights(
-        in_comfy.module("facecdm.demo.sizes").DemoSizes(), clip_module.Vocabulary(token_ids()), {"unet": 0},
-        unet=unet.state_dict(), vae=autoencoder.state_dict(), text=text, vision=vision)
+        in_comfy.module("facecdm.demo.sizes").DemoSizes(),
+        clip_module.Vocabulary(token_ids()),
+        {"unet": 0},
+        unet=unet.state_dict(),
+        vae=autoencoder.state_dict(),
+        text=text,
+        vision=vision,
+    )
 
 
 @pytest.fixture

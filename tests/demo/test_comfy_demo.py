@@ -78,8 +78,11 @@ def test_the_text_tower_is_that_of_transformers(in_comfy, clip, originals, comfy
 def test_captions_become_the_tokens_of_the_training(in_comfy, clip, comfyui):
     from transformers import CLIPTokenizer
 
-    captions = ["a young man, short brown hair, smiling, red striped shirt, plain blue background",
-                "an old woman, bald, looking surprised, white shirt, blurred green background", ""]
+    captions = [
+        "a young man, short brown hair, smiling, red striped shirt, plain blue background",
+        "an old woman, bald, looking surprised, white shirt, blurred green background",
+        "",
+    ]
     tokenizer = CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer")
     tokens = in_comfy.module("facecdm.demo.clip").CaptionTokens(tokenizer, captions)
     for caption, rows in zip(captions, tokens(captions), strict=True):
@@ -156,8 +159,11 @@ def test_half_precision_is_close(hosts, random_weights, originals, dtype):
     noisy, context, sigma = torch.randn(1, 48, 16, 16), torch.randn(1, 77, 192), torch.tensor([1.0])
     whole = hosts.build_model(random_weights, torch.float32)
     with torch.no_grad():
-        close(model.model.apply_model(noisy, sigma, c_crossattn=context),
-              whole.model.apply_model(noisy, sigma, c_crossattn=context), 0.05)
+        close(
+            model.model.apply_model(noisy, sigma, c_crossattn=context),
+            whole.model.apply_model(noisy, sigma, c_crossattn=context),
+            0.05,
+        )
 
 
 def test_weights_of_another_shape_are_refused(in_comfy, hosts, random_weights):

@@ -21,8 +21,10 @@ def run(node):
         return node.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED().result
 
 
-@pytest.mark.parametrize("sampler,scheduler", [
-    ("euler", "sgm_uniform"), ("dpmpp_2m", "simple"), ("euler_ancestral", "normal"), ("dpmpp_2m", "karras")])
+@pytest.mark.parametrize(
+    "sampler,scheduler",
+    [("euler", "sgm_uniform"), ("dpmpp_2m", "simple"), ("euler_ancestral", "normal"), ("dpmpp_2m", "karras")],
+)
 def test_a_picture_by_core_nodes(loaded, sampler, scheduler):
     import nodes
 
@@ -45,8 +47,12 @@ def test_image_to_image(loaded):
     with torch.inference_mode():
         words = nodes.CLIPTextEncode().encode(clip, "")[0]
         latent = nodes.VAEEncode().encode(vae, picture)[0]
-        little, much = (nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "simple", words, words, latent,
-                                                denoise=denoise)[0]["samples"] for denoise in (0.02, 0.9))
+        little, much = (
+            nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "simple", words, words, latent, denoise=denoise)[0][
+                "samples"
+            ]
+            for denoise in (0.02, 0.9)
+        )
         seen = nodes.CLIPVisionEncode().encode(vision, picture, "center")[0]
     change = [(samples - latent["samples"]).norm() for samples in (little, much)]
     assert 0 < change[0] < change[1] / 2, "a little denoising keeps the picture, even with weights that know nothing"
@@ -60,8 +66,9 @@ def test_a_mask_is_no_extra_channel(loaded):
     with torch.inference_mode():
         words = nodes.CLIPTextEncode().encode(clip, "")[0]
         latent = nodes.VAEEncode().encode(vae, torch.rand(1, 128, 128, 3))[0]
-        masked = nodes.SetLatentNoiseMask().set_mask(latent, torch.cat([torch.zeros(1, 64, 128),
-                                                                       torch.ones(1, 64, 128)], 1))[0]
+        masked = nodes.SetLatentNoiseMask().set_mask(
+            latent, torch.cat([torch.zeros(1, 64, 128), torch.ones(1, 64, 128)], 1)
+        )[0]
         out = nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "sgm_uniform", words, words, masked)[0]
     torch.testing.assert_close(out["samples"][:, :, :6], latent["samples"][:, :, :6], rtol=1e-3, atol=1e-3)
 

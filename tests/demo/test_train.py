@@ -16,8 +16,14 @@ from facecdm.demo.clip import CaptionTokens, ClipSizes
 from facecdm.demo.sizes import DemoSizes
 from facecdm.errors import BadFile
 
-SMALL = DemoSizes(image_size=32, latent_channels=8, refiner_width=16, channels=(64, 64),
-                  attention=(True, False), clip=ClipSizes(width=64, text_layers=1, vision_layers=1, image_size=32))
+SMALL = DemoSizes(
+    image_size=32,
+    latent_channels=8,
+    refiner_width=16,
+    channels=(64, 64),
+    attention=(True, False),
+    clip=ClipSizes(width=64, text_layers=1, vision_layers=1, image_size=32),
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +43,23 @@ def tiny_world(tmp_path_factory):
                 info.size = picture.tell()
                 picture.seek(0)
                 archive.addfile(info, picture)
-                line = {"file": name, "shard": f"{split}/00.tar", "gender": gender, "age": "young",
-                        "hair_style": "short", "hair_colour": "brown", "expression": "smiling",
-                        "shirt_colour": colour, "shirt_pattern": "plain", "background_colour": colour,
-                        "background_kind": "plain",
-                        "caption": f"a young {gender}, short brown hair, smiling, {colour} shirt, "
-                                   f"plain {colour} background"}
+                line = {
+                    "file": name,
+                    "shard": f"{split}/00.tar",
+                    "gender": gender,
+                    "age": "young",
+                    "hair_style": "short",
+                    "hair_colour": "brown",
+                    "expression": "smiling",
+                    "shirt_colour": colour,
+                    "shirt_pattern": "plain",
+                    "background_colour": colour,
+                    "background_kind": "plain",
+                    "caption": f"a young {gender}, short brown hair, smiling, {colour} shirt, "
+                    f"plain {colour} background",
+                }
                 labels.write(json.dumps(line) + "\n")
     return root
-
-
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +162,19 @@ def test_a_picture_in_no_shard(tiny_world, tmp_path):
 
 
 def command(world, tokenizer, *more):
-    return ["demo", "train", *more, "--data", str(world), "--tokenizer", str(tokenizer), "--threads", "1",
-            "--device", "cpu"]
+    return [
+        "demo",
+        "train",
+        *more,
+        "--data",
+        str(world),
+        "--tokenizer",
+        str(tokenizer),
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
 
 
 def test_the_command_line_says_what_is_missing(tiny_world, tokenizer_folder, tmp_path, capsys):
@@ -166,12 +190,26 @@ def test_the_command_line_says_what_is_missing(tiny_world, tokenizer_folder, tmp
 @pytest.mark.slow
 def test_the_command_line_trains_and_exports(tiny_world, tokenizer_folder, tmp_path, capsys):
     out = tmp_path / "demo.safetensors"
-    assert cli.main([*command(tiny_world, tokenizer_folder, "all"), "--run", str(tmp_path), "--out", str(out),
-                     "--image-size", "32", "--steps", *"1111", "--batch", *"2222"]) == 0
+    assert (
+        cli.main(
+            [
+                *command(tiny_world, tokenizer_folder, "all"),
+                "--run",
+                str(tmp_path),
+                "--out",
+                str(out),
+                "--image-size",
+                "32",
+                "--steps",
+                *"1111",
+                "--batch",
+                *"2222",
+            ]
+        )
+        == 0
+    )
     from facecdm.demo.weights import read
 
     weights = read(out)
     assert weights.sizes.image_size == 32 and set(weights.steps.values()) == {1}
     assert out.stat().st_size < 40e6
-
-

@@ -17,9 +17,14 @@ from facecdm.errors import BadFile, MissingModel
 @pytest.fixture
 def small() -> DemoWeights:
     return DemoWeights(
-        DemoSizes(image_size=64, clip=ClipSizes(width=64, text_layers=1)), Vocabulary([320, 786]), {"unet": 5},
-        unet={"conv_in.weight": torch.randn(4, 4)}, vae={"encoder.bias": torch.randn(3)},
-        text={"text_projection.weight": torch.randn(2, 2)}, vision={"visual_projection.weight": torch.ones(1)})
+        DemoSizes(image_size=64, clip=ClipSizes(width=64, text_layers=1)),
+        Vocabulary([320, 786]),
+        {"unet": 5},
+        unet={"conv_in.weight": torch.randn(4, 4)},
+        vae={"encoder.bias": torch.randn(3)},
+        text={"text_projection.weight": torch.randn(2, 2)},
+        vision={"visual_projection.weight": torch.ones(1)},
+    )
 
 
 @pytest.fixture
@@ -75,10 +80,21 @@ def test_no_number(path):
         read(path)
 
 
-@pytest.mark.parametrize("metadata", [
-    {"format": None}, {"format": "facecdm-demo/9"}, {"sizes": None}, {"sizes": "[1]"}, {"sizes": "{}"},
-    {"sizes": "no JSON"}, {"token_ids": "[99999999]"}, {"token_ids": '["a"]'}, {"steps": "[]"},
-    {"sizes": json.dumps({"channels": [1], "attention": [True], "clip": {"width": 64}, "tail": 1})}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"format": None},
+        {"format": "facecdm-demo/9"},
+        {"sizes": None},
+        {"sizes": "[1]"},
+        {"sizes": "{}"},
+        {"sizes": "no JSON"},
+        {"token_ids": "[99999999]"},
+        {"token_ids": '["a"]'},
+        {"steps": "[]"},
+        {"sizes": json.dumps({"channels": [1], "attention": [True], "clip": {"width": 64}, "tail": 1})},
+    ],
+)
 def test_another_description(path, metadata):
     change(path, **metadata)
     with pytest.raises(BadFile):

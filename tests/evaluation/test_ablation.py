@@ -70,7 +70,8 @@ def test_every_arm_differs_from_the_triplet_in_what_it_says_alone(lab):
             if stage.name in stages:
                 other = stages[stage.name].to_dict()
                 found |= {name for name, value in stage.to_dict().items() if other[name] != value} - (
-                    {"steps", "warmup", "identity_ramp"} if "stages" in found else set())
+                    {"steps", "warmup", "identity_ramp"} if "stages" in found else set()
+                )
         if one.drawing != Drawing():
             found.add("drawing")
         assert found == DIFFERS[one.name], one.name
@@ -113,14 +114,18 @@ def test_an_untrained_adapter_hears_nobody_and_what_was_asked_once_is_kept(lab, 
     text = hearing.against({"new": silent, "stirred": loud}, "new", cast.names)
     gain = sum(b - a for a, b in zip(loud["700"]["right"], loud["700"]["wrong"])) / 2
     assert text.splitlines()[-1].startswith("| stirred |") and f"{gain:+.3f} [" in text
-    told = hearing.against({name + one: heard for name, heard in (("new", silent), ("stirred", loud))
-                            for one in ("", hearing.TOLD)}, "new", cast.names)
+    told = hearing.against(
+        {name + one: heard for name, heard in (("new", silent), ("stirred", loud)) for one in ("", hearing.TOLD)},
+        "new",
+        cast.names,
+    )
     assert f"| stirred{hearing.TOLD} | {text.splitlines()[-1].split('|', 2)[2].strip()}" in told
 
 
 def killed(folder: Path, *when: int) -> None:
-    done = subprocess.run([sys.executable, ablation_lab.__file__, folder, *map(str, when)], capture_output=True,
-                          text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, ablation_lab.__file__, folder, *map(str, when)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
 
 

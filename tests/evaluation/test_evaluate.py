@@ -34,13 +34,23 @@ def table(people, tmp_path_factory):
     names, rows = list(people), []
     for person, other in zip(names, names[::-1]):
         reference, shown, held_out = people[person]
-        rows += [dict(picture=people[other][1], condition="wrong", strength=0.0),
-                 dict(picture=shown, condition="right", strength=1.0, plain=people[other][1])]
+        rows += [
+            dict(picture=people[other][1], condition="wrong", strength=0.0),
+            dict(picture=shown, condition="right", strength=1.0, plain=people[other][1]),
+        ]
         for row in rows[-2:]:
             row |= dict(person=person, reference=reference, held_out=held_out)
-    rows += [dict(picture=folder / "empty.png", condition="right", strength=1.0, person="0005",
-                  reference=people["0005"][0], held_out=people["0005"][2]),
-             dict(picture=blurred, condition="blurred", person="0005", reference=people["0005"][0])]
+    rows += [
+        dict(
+            picture=folder / "empty.png",
+            condition="right",
+            strength=1.0,
+            person="0005",
+            reference=people["0005"][0],
+            held_out=people["0005"][2],
+        ),
+        dict(picture=blurred, condition="blurred", person="0005", reference=people["0005"][0]),
+    ]
     path = folder / "table.jsonl"
     path.write_text("\n".join(json.dumps({name: str(value) for name, value in row.items()}) for row in rows))
     return path
@@ -53,30 +63,51 @@ def result(table, face_models):
 
 
 def test_the_right_person_scores_and_the_wrong_one_does_not(result):
-    means = {summary.condition: {name: value[0] for name, value in summary.values.items()}
-             for summary in result.summaries}
+    means = {
+        summary.condition: {name: value[0] for name, value in summary.values.items()} for summary in result.summaries
+    }
     # Person 0005 has one picture without a face under "right": it counts as 0, not as nothing.
-    likeness = {row.sample.picture.name: row.values["similarity to held out"] for row in result.rows
-                if row.sample.condition == "right"}
+    likeness = {
+        row.sample.picture.name: row.values["similarity to held out"]
+        for row in result.rows
+        if row.sample.condition == "right"
+    }
     assert likeness["empty.png"] == 0
     assert means["right"]["similarity to held out"] > means["wrong"]["similarity to held out"]
     assert means["wrong"]["face found"] == 1 and means["right"]["face found"] == pytest.approx(0.75)
     right = next(summary for summary in result.summaries if summary.condition == "right")
     assert right.pictures == 3 and right.people == 2
     assert right.against_first["similarity to held out"][0] == pytest.approx(
-        means["right"]["similarity to held out"] - means["wrong"]["similarity to held out"])
+        means["right"]["similarity to held out"] - means["wrong"]["similarity to held out"]
+    )
 
 
 def test_a_blurred_face_is_less_sharp(result):
-    sharp = {row.sample.condition: row.values["sharpness"] for row in result.rows
-             if row.sample.person == "0005" and "sharpness" in row.values}
+    sharp = {
+        row.sample.condition: row.values["sharpness"]
+        for row in result.rows
+        if row.sample.person == "0005" and "sharpness" in row.values
+    }
     assert sharp["blurred"] < 0.5 * sharp["right"]
 
 
 def test_the_command_writes_tables_plots_and_a_page_that_loads_nothing(table, face_models, tmp_path, capsys):
     out = tmp_path / "report"
-    assert cli.main(["evaluate", str(table), "--faces", str(face_models / "models" / "insightface"), "--pack",
-                     "buffalo_s", "--out", str(out)]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                str(table),
+                "--faces",
+                str(face_models / "models" / "insightface"),
+                "--pack",
+                "buffalo_s",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert "report.html" in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert "http" not in page and page.count("data:image/png") == 2

@@ -46,9 +46,7 @@ def as_image(picture: Image.Image) -> Tensor:
 def make_faces() -> Callable[..., Faces]:
     """Faces with random embeddings of length about `length`; the same seed gives the same."""
 
-    def make(
-        count: int = 1, seed: int = 0, dim: int = 16, recogniser: str = "pack/r.onnx", size: int = 8
-    ) -> Faces:
+    def make(count: int = 1, seed: int = 0, dim: int = 16, recogniser: str = "pack/r.onnx", size: int = 8) -> Faces:
         rng = torch.Generator().manual_seed(seed)
         faces = [
             Face(

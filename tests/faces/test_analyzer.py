@@ -82,9 +82,7 @@ def test_only_the_needed_files_are_opened(insightface_folder, monkeypatch):
     from insightface import model_zoo
 
     opened, real = [], model_zoo.get_model
-    monkeypatch.setattr(
-        model_zoo, "get_model", lambda path, **k: opened.append(Path(path).name) or real(path, **k)
-    )
+    monkeypatch.setattr(model_zoo, "get_model", lambda path, **k: opened.append(Path(path).name) or real(path, **k))
     open_pack([insightface_folder], "buffalo_s", "CPU")
     assert opened == ["det_500m.onnx", "w600k_mbf.onnx"]
 
@@ -110,9 +108,7 @@ def test_threads_may_share_an_analyzer(analyzer, astronaut, faceworld):
 
 
 def test_an_unknown_pack_lists_those_present_and_the_folder(insightface_folder):
-    with pytest.raises(
-        MissingModel, match=r"'antelopev2' not found \(found: buffalo_s; looked below .*insightface"
-    ):
+    with pytest.raises(MissingModel, match=r"'antelopev2' not found \(found: buffalo_s; looked below .*insightface"):
         open_pack([insightface_folder], "antelopev2")
 
 

@@ -34,9 +34,7 @@ def test_baseline_takes_away_what_all_pictures_share(make_faces):
 
     def biased(seed, count):
         plain = make_faces(count, seed=seed, dim=64)
-        return Faces(
-            tuple(replace(face, embedding=face.embedding + bias) for face in plain), plain.recogniser
-        )
+        return Faces(tuple(replace(face, embedding=face.embedding + bias) for face in plain), plain.recogniser)
 
     a, b, others = biased(1, 2), biased(2, 2), biased(3, 40)
     assert compare(a, b).mean > 0.6

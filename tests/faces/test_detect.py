@@ -69,9 +69,7 @@ def test_what_a_face_carries(reference):
     assert face.image_size == (512, 512) and face.image_index == 0
     assert face.crop.shape == (224, 224, 3) and reference.crops.shape == (1, 224, 224, 3)
     left, right, nose, left_mouth, right_mouth = face.keypoints
-    assert (
-        left[0] < nose[0] < right[0] and left_mouth[0] < right_mouth[0] and left[1] < nose[1] < left_mouth[1]
-    )
+    assert left[0] < nose[0] < right[0] and left_mouth[0] < right_mouth[0] and left[1] < nose[1] < left_mouth[1]
     assert reference.faces.recogniser == "buffalo_s/w600k_mbf.onnx"
 
 
@@ -112,9 +110,7 @@ def test_every_look_together_finds_each_face_once(analyzer, astronaut, monkeypat
 
 def test_a_sure_first_look_ends_the_search(analyzer, astronaut, monkeypatch):
     sizes, real = [], type(analyzer).detect
-    monkeypatch.setattr(
-        type(analyzer), "detect", lambda self, p, s, m: sizes.append(s) or real(self, p, s, m)
-    )
+    monkeypatch.setattr(type(analyzer), "detect", lambda self, p, s, m: sizes.append(s) or real(self, p, s, m))
     search(analyzer, to_bgr(astronaut[0]), 640, 0.5, True)
     assert sizes == [640]
 
@@ -172,10 +168,7 @@ def test_one_bad_picture_does_not_kill_the_batch(analyzer, mixed):
     done = []
     found = detect_faces(analyzer, mixed, Options(), lambda *step: done.append(step))
     assert [face.image_index for face in found.faces] == [0, 3]
-    assert (
-        "Picture 1: skipped, no face" in found.report
-        and "Picture 2: skipped, the picture holds NaN" in found.report
-    )
+    assert "Picture 1: skipped, no face" in found.report and "Picture 2: skipped, the picture holds NaN" in found.report
     assert [bool(mask.any()) for mask in found.mask] == [True, False, False, True]
     assert found.mask.shape == (4, 512, 512) and found.crops.shape == (2, 224, 224, 3)
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -186,9 +179,7 @@ def test_error_names_the_picture(analyzer, mixed):
         detect_faces(analyzer, mixed, Options(no_face="error"))
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 64, 64, 3), (2, 0, 0, 3), (0, 64, 64, 3), (1, 1, 1, 3), (1, 2, 300, 3)]
-)
+@pytest.mark.parametrize("shape", [(1, 64, 64, 3), (2, 0, 0, 3), (0, 64, 64, 3), (1, 1, 1, 3), (1, 2, 300, 3)])
 def test_no_face_at_all_gives_empty_faces_and_a_valid_image(analyzer, shape):
     found = detect_faces(analyzer, torch.zeros(shape), Options(crop_size=64))
     assert len(found.faces) == 0 and found.crops.shape == (1, 64, 64, 3) and not found.crops.any()

@@ -87,9 +87,7 @@ def lay_out(source: Path, target: Path, *files: str) -> Path:
 
 
 def test_packs_are_found_where_people_put_them(pack_folder: Path, tmp_path: Path):
-    nested = lay_out(
-        pack_folder, tmp_path / "a/models/antelopev2/antelopev2", "det_500m.onnx", "w600k_mbf.onnx"
-    )
+    nested = lay_out(pack_folder, tmp_path / "a/models/antelopev2/antelopev2", "det_500m.onnx", "w600k_mbf.onnx")
     beside = lay_out(pack_folder, tmp_path / "a/buffalo_s", "det_500m.onnx")
     extra = lay_out(pack_folder, tmp_path / "b/models/mine", "det_500m.onnx")
     lay_out(pack_folder, tmp_path / "b/models/buffalo_s", "det_500m.onnx")

@@ -27,6 +27,6 @@ def test_another_photo_of_the_same_size_is_not_taken_for_it(analyzer, photos):
     found = [detect_faces(analyzer, photo[None], Options()).faces for photo in photos]
     for own, faces in enumerate(found):
         for other in range(len(photos)):
-            assert (source_pictures(faces, photos[other:other + 1]) is not None) == (other == own)
+            assert (source_pictures(faces, photos[other : other + 1]) is not None) == (other == own)
     assert source_pictures(found[0], None) is None
     assert source_pictures(found[0], photos[:, :128]) is None

@@ -23,7 +23,7 @@ def test_every_place_hears_the_token_that_stands_where_it_does():
         place = row * 24 + column
         assert near[0, place, scores[0, place].argmax()] == apart.argmin()
         beside = sorted(set(range(36)) - set(near[0, place].tolist()))
-        assert apart[beside].min() > 1.4 ** 2 * (2 * REACH / 6) ** 2, "whom it does not hear stands further away"
+        assert apart[beside].min() > 1.4**2 * (2 * REACH / 6) ** 2, "whom it does not hear stands further away"
     inside = face.view(24, 24)
     assert inside[12, 12] == 1 and inside[0, 0] == 0 and (inside[:, 12] > 0).sum() >= 2 * REACH / 4 * 24 - 1
     assert 2 * (REACH + FADES) / 4 * 24 + 1 >= (inside[:, 12] > 0).sum()
@@ -100,8 +100,9 @@ class There:
 def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references, projected):
     """softmax(q kᵀ/√d + s) v, where s is −∞ for what is not near, and the same for each reference's tokens."""
     draw = torch.Generator().manual_seed(0)
-    q, tokens = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in
-                 ((2, 5, 8), (keys, 6 * references, 7)))
+    q, tokens = (
+        torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((2, 5, 8), (keys, 6 * references, 7))
+    )
     to_k, to_v = torch.randn(2, 8, 7, generator=draw, dtype=torch.float64)
     where, k, v = There(places, draw), tokens @ to_k.T, tokens @ to_v.T
     everywhere = torch.cat([where.everywhere(5, torch.float64)] * references, -1)
@@ -111,8 +112,14 @@ def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references,
     shown = (tokens, tokens) if projected else (k, v)
     for some in (slice(None), slice(1)):  # many places look at everything, few at what was gathered for them
         where.near, where.scores = where.near[:, some], where.scores[:, some]
-        stream = LayerStream(0, 2, *shown, torch.ones(8, dtype=torch.float64), where=where,
-                             project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None)
+        stream = LayerStream(
+            0,
+            2,
+            *shown,
+            torch.ones(8, dtype=torch.float64),
+            where=where,
+            project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None,
+        )
         seen = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
         torch.testing.assert_close(seen, expected[:, some])
 
@@ -124,9 +131,16 @@ def test_half_precision_hears_the_same_places(dtype):
     q, text = torch.randn(2, 2, 256, 32, generator=draw)
     k, v = torch.randn(2, 1, 16, 32, generator=draw)
     where = Standing(UPRIGHT.float() * 0.4 + 0.1, (16, 16), 4)
-    exact, rough = (triplet_attention(q.to(kind), text.to(kind), [LayerStream(
-        0, 2, k.to(kind), v.to(kind), torch.ones(32, dtype=kind), where=where)], 2, attend)
-        for kind in (torch.float32, dtype))
+    exact, rough = (
+        triplet_attention(
+            q.to(kind),
+            text.to(kind),
+            [LayerStream(0, 2, k.to(kind), v.to(kind), torch.ones(32, dtype=kind), where=where)],
+            2,
+            attend,
+        )
+        for kind in (torch.float32, dtype)
+    )
     torch.testing.assert_close(rough.float(), exact, rtol=0.03, atol=0.03)
     beyond = where(256, dtype)[2][0, :, 0] == 0
     assert beyond.any() and torch.equal(rough[:, beyond], text.to(dtype)[:, beyond])

@@ -46,5 +46,5 @@ def test_outside_of_the_mask_nothing_changes():
 def test_a_mask_of_any_size_is_cut_at_the_same_place(scale):
     window = window_around(torch.tensor([32.0, 16, 48, 32]), 64, 96, 0.5, 64)  # x 24…56, y 8…40
     mask = torch.zeros(round(64 * scale), round(96 * scale))
-    mask[round(8 * scale):round(40 * scale), round(24 * scale):round(56 * scale)] = 1
+    mask[round(8 * scale) : round(40 * scale), round(24 * scale) : round(56 * scale)] = 1
     assert window.cut(mask).shape == (round(32 * scale), round(32 * scale)) and window.cut(mask).eq(1).all()

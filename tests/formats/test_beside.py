@@ -17,6 +17,10 @@ def test_the_pack_agrees_and_reads_our_exports(comfyui, pack):
     variable = f"FACECDM_{pack.upper()}"
     if not os.environ.get(variable):
         pytest.skip(f"set {variable} to a clone of ComfyUI_{pack}, which is not part of this project")
-    ran = subprocess.run([sys.executable, BENCHMARKS / f"beside_{pack}.py", "--comfyui", comfyui, "--pack",
-                          os.environ[variable]], capture_output=True, text=True, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, BENCHMARKS / f"beside_{pack}.py", "--comfyui", comfyui, "--pack", os.environ[variable]],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr

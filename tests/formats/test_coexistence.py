@@ -33,8 +33,9 @@ def epsilon(small):
     def epsilon(model, cfg: float = 3.0, size=(8, 8)):
         generator = torch.Generator().manual_seed(3)
         x = torch.randn(1, 4, *size, generator=generator) * SIGMA
-        prompts = [conditioning(torch.randn(1, 77, twins.context, generator=generator), torch.zeros(1, 1280))
-                   for _ in range(2)]
+        prompts = [
+            conditioning(torch.randn(1, 77, twins.context, generator=generator), torch.zeros(1, 1280)) for _ in range(2)
+        ]
         return predict(model, x, SIGMA, *prompts, cfg=cfg)
 
     return epsilon
@@ -61,8 +62,11 @@ class Theirs:
 
 def patched_by_theirs(model, sdxl: bool):
     """As its `set_model_patch_replace`: keys without the transformer's number in SD1.5, with it in SDXL."""
-    keys = ([("input", i, j) for i in (4, 5) for j in range(2)] if sdxl
-            else [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("output", i) for i in range(3, 12)])
+    keys = (
+        [("input", i, j) for i in (4, 5) for j in range(2)]
+        if sdxl
+        else [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("output", i) for i in range(3, 12)]
+    )
     model = model.clone()
     options = model.model_options["transformer_options"] = model.model_options["transformer_options"].copy()
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))

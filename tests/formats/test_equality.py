@@ -17,8 +17,16 @@ from facecdm.formats.read import Published
 from facecdm.hosts.comfy import apply_person, layer_map
 
 SIGMA, CFG = 3.0, 3.0
-DIFFUSERS = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-plusv2",
-             "faceid-portrait", "faceid-portrait-unnorm")
+DIFFUSERS = (
+    "ip-adapter",
+    "ip-adapter-plus",
+    "ip-adapter-full-face",
+    "faceid",
+    "faceid-plus",
+    "faceid-plusv2",
+    "faceid-portrait",
+    "faceid-portrait-unnorm",
+)
 IN_SDXL = (*(family for family in DIFFUSERS if family not in ("ip-adapter-full-face", "faceid-plus")), "kolors-plus")
 
 
@@ -57,8 +65,16 @@ def for_diffusers(projection, shown: Features, nothing: Features):
     return torch.stack([nothing.embedding, shown.embedding])
 
 
-def compare(twins, sizes, families: list[str], states: list[dict], count: int = 1, size: int = 8,
-            strengths=(1.0, 1.0), check: bool = True) -> float:
+def compare(
+    twins,
+    sizes,
+    families: list[str],
+    states: list[dict],
+    count: int = 1,
+    size: int = 8,
+    strengths=(1.0, 1.0),
+    check: bool = True,
+) -> float:
     """Largest difference between the hosts, as part of the output's largest value; `check` that the adapter acts."""
     torch.manual_seed(3)
     x = torch.randn(1, 4, size, size) * SIGMA
@@ -66,14 +82,21 @@ def compare(twins, sizes, families: list[str], states: list[dict], count: int = 
     model, given = twins.model, [features(family, sizes, count, seed) for seed, family in enumerate(families)]
     for family, state, (shown, nothing), strength in zip(families, states, given, strengths):
         stream = FAMILIES[family].stream
-        model = apply_person(model, Person(adapter_of(state, family), **{"face": None, "image": None, stream: shown},
-                                           negative={stream: nothing}, settings={stream: Stream(strength)}))
-    prompts = [conditioning(text[i:i + 1], pooled, height=8 * size, width=8 * size) for i in (1, 0)]
+        model = apply_person(
+            model,
+            Person(
+                adapter_of(state, family),
+                **{"face": None, "image": None, stream: shown},
+                negative={stream: nothing},
+                settings={stream: Stream(strength)},
+            ),
+        )
+    prompts = [conditioning(text[i : i + 1], pooled, height=8 * size, width=8 * size) for i in (1, 0)]
     ours = predict(model, x, SIGMA, *prompts, cfg=CFG)
     with diffusers_adapters(twins, *states) as projections:
         for processor in twins.unet.attn_processors.values():
             if hasattr(processor, "scale"):
-                processor.scale = list(strengths[:len(states)])
+                processor.scale = list(strengths[: len(states)])
         for family, projection in zip(families, projections):
             projection.shortcut = family == "faceid-plusv2"
         images = [for_diffusers(projection, *one) for projection, one in zip(projections, given)]
@@ -116,8 +139,10 @@ def test_a_file_in_half_precision(small, make_state):
     whole = {part: {key: value.half().float() for key, value in inner.items()} for part, inner in state.items()}
     shown, _ = features("ip-adapter-plus", sizes)
     x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, twins.context), torch.zeros(1, 1280))
-    both = [predict(apply_person(twins.model, Person(adapter_of(one, "ip-adapter-plus"), None, shown)), x, SIGMA, text)
-            for one in (half, whole)]
+    both = [
+        predict(apply_person(twins.model, Person(adapter_of(one, "ip-adapter-plus"), None, shown)), x, SIGMA, text)
+        for one in (half, whole)
+    ]
     torch.testing.assert_close(*both)
 
 

@@ -16,10 +16,21 @@ FILE = Path("models/clip_vision/eva.pt")
 def timm_tower(sizes: EvaSizes):
     """timm's own model with the settings of its eva02_large_patch14_clip_336."""
     return timm.models.eva.Eva(
-        img_size=sizes.image, patch_size=sizes.patch, embed_dim=sizes.width, depth=sizes.depth, num_heads=sizes.heads,
-        mlp_ratio=sizes.hidden / sizes.width, num_classes=sizes.out, global_pool="token", qkv_fused=False,
-        swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True, use_rot_pos_emb=True,
-        ref_feat_shape=(sizes.rope, sizes.rope)).eval()
+        img_size=sizes.image,
+        patch_size=sizes.patch,
+        embed_dim=sizes.width,
+        depth=sizes.depth,
+        num_heads=sizes.heads,
+        mlp_ratio=sizes.hidden / sizes.width,
+        num_classes=sizes.out,
+        global_pool="token",
+        qkv_fused=False,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        scale_attn_inner=True,
+        use_rot_pos_emb=True,
+        ref_feat_shape=(sizes.rope, sizes.rope),
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +44,20 @@ def oracle():
 
 def as_published(state: dict) -> dict:
     """timm's names → those of EVA-CLIP's own file, a whole CLIP with the rotary positions in it."""
-    names = {"mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.fc2": "mlp.w3", "mlp.norm": "mlp.ffn_ln",
-             "attn.norm": "attn.inner_attn_ln", "attn.q_proj.bias": "attn.q_bias", "attn.v_proj.bias": "attn.v_bias"}
-    published = {"text.positional_embedding": torch.zeros(1), "visual.rope.freqs_cos": torch.zeros(1),
-                 "visual.blocks.0.attn.rope.freqs_sin": torch.zeros(1)}
+    names = {
+        "mlp.fc1_g": "mlp.w1",
+        "mlp.fc1_x": "mlp.w2",
+        "mlp.fc2": "mlp.w3",
+        "mlp.norm": "mlp.ffn_ln",
+        "attn.norm": "attn.inner_attn_ln",
+        "attn.q_proj.bias": "attn.q_bias",
+        "attn.v_proj.bias": "attn.v_bias",
+    }
+    published = {
+        "text.positional_embedding": torch.zeros(1),
+        "visual.rope.freqs_cos": torch.zeros(1),
+        "visual.blocks.0.attn.rope.freqs_sin": torch.zeros(1),
+    }
     for key, value in state.items():
         for old, new in names.items():
             key = key.replace(old, new)
@@ -51,8 +72,9 @@ def test_sees_what_timm_sees(oracle, layout):
     pictures = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         embedding, states = tower(pictures)
-        theirs = oracle.forward_intermediates(pictures, indices=[3, 7, 11, 15, 19], return_prefix_tokens=True,
-                                              output_fmt="NLC", intermediates_only=True)
+        theirs = oracle.forward_intermediates(
+            pictures, indices=[3, 7, 11, 15, 19], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
         torch.testing.assert_close(embedding, oracle(pictures), rtol=1e-4, atol=1e-4)
     for own, (patches, prefix) in zip(states, theirs, strict=True):
         torch.testing.assert_close(own, torch.cat([prefix, patches], 1), rtol=1e-4, atol=1e-4)

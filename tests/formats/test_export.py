@@ -44,8 +44,10 @@ def test_diffusers_and_we_see_the_same_in_the_file(small, trained, tmp_path, tok
     path = written(export(adapter), tmp_path)
     torch.manual_seed(3)
     x, text, pooled = torch.randn(1, 4, 8, 8) * SIGMA, torch.randn(1, 77, twins.context), torch.randn(1, 1280)
-    face, prompt = torch.nn.functional.normalize(torch.randn(1, 512), dim=1), conditioning(
-        text, pooled, height=64, width=64)
+    face, prompt = (
+        torch.nn.functional.normalize(torch.randn(1, 512), dim=1),
+        conditioning(text, pooled, height=64, width=64),
+    )
     own = predict(apply_person(twins.model, Person(adapter, face)), x, SIGMA, prompt)
     back = load_any(path)
     family = back.config.parts["face"].family.key
@@ -61,9 +63,13 @@ def test_diffusers_and_we_see_the_same_in_the_file(small, trained, tmp_path, tok
         assert file.get_tensor("image_proj.proj.0.weight").shape == (1024, 512)
 
 
-@pytest.mark.parametrize("change,told", [
-    (lambda a: a.streams["face"].kappa.data.fill_(0.2), "takes out what the text says .κ = 0.2"),
-    (lambda a: a.streams["face"].gate.knots.data.zero_(), "untrained")])
+@pytest.mark.parametrize(
+    "change,told",
+    [
+        (lambda a: a.streams["face"].kappa.data.fill_(0.2), "takes out what the text says .κ = 0.2"),
+        (lambda a: a.streams["face"].gate.knots.data.zero_(), "untrained"),
+    ],
+)
 def test_what_a_plain_file_cannot_say(trained, change, told):
     adapter = trained()
     change(adapter)
@@ -71,10 +77,16 @@ def test_what_a_plain_file_cannot_say(trained, change, told):
         export(adapter)
 
 
-@pytest.mark.parametrize("sizes,told", [
-    ({"interplay": True}, "interplay with the text was trained"), ({"knots": 3}, "gates change with the noise level"),
-    ({"face_tokens": 5}, "makes 5 tokens .* 4 or 16 tokens"), ({"face_rank": 1025}, "a code of 1025"),
-    ({"face_content": 8}, "in a language that they share")])
+@pytest.mark.parametrize(
+    "sizes,told",
+    [
+        ({"interplay": True}, "interplay with the text was trained"),
+        ({"knots": 3}, "gates change with the noise level"),
+        ({"face_tokens": 5}, "makes 5 tokens .* 4 or 16 tokens"),
+        ({"face_rank": 1025}, "a code of 1025"),
+        ({"face_content": 8}, "in a language that they share"),
+    ],
+)
 def test_what_a_plain_file_has_no_place_for(trained, sizes, told):
     with pytest.raises(FaceCDMError, match=told):
         export(trained(**sizes))
@@ -93,7 +105,7 @@ def test_a_published_one_is_written_as_it_was(small, make_state, tmp_path):
         save_file(flat(state), tmp_path / f"{family}.safetensors")
         first = load_any(tmp_path / f"{family}.safetensors")
         again = load_any(written(export(first), tmp_path))
-        (stream, part), = again.config.parts.items()
+        ((stream, part),) = again.config.parts.items()
         assert part.family.key == family and (family != "faceid-plusv2" or part.why == "its metadata")
         mine, theirs = first.state_dict(), again.state_dict()
         assert mine.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in mine.items())

@@ -21,9 +21,11 @@ from facecdm.hosts.comfy import apply_person, layer_map
 
 SIGMA, CFG, STRENGTH = 3.0, 3.0, 0.8
 # PuLID's modes: tokens of nothing (NUM_ZERO), and our Stream, on top of the family's κ of 1.
-MODES = {"fidelity": (8, Stream(STRENGTH, projection="token_v2", zeros=8)),
-         "style": (16, Stream(STRENGTH, projection="token", zeros=16)),
-         "neutral": (0, Stream(STRENGTH, kappa=-1.0))}
+MODES = {
+    "fidelity": (8, Stream(STRENGTH, projection="token_v2", zeros=8)),
+    "style": (16, Stream(STRENGTH, projection="token", zeros=16)),
+    "neutral": (0, Stream(STRENGTH, kappa=-1.0)),
+}
 
 
 def stack(state: dict, name: str, x):
@@ -44,13 +46,15 @@ def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
     """Tokens as pulid/encoders.py has them."""
     tokens = [stack(state, "body", known(recognised, seen)).reshape(len(recognised), 5, -1)]
     for i, x in enumerate(states):
-        tokens.append(stack(state, f"mapping_{i}", x[:, :1])
-                      + stack(state, f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True))
+        tokens.append(
+            stack(state, f"mapping_{i}", x[:, :1]) + stack(state, f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True)
+        )
     return torch.cat(tokens, 1)
 
 
 def encoded_v11(state: dict, recognised, seen, states) -> torch.Tensor:
     """Tokens as pulid/encoders_transformer.py has them."""
+
     def norm(name, x):
         return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
 
@@ -61,11 +65,14 @@ def encoded_v11(state: dict, recognised, seen, states) -> torch.Tensor:
         context = torch.cat([x, stack(state, f"mapping_{i}", states[i])], 1)
         for layer in (f"layers.{2 * i}", f"layers.{2 * i + 1}"):
             own = norm(f"{layer}.0.norm2", latents)
-            k, v = F.linear(torch.cat([norm(f"{layer}.0.norm1", context), own], 1),
-                            state[f"{layer}.0.to_kv.weight"]).chunk(2, -1)
+            k, v = F.linear(
+                torch.cat([norm(f"{layer}.0.norm1", context), own], 1), state[f"{layer}.0.to_kv.weight"]
+            ).chunk(2, -1)
             heads = k.shape[-1] // 64
-            latents = latents + F.linear(Reference.attend(F.linear(own, state[f"{layer}.0.to_q.weight"]), k, v, heads),
-                                         state[f"{layer}.0.to_out.weight"])
+            latents = latents + F.linear(
+                Reference.attend(F.linear(own, state[f"{layer}.0.to_q.weight"]), k, v, heads),
+                state[f"{layer}.0.to_out.weight"],
+            )
             hidden = F.gelu(F.linear(norm(f"{layer}.1.0", latents), state[f"{layer}.1.1.weight"]))
             latents = latents + F.linear(hidden, state[f"{layer}.1.3.weight"])
     return latents[:, :queries] @ state["proj_out"]
@@ -74,8 +81,11 @@ def encoded_v11(state: dict, recognised, seen, states) -> torch.Tensor:
 def face(sizes, seed: int = 5, patches: int = 6):
     """(recogniser's embedding, tower's embedding, five states) of one face."""
     generator, width = torch.Generator().manual_seed(seed), min(sizes.states, EVA_STATES)
-    return (torch.randn(1, 512, generator=generator) * 3, torch.randn(1, 768, generator=generator),
-            tuple(torch.randn(1, 1 + patches, width, generator=generator) for _ in range(5)))
+    return (
+        torch.randn(1, 512, generator=generator) * 3,
+        torch.randn(1, 768, generator=generator),
+        tuple(torch.randn(1, 1 + patches, width, generator=generator) for _ in range(5)),
+    )
 
 
 def adapter_of(state: dict):
@@ -87,8 +97,12 @@ def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
     state, (recognised, seen, states) = published_state(family, layer_map(twins.model), sizes), face(sizes)
     encode, (zeros, stream) = encoded if family == "pulid" else encoded_v11, MODES[mode]
     nobody = tuple(torch.zeros_like(x) for x in (recognised, seen, *states))
-    tokens = torch.cat([encode(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
-                        encode(state["image_proj"], recognised, seen, states)])
+    tokens = torch.cat(
+        [
+            encode(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
+            encode(state["image_proj"], recognised, seen, states),
+        ]
+    )
     tokens = torch.cat([tokens, tokens.new_zeros(2, zeros, tokens.shape[-1])], 1)
 
     generator = torch.Generator().manual_seed(3)
@@ -99,9 +113,8 @@ def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
     theirs = (negative + CFG * (positive - negative))[None]
 
     shown = Features(identity(recognised, seen), states)
-    person = Person(adapter_of(state), shown, settings={"face": stream},
-                    negative={"face": shown.nothing(nobody[2:])})
-    prompts = [conditioning(text[i:i + 1], pooled, height=64, width=96) for i in (1, 0)]
+    person = Person(adapter_of(state), shown, settings={"face": stream}, negative={"face": shown.nothing(nobody[2:])})
+    prompts = [conditioning(text[i : i + 1], pooled, height=64, width=96) for i in (1, 0)]
     ours = predict(apply_person(twins.model, person), x, SIGMA, *prompts, cfg=CFG)
     plain = predict(twins.model, x, SIGMA, *prompts, cfg=CFG)
     scale = theirs.abs().max()
@@ -135,8 +148,10 @@ def test_modes_differ(small):
     state, (recognised, seen, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face(SMALL_XL)
     x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, small.context), torch.randn(1, 1280))
     shown = Features(identity(recognised, seen), states)
-    noises = [predict(apply_person(small.model, Person(adapter_of(state), shown, settings={"face": stream})), x, SIGMA,
-                      text) for _, stream in MODES.values()]
+    noises = [
+        predict(apply_person(small.model, Person(adapter_of(state), shown, settings={"face": stream})), x, SIGMA, text)
+        for _, stream in MODES.values()
+    ]
     for i in range(3):
         assert (noises[i] - noises[i - 1]).abs().max() > 1e-3 * noises[i].abs().max()
 
@@ -145,8 +160,10 @@ def test_the_authors_own_file(small):
     """pulid_v1.bin names its parts otherwise."""
     state = published_state("pulid", layer_map(small.model), SMALL_XL)
     theirs = {f"id_adapter.{key}": value for key, value in state["image_proj"].items()}
-    theirs |= {f"id_adapter_attn_layers.{key.replace('.to_', '.id_to_').replace('_ip.', '.')}": value
-               for key, value in state["ip_adapter"].items()}
+    theirs |= {
+        f"id_adapter_attn_layers.{key.replace('.to_', '.id_to_').replace('_ip.', '.')}": value
+        for key, value in state["ip_adapter"].items()
+    }
     assert "id_adapter_attn_layers.1.id_to_k.weight" in theirs
     renamed = from_upstream(theirs)
     assert {key for key in renamed} == {f"{part}.{key}" for part, inner in state.items() for key in inner}

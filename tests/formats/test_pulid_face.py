@@ -18,8 +18,10 @@ EYES_NOSE_MOUTH = torch.tensor([[205.0, 106], [247, 110], [225, 135], [203, 152]
 def faces(astronaut):
     picture = (astronaut[0].numpy() * 255).round().astype(np.uint8)
     crop = torch.from_numpy(aligned_crop(picture, EYES_NOSE_MOUTH.numpy(), 112)).float() / 255
-    return Faces((Face(torch.ones(512), EYES_NOSE_MOUTH, torch.tensor([180.0, 60, 270, 190]), 0.9, (512, 512), 0,
-                       crop),), "antelopev2/glintr100.onnx")
+    return Faces(
+        (Face(torch.ones(512), EYES_NOSE_MOUTH, torch.tensor([180.0, 60, 270, 190]), 0.9, (512, 512), 0, crop),),
+        "antelopev2/glintr100.onnx",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,10 @@ def test_the_frame_is_facexlibs(upright, astronaut):
 
 
 def test_grey_on_white(upright):
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.48145466, 0.4578275, 0.40821073),
-                                                         (0.26862954, 0.26130258, 0.27577711)))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1)
+        for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    )
     seen = prepared(upright, oval) * std + mean
     assert seen.shape == (1, 3, 336, 336)
     torch.testing.assert_close(seen[:, :1].expand(-1, 3, -1, -1), seen)

@@ -12,8 +12,15 @@ from safetensors.torch import save_file
 from facecdm.errors import BadFile
 from facecdm.formats.read import read
 
-FAMILIES = ("ip-adapter", "ip-adapter-plus", "ip-adapter-full-face", "faceid", "faceid-plus", "faceid-portrait",
-            "faceid-portrait-unnorm")
+FAMILIES = (
+    "ip-adapter",
+    "ip-adapter-plus",
+    "ip-adapter-full-face",
+    "faceid",
+    "faceid-plus",
+    "faceid-portrait",
+    "faceid-portrait-unnorm",
+)
 
 
 def same(published, state: dict) -> None:
@@ -32,8 +39,14 @@ def written(tmp_path, state: dict, kind: str):
     elif kind == "flat":
         save_file(tensors, path, {"who": "me"})
     else:  # the names of the training script, some of them as accelerate saves them
-        save_file({"module." * (kind == "accelerate") + key.replace("image_proj.", "image_proj_model.").replace(
-            "ip_adapter.", "adapter_modules."): value for key, value in tensors.items()}, path)
+        save_file(
+            {
+                "module." * (kind == "accelerate")
+                + key.replace("image_proj.", "image_proj_model.").replace("ip_adapter.", "adapter_modules."): value
+                for key, value in tensors.items()
+            },
+            path,
+        )
     return path
 
 
@@ -51,8 +64,11 @@ def test_what_diffusers_made_of_it_reads_as_it_was(small, make_state, tmp_path, 
     twins, _ = small
     state = make_state(family, lora_rank=0)
     with diffusers_adapters(twins, copy.deepcopy(state)):
-        tensors = {key: value.clone() for key, value in twins.unet.state_dict().items()
-                   if "processor" in key or "encoder_hid_proj" in key}
+        tensors = {
+            key: value.clone()
+            for key, value in twins.unet.state_dict().items()
+            if "processor" in key or "encoder_hid_proj" in key
+        }
     save_file(tensors, tmp_path / "unet.safetensors")
     same(read(tmp_path / "unet.safetensors"), state)
 

@@ -37,8 +37,11 @@ PUBLISHED = {  # the file's own name, as its authors gave it → (family, base, 
     "instantid/ip-adapter.bin": ("instantid", "SDXL", 16, None),
     "Kolors-IP-Adapter-Plus.safetensors": ("kolors-plus", "SDXL", 16, "ViT-L"),
 }
-SAME_SHAPES = {"ip-adapter-light": "ip-adapter", "ip-adapter-plus-face": "ip-adapter-plus",
-               "ip-adapter-composition": "ip-adapter-plus"}
+SAME_SHAPES = {
+    "ip-adapter-light": "ip-adapter",
+    "ip-adapter-plus-face": "ip-adapter-plus",
+    "ip-adapter-composition": "ip-adapter-plus",
+}
 
 
 def file(family: str, base: str, name: str, encoder=None, metadata=None) -> Published:
@@ -110,7 +113,9 @@ def test_order_of_evidence():
         return recognise(file("faceid-plus", "SD1.5", **{"name": "x.bin", **more}), choice)
 
     assert (of().family.key, of().why) == (
-        "faceid-plus", "its content; it may be FaceID PlusV2, too: if so, choose that as family")
+        "faceid-plus",
+        "its content; it may be FaceID PlusV2, too: if so, choose that as family",
+    )
     named = of(name="my-PlusV2.bin")
     assert (named.family.key, named.why) == ("faceid-plusv2", "'plusv2' in its name")
     told = of(name="my-plusv2.bin", metadata={"facecdm.family": "faceid-plus"})
@@ -123,21 +128,38 @@ def test_order_of_evidence():
     assert recognise(file("instantid", "SDXL", "unnorm.bin")).family.key == "faceid-portrait-unnorm"
 
 
-@pytest.mark.parametrize("family,loose", [
-    ("instantid", "portrait"), ("ip-adapter", "highlight"), ("ip-adapter", "soft light"),
-    ("ip-adapter-plus", "good composition"), ("faceid-plus", "surplusv2")])
+@pytest.mark.parametrize(
+    "family,loose",
+    [
+        ("instantid", "portrait"),
+        ("ip-adapter", "highlight"),
+        ("ip-adapter", "soft light"),
+        ("ip-adapter-plus", "good composition"),
+        ("faceid-plus", "surplusv2"),
+    ],
+)
 def test_a_loose_word_is_no_name(family, loose):
     """In prose of the metadata, in a file's name."""
-    for found in (recognise(file(family, "SD1.5", "x.bin", metadata={"modelspec.description": f"a {loose} of hers"})),
-                  recognise(file(family, "SD1.5", f"my_{loose}.bin"))):
+    for found in (
+        recognise(file(family, "SD1.5", "x.bin", metadata={"modelspec.description": f"a {loose} of hers"})),
+        recognise(file(family, "SD1.5", f"my_{loose}.bin")),
+    ):
         assert found.family.key == family and "it may be" in found.why
 
 
-@pytest.mark.parametrize("family,name", [
-    ("faceid-portrait-unnorm", "IP Adapter FaceID Portrait SDXL.safetensors"), ("instantid", "Instant_ID portrait.bin"),
-    ("faceid-plusv2", "FaceID Plus V2.bin"), ("faceid-plusv2", "FaceIDPlusV2_sd15.bin"),
-    ("ip-adapter-light", "ip-adapter-light.bin"), ("ip-adapter-composition", "ip-composition-adapter_sd15.bin"),
-    ("ip-adapter-plus-face", "IP-Adapter Plus Face.bin"), ("ip-adapter-plus", "my ip-adapter plus.bin")])
+@pytest.mark.parametrize(
+    "family,name",
+    [
+        ("faceid-portrait-unnorm", "IP Adapter FaceID Portrait SDXL.safetensors"),
+        ("instantid", "Instant_ID portrait.bin"),
+        ("faceid-plusv2", "FaceID Plus V2.bin"),
+        ("faceid-plusv2", "FaceIDPlusV2_sd15.bin"),
+        ("ip-adapter-light", "ip-adapter-light.bin"),
+        ("ip-adapter-composition", "ip-composition-adapter_sd15.bin"),
+        ("ip-adapter-plus-face", "IP-Adapter Plus Face.bin"),
+        ("ip-adapter-plus", "my ip-adapter plus.bin"),
+    ],
+)
 def test_a_name_is_known_however_its_words_are_joined(family, name):
     found = recognise(file(family, "SD1.5", name))
     assert found.family.key == family and "in its name" in found.why
@@ -181,8 +203,13 @@ def test_unknown_projectors_and_bases_are_told():
 def test_the_file_to_get_is_known_for_every_family():
     assert FILES.keys() | {"kolors-plus"} == FAMILIES.keys(), "Kolors is a base of its own"
     assert file_for("faceid", "SDXL") == "ip-adapter-faceid_sdxl.bin" and file_for("faceid", "FaceCDM demo") == ""
-    adapter = import_adapter(Published(*(published_state("faceid", BASES["SD1.5"], SD15)[part]
-                                         for part in ("image_proj", "ip_adapter")), {}, Path("a.bin")))
+    adapter = import_adapter(
+        Published(
+            *(published_state("faceid", BASES["SD1.5"], SD15)[part] for part in ("image_proj", "ip_adapter")),
+            {},
+            Path("a.bin"),
+        )
+    )
     assert adapter.config.counterpart("SDXL") == "ip-adapter-faceid_sdxl.bin"
 
 

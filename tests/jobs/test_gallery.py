@@ -24,8 +24,18 @@ def run(server, tmp_path):
         pytest.skip(f"no demo weights at {default_path()}")
 
     def run(*arguments: str) -> int:
-        where = ["--server", server.address, "--base", str(server.base), "--output", str(tmp_path), "--docs",
-                 str(tmp_path), "--steps", "1"]
+        where = [
+            "--server",
+            server.address,
+            "--base",
+            str(server.base),
+            "--output",
+            str(tmp_path),
+            "--docs",
+            str(tmp_path),
+            "--steps",
+            "1",
+        ]
         return main(["gallery", *where, *map(str, arguments)])
 
     return run
@@ -78,8 +88,11 @@ def test_a_trained_adapter_takes_the_place_of_the_workflows_own(run, server, tmp
 
 
 def test_a_picture_that_cannot_be_made_is_told(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "GALLERY", ((Entry("portrait", {("Apply FaceCDM", "start_at"): 1.0,
-                                                                 ("Apply FaceCDM", "end_at"): 0.0}),),))
+    monkeypatch.setattr(
+        gallery,
+        "GALLERY",
+        ((Entry("portrait", {("Apply FaceCDM", "start_at"): 1.0, ("Apply FaceCDM", "end_at"): 0.0}),),),
+    )
     assert run() == 1
     assert "must be before end_at" in (tmp_path / "gallery.md").read_text(encoding="utf-8")
 

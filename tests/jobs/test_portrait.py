@@ -179,8 +179,9 @@ def test_the_pictures_that_workflows_name_are_laid_out_and_yours_stay(tmp_path):
     (tmp_path / "faceworld.webp").write_bytes(b"mine")
     lay_out_examples(tmp_path)
     shipped = [json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOW.parent.glob("*.json")]
-    named = {node["inputs"]["image"] for nodes in shipped for node in nodes.values()
-             if node["class_type"] == "LoadImage"}
+    named = {
+        node["inputs"]["image"] for nodes in shipped for node in nodes.values() if node["class_type"] == "LoadImage"
+    }
     assert named and named <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "faceworld.webp").read_bytes() == b"mine"
 

@@ -26,10 +26,25 @@ def make_vision(in_comfy, tmp_path_factory):
 
     def make(width: int):
         file = tmp_path_factory.mktemp("vision") / "config.json"
-        file.write_text(json.dumps({
-            "model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": width, "projection_dim": 8,
-            "num_attention_heads": 2, "num_hidden_layers": 2, "num_channels": 3, "image_size": 32, "patch_size": 16,
-            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+        file.write_text(
+            json.dumps(
+                {
+                    "model_type": "clip_vision_model",
+                    "hidden_size": width,
+                    "intermediate_size": width,
+                    "projection_dim": 8,
+                    "num_attention_heads": 2,
+                    "num_hidden_layers": 2,
+                    "num_channels": 3,
+                    "image_size": 32,
+                    "patch_size": 16,
+                    "hidden_act": "quick_gelu",
+                    "layer_norm_eps": 1e-5,
+                    "image_mean": [0.5] * 3,
+                    "image_std": [0.5] * 3,
+                }
+            )
+        )
         vision = comfy.clip_vision.ClipVisionModel(str(file))
         generator = torch.Generator().manual_seed(0)
         for value in vision.model.parameters():  # ComfyUI leaves them as memory was
@@ -51,9 +66,21 @@ def make_faces(in_comfy):
 
     def make(count: int = 1, width: int = 512, recogniser: str = "buffalo_s/w600k_mbf.onnx"):
         generator = torch.Generator().manual_seed(count)
-        return value.Faces(tuple(
-            value.Face(torch.randn(width, generator=generator) * 5, torch.rand(5, 2), torch.tensor([0.0, 0, 9, 9]), 0.9,
-                       (10, 10), 0, torch.zeros(8, 8, 3)) for _ in range(count)), recogniser)
+        return value.Faces(
+            tuple(
+                value.Face(
+                    torch.randn(width, generator=generator) * 5,
+                    torch.rand(5, 2),
+                    torch.tensor([0.0, 0, 9, 9]),
+                    0.9,
+                    (10, 10),
+                    0,
+                    torch.zeros(8, 8, 3),
+                )
+                for _ in range(count)
+            ),
+            recogniser,
+        )
 
     return make
 
@@ -65,10 +92,13 @@ def found_in(in_comfy):
 
     def give(faces, picture):
         pixels = (picture[0].numpy() * 255).round().astype("uint8")
-        crops = [torch.from_numpy(align.aligned_crop(pixels, face.keypoints.numpy(), 64)).float() / 255
-                 for face in faces]
-        return type(faces)(tuple(replace(face, crop=crop, image_size=picture.shape[1:3])
-                                 for face, crop in zip(faces, crops)), faces.recogniser)
+        crops = [
+            torch.from_numpy(align.aligned_crop(pixels, face.keypoints.numpy(), 64)).float() / 255 for face in faces
+        ]
+        return type(faces)(
+            tuple(replace(face, crop=crop, image_size=picture.shape[1:3]) for face, crop in zip(faces, crops)),
+            faces.recogniser,
+        )
 
     return give
 
@@ -116,9 +146,10 @@ def noise():
     def noise(model, sigma: float = 2.0, size=(8, 8), batch: int = 1, context: int = 96, **more) -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
         x = torch.randn(batch, 4, *size, generator=generator) * sigma
-        prompts = [conditioning(torch.randn(1, 77, context, generator=generator), torch.zeros(1, 1280))
-                   for _ in range(2)]
-        return predict(model, x, sigma, *prompts[:2 if more.get("cfg", 1.0) != 1 else 1], **more)
+        prompts = [
+            conditioning(torch.randn(1, 77, context, generator=generator), torch.zeros(1, 1280)) for _ in range(2)
+        ]
+        return predict(model, x, sigma, *prompts[: 2 if more.get("cfg", 1.0) != 1 else 1], **more)
 
     return noise
 

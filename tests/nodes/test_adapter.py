@@ -196,11 +196,18 @@ def test_a_truncated_file_is_told_at_every_length(errors, adapter, save, load):
             load("mine")
 
 
-@pytest.mark.parametrize("key,told", [
-    ("ip_adapter.1.to_k_ip.weight", "a part of an IP-Adapter"), ("image_proj.proj.weight", "a part of an IP-Adapter"),
-    ("lora_unet_mid_block_attn2_to_k.lora_up.weight", "a LoRA"), ("model.weight", "a file of another kind"),
-    ("vision_model.encoder.weight", "a CLIP vision model"), ("zero_convs.0.weight", "a ControlNet"),
-    ("model.diffusion_model.out.weight", "a checkpoint")])
+@pytest.mark.parametrize(
+    "key,told",
+    [
+        ("ip_adapter.1.to_k_ip.weight", "a part of an IP-Adapter"),
+        ("image_proj.proj.weight", "a part of an IP-Adapter"),
+        ("lora_unet_mid_block_attn2_to_k.lora_up.weight", "a LoRA"),
+        ("model.weight", "a file of another kind"),
+        ("vision_model.encoder.weight", "a CLIP vision model"),
+        ("zero_convs.0.weight", "a ControlNet"),
+        ("model.diffusion_model.out.weight", "a checkpoint"),
+    ],
+)
 def test_files_of_other_programs_are_called_by_their_name(errors, folder, load, key, told):
     save_file({key: torch.ones(2, 2)}, folder / "theirs.safetensors")
     with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {told}.*FaceCDM reads"):

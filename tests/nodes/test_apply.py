@@ -11,9 +11,19 @@ from twins import stir
 @pytest.fixture
 def apply(in_comfy, sd15, adapter, make_faces):
     def apply(**changes):
-        inputs = {"model": sd15, "adapter": adapter, "faces": make_faces(), "face_strength": 1.0, "image_strength": 1.0,
-                  "keep_prompt": 0.0, "start_at": 0.0, "end_at": 1.0, "references": "mean", "curve": "flat",
-                  "custom_curve": "1, 1, 1"}
+        inputs = {
+            "model": sd15,
+            "adapter": adapter,
+            "faces": make_faces(),
+            "face_strength": 1.0,
+            "image_strength": 1.0,
+            "keep_prompt": 0.0,
+            "start_at": 0.0,
+            "end_at": 1.0,
+            "references": "mean",
+            "curve": "flat",
+            "custom_curve": "1, 1, 1",
+        }
         return in_comfy.run("FaceCDMApply", **inputs | changes)[0]
 
     return apply
@@ -108,9 +118,22 @@ def test_a_combo_is_checked_before_anything_runs(in_comfy):
     assert "got 'wavy'" in check(curve="wavy")
 
 
-@pytest.mark.parametrize("text,right", [
-    ("0, 0.5, 1", True), ("1", True), ("-1; 2", True), ("1,,2,", True), ("", False), (", ;", False), ("a", False),
-    ("1 2", False), ("nan", False), ("inf", False), ("1e9", False)])
+@pytest.mark.parametrize(
+    "text,right",
+    [
+        ("0, 0.5, 1", True),
+        ("1", True),
+        ("-1; 2", True),
+        ("1,,2,", True),
+        ("", False),
+        (", ;", False),
+        ("a", False),
+        ("1 2", False),
+        ("nan", False),
+        ("inf", False),
+        ("1e9", False),
+    ],
+)
 def test_a_custom_curve_is_a_list_of_numbers(in_comfy, errors, apply, text, right):
     check = in_comfy.nodes["FaceCDMApply"].validate_inputs
     assert check(curve="flat", custom_curve=text) is True, "it is read for the curve 'custom' alone"
@@ -177,8 +200,9 @@ def test_start_comes_before_end(errors, apply, start, end):
 
 
 def test_a_model_without_cross_attention(errors, apply):
-    flux = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)),
-                           get_model_object=lambda name: None)
+    flux = SimpleNamespace(
+        model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)), get_model_object=lambda name: None
+    )
     with pytest.raises(errors.UnsupportedModel, match="SD1.5, SD2, SDXL"):
         apply(model=flux)
 
@@ -203,8 +227,9 @@ def test_a_pose_says_where_the_face_is_to_be(in_comfy, sd15, make_adapter, apply
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 128), (128, 64), (96, 128)])
 @pytest.mark.parametrize("canvas", [(120, 120), (100, 130), (160, 120)])
-def test_a_pose_of_another_shape_is_where_core_draws_it(in_comfy, sd15, make_adapter, apply, pose, canvas, height,
-                                                        width):
+def test_a_pose_of_another_shape_is_where_core_draws_it(
+    in_comfy, sd15, make_adapter, apply, pose, canvas, height, width
+):
     """A dot on the nose goes through core's own fitting of a ControlNet's picture, and the nose is where the dot is."""
     from comfy.utils import common_upscale
 

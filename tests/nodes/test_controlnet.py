@@ -63,19 +63,22 @@ def tokens(name: str):
 def test_without_faces_the_twins_agree(in_comfy, twins, control, x, picture):
     import nodes
 
-    positive, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(words("a"), words("b"), control.net, picture, 0.7,
-                                                                   0.0, 1.0)
+    positive, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        words("a"), words("b"), control.net, picture, 0.7, 0.0, 1.0
+    )
     text, pooled = WORDS["a"]
-    same(predict(twins.model, x, SIGMA, positive),
-         control.diffusers(twins, x, SIGMA, text, text, picture, pooled, 0.7))
+    same(predict(twins.model, x, SIGMA, positive), control.diffusers(twins, x, SIGMA, text, text, picture, pooled, 0.7))
 
 
 def test_tokens_in_place_of_the_text(host, twins, control, x, picture):
-    positive, negative = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"),
-                                                 tokens("nobody"), 0.7, 0.0, 1.0)
+    positive, negative = host.control_with_faces(
+        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0
+    )
     ours = predict(twins.model, x, SIGMA, positive, negative, cfg=3.0)
-    a, b = (control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
-            for name, own in (("a", "face"), ("b", "nobody")))
+    a, b = (
+        control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
+        for name, own in (("a", "face"), ("b", "nobody"))
+    )
     same(ours, b + 3.0 * (a - b))
     without = control.diffusers(twins, x, SIGMA, WORDS["a"][0], WORDS["a"][0], picture, WORDS["a"][1], 0.7)
     assert (a - without).abs().max() > 0.01 * a.abs().max(), "the tokens make a difference"
@@ -93,8 +96,12 @@ def test_each_net_of_a_chain_reads_its_own(in_comfy, host, twins, control, pose,
     ours = predict(twins.model, x, SIGMA, *both)
 
     text, pooled = WORDS["a"]
-    links = [(pose, text, 1 - picture, 0.5), (control, TOKENS["face"], picture, 0.7),
-             (control, TOKENS["other"], picture, 0.4), (pose, text, picture, 0.3)]
+    links = [
+        (pose, text, 1 - picture, 0.5),
+        (control, TOKENS["face"], picture, 0.7),
+        (control, TOKENS["other"], picture, 0.4),
+        (pose, text, picture, 0.3),
+    ]
     residuals = [net.residuals(twins, x, SIGMA, read, hint, pooled, strength) for net, read, hint, strength in links]
     same(ours, held(twins, x, SIGMA, text, [sum(values) for values in zip(*residuals)], pooled))
 
@@ -110,8 +117,9 @@ def test_both_sides_share_a_batch(host, twins, control, x, picture):
 
     model = twins.model.clone()
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "count", count)
-    both = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 1.0,
-                                   0.0, 1.0)
+    both = host.control_with_faces(
+        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 1.0, 0.0, 1.0
+    )
     predict(model, x, SIGMA, *both, cfg=3.0)
     assert calls == [4]
 
@@ -119,15 +127,18 @@ def test_both_sides_share_a_batch(host, twins, control, x, picture):
 def test_a_mask_weighs_what_the_net_says(host, twins, control, x, picture):
     mask = torch.zeros(1, SIZE[0] * 8, SIZE[1] * 8)
     mask[:, :, :40] = 1.0
-    positive, _ = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"),
-                                          tokens("nobody"), 0.7, 0.0, 1.0, mask)
+    positive, _ = host.control_with_faces(
+        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0, mask
+    )
     text, pooled = WORDS["a"]
 
     def weigh(value):
         return value * torch.nn.functional.interpolate(mask[None], value.shape[-2:], mode="area")[0]
 
-    same(predict(twins.model, x, SIGMA, positive),
-         control.diffusers(twins, x, SIGMA, text, TOKENS["face"], picture, pooled, 0.7, weigh))
+    same(
+        predict(twins.model, x, SIGMA, positive),
+        control.diffusers(twins, x, SIGMA, text, TOKENS["face"], picture, pooled, 0.7, weigh),
+    )
 
 
 def test_outside_its_time_the_net_is_silent(host, twins, control, x, picture):
@@ -135,8 +146,9 @@ def test_outside_its_time_the_net_is_silent(host, twins, control, x, picture):
     model_sampling = twins.model.get_model_object("model_sampling")
     acts = []
     for start, end in ((0.0, 0.3), (0.3, 1.0), (0.0, 1.0)):
-        positive, _ = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"),
-                                              tokens("nobody"), 0.7, start, end)
+        positive, _ = host.control_with_faces(
+            words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, start, end
+        )
         acts.append(not predict(twins.model, x, SIGMA, positive).equal(plain))
         within = model_sampling.percent_to_sigma(end) <= SIGMA <= model_sampling.percent_to_sigma(start)
         assert acts[-1] == within
@@ -148,8 +160,11 @@ def control_lora(control):
     """A net that borrows its encoder from the model that it is applied to."""
     import comfy.controlnet
 
-    own = {key: value for key, value in cldm_keys(control.model.state_dict(), SMALL_SDXL).items()
-           if key.startswith(("zero_convs", "input_hint_block", "middle_block_out"))}
+    own = {
+        key: value
+        for key, value in cldm_keys(control.model.state_dict(), SMALL_SDXL).items()
+        if key.startswith(("zero_convs", "input_hint_block", "middle_block_out"))
+    }
     net = comfy.controlnet.load_controlnet_state_dict(own | {"lora_controlnet": torch.zeros(())})
     assert isinstance(net, comfy.controlnet.ControlLora)
     return net
@@ -161,8 +176,9 @@ def test_alone_it_is_cores_cross_attn_controlnet(host, twins, control, control_l
 
     net = control.net if kind == "controlnet" else control_lora
     host.check_net(net, 128)
-    ours, _ = host.control_with_faces(words("a"), words("b"), net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0,
-                                      1.0)
+    ours, _ = host.control_with_faces(
+        words("a"), words("b"), net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0
+    )
     cores, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(words("a"), words("b"), net, picture, 0.7, 0.0, 1.0)
     plain = predict(twins.model, x, SIGMA, cores)
     cores[0][1]["cross_attn_controlnet"] = TOKENS["face"]
@@ -174,13 +190,17 @@ def test_combined_prompts_keep_their_tokens(host, twins, control, x, picture):
     """Core's Conditioning (Combine) and Set Area work on what we hand out."""
     import nodes
 
-    both = host.control_with_faces(words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7,
-                                   0.0, 1.0)
-    other = host.control_with_faces(words("b"), words("b"), control.net, picture, tokens("other"), tokens("nobody"),
-                                    0.7, 0.0, 1.0)
+    both = host.control_with_faces(
+        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0
+    )
+    other = host.control_with_faces(
+        words("b"), words("b"), control.net, picture, tokens("other"), tokens("nobody"), 0.7, 0.0, 1.0
+    )
     (combined,) = nodes.ConditioningCombine().combine(both[0], other[0])
-    a, b = (control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
-            for name, own in (("a", "face"), ("b", "other")))
+    a, b = (
+        control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
+        for name, own in (("a", "face"), ("b", "other"))
+    )
     same(predict(twins.model, x, SIGMA, combined), (a + b) / 2)
     (left,) = nodes.ConditioningSetArea().append(both[0], SIZE[1] * 4, SIZE[0] * 8, 0, 0, 1.0)
     (parts,) = nodes.ConditioningCombine().combine(left, words("b"))

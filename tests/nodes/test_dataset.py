@@ -10,8 +10,13 @@ import torch
 def sockets(in_comfy):
     demo = in_comfy.module("facecdm.hosts.comfy_demo").load()
     analyzer = in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=True)[0]
-    return {"model": demo.model, "clip": demo.clip, "vae": demo.vae, "analyzer": analyzer,
-            "clip_vision": demo.clip_vision}
+    return {
+        "model": demo.model,
+        "clip": demo.clip,
+        "vae": demo.vae,
+        "analyzer": analyzer,
+        "clip_vision": demo.clip_vision,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +30,19 @@ def prepared(in_comfy, sockets, faceworld_val):
 
 
 def choices(**more) -> dict:
-    return {"resolution": 0, "aspect": 1.0, "framing": "whole", "several_faces": "largest", "no_caption": "empty",
-            "identities": "auto", "same_person": 0.4, "pose": "five points", "augmented": 2, "min_score": 0.5,
-            "min_face": 0.05} | more
+    return {
+        "resolution": 0,
+        "aspect": 1.0,
+        "framing": "whole",
+        "several_faces": "largest",
+        "no_caption": "empty",
+        "identities": "auto",
+        "same_person": 0.4,
+        "pose": "five points",
+        "augmented": 2,
+        "min_score": 0.5,
+        "min_face": 0.05,
+    } | more
 
 
 def test_a_folder(in_comfy, prepared):
@@ -43,8 +58,13 @@ def test_a_folder(in_comfy, prepared):
 
 def test_a_batch_and_captions(in_comfy, sockets, astronaut):
     images = torch.cat([astronaut, astronaut.flip(2)])
-    data, _, _ = in_comfy.run("FaceCDMPrepareDataSet", **sockets, images=images, captions="an astronaut\nmirrored\n",
-                              **choices(name="batch", folder="(the images input)", identities="one person"))
+    data, _, _ = in_comfy.run(
+        "FaceCDMPrepareDataSet",
+        **sockets,
+        images=images,
+        captions="an astronaut\nmirrored\n",
+        **choices(name="batch", folder="(the images input)", identities="one person"),
+    )
     assert [entry.caption for entry in data.entries] == ["an astronaut", "mirrored"] and data.references(0) == [1]
 
 
@@ -53,10 +73,17 @@ def test_without_pictures(in_comfy, sockets):
         in_comfy.run("FaceCDMPrepareDataSet", **sockets, **choices(name="none", folder="(the images input)"))
 
 
-@pytest.mark.parametrize("given,words", [
-    ({"folder": "../output"}, "would not lie in input"), ({"folder": "/etc"}, "would not lie in"),
-    ({"folder": "nowhere"}, "there is no folder nowhere"), ({"name": "../x"}, "cannot be the name"),
-    ({"framing": "round"}, "framing must be one of"), ({"pose": "x"}, "pose must be one of")])
+@pytest.mark.parametrize(
+    "given,words",
+    [
+        ({"folder": "../output"}, "would not lie in input"),
+        ({"folder": "/etc"}, "would not lie in"),
+        ({"folder": "nowhere"}, "there is no folder nowhere"),
+        ({"name": "../x"}, "cannot be the name"),
+        ({"framing": "round"}, "framing must be one of"),
+        ({"pose": "x"}, "pose must be one of"),
+    ],
+)
 def test_wrong_inputs_are_told_before_anything_runs(in_comfy, given, words):
     assert words in in_comfy.nodes["FaceCDMPrepareDataSet"].validate_inputs(**given)
 

@@ -8,9 +8,22 @@ import torch
 from PIL import Image
 from twins import stir
 
-SETTINGS = {"seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 0.4,
-            "guide_size": 128, "padding": 0.5, "mask_grow": 1.25, "feather": 0.3, "noise_mask": True, "min_score": 0.5,
-            "min_size": 8, "max_size": 4096}
+SETTINGS = {
+    "seed": 1,
+    "steps": 2,
+    "cfg": 1.0,
+    "sampler_name": "euler",
+    "scheduler": "karras",
+    "denoise": 0.4,
+    "guide_size": 128,
+    "padding": 0.5,
+    "mask_grow": 1.25,
+    "feather": 0.3,
+    "noise_mask": True,
+    "min_score": 0.5,
+    "min_size": 8,
+    "max_size": 4096,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +47,20 @@ def group(faceworld_val) -> torch.Tensor:
     picture = torch.full((2, 160, 256, 3), 0.5)
     for x, person in ((20, "0005"), (160, "0006")):
         small = Image.open(faceworld_val / person / "00.webp").convert("RGB").resize((80, 80), Image.Resampling.LANCZOS)
-        picture[0, 40:120, x:x + 80] = torch.from_numpy(np.asarray(small, np.float32) / 255)
+        picture[0, 40:120, x : x + 80] = torch.from_numpy(np.asarray(small, np.float32) / 255)
     return picture
 
 
 @pytest.fixture
 def detail(in_comfy, demo, group):
     def run(image=group[:1], **changes):
-        inputs = {"image": image, "model": demo.model, "positive": demo.words, "negative": demo.words,
-                  "vae": demo.vae} | SETTINGS
+        inputs = {
+            "image": image,
+            "model": demo.model,
+            "positive": demo.words,
+            "negative": demo.words,
+            "vae": demo.vae,
+        } | SETTINGS
         return in_comfy.run("FaceCDMDetailFaces", **inputs | changes)
 
     return run
@@ -53,15 +71,27 @@ def test_faces_are_made_anew_and_nothing_else(detail, analyzer, group):
     changed = (image != group).any(-1)
     assert not (changed & (mask == 0)).any(), "outside of the mask every bit stays"
     for x in (20, 160):
-        assert changed[0, 60:100, x + 20:x + 60].float().mean() > 0.5
+        assert changed[0, 60:100, x + 20 : x + 60].float().mean() > 0.5
     assert not changed[1].any() and "Picture 1: no face, left as it is" in report
     assert report.count("sampled at") == 2 and pairs.shape == (2, 128, 256, 3)
 
 
 def test_only_the_faces_that_are_connected(in_comfy, detail, analyzer, group):
-    faces = in_comfy.run("FaceCDMDetectFaces", analyzer=analyzer, image=group[:1], choice="left to right", index=1,
-                         min_score=0.5, no_face="skip", crop_size=112, crop_margin=0.0, mask_grow=1.0, mask_feather=0.1,
-                         detection_size=640, search_harder=True)[0]
+    faces = in_comfy.run(
+        "FaceCDMDetectFaces",
+        analyzer=analyzer,
+        image=group[:1],
+        choice="left to right",
+        index=1,
+        min_score=0.5,
+        no_face="skip",
+        crop_size=112,
+        crop_margin=0.0,
+        mask_grow=1.0,
+        mask_feather=0.1,
+        detection_size=640,
+        search_harder=True,
+    )[0]
     image, mask, *_ = detail(faces=faces)
     assert torch.equal(image[:, :, :128], group[:1, :, :128]) and not torch.equal(image, group[:1])
 
@@ -86,9 +116,19 @@ def test_everybody_gets_their_own_person(in_comfy, demo, make_adapter, make_face
     host, run = in_comfy.module("facecdm.hosts.comfy_window"), in_comfy.module("facecdm.hosts.comfy_run")
     masks = torch.zeros(2, 80, 128)
     masks[0, :, :64] = masks[1, :, 64:] = 1
-    model = in_comfy.run("FaceCDMApplyPeople", model=demo.model, adapter=adapter, masks=masks, faces_1=make_faces(1),
-                         faces_2=make_faces(1), face_strength=1.0, image_strength=1.0, keep_prompt=0.0, start_at=0.0,
-                         end_at=1.0)[0]
+    model = in_comfy.run(
+        "FaceCDMApplyPeople",
+        model=demo.model,
+        adapter=adapter,
+        masks=masks,
+        faces_1=make_faces(1),
+        faces_2=make_faces(1),
+        face_strength=1.0,
+        image_strength=1.0,
+        keep_prompt=0.0,
+        start_at=0.0,
+        end_at=1.0,
+    )[0]
     window = window_around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
     left, right = host.model_in(model, window).model_options["transformer_options"][run.PEOPLE]
     assert left.mask.eq(1).all() and right.mask.eq(0).all()
@@ -100,12 +140,16 @@ def test_every_frame_keeps_its_own_reference(in_comfy, sd15, adapter, make_faces
     faces = make_faces(2)
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([9.0, 9, 80, 80]), 160, 256, 0.2, 128)
     model_in = in_comfy.module("facecdm.hosts.comfy_window").model_in
-    defaults = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
-                if getattr(spec, "default", None) is not None}
+    defaults = {
+        spec.id: spec.default
+        for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+        if getattr(spec, "default", None) is not None
+    }
 
     def apply(shown, references):
-        return in_comfy.run("FaceCDMApply", **defaults | {"model": sd15, "adapter": adapter, "faces": shown,
-                                                          "references": references})[0]
+        return in_comfy.run(
+            "FaceCDMApply", **defaults | {"model": sd15, "adapter": adapter, "faces": shown, "references": references}
+        )[0]
 
     video = apply(faces, "one per picture")
     alone = [noise(apply(type(faces)((face,), faces.recogniser), "mean")) for face in faces]
@@ -147,7 +191,7 @@ def test_controlnets_see_the_window_of_their_picture(in_comfy):
     first.cond_hint_original = torch.rand(3, 3, 128, 256)
     for picture, turn in ((0, 0), (2, 2), (4, 1)):
         own = in_comfy.module("facecdm.hosts.comfy_window").control_in(second, window, picture)
-        expected = first.cond_hint_original[turn:turn + 1, :, :64, :64]
+        expected = first.cond_hint_original[turn : turn + 1, :, :64, :64]
         assert torch.equal(own.previous_controlnet.cond_hint_original, expected)
 
 
@@ -175,8 +219,9 @@ def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
     around = in_comfy.module("facecdm.faces.window").window_around
     window = around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
     corners = torch.tensor([[window.x0, window.y0], [window.x1, window.y1]]) / 256 + torch.tensor([0, 48 / 256])
-    model = comfy.apply_person(sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None],
-                                            aspects=torch.ones(1)))
+    model = comfy.apply_person(
+        sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None], aspects=torch.ones(1))
+    )
     cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
     seen = cut.model_options["transformer_options"][run.PEOPLE][0]
     torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -199,9 +244,21 @@ def test_an_adapter_is_told_where_the_face_is_that_is_drawn_anew(in_comfy, demo,
 
     monkeypatch.setattr(host, "model_in", watched)
     assert not torch.equal(detail(analyzer=analyzer, model=model)[0], group[:1])
-    found = in_comfy.run("FaceCDMDetectFaces", analyzer=analyzer, image=group[:1], choice="all", index=0, min_score=0.5,
-                         no_face="skip", crop_size=112, crop_margin=0.0, mask_grow=1.0, mask_feather=0.1,
-                         detection_size=640, search_harder=True)[0]
+    found = in_comfy.run(
+        "FaceCDMDetectFaces",
+        analyzer=analyzer,
+        image=group[:1],
+        choice="all",
+        index=0,
+        min_score=0.5,
+        no_face="skip",
+        crop_size=112,
+        crop_margin=0.0,
+        mask_grow=1.0,
+        mask_feather=0.1,
+        detection_size=640,
+        search_harder=True,
+    )[0]
     assert len(seen) == len(found) == 2
     for (window, cut), face in zip(seen, found):
         (own,) = cut.model_options["transformer_options"][run.PEOPLE]

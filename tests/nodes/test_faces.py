@@ -15,9 +15,7 @@ DETECT = {
 @pytest.fixture(scope="module")
 def nodes(in_comfy) -> dict[str, type]:
     modules = [in_comfy.module(f"nodes.{name}") for name in ("faces", "face_library")]
-    return {
-        node.GET_SCHEMA().node_id.removeprefix("FaceCDM"): node for module in modules for node in module.NODES
-    }
+    return {node.GET_SCHEMA().node_id.removeprefix("FaceCDM"): node for module in modules for node in module.NODES}
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +49,7 @@ def test_ids_schemas_and_execute_agree(nodes):
     for node in nodes.values():
         schema = node.GET_SCHEMA()
         assert schema.description and schema.category == "FaceCDM/faces"
-        assert all(
-            entry.tooltip and entry.tooltip.endswith(".") for entry in [*schema.inputs, *schema.outputs]
-        )
+        assert all(entry.tooltip and entry.tooltip.endswith(".") for entry in [*schema.inputs, *schema.outputs])
         parameters = inspect.signature(node.execute).parameters
         free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         assert free or {entry.id for entry in schema.inputs} == set(parameters)
@@ -77,9 +73,7 @@ def test_analyzer_node(in_comfy, nodes, run):
 def test_detect_node(seen, in_comfy):
     faces, crops, mask, preview, report = seen.result
     assert len(faces) == 1 and faces[0].name == "Eileen" and not faces[0].embedding.is_inference()
-    assert (
-        crops.shape == (1, 112, 112, 3) and mask.shape == (1, 512, 512) and preview.shape == (1, 512, 512, 3)
-    )
+    assert crops.shape == (1, 112, 112, 3) and mask.shape == (1, 512, 512) and preview.shape == (1, 512, 512, 3)
     assert "1 face from 1 picture" in report
     (image,) = seen.ui.as_dict()["images"]
     assert (in_comfy.base / "temp" / image["filename"]).is_file()
@@ -144,8 +138,7 @@ def test_load_refuses_other_files(nodes, run, in_comfy):
     check = nodes["LoadFaces"].validate_inputs
     assert "cannot be the name" in check("../../secret") and "no file nobody.safetensors" in check("nobody")
     assert (
-        nodes["LoadFaces"].fingerprint_inputs("nobody") == "missing"
-        and nodes["LoadFaces"].fingerprint_inputs() == ""
+        nodes["LoadFaces"].fingerprint_inputs("nobody") == "missing" and nodes["LoadFaces"].fingerprint_inputs() == ""
     )
     with pytest.raises(in_comfy.module("facecdm.errors").UnsafeName):
         run("SaveFaces", faces=None, name="../x", overwrite=False)
@@ -161,9 +154,7 @@ def test_faces_are_not_offered_as_adapters(run, seen):
 
 def test_combine_node(run, seen, analyzer, astronaut):
     faces = seen.result[0]
-    mirrored = run("DetectFaces", analyzer=analyzer, image=astronaut.flip(2), name="mirror", **DETECT).result[
-        0
-    ]
+    mirrored = run("DetectFaces", analyzer=analyzer, image=astronaut.flip(2), name="mirror", **DETECT).result[0]
     mean = run("CombineFaces", mode="weighted mean", blend=0.5, faces_1=faces, faces_3=mirrored, weight_1=1.0,
                weight_2=1.0, weight_3=0.0).result[0]  # fmt: skip
     assert torch.allclose(mean.raw, faces.raw, atol=1e-4)  # the mirrored one weighs nothing

@@ -58,6 +58,7 @@ def faces(make_faces):
 
 def resampled(state: dict, embedding):
     """Tokens as ip_adapter/resampler.py has them."""
+
     def linear(name, x):
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
@@ -84,8 +85,15 @@ def key_points(in_comfy):
     poses, draw = in_comfy.module("facecdm.pose.faces"), in_comfy.module("facecdm.pose.draw")
     value = in_comfy.module("facecdm.faces.value")
     points = torch.tensor([[70.0, 50], [120, 52], [96, 78], [76, 100], [116, 101]])
-    face = value.Face(torch.ones(512), points, torch.tensor([50.0, 20, 140, 120]), 0.9, (8 * SIZE[0], 8 * SIZE[1]), 0,
-                      torch.zeros(8, 8, 3))
+    face = value.Face(
+        torch.ones(512),
+        points,
+        torch.tensor([50.0, 20, 140, 120]),
+        0.9,
+        (8 * SIZE[0], 8 * SIZE[1]),
+        0,
+        torch.zeros(8, 8, 3),
+    )
     drawn = draw.draw_five(in_comfy.module("facecdm.pose.value").Pose((poses.person_of_face(face),), face.image_size))
     picture = torch.from_numpy(drawn.copy()).float()[None] / 255
     assert picture.shape == (1, 8 * SIZE[0], 8 * SIZE[1], 3) and picture.any()
@@ -95,8 +103,17 @@ def key_points(in_comfy):
 @pytest.fixture(scope="module")
 def hold(in_comfy, adapter, control, faces, key_points):
     def hold(positive, negative, **changes):
-        inputs = {"control_net": control.net, "image": key_points, "adapter": adapter, "faces": faces, "strength": HELD,
-                  "start_at": 0.0, "end_at": 1.0, "references": "mean", "noise": 0.0}
+        inputs = {
+            "control_net": control.net,
+            "image": key_points,
+            "adapter": adapter,
+            "faces": faces,
+            "strength": HELD,
+            "start_at": 0.0,
+            "end_at": 1.0,
+            "references": "mean",
+            "noise": 0.0,
+        }
         return in_comfy.run("FaceCDMApplyControlNet", positive=positive, negative=negative, **inputs | changes)
 
     return hold
@@ -105,13 +122,14 @@ def hold(in_comfy, adapter, control, faces, key_points):
 def prompts(twins):
     generator = torch.Generator().manual_seed(3)
     text, pooled = torch.randn(2, 77, twins.context, generator=generator), torch.randn(1, 1280, generator=generator)
-    return text, pooled, [conditioning(text[i:i + 1], pooled, height=8 * SIZE[0], width=8 * SIZE[1]) for i in (1, 0)]
+    return text, pooled, [conditioning(text[i : i + 1], pooled, height=8 * SIZE[0], width=8 * SIZE[1]) for i in (1, 0)]
 
 
 def test_the_tokens_are_instantids(adapter, state, faces, in_comfy):
     shown = in_comfy.module("facecdm.adapter.features").Features(faces.raw)
-    torch.testing.assert_close(adapter.project(shown, None)["face"], resampled(state["image_proj"], faces.raw),
-                               rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        adapter.project(shown, None)["face"], resampled(state["image_proj"], faces.raw), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_unet_and_controlnet_together(in_comfy, twins, control, adapter, state, faces, key_points, hold):
@@ -120,8 +138,9 @@ def test_unet_and_controlnet_together(in_comfy, twins, control, adapter, state, 
     mean = faces.raw.mean(0, keepdim=True)
     tokens = resampled(state["image_proj"], torch.cat([torch.zeros_like(mean), mean]))
     with torch.no_grad(), reference(twins, state["ip_adapter"], tokens, STRENGTH):
-        negative, positive = control.diffusers(twins, x.expand(2, -1, -1, -1), SIGMA, text, tokens, key_points, pooled,
-                                               HELD)
+        negative, positive = control.diffusers(
+            twins, x.expand(2, -1, -1, -1), SIGMA, text, tokens, key_points, pooled, HELD
+        )
     theirs = (negative + CFG * (positive - negative))[None]
     model = apply(in_comfy, twins.model, adapter, faces)
     ours = predict(model, x, SIGMA, *hold(*both), cfg=CFG)
@@ -131,10 +150,14 @@ def test_unet_and_controlnet_together(in_comfy, twins, control, adapter, state, 
 
 
 def apply(in_comfy, model, adapter, faces):
-    inputs = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
-              if getattr(spec, "default", None) is not None}
-    return in_comfy.run("FaceCDMApply", **inputs | {"model": model, "adapter": adapter, "faces": faces,
-                                                    "face_strength": STRENGTH})[0]
+    inputs = {
+        spec.id: spec.default
+        for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+        if getattr(spec, "default", None) is not None
+    }
+    return in_comfy.run(
+        "FaceCDMApply", **inputs | {"model": model, "adapter": adapter, "faces": faces, "face_strength": STRENGTH}
+    )[0]
 
 
 def tokens_in(conditioning):
@@ -183,8 +206,10 @@ def test_each_picture_of_a_batch_reads_its_own_face(in_comfy, twins, hold, faces
     _, _, both = prompts(twins)
     together = predict(twins.model, x, SIGMA, *hold(*both, references="one per picture"), cfg=CFG)
     single = [type(faces)((face,), faces.recogniser) for face in faces]
-    alone = [predict(twins.model, x[row:row + 1], SIGMA, *hold(*both, faces=single[face]), cfg=CFG)
-             for row, face in enumerate((0, 1, 1))]
+    alone = [
+        predict(twins.model, x[row : row + 1], SIGMA, *hold(*both, faces=single[face]), cfg=CFG)
+        for row, face in enumerate((0, 1, 1))
+    ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4 * together.abs().max().item())
     mixed = predict(twins.model, x, SIGMA, *hold(*both), cfg=CFG)
     assert all((mixed - together)[row].abs().max() > 1e-3 * together.abs().max() for row in range(3))
@@ -198,8 +223,9 @@ def test_a_window_of_a_video_reads_its_own_faces(twins, hold, faces):
     model = twins.model.clone()
     model.model_options["transformer_options"]["ad_params"] = {"sub_idxs": [1]}
     second = hold(*both, faces=type(faces)(faces.faces[1:], faces.recogniser))
-    torch.testing.assert_close(predict(model, x, SIGMA, positive, negative, cfg=CFG),
-                               predict(twins.model, x, SIGMA, *second, cfg=CFG))
+    torch.testing.assert_close(
+        predict(model, x, SIGMA, positive, negative, cfg=CFG), predict(twins.model, x, SIGMA, *second, cfg=CFG)
+    )
 
 
 def test_a_weight_for_each_frame(twins, hold, state, faces):
@@ -208,8 +234,9 @@ def test_a_weight_for_each_frame(twins, hold, state, faces):
     one = type(faces)(faces.faces[:1], faces.recogniser)
     positive, negative = hold(*both, faces=one, references="one per picture", reference_weights="0, 0.5, 1")
     shown, nobody = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
-    torch.testing.assert_close(tokens_in(positive), torch.cat([nobody, (nobody + shown) / 2, shown]), rtol=1e-4,
-                               atol=1e-4)
+    torch.testing.assert_close(
+        tokens_in(positive), torch.cat([nobody, (nobody + shown) / 2, shown]), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(tokens_in(negative), nobody.expand(3, -1, -1), rtol=1e-4, atol=1e-4)
 
 
@@ -231,8 +258,10 @@ def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
     positive, negative = hold(*both, adapter=own)
     with torch.no_grad():
         mean = F.normalize(faces.normed.mean(0, keepdim=True), dim=1)
-        met = [own.meet(own.project(face, None), words[None])["face"]
-               for face, words in ((mean, text[1]), (torch.zeros_like(mean), text[0]))]
+        met = [
+            own.meet(own.project(face, None), words[None])["face"]
+            for face, words in ((mean, text[1]), (torch.zeros_like(mean), text[0]))
+        ]
     torch.testing.assert_close(tokens_in(positive), met[0])
     torch.testing.assert_close(tokens_in(negative), met[1])
     positive, _ = hold(*both, adapter=own, references="one per picture")

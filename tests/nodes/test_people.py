@@ -24,8 +24,15 @@ def adapter(sd15, vision, make_adapter):
 @pytest.fixture
 def regions(in_comfy):
     def run(**changes):
-        inputs = {"width": 64, "height": 32, "boxes": "0 0 0.5 1\n0.5 0 1 1", "shape": "box", "grow": 1.0,
-                  "softness": 0.1, "fill": "regions only"}
+        inputs = {
+            "width": 64,
+            "height": 32,
+            "boxes": "0 0 0.5 1\n0.5 0 1 1",
+            "shape": "box",
+            "grow": 1.0,
+            "softness": 0.1,
+            "fill": "regions only",
+        }
         return in_comfy.run("FaceCDMPersonRegions", **inputs | changes)
 
     return run
@@ -62,21 +69,48 @@ def test_people_are_one_apply_each(in_comfy, sd15, adapter, make_faces, vision, 
     """The node gives the same noise as a chain of Apply FaceCDM with a mask each."""
     masks, *_ = regions()
     picture = torch.rand(1, 40, 32, 3, generator=torch.Generator().manual_seed(0))
-    together = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=adapter, masks=masks, faces_1=make_faces(1),
-                            faces_2=make_faces(2), image_2=picture, clip_vision=vision, **SETTINGS)[0]
+    together = in_comfy.run(
+        "FaceCDMApplyPeople",
+        model=sd15,
+        adapter=adapter,
+        masks=masks,
+        faces_1=make_faces(1),
+        faces_2=make_faces(2),
+        image_2=picture,
+        clip_vision=vision,
+        **SETTINGS,
+    )[0]
     chain = sd15
-    for faces, mask, more in ((make_faces(1), masks[:1], {}),
-                              (make_faces(2), masks[1:], {"clip_vision": vision, "image": picture})):
-        chain = in_comfy.run("FaceCDMApply", model=chain, adapter=adapter, faces=faces, mask=mask, references="mean",
-                             curve="flat", **SETTINGS, **more)[0]
+    for faces, mask, more in (
+        (make_faces(1), masks[:1], {}),
+        (make_faces(2), masks[1:], {"clip_vision": vision, "image": picture}),
+    ):
+        chain = in_comfy.run(
+            "FaceCDMApply",
+            model=chain,
+            adapter=adapter,
+            faces=faces,
+            mask=mask,
+            references="mean",
+            curve="flat",
+            **SETTINGS,
+            **more,
+        )[0]
     assert torch.equal(noise(together), noise(chain)) and not torch.equal(noise(together), noise(sd15))
 
 
 def test_a_person_may_be_left_out(in_comfy, sd15, adapter, make_faces, regions):
     """faces_3 is in the third region, also where faces_2 is nobody."""
     three = regions(boxes="0 0 0.3 1\n0.3 0 0.6 1\n0.6 0 1 1")[0]
-    model = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=adapter, masks=three, faces_1=make_faces(1),
-                         faces_3=make_faces(2), **SETTINGS)[0]
+    model = in_comfy.run(
+        "FaceCDMApplyPeople",
+        model=sd15,
+        adapter=adapter,
+        masks=three,
+        faces_1=make_faces(1),
+        faces_3=make_faces(2),
+        **SETTINGS,
+    )[0]
     people = model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy_run").PEOPLE]
     assert len(people) == 2 and torch.equal(people[1].mask, three[2])
 
@@ -89,8 +123,9 @@ def published(in_comfy, sd15):
 
     def published(family: str):
         state = published_state(family, layer_map, sizes)
-        given = in_comfy.module("facecdm.formats.read").Published(state["image_proj"], state["ip_adapter"], {},
-                                                                  Path("made-up.bin"))
+        given = in_comfy.module("facecdm.formats.read").Published(
+            state["image_proj"], state["ip_adapter"], {}, Path("made-up.bin")
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(in_comfy.module("facecdm.adapter.layers").BASES, "small SD1.5", layer_map)
             return in_comfy.module("facecdm.formats.imported").import_adapter(given, family)
@@ -100,8 +135,11 @@ def published(in_comfy, sd15):
 
 @pytest.fixture
 def options(in_comfy):
-    rest = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
-            if getattr(spec, "default", None) is not None}
+    rest = {
+        spec.id: spec.default
+        for spec in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
+        if getattr(spec, "default", None) is not None
+    }
     return lambda **changes: in_comfy.run("FaceCDMApplyOptions", **rest | changes)[0]
 
 
@@ -110,15 +148,33 @@ def test_options_are_for_everybody(in_comfy, sd15, published, make_faces, region
     masks, faceid = regions()[0], published("faceid")
     given = options(balance=0.5, lora_strength=0.3, over_steps="0.5", cfg_rescale=0.7, noise=0.2)
     people = [make_faces(count, recogniser="buffalo_l/w600k_r50.onnx") for count in (1, 2)]
-    together = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=faceid, masks=masks, faces_1=people[0],
-                            faces_2=people[1], options=given, **SETTINGS)[0]
+    together = in_comfy.run(
+        "FaceCDMApplyPeople",
+        model=sd15,
+        adapter=faceid,
+        masks=masks,
+        faces_1=people[0],
+        faces_2=people[1],
+        options=given,
+        **SETTINGS,
+    )[0]
     chain = sd15
     for faces, mask in zip(people, masks):
-        chain = in_comfy.run("FaceCDMApply", model=chain, adapter=faceid, faces=faces, mask=mask, references="mean",
-                             curve="flat", options=given, **SETTINGS)[0]
+        chain = in_comfy.run(
+            "FaceCDMApply",
+            model=chain,
+            adapter=faceid,
+            faces=faces,
+            mask=mask,
+            references="mean",
+            curve="flat",
+            options=given,
+            **SETTINGS,
+        )[0]
     assert torch.equal(noise(together, 4.0), noise(chain, 4.0))
-    plain = in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=faceid, masks=masks, faces_1=people[0],
-                         faces_2=people[1], **SETTINGS)[0]
+    plain = in_comfy.run(
+        "FaceCDMApplyPeople", model=sd15, adapter=faceid, masks=masks, faces_1=people[0], faces_2=people[1], **SETTINGS
+    )[0]
     assert not torch.equal(noise(together, 4.0), noise(plain, 4.0))
     assert len(together.model_options["sampler_post_cfg_function"]) == 1
 
@@ -127,12 +183,20 @@ def test_an_adapter_for_images_needs_no_faces(in_comfy, sd15, published, vision,
     picture = torch.rand(2, 40, 32, 3, generator=torch.Generator().manual_seed(0))
     masks, plus = regions()[0], published("ip-adapter-plus")
     given = {"adapter": plus, "clip_vision": vision, **SETTINGS}
-    together = in_comfy.run("FaceCDMApplyPeople", model=sd15, masks=masks, image_1=picture[:1], image_2=picture[1:],
-                            **given)[0]
+    together = in_comfy.run(
+        "FaceCDMApplyPeople", model=sd15, masks=masks, image_1=picture[:1], image_2=picture[1:], **given
+    )[0]
     chain = sd15
     for n in range(2):
-        chain = in_comfy.run("FaceCDMApply", model=chain, mask=masks[n], image=picture[n:n + 1], references="mean",
-                             curve="flat", **given)[0]
+        chain = in_comfy.run(
+            "FaceCDMApply",
+            model=chain,
+            mask=masks[n],
+            image=picture[n : n + 1],
+            references="mean",
+            curve="flat",
+            **given,
+        )[0]
     assert torch.equal(noise(together), noise(chain)) and not torch.equal(noise(together), noise(sd15))
 
 
@@ -140,18 +204,26 @@ def test_who_it_is_that_lacks_something(in_comfy, sd15, published, make_faces, r
     given = {"model": sd15, "masks": regions()[0], **SETTINGS}
     faces = make_faces(recogniser="buffalo_l/w600k_r50.onnx")
     for adapter, people, told in (
-            (published("faceid"), {"faces_1": faces, "image_2": torch.rand(1, 8, 8, 3)}, "person 2: .* connect faces"),
-            (published("faceid"), {"faces_1": make_faces()}, "person 1: FaceID was trained with the recogniser"),
-            (published("ip-adapter"), {"faces_1": faces, "clip_vision": vision}, "person 1: .*connect a picture"),
-            (published("ip-adapter"), {}, "nobody is connected: connect faces_1")):
+        (published("faceid"), {"faces_1": faces, "image_2": torch.rand(1, 8, 8, 3)}, "person 2: .* connect faces"),
+        (published("faceid"), {"faces_1": make_faces()}, "person 1: FaceID was trained with the recogniser"),
+        (published("ip-adapter"), {"faces_1": faces, "clip_vision": vision}, "person 1: .*connect a picture"),
+        (published("ip-adapter"), {}, "nobody is connected: connect faces_1"),
+    ):
         with pytest.raises(errors.FaceCDMError, match=told):
             in_comfy.run("FaceCDMApplyPeople", adapter=adapter, **given, **people)
 
 
 def test_more_people_than_regions(in_comfy, sd15, adapter, make_faces, regions, errors):
     with pytest.raises(errors.FaceCDMError, match="faces_2 is connected, and masks has 1 mask"):
-        in_comfy.run("FaceCDMApplyPeople", model=sd15, adapter=adapter, masks=regions(boxes="0 0 1 1")[0],
-                     faces_1=make_faces(1), faces_2=make_faces(2), **SETTINGS)
+        in_comfy.run(
+            "FaceCDMApplyPeople",
+            model=sd15,
+            adapter=adapter,
+            masks=regions(boxes="0 0 1 1")[0],
+            faces_1=make_faces(1),
+            faces_2=make_faces(2),
+            **SETTINGS,
+        )
 
 
 def test_a_wrong_word_is_refused_before_it_runs(in_comfy):

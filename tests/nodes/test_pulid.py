@@ -25,8 +25,12 @@ def make_imported(in_comfy, model):
         state = published_state(family, layer_map, SMALL_XL)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(layers.BASES, "small SDXL", layer_map)
-            return imported.import_adapter(in_comfy.module("facecdm.formats.read").Published(
-                state["image_proj"], state["ip_adapter"], {}, Path("made-up.bin")), family)
+            return imported.import_adapter(
+                in_comfy.module("facecdm.formats.read").Published(
+                    state["image_proj"], state["ip_adapter"], {}, Path("made-up.bin")
+                ),
+                family,
+            )
 
     return make
 
@@ -60,8 +64,11 @@ def picture():
 
 @pytest.fixture(scope="module")
 def apply(in_comfy, model, pulid, eva, faces, picture):
-    defaults = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
-                if getattr(spec, "default", None) is not None}
+    defaults = {
+        spec.id: spec.default
+        for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+        if getattr(spec, "default", None) is not None
+    }
 
     def apply(**changes):
         given = {"model": model, "adapter": pulid, "faces": faces, "clip_vision": eva, "image": picture}
@@ -72,16 +79,21 @@ def apply(in_comfy, model, pulid, eva, faces, picture):
 
 @pytest.fixture(scope="module")
 def options(in_comfy):
-    defaults = {spec.id: spec.default for spec in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
-                if getattr(spec, "default", None) is not None}
+    defaults = {
+        spec.id: spec.default
+        for spec in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
+        if getattr(spec, "default", None) is not None
+    }
     return lambda **changes: in_comfy.run("FaceCDMApplyOptions", **defaults | changes)[0]
 
 
 def noise(model, cfg: float = 3.0):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(1, 4, 8, 8, generator=generator) * SIGMA
-    prompts = [conditioning(torch.randn(1, 77, 128, generator=generator), torch.randn(1, 1280, generator=generator))
-               for _ in range(2)]
+    prompts = [
+        conditioning(torch.randn(1, 77, 128, generator=generator), torch.randn(1, 1280, generator=generator))
+        for _ in range(2)
+    ]
     return predict(model, x, SIGMA, *prompts, cfg=cfg)
 
 
@@ -104,11 +116,14 @@ def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
     return in_comfy.module("facecdm.hosts.comfy").apply_person(model, made)
 
 
-@pytest.mark.parametrize("changes,stream", [
-    ({}, {"projection": "token_v2", "zeros": 8}),
-    ({"projection": "token"}, {"projection": "token", "zeros": 16}),
-    ({"projection": "none"}, {"kappa": -1.0}),
-])
+@pytest.mark.parametrize(
+    "changes,stream",
+    [
+        ({}, {"projection": "token_v2", "zeros": 8}),
+        ({"projection": "token"}, {"projection": "token", "zeros": 16}),
+        ({"projection": "none"}, {"kappa": -1.0}),
+    ],
+)
 def test_apply_shows_what_pulid_sees(in_comfy, model, pulid, eva, faces, picture, apply, options, changes, stream):
     """In the modes fidelity, style and neutral."""
     shown = noise(apply(options=options(**changes)))
@@ -132,7 +147,8 @@ def test_keep_prompt_says_that_it_changes_nothing(apply, options, caplog):
     assert noise(apply(keep_prompt=0.5)).equal(plain)
     assert [record.message for record in caplog.records if record.name == "facecdm"] == [
         "FaceCDM: keep_prompt is 0.5 and changes nothing: PuLID takes out all that the text says already. For more of "
-        "the prompt lower face_strength."]
+        "the prompt lower face_strength."
+    ]
 
 
 def test_noise_in_nobody_changes_the_negative_side_alone(apply, options):
@@ -173,6 +189,7 @@ def test_beside_a_native_adapter_and_instantid(model, apply, make_adapter, make_
 
 def test_beside_another_packs_patch(model, apply):
     """One that sits on the layer already answers in the text's place; one that comes later is added."""
+
     def foreign(q, k, v, extra_options):
         return q * 0.1
 
@@ -210,13 +227,14 @@ def test_with_another_picture(errors, apply):
         apply(image=torch.rand(1, 10, 12, 3))
 
 
-def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch,
-                                                     caplog):
+def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch, caplog):
     """There is one clip_vision. Encoded already, a pooled picture needs none of its own."""
     families = in_comfy.module("facecdm.formats.families")
     monkeypatch.setattr(families, "ENCODERS", (families.Encoder("ViT-small", SMALL_XL.states, SMALL_XL.pooled, "s"),))
-    both = {family: in_comfy.run("FaceCDMCombineAdapters", adapter=pulid, other=make_imported(family))[0]
-            for family in ("ip-adapter", "ip-adapter-plus")}
+    both = {
+        family: in_comfy.run("FaceCDMCombineAdapters", adapter=pulid, other=make_imported(family))[0]
+        for family in ("ip-adapter", "ip-adapter-plus")
+    }
     for family, told in (("ip-adapter", "or connect the picture by CLIP Vision Encode"), ("ip-adapter-plus", "other$")):
         with pytest.raises(errors.Mismatch, match=f"PuLID looks with EVA02.* with ViT-small.*an Apply FaceCDM.*{told}"):
             apply(adapter=both[family])

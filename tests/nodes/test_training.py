@@ -29,16 +29,27 @@ def data(in_comfy, demo, analyzer, faceworld_val):
     for person in ("0005", "0006"):
         shutil.copytree(faceworld_val / person, in_comfy.base / "input" / "people" / person)
     model, clip, vae, vision = demo
-    inputs = {one.id: getattr(one, "default", None) for one in
-              in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs if not one.optional}
+    inputs = {
+        one.id: getattr(one, "default", None)
+        for one in in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs
+        if not one.optional
+    }
     inputs |= {"model": model, "clip": clip, "vae": vae, "analyzer": analyzer, "folder": "people", "name": "people"}
     return in_comfy.run("FaceCDMPrepareDataSet", clip_vision=vision, **inputs)[0]
 
 
 @pytest.fixture(scope="module")
 def adapter(in_comfy, demo):
-    return in_comfy.run("FaceCDMNewAdapter", model=demo[0], clip_vision=demo[3], face_tokens=2, image_tokens=2,
-                        face_rank=8, interplay=True, seed=0)[0]
+    return in_comfy.run(
+        "FaceCDMNewAdapter",
+        model=demo[0],
+        clip_vision=demo[3],
+        face_tokens=2,
+        image_tokens=2,
+        face_rank=8,
+        interplay=True,
+        seed=0,
+    )[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +57,16 @@ def train(in_comfy, demo, adapter, data):
     """Train Stage with little to do; more inputs by name."""
 
     def run(stage: str = "1 broad", settings: dict | None = None, **inputs):
-        usual = {"model": demo[0], "adapter": adapter, "data_set": data, "run": "test", "preset": "one person",
-                 "steps": 2, "batch": 1, "seed": 0}
+        usual = {
+            "model": demo[0],
+            "adapter": adapter,
+            "data_set": data,
+            "run": "test",
+            "preset": "one person",
+            "steps": 2,
+            "batch": 1,
+            "seed": 0,
+        }
         return in_comfy.run("FaceCDMTrainStage", stage=stage, settings=QUIET | (settings or {}), **usual | inputs)
 
     return run
@@ -61,17 +80,31 @@ def folder(in_comfy):
 
 
 def settings_of(in_comfy, **values) -> dict:
-    inputs = {one.id: one.default for one in in_comfy.nodes["FaceCDMStageSettings"].GET_SCHEMA().inputs
-              if not one.optional}
+    inputs = {
+        one.id: one.default for one in in_comfy.nodes["FaceCDMStageSettings"].GET_SCHEMA().inputs if not one.optional
+    }
     return in_comfy.run("FaceCDMStageSettings", **inputs | values)[0]
 
 
 def test_only_what_is_set_leaves_the_preset(in_comfy):
     assert settings_of(in_comfy) == {}
-    chosen = settings_of(in_comfy, learning_rate=3e-6, warmup=0, checkpointing="on", schedule="linear",
-                         train="gates, kappa", settings={"warmup": 9, "rank": 4})
-    assert chosen == {"learning_rate": 3e-6, "warmup": 0, "checkpointing": True, "schedule": "linear",
-                      "train": ("gates", "kappa"), "rank": 4}
+    chosen = settings_of(
+        in_comfy,
+        learning_rate=3e-6,
+        warmup=0,
+        checkpointing="on",
+        schedule="linear",
+        train="gates, kappa",
+        settings={"warmup": 9, "rank": 4},
+    )
+    assert chosen == {
+        "learning_rate": 3e-6,
+        "warmup": 0,
+        "checkpointing": True,
+        "schedule": "linear",
+        "train": ("gates", "kappa"),
+        "rank": 4,
+    }
     stage = Stage().but(**chosen)
     assert (stage.learning_rate, stage.checkpointing, stage.train) == (3e-6, True, ("gates", "kappa"))
 
@@ -81,9 +114,16 @@ def test_every_number_of_a_stage_can_be_set(in_comfy):
     assert {field.name for field in fields(Stage)} - {"name", "seed"} == offered - {"settings"}
 
 
-@pytest.mark.parametrize("values, told", [
-    ({"schedule": "stairs"}, "schedule"), ({"precision": "fp8"}, "precision"), ({"train": "gates, all"}, "train"),
-    ({"few_steps_from": "air"}, "few_steps_from"), ({"identity_toward": "you"}, "identity_toward")])
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        ({"schedule": "stairs"}, "schedule"),
+        ({"precision": "fp8"}, "precision"),
+        ({"train": "gates, all"}, "train"),
+        ({"few_steps_from": "air"}, "few_steps_from"),
+        ({"identity_toward": "you"}, "identity_toward"),
+    ],
+)
 def test_settings_that_are_none_are_refused(in_comfy, values, told):
     assert told in in_comfy.nodes["FaceCDMStageSettings"].validate_inputs(**values)
 
@@ -96,8 +136,9 @@ def test_shares_beyond_one_are_refused(in_comfy):
 # ---- Train Stage ----
 
 
-@pytest.mark.parametrize("values", [{"run": "../else"}, {"run": "con"}, {"run": "a/b"}, {"preset": "everything"},
-                                    {"stage": "4 polish"}])
+@pytest.mark.parametrize(
+    "values", [{"run": "../else"}, {"run": "con"}, {"run": "a/b"}, {"preset": "everything"}, {"stage": "4 polish"}]
+)
 def test_names_stay_in_their_folder_and_combos_are_checked(in_comfy, values):
     assert isinstance(in_comfy.nodes["FaceCDMTrainStage"].validate_inputs(**values), str)
     assert in_comfy.nodes["FaceCDMTrainStage"].validate_inputs("a run", "adapter", "3 fine") is True
@@ -132,8 +173,16 @@ def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, trai
 
 
 def test_many_tokens_that_each_say_little_learn(in_comfy, demo, train):
-    new = in_comfy.run("FaceCDMNewAdapter", model=demo[0], clip_vision=demo[3], face_tokens=100, image_tokens=2,
-                       face_rank=8, interplay=True, seed=0)[0]
+    new = in_comfy.run(
+        "FaceCDMNewAdapter",
+        model=demo[0],
+        clip_vision=demo[3],
+        face_tokens=100,
+        image_tokens=2,
+        face_rank=8,
+        interplay=True,
+        seed=0,
+    )[0]
     trained = train(adapter=new, run="many", settings={"learning_rate": 1e-3})[0]
     for part in ("uplift.weight", "spread.weight", "place"):
         name = f"face_projector.{part}"
@@ -146,8 +195,9 @@ def test_the_lora_is_what_core_loads(in_comfy, demo, data, train, layers):
     import comfy.sd
 
     host, lora_class = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.training.lora").Lora
-    _, lora, *_ = train("2 identity", {"identity": 0.0, "learning_rate": 0.02, "lora_layers": layers},
-                          run=f"lora of {layers}")
+    _, lora, *_ = train(
+        "2 identity", {"identity": 0.0, "learning_rate": 0.02, "lora_layers": layers}, run=f"lora of {layers}"
+    )
     assert len(lora) % 3 == 0 and lora and any(value.dim() == 4 for value in lora.values()) == (layers == "all")
     patched = comfy.sd.load_lora_for_models(demo[0], None, lora, 1.0, 0)[0]
     assert len(patched.patches) == len(lora) // 3
@@ -167,15 +217,26 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
     from safetensors.torch import save_file
 
     host, errors = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.errors")
-    inputs = {one.id: getattr(one, "default", None) for one in
-              in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs if not one.optional}
-    inputs |= {"model": demo[0], "clip": demo[1], "vae": demo[2], "analyzer": analyzer, "folder": "people",
-               "name": "posed", "pose": "openpose"}
+    inputs = {
+        one.id: getattr(one, "default", None)
+        for one in in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs
+        if not one.optional
+    }
+    inputs |= {
+        "model": demo[0],
+        "clip": demo[1],
+        "vae": demo[2],
+        "analyzer": analyzer,
+        "folder": "people",
+        "name": "posed",
+        "pose": "openpose",
+    }
     posed = in_comfy.run("FaceCDMPrepareDataSet", clip_vision=demo[3], **inputs)[0]
     net = in_comfy.run("FaceCDMLoadDemoPose")[0]
     settings = {"train": ("control",), "drop_pose": 0.0, "learning_rate": 0.02, "lora_rank": 2, "validate_every": 1}
-    _, lora, _, _, pictures, _, control = train(settings=settings, data_set=posed, control_net=net, vae=demo[2],
-                                                run="controlled")
+    _, lora, _, _, pictures, _, control = train(
+        settings=settings, data_set=posed, control_net=net, vae=demo[2], run="controlled"
+    )
     freely = train(settings={"validate_every": 1}, data_set=posed, vae=demo[2], run="free")[4]
     assert pictures.shape == freely.shape and (pictures - freely).abs().mean() > 0.02, "drawn in their own poses"
     assert control and not lora and all(name.startswith("control_model.") for name in control)
@@ -186,8 +247,12 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
         return in_comfy.run("FaceCDMApplyControlLora", control_net=net, strength=strength, file=file, **more)[0]
 
     rows, seen = posed.load([0]), {}
-    for name, given in (("plain", net), ("socket", apply(control_lora=control)),
-                        ("file", apply(file="posed.safetensors")), ("twice", apply(2.0, control_lora=control))):
+    for name, given in (
+        ("plain", net),
+        ("socket", apply(control_lora=control)),
+        ("file", apply(file="posed.safetensors")),
+        ("twice", apply(2.0, control_lora=control)),
+    ):
         with host.ComfyDenoiser(demo[0], control=given) as denoiser, torch.no_grad():
             noisy = torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
             seen[name] = denoiser.predict(noisy, torch.tensor([500]), rows.prompt, control=rows.control)
@@ -204,8 +269,10 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
     import comfy.model_management as management
 
     whole, *_ = train(run="whole", steps=4)
-    with heard(lambda value, *_: value == 2 and management.interrupt_current_processing()), \
-            pytest.raises(management.InterruptProcessingException):
+    with (
+        heard(lambda value, *_: value == 2 and management.interrupt_current_processing()),
+        pytest.raises(management.InterruptProcessingException),
+    ):
         train(run="stopped", steps=4)
     assert (folder(in_comfy) / "stopped" / "broad.pt").is_file()
     went_on, *_, report, _ = train(run="stopped", steps=4)
@@ -233,11 +300,24 @@ def test_an_adapter_of_another_base_is_refused(in_comfy, sd15, make_adapter, tra
 
 def test_train_runs_the_three_stages(in_comfy, demo, adapter, data, analyzer):
     trained, lora, losses, _, pictures, report, _ = in_comfy.run(
-        "FaceCDMTrain", model=demo[0], adapter=adapter, data_set=data, run="three", preset="one person", length=0.0001,
-        batch=1, seed=0, vae=demo[2], face_analyzer=analyzer, settings={"identity_below": 1000, "warmup": 1},
-        settings_1={"steps": 2})
-    assert [f"stage {name}: {steps} of {steps} steps" in report
-            for name, steps in (("broad", 2), ("identity", 1), ("fine", 1))] == [True] * 3
+        "FaceCDMTrain",
+        model=demo[0],
+        adapter=adapter,
+        data_set=data,
+        run="three",
+        preset="one person",
+        length=0.0001,
+        batch=1,
+        seed=0,
+        vae=demo[2],
+        face_analyzer=analyzer,
+        settings={"identity_below": 1000, "warmup": 1},
+        settings_1={"steps": 2},
+    )
+    assert [
+        f"stage {name}: {steps} of {steps} steps" in report
+        for name, steps in (("broad", 2), ("identity", 1), ("fine", 1))
+    ] == [True] * 3
     assert len(losses["loss"]) == 4 and lora and len(pictures) == 2
     assert report.count("\nidentity: ") == 2  # the loss, in the second stage and in the third
     assert {path.name for path in (folder(in_comfy) / "three").iterdir()} == {"broad.pt", "identity.pt", "fine.pt"}

@@ -34,10 +34,14 @@ def test_a_layer_says_nothing_of_a_person_outside_their_mask(kappa, dtype):
         return torch.randn(*shape, generator=generator).to(dtype)
 
     q, text, gate = noise(2, 8 * 16, 64), noise(2, 8 * 16, 64), noise(64)
-    masks = [mask.reshape(1, -1, 1).to(dtype) for mask in torch.nn.functional.interpolate(
-        REGIONS.masks[None], (8, 16), mode="area")[0]]
-    left, *others = (LayerStream(0, 2, noise(1, 4, 64), noise(1, 4, 64), gate, kappa, mask)
-                     for mask in (masks[0], masks[1], masks[1]))
+    masks = [
+        mask.reshape(1, -1, 1).to(dtype)
+        for mask in torch.nn.functional.interpolate(REGIONS.masks[None], (8, 16), mode="area")[0]
+    ]
+    left, *others = (
+        LayerStream(0, 2, noise(1, 4, 64), noise(1, 4, 64), gate, kappa, mask)
+        for mask in (masks[0], masks[1], masks[1])
+    )
     with torch.inference_mode():
         one, two = (triplet_attention(q, text.clone(), [left, other], 8, attend) for other in others)
     outside = masks[1][0, :, 0] == 0
@@ -63,8 +67,15 @@ def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
         torch.manual_seed(patch.index)
         q, k, v = torch.randn(1, height * height * 2, width), *torch.randn(2, 1, 77, width)
         with torch.inference_mode():
-            results = [patch(q, k, v, {"n_heads": heads, "uuids": ["a"], RUN: run,
-                                       "activations_shape": [1, width, height, 2 * height]}) for run in runs]
+            results = [
+                patch(
+                    q,
+                    k,
+                    v,
+                    {"n_heads": heads, "uuids": ["a"], RUN: run, "activations_shape": [1, width, height, 2 * height]},
+                )
+                for run in runs
+            ]
         mask = torch.nn.functional.interpolate(REGIONS.masks[1][None, None], (height, 2 * height), mode="area")
         outside = mask.flatten() == 0
         assert torch.equal(results[0][:, outside], results[1][:, outside]), key
@@ -80,8 +91,9 @@ def test_in_a_whole_unet_a_person_acts_in_their_region_first(sd15, adapter):
     x = torch.randn(1, 4, 16, 32, generator=torch.Generator().manual_seed(9)) * SIGMA
     prompt = conditioning(torch.randn(1, 77, 96, generator=torch.Generator().manual_seed(1)))
     first = apply_person(sd15, person(adapter, 1, REGIONS.masks[0]))
-    one, two = (predict(apply_person(first, person(adapter, seed, REGIONS.masks[1])), x, SIGMA, prompt)
-                for seed in (2, 3))
+    one, two = (
+        predict(apply_person(first, person(adapter, seed, REGIONS.masks[1])), x, SIGMA, prompt) for seed in (2, 3)
+    )
     change = (one - two).square().mean((0, 1, 2)).sqrt()
     near, far = change[16:].mean(), change[:16].mean()
     assert near > far, f"{near:.4f} in the region, {far:.4f} outside of it"

@@ -36,7 +36,7 @@ def left_half(of) -> torch.Tensor:
 def test_the_mask_is_cut_out_and_not_squeezed(sd15, adapter, size):
     """Someone whose mask is the left half, in a conditioning for the left half, is everywhere in it."""
     mask = torch.zeros(size)
-    mask[:, :size[1] // 2] = 1
+    mask[:, : size[1] // 2] = 1
     x, prompt = latents(), words(area=LEFT, strength=1.0)
     cut, everywhere = (predict(apply_person(sd15, person(adapter, m)), x, SIGMA, prompt) for m in (mask, None))
     torch.testing.assert_close(left_half(cut), left_half(everywhere))
@@ -56,12 +56,14 @@ def test_two_areas_see_a_half_each(sd15, adapter):
 def test_the_negative_prompt_of_an_area_stays_the_base_models(sd15, adapter):
     """Core copies the area into the negative prompt together with the conditioning's uuid."""
     x, positive, negative = latents(), words(area=LEFT, strength=1.0), words(3)
-    with_person, plain = (predict(model, x, SIGMA, positive, negative, cfg=4.0)
-                          for model in (apply_person(sd15, person(adapter)), sd15))
+    with_person, plain = (
+        predict(model, x, SIGMA, positive, negative, cfg=4.0) for model in (apply_person(sd15, person(adapter)), sd15)
+    )
     person_only = predict(apply_person(sd15, person(adapter)), x, SIGMA, positive)
     base_only = predict(sd15, x, SIGMA, positive)
-    torch.testing.assert_close(left_half(with_person - plain), left_half(4 * (person_only - base_only)),
-                               rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        left_half(with_person - plain), left_half(4 * (person_only - base_only)), rtol=0, atol=1e-4
+    )
 
 
 def test_an_area_sees_its_part_of_where_a_face_is_to_be(sd15):
@@ -73,5 +75,9 @@ def test_an_area_sees_its_part_of_where_a_face_is_to_be(sd15):
     x, prompt = latents(), words(area=LEFT, strength=1.0)
     placed = apply_person(sd15, replace(person(adapter), keypoints=points * torch.tensor([0.5, 1.0])))
     alone = apply_person(sd15, replace(person(adapter), keypoints=points))
-    torch.testing.assert_close(left_half(predict(placed, x, SIGMA, prompt)),
-                               predict(alone, left_half(x).contiguous(), SIGMA, words()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        left_half(predict(placed, x, SIGMA, prompt)),
+        predict(alone, left_half(x).contiguous(), SIGMA, words()),
+        rtol=0,
+        atol=1e-4,
+    )

@@ -16,8 +16,12 @@ def face(*box: float, size=(100, 200), picture: int = 0) -> Face:
     return Face(torch.ones(4), torch.rand(5, 2), torch.tensor(box).float(), 0.9, size, picture, torch.zeros(8, 8, 3))
 
 
-@given(st.lists(st.tuples(*[st.floats(0, 0.9)] * 2, *[st.floats(0.05, 1)] * 2), min_size=1, max_size=5),
-       st.floats(0, 1), st.sampled_from(["box", "ellipse"]), st.booleans())
+@given(
+    st.lists(st.tuples(*[st.floats(0, 0.9)] * 2, *[st.floats(0.05, 1)] * 2), min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.sampled_from(["box", "ellipse"]),
+    st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_masks_never_sum_to_more_than_one(corners, softness, shape, whole):
     boxes = torch.tensor([[x, y, min(x + w, 1), min(y + h, 1)] for x, y, w, h in corners])

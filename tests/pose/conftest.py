@@ -6,8 +6,15 @@ import socket
 import pytest
 
 # Of Extract Pose, but for the detector.
-SETTINGS = {"people": "all", "min_score": 0.5, "drawing": "OpenPose", "draw_body": True, "draw_hands": True,
-            "draw_face": True, "thickness": 1.0}
+SETTINGS = {
+    "people": "all",
+    "min_score": 0.5,
+    "drawing": "OpenPose",
+    "draw_body": True,
+    "draw_hands": True,
+    "draw_face": True,
+    "thickness": 1.0,
+}
 
 
 @pytest.fixture(scope="session")

@@ -50,8 +50,10 @@ def save(path, shape, outputs: dict[str, np.ndarray]):
     from onnx import TensorProto, helper, numpy_helper
     from onnx import save as write
 
-    nodes = [helper.make_node("ReduceMean", ["input"], ["mean"], keepdims=0),
-             helper.make_node("Mul", ["mean", "zero"], ["nothing"])]
+    nodes = [
+        helper.make_node("ReduceMean", ["input"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+    ]
     constants = [numpy_helper.from_array(np.zeros((), np.float32), "zero")]
     for name, value in outputs.items():
         constants.append(numpy_helper.from_array(value, f"{name}_is"))

@@ -22,15 +22,22 @@ def poses(draw) -> Pose:
         table = np.hstack([random.uniform(0, 1, (count, 2)) * size[::-1], random.random((count, 1)) < 0.7])
         return table * table[:, 2:]
 
-    people = tuple(Person(**{name: points(count) for name, (_, count) in PARTS.items()})
-                   for _ in range(draw(st.integers(0, 3))))
+    people = tuple(
+        Person(**{name: points(count) for name, (_, count) in PARTS.items()}) for _ in range(draw(st.integers(0, 3)))
+    )
     return Pose(people, size)
 
 
 def same(a: Pose, b: Pose, within: float = 1e-2) -> bool:
-    return a.size == b.size and len(a.people) == len(b.people) and all(
-        np.allclose(getattr(p, name), getattr(q, name), atol=within)
-        for p, q in zip(a.people, b.people) for name in PARTS)
+    return (
+        a.size == b.size
+        and len(a.people) == len(b.people)
+        and all(
+            np.allclose(getattr(p, name), getattr(q, name), atol=within)
+            for p, q in zip(a.people, b.people)
+            for name in PARTS
+        )
+    )
 
 
 @quickly

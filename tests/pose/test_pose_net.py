@@ -135,8 +135,13 @@ def test_hints_are_alike_at_every_size_they_are_drawn_at(key_points):
     blurred = [_blur(hint) for hint in hints]
     assert all(np.corrcoef(blurred[0].ravel(), other.ravel())[0, 1] > 0.8 for other in blurred[1:])
     mirror = key_points.hint(0, 128, 512, mirror=True)
-    assert np.corrcoef(_blur(mirror[:, ::-1].max(2, keepdims=True)).ravel(),
-                       _blur(key_points.hint(0, 128, 512).max(2, keepdims=True)).ravel())[0, 1] > 0.8
+    assert (
+        np.corrcoef(
+            _blur(mirror[:, ::-1].max(2, keepdims=True)).ravel(),
+            _blur(key_points.hint(0, 128, 512).max(2, keepdims=True)).ravel(),
+        )[0, 1]
+        > 0.8
+    )
 
 
 def _blur(picture: np.ndarray) -> np.ndarray:
@@ -153,8 +158,10 @@ def test_a_resumed_training_is_the_training(key_points, tmp_path):
 
     sizes = dataclasses.replace(SMALL, latent_channels=8, refiner_width=8)
     caption = "a old man, bald"
-    portraits = Portraits(np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8),
-                          [{"caption": caption, **dict.fromkeys(ATTRIBUTES, "x")} for _ in range(3)])
+    portraits = Portraits(
+        np.random.default_rng(0).integers(0, 255, (3, 128, 128, 3), dtype=np.uint8),
+        [{"caption": caption, **dict.fromkeys(ATTRIBUTES, "x")} for _ in range(3)],
+    )
     torch.manual_seed(0)
     clip = TinyClip(dataclasses.replace(sizes.clip, text_layers=1, vision_layers=1), 6).requires_grad_(False)
     autoencoder = PatchAutoencoder(8, 8).requires_grad_(False)

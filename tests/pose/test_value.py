@@ -46,8 +46,13 @@ def test_the_keys_and_counts_are_those_of_controlnet_aux_and_core():
     frame = Pose((Person(),), (48, 64)).to_openpose()
     assert (frame["canvas_height"], frame["canvas_width"]) == (48, 64)
     counts = {key: len(numbers) // 3 for key, numbers in frame["people"][0].items()}
-    assert counts == {"pose_keypoints_2d": 18, "face_keypoints_2d": 70, "hand_left_keypoints_2d": 21,
-                      "hand_right_keypoints_2d": 21, "face_5_keypoints_2d": 5}
+    assert counts == {
+        "pose_keypoints_2d": 18,
+        "face_keypoints_2d": 70,
+        "hand_left_keypoints_2d": 21,
+        "hand_right_keypoints_2d": 21,
+        "face_5_keypoints_2d": 5,
+    }
 
 
 def test_confidence_is_one_or_nothing_for_controlnet_aux():

@@ -73,7 +73,5 @@ def test_nodes_import_the_pack_relatively(path):
 def test_no_dead_names_and_the_rules_of_the_node_registry():
     """pyflakes; and no eval, no exec, no two statements on a line. `ruff check` says more to an author."""
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9,S102,S307,E702", "."]
-    done = subprocess.run(
-        [*command, "--extend-exclude", ".quickstart"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([*command, "--extend-exclude", ".quickstart"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

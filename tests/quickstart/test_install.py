@@ -36,9 +36,7 @@ def test_no_second_runtime(install, runtime):
 
 
 def test_a_package_of_the_family_that_is_no_runtime(install):
-    assert install.plan({**LIGHT, "onnxruntime-extensions": "0.1", "insightface": "2"}, ["cv2"]) == [
-        ["onnxruntime"]
-    ]
+    assert install.plan({**LIGHT, "onnxruntime-extensions": "0.1", "insightface": "2"}, ["cv2"]) == [["onnxruntime"]]
 
 
 def test_a_runtime_or_opencv_that_pip_does_not_know(install):

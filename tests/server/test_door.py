@@ -59,8 +59,14 @@ def test_the_import_is_light(comfyui, in_comfy):
     assert sorted(loaded["nodes"]) == sorted(in_comfy.nodes)
     assert not set(HEAVY) & set(loaded["modules"])
     assert "training.stages" in loaded["own"]
-    assert not {"training.trainer", "training.dataset.pipeline", "demo.train", "batch.runner", "evaluation.evaluate",
-                "hosts.comfy_training"} & set(loaded["own"])
+    assert not {
+        "training.trainer",
+        "training.dataset.pipeline",
+        "demo.train",
+        "batch.runner",
+        "evaluation.evaluate",
+        "hosts.comfy_training",
+    } & set(loaded["own"])
 
 
 def test_without_optional_packages_every_node_is_there(comfyui, in_comfy):

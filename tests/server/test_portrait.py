@@ -21,7 +21,6 @@ NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
 NOTES = ("Note", "MarkdownNote")
 
 
-
 @pytest.fixture(scope="module")
 def offered(server) -> dict:
     async def ask():
@@ -66,8 +65,11 @@ def api(name: str) -> dict:
 
 def inputs_of(offered: dict, kind: str) -> dict:
     """Name → declaration, of required and optional inputs."""
-    return {name: declared for group in ("required", "optional")
-            for name, declared in offered[kind]["input"].get(group, {}).items()}
+    return {
+        name: declared
+        for group in ("required", "optional")
+        for name, declared in offered[kind]["input"].get(group, {}).items()
+    }
 
 
 def is_link(value) -> bool:
@@ -117,9 +119,11 @@ def test_what_opens_is_what_is_queued(offered, name):
         assert node["mode"] == 0 and node["type"] == queued[node_id]["class_type"]
         title = node.get("title") or offered[node["type"]]["display_name"]
         assert title == queued[node_id]["_meta"]["title"]
-        assert widgets(node, offered) | {
-            item["name"]: source[item["link"]] for item in node["inputs"] if item.get("link") is not None
-        } == queued[node_id]["inputs"]
+        assert (
+            widgets(node, offered)
+            | {item["name"]: source[item["link"]] for item in node["inputs"] if item.get("link") is not None}
+            == queued[node_id]["inputs"]
+        )
 
 
 def widgets(node: dict, offered: dict) -> dict:
@@ -142,8 +146,15 @@ def widgets(node: dict, offered: dict) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_lies_on_anything(name):
     opened = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    boxes = {node["id"]: (node["pos"][0], node["pos"][1] - 30, node["pos"][0] + node["size"][0],
-                          node["pos"][1] + node["size"][1]) for node in opened["nodes"]}
+    boxes = {
+        node["id"]: (
+            node["pos"][0],
+            node["pos"][1] - 30,
+            node["pos"][0] + node["size"][0],
+            node["pos"][1] + node["size"][1],
+        )
+        for node in opened["nodes"]
+    }
     for one, (left, top, right, bottom) in boxes.items():
         for other, (x0, y0, x1, y1) in boxes.items():
             assert one == other or right <= x0 or x1 <= left or bottom <= y0 or y1 <= top, f"{one} and {other}"
@@ -160,8 +171,12 @@ def test_the_command_finds_what_it_edits():
 
 
 def quick(faceworld: str, seed: int = 1) -> Workflow:
-    return Workflow.load(WORKFLOW).set("Reference", "image", faceworld).set("KSampler", "seed", seed).set(
-        "KSampler", "steps", 4)
+    return (
+        Workflow.load(WORKFLOW)
+        .set("Reference", "image", faceworld)
+        .set("KSampler", "seed", seed)
+        .set("KSampler", "steps", 4)
+    )
 
 
 def picture_of(server, workflow: Workflow):
@@ -196,16 +211,33 @@ def test_an_untrained_adapter_leaves_the_picture_as_it_is(weights, server, facew
 def untrained(workflow: Workflow) -> dict:
     """Its nodes with New Adapter in place of the demo's adapter and LoRA."""
     trained, base = map(workflow.find, ("FaceCDMLoadDemoAdapter", "FaceCDMLoadDemoModel"))
-    new = {"class_type": "FaceCDMNewAdapter", "inputs": {
-        "model": [base, 0], "clip_vision": [base, 3], "face_tokens": 4, "image_tokens": 8, "face_rank": 128,
-        "interplay": True, "seed": 0}}
+    new = {
+        "class_type": "FaceCDMNewAdapter",
+        "inputs": {
+            "model": [base, 0],
+            "clip_vision": [base, 3],
+            "face_tokens": 4,
+            "image_tokens": 8,
+            "face_rank": 128,
+            "interplay": True,
+            "seed": 0,
+        },
+    }
     return relinked(workflow.nodes, {(trained, 0): [base, 0], (trained, 1): ["new", 0]}) | {"new": new}
 
 
 def relinked(nodes: dict, links: dict) -> dict:
     """A copy whose links (node, output) lead elsewhere."""
-    return {key: {**node, "inputs": {name: links.get(tuple(value), value) if is_link(value) else value
-                                     for name, value in node["inputs"].items()}} for key, node in nodes.items()}
+    return {
+        key: {
+            **node,
+            "inputs": {
+                name: links.get(tuple(value), value) if is_link(value) else value
+                for name, value in node["inputs"].items()
+            },
+        }
+        for key, node in nodes.items()
+    }
 
 
 def pixels(server, output) -> np.ndarray:
@@ -234,8 +266,10 @@ def test_a_detailed_face_is_the_one_that_was_there(weights, server, faceworld):
     """.98 over what was replaced, .88 where the face is made of pure noise; outside of it every byte stays."""
     workflow = Workflow.load(WORKFLOW.parent / "detail_faces.json")
     detail, save = workflow.find("Detail Faces"), workflow.find("Save Image")
-    saves = {key: {"class_type": "SaveImage", "inputs": {"images": [source, 0], "filename_prefix": key}}
-             for key, source in (("before", workflow.find("VAE Decode")), ("mask", "as picture"))}
+    saves = {
+        key: {"class_type": "SaveImage", "inputs": {"images": [source, 0], "filename_prefix": key}}
+        for key, source in (("before", workflow.find("VAE Decode")), ("mask", "as picture"))
+    }
     mask = {"as picture": {"class_type": "MaskToImage", "inputs": {"mask": [detail, 1]}}}
     done = server.run(untrained(workflow) | saves | mask)
     after, before, replaced = (pixels(server, done.images(node)[0]) for node in (save, "before", "mask"))
@@ -259,8 +293,10 @@ def test_a_face_at_the_edge_of_a_tall_photo_stands_in_the_middle(weights, server
     tall.paste(Image.open(FACEWORLD_REFERENCE).convert("RGB").resize((512, 512)))
     tall.save(tmp_path / "tall.png")
     workflow = quick(server.upload(tmp_path / "tall.png"))
-    save = {"class_type": "SaveImage", "inputs": {"images": [workflow.find("FaceCDMExtractPose"), 0],
-                                                  "filename_prefix": "pose"}}
+    save = {
+        "class_type": "SaveImage",
+        "inputs": {"images": [workflow.find("FaceCDMExtractPose"), 0], "filename_prefix": "pose"},
+    }
     drawn = pixels(server, server.run(workflow.nodes | {"drawn": save}).images("drawn")[0]).max(-1) > 50
     assert drawn.shape[0] == drawn.shape[1] and drawn.any()
     middle = np.argwhere(drawn).mean(0) / len(drawn)
@@ -286,8 +322,11 @@ def test_two_people_are_each_the_nearer_to_their_own_photo(weights, server, face
         vector = np.asarray(analyzer.embed(bgr, face)[0])
         return vector / np.linalg.norm(vector)
 
-    photos = [embedded(np.asarray(Image.open(EXAMPLES / node["inputs"]["image"]).convert("RGB")))
-              for node in workflow.nodes.values() if node["class_type"] == "LoadImage"]  # left, right
+    photos = [
+        embedded(np.asarray(Image.open(EXAMPLES / node["inputs"]["image"]).convert("RGB")))
+        for node in workflow.nodes.values()
+        if node["class_type"] == "LoadImage"
+    ]  # left, right
     halves = [embedded(half) for half in (picture[:, :128], picture[:, 128:])]
     likeness = np.array(halves) @ np.array(photos).T
     assert (likeness.argmax(1) == [0, 1]).all(), likeness

@@ -42,13 +42,31 @@ def graph(server, people) -> dict:
     return {
         "demo": node("FaceCDMLoadDemoModel"),
         "analyzer": node("FaceCDMLoadFaceAnalyzer", pack="buffalo_s"),
-        "data": node("FaceCDMPrepareDataSet", model=["demo", 0], clip=["demo", 1], vae=["demo", 2],
-                     analyzer=["analyzer", 0], clip_vision=["demo", 3], folder=people, name="few people"),
+        "data": node(
+            "FaceCDMPrepareDataSet",
+            model=["demo", 0],
+            clip=["demo", 1],
+            vae=["demo", 2],
+            analyzer=["analyzer", 0],
+            clip_vision=["demo", 3],
+            folder=people,
+            name="few people",
+        ),
         "new": node("FaceCDMNewAdapter", model=["demo", 0], clip_vision=["demo", 3], face_tokens=2, image_tokens=2),
         "settings": node("FaceCDMStageSettings", learning_rate=0.02, warmup=1, alignment=0, localisation=0),
-        "train": node("FaceCDMTrainStage", model=["demo", 0], adapter=["new", 0], data_set=["data", 0],
-                      settings=["settings", 0], stage="2 identity", steps=STEPS, batch=1, run="server",
-                      vae=["demo", 2], face_analyzer=["analyzer", 0]),
+        "train": node(
+            "FaceCDMTrainStage",
+            model=["demo", 0],
+            adapter=["new", 0],
+            data_set=["data", 0],
+            settings=["settings", 0],
+            stage="2 identity",
+            steps=STEPS,
+            batch=1,
+            run="server",
+            vae=["demo", 2],
+            face_analyzer=["analyzer", 0],
+        ),
         "report": node("PreviewAny", source=["train", 5]),
     }
 
@@ -57,11 +75,24 @@ def sampled(graph: dict, model: list) -> dict:
     return graph | {
         "words": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["demo", 1], "text": "a young woman, smiling"}},
         "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
-        "sample": {"class_type": "KSampler", "inputs": {
-            "model": model, "positive": ["words", 0], "negative": ["words", 0], "latent_image": ["latent", 0],
-            "seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}},
+        "sample": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": model,
+                "positive": ["words", 0],
+                "negative": ["words", 0],
+                "latent_image": ["latent", 0],
+                "seed": 1,
+                "steps": 4,
+                "cfg": 1.0,
+                "sampler_name": "euler",
+                "scheduler": "karras",
+                "denoise": 1.0,
+            },
+        },
         "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["demo", 2]}},
-        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "training"}}}
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "training"}},
+    }
 
 
 def picture(server, finished) -> np.ndarray:
@@ -97,9 +128,12 @@ def test_stopped_gone_on_with_and_its_lora_loaded_by_core(server, graph):
     assert state.is_file()
 
     trained = sampled(graph, ["load", 0]) | {
-        "load": {"class_type": "LoraModelLoader", "inputs": {"model": ["demo", 0], "lora": ["train", 1],
-                                                             "strength_model": 1.0}},
-        "keep": {"class_type": "SaveLoRA", "inputs": {"lora": ["train", 1], "prefix": "loras/facecdm"}}}
+        "load": {
+            "class_type": "LoraModelLoader",
+            "inputs": {"model": ["demo", 0], "lora": ["train", 1], "strength_model": 1.0},
+        },
+        "keep": {"class_type": "SaveLoRA", "inputs": {"lora": ["train", 1], "prefix": "loras/facecdm"}},
+    }
     done = server.run(trained)
     report = "".join(done.ui["report"]["text"])
     assert f"{STEPS} of {STEPS} steps (went on from step " in report
@@ -107,8 +141,11 @@ def test_stopped_gone_on_with_and_its_lora_loaded_by_core(server, graph):
 
     file = next((server.base / "output" / "loras").glob("facecdm*.safetensors"))
     from_file = sampled({"demo": graph["demo"]}, ["load", 0]) | {
-        "load": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["demo", 0], "lora_name": file.name,
-                                                                 "strength_model": 1.0}}}
+        "load": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"model": ["demo", 0], "lora_name": file.name, "strength_model": 1.0},
+        }
+    }
     plain = sampled({"demo": graph["demo"]}, ["demo", 0])
     without = picture(server, server.run(plain))
     assert np.array_equal(picture(server, server.run(from_file)), with_lora)

@@ -29,10 +29,21 @@ from facecdm.training.trainer import Trainer  # noqa: E402
 
 ARMS = ["face alone", "triplet", "κ 1"]
 STEPS = 8
-RECIPE = Config(data=Path("."), out=Path("."), sizes={"face_tokens": 2, "face_rank": 8, "image_tokens": 2,
-                                                      "image_layers": 1},
-                all={"batch": 4, "rank": 0, "save_every": 1, "identity": 0.0, "lora_rank": 2, "learning_rate": 3e-2,
-                     "gate_rate": 1.0, "steps": 20})
+RECIPE = Config(
+    data=Path("."),
+    out=Path("."),
+    sizes={"face_tokens": 2, "face_rank": 8, "image_tokens": 2, "image_layers": 1},
+    all={
+        "batch": 4,
+        "rank": 0,
+        "save_every": 1,
+        "identity": 0.0,
+        "lora_rank": 2,
+        "learning_rate": 3e-2,
+        "gate_rate": 1.0,
+        "steps": 20,
+    },
+)
 
 
 class Data(TinySource):
@@ -58,16 +69,30 @@ def make_lab(folder: Path) -> Lab:
 def experiment(folder: Path) -> Experiment:
     views = [sorted((ROOT / "tests" / "assets" / person).glob("*.webp")) for person in ("0005", "0006")]
     draw = torch.Generator().manual_seed(5)
-    cast = Cast(["five", "six"], [view[0] for view in views], [view[1] for view in views],
-                torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=draw), dim=1),
-                torch.randn(2, 5, VISION, generator=draw), [Asked(0, "a", 0.0), Asked(1, "b", 0.0)],
-                torch.randn(2, 7, CONTEXT, generator=draw), torch.zeros(1, 7, CONTEXT))
+    cast = Cast(
+        ["five", "six"],
+        [view[0] for view in views],
+        [view[1] for view in views],
+        torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=draw), dim=1),
+        torch.randn(2, 5, VISION, generator=draw),
+        [Asked(0, "a", 0.0), Asked(1, "b", 0.0)],
+        torch.randn(2, 7, CONTEXT, generator=draw),
+        torch.zeros(1, 7, CONTEXT),
+    )
     lab = make_lab(folder)
-    evaluator = Evaluator([Remembered(Colours(), folder / "seen.jsonl")], opener(),
-                          lambda picture, words: float(picture.mean()) / 255)
+    evaluator = Evaluator(
+        [Remembered(Colours(), folder / "seen.jsonl")], opener(), lambda picture, words: float(picture.mean()) / 255
+    )
     names, left_out = available(ARMS, pose=False)
-    return Experiment(lab, Artist(lab.denoiser, cast, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
-                      Judge(evaluator, cast), folder, jobs(names, 1, [0.5]), {}, left_out)
+    return Experiment(
+        lab,
+        Artist(lab.denoiser, cast, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
+        Judge(evaluator, cast),
+        folder,
+        jobs(names, 1, [0.5]),
+        {},
+        left_out,
+    )
 
 
 def die_at(steps: int, drawn: int) -> None:
@@ -80,6 +105,7 @@ def die_at(steps: int, drawn: int) -> None:
             if left[name] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*given, **named)
+
         return wrapped
 
     Trainer._train_step = counted("steps", Trainer._train_step)

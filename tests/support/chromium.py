@@ -13,13 +13,17 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 # Where browsers are that are not on the PATH: macOS, Windows, playwright's own.
-PLACES = ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-          "/Applications/Chromium.app/Contents/MacOS/Chromium",
-          "C:/Program Files/Google/Chrome/Application/chrome.exe",
-          "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe")
-PLAYWRIGHT = (".cache/ms-playwright/chromium-*/chrome-linux*/chrome",
-              "Library/Caches/ms-playwright/chromium-*/chrome-mac*/Chromium.app/Contents/MacOS/Chromium",
-              "AppData/Local/ms-playwright/chromium-*/chrome-win*/chrome.exe")
+PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "C:/Program Files/Google/Chrome/Application/chrome.exe",
+    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
+)
+PLAYWRIGHT = (
+    ".cache/ms-playwright/chromium-*/chrome-linux*/chrome",
+    "Library/Caches/ms-playwright/chromium-*/chrome-mac*/Chromium.app/Contents/MacOS/Chromium",
+    "AppData/Local/ms-playwright/chromium-*/chrome-win*/chrome.exe",
+)
 
 
 def find_browser() -> str | None:
@@ -42,14 +46,29 @@ class Tab:
         self._log = (profile / "stderr.log").open("w+")
         sandbox = ["--no-sandbox"] if getattr(os, "geteuid", int)() == 0 else []
         self._process = subprocess.Popen(
-            [browser, "--headless=new", *sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-             "--disable-extensions", "--disable-background-networking", "--remote-allow-origins=*",
-             "--remote-debugging-port=0", f"--user-data-dir={profile}", f"--window-size={width},{height}",
-             "about:blank"], stdout=subprocess.DEVNULL, stderr=self._log)
+            [
+                browser,
+                "--headless=new",
+                *sandbox,
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--disable-extensions",
+                "--disable-background-networking",
+                "--remote-allow-origins=*",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={profile}",
+                f"--window-size={width},{height}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+        )
         try:
             port = self._port(profile / "DevToolsActivePort")
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                    f"http://127.0.0.1:{port}/json", timeout=30) as answer:
+                f"http://127.0.0.1:{port}/json", timeout=30
+            ) as answer:
                 page = next(tab for tab in json.load(answer) if tab["type"] == "page")
             self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=180)
         except BaseException:
@@ -87,8 +106,9 @@ class Tab:
     def js(self, code: str, **values):
         """`values` are handed over as JSON constants of their names."""
         given = "".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
-        result = self.send("Runtime.evaluate", expression=f"(async () => {{{given}{code}}})()", awaitPromise=True,
-                           returnByValue=True)
+        result = self.send(
+            "Runtime.evaluate", expression=f"(async () => {{{given}{code}}})()", awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in result:
             raise RuntimeError(_told(result["exceptionDetails"]))
         return result["result"].get("value")

@@ -11,8 +11,18 @@ class ControlTwins:
     net: object
     model: torch.nn.Module
 
-    def diffusers(self, twins: Twins, x, sigma: float, text, tokens, picture, pooled, strength: float = 1.0,
-                  weigh=lambda value: value):
+    def diffusers(
+        self,
+        twins: Twins,
+        x,
+        sigma: float,
+        text,
+        tokens,
+        picture,
+        pooled,
+        strength: float = 1.0,
+        weigh=lambda value: value,
+    ):
         """ε of diffusers' U-Net, held by its ControlNet, which reads `tokens` where the U-Net reads `text`.
 
         `picture` [1, H, W, 3] as IMAGE, of the latents' size times eight; `weigh` is done to each of its outputs.
@@ -22,24 +32,34 @@ class ControlTwins:
 
     def residuals(self, twins: Twins, x, sigma: float, tokens, picture, pooled, strength: float) -> list:
         """What the net adds to the skips, and last to the middle block."""
-        down, middle = self.model(**_inputs(twins, x, sigma, tokens, pooled), controlnet_cond=picture.movedim(-1, 1),
-                                  conditioning_scale=strength, return_dict=False)
+        down, middle = self.model(
+            **_inputs(twins, x, sigma, tokens, pooled),
+            controlnet_cond=picture.movedim(-1, 1),
+            conditioning_scale=strength,
+            return_dict=False,
+        )
         return [*down, middle]
 
 
 def held(twins: Twins, x, sigma: float, text, residuals: list, pooled):
     """ε of diffusers' U-Net with those residuals."""
     *down, middle = residuals
-    return twins.unet(**_inputs(twins, x, sigma, text, pooled), down_block_additional_residuals=down,
-                      mid_block_additional_residual=middle).sample
+    return twins.unet(
+        **_inputs(twins, x, sigma, text, pooled),
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+    ).sample
 
 
 def _inputs(twins: Twins, x, sigma: float, text, pooled) -> dict:
     height, width = (8 * s for s in x.shape[-2:])
     size = torch.tensor([[height, width, 0, 0, height, width]]).float().expand(len(x), -1)
-    return {"sample": x / (sigma**2 + 1) ** 0.5, "encoder_hidden_states": text.expand(len(x), -1, -1),
-            "timestep": twins.model.model.model_sampling.timestep(torch.tensor([sigma])),
-            "added_cond_kwargs": {"text_embeds": pooled.expand(len(x), -1), "time_ids": size}}
+    return {
+        "sample": x / (sigma**2 + 1) ** 0.5,
+        "encoder_hidden_states": text.expand(len(x), -1, -1),
+        "timestep": twins.model.model.model_sampling.timestep(torch.tensor([sigma])),
+        "added_cond_kwargs": {"text_embeds": pooled.expand(len(x), -1), "time_ids": size},
+    }
 
 
 def make_control_twins(spec, seed: int = 0) -> ControlTwins:

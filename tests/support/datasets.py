@@ -75,8 +75,16 @@ class StubFinder:
         unit[3:, 1] += picture.pixels[height // 2, width // 2, 0] / 2550
         box = np.float32([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height])
         others = int((picture.pixels == picture.pixels[0, 0]).all() and picture.pixels[0, 0, 2] == 77)
-        return Seen(self.embed(picture.pixels[..., ::-1], unit), unit * np.float32([width, height]), box,
-                    np.zeros((0, 2), np.float32), 0.9, (height, width), picture.original, others)
+        return Seen(
+            self.embed(picture.pixels[..., ::-1], unit),
+            unit * np.float32([width, height]),
+            box,
+            np.zeros((0, 2), np.float32),
+            0.9,
+            (height, width),
+            picture.original,
+            others,
+        )
 
     def embed(self, bgr, keypoints):
         self.asked["embed"] += 1

@@ -42,8 +42,12 @@ def reference(twins: Twins, ip_adapter: dict, tokens, strength: float, mode: str
     `tokens` [rows, N, context], a row for each of the batch.
     """
     before = twins.unet.attn_processors
-    after = {name: Reference(tokens, *(ip_adapter[f"{n}.to_{part}_ip.weight"] for part in "kv"), strength, mode)
-             if "attn2" in name else processor for n, (name, processor) in enumerate(before.items())}
+    after = {
+        name: Reference(tokens, *(ip_adapter[f"{n}.to_{part}_ip.weight"] for part in "kv"), strength, mode)
+        if "attn2" in name
+        else processor
+        for n, (name, processor) in enumerate(before.items())
+    }
     twins.unet.set_attn_processor(after)
     try:
         yield

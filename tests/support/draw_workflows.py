@@ -32,10 +32,19 @@ from facecdm.jobs.workflow import Workflow  # noqa: E402
 
 WORKFLOWS = REPOSITORY / "workflows"
 # Least height of nodes that show a picture or much text, [w, h].
-SIZES = {"LoadImage": (300, 330), "SaveImage": (330, 400), "PreviewImage": (330, 330), "CLIPTextEncode": (400, 130),
-         "FaceCDMDetectFaces": (300, 610), "FaceCDMCompareFaces": (330, 380), "FaceCDMPersonRegions": (320, 560),
-         "FaceCDMDetailFaces": (330, 780), "KSampler": (310, 480), "FaceCDMExtractPose": (300, 560),
-         "FaceCDMEditPose": (300, 560)}
+SIZES = {
+    "LoadImage": (300, 330),
+    "SaveImage": (330, 400),
+    "PreviewImage": (330, 330),
+    "CLIPTextEncode": (400, 130),
+    "FaceCDMDetectFaces": (300, 610),
+    "FaceCDMCompareFaces": (330, 380),
+    "FaceCDMPersonRegions": (320, 560),
+    "FaceCDMDetailFaces": (330, 780),
+    "KSampler": (310, 480),
+    "FaceCDMExtractPose": (300, 560),
+    "FaceCDMEditPose": (300, 560),
+}
 
 LAY_OUT = """
 await app.loadApiJson(api, name);
@@ -119,14 +128,23 @@ return [page.x, page.y, (right - left) * scale, (bottom - top) * scale].map(Math
 def draw(frontend: Frontend, plan: Plan) -> dict:
     """Writes both JSON files; gives the API JSON."""
     ids = {name: number for number, name in enumerate(plan.nodes, 1)}
-    groups = [[(group.title, group.colour, [[ids[name] for name in column] for column in group.columns])
-               for group in stack] for stack in plan.groups]
+    groups = [
+        [(group.title, group.colour, [[ids[name] for name in column] for column in group.columns]) for group in stack]
+        for stack in plan.groups
+    ]
     placed = [name for stack in plan.groups for group in stack for column in group.columns for name in column]
     assert sorted(placed) == sorted(plan.nodes), f"{plan.name}: {set(placed) ^ set(plan.nodes)}"
     sizes = SIZES | {str(ids[name]): size for name, size in plan.sizes.items()}
     frontend.forget_pictures()
-    opened, api = frontend.tab.js(LAY_OUT, api=plan.api(), name=plan.name, groups=groups, sizes=sizes, note=plan.note,
-                                  id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"facecdm/{plan.name}")))
+    opened, api = frontend.tab.js(
+        LAY_OUT,
+        api=plan.api(),
+        name=plan.name,
+        groups=groups,
+        sizes=sizes,
+        note=plan.note,
+        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"facecdm/{plan.name}")),
+    )
     for node in opened["nodes"]:
         node.setdefault("widgets_values", [])  # as it will be once opened and saved again
     for data, path in ((opened, WORKFLOWS / f"{plan.name}.json"), (api, WORKFLOWS / "api" / f"{plan.name}.json")):
@@ -155,8 +173,11 @@ async def show_result(address: str, plan: Plan, api: dict) -> None:
         finished = await client.run(Workflow.parse(api, plan.name))
         save = next(key for key, node in api.items() if node["class_type"] == "SaveImage")
         result = Image.open(io.BytesIO(await client.fetch(finished.images(save)[0]))).convert("RGB")
-    given = [Image.open(EXAMPLES / node.inputs["image"]).convert("RGB")
-             for node in plan.nodes.values() if node.kind == "LoadImage"]
+    given = [
+        Image.open(EXAMPLES / node.inputs["image"]).convert("RGB")
+        for node in plan.nodes.values()
+        if node.kind == "LoadImage"
+    ]
     sheet = Image.new("RGB", (768, 384), "white")
     side = 384 // max(len(given), 1)
     room = 768 - side

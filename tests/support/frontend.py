@@ -9,8 +9,13 @@ from chromium import Tab
 READY = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types['KSampler']"
 FRONTEND_ONLY = ("Note", "MarkdownNote", "PrimitiveNode", "Reroute")
 # A person who has been here before: neither a tour nor a browser of templates opens by itself.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.32.9", "Comfy.Workflow.Persist": False,
-            "Comfy.Release.Status": "skipped", "Comfy.Server.LaunchArgs": {}}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.32.9",
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Release.Status": "skipped",
+    "Comfy.Server.LaunchArgs": {},
+}
 
 
 def settle_in(base: Path) -> None:
@@ -36,27 +41,37 @@ class Frontend:
     def open(self, path: Path) -> None:
         """As by dropping the file on the page."""
         self.forget_pictures()
-        self.tab.js("await app.handleFile(new File([text], name, {type: 'application/json'}));"
-                    "await new Promise(done => setTimeout(done, 2500))",
-                    text=path.read_text(encoding="utf-8"), name=path.name)
+        self.tab.js(
+            "await app.handleFile(new File([text], name, {type: 'application/json'}));"
+            "await new Promise(done => setTimeout(done, 2500))",
+            text=path.read_text(encoding="utf-8"),
+            name=path.name,
+        )
 
     def missing(self) -> list[str]:
         """Types in the graph that nobody has registered."""
-        return self.tab.js("return app.graph.nodes.map(node => node.type).filter(type => "
-                           "!(type in LiteGraph.registered_node_types) && !own.includes(type))", own=FRONTEND_ONLY)
+        return self.tab.js(
+            "return app.graph.nodes.map(node => node.type).filter(type => "
+            "!(type in LiteGraph.registered_node_types) && !own.includes(type))",
+            own=FRONTEND_ONLY,
+        )
 
     def complaints(self) -> list[str]:
         """What toasts, dialogs and the newer versions' list of issues say."""
-        return self.tab.js("return [...document.querySelectorAll(kinds)].map(element => element.innerText)",
-                           kinds=".p-toast-message, [role=dialog], [role=alertdialog], [data-testid=error-overlay]")
+        return self.tab.js(
+            "return [...document.querySelectorAll(kinds)].map(element => element.innerText)",
+            kinds=".p-toast-message, [role=dialog], [role=alertdialog], [data-testid=error-overlay]",
+        )
 
     def dismiss(self) -> None:
         """Closes dialogs, toasts and the list of issues, as a person would."""
         for kind in ("rawKeyDown", "keyUp"):
             self.tab.send("Input.dispatchKeyEvent", type=kind, key="Escape", code="Escape", windowsVirtualKeyCode=27)
-        self.tab.js("document.querySelectorAll('[data-testid=error-overlay-dismiss], .p-toast-close-button, "
-                    ".p-dialog-close-button').forEach(button => button.click());"
-                    "await new Promise(done => setTimeout(done, 1000))")
+        self.tab.js(
+            "document.querySelectorAll('[data-testid=error-overlay-dismiss], .p-toast-close-button, "
+            ".p-dialog-close-button').forEach(button => button.click());"
+            "await new Promise(done => setTimeout(done, 1000))"
+        )
 
     def compiled(self) -> dict:
         """What would be queued: API JSON."""
@@ -67,8 +82,11 @@ class Frontend:
 
     def run_button(self) -> tuple[float, float]:
         self.tab.until(f"({_BUTTON})()")
-        return tuple(self.tab.js(f"const r = ({_BUTTON})().getBoundingClientRect();"
-                                 "return [r.x + r.width / 2, r.y + r.height / 2]"))
+        return tuple(
+            self.tab.js(
+                f"const r = ({_BUTTON})().getBoundingClientRect();return [r.x + r.width / 2, r.y + r.height / 2]"
+            )
+        )
 
 
 _BUTTON = """() => document.querySelector('[data-testid=queue-button] button, button[data-testid=queue-button]')

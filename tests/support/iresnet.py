@@ -30,21 +30,41 @@ class _Graph:
 
     def conv(self, x: str, width_in: int, width: int, size: int, stride: int = 1, gain: float = 1.0) -> str:
         scale = gain / (width_in * size * size) ** 0.5
-        return self.add("Conv", [x], self.normal(width, width_in, size, size, scale=scale),
-                        self.normal(width, scale=0.1), dilations=[1, 1], group=1, kernel_shape=[size, size],
-                        pads=[size // 2] * 4, strides=[stride, stride])
+        return self.add(
+            "Conv",
+            [x],
+            self.normal(width, width_in, size, size, scale=scale),
+            self.normal(width, scale=0.1),
+            dilations=[1, 1],
+            group=1,
+            kernel_shape=[size, size],
+            pads=[size // 2] * 4,
+            strides=[stride, stride],
+        )
 
     def norm(self, x: str, width: int) -> str:
-        return self.add("BatchNormalization", [x], 1 + self.normal(width, scale=0.1), self.normal(width, scale=0.1),
-                        self.normal(width, scale=0.1), 1 + np.abs(self.normal(width, scale=0.1)), epsilon=1e-5)
+        return self.add(
+            "BatchNormalization",
+            [x],
+            1 + self.normal(width, scale=0.1),
+            self.normal(width, scale=0.1),
+            self.normal(width, scale=0.1),
+            1 + np.abs(self.normal(width, scale=0.1)),
+            epsilon=1e-5,
+        )
 
     def prelu(self, x: str, width: int) -> str:
         return self.add("PRelu", [x], 0.25 + self.normal(width, 1, 1, scale=0.1))
 
     def save(self, path: Path, output: str) -> Path:
         value = helper.make_tensor_value_info
-        graph = helper.make_graph(self.nodes, "arcface", [value("input.1", TensorProto.FLOAT, ["N", 3, 112, 112])],
-                                  [value(output, TensorProto.FLOAT, None)], self.weights)
+        graph = helper.make_graph(
+            self.nodes,
+            "arcface",
+            [value("input.1", TensorProto.FLOAT, ["N", 3, 112, 112])],
+            [value(output, TensorProto.FLOAT, None)],
+            self.weights,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
         onnx.save(model, str(path))
         return path
@@ -62,8 +82,9 @@ def write_iresnet(path: Path, blocks: tuple[int, ...], seed: int = 0) -> Path:
             x = graph.add("Add", [y, graph.conv(x, width_in, width, 1, stride) if block == 0 else x])
             width_in = width
     flat = graph.add("Flatten", [graph.norm(x, 512)], axis=1)
-    x = graph.add("Gemm", [flat], graph.normal(512, 25088, scale=25088 ** -0.5), graph.normal(512), alpha=1.0,
-                  beta=1.0, transB=1)
+    x = graph.add(
+        "Gemm", [flat], graph.normal(512, 25088, scale=25088**-0.5), graph.normal(512), alpha=1.0, beta=1.0, transB=1
+    )
     return graph.save(path, graph.norm(x, 512))
 
 

@@ -18,9 +18,21 @@ from facecdm.training.step import Term
 from facecdm.training.trainer import Trainer
 
 CONTEXT, WIDTH, VISION, PEOPLE, PHOTOS = 32, 24, 20, 6, 3
-STAGE = Stage("broad", steps=6, batch=4, learning_rate=1e-3, warmup=2, rank=0, lora_rank=2, save_every=1,
-              train=("projectors", "keys_values", "gates", "interplay", "lora"), ema=0.9, noise_high=500,
-              noise_share=0.7, own_photo=0.2)
+STAGE = Stage(
+    "broad",
+    steps=6,
+    batch=4,
+    learning_rate=1e-3,
+    warmup=2,
+    rank=0,
+    lora_rank=2,
+    save_every=1,
+    train=("projectors", "keys_values", "gates", "interplay", "lora"),
+    ema=0.9,
+    noise_high=500,
+    noise_share=0.7,
+    own_photo=0.2,
+)
 
 
 class TinySource:
@@ -58,8 +70,16 @@ class TinySource:
         count = len(indices)
         box = torch.tensor([[0.25, 0.2, 0.75, 0.8]]).repeat(count, 1)
         points = torch.tensor([[[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.4, 0.6], [0.6, 0.6]]]).repeat(count, 1, 1)
-        return Rows(torch.stack([self.latents[i] for i in indices]), Prompt(self.texts[indices]), self.faces[indices],
-                    None, box, points, None, torch.tensor([i // PHOTOS for i in indices]))
+        return Rows(
+            torch.stack([self.latents[i] for i in indices]),
+            Prompt(self.texts[indices]),
+            self.faces[indices],
+            None,
+            box,
+            points,
+            None,
+            torch.tensor([i // PHOTOS for i in indices]),
+        )
 
 
 class Shrink(nn.Module):
@@ -69,23 +89,46 @@ class Shrink(nn.Module):
 
 def tiny_denoiser(seed: int = 0, control: nn.Module | None = None) -> DiffusersDenoiser:
     torch.manual_seed(seed)
-    unet = build_unet({"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 64],
-                       "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-                       "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-                       "cross_attention_dim": CONTEXT, "attention_head_dim": [1, 2]})
+    unet = build_unet(
+        {
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "block_out_channels": [32, 64],
+            "layers_per_block": 1,
+            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+            "cross_attention_dim": CONTEXT,
+            "attention_head_dim": [1, 2],
+        }
+    )
     return DiffusersDenoiser(unet, Shrink(), *signal_and_noise(), "v", control)
 
 
-def tiny_trainer(folder: Path, stage: Stage = STAGE, worker=None, adapter=None, lora=None, control=None,
-                 control_lora=None, more_terms=(), data=None, **more) -> Trainer:
+def tiny_trainer(
+    folder: Path,
+    stage: Stage = STAGE,
+    worker=None,
+    adapter=None,
+    lora=None,
+    control=None,
+    control_lora=None,
+    more_terms=(),
+    data=None,
+    **more,
+) -> Trainer:
     denoiser, data = tiny_denoiser(control=control), data or TinySource()
     adapter = adapter or new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1)
     localisation = LocalisationLoss()
-    terms = [Term("diffusion", DiffusionLoss(gamma=stage.min_snr)),
-             Term("localisation", localisation, 0.1, 2, 3, frozenset({"outputs"})),
-             Term("background", BackgroundLoss(), 0.1, needs=frozenset({"plain"})), *more_terms]
-    return Trainer(denoiser, adapter, lora or Lora(), data, stage, terms, folder, worker=worker, control=control_lora,
-                   **more)
+    terms = [
+        Term("diffusion", DiffusionLoss(gamma=stage.min_snr)),
+        Term("localisation", localisation, 0.1, 2, 3, frozenset({"outputs"})),
+        Term("background", BackgroundLoss(), 0.1, needs=frozenset({"plain"})),
+        *more_terms,
+    ]
+    return Trainer(
+        denoiser, adapter, lora or Lora(), data, stage, terms, folder, worker=worker, control=control_lora, **more
+    )
 
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -37,14 +37,29 @@ def make_rows(count: int, size: int = 16, seed: int = 0, **values) -> Rows:
     rng = torch.Generator().manual_seed(seed)
     box = torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(count, 1)
     points = torch.tensor([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.62], [0.58, 0.62]]).repeat(count, 1, 1)
-    return Rows(**dict(latents=torch.randn(count, 3, size, size, generator=rng) / 2,
-                       prompt=Prompt(torch.randn(count, 7, 12, generator=rng)),
-                       face=torch.randn(count, 512, generator=rng) * 5, vision=None, box=box, keypoints=points,
-                       control=None, identity=torch.arange(count)) | values)
+    return Rows(
+        **dict(
+            latents=torch.randn(count, 3, size, size, generator=rng) / 2,
+            prompt=Prompt(torch.randn(count, 7, 12, generator=rng)),
+            face=torch.randn(count, 512, generator=rng) * 5,
+            vision=None,
+            box=box,
+            keypoints=points,
+            control=None,
+            identity=torch.arange(count),
+        )
+        | values
+    )
 
 
-def make_moment(t: list[int], denoiser: StubDenoiser | None = None, rows: Rows | None = None, seed: int = 0,
-                prediction: Tensor | None = None, **values) -> Moment:
+def make_moment(
+    t: list[int],
+    denoiser: StubDenoiser | None = None,
+    rows: Rows | None = None,
+    seed: int = 0,
+    prediction: Tensor | None = None,
+    **values,
+) -> Moment:
     """A moment of the steps `t`, with the denoiser's own prediction where none is given."""
     denoiser = denoiser or StubDenoiser()
     rows = rows or make_rows(len(t))
@@ -56,10 +71,26 @@ def make_moment(t: list[int], denoiser: StubDenoiser | None = None, rows: Rows |
         prediction = denoiser.predict(noisy, steps, rows.prompt).float()
     on = torch.ones(len(t))
     crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on.bool(), on.bool())
-    return Moment(**dict(denoiser=denoiser, rows=rows, t=steps, signal=signal, noise_level=level, noise=noise,
-                         noisy=noisy, prediction=prediction,
-                         clean=clean_from(prediction, noisy, signal, level, denoiser.prediction), face_on=on,
-                         image_on=on, text_on=on, step=1, prompt=rows.prompt, crowd=crowd) | values)
+    return Moment(
+        **dict(
+            denoiser=denoiser,
+            rows=rows,
+            t=steps,
+            signal=signal,
+            noise_level=level,
+            noise=noise,
+            noisy=noisy,
+            prediction=prediction,
+            clean=clean_from(prediction, noisy, signal, level, denoiser.prediction),
+            face_on=on,
+            image_on=on,
+            text_on=on,
+            step=1,
+            prompt=rows.prompt,
+            crowd=crowd,
+        )
+        | values
+    )
 
 
 class ManyPeople:
@@ -73,8 +104,9 @@ class ManyPeople:
         faces = nn.functional.normalize(torch.randn(count, 8, generator=rng), dim=1)[whose]
         painted = torch.randn(8, 3 * size * size, generator=rng) / 8**0.5
         clothes = torch.randn(len(whose), 3, size, size, generator=rng) * loud
-        self.rows = make_rows(len(whose), size, latents=(faces @ painted).view_as(clothes) + clothes, face=faces * 5,
-                              identity=whose)
+        self.rows = make_rows(
+            len(whose), size, latents=(faces @ painted).view_as(clothes) + clothes, face=faces * 5, identity=whose
+        )
         self.people = {person: (whose == person).nonzero()[:, 0].tolist() for person in range(count)}
         self.buckets = [list(range(len(whose)))]
         self.mean_face = faces.mean(0)
@@ -89,5 +121,9 @@ class ManyPeople:
         return self.rows.face[indices], None
 
     def load(self, indices: list[int]) -> Rows:
-        return Rows(**{name: value if isinstance(value, Prompt) or value is None else value[indices]
-                       for name, value in vars(self.rows).items()})
+        return Rows(
+            **{
+                name: value if isinstance(value, Prompt) or value is None else value[indices]
+                for name, value in vars(self.rows).items()
+            }
+        )

@@ -27,8 +27,9 @@ def diffusers_adapters(twins, *sources, names=None):
     unet = twins.unet
     before = unet.attn_processors
     try:
-        _Pipeline(unet).load_ip_adapter(list(sources), subfolder="", weight_name=names or [""] * len(sources),
-                                        image_encoder_folder=None)
+        _Pipeline(unet).load_ip_adapter(
+            list(sources), subfolder="", weight_name=names or [""] * len(sources), image_encoder_folder=None
+        )
         yield unet.encoder_hid_proj.image_projection_layers
     finally:
         if getattr(unet, "peft_config", None):
@@ -43,7 +44,9 @@ def predict_with_images(twins, x, sigma: float, text, images: list, pooled=None)
     added = {"image_embeds": images}
     if twins.sdxl:
         h, w = (8 * side for side in x.shape[-2:])
-        added |= {"text_embeds": pooled.expand(len(x), -1),
-                  "time_ids": torch.tensor([[h, w, 0, 0, h, w]]).float().expand(len(x), -1)}
+        added |= {
+            "text_embeds": pooled.expand(len(x), -1),
+            "time_ids": torch.tensor([[h, w, 0, 0, h, w]]).float().expand(len(x), -1),
+        }
     with torch.no_grad():
         return twins.unet(x / (sigma**2 + 1) ** 0.5, t, text, added_cond_kwargs=added).sample

@@ -17,7 +17,7 @@ class Sizes:
     """Of a base, and of the resamplers that were trained for it; small bases have small ones."""
 
     context: int
-    plus: int        # width of Plus' resampler
+    plus: int  # width of Plus' resampler
     plus_heads: int
     face_heads: int  # of FaceID Plus' perceiver, whose width is the context's
     states: int = STATES
@@ -47,9 +47,12 @@ def _perceiver(states: int, width: int, heads: int, out: int, depth: int = 4) ->
 def _layer(name: str, width: int, heads: int) -> dict:
     inner = heads * 64
     return _mlp([(f"{name}.0.norm1", (width,)), (f"{name}.0.norm2", (width,)), (f"{name}.1.0", (width,))]) | {
-        f"{name}.0.to_q.weight": (inner, width), f"{name}.0.to_kv.weight": (2 * inner, width),
-        f"{name}.0.to_out.weight": (width, inner), f"{name}.1.1.weight": (4 * width, width),
-        f"{name}.1.3.weight": (width, 4 * width)}
+        f"{name}.0.to_q.weight": (inner, width),
+        f"{name}.0.to_kv.weight": (2 * inner, width),
+        f"{name}.0.to_out.weight": (width, inner),
+        f"{name}.1.1.weight": (4 * width, width),
+        f"{name}.1.3.weight": (width, 4 * width),
+    }
 
 
 def _resampler(states: int, width: int, heads: int, out: int) -> dict:
@@ -66,8 +69,15 @@ def _faceid_plus(s: Sizes) -> dict:
 
 
 def _stack(name: str, inside: int, out: int) -> dict:
-    return _mlp([(f"{name}.0", (1024, inside)), (f"{name}.1", (1024,)), (f"{name}.3", (1024, 1024)),
-                 (f"{name}.4", (1024,)), (f"{name}.6", (out, 1024))])
+    return _mlp(
+        [
+            (f"{name}.0", (1024, inside)),
+            (f"{name}.1", (1024,)),
+            (f"{name}.3", (1024, 1024)),
+            (f"{name}.4", (1024,)),
+            (f"{name}.6", (out, 1024)),
+        ]
+    )
 
 
 def _pulid(s: Sizes) -> dict:
@@ -79,8 +89,11 @@ def _pulid(s: Sizes) -> dict:
 
 
 def _pulid_v11(s: Sizes, count: int = 32, depth: int = 10) -> dict:
-    shapes = {"latents": (1, count, s.plus), "proj_out": (s.plus, s.context),
-              **_stack("id_embedding_mapping", 512 + 768, 5 * s.plus)}
+    shapes = {
+        "latents": (1, count, s.plus),
+        "proj_out": (s.plus, s.context),
+        **_stack("id_embedding_mapping", 512 + 768, 5 * s.plus),
+    }
     for i in range(depth):
         shapes |= _layer(f"layers.{i}", s.plus, s.plus_heads)
     for i in range(5):
@@ -91,8 +104,9 @@ def _pulid_v11(s: Sizes, count: int = 32, depth: int = 10) -> dict:
 PROJECTORS = {
     "ip-adapter": lambda s: _mlp([("proj", (4 * s.context, s.pooled)), ("norm", (s.context,))]),
     "ip-adapter-plus": lambda s: _resampler(s.states, s.plus, s.plus_heads, s.context),
-    "ip-adapter-full-face": lambda s: _mlp([("proj.0", (s.states, s.states)), ("proj.2", (s.context, s.states)),
-                                            ("proj.3", (s.context,))]),
+    "ip-adapter-full-face": lambda s: _mlp(
+        [("proj.0", (s.states, s.states)), ("proj.2", (s.context, s.states)), ("proj.3", (s.context,))]
+    ),
     "faceid": lambda s: _identity(s.context, 4),
     "faceid-plus": _faceid_plus,
     "faceid-plusv2": _faceid_plus,

@@ -11,8 +11,11 @@ ARCFACE = "buffalo_l/w600k_r50.onnx"
 
 
 def make_options(in_comfy, **changes):
-    rest = {widget.id: widget.default for widget in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
-            if widget.id != "negative_image"}
+    rest = {
+        widget.id: widget.default
+        for widget in in_comfy.nodes["FaceCDMApplyOptions"].define_schema().inputs
+        if widget.id != "negative_image"
+    }
     return in_comfy.run("FaceCDMApplyOptions", **rest | changes)[0]
 
 

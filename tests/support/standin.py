@@ -35,8 +35,11 @@ INFO = {
     },
 }
 NODES = {
-    "1": {"class_type": "Draw", "_meta": {"title": "Draw it"}, "inputs": {
-        "seed": 0, "text": "", "style": "plain", "model_name": "small.safetensors", "image": "old.png"}},
+    "1": {
+        "class_type": "Draw",
+        "_meta": {"title": "Draw it"},
+        "inputs": {"seed": 0, "text": "", "style": "plain", "model_name": "small.safetensors", "image": "old.png"},
+    },
     "2": {"class_type": "Save", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
 }
 
@@ -73,12 +76,19 @@ class StandIn:
 
     async def up(self):
         app = web.Application(middlewares=[self._log], client_max_size=1 << 26)
-        app.add_routes([
-            web.get("/object_info", self._object_info), web.post("/prompt", self._prompt), web.get("/ws", self._ws),
-            web.get("/queue", self._queue), web.post("/queue", self._delete), web.post("/interrupt", self._interrupt),
-            web.get("/history/{id}", self._history), web.get("/view", self._view),
-            web.post("/upload/image", self._upload),
-        ])
+        app.add_routes(
+            [
+                web.get("/object_info", self._object_info),
+                web.post("/prompt", self._prompt),
+                web.get("/ws", self._ws),
+                web.get("/queue", self._queue),
+                web.post("/queue", self._delete),
+                web.post("/interrupt", self._interrupt),
+                web.get("/history/{id}", self._history),
+                web.get("/view", self._view),
+                web.post("/upload/image", self._upload),
+            ]
+        )
         self.runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
@@ -179,8 +189,15 @@ class StandIn:
 
 def make_plan(folder: Path, *addresses: str, seeds: int = 12, **changed) -> Plan:
     """`seeds` jobs whose pictures are named after their seed."""
-    keys = {"workflow": NODES, "servers": list(addresses), "output": folder / "out", "patience": 0.5, "name": "{seed}",
-            "inputs": {"seed": "Draw it.seed"}, "jobs": [{"seed": {"from": 0, "count": seeds}}]}
+    keys = {
+        "workflow": NODES,
+        "servers": list(addresses),
+        "output": folder / "out",
+        "patience": 0.5,
+        "name": "{seed}",
+        "inputs": {"seed": "Draw it.seed"},
+        "jobs": [{"seed": {"from": 0, "count": seeds}}],
+    }
     return Plan.make({**keys, **changed}, folder)
 
 

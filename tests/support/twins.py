@@ -10,35 +10,79 @@ from facecdm.adapter.model import TripletAdapter
 
 SMALL_SD15 = SimpleNamespace(
     name="SD15",
-    comfy=dict(model_channels=32, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=96, num_heads=8,
-               transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_middle=1,
-               transformer_depth_output=[1] * 9 + [0] * 3, use_linear_in_transformer=False, adm_in_channels=None),
-    diffusers=dict(block_out_channels=[32, 64, 128, 128], cross_attention_dim=96, attention_head_dim=8))
+    comfy=dict(
+        model_channels=32,
+        num_res_blocks=[2] * 4,
+        channel_mult=[1, 2, 4, 4],
+        context_dim=96,
+        num_heads=8,
+        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+        transformer_depth_middle=1,
+        transformer_depth_output=[1] * 9 + [0] * 3,
+        use_linear_in_transformer=False,
+        adm_in_channels=None,
+    ),
+    diffusers=dict(block_out_channels=[32, 64, 128, 128], cross_attention_dim=96, attention_head_dim=8),
+)
 SMALL_SDXL = SimpleNamespace(
     name="SDXL",
-    comfy=dict(model_channels=32, num_res_blocks=[2] * 3, channel_mult=[1, 2, 4], context_dim=128, num_head_channels=64,
-               transformer_depth=[0, 0, 2, 2, 3, 3], transformer_depth_middle=3, num_classes="sequential",
-               transformer_depth_output=[0, 0, 0, 2, 2, 2, 3, 3, 3], use_linear_in_transformer=True,
-               adm_in_channels=2816),
-    diffusers=dict(block_out_channels=[32, 64, 128], cross_attention_dim=128, attention_head_dim=[1, 1, 2],
-                   down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-                   up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-                   transformer_layers_per_block=[1, 2, 3], use_linear_projection=True, addition_embed_type="text_time",
-                   addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816))
+    comfy=dict(
+        model_channels=32,
+        num_res_blocks=[2] * 3,
+        channel_mult=[1, 2, 4],
+        context_dim=128,
+        num_head_channels=64,
+        transformer_depth=[0, 0, 2, 2, 3, 3],
+        transformer_depth_middle=3,
+        num_classes="sequential",
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 3, 3, 3],
+        use_linear_in_transformer=True,
+        adm_in_channels=2816,
+    ),
+    diffusers=dict(
+        block_out_channels=[32, 64, 128],
+        cross_attention_dim=128,
+        attention_head_dim=[1, 1, 2],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 2, 3],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    ),
+)
 FULL_SD15 = SimpleNamespace(
-    name="SD15", comfy=SMALL_SD15.comfy | dict(model_channels=320, context_dim=768),
-    diffusers=dict(block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8))
+    name="SD15",
+    comfy=SMALL_SD15.comfy | dict(model_channels=320, context_dim=768),
+    diffusers=dict(block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768, attention_head_dim=8),
+)
 
 # SDXL's widths, with one block where it has ten.
 NARROW_SDXL = SimpleNamespace(
     name="SDXL",
-    comfy=dict(model_channels=320, num_res_blocks=[1] * 3, channel_mult=[1, 2, 4], context_dim=2048,
-               num_head_channels=64, transformer_depth=[0, 1, 1], transformer_depth_middle=1,
-               num_classes="sequential", transformer_depth_output=[0, 0, 1, 1, 1, 1],
-               use_linear_in_transformer=True, adm_in_channels=2816),
-    diffusers=SMALL_SDXL.diffusers | dict(block_out_channels=[320, 640, 1280], cross_attention_dim=2048,
-                                          attention_head_dim=[5, 10, 20], transformer_layers_per_block=[1, 1, 1],
-                                          layers_per_block=1))
+    comfy=dict(
+        model_channels=320,
+        num_res_blocks=[1] * 3,
+        channel_mult=[1, 2, 4],
+        context_dim=2048,
+        num_head_channels=64,
+        transformer_depth=[0, 1, 1],
+        transformer_depth_middle=1,
+        num_classes="sequential",
+        transformer_depth_output=[0, 0, 1, 1, 1, 1],
+        use_linear_in_transformer=True,
+        adm_in_channels=2816,
+    ),
+    diffusers=SMALL_SDXL.diffusers
+    | dict(
+        block_out_channels=[320, 640, 1280],
+        cross_attention_dim=2048,
+        attention_head_dim=[5, 10, 20],
+        transformer_layers_per_block=[1, 1, 1],
+        layers_per_block=1,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +103,9 @@ class Twins:
         added = {}
         if self.sdxl:
             size = torch.tensor([[h, w, 0, 0, h, w] for h, w in [[8 * s for s in x.shape[-2:]]]]).float()
-            added = {"added_cond_kwargs": {"text_embeds": pooled.expand(len(x), -1),
-                                           "time_ids": size.expand(len(x), -1)}}
+            added = {
+                "added_cond_kwargs": {"text_embeds": pooled.expand(len(x), -1), "time_ids": size.expand(len(x), -1)}
+            }
         return self.unet(x / (sigma**2 + 1) ** 0.5, t, text.expand(len(x), -1, -1), **added).sample
 
 
@@ -79,8 +124,13 @@ def predict(model, x, sigma: float, positive, negative=None, cfg: float = 1.0, t
     guider.set_conds(positive, negative if negative is not None else positive)
     guider.set_cfg(cfg)
     with torch.inference_mode():
-        guider.sample(torch.zeros_like(x), torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler),
-                      torch.tensor([sigma, 0.0]), disable_pbar=True)
+        guider.sample(
+            torch.zeros_like(x),
+            torch.zeros_like(x),
+            comfy.samplers.KSAMPLER(sampler),
+            torch.tensor([sigma, 0.0]),
+            disable_pbar=True,
+        )
     return (x - seen["denoised"].clone()) / sigma
 
 
@@ -98,8 +148,17 @@ def make_twins(spec, dtype=torch.float32, computed_in=None, seed: int = 0) -> Tw
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(sample_size=32, **spec.diffusers).eval().requires_grad_(False)
-    unet_config = dict(image_size=32, in_channels=4, out_channels=4, use_spatial_transformer=True, legacy=False,
-                       dtype=dtype, use_temporal_attention=False, use_temporal_resblock=False, **spec.comfy)
+    unet_config = dict(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        use_spatial_transformer=True,
+        legacy=False,
+        dtype=dtype,
+        use_temporal_attention=False,
+        use_temporal_resblock=False,
+        **spec.comfy,
+    )
     config = getattr(comfy.supported_models, spec.name)(unet_config)
     if computed_in is not None:
         config.set_inference_dtype(dtype, computed_in)

@@ -62,8 +62,10 @@ def test_one_photo_begins_nothing():
     assert torch.equal(adapter.face_projector.reduce.weight, before)
 
 
-@pytest.mark.parametrize("settings,opens", [({"rank": 0}, True), ({"rank": 4}, False),
-                                            ({"rank": 0, "train": ("projectors", "gates")}, False)])
+@pytest.mark.parametrize(
+    "settings,opens",
+    [({"rank": 0}, True), ({"rank": 4}, False), ({"rank": 0, "train": ("projectors", "gates")}, False)],
+)
 def test_streams_open_where_values_learn_whole(settings, opens):
     torch.manual_seed(0)
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH)).requires_grad_(False)

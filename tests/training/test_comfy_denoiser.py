@@ -37,20 +37,26 @@ class Step:
         torch.manual_seed(seed)
         self.noisy, self.t = torch.randn(ROWS, 4, *SIZE), torch.tensor([5, 400, 999])
         height, width = (8 * length for length in SIZE)
-        sizes = torch.tensor([[height, width, 0, 0, height, width], [512, 512, 8, 16, height, width],
-                              [1024, 512, 8, 16, height, width]]).float()
+        sizes = torch.tensor(
+            [[height, width, 0, 0, height, width], [512, 512, 8, 16, height, width], [1024, 512, 8, 16, height, width]]
+        ).float()
         self.prompt = Prompt(torch.randn(ROWS, 77, context), torch.randn(ROWS, 1280), sizes)
         self.target = torch.randn(ROWS, 4, *SIZE)
-        self.crowd = Crowd(torch.nn.functional.normalize(torch.randn(ROWS, 512), dim=1), torch.randn(ROWS, 7, 32),
-                           torch.tensor([True, False, True]), torch.tensor([True, True, False]))
+        self.crowd = Crowd(
+            torch.nn.functional.normalize(torch.randn(ROWS, 512), dim=1),
+            torch.randn(ROWS, 7, 32),
+            torch.tensor([True, False, True]),
+            torch.tensor([True, True, False]),
+        )
         self.adapter = stir(new_adapter(layer_map)).requires_grad_(True)
         self.lora = Lora.new(linears, 4)
         for part in self.lora.parts.values():
             part.up.data.normal_(0, 0.1)
 
     def people(self, denoiser, watch=None):
-        return self.crowd.streams(self.adapter, self.prompt.states, (denoiser.noise / denoiser.signal)[self.t],
-                                  denoiser.dtype, None, watch)
+        return self.crowd.streams(
+            self.adapter, self.prompt.states, (denoiser.noise / denoiser.signal)[self.t], denoiser.dtype, None, watch
+        )
 
     def predict(self, denoiser, **more):
         return denoiser.predict(self.noisy, self.t, self.prompt, self.people(denoiser), **more)
@@ -64,8 +70,12 @@ class Step:
         """Gradients by the parameter's name."""
         torch.nn.functional.mse_loss(prediction, self.target).backward()
         parts = {"adapter": self.adapter, **self.lora.parts}
-        found = {f"{name}.{key}": value.grad for name, part in parts.items() for key, value in part.named_parameters()
-                 if value.grad is not None}
+        found = {
+            f"{name}.{key}": value.grad
+            for name, part in parts.items()
+            for key, value in part.named_parameters()
+            if value.grad is not None
+        }
         for part in parts.values():
             part.zero_grad()
         return found
@@ -92,10 +102,13 @@ def test_learns_what_diffusers_learns(twins, denoiser_class, touched):
 
     host = DiffusersHost(twins.unet)
     host._session.streams = lambda index, places: people[index]
-    files = {f"diffusion_model.{file}": name for name, file in
-             comfy.utils.unet_to_diffusers(twins.model.model.model_config.unet_config).items()}
-    linears = {name: twins.unet.get_submodule(files[f"{name}.weight"].removesuffix(".weight"))
-               for name in step.lora.parts}
+    files = {
+        f"diffusion_model.{file}": name
+        for name, file in comfy.utils.unet_to_diffusers(twins.model.model.model_config.unet_config).items()
+    }
+    linears = {
+        name: twins.unet.get_submodule(files[f"{name}.weight"].removesuffix(".weight")) for name in step.lora.parts
+    }
     added = {"text_embeds": step.prompt.pooled, "time_ids": step.prompt.sizes} if twins.sdxl else None
     with step.lora.on(linears):
         theirs = twins.unet(step.noisy, step.t, step.prompt.states, added_cond_kwargs=added).sample
@@ -119,8 +132,9 @@ def test_checkpointing_learns_the_same_and_watches_once(twins, denoiser_class):
 
             with step.lora.on(denoiser.linears()):
                 with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                    prediction = denoiser.predict(step.noisy, step.t, step.prompt,
-                                                  step.people(denoiser, outputs.append), watch=into(seen))
+                    prediction = denoiser.predict(
+                        step.noisy, step.t, step.prompt, step.people(denoiser, outputs.append), watch=into(seen)
+                    )
                 extra = sum(x.square().mean() for _, q, k in seen for x in (q, k))
                 (extra + sum(x.abs().mean() for x in outputs)).backward(retain_graph=True)
                 results.append((prediction.detach(), step.learn(prediction), kept))
@@ -211,8 +225,9 @@ def test_weights_of_another_dtype_are_not_kept_twice(in_comfy, denoiser_class):
     weights = {tuple(value.shape) for value in half.unet.parameters() if value.dim() == 4 and value.shape[-1] == 3}
     assert not weights & set(shapes)
     full = make_twins(SMALL_SD15)
-    for ours, theirs in zip(full.model.model.diffusion_model.parameters(),
-                            half.model.model.diffusion_model.parameters()):
+    for ours, theirs in zip(
+        full.model.model.diffusion_model.parameters(), half.model.model.diffusion_model.parameters()
+    ):
         ours.data = theirs.float()
     with denoiser_class(full.model) as denoiser:
         reference = Step(full.context, denoiser.layer_map, denoiser.linears())
@@ -249,10 +264,17 @@ def test_pose_controls_without_learning(in_comfy, denoiser_class):
         denoiser.checkpoint(True)
         same(step.see_and_learn(denoiser, control=pose)[1], learnt, 1e-6)
     added = {"text_embeds": step.prompt.pooled, "time_ids": step.prompt.sizes}
-    down, middle = control.model(step.noisy, step.t, step.prompt.states, pose, added_cond_kwargs=added,
-                                 return_dict=False)
-    theirs = twins.unet(step.noisy, step.t, step.prompt.states, added_cond_kwargs=added,
-                        down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+    down, middle = control.model(
+        step.noisy, step.t, step.prompt.states, pose, added_cond_kwargs=added, return_dict=False
+    )
+    theirs = twins.unet(
+        step.noisy,
+        step.t,
+        step.prompt.states,
+        added_cond_kwargs=added,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+    ).sample
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
     assert len(learnt) > 200
 
@@ -272,7 +294,8 @@ def test_a_controlnet_has_a_fingerprint(in_comfy, denoiser_class):
     found = [fingerprint(control) for control in (None, one, other)]
     assert found[0] == "" and len(set(found)) == 3 and fingerprint(one.copy()) == found[1]
     assert denoiser_class(twins.model, control=lora(1.0)).control_fingerprint != (
-        denoiser_class(twins.model, control=lora(2.0)).control_fingerprint)
+        denoiser_class(twins.model, control=lora(2.0)).control_fingerprint
+    )
 
 
 def test_pictures_have_gradients(in_comfy, denoiser_class):

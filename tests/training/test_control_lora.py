@@ -35,8 +35,9 @@ def net() -> ControlNetModel:
 
 
 def trainer(folder, control, **stage):
-    return tiny_trainer(folder, STAGE.but(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}), control=control,
-                        data=Posed())
+    return tiny_trainer(
+        folder, STAGE.but(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}), control=control, data=Posed()
+    )
 
 
 @pytest.mark.parametrize("layers,count", [("attention", 24), ("all", 50)])
@@ -67,9 +68,13 @@ def test_it_learns_and_the_net_itself_does_not(tmp_path, layers, count):
 def test_the_next_stage_goes_on_with_it_or_leaves_it_as_it_is(tmp_path):
     first = trainer(tmp_path, net(), train=["control"]).run()
     for group, moves in (("control", True), ("gates", False)):
-        made = tiny_trainer(tmp_path / group, STAGE.but(name="identity", steps=1, drop_pose=0.0, train=[group],
-                                                        warmup=0),
-                            control=net(), control_lora=first.control, data=Posed())
+        made = tiny_trainer(
+            tmp_path / group,
+            STAGE.but(name="identity", steps=1, drop_pose=0.0, train=[group], warmup=0),
+            control=net(),
+            control_lora=first.control,
+            data=Posed(),
+        )
         after = made.run().control
         assert after.parts.keys() == first.control.parts.keys()
         assert moves != all(torch.equal(part.up, first.control.parts[name].up) for name, part in after.parts.items())
@@ -103,8 +108,12 @@ def asked(denoiser, twins):
     torch.manual_seed(2)
     noisy, states, pooled = torch.randn(ROWS, 4, *SIZE), torch.randn(ROWS, 77, twins.context), torch.randn(ROWS, 1280)
     sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(ROWS, -1)
-    return denoiser.predict(noisy, torch.tensor([30, 700]), Prompt(states, pooled, sizes),
-                            control=torch.rand(ROWS, 3, *(8 * side for side in SIZE)))
+    return denoiser.predict(
+        noisy,
+        torch.tensor([30, 700]),
+        Prompt(states, pooled, sizes),
+        control=torch.rand(ROWS, 3, *(8 * side for side in SIZE)),
+    )
 
 
 def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(pair):
@@ -126,8 +135,11 @@ def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(
                 out = asked(host, twins)
             out.square().mean().backward()
             host.learn_control(False)
-            gradients = {f"{layer}.{key}": value.grad for layer, part in lora.parts.items()
-                         for key, value in part.named_parameters()}
+            gradients = {
+                f"{layer}.{key}": value.grad
+                for layer, part in lora.parts.items()
+                for key, value in part.named_parameters()
+            }
             found[name] = out.detach(), gradients
         plain = asked(comfy, twins).detach()
     (ours, learnt), (others, wanted) = found["comfy"], found["diffusers"]

@@ -33,11 +33,11 @@ def test_each_row_is_the_person_at_its_own_noise_level(image_on, parts):
         streams = crowd.streams(adapter, rows.prompt.states, sigma, torch.float32)
         ours = denoiser.predict(rows.latents, t, rows.prompt, streams)
         for i in range(3):
-            text = rows.prompt.states[i:i + 1]
-            person = Person(adapter, face[i:i + 1], vision[i:i + 1] if image_on else None)
-            with denoiser.host.people([Span(person, 0, 1, text)], sigma[i:i + 1], (8, 8)) as unet:
-                alone = unet(rows.latents[i:i + 1], t[i:i + 1], text).sample
-            torch.testing.assert_close(ours[i:i + 1], alone, rtol=1e-4, atol=1e-5)
+            text = rows.prompt.states[i : i + 1]
+            person = Person(adapter, face[i : i + 1], vision[i : i + 1] if image_on else None)
+            with denoiser.host.people([Span(person, 0, 1, text)], sigma[i : i + 1], (8, 8)) as unet:
+                alone = unet(rows.latents[i : i + 1], t[i : i + 1], text).sample
+            torch.testing.assert_close(ours[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_row_without_anybody_is_the_base_model():
@@ -63,14 +63,15 @@ def test_a_row_is_told_where_its_face_is_as_a_person_is():
     sigma = (denoiser.noise / denoiser.signal)[t]
     with torch.no_grad():
         crowd = Crowd(face, vision, on, on, where_faces_are(rows, adapter.config))
-        ours = denoiser.predict(rows.latents, t, rows.prompt,
-                                crowd.streams(adapter, rows.prompt.states, sigma, torch.float32))
+        ours = denoiser.predict(
+            rows.latents, t, rows.prompt, crowd.streams(adapter, rows.prompt.states, sigma, torch.float32)
+        )
         for i in range(2):
-            text = rows.prompt.states[i:i + 1]
-            person = Person(adapter, face[i:i + 1], vision[i:i + 1], keypoints=rows.keypoints[i:i + 1])
-            with denoiser.host.people([Span(person, 0, 1, text)], sigma[i:i + 1], (8, 8)) as unet:
-                alone = unet(rows.latents[i:i + 1], t[i:i + 1], text).sample
-            torch.testing.assert_close(ours[i:i + 1], alone, rtol=1e-4, atol=1e-5)
+            text = rows.prompt.states[i : i + 1]
+            person = Person(adapter, face[i : i + 1], vision[i : i + 1], keypoints=rows.keypoints[i : i + 1])
+            with denoiser.host.people([Span(person, 0, 1, text)], sigma[i : i + 1], (8, 8)) as unet:
+                alone = unet(rows.latents[i : i + 1], t[i : i + 1], text).sample
+            torch.testing.assert_close(ours[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("pose", [True, False])
@@ -90,7 +91,10 @@ def test_a_step_tells_where_faces_are_while_the_pose_is_known(tmp_path, pose, pl
 
 def test_a_picture_without_a_face_stands_somewhere():
     rows = TinySource().load([0, 4])
-    rows = replace(rows, box=torch.stack([rows.box[0], torch.zeros(4)]),
-                   keypoints=torch.stack([rows.keypoints[0], torch.zeros(5, 2)]))
+    rows = replace(
+        rows,
+        box=torch.stack([rows.box[0], torch.zeros(4)]),
+        keypoints=torch.stack([rows.keypoints[0], torch.zeros(5, 2)]),
+    )
     _, scores, face = where_faces_are(rows, SimpleNamespace(places_side=2))(16)
     assert scores.isfinite().all() and face.isfinite().all() and scores.shape == (2, 16, 4)

@@ -23,8 +23,9 @@ LONG = "a caption that is much longer than all of the others"
 def folder(tmp_path):
     """Two people, Anna with three photos and Ben with two; Cleo with one."""
     root = tmp_path / "pictures"
-    for number, (person, caption) in enumerate([("anna", "smiling"), ("anna", "sad"), ("anna", "smiling"),
-                                                ("ben", LONG), ("ben", "sad"), ("cleo", "angry")]):
+    for number, (person, caption) in enumerate(
+        [("anna", "smiling"), ("anna", "sad"), ("anna", "smiling"), ("ben", LONG), ("ben", "sad"), ("cleo", "angry")]
+    ):
         save(root / person / f"{number}.png", colourful(number), caption)
     return root
 
@@ -33,16 +34,26 @@ def folder(tmp_path):
 def made(folder, tmp_path):
     """(folder, out, encoders, finder, data set)"""
     encoders, finder = StubEncoders(), StubFinder()
-    return folder, tmp_path / "out", encoders, finder, prepare(FolderSource(folder), tmp_path / "out", encoders, finder,
-                                                              SETTINGS)
+    return (
+        folder,
+        tmp_path / "out",
+        encoders,
+        finder,
+        prepare(FolderSource(folder), tmp_path / "out", encoders, finder, SETTINGS),
+    )
 
 
 def again(made, **changes):
     """Prepare once more, with fresh counters."""
     folder, out, encoders, finder, _ = made
     encoders.asked, finder.asked = Counter(), Counter()
-    return prepare(FolderSource(folder), out, changes.get("encoders", encoders), changes.get("finder", finder),
-                   changes.get("settings", SETTINGS))
+    return prepare(
+        FolderSource(folder),
+        out,
+        changes.get("encoders", encoders),
+        changes.get("finder", finder),
+        changes.get("settings", SETTINGS),
+    )
 
 
 def test_rows_hold_what_the_encoders_made(made):
@@ -52,8 +63,9 @@ def test_rows_hold_what_the_encoders_made(made):
     pixels = torch.from_numpy(np.stack([colourful(3), colourful(0)])).float() / 255
     torch.testing.assert_close(rows.latents, StubEncoders().latents(pixels).half().float())
     torch.testing.assert_close(rows.vision[1, 0, :3], pixels[1].mean((0, 1)) * 255, atol=0.1, rtol=0)
-    torch.testing.assert_close(rows.face, torch.stack(
-        [torch.from_numpy(StubFinder().embed(colourful(n)[..., ::-1], None)) for n in (3, 0)]))
+    torch.testing.assert_close(
+        rows.face, torch.stack([torch.from_numpy(StubFinder().embed(colourful(n)[..., ::-1], None)) for n in (3, 0)])
+    )
     assert rows.box.tolist() == [[0.25, 0.25, 0.75, 0.75]] * 2
     torch.testing.assert_close(rows.keypoints[0, :2], torch.tensor([[0.35, 0.4], [0.65, 0.4]]))
     assert rows.identity.tolist() == [1, 0] and rows.control is None
@@ -99,8 +111,9 @@ def test_one_changed_caption_is_encoded_and_nothing_else(made):
 
 @pytest.mark.parametrize("which,count", [("latents", 6), ("text", 5), ("vision", 10)])
 def test_another_encoder_makes_its_own_part_anew(made, which, count):
-    other = StubEncoders(fingerprints=replace(Fingerprints("a vae", "a text encoder", "a vision tower"),
-                                              **{which: "another"}))
+    other = StubEncoders(
+        fingerprints=replace(Fingerprints("a vae", "a text encoder", "a vision tower"), **{which: "another"})
+    )
     data = again(made, encoders=other)
     assert other.asked == {which: count} and made[3].asked["find"] == 0
     assert data.fingerprint != made[4].fingerprint
@@ -175,9 +188,15 @@ def test_what_cannot_be_used_is_dropped_and_told(folder, tmp_path):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     reasons = {drop["name"]: drop["reason"] for drop in report["dropped"]}
     assert len(data) == report["kept"] == 6 and report["pictures"] == 13
-    for name, reason in {"anna/black.png": "no face", "anna/crowd.png": "2 faces", "anna/tiny.png": "too small",
-                         "ben/copy.png": "the same picture as anna/0.png", "ben/silent.png": "no caption",
-                         "ben/words.jpg": "is no whole picture", "ben/half.png": "is no whole picture"}.items():
+    for name, reason in {
+        "anna/black.png": "no face",
+        "anna/crowd.png": "2 faces",
+        "anna/tiny.png": "too small",
+        "ben/copy.png": "the same picture as anna/0.png",
+        "ben/silent.png": "no caption",
+        "ben/words.jpg": "is no whole picture",
+        "ben/half.png": "is no whole picture",
+    }.items():
         assert reasons.pop(name).startswith(reason)
     assert not reasons
     text = (tmp_path / "out" / "report.md").read_text()
@@ -236,8 +255,9 @@ def test_without_a_word_about_people_they_are_told_apart(tmp_path):
 def test_pictures_of_other_shapes_get_their_own_buckets(tmp_path):
     for number, size in enumerate([(64, 64), (64, 128), (64, 120), (120, 64)]):
         save(tmp_path / "in" / f"{number}.png", colourful(number, size), f"words {number}")
-    data = prepare(FolderSource(tmp_path / "in"), tmp_path / "out", StubEncoders(), StubFinder(),
-                   replace(SETTINGS, aspect=2.0))
+    data = prepare(
+        FolderSource(tmp_path / "in"), tmp_path / "out", StubEncoders(), StubFinder(), replace(SETTINGS, aspect=2.0)
+    )
     assert sorted(map(sorted, data.buckets)) == [[0], [1, 2], [3]]
     assert data.entries[1].bucket == (48, 80)  # the widest within 64² pixels and twice its height: 40 × 96 is wider
     assert data.load([1, 2]).latents.shape == (2, 3, 6, 10)
@@ -269,8 +289,9 @@ def test_the_pose_is_drawn_where_the_face_is(folder, tmp_path, pose):
 def test_a_batch_of_a_graph(tmp_path):
     images = torch.from_numpy(np.stack([colourful(n) for n in range(3)])).float() / 255
     with torch.inference_mode():
-        data = prepare(BatchSource(images, ["one", "two", "three"]), tmp_path / "out", StubEncoders(), StubFinder(),
-                       SETTINGS)
+        data = prepare(
+            BatchSource(images, ["one", "two", "three"]), tmp_path / "out", StubEncoders(), StubFinder(), SETTINGS
+        )
         rows = data.load([2])
     assert [entry.caption for entry in data.entries] == ["one", "two", "three"]
     given = (rows.latents, rows.prompt.states, rows.face, data.empty_prompt.states)

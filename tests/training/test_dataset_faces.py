@@ -31,9 +31,24 @@ def made(tmp_path_factory, faceworld_val, astronaut, face_models, comfyui):
             (source / f"{view.stem}-{person}.txt").write_text(f"a person, view {view.stem}")
     Image.fromarray((astronaut[0].numpy() * 255).astype(np.uint8)).save(source / "astronaut.jpg", quality=95)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)).save(source / "noise.png")
-    code = cli.main(["dataset", str(source), str(out), "--faces", str(face_models / "models" / "insightface"),
-                     "--pack", "buffalo_s", "--landmarks", "--tokenizer", str(comfyui / "comfy" / "sd1_tokenizer"),
-                     "--aspect", "1", "--augmented", "3"])
+    code = cli.main(
+        [
+            "dataset",
+            str(source),
+            str(out),
+            "--faces",
+            str(face_models / "models" / "insightface"),
+            "--pack",
+            "buffalo_s",
+            "--landmarks",
+            "--tokenizer",
+            str(comfyui / "comfy" / "sd1_tokenizer"),
+            "--aspect",
+            "1",
+            "--augmented",
+            "3",
+        ]
+    )
     assert code == 0
     return source, out
 
@@ -86,8 +101,12 @@ def test_variations_of_a_single_photo_are_other_pictures_of_the_same_person(made
 
 
 def test_known_faces_take_the_place_of_detection(tmp_path):
-    table = {"embedding": np.ones((2, 4)), "keypoints": np.ones((2, 5, 2)), "box": np.ones((2, 4)),
-             "score": np.array([0.9, 0])}
+    table = {
+        "embedding": np.ones((2, 4)),
+        "keypoints": np.ones((2, 5, 2)),
+        "box": np.ones((2, 4)),
+        "score": np.array([0.9, 0]),
+    }
     np.savez(tmp_path / "faces.npz", **table)
     finder = known_from_npz([(tmp_path / "faces.npz", ["a", "b"])], (8, 8), "pack/file.onnx")
     item = type("Item", (), {"name": "a"})

@@ -48,8 +48,9 @@ def test_the_command_wants_no_comfyui_where_all_is_given(tokenizer, face_models,
 @pytest.fixture(scope="module")
 def both(in_comfy, demo, tokenizer):
     """(ComfyUI's, our own) encoders of the packaged demo model."""
-    comfy = in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders(demo.model, demo.clip, demo.vae,
-                                                                          demo.clip_vision)
+    comfy = in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders(
+        demo.model, demo.clip, demo.vae, demo.clip_vision
+    )
     return comfy, DemoEncoders(tokenizer)
 
 
@@ -120,20 +121,43 @@ def pipeline(request, tmp_path_factory, tokenizer):
 
     torch.manual_seed(0)
     words = CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77)
-    text = CLIPTextConfig(vocab_size=49408, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-                          intermediate_size=64, projection_dim=24, bos_token_id=49406, eos_token_id=49407)
-    vae = AutoencoderKL(block_out_channels=(32, 32), down_block_types=["DownEncoderBlock2D"] * 2,
-                        up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, scaling_factor=0.13025)
+    text = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        projection_dim=24,
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        scaling_factor=0.13025,
+    )
     parts = {"vae": vae, "tokenizer": words, "text_encoder": CLIPTextModel(text), "scheduler": EulerDiscreteScheduler()}
-    small = {"block_out_channels": (32, 32), "cross_attention_dim": 32, "norm_num_groups": 8, "attention_head_dim": 8,
-             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    small = {
+        "block_out_channels": (32, 32),
+        "cross_attention_dim": 32,
+        "norm_num_groups": 8,
+        "attention_head_dim": 8,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
     if request.param == "sdxl":
-        pipe = StableDiffusionXLPipeline(**parts, unet=UNet2DConditionModel(**small | {"cross_attention_dim": 64}),
-                                         text_encoder_2=CLIPTextModelWithProjection(text), tokenizer_2=words)
+        pipe = StableDiffusionXLPipeline(
+            **parts,
+            unet=UNet2DConditionModel(**small | {"cross_attention_dim": 64}),
+            text_encoder_2=CLIPTextModelWithProjection(text),
+            tokenizer_2=words,
+        )
     else:
-        pipe = StableDiffusionPipeline(**parts, unet=UNet2DConditionModel(**small), safety_checker=None,
-                                       feature_extractor=None)
+        pipe = StableDiffusionPipeline(
+            **parts, unet=UNet2DConditionModel(**small), safety_checker=None, feature_extractor=None
+        )
     folder = tmp_path_factory.mktemp(request.param)
     pipe.save_pretrained(folder)
     return folder, pipe
@@ -168,8 +192,16 @@ def test_a_clip_vision_folder(pipeline, tmp_path):
     from facecdm.hosts.diffusers_encoders import DiffusersEncoders
 
     torch.manual_seed(1)
-    model = CLIPVisionModelWithProjection(CLIPVisionConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-                                                           intermediate_size=64, image_size=64, patch_size=16))
+    model = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=64,
+            image_size=64,
+            patch_size=16,
+        )
+    )
     processor = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     model.save_pretrained(tmp_path / "vision")
     processor.save_pretrained(tmp_path / "vision")

@@ -45,8 +45,13 @@ def test_killed_and_begun_again_it_is_the_same_data_set(tmp_path, monkeypatch):
     whole = prepare(source, tmp_path / "whole", StubEncoders(), StubFinder(), SETTINGS)
     progress = []
     for stage, at in (("finding faces", 12), ("encoding pictures", 8), ("encoding pictures", 24)):
-        code = CHILD.format(root=str(ROOT), support=str(ROOT / "tests" / "support"), source=str(tmp_path / "in"),
-                            out=str(out), pause=0.02)
+        code = CHILD.format(
+            root=str(ROOT),
+            support=str(ROOT / "tests" / "support"),
+            source=str(tmp_path / "in"),
+            out=str(out),
+            pause=0.02,
+        )
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for line in child.stdout:
             if line.startswith(stage) and int(line.split()[-1]) >= at:
@@ -83,8 +88,16 @@ class Endless:
         return "endless"
 
     def items(self):
-        return [Item(f"{n:05d}", lambda n=n: hashlib.shake_256(f"{n}".encode()).digest(16 * 16 * 3), self.decode,
-                     f"words {n}", f"{n // 2}") for n in range(self.count)]
+        return [
+            Item(
+                f"{n:05d}",
+                lambda n=n: hashlib.shake_256(f"{n}".encode()).digest(16 * 16 * 3),
+                self.decode,
+                f"words {n}",
+                f"{n // 2}",
+            )
+            for n in range(self.count)
+        ]
 
     def decode(self, data):
         return Picture(np.frombuffer(data, np.uint8).reshape(16, 16, 3), (16, 16))
@@ -103,8 +116,14 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
     def measured(count: int) -> DataSet:
         top = [own_memory()]
         start = top[0]
-        data = prepare(Endless(count), tmp_path / str(count), StubEncoders(16, width=1600), StubFinder(), settings,
-                       lambda stage, done, total: top.append(own_memory()))
+        data = prepare(
+            Endless(count),
+            tmp_path / str(count),
+            StubEncoders(16, width=1600),
+            StubFinder(),
+            settings,
+            lambda stage, done, total: top.append(own_memory()),
+        )
         chosen = np.random.default_rng(0)
         for _ in range(count // 32):
             data.load(chosen.integers(0, count, 32).tolist())

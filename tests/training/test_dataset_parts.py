@@ -32,8 +32,10 @@ def test_captions_and_people_of_a_folder(tmp_path):
     (tmp_path / "anna" / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     items = FolderSource(tmp_path).items()
     assert [(item.name, item.caption, item.identity) for item in items] == [
-        ("alone.png", None, None), ("anna/one.png", "a woman laughing", "anna"),
-        ("anna/two.png", "from the list", "somebody else")]
+        ("alone.png", None, None),
+        ("anna/one.png", "a woman laughing", "anna"),
+        ("anna/two.png", "from the list", "somebody else"),
+    ]
 
 
 @pytest.mark.parametrize("line", ['{"text": "no name"}', "no json", '{"file_name": "../out.png"}', '["a"]'])
@@ -75,8 +77,18 @@ def test_faceworlds_own_layout(tmp_path):
             member = tarfile.TarInfo(f"val/{number // 2}/{number % 2}.webp")
             member.size = len(file.getvalue())
             archive.addfile(member, io.BytesIO(file.getvalue()))
-            labels.append({"file": member.name, "shard": "val/00.tar", "identity": f"val-{number // 2}", "caption": "c",
-                           "view": number % 2, "yaw": number, "pitch": 0.5, "roll": -1.0})
+            labels.append(
+                {
+                    "file": member.name,
+                    "shard": "val/00.tar",
+                    "identity": f"val-{number // 2}",
+                    "caption": "c",
+                    "view": number % 2,
+                    "yaw": number,
+                    "pitch": 0.5,
+                    "roll": -1.0,
+                }
+            )
     (tmp_path / "val.jsonl").write_text("\n".join(map(json.dumps, labels)))
     items = FaceWorldSource(tmp_path, ("val",)).items()
     for number, item in enumerate(items):
@@ -117,8 +129,14 @@ def test_buckets_of_the_usual_models():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(40, 3000), st.integers(40, 3000), st.floats(0, 0.9), st.floats(0, 0.9), st.floats(0.05, 0.5),
-       st.booleans())
+@given(
+    st.integers(40, 3000),
+    st.integers(40, 3000),
+    st.floats(0, 0.9),
+    st.floats(0, 0.9),
+    st.floats(0.05, 0.5),
+    st.booleans(),
+)
 def test_a_frame_has_its_buckets_shape_and_holds_the_face(height, width, left, top, side, portrait):
     x0, y0 = left * width, top * height
     side *= min(height, width)
@@ -171,8 +189,9 @@ def test_clusters_are_those_of_average_linkage_on_all():
         assert list(dict.fromkeys(ours)) == sorted({*ours})
 
 
-@pytest.mark.parametrize("change", [{"framing": "round"}, {"step": 12}, {"resolution": 4}, {"aspect": 0.5},
-                                    {"pose": "x"}, {"augmented": 65}])
+@pytest.mark.parametrize(
+    "change", [{"framing": "round"}, {"step": 12}, {"resolution": 4}, {"aspect": 0.5}, {"pose": "x"}, {"augmented": 65}]
+)
 def test_settings_that_make_no_sense(change):
     with pytest.raises(FaceCDMError):
         replace(SETTINGS, **change)

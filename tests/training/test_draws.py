@@ -46,6 +46,6 @@ def test_batches_resume_and_leave_nobody_out(sizes, size, start):
     order = batches(buckets, size, 7, 0)
     all_of_them = [next(order) for _ in range(per_epoch + start + 3)]
     later = batches(buckets, size, 7, start)
-    assert [next(later) for _ in range(3)] == all_of_them[start:start + 3]
+    assert [next(later) for _ in range(3)] == all_of_them[start : start + 3]
     assert {index for batch in all_of_them[:per_epoch] for index in batch} == set(range(ends[-1]))
     assert all(len(batch) == size and any(set(batch) <= set(bucket) for bucket in buckets) for batch in all_of_them)

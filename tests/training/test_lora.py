@@ -13,9 +13,16 @@ def loud(part: LowRank) -> LowRank:
     return part
 
 
-@pytest.mark.parametrize("layer,shape", [
-    (nn.Linear(5, 7), (2, 3, 5)), (nn.Conv2d(5, 7, 1), (2, 5, 6, 6)), (nn.Conv2d(5, 7, 3, padding=1), (2, 5, 6, 6)),
-    (nn.Conv2d(5, 7, 3, stride=2, padding=1), (2, 5, 6, 6))], ids=["linear", "1x1", "3x3", "down"])
+@pytest.mark.parametrize(
+    "layer,shape",
+    [
+        (nn.Linear(5, 7), (2, 3, 5)),
+        (nn.Conv2d(5, 7, 1), (2, 5, 6, 6)),
+        (nn.Conv2d(5, 7, 3, padding=1), (2, 5, 6, 6)),
+        (nn.Conv2d(5, 7, 3, stride=2, padding=1), (2, 5, 6, 6)),
+    ],
+    ids=["linear", "1x1", "3x3", "down"],
+)
 def test_it_is_a_change_of_the_weight(layer, shape):
     torch.manual_seed(0)
     part, x = loud(LowRank.of(layer, 2)), torch.randn(shape)

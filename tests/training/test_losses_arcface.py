@@ -119,7 +119,7 @@ def test_rows_of_all_sizes_keep_their_order():
     points = torch.stack([points, points / 4 + 0.3, torch.full_like(points, 0.5)])
     crops = align(pixels, points)
     for i in range(2):
-        assert torch.allclose(crops[i], align(pixels[i:i + 1], points[i:i + 1])[0], atol=1e-3)
+        assert torch.allclose(crops[i], align(pixels[i : i + 1], points[i : i + 1])[0], atol=1e-3)
     assert torch.isfinite(crops).all()
 
 

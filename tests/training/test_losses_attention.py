@@ -71,8 +71,10 @@ def test_places_of_odd_latents():
 
 def queries(rows: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     rng = torch.Generator().manual_seed(seed)
-    return [(torch.randn(rows, n, width, generator=rng).requires_grad_(), torch.randn(rows, 7, width, generator=rng))
-            for n, width, _ in LAYERS]
+    return [
+        (torch.randn(rows, n, width, generator=rng).requires_grad_(), torch.randn(rows, 7, width, generator=rng))
+        for n, width, _ in LAYERS
+    ]
 
 
 def test_response_is_attention_of_words_to_places():
@@ -89,8 +91,9 @@ def test_alignment_descends_to_the_plain_model(dtype):
     values = []
     for _ in range(60):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
-            value = AlignmentLoss()(make_moment([0, 999], queries=[(q.to(dtype), k.to(dtype)) for q, k in own],
-                                                plain_queries=plain))
+            value = AlignmentLoss()(
+                make_moment([0, 999], queries=[(q.to(dtype), k.to(dtype)) for q, k in own], plain_queries=plain)
+            )
         assert value.dtype == torch.float32 and torch.isfinite(value)
         optimiser.zero_grad()
         value.backward()
@@ -111,8 +114,9 @@ def test_alignment_sees_semantics_without_layout():
 
 def test_alignment_leaves_dropped_rows_alone():
     own = queries(2, 0)
-    AlignmentLoss()(make_moment([500, 500], queries=own, plain_queries=queries(2, 1),
-                                face_on=torch.tensor([0.0, 1.0]))).backward()
+    AlignmentLoss()(
+        make_moment([500, 500], queries=own, plain_queries=queries(2, 1), face_on=torch.tensor([0.0, 1.0]))
+    ).backward()
     assert all(q.grad[0].abs().sum() == 0 and q.grad[1].abs().sum() > 0 for q, _ in own)
 
 

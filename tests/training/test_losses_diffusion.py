@@ -32,8 +32,12 @@ def test_weights_are_min_snr():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gradient_is_finite_at_every_level(kind, dtype):
     denoiser = StubDenoiser(kind)
-    moment = make_moment(LEVELS, denoiser, prediction=make_moment(LEVELS, denoiser).prediction.to(dtype),
-                         face_region=torch.ones(len(LEVELS), dtype=torch.bool))
+    moment = make_moment(
+        LEVELS,
+        denoiser,
+        prediction=make_moment(LEVELS, denoiser).prediction.to(dtype),
+        face_region=torch.ones(len(LEVELS), dtype=torch.bool),
+    )
     loss = DiffusionLoss()(moment)
     loss.backward()
     assert loss.dtype == torch.float32
@@ -54,8 +58,9 @@ def test_scale_does_not_depend_on_the_box():
     boxes = torch.tensor([[0.4, 0.4, 0.5, 0.5], [0.1, 0.0, 0.9, 0.95], [0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 1.2, 1.3]])
     rows = make_rows(4, box=boxes)
     moment = make_moment([500] * 4, rows=rows)
-    off = make_moment([500] * 4, rows=rows, prediction=target(moment) + 0.5,
-                      face_region=torch.ones(4, dtype=torch.bool))
+    off = make_moment(
+        [500] * 4, rows=rows, prediction=target(moment) + 0.5, face_region=torch.ones(4, dtype=torch.bool)
+    )
     for outside in (0.0, 0.3):
         values = DiffusionLoss(gamma=None, outside=outside).per_row(off)
         assert torch.allclose(values, torch.full((4,), 0.25), rtol=1e-4)

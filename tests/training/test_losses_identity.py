@@ -42,8 +42,11 @@ def people(folder, faceworld_val):
         picture = np.asarray(Image.open(faceworld_val / identity / "00.webp").convert("RGB"))
         bgr = np.ascontiguousarray(picture[..., ::-1])
         face = analyzer.detect(bgr, 640, 0.5)[0]
-        return (torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1,
-                torch.from_numpy(face.keypoints)[None] / SIZE, torch.from_numpy(analyzer.embed(bgr, face)[0])[None])
+        return (
+            torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1,
+            torch.from_numpy(face.keypoints)[None] / SIZE,
+            torch.from_numpy(analyzer.embed(bgr, face)[0])[None],
+        )
 
     return person("0005"), person("0006")
 
@@ -72,8 +75,8 @@ class Knowing(StubDenoiser):
     def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
         self.calls.append((t.tolist(), torch.is_grad_enabled()))
         a, s = (table[t].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
-        epsilon = (noisy - a * self.net.pictures[:len(noisy)]) / s
-        return epsilon if self.prediction == "epsilon" else (a * noisy - self.net.pictures[:len(noisy)]) / s
+        epsilon = (noisy - a * self.net.pictures[: len(noisy)]) / s
+        return epsilon if self.prediction == "epsilon" else (a * noisy - self.net.pictures[: len(noisy)]) / s
 
 
 @pytest.fixture
@@ -133,12 +136,16 @@ def test_contrast_asks_for_others_alone(painting, people, recogniser):
     assert near > far >= plain
 
 
-@pytest.mark.parametrize("left_out", [
-    dict(t=[300]), dict(t=[999]), dict(face_on=torch.zeros(1)), dict(box=torch.zeros(1, 4))])
+@pytest.mark.parametrize(
+    "left_out", [dict(t=[300]), dict(t=[999]), dict(face_on=torch.zeros(1)), dict(box=torch.zeros(1, 4))]
+)
 def test_rows_left_out_get_no_gradient(recogniser, left_out):
     denoiser = StubDenoiser()
-    rows = make_rows(2, 64, **({"box": torch.cat([torch.tensor([[0.2, 0.2, 0.8, 0.8]]), left_out["box"]])}
-                               if "box" in left_out else {}))
+    rows = make_rows(
+        2,
+        64,
+        **({"box": torch.cat([torch.tensor([[0.2, 0.2, 0.8, 0.8]]), left_out["box"]])} if "box" in left_out else {}),
+    )
     face_on = torch.cat([torch.ones(1), left_out.get("face_on", torch.ones(1))])
     prediction = torch.zeros(2, 3, 64, 64, requires_grad=True)
     moment = make_moment([100, *left_out.get("t", [100])], denoiser, rows, prediction=prediction, face_on=face_on)
@@ -173,8 +180,9 @@ def test_few_steps_arrive_at_the_picture(people, recogniser):
     """A denoiser that is always right leads from any noise to the picture; near rows take the one step."""
     (pixels, points, own), _ = people
     denoiser = Knowing(pixels.repeat(3, 1, 1, 1))
-    rows = make_rows(3, SIZE, latents=pixels.repeat(3, 1, 1, 1), keypoints=points.repeat(3, 1, 1),
-                     face=own.repeat(3, 1))
+    rows = make_rows(
+        3, SIZE, latents=pixels.repeat(3, 1, 1, 1), keypoints=points.repeat(3, 1, 1), face=own.repeat(3, 1)
+    )
     for kind in ("epsilon", "v"):
         denoiser.prediction, denoiser.calls = kind, []
         moment = make_moment([100, 600, 950], denoiser, rows)
@@ -238,26 +246,28 @@ def test_guidance_goes_beyond_what_nobody_would_be(recogniser):
             loss = FewStepIdentityLoss(recogniser, steps=3, learnt=3, guidance=guidance, begin=begin)
             clean = loss.sample(moment, torch.tensor([1]))
             assert torch.allclose(clean, torch.tensor(drawn), atol=1e-3)
-            slope, = torch.autograd.grad(clean.mean(), level, retain_graph=True)
+            (slope,) = torch.autograd.grad(clean.mean(), level, retain_graph=True)
             assert slope == pytest.approx(guidance, rel=1e-3)
 
 
 def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
     denoiser, count = StubDenoiser(), 3
-    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_width=512, face_rank=8, image_width=6,
-                                           image_tokens=2))
+    adapter = TripletAdapter(
+        AdapterConfig(denoiser.layer_map, face_width=512, face_rank=8, image_width=6, image_tokens=2)
+    )
     for stream in adapter.streams.values():
         nn.init.normal_(stream.gate.knots)
     rows, on = make_rows(count), torch.tensor([True, False, True])
     crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), torch.randn(count, 5, 6), on, ~on)
     extra = {adapter.streams["face"].to_k[0]: nn.Linear(12, 8)}
-    moment = make_moment([700, 700, 100], denoiser, rows, adapter=adapter, crowd=crowd, extra=extra,
-                         control=torch.rand(count, 3, 8, 8))
+    moment = make_moment(
+        [700, 700, 100], denoiser, rows, adapter=adapter, crowd=crowd, extra=extra, control=torch.rand(count, 3, 8, 8)
+    )
     seen = []
     denoiser.predict = lambda noisy, t, prompt, people, control: seen.append((prompt, people, control)) or noisy
     chosen, t = torch.tensor([1, 2]), torch.tensor([350, 50])
     predict_again(moment, moment.noisy[chosen], t, chosen)
-    (prompt, people, control), = seen
+    ((prompt, people, control),) = seen
     sigma = denoiser.noise / denoiser.signal
     whole = crowd.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
     assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, moment.control[1:])
@@ -288,8 +298,10 @@ def test_toward_the_person_whatever_the_picture(painting, people, recogniser):
     (_, _, own), (_, _, wanted) = people
     persons = centred(torch.stack([-own[0], wanted[0]]), None)
     loss = IdentityLoss(recogniser, toward="person", persons=persons)
-    values = [loss(make_moment([200], denoiser, replace(rows, face=-wanted, identity=torch.tensor([number])))).item()
-              for number in (0, 1)]
+    values = [
+        loss(make_moment([200], denoiser, replace(rows, face=-wanted, identity=torch.tensor([number])))).item()
+        for number in (0, 1)
+    ]
     assert values[0] == pytest.approx(2, abs=5e-3)
     assert values[1] == pytest.approx(IdentityLoss(recogniser)(make_moment([200], denoiser, rows)).item(), abs=1e-5)
     with pytest.raises(ValueError, match="person"):
@@ -301,4 +313,3 @@ def test_a_person_is_the_mean_of_their_pictures():
     mean = persons_of(data, data.mean_face)
     whose = centred(data.rows.face[data.people[3]], data.mean_face).mean(0)
     assert torch.allclose(mean[3], whose / whose.norm(), atol=1e-6) and mean.shape == (5, 8)
-

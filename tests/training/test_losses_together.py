@@ -67,14 +67,29 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     told = losses.get("few_steps_from") == "noise"
     adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=4 if told else 2, places=told))
     nn.init.constant_(adapter.streams["face"].gate.knots, 0.5)
-    stage = Stage(train=("projectors", "keys_values", "gates", "interplay", "lora"), rank=2, lora_rank=2,
-                  **{"bottleneck": 0.0} | losses)
+    stage = Stage(
+        train=("projectors", "keys_values", "gates", "interplay", "lora"),
+        rank=2,
+        lora_rank=2,
+        **{"bottleneck": 0.0} | losses,
+    )
     learner = Learner(adapter, Lora(), denoiser.linears(), stage, denoiser.device)
     for part in (*learner.extra.values(), *learner.lora.parts.values()):
         nn.init.normal_(part.up, 0, 0.1)  # zero at birth: only `up` would have a gradient in the first step
     rows = make_rows(count, SIZE)
-    draws = Draws(torch.tensor(t), torch.randn(rows.latents.shape), torch.ones(count, dtype=torch.bool), on, on, on,
-                  ~on, torch.zeros(count), on, ~on, torch.zeros(count, 2))
+    draws = Draws(
+        torch.tensor(t),
+        torch.randn(rows.latents.shape),
+        torch.ones(count, dtype=torch.bool),
+        on,
+        on,
+        on,
+        ~on,
+        torch.zeros(count),
+        on,
+        ~on,
+        torch.zeros(count, 2),
+    )
     crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on, on)
     terms = terms_of(stage, ManyPeople(size=SIZE), recogniser, None, denoiser)
     with learner.lora.on(denoiser.linears()):
@@ -100,8 +115,10 @@ CASES = {  # loss: (the stage's numbers, who learns from it)
     "bottleneck": (dict(bottleneck=1.0), {"projectors"}),
     "identity": (dict(identity=1.0, identity_below=1000), ALL),
     "few steps": (dict(identity=1.0, few_steps=3, identity_below=1), ALL),
-    "few steps from noise": (dict(identity=1.0, few_steps=3, few_steps_from="noise", few_steps_learnt=2,
-                                  few_steps_guidance=2.0), ALL),
+    "few steps from noise": (
+        dict(identity=1.0, few_steps=3, few_steps_from="noise", few_steps_learnt=2, few_steps_guidance=2.0),
+        ALL,
+    ),
     "linear identity": (dict(linear_identity=1.0), ALL),
     "localisation": (dict(localisation=1.0), ALL),
     "alignment": (dict(alignment=1.0), {"lora"}),  # one layer's queries come before its people
@@ -147,8 +164,15 @@ def test_a_row_counts_the_same_in_any_batch(recogniser):
     def part(i: slice):
         own = replace(rows, **{name: value[i] for name, value in vars(rows).items() if isinstance(value, torch.Tensor)})
         whole = make_moment([100, 700, 200], denoiser, rows)
-        moment = make_moment([100, 700, 200][i], denoiser, own, noise=whole.noise[i], noisy=whole.noisy[i],
-                             prediction=whole.prediction[i], plain_prediction=torch.zeros_like(whole.noise[i]))
+        moment = make_moment(
+            [100, 700, 200][i],
+            denoiser,
+            own,
+            noise=whole.noise[i],
+            noisy=whole.noisy[i],
+            prediction=whole.prediction[i],
+            plain_prediction=torch.zeros_like(whole.noise[i]),
+        )
         return replace(moment, clean=whole.clean[i])
 
     for loss in (DiffusionLoss(), IdentityLoss(net), BackgroundLoss(), AlignmentLoss()):

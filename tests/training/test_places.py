@@ -36,8 +36,8 @@ class Portraits(TinySource):
         self.texts = torch.randn(count, 7, 32, generator=draw)
         traits = F.normalize(person, dim=1)[:, :2]
         latents = 0.02 * torch.randn(count, 4, SIDE, SIDE, generator=draw)
-        latents[:, 0, :, :SIDE // 2] += traits[:, :1, None]
-        latents[:, 0, :, SIDE // 2:] += traits[:, 1:, None]
+        latents[:, 0, :, : SIDE // 2] += traits[:, :1, None]
+        latents[:, 0, :, SIDE // 2 :] += traits[:, 1:, None]
         self.latents, self.buckets = list(latents), [list(range(count))]
         self.people = {person: list(range(person * PHOTOS, person * PHOTOS + PHOTOS)) for person in range(CROWD)}
 
@@ -47,9 +47,16 @@ class Portraits(TinySource):
 
     def load(self, indices):
         count = len(indices)
-        return Rows(torch.stack([self.latents[i] for i in indices]), Prompt(self.texts[indices]), self.faces[indices],
-                    None, torch.tensor([[0.2, 0.2, 0.8, 0.8]]).repeat(count, 1), MIDDLE.repeat(count, 1, 1), None,
-                    torch.tensor([i // PHOTOS for i in indices]))
+        return Rows(
+            torch.stack([self.latents[i] for i in indices]),
+            Prompt(self.texts[indices]),
+            self.faces[indices],
+            None,
+            torch.tensor([[0.2, 0.2, 0.8, 0.8]]).repeat(count, 1),
+            MIDDLE.repeat(count, 1, 1),
+            None,
+            torch.tensor([i // PHOTOS for i in indices]),
+        )
 
 
 @pytest.fixture(scope="module", params=[0, 12], ids=["whatever a token says", "content"])
@@ -62,7 +69,7 @@ def begun(request):
 def test_a_token_says_what_the_face_is_like_at_its_place_and_not_elsewhere(begun):
     _, data, adapter = begun
     tokens = adapter.face_projector(F.normalize(data.faces, dim=1))  # upper left, upper right, lower left, lower right
-    said = tokens[:, :, :adapter.config.layer_map.context // 2].double()
+    said = tokens[:, :, : adapter.config.layer_map.context // 2].double()
     said = torch.cat([said - said.mean(0), torch.ones(len(said), 4, 1).double()], -1)
     traits = F.normalize(data.faces, dim=1)[:, :2].double()
 

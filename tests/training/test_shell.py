@@ -24,8 +24,14 @@ PHOTOS = 6
 
 def command(*words, launcher=("-m",)) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, cwd=ROOT,
-                          env=environment, timeout=400)
+    done = subprocess.run(
+        [sys.executable, *launcher, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done
 
@@ -40,8 +46,22 @@ def data_set(faceworld_val, face_models, comfyui, tmp_path_factory):
         shutil.copy(picture, person)
         (person / picture.with_suffix(".txt").name).write_text("a woman, long red hair, plain blue background")
     out = root.parent / "data"
-    command("facecdm", "dataset", root, out, "--pack", "buffalo_s", "--faces", face_models / "models" / "insightface",
-            "--tokenizer", comfyui / "comfy" / "sd1_tokenizer", "--aspect", "1", "--pose", "openpose")
+    command(
+        "facecdm",
+        "dataset",
+        root,
+        out,
+        "--pack",
+        "buffalo_s",
+        "--faces",
+        face_models / "models" / "insightface",
+        "--tokenizer",
+        comfyui / "comfy" / "sd1_tokenizer",
+        "--aspect",
+        "1",
+        "--pose",
+        "openpose",
+    )
     return out
 
 
@@ -50,10 +70,22 @@ def write(folder: Path, data_set: Path, face_models: Path, **more) -> Path:
     short = {"steps": 2, "batch": 2, "rank": 0, "warmup": 0, "validate_every": 2, "contrast": 0.0}
     stages = {"identity": {"identity_below": 1000, "lora_rank": 2}, "fine": {"steps": 1}}
     path = folder / "train.yaml"
-    path.write_text(yaml.safe_dump({"data": str(data_set), "out": "run", "recogniser": str(face_models / RECOGNISER),
-                                    "held_out": 0.0, "threads": 1, "device": "cpu",
-                                    "sizes": {"face_rank": 4, "image_layers": 1}, "all": short, "stages": stages}
-                                   | more))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "data": str(data_set),
+                "out": "run",
+                "recogniser": str(face_models / RECOGNISER),
+                "held_out": 0.0,
+                "threads": 1,
+                "device": "cpu",
+                "sizes": {"face_rank": 4, "image_layers": 1},
+                "all": short,
+                "stages": stages,
+            }
+            | more
+        )
+    )
     return path
 
 
@@ -78,8 +110,10 @@ def test_three_stages_leave_an_adapter_a_lora_plots_and_pictures(alone):
 
 
 def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, face_models, tmp_path):
-    plan = {"all": {"steps": 2, "batch": 4, "rank": 0, "warmup": 0, "bottleneck": 0.0, "contrast": 0.0},
-            "stages": {"identity": {"lora_rank": 2, "identity_below": 1000}, "fine": {"steps": 0}}}
+    plan = {
+        "all": {"steps": 2, "batch": 4, "rank": 0, "warmup": 0, "bottleneck": 0.0, "contrast": 0.0},
+        "stages": {"identity": {"lora_rank": 2, "identity_below": 1000}, "fine": {"steps": 0}},
+    }
     one = write(tmp_path / "one", data_set, face_models, **plan)
     found = "cpu" if torch.cuda.is_available() else None  # a file without a device, where there is none but the CPU
     two = write(tmp_path / "two", data_set, face_models, device=found, **plan)
@@ -88,8 +122,10 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
     said = command("facecdm", "train", two, launcher=("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"))
     assert all(f"process {rank} of 2" in said.stdout for rank in (1, 2))
     for stage in ("broad", "identity"):
-        ours, theirs = ([json.loads(line)["gradient"] for line in (path.parent / "run" / f"{stage}.jsonl").open()]
-                        for path in (one, two))
+        ours, theirs = (
+            [json.loads(line)["gradient"] for line in (path.parent / "run" / f"{stage}.jsonl").open()]
+            for path in (one, two)
+        )
         assert ours == pytest.approx(theirs, rel=1e-3) and len(ours) == 2
     for name in ("adapter", "adapter lora"):
         ours, theirs = (load_file(path.parent / "run" / f"{name}.safetensors") for path in (one, two))
@@ -102,8 +138,18 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
 
 
 def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_models, tmp_path):
-    plan = {"all": {"steps": 2, "batch": 2, "warmup": 0, "drop_pose": 0.0, "lora_rank": 2, "identity": 0.0,
-                    "train": ["gates", "control"]}, "stages": {"identity": {"steps": 0}, "fine": {"steps": 0}}}
+    plan = {
+        "all": {
+            "steps": 2,
+            "batch": 2,
+            "warmup": 0,
+            "drop_pose": 0.0,
+            "lora_rank": 2,
+            "identity": 0.0,
+            "train": ["gates", "control"],
+        },
+        "stages": {"identity": {"steps": 0}, "fine": {"steps": 0}},
+    }
     said = command("facecdm", "train", write(tmp_path, data_set, face_models, control="demo", **plan)).stdout
     assert "control lora: " in said and not (tmp_path / "run" / "adapter lora.safetensors").exists()
     lora = load_file(tmp_path / "run" / "adapter control lora.safetensors")
@@ -116,8 +162,10 @@ def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_model
 def test_a_training_goes_on_from_an_adapter_and_its_lora(alone, data_set, face_models, tmp_path):
     """A stage that all but stands still leaves both as they were."""
     begin = {"adapter": str(alone / "adapter.safetensors"), "lora": str(alone / "adapter lora.safetensors")}
-    still = {"all": {"steps": 1, "batch": 2, "rank": 0, "learning_rate": 1e-12, "weight_decay": 0.0, "identity": 0.0},
-             "stages": {"broad": {"steps": 0}, "fine": {"steps": 0}}}
+    still = {
+        "all": {"steps": 1, "batch": 2, "rank": 0, "learning_rate": 1e-12, "weight_decay": 0.0, "identity": 0.0},
+        "stages": {"broad": {"steps": 0}, "fine": {"steps": 0}},
+    }
     command("facecdm", "train", write(tmp_path, data_set, face_models, **begin, **still))
     for name in ("adapter", "adapter lora"):
         before, after = (load_file(folder / f"{name}.safetensors") for folder in (alone, tmp_path / "run"))

@@ -46,8 +46,9 @@ def equal(ours: dict, theirs: dict) -> None:
 def test_everything_that_should_learn_has_moved(whole, tmp_path):
     _, learnt, _ = whole
     fresh = everything(tiny_trainer(tmp_path))
-    still = [name for name, value in learnt.items()
-             if name.startswith("parameters") and torch.equal(value, fresh[name])]
+    still = [
+        name for name, value in learnt.items() if name.startswith("parameters") and torch.equal(value, fresh[name])
+    ]
     # What reads only the interplay's output projections, zero at birth, gets its gradient a step later: it has moved.
     # The face's decoder is no part of these losses.
     assert {name.split(".")[-2] for name in still} <= {"restore"}

@@ -23,14 +23,29 @@ def batch(height: int, width: int, box: list[float], sizes: bool = False) -> Row
     told = torch.tensor([[900.0, 700, 3, 5, height * 8, width * 8]]).repeat(B, 1) if sizes else None
     box = torch.tensor([box]).repeat(B, 1)
     points = box[:, None, :2] + torch.rand(B, 5, 2, generator=torch.Generator().manual_seed(0)) * (
-        box[:, None, 2:] - box[:, None, :2])
-    return Rows(latents, Prompt(torch.zeros(B, 7, 8), None, told), torch.zeros(B, 4), None, box, points, control,
-                torch.arange(B))
+        box[:, None, 2:] - box[:, None, :2]
+    )
+    return Rows(
+        latents,
+        Prompt(torch.zeros(B, 7, 8), None, told),
+        torch.zeros(B, 4),
+        None,
+        box,
+        points,
+        control,
+        torch.arange(B),
+    )
 
 
 @settings(deadline=None)
-@given(step=st.integers(0, 999), height=st.sampled_from([16, 32, 40, 64]), width=st.sampled_from([16, 24, 64]),
-       x=st.floats(0, 0.6), y=st.floats(0, 0.6), side=st.floats(0, 0.4))
+@given(
+    step=st.integers(0, 999),
+    height=st.sampled_from([16, 32, 40, 64]),
+    width=st.sampled_from([16, 24, 64]),
+    x=st.floats(0, 0.6),
+    y=st.floats(0, 0.6),
+    side=st.floats(0, 0.4),
+)
 def test_a_window_lies_in_the_picture_and_knows_where(step, height, width, x, y, side):
     rows = batch(height, width, [x, y, x + side, y + side], sizes=True)
     draws = draw(STAGE.but(face_window=1.0), step, 0, rows.latents.shape)
@@ -50,8 +65,9 @@ def test_a_window_lies_in_the_picture_and_knows_where(step, height, width, x, y,
     inside = (before >= corner[:, None]).all() and (before <= (corner + small)[:, None]).all()
     if inside and side > 0.01:
         assert (cut.box >= 0).all() and (cut.box <= 1).all() and (cut.box[:, 2:] > cut.box[:, :2]).all()
-    assert cut.prompt.sizes.tolist() == [[900, 700, 3 + 8 * y, 5 + 8 * x, 8 * h, 8 * w]
-                                         for y, x in zip(top.tolist(), left.tolist())]
+    assert cut.prompt.sizes.tolist() == [
+        [900, 700, 3 + 8 * y, 5 + 8 * x, 8 * h, 8 * w] for y, x in zip(top.tolist(), left.tolist())
+    ]
 
 
 def test_a_face_is_seen_and_a_small_picture_stays_whole():
@@ -78,7 +94,10 @@ def test_a_training_on_windows_calls_the_unet_on_windows(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path, STAGE.but(face_window=1.0, steps=2))
     trainer.data.latents = [latent.repeat(1, 2, 2) for latent in trainer.data.latents]  # 16 × 16 and 16 × 8
     seen, predict = [], trainer.denoiser.predict
-    monkeypatch.setattr(trainer.denoiser, "predict", lambda noisy, *rest, **more: (
-        seen.append(tuple(noisy.shape[-2:])), predict(noisy, *rest, **more))[1])
+    monkeypatch.setattr(
+        trainer.denoiser,
+        "predict",
+        lambda noisy, *rest, **more: (seen.append(tuple(noisy.shape[-2:])), predict(noisy, *rest, **more))[1],
+    )
     trainer.run()
     assert set(seen) <= {(8, 8), (16, 8)} and (8, 8) in seen

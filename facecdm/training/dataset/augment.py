@@ -27,8 +27,14 @@ def vary(pixels: np.ndarray, keypoints: np.ndarray, rng: random.Random) -> Varia
     target = (width * rng.uniform(0.4, 0.6), height * rng.uniform(0.35, 0.55))
     matrix[:, 2] += np.array(target) - middle  # crop: the face comes to another place
     paper = [float(value) for value in pixels.reshape(-1, 3).mean(0)]
-    out = cv2.warpAffine(np.ascontiguousarray(pixels), matrix, (width, height), flags=cv2.INTER_AREA,
-                         borderMode=cv2.BORDER_CONSTANT, borderValue=paper)
+    out = cv2.warpAffine(
+        np.ascontiguousarray(pixels),
+        matrix,
+        (width, height),
+        flags=cv2.INTER_AREA,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=paper,
+    )
     points = keypoints @ matrix[:, :2].T + matrix[:, 2]
     if rng.random() < 0.5:
         out, points = out[:, ::-1], np.stack([width - 1 - points[:, 0], points[:, 1]], 1)[SWAP]

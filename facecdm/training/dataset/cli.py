@@ -29,30 +29,48 @@ HELP = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, help="a folder of pictures (captions in .txt files or meta.jsonl, sub-folders are "
-                                  "people), or FaceWorld with --splits")
+    add(
+        "source",
+        type=Path,
+        help="a folder of pictures (captions in .txt files or meta.jsonl, sub-folders are "
+        "people), or FaceWorld with --splits",
+    )
     add("out", type=Path, help="the data set's folder; one that is there is brought up to date")
     add("--model", default="demo", metavar="DIR", help="demo (default), or a diffusers model folder")
     add("--clip-vision", type=Path, metavar="DIR", help="folder of a CLIP vision model, for the image stream")
     add("--tokenizer", type=Path, metavar="DIR", help="CLIP's, for the demo model: ComfyUI's comfy/sd1_tokenizer")
     add("--device", default=None, help="cuda or cpu; the GPU where there is one")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of a diffusers model")
-    add("--faces", type=Path, metavar="DIR", help="folder of InsightFace packs (default: models/insightface of "
-                                                  "ComfyUI's base directory)")
+    add(
+        "--faces",
+        type=Path,
+        metavar="DIR",
+        help="folder of InsightFace packs (default: models/insightface of ComfyUI's base directory)",
+    )
     add("--pack", default="buffalo_l", metavar="NAME", help="the face pack (default: buffalo_l)")
     add("--landmarks", action="store_true", help="also 106 landmarks: they tell expressions apart; for openpose")
     add("--provider", default="auto", help="where ONNX Runtime computes")
     add("--splits", nargs="+", metavar="SPLIT", help="the source is FaceWorld: use these splits")
     add("--people", type=int, metavar="N", help="of each split of FaceWorld, only so many people")
-    add("--known-faces", type=Path, nargs="+", metavar="NPZ", help="faces found before, one table per split: "
-                                                                   "nothing is detected")
+    add(
+        "--known-faces",
+        type=Path,
+        nargs="+",
+        metavar="NPZ",
+        help="faces found before, one table per split: nothing is detected",
+    )
     add("--recogniser", default="buffalo_s/w600k_mbf.onnx", help="who embedded the known faces")
     add("--prune", action="store_true", help="delete records that the data set no longer uses")
     for field in dataclasses.fields(Settings):
         default = None if field.name in ("resolution", "step") else field.default
         words = HELP[field.name] + ("" if default is None else f" (default: {default})")
-        add(f"--{field.name.replace('_', '-')}", type=type(field.default), default=default,
-            choices=CHOICES.get(field.name), help=words)
+        add(
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            default=default,
+            choices=CHOICES.get(field.name),
+            help=words,
+        )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -65,8 +83,11 @@ def main(arguments: argparse.Namespace) -> int:
     chosen["resolution"] = chosen["resolution"] or encoders.resolution
     chosen["step"] = chosen["step"] or encoders.step
     settings = Settings(**chosen)
-    source = (FaceWorldSource(arguments.source, tuple(arguments.splits), arguments.people) if arguments.splits
-              else FolderSource(arguments.source))
+    source = (
+        FaceWorldSource(arguments.source, tuple(arguments.splits), arguments.people)
+        if arguments.splits
+        else FolderSource(arguments.source)
+    )
     with Bars() as bars:
         data = prepare(source, arguments.out, encoders, _finder(arguments, settings), settings, bars, arguments.prune)
     print((arguments.out / "report.md").read_text(encoding="utf-8"))
@@ -122,8 +143,10 @@ def _known(arguments: argparse.Namespace, known_from_npz):
 
     if len(arguments.splits or ()) != len(arguments.known_faces):
         raise FaceCDMError("--known-faces wants one table for each of FaceWorld's --splits")
-    tables = [(path, [label["file"] for label in read_labels(arguments.source, (split,))])
-              for path, split in zip(arguments.known_faces, arguments.splits)]
+    tables = [
+        (path, [label["file"] for label in read_labels(arguments.source, (split,))])
+        for path, split in zip(arguments.known_faces, arguments.splits)
+    ]
     return known_from_npz(tables, (256, 256), arguments.recogniser)
 
 

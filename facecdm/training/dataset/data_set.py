@@ -33,8 +33,10 @@ class DataSet:
         for entry in self.entries:
             for stage, key in zip(STAGES, entry.keys.all()):
                 if key and key not in self._stores[stage].places:
-                    raise BadFile(f"{self.folder / stage} lacks what was made of {entry.name}: prepare the data set "
-                                  "again (only what is missing is made)")
+                    raise BadFile(
+                        f"{self.folder / stage} lacks what was made of {entry.name}: prepare the data set "
+                        "again (only what is missing is made)"
+                    )
         self.people: dict[int, list[int]] = {}
         for index, entry in enumerate(self.entries):
             self.people.setdefault(entry.identity, []).append(index)
@@ -111,11 +113,14 @@ class DataSet:
         face, vision = self.features(indices)
         return Rows(
             latents=_stack(self._rows("latents", [entry.keys.latents for entry in entries], "latents")),
-            prompt=self._prompt([entry.keys.text for entry in entries], entries), face=face, vision=vision,
+            prompt=self._prompt([entry.keys.text for entry in entries], entries),
+            face=face,
+            vision=vision,
             box=torch.tensor([entry.box for entry in entries]),
             keypoints=torch.tensor([entry.keypoints for entry in entries]),
             control=self._control(entries),
-            identity=torch.tensor([entry.identity for entry in entries]))
+            identity=torch.tensor([entry.identity for entry in entries]),
+        )
 
     @cached_property
     @torch.inference_mode(False)
@@ -124,8 +129,9 @@ class DataSet:
         return self._prompt([self.manifest.empty], None)
 
     @torch.inference_mode(False)
-    def features(self, indices: Sequence[int], augmented: Sequence[float | None] | None = None,
-                 vision: bool = True) -> tuple[Tensor, Tensor | None]:
+    def features(
+        self, indices: Sequence[int], augmented: Sequence[float | None] | None = None, vision: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """What is seen of pictures when they are references, of any buckets: raw face embeddings [B, W], and vision
         states [B, N, V] where the data set has them.
 

@@ -38,10 +38,11 @@ class DemoEncoders:
             model.to(device).eval().requires_grad_(False)
         sizes = weights.sizes.to_json()
         encoder = [(name, value) for name, value in weights.vae.items() if name.startswith("encoder.")]
-        self.fingerprints = Fingerprints(weights_fingerprint(encoder, "demo latents"),
-                                         weights_fingerprint(sorted(weights.text.items()), sizes,
-                                                             weights.vocabulary.token_ids),
-                                         weights_fingerprint(sorted(weights.vision.items()), sizes))
+        self.fingerprints = Fingerprints(
+            weights_fingerprint(encoder, "demo latents"),
+            weights_fingerprint(sorted(weights.text.items()), sizes, weights.vocabulary.token_ids),
+            weights_fingerprint(sorted(weights.vision.items()), sizes),
+        )
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
@@ -78,6 +79,8 @@ def open_tokenizer(folder: Path):
     except ImportError as error:
         raise MissingPackage("reading captions needs transformers: pip install transformers") from error
     if not (folder / "vocab.json").is_file():
-        raise MissingModel(f"no CLIP tokenizer in {folder} (vocab.json is missing): give a folder such as ComfyUI's "
-                           "comfy/sd1_tokenizer")
+        raise MissingModel(
+            f"no CLIP tokenizer in {folder} (vocab.json is missing): give a folder such as ComfyUI's "
+            "comfy/sd1_tokenizer"
+        )
     return CLIPTokenizer.from_pretrained(folder)

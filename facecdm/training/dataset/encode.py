@@ -24,7 +24,8 @@ class Encoding:
     def __init__(self, folder: Path, encoders: Encoders, settings: Settings, progress: Progress):
         self.encoders, self.settings, self.progress = encoders, settings, progress
         self.latents, self.text, self.vision, self.augmented = (
-            Store(folder / stage) for stage in ("latents", "text", "vision", "augmented"))
+            Store(folder / stage) for stage in ("latents", "text", "vision", "augmented")
+        )
 
     def pictures(self, entries: list[Entry], items: dict[str, Item]) -> set[str]:
         """Latents and vision states, bucket by bucket; `items` by the entries' keys. Gives the keys of pictures that
@@ -78,8 +79,11 @@ class Encoding:
         count: dict[int, int] = {}
         for entry in entries:
             count[entry.identity] = count.get(entry.identity, 0) + 1
-        alone = {entry.key: digest("augmented/1", entry.keys.face, entry.keys.vision, self.settings.augmented)
-                 for entry in entries if count[entry.identity] == 1 and self.settings.augmented}
+        alone = {
+            entry.key: digest("augmented/1", entry.keys.face, entry.keys.vision, self.settings.augmented)
+            for entry in entries
+            if count[entry.identity] == 1 and self.settings.augmented
+        }
         todo = [entry for entry in entries if entry.key in alone and alone[entry.key] not in self.augmented]
         for part in shards("varying single photos", todo, self.progress):
             embedded: dict[str, Tensor] = {}
@@ -91,13 +95,32 @@ class Encoding:
             tensors = {"embedding": _stacked(embedded)} if embedded else {}
             if states:
                 tensors["states"] = _stacked(states)
-            self.augmented.add(list(embedded), tensors, {alone[entry.key]: {"problem": "could not be embedded"}
-                                                         for entry in part if alone[entry.key] not in embedded})
-        return [replace(entry, keys=replace(entry.keys, augmented=alone[entry.key]))
-                if alone.get(entry.key) in self.augmented.places else entry for entry in entries]
+            self.augmented.add(
+                list(embedded),
+                tensors,
+                {
+                    alone[entry.key]: {"problem": "could not be embedded"}
+                    for entry in part
+                    if alone[entry.key] not in embedded
+                },
+            )
+        return [
+            replace(entry, keys=replace(entry.keys, augmented=alone[entry.key]))
+            if alone.get(entry.key) in self.augmented.places
+            else entry
+            for entry in entries
+        ]
 
-    def _vary(self, key: str, entry: Entry, points: np.ndarray, item: Item, finder: Finder, embedded: dict[str, Tensor],
-              states: dict[str, Tensor]) -> None:
+    def _vary(
+        self,
+        key: str,
+        entry: Entry,
+        points: np.ndarray,
+        item: Item,
+        finder: Finder,
+        embedded: dict[str, Tensor],
+        states: dict[str, Tensor],
+    ) -> None:
         """Adds the record `key`, unless the finder cannot embed."""
         try:
             pixels = self._shown(entry, item.read().pixels)
@@ -128,8 +151,10 @@ class Encoding:
                     groups.setdefault(prompt.states.shape, {})[self.text_key(caption)] = row
             for rows in groups.values():
                 names = next(iter(rows.values()))
-                self.text.add(list(rows), {name: to_half(torch.stack([row[name].cpu() for row in rows.values()]))
-                                           for name in names})
+                self.text.add(
+                    list(rows),
+                    {name: to_half(torch.stack([row[name].cpu() for row in rows.values()])) for name in names},
+                )
         return self.text_key("")
 
 

@@ -53,8 +53,12 @@ class AnalyzerFinder:
         self._analyzer, self._settings = analyzer, settings
         self.recogniser = analyzer.recogniser
         files = [analyzer.files.detector, analyzer.files.recogniser, analyzer.files.landmarks]
-        self.fingerprint = digest("insightface/1", [file_digest(path) if path else "" for path in files],
-                                  settings.min_score, settings.detection_size)
+        self.fingerprint = digest(
+            "insightface/1",
+            [file_digest(path) if path else "" for path in files],
+            settings.min_score,
+            settings.detection_size,
+        )
 
     def describe(self) -> str:
         return f"detected and embedded by InsightFace ({self.recogniser})"
@@ -71,8 +75,16 @@ class AnalyzerFinder:
         if not np.isfinite(embedding).all() or not np.linalg.norm(embedding):
             return "its face could not be embedded"
         landmarks = np.zeros((0, 2), np.float32) if landmarks is None else landmarks
-        return Seen(embedding, face.keypoints, face.box, landmarks, face.score, picture.pixels.shape[:2],
-                    picture.original, len(found) - 1)
+        return Seen(
+            embedding,
+            face.keypoints,
+            face.box,
+            landmarks,
+            face.score,
+            picture.pixels.shape[:2],
+            picture.original,
+            len(found) - 1,
+        )
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
         from ...faces.analyzer import Found
@@ -117,15 +129,20 @@ def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], r
             columns = table["embedding"], table["keypoints"], table["box"], marks
             scores = table["score"]
         except (OSError, ValueError, KeyError) as error:
-            raise BadFile(f"{path} is no table of faces ({error!r}): it needs embedding, keypoints, box and "
-                          "score") from error
+            raise BadFile(
+                f"{path} is no table of faces ({error!r}): it needs embedding, keypoints, box and score"
+            ) from error
         if len(scores) != len(names):
             raise Mismatch(f"{path} has {len(scores)} rows for {len(names)} pictures: make it anew")
-        faces |= {name: Seen(*(column[row] for column in columns), float(scores[row]), size, size)
-                  for row, name in enumerate(names) if scores[row] > 0}
+        faces |= {
+            name: Seen(*(column[row] for column in columns), float(scores[row]), size, size)
+            for row, name in enumerate(names)
+            if scores[row] > 0
+        }
     origin = ", ".join(path.name for path, _ in files)
-    return KnownFinder(faces, recogniser, origin, digest("known/1", recogniser, size,
-                                                         [file_digest(path) for path, _ in files]))
+    return KnownFinder(
+        faces, recogniser, origin, digest("known/1", recogniser, size, [file_digest(path) for path, _ in files])
+    )
 
 
 def file_digest(path: Path) -> str:

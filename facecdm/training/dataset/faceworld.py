@@ -31,10 +31,21 @@ class FaceWorldSource:
                 places |= {member.name: (self.root / shard, member.offset_data, member.size) for member in archive}
         lacking = [label["file"] for label in labels if label["file"] not in places]
         if lacking:
-            raise BadFile(f"{self.root}: {len(lacking)} pictures of the label files are in no shard, such as "
-                          f"{lacking[0]}; copy FaceWorld again")
-        return [Item(label["file"], functools.partial(_read, *places[label["file"]]), decode_file, label["caption"],
-                     label["identity"], (label["yaw"], label["pitch"], label["roll"])) for label in labels]
+            raise BadFile(
+                f"{self.root}: {len(lacking)} pictures of the label files are in no shard, such as "
+                f"{lacking[0]}; copy FaceWorld again"
+            )
+        return [
+            Item(
+                label["file"],
+                functools.partial(_read, *places[label["file"]]),
+                decode_file,
+                label["caption"],
+                label["identity"],
+                (label["yaw"], label["pitch"], label["roll"]),
+            )
+            for label in labels
+        ]
 
     def _labels(self, split: str) -> list[dict]:
         labels = read_labels(self.root, (split,))

@@ -96,8 +96,10 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises MissingModel (nothing was prepared there), BadFile."""
     path = folder / NAME
     if not path.is_file():
-        raise MissingModel(f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare Data Set or "
-                           "python -m facecdm dataset; an interrupted preparation goes on where it stopped")
+        raise MissingModel(
+            f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare Data Set or "
+            "python -m facecdm dataset; an interrupted preparation goes on where it stopped"
+        )
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.pop("format") != FORMAT:
@@ -105,12 +107,20 @@ def read_manifest(folder: Path) -> Manifest:
         plain["entries"] = tuple(_entry(entry) for entry in plain["entries"])
         return Manifest(**plain)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadFile(f"{path} is damaged or of another version ({error!r}): prepare the data set again (only what is "
-                      "missing is made)") from error
+        raise BadFile(
+            f"{path} is damaged or of another version ({error!r}): prepare the data set again (only what is "
+            "missing is made)"
+        ) from error
 
 
 def _entry(plain: dict) -> Entry:
     lists = ("bucket", "part", "size", "original", "box")
-    return Entry(**plain | {name: tuple(plain[name]) for name in lists} | {
-        "keypoints": tuple((x, y) for x, y in plain["keypoints"]), "keys": Keys(**plain["keys"]),
-        "pose": tuple(plain["pose"]) if plain["pose"] else None})
+    return Entry(
+        **plain
+        | {name: tuple(plain[name]) for name in lists}
+        | {
+            "keypoints": tuple((x, y) for x, y in plain["keypoints"]),
+            "keys": Keys(**plain["keys"]),
+            "pose": tuple(plain["pose"]) if plain["pose"] else None,
+        }
+    )

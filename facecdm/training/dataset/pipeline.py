@@ -18,8 +18,15 @@ from .store import Store, digest
 from .work import Progress
 
 
-def prepare(source: Source, folder: Path, encoders: Encoders, finder: Finder, settings: Settings | None = None,
-            progress: Progress | None = None, prune: bool = False) -> DataSet:
+def prepare(
+    source: Source,
+    folder: Path,
+    encoders: Encoders,
+    finder: Finder,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    prune: bool = False,
+) -> DataSet:
     """Make, finish or bring up to date the data set in `folder`, and open it.
 
     Every record is keyed by the hash of what it is made from (the picture's bytes or the caption, the settings that
@@ -36,7 +43,8 @@ def prepare(source: Source, folder: Path, encoders: Encoders, finder: Finder, se
     except OSError as error:
         raise FaceCDMError(f"{folder} cannot be made: {error}. Choose another folder") from error
     return _Preparation(folder, encoders, finder, settings, progress or (lambda stage, done, total: None)).run(
-        source, prune)
+        source, prune
+    )
 
 
 class _Preparation:
@@ -55,30 +63,53 @@ class _Preparation:
         by_key = {candidate.key: candidate.item for candidate in kept}
         spoilt = self.encoding.pictures(entries, by_key)
         entries = [entry for entry in entries if entry.key not in spoilt]
-        dropped = [*self.sieve.dropped, *(Dropped(by_key[key].name, "cannot be read any more", by_key[key])
-                                          for key in sorted(spoilt))]
+        dropped = [
+            *self.sieve.dropped,
+            *(Dropped(by_key[key].name, "cannot be read any more", by_key[key]) for key in sorted(spoilt)),
+        ]
         entries = self.encoding.variations(entries, by_key, self.faces, self.finder)
         if not entries:
             write_report(self.folder, source.describe(), [], dropped, {}, len(items), [])
-            raise NoFace(f"none of {len(items)} pictures can be used: see {self.folder / 'report.md'}. "
-                         + "; ".join(sorted({drop.reason for drop in dropped})[:4]))
+            raise NoFace(
+                f"none of {len(items)} pictures can be used: see {self.folder / 'report.md'}. "
+                + "; ".join(sorted({drop.reason for drop in dropped})[:4])
+            )
         empty = self.encoding.captions([entry.caption for entry in entries])
-        Manifest(source.describe(), self.finder.describe(), self.finder.recogniser,
-                 asdict(self.encoders.fingerprints), asdict(self.settings), self.encoders.large, empty,
-                 tuple(entries)).write(self.folder)
+        Manifest(
+            source.describe(),
+            self.finder.describe(),
+            self.finder.recogniser,
+            asdict(self.encoders.fingerprints),
+            asdict(self.settings),
+            self.encoders.large,
+            empty,
+            tuple(entries),
+        ).write(self.folder)
         if prune:
             self._prune(entries, empty)
         data = DataSet(self.folder)
         strangers = [entries[index].name for index in doubtful(data, self.settings.same_person / 2)]
-        write_report(self.folder, source.describe(), entries, dropped, {item.name: item for item in by_key.values()},
-                     len(items), strangers)
+        write_report(
+            self.folder,
+            source.describe(),
+            entries,
+            dropped,
+            {item.name: item for item in by_key.values()},
+            len(items),
+            strangers,
+        )
         return data
 
     @property
     def _stores(self) -> dict[str, Store]:
         """By the field of Keys that names their records."""
-        return {"face": self.faces, "latents": self.encoding.latents, "text": self.encoding.text,
-                "vision": self.encoding.vision, "augmented": self.encoding.augmented}
+        return {
+            "face": self.faces,
+            "latents": self.encoding.latents,
+            "text": self.encoding.text,
+            "vision": self.encoding.vision,
+            "augmented": self.encoding.augmented,
+        }
 
     def _entries(self, candidates: list[Candidate]) -> list[Entry]:
         people = {name: number for number, name in enumerate(sorted({c.person for c in candidates}))}
@@ -89,12 +120,28 @@ class _Preparation:
         box = frame.places(self.sieve.face(candidate, "box").reshape(2, 2)).reshape(-1)
         points = frame.places(self.sieve.face(candidate, "keypoints"))
         view = frame.part if self.settings.framing == "portrait" else None
-        keys = Keys(candidate.face_key, digest("latents", candidate.key, frame.part, frame.bucket, prints.latents),
-                    self.encoding.text_key(candidate.caption),
-                    digest("vision", candidate.key, view, prints.vision) if prints.vision else "")
-        return Entry(candidate.key, candidate.item.name, identity, candidate.person, candidate.caption, frame.bucket,
-                     frame.part, tuple(note["size"]), tuple(note["original"]), tuple(box.tolist()),
-                     tuple(map(tuple, points.tolist())), note["score"], keys, candidate.item.pose)
+        keys = Keys(
+            candidate.face_key,
+            digest("latents", candidate.key, frame.part, frame.bucket, prints.latents),
+            self.encoding.text_key(candidate.caption),
+            digest("vision", candidate.key, view, prints.vision) if prints.vision else "",
+        )
+        return Entry(
+            candidate.key,
+            candidate.item.name,
+            identity,
+            candidate.person,
+            candidate.caption,
+            frame.bucket,
+            frame.part,
+            tuple(note["size"]),
+            tuple(note["original"]),
+            tuple(box.tolist()),
+            tuple(map(tuple, points.tolist())),
+            note["score"],
+            keys,
+            candidate.item.pose,
+        )
 
     def _prune(self, entries: list[Entry], empty: str) -> None:
         """Pictures without a face are remembered, lest they are searched again."""

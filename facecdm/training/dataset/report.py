@@ -29,17 +29,30 @@ class Cell:
     words: str
 
 
-def write_report(folder: Path, source: str, entries: list[Entry], dropped: list[Dropped], items: dict[str, Item],
-                 total: int, doubtful: list[str]) -> None:
+def write_report(
+    folder: Path,
+    source: str,
+    entries: list[Entry],
+    dropped: list[Dropped],
+    items: dict[str, Item],
+    total: int,
+    doubtful: list[str],
+) -> None:
     """report.json, report.md and contact.jpg; `items` by name, for the sheet; `doubtful`: names of pictures that look
     like other people than they are said to show."""
     summary = summarise(entries, dropped, total)
-    plain = {"source": source, **summary, "doubtful": doubtful,
-             "dropped": [{"name": drop.name, "reason": drop.reason} for drop in dropped]}
+    plain = {
+        "source": source,
+        **summary,
+        "doubtful": doubtful,
+        "dropped": [{"name": drop.name, "reason": drop.reason} for drop in dropped],
+    }
     _write(folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1).encode())
     _write(folder / "report.md", describe(source, summary, dropped, doubtful).encode())
-    kept = [Cell(items[entry.name], f"{entry.person} · {entry.name}", entry.caption or "(no caption)")
-            for entry in spread(entries)]
+    kept = [
+        Cell(items[entry.name], f"{entry.person} · {entry.name}", entry.caption or "(no caption)")
+        for entry in spread(entries)
+    ]
     lost = [Cell(drop.item, drop.name, drop.reason) for drop in spread(dropped)]
     sheet = contact_sheet(source, [(f"Kept: {len(entries)}", kept, INK), (f"Dropped: {len(dropped)}", lost, AMBER)])
     partial = folder / ".contact.part"
@@ -49,13 +62,19 @@ def write_report(folder: Path, source: str, entries: list[Entry], dropped: list[
 
 def summarise(entries: list[Entry], dropped: list[Dropped], total: int) -> dict:
     people = Counter(entry.person for entry in entries)
-    return {"pictures": total, "kept": len(entries), "people": len(people),
-            "people_with_one_photo": sum(count == 1 for count in people.values()),
-            "captions": len({entry.caption for entry in entries}),
-            "without_caption": sum(not entry.caption for entry in entries),
-            "buckets": {f"{width} × {height}": count for (height, width), count
-                        in sorted(Counter(entry.bucket for entry in entries).items())},
-            "reasons": dict(Counter(kind(drop.reason) for drop in dropped).most_common())}
+    return {
+        "pictures": total,
+        "kept": len(entries),
+        "people": len(people),
+        "people_with_one_photo": sum(count == 1 for count in people.values()),
+        "captions": len({entry.caption for entry in entries}),
+        "without_caption": sum(not entry.caption for entry in entries),
+        "buckets": {
+            f"{width} × {height}": count
+            for (height, width), count in sorted(Counter(entry.bucket for entry in entries).items())
+        },
+        "reasons": dict(Counter(kind(drop.reason) for drop in dropped).most_common()),
+    }
 
 
 def kind(reason: str) -> str:
@@ -66,14 +85,23 @@ def kind(reason: str) -> str:
 
 
 def describe(source: str, summary: dict, dropped: list[Dropped], doubtful: list[str]) -> str:
-    lines = [f"# Data set: {source}", "",
-             f"{summary['kept']} of {summary['pictures']} pictures kept, {summary['people']} people "
-             f"({summary['people_with_one_photo']} with one photo only), {summary['captions']} different captions "
-             f"({summary['without_caption']} pictures without).", ""]
+    lines = [
+        f"# Data set: {source}",
+        "",
+        f"{summary['kept']} of {summary['pictures']} pictures kept, {summary['people']} people "
+        f"({summary['people_with_one_photo']} with one photo only), {summary['captions']} different captions "
+        f"({summary['without_caption']} pictures without).",
+        "",
+    ]
     lines += [f"- bucket {name}: {count}" for name, count in summary["buckets"].items()]
     if doubtful:
-        lines += ["", f"## Look at these: {len(doubtful)}", "",
-                  "They are kept, but the face is hardly like the other faces of that person.", ""]
+        lines += [
+            "",
+            f"## Look at these: {len(doubtful)}",
+            "",
+            "They are kept, but the face is hardly like the other faces of that person.",
+            "",
+        ]
         lines += [f"- {name}" for name in doubtful[:LISTED]]
     if dropped:
         lines += ["", f"## Dropped: {len(dropped)}", ""]

@@ -48,12 +48,19 @@ class Settings:
     detection_size: int = 640
 
     def __post_init__(self) -> None:
-        for name, known in (("framing", FRAMINGS), ("several", SEVERAL), ("no_caption", NO_CAPTION),
-                            ("identities", IDENTITIES), ("pose", POSES)):
+        for name, known in (
+            ("framing", FRAMINGS),
+            ("several", SEVERAL),
+            ("no_caption", NO_CAPTION),
+            ("identities", IDENTITIES),
+            ("pose", POSES),
+        ):
             if getattr(self, name) not in known:
                 raise FaceCDMError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         if self.step < 8 or self.step % 8 or not self.step <= self.resolution <= 8192 or self.aspect < 1:
-            raise FaceCDMError(f"resolution {self.resolution}, step {self.step}, aspect {self.aspect}: step must be a "
-                               "multiple of 8, resolution between step and 8192, aspect 1 or more")
+            raise FaceCDMError(
+                f"resolution {self.resolution}, step {self.step}, aspect {self.aspect}: step must be a "
+                "multiple of 8, resolution between step and 8192, aspect 1 or more"
+            )
         if not 0 <= self.augmented <= 64:
             raise FaceCDMError(f"augmented is {self.augmented}; choose 0 … 64")

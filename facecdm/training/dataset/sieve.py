@@ -89,11 +89,18 @@ class Sieve:
                     notes[candidate.face_key] = {"problem": face}
                     continue
                 seen[candidate.face_key] = face
-                notes[candidate.face_key] = {"score": face.score, "size": face.size, "original": face.original,
-                                             "others": face.others}
+                notes[candidate.face_key] = {
+                    "score": face.score,
+                    "size": face.size,
+                    "original": face.original,
+                    "others": face.others,
+                }
             names = ("embedding", "keypoints", "box", "landmarks")
-            tensors = {name: torch.from_numpy(np.stack([getattr(face, name) for face in seen.values()]))
-                       for name in names} if seen else {}
+            tensors = (
+                {name: torch.from_numpy(np.stack([getattr(face, name) for face in seen.values()])) for name in names}
+                if seen
+                else {}
+            )
             self.faces.add(list(seen), tensors, notes)
 
     def _choose(self, candidates: list[Candidate]) -> list[Candidate]:
@@ -137,8 +144,11 @@ class Sieve:
             cut = frame(tuple(note["size"]), box, sizes, settings.framing == "portrait")
             width = (box[2] - box[0]) * cut.scale
             if cut.scale * settings.min_picture > 1:
-                self._drop(candidate.item, f"too small: {note['size'][1]} × {note['size'][0]} pixels for a bucket of "
-                                           f"{cut.bucket[1]} × {cut.bucket[0]}")
+                self._drop(
+                    candidate.item,
+                    f"too small: {note['size'][1]} × {note['size'][0]} pixels for a bucket of "
+                    f"{cut.bucket[1]} × {cut.bucket[0]}",
+                )
             elif width < settings.min_face * min(cut.bucket):
                 self._drop(candidate.item, f"the face is too small: {width:.0f} pixels wide in the bucket")
             else:

@@ -115,8 +115,13 @@ class FolderSource:
         meta = {}
         for path in sorted(path for name in META for path in self.folder.rglob(name)):
             meta |= _read_meta(path, self.folder)
-        paths = [path for path in self.folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file()
-                 and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)]
+        paths = [
+            path
+            for path in self.folder.rglob("*")
+            if path.suffix.lower() in PICTURES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        ]
         if not paths:
             raise FaceCDMError(f"{self.folder} holds no picture ({', '.join(PICTURES)})")
         names = {path.relative_to(self.folder).as_posix(): path for path in paths}
@@ -142,8 +147,10 @@ def _read_meta(path: Path, root: Path) -> dict[str, dict]:
             line = json.loads(text)
             name = Path(os.path.normpath(path.parent / line["file_name"])).relative_to(os.path.normpath(root))
         except (ValueError, KeyError, TypeError) as error:
-            raise BadFile(f"{path}, line {number}: {error!r}. Every line is a JSON object with the file_name of a "
-                          "picture in that folder, and text (or caption)") from error
+            raise BadFile(
+                f"{path}, line {number}: {error!r}. Every line is a JSON object with the file_name of a "
+                "picture in that folder, and text (or caption)"
+            ) from error
         lines[name.as_posix()] = line
     return lines
 
@@ -164,11 +171,14 @@ class BatchSource:
         count = len(self.images)
         captions = list(self.captions) * (count if len(self.captions) == 1 else 1) or [""] * count
         if len(captions) != count or (self.identities and len(self.identities) != count):
-            raise FaceCDMError(f"{count} pictures and {len(captions)} captions: give one line for each picture, or one "
-                               "for all")
+            raise FaceCDMError(
+                f"{count} pictures and {len(captions)} captions: give one line for each picture, or one for all"
+            )
         identities = self.identities or [None] * count
-        return [Item(f"{row:05d}", functools.partial(_pack, image), _unpack, " ".join(caption.split()) or None, person)
-                for row, (image, caption, person) in enumerate(zip(self.images, captions, identities))]
+        return [
+            Item(f"{row:05d}", functools.partial(_pack, image), _unpack, " ".join(caption.split()) or None, person)
+            for row, (image, caption, person) in enumerate(zip(self.images, captions, identities))
+        ]
 
 
 def _pack(image: Tensor) -> bytes:

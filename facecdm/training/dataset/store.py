@@ -91,8 +91,10 @@ class Store:
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise FaceCDMError(f"{path} could not be written: {error}. Look at the folder's rights and the free "
-                               "space; what is done already is kept.") from error
+            raise FaceCDMError(
+                f"{path} could not be written: {error}. Look at the folder's rights and the free "
+                "space; what is done already is kept."
+            ) from error
         self._remember(name, keys, notes)
 
     def rows(self, keys: list[str], name: str) -> list[Tensor]:
@@ -101,8 +103,10 @@ class Store:
         for number, key in enumerate(keys):
             place = self.places.get(key)
             if place is None:
-                raise BadFile(f"{self.folder} lacks a record of the data set: prepare the data set again "
-                              "(only what is missing is made)")
+                raise BadFile(
+                    f"{self.folder} lacks a record of the data set: prepare the data set again "
+                    "(only what is missing is made)"
+                )
             by_shard.setdefault(place.shard, []).append((number, place.row))
         out: dict[int, Tensor] = {}
         for shard, places in by_shard.items():
@@ -110,8 +114,10 @@ class Store:
                 with self._lock:
                     out |= _read(self._file(shard), name, places)
             except Exception as error:
-                raise BadFile(f"{self.folder / shard} cannot be read ({error}): delete it and prepare the data set "
-                              "again (only what is missing is made)") from error
+                raise BadFile(
+                    f"{self.folder / shard} cannot be read ({error}): delete it and prepare the data set "
+                    "again (only what is missing is made)"
+                ) from error
         return [out[number] for number in range(len(keys))]
 
     def prune(self, wanted: set[str]) -> int:

@@ -10,6 +10,19 @@ from .linear import LinearIdentityLoss, LinearRecogniser
 from .localisation import LocalisationLoss
 from .loss import Loss
 
-__all__ = ["AlignmentLoss", "ArcFace", "BackgroundLoss", "Bank", "BottleneckLoss", "DiffusionLoss",
-           "FewStepIdentityLoss", "IdentityLoss", "LinearIdentityLoss", "LinearRecogniser", "LocalisationLoss", "Loss",
-           "align", "persons_of"]
+__all__ = [
+    "AlignmentLoss",
+    "ArcFace",
+    "BackgroundLoss",
+    "Bank",
+    "BottleneckLoss",
+    "DiffusionLoss",
+    "FewStepIdentityLoss",
+    "IdentityLoss",
+    "LinearIdentityLoss",
+    "LinearRecogniser",
+    "LocalisationLoss",
+    "Loss",
+    "align",
+    "persons_of",
+]

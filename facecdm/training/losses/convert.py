@@ -43,8 +43,9 @@ class OnnxNetwork(nn.Module):
             # A tenth faster so, on a CPU.
             values = {self.source: x.float().contiguous(memory_format=torch.channels_last)}
             for operation, inputs, output, spent in self._plan:
-                values[output] = operation(*(getattr(self, self._weights[name]) if name in self._weights
-                                             else values[name] for name in inputs))
+                values[output] = operation(
+                    *(getattr(self, self._weights[name]) if name in self._weights else values[name] for name in inputs)
+                )
                 for name in spent:
                     values.pop(name, None)
             return values[self.target]
@@ -55,15 +56,19 @@ def _read(path: Path) -> tuple:
     try:
         import onnx
     except ImportError as error:
-        raise MissingPackage("The identity loss reads the recogniser with the package onnx, which is not installed: "
-                             "pip install onnx") from error
+        raise MissingPackage(
+            "The identity loss reads the recogniser with the package onnx, which is not installed: pip install onnx"
+        ) from error
     if not path.is_file():
         raise MissingModel(f"The recogniser {path} is not there: name the .onnx file of a face pack.")
     try:
         graph = onnx.load(str(path)).graph
         weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
-        weights |= {node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
-                    for node in graph.node if node.op_type == "Constant"}
+        weights |= {
+            node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+            for node in graph.node
+            if node.op_type == "Constant"
+        }
     except Exception as error:  # protobuf's own error types are private
         raise BadFile(f"{path} cannot be read as ONNX ({str(error)[:200]}): get the pack anew.") from error
     tensors = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
@@ -77,9 +82,11 @@ def _plan(graph, path: Path, target: str) -> list[tuple[Operation, list[str], st
     nodes = [node for node in graph.node if node.op_type != "Constant"]
     strangers = sorted({node.op_type for node in nodes} - OPERATIONS.keys())
     if strangers:
-        raise BadFile(f"{path} uses {', '.join(strangers)}, which the identity loss cannot differentiate (it knows "
-                      f"{', '.join(sorted(OPERATIONS))}). Use w600k_mbf (buffalo_s), w600k_r50 (buffalo_l) or "
-                      "glintr100 (antelopev2).")
+        raise BadFile(
+            f"{path} uses {', '.join(strangers)}, which the identity loss cannot differentiate (it knows "
+            f"{', '.join(sorted(OPERATIONS))}). Use w600k_mbf (buffalo_s), w600k_r50 (buffalo_l) or "
+            "glintr100 (antelopev2)."
+        )
     last = {name: i for i, node in enumerate(nodes) for name in node.input if name != target}
     plan = []
     for i, node in enumerate(nodes):
@@ -87,16 +94,23 @@ def _plan(graph, path: Path, target: str) -> list[tuple[Operation, list[str], st
         inputs = [name for name in node.input if name]
         if node.op_type == "Dropout":
             inputs = inputs[:1]
-        plan.append((OPERATIONS[node.op_type](attributes), inputs, node.output[0],
-                     [name for name in inputs if last.get(name) == i]))
+        plan.append(
+            (
+                OPERATIONS[node.op_type](attributes),
+                inputs,
+                node.output[0],
+                [name for name in inputs if last.get(name) == i],
+            )
+        )
     return plan
 
 
 def _conv(a: dict) -> Operation:
     top, left, bottom, right = a.get("pads", (0, 0, 0, 0))
     even = (top, left) == (bottom, right)
-    options = dict(stride=tuple(a.get("strides", (1, 1))), dilation=tuple(a.get("dilations", (1, 1))),
-                   groups=a.get("group", 1))
+    options = dict(
+        stride=tuple(a.get("strides", (1, 1))), dilation=tuple(a.get("dilations", (1, 1))), groups=a.get("group", 1)
+    )
 
     def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if even:

@@ -65,13 +65,21 @@ class FewStepIdentityLoss(IdentityLoss):
             t = (start * (self.steps - step) / self.steps).round().long()
             signal, noise = (table.to(t.device)[t] for table in (moment.denoiser.signal, moment.denoiser.noise))
             with torch.set_grad_enabled(torch.is_grad_enabled() and step >= self.steps - self.learnt):
-                shown = (moment.prediction[rows] if step == 0 and not noise_alone else
-                         predict_again(moment, latents, t, rows))
+                shown = (
+                    moment.prediction[rows]
+                    if step == 0 and not noise_alone
+                    else predict_again(moment, latents, t, rows)
+                )
                 clean = clean_from(shown, latents, signal, noise, moment.denoiser.prediction)
                 if self.guidance != 1:
                     with torch.no_grad():
-                        plain = clean_from(predict_again(moment, latents, t, rows, nobody=True), latents, signal,
-                                           noise, moment.denoiser.prediction)
+                        plain = clean_from(
+                            predict_again(moment, latents, t, rows, nobody=True),
+                            latents,
+                            signal,
+                            noise,
+                            moment.denoiser.prediction,
+                        )
                     clean = plain + self.guidance * (clean - plain)
                 if step + 1 < self.steps:
                     after = (start * (self.steps - step - 1) / self.steps).round().long()
@@ -81,8 +89,10 @@ class FewStepIdentityLoss(IdentityLoss):
     @staticmethod
     def _renoise(moment: Moment, latents: Tensor, clean: Tensor, t: Tensor, after: Tensor) -> Tensor:
         """From z_t and what it implies to the latents at the steps `after`, along the same noise."""
-        (a, s), (a_after, s_after) = ([table.to(t.device)[when].view(-1, 1, 1, 1) for table in
-                                       (moment.denoiser.signal, moment.denoiser.noise)] for when in (t, after))
+        (a, s), (a_after, s_after) = (
+            [table.to(t.device)[when].view(-1, 1, 1, 1) for table in (moment.denoiser.signal, moment.denoiser.noise)]
+            for when in (t, after)
+        )
         epsilon = (latents - a * clean) / s.clamp(min=1e-3)
         return a_after * clean + s_after * epsilon
 
@@ -92,6 +102,7 @@ def predict_again(moment: Moment, noisy: Tensor, t: Tensor, rows: Tensor, nobody
 
     Their gates are those of the new noise level. With `nobody` there are no people and no text.
     """
+
     def part(value: Tensor | None) -> Tensor | None:
         return value if value is None or len(value) == 1 else value[rows]
 
@@ -102,9 +113,15 @@ def predict_again(moment: Moment, noisy: Tensor, t: Tensor, rows: Tensor, nobody
         prompt = without_text(prompt, moment.empty, torch.ones_like(t, dtype=torch.bool))
     elif moment.adapter is not None:
         seen = moment.crowd
-        crowd = Crowd(seen.face[rows], None if seen.image is None else seen.image[rows], seen.face_on[rows],
-                      seen.image_on[rows], None if seen.where is None else seen.where.part(rows))
+        crowd = Crowd(
+            seen.face[rows],
+            None if seen.image is None else seen.image[rows],
+            seen.face_on[rows],
+            seen.image_on[rows],
+            None if seen.where is None else seen.where.part(rows),
+        )
         signal, noise = (table.to(t.device)[t] for table in (denoiser.signal, denoiser.noise))
-        people = crowd.streams(moment.adapter, prompt.states, noise / signal.clamp(min=1e-4), denoiser.dtype,
-                               moment.extra)
+        people = crowd.streams(
+            moment.adapter, prompt.states, noise / signal.clamp(min=1e-4), denoiser.dtype, moment.extra
+        )
     return denoiser.predict(noisy, t, prompt, people, part(moment.control))

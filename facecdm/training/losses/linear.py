@@ -13,11 +13,11 @@ from ..source import Source
 from .arcface import upright
 from .loss import Loss, centred, spread
 
-POOL = 4             # pixels of the upright face of 112 × 112, per side, that are seen as one
-RIDGE = 0.1          # of the mean variance, added to it
-MOST = 6000          # pictures to fit to
+POOL = 4  # pixels of the upright face of 112 × 112, per side, that are seen as one
+RIDGE = 0.1  # of the mean variance, added to it
+MOST = 6000  # pictures to fit to
 FEWEST_PEOPLE = 32
-PLACES = 1 << 16     # of latents, from which the linear decoder is fitted
+PLACES = 1 << 16  # of latents, from which the linear decoder is fitted
 BATCH, DECODED = 32, 4  # pictures at a time
 
 
@@ -82,8 +82,10 @@ class LinearIdentityLoss(Loss):
 def check_people(data: Source) -> None:
     """Raises FaceCDMError where the data set has too few people to say what tells them apart."""
     if len(data.people) < FEWEST_PEOPLE:
-        raise FaceCDMError(f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
-                           f"{len(data.people)}; set it to 0")
+        raise FaceCDMError(
+            f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
+            f"{len(data.people)}; set it to 0"
+        )
 
 
 def steady(moment: Moment) -> Tensor:
@@ -111,8 +113,7 @@ def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
         some = data.load(indices).latents.to(denoiser.device).float()
         pixels = denoiser.decode(some)
         latents.append(some.movedim(1, -1).reshape(-1, channels))
-        patches.append(F.pixel_unshuffle(pixels, pixels.shape[-1] // some.shape[-1]).movedim(1, -1)
-                       .flatten(0, -2))
+        patches.append(F.pixel_unshuffle(pixels, pixels.shape[-1] // some.shape[-1]).movedim(1, -1).flatten(0, -2))
     x, y = torch.cat(latents), torch.cat(patches)
     return ridge(x - x.mean(0), y - y.mean(0), 1e-4)[:, :, None, None]
 
@@ -133,5 +134,5 @@ def straight(gram: Tensor, crossed: Tensor, share: float) -> Tensor:
 def _spread_out(data: Source, most: int, batch: int = BATCH):
     """Batches of pictures of one size, evenly taken from all of them."""
     for bucket in data.buckets:
-        chosen = bucket[::max(-(-len(data) // most), 1)]
-        yield from (chosen[at:at + batch] for at in range(0, len(chosen), batch))
+        chosen = bucket[:: max(-(-len(data) // most), 1)]
+        yield from (chosen[at : at + batch] for at in range(0, len(chosen), batch))

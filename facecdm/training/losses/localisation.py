@@ -27,8 +27,10 @@ class LocalisationLoss(Loss):
     def per_row(self, moment: Moment) -> Tensor:
         box = grow_box(moment.rows.box, self.grow)
         height, width = moment.noisy.shape[-2:]
-        shares = [self.share(heard, box_cover(box, *places(heard.shape[1], height, width)).flatten(1))
-                  for heard in moment.outputs]
+        shares = [
+            self.share(heard, box_cover(box, *places(heard.shape[1], height, width)).flatten(1))
+            for heard in moment.outputs
+        ]
         loss = torch.stack(shares).mean(0) if shares else moment.noisy.new_zeros(len(moment.t))
         return torch.where(self.chosen(moment), loss, 0.0)
 

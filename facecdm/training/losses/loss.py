@@ -39,6 +39,7 @@ class Loss:
 
 def box_cover(box: Tensor, height: int, width: int) -> Tensor:
     """Boxes [B, 4] in 0…1 → [B, height, width]: the part of each place that the box covers."""
+
     def cover(low: Tensor, high: Tensor, count: int) -> Tensor:
         edges = torch.arange(count, device=box.device, dtype=torch.float32)
         low, high = low[:, None] * count, high[:, None] * count

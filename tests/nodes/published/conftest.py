@@ -29,8 +29,9 @@ def load(in_comfy, folder, states):
     def load(family: str, choice: str = "auto"):
         place = folder_paths.get_folder_paths("ipadapter")[0]
         save_file(flat(states[family]), f"{place}/ip-adapter-{family}_sd15.safetensors")
-        return in_comfy.run("FaceCDMLoadAdapter", name=f"ipadapter/ip-adapter-{family}_sd15.safetensors",
-                            family=choice)[0]
+        return in_comfy.run(
+            "FaceCDMLoadAdapter", name=f"ipadapter/ip-adapter-{family}_sd15.safetensors", family=choice
+        )[0]
 
     return load
 
@@ -45,9 +46,20 @@ def apply(in_comfy, sd15, faces, vision, picture):
     """Apply FaceCDM with everything connected; `options` as a dict of Apply Options' inputs."""
 
     def apply(adapter, **changes):
-        inputs = {"model": sd15, "adapter": adapter, "faces": faces, "face_strength": 1.0, "image_strength": 1.0,
-                  "keep_prompt": 0.0, "start_at": 0.0, "end_at": 1.0, "references": "mean", "curve": "flat",
-                  "clip_vision": vision, "image": picture()} | changes
+        inputs = {
+            "model": sd15,
+            "adapter": adapter,
+            "faces": faces,
+            "face_strength": 1.0,
+            "image_strength": 1.0,
+            "keep_prompt": 0.0,
+            "start_at": 0.0,
+            "end_at": 1.0,
+            "references": "mean",
+            "curve": "flat",
+            "clip_vision": vision,
+            "image": picture(),
+        } | changes
         if isinstance(inputs.get("options"), dict):
             inputs["options"] = make_options(in_comfy, **inputs["options"])
         return in_comfy.run("FaceCDMApply", **inputs)[0]

@@ -60,9 +60,11 @@ def test_two_files_make_one_triplet(in_comfy, load, apply, sd15, noise):
 
 def test_what_cannot_be_combined(errors, in_comfy, load, adapter):
     face, image = load("faceid"), load("ip-adapter")
-    for one, other, told in ((face, face, "both adapters have a face stream .FaceID and FaceID.*one after the other"),
-                             (image, image, "both adapters have an image stream"),
-                             (face, adapter, "FaceCDM's own.*one after the other")):
+    for one, other, told in (
+        (face, face, "both adapters have a face stream .FaceID and FaceID.*one after the other"),
+        (image, image, "both adapters have an image stream"),
+        (face, adapter, "FaceCDM's own.*one after the other"),
+    ):
         with pytest.raises(errors.Mismatch, match=told):
             in_comfy.run("FaceCDMCombineAdapters", adapter=one, other=other)
 

@@ -12,8 +12,9 @@ def test_mean_side_by_side_and_weights(in_comfy, load, apply, make_faces, noise)
     adapter, three = load("faceid"), make_faces(3, recogniser=ARCFACE)
     kinds = {kind: noise(apply(adapter, faces=three, references=kind)) for kind in ("mean", "side by side")}
     assert not kinds["mean"].equal(kinds["side by side"])
-    weighed = {kind: apply(adapter, faces=three, references=kind, options={"reference_weights": "1, 0, 0"})
-               for kind in kinds}
+    weighed = {
+        kind: apply(adapter, faces=three, references=kind, options={"reference_weights": "1, 0, 0"}) for kind in kinds
+    }
     first = in_comfy.module("facecdm.faces.value").Faces(three.faces[:1], ARCFACE)
     torch.testing.assert_close(noise(weighed["mean"]), noise(apply(adapter, faces=first)), rtol=0, atol=1e-4)
     assert not noise(weighed["side by side"]).equal(kinds["side by side"])
@@ -24,8 +25,12 @@ def test_mean_side_by_side_and_weights(in_comfy, load, apply, make_faces, noise)
 def test_weights_must_count_the_references(errors, load, apply, make_faces):
     for kind in ("mean", "side by side"):
         with pytest.raises(errors.FaceCDMError, match="reference_weights has 2 numbers for 3 references"):
-            apply(load("faceid"), faces=make_faces(3, recogniser=ARCFACE), references=kind,
-                  options={"reference_weights": "1, 2"})
+            apply(
+                load("faceid"),
+                faces=make_faces(3, recogniser=ARCFACE),
+                references=kind,
+                options={"reference_weights": "1, 2"},
+            )
 
 
 def test_weights_may_sum_to_zero_where_nothing_is_divided(errors, load, apply, make_faces, noise):
@@ -49,8 +54,15 @@ def test_one_reference_has_a_weight_too(errors, load, apply, noise):
 
 def test_three_faces_and_one_picture_share_no_weights(in_comfy, load, apply, make_faces):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
-    shown = person(in_comfy, apply(both, faces=make_faces(3, recogniser=ARCFACE), references="side by side",
-                                   options={"reference_weights": "1, 2, 3"})).settings
+    shown = person(
+        in_comfy,
+        apply(
+            both,
+            faces=make_faces(3, recogniser=ARCFACE),
+            references="side by side",
+            options={"reference_weights": "1, 2, 3"},
+        ),
+    ).settings
     assert shown["face"].weights == (1, 2, 3) and not shown["image"].weights
 
 
@@ -64,8 +76,9 @@ def test_one_reference_for_each_picture_of_a_batch(in_comfy, load, apply, make_f
     together = predict(apply(adapter, faces=two, references="one per picture"), x, 2.0, *prompts, cfg=3.0)
     for row, reference in enumerate((0, 1, 1)):
         alone = apply(adapter, faces=value.Faces((two[reference],), ARCFACE))
-        torch.testing.assert_close(together[row:row + 1], predict(alone, x[row:row + 1], 2.0, *prompts, cfg=3.0),
-                                   rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            together[row : row + 1], predict(alone, x[row : row + 1], 2.0, *prompts, cfg=3.0), rtol=0, atol=1e-4
+        )
 
 
 def test_a_weight_for_each_frame(load, apply, faces):
@@ -78,8 +91,9 @@ def test_a_weight_for_each_frame(load, apply, faces):
     together = predict(coming, x, 2.0, *prompts, cfg=3.0)
     for row, strength in enumerate((0.0, 0.5, 1.0)):
         alone = apply(adapter, face_strength=strength, options=none)
-        torch.testing.assert_close(together[row:row + 1], predict(alone, x[row:row + 1], 2.0, *prompts, cfg=3.0),
-                                   rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            together[row : row + 1], predict(alone, x[row : row + 1], 2.0, *prompts, cfg=3.0), rtol=0, atol=1e-4
+        )
 
 
 @pytest.fixture
@@ -89,9 +103,13 @@ def frames(in_comfy, make_faces):
 
     def frames(numbers, widths=None):
         faces = make_faces(len(numbers), recogniser=ARCFACE)
-        return value.Faces(tuple(
-            replace(face, image_index=number, box=torch.tensor([0.0, 0, width, 9]))
-            for face, number, width in zip(faces, numbers, widths or [9] * len(numbers))), ARCFACE)
+        return value.Faces(
+            tuple(
+                replace(face, image_index=number, box=torch.tensor([0.0, 0, width, 9]))
+                for face, number, width in zip(faces, numbers, widths or [9] * len(numbers))
+            ),
+            ARCFACE,
+        )
 
     return frames
 

@@ -1,6 +1,5 @@
 """Apply Options and curves on published adapters."""
 
-
 import torch
 from published_nodes import person
 
@@ -11,8 +10,10 @@ def test_options_at_rest_change_nothing(load, apply, noise):
 
 
 def test_balance_moves_between_prompt_and_likeness(in_comfy, load, apply):
-    setting = {balance: person(in_comfy, apply(load("faceid"), options={"balance": balance})).settings["face"]
-               for balance in (-1.0, -0.5, 0.0, 0.5, 1.0)}
+    setting = {
+        balance: person(in_comfy, apply(load("faceid"), options={"balance": balance})).settings["face"]
+        for balance in (-1.0, -0.5, 0.0, 0.5, 1.0)
+    }
     strengths = [setting[balance].strength for balance in sorted(setting)]
     assert strengths == sorted(strengths) and strengths[2] == 1.0 and strengths[0] == 0.5 and strengths[-1] == 1.5
     assert [setting[balance].kappa for balance in sorted(setting)] == [0.5, 0.25, 0, 0, 0]
@@ -32,16 +33,20 @@ def test_strength_over_the_steps(load, apply, sd15, noise):
     half = apply(adapter, options=rest, face_strength=0.5)
     sampling = sd15.get_model_object("model_sampling")
     for percent, same in ((0.0, full), (0.5, half), (1.0, sd15)):
-        sigma = float(sampling.percent_to_sigma(percent)) if 0 < percent < 1 else float(
-            sampling.sigma_min if percent else sampling.sigma_max)
+        sigma = (
+            float(sampling.percent_to_sigma(percent))
+            if 0 < percent < 1
+            else float(sampling.sigma_min if percent else sampling.sigma_max)
+        )
         torch.testing.assert_close(noise(fading, sigma), noise(same, sigma), rtol=0, atol=2e-3)
     assert noise(apply(adapter, options=rest | {"over_steps": "flat"})).equal(noise(full))
 
 
 def test_a_curve_for_the_image_alone(in_comfy, load, apply):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
-    settings = person(in_comfy, apply(both, curve="ease in", options={"image_curve": "custom",
-                                                                      "image_custom_curve": "0.5"})).settings
+    settings = person(
+        in_comfy, apply(both, curve="ease in", options={"image_curve": "custom", "image_custom_curve": "0.5"})
+    ).settings
     assert settings["face"].curve[0] == 0.0 and set(settings["image"].curve) == {0.5}
 
 

@@ -21,8 +21,11 @@ def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, visio
     from insightface.utils import face_align
 
     generator = torch.Generator().manual_seed(5)
-    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 30, 40, generator=generator), (300, 400),
-                                              mode="bicubic").clamp(0, 1).movedim(1, -1)
+    picture = (
+        torch.nn.functional.interpolate(torch.rand(1, 3, 30, 40, generator=generator), (300, 400), mode="bicubic")
+        .clamp(0, 1)
+        .movedim(1, -1)
+    )
     points = torch.tensor([[150.0, 110], [215, 118], [180, 160], [150, 190], [205, 196]])
     face = replace(make_faces(1, recogniser=ARCFACE)[0], keypoints=points, image_size=(300, 400))
     faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture)
@@ -85,8 +88,9 @@ def test_faceid_plus_looks_away_from_a_negative_picture(in_comfy, load, apply, n
 
 def test_beside_an_image_stream_a_negative_picture_is_for_that_alone(in_comfy, load, apply, picture):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid-plusv2"), other=load("ip-adapter-plus"))
-    plain, avoiding = (person(in_comfy, apply(both, options=options)).negative
-                       for options in ({}, {"negative_image": picture(9)}))
+    plain, avoiding = (
+        person(in_comfy, apply(both, options=options)).negative for options in ({}, {"negative_image": picture(9)})
+    )
     assert not plain["image"].states.equal(avoiding["image"].states)
     assert plain["face"].states.equal(avoiding["face"].states)
     without = person(in_comfy, apply(both, image=None, options={"negative_image": picture(9)})).negative
@@ -110,11 +114,19 @@ def test_noise_is_in_the_empty_face(in_comfy, load, apply, noise):
         assert 0.3 < nobody.max() <= 0.4 and nobody.min() >= 0
 
 
-@pytest.mark.parametrize("family,options,told", [
-    ("faceid", "negative_image", "FaceID shows the negative prompt an empty face.*Combine Adapters. Adapters that"),
-    ("ip-adapter", "noise", "noise is 0.4.*IP-Adapter shows no face: set it to 0; for a picture.*FaceID and its kin"),
-    ("native", "negative_image", "FaceCDM's own adapters show the negative prompt no picture: disconnect it"),
-    ("native", "noise", "noise is 0.4.*FaceCDM's own adapters show the negative prompt nobody.*set it to 0")])
+@pytest.mark.parametrize(
+    "family,options,told",
+    [
+        ("faceid", "negative_image", "FaceID shows the negative prompt an empty face.*Combine Adapters. Adapters that"),
+        (
+            "ip-adapter",
+            "noise",
+            "noise is 0.4.*IP-Adapter shows no face: set it to 0; for a picture.*FaceID and its kin",
+        ),
+        ("native", "negative_image", "FaceCDM's own adapters show the negative prompt no picture: disconnect it"),
+        ("native", "noise", "noise is 0.4.*FaceCDM's own adapters show the negative prompt nobody.*set it to 0"),
+    ],
+)
 def test_what_nobody_would_hear_is_refused(errors, load, apply, adapter, make_faces, picture, family, options, told):
     given = {"negative_image": {"negative_image": picture(9)}, "noise": {"noise": 0.4}}[options]
     one, faces = (adapter, make_faces()) if family == "native" else (load(family), make_faces(1, recogniser=ARCFACE))
@@ -132,8 +144,12 @@ def test_a_negative_picture_needs_one_to_stand_against(errors, in_comfy, load, a
 
 def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, make_faces, found_in):
     """Plus-Face looks at a square around the face, where the picture is the one that the face was found in."""
-    face = replace(make_faces(1)[0], box=torch.tensor([4.0, 6, 14, 16]), image_size=(40, 32),
-                   keypoints=torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]]))
+    face = replace(
+        make_faces(1)[0],
+        box=torch.tensor([4.0, 6, 14, 16]),
+        image_size=(40, 32),
+        keypoints=torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]]),
+    )
     faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture())
     adapter = load("ip-adapter-plus", "ip-adapter-plus-face")
     close = person(in_comfy, apply(adapter, faces=faces)).image.states
@@ -145,15 +161,23 @@ def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, 
     assert (close - expected).abs().max() < (whole - expected).abs().max()
 
 
-@pytest.mark.parametrize("family,choice", [
-    ("faceid-plusv2", "auto"), ("ip-adapter-plus", "ip-adapter-plus-face"), ("ip-adapter-full-face", "auto")])
-def test_photos_of_one_size_each_show_their_own_face(in_comfy, load, apply, picture, make_faces, found_in, family,
-                                                     choice):
+@pytest.mark.parametrize(
+    "family,choice",
+    [("faceid-plusv2", "auto"), ("ip-adapter-plus", "ip-adapter-plus-face"), ("ip-adapter-full-face", "auto")],
+)
+def test_photos_of_one_size_each_show_their_own_face(
+    in_comfy, load, apply, picture, make_faces, found_in, family, choice
+):
     """As Combine Faces leaves them: each was the first picture of its own node, and the batch has them in its order."""
     faces_of, pictures = in_comfy.module("facecdm.faces.value").Faces, picture(1, 2)
     points = torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]])
-    apart = [found_in(faces_of((replace(face, keypoints=points, box=torch.tensor([4.0, 6, 14, 16])),), ARCFACE),
-                      pictures[number:number + 1]) for number, face in enumerate(make_faces(2, recogniser=ARCFACE))]
+    apart = [
+        found_in(
+            faces_of((replace(face, keypoints=points, box=torch.tensor([4.0, 6, 14, 16])),), ARCFACE),
+            pictures[number : number + 1],
+        )
+        for number, face in enumerate(make_faces(2, recogniser=ARCFACE))
+    ]
     together = faces_of((apart[0][0], apart[1][0]), ARCFACE)
     assert [face.image_index for face in together] == [0, 0]
     adapter = load(family, choice)
@@ -162,7 +186,7 @@ def test_photos_of_one_size_each_show_their_own_face(in_comfy, load, apply, pict
         shown = person(in_comfy, apply(adapter, faces=faces, image=image, references="side by side"))
         return (shown.face or shown.image).states
 
-    single = torch.cat([states(faces, pictures[n:n + 1]) for n, faces in enumerate(apart)])
+    single = torch.cat([states(faces, pictures[n : n + 1]) for n, faces in enumerate(apart)])
     assert not torch.allclose(single[0], single[1])
     for order in ([0, 1], [1, 0]):
         torch.testing.assert_close(states(together, pictures[order]), single)

@@ -1,15 +1,15 @@
 """What is told where something does not fit."""
 
-
 import pytest
 
 
 def test_what_is_not_connected(errors, load, apply):
     for family, without, told in (
-            ("faceid", {"faces": None}, "connect faces"),
-            ("faceid-plusv2", {"clip_vision": None}, "FaceID PlusV2 looks at the aligned face.*clip_vision is not"),
-            ("ip-adapter-plus", {"image": None}, "IP-Adapter Plus looks at the whole image: connect a picture"),
-            ("ip-adapter", {"clip_vision": None}, "clip_vision is not connected")):
+        ("faceid", {"faces": None}, "connect faces"),
+        ("faceid-plusv2", {"clip_vision": None}, "FaceID PlusV2 looks at the aligned face.*clip_vision is not"),
+        ("ip-adapter-plus", {"image": None}, "IP-Adapter Plus looks at the whole image: connect a picture"),
+        ("ip-adapter", {"clip_vision": None}, "clip_vision is not connected"),
+    ):
         with pytest.raises(errors.FaceCDMError, match=told):
             apply(load(family), **without)
 

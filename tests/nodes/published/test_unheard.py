@@ -25,7 +25,8 @@ def test_a_picture_that_nobody_looks_at(load, apply, told, family):
     name = adapter.config.parts["face"].family.name
     assert told(apply, adapter) == [
         f"FaceCDM: image and clip_vision are connected, and {name} looks at no picture: nothing of it is heard. "
-        "Disconnect it, or add an image stream with Combine Adapters."]
+        "Disconnect it, or add an image stream with Combine Adapters."
+    ]
     assert "FaceCDM: clip_vision is connected, and" in told(apply, adapter, image=None)[0]
     assert not told(apply, adapter, image=None, clip_vision=None)
 
@@ -36,22 +37,52 @@ def test_a_picture_that_somebody_looks_at(in_comfy, load, apply, told):
 
 
 def test_of_several_people_who_it_is(in_comfy, sd15, load, told, make_faces, picture):
-    masks = in_comfy.run("FaceCDMPersonRegions", width=64, height=32, boxes="0 0 0.5 1\n0.5 0 1 1", shape="box",
-                         grow=1.0, softness=0.1, fill="regions only")[0]
+    masks = in_comfy.run(
+        "FaceCDMPersonRegions",
+        width=64,
+        height=32,
+        boxes="0 0 0.5 1\n0.5 0 1 1",
+        shape="box",
+        grow=1.0,
+        softness=0.1,
+        fill="regions only",
+    )[0]
     people = {f"faces_{n}": make_faces(n, recogniser=ARCFACE) for n in (1, 2)}
-    said = told(in_comfy.run, "FaceCDMApplyPeople", model=sd15, adapter=load("faceid"), masks=masks, face_strength=1.0,
-                image_strength=1.0, keep_prompt=0.0, start_at=0.0, end_at=1.0, image_2=picture(), **people)
+    said = told(
+        in_comfy.run,
+        "FaceCDMApplyPeople",
+        model=sd15,
+        adapter=load("faceid"),
+        masks=masks,
+        face_strength=1.0,
+        image_strength=1.0,
+        keep_prompt=0.0,
+        start_at=0.0,
+        end_at=1.0,
+        image_2=picture(),
+        **people,
+    )
     assert len(said) == 1 and said[0].startswith("FaceCDM: person 2: image is connected, and FaceID looks at no")
 
 
-@pytest.mark.parametrize("family,choice,instead", [
-    ("ip-adapter-plus", "ip-adapter-plus-face", "the whole image"), ("ip-adapter-full-face", "auto", "the whole image"),
-    ("faceid-plus", "auto", "the crops that Detect & Embed Faces made"),
-    ("faceid-plusv2", "auto", "the crops that Detect & Embed Faces made")])
-def test_faces_that_are_not_in_the_picture(in_comfy, load, apply, told, make_faces, found_in, picture, vision, family,
-                                           choice, instead):
-    face = replace(make_faces(1)[0], box=torch.tensor([4.0, 6, 14, 16]), image_size=(40, 32),
-                   keypoints=torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]]))
+@pytest.mark.parametrize(
+    "family,choice,instead",
+    [
+        ("ip-adapter-plus", "ip-adapter-plus-face", "the whole image"),
+        ("ip-adapter-full-face", "auto", "the whole image"),
+        ("faceid-plus", "auto", "the crops that Detect & Embed Faces made"),
+        ("faceid-plusv2", "auto", "the crops that Detect & Embed Faces made"),
+    ],
+)
+def test_faces_that_are_not_in_the_picture(
+    in_comfy, load, apply, told, make_faces, found_in, picture, vision, family, choice, instead
+):
+    face = replace(
+        make_faces(1)[0],
+        box=torch.tensor([4.0, 6, 14, 16]),
+        image_size=(40, 32),
+        keypoints=torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]]),
+    )
     faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture())
     adapter = load(family, choice)
     part = next(iter(adapter.config.parts.values()))
@@ -59,7 +90,8 @@ def test_faces_that_are_not_in_the_picture(in_comfy, load, apply, told, make_fac
     said = told(apply, adapter, faces=faces, image=picture(7))
     assert len(said) == 1 and said[0].startswith(
         f"FaceCDM: not all of the 1 face(s) were found in image (1 picture(s) of 32 × 40), so {part.family.name} looks "
-        f"at {instead}"), said
+        f"at {instead}"
+    ), said
     shown = person(in_comfy, apply(adapter, faces=faces, image=picture(7)))
     seen = picture(7) if part.family.stream == "image" else faces[0].crop[None]
     assert (shown.face or shown.image).states.equal(vision.encode_image(seen).penultimate_hidden_states)
