@@ -415,7 +415,7 @@ def hand_over(python: Path, arguments: list[str], environment: dict[str, str]) -
 
 
 def demo(arguments: list[str]) -> int:
-    from facecdm.jobs.portrait import add_arguments
+    from facecdm.apps.portrait import add_arguments
 
     parser = argparse.ArgumentParser(
         prog="quickstart.py demo",

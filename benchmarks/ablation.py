@@ -95,7 +95,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.evaluation.pictures import opener
     from facecdm.evaluation.recognisers import Dlib, InsightFace
     from facecdm.faces.analyzer import open_pack
-    from facecdm.hosts.diffusers_training import demo_denoiser
+    from facecdm.hosts.diffusers.denoiser import demo_denoiser
     from facecdm.training.dataset.data_set import DataSet
     from facecdm.training.dataset.demo import DemoEncoders
 

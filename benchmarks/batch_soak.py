@@ -17,12 +17,12 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from facecdm.batch.display import Display  # noqa: E402
-from facecdm.batch.plan import Plan  # noqa: E402
-from facecdm.batch.start import run  # noqa: E402
-from facecdm.jobs.portrait import WORKFLOW  # noqa: E402
-from facecdm.jobs.references import FACEWORLD_REFERENCE  # noqa: E402
-from facecdm.jobs.server import LocalServer, link_pack  # noqa: E402
+from facecdm.apps.batch.display import Display  # noqa: E402
+from facecdm.apps.batch.plan import Plan  # noqa: E402
+from facecdm.apps.batch.start import run  # noqa: E402
+from facecdm.apps.portrait import WORKFLOW  # noqa: E402
+from facecdm.apps.references import FACEWORLD_REFERENCE  # noqa: E402
+from facecdm.comfy_api.server import LocalServer, link_pack  # noqa: E402
 
 FIRST, AROUND = 50, 10
 

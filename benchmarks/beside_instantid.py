@@ -52,7 +52,7 @@ class Bench:
         from facecdm.faces.value import Face, Faces
         from facecdm.formats.imported import import_adapter
         from facecdm.formats.read import Published
-        from facecdm.hosts.comfy import layer_map
+        from facecdm.hosts.comfy.sampling.apply import layer_map
 
         self.theirs, self.model = theirs, make_twins(SMALL_SDXL).model
         self.net = make_control_twins(SMALL_SDXL, seed=1).net
@@ -107,10 +107,10 @@ class Bench:
 
     def by_ours(self, number: int = 0, noise: float = 0.0, model=None, control: bool = False):
         from facecdm.adapter.person import Person, Stream
-        from facecdm.hosts.comfy import apply_person
-        from facecdm.hosts.comfy_control import control_with_faces
-        from facecdm.hosts.comfy_features import Sources, features
-        from facecdm.hosts.comfy_tokens import face_tokens
+        from facecdm.hosts.comfy.control.face_control import control_with_faces
+        from facecdm.hosts.comfy.control.tokens import face_tokens
+        from facecdm.hosts.comfy.features import Sources, features
+        from facecdm.hosts.comfy.sampling.apply import apply_person
 
         adapter, sources = self.adapters[number], Sources(self.faces, noise=noise)
         shown = features(adapter, sources)
@@ -127,7 +127,7 @@ class Bench:
         """The small U-Net's layers under the numbers that its node gives to SDXL's seventy."""
         import torch
 
-        from facecdm.hosts.comfy import _attentions
+        from facecdm.hosts.comfy.sampling.apply import _attentions
 
         ours = {key: number for number, (key, _, _) in enumerate(_attentions(self.model))}
         keys = [(part, block, i) for part, block, depth in BLOCKS for i in range(depth)]

@@ -59,7 +59,7 @@ class Bench:
         from facecdm.adapter import layers
         from facecdm.faces.align import aligned_crop
         from facecdm.faces.value import Face, Faces
-        from facecdm.hosts.comfy import layer_map
+        from facecdm.hosts.comfy.sampling.apply import layer_map
 
         self.theirs, self.torch = theirs, torch
         self.model = make_twins(SMALL_SD15).model
@@ -124,13 +124,13 @@ class Bench:
             )[0]
 
     def by_ours(self, state: dict, family: str, middle: bool, model=None, negative_image=None):
-        import facecdm.hosts.comfy_features as looking
+        import facecdm.hosts.comfy.features as looking
         from facecdm.adapter.person import Person, Stream
         from facecdm.formats.families import FAMILIES as KNOWN
         from facecdm.formats.families import POOLED
         from facecdm.formats.imported import import_adapter
         from facecdm.formats.read import Published
-        from facecdm.hosts.comfy import apply_person
+        from facecdm.hosts.comfy.sampling.apply import apply_person
 
         adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")), family)
         kind = KNOWN[family]
@@ -207,7 +207,7 @@ class Bench:
 
         from facecdm.adapter.person import Person, Stream
         from facecdm.formats.export import export
-        from facecdm.hosts.comfy import apply_person
+        from facecdm.hosts.comfy.sampling.apply import apply_person
 
         adapter = stir(new_adapter(self.map, face_tokens=tokens, image_width=0, interplay=False, knots=1))
         adapter.streams["face"].kappa.data.zero_()

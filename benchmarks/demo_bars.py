@@ -79,7 +79,7 @@ class Painter:
     """Pictures [B, S, S, 3] in 0…1 through ComfyUI's own sampling."""
 
     def __init__(self, weights, arguments: argparse.Namespace):
-        from facecdm.hosts import comfy_demo
+        from facecdm.hosts.comfy.demo import model as comfy_demo
 
         self.demo, self.size, self.how = comfy_demo.build(weights), weights.sizes.image_size, arguments
 

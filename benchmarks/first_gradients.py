@@ -20,13 +20,13 @@ from torch.nn import functional as F
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from facecdm.adapter.attention import LayerStream  # noqa: E402
 from facecdm.demo.weights import default_path, read  # noqa: E402
-from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
-from facecdm.training.begin import identity_directions, known_faces, principal_directions  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
 from facecdm.training.denoiser import clean_from  # noqa: E402
-from facecdm.training.draws import generator  # noqa: E402
+from facecdm.training.initialise import identity_directions, known_faces, principal_directions  # noqa: E402
 from facecdm.training.losses.arcface import ArcFace  # noqa: E402
 from facecdm.training.losses.loss import centred  # noqa: E402
+from facecdm.training.randomness import generator  # noqa: E402
 
 LEVELS, BATCH, RANK, TOKENS = (600, 800, 930), 16, 128, 4
 NEAR = 0.06  # of the picture, around a key point

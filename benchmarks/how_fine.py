@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
-from facecdm.training.begin import new_adapter  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
+from facecdm.training.initialise import new_adapter  # noqa: E402
 from facecdm.training.losses.arcface import ArcFace, align  # noqa: E402
 from facecdm.training.losses.linear import straight  # noqa: E402
 from facecdm.training.losses.loss import centred  # noqa: E402

@@ -106,7 +106,7 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
     from tqdm import tqdm
 
     from facecdm.adapter.person import Person, Stream
-    from facecdm.hosts.comfy import apply_person
+    from facecdm.hosts.comfy.sampling.apply import apply_person
 
     plain, pictures = painter.demo.model, []
     hints, places = poses(people, arguments) if arguments.pose or arguments.told else (None, None)
@@ -139,7 +139,7 @@ def poses(people: People, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
 
     from facecdm.faces.analyzer import open_pack
     from facecdm.pose.extract import Drawing, FaceDetector, extract
-    from facecdm.pose.places import face_places
+    from facecdm.pose.location import face_places
 
     detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
     found = extract(detector, val_pictures(arguments.faceworld, people.labels), "largest").poses
@@ -148,7 +148,7 @@ def poses(people: People, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
 
 
 def controlled(hint: Tensor) -> dict:
-    from facecdm.hosts import comfy_demo_pose
+    from facecdm.hosts.comfy.demo import pose as comfy_demo_pose
 
     return {"control": comfy_demo_pose.load().set_cond_hint(hint[None], 1.0), "control_apply_to_uncond": False}
 

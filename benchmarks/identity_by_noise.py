@@ -17,10 +17,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from facecdm.demo import data, measure  # noqa: E402
 from facecdm.demo.weights import default_path, read  # noqa: E402
 from facecdm.faces.analyzer import open_pack  # noqa: E402
-from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.demo import DemoEncoders  # noqa: E402
 from facecdm.training.denoiser import clean_from  # noqa: E402
-from facecdm.training.draws import generator  # noqa: E402
+from facecdm.training.randomness import generator  # noqa: E402
 from facecdm.training.rows import Prompt  # noqa: E402
 
 STEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800)

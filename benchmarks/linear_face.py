@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from facecdm.demo.weights import default_path, read  # noqa: E402
-from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
 from facecdm.training.losses.arcface import SIZE, ArcFace, align  # noqa: E402
 from facecdm.training.losses.loss import centred  # noqa: E402

@@ -46,10 +46,10 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
     at the step `t`."""
     import torch
 
-    from facecdm.adapter.crowd import Crowd
+    from facecdm.adapter.training_batch import Crowd
     from facecdm.faces.align import TEMPLATE
-    from facecdm.faces.standing import Standing
-    from facecdm.training.draws import Draws
+    from facecdm.faces.location import Standing
+    from facecdm.training.randomness import Draws
     from facecdm.training.rows import Prompt, Rows
 
     channels = denoiser.model.model.latent_format.latent_channels
@@ -126,8 +126,8 @@ def main() -> None:
     args.cpu = not torch.cuda.is_available()
     from facecdm.adapter.config import AdapterConfig
     from facecdm.adapter.model import TripletAdapter
-    from facecdm.hosts.comfy_demo import load
-    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.comfy.demo.model import load
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.training import losses
     from facecdm.training.learner import Learner
     from facecdm.training.lora import Lora

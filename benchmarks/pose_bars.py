@@ -91,7 +91,8 @@ class Artist:
 
     def __init__(self, arguments: argparse.Namespace):
         from facecdm.demo.weights import default_path, read
-        from facecdm.hosts import comfy_demo, comfy_demo_pose
+        from facecdm.hosts.comfy.demo import model as comfy_demo
+        from facecdm.hosts.comfy.demo import pose as comfy_demo_pose
 
         weights = read(arguments.weights or default_path())
         self.how, self.size = arguments, weights.sizes.image_size

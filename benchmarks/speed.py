@@ -75,7 +75,7 @@ def make_adapter(model, streams: int):
 
     from facecdm.adapter.config import AdapterConfig
     from facecdm.adapter.model import TripletAdapter
-    from facecdm.hosts.comfy import layer_map
+    from facecdm.hosts.comfy.sampling.apply import layer_map
 
     adapter = TripletAdapter(
         AdapterConfig(layer_map(model), image_width=1280 if streams == 2 else 0, image_tokens=16), torch.float16
@@ -160,7 +160,7 @@ def benchmark(base: str, latent: int, steps: int, rounds: int) -> list[str]:
     import torch
 
     from facecdm.adapter.person import Person
-    from facecdm.hosts.comfy import apply_person
+    from facecdm.hosts.comfy.sampling.apply import apply_person
 
     device = comfy.model_management.get_torch_device()
     dtype = torch.float32 if device.type == "cpu" else torch.float16

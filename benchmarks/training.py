@@ -61,7 +61,7 @@ def ours(arguments, device, dtype) -> dict:
     import torch
     from speed import make_model
 
-    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.training.lora import Lora
     from facecdm.training.rows import Prompt
 
@@ -98,7 +98,7 @@ def core(arguments, device, dtype) -> dict:
     import torch
     from speed import make_model
 
-    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
 
     model = make_model(arguments.base[0], device, dtype)
     wanted = ComfyDenoiser(model, dtype=dtype).linears()
@@ -306,8 +306,8 @@ def losses(arguments) -> None:
     from facecdm.adapter.config import AdapterConfig
     from facecdm.adapter.model import TripletAdapter
     from facecdm.demo.weights import read
-    from facecdm.hosts.comfy_demo import build_model, build_vae
-    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.comfy.demo.model import build_model, build_vae
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.training.lora import Lora
     from facecdm.training.stages import Stage
     from facecdm.training.terms import terms_of

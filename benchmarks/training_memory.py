@@ -40,9 +40,9 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
     from speed import make_model
 
     from facecdm.adapter.attention import LayerStream
-    from facecdm.hosts.comfy import _attentions, layer_map
-    from facecdm.hosts.comfy_gradients import CALL, Call
-    from facecdm.hosts.comfy_training import _linears, _Listening
+    from facecdm.hosts.comfy.sampling.apply import _attentions, layer_map
+    from facecdm.hosts.comfy.training.denoiser import _linears, _Listening
+    from facecdm.hosts.comfy.training.gradients import CALL, Call
     from facecdm.training.lora import Lora
 
     meta, dtype = torch.device("meta"), torch.bfloat16

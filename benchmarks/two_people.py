@@ -72,7 +72,7 @@ class Stage:
     """The demo model, and pictures of two."""
 
     def __init__(self, options: argparse.Namespace):
-        from facecdm.hosts import comfy_demo
+        from facecdm.hosts.comfy.demo import model as comfy_demo
 
         self.demo, self.adapter, self.how = comfy_demo.load(), load_adapter(options.adapter), options
         self.model = with_lora(self.demo.model, options.adapter.with_name(f"{options.adapter.stem} lora.safetensors"))
@@ -82,7 +82,7 @@ class Stage:
         import comfy.sample
         import node_helpers
 
-        from facecdm.hosts.comfy import apply_person
+        from facecdm.hosts.comfy.sampling.apply import apply_person
 
         model = self.demo.model
         if how != "nobody":

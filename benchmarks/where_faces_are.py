@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from facecdm.demo.pose_cli import POSE_WEIGHTS  # noqa: E402
-from facecdm.faces.standing import REACH, standing  # noqa: E402
-from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
+from facecdm.faces.location import REACH, standing  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
-from facecdm.training.draws import generator  # noqa: E402
+from facecdm.training.randomness import generator  # noqa: E402
 
 BATCH, LAYERS = 32, ("input", "output")
 

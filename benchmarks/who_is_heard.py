@@ -19,15 +19,15 @@ import torch
 from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.adapter.crowd import Crowd  # noqa: E402
-from facecdm.hosts.diffusers_training import demo_denoiser  # noqa: E402
-from facecdm.training.begin import new_adapter  # noqa: E402
+from facecdm.adapter.training_batch import Crowd  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
 from facecdm.training.denoiser import clean_from  # noqa: E402
-from facecdm.training.draws import generator  # noqa: E402
+from facecdm.training.initialise import new_adapter  # noqa: E402
 from facecdm.training.lora import Lora  # noqa: E402
 from facecdm.training.losses import LinearIdentityLoss, LinearRecogniser  # noqa: E402
 from facecdm.training.losses.diffusion import DiffusionLoss  # noqa: E402
+from facecdm.training.randomness import generator  # noqa: E402
 from facecdm.training.session import held_out  # noqa: E402
 from facecdm.training.stages import Stage  # noqa: E402
 from facecdm.training.step import Term  # noqa: E402

@@ -9,10 +9,10 @@ from .errors import FaceCDMError
 
 # command → (module with add_arguments(parser) and main(options) → exit code, one line of help)
 COMMANDS = {
-    "doctor": (".doctor", "what is installed, what is missing, and what to do about it"),
-    "portrait": (".jobs.portrait", "portraits of the people in reference pictures, with a contact sheet"),
-    "gallery": (".jobs.gallery", "the shipped workflows on one sheet, with the settings of every picture"),
-    "batch": (".batch.command", "hundreds of pictures from a plan, on one server, several, or a Ray cluster"),
+    "doctor": (".doctor.command", "what is installed, what is missing, and what to do about it"),
+    "portrait": (".apps.portrait", "portraits of the people in reference pictures, with a contact sheet"),
+    "gallery": (".apps.gallery", "the shipped workflows on one sheet, with the settings of every picture"),
+    "batch": (".apps.batch.command", "hundreds of pictures from a plan, on one server, several, or a Ray cluster"),
     "dataset": (".training.dataset.cli", "a folder of pictures becomes a data set that can be trained on"),
     "train": (".training.cli", "train an adapter and a LoRA in three stages from a data set"),
     "evaluate": (".evaluation.cli", "how much pictures show the person: tables, plots, a report"),

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 from .errors import FaceCDMError, MissingModel, UnsafeName
 
+PACKAGE = Path(__file__).resolve().parent  # this library
+REPOSITORY = PACKAGE.parent  # the pack: workflows, docs, the quick start's folder
 SUFFIX, PART = ".safetensors", ".part"
 # Of Windows, with any extension: the devices of DOS.
 _RESERVED = {"con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt") for digit in "123456789¹²³")}

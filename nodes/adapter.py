@@ -100,7 +100,7 @@ class NewAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
-        from ..facecdm.hosts.comfy import layer_map, text_keys_values
+        from ..facecdm.hosts.comfy.sampling.apply import layer_map, text_keys_values
 
         config = AdapterConfig(
             layer_map(model),

@@ -8,7 +8,7 @@ from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.unheard import deaf_to_pose, nothing_to_keep
+from ..facecdm.formats.unused_inputs import deaf_to_pose, nothing_to_keep
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
@@ -162,11 +162,11 @@ def applied(
     pose=None,
 ):
     """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
-    from ..facecdm.hosts.comfy import apply_person, sigma_at
-    from ..facecdm.hosts.comfy_cfg import rescale_cfg
-    from ..facecdm.hosts.comfy_features import Sources, features
-    from ..facecdm.hosts.comfy_lora import apply_lora
-    from ..facecdm.pose.places import face_places
+    from ..facecdm.hosts.comfy.features import Sources, features
+    from ..facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+    from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
+    from ..facecdm.hosts.comfy.sampling.lora import apply_lora
+    from ..facecdm.pose.location import face_places
     from ..facecdm.pose.value import poses_from_openpose
 
     if start_at >= end_at:
@@ -231,7 +231,7 @@ def _stream(
 ) -> Stream:
     """One stream's setting: the family's own, the user's, and the balance between prompt and likeness."""
     from ..facecdm.formats.families import FAMILIES
-    from ..facecdm.hosts.comfy import schedule
+    from ..facecdm.hosts.comfy.sampling.apply import schedule
 
     part = getattr(adapter.config, "parts", {}).get(name)
     family = part.family if part else FAMILIES["faceid"]

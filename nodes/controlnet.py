@@ -102,9 +102,9 @@ class ApplyToControlNet(io.ComfyNode):
         mask=None,
         reference_weights="",
     ):
-        from ..facecdm.hosts.comfy_control import check_net, control_with_faces
-        from ..facecdm.hosts.comfy_features import Sources
-        from ..facecdm.hosts.comfy_tokens import face_tokens
+        from ..facecdm.hosts.comfy.control.face_control import check_net, control_with_faces
+        from ..facecdm.hosts.comfy.control.tokens import face_tokens
+        from ..facecdm.hosts.comfy.features import Sources
 
         if start_at >= end_at:
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
@@ -159,7 +159,7 @@ class ApplyLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net, strength, file, control_lora=None):
-        from ..facecdm.hosts.comfy_control_lora import control_with_lora
+        from ..facecdm.hosts.comfy.control.lora import control_with_lora
 
         if not control_lora and file == NO_LORA:
             raise FaceCDMError("no LoRA is given: connect control_lora, or choose a file from models/loras")

@@ -220,7 +220,7 @@ class PrepareDataSet(io.ComfyNode):
         images=None,
         captions="",
     ):
-        from ..facecdm.hosts.comfy_encoders import ComfyEncoders
+        from ..facecdm.hosts.comfy.training.encoders import ComfyEncoders
         from ..facecdm.training.dataset.faces import AnalyzerFinder
         from ..facecdm.training.dataset.pipeline import prepare
 

@@ -33,9 +33,9 @@ class LoadDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        from ..facecdm.hosts import comfy_demo
+        from ..facecdm.hosts.comfy.demo import model
 
-        demo = comfy_demo.load()
+        demo = model.load()
         return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)
 
 
@@ -65,9 +65,9 @@ class LoadDemoAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
-        from ..facecdm.hosts import comfy_demo_adapter
+        from ..facecdm.hosts.comfy.demo import adapter
 
-        return io.NodeOutput(*comfy_demo_adapter.load(model))
+        return io.NodeOutput(*adapter.load(model))
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDemoModel, LoadDemoAdapter]

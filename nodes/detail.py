@@ -168,7 +168,7 @@ class DetailFaces(io.ComfyNode):
     ):
         from nodes import common_ksampler  # core's, of the running ComfyUI
 
-        from ..facecdm.hosts.comfy_window import conditioning_in, model_in
+        from ..facecdm.hosts.comfy.sampling.window import conditioning_in, model_in
 
         found, lines = _faces(image, analyzer, faces, min_score)
         height, width = image.shape[1:3]

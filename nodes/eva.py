@@ -78,7 +78,7 @@ class LoadEvaClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        from ..facecdm.hosts.comfy_eva import EvaVision
+        from ..facecdm.hosts.comfy.eva import EvaVision
 
         path = tower_file(name)
         parser = next(iter(files(bisenet.FILE).values()), None)

@@ -251,7 +251,7 @@ class LoadDemoPose(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        from ..facecdm.hosts.comfy_demo_pose import load
+        from ..facecdm.hosts.comfy.demo.pose import load
 
         return io.NodeOutput(load())
 

@@ -251,7 +251,7 @@ def _train(
     lora,
     control_lora,
 ) -> io.NodeOutput:
-    from ..facecdm.hosts.comfy_stage import Inputs, train_stage
+    from ..facecdm.hosts.comfy.training.stage import Inputs, train_stage
     from ..facecdm.training.chart import draw_losses
 
     recogniser = face_analyzer.files.recogniser if face_analyzer is not None else None

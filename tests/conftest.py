@@ -132,7 +132,7 @@ def in_comfy(comfyui: Path, face_models: Path, tmp_path_factory: pytest.TempPath
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A real ComfyUI with this pack; `run` where a result is all one wants, else jobs.client.Client."""
+    """A real ComfyUI with this pack; `run` where a result is all one wants, else comfy_api.client.Client."""
 
     address: str
     base: Path
@@ -140,8 +140,8 @@ class RunningServer:
 
     def run(self, nodes: dict, on_progress=None):
         """Queues an API-format workflow and waits; gives history.Finished, raises as Client does."""
-        from facecdm.jobs.client import Client
-        from facecdm.jobs.workflow import Workflow
+        from facecdm.comfy_api.client import Client
+        from facecdm.comfy_api.workflow import Workflow
 
         async def job():
             async with Client(self.address) as client:
@@ -151,7 +151,7 @@ class RunningServer:
 
     def upload(self, picture: Path) -> str:
         """Puts a picture into the input folder; gives the name for LoadImage."""
-        from facecdm.jobs.client import Client
+        from facecdm.comfy_api.client import Client
 
         async def job():
             async with Client(self.address) as client:
@@ -160,7 +160,7 @@ class RunningServer:
         return asyncio.run(job())
 
     def fetch(self, output) -> bytes:
-        from facecdm.jobs.client import Client
+        from facecdm.comfy_api.client import Client
 
         async def job():
             async with Client(self.address) as client:
@@ -172,7 +172,7 @@ class RunningServer:
 @pytest.fixture(scope="session")
 def server(comfyui: Path, face_models: Path, tmp_path_factory: pytest.TempPathFactory):
     """A running ComfyUI on the CPU, started once, ended with the tests."""
-    from facecdm.jobs.server import LocalServer, link_pack
+    from facecdm.comfy_api.server import LocalServer, link_pack
 
     base = make_base(tmp_path_factory.mktemp("server"), face_models)
     link_pack(REPOSITORY, base)

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.training_batch import Crowd
 from facecdm.evaluation.measures import interval
-from facecdm.faces.standing import Standing
+from facecdm.faces.location import Standing
 from facecdm.files import write_whole
 from facecdm.training.denoiser import clean_from
-from facecdm.training.draws import generator
 from facecdm.training.losses import LinearRecogniser
+from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
 
 from .people import Cast

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.model import TripletAdapter
-from facecdm.faces.standing import Standing
+from facecdm.adapter.training_batch import Crowd
+from facecdm.faces.location import Standing
 from facecdm.files import write_whole
-from facecdm.training.draws import generator
 from facecdm.training.lora import Lora
+from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
 from facecdm.training.sample import karras, sample
 

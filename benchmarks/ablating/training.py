@@ -10,8 +10,8 @@ import torch
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.files import write_whole
-from facecdm.training.begin import new_adapter
 from facecdm.training.config import Config
+from facecdm.training.initialise import new_adapter
 from facecdm.training.lora import Lora
 from facecdm.training.session import Session
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..faces.standing import centre_crop
+from ..faces.location import centre_crop
 from .features import Features
 from .gates import Schedule, knot_weights
 from .model import KeysValues, TripletAdapter

@@ -29,7 +29,7 @@ class PoseNet(nn.Module):
 
     def __init__(self, unet: nn.Module, rank: int = RANK):
         super().__init__()
-        from ..hosts.diffusers_unet import controlnet_of
+        from ..hosts.diffusers.unet import controlnet_of
 
         control = controlnet_of(unet)
         self._control = (control,)  # in a tuple, so that it is no submodule

@@ -228,7 +228,7 @@ def train_unet(
     compiled: bool = False,
 ) -> dict[str, Tensor]:
     """v-prediction on every noise level alike; returns the averaged weights in diffusers' naming."""
-    from ..hosts.diffusers_unet import build_unet
+    from ..hosts.diffusers.unet import build_unet
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config()).to(device, memory_format=torch.channels_last)

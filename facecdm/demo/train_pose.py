@@ -38,7 +38,7 @@ def train_pose(
     Noise levels lean towards the high ones, t = 1 − u³ (as T2I-Adapter does, Mou et al. 2023): there the pose is
     decided.
     """
-    from ..hosts.diffusers_unet import build_unet
+    from ..hosts.diffusers.unet import build_unet
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config())

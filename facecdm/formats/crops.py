@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..faces.align import similarity, upstream_template, warped
-from ..faces.source import source_pictures
+from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
 
 MARGIN = 0.4  # of a face's box, on each side of it

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import FaceCDMError
 from ..faces.align import ellipse_mask, similarity, warped
-from ..faces.source import source_pictures
+from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
 from .bisenet import MEAN as PARSER_MEAN
 from .bisenet import STD as PARSER_STD

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.model import TripletAdapter
-from .begin import begin_streams
+from .initialise import begin_streams
 from .lora import Lora, LowRank
 from .stages import Stage
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..adapter.crowd import Crowd
+from ..adapter.training_batch import Crowd
 from .denoiser import Denoiser
-from .draws import generator
 from .learner import Learner
+from .randomness import generator
 from .rows import moved
 from .sample import even, sample
 from .source import Source

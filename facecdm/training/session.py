@@ -9,11 +9,11 @@ from ..adapter.native import load_adapter, save_adapter
 from ..errors import BadFile, FaceCDMError, MissingModel
 from ..files import write_named
 from ..formats.read import tensors_of
-from .begin import new_adapter
 from .chart import draw_losses
 from .config import Config
 from .dataset.data_set import DataSet
 from .denoiser import Denoiser
+from .initialise import new_adapter
 from .lora import Lora
 from .losses.linear import check_people
 from .preview import choose, preview
@@ -48,7 +48,7 @@ class Session:
 
     def _open_base(self):
         from ..demo.pose_cli import POSE_WEIGHTS
-        from ..hosts.diffusers_training import demo_denoiser, folder_denoiser
+        from ..hosts.diffusers.denoiser import demo_denoiser, folder_denoiser
 
         config = self.config
         device = (

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from ..adapter.config import AdapterConfig
-from ..adapter.crowd import Crowd
+from ..adapter.training_batch import Crowd
 from ..faces.align import TEMPLATE
-from ..faces.standing import SIZE, Standing
+from ..faces.location import SIZE, Standing
 from .denoiser import Denoiser, clean_from
-from .draws import Draws
 from .learner import Learner
-from .moment import Moment
+from .randomness import Draws
 from .rows import Prompt, Rows, without_text
+from .step_data import Moment
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter.crowd import Crowd
 from ..adapter.model import TripletAdapter
+from ..adapter.training_batch import Crowd
 from ..errors import FaceCDMError
 from . import state
 from .denoiser import Denoiser, digest_of
-from .draws import Draws, batches, draw
 from .learner import Learner
 from .lora import Lora
 from .losses.diffusion import DiffusionLoss
+from .randomness import Draws, batches, draw
 from .rows import moved
 from .source import Source
 from .stages import Stage

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .draws import Draws
+from .randomness import Draws
 from .rows import Rows
 
 MULTIPLE = 8  # of the window's latents, so that every level of a U-Net halves it evenly

@@ -8,9 +8,9 @@ from twins import FULL_SD15, Twins, conditioning, make_twins, new_adapter, predi
 
 from facecdm.adapter.person import Person, Stream
 from facecdm.faces.align import TEMPLATE
-from facecdm.faces.standing import SIZE
-from facecdm.hosts.comfy import apply_person, layer_map
-from facecdm.hosts.diffusers import DiffusersHost, Span
+from facecdm.faces.location import SIZE
+from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.diffusers.sampling import DiffusersHost, Span
 
 SIGMA = 3.0
 

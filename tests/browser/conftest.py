@@ -12,7 +12,7 @@ from chromium import Tab, find_browser
 from frontend import Frontend, settle_in
 from plans import brought
 
-from facecdm.jobs.references import lay_out_examples
+from facecdm.apps.references import lay_out_examples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -77,7 +77,7 @@ def own_page(server, browser):
 @pytest.fixture(scope="session")
 def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory):
     """The newest version marks files that are absent as issues; here their places are taken by empty ones."""
-    from facecdm.jobs.server import LocalServer, link_pack
+    from facecdm.comfy_api.server import LocalServer, link_pack
 
     base = tmp_path_factory.mktemp("newest")
     (base / "input").mkdir()

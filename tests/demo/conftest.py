@@ -7,8 +7,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def hosts(in_comfy):
-    """facecdm.hosts.comfy_demo as the pack's own copy."""
-    return in_comfy.module("facecdm.hosts.comfy_demo")
+    """facecdm.hosts.comfy.demo.model as the pack's own copy."""
+    return in_comfy.module("facecdm.hosts.comfy.demo.model")
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def originals(in_comfy):
 
     sizes = in_comfy.module("facecdm.demo.sizes").DemoSizes()
     torch.manual_seed(7)
-    unet = in_comfy.module("facecdm.hosts.diffusers_unet").build_unet(sizes.unet_config()).eval()
+    unet = in_comfy.module("facecdm.hosts.diffusers.unet").build_unet(sizes.unet_config()).eval()
     clip = in_comfy.module("facecdm.demo.clip").TinyClip(sizes.clip, len(token_ids()) + 1).eval()
     autoencoder = in_comfy.module("facecdm.demo.autoencoder").PatchAutoencoder(
         sizes.latent_channels, sizes.refiner_width

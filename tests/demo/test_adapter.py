@@ -11,7 +11,7 @@ MOST = 60e6  # bytes of all demo weights together
 
 @pytest.fixture(scope="module")
 def host(in_comfy):
-    return in_comfy.module("facecdm.hosts.comfy_demo_adapter")
+    return in_comfy.module("facecdm.hosts.comfy.demo.adapter")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 
 from facecdm.faces import Faces
 from facecdm.faces.detect import Options, detect_faces
-from facecdm.faces.source import source_pictures
+from facecdm.faces.source_picture import source_pictures
 
 
 @pytest.fixture(scope="module")

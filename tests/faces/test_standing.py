@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from facecdm.adapter.attention import LayerStream, attend, triplet_attention
 from facecdm.faces.align import TEMPLATE
-from facecdm.faces.standing import FADES, REACH, SIZE, Chunks, Standing, centres
+from facecdm.faces.location import FADES, REACH, SIZE, Chunks, Standing, centres
 
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 

@@ -5,7 +5,7 @@ from published import SMALL, SMALL_XL, published_state
 from twins import NARROW_SDXL, SMALL_SD15, SMALL_SDXL, Twins, make_twins
 
 from facecdm.adapter import layers
-from facecdm.hosts.comfy import layer_map
+from facecdm.hosts.comfy.sampling.apply import layer_map
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
-from facecdm.hosts.comfy import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
 
 SIGMA = 3.0
 
@@ -116,7 +116,7 @@ def test_windows_of_a_video_see_their_own_references():
     """Core's context windows and AnimateDiff's sample a part of the batch at a time."""
     from types import SimpleNamespace
 
-    from facecdm.hosts.comfy_run import _rows, pictures_seen
+    from facecdm.hosts.comfy.sampling.run import _rows, pictures_seen
 
     assert pictures_seen({"context_window": SimpleNamespace(index_list=[2, 3])}) == (2, 3)
     assert pictures_seen({"ad_params": {"sub_idxs": [4]}}) == (4,) and pictures_seen({"ad_params": None}) is None

@@ -14,7 +14,7 @@ from facecdm.adapter.person import Person, Stream
 from facecdm.formats.families import FAMILIES, POOLED
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
-from facecdm.hosts.comfy import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
 
 SIGMA, CFG = 3.0, 3.0
 DIFFUSERS = (

@@ -11,8 +11,8 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
-from facecdm.hosts.comfy import apply_person
-from facecdm.hosts.comfy_lora import apply_lora
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.sampling.lora import apply_lora
 
 SIGMA = 3.0
 

@@ -17,7 +17,7 @@ from facecdm.errors import BadFile
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.pulid import from_upstream, identity
 from facecdm.formats.read import Published, read
-from facecdm.hosts.comfy import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
 
 SIGMA, CFG, STRENGTH = 3.0, 3.0, 0.8
 # PuLID's modes: tokens of nothing (NUM_ZERO), and our Stream, on top of the family's κ of 1.

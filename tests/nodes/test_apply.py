@@ -30,7 +30,7 @@ def apply(in_comfy, sd15, adapter, make_faces):
 
 
 def person(in_comfy, model):
-    people = in_comfy.module("facecdm.hosts.comfy_run").PEOPLE
+    people = in_comfy.module("facecdm.hosts.comfy.sampling.run").PEOPLE
     return model.model_options["transformer_options"][people][-1]
 
 

@@ -30,7 +30,7 @@ def pose(in_comfy):
 
 @pytest.fixture(scope="module")
 def host(in_comfy):
-    return in_comfy.module("facecdm.hosts.comfy_control")
+    return in_comfy.module("facecdm.hosts.comfy.control.face_control")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(scope="module")
 def sockets(in_comfy):
-    demo = in_comfy.module("facecdm.hosts.comfy_demo").load()
+    demo = in_comfy.module("facecdm.hosts.comfy.demo.model").load()
     analyzer = in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=True)[0]
     return {
         "model": demo.model,

@@ -113,7 +113,10 @@ def test_everybody_gets_their_own_person(in_comfy, demo, make_adapter, make_face
     """In a window of the left half, the mask of the left person is everywhere, and that of the right one nowhere."""
     adapter = stir(make_adapter(demo.model, clip_vision=demo.vision))
     window_around = in_comfy.module("facecdm.faces.window").window_around
-    host, run = in_comfy.module("facecdm.hosts.comfy_window"), in_comfy.module("facecdm.hosts.comfy_run")
+    host, run = (
+        in_comfy.module("facecdm.hosts.comfy.sampling.window"),
+        in_comfy.module("facecdm.hosts.comfy.sampling.run"),
+    )
     masks = torch.zeros(2, 80, 128)
     masks[0, :, :64] = masks[1, :, 64:] = 1
     model = in_comfy.run(
@@ -139,7 +142,7 @@ def test_every_frame_keeps_its_own_reference(in_comfy, sd15, adapter, make_faces
     """One face a picture: the cut-out of the second frame is sampled with the second face, as the frame was."""
     faces = make_faces(2)
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([9.0, 9, 80, 80]), 160, 256, 0.2, 128)
-    model_in = in_comfy.module("facecdm.hosts.comfy_window").model_in
+    model_in = in_comfy.module("facecdm.hosts.comfy.sampling.window").model_in
     defaults = {
         spec.id: spec.default
         for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
@@ -160,7 +163,7 @@ def test_every_frame_keeps_its_own_reference(in_comfy, sd15, adapter, make_faces
 
 def test_words_of_other_places_are_left_out(in_comfy):
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
-    cut = in_comfy.module("facecdm.hosts.comfy_window").conditioning_in
+    cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").conditioning_in
     left, right = torch.zeros(2, 1, 128, 256)
     left[..., :128], right[..., 128:] = 1, 1
     seen = cut([["left", {"mask": left}], ["right", {"mask": right}], ["all", {}]], window)
@@ -184,13 +187,13 @@ def test_controlnets_see_the_window_of_their_picture(in_comfy):
     first.cond_hint_original, second.cond_hint_original = torch.rand(1, 3, 128, 256), torch.rand(1, 3, 256, 512)
     second.set_previous_controlnet(first)
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
-    own = in_comfy.module("facecdm.hosts.comfy_window").control_in(second, window)
+    own = in_comfy.module("facecdm.hosts.comfy.sampling.window").control_in(second, window)
     assert torch.equal(own.previous_controlnet.cond_hint_original, first.cond_hint_original[..., :64, :64])
     assert torch.equal(own.cond_hint_original, second.cond_hint_original[..., :128, :128])
     assert second.previous_controlnet is first and first.cond_hint_original.shape == (1, 3, 128, 256)
     first.cond_hint_original = torch.rand(3, 3, 128, 256)
     for picture, turn in ((0, 0), (2, 2), (4, 1)):
-        own = in_comfy.module("facecdm.hosts.comfy_window").control_in(second, window, picture)
+        own = in_comfy.module("facecdm.hosts.comfy.sampling.window").control_in(second, window, picture)
         expected = first.cond_hint_original[turn : turn + 1, :, :64, :64]
         assert torch.equal(own.previous_controlnet.cond_hint_original, expected)
 
@@ -202,12 +205,15 @@ def test_a_wrong_word_is_refused_before_it_runs(in_comfy):
 def test_a_window_knows_where_the_face_is_in_it(in_comfy, sd15, adapter):
     """Of a picture of 256 × 160 pixels, the window's own corners are 0 and 1."""
     person = in_comfy.module("facecdm.adapter.person").Person
-    comfy, run = in_comfy.module("facecdm.hosts.comfy"), in_comfy.module("facecdm.hosts.comfy_run")
+    comfy, run = (
+        in_comfy.module("facecdm.hosts.comfy.sampling.apply"),
+        in_comfy.module("facecdm.hosts.comfy.sampling.run"),
+    )
     around = in_comfy.module("facecdm.faces.window").window_around
     window = around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
     corners = torch.tensor([[window.x0, window.y0], [window.x1, window.y1]]) / torch.tensor([256.0, 160.0])
     model = comfy.apply_person(sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None]))
-    cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
+    cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").model_in(model, window)
     seen = cut.model_options["transformer_options"][run.PEOPLE][0].keypoints
     torch.testing.assert_close(seen[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
@@ -215,27 +221,33 @@ def test_a_window_knows_where_the_face_is_in_it(in_comfy, sd15, adapter):
 def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
     """A square pose in a picture of 256 × 160: its middle fills the picture, and the window sees its part of that."""
     person = in_comfy.module("facecdm.adapter.person").Person
-    comfy, run = in_comfy.module("facecdm.hosts.comfy"), in_comfy.module("facecdm.hosts.comfy_run")
+    comfy, run = (
+        in_comfy.module("facecdm.hosts.comfy.sampling.apply"),
+        in_comfy.module("facecdm.hosts.comfy.sampling.run"),
+    )
     around = in_comfy.module("facecdm.faces.window").window_around
     window = around(torch.tensor([30.0, 50, 80, 100]), 160, 256, 0.2, 128)
     corners = torch.tensor([[window.x0, window.y0], [window.x1, window.y1]]) / 256 + torch.tensor([0, 48 / 256])
     model = comfy.apply_person(
         sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None], aspects=torch.ones(1))
     )
-    cut = in_comfy.module("facecdm.hosts.comfy_window").model_in(model, window)
+    cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").model_in(model, window)
     seen = cut.model_options["transformer_options"][run.PEOPLE][0]
     torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
 def test_an_adapter_is_told_where_the_face_is_that_is_drawn_anew(in_comfy, demo, group, analyzer, detail, monkeypatch):
     """Every face by its own key points, as the detector found them, whatever pose the whole picture had."""
-    host, run = in_comfy.module("facecdm.hosts.comfy_window"), in_comfy.module("facecdm.hosts.comfy_run")
+    host, run = (
+        in_comfy.module("facecdm.hosts.comfy.sampling.window"),
+        in_comfy.module("facecdm.hosts.comfy.sampling.run"),
+    )
     person = in_comfy.module("facecdm.adapter.person").Person
-    shipped = in_comfy.module("facecdm.hosts.comfy_demo_adapter")
+    shipped = in_comfy.module("facecdm.hosts.comfy.demo.adapter")
     with torch.inference_mode():
         model, adapter = shipped.load(demo.model)
     told = person(adapter, torch.eye(1, 512), keypoints=torch.zeros(1, 5, 2), aspects=torch.ones(1))
-    model = in_comfy.module("facecdm.hosts.comfy").apply_person(model, told)
+    model = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, told)
     seen, model_in = [], host.model_in
 
     def watched(*given):

@@ -29,7 +29,9 @@ def control(in_comfy):
 
 @pytest.fixture(scope="module")
 def state(in_comfy, twins):
-    return published_state("instantid", in_comfy.module("facecdm.hosts.comfy").layer_map(twins.model), SMALL_XL)
+    return published_state(
+        "instantid", in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(twins.model), SMALL_XL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def make_imported(in_comfy, twins):
 
     def make(family: str, nested: dict):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(layers.BASES, "small SDXL", in_comfy.module("facecdm.hosts.comfy").layer_map(twins.model))
+            patch.setitem(
+                layers.BASES, "small SDXL", in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(twins.model)
+            )
             published = read.Published(nested["image_proj"], nested["ip_adapter"], {}, Path("made-up.bin"))
             return imported.import_adapter(published, family)
 
@@ -279,7 +283,7 @@ def errors(in_comfy):
 
 
 def test_an_adapter_that_reads_pictures(errors, twins, hold, make_imported, in_comfy):
-    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(twins.model)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(twins.model)
     for family, name in (("ip-adapter-plus", "IP-Adapter Plus"), ("faceid-plusv2", "FaceID PlusV2")):
         adapter = make_imported(family, published_state(family, layer_map, SMALL_XL, lora_rank=0))
         with pytest.raises(errors.UnsupportedModel, match=f"{name} makes no tokens.*core's Apply ControlNet"):

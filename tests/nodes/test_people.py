@@ -111,14 +111,14 @@ def test_a_person_may_be_left_out(in_comfy, sd15, adapter, make_faces, regions):
         faces_3=make_faces(2),
         **SETTINGS,
     )[0]
-    people = model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy_run").PEOPLE]
+    people = model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy.sampling.run").PEOPLE]
     assert len(people) == 2 and torch.equal(people[1].mask, three[2])
 
 
 @pytest.fixture(scope="module")
 def published(in_comfy, sd15):
     """family → its ADAPTER for the small base."""
-    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(sd15)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(sd15)
     sizes = replace(SMALL, states=32, pooled=8)
 
     def published(family: str):

@@ -19,7 +19,7 @@ def model(in_comfy):
 @pytest.fixture(scope="module")
 def make_imported(in_comfy, model):
     layers, imported = (in_comfy.module(f"facecdm.{name}") for name in ("adapter.layers", "formats.imported"))
-    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(model)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(model)
 
     def make(family: str):
         state = published_state(family, layer_map, SMALL_XL)
@@ -48,7 +48,7 @@ def eva(in_comfy):
     tower = module.EvaTower(module.EvaSizes(image=84, width=48, heads=1, hidden=64, depth=21)).requires_grad_(False)
     for value in tower.parameters():
         value.copy_(torch.randn_like(value) * 0.1)
-    return in_comfy.module("facecdm.hosts.comfy_eva").EvaVision(tower)
+    return in_comfy.module("facecdm.hosts.comfy.eva").EvaVision(tower)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
     shown = features.Features(in_comfy.module("facecdm.formats.pulid").identity(faces.raw, embedding), states)
     nobody = shown.nothing(tuple(torch.zeros_like(state) for state in states))
     made = person.Person(pulid, shown, settings={"face": person.Stream(**stream)}, negative={"face": nobody})
-    return in_comfy.module("facecdm.hosts.comfy").apply_person(model, made)
+    return in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, made)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,10 @@ def test_the_lora_is_what_core_loads(in_comfy, demo, data, train, layers):
     """The U-Net with the LoRA in its layers, as trained, and with core's loader: the same prediction."""
     import comfy.sd
 
-    host, lora_class = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.training.lora").Lora
+    host, lora_class = (
+        in_comfy.module("facecdm.hosts.comfy.training.denoiser"),
+        in_comfy.module("facecdm.training.lora").Lora,
+    )
     _, lora, *_ = train(
         "2 identity", {"identity": 0.0, "learning_rate": 0.02, "lora_layers": layers}, run=f"lora of {layers}"
     )
@@ -216,7 +219,7 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
     """The demo's own pose ControlNet, the LoRA from the socket and from a file."""
     from safetensors.torch import save_file
 
-    host, errors = in_comfy.module("facecdm.hosts.comfy_training"), in_comfy.module("facecdm.errors")
+    host, errors = in_comfy.module("facecdm.hosts.comfy.training.denoiser"), in_comfy.module("facecdm.errors")
     inputs = {
         one.id: getattr(one, "default", None)
         for one in in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs

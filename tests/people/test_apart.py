@@ -12,7 +12,7 @@ from twins import conditioning, predict
 
 from facecdm.adapter.attention import LayerStream, attend, triplet_attention
 from facecdm.adapter.person import Person
-from facecdm.hosts.comfy import apply_person
+from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.people import of_boxes, parse_boxes
 
 SIGMA = 2.0
@@ -52,7 +52,7 @@ def test_a_layer_says_nothing_of_a_person_outside_their_mask(kappa, dtype):
 
 def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
     """Each layer of a MODEL, called as its U-Net calls it."""
-    from facecdm.hosts.comfy_run import RUN, Run
+    from facecdm.hosts.comfy.sampling.run import RUN, Run
 
     people = [[person(adapter, seed, mask) for seed, mask in zip(seeds, REGIONS.masks)] for seeds in ((1, 2), (1, 3))]
     layers, results = adapter.config.layer_map.layers, []

@@ -6,7 +6,7 @@ import torch
 
 from facecdm.faces.align import TEMPLATE
 from facecdm.pose.faces import person_of_points
-from facecdm.pose.places import face_places
+from facecdm.pose.location import face_places
 from facecdm.pose.value import BadPose, Person, Pose
 
 

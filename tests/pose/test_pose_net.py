@@ -12,7 +12,7 @@ from facecdm.demo.pose_net import MARK, PoseNet, control_lora, read, write
 from facecdm.demo.poses import KeyPoints
 from facecdm.demo.sizes import DemoSizes
 from facecdm.errors import BadFile
-from facecdm.hosts.diffusers_unet import build_unet
+from facecdm.hosts.diffusers.unet import build_unet
 from facecdm.pose.generic_face import FACE, FIVE
 from facecdm.pose.layout import FACE_OF_LANDMARKS
 
@@ -60,7 +60,7 @@ def test_core_computes_the_same(net, unet, sample, in_comfy, tmp_path):
     """Core's own loader, its ControlLora, its ControlNet and its U-Net, against diffusers with our residuals."""
     import comfy.controlnet
 
-    demo, weights_of = in_comfy.module("facecdm.hosts.comfy_demo"), in_comfy.module("facecdm.demo.weights")
+    demo, weights_of = in_comfy.module("facecdm.hosts.comfy.demo.model"), in_comfy.module("facecdm.demo.weights")
     sizes_of, clip_of = in_comfy.module("facecdm.demo.sizes"), in_comfy.module("facecdm.demo.clip")
     sizes = sizes_of.DemoSizes.from_json(SMALL.to_json())
     vae = {"decoder.weight": torch.randn(192, 8, 1, 1), "decoder.bias": torch.randn(192)}
@@ -104,7 +104,7 @@ def test_what_is_written_is_read_again(net, unet, sample, tmp_path):
 def test_every_name_is_one_of_cores(net, in_comfy):
     import comfy.cldm.cldm
 
-    demo, sizes_of = in_comfy.module("facecdm.hosts.comfy_demo"), in_comfy.module("facecdm.demo.sizes")
+    demo, sizes_of = in_comfy.module("facecdm.hosts.comfy.demo.model"), in_comfy.module("facecdm.demo.sizes")
     config = demo.core_unet_config(sizes_of.DemoSizes.from_json(SMALL.to_json()))
     config.pop("out_channels")
     known = set(comfy.cldm.cldm.ControlNet(hint_channels=3, device="meta", **config).state_dict())
@@ -225,13 +225,13 @@ def test_among_cores_nodes(unet, file, in_comfy):
 
     from nodes import ControlNetApplyAdvanced
 
-    demo, weights_of = in_comfy.module("facecdm.hosts.comfy_demo"), in_comfy.module("facecdm.demo.weights")
+    demo, weights_of = in_comfy.module("facecdm.hosts.comfy.demo.model"), in_comfy.module("facecdm.demo.weights")
     sizes_of, clip_of = in_comfy.module("facecdm.demo.sizes"), in_comfy.module("facecdm.demo.clip")
     vae = {"decoder.weight": torch.randn(192, 8, 1, 1), "decoder.bias": torch.randn(192)}
     weights = weights_of.DemoWeights(sizes_of.DemoSizes.from_json(SMALL.to_json()), clip_of.Vocabulary([5]), {},
                                      unet.state_dict(), vae, {}, {})  # fmt: skip
     model = demo.build_model(weights, torch.float32)
-    control = in_comfy.module("facecdm.hosts.comfy_demo_pose").load(file)
+    control = in_comfy.module("facecdm.hosts.comfy.demo.pose").load(file)
     words, picture = [[torch.randn(1, 77, 64), {}]], torch.rand(1, 200, 200, 3)
     noise = torch.randn(2, 8, 16, 16)
 
@@ -247,7 +247,7 @@ def test_among_cores_nodes(unet, file, in_comfy):
 
 
 def test_the_loader_names_what_is_wrong(file, in_comfy, monkeypatch):
-    host, errors = in_comfy.module("facecdm.hosts.comfy_demo_pose"), in_comfy.module("facecdm.errors")
+    host, errors = in_comfy.module("facecdm.hosts.comfy.demo.pose"), in_comfy.module("facecdm.errors")
     with pytest.raises(errors.MissingModel, match="train-pose"):
         host.load(file.with_name("nowhere.safetensors"))
     whole = file.read_bytes()

@@ -39,7 +39,7 @@ def roots(path: Path, everywhere: bool = True) -> set[str]:
 
 
 def is_host(path: Path, name: str) -> bool:
-    return path.parent == ROOT / "facecdm" / "hosts" and path.stem.startswith(name)
+    return path.is_relative_to(ROOT / "facecdm" / "hosts" / name)
 
 
 def label(path: Path) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from facecdm.apps.references import FACEWORLD_REFERENCE
 from facecdm.demo.weights import default_path
-from facecdm.jobs.references import FACEWORLD_REFERENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, LIBRARY = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.S)

@@ -63,9 +63,9 @@ def test_the_import_is_light(comfyui, in_comfy):
         "training.trainer",
         "training.dataset.pipeline",
         "demo.train",
-        "batch.runner",
+        "apps.batch.runner",
         "evaluation.evaluate",
-        "hosts.comfy_training",
+        "hosts.comfy.training.denoiser",
     } & set(loaded["own"])
 
 
@@ -85,7 +85,7 @@ def test_the_model_folder_lists_safetensors_only(in_comfy):
 
 
 def test_the_running_server_has_the_nodes(server, in_comfy):
-    from facecdm.jobs.client import Client
+    from facecdm.comfy_api.client import Client
 
     async def ask():
         async with Client(server.address) as client:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from plans import brought
 
+from facecdm.apps.portrait import WORKFLOW, plan
+from facecdm.apps.references import EXAMPLES, FACEWORLD_REFERENCE, lay_out_examples, reference
+from facecdm.comfy_api.client import Client
+from facecdm.comfy_api.errors import JobFailed
+from facecdm.comfy_api.workflow import Workflow
 from facecdm.demo.weights import default_path
-from facecdm.jobs.client import Client
-from facecdm.jobs.errors import JobFailed
-from facecdm.jobs.portrait import WORKFLOW, plan
-from facecdm.jobs.references import EXAMPLES, FACEWORLD_REFERENCE, lay_out_examples, reference
-from facecdm.jobs.workflow import Workflow
 
 WORKFLOWS = WORKFLOW.parent.parent
 NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))

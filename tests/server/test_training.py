@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from facecdm.jobs.client import Client
-from facecdm.jobs.errors import JobInterrupted
-from facecdm.jobs.workflow import Workflow
+from facecdm.comfy_api.client import Client
+from facecdm.comfy_api.errors import JobInterrupted
+from facecdm.comfy_api.workflow import Workflow
 
 STEPS = 8
 

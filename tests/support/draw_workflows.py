@@ -25,10 +25,10 @@ from frontend import Frontend, settle_in  # noqa: E402
 from PIL import Image  # noqa: E402
 from plans import PLANS, Plan  # noqa: E402
 
-from facecdm.jobs.client import Client  # noqa: E402
-from facecdm.jobs.references import EXAMPLES, lay_out_examples  # noqa: E402
-from facecdm.jobs.server import LocalServer, link_pack  # noqa: E402
-from facecdm.jobs.workflow import Workflow  # noqa: E402
+from facecdm.apps.references import EXAMPLES, lay_out_examples  # noqa: E402
+from facecdm.comfy_api.client import Client  # noqa: E402
+from facecdm.comfy_api.server import LocalServer, link_pack  # noqa: E402
+from facecdm.comfy_api.workflow import Workflow  # noqa: E402
 
 WORKFLOWS = REPOSITORY / "workflows"
 # Least height of nodes that show a picture or much text, [w, h].

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from facecdm.demo.schedule import signal_and_noise
-from facecdm.hosts.diffusers_training import DiffusersDenoiser
-from facecdm.hosts.diffusers_unet import build_unet
-from facecdm.training.begin import new_adapter
+from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
+from facecdm.hosts.diffusers.unet import build_unet
+from facecdm.training.initialise import new_adapter
 from facecdm.training.lora import Lora
 from facecdm.training.losses import BackgroundLoss, DiffusionLoss, LocalisationLoss
 from facecdm.training.rows import Prompt, Rows

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.layers import Layer, LayerMap
+from facecdm.adapter.training_batch import Crowd
 from facecdm.demo.schedule import signal_and_noise
 from facecdm.training.denoiser import clean_from
-from facecdm.training.moment import Moment
 from facecdm.training.rows import Prompt, Rows
+from facecdm.training.step_data import Moment
 
 
 @dataclass(eq=False)

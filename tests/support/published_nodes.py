@@ -20,4 +20,4 @@ def make_options(in_comfy, **changes):
 
 
 def person(in_comfy, model):
-    return model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy_run").PEOPLE][-1]
+    return model.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy.sampling.run").PEOPLE][-1]

@@ -11,7 +11,7 @@ from aiohttp import web
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from facecdm.batch.plan import Plan
+from facecdm.apps.batch.plan import Plan
 
 INFO = {
     "Draw": {

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.layers import BASES
 from facecdm.adapter.model import TripletAdapter
-from facecdm.training.begin import begin_bottleneck, identity_directions
+from facecdm.training.initialise import begin_bottleneck, identity_directions
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
 from facecdm.training.stages import PRESETS

@@ -4,9 +4,9 @@ import pytest
 import torch
 from twins import SMALL_SD15, SMALL_SDXL, conditioning, make_twins, new_adapter, predict, stir
 
-from facecdm.adapter.crowd import Crowd
+from facecdm.adapter.training_batch import Crowd
 from facecdm.errors import FaceCDMError, UnsupportedModel
-from facecdm.hosts.diffusers import DiffusersHost
+from facecdm.hosts.diffusers.sampling import DiffusersHost
 from facecdm.training.lora import Lora
 from facecdm.training.rows import Prompt
 
@@ -15,7 +15,7 @@ ROWS, SIZE = 3, (8, 16)
 
 @pytest.fixture(scope="module")
 def denoiser_class(in_comfy):
-    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
 
     return ComfyDenoiser
 
@@ -301,7 +301,7 @@ def test_a_controlnet_has_a_fingerprint(in_comfy, denoiser_class):
 def test_pictures_have_gradients(in_comfy, denoiser_class):
     """The demo model: v prediction, and latents that the autoencoder turns into pixels."""
     from facecdm.demo.weights import read
-    from facecdm.hosts.comfy_demo import build_model, build_vae
+    from facecdm.hosts.comfy.demo.model import build_model, build_vae
 
     with torch.inference_mode():
         weights = read()

@@ -117,9 +117,9 @@ def asked(denoiser, twins):
 
 
 def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(pair):
-    from facecdm.hosts.comfy_control_lora import control_with_lora
-    from facecdm.hosts.comfy_training import ComfyDenoiser
-    from facecdm.hosts.diffusers_training import DiffusersDenoiser
+    from facecdm.hosts.comfy.control.lora import control_with_lora
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
+    from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
 
     twins, control = pair
     found = {}
@@ -166,10 +166,10 @@ def test_a_control_lora_takes_one_too(in_comfy):
 
     from facecdm.demo.pose_cli import POSE_WEIGHTS
     from facecdm.demo.weights import read
-    from facecdm.hosts.comfy_control_lora import control_with_lora
-    from facecdm.hosts.comfy_demo import build_model
-    from facecdm.hosts.comfy_training import ComfyDenoiser
-    from facecdm.hosts.diffusers_training import demo_denoiser
+    from facecdm.hosts.comfy.control.lora import control_with_lora
+    from facecdm.hosts.comfy.demo.model import build_model
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
+    from facecdm.hosts.diffusers.denoiser import demo_denoiser
     from facecdm.training.rows import Prompt
 
     with torch.inference_mode():
@@ -204,8 +204,8 @@ def test_a_control_lora_takes_one_too(in_comfy):
 
 
 def test_a_lora_of_something_else_is_refused(pair):
-    from facecdm.hosts.comfy_control_lora import control_with_lora
-    from facecdm.hosts.comfy_training import ComfyDenoiser
+    from facecdm.hosts.comfy.control.lora import control_with_lora
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
 
     twins, control = pair
     with ComfyDenoiser(twins.model, control=control.net) as denoiser:

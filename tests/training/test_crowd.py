@@ -8,11 +8,11 @@ import torch
 from lab import TinySource, tiny_denoiser, tiny_trainer
 from twins import stir
 
-from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.person import Person
-from facecdm.hosts.diffusers import Span
-from facecdm.training.begin import new_adapter
-from facecdm.training.draws import draw
+from facecdm.adapter.training_batch import Crowd
+from facecdm.hosts.diffusers.sampling import Span
+from facecdm.training.initialise import new_adapter
+from facecdm.training.randomness import draw
 from facecdm.training.step import see, where_faces_are
 
 

@@ -22,7 +22,7 @@ def close(a, b, tolerance=2e-5):
 
 @pytest.fixture(scope="module")
 def demo(in_comfy):
-    return in_comfy.module("facecdm.hosts.comfy_demo").load()
+    return in_comfy.module("facecdm.hosts.comfy.demo.model").load()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_command_wants_no_comfyui_where_all_is_given(tokenizer, face_models,
 @pytest.fixture(scope="module")
 def both(in_comfy, demo, tokenizer):
     """(ComfyUI's, our own) encoders of the packaged demo model."""
-    comfy = in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders(
+    comfy = in_comfy.module("facecdm.hosts.comfy.training.encoders").ComfyEncoders(
         demo.model, demo.clip, demo.vae, demo.clip_vision
     )
     return comfy, DemoEncoders(tokenizer)
@@ -76,7 +76,7 @@ def test_parentheses_are_words_and_long_captions_go_on(both, demo):
 
 
 def test_fingerprints_follow_weights_loras_and_settings(both, in_comfy, demo):
-    make = in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders
+    make = in_comfy.module("facecdm.hosts.comfy.training.encoders").ComfyEncoders
     first = both[0].fingerprints
     assert make(demo.model, demo.clip, demo.vae, demo.clip_vision).fingerprints == first
     assert make(demo.model, demo.clip, demo.vae).fingerprints.vision == ""
@@ -93,7 +93,7 @@ def test_fingerprints_follow_weights_loras_and_settings(both, in_comfy, demo):
         seen.add(make(demo.model, clip, demo.vae).fingerprints.text)
         clip.patcher.unpatch_model()
     assert len(seen) == 2 and first.text not in seen
-    vae = in_comfy.module("facecdm.hosts.comfy_demo").build_vae(in_comfy.module("facecdm.demo.weights").read())
+    vae = in_comfy.module("facecdm.hosts.comfy.demo.model").build_vae(in_comfy.module("facecdm.demo.weights").read())
     vae.first_stage_model.encoder.weight.data += 0.1
     assert make(demo.model, demo.clip, vae).fingerprints.latents != first.latents
 
@@ -104,7 +104,7 @@ def test_a_vae_of_another_base_is_refused(in_comfy, demo):
     other = object.__new__(comfy.sd.VAE)
     other.latent_channels = 4
     with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="4 channels, and the MODEL takes 48"):
-        in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders(demo.model, demo.clip, other)
+        in_comfy.module("facecdm.hosts.comfy.training.encoders").ComfyEncoders(demo.model, demo.clip, other)
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
@@ -165,7 +165,7 @@ def pipeline(request, tmp_path_factory, tokenizer):
 
 @torch.no_grad()
 def test_diffusers_folders(pipeline):
-    from facecdm.hosts.diffusers_encoders import DiffusersEncoders
+    from facecdm.hosts.diffusers.encoders import DiffusersEncoders
 
     folder, pipe = pipeline
     encoders = DiffusersEncoders(folder)
@@ -189,7 +189,7 @@ def test_diffusers_folders(pipeline):
 def test_a_clip_vision_folder(pipeline, tmp_path):
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from facecdm.hosts.diffusers_encoders import DiffusersEncoders
+    from facecdm.hosts.diffusers.encoders import DiffusersEncoders
 
     torch.manual_seed(1)
     model = CLIPVisionModelWithProjection(
@@ -214,7 +214,7 @@ def test_a_clip_vision_folder(pipeline, tmp_path):
 
 
 def test_a_folder_without_a_vae_is_told(tmp_path, pipeline):
-    from facecdm.hosts.diffusers_encoders import DiffusersEncoders
+    from facecdm.hosts.diffusers.encoders import DiffusersEncoders
 
     with pytest.raises(MissingModel, match="vae is missing"):
         DiffusersEncoders(tmp_path)
@@ -242,7 +242,7 @@ def test_latents_are_scaled_as_the_model_takes_them(in_comfy, spec, scale, size)
     Made.patcher = Made()
     model = twins.make_twins(getattr(twins, spec)).model
     width = model.model.model_config.unet_config["context_dim"]
-    encoders = in_comfy.module("facecdm.hosts.comfy_encoders").ComfyEncoders(model, Made(), Made())
+    encoders = in_comfy.module("facecdm.hosts.comfy.training.encoders").ComfyEncoders(model, Made(), Made())
     torch.testing.assert_close(encoders.latents(torch.full((2, 64, 64, 3), 0.5)), torch.full((2, 4, 8, 8), 0.5 * scale))
     assert encoders.large == (spec == "SMALL_SDXL") and encoders.resolution == size
     prompt = encoders.text(["four"])[0]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecdm.training.draws import _noise_step, batches, draw
+from facecdm.training.randomness import _noise_step, batches, draw
 from facecdm.training.stages import Stage
 
 

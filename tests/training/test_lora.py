@@ -56,9 +56,9 @@ def test_core_loads_what_the_shell_trains(in_comfy):
     """Every layer of the demo's U-Net, by the names that the shell writes."""
     import comfy.sd
 
-    from facecdm.hosts.comfy_demo import load
-    from facecdm.hosts.comfy_training import ComfyDenoiser
-    from facecdm.hosts.diffusers_training import demo_denoiser
+    from facecdm.hosts.comfy.demo.model import load
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
+    from facecdm.hosts.diffusers.denoiser import demo_denoiser
 
     torch.manual_seed(0)
     ours = demo_denoiser()

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from facecdm.adapter.config import AdapterConfig
-from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.training_batch import Crowd
 from facecdm.faces.analyzer import open_pack
-from facecdm.faces.standing import Standing
+from facecdm.faces.location import Standing
 from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, persons_of
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred

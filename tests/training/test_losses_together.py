@@ -9,12 +9,12 @@ from torch import nn
 
 from facecdm.adapter.attention import attend, triplet_attention
 from facecdm.adapter.config import AdapterConfig
-from facecdm.adapter.crowd import Crowd
 from facecdm.adapter.layers import Layer, LayerMap
 from facecdm.adapter.model import TripletAdapter
-from facecdm.training.draws import Draws
+from facecdm.adapter.training_batch import Crowd
 from facecdm.training.learner import Learner, group_of
 from facecdm.training.lora import Lora
+from facecdm.training.randomness import Draws
 from facecdm.training.rows import Prompt
 from facecdm.training.stages import Stage
 from facecdm.training.step import forward

@@ -10,11 +10,11 @@ from lab import PEOPLE, PHOTOS, STAGE, TinySource, tiny_denoiser
 from torch.nn import functional as F
 
 from facecdm.adapter.config import CONTENT
-from facecdm.training.begin import new_adapter
+from facecdm.training.initialise import new_adapter
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
 from facecdm.training.losses.arcface import SIZE, from_crop, upright
-from facecdm.training.places import REACH, _keys, can_begin, centres, standing, widened
+from facecdm.training.position_init import REACH, _keys, can_begin, centres, standing, widened
 from facecdm.training.preview import preview
 from facecdm.training.rows import Prompt, Rows
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import STAGE, tiny_trainer
 
-from facecdm.training.draws import draw
+from facecdm.training.randomness import draw
 from facecdm.training.rows import Prompt, Rows
 from facecdm.training.window import windowed
 

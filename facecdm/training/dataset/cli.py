@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ...errors import FaceCDMError, MissingModel
+from ...files import REPOSITORY
 from .settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
 
 CHOICES = {"framing": FRAMINGS, "several": SEVERAL, "no_caption": NO_CAPTION, "identities": IDENTITIES, "pose": POSES}
@@ -104,7 +105,7 @@ def _encoders(arguments: argparse.Namespace):
 
         tokenizer = arguments.tokenizer or _comfyui("CLIP's tokenizer", "--tokenizer") / "comfy/sd1_tokenizer"
         return DemoEncoders(tokenizer, device=device)
-    from ...hosts.diffusers_encoders import DiffusersEncoders
+    from ...hosts.diffusers.encoders import DiffusersEncoders
 
     return DiffusersEncoders(Path(arguments.model), arguments.clip_vision, device, getattr(torch, arguments.dtype))
 
@@ -114,9 +115,8 @@ def _comfyui(wanted: str, option: str) -> Path:
 
     Raises MissingModel, which says what was `wanted` of it and which `option` gives that.
     """
-    pack = Path(__file__).resolve().parents[3]
     places = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
-    places += [pack.parents[1], pack / ".quickstart" / "ComfyUI"]
+    places += [REPOSITORY.parents[1], REPOSITORY / ".quickstart" / "ComfyUI"]
     for place in places:
         if (place / "comfy").is_dir():
             return place

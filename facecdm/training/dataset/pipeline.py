@@ -11,8 +11,8 @@ from .faces import Finder
 from .identities import doubtful
 from .manifest import Entry, Keys, Manifest
 from .report import write_report
+from .screening import Candidate, Dropped, Sieve
 from .settings import Settings
-from .sieve import Candidate, Dropped, Sieve
 from .sources import Source
 from .store import Store, digest
 from .work import Progress

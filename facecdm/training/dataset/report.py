@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...jobs.sheet import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
+from ...apps.sheet import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
 from .manifest import Entry
-from .sieve import Dropped
+from .screening import Dropped
 from .sources import Item, Unreadable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...faces.standing import SIZE, from_crop
+from ...faces.location import SIZE, from_crop
 from .convert import OnnxNetwork
 
 MOST_SAMPLES = 8  # per side of a pixel of the crop

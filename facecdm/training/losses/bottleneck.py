@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...adapter.projectors import Bottleneck
-from ..moment import Moment
+from ..step_data import Moment
 from .loss import Loss
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..moment import Moment
+from ..step_data import Moment
 from .loss import Loss, box_cover, grow_box
 
 

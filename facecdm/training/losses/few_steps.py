@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...adapter.crowd import Crowd
+from ...adapter.training_batch import Crowd
 from ..denoiser import clean_from
-from ..moment import Moment
 from ..rows import Prompt, without_text
+from ..step_data import Moment
 from .identity import IdentityLoss
 
 

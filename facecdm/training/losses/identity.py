@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..moment import Moment
 from ..source import Source
+from ..step_data import Moment
 from .arcface import ArcFace
 from .loss import Loss, centred, spread
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ...errors import FaceCDMError
 from ..denoiser import Denoiser
-from ..moment import Moment
 from ..source import Source
+from ..step_data import Moment
 from .arcface import upright
 from .loss import Loss, centred, spread
 

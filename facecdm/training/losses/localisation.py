@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Mismatch
-from ..moment import Moment
+from ..step_data import Moment
 from .loss import Loss, box_cover, grow_box
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..moment import Moment
+from ..step_data import Moment
 
 
 class Loss:

@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 def small_base(in_comfy, sd15):
     """The small U-Net has a name among the bases."""
     bases = in_comfy.module("facecdm.adapter.layers").BASES
-    bases["small SD1.5"] = in_comfy.module("facecdm.hosts.comfy").layer_map(sd15)
+    bases["small SD1.5"] = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(sd15)
     yield
     del bases["small SD1.5"]
 
 
 @pytest.fixture(scope="module")
 def states(in_comfy, sd15):
-    layer_map = in_comfy.module("facecdm.hosts.comfy").layer_map(sd15)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(sd15)
     return {family: published_state(family, layer_map, SIZES, seed) for seed, family in enumerate(FACES + IMAGES)}
 
 

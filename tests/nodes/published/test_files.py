@@ -42,7 +42,7 @@ def test_every_family_acts_on_both_prompts(in_comfy, load, apply, sd15, noise, f
         assert not noise(model, cfg=cfg).equal(noise(sd15, cfg=cfg))
     shown = person(in_comfy, model)
     negatives = replace(shown, negative={})
-    alone = in_comfy.module("facecdm.hosts.comfy").apply_person(sd15, negatives)
+    alone = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(sd15, negatives)
     assert noise(model).equal(noise(alone)), "without a negative prompt there is no difference"
     assert not noise(model, cfg=4.0).equal(noise(alone, cfg=4.0)), "the negative prompt sees nobody, and hears of it"
 
@@ -52,7 +52,9 @@ def test_two_files_make_one_triplet(in_comfy, load, apply, sd15, noise):
     both, report = in_comfy.run("FaceCDMCombineAdapters", adapter=image, other=face)
     assert "FaceID PlusV2 for small SD1.5" in report and "IP-Adapter Plus for small SD1.5" in report
     one = apply(both)
-    assert len(one.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy_run").PEOPLE]) == 1
+    assert (
+        len(one.model_options["transformer_options"][in_comfy.module("facecdm.hosts.comfy.sampling.run").PEOPLE]) == 1
+    )
     two = apply(image, model=apply(face))
     torch.testing.assert_close(noise(one, cfg=4.0), noise(two, cfg=4.0), rtol=0, atol=1e-4)
     assert noise(apply(both, image=None)).equal(noise(apply(face, image=None))), "without a picture, the face alone"

@@ -18,7 +18,7 @@ def test_the_wrong_encoder_is_named_with_the_right_file(errors, load, apply, mak
     families = in_comfy.module("facecdm.formats.families")
     small = families.Encoder("ViT-small", 32, 8, "small.safetensors")
     other = families.Encoder("ViT-other", 64, 8, "other.safetensors")
-    for module in ("facecdm.formats.families", "facecdm.hosts.comfy_features"):
+    for module in ("facecdm.formats.families", "facecdm.hosts.comfy.features"):
         monkeypatch.setattr(in_comfy.module(module), "ENCODERS", (small, other))
     for family in ("ip-adapter-plus", "faceid-plusv2"):
         with pytest.raises(errors.Mismatch, match=r"gives 64 features \(ViT-other\).*reads 32: load small.safetensors"):

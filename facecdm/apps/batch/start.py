@@ -1,0 +1,107 @@
+"""From a plan to servers at work: connect, ask, check, open the journal, run."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator
+
+from ...comfy_api.client import Client
+from ...comfy_api.errors import BadAnswer, ServerUnreachable
+from .display import Display
+from .errors import NoServerLeft, PlanMistake
+from .jobs import prepare
+from .journal import Journal
+from .measure import open_measure
+from .plan import Plan
+from .runner import Runner, Summary
+from .server import AWAY, Connection, Server
+
+LONGEST_START = 300  # seconds that a server may take to list its nodes; one that Ray starts loads ComfyUI first
+
+
+def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None) -> Summary:
+    """Does a batch. Raises PlanMistake, JournalMistake, NoServerLeft, DiskFull; KeyboardInterrupt on Ctrl-C."""
+
+    async def stoppable() -> Summary:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        stopped = []
+
+        def stop() -> None:
+            stopped.append(True)
+            if len(stopped) > 1:  # a second Ctrl-C is meant at once
+                os._exit(130)
+            task.cancel()
+
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or not the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop)
+        try:
+            return await run_async(plan, resume, retry_failed, display)
+        except asyncio.CancelledError:
+            if stopped:
+                raise KeyboardInterrupt from None
+            raise
+
+    return asyncio.run(stoppable())
+
+
+async def run_async(
+    plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None
+) -> Summary:
+    """`run` inside an event loop; to cancel it is what Ctrl-C does."""
+    if not plan.servers and plan.ray is None:
+        raise PlanMistake(["servers: name at least one, as in 127.0.0.1:8188 (or `ray`)"])
+    display = display or Display()
+    async with connected(plan) as servers:
+        display.say(f"asking {', '.join(server.name for server in servers)}")
+        infos = await ask_all(servers)
+        batch = prepare(plan, infos)
+        with Journal(plan.at(plan.output), batch.record(), resume) as journal:
+            if retry_failed:
+                journal.retry_failed()
+            measure, note = await asyncio.to_thread(open_measure, batch)
+            if plan.keep_best and not (measure and measure.people):
+                raise PlanMistake([f"keep_best: {note or measure.notes[0]}"])
+            for line in [note] if note else measure.notes:
+                display.say(line)
+            return await Runner(batch, journal, servers, measure, display).run(list(infos))
+
+
+@contextlib.asynccontextmanager
+async def connected(plan: Plan) -> AsyncIterator[list[Server]]:
+    """The servers of a plan as long as the block runs."""
+    # The same in every run of the batch: progress of a job that was queued by an earlier one comes to us.
+    place = f"{uuid.getnode()} {plan.at(plan.output).resolve()}"
+    client_id = hashlib.sha256(place.encode("utf-8", "replace")).hexdigest()[:32]
+    async with contextlib.AsyncExitStack() as stack:
+        if plan.ray is not None:
+            from .ray_workers import workers
+
+            found: dict[str, Connection] = await stack.enter_async_context(workers(plan, client_id))
+        else:
+            found = {name: Client(name, patience=plan.patience, client_id=client_id) for name in plan.servers}
+        for connection in found.values():
+            await stack.enter_async_context(connection)
+        yield [Server(name, connection) for name, connection in found.items()]
+
+
+async def ask_all(servers: list[Server]) -> dict[str, dict]:
+    """Server → its /object_info, of those that answer; raises NoServerLeft where none does."""
+
+    async def ask(server: Server) -> dict | None:
+        try:
+            return await asyncio.wait_for(server.nodes(), LONGEST_START)
+        except (ServerUnreachable, BadAnswer) as error:
+            server.state, server.note = AWAY, str(error)
+        except asyncio.TimeoutError:  # such as a Ray worker for which the cluster has no room
+            server.state, server.note = AWAY, f"{server.name} gave no answer in {LONGEST_START} s"
+        return None
+
+    infos = await asyncio.gather(*map(ask, servers))
+    found = {server.name: info for server, info in zip(servers, infos) if info is not None}
+    if not found:
+        raise NoServerLeft("no server answers:\n" + "\n".join(f"  {server.note}" for server in servers))
+    return found

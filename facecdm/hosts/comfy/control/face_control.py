@@ -1,0 +1,146 @@
+"""A ControlNet in ComfyUI that reads face tokens where it would read the text."""
+
+from collections.abc import Callable
+from uuid import uuid4
+
+import comfy.conds
+import torch
+from comfy.controlnet import ControlBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from ....errors import Mismatch, UnsupportedModel
+from ..sampling.run import of_pictures, pictures_seen
+
+Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
+_CONTEXT = "crossattn_controlnet"  # where core's ControlNets look for tokens before they take the text's
+
+
+class OneAPicture(comfy.conds.CONDRegular):
+    """Face tokens [pictures, N, context]. Which of them a row sees is not known before the net is asked, so the chunks
+    of a batch stay apart, as a list.
+    """
+
+    def process_cond(self, batch_size, **kwargs):
+        return self
+
+    def can_concat(self, other):
+        return self.cond.shape[1:] == other.cond.shape[1:]
+
+    def concat(self, others):
+        return [self.cond, *(other.cond for other in others)]
+
+
+class FaceControl(ControlBase):
+    """A link in a conditioning's chain of ControlNets: `net` reads the tokens that the conditioning has under `key`.
+
+    Core's own `cross_attn_controlnet` would show them to every net of the chain, and one person's alone. `mask`
+    [1, H, W] weighs the places where the net acts.
+    """
+
+    def __init__(self, net: ControlBase, key: str, mask: Tensor | None = None):
+        super().__init__()
+        self.net, self.key, self.mask = net, key, mask
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        before, options = None, (batched_number, transformer_options)
+        if self.previous_controlnet is not None:
+            before = self.previous_controlnet.get_control(x_noisy, t, cond, *options)
+        shown = cond
+        if self.key in cond:
+            tokens = cond[self.key]
+            if isinstance(tokens, list):
+                rows, places = len(x_noisy) // len(tokens), pictures_seen(transformer_options or {})
+                tokens = torch.cat([of_pictures(chunk, rows, places) for chunk in tokens])
+            shown = {**cond, _CONTEXT: tokens}
+        control = self.net.get_control(x_noisy, t, shown, *options)
+        if control is None:
+            return before
+        if self.mask is not None:
+            control = {part: [_masked(value, self.mask) for value in values] for part, values in control.items()}
+        return self.control_merge(control, before, None)
+
+    def pre_run(self, model, percent_to_timestep_function):
+        super().pre_run(model, percent_to_timestep_function)
+        self.net.pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self):
+        super().cleanup()
+        self.net.cleanup()
+
+    def get_models(self):
+        return super().get_models() + self.net.get_models()
+
+    def get_extra_hooks(self):
+        return super().get_extra_hooks() + self.net.get_extra_hooks()
+
+    def inference_memory_requirements(self, dtype):
+        return super().inference_memory_requirements(dtype) + self.net.inference_memory_requirements(dtype)
+
+    def copy(self):
+        copied = FaceControl(self.net.copy(), self.key, self.mask)
+        self.copy_to(copied)
+        return copied
+
+
+def control_with_faces(
+    positive: list,
+    negative: list,
+    net: ControlBase,
+    picture: Tensor,
+    shown: Tokens,
+    empty: Tokens,
+    strength: float,
+    start: float,
+    end: float,
+    mask: Tensor | None = None,
+) -> tuple[list, list]:
+    """Both conditionings with one more ControlNet, which reads `shown` beside the positive prompts and `empty` beside
+    the negative ones. `picture` [B, H, W, 3] in 0…1; it acts from `start` to `end`, shares of the sampling.
+    """
+    key, links = f"facecdm_face_tokens_{uuid4().hex}", {}
+
+    def linked(text: Tensor, options: dict, tokens: Tokens) -> list:
+        before = options.get("control")
+        if before not in links:  # the same link for both, so that they share a batch
+            own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end))
+            links[before] = FaceControl(own, key, mask).set_previous_controlnet(before)
+        read = tokens(text)
+        kind = comfy.conds.CONDCrossAttn if len(read) == 1 else OneAPicture
+        own = {**options.get("model_conds", {}), key: kind(read)}
+        return [text, {**options, "control": links[before], "control_apply_to_uncond": False, "model_conds": own}]
+
+    return ([linked(*entry, shown) for entry in positive], [linked(*entry, empty) for entry in negative])
+
+
+def check_net(net, context: int) -> None:
+    """Raises UnsupportedModel (no cross-attention to read tokens), Mismatch (tokens of another width)."""
+    model = getattr(net, "control_model", None)
+    if model is None:
+        if hasattr(net, "t2i_model"):
+            raise UnsupportedModel(
+                "control_net is a T2I-Adapter, which reads no tokens. Connect a ControlNet, or "
+                "apply this one with core's Apply ControlNet."
+            )
+        return  # a Control-LoRA, which has no weights of its own until it samples
+    widths = {module.in_features for name, module in model.named_modules() if name.endswith("attn2.to_k")}
+    if not widths:
+        raise UnsupportedModel(
+            f"control_net is a {type(model).__name__} without cross-attention to a text, so it has "
+            "no place for face tokens. Use a ControlNet for SD1.5, SD2 or SDXL."
+        )
+    if context not in widths:
+        base = _BASES.get(max(widths), "another base")
+        raise Mismatch(
+            f"the adapter's face tokens have {context} features, and control_net reads {max(widths)} "
+            f"({base}): load a ControlNet and an adapter for the same base"
+        )
+
+
+_BASES = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
+
+
+def _masked(value: Tensor | None, mask: Tensor) -> Tensor | None:
+    if value is None:
+        return None
+    return value * F.interpolate(mask[:, None].to(value.device, torch.float32), value.shape[-2:], mode="area").to(value)

@@ -1,0 +1,68 @@
+"""A LoRA that a training has made for a ControlNet, put on a CONTROL_NET."""
+
+from collections.abc import Mapping
+
+import comfy.lora
+import torch
+from comfy.controlnet import ControlBase, ControlLora
+from torch import Tensor
+
+from ....errors import Mismatch, UnsupportedModel
+from ....training.lora import Lora
+
+PREFIX = "control_model."
+
+
+def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength: float) -> ControlBase:
+    """A copy of CONTROL_NET with the LoRA at that strength; the given one stays as it is, and no weight is copied.
+
+    `tensors` are a training's LORA_MODEL. Raises Mismatch where they are of something else, or of another ControlNet;
+    UnsupportedModel for nets that no such LoRA fits.
+    """
+    lora = Lora.from_tensors(tensors)
+    if not lora.parts or not all(name.startswith(PREFIX) for name in lora.parts):
+        raise Mismatch(
+            'this LoRA is not a ControlNet\'s. Train one with "control" among what a stage trains, or '
+            "apply it to the MODEL with core's Load LoRA."
+        )
+    changes = {name.removeprefix(PREFIX): part for name, part in lora.parts.items()}
+    if isinstance(net, ControlLora):
+        return _joined(net, changes, strength)
+    patcher = getattr(net, "control_model_wrapped", None)
+    if patcher is None:
+        raise UnsupportedModel(f"a {type(net).__name__} takes no LoRA of a ControlNet: connect a ControlNet")
+    shapes = {key: tuple(value.shape) for key, value in patcher.model.state_dict().items()}
+    _check(changes, {name: shapes.get(f"{name}.weight") for name in changes})
+    copy = net.copy()
+    copy.control_model_wrapped = patcher.clone()
+    copy.control_model_wrapped.add_patches(
+        comfy.lora.load_lora(dict(tensors), {f"{PREFIX}{name}": f"{name}.weight" for name in changes}), strength
+    )
+    return copy
+
+
+def _joined(net: ControlLora, changes: dict, strength: float) -> ControlLora:
+    """A control-LoRA is low-rank itself, on weights that the MODEL brings: ranks add up."""
+    weights = dict(net.control_weights)
+    for name, part in changes.items():
+        up, down = part.up.detach().flatten(1) * part.scale * strength, part.down.detach()
+        if f"{name}.up" in weights:
+            before_up, before_down = weights[f"{name}.up"], weights[f"{name}.down"]
+            if before_down.shape[1:] != down.shape[1:] or len(before_up) != len(up):
+                _check({name: part}, {name: (len(before_up), *before_down.shape[1:])})
+            up = torch.cat([before_up.flatten(1), up.to(before_up)], 1)
+            down = torch.cat([before_down, down.to(before_down)])
+        weights[f"{name}.up"], weights[f"{name}.down"] = up, down
+    copy = net.copy()
+    copy.control_weights = weights
+    return copy
+
+
+def _check(changes: dict, shapes: dict[str, tuple | None]) -> None:
+    for name, part in changes.items():
+        if shapes[name] != tuple(part.weight.shape):
+            found = "has no such layer" if shapes[name] is None else f"has {'×'.join(map(str, shapes[name]))} there"
+            raise Mismatch(
+                f"the LoRA was made for another ControlNet: its {name} is of "
+                f"{'×'.join(map(str, part.weight.shape))}, and control_net {found}"
+            )

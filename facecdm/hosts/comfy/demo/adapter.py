@@ -1,0 +1,40 @@
+"""The demo model's adapter, and the LoRA that was learnt beside it, for a ComfyUI MODEL."""
+
+from pathlib import Path
+
+import comfy.sd
+
+from ....adapter.model import TripletAdapter
+from ....adapter.native import load_adapter
+from ....demo.weights import ADAPTER, ADAPTER_LORA
+from ....errors import BadFile, Mismatch, MissingModel
+from ..sampling.apply import layer_map
+
+AGAIN = "clone the pack anew"
+
+
+def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[object, TripletAdapter]:
+    """A copy of MODEL with the LoRA, and the adapter.
+
+    Raises MissingModel where a file is not there, BadFile where one is damaged, Mismatch on another base model.
+    """
+    for path in (adapter, lora):
+        if not path.is_file():
+            raise MissingModel(f"the demo model's adapter is not at {path}; {AGAIN}")
+    read = load_adapter(adapter)
+    if read.config.layer_map != layer_map(model):
+        raise Mismatch(
+            f"this adapter is the demo model's, and the model is {layer_map(model).base}: connect Load Demo "
+            "Model, or take Load Adapter with a file for your model"
+        )
+    return comfy.sd.load_lora_for_models(model, None, _read(lora), 1.0, 0.0)[0], read
+
+
+def _read(path: Path) -> dict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} is cut off or no safetensors file ({error}); {AGAIN}") from error

@@ -1,0 +1,216 @@
+"""The demo model as ComfyUI's own objects: MODEL, CLIP, VAE, CLIP_VISION, from the one weights file."""
+
+import functools
+import json
+import logging
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ....demo.autoencoder import PATCH, PatchAutoencoder
+from ....demo.clip import FULL_VOCABULARY, ClipSizes
+from ....demo.schedule import SAMPLING_SETTINGS
+from ....demo.sizes import DemoSizes
+from ....demo.weights import DemoWeights, read
+from ....errors import BadFile
+
+Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """What the sockets of Load Demo Model carry."""
+
+    model: comfy.model_patcher.ModelPatcher
+    clip: comfy.sd.CLIP
+    vae: comfy.sd.VAE
+    clip_vision: comfy.clip_vision.ClipVisionModel
+
+
+def load(path: Path | None = None) -> DemoModel:
+    """Read and build; MissingModel or BadFile as `read`."""
+    return build(read(path))
+
+
+def build(weights: DemoWeights) -> DemoModel:
+    return DemoModel(build_model(weights), build_clip(weights), build_vae(weights), build_clip_vision(weights))
+
+
+def core_unet_config(sizes: DemoSizes) -> dict:
+    """The configuration of ComfyUI's UNetModel that computes what diffusers' `sizes.unet_config()` does."""
+    depths = [int(here) for here in sizes.attention]
+    return {
+        "use_checkpoint": False,
+        "image_size": 32,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "in_channels": sizes.latent_channels,
+        "out_channels": sizes.latent_channels,
+        "model_channels": sizes.channels[0],
+        "channel_mult": [width // sizes.channels[0] for width in sizes.channels],
+        "num_res_blocks": [1] * len(depths),
+        "transformer_depth": depths,
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [depth for depth in depths for _ in range(2)],
+        "context_dim": sizes.clip.width,
+        "num_heads": -1,
+        "num_head_channels": 64,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+    }
+
+
+class DemoLatents(comfy.latent_formats.LatentFormat):
+    """Latents as the autoencoder gives them; previews show the mean colour of every decoded patch."""
+
+    scale_factor = 1.0
+
+    def __init__(self, vae: dict[str, Tensor]):
+        weight, bias = vae["decoder.weight"].float(), vae["decoder.bias"].float()
+        self.latent_channels = weight.shape[1]
+        self.latent_rgb_factors = weight.reshape(3, PATCH * PATCH, -1).mean(1).T.tolist()
+        self.latent_rgb_factors_bias = bias.reshape(3, PATCH * PATCH).mean(1).tolist()
+
+
+class DemoConfig(comfy.supported_models_base.BASE):
+    """What core's loader would have found out about a checkpoint."""
+
+    unet_extra_config = {}
+    sampling_settings = SAMPLING_SETTINGS
+    memory_usage_factor = 0.5  # of SD1.5's 1.0, whose levels are 2.5 times as wide
+
+    def __init__(self, weights: DemoWeights):
+        super().__init__(core_unet_config(weights.sizes))
+        self.latent_format = DemoLatents(weights.vae)
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.V_PREDICTION
+
+    def inpaint_model(self) -> bool:
+        return False  # BASE takes more than four channels for a mask
+
+
+def build_model(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.model_patcher.ModelPatcher:
+    """The U-Net in a ModelPatcher; ComfyUI chooses the dtype unless one is given."""
+    management = comfy.model_management
+    config = DemoConfig(weights)
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    supported = list(config.supported_inference_dtypes)
+    parameters = sum(tensor.numel() for tensor in weights.unet.values())
+    dtype = dtype or management.unet_dtype(
+        model_params=parameters, supported_dtypes=supported, weight_dtype=torch.float16
+    )
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    model = config.get_model(weights.unet, device=offload)
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    renamed = {names.get(name, name): tensor for name, tensor in weights.unet.items()}
+    _fill(model.diffusion_model, renamed, "U-Net")
+    model.to(offload)
+    return Patcher(model, load_device=device, offload_device=offload)
+
+
+def build_clip(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.sd.CLIP:
+    """A CLIP with the tokenizer's whole vocabulary, whose rows that no caption used are the unknown word's."""
+    import folder_paths
+
+    config = weights.sizes.clip.text_config() | {"vocab_size": FULL_VOCABULARY}
+    target = comfy.supported_models_base.ClipTarget(
+        _tokenizer(weights.sizes.clip),
+        functools.partial(
+            comfy.sd1_clip.SD1ClipModel,
+            clip_model=functools.partial(comfy.sd1_clip.SDClipModel, textmodel_json_config=config),
+        ),
+    )
+    parameters = sum(tensor.numel() for tensor in weights.text.values())
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=parameters,
+        model_options={"dtype": dtype} if dtype else {},
+    )
+    table = "text_model.embeddings.token_embedding.weight"
+    if table not in weights.text or len(weights.text[table]) != len(weights.vocabulary):
+        raise BadFile("the demo model's text tower and its vocabulary are not of one size; clone the pack anew")
+    whole = weights.text | {table: weights.vocabulary.expand(weights.text[table])}
+    _fill(clip.cond_stage_model.clip_l.transformer, whole, "text tower")
+    return clip
+
+
+def _tokenizer(sizes: ClipSizes):
+    words = functools.partial(comfy.sd1_clip.SDTokenizer, embedding_size=sizes.width)
+    return functools.partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=words)
+
+
+class DemoVAE(comfy.sd.VAE):
+    """Core's VAE around our autoencoder: batches, tiles, device and memory are core's affair."""
+
+    def __init__(self, weights: DemoWeights, dtype: torch.dtype | None = None):
+        management = comfy.model_management
+        with _no_warnings():  # core sets every attribute of its version, then misses weights that it knows
+            super().__init__(sd={})
+        self.latent_channels = weights.sizes.latent_channels
+        self.working_dtypes = [torch.float16, torch.bfloat16, torch.float32]
+        # Bytes per value of about three copies of the widest layer: the 192 channels before the last shuffle.
+        self.memory_used_encode = lambda shape, dtype: 8 * shape[2] * shape[3] * management.dtype_size(dtype)
+        self.memory_used_decode = lambda shape, dtype: 3 * 192 * shape[2] * shape[3] * management.dtype_size(dtype)
+        self.first_stage_model = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
+        _fill(self.first_stage_model, weights.vae, "autoencoder")
+        self.first_stage_model.eval().requires_grad_(False)
+        self.device = management.vae_device()
+        self.vae_dtype = dtype or management.vae_dtype(self.device, self.working_dtypes)
+        self.first_stage_model.to(self.vae_dtype)
+        self.output_device = management.intermediate_device()
+        self.patcher = Patcher(
+            self.first_stage_model, load_device=self.device, offload_device=management.vae_offload_device()
+        )
+        self.size = None
+        self.model_size()
+
+
+def build_vae(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.sd.VAE:
+    return DemoVAE(weights, dtype)
+
+
+@contextmanager
+def _no_warnings():
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def build_clip_vision(weights: DemoWeights) -> comfy.clip_vision.ClipVisionModel:
+    """Core's constructor wants its configuration as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps(weights.sizes.clip.vision_config()))
+        vision = comfy.clip_vision.ClipVisionModel(str(file))
+    _fill(vision.model, weights.vision, "vision tower")
+    return vision
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], part: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise BadFile(
+            f"the demo model's {part} does not have the shape that its description says; clone the "
+            f"pack anew ({str(error).splitlines()[-1].strip()})"
+        ) from error

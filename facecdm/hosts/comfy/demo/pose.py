@@ -1,0 +1,29 @@
+"""The demo model's pose ControlNet as ComfyUI's own CONTROL_NET object, through core's own loader."""
+
+from pathlib import Path
+
+import comfy.controlnet
+import torch
+
+from ....demo.pose_cli import POSE_WEIGHTS
+from ....demo.pose_net import FORMAT, MARK
+from ....errors import BadFile, MissingModel
+
+MAKE = "make it with `python -m facecdm demo train-pose`"
+
+
+def load(path: Path = POSE_WEIGHTS) -> comfy.controlnet.ControlLora:
+    """Raises MissingModel where there is no file, BadFile where it is cut off or of another kind."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise MissingModel(f"the demo model's pose ControlNet is not at {path}; {MAKE}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            kind = (file.metadata() or {}).get("format")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} is cut off or no safetensors file ({error}); {MAKE}") from error
+    if kind != FORMAT or MARK not in tensors or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise BadFile(f"{path} is not a whole pose ControlNet of format {FORMAT} (it says {kind!r}); {MAKE}")
+    return comfy.controlnet.load_controlnet_state_dict(tensors)

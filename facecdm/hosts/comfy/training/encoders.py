@@ -1,0 +1,103 @@
+"""ComfyUI's VAE, CLIP and CLIP_VISION as the encoders of a data set."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....errors import Mismatch
+from ....training.dataset.encoders import Fingerprints, as_batch, weights_fingerprint
+from ....training.rows import Prompt
+
+# Text width of a U-Net → (the side in pixels that it was trained on, the multiple that its buckets' sides have).
+_SIZES = {2048: (1024, 64), 1024: (768, 64), 768: (512, 64)}
+
+
+class ComfyEncoders:
+    """`model` says how latents are scaled, and how large pictures are; its weights are not used."""
+
+    def __init__(self, model, clip, vae, clip_vision=None):
+        """Raises Mismatch where VAE or CLIP do not belong to the MODEL."""
+        import comfy.model_base
+
+        base = model.model
+        self._format, self._vae, self._clip, self._vision = base.latent_format, vae, clip, clip_vision
+        self.large = isinstance(base, comfy.model_base.SDXL)
+        width = base.model_config.unet_config.get("context_dim")
+        demo = type(base.model_config).__name__ == "DemoConfig"
+        self.resolution, self.step = (128, 8) if demo else _SIZES.get(width, (512, 64))
+        if vae.latent_channels != self._format.latent_channels:
+            raise Mismatch(
+                f"the VAE makes latents of {vae.latent_channels} channels, and the MODEL takes "
+                f"{self._format.latent_channels}: connect the VAE that belongs to the MODEL"
+            )
+        self._text_width = width
+        patched = clip.patcher
+        self.fingerprints = Fingerprints(
+            weights_fingerprint(
+                sorted(vae.first_stage_model.state_dict().items()),
+                type(self._format).__name__,
+                getattr(self._format, "scale_factor", 1.0),
+            ),
+            weights_fingerprint(
+                _originals(patched),
+                type(clip.tokenizer).__name__,
+                getattr(clip, "layer_idx", None),
+                _patches(patched.patches),
+            ),
+            weights_fingerprint(sorted(clip_vision.model.state_dict().items()), clip_vision.image_size)
+            if clip_vision is not None
+            else "",
+        )
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        return self._format.process_in(self._vae.encode(pixels)).float()
+
+    def text(self, captions: list[str]) -> list[Prompt]:
+        prompts = []
+        for caption in captions:
+            # Parentheses in a caption are not weights.
+            tokens = self._clip.tokenize(caption.replace("(", "\\(").replace(")", "\\)"))
+            states, pooled = self._clip.encode_from_tokens(tokens, return_pooled=True)
+            if states.shape[-1] != self._text_width:
+                raise Mismatch(
+                    f"the CLIP gives {states.shape[-1]} features, and the MODEL takes {self._text_width}: "
+                    "connect the CLIP that belongs to the MODEL"
+                )
+            prompts.append(Prompt(states.float(), pooled.float() if self.large else None))
+        return prompts
+
+    def vision(self, pictures: list[np.ndarray]) -> Tensor:
+        return torch.cat(
+            [
+                self._vision.encode_image(as_batch([picture])).penultimate_hidden_states.float().cpu()
+                for picture in pictures
+            ]
+        )
+
+
+def _originals(patcher):
+    """(name, weights) without LoRA patches, whether these are baked in at the moment or not."""
+    for name, value in sorted(patcher.model.state_dict().items()):
+        yield name, patcher.backup[name].weight if name in patcher.backup else value
+
+
+def _patches(patches: dict) -> str:
+    """A hash of what LoRAs and merges would do to the weights."""
+    found = sorted(
+        (name, number, tensor) for name, entries in patches.items() for number, tensor in enumerate(_tensors(entries))
+    )
+    return weights_fingerprint(
+        ((f"{name}.{number}", tensor) for name, number, tensor in found),
+        [(name, [entry[0] for entry in entries]) for name, entries in sorted(patches.items())],
+    )
+
+
+def _tensors(value):
+    """Every tensor within tuples, lists and ComfyUI's weight adapters."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+    elif hasattr(value, "weights"):
+        yield from _tensors(value.weights)

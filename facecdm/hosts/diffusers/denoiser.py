@@ -1,0 +1,202 @@
+"""The trainer's view of a diffusers U-Net: the demo model's, or a Stable Diffusion 1.5 / XL folder."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...adapter.attention import LayerStream
+from ...errors import MissingModel
+from ...training.denoiser import Watch, digest_of
+from ...training.rows import Prompt
+from .sampling import DiffusersHost
+
+
+class DiffusersDenoiser:
+    """See `training.denoiser.Denoiser`. `decoder` maps latents as the U-Net has them to pixels in −1…1."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        decoder: nn.Module,
+        signal: Tensor,
+        noise: Tensor,
+        prediction: str,
+        control: nn.Module | None = None,
+    ):
+        self.host = DiffusersHost(unet.eval().requires_grad_(False))
+        self.unet, self._decoder, self._control = unet, decoder.eval().requires_grad_(False), control
+        self.layer_map = self.host.layer_map
+        self.signal, self.noise, self.prediction = signal, noise, prediction
+        self._autocast: torch.dtype | None = None
+        self._control_learns = False
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._autocast or next(self.unet.parameters()).dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the base: its family, its schedule and a sample of every weight."""
+        return digest_of(f"{self.layer_map.base} {self.prediction}", (self.signal, *self.unet.parameters()))
+
+    @property
+    def control_fingerprint(self) -> str:
+        return "" if self._control is None else digest_of("control", self._control.state_dict().values())
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """The dtype of the U-Net's arithmetic: float32, or another one by autocast."""
+        self._autocast = None if dtype == torch.float32 else dtype
+
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        prompt: Prompt,
+        people: list[list[LayerStream]] | None = None,
+        control: Tensor | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        added, residuals = {}, {}
+        rows = len(noisy)
+        states = prompt.states.expand(rows, -1, -1).to(self.dtype)
+        if prompt.pooled is not None:
+            added = {
+                "added_cond_kwargs": {
+                    "text_embeds": prompt.pooled.expand(rows, -1).to(self.dtype),
+                    "time_ids": prompt.sizes.expand(rows, -1).to(self.dtype),
+                }
+            }
+        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+            if control is not None and self._control is not None:
+                with torch.set_grad_enabled(self._control_learns and torch.is_grad_enabled()):
+                    down, middle = self._control(
+                        noisy.to(self.dtype), t, states, control.to(self.dtype), **added, return_dict=False
+                    )
+                residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            return self.unet(
+                noisy.to(self.dtype),
+                t,
+                states,
+                cross_attention_kwargs={"people": people, "watch": watch},
+                **added,
+                **residuals,
+            ).sample.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._decoder(latents).float()
+
+    def linears(self) -> dict[str, nn.Linear]:
+        return {
+            f"lora_unet_{name.replace('.', '_')}": module
+            for name, module in self.unet.named_modules()
+            if isinstance(module, nn.Linear) and ".attn" in name
+        }
+
+    def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        return {
+            f"lora_unet_{name.replace('.', '_')}": module
+            for name, module in self.unet.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_", "up_"))
+        }
+
+    def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        from ...demo.pose_net import PoseNet, core_name
+
+        net = self._control.encoder if isinstance(self._control, PoseNet) else self._control
+        if not hasattr(net, "controlnet_down_blocks"):
+            return {}
+        blocks = net.config.layers_per_block
+        blocks = (blocks,) * len(net.config.block_out_channels) if isinstance(blocks, int) else tuple(blocks)
+        return {
+            f"control_model.{core_name(name, blocks)}": module
+            for name, module in net.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_"))
+        }
+
+    def learn_control(self, on: bool) -> None:
+        self._control_learns = on
+
+    def text_keys_values(self):
+        return self.host.text_keys_values()
+
+    def checkpoint(self, on: bool) -> None:
+        if on:
+            self.unet.train()  # diffusers checkpoints in training mode alone; these U-Nets have no dropout
+            self.unet.enable_gradient_checkpointing()
+        else:
+            self.unet.disable_gradient_checkpointing()
+            self.unet.eval()
+
+
+class _Decoder(nn.Module):
+    """AutoencoderKL from scaled latents, without its statistics' noise."""
+
+    def __init__(self, vae: nn.Module):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        scaled = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
+        return self.vae.decode(scaled.to(self.vae.dtype)).sample
+
+
+def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -> DiffusersDenoiser:
+    """The demo model (`weights`: DemoWeights, by default those of the pack), in float32; `pose` is the file of its pose
+    ControlNet."""
+    from ...demo import pose_net, schedule
+    from ...demo import weights as demo
+    from ...demo.autoencoder import PatchAutoencoder
+    from .unet import build_unet
+
+    weights = weights or demo.read()
+    unet = build_unet(weights.sizes.unet_config())
+    unet.load_state_dict({name: value.float() for name, value in weights.unet.items()})
+    autoencoder = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
+    autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
+    signal, noise = schedule.signal_and_noise()
+    unet = unet.to(device, memory_format=torch.channels_last)
+    control = pose_net.read(pose, unet) if pose is not None else None
+    return DiffusersDenoiser(unet, _DemoDecoder(autoencoder.to(device)), signal, noise, "v", control)
+
+
+class _DemoDecoder(nn.Module):
+    def __init__(self, autoencoder: nn.Module):
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+
+def folder_denoiser(
+    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, control: Path | None = None
+) -> DiffusersDenoiser:
+    """A model folder as diffusers saves it (unet/, vae/, scheduler/), with a ControlNet's folder beside it.
+
+    Raises MissingModel where a part is not there. Nothing is fetched.
+    """
+    from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+
+    for part in ("unet", "vae", "scheduler"):
+        if not (folder / part).is_dir():
+            raise MissingModel(
+                f"{folder} has no {part}/: it wants a model folder as diffusers' save_pretrained "
+                "writes it, with unet, vae, scheduler, text encoder and tokenizer"
+            )
+    local = {"local_files_only": True}
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **local).to(device)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **local).to(device)
+    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **local)
+    net = (
+        ControlNetModel.from_pretrained(control, torch_dtype=dtype, **local).to(device).eval().requires_grad_(False)
+        if control
+        else None
+    )
+    signal = scheduler.alphas_cumprod.sqrt()
+    kind = "v" if scheduler.config.prediction_type == "v_prediction" else "epsilon"
+    return DiffusersDenoiser(unet, _Decoder(vae), signal, (1 - signal**2).sqrt(), kind, net)

@@ -1,0 +1,117 @@
+"""The encoders of a diffusers model folder (SD1.5, SDXL and their fine-tunes) for a data set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import BadFile, MissingModel, MissingPackage
+from ...training.dataset.demo import clip_pixels
+from ...training.dataset.encoders import Fingerprints, weights_fingerprint
+from ...training.rows import Prompt
+
+
+class DiffusersEncoders:
+    """`folder` as `save_pretrained` writes a pipeline: vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and
+    text_encoder_2/. `vision_folder` holds a CLIPVisionModelWithProjection. Captions are cut after 75 tokens."""
+
+    step = 64
+
+    def __init__(
+        self, folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ):
+        """Raises MissingPackage, MissingModel, BadFile."""
+        try:
+            from diffusers import AutoencoderKL
+            from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+        except ImportError as error:
+            raise MissingPackage(
+                f"a diffusers folder needs diffusers and transformers ({error}): pip install diffusers transformers"
+            ) from error
+        self._device = device
+        self.large = (folder / "text_encoder_2").is_dir()
+        self.resolution = 1024 if self.large else 512
+        self._vae = _open(AutoencoderKL, folder / "vae", device, dtype)
+        # SDXL's autoencoder overflows in float16: its own configuration says so.
+        if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
+            self._vae.float()
+        kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
+        self._texts = [
+            (
+                CLIPTokenizer.from_pretrained(_there(folder / f"tokenizer{suffix}")),
+                _open(kind, folder / f"text_encoder{suffix}", device, dtype),
+            )
+            for suffix, kind in kinds
+        ]
+        self._vision = None
+        if vision_folder is not None:
+            from transformers import CLIPVisionModelWithProjection
+
+            self._vision = _open(CLIPVisionModelWithProjection, vision_folder, device, dtype)
+            self._normal = _normal(vision_folder)
+        weights = [
+            (f"{number}.{name}", value)
+            for number, (_, model) in enumerate(self._texts)
+            for name, value in sorted(model.state_dict().items())
+        ]
+        self.fingerprints = Fingerprints(
+            weights_fingerprint(sorted(self._vae.state_dict().items()), self._vae.config.scaling_factor),
+            weights_fingerprint(weights, "diffusers", self.large),
+            weights_fingerprint(sorted(self._vision.state_dict().items()), self._normal) if self._vision else "",
+        )
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor) -> Tensor:
+        """One picture at a time: at full size the autoencoder is what needs memory."""
+        images = pixels.movedim(-1, 1).to(self._device, self._vae.dtype) * 2 - 1
+        made = torch.cat([self._vae.encode(image[None]).latent_dist.mode() for image in images]).float()
+        return (made - (self._vae.config.get("shift_factor") or 0.0)) * self._vae.config.scaling_factor
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> list[Prompt]:
+        states, pooled = [], None
+        for tokenizer, model in self._texts:
+            length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+            ids = tokenizer(
+                captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids.to(self._device)
+            out = model(ids, output_hidden_states=True)
+            states.append((out.hidden_states[-2] if self.large else out.last_hidden_state).float())
+            pooled = out.text_embeds.float() if self.large and hasattr(out, "text_embeds") else pooled
+        both = torch.cat(states, -1)
+        return [
+            Prompt(both[row : row + 1], None if pooled is None else pooled[row : row + 1])
+            for row in range(len(captions))
+        ]
+
+    @torch.no_grad()
+    def vision(self, pictures: list[np.ndarray]) -> Tensor:
+        size = self._vision.config.image_size
+        pixels = torch.stack([clip_pixels(picture, size, *self._normal) for picture in pictures])
+        pixels = pixels.to(self._device, self._vision.dtype)
+        return self._vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2].float()
+
+
+def _there(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise MissingModel(f"{folder} is missing: name a diffusers folder, as pipeline.save_pretrained writes it")
+    return folder
+
+
+def _open(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
+    try:
+        model = kind.from_pretrained(_there(folder), torch_dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadFile(f"{folder} cannot be read as a {kind.__name__}: {str(error)[:200]}") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _normal(folder: Path) -> tuple[tuple, ...]:
+    """Mean and deviation of the pixels: CLIP's, unless the folder's preprocessor says others."""
+    from ...demo.clip import PIXEL_MEAN, PIXEL_STD
+
+    path = folder / "preprocessor_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tuple(said.get("image_mean", PIXEL_MEAN)), tuple(said.get("image_std", PIXEL_STD))

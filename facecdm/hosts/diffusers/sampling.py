@@ -1,0 +1,174 @@
+"""The triplet attention in a diffusers U-Net: an attention processor around the same code as in ComfyUI."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ...adapter.attention import LayerStream, attend, triplet_attention
+from ...adapter.layers import Layer, LayerMap
+from ...adapter.person import Person, gates_at, resize_mask
+from ...errors import UnsupportedModel
+from ...faces.location import Standing
+
+_PARTS = {"down_blocks": "input", "up_blocks": "output", "mid_block": "middle"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """The rows `start … start + rows` of the batch show `person`, prompted by `text` [1 or rows, T, context]."""
+
+    person: Person
+    start: int
+    rows: int
+    text: Tensor | None = None
+
+
+@dataclass
+class _Session:
+    """What the processors of one U-Net share while it runs."""
+
+    spans: list[Span] = field(default_factory=list)
+    keys_values: list[dict] = field(default_factory=list)
+    gates: list[dict] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)  # of the latents, for masks and places
+    where: dict[int, Standing] = field(default_factory=dict)
+
+    def streams(self, index: int, places: int) -> list[LayerStream]:
+        streams = []
+        for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
+            for name, layers in keys_values.items():
+                kappa, router = span.person.kappa_of(name), span.person.router_of(name)
+                streams.append(
+                    LayerStream(
+                        span.start,
+                        span.rows,
+                        *layers[index],
+                        gates[name][index],
+                        kappa,
+                        self._mask(span.person, places, gates[name][index]),
+                        projection=span.person.settings[name].projection,
+                        router=None if router is None else router[index].to(layers[index][0].device),
+                        person=number,
+                        where=self._where(number) if name == "face" else None,
+                    )
+                )
+        return streams
+
+    def _where(self, number: int) -> Standing | None:
+        """Where a person's face is to be; made once in a block."""
+        person = self.spans[number].person
+        if person.is_placed and number not in self.where:
+            points = person.keypoints_in(*self.size).to(next(iter(self.gates[number].values()))[0].device)
+            self.where[number] = Standing(points, self.size, person.adapter.config.places_side)
+        return self.where.get(number)
+
+    def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:
+        if person.mask is None:
+            return None
+        height, width = self.size
+        down = 1  # each level halves the latents, rounding up
+        while -(-height // down) * -(-width // down) > places:
+            down *= 2
+        return resize_mask(person.mask, -(-height // down), -(-width // down)).to(like)
+
+
+class _Processor:
+    """diffusers' plain attention for cross-attention layer `index`, with the triplet before its output projection.
+
+    A trainer hands `people`, the streams of every layer, and `watch` (index, queries, text keys) through diffusers'
+    cross_attention_kwargs, which gradient checkpointing keeps for its second forward pass.
+    """
+
+    def __init__(self, index: int, session: _Session):
+        self.index, self.session = index, session
+
+    def __call__(
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states=None,
+        attention_mask=None,
+        *args,
+        people: list[list[LayerStream]] | None = None,
+        watch: Callable[[int, Tensor, Tensor], None] | None = None,
+        **kwargs,
+    ):
+        if attention_mask is not None:
+            raise UnsupportedModel("FaceCDM's diffusers host takes no attention mask over the text; pass None")
+        q = attn.to_q(hidden_states)
+        k, v = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+        if watch is not None:
+            watch(self.index, q, k)
+        text = attend(q, k, v, attn.heads)
+        streams = people[self.index] if people is not None else self.session.streams(self.index, q.shape[1])
+        out = triplet_attention(q, text, streams, attn.heads, attend) if streams else text
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+def _self_attention():
+    """diffusers' plain processor, which lets the cross-attention's arguments pass without a warning."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class SelfAttention(AttnProcessor2_0):
+        def __call__(self, *args, people=None, watch=None, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+    return SelfAttention()
+
+
+class DiffusersHost:
+    """A diffusers `UNet2DConditionModel` whose cross-attention listens to people. Patches it on construction."""
+
+    def __init__(self, unet: nn.Module):
+        self.unet = unet
+        self._session = _Session()
+        attentions = _cross_attentions(unet)
+        self.layer_map = LayerMap(
+            tuple(
+                Layer(_PARTS[name.split(".")[0]], module.to_q.out_features, module.heads) for name, module in attentions
+            ),
+            unet.config.cross_attention_dim,
+        )
+        self._attentions = [module for _, module in attentions]
+        for index, module in enumerate(self._attentions):
+            module.set_processor(_Processor(index, self._session))
+        for name, module in unet.named_modules():
+            if name.endswith(".attn1"):
+                module.set_processor(_self_attention())
+
+    def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The weights of the base model's own text keys and values, in the layer map's order."""
+        return ((module.to_k.weight, module.to_v.weight) for module in self._attentions)
+
+    @contextmanager
+    def people(self, spans: list[Span], sigma: Tensor, size: tuple[int, int]) -> Iterator[nn.Module]:
+        """Within the block, the U-Net sees `spans` at noise level σ [1]; `size` is the latents' height and width.
+
+        Keys and values are made here, with gradients where they are enabled, once for all calls in the block.
+        """
+        parameter = next(self.unet.parameters())
+        widths = [layer.width for layer in self.layer_map.layers]
+        session = self._session
+        session.spans, session.size, session.where = spans, size, {}
+        session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
+        session.gates = [
+            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
+            for s in spans
+        ]
+        try:
+            yield self.unet
+        finally:
+            session.spans, session.keys_values, session.gates = [], [], []
+
+
+def _cross_attentions(unet: nn.Module) -> list[tuple[str, nn.Module]]:
+    if not all(hasattr(unet, part) for part in _PARTS):
+        raise UnsupportedModel(
+            f"{type(unet).__name__} is not a U-Net with cross-attention; "
+            "FaceCDM needs one such as Stable Diffusion 1.5's or XL's"
+        )
+    found = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn2")]
+    order = list(_PARTS)
+    return sorted(found, key=lambda item: order.index(item[0].split(".")[0]))

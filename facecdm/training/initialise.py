@@ -1,0 +1,113 @@
+"""How a new adapter begins: its bottleneck from what tells the data's people apart, all else from the base model."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..adapter.config import AdapterConfig, content_of
+from ..adapter.model import TripletAdapter
+from .denoiser import Denoiser
+from .position_init import begin_places, can_begin
+from .source import Source
+
+RIDGE = 0.03  # of the mean variance within people, added to it: a direction that photos hardly touch is not endless
+FAINTEST = 0.05  # that a direction is heard at, however little it says of the person: more may be learnt of it
+
+
+def new_adapter(
+    denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, places: bool = True, **sizes
+) -> TripletAdapter:
+    """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's, and an `image_width`
+    of 0 leaves the image stream out. Without `places` the face's tokens and keys begin at random."""
+    sample = data.features([0])
+    image = 0 if sample[1] is None else sample[1].shape[-1]
+    if sizes.get("face_content") is None:
+        sizes["face_content"] = content_of(sizes.get("face_tokens", AdapterConfig.face_tokens))
+    config = AdapterConfig(
+        denoiser.layer_map,
+        face_width=sample[0].shape[-1],
+        recogniser=recogniser or data.recogniser,
+        **{"image_width": image} | sizes,
+    )
+    torch.random.default_generator.manual_seed(seed)
+    adapter = TripletAdapter(config).start_from_text(denoiser.text_keys_values())
+    begin_bottleneck(adapter, *known_faces(data))
+    if places and can_begin(adapter, data):
+        begin_places(adapter, denoiser, data)
+    return adapter.requires_grad_(False)
+
+
+@torch.no_grad()
+def begin_streams(adapter: TripletAdapter) -> TripletAdapter:
+    """Open the gates and let the values be zero: still nobody's face, bit for bit, and learnt sooner.
+
+    For values that learn whole: those that learn a low-rank addition need the text's to add to. Zero gates before the
+    text's values must first let in the noise of these. Tensors are replaced, not written to: others may hold them.
+    """
+    for stream in adapter.streams.values():
+        stream.gate.knots.data = torch.ones_like(stream.gate.knots)
+        for linear in stream.to_v:
+            linear.weight.data = torch.zeros_like(linear.weight)
+    return adapter
+
+
+def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
+    """Unit embeddings [N, W] of the data set's pictures and whose they are [N] int64; whole people, evenly taken."""
+    people = list(data.people.values())
+    every = max(len(data) // most, 1)
+    chosen = [picture for pictures in people[::every] for picture in pictures]
+    whose = torch.tensor([number for number, pictures in enumerate(people[::every]) for _ in pictures])
+    return F.normalize(data.features(chosen, vision=False)[0].float(), dim=1), whose
+
+
+@torch.no_grad()
+def begin_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> None:
+    """Centre the face projector on `faces` [N, W] and let its code say what tells the `people` [N] apart.
+
+    The code takes `identity_directions`; where it passes a GELU, in pairs of opposite sign, since that keeps only half
+    of a feature: gelu(c) − gelu(−c) = c. Where there are fewer directions than that, the other rows stay as they were.
+    """
+    projector = adapter.face_projector
+    projector.mean.copy_(faces.mean(0))
+    scaled = (faces - projector.mean) * faces.shape[1] ** 0.5
+    signs = (1,) if projector.content else (1, -1)
+    directions = identity_directions(scaled, people, len(projector.reduce.weight) // len(signs))
+    count = len(signs) * len(directions)
+    if not count:
+        return
+    code = scaled @ directions.T
+    back = torch.linalg.lstsq(code.double(), scaled.double()).solution.T.to(scaled)
+    projector.reduce.weight[:count] = torch.cat([sign * directions for sign in signs])
+    projector.reduce.bias.zero_()
+    projector.restore.weight[:, :count] = torch.cat([sign * back for sign in signs], 1) / len(signs)
+    projector.restore.bias.zero_()
+
+
+def identity_directions(faces: Tensor, people: Tensor, most: int) -> Tensor:
+    """[K ≤ most, W]: directions of centred `faces` [N, W] in which people differ more than photos of one person.
+
+    Fisher's discriminants (Fisher 1936), each as long as its share of identity says, together of unit variance; so
+    what the recogniser is sure of comes first and loudest. Where too few people have several photos, principal ones.
+    """
+    faces = faces.double()
+    known, whose, count = people.unique(return_inverse=True, return_counts=True)
+    spare = len(faces) - len(known)
+    if spare < faces.shape[1] or len(known) <= most:
+        return principal_directions(faces, most).float()
+    means = torch.zeros(len(known), faces.shape[1], dtype=faces.dtype).index_add_(0, whose, faces) / count[:, None]
+    within = (faces - means[whose]).T @ (faces - means[whose]) / spare
+    between = torch.cov(means.T) - within / count.double().mean()
+    within += within.diagonal().mean() * RIDGE * torch.eye(len(within), dtype=within.dtype)
+    white = torch.linalg.inv(torch.linalg.cholesky(within))
+    ratio, turned = torch.linalg.eigh(white @ between @ white.T)
+    ratio, turned = ratio.flip(0)[:most].clamp(min=0), turned.flip(1)[:, :most]
+    directions = turned.T @ white * (ratio / (ratio + 1)).clamp(min=FAINTEST)[:, None]
+    return (directions / (faces @ directions.T).square().mean().sqrt()).float()
+
+
+def principal_directions(faces: Tensor, most: int) -> Tensor:
+    """[K ≤ most, W]: the first principal components of centred `faces` [N, W], each of unit variance."""
+    _, values, directions = torch.linalg.svd(faces, full_matrices=False)
+    rank = min(most, len(faces) - 1)
+    spread = (values[:rank] / len(faces) ** 0.5).clamp(min=1e-6)
+    return directions[:rank] / spread[:, None]

@@ -1,0 +1,115 @@
+"""The gallery on a real server: every entry is drawn with the values that it names, and said so beside its picture."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image, ImageDraw
+
+from facecdm.apps import gallery
+from facecdm.apps.gallery import GALLERY, Entry, lent, queued, settings
+from facecdm.apps.references import EXAMPLES
+from facecdm.apps.sheet import font, wrap
+from facecdm.cli import main
+from facecdm.comfy_api.errors import WorkflowMistake
+from facecdm.demo.weights import default_path
+from facecdm.errors import FaceCDMError
+
+ENTRIES = [shown for row in GALLERY for shown in row]
+
+
+@pytest.fixture
+def run(server, tmp_path):
+    if not default_path().is_file():
+        pytest.skip(f"no demo weights at {default_path()}")
+
+    def run(*arguments: str) -> int:
+        where = [
+            "--server",
+            server.address,
+            "--base",
+            str(server.base),
+            "--output",
+            str(tmp_path),
+            "--docs",
+            str(tmp_path),
+            "--steps",
+            "1",
+        ]
+        return main(["gallery", *where, *map(str, arguments)])
+
+    return run
+
+
+def recipes(folder) -> dict[int, dict]:
+    """Picture's number → the nodes that ComfyUI wrote into it."""
+    return {int(path.stem.split("-")[-1]): json.loads(Image.open(path).info["prompt"]) for path in folder.glob("*.png")}
+
+
+def value(recipe: dict, title: str, name: str):
+    (node,) = (node for node in recipe.values() if node["_meta"]["title"] == title and name in node["inputs"])
+    return node["inputs"][name]
+
+
+@pytest.mark.slow
+def test_every_picture_is_drawn_as_it_is_told(run, tmp_path):
+    assert run() == 0
+    made = recipes(tmp_path)
+    assert sorted(made) == list(range(1, len(ENTRIES) + 1))
+    page = (tmp_path / "gallery.md").read_text(encoding="utf-8")
+    for number, shown in enumerate(ENTRIES, 1):
+        (line,) = (line for line in page.splitlines() if line.startswith(f"{number}. "))
+        assert line.startswith(f"{number}. {shown.workflow}: seed {value(made[number], 'KSampler', 'seed')}, 1 steps")
+        for (title, name), wanted in shown.changes.items():
+            assert value(made[number], title, name) == wanted and str(wanted) in line
+        assert ("not measured" in line) == (shown.workflow == "two_people")
+    sheet = Image.open(tmp_path / "gallery.jpg")
+    assert sheet.format == "JPEG" and sheet.width > 4 * 320 and sheet.height > len(GALLERY) * 320
+
+
+@pytest.mark.slow
+def test_a_trained_adapter_takes_the_place_of_the_workflows_own(run, server, tmp_path, monkeypatch):
+    server.run({
+        "1": {"class_type": "FaceCDMLoadDemoModel", "inputs": {}},
+        "2": {"class_type": "FaceCDMNewAdapter", "inputs": {"model": ["1", 0], "face_tokens": 4, "image_tokens": 8,
+                                                            "face_rank": 16, "interplay": True, "seed": 0,
+                                                            "clip_vision": ["1", 3]}},
+        "3": {"class_type": "FaceCDMSaveAdapter", "inputs": {"adapter": ["2", 0], "name": "mine", "overwrite": True}},
+    })  # fmt: skip
+    folder = server.base / "models" / "facecdm"
+    shutil.move(folder / "mine.safetensors", tmp_path / "mine.safetensors")
+    monkeypatch.setattr(gallery, "GALLERY", ((Entry("portrait"), Entry("two_people")),))
+    assert run("--adapter", tmp_path / "mine.safetensors") == 0
+    assert len(recipes(tmp_path)) == 2
+    for recipe in recipes(tmp_path).values():
+        (giver,) = {node["inputs"]["adapter"][0] for node in recipe.values() if "adapter" in node["inputs"]}
+        assert recipe[giver]["class_type"] == "FaceCDMLoadAdapter"
+    assert not list(folder.glob("gallery*")), "what was lent is taken back"
+
+
+def test_a_picture_that_cannot_be_made_is_told(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        gallery,
+        "GALLERY",
+        ((Entry("portrait", {("Apply FaceCDM", "start_at"): 1.0, ("Apply FaceCDM", "end_at"): 0.0}),),),
+    )
+    assert run() == 1
+    assert "must be before end_at" in (tmp_path / "gallery.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("shown", ENTRIES, ids=lambda shown: shown.workflow)
+def test_entries_name_what_is_there(shown):
+    workflow = queued(shown, None, None)
+    assert all(workflow.get(*place) == wanted for place, wanted in shown.changes.items())
+    assert all((EXAMPLES / workflow.get(node, "image")).is_file() for node in gallery.photos(workflow))
+    told = settings(shown, workflow)
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    assert not any("…" in line for line in wrap(draw, told, font(14), gallery.CELL, gallery.TEXT_LINES)), "cut"
+    assert told.startswith(f"{shown.workflow}: seed 1, 20 steps, CFG 4, euler ")
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(WorkflowMistake, match="has no node 'Promt'"):
+        queued(Entry("portrait", {("Promt", "text"): "a man"}), None, None)
+    with pytest.raises(FaceCDMError, match="--base"), lent(tmp_path / "mine.safetensors", None):
+        pass

@@ -1,0 +1,298 @@
+"""The client against a real ComfyUI, with core nodes, and against hostile servers."""
+
+import asyncio
+import io
+import socket
+import time
+
+import pytest
+from PIL import Image
+
+from facecdm.comfy_api.client import Client
+from facecdm.comfy_api.errors import (
+    BadAnswer,
+    JobFailed,
+    JobInterrupted,
+    JobLost,
+    ServerUnreachable,
+    WorkflowRejected,
+)
+from facecdm.comfy_api.workflow import Workflow
+
+
+def a_colour() -> int:
+    """Another one each time, so that the server's cache does not answer."""
+    return time.time_ns() // 1000 % 2**24
+
+
+def picture(**changed) -> Workflow:
+    """EmptyImage → SaveImage; `changed` goes to EmptyImage."""
+    inputs = {"width": 64, "height": 32, "batch_size": 1, "color": 0xFF8800, **changed}
+    return Workflow.parse(
+        {
+            "1": {"class_type": "EmptyImage", "inputs": inputs},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "client/x"}},
+        }
+    )
+
+
+def slow() -> Workflow:
+    """A job of many seconds that looks for an interrupt often: pictures sharpened sixty times over."""
+    nodes = {
+        "0": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 512, "height": 512, "batch_size": 8, "color": a_colour()},
+        }
+    }
+    for step in range(60):
+        nodes[f"s{step}"] = {
+            "class_type": "ImageSharpen",
+            "inputs": {
+                "image": ["0" if step == 0 else f"s{step - 1}", 0],
+                "sharpen_radius": 15,
+                "sigma": 3.0,
+                "alpha": 1.0,
+            },
+        }
+    nodes["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["s59", 0]}}
+    return Workflow.parse(nodes)
+
+
+def with_client(server, job, **options):
+    async def main():
+        async with Client(server.address, **options) as client:
+            return await job(client)
+
+    return asyncio.run(asyncio.wait_for(main(), 120))
+
+
+def test_a_picture_is_made_and_fetched(server):
+    async def job(client):
+        finished = await client.run(picture())
+        return finished.images("2"), await client.fetch(finished.images()[0])
+
+    (output,), data = with_client(server, job)
+    made = Image.open(io.BytesIO(data))
+    assert made.size == (64, 32) and made.getpixel((0, 0)) == (255, 136, 0)
+    assert output.subfolder == "client" and output.type == "output"
+
+
+def test_an_upload_is_stored_once_per_content(server, tmp_path):
+    path = tmp_path / "me.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+
+    async def job(client):
+        first, again = await client.upload(path), await client.upload(path)
+        Image.new("RGB", (8, 8), "blue").save(path)
+        other = await client.upload(path)
+        loaded = Workflow.parse(
+            {
+                "1": {"class_type": "LoadImage", "inputs": {"image": other}},
+                "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "up"}},
+            }
+        )
+        return first, again, other, await client.fetch((await client.run(loaded)).images()[0])
+
+    first, again, other, data = with_client(server, job)
+    assert first == again == "me.png" and other == "me (1).png"
+    assert Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_wrong_value_is_rejected_with_its_node(server):
+    with pytest.raises(WorkflowRejected, match=r"node 1 \(EmptyImage\): .*width") as caught:
+        with_client(server, lambda client: client.run(picture(width=-5)))
+    assert len(caught.value.mistakes) == 1
+
+
+def test_an_unknown_node_is_rejected(server):
+    lost = Workflow.parse({"1": {"class_type": "NoSuchNode", "inputs": {}}})
+    with pytest.raises(WorkflowRejected, match="NoSuchNode"):
+        with_client(server, lambda client: client.run(lost))
+
+
+def test_half_a_workflow_is_not_run(server):
+    """The server answers 200 and runs the good half; the client takes it back and says what is wrong."""
+    nodes = dict(picture(color=a_colour()).nodes)
+    nodes["3"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 0, "height": 1, "batch_size": 1, "color": 0},
+    }
+    nodes["4"] = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "bad"}}
+    with pytest.raises(WorkflowRejected, match=r"node 3 \(EmptyImage\)"):
+        with_client(server, lambda client: client.run(Workflow.parse(nodes)))
+
+
+def test_a_node_that_raises(server):
+    odd = Workflow.parse(
+        {
+            "6": {"class_type": "LoadImageMask", "inputs": {"image": "broken.png", "channel": "red"}},
+            "7": {"class_type": "MaskToImage", "inputs": {"mask": ["6", 0]}},
+            "8": {"class_type": "SaveImage", "inputs": {"images": ["7", 0], "filename_prefix": "x"}},
+        }
+    )
+    (server.base / "input" / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(JobFailed, match="cannot identify image file") as caught:
+        with_client(server, lambda client: client.run(odd))
+    assert (caught.value.node_id, caught.value.node_type) == ("6", "LoadImageMask")
+    assert "Traceback" in caught.value.traceback or "File" in caught.value.traceback
+
+
+def test_progress_tells_the_nodes(server):
+    seen = []
+    with_client(server, lambda client: client.run(picture(color=a_colour()), seen.append))
+    assert {step.node for step in seen} >= {"1", "2"}
+
+
+def test_progress_is_heard_where_a_job_is_over_before_the_server_has_said_its_number(server):
+    class Late(Client):
+        async def _json(self, method, path, **options):
+            answer = await super()._json(method, path, **options)
+            await asyncio.sleep(1 if path == "/prompt" else 0)
+            return answer
+
+    async def job():
+        async with Late(server.address) as client:
+            await client.run(picture(color=a_colour()), seen.append)
+            assert not client._watchers
+
+    seen = []
+    asyncio.run(job())
+    assert {step.node for step in seen} >= {"1", "2"}
+
+
+def test_a_running_job_is_interrupted(server):
+    async def job(client):
+        prompt_id = await client.submit(slow())
+        waiting = asyncio.create_task(client.wait(prompt_id))
+        await asyncio.sleep(1)
+        await client.cancel(prompt_id)
+        await waiting
+
+    with pytest.raises(JobInterrupted):
+        with_client(server, job)
+
+
+def test_a_cancelled_wait_ends_the_job_on_the_server(server):
+    async def job(client):
+        task = asyncio.create_task(client.run(slow()))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(100):
+            queue = await client._json("GET", "/queue")
+            if not queue["queue_running"] and not queue["queue_pending"]:
+                return True
+            await asyncio.sleep(0.2)
+
+    assert with_client(server, job)
+
+
+def test_a_dropped_web_socket_loses_nothing(server):
+    async def job(client):
+        prompt_id = await client.submit(picture(width=640, color=a_colour()))
+        await client._socket.close()
+        first = await client.wait(prompt_id)
+        for _ in range(50):  # it comes back by itself, and tells progress again
+            if client._connected.is_set() and not client._socket.closed:
+                break
+            await asyncio.sleep(0.1)
+        seen = []
+        await client.run(picture(width=320, color=a_colour()), seen.append)
+        return first, seen
+
+    first, seen = with_client(server, job)
+    assert len(first.images()) == 1 and seen
+
+
+def test_a_server_without_web_socket_is_enough(server, monkeypatch):
+    async def deaf(self):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Client, "_listen", deaf)
+    assert with_client(server, lambda client: client.run(picture(height=16))).images()
+
+
+def test_a_job_that_the_server_forgot(server):
+    with pytest.raises(JobLost, match="queue it again"):
+        with_client(server, lambda client: client.wait("no-such-job"))
+
+
+def test_ones_own_job_id_is_kept(server):
+    async def job(client):
+        return await client.submit(picture(height=24), prompt_id="my-id-1"), await client.wait("my-id-1")
+
+    assert with_client(server, job)[0] == "my-id-1"
+
+
+def test_nobody_is_there():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    async def job():
+        async with Client(address, patience=0.5) as client:
+            await client.system_stats()
+
+    with pytest.raises(ServerUnreachable, match="is it running"):
+        asyncio.run(job())
+
+
+def test_a_web_socket_is_not_led_elsewhere():
+    """A server that redirects /ws: nobody knocks at the other one."""
+    knocks = []
+
+    async def redirect(reader, writer):
+        line = await reader.readuntil(b"\r\n\r\n")
+        where = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}/ws"
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
+        knocks.append(line.split()[1].partition(b"?")[0])
+        writer.close()
+
+    async def elsewhere(reader, writer):
+        knocks.append(b"elsewhere")
+        writer.close()
+
+    async def job():
+        nonlocal other
+        other = await asyncio.start_server(elsewhere, "127.0.0.1", 0)
+        async with await asyncio.start_server(redirect, "127.0.0.1", 0) as first:
+            async with Client(f"127.0.0.1:{first.sockets[0].getsockname()[1]}"):
+                await asyncio.sleep(1.2)
+        other.close()
+
+    other = None
+    asyncio.run(asyncio.wait_for(job(), 20))
+    assert len(knocks) >= 2 and set(knocks) == {b"/ws"}
+
+
+@pytest.mark.parametrize("address", ["", "ftp://x", "http://"])
+def test_addresses_that_are_none(address):
+    with pytest.raises(ServerUnreachable, match="is no server address"):
+        Client(address)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "did not answer in JSON"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n", "answered 302"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300000, "more than"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no readable history"),
+    ],
+)
+def test_a_server_that_is_no_comfyui(answer, told):
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def job():
+        async with await asyncio.start_server(talk, "127.0.0.1", 0) as hostile:
+            port = hostile.sockets[0].getsockname()[1]
+            async with Client(f"127.0.0.1:{port}", answer_limit=100_000) as client:
+                await client.finished("x")
+
+    with pytest.raises(BadAnswer, match=told):
+        asyncio.run(asyncio.wait_for(job(), 20))

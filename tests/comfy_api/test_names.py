@@ -1,0 +1,44 @@
+"""Names from elsewhere cannot leave their folder, on any system."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facecdm.comfy_api.names import inside, safe_name
+from facecdm.errors import UnsafeName
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a.png", "a.png"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Windows\\x.png", "x.png"),
+        ("..", "unnamed"),
+        ("", "unnamed"),
+        ("con.png", "_con.png"),
+        ("a\x00b:c.png", "a_b_c.png"),
+        ("dot. ", "dot"),
+    ],
+)
+def test_known_tricks(name, safe):
+    assert safe_name(name) == safe
+
+
+@given(st.text(max_size=300))
+def test_any_text_becomes_one_short_file_name(tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp()
+    name = safe_name(text)
+    assert inside(folder, name).parent == folder.resolve()
+    assert 0 < len(name.encode()) <= 121 and not set(name) & set('/\\:*?"<>|\0')
+    assert safe_name(name) == name
+
+
+def test_a_long_name_keeps_its_extension():
+    assert safe_name("ü" * 300 + ".png").endswith("ü.png")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", ".", "a/../../x"])
+def test_inside_refuses(tmp_path, name):
+    with pytest.raises(UnsafeName, match="would be written outside"):
+        inside(tmp_path, name)
