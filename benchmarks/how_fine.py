@@ -23,7 +23,7 @@ from facecdm.training.initialise import new_adapter  # noqa: E402
 from facecdm.training.losses.arcface import ArcFace, align  # noqa: E402
 from facecdm.training.losses.linear import straight  # noqa: E402
 from facecdm.training.losses.loss import centred  # noqa: E402
-from facecdm.training.step import where_faces_are  # noqa: E402
+from facecdm.training.step import face_locations  # noqa: E402
 
 JUDGED, FITTED, VIEWS, BATCH, RIDGE = 48, 600, 3, 48, 1e-3
 
@@ -46,7 +46,7 @@ def unit(data: DataSet, pictures: list[int]) -> Tensor:
 
 def said(adapter, faces: Tensor, rows) -> tuple[Tensor, Tensor]:
     """What each place of the rows hears of these faces [B, n, C + 1], and how much of it is face [B, n, 1]."""
-    near, scores, inside = where_faces_are(rows, adapter.config)(rows.latents[0, 0].numel())
+    near, scores, inside = face_locations(rows, adapter.config)(rows.latents[0, 0].numel())
     tokens = adapter.face_projector(faces)
     heard = torch.zeros(*scores.shape[:2], tokens.shape[1]).scatter(2, near, scores.softmax(-1))
     return torch.cat([heard @ tokens * inside, inside], -1), inside

@@ -46,10 +46,10 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
     at the step `t`."""
     import torch
 
-    from facecdm.adapter.training_batch import Crowd
+    from facecdm.adapter.reference_batch import ReferenceBatch
     from facecdm.faces.align import TEMPLATE
-    from facecdm.faces.location import Standing
-    from facecdm.training.randomness import Draws
+    from facecdm.faces.location import FaceLocation
+    from facecdm.training.randomness import RandomDraws
     from facecdm.training.rows import Prompt, Rows
 
     channels = denoiser.model.model.latent_format.latent_channels
@@ -66,7 +66,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
         torch.arange(batch),
     )
     on = torch.ones(batch, dtype=torch.bool)
-    draws = Draws(
+    draws = RandomDraws(
         torch.full((batch,), t),
         torch.randn_like(rows.latents),
         on,
@@ -79,8 +79,13 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
         ~on,
         torch.zeros(batch, 2),
     )
-    where = Standing(rows.keypoints.to(denoiser.device), (latent, latent), side=2)
-    return rows, Crowd(torch.nn.functional.normalize(rows.face, dim=1), None, on, on, where), Prompt(states[:1]), draws
+    where = FaceLocation(rows.keypoints.to(denoiser.device), (latent, latent), side=2)
+    return (
+        rows,
+        ReferenceBatch(torch.nn.functional.normalize(rows.face, dim=1), None, on, on, where),
+        Prompt(states[:1]),
+        draws,
+    )
 
 
 def make_variants(recogniser: Path, device) -> dict:
@@ -138,7 +143,7 @@ def main() -> None:
 
     demo = load()
     denoiser = ComfyDenoiser(demo.model, demo.vae)
-    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map)).start_from_text(denoiser.text_keys_values())
+    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map)).init_from_text(denoiser.text_keys_values())
     torch.nn.init.ones_(adapter.streams["face"].gate.knots)
     stage = Stage(train=("projectors", "keys_values", "gates", "interplay", "lora"))
     learner = Learner(adapter, Lora(), denoiser.linears(), stage, denoiser.device)
@@ -147,13 +152,13 @@ def main() -> None:
     clock = time.perf_counter if on_gpu else time.process_time
 
     def step(loss, t: int, kept: Kept | nullcontext) -> float:
-        rows, crowd, empty, draws = (
+        rows, reference_batch, empty, draws = (
             moved(part, denoiser.device) for part in make_batch(denoiser, arguments.batch, arguments.latent, t)
         )
         terms = [Term("diffusion", losses.DiffusionLoss())] + ([_term(loss)] if loss is not None else [])
         start = clock()
         with kept:
-            total, _ = forward(denoiser, learner, terms, rows, crowd, empty, draws, 1)
+            total, _ = forward(denoiser, learner, terms, rows, reference_batch, empty, draws, 1)
         total.backward()
         if on_gpu:
             torch.cuda.synchronize()

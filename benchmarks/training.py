@@ -318,7 +318,7 @@ def losses(arguments) -> None:
     vision = weights.sizes.clip.vision_config()["hidden_size"]
     data = RandomPeople(denoiser.layer_map.context, vision)
     adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, image_width=vision))
-    adapter.start_from_text(denoiser.text_keys_values()).requires_grad_(False)
+    adapter.init_from_text(denoiser.text_keys_values()).requires_grad_(False)
     usual = Stage(
         steps=arguments.steps + SKIPPED,
         batch=4,

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.adapter.training_batch import Crowd  # noqa: E402
+from facecdm.adapter.reference_batch import ReferenceBatch  # noqa: E402
 from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
 from facecdm.training.denoiser import clean_from  # noqa: E402
@@ -117,7 +117,7 @@ def ask(denoiser, data: DataSet, linear: LinearRecogniser, hidden: frozenset[int
         noisy = a.view(-1, 1, 1, 1) * rows.latents + s.view(-1, 1, 1, 1) * noise
         row = {}
         for name, face, shown in (("right", own, on), ("wrong", own.roll(1, 0), on), ("nobody", own, ~on)):
-            people = Crowd(face, None, shown, ~on).streams(adapter, rows.prompt.states, s / a, torch.float32)
+            people = ReferenceBatch(face, None, shown, ~on).streams(adapter, rows.prompt.states, s / a, torch.float32)
             with lora.on(denoiser.layers()):
                 prediction = denoiser.predict(noisy, t, rows.prompt, people)
             missed = clean_from(prediction, noisy, a, s, denoiser.prediction) - rows.latents

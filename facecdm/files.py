@@ -19,7 +19,7 @@ def is_reserved(name: str) -> bool:
     return name.split(".")[0].rstrip().lower() in _RESERVED
 
 
-def safe_name(name: str) -> str:
+def check_filename(name: str) -> str:
     """The name without suffix, if it is one plain file name on every system. Raises UnsafeName."""
     stem = name.strip().removesuffix(SUFFIX)
     plain = re.fullmatch(r"[\w][\w .,()+\-]{0,99}", stem) is not None and stem == stem.rstrip(" .")
@@ -37,7 +37,7 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
     A file that is there already stays: "_2", "_3" … is appended, unless `overwrite`. The file appears whole or
     not at all. Raises UnsafeName, FaceCDMError (the folder cannot be written).
     """
-    stem = safe_name(name)
+    stem = check_filename(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / (stem + SUFFIX) if overwrite else _claim(folder, stem)

@@ -117,7 +117,7 @@ class NewAdapter(io.ComfyNode):
         # Not inference tensors, so that a trainer can take them as they are.
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
-            adapter = TripletAdapter(config, dtype).start_from_text(weights)
+            adapter = TripletAdapter(config, dtype).init_from_text(weights)
         return io.NodeOutput(adapter.requires_grad_(False).eval(), describe(adapter))
 
 

@@ -8,7 +8,7 @@ from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.unused_inputs import deaf_to_pose, nothing_to_keep
+from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
@@ -136,8 +136,8 @@ class ApplyFaceCDM(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs):
-        model, unheard = applied(**inputs)
-        for text in unheard:
+        model, unused_inputs = applied(**inputs)
+        for text in unused_inputs:
             logger.warning("FaceCDM: %s", text)
         return io.NodeOutput(model)
 
@@ -211,11 +211,11 @@ def applied(
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-    unheard = shown.unheard + deaf_to_pose(person)
+    unused_inputs = shown.unused_inputs + pose_ignored(person)
     if options.projection != NONE:
         streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
-        unheard += nothing_to_keep(getattr(adapter.config, "parts", {}), streams, keep_prompt)
-    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unheard
+        unused_inputs += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unused_inputs
 
 
 def _stream(

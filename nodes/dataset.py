@@ -7,7 +7,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.files import safe_name
+from ..facecdm.files import check_filename
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
 from .sockets import DATA_SET, FACE_ANALYZER
@@ -178,7 +178,7 @@ class PrepareDataSet(io.ComfyNode):
                 return f"{what} must be one of {', '.join(COMBOS[what])}."
         try:
             if name is not None:
-                safe_name(name)
+                check_filename(name)
             if folder not in (None, IMAGES):
                 inside(input_folder(), folder)
         except FaceCDMError as error:
@@ -239,7 +239,7 @@ class PrepareDataSet(io.ComfyNode):
             pose=pose,
             augmented=augmented,
         )
-        target = home() / safe_name(name)
+        target = home() / check_filename(name)
         finder = AnalyzerFinder(analyzer, settings)
         data = prepare(_source(folder, images, captions), target, encoders, finder, settings, _Bars())
         sheet = _sheet(target / "contact.jpg")

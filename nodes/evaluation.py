@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.files import safe_name
+from ..facecdm.files import check_filename
 from .sockets import FACE_ANALYZER
 
 HOME = "facecdm_evaluation"  # below ComfyUI's output folder
@@ -70,7 +70,7 @@ class EvaluateIdentity(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name=None):
         try:
-            return name is None or bool(safe_name(name))
+            return name is None or bool(check_filename(name))
         except FaceCDMError as error:
             return str(error)
 
@@ -166,7 +166,7 @@ def _folder(name: str) -> Path:
     import folder_paths
 
     home = Path(folder_paths.get_output_directory()) / HOME
-    name, number = safe_name(name), 1
+    name, number = check_filename(name), 1
     while (home / (name if number == 1 else f"{name}_{number}")).exists():
         number += 1
     return home / (name if number == 1 else f"{name}_{number}")

@@ -232,7 +232,7 @@ class ApplyToPeople(io.ComfyNode):
             )
         for n in present:
             try:
-                model, unheard = applied(
+                model, unused_inputs = applied(
                     model=model,
                     adapter=adapter,
                     faces=people.get(f"faces_{n}"),
@@ -251,7 +251,7 @@ class ApplyToPeople(io.ComfyNode):
                 )
             except FaceCDMError as error:
                 raise type(error)(f"person {n}: {error}") from error
-            for text in unheard:
+            for text in unused_inputs:
                 logger.warning("FaceCDM: person %d: %s", n, text)
         return io.NodeOutput(model)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.files import safe_name
+from ..facecdm.files import check_filename
 from ..facecdm.training.stages import PRESETS, Stage, preset
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
@@ -225,7 +225,7 @@ class Train(io.ComfyNode):
 def _valid(run: str | None, name: str | None) -> bool | str:
     try:
         if run is not None:
-            safe_name(run)
+            check_filename(run)
         if name is not None:
             preset(name)
     except FaceCDMError as error:
@@ -258,7 +258,7 @@ def _train(
     inputs = Inputs(
         model,
         data_set,
-        home() / safe_name(run),
+        home() / check_filename(run),
         vae,
         control_net,
         recogniser,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facecdm.errors import FaceCDMError, MissingModel, UnsafeName
-from facecdm.files import find_named, safe_name, write_named
+from facecdm.files import check_filename, find_named, write_named
 
 
 @given(st.text(max_size=60))
@@ -55,12 +55,12 @@ def test_no_name_leaves_the_folder(tmp_path_factory, name):
 )
 def test_names_that_are_refused(name):
     with pytest.raises(UnsafeName, match="cannot be the name"):
-        safe_name(name)
+        check_filename(name)
 
 
 @pytest.mark.parametrize("name", ["Ada", "Ada Lovelace (1843), v1.2", "josé_2", "名前", "a.safetensors", "console"])
 def test_names_that_are_fine(name):
-    assert safe_name(name) == name.removesuffix(".safetensors")
+    assert check_filename(name) == name.removesuffix(".safetensors")
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path):

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from facecdm.adapter.training_batch import Crowd
+from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.evaluation.measures import interval
-from facecdm.faces.location import Standing
+from facecdm.faces.location import FaceLocation
 from facecdm.files import write_whole
 from facecdm.training.denoiser import clean_from
 from facecdm.training.losses import LinearRecogniser
@@ -67,10 +67,12 @@ class Ear:
         vision = None if vision is None else vision.to(device)
         where, found = None, {}
         if told:
-            where = Standing(self.keypoints.to(device), tuple(latents.shape[-2:]), adapter.config.places_side)
+            where = FaceLocation(self.keypoints.to(device), tuple(latents.shape[-2:]), adapter.config.grid_side)
         for name, turn, shown in (("right", 0, on), ("wrong", 1, on), ("nobody", 0, ~on)):
-            crowd = Crowd(faces.roll(turn, 0), None if vision is None else vision.roll(turn, 0), shown, shown, where)
-            streams = crowd.streams(adapter, prompt.states, s / a, self.denoiser.dtype)
+            reference_batch = ReferenceBatch(
+                faces.roll(turn, 0), None if vision is None else vision.roll(turn, 0), shown, shown, where
+            )
+            streams = reference_batch.streams(adapter, prompt.states, s / a, self.denoiser.dtype)
             with trained.lora.on(self.denoiser.layers()):
                 prediction = self.denoiser.predict(noisy, t, prompt, streams)
             clean = clean_from(prediction, noisy, a, s, self.denoiser.prediction)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from facecdm.evaluation.evaluate import Evaluation, Evaluator, Row, summarise
-from facecdm.evaluation.recognisers import Recogniser, Seen
+from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
 from facecdm.evaluation.samples import Sample
 
 from .arms import FACE, NONE, TRIPLET, arm
@@ -58,7 +58,7 @@ class Remembered:
                 continue  # the last line of a run that was killed
         file.parent.mkdir(parents=True, exist_ok=True)
 
-    def look(self, picture: np.ndarray) -> Seen | None:
+    def look(self, picture: np.ndarray) -> RecognisedFace | None:
         key = hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
         if key not in self._known:
             seen = self._recogniser.look(picture)
@@ -69,7 +69,7 @@ class Remembered:
         if self._known[key] is None:
             return None
         embedding, points = self._known[key]
-        return Seen(torch.tensor(embedding), None if points is None else np.array(points, np.float32))
+        return RecognisedFace(torch.tensor(embedding), None if points is None else np.array(points, np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from facecdm.adapter.model import TripletAdapter
-from facecdm.adapter.training_batch import Crowd
-from facecdm.faces.location import Standing
+from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.faces.location import FaceLocation
 from facecdm.files import write_whole
 from facecdm.training.lora import Lora
 from facecdm.training.randomness import generator
@@ -81,25 +81,27 @@ class Artist:
         prompt, empty = Prompt(cast.prompts[places].to(device)), Prompt(cast.empty.to(device))
         people = None
         if adapter is not None:
-            crowd = self._crowd([cast.asked[place].person for place in places], drawing)
+            reference_batch = self._crowd([cast.asked[place].person for place in places], drawing)
             if drawing.told and adapter.config.places and cast.places is not None:
-                crowd = replace(
-                    crowd,
-                    where=Standing(cast.places[places].to(device), tuple(noise.shape[-2:]), adapter.config.places_side),
+                reference_batch = replace(
+                    reference_batch,
+                    where=FaceLocation(
+                        cast.places[places].to(device), tuple(noise.shape[-2:]), adapter.config.grid_side
+                    ),
                 )
 
             def people(sigma: Tensor):
-                return crowd.streams(adapter, prompt.states, sigma, denoiser.dtype)
+                return reference_batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
 
         hint = cast.hints[places].to(device) if drawing.pose and cast.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
             pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 
-    def _crowd(self, people: list[int], drawing: Drawing) -> Crowd:
+    def _crowd(self, people: list[int], drawing: Drawing) -> ReferenceBatch:
         device, vision = self.denoiser.device, self.cast.vision
         on = torch.ones(len(people), dtype=torch.bool, device=device)
-        return Crowd(
+        return ReferenceBatch(
             self.cast.faces[people].to(device),
             None if vision is None else vision[people].to(device),
             on if drawing.face else ~on,

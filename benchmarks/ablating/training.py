@@ -135,7 +135,7 @@ def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAd
     small = _plain(full, {**sizes, "face_rank": 4})
     one = _heard(_plain(full, {**sizes, "face_rank": 5})) - _heard(small)
     wide = 4 + round((_heard(full) - _heard(small)) / one)
-    adapter = _plain(full, {**sizes, "face_rank": wide}).start_from_text(lab.denoiser.text_keys_values())
+    adapter = _plain(full, {**sizes, "face_rank": wide}).init_from_text(lab.denoiser.text_keys_values())
     with torch.no_grad():
         adapter.face_projector.mean.copy_(lab.data.mean_face)
     return adapter.requires_grad_(False)

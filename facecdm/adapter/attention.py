@@ -22,7 +22,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-class Where(Protocol):
+class LocationBias(Protocol):
     """Which of a face's `tokens` each place hears, and how much of it is face."""
 
     tokens: int
@@ -35,7 +35,7 @@ class Where(Protocol):
         """The same scores for all tokens, [1 or rows, n, tokens], −∞ for those that a place does not hear."""
 
 
-def attend_near(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
+def attend_to_nearest(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
     """softmax(q kᵀ/√d + scores) v per head, each query with keys and values of its own: q [B, n, C], k and v
     [1 or B, n, m, C], scores [1 or B, n, m] → [B, n, C]."""
     q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))
@@ -43,13 +43,13 @@ def attend_near(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> 
     return (v * seen.softmax(2)[..., None]).sum(2).flatten(2)
 
 
-def attend_where(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
+def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
     """`attend` with `scores` [1 or B, n, N] added, alike in all heads; torch's own: not every fast one has them."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scores[:, None]).transpose(1, 2).flatten(2)
 
 
-def gathered(x: Tensor, near: Tensor) -> Tensor:
+def gather_tokens(x: Tensor, near: Tensor) -> Tensor:
     """x [1 or B, N, C] at `near` [1 or B, n, m] int64 → [1 or B, n, m, C]."""
     rows = max(len(x), len(near))
     if rows > 1:
@@ -80,7 +80,7 @@ class LayerStream:
     projection: str = "feature"
     router: Tensor | None = None
     person: int = 0
-    where: Where | None = None
+    where: LocationBias | None = None
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
@@ -105,7 +105,7 @@ def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads
         if stream.router is not None:
             weight = weight * _route(stream, seen, text[span], _other(stream, streams, attended))
         if stream.kappa is not None:
-            seen = seen - stream.kappa * _already_said(seen, text[span], q[span], stream, heads)
+            seen = seen - stream.kappa * _overlap_with_text(seen, text[span], q[span], stream, heads)
         if in_place:
             out[span].addcmul_(seen, weight)
         else:
@@ -124,13 +124,13 @@ def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Ten
     times = stream.k.shape[1] // tokens  # several references' tokens are heard alike
     if near[0].numel() < tokens:  # few places: all that they hear is less than all tokens
         near = torch.cat([near + tokens * part for part in range(times)], -1)
-        heard = [gathered(x, near) for x in ((stream.k,) if stream.project else (stream.k, stream.v))]
+        heard = [gather_tokens(x, near) for x in ((stream.k,) if stream.project else (stream.k, stream.v))]
         k, v = stream.project(*heard) if stream.project else heard
-        return attend_near(q, k, v, heads, scores.repeat(1, 1, times))
+        return attend_to_nearest(q, k, v, heads, scores.repeat(1, 1, times))
     k, v = stream.project(stream.k) if stream.project else (stream.k, stream.v)
     scores = stream.where.everywhere(q.shape[1], q.dtype)
     scores = scores if times == 1 else scores.repeat(1, 1, times)
-    return attend_where(q, _expand(k, stream.rows), _expand(v, stream.rows), heads, scores)
+    return attend_with_bias(q, _expand(k, stream.rows), _expand(v, stream.rows), heads, scores)
 
 
 def _span(stream: LayerStream) -> slice:
@@ -171,7 +171,7 @@ def _expand(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else x.expand(rows, -1, -1)
 
 
-def _already_said(seen: Tensor, text: Tensor, q: Tensor, stream: LayerStream, heads: int) -> Tensor:
+def _overlap_with_text(seen: Tensor, text: Tensor, q: Tensor, stream: LayerStream, heads: int) -> Tensor:
     if stream.projection == "feature":
         return _projection(seen, text, heads)
     shared = _token_projection(seen, text)

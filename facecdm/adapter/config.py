@@ -42,7 +42,7 @@ class AdapterConfig:
     recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
 
     @property
-    def places_side(self) -> int:
+    def grid_side(self) -> int:
         """Of the square that the face's tokens make."""
         return math.isqrt(self.face_tokens)
 

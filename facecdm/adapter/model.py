@@ -67,7 +67,7 @@ class TripletAdapter(nn.Module):
         )
 
     @torch.no_grad()
-    def start_from_text(self, keys_values: Iterable[tuple[Tensor, Tensor]]) -> "TripletAdapter":
+    def init_from_text(self, keys_values: Iterable[tuple[Tensor, Tensor]]) -> "TripletAdapter":
         """Copy the base model's own text keys' and values' weights, in the layer map's order, into every stream."""
         for i, (k, v) in enumerate(keys_values):
             for stream in self.streams.values():
@@ -87,7 +87,7 @@ class TripletAdapter(nn.Module):
             tokens["image"] = self.image_projector(image)
         return tokens
 
-    def meet(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
+    def apply_interplay(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         """The interplay with one prompt's text tokens [B or 1, T, context]; the tokens themselves without one."""
         return self.interplay(tokens, text) if self.interplay is not None else tokens
 
@@ -97,6 +97,6 @@ class TripletAdapter(nn.Module):
         return all(stream.gate.is_zero for stream in self.streams.values())
 
     @property
-    def text_matters(self) -> bool:
+    def depends_on_text(self) -> bool:
         """Whether keys and values depend on the prompt."""
         return self.interplay is not None and not self.interplay.is_identity

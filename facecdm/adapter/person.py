@@ -74,7 +74,7 @@ class Person:
         return self.sigma_start != float("inf") or self.sigma_end > 0
 
     @property
-    def is_placed(self) -> bool:
+    def has_location(self) -> bool:
         """Whether it is known where the face is to be, and the adapter listens."""
         return self.keypoints is not None and getattr(self.adapter.config, "places", False)
 
@@ -105,7 +105,7 @@ class Person:
     ) -> dict[str, KeysValues]:
         """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
         made = {}
-        for name, tokens in self.met(text, negative).items():
+        for name, tokens in self.tokens_for_text(text, negative).items():
             made[name] = self.adapter.streams[name].keys_values(tokens.to(device, dtype))
             weights = self.token_weights(name, tokens)
             if weights is not None:
@@ -113,11 +113,11 @@ class Person:
                 made[name] = [(k, v * weights) for k, v in made[name]]
         return made
 
-    def met(self, text: Tensor | None, negative: bool = False) -> dict[str, Tensor]:
+    def tokens_for_text(self, text: Tensor | None, negative: bool = False) -> dict[str, Tensor]:
         """`tokens` after the interplay with one prompt's `text` [1 or B, T, context]."""
         tokens = self.tokens(negative)
-        if tokens and text is not None and self.adapter.text_matters:
-            tokens = self.adapter.meet(tokens, text[:1].to(next(iter(tokens.values()))))
+        if tokens and text is not None and self.adapter.depends_on_text:
+            tokens = self.adapter.apply_interplay(tokens, text[:1].to(next(iter(tokens.values()))))
         return tokens
 
     def token_weights(self, name: str, tokens: Tensor) -> Tensor | None:

@@ -43,7 +43,7 @@ def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> N
         )
 
 
-def one_a_picture(faces: Faces) -> Faces:
+def one_per_image(faces: Faces) -> Faces:
     """For each of a video's frames its own largest face; where none was found, that of the frame before, and before
     the first that of the first.
     """

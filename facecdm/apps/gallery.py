@@ -17,7 +17,7 @@ from .portrait import REPOSITORY, WORKFLOW, Job, existing_file, finish, measure,
 from .portrait import add_place_arguments as add_place_arguments
 from .progress import ProgressLine
 from .references import EXAMPLES, Reference, reference
-from .sheet import Row, contact_sheet
+from .sheet import SheetRow, contact_sheet
 
 CELL, TEXT_LINES = 320, 7  # of the sheet; the longest settings are whole in it
 
@@ -25,7 +25,7 @@ Changes = dict[tuple[str, str], Any]  # (node's title, input) → value
 
 
 @dataclass(frozen=True)
-class Entry:
+class GalleryItem:
     """A picture: which shipped workflow, with which values changed."""
 
     workflow: str
@@ -37,13 +37,13 @@ OLD = {PROMPT: "a old man, short grey hair, neutral, white shirt, gradient green
 LAUGHING = {PROMPT: "a young man, short black hair, laughing, red striped shirt, blurred yellow background"}
 OTHER = {PHOTO: "faceworld-2.webp"}
 # A row of the sheet each; the first photo of its first workflow stands before it.
-GALLERY: tuple[tuple[Entry, ...], ...] = (
-    (Entry("portrait"), Entry("portrait", OLD), Entry("portrait", LAUGHING)),
-    (Entry("portrait", OTHER), Entry("portrait", OTHER | OLD), Entry("portrait", OTHER | LAUGHING)),
-    (Entry("portrait_pose"), Entry("portrait_pose", {("Edit Pose", "mirror"): True}),
-     Entry("portrait_pose", {("Edit Pose", "turn_yaw"): 30.0})),
-    (Entry("two_people"), Entry("face_library"), Entry("detail_faces")),
-    (Entry("img2img"), Entry("img2img", {("KSampler", "denoise"): 0.4}), Entry("inpaint")),
+GALLERY: tuple[tuple[GalleryItem, ...], ...] = (
+    (GalleryItem("portrait"), GalleryItem("portrait", OLD), GalleryItem("portrait", LAUGHING)),
+    (GalleryItem("portrait", OTHER), GalleryItem("portrait", OTHER | OLD), GalleryItem("portrait", OTHER | LAUGHING)),
+    (GalleryItem("portrait_pose"), GalleryItem("portrait_pose", {("Edit Pose", "mirror"): True}),
+     GalleryItem("portrait_pose", {("Edit Pose", "turn_yaw"): 30.0})),
+    (GalleryItem("two_people"), GalleryItem("face_library"), GalleryItem("detail_faces")),
+    (GalleryItem("img2img"), GalleryItem("img2img", {("KSampler", "denoise"): 0.4}), GalleryItem("inpaint")),
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def with_adapter(workflow: Workflow, name: str) -> Workflow:
     return Workflow(nodes, workflow.name)
 
 
-def queued(shown: Entry, steps: int | None, adapter: str | None) -> Workflow:
+def queued(shown: GalleryItem, steps: int | None, adapter: str | None) -> Workflow:
     """Raises WorkflowMistake where a change names what the workflow has not."""
     workflow = Workflow.load(WORKFLOW.parent / f"{shown.workflow}.json")
     for (node, name), value in shown.changes.items():
@@ -87,7 +87,7 @@ def photos(workflow: Workflow) -> list[str]:
     return [node_id for node_id, node in workflow.nodes.items() if node["class_type"] == "LoadImage"]
 
 
-def settings(shown: Entry, workflow: Workflow) -> str:
+def settings(shown: GalleryItem, workflow: Workflow) -> str:
     """A line: workflow, what was changed in it, photos, sampler; words last, since a caption may be cut there."""
     sampler = workflow.nodes[workflow.find("KSampler")]["inputs"]
     told = [f"{node} {name} {value}" for (node, name), value in shown.changes.items()
@@ -103,7 +103,7 @@ def settings(shown: Entry, workflow: Workflow) -> str:
 # ---- how it is drawn ----
 
 
-async def draw(address: str, likeness, options: argparse.Namespace, adapter: str | None) -> list[Row]:
+async def draw(address: str, likeness, options: argparse.Namespace, adapter: str | None) -> list[SheetRow]:
     """Every entry, one after the other, as rows of a sheet."""
     line, rows, number = ProgressLine(sum(map(len, GALLERY))), [], 0
     async with Client(address, patience=5) as client:
@@ -121,7 +121,7 @@ async def draw(address: str, likeness, options: argparse.Namespace, adapter: str
                 measured = likeness if workflow.has("FaceCDMApply") else None  # of several people none is the one
                 results.append(await finish(client, job, await client.submit(workflow), line, measured, options.output))
                 line.end(results[-1].problem or results[-1].verdict)
-            rows.append(Row(person.name, person.picture, tuple(results)))
+            rows.append(SheetRow(person.name, person.picture, tuple(results)))
     return rows
 
 
@@ -144,7 +144,7 @@ def lent(file: Path | None, base: Path | None) -> Iterator[str | None]:
         path.unlink()
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[SheetRow]) -> str:
     """The page: the sheet, and a line of settings for every picture, in the order of the sheet."""
     results = [result for row in rows for result in row.results]
     lines = [f"{number}. {made.prompt} · {made.problem or made.verdict}" for number, made in enumerate(results, 1)]

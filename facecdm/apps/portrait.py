@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from ..comfy_api.client import Client
 from ..comfy_api.errors import JobFailed, ServerDied, ServerUnreachable
-from ..comfy_api.names import inside, safe_name
+from ..comfy_api.names import inside, sanitise_filename
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError, MissingModel
 from ..files import REPOSITORY
 from .progress import ProgressLine
 from .references import Reference, lay_out_examples, read_references
-from .sheet import Result, Row, contact_sheet
+from .sheet import SheetImage, SheetRow, contact_sheet
 
 if TYPE_CHECKING:
     from ..comfy_api.server import LocalServer
@@ -116,12 +116,12 @@ async def make(
     references: list[Reference],
     likeness: "Likeness | None",
     output: Path,
-) -> list[Row]:
+) -> list[SheetRow]:
     """Uploads, queues all, waits, fetches, measures and writes. `jobs_of` takes the uploads' names."""
     async with Client(address, patience=5) as client:
         jobs = jobs_of([await client.upload(item.data, item.name) for item in references])
         line = ProgressLine(len(jobs))
-        results: dict[str, list[Result]] = {item.name: [] for item in references}
+        results: dict[str, list[SheetImage]] = {item.name: [] for item in references}
         queued: deque[tuple[Job, str]] = deque()
         try:
             for job in jobs:
@@ -137,27 +137,27 @@ async def make(
             for _, prompt_id in queued:  # we were stopped: leave no work behind
                 with contextlib.suppress(FaceCDMError):
                     await client.cancel(prompt_id)
-    return [Row(item.name, item.picture, tuple(results[item.name])) for item in references]
+    return [SheetRow(item.name, item.picture, tuple(results[item.name])) for item in references]
 
 
 async def finish(
     client: Client, job: Job, prompt_id: str, line: ProgressLine, likeness: "Likeness | None", output: Path
-) -> Result:
+) -> SheetImage:
     """One job's picture, written and measured; a job that fails gives a Result that says why."""
     from PIL import Image
 
     try:
         pictures = (await client.wait(prompt_id, line.step)).images()
     except JobFailed as error:
-        return Result(job.prompt, None, problem=str(error))
+        return SheetImage(job.prompt, None, problem=str(error))
     if not pictures:
-        return Result(job.prompt, None, problem=f"{job.workflow.name} saved no picture")
+        return SheetImage(job.prompt, None, problem=f"{job.workflow.name} saved no picture")
     data = await client.fetch(pictures[0])
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    inside(output, safe_name(f"{job.stem}-{job.number}.png")).write_bytes(data)
+    inside(output, sanitise_filename(f"{job.stem}-{job.number}.png")).write_bytes(data)
     if likeness is None:
-        return Result(job.prompt, picture, measured=False)
-    return Result(job.prompt, picture, likeness.of(job.reference.name, picture))
+        return SheetImage(job.prompt, picture, measured=False)
+    return SheetImage(job.prompt, picture, likeness.of(job.reference.name, picture))
 
 
 # ---- the command ----
@@ -241,7 +241,7 @@ def caption(workflow: Workflow, options: argparse.Namespace) -> str:
     )
 
 
-def write_report(path: Path, rows: list[Row], options: argparse.Namespace) -> None:
+def write_report(path: Path, rows: list[SheetRow], options: argparse.Namespace) -> None:
     results = [
         {
             "reference": row.name,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..comfy_api.names import safe_name
+from ..comfy_api.names import sanitise_filename
 from ..errors import BadFile
 from ..files import PACKAGE
 
@@ -55,7 +55,7 @@ def reference(name: str, data: bytes) -> Reference:
         picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     except Exception as error:  # Pillow raises many types for damaged files
         raise BadFile(f"{name} is no picture ({error}): use a whole PNG, JPEG or WebP") from error
-    return Reference(safe_name(name), data, picture)
+    return Reference(sanitise_filename(name), data, picture)
 
 
 def unique(references: list[Reference]) -> list[Reference]:

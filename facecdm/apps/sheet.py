@@ -14,7 +14,7 @@ MARGIN, GAP, TEXT_LINES = 36, 22, 4
 
 
 @dataclass(frozen=True)
-class Result:
+class SheetImage:
     """One made picture, or why there is none."""
 
     prompt: str
@@ -33,15 +33,17 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One person, or one prompt of a person; without a reference its cell stays empty."""
 
     name: str
     reference: "Image | None"
-    results: tuple[Result, ...]
+    results: tuple[SheetImage, ...]
 
 
-def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256, text_lines: int = TEXT_LINES) -> "Image":
+def contact_sheet(
+    title: str, subtitle: str, rows: list[SheetRow], cell: int = 256, text_lines: int = TEXT_LINES
+) -> "Image":
     """An RGB picture; every cell is `cell` pixels wide, pictures of any size and shape are fitted in."""
     from PIL import Image, ImageDraw
 
@@ -75,7 +77,7 @@ def contact_sheet(title: str, subtitle: str, rows: list[Row], cell: int = 256, t
     return sheet
 
 
-def likeness(draw: "ImageDraw", at: tuple[int, int], width: int, result: Result, text: "Font") -> None:
+def likeness(draw: "ImageDraw", at: tuple[int, int], width: int, result: SheetImage, text: "Font") -> None:
     """The verdict, and a bar from 0 to 1 beside a number."""
     x, y = at
     draw.text((x, y - 2), result.verdict, AMBER if result.similarity is None else GREEN, text)

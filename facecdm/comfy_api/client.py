@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from .errors import BadAnswer, JobLost, ServerUnreachable, WorkflowRejected
 from .history import Finished, Output, read_entry, rejection
-from .names import safe_name
+from .names import sanitise_filename
 from .workflow import Workflow
 
 MEBI = 1 << 20
@@ -87,7 +87,7 @@ class Client:
         import aiohttp
 
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        name = safe_name(name or (Path(picture).name if not isinstance(picture, bytes) else "picture.png"))
+        name = sanitise_filename(name or (Path(picture).name if not isinstance(picture, bytes) else "picture.png"))
         form = aiohttp.FormData()
         form.add_field("image", data, filename=name)
         form.add_field("type", "input")

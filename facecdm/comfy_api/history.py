@@ -8,7 +8,7 @@ from .errors import BadAnswer, JobFailed, JobInterrupted
 
 @dataclass(frozen=True)
 class Output:
-    """One file that a job made, as the server names it. For /view only; see names.safe_name for the disk."""
+    """One file that a job made, as the server names it. For /view only; see names.sanitise_filename for the disk."""
 
     node_id: str
     kind: str

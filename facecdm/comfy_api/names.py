@@ -7,7 +7,7 @@ from ..errors import UnsafeName
 from ..files import is_reserved
 
 
-def safe_name(name: str, limit: int = 120) -> str:
+def sanitise_filename(name: str, limit: int = 120) -> str:
     """A file name with the meaning of `name` that is valid on Linux, Windows and macOS.
 
     Folders are cut off; the extension is kept where the name must be shortened.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import NoFace
 from . import measures
-from .recognisers import Recogniser, Seen
+from .recognisers import RecognisedFace, Recogniser
 from .samples import Sample
 
 Pictures = Callable[[Path], np.ndarray]  # RGB uint8 [H, W, 3]
@@ -60,7 +60,7 @@ class Evaluator:
         others: list[Path] | None = None,
     ):
         self.recognisers, self._open, self._score = recognisers, open_picture, score
-        self._seen: dict[tuple[str, Path], Seen | None] = {}
+        self._seen: dict[tuple[str, Path], RecognisedFace | None] = {}
         self.notes: list[str] = []
         self.centres: list[Tensor | None] = [self._centre(recogniser, others or []) for recogniser in recognisers]
 
@@ -68,7 +68,7 @@ class Evaluator:
         found = [seen.embedding for path in others if (seen := self._look(recogniser, path)) is not None]
         return torch.stack(found).mean(0) if found else None
 
-    def _look(self, recogniser: Recogniser, path: Path) -> Seen | None:
+    def _look(self, recogniser: Recogniser, path: Path) -> RecognisedFace | None:
         key = (recogniser.name, path)
         if key not in self._seen:
             self._seen[key] = recogniser.look(self._open(path))

@@ -14,7 +14,7 @@ from ..errors import MissingPackage
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class RecognisedFace:
     """A picture's largest face: unit `embedding` [D]; where known its `keypoints` [5, 2] in pixels."""
 
     embedding: Tensor
@@ -24,7 +24,7 @@ class Seen:
 class Recogniser(Protocol):
     name: str
 
-    def look(self, picture: np.ndarray) -> Seen | None:
+    def look(self, picture: np.ndarray) -> RecognisedFace | None:
         """The largest face of an RGB picture, uint8 [H, W, 3]; None where it finds none."""
 
 
@@ -44,12 +44,12 @@ class InsightFace:
         made._analyzer, made.name = analyzer, analyzer.recogniser
         return made
 
-    def look(self, picture: np.ndarray) -> Seen | None:
+    def look(self, picture: np.ndarray) -> RecognisedFace | None:
         from ..faces.detect import Options, detect_faces
 
         image = torch.from_numpy(np.ascontiguousarray(picture))[None].float() / 255
         faces = detect_faces(self._analyzer, image, Options(crop_size=16)).faces
-        return Seen(faces.normed[0], faces[0].keypoints.numpy()) if len(faces) else None
+        return RecognisedFace(faces.normed[0], faces[0].keypoints.numpy()) if len(faces) else None
 
 
 class Dlib:
@@ -61,7 +61,7 @@ class Dlib:
 
     name = "dlib"
 
-    def __init__(self, find: Callable[[np.ndarray], Seen | None] | None = None):
+    def __init__(self, find: Callable[[np.ndarray], RecognisedFace | None] | None = None):
         self._find = find
         # Importing face_recognition_models needs an old setuptools; its files do not.
         files = importlib.util.find_spec("face_recognition_models")
@@ -79,14 +79,14 @@ class Dlib:
         self._shape = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
         self._net = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
-    def look(self, picture: np.ndarray) -> Seen | None:
+    def look(self, picture: np.ndarray) -> RecognisedFace | None:
         picture = np.ascontiguousarray(picture)
         boxes = self._detect(picture, 1)
         box = max(boxes, key=lambda box: box.area()) if boxes else self._elsewhere(picture)
         if box is None:
             return None
         found = self._net.compute_face_descriptor(picture, self._shape(picture, box))
-        return Seen(torch.nn.functional.normalize(torch.tensor(list(found)), dim=0))
+        return RecognisedFace(torch.nn.functional.normalize(torch.tensor(list(found)), dim=0))
 
     def _elsewhere(self, picture: np.ndarray):
         """The box that dlib's detector would have drawn around the face that `find` sees: its side is about 2.32 times

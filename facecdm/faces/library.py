@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadFile, FaceCDMError, MissingModel
-from ..files import find_named, safe_name, write_named
+from ..files import check_filename, find_named, write_named
 from .value import Face, Faces
 
 FORMAT = "facecdm.faces"
@@ -19,7 +19,7 @@ def save_faces(faces: Faces, folder: Path, name: str, overwrite: bool = False) -
     """Write FACES to folder/name.safetensors (see `files.write_named`) and return the path. Raises NoFace, too."""
     from safetensors.torch import save
 
-    safe_name(name)  # a wrong name is told first
+    check_filename(name)  # a wrong name is told first
     data = save(_tensors(faces.required("Save Faces")), _metadata(faces))
     return write_named(data, folder, name, overwrite)
 

@@ -17,7 +17,7 @@ RIM = REACH + 2 * FADES
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class FaceLocation:
     """Faces that are to be where `keypoints` [1 or B, 5, 2] say, in 0…1 of a picture of `size` (height, width) latents.
 
     Called with a layer's number of places n and its dtype: the tokens that stand where each place does [1 or B, n, m],
@@ -38,10 +38,10 @@ class Standing:
 
     def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
         if (places, dtype) not in self._made:
-            where = standing(self.keypoints, *self.size, places, self.grid)[..., :2]
+            where = aligned_coordinates(self.keypoints, *self.size, places, self.grid)[..., :2]
             near = nearest(where, self.side)
             apart = 2 * REACH / self.side * WIDTH
-            scores = -(where[:, :, None] - centres(self.side).to(where)[near]).square().sum(-1) / (2 * apart**2)
+            scores = -(where[:, :, None] - token_centres(self.side).to(where)[near]).square().sum(-1) / (2 * apart**2)
             scores = scores - scores.amax(-1, keepdim=True)  # beyond the face, too, half precision holds them
             beyond = where.abs().amax(-1, keepdim=True) - REACH
             self._made[places, dtype] = near, scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
@@ -55,26 +55,26 @@ class Standing:
             self._made[places, dtype, "all"] = silent.scatter(2, near, scores)
         return self._made[places, dtype, "all"]
 
-    def part(self, rows: Tensor) -> "Standing":
+    def part(self, rows: Tensor) -> "FaceLocation":
         """Of some rows [k] alone."""
-        return Standing(
+        return FaceLocation(
             self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side, self.grid
         )
 
-    def within(self, area: tuple[int, int, int, int]) -> "Standing":
+    def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
         """As a part of the picture sees it: `area` is its height, width, top and left in latents."""
         height, width, top, left = area
         scale, corner, part = (
             self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
         )
-        return Standing((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid)
+        return FaceLocation((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid)
 
 
 @dataclass(frozen=True, eq=False)
-class Chunks:
-    """Neighbouring rows of a batch, each `Standing` of as many as it has faces."""
+class FaceLocations:
+    """Neighbouring rows of a batch, each `FaceLocation` of as many as it has faces."""
 
-    parts: list[Standing]
+    parts: list[FaceLocation]
     _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
 
     @property
@@ -93,7 +93,7 @@ class Chunks:
         return self._made[places, dtype, "all"]
 
 
-def centres(side: int) -> Tensor:
+def token_centres(side: int) -> Tensor:
     """[side², 2]: x, y of the places' middles, in half crops from the middle of the crop."""
     steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
     y, x = torch.meshgrid(steps, steps, indexing="ij")
@@ -101,7 +101,7 @@ def centres(side: int) -> Tensor:
 
 
 def nearest(where: Tensor, side: int) -> Tensor:
-    """Places [B, n, 2] as `centres` has them → the block of at most NEAR × NEAR tokens around each, [B, n, m] int64."""
+    """Positions [B, n, 2] in `token_centres` units → the at most NEAR × NEAR tokens around each, [B, n, m] int64."""
     reach = min(NEAR, side)
     first = ((where / REACH + 1) * side / 2 - (reach - 1) / 2).floor().long().clamp(0, side - reach)
     step = torch.arange(reach, device=where.device)
@@ -109,7 +109,9 @@ def nearest(where: Tensor, side: int) -> Tensor:
     return (y[..., :, None] * side + x[..., None, :]).flatten(-2)
 
 
-def standing(keypoints: Tensor, height: int, width: int, places: int, grid: tuple[int, int] | None = None) -> Tensor:
+def aligned_coordinates(
+    keypoints: Tensor, height: int, width: int, places: int, grid: tuple[int, int] | None = None
+) -> Tensor:
     """[B, places, 3]: x, y (and 1) of a layer's places on the upright face, in half crops from its middle.
 
     The picture has height × width latents, which the layers halve, rounding up, unless `grid` says what the layer has.

@@ -11,18 +11,18 @@ OVERLAP = 0.4  # two finds that overlap more are one face
 
 
 @dataclass(frozen=True)
-class Look:
+class SearchView:
     """One way to look: the detector's size, and a border around the picture as part of its longer side."""
 
     size: int
     border: float = 0.0
 
 
-def looks(size: int, longer_side: int) -> list[list[Look]]:
+def looks(size: int, longer_side: int) -> list[list[SearchView]]:
     """What to try after the plain look, cheapest group first: smaller; a border (close-ups); larger."""
-    smaller = [Look(part) for part in (size // 2, size // 4) if part >= 64]
-    bordered = [Look(size // 2, 0.5), Look(size // 2, 1.0)]
-    larger = [Look(size * 2)] if longer_side > size * 1.5 else []
+    smaller = [SearchView(part) for part in (size // 2, size // 4) if part >= 64]
+    bordered = [SearchView(size // 2, 0.5), SearchView(size // 2, 1.0)]
+    larger = [SearchView(size * 2)] if longer_side > size * 1.5 else []
     return [group for group in (smaller, bordered, larger) if group]
 
 
@@ -33,7 +33,7 @@ def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float,
     finds are judged together by score.
     """
     size = max(32, size // 32 * 32)  # the detector's coarsest stride
-    found = _look(analyzer, bgr, Look(size), min_score)
+    found = _look(analyzer, bgr, SearchView(size), min_score)
     for group in looks(size, max(bgr.shape[:2])) if thorough else ():
         if any(face.score >= SURE for face in found):
             break
@@ -42,7 +42,7 @@ def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float,
     return dedupe(found)
 
 
-def _look(analyzer: FaceAnalyzer, bgr: np.ndarray, look: Look, min_score: float) -> list[Found]:
+def _look(analyzer: FaceAnalyzer, bgr: np.ndarray, look: SearchView, min_score: float) -> list[Found]:
     size = max(32, look.size // 32 * 32)
     border = round(max(bgr.shape[:2]) * look.border)
     if not border:

@@ -70,7 +70,7 @@ def _published(adapter: ImportedAdapter) -> Exported:
 
 def _own(adapter: TripletAdapter) -> Exported:
     config, face = adapter.config, adapter.streams["face"]
-    if adapter.text_matters:
+    if adapter.depends_on_text:
         raise FaceCDMError(
             "its interplay with the text was trained, and an IP-Adapter file has no place for it: a "
             "plain adapter would be another. Train one with interplay off to export it."

@@ -50,7 +50,7 @@ class ImportedAdapter(nn.Module):
     belong to the base model and are not run here.
     """
 
-    text_matters = False
+    depends_on_text = False
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ImportedAdapter(nn.Module):
             made[name] = self.projectors[name](shown)
         return made[name]
 
-    def meet(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
+    def apply_interplay(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         return tokens
 
 

@@ -120,7 +120,7 @@ class Perceiver(nn.Module):
         self.proj_out = nn.Linear(width, out)
         self.norm_out = nn.LayerNorm(out)
         self.layers = nn.ModuleList(
-            nn.ModuleList([Look(width, heads), feed_forward(width, feed)]) for _ in range(depth)
+            nn.ModuleList([CrossAttentionBlock(width, heads), feed_forward(width, feed)]) for _ in range(depth)
         )
 
     @classmethod
@@ -161,7 +161,7 @@ class Resampler(Perceiver):
         return super().forward(self.latents.expand(len(states), -1, -1), states)
 
 
-class Look(nn.Module):
+class CrossAttentionBlock(nn.Module):
     """Tokens [R, N, width] attend to states [R, M, width] and to themselves."""
 
     def __init__(self, width: int, heads: int):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.features import Features
-from .projectors import HEAD, Look, feed_forward
+from .projectors import HEAD, CrossAttentionBlock, feed_forward
 
 RECOGNISER_WIDTH = 512  # antelopev2's embedding, raw
 VISION_WIDTH = 768  # EVA02-CLIP-L-336's embedding, of length 1
@@ -59,7 +59,8 @@ class IdentityFormer(nn.Module):
         self.latents = nn.Parameter(torch.zeros(1, count, inner))
         self.proj_out = nn.Parameter(torch.zeros(inner, context))
         self.layers = nn.ModuleList(
-            nn.ModuleList([Look(inner, inner // HEAD), feed_forward(inner, 4 * inner)]) for _ in range(depth)
+            nn.ModuleList([CrossAttentionBlock(inner, inner // HEAD), feed_forward(inner, 4 * inner)])
+            for _ in range(depth)
         )
         for state in range(STATES):
             setattr(self, f"mapping_{state}", _stack(states_width, 1024, inner))

@@ -9,7 +9,7 @@ from .families import ALIGNED, FACE
 from .recognise import Recognised
 
 
-def unseen_pictures(parts: dict[str, Recognised], connected: tuple[str, ...]) -> tuple[str, ...]:
+def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> tuple[str, ...]:
     """For the names of `connected` inputs that show pictures, where no stream looks at any."""
     if not connected or any(part.family.picture for part in parts.values()):
         return ()
@@ -20,7 +20,7 @@ def unseen_pictures(parts: dict[str, Recognised], connected: tuple[str, ...]) ->
     )
 
 
-def not_found(part: Recognised, faces: Faces | None, pictures: Tensor | None) -> str:
+def face_not_in_image(part: Recognised, faces: Faces | None, pictures: Tensor | None) -> str:
     """What a family that looks at faces in their pictures [B, H, W, 3] sees where these are not those; else ""."""
     family = part.family
     if family.picture not in (FACE, ALIGNED) or faces is None or pictures is None:
@@ -39,9 +39,9 @@ def not_found(part: Recognised, faces: Faces | None, pictures: Tensor | None) ->
     )
 
 
-def deaf_to_pose(person: Person) -> tuple[str, ...]:
+def pose_ignored(person: Person) -> tuple[str, ...]:
     """Where it is said where the face is to be, and the adapter cannot hear it."""
-    if person.keypoints is None or person.is_placed:
+    if person.keypoints is None or person.has_location:
         return ()
     return (
         "pose is connected, and this adapter does not listen to it: only FaceCDM's own do whose face tokens began "
@@ -49,7 +49,7 @@ def deaf_to_pose(person: Person) -> tuple[str, ...]:
     )
 
 
-def nothing_to_keep(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:
+def keep_prompt_without_effect(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:
     """Where every stream that is shown has taken out what the text says before anybody asked (κ of 1: PuLID)."""
     families = [part.family for stream, part in parts.items() if stream in shown]
     if not keep_prompt or not families or any(family.kappa < 1 for family in families):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ..adapter.config import AdapterConfig, content_of
 from ..adapter.model import TripletAdapter
 from .denoiser import Denoiser
-from .position_init import begin_places, can_begin
+from .position_init import can_init_positions, init_positions
 from .source import Source
 
 RIDGE = 0.03  # of the mean variance within people, added to it: a direction that photos hardly touch is not endless
@@ -30,15 +30,15 @@ def new_adapter(
         **{"image_width": image} | sizes,
     )
     torch.random.default_generator.manual_seed(seed)
-    adapter = TripletAdapter(config).start_from_text(denoiser.text_keys_values())
-    begin_bottleneck(adapter, *known_faces(data))
-    if places and can_begin(adapter, data):
-        begin_places(adapter, denoiser, data)
+    adapter = TripletAdapter(config).init_from_text(denoiser.text_keys_values())
+    init_bottleneck(adapter, *known_faces(data))
+    if places and can_init_positions(adapter, data):
+        init_positions(adapter, denoiser, data)
     return adapter.requires_grad_(False)
 
 
 @torch.no_grad()
-def begin_streams(adapter: TripletAdapter) -> TripletAdapter:
+def init_streams(adapter: TripletAdapter) -> TripletAdapter:
     """Open the gates and let the values be zero: still nobody's face, bit for bit, and learnt sooner.
 
     For values that learn whole: those that learn a low-rank addition need the text's to add to. Zero gates before the
@@ -61,7 +61,7 @@ def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def begin_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> None:
+def init_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> None:
     """Centre the face projector on `faces` [N, W] and let its code say what tells the `people` [N] apart.
 
     The code takes `identity_directions`; where it passes a GELU, in pairs of opposite sign, since that keeps only half

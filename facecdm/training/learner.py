@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.model import TripletAdapter
-from .initialise import begin_streams
+from .initialise import init_streams
 from .lora import Lora, LowRank
 from .stages import Stage
 
@@ -35,7 +35,7 @@ class Learner:
         learns = set(stage.train)
         self.adapter = _fork(adapter, learns - {"keys_values"} if stage.rank else learns).to(device)
         if "keys_values" in learns and not stage.rank and adapter.is_new:
-            begin_streams(self.adapter)
+            init_streams(self.adapter)
         self.extra: dict[nn.Linear, LowRank] = {}
         if "keys_values" in learns and stage.rank:
             self.extra = {

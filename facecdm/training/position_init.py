@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapter.model import TripletAdapter
-from ..faces.location import REACH, SIZE, centres, from_crop, standing
+from ..faces.location import REACH, SIZE, aligned_coordinates, from_crop, token_centres
 from .denoiser import Denoiser
 from .losses.arcface import upright
 from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, straight
@@ -31,22 +31,22 @@ LOUDNESS = 1.2  # of what tells a token's place, against what it says of the per
 BLUR = 0.03  # added to the variance with which a query knows its place, in half crops
 
 
-def can_begin(adapter: TripletAdapter, data: Source) -> bool:
+def can_init_positions(adapter: TripletAdapter, data: Source) -> bool:
     """Whether the tokens make a square, and there are people enough to say in what they differ."""
-    side = adapter.config.places_side
+    side = adapter.config.grid_side
     return side > 1 and side * side == adapter.config.face_tokens and len(data.people) >= FEWEST_PEOPLE
 
 
 @torch.no_grad()
-def begin_places(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> TripletAdapter:
+def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> TripletAdapter:
     """Give a new adapter's face tokens and its face keys in every layer their places; values and gates stay.
 
     So an adapter that did nothing still does nothing. The same data give the same adapter. Tensors are replaced, not
     written to: others may hold them.
     """
-    side = adapter.config.places_side
+    side = adapter.config.grid_side
     where = _begin_tokens(adapter, *_faces(adapter, denoiser, data, side))
-    _begin_keys(adapter, _watch(denoiser, data), where, centres(side))
+    _begin_keys(adapter, _watch(denoiser, data), where, token_centres(side))
     adapter.config = replace(adapter.config, places=True)
     return adapter
 
@@ -57,7 +57,7 @@ def _begin_tokens(adapter: TripletAdapter, codes: Tensor, drawn: Tensor, seen: i
     `codes` [N, r] of faces; `drawn` [r, 3, H, H], the upright face by a straight line from them; a token sees `seen`
     pixels each way. Gives the tokens of a face like all others [T, context], without what they say of a person.
     """
-    projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.places_side
+    projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.grid_side
     count, own = side * side, drawn.shape[-1] // side
     around = F.pad(drawn, ((seen - own) // 2,) * 4, mode="replicate")
     parts = F.unfold(around, seen, stride=own).movedim(2, 0)  # [T, r, 3 · seen²]
@@ -88,7 +88,7 @@ def _addresses(side: int, features: int) -> Tensor:
 
     So what is learnt of a place is near to what its neighbours learn (Rahimi & Recht 2007, random Fourier features).
     """
-    draw, at = generator("places", 0), centres(side)
+    draw, at = generator("places", 0), token_centres(side)
     waves = torch.randn(2, features - 3, generator=draw) * side / (2 * REACH) / 2
     phases = torch.rand(features - 3, generator=draw) * 2 * torch.pi
     return torch.cat([at, at.square().sum(1, keepdim=True), (at @ waves + phases).cos() * 2**0.5], 1)
@@ -153,7 +153,11 @@ def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
         def watch(index: int, q: Tensor, _: Tensor, rows=rows, size=(height, width)) -> None:
             heads = denoiser.layer_map.layers[index].heads
             q = q.detach().cpu().unflatten(-1, (heads, -1)).flatten(0, 1).double().transpose(0, 1)  # [heads, B·n, d]
-            p = standing(rows.keypoints.cpu(), *size, q.shape[1] // len(rows.keypoints)).flatten(0, 1).double()
+            p = (
+                aligned_coordinates(rows.keypoints.cpu(), *size, q.shape[1] // len(rows.keypoints))
+                .flatten(0, 1)
+                .double()
+            )
             now = (q.transpose(1, 2) @ q, q.transpose(1, 2) @ p, p.T @ p)
             sums[index] = [old + new / (len(p) * WATCHED) for old, new in zip(sums[index], now)]
 

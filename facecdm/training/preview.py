@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..adapter.training_batch import Crowd
+from ..adapter.reference_batch import ReferenceBatch
 from .denoiser import Denoiser
 from .learner import Learner
 from .randomness import generator
 from .rows import moved
 from .sample import even, sample
 from .source import Source
-from .step import where_faces_are
+from .step import face_locations
 
 STEPS, GUIDANCE = 12, 4.0
 
@@ -40,17 +40,21 @@ def preview(
     noisy = torch.randn(rows.latents.shape, generator=generator("preview", seed)).to(device)
     face, vision = data.features(people)
     on = torch.ones(count, dtype=torch.bool, device=device)
-    crowd = Crowd(F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on)
+    reference_batch = ReferenceBatch(
+        F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on
+    )
     posed = learner.stage.drop_pose < 1
     if posed and learner.adapter.config.places:
-        crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
+        reference_batch = replace(reference_batch, where=face_locations(rows, learner.adapter.config))
     with learner.averaged():
         return sample(
             denoiser,
             noisy,
             rows.prompt,
             moved(data.empty_prompt, device),
-            lambda sigma: crowd.streams(learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra),
+            lambda sigma: reference_batch.streams(
+                learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra
+            ),
             even(denoiser, steps),
             guidance,
             rows.control if posed else None,

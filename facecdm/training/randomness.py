@@ -24,7 +24,7 @@ def generator(*key: object) -> torch.Generator:
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class RandomDraws:
     """For the rows of one batch: noise steps `t`, noise `epsilon`, what is left out, and who refers to whom.
 
     All bool tensors [B] are True where the row *has* the thing. `choice` [B] in 0…1 picks a reference, `own` [B]
@@ -44,11 +44,11 @@ class Draws:
     window: Tensor
     wander: Tensor
 
-    def part(self, rows: slice) -> "Draws":
-        return Draws(**{name: value[rows] for name, value in vars(self).items()})
+    def part(self, rows: slice) -> "RandomDraws":
+        return RandomDraws(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> Draws:
+def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomDraws:
     """The draws of batch `micro` of `step` for latents of `shape` [B, C, h, w]."""
     random_from = generator(stage.seed, stage.name, step, micro)
     rows = shape[0]
@@ -59,7 +59,7 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> Draws:
     # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
     spread = (torch.randperm(rows, generator=random_from) + torch.rand(1, generator=random_from)) / rows
     everything = uniform() >= stage.drop_all
-    return Draws(
+    return RandomDraws(
         _noise_step(stage, spread),
         torch.randn(shape, generator=random_from),
         (uniform() >= stage.drop_text) & everything,

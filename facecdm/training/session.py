@@ -20,7 +20,7 @@ from .preview import choose, preview
 from .progress import Progress
 from .stages import Stage
 from .terms import terms_of
-from .trainer import Result, Trainer, Worker, check_told
+from .trainer import StageResult, Trainer, Worker, check_location_conditioning
 
 
 class Session:
@@ -44,7 +44,7 @@ class Session:
         self.held_out = held_out(self.data, config.held_out)
         self.adapter, self.lora = self._first_adapter(), self._first_lora()
         for stage in config.plan():
-            check_told(stage, self.adapter)
+            check_location_conditioning(stage, self.adapter)
 
     def _open_base(self):
         from ..demo.pose_cli import POSE_WEIGHTS
@@ -132,7 +132,7 @@ class Session:
             f"{'begins anew' if self.config.adapter is None else self.config.adapter}"
         )
 
-    def run(self) -> Result:
+    def run(self) -> StageResult:
         """All stages; a stage that is finished already is read from its files."""
         adapter, lora, control, result = self.adapter, self.lora, Lora(), None
         if self.accelerator is not None and self.config.tracker:
@@ -146,7 +146,7 @@ class Session:
             self._finish(result)
         return result
 
-    def _stage(self, stage: Stage, adapter, lora: Lora, control: Lora) -> Result:
+    def _stage(self, stage: Stage, adapter, lora: Lora, control: Lora) -> StageResult:
         mean = self.data.mean_face if stage.identity else None
         terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser)
         trainer = Trainer(
@@ -179,13 +179,13 @@ class Session:
             save_row(pictures, self.config.out / "pictures" / f"{trainer.stage.name}-{trainer.step:06d}.png")
             draw_losses(trainer.history).save(self.config.out / f"{trainer.stage.name}.png")
 
-    def _keep(self, stage: Stage, result: Result) -> None:
+    def _keep(self, stage: Stage, result: StageResult) -> None:
         out = self.config.out
         draw_losses(result.history).save(out / f"{stage.name}.png")
         lines = "\n".join(json.dumps(line) for line in result.history)
         (out / f"{stage.name}.jsonl").write_text(lines + "\n", encoding="utf-8")
 
-    def _finish(self, result: Result) -> None:
+    def _finish(self, result: StageResult) -> None:
         from safetensors.torch import save
 
         notes = {

@@ -14,12 +14,12 @@ from .learner import Learner
 FORMAT = 1
 
 
-class OtherRun(FaceCDMError):
+class RunMismatch(FaceCDMError):
     """A checkpoint belongs to other data, settings or weights than those given now."""
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunIdentity:
     """What a stage's result depends on besides chance, which follows from the seed: all of it, as JSON values."""
 
     settings: dict
@@ -59,7 +59,7 @@ def save(
     learner: Learner,
     optimiser: torch.optim.Optimizer,
     scaler: dict,
-    identity: Identity,
+    identity: RunIdentity,
     step: int,
     history: list[dict],
 ) -> None:
@@ -85,7 +85,7 @@ def save(
 
 
 def resume(
-    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: Identity
+    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity
 ) -> tuple[int, dict, list[dict]]:
     """(step, scaler's state, history) of the checkpoint at `path`, its weights put in place; step 0 without one.
 
@@ -105,7 +105,7 @@ def resume(
     if stored.get("format") != FORMAT:
         differences.insert(0, f"its format is {stored.get('format')} and this FaceCDM's is {FORMAT}")
     if differences:
-        raise OtherRun(
+        raise RunMismatch(
             f"{path} belongs to another training: {'; '.join(differences)}. Give the same to go on, or "
             "another run folder to begin anew."
         )

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from ..adapter.config import AdapterConfig
-from ..adapter.training_batch import Crowd
+from ..adapter.reference_batch import ReferenceBatch
 from ..faces.align import TEMPLATE
-from ..faces.location import SIZE, Standing
+from ..faces.location import SIZE, FaceLocation
 from .denoiser import Denoiser, clean_from
 from .learner import Learner
-from .randomness import Draws
+from .randomness import RandomDraws
 from .rows import Prompt, Rows, without_text
-from .step_data import Moment
+from .step_data import StepData
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Term:
     """
 
     name: str
-    loss: Callable[[Moment], Tensor]
+    loss: Callable[[StepData], Tensor]
     weight: float = 1.0
     every: int = 1
     ramp: int = 0
@@ -43,18 +43,18 @@ def forward(
     learner: Learner,
     terms: list[Term],
     rows: Rows,
-    crowd: Crowd,
+    reference_batch: ReferenceBatch,
     empty: Prompt,
-    draws: Draws,
+    draws: RandomDraws,
     step: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the terms of this step, and each term by name (detached)."""
-    moment = see(
+    step_data = see(
         denoiser,
         learner,
         {need for term in terms if term.weight_at(step) for need in term.needs},
         rows,
-        crowd,
+        reference_batch,
         empty,
         draws,
         step,
@@ -62,7 +62,7 @@ def forward(
     total, values = torch.zeros((), device=denoiser.device), {}
     for term in terms:
         if weight := term.weight_at(step):
-            value = term.loss(moment)
+            value = term.loss(step_data)
             total, values[term.name] = total + weight * value, value.detach()
     return total, values
 
@@ -72,12 +72,12 @@ def see(
     learner: Learner,
     needs: set[str],
     rows: Rows,
-    crowd: Crowd,
+    reference_batch: ReferenceBatch,
     empty: Prompt,
-    draws: Draws,
+    draws: RandomDraws,
     step: int,
-) -> Moment:
-    """Call the U-Net on noisy rows, with the people of `crowd` in them; the learner's LoRA has to be on already."""
+) -> StepData:
+    """Call the U-Net on noisy rows with `reference_batch` applied; the learner's LoRA must be on already."""
     device = denoiser.device
     t, epsilon = draws.t.to(device), draws.epsilon.to(device)
     signal, level = (table.to(device)[t] for table in (denoiser.signal, denoiser.noise))
@@ -86,8 +86,8 @@ def see(
     outputs: list[Tensor] = []
     queries: list[tuple[Tensor, Tensor]] = []
     if learner.adapter.config.places and bool(draws.pose_on[0]):
-        crowd = replace(crowd, where=where_faces_are(rows, learner.adapter.config))
-    people = crowd.streams(
+        reference_batch = replace(reference_batch, where=face_locations(rows, learner.adapter.config))
+    people = reference_batch.streams(
         learner.adapter,
         prompt.states,
         level / signal.clamp(min=1e-4),
@@ -101,7 +101,7 @@ def see(
     if needs & {"plain", "queries"}:
         with torch.no_grad(), learner.lora.off():
             plain = denoiser.predict(noisy, t, prompt, None, control, _keep(plain_queries))
-    return Moment(
+    return StepData(
         denoiser,
         rows,
         t,
@@ -111,8 +111,8 @@ def see(
         noisy,
         prediction,
         clean_from(prediction, noisy, signal, level, denoiser.prediction),
-        crowd.face_on.float(),
-        crowd.image_on.float(),
+        reference_batch.face_on.float(),
+        reference_batch.image_on.float(),
         draws.text_on.to(device).float(),
         step,
         outputs,
@@ -124,18 +124,18 @@ def see(
         prompt,
         control,
         learner.adapter,
-        crowd,
+        reference_batch,
         learner.extra,
         empty,
     )
 
 
-def where_faces_are(rows: Rows, config: AdapterConfig) -> Standing:
+def face_locations(rows: Rows, config: AdapterConfig) -> FaceLocation:
     """What the key points of the rows' own faces say; a row without a face has a face all over it."""
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
-    return Standing(
-        torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]), config.places_side
+    return FaceLocation(
+        torch.where(there[:, None, None], rows.keypoints, anywhere), tuple(rows.latents.shape[-2:]), config.grid_side
     )
 
 

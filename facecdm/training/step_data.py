@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from ..adapter.attention import LayerStream
 from ..adapter.model import TripletAdapter
-from ..adapter.training_batch import Crowd
+from ..adapter.reference_batch import ReferenceBatch
 from .denoiser import Denoiser
 from .rows import Prompt, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class StepData:
     """One step on the device of the denoiser, all float32.
 
     rows       the batch, moved to the device
@@ -25,7 +25,7 @@ class Moment:
     plain      the same U-Net call without people, no gradient: `plain_prediction`; and queries of both
     face_region [B] bool: the diffusion loss of the row counts its face's region alone
     people     the streams that the U-Net saw; `prompt` and `control` likewise (for a loss that calls it again)
-    adapter    the adapter in training; `crowd` the references that it was given (for the bottleneck's loss);
+    adapter    the adapter in training; `reference_batch` the references that it was given (for the bottleneck's loss);
                `extra` the low-rank additions to its keys and values
     empty      the empty text (for a loss that samples with guidance)
     """
@@ -52,6 +52,6 @@ class Moment:
     prompt: Prompt | None = None
     control: Tensor | None = None
     adapter: TripletAdapter | None = None
-    crowd: Crowd | None = None
+    reference_batch: ReferenceBatch | None = None
     extra: Mapping[nn.Linear, nn.Module] = field(default_factory=dict)
     empty: Prompt | None = None

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ..adapter.model import TripletAdapter
-from ..adapter.training_batch import Crowd
+from ..adapter.reference_batch import ReferenceBatch
 from ..errors import FaceCDMError
 from . import state
 from .denoiser import Denoiser, digest_of
 from .learner import Learner
 from .lora import Lora
 from .losses.diffusion import DiffusionLoss
-from .randomness import Draws, batches, draw
+from .randomness import RandomDraws, batches, draw
 from .rows import moved
 from .source import Source
 from .stages import Stage
@@ -38,7 +38,7 @@ class Worker:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class StageResult:
     """What a stage made: the adapter, the LoRA of the U-Net, and a line of `history` for every step and validation;
     `control` is the ControlNet's LoRA, empty where none was trained."""
 
@@ -87,7 +87,7 @@ class Trainer:
                 'the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
                 'the data set has no pose pictures: give both, or leave "control" out of what it trains'
             )
-        check_told(stage, adapter)
+        check_location_conditioning(stage, adapter)
         self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
         self.optimiser = torch.optim.AdamW(
             self.learner.groups(),
@@ -98,7 +98,7 @@ class Trainer:
         )
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=stage.precision == "fp16")
         self.checkpoint = Path(folder) / f"{stage.name}.pt"
-        self.identity = state.Identity(
+        self.identity = state.RunIdentity(
             stage.to_dict(),
             data.fingerprint,
             base,
@@ -113,7 +113,7 @@ class Trainer:
         self.empty = moved(data.empty_prompt, denoiser.device)
         self._whole = True
 
-    def run(self, watch: Callable[["Trainer"], None] | None = None) -> Result:
+    def run(self, watch: Callable[["Trainer"], None] | None = None) -> StageResult:
         """Train what is left. `watch` is called after every step; what it raises stops the run, which is saved."""
         stage, denoiser = self.stage, self.denoiser
         denoiser.compute_in(DTYPES[stage.precision])
@@ -140,7 +140,7 @@ class Trainer:
             if self._whole:  # a step that was cut in two is left to the checkpoint before it
                 self.save()
         adapter, lora, control = self.learner.result()
-        return Result(adapter, lora, self.history, control)
+        return StageResult(adapter, lora, self.history, control)
 
     def save(self) -> None:
         if self.worker.rank == 0:
@@ -193,15 +193,15 @@ class Trainer:
         part = slice(self.worker.rank, None, self.worker.count)
         draws = draw(self.stage, step, micro, (len(indices), *self._shape(indices)))
         draws = draws.part(part)
-        rows, crowd = self._batch(indices[part], draws)
+        rows, reference_batch = self._batch(indices[part], draws)
         if draws.window[0]:
             rows, draws = windowed(rows, draws)
-        return forward(self.denoiser, self.learner, self.terms, rows, crowd, self.empty, draws, step)
+        return forward(self.denoiser, self.learner, self.terms, rows, reference_batch, self.empty, draws, step)
 
     def _shape(self, indices: list[int]) -> tuple[int, ...]:
         return self.data.latent_shape(indices[0])
 
-    def _batch(self, indices: list[int], draws: Draws) -> tuple:
+    def _batch(self, indices: list[int], draws: RandomDraws) -> tuple:
         """The rows of `indices`, and the crowd of their references."""
         device = self.denoiser.device
         rows = moved(self.data.load(indices), device)
@@ -212,13 +212,13 @@ class Trainer:
             augmented.append(choice if not others and not own else None)
         face, vision = self.data.features(references, augmented)
         face = torch.nn.functional.normalize(face.to(device).float(), dim=1)
-        crowd = Crowd(
+        reference_batch = ReferenceBatch(
             face,
             None if vision is None else vision.to(device).float(),
             draws.face_on.to(device),
             draws.image_on.to(device),
         )
-        return rows, crowd
+        return rows, reference_batch
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -239,16 +239,16 @@ class Trainer:
         with self.learner.averaged():
             for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
                 draws = draw(stage, 0, number, (len(indices), *self._shape(indices)))
-                rows, crowd = self._batch(indices, draws)
-                moment = see(self.denoiser, self.learner, {"plain"}, rows, crowd, self.empty, draws, 0)
-                sums["validation"] += float(plain(moment)) * len(indices)
-                without = replace(moment, prediction=moment.plain_prediction)
+                rows, reference_batch = self._batch(indices, draws)
+                step_data = see(self.denoiser, self.learner, {"plain"}, rows, reference_batch, self.empty, draws, 0)
+                sums["validation"] += float(plain(step_data)) * len(indices)
+                without = replace(step_data, prediction=step_data.plain_prediction)
                 sums["validation without face"] += float(plain(without)) * len(indices)
                 count += len(indices)
         return {name: round(value / count, 6) for name, value in sums.items()}
 
 
-def check_told(stage: Stage, adapter: TripletAdapter) -> None:
+def check_location_conditioning(stage: Stage, adapter: TripletAdapter) -> None:
     """Raises FaceCDMError where a stage looks at faces drawn from noise, and nothing says where they will be."""
     drawn = stage.identity and stage.few_steps and stage.few_steps_from == "noise"
     if drawn and not (adapter.config.places and stage.drop_pose < 1):

@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .randomness import Draws
+from .randomness import RandomDraws
 from .rows import Rows
 
 MULTIPLE = 8  # of the window's latents, so that every level of a U-Net halves it evenly
 WANDERS = 0.125  # of the window's side: how far its middle may be from the face's
 
 
-def windowed(rows: Rows, draws: Draws) -> tuple[Rows, Draws]:
+def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
     """Both cut to windows of half the pictures' height and width around the faces; as they are where that is no less.
 
     Places are then in 0…1 of the window, and SDXL is told where it was cut.

@@ -29,7 +29,7 @@ def person(adapter, **more) -> Person:
 
 @pytest.mark.parametrize("evaluate_zero", [True, False], ids=["evaluated", "skipped"])
 def test_new_adapter_is_bit_exactly_the_base(twins, evaluate_zero):
-    adapter = new_adapter(layer_map(twins.model)).start_from_text(text_keys_values(twins.model))
+    adapter = new_adapter(layer_map(twins.model)).init_from_text(text_keys_values(twins.model))
     shown = person(adapter, evaluate_zero=evaluate_zero)
     x, prompt = inputs(twins)
     model = apply_person(twins.model, shown)
@@ -40,7 +40,7 @@ def test_new_adapter_is_bit_exactly_the_base(twins, evaluate_zero):
 
 
 def test_one_optimiser_step_makes_a_difference(twins):
-    adapter = new_adapter(layer_map(twins.model)).start_from_text(text_keys_values(twins.model))
+    adapter = new_adapter(layer_map(twins.model)).init_from_text(text_keys_values(twins.model))
     x, prompt = inputs(twins)
     before = predict(apply_person(twins.model, person(adapter)), x, SIGMA, prompt)
     host = DiffusersHost(twins.unet)

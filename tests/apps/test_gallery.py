@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from facecdm.apps import gallery
-from facecdm.apps.gallery import GALLERY, Entry, lent, queued, settings
+from facecdm.apps.gallery import GALLERY, GalleryItem, lent, queued, settings
 from facecdm.apps.references import EXAMPLES
 from facecdm.apps.sheet import font, wrap
 from facecdm.cli import main
@@ -78,7 +78,7 @@ def test_a_trained_adapter_takes_the_place_of_the_workflows_own(run, server, tmp
     })  # fmt: skip
     folder = server.base / "models" / "facecdm"
     shutil.move(folder / "mine.safetensors", tmp_path / "mine.safetensors")
-    monkeypatch.setattr(gallery, "GALLERY", ((Entry("portrait"), Entry("two_people")),))
+    monkeypatch.setattr(gallery, "GALLERY", ((GalleryItem("portrait"), GalleryItem("two_people")),))
     assert run("--adapter", tmp_path / "mine.safetensors") == 0
     assert len(recipes(tmp_path)) == 2
     for recipe in recipes(tmp_path).values():
@@ -91,7 +91,7 @@ def test_a_picture_that_cannot_be_made_is_told(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         gallery,
         "GALLERY",
-        ((Entry("portrait", {("Apply FaceCDM", "start_at"): 1.0, ("Apply FaceCDM", "end_at"): 0.0}),),),
+        ((GalleryItem("portrait", {("Apply FaceCDM", "start_at"): 1.0, ("Apply FaceCDM", "end_at"): 0.0}),),),
     )
     assert run() == 1
     assert "must be before end_at" in (tmp_path / "gallery.md").read_text(encoding="utf-8")
@@ -110,6 +110,6 @@ def test_entries_name_what_is_there(shown):
 
 def test_mistakes_are_told(tmp_path):
     with pytest.raises(WorkflowMistake, match="has no node 'Promt'"):
-        queued(Entry("portrait", {("Promt", "text"): "a man"}), None, None)
+        queued(GalleryItem("portrait", {("Promt", "text"): "a man"}), None, None)
     with pytest.raises(FaceCDMError, match="--base"), lent(tmp_path / "mine.safetensors", None):
         pass

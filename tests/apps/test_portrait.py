@@ -17,7 +17,7 @@ from facecdm.apps import portrait
 from facecdm.apps.portrait import WORKFLOW, plan
 from facecdm.apps.progress import ProgressLine
 from facecdm.apps.references import FACEWORLD_REFERENCE, lay_out_examples, read_references
-from facecdm.apps.sheet import Result, Row, contact_sheet, fit, font, wrap
+from facecdm.apps.sheet import SheetImage, SheetRow, contact_sheet, fit, font, wrap
 from facecdm.cli import main
 from facecdm.comfy_api.errors import WorkflowMistake
 from facecdm.comfy_api.workflow import Workflow
@@ -211,12 +211,12 @@ def test_a_damaged_picture(tmp_path):
 def test_a_sheet_of_odd_parts():
     """Pictures of any size, endless words, nothing made, no row at all."""
     results = (
-        Result("word " * 200, Image.new("RGB", (10, 900)), 1.7),
-        Result("x" * 500, Image.new("RGBA", (900, 10)), None),
-        Result("p", None, problem="node 3 (KSampler) failed: out of memory"),
-        Result("", Image.new("L", (1, 1)), -0.3),
+        SheetImage("word " * 200, Image.new("RGB", (10, 900)), 1.7),
+        SheetImage("x" * 500, Image.new("RGBA", (900, 10)), None),
+        SheetImage("p", None, problem="node 3 (KSampler) failed: out of memory"),
+        SheetImage("", Image.new("L", (1, 1)), -0.3),
     )
-    sheet = contact_sheet("t" * 300, "s" * 500, [Row("n" * 99, Image.new("RGB", (4, 4)), results)] * 2, cell=120)
+    sheet = contact_sheet("t" * 300, "s" * 500, [SheetRow("n" * 99, Image.new("RGB", (4, 4)), results)] * 2, cell=120)
     assert sheet.mode == "RGB" and sheet.width == 72 + 5 * 120 + 4 * 22
     assert contact_sheet("t", "s", []).width > 0
 

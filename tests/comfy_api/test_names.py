@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facecdm.comfy_api.names import inside, safe_name
+from facecdm.comfy_api.names import inside, sanitise_filename
 from facecdm.errors import UnsafeName
 
 
@@ -22,20 +22,20 @@ from facecdm.errors import UnsafeName
     ],
 )
 def test_known_tricks(name, safe):
-    assert safe_name(name) == safe
+    assert sanitise_filename(name) == safe
 
 
 @given(st.text(max_size=300))
 def test_any_text_becomes_one_short_file_name(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp()
-    name = safe_name(text)
+    name = sanitise_filename(text)
     assert inside(folder, name).parent == folder.resolve()
     assert 0 < len(name.encode()) <= 121 and not set(name) & set('/\\:*?"<>|\0')
-    assert safe_name(name) == name
+    assert sanitise_filename(name) == name
 
 
 def test_a_long_name_keeps_its_extension():
-    assert safe_name("ü" * 300 + ".png").endswith("ü.png")
+    assert sanitise_filename("ü" * 300 + ".png").endswith("ü.png")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", ".", "a/../../x"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from facecdm.adapter.attention import LayerStream, attend, triplet_attention
 from facecdm.faces.align import TEMPLATE
-from facecdm.faces.location import FADES, REACH, SIZE, Chunks, Standing, centres
+from facecdm.faces.location import FADES, REACH, SIZE, FaceLocation, FaceLocations, token_centres
 
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 
@@ -15,11 +15,11 @@ UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture a
 def test_every_place_hears_the_token_that_stands_where_it_does():
     """The face a half as wide as a picture of 24 × 24 latents: places in its crop, the nearest token by hand."""
     keypoints = UPRIGHT / 2 + 0.25
-    near, scores, face = Standing(keypoints, (24, 24), 6)(24 * 24)
+    near, scores, face = FaceLocation(keypoints, (24, 24), 6)(24 * 24)
     assert near.shape == scores.shape == (1, 576, 9) and face.shape == (1, 576, 1)
     for row, column in ((12, 12), (9, 14), (6, 6), (17, 12)):
         at = torch.tensor([(column + 0.5) / 24, (row + 0.5) / 24]) * 4 - 2  # half crops from its middle
-        apart = (centres(6) - at).square().sum(1)
+        apart = (token_centres(6) - at).square().sum(1)
         place = row * 24 + column
         assert near[0, place, scores[0, place].argmax()] == apart.argmin()
         beside = sorted(set(range(36)) - set(near[0, place].tolist()))
@@ -34,48 +34,48 @@ def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
     """Tiny, huge, turned round, beyond the picture: half precision holds every score, and no place is left without."""
     points = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(seed)) * 4 - 1.5
     points[1] = points[1, :1] + (points[1] - points[1, :1]) * 1e-3
-    near, scores, face = Standing(points, (height, width), side)(height * width)
+    near, scores, face = FaceLocation(points, (height, width), side)(height * width)
     assert near.ge(0).all() and near.lt(side * side).all() and near.sort(-1).values.diff(dim=-1).gt(0).all()
     assert scores.half().isfinite().all() and (scores.amax(-1) == 0).all()
     assert face.ge(0).all() and face.le(1).all()
 
 
 def test_a_layers_answer_is_made_once():
-    standing = Standing(UPRIGHT, (16, 16), 4)
-    assert standing(64) is standing(64) and standing(64)[1].shape == (1, 64, 9)
+    aligned_coordinates = FaceLocation(UPRIGHT, (16, 16), 4)
+    assert aligned_coordinates(64) is aligned_coordinates(64) and aligned_coordinates(64)[1].shape == (1, 64, 9)
 
 
 def test_a_layer_of_any_size_sees_the_whole_picture():
     """As patches make them that shrink a U-Net's middle: three quarters are no halves."""
     points = UPRIGHT * 0.5 + 0.3
-    near, scores, face = Standing(points, (16, 24), 4, (6, 9))(54)
+    near, scores, face = FaceLocation(points, (16, 24), 4, (6, 9))(54)
     assert scores.shape == (1, 54, 9) and face.shape == (1, 54, 1)
-    same, again, _ = Standing(points, (6, 9), 4)(54)
+    same, again, _ = FaceLocation(points, (6, 9), 4)(54)
     assert torch.equal(near, same)
     torch.testing.assert_close(scores, again, rtol=1e-5, atol=1e-4)
 
 
 def test_an_area_sees_its_part():
     """What the lower right quarter sees of a face is what the whole picture has there."""
-    standing = Standing(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
-    whole = [one.view(16, 24, -1)[8:, 12:] for one in standing(16 * 24)]
-    part = [one.view(8, 12, -1) for one in standing.within((8, 12, 8, 12))(8 * 12)]
+    aligned_coordinates = FaceLocation(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
+    whole = [one.view(16, 24, -1)[8:, 12:] for one in aligned_coordinates(16 * 24)]
+    part = [one.view(8, 12, -1) for one in aligned_coordinates.within((8, 12, 8, 12))(8 * 12)]
     torch.testing.assert_close(part, whole)
 
 
 def test_chunks_stand_one_after_the_other():
-    one, other = Standing(UPRIGHT, (8, 8), 2), Standing(UPRIGHT * 0.5, (8, 8), 2)
-    near, scores, face = Chunks([one, other])(64)
+    one, other = FaceLocation(UPRIGHT, (8, 8), 2), FaceLocation(UPRIGHT * 0.5, (8, 8), 2)
+    near, scores, face = FaceLocations([one, other])(64)
     assert torch.equal(near[:1], one(64)[0]) and torch.equal(scores[:1], one(64)[1])
-    assert torch.equal(face[1:], other(64)[2]) and Chunks([one, other]).tokens == 4
-    assert torch.equal(Chunks([one, other]).everywhere(64)[1:], other.everywhere(64))
+    assert torch.equal(face[1:], other(64)[2]) and FaceLocations([one, other]).tokens == 4
+    assert torch.equal(FaceLocations([one, other]).everywhere(64)[1:], other.everywhere(64))
 
 
 def test_what_a_place_does_not_hear_has_no_weight():
-    standing = Standing(UPRIGHT, (16, 16), 8)
-    near, scores, _ = standing(256)
-    everywhere = standing.everywhere(256)
-    assert everywhere is standing.everywhere(256) and everywhere.shape == (1, 256, 64)
+    aligned_coordinates = FaceLocation(UPRIGHT, (16, 16), 8)
+    near, scores, _ = aligned_coordinates(256)
+    everywhere = aligned_coordinates.everywhere(256)
+    assert everywhere is aligned_coordinates.everywhere(256) and everywhere.shape == (1, 256, 64)
     assert torch.equal(everywhere.gather(2, near), scores) and everywhere.isfinite().sum() == 256 * 9
 
 
@@ -130,7 +130,7 @@ def test_half_precision_hears_the_same_places(dtype):
     draw = torch.Generator().manual_seed(1)
     q, text = torch.randn(2, 2, 256, 32, generator=draw)
     k, v = torch.randn(2, 1, 16, 32, generator=draw)
-    where = Standing(UPRIGHT.float() * 0.4 + 0.1, (16, 16), 4)
+    where = FaceLocation(UPRIGHT.float() * 0.4 + 0.1, (16, 16), 4)
     exact, rough = (
         triplet_attention(
             q.to(kind),

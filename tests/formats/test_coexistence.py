@@ -116,10 +116,10 @@ def test_windows_of_a_video_see_their_own_references():
     """Core's context windows and AnimateDiff's sample a part of the batch at a time."""
     from types import SimpleNamespace
 
-    from facecdm.hosts.comfy.sampling.run import _rows, pictures_seen
+    from facecdm.hosts.comfy.sampling.run import _rows, sampled_images
 
-    assert pictures_seen({"context_window": SimpleNamespace(index_list=[2, 3])}) == (2, 3)
-    assert pictures_seen({"ad_params": {"sub_idxs": [4]}}) == (4,) and pictures_seen({"ad_params": None}) is None
+    assert sampled_images({"context_window": SimpleNamespace(index_list=[2, 3])}) == (2, 3)
+    assert sampled_images({"ad_params": {"sub_idxs": [4]}}) == (4,) and sampled_images({"ad_params": None}) is None
     references = torch.arange(4.0).view(4, 1, 1)
     assert _rows([references], 3, (1, 3, 9)).flatten().tolist() == [1, 3, 3]
     assert _rows([references, references[:1]], 2, None).flatten().tolist() == [0, 1, 0, 0]

@@ -96,8 +96,11 @@ def test_a_file_of_half_the_size_is_computed_as_any_other(sd15, vision, make_ada
         assert value.dtype == (dtype if large else torch.float32)
         assert torch.equal(value.to(dtype), adapter.state_dict()[name])
     tokens = back.project(torch.eye(1, 512), torch.ones(1, 3, back.config.image_width))
-    met = back.meet(tokens, torch.ones(1, 2, back.config.layer_map.context))
-    assert {stream: tokens.dtype for stream, tokens in met.items()} == {"face": torch.float32, "image": torch.float32}
+    tokens_for_text = back.apply_interplay(tokens, torch.ones(1, 2, back.config.layer_map.context))
+    assert {stream: tokens.dtype for stream, tokens in tokens_for_text.items()} == {
+        "face": torch.float32,
+        "image": torch.float32,
+    }
 
 
 def test_other_tools_can_read_what_it_is(adapter, save):

@@ -262,15 +262,15 @@ def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
     positive, negative = hold(*both, adapter=own)
     with torch.no_grad():
         mean = F.normalize(faces.normed.mean(0, keepdim=True), dim=1)
-        met = [
-            own.meet(own.project(face, None), words[None])["face"]
+        tokens_for_text = [
+            own.apply_interplay(own.project(face, None), words[None])["face"]
             for face, words in ((mean, text[1]), (torch.zeros_like(mean), text[0]))
         ]
-    torch.testing.assert_close(tokens_in(positive), met[0])
-    torch.testing.assert_close(tokens_in(negative), met[1])
+    torch.testing.assert_close(tokens_in(positive), tokens_for_text[0])
+    torch.testing.assert_close(tokens_in(negative), tokens_for_text[1])
     positive, _ = hold(*both, adapter=own, references="one per picture")
     with torch.no_grad():
-        frames = own.meet(own.project(faces.normed, None), text[1:2])["face"]
+        frames = own.apply_interplay(own.project(faces.normed, None), text[1:2])["face"]
     torch.testing.assert_close(tokens_in(positive), frames)
 
 

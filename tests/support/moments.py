@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from facecdm.adapter.layers import Layer, LayerMap
-from facecdm.adapter.training_batch import Crowd
+from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.demo.schedule import signal_and_noise
 from facecdm.training.denoiser import clean_from
 from facecdm.training.rows import Prompt, Rows
-from facecdm.training.step_data import Moment
+from facecdm.training.step_data import StepData
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ def make_moment(
     seed: int = 0,
     prediction: Tensor | None = None,
     **values,
-) -> Moment:
+) -> StepData:
     """A moment of the steps `t`, with the denoiser's own prediction where none is given."""
     denoiser = denoiser or StubDenoiser()
     rows = rows or make_rows(len(t))
@@ -70,8 +70,8 @@ def make_moment(
     if prediction is None:
         prediction = denoiser.predict(noisy, steps, rows.prompt).float()
     on = torch.ones(len(t))
-    crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on.bool(), on.bool())
-    return Moment(
+    reference_batch = ReferenceBatch(nn.functional.normalize(rows.face, dim=-1), None, on.bool(), on.bool())
+    return StepData(
         **dict(
             denoiser=denoiser,
             rows=rows,
@@ -87,7 +87,7 @@ def make_moment(
             text_on=on,
             step=1,
             prompt=rows.prompt,
-            crowd=crowd,
+            reference_batch=reference_batch,
         )
         | values
     )

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.layers import BASES
 from facecdm.adapter.model import TripletAdapter
-from facecdm.training.initialise import begin_bottleneck, identity_directions
+from facecdm.training.initialise import identity_directions, init_bottleneck
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
 from facecdm.training.stages import PRESETS
@@ -40,7 +40,7 @@ def test_directions_say_who_and_not_which_photo(faces):
 def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
     torch.manual_seed(0)
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH, face_rank=2 * WIDTH))
-    begin_bottleneck(adapter, *faces)
+    init_bottleneck(adapter, *faces)
     projector = adapter.face_projector
     code = projector.code(faces[0])
     half = code.shape[1] // 2
@@ -50,7 +50,7 @@ def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
 
 def test_a_code_without_a_gelu_needs_no_pairs(faces):
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH, face_rank=WIDTH, face_content=4))
-    begin_bottleneck(adapter, *faces)
+    init_bottleneck(adapter, *faces)
     projector = adapter.face_projector
     assert projector.reconstruction_loss(faces[0]) < 1e-3 * (faces[0] - faces[0].mean(0)).square().mean() * WIDTH
 
@@ -58,7 +58,7 @@ def test_a_code_without_a_gelu_needs_no_pairs(faces):
 def test_one_photo_begins_nothing():
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH))
     before = adapter.face_projector.reduce.weight.detach().clone()
-    begin_bottleneck(adapter, torch.ones(1, WIDTH), torch.zeros(1, dtype=torch.int64))
+    init_bottleneck(adapter, torch.ones(1, WIDTH), torch.zeros(1, dtype=torch.int64))
     assert torch.equal(adapter.face_projector.reduce.weight, before)
 
 

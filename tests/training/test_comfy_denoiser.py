@@ -4,7 +4,7 @@ import pytest
 import torch
 from twins import SMALL_SD15, SMALL_SDXL, conditioning, make_twins, new_adapter, predict, stir
 
-from facecdm.adapter.training_batch import Crowd
+from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.errors import FaceCDMError, UnsupportedModel
 from facecdm.hosts.diffusers.sampling import DiffusersHost
 from facecdm.training.lora import Lora
@@ -42,7 +42,7 @@ class Step:
         ).float()
         self.prompt = Prompt(torch.randn(ROWS, 77, context), torch.randn(ROWS, 1280), sizes)
         self.target = torch.randn(ROWS, 4, *SIZE)
-        self.crowd = Crowd(
+        self.reference_batch = ReferenceBatch(
             torch.nn.functional.normalize(torch.randn(ROWS, 512), dim=1),
             torch.randn(ROWS, 7, 32),
             torch.tensor([True, False, True]),
@@ -54,7 +54,7 @@ class Step:
             part.up.data.normal_(0, 0.1)
 
     def people(self, denoiser, watch=None):
-        return self.crowd.streams(
+        return self.reference_batch.streams(
             self.adapter, self.prompt.states, (denoiser.noise / denoiser.signal)[self.t], denoiser.dtype, None, watch
         )
 

@@ -9,11 +9,11 @@ from lab import TinySource, tiny_denoiser, tiny_trainer
 from twins import stir
 
 from facecdm.adapter.person import Person
-from facecdm.adapter.training_batch import Crowd
+from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.hosts.diffusers.sampling import Span
 from facecdm.training.initialise import new_adapter
 from facecdm.training.randomness import draw
-from facecdm.training.step import see, where_faces_are
+from facecdm.training.step import face_locations, see
 
 
 @pytest.mark.parametrize("image_on", [True, False])
@@ -28,9 +28,9 @@ def test_each_row_is_the_person_at_its_own_noise_level(image_on, parts):
     t = torch.tensor([100, 500, 900])
     sigma = (denoiser.noise / denoiser.signal)[t]
     on = torch.tensor([True, True, True])
-    crowd = Crowd(face, vision, on, on if image_on else ~on)
+    reference_batch = ReferenceBatch(face, vision, on, on if image_on else ~on)
     with torch.no_grad():
-        streams = crowd.streams(adapter, rows.prompt.states, sigma, torch.float32)
+        streams = reference_batch.streams(adapter, rows.prompt.states, sigma, torch.float32)
         ours = denoiser.predict(rows.latents, t, rows.prompt, streams)
         for i in range(3):
             text = rows.prompt.states[i : i + 1]
@@ -46,7 +46,9 @@ def test_a_row_without_anybody_is_the_base_model():
     rows, (face, vision) = data.load([0, 4]), data.features([0, 4])
     t, off = torch.tensor([300, 600]), torch.tensor([True, False])
     with torch.no_grad():
-        streams = Crowd(face, vision, off, off).streams(adapter, rows.prompt.states, torch.ones(2), torch.float32)
+        streams = ReferenceBatch(face, vision, off, off).streams(
+            adapter, rows.prompt.states, torch.ones(2), torch.float32
+        )
         shown = denoiser.predict(rows.latents, t, rows.prompt, streams)
         plain = denoiser.predict(rows.latents, t, rows.prompt)
     assert (shown[0] - plain[0]).abs().max() > 1e-3
@@ -62,9 +64,9 @@ def test_a_row_is_told_where_its_face_is_as_a_person_is():
     t, on = torch.tensor([300, 600]), torch.tensor([True, True])
     sigma = (denoiser.noise / denoiser.signal)[t]
     with torch.no_grad():
-        crowd = Crowd(face, vision, on, on, where_faces_are(rows, adapter.config))
+        reference_batch = ReferenceBatch(face, vision, on, on, face_locations(rows, adapter.config))
         ours = denoiser.predict(
-            rows.latents, t, rows.prompt, crowd.streams(adapter, rows.prompt.states, sigma, torch.float32)
+            rows.latents, t, rows.prompt, reference_batch.streams(adapter, rows.prompt.states, sigma, torch.float32)
         )
         for i in range(2):
             text = rows.prompt.states[i : i + 1]
@@ -84,9 +86,9 @@ def test_a_step_tells_where_faces_are_while_the_pose_is_known(tmp_path, pose, pl
     draws = draw(trainer.stage, 1, 0, tuple(rows.latents.shape))
     draws = replace(draws, pose_on=torch.full((2,), pose))
     on = torch.tensor([True, True])
-    crowd = Crowd(trainer.data.features([0, 4])[0], None, on, ~on)
-    moment = see(trainer.denoiser, trainer.learner, set(), rows, crowd, trainer.empty, draws, 1)
-    assert (moment.crowd.where is not None) == (pose and places)
+    reference_batch = ReferenceBatch(trainer.data.features([0, 4])[0], None, on, ~on)
+    step_data = see(trainer.denoiser, trainer.learner, set(), rows, reference_batch, trainer.empty, draws, 1)
+    assert (step_data.reference_batch.where is not None) == (pose and places)
 
 
 def test_a_picture_without_a_face_stands_somewhere():
@@ -96,5 +98,5 @@ def test_a_picture_without_a_face_stands_somewhere():
         box=torch.stack([rows.box[0], torch.zeros(4)]),
         keypoints=torch.stack([rows.keypoints[0], torch.zeros(5, 2)]),
     )
-    _, scores, face = where_faces_are(rows, SimpleNamespace(places_side=2))(16)
+    _, scores, face = face_locations(rows, SimpleNamespace(grid_side=2))(16)
     assert scores.isfinite().all() and face.isfinite().all() and scores.shape == (2, 16, 4)

@@ -108,8 +108,8 @@ def test_alignment_sees_semantics_without_layout():
     """Queries that have moved to other places answer the text as before: only the layout's part notices."""
     own = queries(1, 0)
     moved = [(q.roll(5, dims=1), k) for q, k in own]
-    moment = make_moment([500], queries=moved, plain_queries=own)
-    assert AlignmentLoss(layout=0)(moment) < 1e-10 < 0.1 < AlignmentLoss(layout=1)(moment)
+    step_data = make_moment([500], queries=moved, plain_queries=own)
+    assert AlignmentLoss(layout=0)(step_data) < 1e-10 < 0.1 < AlignmentLoss(layout=1)(step_data)
 
 
 def test_alignment_leaves_dropped_rows_alone():
@@ -124,13 +124,13 @@ def test_background_pulls_what_is_outside_the_face_alone():
     prediction, plain = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, 16, 16)
     prediction.requires_grad_(), plain.requires_grad_()
     loss = BackgroundLoss(grow=1.0)
-    moment = make_moment([0, 999], prediction=prediction, plain_prediction=plain, face_on=torch.tensor([1.0, 0.0]))
-    loss(moment).backward()
+    step_data = make_moment([0, 999], prediction=prediction, plain_prediction=plain, face_on=torch.tensor([1.0, 0.0]))
+    loss(step_data).backward()
     grid = prediction.grad[0].abs().sum(0)
     assert not grid[4:12, 4:12].any() and grid[:4].all() and grid[:, 12:].all()
     assert not prediction.grad[1].any() and plain.grad is None
     expected = prediction[0].detach().square().mean(0)[:4].mean()
-    assert loss.per_row(moment)[0].item() == pytest.approx(expected.item(), rel=0.3)
+    assert loss.per_row(step_data)[0].item() == pytest.approx(expected.item(), rel=0.3)
 
 
 def make_adapter() -> TripletAdapter:
@@ -141,10 +141,10 @@ def make_adapter() -> TripletAdapter:
 def test_bottleneck_learns_to_restore_the_face():
     adapter = make_adapter()
     optimiser = torch.optim.Adam(adapter.parameters(), 3e-3)
-    moment = make_moment([0, 999, 5, 5], adapter=adapter)
+    step_data = make_moment([0, 999, 5, 5], adapter=adapter)
     values = []
     for _ in range(100):
-        value = BottleneckLoss()(moment)
+        value = BottleneckLoss()(step_data)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
@@ -159,14 +159,16 @@ def test_bottleneck_keeps_the_code_from_collapsing():
     projector = adapter.face_projector
     with torch.no_grad():
         projector.reduce.weight[:8] *= 1e-3  # half of the code says nothing
-    moment = make_moment([500] * 8, adapter=adapter)
-    before = projector.code(moment.crowd.face).std(0)[:8].max().item()
+    step_data = make_moment([500] * 8, adapter=adapter)
+    before = projector.code(step_data.reference_batch.face).std(0)[:8].max().item()
     optimiser = torch.optim.Adam(adapter.parameters(), 1e-3)
     for _ in range(30):
         optimiser.zero_grad()
-        (BottleneckLoss(floor=0.3)(moment) - projector.reconstruction_loss(moment.crowd.face)).backward()
+        (
+            BottleneckLoss(floor=0.3)(step_data) - projector.reconstruction_loss(step_data.reference_batch.face)
+        ).backward()
         optimiser.step()
-    assert before < 0.01 and projector.code(moment.crowd.face).std(0)[:8].min() > 0.25
+    assert before < 0.01 and projector.code(step_data.reference_batch.face).std(0)[:8].min() > 0.25
 
 
 def test_bottleneck_of_one_row_and_of_other_projectors():

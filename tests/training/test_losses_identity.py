@@ -12,9 +12,9 @@ from torch import nn
 
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.model import TripletAdapter
-from facecdm.adapter.training_batch import Crowd
+from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.faces.analyzer import open_pack
-from facecdm.faces.location import Standing
+from facecdm.faces.location import FaceLocation
 from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, persons_of
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred
@@ -128,11 +128,11 @@ def test_contrast_asks_for_others_alone(painting, people, recogniser):
     """A bank that holds nobody else adds nothing; the nearer the others, the more it adds."""
     denoiser, rows = painting
     (_, _, own), (_, _, wanted) = people
-    moment = make_moment([200], denoiser, rows)
-    plain = IdentityLoss(recogniser)(moment)
+    step_data = make_moment([200], denoiser, rows)
+    plain = IdentityLoss(recogniser)(step_data)
     same = Bank(torch.cat([own, wanted]), rows.identity.expand(2))
-    assert torch.equal(IdentityLoss(recogniser, bank=same)(moment), plain)
-    near, far = (IdentityLoss(recogniser, bank=Bank(other, torch.tensor([99])))(moment) for other in (own, -own))
+    assert torch.equal(IdentityLoss(recogniser, bank=same)(step_data), plain)
+    near, far = (IdentityLoss(recogniser, bank=Bank(other, torch.tensor([99])))(step_data) for other in (own, -own))
     assert near > far >= plain
 
 
@@ -148,12 +148,12 @@ def test_rows_left_out_get_no_gradient(recogniser, left_out):
     )
     face_on = torch.cat([torch.ones(1), left_out.get("face_on", torch.ones(1))])
     prediction = torch.zeros(2, 3, 64, 64, requires_grad=True)
-    moment = make_moment([100, *left_out.get("t", [100])], denoiser, rows, prediction=prediction, face_on=face_on)
+    step_data = make_moment([100, *left_out.get("t", [100])], denoiser, rows, prediction=prediction, face_on=face_on)
     loss = IdentityLoss(recogniser)
-    assert loss.chosen(moment).tolist() == [True, False]
-    values = loss.per_row(moment)
+    assert loss.chosen(step_data).tolist() == [True, False]
+    values = loss.per_row(step_data)
     assert values[0] > 0 and values[1] == 0
-    loss(moment).backward()
+    loss(step_data).backward()
     assert prediction.grad[0].abs().sum() > 0 and prediction.grad[1].abs().sum() == 0
 
 
@@ -167,10 +167,10 @@ def test_no_row_is_no_loss(recogniser):
 def test_finite_at_both_ends(recogniser, dtype, kind):
     denoiser = StubDenoiser(kind)
     rows = make_rows(2, 64)
-    moment = make_moment([0, 999], denoiser, rows)
-    moment = make_moment([0, 999], denoiser, rows, prediction=moment.prediction.to(dtype))
+    step_data = make_moment([0, 999], denoiser, rows)
+    step_data = make_moment([0, 999], denoiser, rows, prediction=step_data.prediction.to(dtype))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
-        value = IdentityLoss(recogniser, high=1000)(moment)
+        value = IdentityLoss(recogniser, high=1000)(step_data)
     value.backward()
     assert torch.isfinite(value) and value.dtype == torch.float32
     assert all(torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0 for part in denoiser.net.parameters())
@@ -185,14 +185,14 @@ def test_few_steps_arrive_at_the_picture(people, recogniser):
     )
     for kind in ("epsilon", "v"):
         denoiser.prediction, denoiser.calls = kind, []
-        moment = make_moment([100, 600, 950], denoiser, rows)
+        step_data = make_moment([100, 600, 950], denoiser, rows)
         denoiser.calls = []
         loss = FewStepIdentityLoss(recogniser, steps=3, learnt=1)
-        assert loss.chosen(moment).tolist() == [True, True, False]
-        assert torch.allclose(loss.latents(moment, torch.tensor([0, 1])), rows.latents[:2], atol=1e-3)
+        assert loss.chosen(step_data).tolist() == [True, True, False]
+        assert torch.allclose(loss.latents(step_data, torch.tensor([0, 1])), rows.latents[:2], atol=1e-3)
         # the first step was the training's own; gradients only where they are wanted
         assert denoiser.calls == [([400], False), ([200], True)]
-        assert loss.per_row(moment)[:2].max() < 0.01
+        assert loss.per_row(step_data)[:2].max() < 0.01
 
 
 @pytest.mark.parametrize("learnt", [1, 4])
@@ -218,14 +218,17 @@ def test_from_noise_nothing_of_the_picture_is_seen(people, recogniser, kind):
     drawn, hidden = pixels.repeat(2, 1, 1, 1), torch.zeros(2, 3, SIZE, SIZE)
     denoiser = Knowing(drawn, prediction=kind)
     rows = make_rows(2, SIZE, latents=hidden, keypoints=points.repeat(2, 1, 1), face=own.repeat(2, 1))
-    moment = make_moment([0, 999], denoiser, rows, prediction=hidden)
+    step_data = make_moment([0, 999], denoiser, rows, prediction=hidden)
     loss = FewStepIdentityLoss(recogniser, steps=3, learnt=2, begin="noise")
-    assert loss.chosen(moment).tolist() == [False, False] and loss(moment) == 0
-    moment = replace(moment, crowd=replace(moment.crowd, where=Standing(rows.keypoints, (SIZE, SIZE), 2)))
+    assert loss.chosen(step_data).tolist() == [False, False] and loss(step_data) == 0
+    step_data = replace(
+        step_data,
+        reference_batch=replace(step_data.reference_batch, where=FaceLocation(rows.keypoints, (SIZE, SIZE), 2)),
+    )
     denoiser.calls = []
-    assert torch.allclose(loss.latents(moment, torch.tensor([0, 1])), drawn, atol=1e-3)
+    assert torch.allclose(loss.latents(step_data, torch.tensor([0, 1])), drawn, atol=1e-3)
     assert denoiser.calls == [([999, 999], False), ([666, 666], True), ([333, 333], True)]
-    assert loss.per_row(moment).max() < 0.01
+    assert loss.per_row(step_data).max() < 0.01
 
 
 def test_guidance_goes_beyond_what_nobody_would_be(recogniser):
@@ -240,11 +243,11 @@ def test_guidance_goes_beyond_what_nobody_would_be(recogniser):
             return (a * noisy - torch.where(text, level, level / 2).view(-1, 1, 1, 1)) / s
 
     rows = make_rows(2)
-    moment = make_moment([600, 600], Heard("v"), rows, empty=Prompt(torch.zeros(1, 7, 12)))
+    step_data = make_moment([600, 600], Heard("v"), rows, empty=Prompt(torch.zeros(1, 7, 12)))
     for guidance, drawn in ((1, 1.0), (3, 2.0)):
         for begin in ("picture", "noise"):
             loss = FewStepIdentityLoss(recogniser, steps=3, learnt=3, guidance=guidance, begin=begin)
-            clean = loss.sample(moment, torch.tensor([1]))
+            clean = loss.sample(step_data, torch.tensor([1]))
             assert torch.allclose(clean, torch.tensor(drawn), atol=1e-3)
             (slope,) = torch.autograd.grad(clean.mean(), level, retain_graph=True)
             assert slope == pytest.approx(guidance, rel=1e-3)
@@ -258,19 +261,25 @@ def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
     for stream in adapter.streams.values():
         nn.init.normal_(stream.gate.knots)
     rows, on = make_rows(count), torch.tensor([True, False, True])
-    crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), torch.randn(count, 5, 6), on, ~on)
+    reference_batch = ReferenceBatch(nn.functional.normalize(rows.face, dim=-1), torch.randn(count, 5, 6), on, ~on)
     extra = {adapter.streams["face"].to_k[0]: nn.Linear(12, 8)}
-    moment = make_moment(
-        [700, 700, 100], denoiser, rows, adapter=adapter, crowd=crowd, extra=extra, control=torch.rand(count, 3, 8, 8)
+    step_data = make_moment(
+        [700, 700, 100],
+        denoiser,
+        rows,
+        adapter=adapter,
+        reference_batch=reference_batch,
+        extra=extra,
+        control=torch.rand(count, 3, 8, 8),
     )
     seen = []
     denoiser.predict = lambda noisy, t, prompt, people, control: seen.append((prompt, people, control)) or noisy
     chosen, t = torch.tensor([1, 2]), torch.tensor([350, 50])
-    predict_again(moment, moment.noisy[chosen], t, chosen)
+    predict_again(step_data, step_data.noisy[chosen], t, chosen)
     ((prompt, people, control),) = seen
     sigma = denoiser.noise / denoiser.signal
-    whole = crowd.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
-    assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, moment.control[1:])
+    whole = reference_batch.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
+    assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, step_data.control[1:])
     for layer, expected in zip(people, whole):
         assert len(layer) == 2
         for one, other in zip(layer, expected):
@@ -285,10 +294,15 @@ def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
 
 def test_toward_the_reference(painting, people, recogniser):
     denoiser, rows = painting
-    moment = make_moment([200], denoiser, rows)
-    other = make_moment([200], denoiser, rows, crowd=type(moment.crowd)(-moment.crowd.face, None, *[torch.ones(1)] * 2))
+    step_data = make_moment([200], denoiser, rows)
+    other = make_moment(
+        [200],
+        denoiser,
+        rows,
+        reference_batch=type(step_data.reference_batch)(-step_data.reference_batch.face, None, *[torch.ones(1)] * 2),
+    )
     loss = IdentityLoss(recogniser, toward="reference")
-    assert loss(moment).item() == pytest.approx(2 - loss(other).item(), abs=1e-5)
+    assert loss(step_data).item() == pytest.approx(2 - loss(other).item(), abs=1e-5)
     with pytest.raises(ValueError, match="toward"):
         IdentityLoss(recogniser, toward="nobody")
 

@@ -22,7 +22,7 @@ def linear(people) -> LinearRecogniser:
     return LinearRecogniser.fit(StubDenoiser(), people)
 
 
-def moment(people: ManyPeople, t: list[int], clean: torch.Tensor, prediction: str = "v", **values):
+def step_data(people: ManyPeople, t: list[int], clean: torch.Tensor, prediction: str = "v", **values):
     rows = people.load(list(range(0, 3 * len(t), 3)))
     return replace(make_moment(t, StubDenoiser(prediction), rows), clean=clean, **values)
 
@@ -56,7 +56,7 @@ def test_the_whole_of_the_data_set_missed_is_one(people, linear):
 def test_it_is_zero_where_the_picture_is_right_and_a_square(people, linear, t):
     rows = people.load([0, 3])
     loss, wrong = LinearIdentityLoss(linear), people.load([6, 9]).latents - rows.latents
-    values = [float(loss(moment(people, [t, t], rows.latents + factor * wrong))) for factor in (0, 1, 2)]
+    values = [float(loss(step_data(people, [t, t], rows.latents + factor * wrong))) for factor in (0, 1, 2)]
     assert values[0] == 0 and values[1] > 0.1
     assert values[2] == pytest.approx(4 * values[1], rel=1e-4)
 
@@ -65,7 +65,7 @@ def test_pure_noise_does_not_break_it(people, linear):
     """ε's picture at the last step is a division by almost nothing."""
     rows = people.load([0, 3])
     clean = rows.latents + 1e6 * torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
-    assert float(LinearIdentityLoss(linear)(moment(people, [999, 999], clean, "epsilon"))) < 1e6
+    assert float(LinearIdentityLoss(linear)(step_data(people, [999, 999], clean, "epsilon"))) < 1e6
 
 
 def test_the_mean_of_what_is_possible_is_its_minimum(people, linear):
@@ -83,10 +83,10 @@ def test_rows_without_a_face_count_zero(people, linear):
     rows = people.load([0, 3])
     loss = LinearIdentityLoss(linear)
     wrong = rows.latents.flip(0)
-    whole = loss.per_row(moment(people, [300, 300], wrong))
-    dropped = loss.per_row(moment(people, [300, 300], wrong, face_on=torch.tensor([1.0, 0.0])))
+    whole = loss.per_row(step_data(people, [300, 300], wrong))
+    dropped = loss.per_row(step_data(people, [300, 300], wrong, face_on=torch.tensor([1.0, 0.0])))
     assert whole.all() and dropped.tolist() == [whole[0].item(), 0]
-    unseen = replace(moment(people, [300, 300], wrong), rows=replace(rows, box=torch.zeros(2, 4)))
+    unseen = replace(step_data(people, [300, 300], wrong), rows=replace(rows, box=torch.zeros(2, 4)))
     assert loss(unseen) == 0
 
 

@@ -11,10 +11,10 @@ from facecdm.adapter.attention import attend, triplet_attention
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.layers import Layer, LayerMap
 from facecdm.adapter.model import TripletAdapter
-from facecdm.adapter.training_batch import Crowd
+from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.training.learner import Learner, group_of
 from facecdm.training.lora import Lora
-from facecdm.training.randomness import Draws
+from facecdm.training.randomness import RandomDraws
 from facecdm.training.rows import Prompt
 from facecdm.training.stages import Stage
 from facecdm.training.step import forward
@@ -77,7 +77,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     for part in (*learner.extra.values(), *learner.lora.parts.values()):
         nn.init.normal_(part.up, 0, 0.1)  # zero at birth: only `up` would have a gradient in the first step
     rows = make_rows(count, SIZE)
-    draws = Draws(
+    draws = RandomDraws(
         torch.tensor(t),
         torch.randn(rows.latents.shape),
         torch.ones(count, dtype=torch.bool),
@@ -90,10 +90,12 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
         ~on,
         torch.zeros(count, 2),
     )
-    crowd = Crowd(nn.functional.normalize(rows.face, dim=-1), None, on, on)
+    reference_batch = ReferenceBatch(nn.functional.normalize(rows.face, dim=-1), None, on, on)
     terms = terms_of(stage, ManyPeople(size=SIZE), recogniser, None, denoiser)
     with learner.lora.on(denoiser.linears()):
-        total, values = forward(denoiser, learner, terms[1:], rows, crowd, Prompt(torch.zeros(1, 7, 12)), draws, 1)
+        total, values = forward(
+            denoiser, learner, terms[1:], rows, reference_batch, Prompt(torch.zeros(1, 7, 12)), draws, 1
+        )
     if total.requires_grad:
         total.backward()
     return values, learner, denoiser
@@ -164,7 +166,7 @@ def test_a_row_counts_the_same_in_any_batch(recogniser):
     def part(i: slice):
         own = replace(rows, **{name: value[i] for name, value in vars(rows).items() if isinstance(value, torch.Tensor)})
         whole = make_moment([100, 700, 200], denoiser, rows)
-        moment = make_moment(
+        step_data = make_moment(
             [100, 700, 200][i],
             denoiser,
             own,
@@ -173,7 +175,7 @@ def test_a_row_counts_the_same_in_any_batch(recogniser):
             prediction=whole.prediction[i],
             plain_prediction=torch.zeros_like(whole.noise[i]),
         )
-        return replace(moment, clean=whole.clean[i])
+        return replace(step_data, clean=whole.clean[i])
 
     for loss in (DiffusionLoss(), IdentityLoss(net), BackgroundLoss(), AlignmentLoss()):
         apart = sum(loss(part(slice(i, i + 1))) for i in range(3)) / 3

@@ -14,7 +14,7 @@ from facecdm.training.initialise import new_adapter
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
 from facecdm.training.losses.arcface import SIZE, from_crop, upright
-from facecdm.training.position_init import REACH, _keys, can_begin, centres, standing, widened
+from facecdm.training.position_init import REACH, _keys, aligned_coordinates, can_init_positions, token_centres, widened
 from facecdm.training.preview import preview
 from facecdm.training.rows import Prompt, Rows
 
@@ -86,7 +86,7 @@ def test_a_token_says_what_the_face_is_like_at_its_place_and_not_elsewhere(begun
 
 def test_a_query_that_knows_its_place_attends_to_that_place():
     draw = torch.Generator().manual_seed(1)
-    where, turn = centres(3).double(), torch.randn(8, 3, generator=draw).double()
+    where, turn = token_centres(3).double(), torch.randn(8, 3, generator=draw).double()
     places = torch.cat([torch.rand(4000, 2, generator=draw).double() * 3 - 1.5, torch.ones(4000, 1).double()], 1)
     queries = places @ turn.T + 0.02 * torch.randn(4000, 8, generator=draw).double()
     keys = _keys(queries.T @ queries / 4000, queries.T @ places / 4000, places.T @ places / 4000, where)
@@ -143,9 +143,9 @@ def test_a_preview_knows_where_its_prompts_face_is_if_the_training_tells(begun):
 
 def test_few_people_or_tokens_that_make_no_square_begin_at_random(begun):
     denoiser, data, adapter = begun
-    assert can_begin(adapter, data) and len(TinySource().people) == PEOPLE
-    assert not can_begin(adapter, TinySource())
-    assert not can_begin(new_adapter(denoiser, TinySource(), **SIZES | {"face_tokens": 5}), data)
+    assert can_init_positions(adapter, data) and len(TinySource().people) == PEOPLE
+    assert not can_init_positions(adapter, TinySource())
+    assert not can_init_positions(new_adapter(denoiser, TinySource(), **SIZES | {"face_tokens": 5}), data)
 
 
 @pytest.mark.parametrize("side, content", [(8, 0), (9, CONTENT)])
@@ -179,8 +179,8 @@ def test_places_stand_where_the_key_points_are():
     from facecdm.faces.align import TEMPLATE
 
     points = (torch.tensor(TEMPLATE) + 20) / torch.tensor([160.0, 128.0])  # upright, as large as the crop, 20 px inside
-    at = standing(points[None].float(), 16, 20, 16 * 20)[0].view(16, 20, 3)
+    at = aligned_coordinates(points[None].float(), 16, 20, 16 * 20)[0].view(16, 20, 3)
     pixel = torch.stack(torch.meshgrid(torch.arange(16), torch.arange(20), indexing="ij")[::-1], -1) * 8 + 3.5
     wanted = ((pixel - 20 - SIZE / 2 + 0.5) / (SIZE / 2)).clamp(-REACH - 0.2, REACH + 0.2)
     torch.testing.assert_close(at[..., :2], wanted, rtol=0, atol=0.08)  # whole latents are 8 pixels
-    assert standing(points[None].float(), 16, 20, 4 * 5).shape == (1, 20, 3)
+    assert aligned_coordinates(points[None].float(), 16, 20, 4 * 5).shape == (1, 20, 3)

@@ -15,7 +15,7 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training.lora import Lora
 from facecdm.training.losses import IdentityLoss
-from facecdm.training.state import OtherRun
+from facecdm.training.state import RunMismatch
 from facecdm.training.step import Term
 
 LAB = Path(__file__).parents[1] / "support" / "lab.py"
@@ -88,13 +88,13 @@ def test_an_interrupt_keeps_what_was_learnt(whole, tmp_path):
 
 def test_other_settings_or_data_are_refused_and_named(whole):
     folder = whole[0].checkpoint.parent
-    with pytest.raises(OtherRun, match="learning_rate was 0.001 and is 0.002"):
+    with pytest.raises(RunMismatch, match="learning_rate was 0.001 and is 0.002"):
         tiny_trainer(folder, STAGE.but(learning_rate=2e-3))
-    with pytest.raises(OtherRun, match="the base model is another"):
+    with pytest.raises(RunMismatch, match="the base model is another"):
         tiny_trainer(folder, base="another")
     other = tiny_trainer(folder).learner.result()[0]
     other.streams["face"].gate.knots.data += 1
-    with pytest.raises(OtherRun, match="the adapter or LoRA that it began with is another"):
+    with pytest.raises(RunMismatch, match="the adapter or LoRA that it began with is another"):
         tiny_trainer(folder, adapter=other)
 
 
@@ -110,12 +110,12 @@ def test_another_controlnet_or_recogniser_is_refused_and_named(tmp_path):
 
     tiny_trainer(tmp_path, control=network(0), more_terms=look(0)).save()
     tiny_trainer(tmp_path, control=network(0), more_terms=look(0))
-    with pytest.raises(OtherRun, match="the pose ControlNet is another") as caught:
+    with pytest.raises(RunMismatch, match="the pose ControlNet is another") as caught:
         tiny_trainer(tmp_path, control=network(1), more_terms=look(0))
     assert "recogniser" not in str(caught.value)
-    with pytest.raises(OtherRun, match="the face recogniser is another"):
+    with pytest.raises(RunMismatch, match="the face recogniser is another"):
         tiny_trainer(tmp_path, control=network(0), more_terms=look(1))
-    with pytest.raises(OtherRun, match="the pose ControlNet is another; the face recogniser is another"):
+    with pytest.raises(RunMismatch, match="the pose ControlNet is another; the face recogniser is another"):
         tiny_trainer(tmp_path)
 
 

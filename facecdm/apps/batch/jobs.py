@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...comfy_api.errors import WorkflowMistake
-from ...comfy_api.names import safe_name
+from ...comfy_api.names import sanitise_filename
 from ...comfy_api.workflow import Workflow
 from ...errors import BadFile
 from ..references import reference
@@ -209,7 +209,7 @@ def _read(path: Path, picture: bool) -> File:
     if picture:
         reference(path.name, data)
     digest = hashlib.sha256(data).hexdigest()
-    return File(path, digest, safe_name(f"{path.stem[:60]}-{digest[:12]}{path.suffix}"))
+    return File(path, digest, sanitise_filename(f"{path.stem[:60]}-{digest[:12]}{path.suffix}"))
 
 
 def _given(rows: Iterable[Row], targets: dict[str, list[Place]]) -> list[Given]:

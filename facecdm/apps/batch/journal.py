@@ -30,7 +30,7 @@ CREATE TABLE files (
 
 
 @dataclass(frozen=True)
-class Entry:
+class JobRecord:
     """A job's line. `server` and `prompt_id`: where it was queued last, while it is not settled."""
 
     number: int
@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class FileEntry:
+class FileRecord:
     """One file of a job: `path` was given to it for good, `kept` is where it lies where that is elsewhere."""
 
     job: int
@@ -134,9 +134,9 @@ class Journal:
 
     # ---- jobs ----
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[JobRecord]:
         return [
-            Entry(*row)
+            JobRecord(*row)
             for row in self._db.execute(
                 "SELECT number, state, attempts, losses, server, prompt_id, message, seconds FROM jobs ORDER BY number"
             )
@@ -197,10 +197,10 @@ class Journal:
         taken = self._db.execute("SELECT 1 FROM files WHERE path = ?", (path,)).fetchone()
         return not taken and not (folder / path).exists()
 
-    def files(self, job: int | None = None) -> list[FileEntry]:
+    def files(self, job: int | None = None) -> list[FileRecord]:
         """Of jobs that are done, or of one of them."""
         return [
-            FileEntry(*row[:4], bool(row[4]), *row[5:])
+            FileRecord(*row[:4], bool(row[4]), *row[5:])
             for row in self._db.execute(
                 "SELECT job, files.number, path, kept, measured, identity, faces, detection "
                 "FROM files JOIN jobs ON jobs.number = job WHERE state = ? AND job = coalesce(?, job) "
@@ -218,14 +218,14 @@ class Journal:
             )
         ]
 
-    def measured(self, file: FileEntry, identity: float | None, faces: int, detection: float | None) -> None:
+    def measured(self, file: FileRecord, identity: float | None, faces: int, detection: float | None) -> None:
         with self._writing():
             self._db.execute(
                 "UPDATE files SET measured = 1, identity = ?, faces = ?, detection = ? WHERE job = ? AND number = ?",
                 (identity, faces, detection, file.job, file.number),
             )
 
-    def moved(self, file: FileEntry, kept: str | None) -> None:
+    def moved(self, file: FileRecord, kept: str | None) -> None:
         with self._writing():
             self._db.execute("UPDATE files SET kept = ? WHERE job = ? AND number = ?", (kept, file.job, file.number))
 

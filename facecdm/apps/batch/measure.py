@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Measurement:
     """`identity`: cosine to the person's reference; `faces`: how many; `detection`: score of the largest."""
 
     identity: float | None = None
@@ -48,14 +48,14 @@ class Measure:
             self.notes.append(f"identity is not measured for {path.name}: {error}")
             return None
 
-    def look(self, path: Path, person: object) -> Seen | None:
+    def look(self, path: Path, person: object) -> Measurement | None:
         """None where the file is no picture that can be read."""
         from PIL import Image
 
         name = self._people.get(person.path) if isinstance(person, Upload) else None
         try:
             with Image.open(path) as picture:
-                return Seen(*self._likeness.look(name, picture.convert("RGB")))
+                return Measurement(*self._likeness.look(name, picture.convert("RGB")))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
 

@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from ...comfy_api.names import safe_name
+from ...comfy_api.names import sanitise_filename
 from .rows import Row, Upload
 
 TOKEN = re.compile(r"\{([^{}]*)\}")
@@ -70,7 +70,7 @@ def _part(part: str, index: int, token_text) -> str:
         text = re.sub(r"[/\\\s]+", " ", token_text(match[1], index)).encode("utf-8", "replace")
         return text[:LONGEST].decode("utf-8", "ignore").strip()
 
-    name = safe_name(TOKEN.sub(plain, part).replace("/", " "))
+    name = sanitise_filename(TOKEN.sub(plain, part).replace("/", " "))
     return f"_{name}" if name.casefold() in OURS else name
 
 

@@ -9,12 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...comfy_api.names import inside, safe_name
+from ...comfy_api.names import inside, sanitise_filename
 from ...comfy_api.workflow import Workflow
 from ...files import write_whole
-from ..sheet import Result, Row, contact_sheet
+from ..sheet import SheetImage, SheetRow, contact_sheet
 from .jobs import COLUMNS, Batch, Job
-from .journal import DONE, FAILED, WAITING, Entry, FileEntry, Journal
+from .journal import DONE, FAILED, WAITING, FileRecord, JobRecord, Journal
 from .naming import PICTURES, labels
 from .rows import Upload
 
@@ -43,7 +43,7 @@ def write_table(batch: Batch, journal: Journal, folder: Path) -> None:
     write_whole(folder / TABLE, text.getvalue().encode("utf-8", "replace"))
 
 
-def _results(entry: Entry, file: FileEntry | None) -> list[Any]:
+def _results(entry: JobRecord, file: FileRecord | None) -> list[Any]:
     """The values of COLUMNS."""
     place = (file.kept or file.path) if file else ""
     seen = (_rounded(file.identity), file.faces, _rounded(file.detection)) if file else ("", "", "")
@@ -98,7 +98,7 @@ def keep_best(batch: Batch, journal: Journal, folder: Path) -> None:
     most = batch.plan.keep_best
     if most is None:
         return
-    groups: dict[tuple[str, str], list[FileEntry]] = {}
+    groups: dict[tuple[str, str], list[FileRecord]] = {}
     for file in journal.files():
         job = batch.jobs[file.job - 1]
         groups.setdefault((str(batch.person(job)), batch.prompt(job)), []).append(file)
@@ -108,7 +108,7 @@ def keep_best(batch: Batch, journal: Journal, folder: Path) -> None:
             _move(journal, folder, file, None if place < most else f"{NOT_KEPT}/{file.path}")
 
 
-def _move(journal: Journal, folder: Path, file: FileEntry, kept: str | None) -> None:
+def _move(journal: Journal, folder: Path, file: FileRecord, kept: str | None) -> None:
     """A move that was cut off before the journal heard of it is made good."""
     if kept == file.kept:
         return
@@ -125,7 +125,7 @@ def _move(journal: Journal, folder: Path, file: FileEntry, kept: str | None) -> 
 def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
     """sheets/PERSON.jpg, further pages as "PERSON page 2.jpg" …; a row for every prompt. Raises OSError."""
     people = labels([batch.person(job) for job in batch.jobs])
-    files: dict[int, list[FileEntry]] = {}
+    files: dict[int, list[FileRecord]] = {}
     for file in journal.files():
         if file.kept is None:
             files.setdefault(file.job, []).append(file)
@@ -134,20 +134,20 @@ def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
         jobs = [job for job, whose in zip(batch.jobs, people) if whose == person]
         rows = list(_rows(batch, jobs, files, entries))
         for page, start in enumerate(range(0, len(rows), DOWN), 1):
-            name = safe_name(f"{person or 'all'}{f' page {page}' if page > 1 else ''}.jpg")
+            name = sanitise_filename(f"{person or 'all'}{f' page {page}' if page > 1 else ''}.jpg")
             _write_page(batch, folder, inside(folder, f"{SHEETS}/{name}"), person, jobs[0], rows[start : start + DOWN])
 
 
-Cell = tuple[Job, Entry, FileEntry | None]
+Cell = tuple[Job, JobRecord, FileRecord | None]
 
 
 def _rows(
-    batch: Batch, jobs: list[Job], files: dict[int, list[FileEntry]], entries: list[Entry]
+    batch: Batch, jobs: list[Job], files: dict[int, list[FileRecord]], entries: list[JobRecord]
 ) -> Iterator[tuple[str, list[Cell]]]:
     prompts: dict[str, list[Cell]] = {}
     for job in jobs:
         entry = entries[job.number - 1]
-        made: list[FileEntry | None] = [*files.get(job.number, [])]
+        made: list[FileRecord | None] = [*files.get(job.number, [])]
         if not made and entry.state != DONE:
             made = [None]
         prompts.setdefault(batch.prompt(job), []).extend((job, entry, file) for file in made)
@@ -164,7 +164,7 @@ def _write_page(
     sheet = contact_sheet(
         person or "All pictures",
         f"{batch.workflow.name} · identity: cosine of face embeddings, 1 is the same picture",
-        [Row(prompt, reference, tuple(_result(batch, folder, *cell) for cell in cells)) for prompt, cells in rows],
+        [SheetRow(prompt, reference, tuple(_result(batch, folder, *cell) for cell in cells)) for prompt, cells in rows],
         CELL,
     )
     data = io.BytesIO()
@@ -173,7 +173,7 @@ def _write_page(
     write_whole(path, data.getvalue())
 
 
-def _result(batch: Batch, folder: Path, job: Job, entry: Entry, file: FileEntry | None) -> Result:
+def _result(batch: Batch, folder: Path, job: Job, entry: JobRecord, file: FileRecord | None) -> SheetImage:
     said = [
         f"{name} {value}"
         for name, value in job.row.items()
@@ -181,10 +181,10 @@ def _result(batch: Batch, folder: Path, job: Job, entry: Entry, file: FileEntry 
     ]
     words = ", ".join([f"job {job.number}", *said])
     if file is None:
-        return Result(words, None, problem=entry.message if entry.state in (FAILED, WAITING) else "")
+        return SheetImage(words, None, problem=entry.message if entry.state in (FAILED, WAITING) else "")
     picture = _thumbnail(inside(folder, file.path)) if file.path.endswith(PICTURES) else None
     problem = "" if picture else file.path
-    return Result(words, picture, file.identity, problem, measured=file.measured and file.faces == 0)
+    return SheetImage(words, picture, file.identity, problem, measured=file.measured and file.faces == 0)
 
 
 def _thumbnail(path: Path) -> "Image | None":

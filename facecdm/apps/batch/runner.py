@@ -16,14 +16,14 @@ from . import check
 from .display import Display
 from .errors import DiskFull, NoServerLeft
 from .jobs import Batch
-from .journal import DONE, FAILED, FileEntry, Journal
+from .journal import DONE, FAILED, FileRecord, Journal
 from .measure import Measure
 from .report import keep_best, write_sheets, write_table
 from .rows import Upload
 from .schedule import MOST_LOSSES, Schedule, Task
-from .server import AWAY, UNFIT, UP, NoResult, Result, Server
+from .server import AWAY, UNFIT, UP, NoOutput, OutputFile, Server
 
-FAILURES = (JobFailed, JobInterrupted, WorkflowRejected, NoResult)
+FAILURES = (JobFailed, JobInterrupted, WorkflowRejected, NoOutput)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Runner:
         self.batch, self.journal, self.servers, self.measure, self.display = batch, journal, servers, measure, display
         self.folder = batch.plan.at(batch.plan.output)
         self.schedule = Schedule(batch.jobs, journal.entries(), [server.name for server in servers])
-        self.unmeasured: asyncio.Queue[FileEntry | None] = asyncio.Queue()
+        self.unmeasured: asyncio.Queue[FileRecord | None] = asyncio.Queue()
 
     async def run(self, up: list[str]) -> Summary:
         """Works, and writes the report however it ends. `up`: servers whose object_info the plan was checked with."""
@@ -175,7 +175,7 @@ class Runner:
                 self.schedule.put_back(task)
             raise
 
-    async def _keep(self, server: Server, task: Task, results: list[Result], seconds: float | None) -> None:
+    async def _keep(self, server: Server, task: Task, results: list[OutputFile], seconds: float | None) -> None:
         """Files first, then the journal: a job that is done has its files."""
         names = [task.job.name + (f"-{number}" if number > 1 else "") for number in range(1, len(results) + 1)]
         suffixes = [result.suffix for result in results]

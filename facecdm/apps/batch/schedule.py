@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from .jobs import Job
-from .journal import WAITING, Entry
+from .journal import WAITING, JobRecord
 
 MOST_LOSSES = 5  # servers that may go away under a job until it is taken to be the reason
 
@@ -26,7 +26,7 @@ class Task:
 
 
 class Schedule:
-    def __init__(self, jobs: list[Job], entries: list[Entry], servers: list[str]):
+    def __init__(self, jobs: list[Job], entries: list[JobRecord], servers: list[str]):
         """Jobs that wait; one whose server is none of `servers` any more belongs to nobody."""
         self.live: set[str] = set()
         self.waiting: OrderedDict[int, Task] = OrderedDict()

@@ -40,12 +40,12 @@ class Connection(Protocol):
     async def cancel(self, prompt_id: str) -> None: ...
 
 
-class NoResult(FaceCDMError):
+class NoOutput(FaceCDMError):
     """A job ended well, but what it left is nothing, or too much, or cannot be read."""
 
 
 @dataclass(frozen=True)
-class Result:
+class OutputFile:
     """A file that a job made, on its way to the disk."""
 
     suffix: str
@@ -97,7 +97,9 @@ class Server:
             await self.connection.cancel(prompt_id)
             self.strays.discard(prompt_id)
 
-    async def do(self, batch: Batch, task: Task, queued: Callable[[str], None]) -> tuple[list[Result], float | None]:
+    async def do(
+        self, batch: Batch, task: Task, queued: Callable[[str], None]
+    ) -> tuple[list[OutputFile], float | None]:
         """The job's files, and the seconds that it ran. `queued` is told the id before the server is."""
         self.steps[task.number] = None
         try:
@@ -114,7 +116,7 @@ class Server:
         except TimeoutError as error:
             with contextlib.suppress(FaceCDMError):
                 await self.connection.cancel(task.prompt_id)
-            raise NoResult(f"it took longer than {batch.plan.timeout:g} s") from error
+            raise NoOutput(f"it took longer than {batch.plan.timeout:g} s") from error
         finally:
             self.steps.pop(task.number, None)
 
@@ -139,28 +141,28 @@ class Server:
                 try:
                     data = await asyncio.to_thread(value.path.read_bytes)
                 except OSError as error:
-                    raise NoResult(f"{value.path} cannot be read any more ({error.strerror})") from error
+                    raise NoOutput(f"{value.path} cannot be read any more ({error.strerror})") from error
                 if hashlib.sha256(data).hexdigest() != file.digest:
-                    raise NoResult(f"{value.path} has changed since the batch began")
+                    raise NoOutput(f"{value.path} has changed since the batch began")
                 self._names[value.path] = await self.connection.upload(data, file.name)
             return self._names[value.path]
 
-    async def _fetch(self, finished: Finished, limit: int) -> list[Result]:
+    async def _fetch(self, finished: Finished, limit: int) -> list[OutputFile]:
         outputs = list(dict.fromkeys(output for output in finished.outputs if output.type == "output"))
         if not outputs:
-            raise NoResult("the workflow saved no file")
+            raise NoOutput("the workflow saved no file")
         if len(outputs) > MOST_FILES:
-            raise NoResult(f"the job left {len(outputs)} files; at most {MOST_FILES} are taken")
+            raise NoOutput(f"the job left {len(outputs)} files; at most {MOST_FILES} are taken")
         results, left = [], MOST_BYTES
         for output in outputs:
             data = await self.connection.fetch(output, min(limit, left))
             left -= len(data)
-            results.append(Result(suffix_of(output.filename), data))
+            results.append(OutputFile(suffix_of(output.filename), data))
         await asyncio.to_thread(_look_at, results)
         return results
 
 
-def _look_at(results: list[Result]) -> None:
+def _look_at(results: list[OutputFile]) -> None:
     """Raises NoResult for a picture that is cut off, or none."""
     from PIL import Image
 
@@ -172,4 +174,4 @@ def _look_at(results: list[Result]) -> None:
             except Image.DecompressionBombError:
                 continue  # large, and kept as it is
             except Exception as error:  # Pillow raises many types
-                raise NoResult(f"a picture of the job cannot be read ({error})") from error
+                raise NoOutput(f"a picture of the job cannot be read ({error})") from error

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...adapter.features import Features
-from ...adapter.references import MEAN, PER_PICTURE, check_weights, merged, one_a_picture
+from ...adapter.references import MEAN, PER_PICTURE, check_weights, merged, one_per_image
 from ...errors import FaceCDMError, Mismatch
 from ...faces.value import Faces, same_recogniser
 from ...formats.crops import aligned, close_ups
@@ -14,8 +14,8 @@ from ...formats.families import ALIGNED, ENCODERS, FACE, NORMED, POOLED, ZEROS
 from ...formats.negative import check_noise, stream_of_negative_image
 from ...formats.pulid import identity
 from ...formats.recognise import Recognised
-from ...formats.unused_inputs import not_found, unseen_pictures
-from .vision import Seen, look, look_at_nothing
+from ...formats.unused_inputs import face_not_in_image, unused_images
+from .vision import VisionOutput, encode_empty_image, look
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Sources:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class PreparedInputs:
     """A Person's `face`, `image` and `negative`, the weights of references that are not one mean, and sentences on what
     is connected and changes nothing.
     """
@@ -50,7 +50,7 @@ class Shown:
     image: Tensor | Features | None = None
     negative: dict[str, Features] = field(default_factory=dict)
     apart: tuple[float, ...] = ()
-    unheard: tuple[str, ...] = ()
+    unused_inputs: tuple[str, ...] = ()
 
     def weights(self, stream: str) -> tuple[float, ...]:
         """A stream's weights: none where it has another number of references."""
@@ -58,12 +58,12 @@ class Shown:
         return self.apart if given is not None and _count(given) == len(self.apart) else ()
 
 
-def features(adapter, sources: Sources) -> Shown:
+def features(adapter, sources: Sources) -> PreparedInputs:
     """What a Person holds against the model. Raises NoFace, Mismatch, FaceCDMError: something needed is not connected,
     does not fit the adapter, or is nothing that it uses.
     """
     if sources.references == PER_PICTURE and sources.faces is not None:
-        sources = replace(sources, faces=one_a_picture(sources.faces))
+        sources = replace(sources, faces=one_per_image(sources.faces))
     parts = getattr(adapter.config, "parts", None)
     avoiding = None
     if sources.negative_image is not None:
@@ -80,15 +80,15 @@ def features(adapter, sources: Sources) -> Shown:
         )
     if "face" in parts and "image" in parts:
         _check_towers(parts, sources)
-    unheard = unseen_pictures(
+    unused_inputs = unused_images(
         parts, tuple(name for name in ("image", "clip_vision") if getattr(sources, name) is not None)
     )
     given = {}
     for stream, part in parts.items():
         own = sources if stream == avoiding else replace(sources, negative_image=None)
-        lost = not_found(part, own.faces, own.image if stream == "face" or own.encoded is None else None)
+        lost = face_not_in_image(part, own.faces, own.image if stream == "face" or own.encoded is None else None)
         if lost:  # nor looked for again
-            unheard += (lost,)
+            unused_inputs += (lost,)
             own = replace(own, image=None) if stream == "face" else replace(own, faces=None)
         seen = _face(part, own) if stream == "face" else _image(part, own, optional="face" in parts)
         if seen is not None:
@@ -101,7 +101,7 @@ def features(adapter, sources: Sources) -> Shown:
     negative = {stream: nothing.repeated(shown[stream].count) for stream, (_, nothing) in given.items()}
     if sources.noise:
         negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
-    return Shown(shown.get("face"), shown.get("image"), negative, sources.apart, unheard)
+    return PreparedInputs(shown.get("face"), shown.get("image"), negative, sources.apart, unused_inputs)
 
 
 def _count(given: Tensor | Features) -> int:
@@ -111,7 +111,7 @@ def _count(given: Tensor | Features) -> int:
 # ---- FaceCDM's own adapters ----
 
 
-def _own(config, sources: Sources) -> Shown:
+def _own(config, sources: Sources) -> PreparedInputs:
     """Unit embeddings [1 or references, width]; pictures stay as many as they are."""
     face, image = Features(_own_face(config, sources)), _own_image(config, sources)
     apart = sources.references != MEAN and image is not None
@@ -119,7 +119,7 @@ def _own(config, sources: Sources) -> Shown:
     face = merged(face, sources.references, sources.weights, unit=True)
     if apart:
         image = merged(Features(states=image), sources.references, sources.weights).states
-    return Shown(face.embedding, image, {}, sources.apart)
+    return PreparedInputs(face.embedding, image, {}, sources.apart)
 
 
 def _own_face(config, sources: Sources) -> Tensor:
@@ -210,20 +210,20 @@ def _image(part: Recognised, sources: Sources, optional: bool) -> tuple[Features
     return shown, Features(nothing.pooled if pooled else None, None if pooled else nothing.states)
 
 
-def _empty(part: Recognised, sources: Sources) -> Seen:
+def _empty(part: Recognised, sources: Sources) -> VisionOutput:
     """What the negative prompt sees in a picture's place: no picture, or those that are to be avoided."""
     _need_vision(part, sources)
     if sources.negative_image is None:
-        return _checked(look_at_nothing(sources.clip_vision), part)
+        return _checked(encode_empty_image(sources.clip_vision), part)
     seen = _checked(look(sources.clip_vision, sources.negative_image), part)
     if sources.references != MEAN:
         return seen
-    return Seen(seen.pooled.mean(0, keepdim=True), seen.states.mean(0, keepdim=True))
+    return VisionOutput(seen.pooled.mean(0, keepdim=True), seen.states.mean(0, keepdim=True))
 
 
-def _seen(sources: Sources, picture: Tensor | None = None) -> Seen:
+def _seen(sources: Sources, picture: Tensor | None = None) -> VisionOutput:
     if sources.encoded is not None:
-        return Seen.of(sources.encoded)
+        return VisionOutput.of(sources.encoded)
     return look(sources.clip_vision, sources.image if picture is None else picture)
 
 
@@ -251,7 +251,7 @@ def _check_towers(parts: dict[str, Recognised], sources: Sources) -> None:
         )
 
 
-def _checked(seen: Seen, part: Recognised) -> Seen:
+def _checked(seen: VisionOutput, part: Recognised) -> VisionOutput:
     """Raises Mismatch where the tower is not the one that the adapter was trained with."""
     width = (seen.pooled if part.family.vision == POOLED else seen.states).shape[-1]
     if width == part.vision_width:

@@ -10,7 +10,7 @@ from ...adapter.attention import LayerStream, attend, triplet_attention
 from ...adapter.layers import Layer, LayerMap
 from ...adapter.person import Person, gates_at, resize_mask
 from ...errors import UnsupportedModel
-from ...faces.location import Standing
+from ...faces.location import FaceLocation
 
 _PARTS = {"down_blocks": "input", "up_blocks": "output", "mid_block": "middle"}
 
@@ -33,7 +33,7 @@ class _Session:
     keys_values: list[dict] = field(default_factory=list)
     gates: list[dict] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)  # of the latents, for masks and places
-    where: dict[int, Standing] = field(default_factory=dict)
+    where: dict[int, FaceLocation] = field(default_factory=dict)
 
     def streams(self, index: int, places: int) -> list[LayerStream]:
         streams = []
@@ -56,12 +56,12 @@ class _Session:
                 )
         return streams
 
-    def _where(self, number: int) -> Standing | None:
+    def _where(self, number: int) -> FaceLocation | None:
         """Where a person's face is to be; made once in a block."""
         person = self.spans[number].person
-        if person.is_placed and number not in self.where:
+        if person.has_location and number not in self.where:
             points = person.keypoints_in(*self.size).to(next(iter(self.gates[number].values()))[0].device)
-            self.where[number] = Standing(points, self.size, person.adapter.config.places_side)
+            self.where[number] = FaceLocation(points, self.size, person.adapter.config.grid_side)
         return self.where.get(number)
 
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import BadFile, FaceCDMError
 from ..rows import Prompt, Rows
-from .manifest import Entry, Manifest, read_manifest
+from .manifest import Manifest, Record, read_manifest
 from .poses import draw_pose
 from .references import difference, shape
 from .store import Store
@@ -48,7 +48,7 @@ class DataSet:
         return f"DataSet({len(self)} pictures of {len(self.people)} people, {self.folder.name})"
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[Record, ...]:
         return self.manifest.entries
 
     @cached_property
@@ -172,7 +172,7 @@ class DataSet:
         marks = marks if all(len(row) for row in marks) else [row[:0] for row in marks]
         return np.stack([shape(*both) for both in zip(points, marks)])
 
-    def _control(self, entries: list[Entry]) -> Tensor | None:
+    def _control(self, entries: list[Record]) -> Tensor | None:
         """The pose pictures [B, 3, H, W], drawn now from the key points."""
         if not self.has_pose:
             return None
@@ -181,7 +181,7 @@ class DataSet:
         drawn = [draw_pose(kind, entry, points) for entry, points in zip(entries, marks)]
         return torch.from_numpy(np.stack(drawn)).movedim(-1, 1).float() / 255
 
-    def _prompt(self, keys: list[str], entries: list[Entry] | None) -> Prompt:
+    def _prompt(self, keys: list[str], entries: list[Record] | None) -> Prompt:
         states = [row.float() for row in self._rows("text", keys, "states")]
         longest = math.lcm(*(len(row) for row in states))
         if not self.manifest.large:
@@ -200,7 +200,7 @@ def repeat(states: list[Tensor], length: int) -> Tensor:
     return torch.stack([row.repeat(length // len(row), 1) for row in states])
 
 
-def sdxl_sizes(entry: Entry) -> tuple[float, ...]:
+def sdxl_sizes(entry: Record) -> tuple[float, ...]:
     """Original height and width, crop from above and from the left, target height and width, in pixels.
 
     The crop is counted in the picture as it was resized, as in SDXL's own training.

@@ -11,7 +11,7 @@ from torch import Tensor
 from .augment import vary
 from .encoders import Encoders, as_batch
 from .faces import Finder
-from .manifest import Entry
+from .manifest import Record
 from .settings import Settings
 from .sources import Item, Unreadable
 from .store import Store, digest, to_half
@@ -27,7 +27,7 @@ class Encoding:
             Store(folder / stage) for stage in ("latents", "text", "vision", "augmented")
         )
 
-    def pictures(self, entries: list[Entry], items: dict[str, Item]) -> set[str]:
+    def pictures(self, entries: list[Record], items: dict[str, Item]) -> set[str]:
         """Latents and vision states, bucket by bucket; `items` by the entries' keys. Gives the keys of pictures that
         cannot be read any more."""
         todo = [entry for entry in sorted(entries, key=lambda entry: entry.bucket) if self._new(entry)]
@@ -36,10 +36,10 @@ class Encoding:
             spoilt |= self._picture_shard(part, items)
         return spoilt
 
-    def _new(self, entry: Entry) -> bool:
+    def _new(self, entry: Record) -> bool:
         return entry.keys.latents not in self.latents or self._unseen(entry)
 
-    def _unseen(self, entry: Entry) -> bool:
+    def _unseen(self, entry: Record) -> bool:
         return bool(entry.keys.vision) and entry.keys.vision not in self.vision
 
     def _picture_shard(self, part: Part, items: dict[str, Item]) -> set[str]:
@@ -67,14 +67,14 @@ class Encoding:
             self.vision.add(list(vision), {"states": _stacked(vision)})
         return spoilt
 
-    def _shown(self, entry: Entry, pixels: np.ndarray) -> np.ndarray:
+    def _shown(self, entry: Record, pixels: np.ndarray) -> np.ndarray:
         """What the vision tower sees: the whole picture, or the portrait."""
         if self.settings.framing == "whole":
             return pixels
         x0, y0, x1, y1 = entry.part
         return pixels[y0:y1, x0:x1]
 
-    def variations(self, entries: list[Entry], items: dict[str, Item], faces: Store, finder: Finder) -> list[Entry]:
+    def variations(self, entries: list[Record], items: dict[str, Item], faces: Store, finder: Finder) -> list[Record]:
         """The entries, with variations of the photos of people who have only one."""
         count: dict[int, int] = {}
         for entry in entries:
@@ -114,7 +114,7 @@ class Encoding:
     def _vary(
         self,
         key: str,
-        entry: Entry,
+        entry: Record,
         points: np.ndarray,
         item: Item,
         finder: Finder,

@@ -15,7 +15,7 @@ from .store import digest
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class DetectedFace:
     """A face in pixels of its picture; numpy float32. landmarks [106, 2] or [0, 2]; `others`: further faces.
 
     size (height, width) of the picture as read, `original` as it lies in its file.
@@ -39,7 +39,7 @@ class Finder(Protocol):
 
     def describe(self) -> str: ...
 
-    def find(self, item: Item) -> Seen | str:
+    def find(self, item: Item) -> DetectedFace | str:
         """The largest face of the picture, or why there is none. Raises Unreadable."""
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
@@ -63,7 +63,7 @@ class AnalyzerFinder:
     def describe(self) -> str:
         return f"detected and embedded by InsightFace ({self.recogniser})"
 
-    def find(self, item: Item) -> Seen | str:
+    def find(self, item: Item) -> DetectedFace | str:
         picture = item.read()
         bgr = np.ascontiguousarray(picture.pixels[..., ::-1])
         settings = self._settings
@@ -75,7 +75,7 @@ class AnalyzerFinder:
         if not np.isfinite(embedding).all() or not np.linalg.norm(embedding):
             return "its face could not be embedded"
         landmarks = np.zeros((0, 2), np.float32) if landmarks is None else landmarks
-        return Seen(
+        return DetectedFace(
             embedding,
             face.keypoints,
             face.box,
@@ -100,14 +100,14 @@ class KnownFinder:
     `recogniser` is who embedded them, `origin` says how, for the manifest.
     """
 
-    def __init__(self, faces: dict[str, Seen], recogniser: str, origin: str, fingerprint: str):
+    def __init__(self, faces: dict[str, DetectedFace], recogniser: str, origin: str, fingerprint: str):
         self._faces, self.recogniser, self._origin = faces, recogniser, origin
         self.fingerprint = fingerprint
 
     def describe(self) -> str:
         return f"known before, not detected here: {self._origin} ({self.recogniser})"
 
-    def find(self, item: Item) -> Seen | str:
+    def find(self, item: Item) -> DetectedFace | str:
         return self._faces.get(item.name, "no face is known of it")
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> None:
@@ -120,7 +120,7 @@ def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], r
     `embedding` [N, D] raw, `keypoints` [N, 5, 2], `box` [N, 4], `score` [N] (0: no face), perhaps `landmarks`
     [N, 106, 2], in pixels of the pictures. Raises BadFile, Mismatch (numbers of rows and names differ).
     """
-    faces: dict[str, Seen] = {}
+    faces: dict[str, DetectedFace] = {}
     for path, names in files:
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -135,7 +135,7 @@ def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], r
         if len(scores) != len(names):
             raise Mismatch(f"{path} has {len(scores)} rows for {len(names)} pictures: make it anew")
         faces |= {
-            name: Seen(*(column[row] for column in columns), float(scores[row]), size, size)
+            name: DetectedFace(*(column[row] for column in columns), float(scores[row]), size, size)
             for row, name in enumerate(names)
             if scores[row] > 0
         }

@@ -27,7 +27,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Record:
     """One picture of the data set.
 
     key          sha256 of the picture's bytes
@@ -72,7 +72,7 @@ class Manifest:
     settings: dict
     large: bool
     empty: str
-    entries: tuple[Entry, ...]
+    entries: tuple[Record, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -113,9 +113,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _entry(plain: dict) -> Entry:
+def _entry(plain: dict) -> Record:
     lists = ("bucket", "part", "size", "original", "box")
-    return Entry(
+    return Record(
         **plain
         | {name: tuple(plain[name]) for name in lists}
         | {

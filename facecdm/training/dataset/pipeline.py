@@ -9,9 +9,9 @@ from .encode import Encoding
 from .encoders import Encoders
 from .faces import Finder
 from .identities import doubtful
-from .manifest import Entry, Keys, Manifest
+from .manifest import Keys, Manifest, Record
 from .report import write_report
-from .screening import Candidate, Dropped, Sieve
+from .screening import Candidate, Dropped, Screening
 from .settings import Settings
 from .sources import Source
 from .store import Store, digest
@@ -51,7 +51,7 @@ class _Preparation:
     def __init__(self, folder: Path, encoders: Encoders, finder: Finder, settings: Settings, progress: Progress):
         self.folder, self.encoders, self.finder, self.settings = folder, encoders, finder, settings
         self.faces = Store(folder / "faces")
-        self.sieve = Sieve(self.faces, finder, settings, progress)
+        self.sieve = Screening(self.faces, finder, settings, progress)
         self.encoding = Encoding(folder, encoders, settings, progress)
 
     def run(self, source: Source, prune: bool) -> DataSet:
@@ -111,11 +111,11 @@ class _Preparation:
             "augmented": self.encoding.augmented,
         }
 
-    def _entries(self, candidates: list[Candidate]) -> list[Entry]:
+    def _entries(self, candidates: list[Candidate]) -> list[Record]:
         people = {name: number for number, name in enumerate(sorted({c.person for c in candidates}))}
         return [self._entry(candidate, people[candidate.person]) for candidate in candidates]
 
-    def _entry(self, candidate: Candidate, identity: int) -> Entry:
+    def _entry(self, candidate: Candidate, identity: int) -> Record:
         note, frame, prints = self.faces.notes[candidate.face_key], candidate.frame, self.encoders.fingerprints
         box = frame.places(self.sieve.face(candidate, "box").reshape(2, 2)).reshape(-1)
         points = frame.places(self.sieve.face(candidate, "keypoints"))
@@ -126,7 +126,7 @@ class _Preparation:
             self.encoding.text_key(candidate.caption),
             digest("vision", candidate.key, view, prints.vision) if prints.vision else "",
         )
-        return Entry(
+        return Record(
             candidate.key,
             candidate.item.name,
             identity,
@@ -143,7 +143,7 @@ class _Preparation:
             candidate.item.pose,
         )
 
-    def _prune(self, entries: list[Entry], empty: str) -> None:
+    def _prune(self, entries: list[Record], empty: str) -> None:
         """Pictures without a face are remembered, lest they are searched again."""
         wanted = {empty, *self.sieve.searched}
         for name, store in self._stores.items():

@@ -5,10 +5,10 @@ import numpy as np
 from ...pose.draw import draw_five, draw_openpose
 from ...pose.faces import person_of_points
 from ...pose.value import Pose
-from .manifest import Entry
+from .manifest import Record
 
 
-def draw_pose(kind: str, entry: Entry, landmarks: np.ndarray) -> np.ndarray:
+def draw_pose(kind: str, entry: Record, landmarks: np.ndarray) -> np.ndarray:
     """uint8 [height, width, 3] RGB of the bucket; `landmarks` [106, 2] or [0, 2] in pixels of the picture as read."""
     height, width = entry.bucket
     points = np.asarray(entry.keypoints, np.float32) * (width, height)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...apps.sheet import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
-from .manifest import Entry
+from .manifest import Record
 from .screening import Dropped
 from .sources import Item, Unreadable
 
@@ -32,7 +32,7 @@ class Cell:
 def write_report(
     folder: Path,
     source: str,
-    entries: list[Entry],
+    entries: list[Record],
     dropped: list[Dropped],
     items: dict[str, Item],
     total: int,
@@ -60,7 +60,7 @@ def write_report(
     partial.replace(folder / "contact.jpg")
 
 
-def summarise(entries: list[Entry], dropped: list[Dropped], total: int) -> dict:
+def summarise(entries: list[Record], dropped: list[Dropped], total: int) -> dict:
     people = Counter(entry.person for entry in entries)
     return {
         "pictures": total,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .buckets import Frame, bucket_sizes, frame
-from .faces import Finder, Seen
+from .faces import DetectedFace, Finder
 from .identities import cluster
 from .settings import Settings
 from .sources import Item, Unreadable
@@ -33,7 +33,7 @@ class Candidate:
     frame: Frame | None = None
 
 
-class Sieve:
+class Screening:
     """From items to candidates with a person, a caption and a frame. `dropped` lists the rest."""
 
     def __init__(self, faces: Store, finder: Finder, settings: Settings, progress: Progress):
@@ -77,7 +77,7 @@ class Sieve:
     def _find_faces(self, candidates: list[Candidate]) -> None:
         todo = [candidate for candidate in candidates if candidate.face_key not in self.faces]
         for part in shards("finding faces", todo, self.progress):
-            seen: dict[str, Seen] = {}
+            seen: dict[str, DetectedFace] = {}
             notes: dict[str, dict] = {}
             for candidate in part:
                 part.tick()

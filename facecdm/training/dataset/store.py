@@ -39,7 +39,7 @@ def to_half(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordLocation:
     shard: str
     row: int
 
@@ -50,7 +50,7 @@ class Store:
     def __init__(self, folder: Path):
         """Reads the headers. A shard that cannot be read counts as absent, with a warning: it is made anew."""
         self.folder = folder
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, RecordLocation] = {}
         self.notes: dict[str, dict] = {}
         self._noted: dict[str, str] = {}  # the shard of each note
         self._open: OrderedDict[str, object] = OrderedDict()
@@ -150,7 +150,7 @@ class Store:
             self._remember(path.name, json.loads(metadata["keys"]), json.loads(metadata["notes"]))
 
     def _remember(self, shard: str, keys: list[str], notes: dict[str, dict]) -> None:
-        self.places.update((key, Place(shard, row)) for row, key in enumerate(keys))
+        self.places.update((key, RecordLocation(shard, row)) for row, key in enumerate(keys))
         self.notes.update(notes)
         self._noted.update((key, shard) for key in notes)
 

@@ -1,4 +1,4 @@
-"""The losses of the three stages (docs/losses.md), each a function of a `Moment`."""
+"""The losses of the three stages (docs/losses.md), each a function of a `StepData`."""
 
 from .alignment import AlignmentLoss, BackgroundLoss
 from .arcface import ArcFace, align

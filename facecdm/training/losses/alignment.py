@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..step_data import Moment
+from ..step_data import StepData
 from .loss import Loss, box_cover, grow_box
 
 
@@ -24,16 +24,16 @@ class AlignmentLoss(Loss):
     name = "alignment"
     needs_queries = True
 
-    def per_row(self, moment: Moment) -> Tensor:
-        heads = {layer.width: layer.heads for layer in moment.denoiser.layer_map.layers}
-        total = moment.noisy.new_zeros(len(moment.t))
-        for (q, k), (plain_q, plain_k) in zip(moment.queries, moment.plain_queries):
+    def per_row(self, step_data: StepData) -> Tensor:
+        heads = {layer.width: layer.heads for layer in step_data.denoiser.layer_map.layers}
+        total = step_data.noisy.new_zeros(len(step_data.t))
+        for (q, k), (plain_q, plain_k) in zip(step_data.queries, step_data.plain_queries):
             count = heads[q.shape[-1]]
             with torch.autocast(q.device.type, enabled=False):
                 change = response(k, q, count) - response(plain_k, plain_q, count).detach()
                 shift = q.float() - plain_q.float().detach()
             total = total + change.square().mean((1, 2)) + self.layout * shift.square().mean((1, 2))
-        return torch.where(self.chosen(moment), total / max(len(moment.queries), 1), 0.0)
+        return torch.where(self.chosen(step_data), total / max(len(step_data.queries), 1), 0.0)
 
 
 def response(k: Tensor, q: Tensor, heads: int) -> Tensor:
@@ -51,8 +51,8 @@ class BackgroundLoss(Loss):
     name = "background"
     needs_plain = True
 
-    def per_row(self, moment: Moment) -> Tensor:
-        outside = 1 - box_cover(grow_box(moment.rows.box, self.grow), *moment.noisy.shape[-2:])
-        change = (moment.prediction.float() - moment.plain_prediction.float().detach()).square().mean(1)
+    def per_row(self, step_data: StepData) -> Tensor:
+        outside = 1 - box_cover(grow_box(step_data.rows.box, self.grow), *step_data.noisy.shape[-2:])
+        change = (step_data.prediction.float() - step_data.plain_prediction.float().detach()).square().mean(1)
         loss = (change * outside).sum((1, 2)) / outside.sum((1, 2)).clamp(min=1e-6)
-        return torch.where(self.chosen(moment), loss, 0.0)
+        return torch.where(self.chosen(step_data), loss, 0.0)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...adapter.projectors import Bottleneck
-from ..step_data import Moment
+from ..step_data import StepData
 from .loss import Loss
 
 
@@ -22,15 +22,15 @@ class BottleneckLoss(Loss):
     floor: float = 0.1
     name = "bottleneck"
 
-    def chosen(self, moment: Moment) -> Tensor:
-        return torch.ones_like(moment.t, dtype=torch.bool)
+    def chosen(self, step_data: StepData) -> Tensor:
+        return torch.ones_like(step_data.t, dtype=torch.bool)
 
-    def per_row(self, moment: Moment) -> Tensor:
+    def per_row(self, step_data: StepData) -> Tensor:
         """The same for every row, since the spread is the batch's."""
-        return self(moment).expand(len(moment.t))
+        return self(step_data).expand(len(step_data.t))
 
-    def __call__(self, moment: Moment) -> Tensor:
-        projector, face = moment.adapter.face_projector, moment.crowd.face.float()
+    def __call__(self, step_data: StepData) -> Tensor:
+        projector, face = step_data.adapter.face_projector, step_data.reference_batch.face.float()
         if not isinstance(projector, Bottleneck):
             return torch.zeros((), device=face.device)
         with torch.autocast(face.device.type, enabled=False):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..source import Source
-from ..step_data import Moment
+from ..step_data import StepData
 from .arcface import ArcFace
 from .loss import Loss, centred, spread
 
@@ -50,28 +50,28 @@ class IdentityLoss(Loss):
         if self.toward == "person" and self.persons is None:
             raise ValueError('toward is "person", and there are no persons')
 
-    def per_row(self, moment: Moment) -> Tensor:
-        rows = self.chosen(moment).nonzero()[:, 0]
+    def per_row(self, step_data: StepData) -> Tensor:
+        rows = self.chosen(step_data).nonzero()[:, 0]
         if not len(rows):
-            return moment.prediction.new_zeros(len(moment.t), dtype=torch.float32)
-        pixels = moment.denoiser.decode(self.latents(moment, rows))
-        seen = centred(self.recogniser.embed(pixels, moment.rows.keypoints[rows]), self.mean)
-        wanted = self.wanted(moment, rows).to(seen)
+            return step_data.prediction.new_zeros(len(step_data.t), dtype=torch.float32)
+        pixels = step_data.denoiser.decode(self.latents(step_data, rows))
+        seen = centred(self.recogniser.embed(pixels, step_data.rows.keypoints[rows]), self.mean)
+        wanted = self.wanted(step_data, rows).to(seen)
         likeness = (seen * wanted).sum(-1)
         loss = 1 - likeness
         if self.bank is not None:
-            loss = loss + self.contrast * self.against(seen, likeness, moment.rows.identity[rows])
-        return spread(loss, rows, len(moment.t))
+            loss = loss + self.contrast * self.against(seen, likeness, step_data.rows.identity[rows])
+        return spread(loss, rows, len(step_data.t))
 
-    def latents(self, moment: Moment, rows: Tensor) -> Tensor:
+    def latents(self, step_data: StepData, rows: Tensor) -> Tensor:
         """The predicted latents [k, C, h, w] of the rows [k]."""
-        return moment.clean[rows]
+        return step_data.clean[rows]
 
-    def wanted(self, moment: Moment, rows: Tensor) -> Tensor:
+    def wanted(self, step_data: StepData, rows: Tensor) -> Tensor:
         """Unit vectors [k, D], centred: what the pictures of the rows [k] should have."""
         if self.toward == "person":
-            return self.persons[moment.rows.identity[rows].to(self.persons.device)]
-        shown = moment.rows.face if self.toward == "picture" else moment.crowd.face
+            return self.persons[step_data.rows.identity[rows].to(self.persons.device)]
+        shown = step_data.rows.face if self.toward == "picture" else step_data.reference_batch.face
         return centred(shown[rows], self.mean)
 
     def against(self, seen: Tensor, likeness: Tensor, identity: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ...errors import FaceCDMError
 from ..denoiser import Denoiser
 from ..source import Source
-from ..step_data import Moment
+from ..step_data import StepData
 from .arcface import upright
 from .loss import Loss, centred, spread
 
@@ -73,10 +73,10 @@ class LinearIdentityLoss(Loss):
     linear: LinearRecogniser
     name = "linear identity"
 
-    def per_row(self, moment: Moment) -> Tensor:
-        rows = self.chosen(moment).nonzero()[:, 0]
-        missed = self.linear(moment.clean[rows] - moment.rows.latents[rows], moment.rows.keypoints[rows])
-        return spread(missed.square().sum(-1) * steady(moment)[rows], rows, len(moment.t))
+    def per_row(self, step_data: StepData) -> Tensor:
+        rows = self.chosen(step_data).nonzero()[:, 0]
+        missed = self.linear(step_data.clean[rows] - step_data.rows.latents[rows], step_data.rows.keypoints[rows])
+        return spread(missed.square().sum(-1) * steady(step_data)[rows], rows, len(step_data.t))
 
 
 def check_people(data: Source) -> None:
@@ -88,11 +88,11 @@ def check_people(data: Source) -> None:
         )
 
 
-def steady(moment: Moment) -> Tensor:
+def steady(step_data: StepData) -> Tensor:
     """[B] min(1, SNR) for ε, whose ẑ is a division by the signal; 1 for v, whose ẑ is none."""
-    if moment.denoiser.prediction == "v":
-        return torch.ones_like(moment.signal)
-    return (moment.signal / moment.noise_level.clamp(min=1e-4)).square().clamp(max=1)
+    if step_data.denoiser.prediction == "v":
+        return torch.ones_like(step_data.signal)
+    return (step_data.signal / step_data.noise_level.clamp(min=1e-4)).square().clamp(max=1)
 
 
 def faces(latents: Tensor, keypoints: Tensor, decoder: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Mismatch
-from ..step_data import Moment
+from ..step_data import StepData
 from .loss import Loss, box_cover, grow_box
 
 
@@ -24,15 +24,15 @@ class LocalisationLoss(Loss):
     name = "localisation"
     needs_outputs = True
 
-    def per_row(self, moment: Moment) -> Tensor:
-        box = grow_box(moment.rows.box, self.grow)
-        height, width = moment.noisy.shape[-2:]
+    def per_row(self, step_data: StepData) -> Tensor:
+        box = grow_box(step_data.rows.box, self.grow)
+        height, width = step_data.noisy.shape[-2:]
         shares = [
             self.share(heard, box_cover(box, *places(heard.shape[1], height, width)).flatten(1))
-            for heard in moment.outputs
+            for heard in step_data.outputs
         ]
-        loss = torch.stack(shares).mean(0) if shares else moment.noisy.new_zeros(len(moment.t))
-        return torch.where(self.chosen(moment), loss, 0.0)
+        loss = torch.stack(shares).mean(0) if shares else step_data.noisy.new_zeros(len(step_data.t))
+        return torch.where(self.chosen(step_data), loss, 0.0)
 
     def share(self, heard: Tensor, inside: Tensor) -> Tensor:
         """A layer's outputs [B, n, C] and how far each place is inside [B, n] → [B]."""

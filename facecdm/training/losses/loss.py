@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..step_data import Moment
+from ..step_data import StepData
 
 
 class Loss:
     """`loss(moment)` is a scalar, fp32: the mean over the rows of `per_row`, where rows that it leaves out count 0.
 
     So a batch split over several processes gives the gradient of the whole. `needs_outputs`, `needs_queries` and
-    `needs_plain` say what of a `Moment` must be filled; `low` ≤ t < `high` are the noise levels that it looks at.
+    `needs_plain` say what of a `StepData` must be filled; `low` ≤ t < `high` are the noise levels that it looks at.
     """
 
     name = "loss"
@@ -24,17 +24,17 @@ class Loss:
         """[B] bool: rows whose noise level this loss looks at."""
         return (t >= self.low) & (t < self.high)
 
-    def chosen(self, moment: Moment) -> Tensor:
+    def chosen(self, step_data: StepData) -> Tensor:
         """[B] bool: rows that count, by default those that also show their face, and whose picture has one."""
-        box = moment.rows.box
-        return self.applies(moment.t) & (moment.face_on > 0) & (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
+        box = step_data.rows.box
+        return self.applies(step_data.t) & (step_data.face_on > 0) & (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
 
-    def per_row(self, moment: Moment) -> Tensor:
+    def per_row(self, step_data: StepData) -> Tensor:
         """[B] float32, 0 for rows that are not chosen."""
         raise NotImplementedError
 
-    def __call__(self, moment: Moment) -> Tensor:
-        return self.per_row(moment).mean()
+    def __call__(self, step_data: StepData) -> Tensor:
+        return self.per_row(step_data).mean()
 
 
 def box_cover(box: Tensor, height: int, width: int) -> Tensor:

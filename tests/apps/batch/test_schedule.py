@@ -5,18 +5,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from facecdm.apps.batch.jobs import Job
-from facecdm.apps.batch.journal import DONE, WAITING, Entry
+from facecdm.apps.batch.journal import DONE, WAITING, JobRecord
 from facecdm.apps.batch.schedule import Schedule
 
 SERVERS = ("a", "b", "c")
 
 
-def schedule(*entries: Entry, servers=SERVERS) -> Schedule:
+def schedule(*entries: JobRecord, servers=SERVERS) -> Schedule:
     return Schedule([Job(entry.number, "", {}, {}) for entry in entries], list(entries), list(servers))
 
 
-def entry(number: int, state: str = WAITING, server=None, prompt_id=None) -> Entry:
-    return Entry(number, state, 0, 0, server, prompt_id, "", None)
+def entry(number: int, state: str = WAITING, server=None, prompt_id=None) -> JobRecord:
+    return JobRecord(number, state, 0, 0, server, prompt_id, "", None)
 
 
 def test_what_is_done_stays_done_and_what_a_server_may_have_stays_its():

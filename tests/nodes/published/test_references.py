@@ -122,7 +122,7 @@ def test_each_frame_gets_a_face_of_its_own_picture(in_comfy, load, apply, frames
 
 
 def test_frames_without_a_face_keep_the_one_before(in_comfy, make_faces, frames):
-    one_a_picture = in_comfy.module("facecdm.adapter.references").one_a_picture
-    assert [face.image_index for face in one_a_picture(frames((1, 2, 5)))] == [1, 1, 2, 2, 2, 5]
+    one_per_image = in_comfy.module("facecdm.adapter.references").one_per_image
+    assert [face.image_index for face in one_per_image(frames((1, 2, 5)))] == [1, 1, 2, 2, 2, 5]
     for photos in (make_faces(3), frames((0, 1, 0, 1))):
-        assert one_a_picture(photos) is photos, "photos of several nodes come in their order"
+        assert one_per_image(photos) is photos, "photos of several nodes come in their order"

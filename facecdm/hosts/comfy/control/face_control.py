@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ....errors import Mismatch, UnsupportedModel
-from ..sampling.run import of_pictures, pictures_seen
+from ..sampling.run import rows_for_images, sampled_images
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 _CONTEXT = "crossattn_controlnet"  # where core's ControlNets look for tokens before they take the text's
 
 
-class OneAPicture(comfy.conds.CONDRegular):
+class TokensPerImage(comfy.conds.CONDRegular):
     """Face tokens [pictures, N, context]. Which of them a row sees is not known before the net is asked, so the chunks
     of a batch stay apart, as a list.
     """
@@ -50,8 +50,8 @@ class FaceControl(ControlBase):
         if self.key in cond:
             tokens = cond[self.key]
             if isinstance(tokens, list):
-                rows, places = len(x_noisy) // len(tokens), pictures_seen(transformer_options or {})
-                tokens = torch.cat([of_pictures(chunk, rows, places) for chunk in tokens])
+                rows, places = len(x_noisy) // len(tokens), sampled_images(transformer_options or {})
+                tokens = torch.cat([rows_for_images(chunk, rows, places) for chunk in tokens])
             shown = {**cond, _CONTEXT: tokens}
         control = self.net.get_control(x_noisy, t, shown, *options)
         if control is None:
@@ -106,7 +106,7 @@ def control_with_faces(
             own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end))
             links[before] = FaceControl(own, key, mask).set_previous_controlnet(before)
         read = tokens(text)
-        kind = comfy.conds.CONDCrossAttn if len(read) == 1 else OneAPicture
+        kind = comfy.conds.CONDCrossAttn if len(read) == 1 else TokensPerImage
         own = {**options.get("model_conds", {}), key: kind(read)}
         return [text, {**options, "control": links[before], "control_apply_to_uncond": False, "model_conds": own}]
 

@@ -53,12 +53,12 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
 def _shown(person: Person) -> Tokens:
     @torch.no_grad()
     def of(text: Tensor) -> Tensor:
-        tokens = person.met(text)["face"]
+        tokens = person.tokens_for_text(text)["face"]
         weights = person.token_weights("face", tokens)
-        return tokens if weights is None else person.met(text, True)["face"].lerp(tokens, weights)
+        return tokens if weights is None else person.tokens_for_text(text, True)["face"].lerp(tokens, weights)
 
     return of
 
 
 def _empty(person: Person) -> Tokens:
-    return torch.no_grad()(lambda text: person.met(text, True)["face"])
+    return torch.no_grad()(lambda text: person.tokens_for_text(text, True)["face"])

@@ -11,7 +11,7 @@ from ....adapter.layers import Layer, LayerMap
 from ....adapter.person import Person
 from ....errors import Mismatch, UnsupportedModel
 from .patch import TripletPatch
-from .run import PEOPLE, sample_with_people, see_people
+from .run import PEOPLE, prepare_step, sample_with_run
 
 _BLOCKS = {"input": "input_blocks", "output": "output_blocks", "middle": "middle_block"}
 
@@ -84,8 +84,8 @@ def apply_person(model, person: Person):
     options[PEOPLE] = (*options.get(PEOPLE, ()), person)
     if first:
         kinds = comfy.patcher_extension.WrappersMP
-        model.add_wrapper_with_key(kinds.OUTER_SAMPLE, PEOPLE, sample_with_people)
-        model.add_wrapper_with_key(kinds.CALC_COND_BATCH, PEOPLE, see_people)
+        model.add_wrapper_with_key(kinds.OUTER_SAMPLE, PEOPLE, sample_with_run)
+        model.add_wrapper_with_key(kinds.CALC_COND_BATCH, PEOPLE, prepare_step)
     _occupy(options, [key for key, _, _ in _attentions(model)])
     return model
 

@@ -8,17 +8,17 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ....adapter.attention import LayerStream, Where
+from ....adapter.attention import LayerStream, LocationBias
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at, resize_mask
-from ....faces.location import Chunks, Standing
+from ....faces.location import FaceLocation, FaceLocations
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # there, too, while sampling: the Run
 PICTURES = "facecdm_pictures"  # there, too: which pictures of the batch are sampled, where it is not all of them
 
 
-def sample_with_people(executor: Callable, *args, **kwargs):
+def sample_with_run(executor: Callable, *args, **kwargs):
     """OUTER_SAMPLE wrapper: a Run that lives as long as the sampling."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
@@ -29,7 +29,7 @@ def sample_with_people(executor: Callable, *args, **kwargs):
         options.pop(RUN, None)
 
 
-def see_people(executor: Callable, model, conds, x_in, timestep, model_options, *args, **kwargs):
+def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options, *args, **kwargs):
     """CALC_COND_BATCH wrapper: makes keys and values for prompts not seen yet, and this step's gates."""
     options = model_options["transformer_options"]
     run = options.get(RUN)
@@ -70,7 +70,7 @@ class Run:
         self._areas: dict[object, tuple[int, int, int, int]] = {}  # of conditionings that see a part of the picture
         self._size: tuple[int, int] = (0, 0)  # of the whole picture's latents
         self._masks: dict[tuple, Tensor] = {}
-        self._where: dict[tuple, Where] = {}
+        self._where: dict[tuple, LocationBias] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
         self._joined: dict[tuple, tuple[Tensor, Tensor]] = {}  # keys and values of neighbouring chunks of a batch
 
@@ -112,7 +112,7 @@ class Run:
             uuid, person = cond["uuid"], shown.person
             if uuid in shown.by_cond or negative and not person.negative:
                 continue
-            if person.adapter.text_matters:
+            if person.adapter.depends_on_text:
                 text = cond["model_conds"]["c_crossattn"].cond
                 shown.by_cond[uuid] = person.keys_values(text, device, dtype, negative)
             else:  # the same for every prompt
@@ -127,7 +127,7 @@ class Run:
             return []
         rows = len(q) // len(uuids)
         size = tuple(extra_options["activations_shape"][-2:])
-        places = pictures_seen(extra_options)
+        places = sampled_images(extra_options)
         key = (index, size, rows, places, *uuids)
         if key not in self._ready:
             self._ready[key] = [
@@ -165,7 +165,7 @@ class Run:
                         router=None if router is None else router[index],
                         person=number,
                         where=self._where_of(number, covered, rows, size, places, k)
-                        if name == "face" and shown.person.is_placed
+                        if name == "face" and shown.person.has_location
                         else None,
                     )
                 )
@@ -173,19 +173,21 @@ class Run:
 
     def _where_of(
         self, number: int, uuids: tuple, rows: int, size: tuple[int, int], places: tuple[int, ...] | None, like: Tensor
-    ) -> Where:
+    ) -> LocationBias:
         """Where a person's face is to be, for neighbouring chunks of the batch."""
         person = self._shown[number].person
         areas = tuple(self._areas.get(uuid) for uuid in uuids)
         key = (number, areas, rows, size, places, self._size)
         if key not in self._where:
             points = person.keypoints_in(*self._size).to(like.device)
-            whole = Standing(points, self._size, person.adapter.config.places_side, size)
+            whole = FaceLocation(points, self._size, person.adapter.config.grid_side, size)
             seen = [whole if area is None else whole.within(area) for area in areas]
             self._where[key] = (
                 seen[0]
                 if len(whole.keypoints) == 1 and len(set(areas)) == 1
-                else Chunks([replace(one, keypoints=of_pictures(one.keypoints, rows, places)) for one in seen])
+                else FaceLocations(
+                    [replace(one, keypoints=rows_for_images(one.keypoints, rows, places)) for one in seen]
+                )
             )
         return self._where[key]
 
@@ -247,10 +249,10 @@ def _rows(chunks: list[Tensor], rows: int, places: tuple[int, ...] | None = None
     """What neighbouring chunks see [1 or pictures, N, C], for their rows: one for all where they are the same."""
     if len(chunks[0]) == 1 and all(chunk is chunks[0] for chunk in chunks):
         return chunks[0]
-    return torch.cat([of_pictures(chunk, rows, places) for chunk in chunks])
+    return torch.cat([rows_for_images(chunk, rows, places) for chunk in chunks])
 
 
-def of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Tensor:
+def rows_for_images(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Tensor:
     """Row i sees the i-th of `chunk`, or the last one where there are fewer; all see the only one."""
     if len(chunk) == 1:
         return chunk.expand(rows, -1, -1)
@@ -258,7 +260,7 @@ def of_pictures(chunk: Tensor, rows: int, places: tuple[int, ...] | None) -> Ten
     return chunk[[min(place, len(chunk) - 1) for place in wanted]]
 
 
-def pictures_seen(extra_options: dict) -> tuple[int, ...] | None:
+def sampled_images(extra_options: dict) -> tuple[int, ...] | None:
     """Which pictures of the batch are seen now, where it is sampled part by part (Detail Faces, core's context windows,
     AnimateDiff).
     """

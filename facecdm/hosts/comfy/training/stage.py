@@ -11,9 +11,9 @@ from torch import Tensor
 from ....adapter.layers import LayerMap
 from ....adapter.model import TripletAdapter
 from ....errors import FaceCDMError, Mismatch
-from ....training.initialise import begin_bottleneck, known_faces
+from ....training.initialise import init_bottleneck, known_faces
 from ....training.lora import Lora
-from ....training.position_init import begin_places, can_begin
+from ....training.position_init import can_init_positions, init_positions
 from ....training.preview import choose, preview
 from ....training.source import Source
 from ....training.stages import Stage
@@ -74,8 +74,8 @@ def train_stage(
         stage, notices = fitted(stage, inputs, wanted)
         new, adapter = adapter.is_new, begun(adapter, inputs.data, layer_map(inputs.model))
         with ComfyDenoiser(inputs.model, inputs.vae, inputs.control) as denoiser:
-            if new and inputs.vae is not None and can_begin(adapter, inputs.data):
-                begin_places(adapter, denoiser, inputs.data)
+            if new and inputs.vae is not None and can_init_positions(adapter, inputs.data):
+                init_positions(adapter, denoiser, inputs.data)
             held_out = hold_out(inputs.data)
             mean = inputs.data.mean_face if stage.identity else None
             terms = terms_of(stage, inputs.data, inputs.recogniser, mean, denoiser)
@@ -173,7 +173,7 @@ def begun(adapter: TripletAdapter, data: Source, base: LayerMap) -> TripletAdapt
         assign=True,
     )
     if adapter.is_new:
-        begin_bottleneck(copy, *known_faces(data))
+        init_bottleneck(copy, *known_faces(data))
     return copy.requires_grad_(False)
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import LayerStream, Where
+from .attention import LayerStream, LocationBias
 from .gates import knot_weights
 from .model import StreamLayers, TripletAdapter
 
 
 @dataclass(frozen=True, eq=False)
-class Crowd:
+class ReferenceBatch:
     """One person a row: unit face embeddings `face` [B, W], vision states `image` [B, N, V] or None.
 
     `face_on` and `image_on` [B] bool say in which rows the stream is there; a stream that is not there is not seen
@@ -25,20 +25,22 @@ class Crowd:
     image: Tensor | None
     face_on: Tensor
     image_on: Tensor
-    where: Where | None = None
+    where: LocationBias | None = None
 
     def tokens(self, adapter: TripletAdapter, text: Tensor) -> dict[str, Tensor]:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
         projected = adapter.project(self.face, self.image)
         on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
-        if not adapter.text_matters and not any(value.requires_grad for value in _weights(adapter.interplay)):
+        if not adapter.depends_on_text and not any(value.requires_grad for value in _weights(adapter.interplay)):
             return {name: value * on[name][:, None, None] for name, value in projected.items()}
         result = {name: torch.zeros_like(value) for name, value in projected.items()}
         for present in ({"face", "image"}, {"face"}, {"image"}):
             rows = torch.stack([on[name] == (name in present) for name in on]).all(0).nonzero()[:, 0]
             if len(rows) and present <= projected.keys():
-                met = adapter.meet({name: projected[name][rows] for name in sorted(present)}, text[rows].float())
-                result |= {name: result[name].index_copy(0, rows, value) for name, value in met.items()}
+                tokens_for_text = adapter.apply_interplay(
+                    {name: projected[name][rows] for name in sorted(present)}, text[rows].float()
+                )
+                result |= {name: result[name].index_copy(0, rows, value) for name, value in tokens_for_text.items()}
         return result
 
     def streams(
