@@ -15,10 +15,9 @@ from ..facecdm.formats.families import FAMILIES
 from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
+from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .sockets import ADAPTER
 
-FOLDER_KEY = "facecdm"
-OTHERS = ("ipadapter", "instantid", "pulid")  # folders of published adapters; their names stand before the files'
 NO_FILE = "none saved yet"
 CATEGORY = "FaceCDM/adapter"
 HINT = "Save an adapter with Save Adapter, or put its file into that folder, then refresh the list (R)."
@@ -28,24 +27,18 @@ def saved_names() -> list[str]:
     """FaceCDM's own files by their names, then published ones as folder/name."""
     import folder_paths
 
-    found = list(folder_paths.get_filename_list(FOLDER_KEY))
-    for key in OTHERS:
+    found = list(folder_paths.get_filename_list(ADAPTERS))
+    for key in PUBLISHED_ADAPTERS:
         found += [f"{key}/{name}" for name in folder_paths.get_filename_list(key) if name.lower().endswith(SUFFIXES)]
     return found
-
-
-def adapter_folders(key: str = FOLDER_KEY) -> list[Path]:
-    import folder_paths
-
-    return [Path(folder) for folder in folder_paths.get_folder_paths(key)]
 
 
 def adapter_file(name: str) -> Path:
     """Raises UnsafeName, MissingModel."""
     key, _, rest = name.replace("\\", "/").partition("/")
-    if key in OTHERS and not any((folder / name).is_file() for folder in adapter_folders()):
-        return find_named(adapter_folders(key), rest, f"Put it into models/{key}, then refresh the list (R).", SUFFIXES)
-    return find_named(adapter_folders(), name, HINT, SUFFIXES)
+    if key in PUBLISHED_ADAPTERS and not any((folder / name).is_file() for folder in folders(ADAPTERS)):
+        return find_named(folders(key), rest, f"Put it into models/{key}, then refresh the list (R).", SUFFIXES)
+    return find_named(folders(ADAPTERS), name, HINT, SUFFIXES)
 
 
 class NewAdapter(io.ComfyNode):
@@ -216,7 +209,7 @@ class ExportAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, adapter, name, overwrite):
         exported = export(adapter)
-        path = write_named(exported.data(name), adapter_folders(OTHERS[0])[0], name, overwrite)
+        path = write_named(exported.data(name), folders(PUBLISHED_ADAPTERS[0])[0], name, overwrite)
         return io.NodeOutput(str(path), exported.report)
 
 
@@ -246,7 +239,7 @@ class SaveAdapter(io.ComfyNode):
                 "this adapter was published in another format, which Save Adapter does not write: keep "
                 "its file, or connect Export as IP-Adapter"
             )
-        return io.NodeOutput(str(save_adapter(adapter, adapter_folders()[0], name, overwrite)))
+        return io.NodeOutput(str(save_adapter(adapter, folders(ADAPTERS)[0], name, overwrite)))
 
 
 def _report() -> io.String.Output:

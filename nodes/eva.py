@@ -10,23 +10,12 @@ from ..facecdm.formats.read import tensors_of
 
 NO_FILE = "none found"
 FOLDERS = ("pulid", "clip_vision", "facexlib")
-_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
-
-
-def register_folders() -> None:
-    """Tell ComfyUI of the folders that users of PuLID have (extra_model_paths.yaml may add to the same keys)."""
-    import folder_paths
-
-    for key in ("pulid", "facexlib"):
-        folder_paths.add_model_folder_path(key, str(Path(folder_paths.models_dir) / key))
-        folder_paths.folder_names_and_paths[key][1].update(_SUFFIXES)
 
 
 def files(word: str) -> dict[str, Path]:
     """Name as ComfyUI lists it → path of the files in PuLID's folders whose name has `word` in it."""
     import folder_paths
 
-    register_folders()
     found = {}
     for key in FOLDERS:
         for name in folder_paths.get_filename_list(key):

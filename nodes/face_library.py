@@ -1,7 +1,5 @@
 """Nodes that work on faces already found: Combine, Save, Load, Compare."""
 
-from pathlib import Path
-
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
@@ -9,34 +7,17 @@ from ..facecdm.faces.combine import MODES, Weighted, combine
 from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
-from ..facecdm.files import SUFFIX
+from .model_folders import SAVED_FACES, folders
 from .sockets import FACES
 
-FOLDER_KEY = "facecdm_faces"
 GROUPS = 4
 NO_FILE = "none saved yet"
-
-
-def register_folders() -> None:
-    """Tell ComfyUI where saved faces lie: models/facecdm_faces (extra_model_paths.yaml may add folders)."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path(FOLDER_KEY, str(Path(folder_paths.models_dir) / FOLDER_KEY))
-    folder_paths.folder_names_and_paths[FOLDER_KEY][1].add(SUFFIX)
-
-
-def faces_folders() -> list[Path]:
-    import folder_paths
-
-    register_folders()
-    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER_KEY)]
 
 
 def saved_names() -> list[str]:
     import folder_paths
 
-    register_folders()
-    return folder_paths.get_filename_list(FOLDER_KEY)
+    return folder_paths.get_filename_list(SAVED_FACES)
 
 
 class CombineFaces(io.ComfyNode):
@@ -127,7 +108,7 @@ class SaveFaces(io.ComfyNode):
 
     @classmethod
     def execute(cls, faces, name: str, overwrite: bool) -> io.NodeOutput:
-        path = save_faces(faces, faces_folders()[0], name, overwrite)
+        path = save_faces(faces, folders(SAVED_FACES)[0], name, overwrite)
         return io.NodeOutput(faces, path.name)
 
 
@@ -152,7 +133,7 @@ class LoadFaces(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
         try:
-            return True if file is None or find_faces_file(faces_folders(), file) else False
+            return True if file is None or find_faces_file(folders(SAVED_FACES), file) else False
         except FaceCDMError as error:
             return str(error)
 
@@ -161,14 +142,14 @@ class LoadFaces(io.ComfyNode):
         if file is None:
             return ""
         try:
-            stat = find_faces_file(faces_folders(), file).stat()
+            stat = find_faces_file(folders(SAVED_FACES), file).stat()
         except (FaceCDMError, OSError):
             return "missing"
         return f"{stat.st_mtime_ns}-{stat.st_size}"
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(load_faces(find_faces_file(faces_folders(), file)))
+        return io.NodeOutput(load_faces(find_faces_file(folders(SAVED_FACES), file)))
 
 
 class CompareFaces(io.ComfyNode):

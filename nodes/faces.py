@@ -1,7 +1,5 @@
 """Nodes that find and embed faces: Load Face Analyzer, Detect & Embed Faces."""
 
-from pathlib import Path
-
 from comfy_api.latest import io, ui
 
 from ..facecdm.faces.analyzer import open_pack
@@ -9,24 +7,11 @@ from ..facecdm.faces.detect import CHOICES, NO_FACE, Options, detect_faces
 from ..facecdm.faces.draw import draw_pictures
 from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
+from .model_folders import FACE_PACKS, folders
 from .sockets import FACE_ANALYZER, FACES
 
 NO_PACK = "none found"
 SHOWN = 16  # pictures under the node; the output has them all
-
-
-def register_folders() -> None:
-    """Tell ComfyUI where InsightFace packs lie (extra_model_paths.yaml may add folders to the same key)."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path("insightface", str(Path(folder_paths.models_dir) / "insightface"))
-
-
-def pack_folders() -> list[Path]:
-    import folder_paths
-
-    register_folders()
-    return [Path(folder) for folder in folder_paths.get_folder_paths("insightface")]
 
 
 class LoadFaceAnalyzer(io.ComfyNode):
@@ -41,7 +26,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "pack",
-                    options=list(find_packs(pack_folders())) or [NO_PACK],
+                    options=list(find_packs(folders(FACE_PACKS))) or [NO_PACK],
                     tooltip="Folder of InsightFace models below models/insightface/models.",
                 ),
                 io.Combo.Input(
@@ -64,7 +49,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, pack: str | None = None, provider: str | None = None) -> bool | str:
-        if pack is not None and pack not in find_packs(pack_folders()):
+        if pack is not None and pack not in find_packs(folders(FACE_PACKS)):
             return (
                 f"Face pack {pack!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
                 "so that its .onnx files lie in models/insightface/models/<pack>, then refresh the list (R)."
@@ -75,7 +60,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
 
     @classmethod
     def execute(cls, pack: str, provider: str, landmarks: bool) -> io.NodeOutput:
-        analyzer = open_pack(pack_folders(), pack, provider, landmarks)
+        analyzer = open_pack(folders(FACE_PACKS), pack, provider, landmarks)
         return io.NodeOutput(analyzer, analyzer.report())
 
 

@@ -11,6 +11,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
+from .model_folders import folders
 from .sockets import FACE_ANALYZER, POSE_KEYPOINT
 
 CATEGORY = "FaceCDM/pose"
@@ -19,13 +20,9 @@ SHOWN = 16  # pictures under the node; the output has them all
 
 def weight_folders(detector: str) -> list[Path]:
     """Where a body detector's weights lie: models/openpose or models/dwpose, and what extra_model_paths.yaml adds."""
-    import folder_paths
-
     from ..facecdm.pose import dwpose, openpose
 
-    key = openpose.FOLDER if detector == OPENPOSE else dwpose.FOLDER
-    folder_paths.add_model_folder_path(key, str(Path(folder_paths.models_dir) / key))
-    return [Path(folder) for folder in folder_paths.get_folder_paths(key)]
+    return folders(openpose.FOLDER if detector == OPENPOSE else dwpose.FOLDER)
 
 
 def drawing_inputs() -> list:

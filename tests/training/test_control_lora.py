@@ -124,9 +124,7 @@ def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(
     twins, control = pair
     found = {}
     with ComfyDenoiser(twins.model, control=control.net) as comfy:
-        theirs = DiffusersDenoiser(
-            twins.unet, torch.nn.Identity(), comfy.signal, comfy.noise, "epsilon", control.model
-        )
+        theirs = DiffusersDenoiser(twins.unet, torch.nn.Identity(), comfy.signal, comfy.noise, "epsilon", control.model)
         assert set(comfy.control_layers()) == set(theirs.control_layers())
         for name, host in (("comfy", comfy), ("diffusers", theirs)):
             lora = random_lora(comfy.control_layers())
