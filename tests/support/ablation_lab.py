@@ -23,7 +23,7 @@ from lab import CONTEXT, VISION, WIDTH, TinySource, tiny_denoiser  # noqa: E402
 
 from facecdm.evaluation.evaluate import Evaluator  # noqa: E402
 from facecdm.evaluation.pictures import opener  # noqa: E402
-from facecdm.evaluation.recognisers import Seen  # noqa: E402
+from facecdm.evaluation.recognisers import RecognisedFace  # noqa: E402
 from facecdm.training.config import Config  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
 
@@ -56,10 +56,10 @@ class Colours:
 
     name = "colours"
 
-    def look(self, picture: np.ndarray) -> Seen:
+    def look(self, picture: np.ndarray) -> RecognisedFace:
         side = picture.shape[0] // 4 * 4
         means = picture[:side, :side].reshape(4, side // 4, 4, side // 4, 3).mean((1, 3))
-        return Seen(torch.nn.functional.normalize(torch.from_numpy(means).flatten().float() - 100, dim=0))
+        return RecognisedFace(torch.nn.functional.normalize(torch.from_numpy(means).flatten().float() - 100, dim=0))
 
 
 def make_lab(folder: Path) -> Lab:
