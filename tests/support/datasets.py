@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from facecdm.training.dataset.encoders import Fingerprints
-from facecdm.training.dataset.faces import Seen
+from facecdm.training.dataset.faces import DetectedFace
 from facecdm.training.dataset.settings import Settings
 from facecdm.training.rows import Prompt
 
@@ -75,7 +75,7 @@ class StubFinder:
         unit[3:, 1] += picture.pixels[height // 2, width // 2, 0] / 2550
         box = np.float32([0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height])
         others = int((picture.pixels == picture.pixels[0, 0]).all() and picture.pixels[0, 0, 2] == 77)
-        return Seen(
+        return DetectedFace(
             self.embed(picture.pixels[..., ::-1], unit),
             unit * np.float32([width, height]),
             box,
