@@ -61,7 +61,7 @@ def constraints(installed: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def look() -> tuple[dict[str, str], list[str]]:
+def installed_here() -> tuple[dict[str, str], list[str]]:
     """What is installed here: (distributions, importable modules)."""
     installed = {}
     for distribution in importlib.metadata.distributions():
@@ -79,7 +79,7 @@ def installer() -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    installed, modules = look()
+    installed, modules = installed_here()
     commands = plan(installed, modules)
     if not commands:
         print("FaceCDM: everything that the face nodes need is installed")

@@ -128,7 +128,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         return Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
 
     first = remembered(InsightFace.of(analyzer))
-    recognisers = [first, *([] if arguments.no_dlib else [remembered(Dlib(first.look))])]
+    recognisers = [first, *([] if arguments.no_dlib else [remembered(Dlib(first.recognise))])]
     colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
     evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
@@ -151,7 +151,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
         "cores": os.cpu_count(),
     }
-    ear = open_ear(denoiser, data_set, cast, first.look, encoders, arguments.out / "heard")
+    ear = open_ear(denoiser, data_set, cast, first.recognise, encoders, arguments.out / "heard")
     return Experiment(
         lab,
         artist,

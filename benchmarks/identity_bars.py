@@ -81,7 +81,7 @@ class People:
 
 
 def dlib_embeddings(judge: Dlib, pixels: Tensor) -> list[Tensor | None]:
-    return [None if (seen := judge.look(picture)) is None else seen.embedding for picture in pixels.numpy()]
+    return [None if (seen := judge.recognise(picture)) is None else seen.embedding for picture in pixels.numpy()]
 
 
 def likeness(
@@ -139,12 +139,12 @@ def poses(people: People, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
 
     from facecdm.faces.analyzer import open_pack
     from facecdm.pose.extract import Drawing, FaceDetector, extract
-    from facecdm.pose.location import face_places
+    from facecdm.pose.location import face_keypoints
 
     detector = FaceDetector(open_pack([arguments.models / "insightface"], "buffalo_s", landmarks=True))
     found = extract(detector, val_pictures(arguments.faceworld, people.labels), "largest").poses
     drawn = torch.from_numpy(np.stack([Drawing()(pose) for pose in found])).movedim(-1, 1).float() / 255
-    return drawn, face_places(found)[0]
+    return drawn, face_keypoints(found)[0]
 
 
 def controlled(hint: Tensor) -> dict:
@@ -160,7 +160,7 @@ def sharp(pixels: Tensor, analyzer) -> float:
 
     recogniser, found = InsightFace.of(analyzer), []
     for picture in pixels.numpy():
-        if (seen := recogniser.look(picture)) is not None:
+        if (seen := recogniser.recognise(picture)) is not None:
             found.append(sharpness(picture, seen.keypoints))
     return float(np.mean(found)) if found else 0.0
 

@@ -29,10 +29,10 @@ from identity_bars import with_lora  # noqa: E402
 from facecdm.adapter.native import load_adapter  # noqa: E402
 from facecdm.adapter.person import Person  # noqa: E402
 from facecdm.demo import data, measure  # noqa: E402
-from facecdm.people import of_boxes, parse_boxes  # noqa: E402
+from facecdm.people import parse_boxes, regions_of_boxes  # noqa: E402
 
 SIDE = 128
-HALVES = of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), SIDE, 2 * SIDE, softness=0.2).masks
+HALVES = regions_of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), SIDE, 2 * SIDE, softness=0.2).masks
 
 
 def parse() -> argparse.Namespace:
@@ -172,7 +172,7 @@ def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
         rows = sorted(rows, key=lambda row: abs(val.labels[row]["yaw"]))
         reference = next(row for row in rows if val.labels[row]["view"] in views)
         pixels = torch.from_numpy(val.pixels[reference].copy())
-        (face,), seen = measure.embeddings(pixels[None], analyzer), recogniser.look(pixels.numpy())
+        (face,), seen = measure.embeddings(pixels[None], analyzer), recogniser.recognise(pixels.numpy())
         if face is not None and seen is not None:
             words = [val.labels[row]["caption"] for row in reversed(rows) if row != reference]
             places = torch.as_tensor(seen.keypoints).float() / SIDE

@@ -40,8 +40,8 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
     stem = check_filename(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / (stem + SUFFIX) if overwrite else _claim(folder, stem)
-        write_whole(path, data, claimed=not overwrite)
+        path = folder / (stem + SUFFIX) if overwrite else _reserve(folder, stem)
+        write_atomically(path, data, reserved=not overwrite)
     except OSError as error:
         raise FaceCDMError(
             f"{stem + SUFFIX} could not be written into {folder}: {error}. "
@@ -66,7 +66,7 @@ def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, .
     raise MissingModel(f"There is no file {relative} (looked in {looked}). {hint}")
 
 
-def _claim(folder: Path, stem: str) -> Path:
+def _reserve(folder: Path, stem: str) -> Path:
     """The first free name, taken at once by an empty file, so that no other writer takes it."""
     for count in range(1, 100_000):
         path = folder / f"{stem}{'' if count == 1 else f'_{count}'}{SUFFIX}"
@@ -78,10 +78,10 @@ def _claim(folder: Path, stem: str) -> Path:
     raise FaceCDMError(f"{folder} is full of files named {stem}: choose another name.")
 
 
-def write_whole(path: Path, data: bytes, claimed: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, reserved: bool = False) -> None:
     """The file appears whole or not at all, also where the power fails. Raises OSError.
 
-    `claimed`: an empty file holds its place, and goes where the writing fails.
+    `reserved`: an empty file holds its place, and goes where the writing fails.
     """
     temporary = path.with_name(f".{uuid4().hex}{PART}")
     try:
@@ -92,7 +92,7 @@ def write_whole(path: Path, data: bytes, claimed: bool = False) -> None:
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
-        if claimed:
+        if reserved:
             path.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -166,7 +166,7 @@ def applied(
     from ..facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
     from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
     from ..facecdm.hosts.comfy.sampling.lora import apply_lora
-    from ..facecdm.pose.location import face_places
+    from ..facecdm.pose.location import face_keypoints
     from ..facecdm.pose.value import poses_from_openpose
 
     if start_at >= end_at:
@@ -190,7 +190,7 @@ def applied(
     if options.image_curve != SAME:
         strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
-    keypoints, aspects = (None, None) if pose is None else face_places(poses_from_openpose(pose), mask)
+    keypoints, aspects = (None, None) if pose is None else face_keypoints(poses_from_openpose(pose), mask)
     person = Person(
         adapter,
         face=shown.face,

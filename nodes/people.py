@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 from ..facecdm.adapter.references import MEAN
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
-from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, of_boxes, painted, parse_boxes
+from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 from .apply import applied, logger
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 
@@ -97,9 +97,9 @@ class PersonRegions(io.ComfyNode):
                 "faces and layout are both connected, and each says where the people are: disconnect one of them"
             )
         if layout is not None:
-            regions = painted(layout[0].float().cpu(), height, width, softness)
+            regions = regions_of_layout(layout[0].float().cpu(), height, width, softness)
         else:
-            regions = of_boxes(
+            regions = regions_of_boxes(
                 parse_boxes(boxes) if faces is None else boxes_of_faces(faces),
                 height,
                 width,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from facecdm.evaluation.evaluate import Row
+from facecdm.evaluation.evaluate import SampleScores
 
 from .arms import ARMS, NONE, NOT_ASKED, TRIPLET, Arm, arm, trained_as, with_strength
 from .hearing import TOLD, Ear
@@ -52,7 +52,7 @@ class Experiment:
         from tqdm import tqdm
 
         drawn: list[Drawn] = []
-        rows: list[Row] = []
+        rows: list[SampleScores] = []
         results = None
         total = len(self.jobs) * len(self.artist.cast.asked)
         with tqdm(total=total, desc="pictures", unit="picture", mininterval=5) as bar:

@@ -17,7 +17,7 @@ from torch import Tensor
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.evaluation.measures import interval
 from facecdm.faces.location import FaceLocation
-from facecdm.files import write_whole
+from facecdm.files import write_atomically
 from facecdm.training.denoiser import clean_from
 from facecdm.training.losses import LinearRecogniser
 from facecdm.training.randomness import generator
@@ -51,7 +51,9 @@ class Ear:
         path = self.folder / f"{trained.key} {self.cast.key}{' told' if told else ''}.json"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps({str(level): self._missed(trained, level, told) for level in LEVELS}).encode())
+            write_atomically(
+                path, json.dumps({str(level): self._missed(trained, level, told) for level in LEVELS}).encode()
+            )
         return json.loads(path.read_text())
 
     def _missed(self, trained: Trained, level: int, told: bool) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from facecdm.evaluation.evaluate import Evaluation, Evaluator, Row, summarise
+from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, summarise
 from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
 from facecdm.evaluation.samples import Sample
 
@@ -58,10 +58,10 @@ class Remembered:
                 continue  # the last line of a run that was killed
         file.parent.mkdir(parents=True, exist_ok=True)
 
-    def look(self, picture: np.ndarray) -> RecognisedFace | None:
+    def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
         key = hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
         if key not in self._known:
-            seen = self._recogniser.look(picture)
+            seen = self._recogniser.recognise(picture)
             points = None if seen is None or seen.keypoints is None else np.asarray(seen.keypoints).tolist()
             self._known[key] = None if seen is None else [seen.embedding.tolist(), points]
             with self._file.open("a") as file:
@@ -80,7 +80,7 @@ class Judge:
     cast: Cast
     poses: bool = False
 
-    def look(self, one: Drawn, plain: list[Path]) -> list[Row]:
+    def look(self, one: Drawn, plain: list[Path]) -> list[SampleScores]:
         """A row for every picture; `plain` are the same without identity."""
         return self.evaluator.run([self._sample(place, one, plain) for place in range(len(one.paths))]).rows
 
@@ -98,15 +98,15 @@ class Judge:
             one.strength,
         )
 
-    def of_arms(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+    def of_arms(self, rows: list[SampleScores], drawn: list[Drawn]) -> Evaluation:
         """All arms, their trainings together, against *no identity*."""
         return self._against(NONE, rows, [one for one in drawn if one.strength is None])
 
-    def of_headline(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+    def of_headline(self, rows: list[SampleScores], drawn: list[Drawn]) -> Evaluation:
         """The arms that have several trainings, together, against *face alone*."""
         return self._against(FACE, rows, [one for one in drawn if one.strength is None and arm(one.arm).headline])
 
-    def of_one_training(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+    def of_one_training(self, rows: list[SampleScores], drawn: list[Drawn]) -> Evaluation:
         """What else differs from the triplet, against the triplet's first training."""
         return self._against(
             TRIPLET,
@@ -114,13 +114,13 @@ class Judge:
             [one for one in drawn if one.strength is None and one.seed == 0 and one.arm not in (NONE, FACE)],
         )
 
-    def _against(self, first: str, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+    def _against(self, first: str, rows: list[SampleScores], drawn: list[Drawn]) -> Evaluation:
         """Empty where arm `first` was not drawn."""
         names = {one.condition: one.arm for one in drawn} if any(one.arm == first for one in drawn) else {}
         chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
         return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition != first))
 
-    def of_seeds(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+    def of_seeds(self, rows: list[SampleScores], drawn: list[Drawn]) -> Evaluation:
         """Each training by itself, of the arms that have several."""
         arms = [one.arm for one in drawn if one.strength is None]
         names = {
@@ -131,17 +131,17 @@ class Judge:
         chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
         return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition))
 
-    def of_strengths(self, rows: list[Row], drawn: list[Drawn]) -> Evaluation:
+    def of_strengths(self, rows: list[SampleScores], drawn: list[Drawn]) -> Evaluation:
         names = {one.condition: f"strength {one.strength:g}" for one in drawn if one.strength is not None}
         return self._evaluation(
             [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
         )
 
-    def _row(self, row: Row, condition: str) -> Row:
+    def _row(self, row: SampleScores, condition: str) -> SampleScores:
         values = {name: row.values[name] for name in SHOWN if name in row.values}
-        return Row(replace(row.sample, condition=condition), values)
+        return SampleScores(replace(row.sample, condition=condition), values)
 
-    def _evaluation(self, rows: list[Row]) -> Evaluation:
+    def _evaluation(self, rows: list[SampleScores]) -> Evaluation:
         return Evaluation(rows, summarise(rows), [one.name for one in self.evaluator.recognisers], [])
 
 

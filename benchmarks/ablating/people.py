@@ -159,8 +159,8 @@ def _pixels(val: data.Portraits, rows: list[int]) -> Tensor:
 def _poses(val: data.Portraits, rows: list[int], landmarks, size: int) -> tuple[Tensor, Tensor]:
     """Poses as pictures of the base's own size, made smaller as ComfyUI does it; and the places of their faces."""
     from facecdm.pose.extract import Drawing, FaceDetector, extract
-    from facecdm.pose.location import face_places
+    from facecdm.pose.location import face_keypoints
 
     poses = extract(FaceDetector(landmarks), _pixels(val, rows).float() / 255, "largest").poses
     hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
-    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_places(poses)[0]
+    return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_keypoints(poses)[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.faces.location import FaceLocation
-from facecdm.files import write_whole
+from facecdm.files import write_atomically
 from facecdm.training.lora import Lora
 from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
@@ -67,7 +67,7 @@ class Artist:
                     for part in lora.parts.values():
                         part.to(self.denoiser.device)
                 for place, picture in zip(places, self._batch(places, adapter, lora, drawing)):
-                    write_whole(paths[place], png(picture))
+                    write_atomically(paths[place], png(picture))
             drew(len(places))
         return paths
 

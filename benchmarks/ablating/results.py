@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from facecdm.evaluation import report
-from facecdm.evaluation.evaluate import Row
-from facecdm.files import write_whole
+from facecdm.evaluation.evaluate import SampleScores
+from facecdm.files import write_atomically
 
 from . import hearing
 from .arms import NOT_ASKED, TRIPLET, arm
@@ -25,7 +25,7 @@ class Results:
     `heard` what `hearing.Ear` was told of each training."""
 
     judge: Judge
-    rows: list[Row]
+    rows: list[SampleScores]
     drawn: list[Drawn]
     facts: list[dict]
     settings: dict
@@ -38,12 +38,12 @@ class Results:
         out.mkdir(parents=True, exist_ok=True)
         arms = self.judge.of_arms(self.rows, self.drawn)
         report.write(arms, out / "report")
-        write_whole(out / "table.csv", report.summary_csv(arms).encode())
-        write_whole(out / "results.json", json.dumps(self.as_json(), indent=1, default=str).encode())
+        write_atomically(out / "table.csv", report.summary_csv(arms).encode())
+        write_atomically(out / "results.json", json.dumps(self.as_json(), indent=1, default=str).encode())
         if curve := self.curve():
-            write_whole(out / "strength.png", curve)
-        write_whole(out / "sheet.jpg", sheet(self.judge.cast, self.drawn))
-        write_whole(out / "results.md", self.markdown().encode())
+            write_atomically(out / "strength.png", curve)
+        write_atomically(out / "sheet.jpg", sheet(self.judge.cast, self.drawn))
+        write_atomically(out / "results.md", self.markdown().encode())
         return out / "results.md"
 
     def as_json(self) -> dict:
@@ -184,6 +184,6 @@ def put_into(document: Path, out: Path) -> None:
     for name in ("strength.png", "sheet.jpg"):
         if (out / name).exists():
             target = document.with_name(f"{document.stem}-{name}")
-            write_whole(target, (out / name).read_bytes())
+            write_atomically(target, (out / name).read_bytes())
             fragment = fragment.replace(f"({name})", f"({target.name})")
-    write_whole(document, f"{before}{MARKS[0]}\n\n{fragment}\n{MARKS[1]}{after}".encode())
+    write_atomically(document, f"{before}{MARKS[0]}\n\n{fragment}\n{MARKS[1]}{after}".encode())

@@ -9,7 +9,7 @@ import torch
 
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
-from facecdm.files import write_whole
+from facecdm.files import write_atomically
 from facecdm.training.config import Config
 from facecdm.training.initialise import new_adapter
 from facecdm.training.lora import Lora
@@ -79,7 +79,7 @@ class Lab:
                 "stages": [stage.to_dict() for stage in self.stages(arm, seed)],
                 "last losses": _last_losses(result.history),
             }
-            write_whole(done, json.dumps(facts, indent=1).encode())
+            write_atomically(done, json.dumps(facts, indent=1).encode())
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()  # 30 MB a stage, wanted only while it trains
         path = folder / "adapter.safetensors"

@@ -19,7 +19,7 @@ Scorer = Callable[[np.ndarray, str], float]  # picture, prompt → how well it f
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleScores:
     """A sample and its numbers by name; a number that does not apply is absent."""
 
     sample: Sample
@@ -39,7 +39,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Evaluation:
-    rows: list[Row]
+    rows: list[SampleScores]
     summaries: list[Summary]
     recognisers: list[str]
     notes: list[str]
@@ -60,25 +60,25 @@ class Evaluator:
         others: list[Path] | None = None,
     ):
         self.recognisers, self._open, self._score = recognisers, open_picture, score
-        self._seen: dict[tuple[str, Path], RecognisedFace | None] = {}
+        self._recognised: dict[tuple[str, Path], RecognisedFace | None] = {}
         self.notes: list[str] = []
         self.centres: list[Tensor | None] = [self._centre(recogniser, others or []) for recogniser in recognisers]
 
     def _centre(self, recogniser: Recogniser, others: list[Path]) -> Tensor | None:
-        found = [seen.embedding for path in others if (seen := self._look(recogniser, path)) is not None]
+        found = [seen.embedding for path in others if (seen := self._recognise(recogniser, path)) is not None]
         return torch.stack(found).mean(0) if found else None
 
-    def _look(self, recogniser: Recogniser, path: Path) -> RecognisedFace | None:
+    def _recognise(self, recogniser: Recogniser, path: Path) -> RecognisedFace | None:
         key = (recogniser.name, path)
-        if key not in self._seen:
-            self._seen[key] = recogniser.look(self._open(path))
-        return self._seen[key]
+        if key not in self._recognised:
+            self._recognised[key] = recogniser.recognise(self._open(path))
+        return self._recognised[key]
 
     def run(self, samples: list[Sample], progress: Callable[[int, int], None] | None = None) -> Evaluation:
         """Raises NoFace where a reference or held-out photo shows none to the first recogniser."""
         rows = []
         for number, sample in enumerate(samples, 1):
-            rows.append(Row(sample, self._numbers(sample)))
+            rows.append(SampleScores(sample, self._numbers(sample)))
             if progress is not None:
                 progress(number, len(samples))
         rows = self._with_diversity(rows)
@@ -87,9 +87,9 @@ class Evaluator:
     def _numbers(self, sample: Sample) -> dict[str, float]:
         values: dict[str, float] = {}
         for place, (recogniser, centre) in enumerate(zip(self.recognisers, self.centres)):
-            values |= self._likeness(sample, recogniser, centre, "" if place == 0 else f"{recogniser.name} ")
+            values |= self._identity_similarity(sample, recogniser, centre, "" if place == 0 else f"{recogniser.name} ")
         picture = self._open(sample.picture)
-        seen = self._look(self.recognisers[0], sample.picture)
+        seen = self._recognise(self.recognisers[0], sample.picture)
         if seen is not None and seen.keypoints is not None:
             values["sharpness"] = measures.sharpness(picture, seen.keypoints)
             turned = measures.yaw(seen.keypoints)
@@ -104,10 +104,12 @@ class Evaluator:
             values["change"] = float(np.sqrt((change**2).mean()) / 255)
         return values
 
-    def _likeness(self, sample: Sample, recogniser: Recogniser, centre: Tensor | None, prefix: str) -> dict[str, float]:
-        shown = self._look(recogniser, sample.picture)
+    def _identity_similarity(
+        self, sample: Sample, recogniser: Recogniser, centre: Tensor | None, prefix: str
+    ) -> dict[str, float]:
+        shown = self._recognise(recogniser, sample.picture)
         known = {
-            name: self._look(recogniser, path)
+            name: self._recognise(recogniser, path)
             for name, path in (("reference", sample.reference), ("held out", sample.held_out))
             if path is not None
         }
@@ -129,7 +131,7 @@ class Evaluator:
             )
         return values
 
-    def _with_diversity(self, rows: list[Row]) -> list[Row]:
+    def _with_diversity(self, rows: list[SampleScores]) -> list[SampleScores]:
         """Adds, to each picture of a person under one condition, how different the person's pictures are."""
         groups = defaultdict(list)
         for row in rows:
@@ -142,7 +144,7 @@ class Evaluator:
         return rows
 
 
-def summarise(rows: list[Row]) -> list[Summary]:
+def summarise(rows: list[SampleScores]) -> list[Summary]:
     """Each condition's means over people, in the order in which conditions come; a person's pictures count as one."""
     order = list(dict.fromkeys(row.sample.condition for row in rows))
     means = {condition: by_person([row for row in rows if row.sample.condition == condition]) for condition in order}
@@ -168,7 +170,7 @@ def summarise(rows: list[Row]) -> list[Summary]:
     return summaries
 
 
-def by_person(rows: list[Row]) -> dict[str, dict[str, float]]:
+def by_person(rows: list[SampleScores]) -> dict[str, dict[str, float]]:
     """measure → person → mean over the person's pictures."""
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

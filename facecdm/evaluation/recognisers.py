@@ -24,7 +24,7 @@ class RecognisedFace:
 class Recogniser(Protocol):
     name: str
 
-    def look(self, picture: np.ndarray) -> RecognisedFace | None:
+    def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
         """The largest face of an RGB picture, uint8 [H, W, 3]; None where it finds none."""
 
 
@@ -44,7 +44,7 @@ class InsightFace:
         made._analyzer, made.name = analyzer, analyzer.recogniser
         return made
 
-    def look(self, picture: np.ndarray) -> RecognisedFace | None:
+    def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
         from ..faces.detect import Options, detect_faces
 
         image = torch.from_numpy(np.ascontiguousarray(picture))[None].float() / 255
@@ -79,7 +79,7 @@ class Dlib:
         self._shape = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
         self._net = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
-    def look(self, picture: np.ndarray) -> RecognisedFace | None:
+    def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
         picture = np.ascontiguousarray(picture)
         boxes = self._detect(picture, 1)
         box = max(boxes, key=lambda box: box.area()) if boxes else self._elsewhere(picture)

@@ -10,7 +10,7 @@ from pathlib import Path
 from .evaluate import Evaluation, Summary
 from .samples import Sample
 
-TOLD = "Means over people with 95 % bootstrap intervals. A picture without a face counts 0 as a likeness."
+INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face counts 0 as a likeness."
 
 
 def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
@@ -70,7 +70,7 @@ def summary_csv(evaluation: Evaluation) -> str:
 def markdown(evaluation: Evaluation) -> str:
     """What is told, the means, the differences, and who judged."""
     parts = [
-        TOLD,
+        INTRODUCTION,
         means_table(evaluation),
         differences_table(evaluation),
         f"Recognisers: {', '.join(evaluation.recognisers)}." + "".join(f"\n- {note}" for note in evaluation.notes),
@@ -127,11 +127,11 @@ def _cell(text: str) -> str:
 def draw(evaluation: Evaluation) -> dict[str, bytes]:
     """PNG plots by name: histograms of the likeness, and likeness against prompt following over the strength."""
     names = names_of(evaluation)
-    likeness = next(name for name in ("similarity to held out", "similarity to reference") if name in names)
-    plots = {"likeness": _histogram(evaluation, likeness)}
+    similarity = next(name for name in ("similarity to held out", "similarity to reference") if name in names)
+    plots = {"likeness": _histogram(evaluation, similarity)}
     follows = next((name for name in ("prompt", "change") if name in names), None)
     if follows is not None and any(row.sample.strength is not None for row in evaluation.rows):
-        plots["strength"] = _curve(evaluation, likeness, follows)
+        plots["strength"] = _curve(evaluation, similarity, follows)
     return plots
 
 
@@ -149,22 +149,26 @@ def _histogram(evaluation: Evaluation, name: str) -> bytes:
     return _png(figure)
 
 
-def _curve(evaluation: Evaluation, likeness: str, follows: str) -> bytes:
+def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
     strengths = {
         row.sample.condition: row.sample.strength for row in evaluation.rows if row.sample.strength is not None
     }
     shown: list[Summary] = sorted(
-        (s for s in evaluation.summaries if s.condition in strengths and likeness in s.values and follows in s.values),
+        (
+            s
+            for s in evaluation.summaries
+            if s.condition in strengths and similarity in s.values and follows in s.values
+        ),
         key=lambda s: strengths[s.condition],
     )
     figure, axis = _figure()
-    xs, ys = ([summary.values[name][0] for summary in shown] for name in (follows, likeness))
+    xs, ys = ([summary.values[name][0] for summary in shown] for name in (follows, similarity))
     axis.plot(xs, ys, marker="o")
     for summary, x, y in zip(shown, xs, ys):
         axis.annotate(f"{strengths[summary.condition]:g}", (x, y), textcoords="offset points", xytext=(5, 5))
     axis.set(
         xlabel={"prompt": "prompt following", "change": "change of the picture"}[follows],
-        ylabel=likeness,
+        ylabel=similarity,
         title="over the strength",
     )
     return _png(figure)
@@ -215,7 +219,7 @@ def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
 <style>body{{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}}
 table{{border-collapse:collapse;font-size:13px;margin:1rem 0}}th,td{{padding:.3rem .6rem;border-bottom:1px solid #ddd;
 text-align:left}}th{{position:sticky;top:0;background:#fff}}img{{max-width:100%}}</style>
-<h1>Identity, evaluated</h1><p>{TOLD} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
+<h1>Identity, evaluated</h1><p>{INTRODUCTION} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
 {_table(["condition", "pictures", "people", *names], rows)}{images}
 {"".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)}
 <h2>Every picture</h2>{_table(["picture", "person", "condition", *names], pictures)}</html>

@@ -18,7 +18,7 @@ LICENCE = (
     "InsightFace's model weights are for non-commercial research only; "
     "for other use ask InsightFace for a licence. Use faces of people who agreed."
 )
-_licence_told = threading.Event()
+_licence_shown = threading.Event()
 
 
 def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks: bool = False) -> "FaceAnalyzer":
@@ -37,7 +37,7 @@ def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedFace:
     """A face as the detector gives it: numpy, pixels of the picture that was searched."""
 
     box: np.ndarray  # [4] float32
@@ -105,7 +105,7 @@ class FaceAnalyzer:
         self.load()
         return self._models["recogniser"].session.get_providers()[0]
 
-    def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[Found]:
+    def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[DetectedFace]:
         """Faces in a picture that is brought to size × size for the detector, best first."""
         with self._lock:
             self.load()
@@ -115,21 +115,21 @@ class FaceAnalyzer:
             height, width = fixed if all(isinstance(side, int) for side in fixed) else (size, size)
             boxes, points = detector.detect(picture, input_size=(width, height))
         found = [
-            Found(box[:4].astype(np.float32), float(box[4]), point.astype(np.float32))
+            DetectedFace(box[:4].astype(np.float32), float(box[4]), point.astype(np.float32))
             for box, point in zip(boxes, points, strict=True)
         ]
         return [face for face in found if np.isfinite(face.box).all() and np.isfinite(face.keypoints).all()]
 
-    def embed(self, picture: np.ndarray, face: Found) -> tuple[np.ndarray, np.ndarray | None]:
+    def embed(self, picture: np.ndarray, face: DetectedFace) -> tuple[np.ndarray, np.ndarray | None]:
         """(raw embedding [D], landmarks [106, 2] or None), float32, of one face of a picture."""
         from insightface.app.common import Face
 
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # InsightFace calls scikit-image's old names
             self.load()
-            seen = Face(bbox=face.box, kps=face.keypoints, det_score=face.score)
-            embedding = self._models["recogniser"].get(picture, seen)
-            points = self._models["landmarks"].get(picture, seen) if "landmarks" in self._models else None
+            insight_face = Face(bbox=face.box, kps=face.keypoints, det_score=face.score)
+            embedding = self._models["recogniser"].get(picture, insight_face)
+            points = self._models["landmarks"].get(picture, insight_face) if "landmarks" in self._models else None
         embedding = np.asarray(embedding, dtype=np.float32).reshape(-1)
         return embedding, None if points is None else np.asarray(points, dtype=np.float32)[:, :2]
 
@@ -141,8 +141,8 @@ class FaceAnalyzer:
             + ", ".join(path.name for path in files if path)
         ]
         lines += [f"Warning: {text}" for text in self.notices]
-        if not _licence_told.is_set():
-            _licence_told.set()
+        if not _licence_shown.is_set():
+            _licence_shown.set()
             logger.warning("FaceCDM: %s", LICENCE)
             lines.append(LICENCE)
         return "\n".join(lines)

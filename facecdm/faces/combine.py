@@ -57,7 +57,7 @@ def _mean(parts: list[Weighted]) -> Faces:
     direction = _unit((weights[:, None] * torch.stack(directions)).sum(0))
     length = float((weights * torch.tensor(lengths)).sum())
     used = [part for part, weight in zip(parts, weights, strict=True) if weight > 0]
-    return _made(direction * length, used, "mean")
+    return _combined(direction * length, used, "mean")
 
 
 def _blend(parts: list[Weighted], factor: float) -> Faces:
@@ -67,7 +67,7 @@ def _blend(parts: list[Weighted], factor: float) -> Faces:
         raise FaceCDMError(f"blend must lie between 0 and 1, not {factor:g}.")
     (a, length_a), (b, length_b) = (mean_direction(part.faces) for part in parts)
     length = (1 - factor) * length_a + factor * length_b
-    return _made(slerp(a, b, factor) * length, parts, "blend")
+    return _combined(slerp(a, b, factor) * length, parts, "blend")
 
 
 def slerp(a: Tensor, b: Tensor, factor: float) -> Tensor:
@@ -90,10 +90,10 @@ def _unit(vector: Tensor) -> Tensor:
     return vector / length
 
 
-def _made(embedding: Tensor, parts: list[Weighted], how: str) -> Faces:
+def _combined(embedding: Tensor, parts: list[Weighted], how: str) -> Faces:
     faces = [face for part in parts for face in part.faces]
     nearest: Face = max(faces, key=lambda face: float(torch.cosine_similarity(face.embedding, embedding, dim=0)))
     names = list(dict.fromkeys(face.name for face in faces if face.name))
     name = f"{how} of {', '.join(names)}" if len(names) > 1 else (names or [""])[0]
-    made = replace(nearest, embedding=embedding.float(), name=name)
-    return Faces((made,), parts[0].faces.recogniser)
+    combined = replace(nearest, embedding=embedding.float(), name=name)
+    return Faces((combined,), parts[0].faces.recogniser)

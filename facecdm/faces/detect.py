@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import FaceCDMError, NoFace
 from .align import aligned_crop, ellipse_mask
-from .analyzer import FaceAnalyzer, Found
+from .analyzer import DetectedFace, FaceAnalyzer
 from .search import search
 from .value import BadFace, Face, Faces
 
@@ -49,11 +49,11 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFaces:
     """What was seen in one picture: all faces in the order of the choice, which were taken, and why not."""
 
-    found: tuple[Found, ...]
-    taken: tuple[int, ...]
+    found: tuple[DetectedFace, ...]
+    chosen: tuple[int, ...]
     problem: str = ""
 
 
@@ -64,7 +64,7 @@ class Detection:
     faces: Faces
     crops: Tensor
     mask: Tensor
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PictureFaces, ...]
     report: str
 
 
@@ -82,7 +82,7 @@ def detect_faces(
     if images.ndim != 4:
         raise FaceCDMError(f"images must have the shape [batch, height, width, colours], not {list(images.shape)}.")
     faces: list[Face] = []
-    pictures: list[Picture] = []
+    pictures: list[PictureFaces] = []
     for index, image in enumerate(images):
         picture, cut = _one_picture(analyzer, image, index, options)
         if picture.problem and options.no_face == "error":
@@ -114,7 +114,7 @@ def to_bgr(image: Tensor) -> np.ndarray | None:
     return np.ascontiguousarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1])
 
 
-def choose(found: list[Found], options: Options) -> tuple[list[Found], list[int]]:
+def choose(found: list[DetectedFace], options: Options) -> tuple[list[DetectedFace], list[int]]:
     """The faces in the order of the choice, and the places of those that are taken (maybe none)."""
     keys = {
         "largest": lambda face: -_area(face),
@@ -130,31 +130,33 @@ def choose(found: list[Found], options: Options) -> tuple[list[Found], list[int]
     return ordered, [place] if place < len(ordered) else []
 
 
-def _area(face: Found) -> float:
+def _area(face: DetectedFace) -> float:
     return float(np.prod(np.maximum(face.box[2:] - face.box[:2], 0)))
 
 
-def _one_picture(analyzer: FaceAnalyzer, image: Tensor, index: int, options: Options) -> tuple[Picture, list[Face]]:
+def _one_picture(
+    analyzer: FaceAnalyzer, image: Tensor, index: int, options: Options
+) -> tuple[PictureFaces, list[Face]]:
     bgr = to_bgr(image)
     if bgr is None:
-        return Picture((), (), "the picture holds NaN or infinity" if image.numel() else "no pixels"), []
-    found, taken = choose(search(analyzer, bgr, options.detection_size, options.min_score, options.thorough), options)
+        return PictureFaces((), (), "the picture holds NaN or infinity" if image.numel() else "no pixels"), []
+    found, chosen = choose(search(analyzer, bgr, options.detection_size, options.min_score, options.thorough), options)
     problem = ""
     if not found:
         problem = f"no face with a score of at least {options.min_score:g}"
-    elif not taken:
+    elif not chosen:
         problem = f"face {options.index} was asked for (counted from 0), but only {len(found)} found"
     faces, kept = [], []
-    for place in taken:
+    for place in chosen:
         try:
             faces.append(_cut(analyzer, bgr, found[place], index, options))
             kept.append(place)
         except (BadFace, ValueError) as error:  # degenerate key points, a recogniser that overflows
             problem = f"face {place} could not be embedded: {error}"
-    return Picture(tuple(found), tuple(kept), problem if not kept else ""), faces
+    return PictureFaces(tuple(found), tuple(kept), problem if not kept else ""), faces
 
 
-def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: Found, index: int, options: Options) -> Face:
+def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: DetectedFace, index: int, options: Options) -> Face:
     embedding, landmarks = analyzer.embed(bgr, found)
     crop = aligned_crop(bgr, found.keypoints, options.crop_size, options.crop_margin)
     return Face(
@@ -179,15 +181,15 @@ def _masks(faces: list[Face], shape: torch.Size, options: Options) -> Tensor:
     return torch.from_numpy(mask)
 
 
-def _summary(faces: list[Face], pictures: list[Picture]) -> str:
+def _summary(faces: list[Face], pictures: list[PictureFaces]) -> str:
     lines = [f"{len(faces)} face{'s' * (len(faces) != 1)} from {len(pictures)} picture{'s' * (len(pictures) != 1)}"]
     for index, picture in enumerate(pictures):
         if picture.problem:
             lines.append(f"Picture {index}: skipped, {picture.problem}")
             continue
-        taken = [
+        chosen = [
             f"{f.score:.2f}, {f.box[2] - f.box[0]:.0f} × {f.box[3] - f.box[1]:.0f} px"
-            for f in (picture.found[place] for place in picture.taken)
+            for f in (picture.found[place] for place in picture.chosen)
         ]
-        lines.append(f"Picture {index}: {len(picture.found)} found, taken: {'; '.join(taken)}")
+        lines.append(f"Picture {index}: {len(picture.found)} found, taken: {'; '.join(chosen)}")
     return "\n".join(lines)

@@ -5,12 +5,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .analyzer import Found
+from .analyzer import DetectedFace
 from .compare import Comparison, label
-from .detect import Picture, to_bgr
+from .detect import PictureFaces, to_bgr
 
 _BAR = 18  # width of the heat map's legend
-TAKEN, OTHER, BAD = (64, 224, 160), (150, 160, 175), (235, 95, 90)
+CHOSEN, OTHER, BAD = (64, 224, 160), (150, 160, 175), (235, 95, 90)
 _SCALE = (
     (0.0, (28, 32, 52)),
     (0.25, (46, 74, 124)),
@@ -20,7 +20,7 @@ _SCALE = (
 )
 
 
-def draw_pictures(images: Tensor, pictures: tuple[Picture, ...]) -> Tensor:
+def draw_pictures(images: Tensor, pictures: tuple[PictureFaces, ...]) -> Tensor:
     """[B, H, W, 3] float 0 … 1: the pictures with box, key points, number and score of every found face.
 
     Taken faces are bright, others grey; a picture without a taken face says why not.
@@ -32,23 +32,23 @@ def draw_pictures(images: Tensor, pictures: tuple[Picture, ...]) -> Tensor:
     )
 
 
-def _draw_picture(image: Tensor, picture: Picture) -> Image.Image:
+def _draw_picture(image: Tensor, picture: PictureFaces) -> Image.Image:
     bgr = to_bgr(image)
     shown = np.zeros((*image.shape[:2], 3), np.uint8) if bgr is None else np.ascontiguousarray(bgr[..., ::-1])
     canvas = Image.fromarray(shown)
     draw = ImageDraw.Draw(canvas)
     unit = max(1.0, min(canvas.size) / 256)
-    order = [i for i in range(len(picture.found)) if i not in picture.taken] + list(picture.taken)
+    order = [i for i in range(len(picture.found)) if i not in picture.chosen] + list(picture.chosen)
     for place in order:  # taken ones last, so that they lie on top
-        taken = place in picture.taken
-        text = f"{place} · {picture.found[place].score:.2f}" if taken else str(place)
-        _mark(draw, canvas.size, picture.found[place], text, TAKEN if taken else OTHER, unit)
+        chosen = place in picture.chosen
+        text = f"{place} · {picture.found[place].score:.2f}" if chosen else str(place)
+        _mark(draw, canvas.size, picture.found[place], text, CHOSEN if chosen else OTHER, unit)
     if picture.problem:
         _tag(draw, canvas.size, (4 * unit, 4 * unit), _wrap(picture.problem, canvas.size[0], unit), BAD, unit)
     return canvas
 
 
-def _mark(draw: ImageDraw.ImageDraw, size: tuple[int, int], face: Found, text: str, colour: tuple, unit: float):
+def _mark(draw: ImageDraw.ImageDraw, size: tuple[int, int], face: DetectedFace, text: str, colour: tuple, unit: float):
     x0, y0, x1, y1 = (float(value) for value in face.box)
     unit = min(unit, max(1.0, (x1 - x0) / 30))  # small marks on small faces
     line = max(1, round(1.4 * unit))

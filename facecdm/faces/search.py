@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .analyzer import FaceAnalyzer, Found
+from .analyzer import DetectedFace, FaceAnalyzer
 
-SURE = 0.7  # a first look this sure ends the search
+CONFIDENT = 0.7  # a first look this sure ends the search
 OVERLAP = 0.4  # two finds that overlap more are one face
 
 
@@ -18,7 +18,7 @@ class SearchView:
     border: float = 0.0
 
 
-def looks(size: int, longer_side: int) -> list[list[SearchView]]:
+def further_views(size: int, longer_side: int) -> list[list[SearchView]]:
     """What to try after the plain look, cheapest group first: smaller; a border (close-ups); larger."""
     smaller = [SearchView(part) for part in (size // 2, size // 4) if part >= 64]
     bordered = [SearchView(size // 2, 0.5), SearchView(size // 2, 1.0)]
@@ -26,25 +26,25 @@ def looks(size: int, longer_side: int) -> list[list[SearchView]]:
     return [group for group in (smaller, bordered, larger) if group]
 
 
-def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[Found]:
+def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[DetectedFace]:
     """Faces of a uint8 BGR picture, each once, best first, in the picture's own coordinates.
 
     The first look is the plain one at `size`; further groups follow only until a face is sure, and all
     finds are judged together by score.
     """
     size = max(32, size // 32 * 32)  # the detector's coarsest stride
-    found = _look(analyzer, bgr, SearchView(size), min_score)
-    for group in looks(size, max(bgr.shape[:2])) if thorough else ():
-        if any(face.score >= SURE for face in found):
+    found = _detect_in_view(analyzer, bgr, SearchView(size), min_score)
+    for group in further_views(size, max(bgr.shape[:2])) if thorough else ():
+        if any(face.score >= CONFIDENT for face in found):
             break
-        for look in group:
-            found += _look(analyzer, bgr, look, min_score)
+        for view in group:
+            found += _detect_in_view(analyzer, bgr, view, min_score)
     return dedupe(found)
 
 
-def _look(analyzer: FaceAnalyzer, bgr: np.ndarray, look: SearchView, min_score: float) -> list[Found]:
-    size = max(32, look.size // 32 * 32)
-    border = round(max(bgr.shape[:2]) * look.border)
+def _detect_in_view(analyzer: FaceAnalyzer, bgr: np.ndarray, view: SearchView, min_score: float) -> list[DetectedFace]:
+    size = max(32, view.size // 32 * 32)
+    border = round(max(bgr.shape[:2]) * view.border)
     if not border:
         return analyzer.detect(bgr, size, min_score)
     import cv2
@@ -53,22 +53,22 @@ def _look(analyzer: FaceAnalyzer, bgr: np.ndarray, look: SearchView, min_score: 
     padded = cv2.copyMakeBorder(bgr, border, border, border, border, cv2.BORDER_CONSTANT, value=colour)
     shift = np.float32([border, border])
     moved = (
-        Found(face.box - np.tile(shift, 2), face.score, face.keypoints - shift)
+        DetectedFace(face.box - np.tile(shift, 2), face.score, face.keypoints - shift)
         for face in analyzer.detect(padded, size, min_score)
     )
     return [face for face in moved if _inside(face, bgr)]
 
 
-def _inside(face: Found, bgr: np.ndarray) -> bool:
+def _inside(face: DetectedFace, bgr: np.ndarray) -> bool:
     """Whether most key points are in the picture: a border can show the detector faces that are not there."""
     height, width = bgr.shape[:2]
     x, y = face.keypoints.T
     return int(((x >= 0) & (x < width) & (y >= 0) & (y < height)).sum()) >= 3
 
 
-def dedupe(found: list[Found]) -> list[Found]:
+def dedupe(found: list[DetectedFace]) -> list[DetectedFace]:
     """Each face once, the best-scored find of it, best first."""
-    kept: list[Found] = []
+    kept: list[DetectedFace] = []
     for face in sorted(found, key=lambda face: -face.score):
         if all(overlap(face.box, other.box) <= OVERLAP for other in kept):
             kept.append(face)

@@ -10,7 +10,7 @@ from .value import Face, Faces
 
 SIDE = 32
 MARGINS = tuple(step / 20 for step in range(21))  # of a crop, which does not say its own
-ALIKE = 0.06  # mean difference, in 0…1: the next margin's crop is nearer, another photo's is not
+MAX_DIFFERENCE = 0.06  # mean difference, in 0…1: the next margin's crop is nearer, another photo's is not
 
 
 def source_pictures(faces: Faces, pictures: Tensor | None) -> list[int] | None:
@@ -26,18 +26,18 @@ def _source(face: Face, pictures: Tensor) -> int | None:
         return None
     first = face.image_index
     order = [first, *(number for number in range(len(pictures)) if number != first)]
-    return next((number for number in order if number < len(pictures) and shows(pictures[number], face)), None)
+    return next((number for number in order if number < len(pictures) and contains_face(pictures[number], face)), None)
 
 
-def shows(picture: Tensor, face: Face) -> bool:
+def contains_face(picture: Tensor, face: Face) -> bool:
     """Whether the picture [H, W, 3] in 0…1 has, at the face's key points, what the face's crop shows."""
     uint8 = (picture[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     crop = face.crop.movedim(-1, 0)[None].float()
     crop = F.interpolate(crop, (SIDE, SIDE), mode="area")[0].movedim(0, -1).numpy()
-    return any(_difference(uint8, face, crop, margin) < ALIKE for margin in MARGINS)
+    return any(_difference(uint8, face, crop, margin) < MAX_DIFFERENCE for margin in MARGINS)
 
 
 def _difference(picture: np.ndarray, face: Face, crop: np.ndarray, margin: float) -> float:
-    seen = aligned_crop(picture, face.keypoints.numpy(), 2 * SIDE, margin).astype(np.float32) / 255
-    seen = seen.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3))
-    return float(np.abs(seen - crop).mean())
+    aligned = aligned_crop(picture, face.keypoints.numpy(), 2 * SIDE, margin).astype(np.float32) / 255
+    aligned = aligned.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3))
+    return float(np.abs(aligned - crop).mean())

@@ -30,7 +30,7 @@ class Window:
         )
         return picture[..., rows, columns]
 
-    def places(self, points: Tensor) -> Tensor:
+    def relative(self, points: Tensor) -> Tensor:
         """Points [..., 2] in pixels of the picture, in 0…1 of the window."""
         corner = points.new_tensor([self.x0, self.y0])
         return (points - corner) / points.new_tensor([self.x1 - self.x0, self.y1 - self.y0])

@@ -13,7 +13,7 @@ from ..faces.value import Faces
 SHAPES = ("box", "ellipse")
 FILLS = ("regions only", "whole picture")
 # What a person is around the box of their face, in faces: to the left, above, to the right, below.
-_AROUND = (0.7, 0.7, 0.7, 1.6)
+_MARGINS = (0.7, 0.7, 0.7, 1.6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +64,11 @@ def boxes_of_faces(faces: Faces) -> Tensor:
     boxes = torch.stack([face.box for face in faces])
     height, width = faces[0].image_size
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    grown = boxes + size * torch.tensor(_AROUND) * torch.tensor([-1, -1, 1, 1])
+    grown = boxes + size * torch.tensor(_MARGINS) * torch.tensor([-1, -1, 1, 1])
     return (grown / torch.tensor([width, height, width, height])).clamp(0, 1)
 
 
-def of_boxes(
+def regions_of_boxes(
     boxes: Tensor,
     height: int,
     width: int,
@@ -99,7 +99,7 @@ def of_boxes(
     return Regions(masks)
 
 
-def painted(layout: Tensor, height: int, width: int, softness: float = 0.1) -> Regions:
+def regions_of_layout(layout: Tensor, height: int, width: int, softness: float = 0.1) -> Regions:
     """A region for each colour of a painted `layout` [H, W, 3] in 0 … 1, from left to right; black is nobody.
 
     Colours are the seven that come of full red, green and blue; specks under a thousandth of the picture are not

@@ -1,5 +1,5 @@
 """Poses: key points of people, as OpenPose orders and draws them. Usable without ComfyUI."""
 
-from .value import Person, Pose
+from .value import Pose, PosePerson
 
-__all__ = ["Person", "Pose"]
+__all__ = ["Pose", "PosePerson"]

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .layout import COLOURS, FINGERS, FIVE_COLOURS, FIVE_NOSE, LIMBS
-from .value import SEEN, Person, Pose
+from .value import VISIBLE, Pose, PosePerson
 
 OPENPOSE_SIDE, INSTANTID_SIDE = 512, 1024  # shorter side of a picture for which the widths below hold
 STICK, JOINT, DOT, FINGER = 4.0, 4.0, 3.0, 2.0  # OpenPose: half width of a limb, radii, width of a finger's line
@@ -59,7 +59,7 @@ def _canvas(pose: Pose) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 def _sticks(draw: ImageDraw.ImageDraw, points: np.ndarray, limbs, colours, width: float) -> None:
     for (a, b), colour in zip(limbs, colours, strict=False):
-        if min(points[a, 2], points[b, 2]) >= SEEN:
+        if min(points[a, 2], points[b, 2]) >= VISIBLE:
             draw.polygon(_ellipse(points[a], points[b], max(width, 0.6)), fill=tuple(int(c * DIM) for c in colour))
 
 
@@ -76,7 +76,7 @@ def _ellipse(a: np.ndarray, b: np.ndarray, half_width: float) -> list[tuple[floa
 
 def _joints(draw: ImageDraw.ImageDraw, points: np.ndarray, colours, radius: float) -> None:
     for (x, y, confidence), colour in zip(points.tolist(), colours, strict=False):
-        if confidence >= SEEN:
+        if confidence >= VISIBLE:
             _dot(draw, x, y, max(radius, 0.5), colour)
 
 
@@ -86,7 +86,7 @@ def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: t
 
 def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
     for number, (a, b) in enumerate(FINGERS):
-        if min(points[a, 2], points[b, 2]) >= SEEN:
+        if min(points[a, 2], points[b, 2]) >= VISIBLE:
             colour = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(number / len(FINGERS), 1, 1))
             draw.line(
                 (*points[a, :2].tolist(), *points[b, :2].tolist()), fill=colour, width=max(1, round(FINGER * unit))
@@ -94,8 +94,8 @@ def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
     _joints(draw, points, ((0, 0, 255),) * len(points), JOINT * unit)
 
 
-def person_box(person: Person) -> np.ndarray | None:
+def person_box(person: PosePerson) -> np.ndarray | None:
     """x0, y0, x1, y1 around every seen point; None where there is none."""
     points = np.concatenate(list(person.parts.values()))
-    seen = points[points[:, 2] >= SEEN, :2]
+    seen = points[points[:, 2] >= VISIBLE, :2]
     return np.concatenate([seen.min(0), seen.max(0)]) if len(seen) else None

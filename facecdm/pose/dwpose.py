@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import BadFile, FaceCDMError, MissingModel, MissingPackage
 from ..faces.onnxinfo import read_signature
 from ..faces.providers import CPU, choose_providers
-from .value import Person
+from .value import PosePerson
 
 FOLDER = "dwpose"  # below models/
 SOURCE = "yzd-v/DWPose on Hugging Face (yolox_l.onnx and dw-ll_ucoco_384.onnx)"
@@ -45,7 +45,7 @@ class DWPoseDetector:
         points = _load(rtmpose, pose, providers, (384, 288), to_openpose=True)
         return cls(people, points, points.session.get_providers()[0])
 
-    def __call__(self, bgr: np.ndarray) -> list[Person]:
+    def __call__(self, bgr: np.ndarray) -> list[PosePerson]:
         boxes = _boxes(self.people(bgr))
         if not len(boxes):  # rtmlib would take the whole picture for a person
             return []
@@ -115,11 +115,11 @@ def _boxes(found) -> np.ndarray:
     return boxes[np.isfinite(boxes).all(1)]
 
 
-def _person(points: np.ndarray) -> Person:
+def _person(points: np.ndarray) -> PosePerson:
     """[134, 3] → a Person; what is less sure than SURE is not seen."""
     points = np.where((points[:, 2:] >= SURE) & np.isfinite(points).all(1, keepdims=True), points, 0)
     points[:, 2] = points[:, 2].clip(0, 1)
-    return Person(
+    return PosePerson(
         body=points[BODY],
         face=np.concatenate([points[FACE68], points[list(EYES)]]),
         left_hand=points[LEFT_HAND],

@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import FaceCDMError
 from .head import Angles, turn_head
 from .layout import BODY_MIRROR, FACE_MIRROR, FIVE_MIRROR
-from .value import Person, Pose
+from .value import Pose, PosePerson
 
 FITS = ("stretch", "fit inside", "cover")
 
@@ -63,7 +63,7 @@ def mirrored(pose: Pose) -> Pose:
         return np.stack([x, points[:, 1], points[:, 2]], 1)
 
     return Pose(tuple(
-        Person(body=flip(person.body, BODY_MIRROR), face=flip(person.face, FACE_MIRROR),
+        PosePerson(body=flip(person.body, BODY_MIRROR), face=flip(person.face, FACE_MIRROR),
                left_hand=flip(person.right_hand), right_hand=flip(person.left_hand),
                five=flip(person.five, FIVE_MIRROR))
         for person in pose.people), pose.size)  # fmt: skip
@@ -91,5 +91,5 @@ def _moved(pose: Pose, place: Callable[[np.ndarray], np.ndarray]) -> Pose:
         moved = np.hstack([place(points[:, :2].astype(float)), points[:, 2:]])
         return np.where(points[:, 2:] > 0, moved, points)
 
-    people = (Person(**{name: move(points) for name, points in person.parts.items()}) for person in pose.people)
+    people = (PosePerson(**{name: move(points) for name, points in person.parts.items()}) for person in pose.people)
     return Pose(tuple(people), pose.size)

@@ -13,7 +13,7 @@ from ..faces.search import search
 from .draw import draw_five, draw_openpose, person_box
 from .faces import person_of_points
 from .head import Angles, fit_head
-from .value import Person, Pose
+from .value import Pose, PosePerson
 
 PEOPLE = ("all", "largest")
 DRAWINGS = ("OpenPose", "InstantID 5 points")
@@ -21,7 +21,7 @@ FACE, OPENPOSE, DWPOSE = "face key points", "OpenPose", "DWPose"
 DETECTORS = (FACE, OPENPOSE, DWPOSE)
 
 # A detector: uint8 BGR [H, W, 3] → everyone in it.
-Detector = Callable[[np.ndarray], list[Person]]
+Detector = Callable[[np.ndarray], list[PosePerson]]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def describe(pose: Pose) -> str:
     angles = head_angles(pose)
     turn = f"yaw {angles.yaw:+.0f}°, pitch {angles.pitch:+.0f}°, roll {angles.roll:+.0f}°" if angles else "no head seen"
     count = len(pose.people)
-    return f"{count} {'person' if count == 1 else 'people'}, {pose.people[0].seen} points of the largest, {turn}"
+    return f"{count} {'person' if count == 1 else 'people'}, {pose.people[0].visible} points of the largest, {turn}"
 
 
-def _area(person: Person) -> float:
+def _area(person: PosePerson) -> float:
     box = person_box(person)
     return 0.0 if box is None else float(np.prod(box[2:] - box[:2]))
 
@@ -108,7 +108,7 @@ class FaceDetector:
     min_score: float = 0.5
     size: int = 640
 
-    def __call__(self, bgr: np.ndarray) -> list[Person]:
+    def __call__(self, bgr: np.ndarray) -> list[PosePerson]:
         people = []
         for face in search(self.analyzer, bgr, self.size, self.min_score, thorough=True):
             landmarks = self.analyzer.embed(bgr, face)[1] if self.analyzer.files.landmarks else None

@@ -4,10 +4,10 @@ import numpy as np
 
 from ..faces.value import Face
 from .layout import BODY_OF_FIVE, BODY_SIZE, FACE_OF_LANDMARKS, LANDMARKS_SIZE
-from .value import BadPose, Person
+from .value import BadPose, PosePerson
 
 
-def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> Person:
+def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> PosePerson:
     """A Person of the detector's five points [5, 2] and, where they are known, 2d106det's landmarks [106, 2].
 
     The body gets nose and eyes; the 70 points of the face want the landmarks.
@@ -17,13 +17,13 @@ def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> P
     for place, source in BODY_OF_FIVE.items():
         body[place] = five[source]
     if landmarks is None:
-        return Person(body=body, five=five)
+        return PosePerson(body=body, five=five)
     if np.shape(landmarks) != (LANDMARKS_SIZE, 2):
         raise BadPose(f"Landmarks must be [{LANDMARKS_SIZE}, 2], not {list(np.shape(landmarks))}.")
-    return Person(body=body, face=_seen(landmarks)[list(FACE_OF_LANDMARKS)], five=five)
+    return PosePerson(body=body, face=_seen(landmarks)[list(FACE_OF_LANDMARKS)], five=five)
 
 
-def person_of_face(face: Face) -> Person:
+def person_of_face(face: Face) -> PosePerson:
     """The same of a face that Detect & Embed Faces found; landmarks where its analyzer was asked for them."""
     return person_of_points(face.keypoints.numpy(), None if face.landmarks is None else face.landmarks.numpy())
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .generic_face import EARS, FACE, FIVE
 from .layout import BODY_HEAD, BODY_OF_FIVE
-from .value import SEEN, Person
+from .value import VISIBLE, PosePerson
 
 ROUNDS = 12  # of Gauss–Newton; it settles in about six
 
@@ -68,10 +68,10 @@ class HeadFit:
         return self.scale * moved[:, :2] * (1, -1) + self.shift
 
 
-def fit_head(person: Person) -> HeadFit | None:
+def fit_head(person: PosePerson) -> HeadFit | None:
     """The generic face over the face's 70 points, or the five where these are not known; None with fewer than 4."""
     for points, model in ((person.face, FACE), (person.five, FIVE)):
-        seen = points[:, 2] >= SEEN
+        seen = points[:, 2] >= VISIBLE
         if seen.sum() >= 4:
             return _fit(points[seen, :2].astype(float), model[seen])
     return None
@@ -131,7 +131,7 @@ def _rotate(vector: np.ndarray) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def turn_head(person: Person, by: Angles) -> Person:
+def turn_head(person: PosePerson, by: Angles) -> PosePerson:
     """The person with the head turned further; body, hands and the neck stay. Unchanged where no face is known."""
     from dataclasses import replace
 

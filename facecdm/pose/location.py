@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ..faces.location import centre_crop
-from .value import SEEN, BadPose, Person, Pose
+from .value import VISIBLE, BadPose, Pose, PosePerson
 
 
-def face_places(poses: list[Pose], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def face_keypoints(poses: list[Pose], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """([pictures, 5, 2] in 0…1 of the pose's canvas, [pictures]: its width over its height): of several people the
     largest face, or the one that `mask` [H, W] in 0…1 of the picture covers most.
 
@@ -52,9 +52,9 @@ def _aspect(pose: Pose) -> Tensor:
     return torch.tensor(pose.size[1] / pose.size[0])
 
 
-def _five(person: Person, size: tuple[int, int]) -> Tensor | None:
+def _five(person: PosePerson, size: tuple[int, int]) -> Tensor | None:
     """[5, 2] in 0…1, or None where one of them is not seen, or all are one point."""
     five = torch.from_numpy(person.with_five().five)
-    if (five[:, 2] < SEEN).any() or not five[:, :2].std(0).any():
+    if (five[:, 2] < VISIBLE).any() or not five[:, :2].std(0).any():
         return None
     return (five[:, :2] / five.new_tensor([size[1], size[0]])).float()

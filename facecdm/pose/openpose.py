@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import BadFile, MissingModel, MissingPackage
 from .layout import BODY_SIZE, FACE_SIZE, HAND_SIZE
-from .value import Person
+from .value import PosePerson
 
 FOLDER = "openpose"  # below models/
 FILES = {"body": "body_pose_model.pth", "hands": "hand_pose_model.pth", "face": "facenet.pth"}
@@ -44,7 +44,7 @@ class OpenPoseDetector:
         model = parts["all"](loaded["body"], loaded["hands"], loaded["face"]).to(device)
         return cls(model, hands, face)
 
-    def __call__(self, bgr: np.ndarray) -> list[Person]:
+    def __call__(self, bgr: np.ndarray) -> list[PosePerson]:
         import cv2
 
         height, width = bgr.shape[:2]
@@ -54,7 +54,7 @@ class OpenPoseDetector:
         rgb = cv2.resize(np.ascontiguousarray(bgr[..., ::-1]), size, interpolation=method)
         found = self.model.detect_poses(rgb, include_hand=self.hands, include_face=self.face)
         return [
-            Person(
+            PosePerson(
                 body=_table(person.body.keypoints, BODY_SIZE, width, height),
                 left_hand=_table(person.left_hand, HAND_SIZE, width, height),
                 right_hand=_table(person.right_hand, HAND_SIZE, width, height),

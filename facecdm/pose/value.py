@@ -16,7 +16,7 @@ PARTS = {
     "right_hand": ("hand_right_keypoints_2d", HAND_SIZE),
     "five": ("face_5_keypoints_2d", FIVE_SIZE),
 }
-SEEN = 0.3  # a point of a lower confidence is taken as not seen, as core's drawing node does
+VISIBLE = 0.3  # a point of a lower confidence is taken as not seen, as core's drawing node does
 
 
 class BadPose(FaceCDMError, ValueError):
@@ -24,7 +24,7 @@ class BadPose(FaceCDMError, ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class PosePerson:
     """One person. Each part is float32 [N, 3]: x, y in pixels and a confidence 0 … 1 (0: not seen); see layout.py.
 
     body [18, 3], face [70, 3], left_hand and right_hand [21, 3] in OpenPose's order; five [5, 3] in InsightFace's.
@@ -49,11 +49,11 @@ class Person:
         return {name: getattr(self, name) for name in PARTS}
 
     @property
-    def seen(self) -> int:
+    def visible(self) -> int:
         """How many points are seen in all."""
-        return int(sum((points[:, 2] >= SEEN).sum() for points in self.parts.values()))
+        return int(sum((points[:, 2] >= VISIBLE).sum() for points in self.parts.values()))
 
-    def with_five(self) -> "Person":
+    def with_five(self) -> "PosePerson":
         """The same with the five points, told from the face's 70 where they are not known."""
         if (self.five[:, 2] > 0).any() or not (self.face[:, 2] > 0).any():
             return self
@@ -64,15 +64,15 @@ class Person:
 
 def mean_point(points: np.ndarray) -> np.ndarray:
     """[N, 3] → [3]: the middle of the seen ones, and the least of their confidences; zeros where none is."""
-    seen = points[points[:, 2] > 0]
-    return np.append(seen[:, :2].mean(0), seen[:, 2].min()) if len(seen) else np.zeros(3)
+    visible = points[points[:, 2] > 0]
+    return np.append(visible[:, :2].mean(0), visible[:, 2].min()) if len(visible) else np.zeros(3)
 
 
 @dataclass(frozen=True, eq=False)
 class Pose:
     """Everyone in one picture of `size` (height, width) pixels."""
 
-    people: tuple[Person, ...]
+    people: tuple[PosePerson, ...]
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class Pose:
             flat = {}
             for name, (key, _) in PARTS.items():
                 points = np.array(getattr(person, name), np.float64)
-                points[:, 2] = points[:, 2] >= SEEN
+                points[:, 2] = points[:, 2] >= VISIBLE
                 flat[key] = (points * points[:, 2:]).round(3).ravel().tolist()
             people.append(flat)
         return {"people": people, "canvas_height": self.size[0], "canvas_width": self.size[1]}
@@ -118,7 +118,7 @@ class Pose:
             largest = max(float(np.abs(points[:, :2]).max()) for points in tabled.values())
             if 0 < largest <= 2:  # no picture is two pixels wide
                 tabled.update({name: points * (size[1], size[0], 1) for name, points in tabled.items()})
-        return cls(tuple(Person(**tabled) for tabled in tables), size)
+        return cls(tuple(PosePerson(**tabled) for tabled in tables), size)
 
 
 # Where OpenPose's BODY_25 keeps the 18 of COCO: number 8 is the middle of the hips, toes and heels come last.

@@ -137,7 +137,7 @@ def test_dlib_tells_people_apart_without_having_guided_anything(people):
     except MissingPackage as error:
         pytest.skip(str(error))
     look = opener()
-    seen = {name: [judge.look(look(view)) for view in views] for name, views in people.items()}
+    seen = {name: [judge.recognise(look(view)) for view in views] for name, views in people.items()}
     found = [value for views in seen.values() for value in views if value is not None]
     assert len(found) >= 4
     own = float(seen["0005"][0].embedding @ seen["0005"][2].embedding)
@@ -151,11 +151,13 @@ def test_dlib_takes_another_ones_key_points_where_it_finds_no_face_itself(people
     except MissingPackage as error:
         pytest.skip(str(error))
     other = InsightFace(face_models / "models" / "insightface", "buffalo_s")
-    helped, picture = Dlib(other.look), opener()(people["0005"][0])
-    assert helped.look(picture).embedding.equal(alone.look(picture).embedding)
+    helped, picture = Dlib(other.recognise), opener()(people["0005"][0])
+    assert helped.recognise(picture).embedding.equal(alone.recognise(picture).embedding)
     small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.LANCZOS))
-    assert other.look(small) is not None and alone.look(small) is None
+    assert other.recognise(small) is not None and alone.recognise(small) is None
     stranger = opener()(people["0006"][0])
-    own, strange = (float(helped.look(small).embedding @ alone.look(seen).embedding) for seen in (picture, stranger))
+    own, strange = (
+        float(helped.recognise(small).embedding @ alone.recognise(seen).embedding) for seen in (picture, stranger)
+    )
     assert own > strange
-    assert helped.look(np.full((128, 128, 3), 90, np.uint8)) is None
+    assert helped.recognise(np.full((128, 128, 3), 90, np.uint8)) is None

@@ -71,7 +71,7 @@ def test_report_tells_the_provider_really_got(insightface_folder, monkeypatch):
 def test_licence_is_told_once_per_process(analyzer, monkeypatch, caplog):
     import threading
 
-    monkeypatch.setattr(analyzer_module, "_licence_told", threading.Event())
+    monkeypatch.setattr(analyzer_module, "_licence_shown", threading.Event())
     with caplog.at_level(logging.WARNING, "facecdm"):
         reports = [analyzer.report(), analyzer.report()]
     assert "non-commercial" in reports[0] and "non-commercial" not in reports[1]

@@ -4,7 +4,7 @@ import torch
 
 from facecdm.errors import FaceCDMError, NoFace
 from facecdm.faces import search as search_module
-from facecdm.faces.analyzer import Found
+from facecdm.faces.analyzer import DetectedFace
 from facecdm.faces.detect import Options, detect_faces, to_bgr
 from facecdm.faces.search import dedupe, overlap, search
 
@@ -103,7 +103,7 @@ def test_identities_are_told_apart(analyzer, faceworld):
 
 
 def test_every_look_together_finds_each_face_once(analyzer, astronaut, monkeypatch):
-    monkeypatch.setattr(search_module, "SURE", 2.0)
+    monkeypatch.setattr(search_module, "CONFIDENT", 2.0)
     found = search(analyzer, to_bgr(astronaut[0]), 640, 0.5, True)
     assert len(found) == 1 and found[0].score > 0.85  # a smaller look sees this face better than 640 does
 
@@ -115,11 +115,11 @@ def test_a_sure_first_look_ends_the_search(analyzer, astronaut, monkeypatch):
     assert sizes == [640]
 
 
-@pytest.mark.parametrize("look", search_module.looks(640, 512)[1], ids=str)
-def test_a_border_alone_finds_a_close_up_where_it_is(analyzer, astronaut, reference, look):
+@pytest.mark.parametrize("view", search_module.further_views(640, 512)[1], ids=str)
+def test_a_border_alone_finds_a_close_up_where_it_is(analyzer, astronaut, reference, view):
     """Detectors with a fixed input size have nothing but the border."""
     close = resized(astronaut[:, CLOSE_UP[0], CLOSE_UP[1]], (450, 375))
-    found = search_module._look(analyzer, to_bgr(close[0]), look, 0.5)
+    found = search_module._detect_in_view(analyzer, to_bgr(close[0]), view, 0.5)
     assert len(found) == 1
     points, box = torch.from_numpy(found[0].keypoints) / 5, torch.from_numpy(found[0].box) / 5
     assert (points + torch.tensor([190, 75]) - reference.faces[0].keypoints).norm(dim=-1).max() < 8
@@ -214,7 +214,7 @@ def test_min_score(analyzer, astronaut):
 
 def test_overlap_and_dedupe():
     def found(x, score):
-        return Found(np.float32([x, 0, x + 10, 10]), score, np.zeros((5, 2), np.float32))
+        return DetectedFace(np.float32([x, 0, x + 10, 10]), score, np.zeros((5, 2), np.float32))
 
     assert overlap(found(0, 1).box, found(5, 1).box) == pytest.approx(1 / 3)
     assert overlap(found(0, 1).box, found(20, 1).box) == 0

@@ -1,7 +1,7 @@
 import torch
 
 from facecdm.faces.detect import Options, detect_faces
-from facecdm.faces.draw import TAKEN, draw_pictures
+from facecdm.faces.draw import CHOSEN, draw_pictures
 
 
 def test_preview_marks_the_face_and_leaves_the_rest(analyzer, astronaut):
@@ -11,7 +11,7 @@ def test_preview_marks_the_face_and_leaves_the_rest(analyzer, astronaut):
     changed = (preview - astronaut).abs().amax(-1)[0] > 0.01
     x0, y0, x1, y1 = (int(value) for value in seen.faces[0].box)
     assert changed[y0 - 35 : y1 + 4, x0 - 4 : x1 + 4].sum() == changed.sum() > 500
-    green = (preview[0] - torch.tensor(TAKEN) / 255).abs().amax(-1) < 0.02
+    green = (preview[0] - torch.tensor(CHOSEN) / 255).abs().amax(-1) < 0.02
     assert green[y0 + 40 : y1 - 40, x0 - 1 : x0 + 3].any(-1).float().mean() > 0.9  # the left side of the box
     for x, y in seen.faces[0].keypoints.round().int().tolist():
         assert green[y, x]

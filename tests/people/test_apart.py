@@ -13,10 +13,10 @@ from twins import conditioning, predict
 from facecdm.adapter.attention import LayerStream, attend, triplet_attention
 from facecdm.adapter.person import Person
 from facecdm.hosts.comfy.sampling.apply import apply_person
-from facecdm.people import of_boxes, parse_boxes
+from facecdm.people import parse_boxes, regions_of_boxes
 
 SIGMA = 2.0
-REGIONS = of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), 64, 128, softness=0.1)
+REGIONS = regions_of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), 64, 128, softness=0.1)
 
 
 def person(adapter, seed: int, mask) -> Person:

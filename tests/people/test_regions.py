@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from facecdm.errors import FaceCDMError
 from facecdm.faces.value import Face, Faces
-from facecdm.people import boxes_of_faces, of_boxes, painted, parse_boxes
+from facecdm.people import boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 
 HALVES = parse_boxes("0 0 0.5 1\n0.5 0 1 1")
 
@@ -25,7 +25,9 @@ def face(*box: float, size=(100, 200), picture: int = 0) -> Face:
 @settings(max_examples=60, deadline=None)
 def test_masks_never_sum_to_more_than_one(corners, softness, shape, whole):
     boxes = torch.tensor([[x, y, min(x + w, 1), min(y + h, 1)] for x, y, w, h in corners])
-    regions = of_boxes(boxes, 24, 40, shape=shape, softness=softness, fill="whole picture" if whole else "regions only")
+    regions = regions_of_boxes(
+        boxes, 24, 40, shape=shape, softness=softness, fill="whole picture" if whole else "regions only"
+    )
     total = regions.masks.sum(0)
     assert regions.masks.shape == (len(corners), 24, 40) and regions.masks.min() >= 0
     assert total.max() <= 1 + 1e-6
@@ -35,7 +37,7 @@ def test_masks_never_sum_to_more_than_one(corners, softness, shape, whole):
 
 
 def test_two_halves_touch_softly_and_fill_the_picture():
-    left, right = of_boxes(HALVES, 20, 40, softness=0.2).masks
+    left, right = regions_of_boxes(HALVES, 20, 40, softness=0.2).masks
     torch.testing.assert_close(left + right, torch.ones(20, 40))
     torch.testing.assert_close(left, right.flip(1))
     assert left[:, :16].eq(1).all() and left[:, 24:].eq(0).all(), "soft in the middle alone, and exactly 0 beyond"
@@ -43,17 +45,17 @@ def test_two_halves_touch_softly_and_fill_the_picture():
 
 
 def test_without_softness_everybody_is_apart():
-    masks = of_boxes(HALVES, 20, 40, softness=0.0).masks
+    masks = regions_of_boxes(HALVES, 20, 40, softness=0.0).masks
     assert set(masks.unique().tolist()) == {0.0, 1.0} and (masks.sum(0) == 1).all()
 
 
 def test_outside_of_all_regions_is_nobody():
-    regions = of_boxes(parse_boxes("0.1 0.1 0.3 0.9"), 50, 100)
+    regions = regions_of_boxes(parse_boxes("0.1 0.1 0.3 0.9"), 50, 100)
     assert regions.background[:, 50:].eq(1).all() and regions.masks[0, 25, 20] == 1
 
 
 def test_grow():
-    small, large = (of_boxes(parse_boxes("0.4 0.4 0.6 0.6"), 50, 50, grow=grow).masks.sum() for grow in (1, 2))
+    small, large = (regions_of_boxes(parse_boxes("0.4 0.4 0.6 0.6"), 50, 50, grow=grow).masks.sum() for grow in (1, 2))
     assert 3 < large / small < 5
 
 
@@ -61,7 +63,7 @@ def test_faces_become_head_and_shoulders():
     boxes = boxes_of_faces(Faces((face(20, 30, 50, 70), face(140, 30, 180, 70)), "r"))
     (x0, y0, x1, y1), other = boxes.tolist()
     assert x0 < 0.1 and y0 < 0.3 and x1 > 0.25 and y1 > 0.9 and other[0] > x1
-    masks = of_boxes(boxes, 100, 200).masks
+    masks = regions_of_boxes(boxes, 100, 200).masks
     assert masks[0, 50, 35] == 1 and masks[1, 50, 160] == 1 and masks[1, 50, 35] == 0
 
 
@@ -77,7 +79,7 @@ def test_a_painted_layout_counts_from_the_left():
     layout[10:50, 70:110] = torch.tensor([0.9, 0.1, 0.2])  # red, on the right
     layout[10:50, 5:40] = torch.tensor([0.1, 0.2, 0.8])
     layout[0, 0] = 1  # a speck is nobody
-    regions = painted(layout, 30, 60, softness=0.1)
+    regions = regions_of_layout(layout, 30, 60, softness=0.1)
     assert len(regions) == 2 and regions.masks[0, 15, 10] == 1 and regions.masks[1, 15, 45] == 1
     assert regions.background[15, 27] == 1 and regions.masks.sum(0).max() <= 1 + 1e-6
 
@@ -85,7 +87,7 @@ def test_a_painted_layout_counts_from_the_left():
 def test_painted_regions_that_touch_share_the_border():
     layout = torch.zeros(40, 40, 3)
     layout[:, :20, 0] = layout[:, 20:, 1] = 1
-    masks = painted(layout, 40, 40, softness=0.2).masks
+    masks = regions_of_layout(layout, 40, 40, softness=0.2).masks
     torch.testing.assert_close(masks.sum(0), torch.ones(40, 40))
     assert 0.3 < masks[0, 20, 19] < 0.7
 
@@ -102,4 +104,4 @@ def test_commas_are_understood():
 
 def test_a_black_layout_is_refused():
     with pytest.raises(FaceCDMError, match="black"):
-        painted(torch.zeros(8, 8, 3), 8, 8)
+        regions_of_layout(torch.zeros(8, 8, 3), 8, 8)

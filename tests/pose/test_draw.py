@@ -6,10 +6,10 @@ import pytest
 from facecdm.pose.draw import draw_five, draw_openpose
 from facecdm.pose.generic_face import FACE
 from facecdm.pose.layout import COLOURS, FIVE_COLOURS, LIMBS
-from facecdm.pose.value import Person, Pose
+from facecdm.pose.value import Pose, PosePerson
 
 
-def standing(height: int = 512, width: int = 512) -> Person:
+def standing(height: int = 512, width: int = 512) -> PosePerson:
     """Somebody who stands with one arm out, hands and face seen."""
     body = np.array([(.5, .15), (.5, .28), (.4, .28), (.3, .38), (.2, .48), (.6, .28), (.66, .42), (.7, .55),
                      (.43, .55), (.42, .74), (.41, .93), (.57, .55), (.58, .74), (.59, .93), (.47, .12), (.53, .12),
@@ -21,7 +21,7 @@ def standing(height: int = 512, width: int = 512) -> Person:
     def seen(points):
         return np.hstack([points * (width, height), np.ones((len(points), 1))])
 
-    return Person(body=seen(body), right_hand=seen(hand), left_hand=seen(hand + (0.5, 0.07)), face=seen(face))
+    return PosePerson(body=seen(body), right_hand=seen(hand), left_hand=seen(hand + (0.5, 0.07)), face=seen(face))
 
 
 def test_joints_and_limbs_have_openposes_colours():
@@ -38,7 +38,7 @@ def test_joints_and_limbs_have_openposes_colours():
 
 def test_instantids_points_have_their_colours_and_sizes():
     five = np.array([(400, 400, 1), (600, 400, 1), (500, 500, 1), (420, 600, 1), (580, 600, 1)], float)
-    picture = draw_five(Pose((Person(five=five),), (1024, 1024)))
+    picture = draw_five(Pose((PosePerson(five=five),), (1024, 1024)))
     for (x, y, _), colour in zip(five, FIVE_COLOURS):
         dot = (picture[int(y) - 12 : int(y) + 13, int(x) - 12 : int(x) + 13] == colour).all(2)
         assert abs(dot.sum() - np.pi * 10**2) < 40  # radius 10
@@ -54,10 +54,10 @@ def test_what_is_switched_off_is_not_drawn(switch):
 
 
 def test_unseen_and_unsure_points_and_empty_pictures_are_black():
-    nobody = Pose((Person(),), (40, 30))
+    nobody = Pose((PosePerson(),), (40, 30))
     for picture in (draw_openpose(nobody), draw_five(nobody)):
         assert picture.shape == (40, 30, 3) and not picture.any()
-    unsure = Person(body=np.tile((20.0, 20.0, 0.1), (18, 1)))
+    unsure = PosePerson(body=np.tile((20.0, 20.0, 0.1), (18, 1)))
     assert not draw_openpose(Pose((unsure,), (40, 40))).any()
 
 
@@ -69,7 +69,7 @@ def test_lines_grow_with_the_picture_and_with_thickness():
 
 
 def test_points_far_outside_do_no_harm():
-    far = Person(body=np.tile((1e6, -1e6, 1.0), (18, 1)), face=np.tile((-1e5, 1e5, 1.0), (70, 1)))
+    far = PosePerson(body=np.tile((1e6, -1e6, 1.0), (18, 1)), face=np.tile((-1e5, 1e5, 1.0), (70, 1)))
     assert not draw_openpose(Pose((far,), (64, 64))).any()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from facecdm.errors import FaceCDMError
 from facecdm.pose.edit import FITS, Edit, edited, mirrored, retargeted
 from facecdm.pose.layout import BODY
-from facecdm.pose.value import PARTS, Person, Pose
+from facecdm.pose.value import PARTS, Pose, PosePerson
 
 quickly = settings(deadline=None, max_examples=40)
 
@@ -23,7 +23,8 @@ def poses(draw) -> Pose:
         return table * table[:, 2:]
 
     people = tuple(
-        Person(**{name: points(count) for name, (_, count) in PARTS.items()}) for _ in range(draw(st.integers(0, 3)))
+        PosePerson(**{name: points(count) for name, (_, count) in PARTS.items()})
+        for _ in range(draw(st.integers(0, 3)))
     )
     return Pose(people, size)
 
@@ -92,7 +93,7 @@ def test_unseen_points_stay_nowhere(pose, scale, mirror, yaw):
 def test_a_mirror_swaps_names_as_well_as_places():
     body, hand = np.zeros((18, 3)), np.ones((21, 3))
     body[BODY.index("right wrist")] = (10, 50, 1)
-    pose = mirrored(Pose((Person(body=body, right_hand=hand),), (100, 200)))
+    pose = mirrored(Pose((PosePerson(body=body, right_hand=hand),), (100, 200)))
     assert pose.people[0].body[BODY.index("left wrist")].tolist() == [190, 50, 1]
     assert not pose.people[0].body[BODY.index("right wrist")].any()
     assert pose.people[0].left_hand[0].tolist() == [199, 1, 1] and not pose.people[0].right_hand.any()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from facecdm.pose.generic_face import FACE, FIVE
 from facecdm.pose.head import Angles, fit_head, turn_head
 from facecdm.pose.layout import FACE_MIRROR, FIVE_MIRROR
-from facecdm.pose.value import Person
+from facecdm.pose.value import PosePerson
 
 angle = st.floats(-40, 40)
 quickly = settings(deadline=None, max_examples=25)
@@ -31,7 +31,7 @@ def test_angles_and_matrix_are_inverse(yaw, pitch, roll):
 @given(angle, st.floats(-25, 25), angle, st.floats(5, 500))
 def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
     want = Angles(yaw, pitch, roll)
-    fit = fit_head(Person(face=seen(want, FACE, scale)))
+    fit = fit_head(PosePerson(face=seen(want, FACE, scale)))
     found = fit.angles
     assert (found.yaw, found.pitch, found.roll) == pytest.approx((yaw, pitch, roll), abs=0.3)
     assert fit.scale == pytest.approx(scale, rel=0.01) and fit.error < 0.01
@@ -40,7 +40,7 @@ def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
 @quickly
 @given(angle, st.floats(-20, 20), angle)
 def test_five_points_tell_the_turn_too(yaw, pitch, roll):
-    found = fit_head(Person(five=seen(Angles(yaw, pitch, roll), FIVE))).angles
+    found = fit_head(PosePerson(five=seen(Angles(yaw, pitch, roll), FIVE))).angles
     assert found.yaw == pytest.approx(yaw, abs=3) and found.roll == pytest.approx(roll, abs=3)
 
 
@@ -61,7 +61,7 @@ def test_the_generic_face_is_symmetric():
 @quickly
 @given(angle, angle, st.floats(-20, 20))
 def test_turning_turns_by_that_much(first, then, pitch):
-    person = Person(face=seen(Angles(first, 0, 5), FACE))
+    person = PosePerson(face=seen(Angles(first, 0, 5), FACE))
     found = fit_head(turn_head(person, Angles(then, pitch, 0))).angles
     assert found.yaw == pytest.approx(first + then, abs=1.5) and found.pitch == pytest.approx(pitch, abs=1.5)
 
@@ -72,7 +72,7 @@ def test_turning_there_and_back_keeps_the_person(first, then, seed):
     """Also where the face is not the generic one: its own shape is kept, not replaced."""
     points = seen(Angles(first / 2, 0, 0), FACE)
     points[:, :2] += np.random.default_rng(seed).normal(0, 1, (70, 2))
-    person = Person(face=points)
+    person = PosePerson(face=points)
     again = turn_head(turn_head(person, Angles(then / 2, 0, 0)), Angles(-then / 2, 0, 0))
     assert np.abs(again.face - person.face).max() < 0.1 * 50
     same = turn_head(person, Angles(0, 0, 0))
@@ -83,14 +83,14 @@ def test_the_body_stays_and_unseen_points_stay_unseen():
     face, body = seen(Angles(0, 0, 0), FACE), np.zeros((18, 3))
     body[[0, 1, 2]] = (200, 150, 1), (200, 300, 1), (150, 300, 1)
     face[5] = 0
-    turned = turn_head(Person(body=body, face=face), Angles(30, 0, 0))
+    turned = turn_head(PosePerson(body=body, face=face), Angles(30, 0, 0))
     assert turned.body[0, 0] > 200 and (turned.body[1:3] == body[1:3]).all()
     assert not turned.body[14:].any() and not turned.face[5].any()
 
 
 def test_without_a_face_there_is_no_turn():
-    assert fit_head(Person()) is None
-    assert fit_head(Person(face=np.full((70, 3), 5.0) * (1, 1, 0.2))) is None
-    assert fit_head(Person(face=np.tile((5.0, 5.0, 1.0), (70, 1)))) is None
-    person = Person(body=np.tile((5.0, 5.0, 1.0), (18, 1)))
+    assert fit_head(PosePerson()) is None
+    assert fit_head(PosePerson(face=np.full((70, 3), 5.0) * (1, 1, 0.2))) is None
+    assert fit_head(PosePerson(face=np.tile((5.0, 5.0, 1.0), (70, 1)))) is None
+    person = PosePerson(body=np.tile((5.0, 5.0, 1.0), (18, 1)))
     assert turn_head(person, Angles(30, 0, 0)) is person

@@ -6,20 +6,20 @@ import torch
 
 from facecdm.faces.align import TEMPLATE
 from facecdm.pose.faces import person_of_points
-from facecdm.pose.location import face_places
-from facecdm.pose.value import BadPose, Person, Pose
+from facecdm.pose.location import face_keypoints
+from facecdm.pose.value import BadPose, Pose, PosePerson
 
 
-def someone(x: float, y: float, size: float) -> Person:
+def someone(x: float, y: float, size: float) -> PosePerson:
     return person_of_points(np.asarray(TEMPLATE) / 112 * size + (x, y))
 
 
-def pose(*people: Person) -> Pose:
+def pose(*people: PosePerson) -> Pose:
     return Pose(people, (100, 200))
 
 
 def test_the_largest_face_as_parts_of_the_picture():
-    places, _ = face_places([pose(someone(0, 0, 20), someone(100, 50, 40))])
+    places, _ = face_keypoints([pose(someone(0, 0, 20), someone(100, 50, 40))])
     assert places.shape == (1, 5, 2)
     expected = (torch.tensor(TEMPLATE) / 112 * 40 + torch.tensor([100, 50])) / torch.tensor([200, 100])
     torch.testing.assert_close(places[0], expected.float())
@@ -29,8 +29,8 @@ def test_who_stands_in_the_mask():
     mask = torch.zeros(10, 10)
     mask[:, :4] = 1
     small, large = someone(10, 10, 20), someone(100, 50, 40)
-    assert face_places([pose(small, large)], mask)[0][0, :, 0].max() < 0.4
-    assert face_places([pose(small, large)], 1 - mask)[0][0, :, 0].min() > 0.4
+    assert face_keypoints([pose(small, large)], mask)[0][0, :, 0].max() < 0.4
+    assert face_keypoints([pose(small, large)], 1 - mask)[0][0, :, 0].min() > 0.4
 
 
 def test_who_stands_in_a_mask_of_another_shape():
@@ -38,13 +38,13 @@ def test_who_stands_in_a_mask_of_another_shape():
     left, right = someone(60, 30, 20), someone(115, 30, 20)
     mask = torch.zeros(20, 20)
     mask[:, 12:] = 1
-    points, aspects = face_places([pose(left, right)], mask)
+    points, aspects = face_keypoints([pose(left, right)], mask)
     assert aspects.tolist() == [2.0] and points[0, :, 0].min() > 115 / 200
 
 
 def test_a_picture_without_a_face_keeps_the_one_before():
     one, other = pose(someone(0, 0, 20)), pose(someone(50, 0, 20))
-    places, _ = face_places([pose(), one, pose(Person()), other])
+    places, _ = face_keypoints([pose(), one, pose(PosePerson()), other])
     assert torch.equal(places[0], places[1]) and torch.equal(places[1], places[2])
     assert not torch.equal(places[2], places[3])
 
@@ -53,16 +53,16 @@ def test_seventy_points_are_as_good_as_five():
     face = np.zeros((70, 3), np.float32)
     face[:, :2] = np.random.default_rng(0).random((70, 2)) * 50
     face[:, 2] = 1
-    places, _ = face_places([pose(Person(face=face))])
+    places, _ = face_keypoints([pose(PosePerson(face=face))])
     assert torch.allclose(places[0, 2], torch.tensor(face[30, :2] / (200, 100)).float())
 
 
 def test_no_face_anywhere_is_said():
     with pytest.raises(BadPose, match="shows no face"):
-        face_places([pose(), pose(Person())])
+        face_keypoints([pose(), pose(PosePerson())])
 
 
 def test_points_that_are_one_say_nothing():
-    one = Person(five=np.array([[9, 9, 1]] * 5, np.float32))
+    one = PosePerson(five=np.array([[9, 9, 1]] * 5, np.float32))
     with pytest.raises(BadPose, match="shows no face"):
-        face_places([pose(one)])
+        face_keypoints([pose(one)])

@@ -11,8 +11,8 @@ from facecdm.pose import layout
 from facecdm.pose.value import (
     PARTS,
     BadPose,
-    Person,
     Pose,
+    PosePerson,
     poses_from_openpose,
     poses_to_openpose,
 )
@@ -21,7 +21,7 @@ quickly = settings(deadline=None, max_examples=40)
 
 
 @st.composite
-def people(draw) -> Person:
+def people(draw) -> PosePerson:
     """Any of the parts, points anywhere in a picture of 4096, seen or not."""
     seed = draw(st.integers(0, 2**32 - 1))
     random = np.random.default_rng(seed)
@@ -29,7 +29,7 @@ def people(draw) -> Person:
     for name, (_, size) in PARTS.items():
         points = np.hstack([random.uniform(3, 4096, (size, 2)), random.random((size, 1)) < draw(st.floats(0, 1))])
         parts[name] = (points * points[:, 2:]).round(3)
-    return Person(**parts)
+    return PosePerson(**parts)
 
 
 @quickly
@@ -43,7 +43,7 @@ def test_json_keeps_every_point(person, height, width):
 
 
 def test_the_keys_and_counts_are_those_of_controlnet_aux_and_core():
-    frame = Pose((Person(),), (48, 64)).to_openpose()
+    frame = Pose((PosePerson(),), (48, 64)).to_openpose()
     assert (frame["canvas_height"], frame["canvas_width"]) == (48, 64)
     counts = {key: len(numbers) // 3 for key, numbers in frame["people"][0].items()}
     assert counts == {
@@ -59,7 +59,7 @@ def test_confidence_is_one_or_nothing_for_controlnet_aux():
     """It takes any confidence below 1 as not seen."""
     body = np.zeros((18, 3))
     body[0], body[1] = (10, 20, 0.6), (30, 40, 0.1)
-    flat = Pose((Person(body=body),), (64, 64)).to_openpose()["people"][0]["pose_keypoints_2d"]
+    flat = Pose((PosePerson(body=body),), (64, 64)).to_openpose()["people"][0]["pose_keypoints_2d"]
     assert flat[:6] == [10, 20, 1, 0, 0, 0]
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_pose_is_refused_in_words(wrong):
 
 
 def test_a_batch_keeps_its_order():
-    poses = [Pose((Person(),) * n, (10 + n, 20)) for n in range(3)]
+    poses = [Pose((PosePerson(),) * n, (10 + n, 20)) for n in range(3)]
     again = poses_from_openpose(poses_to_openpose(poses))
     assert [(len(pose.people), pose.size[0]) for pose in again] == [(0, 10), (1, 11), (2, 12)]
 

@@ -63,7 +63,7 @@ def test_requirements_are_light():
 
 def test_pip_agrees_that_nothing_changes(install, tmp_path):
     """A real resolution against what is installed here, without the index: nothing would be replaced."""
-    installed, modules = install.look()
+    installed, modules = install.installed_here()
     kept, report = tmp_path / "kept.txt", tmp_path / "report.json"
     kept.write_text(install.constraints(installed))
     command = [
@@ -84,7 +84,7 @@ def test_pip_agrees_that_nothing_changes(install, tmp_path):
 
 def test_pip_refuses_rather_than_changes(install, tmp_path):
     """What would need another numpy fails under the constraints."""
-    installed, _ = install.look()
+    installed, _ = install.installed_here()
     kept = tmp_path / "kept.txt"
     kept.write_text(install.constraints(installed))
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-index"]

@@ -56,7 +56,7 @@ class Colours:
 
     name = "colours"
 
-    def look(self, picture: np.ndarray) -> RecognisedFace:
+    def recognise(self, picture: np.ndarray) -> RecognisedFace:
         side = picture.shape[0] // 4 * 4
         means = picture[:side, :side].reshape(4, side // 4, 4, side // 4, 3).mean((1, 3))
         return RecognisedFace(torch.nn.functional.normalize(torch.from_numpy(means).flatten().float() - 100, dim=0))

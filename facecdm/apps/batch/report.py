@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...comfy_api.names import inside, sanitise_filename
 from ...comfy_api.workflow import Workflow
-from ...files import write_whole
+from ...files import write_atomically
 from ..sheet import SheetImage, SheetRow, contact_sheet
 from .jobs import COLUMNS, Batch, Job
 from .journal import DONE, FAILED, WAITING, FileRecord, JobRecord, Journal
@@ -40,7 +40,7 @@ def write_table(batch: Batch, journal: Journal, folder: Path) -> None:
         values = [_cell(job, batch, name) for name in names]
         for file in files.get(job.number) or [None]:
             table.writerow([*_results(entry, file), *values, *constant.values()])
-    write_whole(folder / TABLE, text.getvalue().encode("utf-8", "replace"))
+    write_atomically(folder / TABLE, text.getvalue().encode("utf-8", "replace"))
 
 
 def _results(entry: JobRecord, file: FileRecord | None) -> list[Any]:
@@ -170,7 +170,7 @@ def _write_page(
     data = io.BytesIO()
     sheet.save(data, "jpeg", quality=90)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data.getvalue())
+    write_atomically(path, data.getvalue())
 
 
 def _result(batch: Batch, folder: Path, job: Job, entry: JobRecord, file: FileRecord | None) -> SheetImage:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...comfy_api.errors import BadAnswer, JobFailed, JobInterrupted, JobLost, ServerUnreachable, WorkflowRejected
 from ...comfy_api.names import inside
 from ...errors import FaceCDMError
-from ...files import PART, write_whole
+from ...files import PART, write_atomically
 from . import check
 from .display import Display
 from .errors import DiskFull, NoServerLeft
@@ -183,7 +183,7 @@ class Runner:
         for path, result in zip(paths, results):
             try:
                 await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-                await asyncio.to_thread(write_whole, path, result.data)
+                await asyncio.to_thread(write_atomically, path, result.data)
             except OSError as error:
                 raise DiskFull(
                     f"{path} could not be written ({error.strerror}): free some space, then go on with --resume"

@@ -432,7 +432,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 def test_a_file_that_cannot_be_written_stops_the_batch_and_loses_nothing(play, tmp_path, monkeypatch):
     from facecdm.apps.batch import runner
 
-    real, written = runner.write_whole, []
+    real, written = runner.write_atomically, []
 
     def full_after_four(path, data):
         if len(written) == 4:
@@ -442,11 +442,11 @@ def test_a_file_that_cannot_be_written_stops_the_batch_and_loses_nothing(play, t
 
     async def scene(server):
         plan = make_plan(tmp_path, server.address)
-        monkeypatch.setattr(runner, "write_whole", full_after_four)
+        monkeypatch.setattr(runner, "write_atomically", full_after_four)
         with pytest.raises(DiskFull, match="No space left on device.*--resume"):
             await run_async(plan)
         assert len(made(tmp_path)) == 4
-        monkeypatch.setattr(runner, "write_whole", real)
+        monkeypatch.setattr(runner, "write_atomically", real)
         await run_async(plan, resume=True)
         return len(server.submitted)
 

@@ -25,11 +25,11 @@ def _person_in(person: Person, window: Window, face: Tensor | None) -> Person:
     if person.mask is not None:
         person = replace(person, mask=window.cut(person.mask))
     if face is not None:
-        return replace(person, keypoints=window.places(face[None]), aspects=None)
+        return replace(person, keypoints=window.relative(face[None]), aspects=None)
     if person.keypoints is not None:
         size = person.keypoints.new_tensor([window.width, window.height])
         whole = person.keypoints_in(window.height, window.width) * size
-        person = replace(person, keypoints=window.places(whole), aspects=None)
+        person = replace(person, keypoints=window.relative(whole), aspects=None)
     return person
 
 
