@@ -22,9 +22,7 @@ COMFYUI_NEEDS = (
 TEST_NEEDS = REPOSITORY / "tests" / "requirements.txt"
 # Installed without their requirements, which are other builds of onnxruntime and OpenCV.
 TEST_NEEDS_ALONE = ("controlnet_aux", "rtmlib")
-_LIST_SITE_PACKAGES = (
-    "import sys; print(*(p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))), sep='\\n')"
-)
+_LIST_SITE_PACKAGES = "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\\n')"
 
 
 def set_up(comfyui: str | None, python: str | None, tests: bool) -> tuple[Path, Path]:
