@@ -15,6 +15,7 @@ from .dataset.data_set import DataSet
 from .denoiser import Denoiser
 from .initialise import new_adapter
 from .lora import Lora
+from .losses import LossInputs
 from .losses.linear import check_people
 from .preview import choose, preview
 from .progress import Progress
@@ -47,7 +48,7 @@ class Session:
             check_location_conditioning(stage, self.adapter)
 
     def _open_base(self):
-        from ..demo.paths import POSE_CONTROLNET
+        from ..demo.pose_cli import POSE_WEIGHTS
         from ..hosts.diffusers.denoiser import demo_denoiser, folder_denoiser
 
         config = self.config
@@ -56,7 +57,7 @@ class Session:
             if self.accelerator is not None
             else config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
-        control = POSE_CONTROLNET if str(config.control) == "demo" else config.control
+        control = POSE_WEIGHTS if str(config.control) == "demo" else config.control
         denoiser = (
             demo_denoiser(device=device, pose=control)
             if config.base == "demo"
@@ -147,8 +148,7 @@ class Session:
         return result
 
     def _stage(self, stage: Stage, adapter, lora: Lora, control: Lora) -> StageResult:
-        mean = self.data.mean_face if stage.identity else None
-        terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser)
+        terms = terms_of(stage, LossInputs(self.data, self.denoiser, adapter, self.config.recogniser))
         trainer = Trainer(
             self.denoiser,
             adapter,
