@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import FaceCDMError, NoFace
 from .align import aligned_crop, ellipse_mask
-from .analyzer import DetectedFace, FaceAnalyzer
+from .analyzer import FaceAnalyzer
+from .detection import FaceDetection
 from .search import search
 from .value import BadFace, Face, Faces
 
@@ -52,13 +53,13 @@ class Options:
 class PictureFaces:
     """What was seen in one picture: all faces in the order of the choice, which were taken, and why not."""
 
-    found: tuple[DetectedFace, ...]
+    found: tuple[FaceDetection, ...]
     chosen: tuple[int, ...]
     problem: str = ""
 
 
 @dataclass(frozen=True)
-class Detection:
+class DetectionResult:
     """faces; crops [N, S, S, 3] (one black picture if there is no face); mask [B, H, W]; pictures; report."""
 
     faces: Faces
@@ -73,7 +74,7 @@ def detect_faces(
     images: Tensor,
     options: Options = Options(),
     progress: Callable[[int, int], None] | None = None,
-) -> Detection:
+) -> DetectionResult:
     """Faces of a batch of pictures, IMAGE [B, H, W, 3] RGB 0 … 1 (grey and RGBA are understood).
 
     progress(done, pictures) is called after every picture. A picture with NaN or without pixels is reported,
@@ -94,7 +95,7 @@ def detect_faces(
         if progress:
             progress(index + 1, len(images))
     crops = [face.crop for face in faces] or [torch.zeros(options.crop_size, options.crop_size, 3)]
-    return Detection(
+    return DetectionResult(
         faces=Faces(tuple(faces), analyzer.recogniser),
         crops=torch.stack(crops),
         mask=_masks(faces, images.shape, options),
@@ -114,7 +115,7 @@ def to_bgr(image: Tensor) -> np.ndarray | None:
     return np.ascontiguousarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1])
 
 
-def choose(found: list[DetectedFace], options: Options) -> tuple[list[DetectedFace], list[int]]:
+def choose(found: list[FaceDetection], options: Options) -> tuple[list[FaceDetection], list[int]]:
     """The faces in the order of the choice, and the places of those that are taken (maybe none)."""
     keys = {
         "largest": lambda face: -_area(face),
@@ -130,7 +131,7 @@ def choose(found: list[DetectedFace], options: Options) -> tuple[list[DetectedFa
     return ordered, [place] if place < len(ordered) else []
 
 
-def _area(face: DetectedFace) -> float:
+def _area(face: FaceDetection) -> float:
     return float(np.prod(np.maximum(face.box[2:] - face.box[:2], 0)))
 
 
@@ -156,7 +157,7 @@ def _one_picture(
     return PictureFaces(tuple(found), tuple(kept), problem if not kept else ""), faces
 
 
-def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: DetectedFace, index: int, options: Options) -> Face:
+def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: FaceDetection, index: int, options: Options) -> Face:
     embedding, landmarks = analyzer.embed(bgr, found)
     crop = aligned_crop(bgr, found.keypoints, options.crop_size, options.crop_margin)
     return Face(
