@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 from ablating.arms import ARMS, STRENGTHS, arm  # noqa: E402
 from ablating.experiment import Experiment, available, jobs  # noqa: E402
 
-from facecdm.demo.pose_cli import POSE_WEIGHTS  # noqa: E402
+from facecdm.demo.paths import POSE_CONTROLNET  # noqa: E402
 from facecdm.errors import FaceCDMError  # noqa: E402
 
 PACK, RECOGNISER = "buffalo_s", "insightface/models/buffalo_s/w600k_mbf.onnx"
@@ -36,7 +36,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, required=True, help="the data set that is trained on")
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
-    add("--pose", type=Path, default=POSE_WEIGHTS, help="the demo's pose ControlNet, under which all but two arms draw")
+    add(
+        "--pose",
+        type=Path,
+        default=POSE_CONTROLNET,
+        help="the demo's pose ControlNet, used by all arms but two",
+    )
     add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
     add(
         "--given",

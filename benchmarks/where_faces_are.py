@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from facecdm.demo.pose_cli import POSE_WEIGHTS  # noqa: E402
+from facecdm.demo.paths import POSE_CONTROLNET  # noqa: E402
 from facecdm.faces.location import REACH, standing  # noqa: E402
 from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    data, denoiser = DataSet(arguments.data), demo_denoiser(pose=POSE_WEIGHTS)
+    data, denoiser = DataSet(arguments.data), demo_denoiser(pose=POSE_CONTROLNET)
     bucket = data.buckets[0]
     chosen = [bucket[i * len(bucket) // arguments.pictures] for i in range(arguments.pictures)]
     print("| layer | noise | pose | a blind guess | by least squares | by a network |\n|---|---|---|---|---|---|")

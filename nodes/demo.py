@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..facecdm.demo.weights import ADAPTER, ADAPTER_LORA, default_path
+from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path
 from .sockets import ADAPTER as ADAPTER_SOCKET
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..facecdm.demo.pose_cli import POSE_WEIGHTS
+from ..facecdm.demo.paths import POSE_CONTROLNET
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
@@ -316,7 +316,7 @@ class LoadDemoPose(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls) -> str:
         """Loads again only when the file has changed. ComfyUI writes this into every picture: no path in it."""
-        path = POSE_WEIGHTS
+        path = POSE_CONTROLNET
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 
     @classmethod

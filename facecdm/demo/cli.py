@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import MissingModel, MissingPackage
 from . import pose_cli
-from .weights import DEFAULT
+from .paths import MODEL
 
 PARTS = ("autoencoder", "text", "unet", "vision")
 SPLITS = ("train", "wide")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     add("--device", default=None, help="cuda or cpu; the GPU where there is one")
     add("--compile", action="store_true", help="compile the U-Net: minutes once, faster steps")
-    add("--out", type=Path, default=DEFAULT, help="the weights file that 'export' writes")
+    add("--out", type=Path, default=MODEL, help="the weights file that 'export' writes")
 
     pose_cli.add_arguments(commands)
 

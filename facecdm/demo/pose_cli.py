@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-POSE_WEIGHTS = Path(__file__).parent / "weights" / "pose.safetensors"
+from .paths import POSE_CONTROLNET
+
 SPLITS = ("train", "wide")
 PACK = "buffalo_s"
 
@@ -31,7 +32,7 @@ def add_arguments(commands) -> None:
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     add("--device", default=None, help="cuda or cpu; the GPU where there is one")
     add("--export-only", action="store_true", help="write the weights file from the run as it is")
-    add("--out", type=Path, default=POSE_WEIGHTS, help="the weights file: a control-LoRA for ComfyUI's loader too")
+    add("--out", type=Path, default=POSE_CONTROLNET, help="the weights file: a control-LoRA for ComfyUI's loader too")
 
 
 def main(arguments: argparse.Namespace) -> int:

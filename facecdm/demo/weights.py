@@ -5,7 +5,6 @@ transformers' CLIP models. The metadata says sizes, vocabulary, steps trained, l
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..errors import BadFile, MissingModel
 from .clip import Vocabulary
+from .paths import VARIABLE, default_path
 from .sizes import DemoSizes
 
 FORMAT = "facecdm-demo/1"
@@ -22,10 +22,6 @@ DATA = (
     "FaceWorld: synthetic portraits rendered from CC0 MakeHuman data. No photograph of a person, and no "
     "face recogniser, took part in the training."
 )
-FOLDER = Path(__file__).parent / "weights"
-DEFAULT = FOLDER / "demo.safetensors"
-ADAPTER, ADAPTER_LORA = FOLDER / "adapter.safetensors", FOLDER / "adapter lora.safetensors"
-VARIABLE = "FACECDM_DEMO_WEIGHTS"
 PARTS = ("unet", "vae", "text", "vision")
 
 
@@ -40,11 +36,6 @@ class DemoWeights:
     vae: dict[str, Tensor]
     text: dict[str, Tensor]
     vision: dict[str, Tensor]
-
-
-def default_path() -> Path:
-    """The file in the package, or the one that the environment variable FACECDM_DEMO_WEIGHTS names."""
-    return Path(os.environ.get(VARIABLE) or DEFAULT)
 
 
 def read(path: Path | None = None) -> DemoWeights:

@@ -48,7 +48,7 @@ class Session:
             check_location_conditioning(stage, self.adapter)
 
     def _open_base(self):
-        from ..demo.pose_cli import POSE_WEIGHTS
+        from ..demo.paths import POSE_CONTROLNET
         from ..hosts.diffusers.denoiser import demo_denoiser, folder_denoiser
 
         config = self.config
@@ -57,7 +57,7 @@ class Session:
             if self.accelerator is not None
             else config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
-        control = POSE_WEIGHTS if str(config.control) == "demo" else config.control
+        control = POSE_CONTROLNET if str(config.control) == "demo" else config.control
         denoiser = (
             demo_denoiser(device=device, pose=control)
             if config.base == "demo"

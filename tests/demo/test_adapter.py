@@ -4,7 +4,7 @@ import pytest
 import torch
 from twins import SMALL_SD15, make_twins
 
-from facecdm.demo.weights import ADAPTER, ADAPTER_LORA, FOLDER
+from facecdm.demo.paths import ADAPTER, ADAPTER_LORA, FOLDER
 
 MOST = 60e6  # bytes of all demo weights together
 

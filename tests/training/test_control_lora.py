@@ -164,7 +164,7 @@ def test_a_control_lora_takes_one_too(in_comfy):
     """The demo's own pose ControlNet, which core builds from the MODEL: as the shell's training has it."""
     from comfy.controlnet import load_controlnet
 
-    from facecdm.demo.pose_cli import POSE_WEIGHTS
+    from facecdm.demo.paths import POSE_CONTROLNET
     from facecdm.demo.weights import read
     from facecdm.hosts.comfy.control.lora import control_with_lora
     from facecdm.hosts.comfy.demo.model import build_model
@@ -180,9 +180,9 @@ def test_a_control_lora_takes_one_too(in_comfy):
     def ask(denoiser):
         return denoiser.predict(noisy, torch.tensor([600]), Prompt(states), control=picture)
 
-    shell = demo_denoiser(pose=POSE_WEIGHTS)
+    shell = demo_denoiser(pose=POSE_CONTROLNET)
     lora = random_lora(shell.control_layers())
-    core = load_controlnet(str(POSE_WEIGHTS))
+    core = load_controlnet(str(POSE_CONTROLNET))
     with lora.on(shell.control_layers()), torch.no_grad():
         wanted = ask(shell)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import comfy.sd
 
 from ....adapter.model import TripletAdapter
 from ....adapter.native import load_adapter
-from ....demo.weights import ADAPTER, ADAPTER_LORA
+from ....demo.paths import ADAPTER, ADAPTER_LORA
 from ....errors import BadFile, Mismatch, MissingModel
 from ..sampling.apply import layer_map
 

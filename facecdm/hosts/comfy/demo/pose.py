@@ -5,14 +5,14 @@ from pathlib import Path
 import comfy.controlnet
 import torch
 
-from ....demo.pose_cli import POSE_WEIGHTS
+from ....demo.paths import POSE_CONTROLNET
 from ....demo.pose_net import FORMAT, MARK
 from ....errors import BadFile, MissingModel
 
 MAKE = "make it with `python -m facecdm demo train-pose`"
 
 
-def load(path: Path = POSE_WEIGHTS) -> comfy.controlnet.ControlLora:
+def load(path: Path = POSE_CONTROLNET) -> comfy.controlnet.ControlLora:
     """Raises MissingModel where there is no file, BadFile where it is cut off or of another kind."""
     from safetensors import SafetensorError, safe_open
 

@@ -1,0 +1,16 @@
+"""The files in facecdm/demo/weights. Imports no torch, so that the command line can name them."""
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "weights"
+MODEL = FOLDER / "demo.safetensors"
+ADAPTER = FOLDER / "adapter.safetensors"
+ADAPTER_LORA = FOLDER / "adapter_lora.safetensors"
+POSE_CONTROLNET = FOLDER / "pose.safetensors"
+VARIABLE = "FACECDM_DEMO_WEIGHTS"
+
+
+def default_path() -> Path:
+    """The demo model's file: the one that FACECDM_DEMO_WEIGHTS names, else the package's."""
+    return Path(os.environ.get(VARIABLE) or MODEL)
