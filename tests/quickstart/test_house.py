@@ -78,6 +78,17 @@ def test_arrows_point_down(room):
         assert rooms(path) <= ARROWS[room], f"{label(path)} imports a room above its own"
 
 
+def below(*names: str) -> list[Path]:
+    return [path for path in LIBRARY if path.is_relative_to(ROOT / "facecdm" / Path(*names))]
+
+
+@pytest.mark.parametrize("path", below("training"), ids=label)
+def test_training_imports_no_host(path):
+    """Whoever starts a training hands it a Denoiser; only the data set's command still opens its encoders itself."""
+    if path.name != "cli.py":
+        assert not any("hosts" in name.split(".") for name, _ in imports(path, True))
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=label)
 def test_only_its_host_imports_diffusers(path):
     assert is_host(path, "diffusers") or "diffusers" not in roots(path)
