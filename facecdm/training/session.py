@@ -10,6 +10,7 @@ from torch import Tensor
 from ..adapter.native import load_adapter
 from ..bases import name_of
 from ..errors import BadFile
+from ..files import check_filename
 from ..formats.read import tensors_of
 from .checks import Inputs, Job, Recogniser
 from .config import Config
@@ -50,7 +51,7 @@ class Session:
         )
         jobs = [Job(stage, frozenset(stage.to_dict())) for stage in config.plan()]
         self.training = Training(inputs, jobs, self._first_adapter(), self._first_lora())
-        self.output = Output(config.out, config.name, self._notes())
+        self.output = Output(config.out, check_filename(config.name), self._notes())
         if not overwrite:
             self.output.check_free()
 

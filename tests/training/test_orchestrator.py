@@ -1,5 +1,6 @@
 """One orchestrator under both hosts: its checks, what it holds out, and what it leaves."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -8,12 +9,14 @@ import torch
 from lab import PHOTOS, STAGE, VISION, WIDTH, TinySource, tiny_denoiser
 
 from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.native import save_adapter
 from facecdm.errors import FaceCDMError, Mismatch, MissingModel
 from facecdm.training.checks import Inputs, Job, Recogniser, check_stage, fitted
 from facecdm.training.held_out import choose_held_out
 from facecdm.training.initialise import new_adapter, random_adapter
 from facecdm.training.lora import Lora
 from facecdm.training.orchestrator import Training
+from facecdm.training.output import Output, notes_of
 from facecdm.training.worker import Worker
 
 SIZES = {"face_rank": 8, "face_tokens": 2, "image_tokens": 2, "image_layers": 1}
@@ -141,3 +144,31 @@ def test_a_new_adapter_is_initialised_once(denoiser, adapter, tmp_path):
     first.face_projector.mean.add_(1)
     again = Training(inputs, jobs(), first).adapter
     assert torch.equal(again.face_projector.mean, first.face_projector.mean), "another data set does not change it"
+
+
+# ---- files of the shell ----
+
+
+def test_another_trainings_files_are_not_overwritten(denoiser, adapter, tmp_path):
+    notes = notes_of("data", "demo", [STAGE], "start")
+    ours = Output(tmp_path, "adapter", notes)
+    ours.check_free()
+    lora = Lora.new(denoiser.linears(), 1)
+    paths = ours.save(adapter, lora, Lora())
+    assert set(paths) == {"adapter", "lora"} and paths["lora"].name == "adapter lora.safetensors"
+    ours.check_free()
+    for name in notes:
+        with pytest.raises(FaceCDMError, match="exists and was not made by this training.*--overwrite"):
+            Output(tmp_path, "adapter", notes | {name: "other"}).check_free()
+    paths["adapter"].unlink()
+    save_adapter(adapter, tmp_path, "adapter")
+    with pytest.raises(FaceCDMError, match="--overwrite"):
+        ours.check_free()
+
+
+def test_an_adapter_with_nan_is_not_written(adapter, tmp_path):
+    broken = copy.deepcopy(adapter)
+    broken.face_projector.mean.fill_(float("nan"))
+    with pytest.raises(FaceCDMError, match="face_projector.mean holds NaN or infinity"):
+        save_adapter(broken, tmp_path, "adapter")
+    assert not list(tmp_path.iterdir())
