@@ -268,13 +268,13 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
 
     whole, *_ = train(run="whole", steps=4)
     with (
-        heard(lambda value, *_: value == 2 and management.interrupt_current_processing()),
+        heard(lambda *_: management.interrupt_current_processing()),  # newer ComfyUI reports the first step, then fewer
         pytest.raises(management.InterruptProcessingException),
     ):
         train(run="stopped", steps=4)
     assert (folder(in_comfy) / "stopped" / "broad.pt").is_file()
     went_on, *_, report, _ = train(run="stopped", steps=4)
-    assert "resumed at step 2" in report
+    assert "resumed at step 1)" in report
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in went_on.state_dict().items())
     with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="learning_rate was"):
         train(run="stopped", steps=4, settings={"learning_rate": 1.0})
