@@ -18,16 +18,8 @@ from ....errors import FaceCDMError, UnsupportedModel
 from ....training.denoiser import Watch, digest_of
 from ....training.rows import Prompt
 from ..unet import cross_attentions, layer_map, text_keys_values
-from .gradients import (
-    CALL,
-    Call,
-    Recast,
-    Repeated,
-    attention_with_gradients,
-    leave_inference,
-    static_control,
-    static_patcher,
-)
+from .dynamic import static_control, static_patcher
+from .gradients import CALL, Call, Recast, Repeated, attention_with_gradients, leave_inference
 
 _LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 
