@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw
 from facecdm.apps import gallery
 from facecdm.apps.gallery import GALLERY, GalleryItem, edited, lent, settings
 from facecdm.apps.references import EXAMPLES
-from facecdm.apps.sheet import font, wrap
 from facecdm.cli import main
 from facecdm.comfy_api.errors import WorkflowMistake
 from facecdm.demo.weights import default_path
+from facecdm.drawing import font, wrap
 from facecdm.errors import FaceCDMError
 
 ENTRIES = [shown for row in GALLERY for shown in row]

@@ -1,5 +1,7 @@
 """The quick start's portraits, with core nodes in place of a model: the whole way from picture to sheet."""
 
+import asyncio
+import io
 import json
 import os
 import signal
@@ -14,13 +16,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from facecdm.apps import portrait
+from facecdm.apps.jobs import Job, finish
 from facecdm.apps.portrait import WORKFLOW, plan
 from facecdm.apps.progress import ProgressLine
 from facecdm.apps.references import FACEWORLD_REFERENCE, copy_examples, read_references
-from facecdm.apps.sheet import SheetImage, SheetRow, contact_sheet, fit, font, wrap
+from facecdm.apps.sheet import SheetImage, SheetRow, contact_sheet
 from facecdm.cli import main
-from facecdm.comfy_api.errors import WorkflowMistake
+from facecdm.comfy_api.errors import BadAnswer, WorkflowMistake
+from facecdm.comfy_api.history import Finished, Output
 from facecdm.comfy_api.workflow import Workflow
+from facecdm.drawing import fit, font, wrap
 from facecdm.errors import BadFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,36 +148,59 @@ def test_serve_stays_until_ctrl_c(run, monkeypatch, capsys):
     assert code == 0 and "stays up at http://127.0.0.1:" in capsys.readouterr().out
 
 
+COMMANDS = {
+    "portrait": ["--reference", FACEWORLD_REFERENCE, "--output", "FOLDER/out", "--workflow", "FOLDER/echo.json"],
+    "gallery": ["--adapter", "FOLDER/mine.safetensors", "--output", "FOLDER/out", "--docs", "FOLDER/docs"],
+}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_the_demo_ends_the_server(number, tmp_path):
-    """A stand-in for ComfyUI that never answers; the demo waits for it and is stopped."""
+def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_path):
+    """A stand-in for ComfyUI never answers; the command waits for it and is stopped."""
     (tmp_path / "main.py").write_text("import time; print('up', flush=True); time.sleep(120)")
-    command = [
-        sys.executable,
-        "-m",
-        "facecdm",
-        "portrait",
-        "--comfyui",
-        tmp_path,
-        "--base",
-        tmp_path / "base",
-    ]
-    command += ["--reference", FACEWORLD_REFERENCE, "--output", tmp_path / "out", "--workflow", "echo.json"]
     (tmp_path / "echo.json").write_text(json.dumps(NODES))
-    command[-1] = tmp_path / "echo.json"
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT)
-    log = tmp_path / "base" / "server.log"
+    (tmp_path / "mine.safetensors").write_bytes(b"x")
+    base = tmp_path / "base"
+    command = [sys.executable, "-m", "facecdm", name, "--comfyui", tmp_path, "--base", base, *COMMANDS[name]]
+    process = subprocess.Popen([str(word).replace("FOLDER", str(tmp_path)) for word in command], cwd=ROOT)
+    log = base / "server.log"
     deadline = time.monotonic() + 60
     while not (log.exists() and "up" in log.read_text()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     children = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)
     (server,) = map(int, children.stdout.split())
+    lent = list((base / "models" / "facecdm").glob("*")) if name == "gallery" else []
+    assert bool(lent) == (name == "gallery")
     process.send_signal(number)
     assert process.wait(30) in (130, 143)
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
+    assert not any(path.exists() for path in lent)
+    assert not any(path.is_file() for folder in ("out", "docs") for path in (tmp_path / folder).rglob("*"))
+
+
+def test_an_image_that_is_no_picture_is_a_bad_answer(tmp_path):
+    """What a server calls a.png may be EPS, for which Pillow would start Ghostscript."""
+
+    class Sender:
+        url = "http://here"
+
+        async def wait(self, prompt_id, on_progress):
+            return Finished(prompt_id, (Output("1", "images", "a.png", "", "output"),), {})
+
+        async def fetch(self, output):
+            data = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(data, "eps")
+            return data.getvalue()
+
+    reference = read_references([FACEWORLD_REFERENCE])[0]
+    job = Job(reference, 1, "a man", Workflow.parse(NODES))
+    with pytest.raises(BadAnswer, match="no picture that can be read"):
+        asyncio.run(finish(Sender(), job, "id", ProgressLine(1), None, tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pictures_that_workflows_name_are_laid_out_and_yours_stay(tmp_path):

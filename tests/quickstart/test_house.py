@@ -21,6 +21,8 @@ ARROWS = {
     "people": {"faces"},
     "adapter": {"bases", "faces", "pose"},
     "formats": {"adapter", "bases", "faces", "pose"},
+    "comfy_api": set(),
+    "apps": {"comfy_api", "faces"},
 }
 
 

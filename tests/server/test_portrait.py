@@ -117,8 +117,11 @@ def test_what_opens_is_what_is_queued(offered, name):
     assert nodes.keys() == queued.keys()
     for node_id, node in nodes.items():
         assert node["mode"] == 0 and node["type"] == queued[node_id]["class_type"]
-        title = node.get("title") or offered[node["type"]]["display_name"]
-        assert title == queued[node_id]["_meta"]["title"]
+        title = queued[node_id]["_meta"]["title"]
+        if "title" in node:
+            assert title == node["title"]
+        elif node["type"].startswith("FaceCDM"):  # core's display names differ from version to version
+            assert title == offered[node["type"]]["display_name"]
         assert (
             widgets(node, offered)
             | {item["name"]: source[item["link"]] for item in node["inputs"] if item.get("link") is not None}

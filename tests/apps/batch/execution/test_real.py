@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -159,38 +158,65 @@ def runs_of(server) -> int:
     return server.log.read_text(errors="replace").count("got prompt")
 
 
+# A client that sends itself a signal right after the n-th call of a method: at the same point on any machine.
+SIGNALLED = """
+import functools, inspect, os, sys
+from facecdm.apps.batch.execution.journal import Journal
+from facecdm.cli import main
+from facecdm.comfy_api.client import Client
+number, owner, method, left = int(sys.argv[1]), globals()[sys.argv[2]], sys.argv[3], int(sys.argv[4])
+real = getattr(owner, method)
+
+def count():
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), number)
+
+@functools.wraps(real)
+def called(*arguments, **named):
+    result = real(*arguments, **named)
+    if not inspect.isawaitable(result):
+        count()
+        return result
+    async def awaited():
+        value = await result
+        count()
+        return value
+    return awaited()
+
+setattr(owner, method, called)
+sys.exit(main(sys.argv[5:]))
+"""
+
+
+def signalled(number: int, owner: str, method: str, calls: int, arguments: list[str]) -> list[str]:
+    """The command line, in a client that gets the signal after so many calls of the method."""
+    return [sys.executable, "-c", SIGNALLED, str(int(number)), owner, method, str(calls), *arguments[3:]]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_client_killed_again_and_again(server, tmp_path):
     count, before = 40, runs_of(server)
     arguments = command(tmp_path, server, count)
-    dice = random.Random(7)
-    for attempt in range(4):
-        process = subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.DEVNULL)
-        target = len(pictures(tmp_path / "out")) + dice.randint(3, 9)
-        while len(pictures(tmp_path / "out")) < target and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(dice.random() * 0.1)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    points = [("Journal", "done", 3), ("Client", "submit", 6), ("Journal", "queued", 5), ("Journal", "claim", 4)]
+    for owner, method, calls in points:
+        killed = signalled(signal.SIGKILL, owner, method, calls, arguments)
+        assert subprocess.run(killed, cwd=ROOT, stdin=subprocess.DEVNULL).returncode == -signal.SIGKILL
         arguments = command(tmp_path, server, count, "--resume")
-        assert attempt or pictures(tmp_path / "out")
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check_flat(tmp_path, count)
     assert len(table(tmp_path / "out")) == count
-    # What a killed client left in the queue is taken up, not queued again.
+    # Jobs that a killed client left on the server are found there and not queued again.
     assert runs_of(server) - before == count
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_leaves_a_clean_state(server, tmp_path):
-    process = subprocess.Popen(command(tmp_path, server, 30), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while len(pictures(tmp_path / "out")) < 5:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "Traceback" not in told and "--resume" in told
+    stopped = signalled(signal.SIGINT, "Journal", "done", 5, command(tmp_path, server, 30))
+    done = subprocess.run(stopped, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and "--resume" in done.stderr
     rows = table(tmp_path / "out")
     assert sum(row["state"] == "done" for row in rows) == len(pictures(tmp_path / "out")) < 30 == len(rows)
 
