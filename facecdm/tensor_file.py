@@ -1,6 +1,6 @@
 """Tensors of a file from outside: the one place where they are read and checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .errors import BadFile
 
+DAMAGED = "The file is damaged: get it again."
 MOST_ENTRIES = 50_000  # tensors and nested parts of a pickle; full SDXL has 2,500
 
 
@@ -35,7 +36,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def check_weights(name: str, tensor: Tensor, source: object, advice: str = "The file is damaged: get it again.") -> None:
+def check_weights(name: str, tensor: Tensor, source: object, advice: str = DAMAGED) -> None:
     """Raises BadFile, naming `source`, if `tensor` is no weight: integers, NaN or infinity."""
     if not tensor.is_floating_point():
         raise BadFile(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights. {advice}")
@@ -44,8 +45,16 @@ def check_weights(name: str, tensor: Tensor, source: object, advice: str = "The 
         raise BadFile(f"{source}: {name} holds NaN or infinity. {advice}")
 
 
+def count_numbered(names: Iterable[str], prefix: str) -> int:
+    """Number of `prefix0.…`, `prefix1.…`. Raises ValueError for a gap, so that a name cannot declare a huge count."""
+    numbers = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+    if numbers != {str(number) for number in range(len(numbers))}:
+        raise ValueError(f"{prefix}N is not numbered 0, 1, 2 …")
+    return len(numbers)
+
+
 def _flatten(value: object) -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of a nested dict. Parts that are shared are counted each time, so none unfolds endlessly."""
+    """(dotted name, tensor) of a nested dict. A shared part counts each time, so that none unfolds without end."""
     pending, visited = [("", value)], 0
     while pending:
         name, value = pending.pop()

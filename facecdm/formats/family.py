@@ -90,7 +90,7 @@ class Family:
     key              its name in metadata, exports and the `family` widget
     name             its name in reports
     stream           "face" (reads a recogniser's embedding) or "image" (reads pictures only)
-    rule             recognises its projector; families with an equal rule are told apart by file name
+    rule             recognises its projector; families with an equal rule are distinguished by file name
     projector        the class that makes its tokens
     recipe           how its features are computed
     files            published file by base model

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.features import Features
-from ..bases import name_of
-from ..bases.layers import LayerMap
 from ..adapter.model import StreamLayers, TripletAdapter
 from ..adapter.native import is_native, load_adapter
+from ..bases import name_of
+from ..bases.layers import LayerMap
 from ..errors import Mismatch
 from .families import file_for
 from .read import Published, incomplete, read

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..adapter.attention import attend
 from ..adapter.features import Features
+from ..tensor_file import count_numbered
 from .family import Sizes, State
 
 HEAD = 64  # features per head in every published resampler
@@ -57,7 +58,9 @@ class Perceiver(nn.Module):
     def of(cls, state: State, **more) -> "Perceiver":
         width, states = state["proj_in.weight"].shape
         heads, feed = state["layers.0.0.to_q.weight"].shape[0] // HEAD, state["layers.0.1.1.weight"].shape[0]
-        return cls(states, width, heads, depth_of(state), feed, state["proj_out.weight"].shape[0], **more)
+        return cls(
+            states, width, heads, count_numbered(state, "layers."), feed, state["proj_out.weight"].shape[0], **more
+        )
 
     def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
         states = self.proj_in(states)
@@ -123,14 +126,6 @@ def feed_forward(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
         nn.LayerNorm(width), nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False)
     )
-
-
-def depth_of(state: State) -> int:
-    """Number of `layers.N`. Raises ValueError where numbers are missing, so that no key declares more than there is."""
-    numbers = {key.split(".")[1] for key in state if key.startswith("layers.")}
-    if numbers != {str(number) for number in range(len(numbers))}:
-        raise ValueError("its layers are not numbered 0, 1, 2 …")
-    return len(numbers)
 
 
 def within(state: State, prefix: str) -> State:

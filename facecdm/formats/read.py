@@ -39,24 +39,29 @@ def read(path: Path) -> Published:
 
     Raises BadFile: unreadable, no adapter, incomplete, or with NaN or infinity in it.
     """
-    flat, metadata = read_tensors(path)
-    flat = {_canonical(key): value for key, value in flat.items()}
-    if is_diffusers(flat):
+    published = canonical(*read_tensors(path), path)
+    for part in ("image_proj", "ip_adapter"):
+        for key, value in getattr(published, part).items():
+            check_weights(f"{part}.{key}", value, path)
+    return published
+
+
+def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published:
+    """A file's tensors under their canonical names. Raises BadFile: no adapter, or incomplete."""
+    tensors = {_canonical_key(key): value for key, value in tensors.items()}
+    if is_diffusers(tensors):
         with incomplete(path):
-            flat = from_diffusers(flat, path)
+            tensors = from_diffusers(tensors, path)
     parts: dict[str, State] = {"image_proj": {}, "ip_adapter": {}}
-    for key, value in flat.items():
+    for key, value in tensors.items():
         for prefix, part in _PARTS.items():
             if key.startswith(prefix):
                 parts[part][key.removeprefix(prefix)] = value
     if not parts["image_proj"] or not any(".to_k_ip." in key for key in parts["ip_adapter"]):
         raise BadFile(
-            f"{path} is {kind_of(list(flat))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
+            f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
             "FaceID, InstantID and PuLID families: files that hold image_proj and ip_adapter."
         )
-    for part, state in parts.items():
-        for key, value in state.items():
-            check_weights(f"{part}.{key}", value, path)
     return Published(parts["image_proj"], parts["ip_adapter"], metadata, path)
 
 
@@ -71,7 +76,7 @@ def incomplete(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _canonical(key: str) -> str:
+def _canonical_key(key: str) -> str:
     key = key.removeprefix("module.")
     for family in FAMILIES.values():
         for theirs, ours in family.renames:

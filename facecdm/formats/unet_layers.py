@@ -1,7 +1,7 @@
 """Published keys and values in a U-Net's cross-attention, and the LoRA beside them, under IP-Adapter's numbers.
 
-Layer i of the map (down, up, mid) is number 2 i + 1: `{number}.to_k_ip.weight`, `{number}.to_v_ip.weight`. A LoRA also has
-the self-attention before it, number 2 i: `{number}.to_{q,k,v,out}_lora.{down,up}.weight`.
+Layer i of the map (down, up, mid) is number 2 i + 1: `{number}.to_{k,v}_ip.weight`. A LoRA also has the self-attention
+before it, number 2 i: `{number}.to_{q,k,v,out}_lora.{down,up}.weight`.
 """
 
 import re

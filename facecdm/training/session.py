@@ -11,7 +11,7 @@ from ..adapter.native import load_adapter
 from ..bases import name_of
 from ..errors import BadFile
 from ..files import check_filename
-from ..formats.read import tensors_of
+from ..tensor_file import read_tensors
 from .checks import Inputs, Job, Recogniser
 from .config import Config
 from .dataset.data_set import DataSet
@@ -85,7 +85,7 @@ class Session:
     def _first_lora(self) -> Lora:
         if self.config.lora is None:
             return Lora()
-        lora = Lora.from_tensors(tensors_of(self.config.lora)[0])
+        lora = Lora.from_tensors(read_tensors(self.config.lora)[0])
         if not lora.parts:
             raise BadFile(
                 f"{self.config.lora} holds no LoRA as the training writes it (NAME.lora_down.weight): name "

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ...adapter.features import Features
 from ...errors import FaceCDMError, Mismatch
+from ...tensor_file import count_numbered
 from ..encoders import FIVE
 from ..eva import FILE as EVA_FILE
 from ..family import ANTELOPE, RAW, UPRIGHT, Family, FeaturePair, Rule, Sizes, State
-from ..projectors import HEAD, CrossAttentionBlock, depth_of, feed_forward
+from ..projectors import HEAD, CrossAttentionBlock, feed_forward
 from ..recipes import face_embeddings
 from ..recognised import Recognised
 from ..sources import Sources
@@ -86,7 +87,7 @@ class IdentityFormer(nn.Module):
             state["mapping_0.0.weight"].shape[1],
             state["latents"].shape[2],
             state["latents"].shape[1],
-            depth_of(state),
+            count_numbered(state, "layers."),
             state["proj_out"].shape[1],
         )
 
