@@ -319,5 +319,5 @@ def test_start_comes_before_end(errors, apply_control):
 
 
 def test_no_face(errors, apply_control, make_faces):
-    with pytest.raises(errors.NoFace, match="apply_controls no face"):
+    with pytest.raises(errors.NoFace, match="holds no face"):
         apply_control([], [], faces=make_faces(0))
