@@ -3,6 +3,7 @@
 import headers
 import pytest
 
+from facecdm.bases import name_of
 from facecdm.formats.families import FAMILIES
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.recognise import recognise
@@ -14,7 +15,7 @@ ENTRIES = headers.entries()
 def test_a_published_file(name):
     entry = ENTRIES[name]
     found = recognise(headers.published(entry))
-    assert (found.family.key, found.layer_map.base) == (entry["family"], entry["base"])
+    assert (found.family.key, name_of(found.layer_map)) == (entry["family"], entry["base"])
     assert (found.sizes.tokens, found.lora) == (entry["tokens"], entry["lora"])
     assert (found.encoder.name if found.encoder else None) == entry["encoder"]
     assert found.sizes.face_width == (512 if found.family.stream == "face" else 0)
@@ -31,7 +32,7 @@ def test_its_projector_and_layers_fit_the_shapes(name):
 def test_the_report(name):
     found = recognise(headers.published(ENTRIES[name]))
     family, report = found.family, found.report()
-    assert family.name in report and found.layer_map.base in report and f"{found.sizes.tokens} tokens" in report
+    assert family.name in report and name_of(found.layer_map) in report and f"{found.sizes.tokens} tokens" in report
     assert found.encoder is None or found.encoder.file in report
     assert f"recommended {family.stream}_strength: {family.strength:g}" in report
     assert ("on Kolors' U-Net" in report) == (family.key == "kolors-plus")
