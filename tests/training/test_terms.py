@@ -94,8 +94,8 @@ def test_the_bank_holds_every_nth_picture(inputs, monkeypatch, most, expected):
 
 
 def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
-    def check(adapter=adapter(), recogniser=inputs.recogniser, data=inputs.data, **settings):
-        check_losses(Stage(name="fine", **settings), LossInputs(data, None, adapter, recogniser))
+    def check(recogniser=inputs.recogniser, data=inputs.data, places=False, **settings):
+        check_losses(Stage(name="fine", **settings), LossInputs(data, None, adapter(places), recogniser))
 
     with pytest.raises(FaceCDMError, match="'fine' has an identity loss, and no recogniser"):
         check(recogniser=None, identity=0.1)
@@ -105,6 +105,6 @@ def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
     with pytest.raises(FaceCDMError, match="'fine' has few_steps_from: noise, .* conditioned on face location"):
         check(**from_noise)
     with pytest.raises(FaceCDMError, match="conditioned on face location"):
-        check(adapter(True), **from_noise, drop_pose=1.0)
-    check(adapter(True), **from_noise, drop_pose=0.9)
+        check(places=True, **from_noise, drop_pose=1.0)
+    check(places=True, **from_noise, drop_pose=0.9)
     check(recogniser=None)
