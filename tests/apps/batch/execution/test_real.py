@@ -1,4 +1,4 @@
-"""Batches on real servers: killed servers, killed clients, Ctrl-C, and what lies in the output folder afterwards."""
+"""Batches on real servers: killed servers, killed clients, Ctrl-C, and the output folder afterwards."""
 
 import asyncio
 import csv
@@ -22,7 +22,7 @@ from facecdm.comfy_api.server import LocalServer
 from facecdm.demo.weights import default_path
 
 ROOT = Path(__file__).resolve().parents[4]
-WORDS = [
+PROMPTS = [
     "a young woman, long red hair, smiling, green shirt, plain blue background",
     "a middle-aged man, short black hair, neutral, white shirt, plain grey background",
 ]
@@ -56,7 +56,7 @@ def demo_graph() -> dict:
 
 
 def flat_graph() -> dict:
-    """A plain picture whose colour is its name."""
+    """An image of one colour."""
     return {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 0}},
         "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "flat"}},
@@ -98,7 +98,7 @@ def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
             "patience": 2,
             "inputs": {"prompt": "Prompt.text", "seed": "KSampler.seed"},
             "name": "{prompt#}/{seed}",
-            "jobs": [{"prompt": WORDS}, {"seed": {"from": 1, "to": 30}}],
+            "jobs": [{"prompt": PROMPTS}, {"seed": {"from": 1, "to": 30}}],
         }
     )
 
@@ -113,19 +113,19 @@ def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
     summary = asyncio.run(asyncio.wait_for(scene(), 300))
     assert summary.ok and summary.jobs == 60
     found = {path.relative_to(tmp_path / "out").as_posix(): recipe(path) for path in pictures(tmp_path / "out")}
-    assert found.keys() == {f"{words}/{seed}.png" for words in (1, 2) for seed in range(1, 31)}
+    assert found.keys() == {f"{prompt}/{seed}.png" for prompt in (1, 2) for seed in range(1, 31)}
     for name, nodes in found.items():  # each is its own picture: the recipe in it says so
-        assert nodes["2"]["inputs"]["text"] == WORDS[int(name[0]) - 1]
+        assert nodes["2"]["inputs"]["text"] == PROMPTS[int(name[0]) - 1]
         assert nodes["5"]["inputs"]["seed"] == int(name[2:-4])
     rows = table(tmp_path / "out")
     assert [row["job"] for row in rows] == [str(number) for number in range(1, 61)]
     by = [row["server"] for row in rows]
     assert by.count(server.address) > 20 and by.count(second.address) >= 5, "both worked"
-    assert rows[0]["KSampler.steps"] == "2" and rows[0]["prompt"] == WORDS[0]
+    assert rows[0]["KSampler.steps"] == "2" and rows[0]["prompt"] == PROMPTS[0]
 
 
 def command(tmp_path: Path, server, count: int, *more: str) -> list[str]:
-    """The command line of a batch of flat pictures; colours that the server has not made before."""
+    """The command line of a batch of images of one colour each, none in the server's cache."""
     if not more:
         first = time.time_ns() // 1000 % 2**23
         (tmp_path / "flat.json").write_text(json.dumps(flat_graph()))
@@ -213,7 +213,7 @@ def test_a_client_killed_again_and_again(server, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_leaves_a_clean_state(server, tmp_path):
+def test_ctrl_c_cancels_jobs_and_writes_the_table(server, tmp_path):
     stopped = signalled(signal.SIGINT, "Journal", "done", 5, command(tmp_path, server, 30))
     done = subprocess.run(stopped, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and "Traceback" not in done.stderr and "--resume" in done.stderr
@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_a_clean_state(server, tmp_path):
 
 
 def test_people_are_measured_and_the_best_are_kept(server, face_models, astronaut, tmp_path, capsys):
-    """Core nodes in place of a model: the reference at several sizes, so that likeness differs."""
+    """Core nodes in place of a model: the reference at several sizes, so that similarity differs."""
     Image.fromarray((astronaut[0] * 255).byte().numpy()).save(tmp_path / "eileen.png")
     (tmp_path / "ada.webp").write_bytes(FACEWORLD_REFERENCE.read_bytes())
     (tmp_path / "w.json").write_text(
