@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import Mismatch
+from ..errors import BadFile, Mismatch
+from ..tensor_file import check_weights
 
 
 class LowRank(nn.Module):
@@ -68,18 +69,12 @@ class Lora:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Lora":
-        """From what `tensors` gave; ranks are read from the shapes."""
-        parts = {}
-        for key, down in tensors.items():
-            if key.endswith(".lora_down.weight"):
-                name = key.removesuffix(".lora_down.weight")
-                up, alpha = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.alpha")
-                part = LowRank(
-                    down.shape[1], len(up), len(down), None if alpha is None else float(alpha), tuple(down.shape[2:])
-                )
-                part.down.data, part.up.data = down.float().clone(), up.float().clone()
-                parts[name] = part
-        return cls(parts)
+        """From what `tensors` gave; ranks are read from the shapes.
+
+        Raises BadFile: a layer with one half only, halves of different rank, NaN or infinity.
+        """
+        names = dict.fromkeys(key.partition(".lora_")[0] for key in tensors if ".lora_" in key)
+        return cls({name: _low_rank(name, tensors) for name in names})
 
     def tensors(self) -> dict[str, Tensor]:
         """In the naming that ComfyUI's LoRA loaders read: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
@@ -127,3 +122,22 @@ class Lora:
             yield
         finally:
             self._heard = True
+
+
+def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRank:
+    """One layer of a LoRA file. Raises BadFile."""
+    down, up, alpha = (tensors.get(f"{name}.{part}") for part in ("lora_down.weight", "lora_up.weight", "alpha"))
+    if down is None or up is None:
+        raise BadFile(f"the LoRA's layer {name} has one half only: get the file again")
+    for part, tensor in (("lora_down", down), ("lora_up", up), ("alpha", alpha)):
+        if tensor is not None:
+            check_weights(f"{name}.{part}", tensor.float(), "the LoRA")
+    if min(down.ndim, up.ndim) < 2 or up.shape[1] != len(down) or not len(down):
+        raise BadFile(
+            f"the LoRA's layer {name} has halves of shapes {list(down.shape)} and {list(up.shape)}, which do not fit "
+            "together: get the file again"
+        )
+    scale = None if alpha is None else float(alpha)
+    part = LowRank(down.shape[1], len(up), len(down), scale, tuple(down.shape[2:]))
+    part.down.data, part.up.data = down.float().clone(), up.float().clone()
+    return part

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from facecdm.errors import BadFile
 from facecdm.training.lora import Lora, LowRank
 from facecdm.training.rows import Prompt
 
@@ -86,3 +87,25 @@ def test_core_loads_what_the_shell_trains(in_comfy):
         got = theirs.predict(noisy, t, prompt)
     assert (expected - plain).abs().max() > 0.05
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda t: t.pop("layer.lora_up.weight"), "layer has one half only"),
+        (lambda t: t.pop("layer.lora_down.weight"), "layer has one half only"),
+        (lambda t: t.update({"layer.lora_up.weight": torch.ones(7, 3)}), r"halves of shapes \[4, 5\] and \[7, 3\]"),
+        (lambda t: t.update({"layer.lora_up.weight": torch.ones(7)}), "halves of shapes"),
+        (lambda t: t["layer.lora_up.weight"][0].fill_(float("nan")), "layer.lora_up holds NaN"),
+        (lambda t: t["layer.alpha"].fill_(float("inf")), "layer.alpha holds NaN or infinity"),
+        (lambda t: t.update({"layer.lora_up.weight": torch.ones(7, 4).to(torch.float8_e5m2)}), ""),
+    ],
+)
+def test_damaged_files(change, message):
+    tensors = {key: value.clone() for key, value in Lora({"layer": LowRank(5, 7, rank=4)}).tensors().items()}
+    change(tensors)
+    if not message:  # fp8 is no damage
+        assert Lora.from_tensors(tensors).parts["layer"].up.dtype == torch.float32
+        return
+    with pytest.raises(BadFile, match=message):
+        Lora.from_tensors(tensors)
