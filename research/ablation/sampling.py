@@ -1,4 +1,4 @@
-"""The pictures of an arm: drawn in batches, each kept on disk, so that a run that was stopped draws the others."""
+"""The images of an arm, sampled in batches and kept on disk, so that an interrupted run continues."""
 
 import copy
 import io
@@ -19,14 +19,14 @@ from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
 from facecdm.training.sample import karras, sample
 
-from .arms import Drawing
+from .arms import SamplingSettings
 from .people import Cast
 from .training import Trained, digest
 
 
 @dataclass(frozen=True, eq=False)
-class Artist:
-    """Draws all that the cast is asked for on one denoiser; `latent` is the shape [C, h, w] of a picture's latents.
+class ImageSampler:
+    """Samples all requests on one denoiser; `latent` is the shape [C, h, w] of an image's latents.
 
     The noise of a picture depends on `seed` and its place alone: it is the same in every arm. `control` names the
     denoiser's pose ControlNet.
@@ -42,12 +42,12 @@ class Artist:
     seed: int = 0
     control: str | None = None
 
-    def draw(self, trained: Trained | None, drawing: Drawing, drew: Callable[[int], None]) -> list[Path]:
-        """A PNG for everything asked, in that order; `drew` is told how many are there after each batch."""
+    def draw(self, trained: Trained | None, sampling: SamplingSettings, progress: Callable[[int], None]) -> list[Path]:
+        """A PNG for each request, in order; `progress` gets the number of new ones after each batch."""
         settings = [
             trained and trained.key,
-            trained and asdict(drawing),
-            drawing.pose and self.control,
+            trained and asdict(sampling),
+            sampling.pose and self.control,
             self.cast.key,
             self.denoiser.fingerprint,
             self.steps,
@@ -56,22 +56,24 @@ class Artist:
             self.seed,
         ]
         folder = self.folder / digest(settings)
-        paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.asked))]
+        paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.requests))]
         folder.mkdir(parents=True, exist_ok=True)
         adapter = lora = None
         for start in range(0, len(paths), self.batch):
             places = list(range(start, min(start + self.batch, len(paths))))
             if not all(paths[place].exists() for place in places):
                 if trained is not None and adapter is None:
-                    adapter, lora = tuned(trained.adapter, drawing).to(self.denoiser.device), trained.lora
+                    adapter, lora = tuned(trained.adapter, sampling).to(self.denoiser.device), trained.lora
                     for part in lora.parts.values():
                         part.to(self.denoiser.device)
-                for place, picture in zip(places, self._batch(places, adapter, lora, drawing)):
+                for place, picture in zip(places, self._batch(places, adapter, lora, sampling)):
                     write_atomically(paths[place], png(picture))
-            drew(len(places))
+            progress(len(places))
         return paths
 
-    def _batch(self, places: list[int], adapter: TripletAdapter | None, lora: Lora | None, drawing: Drawing) -> Tensor:
+    def _batch(
+        self, places: list[int], adapter: TripletAdapter | None, lora: Lora | None, sampling: SamplingSettings
+    ) -> Tensor:
         """uint8 [B, H, W, 3]."""
         denoiser, cast = self.denoiser, self.cast
         device = denoiser.device
@@ -81,8 +83,8 @@ class Artist:
         prompt, empty = Prompt(cast.prompts[places].to(device)), Prompt(cast.empty.to(device))
         people = None
         if adapter is not None:
-            reference_batch = self._crowd([cast.asked[place].person for place in places], drawing)
-            if drawing.told and adapter.config.places and cast.places is not None:
+            reference_batch = self._references([cast.requests[place].person for place in places], sampling)
+            if sampling.located and adapter.config.places and cast.places is not None:
                 reference_batch = replace(
                     reference_batch,
                     where=FaceLocation(
@@ -93,30 +95,30 @@ class Artist:
             def people(sigma: Tensor):
                 return reference_batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
 
-        hint = cast.hints[places].to(device) if drawing.pose and cast.hints is not None else None
+        hint = cast.hints[places].to(device) if sampling.pose and cast.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
             pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 
-    def _crowd(self, people: list[int], drawing: Drawing) -> ReferenceBatch:
+    def _references(self, people: list[int], sampling: SamplingSettings) -> ReferenceBatch:
         device, vision = self.denoiser.device, self.cast.vision
         on = torch.ones(len(people), dtype=torch.bool, device=device)
         return ReferenceBatch(
             self.cast.faces[people].to(device),
             None if vision is None else vision[people].to(device),
-            on if drawing.face else ~on,
-            on if drawing.image else ~on,
+            on if sampling.face else ~on,
+            on if sampling.image else ~on,
         )
 
 
 @torch.no_grad()
-def tuned(adapter: TripletAdapter, drawing: Drawing) -> TripletAdapter:
-    """A copy with the drawing's strengths in its gates, and its κ."""
+def tuned(adapter: TripletAdapter, sampling: SamplingSettings) -> TripletAdapter:
+    """A copy with the strengths and κ of `sampling`."""
     adapter = copy.deepcopy(adapter)
     for name, stream in adapter.streams.items():
-        stream.gate.knots *= getattr(drawing, name)
-        if drawing.kappa is not None:
-            stream.kappa.fill_(drawing.kappa)
+        stream.gate.knots *= getattr(sampling, name)
+        if sampling.kappa is not None:
+            stream.kappa.fill_(sampling.kappa)
     return adapter.requires_grad_(False)
 
 

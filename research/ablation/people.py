@@ -1,4 +1,4 @@
-"""Who is drawn and with which words: FaceWorld's `val` people, whom no training has seen."""
+"""The people and prompts: FaceWorld's `val` people, held out from all trainings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,20 @@ SIZE = 256  # of the reference photos, as FaceWorld has them
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A picture that is wanted: of person number `person`, by `words`; `yaw` is that of the words' own picture."""
+class Request:
+    """An image to sample: of person number `person`, with `prompt`; `yaw` is that of the prompt's own picture."""
 
     person: int
-    words: str
+    prompt: str
     yaw: float
 
 
 @dataclass(frozen=True, eq=False)
 class Cast:
-    """The people, what the adapters see of their references, and all that is asked, encoded.
+    """The people, what the adapters see of their references, and all requests, encoded.
 
     faces [P, W] are unit embeddings, vision [P, N, V] or None; prompts [A, T, C] and empty [1, T, C]; hints
-    [A, 3, H, W] are the poses of the words' own pictures, and places [A, 5, 2] their faces' points; or None.
+    [A, 3, H, W] are the poses of the prompt' own pictures, and places [A, 5, 2] their faces' points; or None.
     """
 
     names: list[str]
@@ -37,7 +37,7 @@ class Cast:
     held_out: list[Path]
     faces: Tensor
     vision: Tensor | None
-    asked: list[Asked]
+    requests: list[Request]
     prompts: Tensor
     empty: Tensor
     hints: Tensor | None = None
@@ -45,13 +45,13 @@ class Cast:
 
     @property
     def key(self) -> str:
-        return digest([[vars(one) for one in self.asked], self.names, [round(float(self.faces.sum()), 4)]])
+        return digest([[vars(one) for one in self.requests], self.names, [round(float(self.faces.sum()), 4)]])
 
 
 def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -> tuple[list[str], list[tuple]]:
-    """(names, asked): of each person `prompts` rows of other people's labels, with their number.
+    """(names, requests): for each person `prompts` rows of other people's labels, with the person's number.
 
-    The n-th words are those of view 2 + n of the n-th next person of the same gender, so that words and person do not
+    The n-th prompt are those of view 2 + n of the n-th next person of the same gender, so that prompt and person do not
     contradict each other there; hair, age, shirt and background are the other one's.
     """
     views: dict[str, dict[int, int]] = {}
@@ -60,15 +60,15 @@ def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -
     names = [name for name in views if name.split("-")[-1] not in left_out][:people]
     everyone = list(views)
     gender = {name: labels[next(iter(views[name].values()))]["gender"] for name in everyone}
-    asked = []
+    requests = []
     for n in range(prompts):
         for number, name in enumerate(names):
             here = everyone.index(name)
             next_ones = everyone[here + 1 :] + everyone[:here]
             alike = [other for other in next_ones if gender[other] == gender[name]] or next_ones or [name]
             rows = views[alike[n % len(alike)]]
-            asked.append((number, sorted(rows.values())[(2 + n) % len(rows)]))
-    return names, asked
+            requests.append((number, sorted(rows.values())[(2 + n) % len(rows)]))
+    return names, requests
 
 
 def cast(
@@ -84,12 +84,12 @@ def cast(
 ) -> Cast:
     """Of each person the first view with a face is the reference and the second one is held out; written to `folder`.
 
-    With an analyzer of `landmarks` the poses are drawn, too. Raises FaceCDMError where nobody is left.
+    With an analyzer of `landmarks` the poses are generated, too. Raises FaceCDMError where nobody is left.
     """
     from PIL import Image
 
     val = data.load(faceworld, ("val",), SIZE, cache)
-    names, asked = choose(val.labels, people, prompts, left_out)
+    names, requests = choose(val.labels, people, prompts, left_out)
     if not names:
         raise FaceCDMError("nobody is left to draw: --people is 0, or all are left out")
     paths: dict[str, list[Path]] = {"reference": [], "held out": []}
@@ -108,9 +108,9 @@ def cast(
             Image.fromarray(val.pixels[row]).save(paths[kind][-1])
         faces.append(found[0][1])
         pictures.append(np.array(val.pixels[found[0][0]]))
-    wanted = [Asked(person, val.captions[row], val.labels[row]["yaw"]) for person, row in asked]
-    states = {words: encoders.text([words])[0].states for words in {one.words for one in wanted} | {""}}
-    posed = _poses(val, [row for _, row in asked], landmarks, encoders.resolution) if landmarks is not None else ()
+    wanted = [Request(person, val.captions[row], val.labels[row]["yaw"]) for person, row in requests]
+    states = {prompt: encoders.text([prompt])[0].states for prompt in {one.prompt for one in wanted} | {""}}
+    posed = _poses(val, [row for _, row in requests], landmarks, encoders.resolution) if landmarks is not None else ()
     return Cast(
         names,
         paths["reference"],
@@ -118,14 +118,14 @@ def cast(
         torch.stack(faces),
         encoders.vision(pictures).cpu(),
         wanted,
-        torch.cat([states[one.words] for one in wanted]).cpu(),
+        torch.cat([states[one.prompt] for one in wanted]).cpu(),
         states[""].cpu(),
         *posed,
     )
 
 
 def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:
-    """Pictures of other people, written to `folder`, whose mean embedding is taken off."""
+    """Pictures of other people, written to `folder`; their mean embedding is subtracted."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,14 +138,14 @@ def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:
 
 
 class Colours:
-    """Of the colours that words name (background, plain shirt) the share that a picture shows, 0…1."""
+    """The share, 0…1, of the colours in a prompt (background, plain shirt) that a picture shows."""
 
     def __init__(self, train: data.Portraits, labels: list[dict]):
         self._background, self._shirt = measure.background_namer(train), measure.shirt_namer(train)
         self._labels = {label["caption"]: label for label in labels}
 
-    def __call__(self, picture: np.ndarray, words: str) -> float:
-        label, pixels = self._labels[words], torch.from_numpy(np.array(picture))[None]
+    def __call__(self, picture: np.ndarray, prompt: str) -> float:
+        label, pixels = self._labels[prompt], torch.from_numpy(np.array(picture))[None]
         right = [self._background(measure.background_features(pixels))[0] == label["background_colour"]]
         if measure.plain_shirts([label]):
             right.append(self._shirt(measure.shirt_features(pixels))[0] == label["shirt_colour"])
@@ -157,10 +157,10 @@ def _pixels(val: data.Portraits, rows: list[int]) -> Tensor:
 
 
 def _poses(val: data.Portraits, rows: list[int], landmarks, size: int) -> tuple[Tensor, Tensor]:
-    """Poses as pictures of the base's own size, made smaller as ComfyUI does it; and the places of their faces."""
-    from facecdm.pose.extract import Drawing, FaceDetector, extract
+    """Pose drawings at the base model's resolution, resized as ComfyUI does it, and the face key points."""
+    from facecdm.pose.extract import FaceDetector, SamplingSettings, extract
     from facecdm.pose.location import face_keypoints
 
     poses = extract(FaceDetector(landmarks), _pixels(val, rows).float() / 255, "largest").poses
-    hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
+    hints = torch.from_numpy(np.stack([SamplingSettings()(pose) for pose in poses])).movedim(-1, 1).float() / 255
     return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_keypoints(poses)[0]

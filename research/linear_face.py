@@ -1,26 +1,24 @@
-"""How much of a face a straight line can say: from an embedding to the picture of the person's upright face.
+"""How much of a face can a linear map reconstruct from its embedding?
 
-    python benchmarks/linear_face.py --data DATA --recogniser PACK/w600k_mbf.onnx
+    python -m research.linear_face --data DATA --recogniser PACK/w600k_mbf.onnx
 
-Ridge regression from the embeddings of some people of DATA (docs/demo-model.md) to the mean upright face of each; then
-the faces that it draws of people it has not seen, from one photo of each, as the recogniser sees them: the cosine to
-another photo, and how often that is the nearest one of all. It says that an embedding is not what a training lacks.
+Ridge regression from the embeddings of some people of DATA (docs/demo-model.md) to the mean aligned face of each.
+Held-out people are reconstructed from one photo each; the recogniser compares them with another photo: the cosine, and
+how often that photo is the nearest. The result: embeddings are not what limits a training.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.demo.weights import default_path, read  # noqa: E402
-from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
-from facecdm.training.dataset.data_set import DataSet  # noqa: E402
-from facecdm.training.losses.arcface import SIZE, ArcFace, align  # noqa: E402
-from facecdm.training.losses.loss import centred  # noqa: E402
+from facecdm.demo.weights import default_path, read
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.losses.arcface import SIZE, ArcFace, align
+from facecdm.training.losses.loss import centred
 
 SIDE, JUDGED, RIDGES, BATCH = 56, 48, (0.01, 0.03, 0.1, 0.3, 1.0), 64
 
@@ -31,13 +29,13 @@ def parse() -> argparse.Namespace:
     add("--data", type=Path, required=True)
     add("--recogniser", type=Path, required=True)
     add("--weights", type=Path, default=default_path())
-    add("--people", type=int, default=1000, help="who are fitted; 48 others are judged")
+    add("--people", type=int, default=1000, help="number of people who are fitted; 48 others are compared")
     add("--threads", type=int, default=0)
     return parser.parse_args()
 
 
 def upright(denoiser, data: DataSet, pictures: list[int]) -> Tensor:
-    """[N, 3 · SIDE²] in −1…1: the faces as a recogniser is shown them, smaller."""
+    """[N, 3 · SIDE²] in −1…1: the aligned faces, reduced."""
     found = []
     for start in range(0, len(pictures), BATCH):
         rows = data.load(pictures[start : start + BATCH])

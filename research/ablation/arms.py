@@ -1,4 +1,4 @@
-"""The arms of the experiment, each an entry of one table: in what it differs from the full triplet."""
+"""The arms of the ablation. Each is one entry of a table, and differs from the full triplet in one thing."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,10 +9,11 @@ from facecdm.training.stages import Stage
 
 @dataclass(frozen=True)
 class Design:
-    """The adapter that a training begins with.
+    """The adapter that a training starts from.
 
-    `faceid`: the face's tokens come from IP-Adapter FaceID's plain MLP, as wide as makes the adapter as large as the
-    triplet, and its gates are constant over the noise. `whole_code`: the bottleneck's code holds all of the embedding.
+    image, interplay, router, places  whether it has that part (places: spatial face tokens)
+    faceid      IP-Adapter FaceID's design: an MLP so wide that the adapter is as large as the triplet, constant gates
+    whole_code  no bottleneck: the code is as wide as the embedding
     """
 
     image: bool = True
@@ -24,37 +25,51 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How an arm's pictures are drawn: strengths of the streams, κ of both (None: as it was learnt), under the pose net
-    where there is one, and there adapters whose tokens are places are told where the face is to be."""
+class SamplingSettings:
+    """How an arm's images are sampled.
+
+    face, image  strengths of the streams
+    kappa        of both streams; None: as trained
+    pose         under the pose ControlNet, where there is one
+    located      an adapter with spatial tokens is conditioned on face location
+    """
 
     face: float = 1.0
     image: float = 1.0
     kappa: float | None = None
     pose: bool = True
-    told: bool = True
+    located: bool = True
 
 
 @dataclass(frozen=True)
 class Arm:
-    """`says` in a line what it is. `settings` override every stage's, `frozen` groups learn nothing, and only the
-    stages in `stages` take place. An arm `of` another one draws with that one's training.
+    """One arm.
+
+    says      its description
+    headline  three trainings instead of one
+    design    of its adapter
+    settings  override every stage's
+    frozen    parameter groups that are not trained
+    stages    those that take place
+    sampling  how its images are sampled
+    of        the arm whose training it uses
+    trains    False for the base model
     """
 
     name: str
     says: str
-    headline: bool = False  # three trainings instead of one
+    headline: bool = False
     design: Design = field(default_factory=Design)
     settings: tuple[tuple[str, object], ...] = ()
     frozen: tuple[str, ...] = ()
     stages: tuple[str, ...] = ("broad", "identity", "fine")
-    drawing: Drawing = field(default_factory=Drawing)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     of: str = ""
     trains: bool = True
 
 
 NONE, FACE, TRIPLET = "no identity", "face alone", "triplet"
-_POSELESS = Drawing(pose=False, told=False)
+_POSELESS = SamplingSettings(pose=False, located=False)
 _FACEID = Design(image=False, interplay=False, faceid=True)
 
 ARMS: tuple[Arm, ...] = (
@@ -73,38 +88,50 @@ ARMS: tuple[Arm, ...] = (
         "the triplet's face stream and nothing else: bottleneck, learnt gates",
         design=Design(image=False, interplay=False),
     ),
-    Arm("without interplay", "face and image, which never meet", design=Design(interplay=False)),
-    Arm("token-wise router", "the triplet, its streams weighed anew at every place", design=Design(router=True)),
+    Arm("without interplay", "face and image stream without interplay", design=Design(interplay=False)),
+    Arm("token-wise router", "the triplet with a weight per stream and position", design=Design(router=True)),
     Arm(
         "κ 0",
-        "the triplet drawn with κ 0: nothing of what the text says is taken out",
+        "the triplet sampled with κ 0",
         of=TRIPLET,
-        drawing=Drawing(kappa=0.0),
+        sampling=SamplingSettings(kappa=0.0),
     ),
     Arm(
-        "κ 1", "the triplet drawn with κ 1: all that the text says is taken out", of=TRIPLET, drawing=Drawing(kappa=1.0)
+        "κ 1",
+        "the triplet sampled with κ 1",
+        of=TRIPLET,
+        sampling=SamplingSettings(kappa=1.0),
     ),
-    Arm("face shown alone", "the triplet drawn without its image stream", of=TRIPLET, drawing=Drawing(image=0.0)),
-    Arm("one stage", "as many steps, all of the second stage's kind: everything learns at once", stages=("identity",)),
+    Arm(
+        "face shown alone",
+        "the triplet sampled without its image stream",
+        of=TRIPLET,
+        sampling=SamplingSettings(image=0.0),
+    ),
+    Arm(
+        "one stage",
+        "as many steps, all of the second stage's kind: everything is trained at once",
+        stages=("identity",),
+    ),
     Arm("two stages", "as many steps, without the third stage", stages=("broad", "identity")),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
     Arm(
         "without bottleneck",
-        "the face's code holds all of its embedding, and has no loss of its own",
+        "the code is as wide as the embedding, and has no loss of its own",
         design=Design(whole_code=True),
         settings=(("bottleneck", 0.0),),
     ),
-    Arm("without places", "the face's tokens and keys begin at random", design=Design(places=False)),
+    Arm("without spatial tokens", "face tokens and keys start at random", design=Design(places=False)),
     Arm(
-        "untold",
-        "the triplet under the same pose, and not told where the face is to be",
+        "without face location",
+        "the triplet under the same pose, not conditioned on face location",
         of=TRIPLET,
-        drawing=Drawing(told=False),
+        sampling=SamplingSettings(located=False),
     ),
-    Arm("without pose", "the triplet drawn without the pose ControlNet", of=TRIPLET, drawing=_POSELESS),
-    Arm("no identity, without pose", "the base model without the pose ControlNet", trains=False, drawing=_POSELESS),
+    Arm("without pose", "the triplet sampled without the pose ControlNet", of=TRIPLET, sampling=_POSELESS),
+    Arm("no identity, without pose", "the base model without the pose ControlNet", trains=False, sampling=_POSELESS),
 )
-NOT_ASKED = "not asked for in this run"
+NOT_REQUESTED = "not requested in this run"
 STRENGTHS = (0.0, 0.4, 0.7, 1.0, 1.3)
 
 
@@ -116,14 +143,14 @@ def arm(name: str) -> Arm:
 
 
 def trained_as(arm_: Arm) -> Arm:
-    """The arm whose training it draws with."""
+    """The arm whose training it uses."""
     return arm(arm_.of) if arm_.of else arm_
 
 
 def plan(arm_: Arm, recipe: Config, steps: int, batch: int, seed: int) -> tuple[Stage, ...]:
-    """The recipe's stages as the arm has them, `steps` in all, shared out as the recipe shares out its own.
+    """The recipe's stages for the arm: `steps` in total, distributed as in the recipe.
 
-    0 leaves the recipe's own number of steps or batch. Ramps end within a quarter of their stage.
+    0 keeps the recipe's number of steps or batch. Ramps end within a quarter of their stage.
     """
     all_stages = recipe.plan()
     stages = [stage for stage in all_stages if stage.name in arm_.stages]
@@ -155,7 +182,7 @@ def plan(arm_: Arm, recipe: Config, steps: int, batch: int, seed: int) -> tuple[
 
 
 def config_of(stages: tuple[Stage, ...], recipe: Config, **files) -> Config:
-    """A training's file that comes to exactly these stages."""
+    """A training configuration with exactly these stages."""
     missing = {name: {"steps": 0} for name in ("broad", "identity", "fine")}
     own = {stage.name: {name: value for name, value in stage.to_dict().items() if name != "name"} for stage in stages}
     return recipe.model_copy(
@@ -163,5 +190,5 @@ def config_of(stages: tuple[Stage, ...], recipe: Config, **files) -> Config:
     )
 
 
-def with_strength(drawing: Drawing, strength: float) -> Drawing:
-    return replace(drawing, face=strength * drawing.face, image=strength * drawing.image)
+def with_strength(sampling: SamplingSettings, strength: float) -> SamplingSettings:
+    return replace(sampling, face=strength * sampling.face, image=strength * sampling.image)

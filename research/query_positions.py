@@ -1,34 +1,32 @@
-"""Do a base model's queries know where in the face they stand? The places of a new adapter hang on it.
+"""Can a position in the face be read from a base model's queries? The keys of spatial tokens depend on it.
 
-    python benchmarks/where_faces_are.py --data DATA
+    python -m research.query_positions --data DATA
 
-DATA is a data set with poses that `python -m facecdm dataset` made of FaceWorld (docs/demo-model.md). For the demo
-model without an adapter: the place on the upright face is fitted to a layer's queries, by least squares and by a small
-network over half of the pictures, and asked of the others; the table has the error that is left, in half crops of the
-recogniser (a blind guess has the first number).
+DATA is a data set with poses that `python -m facecdm dataset` made from FaceWorld (docs/demo-model.md). For the demo
+model without an adapter, the position on the aligned face is predicted from a layer's queries, by least squares and by
+a small network, fitted on half of the pictures and tested on the others. The table has the remaining error, in half
+crops of the recogniser; the first number is that of the mean position.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from facecdm.bases.grid import layer_grid  # noqa: E402
-from facecdm.demo.paths import POSE_CONTROLNET  # noqa: E402
-from facecdm.faces.location import REACH, aligned_coordinates  # noqa: E402
-from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
-from facecdm.training.dataset.data_set import DataSet  # noqa: E402
-from facecdm.training.randomness import generator  # noqa: E402
+from facecdm.bases.grid import layer_grid
+from facecdm.demo.paths import POSE_CONTROLNET
+from facecdm.faces.location import REACH, aligned_coordinates
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.randomness import generator
 
 BATCH, LAYERS = 32, ("input", "output")
 
 
 @torch.no_grad()
 def queries(denoiser, data: DataSet, chosen: list[int], step: int, pose: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each layer: queries [N, C] of the places that lie in a face, and where they stand [N, 2]."""
+    """Per layer: queries [N, C] of the positions in a face, and their position on the aligned face [N, 2]."""
     draw, found, where = generator("where", step), {}, {}
     for start in range(0, len(chosen), BATCH):
         rows = data.load(chosen[start : start + BATCH])
@@ -79,7 +77,7 @@ def main() -> None:
     data, denoiser = DataSet(arguments.data), demo_denoiser(pose=POSE_CONTROLNET)
     bucket = data.buckets[0]
     chosen = [bucket[i * len(bucket) // arguments.pictures] for i in range(arguments.pictures)]
-    print("| layer | noise | pose | a blind guess | by least squares | by a network |\n|---|---|---|---|---|---|")
+    print("| layer | noise | pose | mean position | by least squares | by a network |\n|---|---|---|---|---|---|")
     for step in arguments.steps:
         for pose in (False, True) if data.has_pose else (False,):
             seen = [queries(denoiser, data, half, step, pose) for half in (chosen[::2], chosen[1::2])]

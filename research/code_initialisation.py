@@ -1,32 +1,30 @@
-"""What one batch of people teaches the next one, by how the face's code begins: why training/begin.py begins so.
+"""Which initialisation of the face's code gives gradients that agree between people?
 
-    python benchmarks/first_gradients.py --data DATA --recogniser PACK/w600k_mbf.onnx
+    python -m research.code_initialisation --data DATA --recogniser PACK/w600k_mbf.onnx
 
 One picture each of some people of DATA (docs/demo-model.md), noised to step t; the identity loss of the demo model's
-one-step prediction; its gradient by what a face token adds to every layer, around each key point and all over. With the
-tokens of another photo of the person, and a linear layer from tokens to values, that gives the layer's gradient for any
-set of people. Printed is its cosine between two halves of them, mean of 24 halvings and three random uplifts: c of n
-people a half says that n (1 − c) / c people carry as much signal as noise.
+one-step prediction; its gradient with respect to what a face token adds to every layer, around each key point and
+everywhere. With the tokens of another photo of the person, and a linear layer from tokens to values, this gives the
+layer's gradient for any set of people. Printed is the cosine between two halves of the people, the mean of 24 splits
+and three random uplifts: a cosine c at n people per half means that n (1 − c) / c people carry as much signal as noise.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.adapter.attention import LayerStream  # noqa: E402
-from facecdm.demo.weights import default_path, read  # noqa: E402
-from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
-from facecdm.training.dataset.data_set import DataSet  # noqa: E402
-from facecdm.training.denoiser import clean_from  # noqa: E402
-from facecdm.training.initialise import identity_directions, known_faces, principal_directions  # noqa: E402
-from facecdm.training.losses.arcface import ArcFace  # noqa: E402
-from facecdm.training.losses.loss import centred  # noqa: E402
-from facecdm.training.randomness import generator  # noqa: E402
+from facecdm.adapter.attention import LayerStream
+from facecdm.demo.weights import default_path, read
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.denoiser import clean_from
+from facecdm.training.initialise import identity_directions, known_faces, principal_directions
+from facecdm.training.losses.arcface import ArcFace
+from facecdm.training.losses.loss import centred
+from facecdm.training.randomness import generator
 
 LEVELS, BATCH, RANK, TOKENS = (600, 800, 930), 16, 128, 4
 NEAR = 0.06  # of the picture, around a key point
@@ -44,13 +42,13 @@ def parse() -> argparse.Namespace:
 
 
 def gradients(denoiser, data: DataSet, recogniser: ArcFace, pictures: list[int], step: int) -> Tensor:
-    """[N, places × Σ width]: of each picture's likeness, by what is added to the layers."""
+    """[N, points × Σ width]: gradients of each picture's identity similarity with respect to the layers' outputs."""
     found = []
     for start in range(0, len(pictures), BATCH):
         rows = data.load(pictures[start : start + BATCH])
         count = len(rows)
         noise = torch.randn(rows.latents.shape, generator=generator("first gradients", step, start))
-        t, heard = torch.full((count,), step), []
+        t, outputs = torch.full((count,), step), []
         a, s = denoiser.signal[t], denoiser.noise[t]
         noisy = a.view(-1, 1, 1, 1) * rows.latents + s.view(-1, 1, 1, 1) * noise
         people = [
@@ -61,32 +59,32 @@ def gradients(denoiser, data: DataSet, recogniser: ArcFace, pictures: list[int],
                     torch.zeros(count, 1, layer.width),
                     torch.zeros(count, 1, layer.width, requires_grad=True),
                     torch.ones(layer.width),
-                    watch=heard.append,
+                    watch=outputs.append,
                 )
             ]
             for layer in denoiser.layer_map.layers
         ]
         clean = clean_from(denoiser.predict(noisy, t, rows.prompt, people), noisy, a, s, denoiser.prediction)
         seen = centred(recogniser.embed(denoiser.decode(clean), rows.keypoints), data.mean_face)
-        likeness = (seen * centred(rows.face, data.mean_face)).sum()
+        similarity = (seen * centred(rows.face, data.mean_face)).sum()
         found.append(
             torch.cat(
-                [near(rows.keypoints, grad.shape[1]) @ grad for grad in torch.autograd.grad(likeness, heard)], -1
+                [near(rows.keypoints, grad.shape[1]) @ grad for grad in torch.autograd.grad(similarity, outputs)], -1
             ).flatten(1)
         )
     return torch.cat(found)
 
 
-def near(keypoints: Tensor, places: int) -> Tensor:
-    """[B, 6, places]: how near each place of a layer is to each key point; and 1 everywhere."""
-    side = (torch.arange(places**0.5) + 0.5) / places**0.5
+def near(keypoints: Tensor, positions: int) -> Tensor:
+    """[B, 6, positions]: the proximity of each position of a layer to each key point; and 1 everywhere."""
+    side = (torch.arange(positions**0.5) + 0.5) / positions**0.5
     y, x = torch.meshgrid(side, side, indexing="ij")
     far = (torch.stack([x, y], -1).flatten(0, 1)[None, None] - keypoints[:, :, None]).square().sum(-1)
-    return torch.cat([(-far / (2 * NEAR**2)).exp(), torch.ones(len(keypoints), 1, places)], 1)
+    return torch.cat([(-far / (2 * NEAR**2)).exp(), torch.ones(len(keypoints), 1, positions)], 1)
 
 
 def codes(faces: Tensor, people: Tensor) -> dict[str, Tensor]:
-    """[RANK, W] each: ways to begin, for centred `faces` [N, W] of `people` [N]."""
+    """Initialisations, [RANK, W] each, for centred `faces` [N, W] of `people` [N]."""
 
     def pairs(directions: Tensor) -> Tensor:
         return torch.cat([directions, -directions])
@@ -99,7 +97,7 @@ def codes(faces: Tensor, people: Tensor) -> dict[str, Tensor]:
 
 
 def shared(tokens: Tensor, gradient: Tensor) -> float:
-    """Cosine between two halves, mean of eight halvings."""
+    """Cosine between two halves, mean of eight splits."""
     tokens, gradient = tokens - tokens.mean(0), gradient - gradient.mean(0)
     cosines = []
     for number in range(8):

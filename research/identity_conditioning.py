@@ -1,37 +1,34 @@
-"""How soon does the picture depend on whose face is shown? With and without the identity loss for all noise levels.
+"""Does the linear identity loss make the prediction depend on the reference sooner?
 
-    python benchmarks/who_is_heard.py --data DATA [--steps 200]
+    python -m research.identity_conditioning --data DATA [--steps 200]
 
-The demo model, DATA a data set of FaceWorld (docs/demo-model.md). For each weight of `linear_identity` a new adapter
-with a LoRA learns `steps` steps of 8, from the same seed. Then people who were held out: their pictures are noised to
-step t and predicted in one step with another photo of them, with another person's, and with nobody. Printed is the
-error of the prediction in the linear picture of the face (1: as wrong as the average face; the linear recogniser is
-fitted to all people but those held out), and how much larger it is with the wrong person; and the plain mean squared
-error.
+The demo model; DATA is a data set of FaceWorld (docs/demo-model.md). For each weight of `linear_identity` a new adapter
+with a LoRA is trained for `steps` steps of 8, from the same seed. Pictures of held-out people are then noised to step t
+and predicted in one step with another photo of them, with another person's, and with none. Printed are the prediction's
+error over the face as the linear recogniser sees it (1: as wrong as the average face; it is fitted without the held-out
+people), how much larger it is with the wrong person, and the plain mean squared error.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.adapter.reference_batch import ReferenceBatch  # noqa: E402
-from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
-from facecdm.training.dataset.data_set import DataSet  # noqa: E402
-from facecdm.training.denoiser import clean_from  # noqa: E402
-from facecdm.training.held_out import choose_held_out  # noqa: E402
-from facecdm.training.initialise import new_adapter  # noqa: E402
-from facecdm.training.lora import Lora  # noqa: E402
-from facecdm.training.losses import LinearIdentityLoss, LinearRecogniser  # noqa: E402
-from facecdm.training.losses.diffusion import DiffusionLoss  # noqa: E402
-from facecdm.training.randomness import generator  # noqa: E402
-from facecdm.training.stages import Stage  # noqa: E402
-from facecdm.training.step import Term  # noqa: E402
-from facecdm.training.trainer import Trainer  # noqa: E402
+from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.denoiser import clean_from
+from facecdm.training.held_out import choose_held_out
+from facecdm.training.initialise import new_adapter
+from facecdm.training.lora import Lora
+from facecdm.training.losses import LinearIdentityLoss, LinearRecogniser
+from facecdm.training.losses.diffusion import DiffusionLoss
+from facecdm.training.randomness import generator
+from facecdm.training.stages import Stage
+from facecdm.training.step import Term
+from facecdm.training.trainer import Trainer
 
 LEVELS = (500, 700, 900)
 
@@ -63,7 +60,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def learn(
+def train(
     options: argparse.Namespace,
     denoiser,
     data: DataSet,
@@ -101,7 +98,7 @@ def learn(
 
 
 @torch.no_grad()
-def ask(denoiser, data: DataSet, linear: LinearRecogniser, hidden: frozenset[int], adapter, lora) -> list[dict]:
+def errors(denoiser, data: DataSet, linear: LinearRecogniser, hidden: frozenset[int], adapter, lora) -> list[dict]:
     """A row for each noise level."""
     first = {}
     for index in sorted(hidden):
@@ -116,7 +113,7 @@ def ask(denoiser, data: DataSet, linear: LinearRecogniser, hidden: frozenset[int
         noise = torch.randn(rows.latents.shape, generator=generator("who is heard", level))
         noisy = a.view(-1, 1, 1, 1) * rows.latents + s.view(-1, 1, 1, 1) * noise
         row = {}
-        for name, face, shown in (("right", own, on), ("wrong", own.roll(1, 0), on), ("nobody", own, ~on)):
+        for name, face, shown in (("right", own, on), ("wrong", own.roll(1, 0), on), ("none", own, ~on)):
             people = ReferenceBatch(face, None, shown, ~on).streams(adapter, rows.prompt.states, s / a, torch.float32)
             with lora.on(denoiser.layers()):
                 prediction = denoiser.predict(noisy, t, rows.prompt, people)
@@ -133,16 +130,16 @@ def main() -> None:
     hidden = choose_held_out(data, 0.02)
     linear = LinearRecogniser.fit(denoiser, Without(data, hidden))
     print(
-        "| weight | t | face missed, right person | nobody | wrong person adds | error, right person | nobody |\n"
+        "| weight | t | face error, right | no reference | wrong person adds | error, right person | no reference |\n"
         "|---|---|---|---|---|---|---|",
         flush=True,
     )
     for weight in options.weights:
-        result = learn(options, denoiser, data, linear, hidden, weight)
-        for level, row in zip(LEVELS, ask(denoiser, data, linear, hidden, result.adapter, result.lora)):
+        result = train(options, denoiser, data, linear, hidden, weight)
+        for level, row in zip(LEVELS, errors(denoiser, data, linear, hidden, result.adapter, result.lora)):
             print(
-                f"| {weight:g} | {level} | {row['right'][0]:.3f} | {row['nobody'][0]:.3f} | "
-                f"{row['wrong'][0] - row['right'][0]:+.3f} | {row['right'][1]:.4f} | {row['nobody'][1]:.4f} |",
+                f"| {weight:g} | {level} | {row['right'][0]:.3f} | {row['none'][0]:.3f} | "
+                f"{row['wrong'][0] - row['right'][0]:+.3f} | {row['right'][1]:.4f} | {row['none'][1]:.4f} |",
                 flush=True,
             )
 

@@ -1,4 +1,4 @@
-"""One training of an arm: how its adapter begins, where it is kept, and that it is done once."""
+"""One training of an arm: its initial adapter, its folder; it is done once."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.shared import lora_beside
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.files import write_atomically
@@ -20,7 +21,7 @@ from .arms import Arm, Design, config_of, plan
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training left; `facts` for the report. `key` names the training: equal keys, equal weights."""
+    """The result of a training. Equal keys mean equal weights; `facts` are for the report."""
 
     key: str
     adapter: TripletAdapter
@@ -30,9 +31,11 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """What all trainings share: the base, the data set, the recipe, how long, and the folder of the experiment.
+    """What all trainings share.
 
-    `given` are adapters that are there already, by the name of the arm whose first training they stand for.
+    steps, batch  of each training; 0: the recipe's
+    folder        of the experiment
+    given         existing adapters by arm, instead of its first training
     """
 
     denoiser: object
@@ -61,7 +64,7 @@ class Lab:
         )
 
     def train(self, arm: Arm, seed: int) -> Trained:
-        """Do the training, or what is left of it, or read what it left."""
+        """Train, continue an interrupted training, or read a finished one."""
         if seed == 0 and arm.name in self.given:
             return _read(arm, self.given[arm.name])
         key = self.key(arm, seed)
@@ -69,25 +72,25 @@ class Lab:
         done, begun = folder / "done.json", folder / "begun.safetensors"
         if not done.exists():
             if not begun.exists():
-                save_adapter(begin(arm.design, self, seed), folder, begun.stem, overwrite=True)
+                save_adapter(initialise(arm.design, self, seed), folder, begun.stem, overwrite=True)
             config = config_of(self.stages(arm, seed), self.recipe, out=folder, adapter=begun)
             result = Session(config, lambda *_: self.denoiser, data=self.data).run()
             facts = {
                 "arm": arm.name,
                 "seed": seed,
-                "weights": _heard(result.adapter),
+                "weights": _count_weights(result.adapter),
                 "stages": [stage.to_dict() for stage in self.stages(arm, seed)],
                 "last losses": _last_losses(result.history),
             }
             write_atomically(done, json.dumps(facts, indent=1).encode())
         for checkpoint in folder.glob("*.pt"):
-            checkpoint.unlink()  # 30 MB a stage, wanted only while it trains
+            checkpoint.unlink()  # 30 MB a stage, needed only during training
         path = folder / "adapter.safetensors"
         return Trained(key, load_adapter(path), _lora(path), json.loads(done.read_text()))
 
 
 def _read(arm: Arm, path: Path) -> Trained:
-    """An adapter that was trained elsewhere, with the LoRA beside it; its metadata tells its stages."""
+    """An adapter that was trained elsewhere, with the LoRA beside it; its metadata has the stages."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -103,12 +106,12 @@ def _read(arm: Arm, path: Path) -> Trained:
         digest(contents),
         adapter,
         lora,
-        {"arm": arm.name, "seed": 0, "weights": _heard(adapter), "stages": stages, "file": path.name},
+        {"arm": arm.name, "seed": 0, "weights": _count_weights(adapter), "stages": stages, "file": path.name},
     )
 
 
-def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
-    """A new adapter of that design, every weight by the seed."""
+def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
+    """A new adapter of that design; the seed decides every weight."""
     sizes = lab.recipe.sizes.model_dump() | {
         "interplay": design.interplay and lab.recipe.sizes.interplay,
         "router": design.router or lab.recipe.sizes.router,
@@ -125,16 +128,16 @@ def begin(design: Design, lab: Lab, seed: int) -> TripletAdapter:
 
 
 def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAdapter:
-    """IP-Adapter FaceID's design with as many weights as `full`: its MLP's hidden layer is as wide as that takes.
+    """IP-Adapter FaceID's design with as many weights as `full`, by the width of its MLP.
 
-    A gate that is constant over the noise folds into V, so this is what a FaceID file can hold; but it begins as
-    ours do, silent, lest a short training be spent on mending the base. The embedding is centred as ours is.
+    A gate that is constant over the noise folds into V, so a FaceID file can hold this. It is initialised as a no-op
+    like ours, so that a short training is not spent on repairing the base; the embedding is centred like ours.
     """
     torch.random.default_generator.manual_seed(seed)
     sizes = {name: value for name, value in sizes.items() if name != "places"} | {"knots": 1}
     small = _plain(full, {**sizes, "face_rank": 4})
-    one = _heard(_plain(full, {**sizes, "face_rank": 5})) - _heard(small)
-    wide = 4 + round((_heard(full) - _heard(small)) / one)
+    one = _count_weights(_plain(full, {**sizes, "face_rank": 5})) - _count_weights(small)
+    wide = 4 + round((_count_weights(full) - _count_weights(small)) / one)
     adapter = _plain(full, {**sizes, "face_rank": wide}).init_from_text(lab.denoiser.text_keys_values())
     with torch.no_grad():
         adapter.face_projector.mean.copy_(lab.data.mean_face)
@@ -145,8 +148,8 @@ def _plain(like: TripletAdapter, sizes: dict) -> TripletAdapter:
     return TripletAdapter(replace(like.config, **sizes))
 
 
-def _heard(adapter: TripletAdapter) -> int:
-    """The number of weights that decide about a picture: `restore` serves the bottleneck's loss alone."""
+def _count_weights(adapter: TripletAdapter) -> int:
+    """The number of weights that affect images: `restore` serves only the bottleneck's loss."""
     return sum(value.numel() for name, value in adapter.named_parameters() if ".restore." not in name)
 
 
@@ -154,12 +157,12 @@ def _lora(adapter: Path) -> Lora:
     """The LoRA beside an adapter's file; an empty one where there is none."""
     from safetensors.torch import load_file
 
-    path = adapter.with_name(f"{adapter.stem} lora.safetensors")
-    return Lora.from_tensors(load_file(path)) if path.exists() else Lora()
+    path = lora_beside(adapter)
+    return Lora.from_tensors(load_file(path)) if path else Lora()
 
 
 def _last_losses(history: list[dict], steps: int = 50) -> dict[str, float]:
-    """Means over the last stage's last steps, as far as they looked at a loss."""
+    """Means over the last stage's last steps, of the losses that were computed there."""
     last = history[-steps:]
     names = dict.fromkeys(name for line in last for name in line if name not in ("step", "gradient"))
     return {
@@ -170,5 +173,5 @@ def _last_losses(history: list[dict], steps: int = 50) -> dict[str, float]:
 
 
 def digest(value: object) -> str:
-    """Ten hex digits that name a JSON value."""
+    """Ten hex digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -1,29 +1,27 @@
-"""How many places of a face must its tokens be? The faces that a straight line can draw from them, by their number.
+"""How fine a grid do the spatial face tokens need?
 
-    python benchmarks/how_fine.py --data DATA --recogniser PACK/w600k_mbf.onnx [--sides 6 12 16 24 32]
+    python -m research.token_grid --data DATA --recogniser PACK/w600k_mbf.onnx [--sides 6 12 16 24 32]
 
-The demo model, DATA a data set of FaceWorld (docs/demo-model.md). What the face tokens of a new adapter say in each
-place of a picture, being told where the face is, is fitted by one linear map to the latents there; before any training.
-Then people who were not fitted are drawn so into pictures of others, from one photo of each, and the recogniser
-compares them with another photo: its cosine, and how often that is the nearest one of all.
+The demo model; DATA is a data set of FaceWorld (docs/demo-model.md). A linear map is fitted from the attention output
+of a new, untrained adapter's face tokens, conditioned on face location, to the latents at each position. Held-out
+people are then reconstructed from one photo each, in pictures of others. The recogniser compares them with another
+photo: the cosine, and how often that photo is the nearest.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
-from facecdm.training.dataset.data_set import DataSet  # noqa: E402
-from facecdm.training.initialise import new_adapter  # noqa: E402
-from facecdm.training.losses.arcface import ArcFace, align  # noqa: E402
-from facecdm.training.losses.linear import straight  # noqa: E402
-from facecdm.training.losses.loss import centred  # noqa: E402
-from facecdm.training.step import face_locations  # noqa: E402
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.initialise import new_adapter
+from facecdm.training.losses.arcface import ArcFace, align
+from facecdm.training.losses.linear import straight
+from facecdm.training.losses.loss import centred
+from facecdm.training.step import face_locations
 
 JUDGED, FITTED, VIEWS, BATCH, RIDGE = 48, 600, 3, 48, 1e-3
 
@@ -44,22 +42,24 @@ def unit(data: DataSet, pictures: list[int]) -> Tensor:
     return F.normalize(data.features(pictures, vision=False)[0].float(), dim=1)
 
 
-def said(adapter, faces: Tensor, rows) -> tuple[Tensor, Tensor]:
-    """What each place of the rows hears of these faces [B, n, C + 1], and how much of it is face [B, n, 1]."""
+def attention_output(adapter, faces: Tensor, rows) -> tuple[Tensor, Tensor]:
+    """The face tokens' attention output at each position [B, n, C + 1], and the share of face there [B, n, 1]."""
     near, scores, inside = face_locations(rows, adapter.config)(rows.latents[0, 0].numel())
     tokens = adapter.face_projector(faces)
-    heard = torch.zeros(*scores.shape[:2], tokens.shape[1]).scatter(2, near, scores.softmax(-1))
-    return torch.cat([heard @ tokens * inside, inside], -1), inside
+    outputs = torch.zeros(*scores.shape[:2], tokens.shape[1]).scatter(2, near, scores.softmax(-1))
+    return torch.cat([outputs @ tokens * inside, inside], -1), inside
 
 
 def fitted(adapter, data: DataSet, pictures: list[int]) -> Tensor:
-    """[C + 1, c]: the line from what is said in a place of the face to its latent, of another photo of the person."""
+    """[C + 1, c]: the linear map from attention outputs to latents, fitted with another photo of each person."""
     gram, crossed = 0.0, 0.0
     for start in range(0, len(pictures), BATCH):
         chosen = pictures[start : start + BATCH]
         rows = data.load(chosen)
-        heard, inside = said(adapter, unit(data, [(data.references(one) or [one])[0] for one in chosen]), rows)
-        x, y = (value[inside[..., 0] > 0.5].double() for value in (heard, rows.latents.flatten(2).transpose(1, 2)))
+        outputs, inside = attention_output(
+            adapter, unit(data, [(data.references(one) or [one])[0] for one in chosen]), rows
+        )
+        x, y = (value[inside[..., 0] > 0.5].double() for value in (outputs, rows.latents.flatten(2).transpose(1, 2)))
         gram, crossed = gram + x.T @ x, crossed + x.T @ y
     return straight(gram, crossed, RIDGE)
 
@@ -82,8 +82,8 @@ def main() -> None:
             denoiser, data, face_tokens=tokens**2, face_rank=options.rank, image_width=0, face_content=options.content
         )
         line = fitted(adapter, data, [picture for person in others for picture in person[:VIEWS]])
-        heard, inside = said(adapter, shown, rows)
-        drawn, inside = ((value.transpose(1, 2).unflatten(2, side)) for value in (heard @ line, inside))
+        outputs, inside = attention_output(adapter, shown, rows)
+        drawn, inside = ((value.transpose(1, 2).unflatten(2, side)) for value in (outputs @ line, inside))
         pictures = denoiser.decode(torch.lerp(rows.latents, drawn, inside)).clamp(-1, 1)
         scores = centred(recogniser(align(pictures, rows.keypoints)), data.mean_face) @ wanted.T
         nearest = (scores.argmax(1) == torch.arange(len(scores))).float().mean()

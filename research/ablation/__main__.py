@@ -1,13 +1,13 @@
-"""Does the triplet, and do three stages, earn their place? Trainings that differ in one thing, judged alike.
+"""Run the ablation: trainings that differ in one thing, scored in the same way.
 
-    python benchmarks/ablation.py --faceworld ../shared/faceworld --data DATA --comfyui DIR --models DIR/models \
+    python -m research.ablation --faceworld FACEWORLD --data DATA --comfyui DIR --models DIR/models \\
         --write docs/results.md
 
-DATA is a data set that `python -m facecdm dataset` made of FaceWorld (docs/demo-model.md). Each arm is trained on the
-demo model (FACECDM_DEMO_WEIGHTS names other weights), draws the same people with the same words from the same noise,
-and is judged by InsightFace and by dlib, which took part in no training. Everything lies in --out; a run that was
-stopped, killed too, goes on where it was, and results.md, table.csv, results.json, strength.png, sheet.jpg and report/
-are written anew after each arm. Small on a CPU: --steps 60 --batch 4 --people 12 --prompts 1 --seeds 1 --arms …
+DATA is a data set that `python -m facecdm dataset` made from FaceWorld (docs/results.md). Each arm is trained on the
+demo model (FACECDM_DEMO_WEIGHTS names other weights), samples the same people with the same prompts and noise, and is
+scored by InsightFace and by dlib, which no training used. Everything is in --out: a run that was stopped or killed
+continues, and results.md, tables/, results.json, strength.png, sheet.jpg and report/ are rewritten after each arm.
+Small, for a CPU: --steps 60 --batch 4 --people 12 --prompts 1 --seeds 1 --arms …
 """
 
 import argparse
@@ -18,18 +18,17 @@ from pathlib import Path
 
 import torch
 
+from facecdm.demo.paths import POSE_CONTROLNET
+from facecdm.errors import FaceCDMError
+
+from .arms import ARMS, STRENGTHS, arm
+from .experiment import Experiment, available, jobs
+
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
-from ablating.arms import ARMS, STRENGTHS, arm  # noqa: E402
-from ablating.experiment import Experiment, available, jobs  # noqa: E402
-
-from facecdm.demo.paths import POSE_CONTROLNET  # noqa: E402
-from facecdm.errors import FaceCDMError  # noqa: E402
-
 PACK, RECOGNISER = "buffalo_s", "insightface/models/buffalo_s/w600k_mbf.onnx"
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--faceworld", type=Path, required=True)
@@ -42,32 +41,37 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         default=POSE_CONTROLNET,
         help="the demo's pose ControlNet, used by all arms but two",
     )
-    add("--recipe", type=Path, default=HERE / "ablating" / "recipe.yaml", help="a training's file; the arms change it")
+    add("--recipe", type=Path, default=HERE / "recipe.yaml", help="a training configuration; the arms change it")
     add(
         "--given",
         nargs="+",
         default=[],
         metavar="ARM=FILE",
-        help="adapters that are there already, in the place of an arm's first training (a LoRA beside one is applied)",
+        help="existing adapters instead of an arm's first training (a LoRA beside one is applied)",
     )
     add("--arms", nargs="+", help=f"some of: {', '.join(one.name for one in ARMS)} (default: all)")
     add("--seeds", type=int, default=3, help="trainings of each headline arm")
     add("--steps", type=int, default=0, help="of each training, all stages together; 0: the recipe's")
-    add("--batch", type=int, default=0, help="pictures a step; 0: the recipe's")
+    add("--batch", type=int, default=0, help="pictures per step; 0: the recipe's")
     add("--people", type=int, default=48)
     add("--prompts", type=int, default=4, help="for each person")
-    add("--leave-out", nargs="*", default=[], help="val people who are not drawn; 0009 0014 are in the demo's adapter")
+    add(
+        "--leave-out",
+        nargs="*",
+        default=[],
+        help="val people who are not used; 0009 0014 are in the demo's adapter",
+    )
     add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curve")
     add("--draw-steps", type=int, default=20)
-    add("--draw-batch", type=int, default=8, help="pictures drawn at once")
+    add("--draw-batch", type=int, default=8, help="images sampled at once")
     add("--cfg", type=float, default=4.0)
     add("--no-dlib", action="store_true", help="without the second recogniser (pip install facecdm[evaluation])")
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
     add("--out", type=Path, default=Path("runs/ablation"))
-    add("--write", type=Path, help="a Markdown file whose marked place gets the results")
+    add("--write", type=Path, help="a Markdown file whose marked part is replaced by the results")
     add("--device", help="default: the GPU where there is one")
     add("--threads", type=int, default=0)
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 def read_recipe(arguments: argparse.Namespace):
@@ -88,12 +92,6 @@ def read_recipe(arguments: argparse.Namespace):
 
 
 def open_all(arguments: argparse.Namespace) -> Experiment:
-    from ablating import people
-    from ablating.hearing import open_ear
-    from ablating.judging import Judge, Remembered
-    from ablating.pictures import Artist
-    from ablating.training import Lab
-
     from facecdm.demo import data
     from facecdm.demo.weights import read
     from facecdm.evaluation.evaluate import Evaluator
@@ -103,6 +101,12 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.hosts.diffusers.denoiser import demo_denoiser
     from facecdm.training.dataset.data_set import DataSet
     from facecdm.training.dataset.demo import DemoEncoders
+
+    from . import people
+    from .conditioning import open_probe
+    from .sampling import ImageSampler
+    from .scoring import CachedRecogniser, Scorer
+    from .training import Lab
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     names, left_out = available(arguments.arms, arguments.pose.is_file())
@@ -129,16 +133,16 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     )
     train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
 
-    def remembered(one) -> Remembered:
-        return Remembered(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
+    def cached(one) -> CachedRecogniser:
+        return CachedRecogniser(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
 
-    first = remembered(InsightFace.of(analyzer))
-    recognisers = [first, *([] if arguments.no_dlib else [remembered(Dlib(first.recognise))])]
+    first = cached(InsightFace.of(analyzer))
+    recognisers = [first, *([] if arguments.no_dlib else [cached(Dlib(first.recognise))])]
     colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
     evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
     lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
-    artist = Artist(
+    sampler = ImageSampler(
         denoiser,
         cast,
         (weights.sizes.latent_channels, size // 8, size // 8),
@@ -156,21 +160,21 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
         "cores": os.cpu_count(),
     }
-    ear = open_ear(denoiser, data_set, cast, first.recognise, encoders, arguments.out / "heard")
+    probe = open_probe(denoiser, data_set, cast, first.recognise, encoders, arguments.out / "probed")
     return Experiment(
         lab,
-        artist,
-        Judge(evaluator, cast, cast.hints is not None),
+        sampler,
+        Scorer(evaluator, cast, cast.hints is not None),
         arguments.out,
         jobs(names, arguments.seeds, arguments.strengths),
         settings,
         left_out,
-        ear,
+        probe,
     )
 
 
 def main() -> int:
-    from ablating.results import put_into
+    from .results import put_into
 
     arguments = parse()
     if arguments.threads:

@@ -1,27 +1,25 @@
-"""Up to which noise a recogniser knows the person in what the demo model predicts: where an identity loss can look.
+"""Up to which noise level does a recogniser find the person in the demo model's one-step prediction?
 
-    python benchmarks/identity_by_noise.py --faceworld FACEWORLD --comfyui COMFYUI --models COMFYUI/models
+    python -m research.identity_by_noise --faceworld FACEWORLD --comfyui COMFYUI --models COMFYUI/models
 
-One picture of each of FaceWorld's `val` people, noised to step t, predicted in one step without anybody in the model;
-the cosine of InsightFace's embedding to that of the picture itself, and whether SCRFD still finds a face.
+One picture of each of FaceWorld's `val` people is noised to step t and predicted in one step without an adapter.
+Printed are the cosine of InsightFace's embedding to that of the picture itself, and how often SCRFD finds a face.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.demo import data, measure  # noqa: E402
-from facecdm.demo.weights import default_path, read  # noqa: E402
-from facecdm.faces.analyzer import open_pack  # noqa: E402
-from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
-from facecdm.training.dataset.demo import DemoEncoders  # noqa: E402
-from facecdm.training.denoiser import clean_from  # noqa: E402
-from facecdm.training.randomness import generator  # noqa: E402
-from facecdm.training.rows import Prompt  # noqa: E402
+from facecdm.demo import data, measure
+from facecdm.demo.weights import default_path, read
+from facecdm.faces.analyzer import open_pack
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.demo import DemoEncoders
+from facecdm.training.denoiser import clean_from
+from facecdm.training.randomness import generator
+from facecdm.training.rows import Prompt
 
 STEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800)
 PEOPLE = 48
@@ -52,7 +50,7 @@ def main() -> int:
     prompts = encoders.text([val.captions[row] for row in chosen])
     prompt = Prompt(torch.cat([one.states for one in prompts]))
     noise = torch.randn(latents.shape, generator=generator("identity by noise"))
-    print("| t | cosine to the picture itself | faces found |\n|---|---|---|")
+    print("| t | cosine to the original | faces found |\n|---|---|---|")
     for step in STEPS:
         t = torch.full((len(chosen),), step)
         a, s = denoiser.signal[t], denoiser.noise[t]
