@@ -1,8 +1,8 @@
 """The one table of model files. Notes, docs, help pages, the doctor and `get` read it.
 
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
-the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI and PuLID. The sizes of SD1.5, EVA-CLIP and PuLID for
-SDXL are two bytes a parameter. A licence that could not be read at its source says "see the repository".
+the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI and PuLID. The sizes of SD1.5, EVA-CLIP and PuLID
+for SDXL are two bytes a parameter. A licence that could not be read at its source says "see the repository".
 """
 
 from dataclasses import dataclass

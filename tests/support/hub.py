@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub and for a release page: files with sizes, hashes, ranges, and faults on demand."""
+"""A stand-in for the Hugging Face hub and for a release page: sizes, hashes, ranges, and faults on demand."""
 
 import hashlib
 import threading
