@@ -32,6 +32,7 @@ class ModelFile:
     purpose     what it is for, a noun phrase
     link        where the file is not on the hub
     sha256      of the file, where the publisher states it outside the hub (the hub states its own)
+    requires    names of the table's files that it does not work without: its face pack, its vision tower
     """
 
     folder: str
@@ -43,6 +44,7 @@ class ModelFile:
     purpose: str
     link: str = ""
     sha256: str = ""
+    requires: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -73,12 +75,30 @@ class ModelFile:
         return f"{self.megabytes / 1000:.2f} GB" if self.megabytes >= 1000 else f"{self.megabytes:.0f} MB"
 
 
-def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str) -> ModelFile:
-    return ModelFile("ipadapter", name, "h94/IP-Adapter", f"{folder}/{name}", megabytes, APACHE, purpose)
+VIT_H = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+VIT_BIGG = "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"
+VIT_L = "clip-vit-large-patch14-336.bin"
+EVA = "EVA02_CLIP_L_336_psz14_s6B.pt"
 
 
-def _face_id(name: str, megabytes: float, purpose: str) -> ModelFile:
-    return ModelFile("ipadapter", name, "h94/IP-Adapter-FaceID", name, megabytes, NON_COMMERCIAL, purpose)
+def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
+    path = f"{folder}/{name}"
+    return ModelFile("ipadapter", name, "h94/IP-Adapter", path, megabytes, APACHE, purpose, requires=(tower,))
+
+
+def _composition(name: str, megabytes: float, purpose: str) -> ModelFile:
+    repository = "ostris/ip-composition-adapter"
+    return ModelFile("ipadapter", name, repository, name, megabytes, UNREAD, purpose, requires=(VIT_H,))
+
+
+def _face_id(name: str, megabytes: float, purpose: str, *towers: str) -> ModelFile:
+    requires, repository = ("buffalo_l", *towers), "h94/IP-Adapter-FaceID"
+    return ModelFile("ipadapter", name, repository, name, megabytes, NON_COMMERCIAL, purpose, requires=requires)
+
+
+def _pulid(name: str, repository: str, megabytes: float, purpose: str) -> ModelFile:
+    requires = ("antelopev2", EVA)
+    return ModelFile("pulid", name, repository, name, megabytes, UNREAD, purpose, requires=requires)
 
 
 def _pack(name: str, megabytes: float, purpose: str, sha256: str = "") -> ModelFile:
@@ -128,7 +148,7 @@ FILES = (
     # vision towers
     ModelFile(
         "clip_vision",
-        "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+        VIT_H,
         "h94/IP-Adapter",
         "models/image_encoder/model.safetensors",
         2528,
@@ -137,7 +157,7 @@ FILES = (
     ),
     ModelFile(
         "clip_vision",
-        "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors",
+        VIT_BIGG,
         "h94/IP-Adapter",
         "sdxl_models/image_encoder/model.safetensors",
         3690,
@@ -146,7 +166,7 @@ FILES = (
     ),
     ModelFile(
         "clip_vision",
-        "clip-vit-large-patch14-336.bin",
+        VIT_L,
         "Kwai-Kolors/Kolors-IP-Adapter-Plus",
         "image_encoder/pytorch_model.bin",
         1710,
@@ -155,9 +175,9 @@ FILES = (
     ),
     ModelFile(
         "clip_vision",
-        "EVA02_CLIP_L_336_psz14_s6B.pt",
+        EVA,
         "QuanSun/EVA-CLIP",
-        "EVA02_CLIP_L_336_psz14_s6B.pt",
+        EVA,
         856,
         MIT,
         "EVA-CLIP, the vision tower of PuLID",
@@ -165,32 +185,16 @@ FILES = (
     # IP-Adapter
     _ip_adapter("ip-adapter_sd15.safetensors", "models", 44.6, "IP-Adapter for SD1.5"),
     _ip_adapter("ip-adapter_sd15_light_v11.bin", "models", 44.6, "IP-Adapter light for SD1.5"),
-    _ip_adapter("ip-adapter_sd15_vit-G.safetensors", "models", 46.2, "IP-Adapter for SD1.5 with ViT-bigG"),
+    _ip_adapter("ip-adapter_sd15_vit-G.safetensors", "models", 46.2, "IP-Adapter for SD1.5 with ViT-bigG", VIT_BIGG),
     _ip_adapter("ip-adapter-plus_sd15.safetensors", "models", 98.2, "IP-Adapter Plus for SD1.5"),
     _ip_adapter("ip-adapter-plus-face_sd15.safetensors", "models", 98.2, "IP-Adapter Plus-Face for SD1.5"),
     _ip_adapter("ip-adapter-full-face_sd15.safetensors", "models", 43.6, "IP-Adapter Full-Face for SD1.5"),
     _ip_adapter("ip-adapter_sdxl_vit-h.safetensors", "sdxl_models", 698.4, "IP-Adapter for SDXL"),
-    _ip_adapter("ip-adapter_sdxl.safetensors", "sdxl_models", 702.6, "IP-Adapter for SDXL with ViT-bigG"),
+    _ip_adapter("ip-adapter_sdxl.safetensors", "sdxl_models", 702.6, "IP-Adapter for SDXL with ViT-bigG", VIT_BIGG),
     _ip_adapter("ip-adapter-plus_sdxl_vit-h.safetensors", "sdxl_models", 847.5, "IP-Adapter Plus for SDXL"),
     _ip_adapter("ip-adapter-plus-face_sdxl_vit-h.safetensors", "sdxl_models", 847.5, "IP-Adapter Plus-Face for SDXL"),
-    ModelFile(
-        "ipadapter",
-        "ip_plus_composition_sd15.safetensors",
-        "ostris/ip-composition-adapter",
-        "ip_plus_composition_sd15.safetensors",
-        98.2,
-        UNREAD,
-        "IP-Adapter Plus Composition for SD1.5",
-    ),
-    ModelFile(
-        "ipadapter",
-        "ip_plus_composition_sdxl.safetensors",
-        "ostris/ip-composition-adapter",
-        "ip_plus_composition_sdxl.safetensors",
-        847.5,
-        UNREAD,
-        "IP-Adapter Plus Composition for SDXL",
-    ),
+    _composition("ip_plus_composition_sd15.safetensors", 98.2, "IP-Adapter Plus Composition for SD1.5"),
+    _composition("ip_plus_composition_sdxl.safetensors", 847.5, "IP-Adapter Plus Composition for SDXL"),
     ModelFile(
         "ipadapter",
         "Kolors-IP-Adapter-Plus.bin",
@@ -199,13 +203,14 @@ FILES = (
         1010,
         UNREAD,
         "IP-Adapter Plus for Kolors",
+        requires=(VIT_L,),
     ),
     # FaceID
     _face_id("ip-adapter-faceid_sd15.bin", 96.7, "FaceID for SD1.5"),
     _face_id("ip-adapter-faceid_sdxl.bin", 1070, "FaceID for SDXL"),
-    _face_id("ip-adapter-faceid-plus_sd15.bin", 156.6, "FaceID Plus for SD1.5 (use PlusV2)"),
-    _face_id("ip-adapter-faceid-plusv2_sd15.bin", 156.6, "FaceID PlusV2 for SD1.5"),
-    _face_id("ip-adapter-faceid-plusv2_sdxl.bin", 1490, "FaceID PlusV2 for SDXL"),
+    _face_id("ip-adapter-faceid-plus_sd15.bin", 156.6, "FaceID Plus for SD1.5 (use PlusV2)", VIT_H),
+    _face_id("ip-adapter-faceid-plusv2_sd15.bin", 156.6, "FaceID PlusV2 for SD1.5", VIT_H),
+    _face_id("ip-adapter-faceid-plusv2_sdxl.bin", 1490, "FaceID PlusV2 for SDXL", VIT_H),
     _face_id("ip-adapter-faceid-portrait-v11_sd15.bin", 64.6, "FaceID Portrait for SD1.5"),
     _face_id("ip-adapter-faceid-portrait_sdxl.bin", 749.8, "FaceID Portrait for SDXL"),
     _face_id("ip-adapter-faceid-portrait_sdxl_unnorm.bin", 1010, "FaceID Portrait-unnorm for SDXL"),
@@ -218,6 +223,7 @@ FILES = (
         1690,
         APACHE,
         "InstantID's adapter for SDXL",
+        requires=("antelopev2", "diffusion_pytorch_model.safetensors"),
     ),
     ModelFile(
         "controlnet",
@@ -228,24 +234,8 @@ FILES = (
         APACHE,
         "InstantID's ControlNet for SDXL",
     ),
-    ModelFile(
-        "pulid",
-        "ip-adapter_pulid_sdxl_fp16.safetensors",
-        "huchenlei/ipadapter_pulid",
-        "ip-adapter_pulid_sdxl_fp16.safetensors",
-        791,
-        UNREAD,
-        "PuLID for SDXL",
-    ),
-    ModelFile(
-        "pulid",
-        "pulid_v1.1.safetensors",
-        "guozinan/PuLID",
-        "pulid_v1.1.safetensors",
-        984,
-        UNREAD,
-        "PuLID v1.1 for SDXL",
-    ),
+    _pulid("ip-adapter_pulid_sdxl_fp16.safetensors", "huchenlei/ipadapter_pulid", 791, "PuLID for SDXL"),
+    _pulid("pulid_v1.1.safetensors", "guozinan/PuLID", 984, "PuLID v1.1 for SDXL"),
     # pose ControlNets
     ModelFile(
         "controlnet",
@@ -278,3 +268,8 @@ def by_choice(value: str) -> ModelFile | None:
 def by_name(name: str) -> ModelFile | None:
     """The file of that name in any folder, or None."""
     return next((file for file in ALL if file.name.rpartition("/")[2] == name), None)
+
+
+def with_required(file: ModelFile) -> tuple[ModelFile, ...]:
+    """The file and those that it does not work without."""
+    return (file, *(found for name in file.requires if (found := by_name(name)) is not None))

@@ -4,24 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..doctor.command import base_of, find_comfyui
+from ..doctor.folders import find_base, find_comfyui
 from ..errors import FaceCDMError
-from .catalogue import ALL, ModelFile
+from . import catalogue
+from .catalogue import ModelFile
 from .download import download, target_of
-from .needs import needs_of, workflow_names
-
-EXAMPLES = """examples:
-  facecdm get sdxl_faceid_plusv2            what that workflow needs
-  facecdm get faceid-plusv2 --for SDXL      a family, for one base model
-  facecdm get antelopev2 --yes              a face pack, without being asked
-  facecdm get sdxl_pulid --dry-run          sizes and licences only
-  facecdm get --list                        every file of the table
-"""
+from .needs import missing, needs_of, workflow_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
     add("names", nargs="*", metavar="NAME", help="workflows, families, face packs or files")
     add(
         "--for", dest="base_model", metavar="BASE", choices=("SD1.5", "SDXL"), help="only the files for this base model"
@@ -36,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """0 where everything is there at the end."""
     if options.list:
-        print(table(ALL))
+        print(table(catalogue.ALL))
         print(f"workflows: {', '.join(workflow_names())}")
         return 0
     if not options.names:
@@ -46,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"not in the table, get it yourself: {name}")
     files = tuple(dict.fromkeys(file for need in needs for file in need.files))
     models = models_folder(options.comfyui, options.base)
-    lacking = [file for file in files if not target_of(file, models).exists()]
+    lacking = missing(files, models)
     for file in files:
         if file not in lacking:
             print(f"there already: {target_of(file, models)}")
@@ -66,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
 
 def models_folder(comfyui: Path | None, base: Path | None) -> Path:
     """Raises FaceCDMError where there is no ComfyUI to fetch for."""
-    folder = base or base_of(comfyui or find_comfyui())
+    folder = base or find_base(comfyui or find_comfyui())
     if folder is None or not folder.is_dir():
         raise FaceCDMError(
             "no ComfyUI around this pack: name its folder with --comfyui DIR, or its base with --base DIR"

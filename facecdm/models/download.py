@@ -152,7 +152,7 @@ def _verify(file: ModelFile, path: Path, size: int, sha256: str) -> None:
 
 
 def _digest(source) -> str:
-    """`hashlib.file_digest`, which Python 3.10 lacks."""
+    """SHA-256 of an open file, in hexadecimal."""
     digest = hashlib.sha256()
     while block := source.read(BLOCK):
         digest.update(block)

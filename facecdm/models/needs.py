@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import BadFile, FaceCDMError
 from ..files import REPOSITORY
-from .catalogue import ALL, PACKS, ModelFile, by_choice, by_name
+from .catalogue import PACKS, ModelFile, by_choice, by_name, with_required
 from .download import target_of
 
 WORKFLOWS = REPOSITORY / "workflows" / "api"
@@ -71,17 +71,16 @@ def of_workflow(path: Path) -> Needs:
 
 
 def of_family(key: str, base: str | None = None) -> Needs | None:
-    """Adapter, vision tower and face pack of a published family; None where there is no such family."""
-    from ..formats.families import FAMILIES, FILES, encoder_for  # torch is imported with it
+    """The files of a published family, for one base model or all, with what they require; None for another name."""
+    from ..formats.families import FAMILIES  # imports torch
 
     if key not in FAMILIES:
         return None
-    raise NotImplementedError(FILES, encoder_for, base)
+    names = [name for model, name in FAMILIES[key].files.items() if base in (None, model)]
+    found = [by_name(name) for name in names]
+    files = dict.fromkeys(part for file in found if file is not None for part in with_required(file))
+    return Needs(tuple(files), tuple(name for name, file in zip(names, found) if file is None))
 
 
 def missing(files: tuple[ModelFile, ...], models: Path) -> list[ModelFile]:
     return [file for file in files if not target_of(file, models).exists()]
-
-
-def all_files() -> tuple[ModelFile, ...]:
-    return ALL
