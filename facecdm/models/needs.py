@@ -77,7 +77,7 @@ def of_family(key: str, base: str | None = None) -> Needs | None:
     if key not in FAMILIES:
         return None
     names = [name for model, name in FAMILIES[key].files.items() if base in (None, model)]
-    found = [by_name(name) for name in names]
+    found = [by_choice(name) or by_name(name) for name in names]
     files = dict.fromkeys(part for file in found if file is not None for part in with_required(file))
     return Needs(tuple(files), tuple(name for name, file in zip(names, found) if file is None))
 
