@@ -42,7 +42,6 @@ def test_face_packs_are_those_that_the_families_were_trained_with():
 
 def test_the_families_files_and_towers_are_in_the_table():
     from facecdm.formats.encoders import ENCODERS, EVA
-
     from facecdm.formats.families import FAMILIES
 
     for family in FAMILIES.values():
