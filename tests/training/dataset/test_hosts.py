@@ -1,4 +1,4 @@
-"""Encoders of ComfyUI and of diffusers give what their own pipelines give, and what the demo's own code gives."""
+"""The encoders of ComfyUI and diffusers equal their own pipelines and the demo's own code."""
 
 import argparse
 
@@ -30,7 +30,7 @@ def tokenizer(comfyui):
     return comfyui / "comfy" / "sd1_tokenizer"
 
 
-def test_the_command_wants_no_comfyui_where_all_is_given(tokenizer, face_models, monkeypatch, tmp_path):
+def test_the_command_needs_no_comfyui_if_all_is_given(tokenizer, face_models, monkeypatch, tmp_path):
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
     packs = ["--faces", str(face_models / "models" / "insightface"), "--pack", "buffalo_s"]
@@ -60,14 +60,14 @@ def test_the_demo_model_is_the_same_in_comfyui_and_outside(both):
     pictures = [colourful(3, (256, 256)), colourful(4, (300, 200)), colourful(5, (96, 96))]
     with torch.inference_mode():
         close(comfy.latents(pixels), own.latents(pixels))
-        close(comfy.vision(pictures), own.vision(pictures), 2e-3)  # one level of 255 may fall the other way
+        close(comfy.vision(pictures), own.vision(pictures), 2e-3)  # rounding may differ by one of 255 levels
         for theirs, ours in zip(comfy.text(CAPTIONS[:2]), own.text(CAPTIONS[:2])):
             close(theirs.states, ours.states)
             assert theirs.pooled is None
     assert (comfy.resolution, comfy.step, comfy.large) == (own.resolution, own.step, own.large) == (128, 8, False)
 
 
-def test_parentheses_are_words_and_long_captions_go_on(both, demo):
+def test_parentheses_are_plain_text_and_long_captions_continue(both, demo):
     with torch.inference_mode():
         said, long = both[0].text(CAPTIONS[2:])
         plain = demo.clip.encode_from_tokens(demo.clip.tokenize(CAPTIONS[2], disable_weights=True))
@@ -89,7 +89,7 @@ def test_fingerprints_follow_weights_loras_and_settings(both, in_comfy, demo):
         clip = demo.clip.clone()
         assert clip.add_patches({name: ("diff", (torch.ones(192, 192),))}, strength)
         seen.add(make(demo.model, clip, demo.vae).fingerprints.text)
-        clip.patcher.patch_model()  # as it lies on the device while it is used
+        clip.patcher.patch_model()  # as while it is used
         seen.add(make(demo.model, clip, demo.vae).fingerprints.text)
         clip.patcher.unpatch_model()
     assert len(seen) == 2 and first.text not in seen
@@ -213,7 +213,7 @@ def test_a_clip_vision_folder(pipeline, tmp_path):
     assert encoders.fingerprints.vision and not DiffusersEncoders(pipeline[0]).fingerprints.vision
 
 
-def test_a_folder_without_a_vae_is_told(tmp_path, pipeline):
+def test_a_folder_without_a_vae_is_named(tmp_path, pipeline):
     from facecdm.hosts.diffusers.encoders import DiffusersEncoders
 
     with pytest.raises(MissingModel, match="vae is missing"):
@@ -221,11 +221,11 @@ def test_a_folder_without_a_vae_is_told(tmp_path, pipeline):
 
 
 @pytest.mark.parametrize("spec,scale,size", [("SMALL_SD15", 0.18215, 512), ("SMALL_SDXL", 0.13025, 1024)])
-def test_latents_are_scaled_as_the_model_takes_them(in_comfy, spec, scale, size):
+def test_latents_are_scaled_for_the_model(in_comfy, spec, scale, size):
     import twins
 
     class Made:
-        """A VAE whose latents are the pixels' means, and a CLIP whose words are their length."""
+        """A VAE whose latents are the pixels' means, and a CLIP whose states are the prompt's length."""
 
         latent_channels, tokenizer, backup, patches = 4, None, {}, {}
         first_stage_model = model = torch.nn.Linear(1, 1)

@@ -1,4 +1,4 @@
-"""Chance in a training: the same for the same step, spread as the stage says."""
+"""The random numbers of a training: equal for equal steps, distributed as the stage says."""
 
 import torch
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from facecdm.training.stages import Stage
 
 @settings(max_examples=40, deadline=None)
 @given(low=st.integers(0, 900), width=st.integers(1, 1000), share=st.floats(0, 1))
-def test_timestepss_obey_range_and_share(low, width, share):
+def test_timesteps_follow_range_and_share(low, width, share):
     high = min(low + width, 1000)
     stage = Stage(noise_low=low, noise_high=high, noise_share=share)
     u = (torch.arange(4000) + 0.5) / 4000
@@ -21,7 +21,7 @@ def test_timestepss_obey_range_and_share(low, width, share):
     assert abs(inside - wanted) < 0.01
 
 
-def test_a_step_draws_the_same_again_and_its_parts_are_its_rows():
+def test_a_step_has_the_same_random_numbers_again():
     stage = Stage(batch=8)
     one, two = draw(stage, 5, 0, (8, 4, 4, 4)), draw(stage, 5, 0, (8, 4, 4, 4))
     assert all(torch.equal(vars(one)[name], vars(two)[name]) for name in vars(one))
@@ -30,7 +30,7 @@ def test_a_step_draws_the_same_again_and_its_parts_are_its_rows():
     assert torch.equal(part.epsilon, one.epsilon[1::2]) and torch.equal(part.t, one.t[1::2])
 
 
-def test_what_is_left_out_has_its_probability():
+def test_dropout_has_its_probability():
     stage = Stage(drop_text=0.2, drop_face=0.1, drop_image=0.5, drop_all=0.1)
     draws = draw(stage, 1, 0, (20_000, 1, 1, 1))
     for on, kept in ((draws.text_on, 0.72), (draws.face_on, 0.81), (draws.image_on, 0.45)):
@@ -39,7 +39,7 @@ def test_what_is_left_out_has_its_probability():
 
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(1, 23), min_size=1, max_size=4), size=st.integers(1, 7), start=st.integers(0, 50))
-def test_batches_resume_and_leave_nobody_out(sizes, size, start):
+def test_batches_resume_and_leave_no_picture_out(sizes, size, start):
     ends = torch.tensor(sizes).cumsum(0).tolist()
     buckets = [list(range(end - count, end)) for count, end in zip(sizes, ends)]
     per_epoch = sum(-(-len(bucket) // size) for bucket in buckets)

@@ -53,7 +53,7 @@ def made(tmp_path_factory, faceworld_val, astronaut, face_models, comfyui):
     return source, out
 
 
-def test_people_are_told_apart_and_noise_is_dropped(made):
+def test_people_are_clustered_and_noise_is_dropped(made):
     data = DataSet(made[1])
     people = {}
     for entry in data.entries:
@@ -100,7 +100,7 @@ def test_variations_of_a_single_photo_are_other_pictures_of_the_same_person(made
     assert states.shape == (3, *seen.shape[1:]) and (states - seen).abs().mean() > 0.05 * seen.abs().mean()
 
 
-def test_known_faces_take_the_place_of_detection(tmp_path):
+def test_known_faces_replace_detection(tmp_path):
     table = {
         "embedding": np.ones((2, 4)),
         "keypoints": np.ones((2, 5, 2)),

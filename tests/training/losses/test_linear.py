@@ -1,10 +1,10 @@
-"""The linear recogniser tells people apart, and its loss has the minimum of the diffusion loss."""
+"""The linear recogniser distinguishes people, and its loss has the minimum of the diffusion loss."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from moments import ManyPeople, StubDenoiser, make_moment
+from step_stubs import ManyPeople, StubDenoiser, make_step_data
 from torch.nn import functional as F
 
 from facecdm.errors import FaceCDMError
@@ -24,10 +24,10 @@ def linear(people) -> LinearRecogniser:
 
 def step_data(people: ManyPeople, t: list[int], clean: torch.Tensor, prediction: str = "v", **values):
     rows = people.load(list(range(0, 3 * len(t), 3)))
-    return replace(make_moment(t, StubDenoiser(prediction), rows), clean=clean, **values)
+    return replace(make_step_data(t, StubDenoiser(prediction), rows), clean=clean, **values)
 
 
-def test_it_knows_people_that_it_was_not_fitted_to():
+def test_it_recognises_people_that_it_was_not_fitted_to():
     everyone = ManyPeople(90)
     fitted = ManyPeople(90)
     fitted.buckets = [list(range(180))]
@@ -43,17 +43,17 @@ def test_the_same_data_give_the_same_bits(people, linear):
 
 
 def test_the_decoder_is_the_nearest_linear_one(linear):
-    """The stub's decoder shows the latents themselves."""
+    """The stub's decoder is the identity."""
     torch.testing.assert_close(linear.decoder[:, :, 0, 0], torch.eye(3), atol=1e-3, rtol=0)
 
 
-def test_the_whole_of_the_data_set_missed_is_one(people, linear):
+def test_missing_the_average_face_costs_one(people, linear):
     around = people.rows.latents - people.rows.latents.mean(0)
     assert linear(around, people.rows.keypoints).square().sum(1).mean() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("t", [20, 500, 990])
-def test_it_is_zero_where_the_picture_is_right_and_a_square(people, linear, t):
+def test_it_is_zero_for_the_exact_picture_and_quadratic(people, linear, t):
     rows = people.load([0, 3])
     loss, wrong = LinearIdentityLoss(linear), people.load([6, 9]).latents - rows.latents
     values = [float(loss(step_data(people, [t, t], rows.latents + factor * wrong))) for factor in (0, 1, 2)]
@@ -62,14 +62,14 @@ def test_it_is_zero_where_the_picture_is_right_and_a_square(people, linear, t):
 
 
 def test_pure_noise_does_not_break_it(people, linear):
-    """ε's picture at the last step is a division by almost nothing."""
+    """At the last timestep ε's clean latents are divided by almost zero."""
     rows = people.load([0, 3])
     clean = rows.latents + 1e6 * torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
     assert float(LinearIdentityLoss(linear)(step_data(people, [999, 999], clean, "epsilon"))) < 1e6
 
 
-def test_the_mean_of_what_is_possible_is_its_minimum(people, linear):
-    """Of all predictions for several possible pictures, as the diffusion loss: no other is rewarded."""
+def test_its_minimum_is_the_mean_of_possible_pictures(people, linear):
+    """As for the diffusion loss, the mean is the best prediction for several possible pictures."""
     possible = people.load([0, 3, 6]).latents
     points = people.load([0, 3, 6]).keypoints
     guess = possible.mean(0, keepdim=True).requires_grad_()
@@ -95,7 +95,7 @@ def test_few_people_are_refused():
         LinearRecogniser.fit(StubDenoiser(), ManyPeople(5))
 
 
-def test_upright_is_what_align_sees(people):
+def test_upright_equals_align(people):
     rows = people.load([0, 3])
     shown = rows.latents.clamp(-1, 1)
     torch.testing.assert_close(upright(shown + 1, rows.keypoints) - 1, align(rows.latents, rows.keypoints))

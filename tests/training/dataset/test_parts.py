@@ -1,4 +1,4 @@
-"""Sources, buckets, shards, clustering: the parts of a data set by themselves."""
+"""Sources, buckets, shards and clustering."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def test_captions_and_people_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"text": "no name"}', "no json", '{"file_name": "../out.png"}', '["a"]'])
-def test_a_bad_line_is_told_with_its_number(tmp_path, line):
+def test_a_bad_line_is_named_with_its_number(tmp_path, line):
     save(tmp_path / "in" / "one.png", colourful(1))
     (tmp_path / "in" / "meta.jsonl").write_text('{"file_name": "one.png", "text": "fine"}\n' + line)
     with pytest.raises(BadFile, match="meta.jsonl, line 2"):
@@ -67,7 +67,7 @@ def test_pictures_are_turned_upright_put_on_white_and_bounded(tmp_path):
     assert max(large.pixels.shape) <= 2048 and large.original == (1000, 5000)
 
 
-def test_faceworlds_own_layout(tmp_path):
+def test_the_layout_of_faceworld(tmp_path):
     labels = []
     (tmp_path / "val").mkdir()
     with tarfile.open(tmp_path / "val" / "00.tar", "w") as archive:
@@ -137,7 +137,7 @@ def test_buckets_of_the_usual_models():
     st.floats(0.05, 0.5),
     st.booleans(),
 )
-def test_a_frame_has_its_buckets_shape_and_holds_the_face(height, width, left, top, side, portrait):
+def test_a_frame_has_its_buckets_shape_and_contains_the_face(height, width, left, top, side, portrait):
     x0, y0 = left * width, top * height
     side *= min(height, width)
     box = np.array([x0, y0, min(x0 + side, width), min(y0 + side, height)])
@@ -158,7 +158,7 @@ def test_a_portrait_is_about_three_faces_wide():
     assert (x1 - x0, y1 - y0) == (360, 360) and abs((x0 + x1) / 2 - 450) <= 1 and y0 < 300 and y1 > 420
 
 
-def test_a_shard_gives_back_what_was_put_in(tmp_path):
+def test_a_shard_returns_its_records(tmp_path):
     store = Store(tmp_path)
     values = torch.randn(3, 4)
     store.add(["a", "b", "c"], {"x": values, "y": torch.arange(3)}, {"a": {"note": 1}, "d": {"problem": "gone"}})
@@ -192,7 +192,7 @@ def test_clusters_are_those_of_average_linkage_on_all():
 @pytest.mark.parametrize(
     "change", [{"framing": "round"}, {"step": 12}, {"resolution": 4}, {"aspect": 0.5}, {"pose": "x"}, {"augmented": 65}]
 )
-def test_settings_that_make_no_sense(change):
+def test_invalid_settings_are_refused(change):
     with pytest.raises(FaceCDMError):
         replace(SETTINGS, **change)
     assert Settings().resolution == 512

@@ -1,4 +1,4 @@
-"""Preparation at scale: killed at any moment it goes on, and 5,000 pictures need no more memory than a few."""
+"""Preparation at scale: a killed run can be resumed, and 5,000 pictures need no more memory than a few."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.dataset.pipeline import prepare
 from facecdm.training.dataset.sources import FolderSource, Item, Picture
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ prepare(FolderSource(Path({source!r})), Path({out!r}), StubEncoders(pause={pause
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_killed_and_begun_again_it_is_the_same_data_set(tmp_path, monkeypatch):
+def test_a_killed_run_that_is_repeated_gives_the_same_data_set(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "SHARD", 4)
     monkeypatch.setattr(work, "BATCH", 4)
     for number in range(40):
@@ -60,14 +60,14 @@ def test_killed_and_begun_again_it_is_the_same_data_set(tmp_path, monkeypatch):
         assert child.wait(60) == -signal.SIGKILL
         progress.append(sum(map(len, (list((out / stage).glob("*")) for stage in ("faces", "latents")))))
         assert not (out / "manifest.json").exists()
-    assert progress[0] > 0 and progress == sorted(set(progress)), "each run began anew"
+    assert progress[0] > 0 and progress == sorted(set(progress)), "each run started over"
     encoders = StubEncoders()
     data = prepare(source, out, encoders, StubFinder(), SETTINGS)
     assert 0 < encoders.asked["latents"] < 40
     assert data.fingerprint == whole.fingerprint and files_of(out) == files_of(tmp_path / "whole")
 
 
-def test_half_written_files_of_the_dead_are_swept(tmp_path):
+def test_half_written_files_of_killed_runs_are_deleted(tmp_path):
     save(tmp_path / "in" / "0.png", colourful(0), "words")
     (tmp_path / "out" / "latents").mkdir(parents=True)
     old, young = (tmp_path / "out" / "latents" / f".{name}.part" for name in ("old", "young"))
@@ -78,8 +78,8 @@ def test_half_written_files_of_the_dead_are_swept(tmp_path):
     assert not old.exists() and young.exists()
 
 
-class Endless:
-    """Pictures that are made when they are read."""
+class GeneratedSource:
+    """Pictures that are generated when they are read."""
 
     def __init__(self, count: int):
         self.count = count
@@ -104,7 +104,7 @@ class Endless:
 
 
 def own_memory() -> float:
-    """MB that this process alone has in use; pages of mapped files, which the system takes back, are not counted."""
+    """Private memory of this process in MB, without pages of mapped files."""
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
@@ -117,7 +117,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
         top = [own_memory()]
         start = top[0]
         data = prepare(
-            Endless(count),
+            GeneratedSource(count),
             tmp_path / str(count),
             StubEncoders(16, width=1600),
             StubFinder(),
@@ -134,5 +134,5 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
     measured(200)
     data = measured(5000)
     size = sum(path.stat().st_size for path in (tmp_path / "5000").rglob("*.safetensors")) / 1e6
-    assert len(data) == 5000 and size > 190  # it would show if records were kept
+    assert len(data) == 5000 and size > 190  # kept records would exceed the limit
     assert peaks[5000] < peaks[200] + 60, peaks  # names and keys of 5,000 pictures need about 30

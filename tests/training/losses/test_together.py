@@ -1,10 +1,10 @@
-"""The losses of a stage on a real adapter and a real step: who learns from what, and who must not."""
+"""The losses of a stage on a real adapter and a real step: which parameters have gradients from which loss."""
 
 from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from moments import ManyPeople, StubDenoiser, make_rows
+from step_stubs import ManyPeople, StubDenoiser, make_rows
 from torch import nn
 
 from facecdm.adapter.attention import attend, triplet_attention
@@ -25,7 +25,7 @@ SIZE = 24
 
 
 class OneLayer(nn.Module):
-    """A convolution, and one cross-attention of 8 features over its places."""
+    """A convolution, and one cross-attention of 8 features over its positions."""
 
     def __init__(self):
         super().__init__()
@@ -59,14 +59,16 @@ def recogniser(face_models):
 
 
 def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bool] | None = None, **losses):
-    """One step with one loss beside the diffusion loss: (values, learner, denoiser, what the U-Net's net got)."""
+    """One step with one loss beside the diffusion loss: (values, learner, denoiser)."""
     torch.manual_seed(0)
     count = len(t)
     on = torch.tensor(face_on or [True] * count)
     denoiser = AttentionDenoiser(prediction)
     denoiser.net.requires_grad_(False)
-    told = losses.get("few_steps_from") == "noise"
-    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=4 if told else 2, places=told))
+    located = losses.get("few_steps_from") == "noise"
+    adapter = TripletAdapter(
+        AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=4 if located else 2, places=located)
+    )
     nn.init.constant_(adapter.streams["face"].gate.knots, 0.5)
     stage = Stage(
         train=("projectors", "keys_values", "gates", "interplay", "lora"),
@@ -76,7 +78,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     )
     learner = Learner(adapter, Lora(), denoiser.linears(), stage, denoiser.device)
     for part in (*learner.extra.values(), *learner.lora.parts.values()):
-        nn.init.normal_(part.up, 0, 0.1)  # zero at birth: only `up` would have a gradient in the first step
+        nn.init.normal_(part.up, 0, 0.1)  # `up` is initialised to zero, and `down` has no gradient then
     rows = make_rows(count, SIZE)
     draws = RandomDraws(
         torch.tensor(t),
@@ -102,7 +104,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     return values, learner, denoiser
 
 
-def learnt(learner: Learner) -> set[str]:
+def groups_with_gradients(learner: Learner) -> set[str]:
     """The groups with a gradient that is not zero; fails where one is not finite."""
     groups = set()
     for name, value in learner.named.items():
@@ -114,7 +116,7 @@ def learnt(learner: Learner) -> set[str]:
 
 
 ALL = {"projectors", "extra", "gates", "interplay", "lora"}
-CASES = {  # loss: (the stage's numbers, who learns from it)
+CASES = {  # loss: (the stage's settings, the groups with gradients)
     "bottleneck": (dict(bottleneck=1.0), {"projectors"}),
     "identity": (dict(identity=1.0, identity_below=1000), ALL),
     "few steps": (dict(identity=1.0, few_steps=3, identity_below=1), ALL),
@@ -124,39 +126,39 @@ CASES = {  # loss: (the stage's numbers, who learns from it)
     ),
     "linear identity": (dict(linear_identity=1.0), ALL),
     "localisation": (dict(localisation=1.0), ALL),
-    "alignment": (dict(alignment=1.0), {"lora"}),  # one layer's queries come before its people
+    "alignment": (dict(alignment=1.0), {"lora"}),  # a layer's queries precede its face stream
     "background": (dict(background=1.0), ALL),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_learns(recogniser, case):
+def test_which_groups_have_gradients(recogniser, case):
     numbers, groups = CASES[case]
     values, learner, denoiser = step(recogniser, [200, 500], **numbers)
     assert all(value > 0 for value in values.values()) and len(values) == 1
-    assert learnt(learner) == groups
+    assert groups_with_gradients(learner) == groups
     assert all(value.grad is None for value in denoiser.net.parameters())
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "bottleneck"])
-def test_nobody_learns_from_rows_without_their_face(recogniser, case):
+def test_rows_without_their_face_give_no_gradient(recogniser, case):
     values, learner, _ = step(recogniser, [200, 500], face_on=[False, False], **CASES[case][0])
-    assert all(value == 0 for value in values.values()) and not learnt(learner)
+    assert all(value == 0 for value in values.values()) and not groups_with_gradients(learner)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_all_together_at_both_ends_of_the_noise(recogniser, prediction):
+def test_all_losses_at_both_ends_of_the_noise(recogniser, prediction):
     numbers = {name: value for numbers, _ in CASES.values() for name, value in numbers.items()}
     a_few, one = ({"identity_below": below, "few_steps_from": "picture"} for below in (1, 1000))
     for how in (a_few, one, {"few_steps_from": "noise"}):
         values, learner, _ = step(recogniser, [0, 999], prediction, **numbers | how)
         assert all(torch.isfinite(value) for value in values.values()) and len(values) == 6
-        assert learnt(learner) == ALL
+        assert groups_with_gradients(learner) == ALL
 
 
 def test_a_row_counts_the_same_in_any_batch(recogniser):
-    """Two processes with a row each: the mean of their gradients is that of the whole batch."""
-    from moments import make_moment
+    """The mean over processes with one row each is the loss of the whole batch."""
+    from step_stubs import make_step_data
 
     from facecdm.training.losses import AlignmentLoss, ArcFace, BackgroundLoss, DiffusionLoss, IdentityLoss
 
@@ -166,8 +168,8 @@ def test_a_row_counts_the_same_in_any_batch(recogniser):
 
     def part(i: slice):
         own = replace(rows, **{name: value[i] for name, value in vars(rows).items() if isinstance(value, torch.Tensor)})
-        whole = make_moment([100, 700, 200], denoiser, rows)
-        step_data = make_moment(
+        whole = make_step_data([100, 700, 200], denoiser, rows)
+        step_data = make_step_data(
             [100, 700, 200][i],
             denoiser,
             own,

@@ -1,4 +1,4 @@
-"""A data set from a folder of pictures: what it holds, what is made again, what is dropped."""
+"""A data set from a folder of pictures: its contents, updates, and rejected pictures."""
 
 import json
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, save, words
+from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, prompt_of, save
 from PIL import Image
 
 from facecdm.errors import BadFile, FaceCDMError, MissingModel, NoFace
@@ -21,7 +21,7 @@ LONG = "a caption that is much longer than all of the others"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two people, Anna with three photos and Ben with two; Cleo with one."""
+    """Anna with three photos, Ben with two, Cleo with one."""
     root = tmp_path / "pictures"
     for number, (person, caption) in enumerate(
         [("anna", "smiling"), ("anna", "sad"), ("anna", "smiling"), ("ben", LONG), ("ben", "sad"), ("cleo", "angry")]
@@ -74,11 +74,11 @@ def test_rows_hold_what_the_encoders_made(made):
     assert data.recogniser == "stub/mean.onnx" and data.identity(5) == 2
 
 
-def test_texts_of_different_lengths_are_said_until_they_are_equally_long(made):
+def test_prompts_are_repeated_to_equal_length(made):
     rows = made[4].load([3, 0])
-    torch.testing.assert_close(rows.prompt.states[0], words(LONG).states[0].half().float())
-    torch.testing.assert_close(rows.prompt.states[1], words("smiling").states[0].half().float().repeat(2, 1))
-    torch.testing.assert_close(made[4].empty_prompt.states, words("").states.half().float())
+    torch.testing.assert_close(rows.prompt.states[0], prompt_of(LONG).states[0].half().float())
+    torch.testing.assert_close(rows.prompt.states[1], prompt_of("smiling").states[0].half().float().repeat(2, 1))
+    torch.testing.assert_close(made[4].empty_prompt.states, prompt_of("").states.half().float())
 
 
 def test_equal_captions_are_encoded_once(made):
@@ -105,12 +105,12 @@ def test_one_changed_caption_is_encoded_and_nothing_else(made):
     (made[0] / "ben" / "4.txt").write_text("astonished")
     data = again(made)
     assert made[2].asked == {"text": 1} and not made[3].asked
-    torch.testing.assert_close(data.load([4]).prompt.states, words("astonished").states.half().float())
+    torch.testing.assert_close(data.load([4]).prompt.states, prompt_of("astonished").states.half().float())
     assert data.fingerprint != made[4].fingerprint
 
 
 @pytest.mark.parametrize("which,count", [("latents", 6), ("text", 5), ("vision", 10)])
-def test_another_encoder_makes_its_own_part_anew(made, which, count):
+def test_another_encoder_makes_its_own_records_again(made, which, count):
     other = StubEncoders(
         fingerprints=replace(Fingerprints("a vae", "a text encoder", "a vision tower"), **{which: "another"})
     )
@@ -119,13 +119,13 @@ def test_another_encoder_makes_its_own_part_anew(made, which, count):
     assert data.fingerprint != made[4].fingerprint
 
 
-def test_another_recogniser_finds_anew_and_encodes_nothing(made):
+def test_another_recogniser_finds_again_and_encodes_nothing(made):
     finder = StubFinder(fingerprint="another")
     again(made, finder=finder)
     assert finder.asked["find"] == 6 and made[2].asked["latents"] == 0
 
 
-def test_a_damaged_shard_is_made_anew(made, caplog):
+def test_a_damaged_shard_is_made_again(made, caplog):
     folder, out, encoders, _, data = made
     shard = next((out / "latents").glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-50])
@@ -134,7 +134,7 @@ def test_a_damaged_shard_is_made_anew(made, caplog):
     torch.testing.assert_close(DataSet(out).load([0]).latents, data.load([0]).latents)
 
 
-def test_a_missing_shard_is_told(made):
+def test_a_missing_shard_is_named(made):
     next((made[1] / "latents").glob("*.safetensors")).unlink()
     with pytest.raises(BadFile, match="prepare the data set again"):
         DataSet(made[1])
@@ -174,7 +174,7 @@ def test_a_single_photo_has_variations_instead(made):
     torch.testing.assert_close(data.features([0], [0.5])[0], data.features([0])[0])  # Anna has none
 
 
-def test_what_cannot_be_used_is_dropped_and_told(folder, tmp_path):
+def test_rejected_pictures_are_reported_with_the_reason(folder, tmp_path):
     save(folder / "anna" / "black.png", np.zeros((64, 64, 3), np.uint8), "dark")
     save(folder / "anna" / "crowd.png", np.full((64, 64, 3), 77, np.uint8), "a crowd")
     save(folder / "anna" / "tiny.png", colourful(50, (5, 5)), "tiny")
@@ -231,7 +231,7 @@ def test_a_small_face_is_dropped_in_the_whole_and_kept_as_a_portrait(tmp_path):
     assert data.features([0], [0.5])[0].shape == (1, 4)  # a variation of the portrait
 
 
-def test_a_stranger_among_the_photos_of_a_person_is_told(tmp_path):
+def test_another_person_among_the_photos_is_reported(tmp_path):
     for number, colour in enumerate([(230, 20, 20), (220, 30, 25), (225, 25, 30), (20, 20, 230)]):
         save(tmp_path / "in" / "anna" / f"{number}.png", np.full((64, 64, 3), colour, np.uint8))
     prepare(FolderSource(tmp_path / "in"), tmp_path / "out", StubEncoders(), StubFinder(), SETTINGS)
@@ -239,7 +239,7 @@ def test_a_stranger_among_the_photos_of_a_person_is_told(tmp_path):
     assert "Look at these: 1" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_without_a_word_about_people_they_are_told_apart(tmp_path):
+def test_without_names_people_are_clustered(tmp_path):
     rng = np.random.default_rng(0)
     people = [np.uint8([230, 20, 20]), np.uint8([20, 230, 20])]
     for number in range(6):
@@ -265,11 +265,11 @@ def test_pictures_of_other_shapes_get_their_own_buckets(tmp_path):
         data.load([0, 1])
 
 
-def test_sdxl_gets_pooled_words_and_sizes(tmp_path):
+def test_sdxl_has_pooled_embeddings_and_sizes(tmp_path):
     save(tmp_path / "in" / "0.png", colourful(0, (64, 100)), "words")
     data = prepare(FolderSource(tmp_path / "in"), tmp_path / "out", StubEncoders(large=True), StubFinder(), SETTINGS)
     prompt = data.load([0]).prompt
-    torch.testing.assert_close(prompt.pooled, words("words", True).pooled.half().float())
+    torch.testing.assert_close(prompt.pooled, prompt_of("words", True).pooled.half().float())
     assert prompt.sizes.tolist() == [[64, 100, 0, 18, 64, 64]]
     assert data.empty_prompt.sizes.tolist() == [[64, 64, 0, 0, 64, 64]]
 
@@ -286,7 +286,7 @@ def test_the_pose_is_drawn_where_the_face_is(folder, tmp_path, pose):
     assert not lit[:10].any() and not lit[-10:].any()
 
 
-def test_a_batch_of_a_graph(tmp_path):
+def test_an_image_batch(tmp_path):
     images = torch.from_numpy(np.stack([colourful(n) for n in range(3)])).float() / 255
     with torch.inference_mode():
         data = prepare(
@@ -298,8 +298,8 @@ def test_a_batch_of_a_graph(tmp_path):
     assert not any(value.is_inference() for value in given)
     with pytest.raises(FaceCDMError, match="3 pictures and 2 captions"):
         BatchSource(images, ["one", "two"]).items()
-    spoilt = images.clone()
-    spoilt[1, 0, 0] = float("nan")
-    data = prepare(BatchSource(spoilt, ["all"]), tmp_path / "nan", StubEncoders(), StubFinder(), SETTINGS)
+    damaged = images.clone()
+    damaged[1, 0, 0] = float("nan")
+    data = prepare(BatchSource(damaged, ["all"]), tmp_path / "nan", StubEncoders(), StubFinder(), SETTINGS)
     assert [entry.caption for entry in data.entries] == ["all", "all"]
     assert "cannot be read: it holds NaN" in (tmp_path / "nan" / "report.md").read_text()

@@ -130,7 +130,7 @@ def test_the_command_has_the_option():
     assert parser.parse_args(["in", "out", "--overwrite"]).overwrite and not parser.parse_args(["in", "out"]).overwrite
 
 
-def test_a_full_disk_is_told_and_the_next_run_goes_on(one, monkeypatch):
+def test_a_full_disk_is_reported_and_the_next_run_goes_on(one, monkeypatch):
     """The n-th file that should take its place meets a full disk, for every n."""
     prepare(FolderSource(one / "in"), one / "whole", StubEncoders(), StubFinder(), SETTINGS)
     replace, calls = os.replace, Counter()

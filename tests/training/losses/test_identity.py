@@ -1,4 +1,4 @@
-"""The identity loss pulls a real picture toward another person, and touches nothing that it must not."""
+"""The identity loss changes a real picture toward another person, and has no gradients elsewhere."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from moments import ManyPeople, StubDenoiser, make_moment, make_rows
 from PIL import Image
+from step_stubs import ManyPeople, StubDenoiser, make_rows, make_step_data
 from torch import nn
 
 from facecdm.adapter.config import AdapterConfig
@@ -51,8 +51,8 @@ def people(folder, faceworld_val):
     return person("0005"), person("0006")
 
 
-class Painted(nn.Module):
-    """Predicts the noise that makes `picture` of any noisy latents: a picture in training."""
+class FixedPicture(nn.Module):
+    """Predicts the noise that implies `picture` for any noisy latents; the picture is trained."""
 
     def __init__(self, picture: torch.Tensor, denoiser: StubDenoiser, t: int):
         super().__init__()
@@ -63,8 +63,8 @@ class Painted(nn.Module):
         return (noisy - self.a * self.picture) / self.s
 
 
-class Knowing(StubDenoiser):
-    """Its `net` holds the pictures [B, 3, H, W] that it sees in any noise."""
+class PictureDenoiser(StubDenoiser):
+    """Its `net` holds the pictures [B, 3, H, W] that every prediction implies."""
 
     def __init__(self, pictures: torch.Tensor, prediction: str = "epsilon"):
         net = nn.Module()
@@ -81,10 +81,10 @@ class Knowing(StubDenoiser):
 
 @pytest.fixture
 def painting(people):
-    """A denoiser whose every prediction at step 200 is the first person, who should be the second."""
+    """A denoiser that predicts the first person at t = 200, and rows that want the second."""
     denoiser = StubDenoiser()
     (pixels, points, _), (_, _, wanted) = people
-    denoiser.net = Painted(pixels, denoiser, 200)
+    denoiser.net = FixedPicture(pixels, denoiser, 200)
     return denoiser, make_rows(1, SIZE, latents=pixels, keypoints=points, face=wanted)
 
 
@@ -97,13 +97,13 @@ def test_descent_makes_the_picture_another_person(painting, people, recogniser, 
     optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.01)
     values = []
     for step in range(12):
-        value = loss(make_moment([200], denoiser, rows, seed=step))
+        value = loss(make_step_data([200], denoiser, rows, seed=step))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         values.append(value.item())
     assert values[-1] < values[0] - 0.4
-    # InsightFace, which the loss does not use, sees another person in a picture that is nearly the same
+    # InsightFace, which the loss does not use, recognises the other person in a nearly equal picture
     painted = denoiser.net.picture.detach()
     assert (painted - pixels).abs().max() < 0.13
     picture = ((painted[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
@@ -116,19 +116,19 @@ def test_descent_makes_the_picture_another_person(painting, people, recogniser, 
 def test_value_is_one_minus_cosine(painting, people, recogniser):
     denoiser, rows = painting
     (_, _, own), (_, _, wanted) = people
-    value = IdentityLoss(recogniser)(make_moment([200], denoiser, rows)).item()
+    value = IdentityLoss(recogniser)(make_step_data([200], denoiser, rows)).item()
     assert value == pytest.approx(1 - torch.cosine_similarity(own, wanted).item(), abs=5e-3)
     mean = centred((own / own.norm() + wanted / wanted.norm()) / 2, None)[0] * 0.3
-    value = IdentityLoss(recogniser, mean=mean)(make_moment([200], denoiser, rows)).item()
+    value = IdentityLoss(recogniser, mean=mean)(make_step_data([200], denoiser, rows)).item()
     assert value == pytest.approx(1 - (centred(own, mean) * centred(wanted, mean)).sum().item(), abs=5e-3)
     assert value > 1 - torch.cosine_similarity(own, wanted).item()
 
 
-def test_contrast_asks_for_others_alone(painting, people, recogniser):
-    """A bank that holds nobody else adds nothing; the nearer the others, the more it adds."""
+def test_the_contrast_excludes_the_own_person(painting, people, recogniser):
+    """A bank without other people adds nothing; more similar people add more."""
     denoiser, rows = painting
     (_, _, own), (_, _, wanted) = people
-    step_data = make_moment([200], denoiser, rows)
+    step_data = make_step_data([200], denoiser, rows)
     plain = IdentityLoss(recogniser)(step_data)
     same = Bank(torch.cat([own, wanted]), rows.identity.expand(2))
     assert torch.equal(IdentityLoss(recogniser, bank=same)(step_data), plain)
@@ -148,7 +148,7 @@ def test_rows_left_out_get_no_gradient(recogniser, left_out):
     )
     face_on = torch.cat([torch.ones(1), left_out.get("face_on", torch.ones(1))])
     prediction = torch.zeros(2, 3, 64, 64, requires_grad=True)
-    step_data = make_moment([100, *left_out.get("t", [100])], denoiser, rows, prediction=prediction, face_on=face_on)
+    step_data = make_step_data([100, *left_out.get("t", [100])], denoiser, rows, prediction=prediction, face_on=face_on)
     loss = IdentityLoss(recogniser)
     assert loss.chosen(step_data).tolist() == [True, False]
     values = loss.per_row(step_data)
@@ -157,8 +157,8 @@ def test_rows_left_out_get_no_gradient(recogniser, left_out):
     assert prediction.grad[0].abs().sum() > 0 and prediction.grad[1].abs().sum() == 0
 
 
-def test_no_row_is_no_loss(recogniser):
-    value = IdentityLoss(recogniser)(make_moment([999, 500]))
+def test_without_rows_the_loss_is_zero(recogniser):
+    value = IdentityLoss(recogniser)(make_step_data([999, 500]))
     assert value == 0 and value.dtype == torch.float32 and not value.requires_grad
 
 
@@ -167,8 +167,8 @@ def test_no_row_is_no_loss(recogniser):
 def test_finite_at_both_ends(recogniser, dtype, kind):
     denoiser = StubDenoiser(kind)
     rows = make_rows(2, 64)
-    step_data = make_moment([0, 999], denoiser, rows)
-    step_data = make_moment([0, 999], denoiser, rows, prediction=step_data.prediction.to(dtype))
+    step_data = make_step_data([0, 999], denoiser, rows)
+    step_data = make_step_data([0, 999], denoiser, rows, prediction=step_data.prediction.to(dtype))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
         value = IdentityLoss(recogniser, high=1000)(step_data)
     value.backward()
@@ -176,21 +176,21 @@ def test_finite_at_both_ends(recogniser, dtype, kind):
     assert all(torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0 for part in denoiser.net.parameters())
 
 
-def test_few_steps_arrive_at_the_picture(people, recogniser):
-    """A denoiser that is always right leads from any noise to the picture; near rows take the one step."""
+def test_few_steps_reach_the_picture(people, recogniser):
+    """An exact denoiser leads from any noise level to the picture; rows at low noise take one step."""
     (pixels, points, own), _ = people
-    denoiser = Knowing(pixels.repeat(3, 1, 1, 1))
+    denoiser = PictureDenoiser(pixels.repeat(3, 1, 1, 1))
     rows = make_rows(
         3, SIZE, latents=pixels.repeat(3, 1, 1, 1), keypoints=points.repeat(3, 1, 1), face=own.repeat(3, 1)
     )
     for kind in ("epsilon", "v"):
         denoiser.prediction, denoiser.calls = kind, []
-        step_data = make_moment([100, 600, 950], denoiser, rows)
+        step_data = make_step_data([100, 600, 950], denoiser, rows)
         denoiser.calls = []
         loss = FewStepIdentityLoss(recogniser, steps=3, learnt=1)
         assert loss.chosen(step_data).tolist() == [True, True, False]
         assert torch.allclose(loss.latents(step_data, torch.tensor([0, 1])), rows.latents[:2], atol=1e-3)
-        # the first step was the training's own; gradients only where they are wanted
+        # the first step is the training step's own prediction
         assert denoiser.calls == [([400], False), ([200], True)]
         assert loss.per_row(step_data)[:2].max() < 0.01
 
@@ -198,12 +198,12 @@ def test_few_steps_arrive_at_the_picture(people, recogniser):
 @pytest.mark.parametrize("learnt", [1, 4])
 def test_descent_through_few_steps(people, recogniser, learnt):
     (pixels, points, _), (_, _, wanted) = people
-    denoiser = Knowing(pixels)
+    denoiser = PictureDenoiser(pixels)
     rows = make_rows(1, SIZE, latents=pixels, keypoints=points, face=wanted)
     optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.01)
     values = []
     for step in range(8):
-        value = FewStepIdentityLoss(recogniser, learnt=learnt)(make_moment([650], denoiser, rows, seed=step))
+        value = FewStepIdentityLoss(recogniser, learnt=learnt)(make_step_data([650], denoiser, rows, seed=step))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
@@ -212,13 +212,13 @@ def test_descent_through_few_steps(people, recogniser, learnt):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
-def test_from_noise_nothing_of_the_picture_is_seen(people, recogniser, kind):
-    """Every row begins at the last step with its noise alone, whatever its t, and only where the face is told."""
+def test_from_noise_the_picture_is_not_used(people, recogniser, kind):
+    """Every row starts from its noise at the last timestep, and only with a face location."""
     (pixels, points, own), _ = people
-    drawn, hidden = pixels.repeat(2, 1, 1, 1), torch.zeros(2, 3, SIZE, SIZE)
-    denoiser = Knowing(drawn, prediction=kind)
+    sampled, hidden = pixels.repeat(2, 1, 1, 1), torch.zeros(2, 3, SIZE, SIZE)
+    denoiser = PictureDenoiser(sampled, prediction=kind)
     rows = make_rows(2, SIZE, latents=hidden, keypoints=points.repeat(2, 1, 1), face=own.repeat(2, 1))
-    step_data = make_moment([0, 999], denoiser, rows, prediction=hidden)
+    step_data = make_step_data([0, 999], denoiser, rows, prediction=hidden)
     loss = FewStepIdentityLoss(recogniser, steps=3, learnt=2, begin="noise")
     assert loss.chosen(step_data).tolist() == [False, False] and loss(step_data) == 0
     step_data = replace(
@@ -226,34 +226,34 @@ def test_from_noise_nothing_of_the_picture_is_seen(people, recogniser, kind):
         reference_batch=replace(step_data.reference_batch, where=FaceLocation(rows.keypoints, (SIZE, SIZE), 2)),
     )
     denoiser.calls = []
-    assert torch.allclose(loss.latents(step_data, torch.tensor([0, 1])), drawn, atol=1e-3)
+    assert torch.allclose(loss.latents(step_data, torch.tensor([0, 1])), sampled, atol=1e-3)
     assert denoiser.calls == [([999, 999], False), ([666, 666], True), ([333, 333], True)]
     assert loss.per_row(step_data).max() < 0.01
 
 
-def test_guidance_goes_beyond_what_nobody_would_be(recogniser):
-    """With people and text the denoiser draws 1, without them half of it: guidance of 3 draws .5 + 3 · .5, and what is
-    drawn without them is a constant to the gradients."""
+def test_guidance_extrapolates_from_the_unconditional_prediction(recogniser):
+    """With face and prompt the denoiser predicts 1, without them half of it: a guidance scale of 3 gives .5 + 3 · .5,
+    with no gradient through the unconditional prediction."""
     level = nn.Parameter(torch.tensor(1.0))
 
-    class Heard(StubDenoiser):
+    class LevelDenoiser(StubDenoiser):
         def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
             a, s = (table[t].view(-1, 1, 1, 1) for table in (self.signal, self.noise))
             text = prompt.states.flatten(1).any(1)
             return (a * noisy - torch.where(text, level, level / 2).view(-1, 1, 1, 1)) / s
 
     rows = make_rows(2)
-    step_data = make_moment([600, 600], Heard("v"), rows, empty=Prompt(torch.zeros(1, 7, 12)))
-    for guidance, drawn in ((1, 1.0), (3, 2.0)):
+    step_data = make_step_data([600, 600], LevelDenoiser("v"), rows, empty=Prompt(torch.zeros(1, 7, 12)))
+    for guidance, sampled in ((1, 1.0), (3, 2.0)):
         for begin in ("picture", "noise"):
             loss = FewStepIdentityLoss(recogniser, steps=3, learnt=3, guidance=guidance, begin=begin)
             clean = loss.sample(step_data, torch.tensor([1]))
-            assert torch.allclose(clean, torch.tensor(drawn), atol=1e-3)
+            assert torch.allclose(clean, torch.tensor(sampled), atol=1e-3)
             (slope,) = torch.autograd.grad(clean.mean(), level, retain_graph=True)
             assert slope == pytest.approx(guidance, rel=1e-3)
 
 
-def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
+def test_few_steps_use_the_same_references_at_the_new_noise_level(recogniser):
     denoiser, count = StubDenoiser(), 3
     adapter = TripletAdapter(
         AdapterConfig(denoiser.layer_map, face_width=512, face_rank=8, image_width=6, image_tokens=2)
@@ -263,7 +263,7 @@ def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
     rows, on = make_rows(count), torch.tensor([True, False, True])
     reference_batch = ReferenceBatch(nn.functional.normalize(rows.face, dim=-1), torch.randn(count, 5, 6), on, ~on)
     extra = {adapter.streams["face"].to_k[0]: nn.Linear(12, 8)}
-    step_data = make_moment(
+    step_data = make_step_data(
         [700, 700, 100],
         denoiser,
         rows,
@@ -294,8 +294,8 @@ def test_few_steps_see_the_same_people_at_the_new_noise(recogniser):
 
 def test_toward_the_reference(painting, people, recogniser):
     denoiser, rows = painting
-    step_data = make_moment([200], denoiser, rows)
-    other = make_moment(
+    step_data = make_step_data([200], denoiser, rows)
+    other = make_step_data(
         [200],
         denoiser,
         rows,
@@ -307,17 +307,17 @@ def test_toward_the_reference(painting, people, recogniser):
         IdentityLoss(recogniser, toward="nobody")
 
 
-def test_toward_the_person_whatever_the_picture(painting, people, recogniser):
+def test_toward_the_person_for_any_picture(painting, people, recogniser):
     denoiser, rows = painting
     (_, _, own), (_, _, wanted) = people
     persons = centred(torch.stack([-own[0], wanted[0]]), None)
     loss = IdentityLoss(recogniser, toward="person", persons=persons)
     values = [
-        loss(make_moment([200], denoiser, replace(rows, face=-wanted, identity=torch.tensor([number])))).item()
+        loss(make_step_data([200], denoiser, replace(rows, face=-wanted, identity=torch.tensor([number])))).item()
         for number in (0, 1)
     ]
     assert values[0] == pytest.approx(2, abs=5e-3)
-    assert values[1] == pytest.approx(IdentityLoss(recogniser)(make_moment([200], denoiser, rows)).item(), abs=1e-5)
+    assert values[1] == pytest.approx(IdentityLoss(recogniser)(make_step_data([200], denoiser, rows)).item(), abs=1e-5)
     with pytest.raises(ValueError, match="person"):
         IdentityLoss(recogniser, toward="person")
 

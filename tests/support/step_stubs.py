@@ -1,4 +1,4 @@
-"""Moments of a training for tests of losses: a denoiser of one convolution, and rows made to measure."""
+"""Stubs for tests of losses: a denoiser of one convolution, rows, step data, and a data set."""
 
 from dataclasses import dataclass, field
 
@@ -15,13 +15,14 @@ from facecdm.training.step_data import StepData
 
 @dataclass(eq=False)
 class StubDenoiser:
-    """Latents are pixels. `net` stands for U-Net and adapter together; the schedule has zero terminal SNR."""
+    """Latents are pixels; `net` stands for U-Net and adapter; the schedule has zero terminal SNR."""
 
     prediction: str = "epsilon"
     dtype: torch.dtype = torch.float32
     net: nn.Module = field(default_factory=lambda: nn.Conv2d(3, 3, 3, padding=1))
     layer_map: LayerMap = LayerMap((Layer("input", 8, 2), Layer("middle", 16, 4)), 12)
     device: torch.device = torch.device("cpu")
+    can_decode: bool = True
 
     def __post_init__(self):
         self.signal, self.noise = signal_and_noise()
@@ -52,7 +53,7 @@ def make_rows(count: int, size: int = 16, seed: int = 0, **values) -> Rows:
     )
 
 
-def make_moment(
+def make_step_data(
     t: list[int],
     denoiser: StubDenoiser | None = None,
     rows: Rows | None = None,
@@ -60,7 +61,7 @@ def make_moment(
     prediction: Tensor | None = None,
     **values,
 ) -> StepData:
-    """A moment of the steps `t`, with the denoiser's own prediction where none is given."""
+    """Step data at the timesteps `t`, with the denoiser's prediction unless one is given."""
     denoiser = denoiser or StubDenoiser()
     rows = rows or make_rows(len(t))
     steps = torch.tensor(t)
@@ -94,18 +95,18 @@ def make_moment(
 
 
 class ManyPeople:
-    """A data set of `count` people in three pictures each, whose faces follow a linear map from their embeddings."""
+    """`count` people with three pictures each, whose latents are linear in their embeddings, plus noise."""
 
     empty_prompt, recogniser = Prompt(torch.zeros(1, 7, 12)), "stub/mean.onnx"
 
-    def __init__(self, count: int = 60, size: int = 24, loud: float = 0.3, width: int = 8):
+    def __init__(self, count: int = 60, size: int = 24, noise_level: float = 0.3, width: int = 8):
         rng = torch.Generator().manual_seed(0)
         whose = torch.arange(count).repeat_interleave(3)
         faces = nn.functional.normalize(torch.randn(count, width, generator=rng), dim=1)[whose]
-        painted = torch.randn(width, 3 * size * size, generator=rng) / width**0.5
-        clothes = torch.randn(len(whose), 3, size, size, generator=rng) * loud
+        linear = torch.randn(width, 3 * size * size, generator=rng) / width**0.5
+        noise = torch.randn(len(whose), 3, size, size, generator=rng) * noise_level
         self.rows = make_rows(
-            len(whose), size, latents=(faces @ painted).view_as(clothes) + clothes, face=faces * 5, identity=whose
+            len(whose), size, latents=(faces @ linear).view_as(noise) + noise, face=faces * 5, identity=whose
         )
         self.people = {person: (whose == person).nonzero()[:, 0].tolist() for person in range(count)}
         self.buckets = [list(range(len(whose)))]

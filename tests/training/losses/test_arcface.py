@@ -1,4 +1,4 @@
-"""The recogniser with gradients is the user's own, to 1e-4, and sees the crop that InsightFace sees."""
+"""The recogniser with gradients equals the user's own to 1e-4, on the crop that InsightFace makes."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_large_networks_as_onnx_runtime(tmp_path):
 
 
 def test_every_operation_as_onnx_runtime(tmp_path):
-    """A network that takes bytes and normalises them itself is fed with bytes."""
+    """A network that contains the normalisation gets values in 0…255."""
     path = write_oddities(tmp_path / "odd.onnx")
     recogniser = ArcFace(path)
     crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -80,7 +80,7 @@ def test_every_operation_as_onnx_runtime(tmp_path):
 
 
 def test_as_insightface_on_real_pictures(folder, mbf, recogniser, faceworld_val):
-    """From the picture on: alignment in torch, then the network, against InsightFace's own path."""
+    """Alignment and network in torch, against InsightFace's own path."""
     from insightface.utils import face_align
 
     analyzer = open_pack([folder], "buffalo_s", "CPU")
@@ -93,7 +93,7 @@ def test_as_insightface_on_real_pictures(folder, mbf, recogniser, faceworld_val)
         # InsightFace's own crop through both networks.
         crop = as_pixels(face_align.norm_crop(bgr, face.keypoints, 112)[..., ::-1])
         assert np.abs(recogniser(crop).numpy() - onnx_runtime(mbf, crop)).max() < 1e-4
-        if max(picture.shape) <= 512:  # larger faces are averaged here, and jagged there
+        if max(picture.shape) <= 512:  # larger faces are averaged here, and sampled sparsely there
             assert (align(as_pixels(picture), points[None]) - crop).abs().max() < 0.006  # one of 256 levels: .0078
 
 
@@ -113,7 +113,7 @@ def test_alignment_reaches_every_pixel_of_a_large_face():
 
 
 def test_rows_of_all_sizes_keep_their_order():
-    """A batch of small and large faces gives what each gives alone; degenerate key points give no NaN."""
+    """A batch of small and large faces gives the same crops as each alone; degenerate key points give no NaN."""
     pixels = torch.rand(3, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
     points = torch.from_numpy(TEMPLATE / 112).float()
     points = torch.stack([points, points / 4 + 0.3, torch.full_like(points, 0.5)])
