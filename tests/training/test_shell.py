@@ -221,7 +221,9 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
         ("all: {steps: 0}", "every stage has steps: 0"),
         ("name: ../x", "'../x' cannot be the name of a file"),
         ("out: train.yaml", "out .train.yaml. is a file"),
-        ("data: caf\xe9", "is not a YAML file in UTF-8"),
+        ("data: caf\xe9", "is not UTF-8 text"),
+        ("all: &all {steps: 2}\nstages: {broad: *all}", "aliases are refused"),
+        ("data: " + "[" * 2000, "nested"),
         ("all: {learning_rate: .inf}", "learning_rate must be a finite number"),
     ],
 )
