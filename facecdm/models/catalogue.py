@@ -74,6 +74,14 @@ class ModelFile:
     def size(self) -> str:
         return f"{self.megabytes / 1000:.2f} GB" if self.megabytes >= 1000 else f"{self.megabytes:.0f} MB"
 
+    @property
+    def note(self) -> str:
+        """A line of Markdown for notes and docs: link, size, licence, folder, and the name to save it under."""
+        saved = self.name.rpartition("/")[2]
+        renamed = "" if self.is_archive or self.url.endswith(f"/{saved}") else f", saved as `{saved}`"
+        folder = "/".join(["models", self.folder, *self.name.split("/")[:-1]])
+        return f"[{saved}]({self.url}) ({self.size}, {self.licence}) into `{folder}`{renamed}"
+
 
 VIT_H = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 VIT_BIGG = "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"

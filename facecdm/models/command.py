@@ -7,7 +7,6 @@ from pathlib import Path
 from ..doctor.folders import find_base, find_comfyui
 from ..errors import FaceCDMError
 from . import catalogue
-from .catalogue import ModelFile
 from .download import download, target_of
 from .needs import missing, needs_of, workflow_names
 
@@ -88,8 +87,3 @@ class Meter:
         if sys.stderr.isatty():
             share = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
             print(f"\r  {done / 1e6:,.0f}{share}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def describe(file: ModelFile) -> str:
-    """One line for notes and advice: the file's link, folder and size."""
-    return f"[{file.name}]({file.url}) ({file.size}) into models/{file.folder}"

@@ -50,23 +50,25 @@ def needs_of(name: str, base: str | None = None) -> Needs:
 def of_workflow(path: Path) -> Needs:
     """Every model that the widgets of a workflow in API form name. Raises BadFile."""
     try:
-        nodes = json.loads(path.read_text(encoding="utf-8"))
-        values = [
-            (str(node["class_type"]), name, value)
-            for node in nodes.values()
-            for name, value in node["inputs"].items()
-            if isinstance(value, str)
-        ]
+        return of_nodes(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadFile(f"{path} is no workflow in API form (Workflow > Export (API)): {str(error)[:200]}") from error
+
+
+def of_nodes(nodes: dict) -> Needs:
+    """The same for the nodes themselves."""
     files: dict[ModelFile, None] = {}
     unknown: dict[str, None] = {}
-    for kind, name, value in values:
-        file = PACKS.get(value) if (kind, name) == ("FaceCDMLoadFaceAnalyzer", "pack") else by_choice(value)
-        if file is not None:
-            files[file] = None
-        elif value.lower().endswith(SUFFIXES):
-            unknown[value] = None
+    for node in nodes.values():
+        is_pack = str(node["class_type"]) == "FaceCDMLoadFaceAnalyzer"
+        for name, value in node["inputs"].items():
+            if not isinstance(value, str):
+                continue
+            file = PACKS.get(value) if is_pack and name == "pack" else by_choice(value)
+            if file is not None:
+                files[file] = None
+            elif value.lower().endswith(SUFFIXES):
+                unknown[value] = None
     return Needs(tuple(files), tuple(unknown))
 
 

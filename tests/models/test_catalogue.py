@@ -34,6 +34,18 @@ def test_every_model_of_a_shipped_workflow_is_in_the_table(path):
     assert needs.files, "a face pack at least"
 
 
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("s*.json")), ids=lambda path: path.stem)
+def test_workflows_link_what_they_need(path):
+    """The note links every file; nodes offer those that ComfyUI's frontend can download, under the widget's value."""
+    opened = json.loads((ROOT / "workflows" / path.name).read_text(encoding="utf-8"))
+    (note,) = (node["widgets_values"][0] for node in opened["nodes"] if node["type"] == "MarkdownNote")
+    files = of_workflow(path).files
+    assert [file for file in files if file.note not in note] == [] and f"facecdm get {path.stem}" in note
+    offered = [model for node in opened["nodes"] for model in node["properties"].get("models", ())]
+    wanted = [{"name": f.choice, "url": f.url, "directory": f.folder} for f in files if f.in_browser]
+    assert sorted(offered, key=str) == sorted(wanted, key=str)
+
+
 def test_face_packs_are_those_that_the_families_were_trained_with():
     from facecdm.formats.families import FAMILIES
 
