@@ -9,7 +9,7 @@ from facecdm.training.lora import Lora, LowRank
 from facecdm.training.rows import Prompt
 
 
-def loud(part: LowRank) -> LowRank:
+def randomised(part: LowRank) -> LowRank:
     nn.init.normal_(part.up, 0, 0.1)
     return part
 
@@ -26,21 +26,21 @@ def loud(part: LowRank) -> LowRank:
 )
 def test_it_is_a_change_of_the_weight(layer, shape):
     torch.manual_seed(0)
-    part, x = loud(LowRank.of(layer, 2)), torch.randn(shape)
+    part, x = randomised(LowRank.of(layer, 2)), torch.randn(shape)
     with Lora({"layer": part}).on({"layer": layer}):
-        heard = layer(x)
+        added = layer(x)
     with torch.no_grad():
         base = layer.weight.clone()
         layer.weight += part.weight
         expected = layer(x)
         layer.weight.copy_(base)
-    torch.testing.assert_close(heard, expected)
-    assert not torch.allclose(heard, layer(x), atol=1e-3)
+    torch.testing.assert_close(added, expected)
+    assert not torch.allclose(added, layer(x), atol=1e-3)
 
 
 def test_alpha_over_rank_scales_it():
     torch.manual_seed(0)
-    part, x = loud(LowRank(5, 7, rank=4, alpha=2.0)), torch.randn(3, 5)
+    part, x = randomised(LowRank(5, 7, rank=4, alpha=2.0)), torch.randn(3, 5)
     torch.testing.assert_close(part.weight, part.up @ part.down / 2)
     torch.testing.assert_close(part(x), x @ (part.up @ part.down / 2).T)
     again = Lora.from_tensors(Lora({"layer": part}).tensors()).parts["layer"]
@@ -51,7 +51,7 @@ def test_a_convolution_travels_through_its_tensors():
     layers = {"lora_unet_conv": nn.Conv2d(4, 6, 3, padding=1), "lora_unet_linear": nn.Linear(4, 6)}
     lora = Lora.new(layers, 3)
     for part in lora.parts.values():
-        loud(part)
+        randomised(part)
     again = Lora.from_tensors(lora.tensors())
     assert lora.tensors()["lora_unet_conv.lora_up.weight"].shape == (6, 3, 1, 1)
     for name, value in lora.tensors().items():

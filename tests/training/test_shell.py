@@ -244,7 +244,7 @@ def test_another_recogniser_than_the_data_sets_is_refused(data_set, face_models,
 
 
 def test_a_users_adapter_is_not_overwritten_unless_asked(alone, data_set, face_models, tmp_path):
-    path = write(tmp_path, data_set, face_models, out=str(alone))
+    path = write(tmp_path, data_set, face_models, out=str(alone), stages={"fine": {"steps": 7}})
     with pytest.raises(FaceCDMError, match="adapter.safetensors exists and was not made by this training"):
         opened(configuration.read(path))
 

@@ -1,4 +1,4 @@
-"""The trainer's view of a diffusers U-Net: the demo model's, or a Stable Diffusion 1.5 / XL folder."""
+"""The `Denoiser` of a diffusers U-Net: the demo model's, or that of a Stable Diffusion 1.5 or XL folder."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from .sampling import DiffusersHost
 
 
 class DiffusersDenoiser:
-    """See `training.denoiser.Denoiser`. `decoder` maps latents as the U-Net has them to pixels in −1…1."""
+    """See `training.denoiser.Denoiser`. `decoder` maps the U-Net's latents to pixels in −1…1."""
 
     can_decode = True
 
@@ -52,7 +52,7 @@ class DiffusersDenoiser:
         return "" if self._control is None else digest_of("control", self._control.state_dict().values())
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """The dtype of the U-Net's arithmetic: float32, or another one by autocast."""
+        """Set the dtype of the U-Net's computations: float32, or another one by autocast."""
         self._autocast = None if dtype == torch.float32 else dtype
 
     def predict(
@@ -137,7 +137,7 @@ class DiffusersDenoiser:
 
 
 class _Decoder(nn.Module):
-    """AutoencoderKL from scaled latents, without its statistics' noise."""
+    """AutoencoderKL for scaled latents."""
 
     def __init__(self, vae: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The bottleneck of a new adapter begins with what tells people apart."""
+"""The initial bottleneck of a new adapter distinguishes people."""
 
 import pytest
 import torch
@@ -25,19 +25,19 @@ def faces() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([person + noise, photo], 1) / 100, torch.arange(PEOPLE).repeat_interleave(PHOTOS)
 
 
-def test_directions_say_who_and_not_which_photo(faces):
+def test_directions_depend_on_the_person_and_not_on_the_photo(faces):
     centred = faces[0] - faces[0].mean(0)
     directions = identity_directions(centred, faces[1], TRAITS)
     code = centred @ directions.T
     means = code.view(PEOPLE, PHOTOS, -1).mean(1, keepdim=True)
     assert means.var() > 20 * (code.view(PEOPLE, PHOTOS, -1) - means).var()
     assert code.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
-    principal = identity_directions(centred, torch.arange(len(centred)), TRAITS)  # every photo somebody else's
+    principal = identity_directions(centred, torch.arange(len(centred)), TRAITS)  # every photo another person's
     assert (centred @ principal.T).var(0).tolist() == pytest.approx([1] * TRAITS, rel=0.02)
     assert principal[:, :TRAITS].norm() < 0.3 * principal.norm()
 
 
-def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
+def test_the_code_passes_its_gelu_and_restores_the_face(faces):
     torch.manual_seed(0)
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH, face_rank=2 * WIDTH))
     init_bottleneck(adapter, *faces)
@@ -57,7 +57,7 @@ def test_a_code_without_a_gelu_needs_no_pairs(faces):
     assert projector.reconstruction_loss(faces[0]) < 1e-3 * (faces[0] - faces[0].mean(0)).square().mean() * WIDTH
 
 
-def test_one_photo_begins_nothing():
+def test_one_photo_initialises_nothing():
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH))
     before = adapter.face_projector.reduce.weight.detach().clone()
     init_bottleneck(adapter, torch.ones(1, WIDTH), torch.zeros(1, dtype=torch.int64))
@@ -68,7 +68,7 @@ def test_one_photo_begins_nothing():
     "settings,opens",
     [({"rank": 0}, True), ({"rank": 4}, False), ({"rank": 0, "train": ("projectors", "gates")}, False)],
 )
-def test_streams_open_where_values_learn_whole(settings, opens):
+def test_gates_open_where_values_are_trained_whole(settings, opens):
     torch.manual_seed(0)
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH)).requires_grad_(False)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}

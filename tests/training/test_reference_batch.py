@@ -1,4 +1,4 @@
-"""A training batch sees what a person who is applied to a model sees."""
+"""A training batch conditions the U-Net as an applied person does."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def test_each_row_is_the_person_at_its_own_noise_level(image_on, parts):
             torch.testing.assert_close(ours[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_a_row_without_anybody_is_the_base_model():
+def test_a_row_without_face_and_image_is_the_base_model():
     denoiser, data = tiny_denoiser(), TinySource()
     adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1))
     rows, (face, vision) = data.load([0, 4]), data.features([0, 4])
@@ -55,7 +55,7 @@ def test_a_row_without_anybody_is_the_base_model():
     torch.testing.assert_close(shown[1], plain[1], rtol=0, atol=1e-6)
 
 
-def test_a_row_is_told_where_its_face_is_as_a_person_is():
+def test_a_row_is_conditioned_on_face_location_as_a_person_is():
     denoiser, data = tiny_denoiser(), TinySource()
     adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=4, image_tokens=2, image_layers=1))
     adapter.config = replace(adapter.config, places=True)
@@ -78,7 +78,7 @@ def test_a_row_is_told_where_its_face_is_as_a_person_is():
 
 @pytest.mark.parametrize("pose", [True, False])
 @pytest.mark.parametrize("places", [True, False])
-def test_a_step_tells_where_faces_are_while_the_pose_is_known(tmp_path, pose, places):
+def test_a_step_with_a_pose_is_conditioned_on_face_location(tmp_path, pose, places):
     adapter = new_adapter(tiny_denoiser(), TinySource(), face_rank=8, face_tokens=4, image_tokens=2, image_layers=1)
     adapter.config = replace(adapter.config, places=places)
     trainer = tiny_trainer(tmp_path, adapter=adapter)
@@ -91,7 +91,7 @@ def test_a_step_tells_where_faces_are_while_the_pose_is_known(tmp_path, pose, pl
     assert (step_data.reference_batch.where is not None) == (pose and places)
 
 
-def test_a_picture_without_a_face_stands_somewhere():
+def test_a_picture_without_a_face_has_a_finite_location():
     rows = TinySource().load([0, 4])
     rows = replace(
         rows,
