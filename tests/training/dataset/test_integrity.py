@@ -43,7 +43,7 @@ def everything(data: DataSet) -> list[torch.Tensor]:
 def read_all(path) -> None:
     store = Store(path.parent)
     for name in load_file(path):
-        store.rows(list(store.places), name)
+        store.rows(list(store.locations), name)
 
 
 def flip(path, position):
@@ -79,6 +79,19 @@ def test_a_flipped_bit_in_any_header_changes_no_number(folder, stage):
             assert all(torch.equal(a, b) for a, b in zip(before, after)), position
         flip(path, position)
     assert refused > 80
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [(b"[5,3,8,8]", b"[5,3,9,8]"), (b'"F16"', b'"F32"'), (b'"F16"', b'"X16"'), (b"[0,1920]", b"[9,1920]")],
+)
+def test_a_header_that_claims_other_sizes_is_refused(folder, old, new):
+    path = shard_of(folder, "latents")
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(BadFile, match="lacks a record of .*prepare the data set again"):
+        DataSet(folder)
 
 
 @pytest.mark.parametrize("stage", ["faces", "latents", "vision"])
@@ -123,7 +136,7 @@ def test_a_changed_manifest_is_named(folder, place):
 def test_the_fingerprint_covers_the_bytes(folder):
     first = DataSet(folder).fingerprint
     store = Store(folder / "latents")
-    keys = list(store.places)
+    keys = list(store.locations)
     values = torch.stack(store.rows(keys, "latents"))
     store.add(keys, {"latents": values})
     assert DataSet(folder).fingerprint == first
