@@ -36,7 +36,10 @@ def combine(parts: list[Weighted], mode: str = "weighted mean", blend: float = 0
         Faces((), "").required("Combine Faces")
     require_same_recogniser([part.faces for part in parts], "The faces to combine")
     if mode == "concatenate":
-        faces = tuple(face for part in parts if part.weight > 0 for face in part.faces)
+        used = [part.faces for part in parts if part.weight > 0]
+        if len(used) == 1:
+            return used[0]
+        faces = tuple(face for part in used for face in part)
         return Faces(faces, parts[0].faces.recogniser).required("Combine Faces (every weight is 0)")
     if mode == "blend two people":
         return _blend(parts, blend)

@@ -61,6 +61,7 @@ def _metadata(faces: Faces) -> dict[str, str]:
         "version": VERSION,
         "recogniser": faces.recogniser,
         "count": str(len(faces)),
+        "pictures": str(faces.pictures),
         "names": json.dumps([face.name for face in faces], ensure_ascii=False),
     }
 
@@ -100,4 +101,10 @@ def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
     ]
     if not faces:
         raise ValueError("it holds no face")
-    return Faces(tuple(faces), metadata["recogniser"])
+    return Faces(tuple(faces), metadata["recogniser"], int(metadata.get("pictures", _frames(faces))))
+
+
+def _frames(faces: list[Face]) -> int:
+    """The pictures of a file from before their number was saved: rising indices are taken for a video's."""
+    indices = [face.image_index for face in faces]
+    return indices[-1] + 1 if len(set(indices)) > 1 and indices == sorted(indices) else 0

@@ -88,10 +88,16 @@ class Face:
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Faces, perhaps none, embedded by one recogniser (`pack/file.onnx`). Raises Mismatch."""
+    """Faces, perhaps none, embedded by one recogniser. Raises Mismatch.
+
+    faces
+    recogniser  `pack/file.onnx`
+    pictures    number of pictures in the batch in which all of them were searched; 0: several batches
+    """
 
     faces: tuple[Face, ...]
     recogniser: str
+    pictures: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faces", tuple(self.faces))
@@ -117,7 +123,7 @@ class Faces:
             return self
         names = [name] if len(self) == 1 else [f"{name} {i + 1}" for i in range(len(self))]
         named = (replace(face, name=own) for face, own in zip(self, names, strict=True))
-        return Faces(tuple(named), self.recogniser)
+        return replace(self, faces=tuple(named))
 
     @property
     def dim(self) -> int:
