@@ -136,6 +136,35 @@ def test_the_contrast_excludes_the_own_person(painting, people, recogniser):
     assert near > far >= plain
 
 
+class FirstPixels(nn.Module):
+    """A recogniser whose embedding is the first 512 values of the picture."""
+
+    def embed(self, pixels, keypoints):
+        return pixels.flatten(1)[:, :512]
+
+
+def test_the_contrast_is_infonce_with_its_weight_and_temperature():
+    torch.manual_seed(0)
+    rows = make_rows(2)
+    bank = Bank(torch.randn(5, 512), torch.tensor([0, 1, 7, 8, 9]))
+    step_data = make_step_data([100, 200], rows=rows)
+    plain = IdentityLoss(FirstPixels()).per_row(step_data)
+    added = IdentityLoss(FirstPixels(), bank=bank, contrast=0.3, temperature=0.2).per_row(step_data) - plain
+    embedding = nn.functional.normalize(step_data.clean.flatten(1)[:, :512], dim=1)
+    own = (embedding * nn.functional.normalize(rows.face, dim=1)).sum(1)
+    others = embedding @ nn.functional.normalize(bank.embeddings, dim=1).T
+    for row in range(2):
+        logits = torch.cat([own[row : row + 1], others[row][bank.identity != row]]) / 0.2
+        assert added[row].item() == pytest.approx(-0.3 * logits.log_softmax(0)[0].item(), rel=1e-4)
+
+
+def test_few_steps_reach_the_higher_of_top_and_high():
+    t = torch.tensor([650, 750, 850, 950])
+    assert FewStepIdentityLoss(None, high=900).applies(t).tolist() == [True, True, True, False]
+    assert FewStepIdentityLoss(None, high=300).applies(t).tolist() == [True, False, False, False]
+    assert FewStepIdentityLoss(None, begin="noise").applies(t).all()
+
+
 @pytest.mark.parametrize(
     "left_out", [dict(t=[300]), dict(t=[999]), dict(face_on=torch.zeros(1)), dict(box=torch.zeros(1, 4))]
 )

@@ -42,6 +42,12 @@ def test_the_same_data_give_the_same_bits(people, linear):
     assert torch.equal(again.weights, linear.weights) and torch.equal(again.decoder, linear.decoder)
 
 
+def test_a_constant_in_all_pictures_and_embeddings_does_not_matter(people, linear):
+    shifted = ManyPeople()
+    shifted.rows = replace(shifted.rows, latents=shifted.rows.latents + 2)
+    torch.testing.assert_close(LinearRecogniser.fit(StubDenoiser(), shifted).weights, linear.weights, atol=1e-3, rtol=0)
+
+
 def test_the_decoder_is_the_nearest_linear_one(linear):
     """The stub's decoder is the identity."""
     torch.testing.assert_close(linear.decoder[:, :, 0, 0], torch.eye(3), atol=1e-3, rtol=0)
