@@ -109,8 +109,10 @@ def test_descent_makes_the_picture_another_person(painting, people, recogniser, 
     picture = ((painted[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
     analyzer = open_pack([folder], "buffalo_s", "CPU")
     bgr = np.ascontiguousarray(picture[..., ::-1])
-    seen = torch.from_numpy(analyzer.embed(bgr, analyzer.detect(bgr, 640, 0.5)[0])[0])
-    assert torch.cosine_similarity(seen, wanted[0], dim=0) > torch.cosine_similarity(seen, own[0], dim=0) + 0.1
+    embedding = torch.from_numpy(analyzer.embed(bgr, analyzer.detect(bgr, 640, 0.5)[0])[0])
+    assert (
+        torch.cosine_similarity(embedding, wanted[0], dim=0) > torch.cosine_similarity(embedding, own[0], dim=0) + 0.1
+    )
 
 
 def test_value_is_one_minus_cosine(painting, people, recogniser):
@@ -301,11 +303,11 @@ def test_few_steps_use_the_same_references_at_the_new_noise_level(recogniser):
         extra=extra,
         control=torch.rand(count, 3, 8, 8),
     )
-    seen = []
-    denoiser.predict = lambda noisy, t, prompt, people, control: seen.append((prompt, people, control)) or noisy
+    calls = []
+    denoiser.predict = lambda noisy, t, prompt, people, control: calls.append((prompt, people, control)) or noisy
     chosen, t = torch.tensor([1, 2]), torch.tensor([350, 50])
     predict_again(step_data, step_data.noisy[chosen], t, chosen)
-    ((prompt, people, control),) = seen
+    ((prompt, people, control),) = calls
     sigma = denoiser.noise / denoiser.signal
     whole = reference_batch.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
     assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, step_data.control[1:])
@@ -333,7 +335,7 @@ def test_toward_the_reference(painting, people, recogniser):
     loss = IdentityLoss(recogniser, toward="reference")
     assert loss(step_data).item() == pytest.approx(2 - loss(other).item(), abs=1e-5)
     with pytest.raises(ValueError, match="toward"):
-        IdentityLoss(recogniser, toward="nobody")
+        IdentityLoss(recogniser, toward="none")
 
 
 def test_toward_the_person_for_any_picture(painting, people, recogniser):

@@ -32,8 +32,8 @@ def test_it_recognises_people_that_it_was_not_fitted_to():
     fitted = ManyPeople(90)
     fitted.buckets = [list(range(180))]
     fitted.people = dict(list(fitted.people.items())[:60])
-    seen = LinearRecogniser.fit(StubDenoiser(), fitted)(everyone.rows.latents, everyone.rows.keypoints)
-    first, second = F.normalize(seen[180::3], dim=1), F.normalize(seen[181::3], dim=1)
+    estimated = LinearRecogniser.fit(StubDenoiser(), fitted)(everyone.rows.latents, everyone.rows.keypoints)
+    first, second = F.normalize(estimated[180::3], dim=1), F.normalize(estimated[181::3], dim=1)
     assert ((first @ second.T).argmax(1) == torch.arange(30)).float().mean() > 0.9  # chance: 1 in 30
 
 
