@@ -1,6 +1,8 @@
 """The rules of the house that a program can check: imports point down, heavy packages are imported where used."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,4 +114,13 @@ def test_ruff_accepts_the_tree(arguments):
     """Names, imports, line lengths and layout by pyproject.toml; it includes the node registry's rules (no eval, …)."""
     command = [sys.executable, "-m", "ruff", *arguments, "."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_types():
+    """By pyproject.toml; `pyrefly check` says more to an author."""
+    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    command = [shutil.which("pyrefly", path=beside), "check", "--python-interpreter-path", sys.executable]
+    assert command[0], "install tests/requirements.txt"
+    done = subprocess.run([*command, "--output-format", "min-text"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -39,16 +39,18 @@ class _Session:
         for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
             for name, layers in keys_values.items():
                 kappa, router = span.person.kappa_of(name), span.person.router_of(name)
+                k, v = layers[index]
                 streams.append(
                     LayerStream(
                         span.start,
                         span.rows,
-                        *layers[index],
+                        k,
+                        v,
                         gates[name][index],
                         kappa,
                         self._mask(span.person, places, gates[name][index]),
                         projection=span.person.settings[name].projection,
-                        router=None if router is None else router[index].to(layers[index][0].device),
+                        router=None if router is None else router[index].to(k.device),
                         person=number,
                         where=self._where(number) if name == "face" else None,
                     )
