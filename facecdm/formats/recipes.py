@@ -25,7 +25,7 @@ class FaceEmbedding:
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         shown = Features(face_embeddings(part, sources), None, sources.shortcut)
-        return shown, shown.nothing()
+        return shown, shown.empty()
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pictures:
             raise FaceCDMError(f"{part.family.name} needs {self.picture}: connect a picture to image{vision}")
         shown = self._features(check_output(self._output(part, sources), part))
         if self.vision == POOLED and sources.negative_image is None:
-            return shown, shown.nothing()
+            return shown, shown.empty()
         return shown, self._features(negative_output(part, sources))
 
     def _output(self, part: Recognised, sources: Sources) -> VisionOutput:

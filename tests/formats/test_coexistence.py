@@ -24,7 +24,7 @@ def show(small, make_state):
     adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")))
     face = torch.randn(1, 512, generator=torch.Generator().manual_seed(1))
     face = Features(torch.nn.functional.normalize(face, dim=1))
-    return lambda model: apply_person(model, Person(adapter, face, negative={"face": face.nothing()}))
+    return lambda model: apply_person(model, Person(adapter, face, negative={"face": face.empty()}))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def features(family: str, sizes, count: int = 1, seed: int = 7) -> tuple[Feature
         states = torch.randn(count, 257, width, generator=generator)
         empty = torch.randn(1, 257, width, generator=generator)
     shown = Features(embedding, states, shortcut=0.7)
-    return shown, shown.nothing(empty)
+    return shown, shown.empty(empty)
 
 
 def for_diffusers(projection, shown: Features, nothing: Features):

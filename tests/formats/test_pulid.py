@@ -114,7 +114,7 @@ def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
     theirs = (negative + CFG * (positive - negative))[None]
 
     shown = Features(identity_vector(recognised, seen), states)
-    person = Person(adapter_of(state), shown, settings={"face": stream}, negative={"face": shown.nothing(nobody[2:])})
+    person = Person(adapter_of(state), shown, settings={"face": stream}, negative={"face": shown.empty(nobody[2:])})
     prompts = [conditioning(text[i : i + 1], pooled, height=64, width=96) for i in (1, 0)]
     ours = predict(apply_person(twins.model, person), x, SIGMA, *prompts, cfg=CFG)
     plain = predict(twins.model, x, SIGMA, *prompts, cfg=CFG)

@@ -218,7 +218,7 @@ def pose():
 
 def test_a_pose_says_where_the_face_is_to_be(in_comfy, sd15, make_adapter, apply, noise, pose):
     placed = stir(make_adapter(sd15))
-    placed.config = replace(placed.config, places=True)
+    placed.config = replace(placed.config, spatial_tokens=True)
     here = apply(adapter=placed, pose=pose)
     assert person(in_comfy, here).keypoints.shape == (1, 5, 2)
     assert person(in_comfy, here).keypoints[0, 2].tolist() == pytest.approx([56 / 112, 71.7 / 112], abs=1e-5)

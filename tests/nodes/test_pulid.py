@@ -113,7 +113,7 @@ def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
     shown = features.Features(
         in_comfy.module("facecdm.formats.families.pulid").identity_vector(faces.raw, embedding), states
     )
-    empty = shown.nothing(tuple(torch.zeros_like(state) for state in states))
+    empty = shown.empty(tuple(torch.zeros_like(state) for state in states))
     made = person.Person(pulid, shown, settings={"face": person.Stream(**stream)}, negative={"face": empty})
     return in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, made)
 

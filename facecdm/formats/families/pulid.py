@@ -125,7 +125,7 @@ class UprightFace:
             )
         pooled, states = sources.clip_vision.encode_faces(sources.faces, sources.image)
         shown = Features(identity_vector(embedding, pooled), states, sources.shortcut)
-        return shown, shown.nothing(tuple(torch.zeros_like(state) for state in states))
+        return shown, shown.empty(tuple(torch.zeros_like(state) for state in states))
 
 
 def identity_vector(embedding: Tensor, pooled: Tensor) -> Tensor:

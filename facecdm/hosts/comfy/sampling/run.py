@@ -253,7 +253,7 @@ class Run:
                         projection=shown.person.settings[name].projection,
                         router=None if router is None else router[index],
                         person=number,
-                        where=self._location(number, covered, rows, size, images, device)
+                        location=self._location(number, covered, rows, size, images, device)
                         if name == "face" and shown.person.has_location
                         else None,
                     )
