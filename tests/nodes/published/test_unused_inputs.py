@@ -93,8 +93,8 @@ def test_faces_that_are_not_in_the_picture(
         f"{instead}"
     ), found
     shown = person(in_comfy, apply(adapter, faces=faces, image=picture(7)))
-    seen = picture(7) if part.family.stream == "image" else faces[0].crop[None]
-    assert (shown.face or shown.image).states.equal(vision.encode_image(seen).penultimate_hidden_states)
+    encoded = picture(7) if part.family.stream == "image" else faces[0].crop[None]
+    assert (shown.face or shown.image).states.equal(vision.encode_image(encoded).penultimate_hidden_states)
     if part.family.stream == "image":
         assert not warnings(apply, adapter, faces=None)
         assert not warnings(apply, adapter, faces=faces, image=None, clip_vision_output=vision.encode_image(picture(7)))
