@@ -124,3 +124,13 @@ def test_types():
     assert command[0], "install tests/requirements.txt"
     done = subprocess.run([*command, "--output-format", "min-text"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_package_says_what_it_holds():
+    folders = {path.parent for path in LIBRARY}
+    silent = [folder for folder in folders if not ast.get_docstring(ast.parse(read(folder / "__init__.py")))]
+    assert not silent
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
