@@ -176,5 +176,5 @@ def test_python_versions(monkeypatch, version, level):
 def test_the_encoder_is_named_as_the_workflows_name_it():
     workflows = [path.read_text(encoding="utf-8") for path in (ROOT / "workflows/api").glob("*.json")]
     kind = next(kind for kind in doctor_models.OPTIONAL_MODELS if kind.topic == "clip_vision")
-    name = kind.advice.rpartition(" ")[2]
+    name = kind.advice.partition("`, ")[0].rpartition(" ")[2]
     assert name.endswith(".safetensors") and any(name in text for text in workflows)
