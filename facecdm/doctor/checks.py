@@ -27,7 +27,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def examine(comfyui: Path | None, base: Path | None = None, workflow: str | None = None) -> Iterator[Finding]:
-    """All findings, the most basic first. `base`: base directory, by default `comfyui`; `workflow`: a name to check, too.
+    """All findings, the most basic first; `base` is `comfyui` unless named, `workflow` one whose models are checked.
 
     A check that itself fails is a finding, too.
     """
