@@ -1,18 +1,16 @@
 """Apply FaceCDM: a MODEL that shows a person."""
 
-import logging
-
 from comfy_api.latest import io
 
 from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored
+from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
+from .checks import checked
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
-
-logger = logging.getLogger("facecdm")
+from .warn import output
 
 SEVERAL = (
     "Several references as their mean, all side by side, or the first for the first picture of the batch, the "
@@ -135,11 +133,10 @@ class ApplyFaceCDM(io.ComfyNode):
             return str(error)
 
     @classmethod
+    @checked
     def execute(cls, **inputs):
-        model, unused_inputs = applied(**inputs)
-        for text in unused_inputs:
-            logger.warning("FaceCDM: %s", text)
-        return io.NodeOutput(model)
+        model, warnings = applied(**inputs)
+        return output(model, warnings=warnings)
 
 
 def applied(
@@ -161,10 +158,10 @@ def applied(
     options=None,
     pose=None,
 ):
-    """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
+    """(the MODEL with the person, warnings in sentences: inputs without effect, and a missing pose)."""
     from ..facecdm.formats.features import features
     from ..facecdm.formats.sources import Sources
-    from ..facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+    from ..facecdm.hosts.comfy.sampling.apply import apply_person, check_base, sigma_at
     from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
     from ..facecdm.hosts.comfy.sampling.lora import apply_lora
     from ..facecdm.hosts.comfy.vision import tower_of, vision_output
@@ -173,6 +170,7 @@ def applied(
 
     if start_at >= end_at:
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
+    check_base(model, adapter)  # before faces and towers are asked for
     options = options or ApplyOptions()
     shown = features(
         adapter,
@@ -213,11 +211,11 @@ def applied(
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-    unused_inputs = shown.unused_inputs + pose_ignored(person)
+    warnings = shown.unused_inputs + pose_ignored(person) + pose_missing(person)
     if options.projection != NONE:
         streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
-        unused_inputs += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
-    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unused_inputs
+        warnings += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
 
 
 def _stream(

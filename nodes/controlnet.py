@@ -6,7 +6,9 @@ from ..facecdm.adapter.references import REFERENCES
 from ..facecdm.errors import BadFile, FaceCDMError, MissingModel
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
+from .checks import checked
 from .sockets import ADAPTER, FACES
+from .warn import output
 
 NO_LORA = "none"
 
@@ -86,6 +88,7 @@ class ApplyToControlNet(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         positive,
@@ -160,14 +163,18 @@ class ApplyLora(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, control_net, strength, file, control_lora=None):
         from ..facecdm.hosts.comfy.control.lora import control_with_lora
 
         if not control_lora and file == NO_LORA:
             raise FaceCDMError("no LoRA is given: connect control_lora, or choose a file from models/loras")
-        if not strength:
-            return io.NodeOutput(control_net)
-        return io.NodeOutput(control_with_lora(control_net, control_lora or _read_lora(file), strength))
+        warnings = []
+        if control_lora and file != NO_LORA:
+            warnings.append(f"file ({file}) is not read, because control_lora is connected. Set file to {NO_LORA}.")
+        if strength:
+            control_net = control_with_lora(control_net, control_lora or _read_lora(file), strength)
+        return output(control_net, warnings=warnings)
 
 
 def _read_lora(file: str) -> dict:

@@ -7,8 +7,10 @@ from ..facecdm.adapter.references import MEAN
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
-from .apply import applied, logger
+from .apply import applied
+from .checks import checked
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
+from .warn import output
 
 PEOPLE = 4
 
@@ -91,6 +93,7 @@ class PersonRegions(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, width, height, boxes, shape, grow, softness, fill, faces=None, layout=None):
         if faces is not None and layout is not None:
             raise FaceCDMError(
@@ -199,6 +202,7 @@ class ApplyToPeople(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -230,9 +234,10 @@ class ApplyToPeople(io.ComfyNode):
                 f"{connected[present[-1]][0]} is connected, and masks has {len(masks)} "
                 f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody"
             )
+        warnings = []
         for n in present:
             try:
-                model, unused_inputs = applied(
+                model, of_person = applied(
                     model=model,
                     adapter=adapter,
                     faces=people.get(f"faces_{n}"),
@@ -251,9 +256,8 @@ class ApplyToPeople(io.ComfyNode):
                 )
             except FaceCDMError as error:
                 raise type(error)(f"person {n}: {error}") from error
-            for text in unused_inputs:
-                logger.warning("FaceCDM: person %d: %s", n, text)
-        return io.NodeOutput(model)
+            warnings += [f"person {n}: {text}" for text in of_person]
+        return output(model, warnings=warnings)
 
 
 NODES = [PersonRegions, ApplyToPeople]

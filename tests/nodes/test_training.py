@@ -257,6 +257,9 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
     assert torch.equal(seen["socket"], seen["file"]) and (seen["socket"] - seen["plain"]).abs().max() > 1e-3
     assert (seen["twice"] - seen["plain"]).norm() > 1.2 * (seen["socket"] - seen["plain"]).norm()
     assert apply(0.0, control_lora=control) is net
+    both = {"control_net": net, "strength": 1.0, "file": "posed.safetensors", "control_lora": control}
+    shown = in_comfy.node_output("FaceCDMApplyControlLora", **both).ui["facecdm_warnings"]
+    assert len(shown) == 1 and "file (posed.safetensors) is not read" in shown[0]
     with pytest.raises(errors.FaceCDMError, match="no LoRA is given"):
         apply()
     with pytest.raises(errors.FaceCDMError, match="trains the LoRA of a ControlNet"):
