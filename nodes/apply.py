@@ -41,7 +41,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     min=-2.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How strongly the face is heard; 0 leaves its stream out.",
+                    tooltip="Strength of the face stream; 0 leaves it out.",
                 ),
                 io.Float.Input(
                     "image_strength",
@@ -49,7 +49,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     min=-2.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How strongly the whole image is heard; 0 leaves its stream out.",
+                    tooltip="Strength of the image stream; 0 leaves it out.",
                 ),
                 io.Float.Input(
                     "keep_prompt",
@@ -57,7 +57,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Takes out of the streams what the text already says, so that the prompt wins.",
+                    tooltip="Removes from both streams what the prompt already determines.",
                 ),
                 io.Float.Input(
                     "start_at",
@@ -98,8 +98,8 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The whole image, with clothes and surroundings; adapters that look at a face "
-                    "find it here if this is what Detect & Embed Faces saw.",
+                    tooltip="The whole image, with clothes and surroundings; adapters that encode a face's "
+                    "picture cut it out of this, the input of Detect & Embed Faces.",
                 ),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
@@ -109,13 +109,12 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.Mask.Input(
                     "mask", optional=True, tooltip="Where in the picture the person is; of a batch the first counts."
                 ),
-                OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
+                OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, their defaults."),
                 POSE_KEYPOINT.Input(
                     "pose",
                     optional=True,
-                    tooltip="Where the face is to be: the pose that the ControlNet draws (cropped as "
-                    "that is). Likeness is better where it is known. For FaceCDM's own "
-                    "adapters whose face tokens are places.",
+                    tooltip="The location of the face: the pose that the ControlNet gets, cropped in the same way. "
+                    "It raises identity similarity. For FaceCDM's own adapters with spatial tokens.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
@@ -229,7 +228,7 @@ def _stream(
     weights: tuple[float, ...],
     options: ApplyOptions,
 ) -> Stream:
-    """One stream's setting: the family's own, the user's, and the balance between prompt and likeness."""
+    """One stream's setting: the family's own, the user's, and the balance between prompt and identity."""
     from ..facecdm.formats.families import FAMILIES
     from ..facecdm.hosts.comfy.sampling.apply import schedule
 
