@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import __version__
+from ..comfyui_folders import find_base, find_comfyui
 from .checks import examine
 from .finding import MISSING, OK, Finding
-from .folders import find_base, find_comfyui
 
 FOR_OWN_MODELS = ("checkpoint", "adapter")  # topics of what portraits with SD1.5 or SDXL need
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from facecdm import comfyui_folders as folders
 from facecdm.cli import main
 from facecdm.doctor import checks as doctor
-from facecdm.doctor import folders
 from facecdm.doctor import models as doctor_models
 from facecdm.doctor.command import lines
 from facecdm.doctor.finding import MISSING, NOTE, OK, WARNING, Finding

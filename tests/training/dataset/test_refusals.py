@@ -13,7 +13,6 @@ from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, sa
 from PIL import Image
 
 from facecdm.errors import BadFile, FaceCDMError
-from facecdm.training.dataset import cli
 from facecdm.training.dataset.pipeline import prepare
 from facecdm.training.dataset.sources import BatchSource, FolderSource
 
@@ -120,14 +119,6 @@ def test_files_of_another_program_are_not_replaced_unasked(one, name):
     assert (one / "out" / name).read_text() == "mine" and len(list((one / "out").iterdir())) == 1
     assert len(make(one, overwrite=True)) == 1
     assert len(make(one)) == 1  # it is a data set now
-
-
-def test_the_command_has_the_option():
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    assert parser.parse_args(["in", "out", "--overwrite"]).overwrite and not parser.parse_args(["in", "out"]).overwrite
 
 
 def test_a_full_disk_is_reported_and_the_next_run_goes_on(one, monkeypatch):
