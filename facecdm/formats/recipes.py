@@ -128,4 +128,7 @@ def check_output(output: VisionOutput, part: Recognised) -> VisionOutput:
 def where_to_get(part: Recognised) -> str:
     if part.encoder is None:
         return f"load the CLIP vision model of {part.sizes.vision_width} features that it was trained with"
-    return f"load {part.encoder.file} ({part.encoder.name}; models/clip_vision) with Load CLIP Vision"
+    return (
+        f"connect clip_vision of Load Adapter, or load {part.encoder.file} ({part.encoder.name}; models/clip_vision) "
+        "with Load CLIP Vision"
+    )

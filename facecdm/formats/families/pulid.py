@@ -118,7 +118,9 @@ class UprightFace:
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         embedding = face_embeddings(part, sources)
         if not isinstance(sources.clip_vision, FaceTower):
-            raise Mismatch(f"PuLID encodes faces with {EVA_FILE}: connect Load EVA CLIP to clip_vision")
+            raise Mismatch(
+                f"PuLID encodes faces with {EVA_FILE}: connect clip_vision of Load Adapter, or Load EVA CLIP"
+            )
         if sources.image is None:
             raise FaceCDMError(
                 "PuLID encodes the faces in their pictures: connect the picture of Detect & Embed Faces to image"
