@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = sorted(folder.name for folder in (ROOT / "locales").iterdir() if folder.is_dir())
-KEPT = re.compile(r"\d+(?:\.\d+)?|'[^']+'(?=[ ,:.;]|$)|[\w-]+/[\w/]+|\b\w+\.(?:txt|jsonl|md|py|yaml)\b|\b[a-z]+(?:_[a-z0-9]+)+\b")
+KEPT = re.compile(
+    r"\d+(?:\.\d+)?|'[^']+'(?=[ ,:.;]|$)|[\w-]+/[\w/]+|\b\w+\.(?:txt|jsonl|md|py|yaml)\b|\b[a-z]+(?:_[a-z0-9]+)+\b"
+)
 
 
 def load(language: str, name: str) -> dict:
