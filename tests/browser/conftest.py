@@ -14,6 +14,7 @@ from frontend import Frontend, settle_in
 from facecdm.apps.references import copy_examples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+API = REPOSITORY / "workflows" / "api"
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,11 @@ class Page:
     tab: Tab
     address: str
     log: Path
+    base: Path
+
+    def touch_models(self, name: str) -> list[Path]:
+        """Empty files in place of the models that a shipped workflow needs; their paths."""
+        return touch_models(API / f"{name}.json", self.base)
 
     def history(self) -> dict:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -56,47 +62,55 @@ class Page:
 
 
 @contextlib.contextmanager
-def opened(browser: str, address: str, base: Path, log: Path):
-    copy_examples(base / "input")
-    tab = Tab(browser)
-    try:
-        yield Page(Frontend(tab, address), tab, address, log)
-    finally:
-        tab.close()
-
-
-@pytest.fixture(scope="session")
-def own_page(server, browser):
-    """ComfyUI's own frontend, on the server of the other tests."""
-    settle_in(server.base)
-    with opened(browser, server.address, server.base, server.log) as page:
-        yield page
-
-
-@pytest.fixture(scope="session")
-def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory):
-    """The newest frontend marks missing model files as errors, so empty files stand in for them."""
+def opened(browser: str, comfyui: Path, base: Path, face_models: Path, *arguments: str):
+    """A page on a server of its own. Empty files stand in for the models of SD1.5 and SDXL: without them the frontends
+    open a dialog with each workflow.
+    """
     from facecdm.comfy_api.server import LocalServer, link_pack
-    from facecdm.models.download import target_of
-    from facecdm.models.needs import of_workflow
 
-    base = tmp_path_factory.mktemp("newest")
     (base / "input").mkdir()
     packs = base / "models" / "insightface" / "models"
     packs.mkdir(parents=True)
     for name in ("buffalo_s", "buffalo_l", "antelopev2"):
         (packs / name).symlink_to(face_models / "models/insightface/models/buffalo_s", target_is_directory=True)
-    for path in (REPOSITORY / "workflows" / "api").glob("*.json"):
-        for file in of_workflow(path).files:
-            if not file.is_archive:
-                target = target_of(file, base / "models")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.touch()
+    for path in API.glob("*.json"):
+        touch_models(path, base)
     link_pack(REPOSITORY, base)
     settle_in(base)
-    with LocalServer(comfyui, base, arguments=("--front-end-root", str(newest_frontend))) as server:
-        with opened(browser, server.address, base, server.log) as page:
-            yield page
+    copy_examples(base / "input")
+    with LocalServer(comfyui, base, cpu=True, arguments=arguments) as server:
+        tab = Tab(browser)
+        try:
+            yield Page(Frontend(tab, server.address), tab, server.address, server.log, base)
+        finally:
+            tab.close()
+
+
+def touch_models(workflow: Path, base: Path) -> list[Path]:
+    """Empty files in place of the models that a workflow in API form names; their paths."""
+    from facecdm.models.download import target_of
+    from facecdm.models.needs import of_workflow
+
+    targets = [target_of(file, base / "models") for file in of_workflow(workflow).files if not file.is_archive]
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    return targets
+
+
+@pytest.fixture(scope="session")
+def own_page(comfyui, face_models, browser, tmp_path_factory):
+    """ComfyUI's own frontend."""
+    with opened(browser, comfyui, tmp_path_factory.mktemp("own"), face_models) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory):
+    """The newest frontend."""
+    arguments = ("--front-end-root", str(newest_frontend))
+    with opened(browser, comfyui, tmp_path_factory.mktemp("newest"), face_models, *arguments) as page:
+        yield page
 
 
 @pytest.fixture(params=["own", "newest"])

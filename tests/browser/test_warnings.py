@@ -37,7 +37,7 @@ return app.graph.nodes.filter(node => node.type === 'FaceCDMDetectFaces')
 
 
 def test_a_warning_is_shown_on_its_node_and_not_saved_with_the_workflow(page):
-    Image.new("RGB", (256, 256), "grey").save(page.log.parent / "input" / "grey.png")
+    Image.new("RGB", (256, 256), "grey").save(page.base / "input" / "grey.png")
     page.frontend.forget_pictures()
     page.tab.js("app.loadApiJson(graph, 'warnings'); await new Promise(done => setTimeout(done, 1500))", graph=GRAPH)
     page.tab.click(*page.frontend.run_button())

@@ -27,11 +27,14 @@ def settle_in(base: Path) -> None:
 
 class Frontend:
     def __init__(self, tab: Tab, address: str):
-        self.tab = tab
-        tab.go(f"http://{address}/")
-        tab.until(READY, 400)
+        self.tab, self.address = tab, address
+        self.reload()
+
+    def reload(self) -> None:
+        self.tab.go(f"http://{self.address}/")
+        self.tab.until(READY, 400)
         time.sleep(2)  # extensions go on setting themselves up
-        if not tab.js("return 'FaceCDMApply' in LiteGraph.registered_node_types"):
+        if not self.tab.js("return 'FaceCDMApply' in LiteGraph.registered_node_types"):
             raise RuntimeError("the server offers no FaceCDM nodes: see its log")
 
     def forget_pictures(self) -> None:
@@ -61,6 +64,13 @@ class Frontend:
         return self.tab.js(
             "return [...document.querySelectorAll(kinds)].map(element => element.innerText)",
             kinds=".p-toast-message, [role=dialog], [role=alertdialog], [data-testid=error-overlay]",
+        )
+
+    def show_issues(self) -> None:
+        """Opens the newer versions' list of issues; the older ones show a dialog by themselves."""
+        self.tab.js(
+            "[...document.querySelectorAll('button')].find(button => button.innerText == 'View details')?.click();"
+            "await new Promise(done => setTimeout(done, 2500))"
         )
 
     def dismiss(self) -> None:
