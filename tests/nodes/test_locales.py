@@ -61,10 +61,10 @@ def translated(text: str, replacements: dict[str, str]) -> tuple[str, list[str]]
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_is_translated_and_no_other(in_comfy, language):
-    keys, expected = flat(load(language, "nodeDefs")), texts(in_comfy)
-    assert not expected.keys() - keys.keys(), "missing"
-    assert not keys.keys() - expected.keys(), "left over"
-    assert all(text.strip() for text in keys.values())
+    found, expected = flat(load(language, "nodeDefs")), texts(in_comfy)
+    missing, left_over = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    empty = [path for path, text in found.items() if not text.strip()]
+    assert (missing, left_over, empty) == ([], [], [])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
