@@ -54,15 +54,16 @@ class LoadFaceAnalyzer(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, pack: str | None = None, provider: str | None = None) -> bool | str:
+    def validate_inputs(cls, pack: str | None = None) -> bool | str:
         if pack is not None and pack not in find_packs(folders(FACE_PACKS)):
             return (
                 f"Face pack {str(pack)[:100]!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
                 "so that its .onnx files are in models/insightface/models/<pack>, then refresh the list (R)."
             )
-        return check_choices(provider=(provider, tuple(PROVIDERS)))
+        return True
 
     @classmethod
+    @checked
     def execute(cls, pack: str, provider: str, landmarks: bool) -> io.NodeOutput:
         analyzer = open_pack(folders(FACE_PACKS), pack, provider, landmarks)
         return output(analyzer, analyzer.report(), warnings=analyzer.notices)

@@ -1,6 +1,7 @@
 """What the server lets through and the nodes refuse; warnings; the names of error types."""
 
 import math
+from inspect import signature
 
 import pytest
 import torch
@@ -30,6 +31,12 @@ def test_a_number_out_of_range_is_refused_with_its_name(in_comfy, errors, node_i
                 in_comfy.run(node_id, **NUMBERS[node_id] | defaults | {name: value})
             assert len(str(caught.value)) <= 1000
     assert numbers
+
+
+@pytest.mark.parametrize("node_id", ["FaceCDMLoadAdapter", "FaceCDMLoadFaceAnalyzer", "FaceCDMLoadEvaClip"])
+def test_a_missing_file_is_one_error(in_comfy, node_id):
+    """The server repeats a message for every input that validate_inputs names."""
+    assert len(signature(in_comfy.nodes[node_id].validate_inputs).parameters) == 1
 
 
 def test_an_error_type_shows_no_local_path(in_comfy, errors):

@@ -64,8 +64,9 @@ def test_analyzer_node(in_comfy, nodes, run):
     report = run("LoadFaceAnalyzer", pack="buffalo_s", provider="CUDA", landmarks=True).result[1]
     assert "on CPU" in report and "CUDA was asked for" in report and "2d106det.onnx" in report
     check = nodes["LoadFaceAnalyzer"].validate_inputs
-    assert check("buffalo_s", "auto") is True and check() is True
-    assert "buffalo_l" in check("antelopev2") and "provider" in check("buffalo_s", "TPU")
+    assert check("buffalo_s") is True and check() is True and "buffalo_l" in check("antelopev2")
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="provider must be one of .*'TPU'"):
+        run("LoadFaceAnalyzer", pack="buffalo_s", provider="TPU", landmarks=False)
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel):
         run("LoadFaceAnalyzer", pack="antelopev2", provider="CPU", landmarks=False)
 
