@@ -1,0 +1,252 @@
+"""Write subgraphs/*.json: a person from a photo as one node, offered by ComfyUI's node library (0.33 and later).
+
+    python -m workflows.source.blueprints ADDRESS
+
+ADDRESS is that of a running ComfyUI with this pack, which is asked for the nodes' inputs and outputs.
+"""
+
+import json
+import sys
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from .demo import FRAMED
+from .parts import Node, n
+
+FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+INSIDE, OUTSIDE = -10, -20  # ids of a subgraph's input and output nodes
+COLUMN, ROW = 360, 640
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A subgraph. Links are as in parts.py; "@in:NAME" is an input of the subgraph.
+
+    inputs   name and type
+    outputs  name and link
+    widgets  (node, widget) that show on the one node
+    """
+
+    name: str
+    description: str
+    nodes: dict[str, Node]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    widgets: tuple[tuple[str, str], ...]
+
+
+def person(title: str, pack: str, adapter: str, *, picture: bool, more: dict[str, Node] | None = None) -> Blueprint:
+    """Model and photo in, model out; `picture`: whether the adapter encodes the photo, too."""
+    pictures = {"clip_vision": "@adapter:2", "image": "@in:photo"} if picture else {}
+    return Blueprint(
+        f"Person from a photo ({title})",
+        f"Shows the person of a photo in an image: {title}.",
+        {
+            "analyzer": n("FaceCDMLoadFaceAnalyzer", pack=pack),
+            "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo"),
+            "adapter": n("FaceCDMLoadAdapter", name=adapter),
+            "apply": n(
+                "FaceCDMApply", model="@in:model", adapter="@adapter", faces="@faces", face_strength=0.8, **pictures
+            ),
+        }
+        | (more or {}),
+        {"model": "MODEL", "photo": "IMAGE"},
+        {"model": "@apply"},
+        (("apply", "face_strength"), ("apply", "keep_prompt")),
+    )
+
+
+def instantid() -> Blueprint:
+    control = {
+        "pose": n("FaceCDMExtractPose", image="@in:photo", analyzer="@analyzer", drawing="InstantID 5 points"),
+        "net": n("ControlNetLoader", control_net_name="instantid/diffusion_pytorch_model.safetensors"),
+        "control": n(
+            "FaceCDMApplyControlNet",
+            positive="@in:positive",
+            negative="@in:negative",
+            control_net="@net",
+            image="@pose",
+            adapter="@adapter",
+            faces="@faces",
+        ),
+    }
+    plain = person("SDXL InstantID", "antelopev2", "instantid/ip-adapter.bin", picture=False, more=control)
+    return Blueprint(
+        plain.name,
+        plain.description,
+        plain.nodes,
+        plain.inputs | {"positive": "CONDITIONING", "negative": "CONDITIONING"},
+        plain.outputs | {"positive": "@control", "negative": "@control:1"},
+        (*plain.widgets, ("control", "strength")),
+    )
+
+
+DEMO = Blueprint(
+    "Person from a photo (demo model)",
+    "Shows the person of a photo in an image of the demo model.",
+    {
+        "analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s"),
+        "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo", **FRAMED),
+        "adapter": n("FaceCDMLoadDemoAdapter", model="@in:model"),
+        "pose": n("FaceCDMExtractPose", image="@faces:1", analyzer="@analyzer"),
+        "apply": n("FaceCDMApply", model="@adapter", adapter="@adapter:1", faces="@faces", pose="@pose:1"),
+    },
+    {"model": "MODEL", "photo": "IMAGE"},
+    {"model": "@apply"},
+    (("apply", "face_strength"), ("apply", "keep_prompt")),
+)
+PLUS_V2 = "ipadapter/ip-adapter-faceid-plusv2_{}.bin"
+BLUEPRINTS = (
+    person("SDXL FaceID PlusV2", "buffalo_l", PLUS_V2.format("sdxl"), picture=True),
+    instantid(),
+    person("SDXL PuLID", "antelopev2", "pulid/ip-adapter_pulid_sdxl_fp16.safetensors", picture=True),
+    person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), picture=True),
+    DEMO,
+)
+
+
+def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
+    """The JSON of a blueprint. `info` is the server's /object_info."""
+    ids = {name: number for number, name in enumerate(blueprint.nodes, 1)}
+    given = list(blueprint.inputs)
+    links: list[dict] = []
+
+    def link(source: str, target: int, slot: int, kind: str) -> int:
+        name, _, rest = source[1:].partition(":")
+        origin = (INSIDE, given.index(rest)) if name == "in" else (ids[name], int(rest or 0))
+        links.append(dict(id=len(links) + 1, origin_id=origin[0], origin_slot=origin[1]))
+        links[-1] |= {"target_id": target, "target_slot": slot, "type": kind}
+        return len(links)
+
+    nodes = [_node(ids[name], node, info[node.kind], link) for name, node in blueprint.nodes.items()]
+    kinds = {name: blueprint.inputs.get(name, "MODEL") for name in blueprint.outputs}
+    for slot, (name, source) in enumerate(blueprint.outputs.items()):
+        link(source, OUTSIDE, slot, kinds[name])
+    for node in nodes:
+        for slot, output in enumerate(node["outputs"]):
+            output["links"] = _ids(links, origin_id=node["id"], origin_slot=slot)
+    key = _uuid(blueprint.name)
+    subgraph = {
+        "id": key,
+        "version": 1,
+        "state": {"lastGroupId": 0, "lastNodeId": len(nodes), "lastLinkId": len(links), "lastRerouteId": 0},
+        "revision": 0,
+        "config": {},
+        "name": blueprint.name,
+        "inputNode": {"id": INSIDE, "bounding": [-200, 0, 128, 128]},
+        "outputNode": {"id": OUTSIDE, "bounding": [COLUMN * len(nodes), 0, 128, 128]},
+        "inputs": [
+            _end(blueprint.name, name, kind, _ids(links, origin_id=INSIDE, origin_slot=slot), "in")
+            for slot, (name, kind) in enumerate(blueprint.inputs.items())
+        ],
+        "outputs": [
+            _end(blueprint.name, name, kinds[name], _ids(links, target_id=OUTSIDE, target_slot=slot), "out")
+            for slot, name in enumerate(blueprint.outputs)
+        ],
+        "widgets": [],
+        "nodes": nodes,
+        "groups": [],
+        "links": links,
+        "extra": {},
+        "category": "FaceCDM",
+        "description": blueprint.description,
+    }
+    outer = {
+        "id": 1,
+        "type": key,
+        "pos": [0, 0],
+        "size": [300, 160],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": [{"name": name, "type": kind, "link": None} for name, kind in blueprint.inputs.items()],
+        "outputs": [{"name": name, "type": kinds[name], "links": []} for name in blueprint.outputs],
+        "title": blueprint.name,
+        "properties": {"proxyWidgets": [[str(ids[node]), widget] for node, widget in blueprint.widgets]},
+        "widgets_values": [],
+    }
+    return {
+        "id": _uuid(f"{blueprint.name}/file"),
+        "revision": 0,
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "nodes": [outer],
+        "links": [],
+        "groups": [],
+        "definitions": {"subgraphs": [subgraph]},
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def _node(number: int, node: Node, info: dict, link) -> dict:
+    """A node of a subgraph: sockets first, then widgets. Raises KeyError for an input that the node does not have."""
+    entries = {
+        name: (("COMBO" if isinstance(spec[0], list) else spec[0]), spec, part == "optional")
+        for part in ("required", "optional")
+        for name, spec in info["input"].get(part, {}).items()
+    }
+    if unknown := set(node.inputs) - set(entries):
+        raise KeyError(f"{node.kind} has no {', '.join(sorted(unknown))}")
+    ordered = sorted(entries, key=lambda name: entries[name][0] in WIDGETS)
+    inputs, values = [], []
+    for slot, name in enumerate(ordered):
+        kind, spec, optional = entries[name]
+        entry = {"name": name, "type": kind, "link": None} | ({"shape": 7} if optional else {})
+        if kind in WIDGETS:
+            entry["widget"] = {"name": name}
+            values.append(node.inputs[name] if name in node.inputs else _default(spec))
+        elif name in node.inputs:
+            entry["link"] = link(node.inputs[name], number, slot, kind)
+        inputs.append(entry)
+    outputs = [{"name": name, "type": kind} for name, kind in zip(info["output_name"], info["output"])]
+    return {
+        "id": number,
+        "type": node.kind,
+        "pos": [COLUMN * (number - 1), 0],
+        "size": [300, ROW],
+        "flags": {},
+        "order": number - 1,
+        "mode": 0,
+        "inputs": inputs,
+        "outputs": outputs,
+        "properties": {"Node name for S&R": node.kind},
+        "widgets_values": values,
+    }
+
+
+def _default(spec: list):
+    options = spec[0] if isinstance(spec[0], list) else spec[1].get("options")
+    return spec[1]["default"] if len(spec) > 1 and "default" in spec[1] else options[0]
+
+
+def _ids(links: list[dict], **ends: int) -> list[int]:
+    return [link["id"] for link in links if all(link[key] == value for key, value in ends.items())]
+
+
+def _end(blueprint: str, name: str, kind: str, links: list[int], side: str) -> dict:
+    return {"id": _uuid(f"{blueprint}/{side}/{name}"), "name": name, "type": kind, "linkIds": links}
+
+
+def _uuid(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"facecdm/subgraphs/{name}"))
+
+
+def text(blueprint: Blueprint, info: dict[str, dict]) -> str:
+    return json.dumps(definition(blueprint, info), indent=2, ensure_ascii=False) + "\n"
+
+
+def main(address: str) -> None:
+    with urllib.request.urlopen(f"{address}/object_info") as answer:  # noqa: S310 - the user's own server
+        info = json.load(answer)
+    FOLDER.mkdir(exist_ok=True)
+    for blueprint in BLUEPRINTS:
+        (FOLDER / f"{blueprint.name}.json").write_text(text(blueprint, info), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1].rstrip("/"))
