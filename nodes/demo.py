@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path
 from .sockets import ADAPTER as ADAPTER_SOCKET
+from .warn import show_on_running_node
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -36,6 +37,7 @@ class LoadDemoModel(io.ComfyNode):
         from ..facecdm.hosts.comfy.demo import model
 
         demo = model.load()
+        demo.clip.tokenizer.report = _show_unknown
         return io.NodeOutput(demo.model, demo.clip, demo.vae, demo.clip_vision)
 
 
@@ -68,6 +70,14 @@ class LoadDemoAdapter(io.ComfyNode):
         from ..facecdm.hosts.comfy.demo import adapter
 
         return io.NodeOutput(*adapter.load(model))
+
+
+def _show_unknown(words: list[str]) -> None:
+    """On the node that encodes the prompt."""
+    names = ", ".join(words[:20]) + (" …" if len(words) > 20 else "")
+    show_on_running_node(
+        [f"the demo model does not know: {names}. It knows the words of its captions only."] if words else []
+    )
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDemoModel, LoadDemoAdapter]

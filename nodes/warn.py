@@ -1,11 +1,25 @@
 """Warnings of a node: shown on the node, kept in the history, and logged."""
 
 import logging
+import sys
 
 from comfy_api.latest import io, ui
 
 logger = logging.getLogger("facecdm")
 KEY = "facecdm_warnings"  # read by web/warnings.js
+
+
+def show_on_running_node(warnings: list[str]) -> None:
+    """Show warnings on the node that runs now, also one of core's; an empty list removes those of an earlier run.
+
+    They are sent to the open page and are not kept in the history.
+    """
+    for text in warnings:
+        logger.warning("FaceCDM: %s", text)
+    module = sys.modules.get("server")  # ComfyUI's; absent outside of a server
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if server is not None and server.client_id is not None:
+        server.send_sync(KEY, {"node": server.last_node_id, "warnings": warnings}, server.client_id)
 
 
 def output(*values, warnings=(), preview: ui.PreviewImage | None = None) -> io.NodeOutput:

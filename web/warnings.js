@@ -1,4 +1,5 @@
 // Shows the warnings of a FaceCDM node (nodes/warn.py) in a box on the node; gone when a run has none.
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const KEY = "facecdm_warnings";
@@ -21,8 +22,22 @@ function show(node, texts) {
     node.setDirtyCanvas?.(true, true);
 }
 
+// "3", or "12:3" for node 3 of the subgraph in node 12.
+function findNode(id) {
+    const path = String(id).split(":");
+    let graph = app.rootGraph ?? app.graph;
+    for (const part of path.slice(0, -1)) graph = graph?.getNodeById(Number(part))?.subgraph;
+    return graph?.getNodeById(Number(path.at(-1)));
+}
+
 app.registerExtension({
     name: "FaceCDM.Warnings",
+    setup() {
+        api.addEventListener(KEY, ({ detail }) => {
+            const node = findNode(detail.node);
+            if (node) show(node, detail.warnings);
+        });
+    },
     beforeRegisterNodeDef(nodeType, nodeData) {
         if (!nodeData.name.startsWith("FaceCDM")) return;
         const onExecuted = nodeType.prototype.onExecuted;

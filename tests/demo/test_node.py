@@ -1,5 +1,8 @@
 """Load Demo Model among core's own nodes."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -102,3 +105,27 @@ def test_a_missing_file_is_told(in_comfy, node, weights_file):
     weights_file.unlink()
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="demo"):
         run(node)
+
+
+def test_unknown_words_are_shown_on_the_node_that_encodes_them(in_comfy, node, monkeypatch, caplog):
+    """With the weights' own vocabulary; each prompt anew, so that a better one removes the warning."""
+    import nodes
+
+    sent = []
+    server = SimpleNamespace(client_id="me", last_node_id="12:3", send_sync=lambda *message: sent.append(message))
+    module = SimpleNamespace(PromptServer=SimpleNamespace(instance=server))
+    monkeypatch.setitem(sys.modules, "server", module)
+    clip = run(node)[1]
+    known = clip.tokenizer.vocabulary.token_ids
+    word = next(
+        letters.removesuffix("</w>")
+        for letters in (clip.tokenizer.clip_l.inv_vocab[token] for token in known)
+        if letters.endswith("</w>") and letters[0].isalpha() and len(letters) > 6
+    )
+    with torch.inference_mode():
+        for text in (f"{word}, (zeppelin:1.2), quokka zeppelin", word):
+            nodes.CLIPTextEncode().encode(clip, text)
+    assert [(event, data["node"], client) for event, data, client in sent] == [("facecdm_warnings", "12:3", "me")] * 2
+    first, second = (data["warnings"] for _, data, _ in sent)
+    assert len(first) == 1 and "does not know: zeppelin, quokka." in first[0] and second == []
+    assert "zeppelin, quokka" in caplog.text

@@ -26,6 +26,7 @@ from ....demo.schedule import SAMPLING_SETTINGS
 from ....demo.sizes import DemoSizes
 from ....demo.weights import DemoWeights, read
 from ....errors import BadFile
+from .words import DemoTokenizer
 
 # Not CoreModelPatcher: dynamic VRAM saves nothing on so small a model, and does not support training.
 Patcher = comfy.model_patcher.ModelPatcher
@@ -149,12 +150,13 @@ def build_clip(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.
         raise BadFile("the demo model's text tower and vocabulary differ in size; clone the pack again")
     whole = weights.text | {table: weights.vocabulary.expand(weights.text[table])}
     _fill(clip.cond_stage_model.clip_l.transformer, whole, "text tower")
+    clip.tokenizer.vocabulary = weights.vocabulary
     return clip
 
 
 def _tokenizer(sizes: ClipSizes):
     words = functools.partial(comfy.sd1_clip.SDTokenizer, embedding_size=sizes.width)
-    return functools.partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=words)
+    return functools.partial(DemoTokenizer, tokenizer=words)
 
 
 class DemoVAE(comfy.sd.VAE):
