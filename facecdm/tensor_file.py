@@ -1,15 +1,23 @@
 """Tensors of a file from outside: the one place where they are read and checked."""
 
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import BadFile
+from .errors import BadFile, FaceCDMError
 
 DAMAGED = "The file is damaged: get it again."
-MOST_ENTRIES = 50_000  # tensors and nested parts of a pickle; full SDXL has 2,500
+MOST_ENTRIES = 50_000  # tensors and nested parts of one file; full SDXL has 2,500
+LARGEST_WEIGHT = 1e10  # far beyond any trained one; larger ones overflow in a product
+SAFE_TORCH = (2, 10)  # older ones run code in a crafted pickle, weights_only or not (CVE-2025-32434, CVE-2026-24747)
+CODE = "it holds more than tensors, perhaps code, and no code in a file is run"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -18,17 +26,57 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     No code in a file is run. Raises BadFile: unreadable, not a plain file, more than tensors, or tensors that claim
     more memory than the file holds.
     """
+    if path.suffix.lower() == ".safetensors":
+        with open_safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    with _reading(path):
+        check_pickle_allowed(path)
+        tensors = dict(_flatten(load_pickle(path)))
+        _check_memory(tensors, path.stat().st_size)
+        return tensors, {}
+
+
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """A file as `safe_open` gives it. Within the block every error but a FaceCDMError becomes BadFile."""
+    from safetensors import safe_open
+
+    with _reading(path), safe_open(path, "pt") as file:
+        if len(file.keys()) > MOST_ENTRIES:
+            raise ValueError(f"it has more than {MOST_ENTRIES:,} entries")
+        yield file
+
+
+def check_pickle_allowed(path: Path) -> None:
+    """Raises BadFile for a pickle from outside where this torch reads none safely."""
+    if not pickles_are_safe():
+        raise BadFile(
+            f"{path} is not read: before torch {'.'.join(map(str, SAFE_TORCH))} (here {torch.__version__}) a crafted "
+            ".bin, .pt or .pth file can run code. Update torch, or get the file as .safetensors."
+        )
+
+
+def load_pickle(source: Path | BytesIO) -> Any:
+    """Tensors and plain values of a pickle; no code in it is run. Raises ValueError, and torch's many types."""
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(CODE if "Unsupported" in str(error) else "it is no pickle of tensors") from error
+
+
+def pickles_are_safe() -> bool:
+    """Whether no advisory is known against this torch's reading of pickles."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= SAFE_TORCH
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
         if not path.is_file():
             raise ValueError("it is not a file")
-        if path.suffix.lower() == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-        tensors = dict(_flatten(torch.load(path, map_location="cpu", weights_only=True)))
-        _check_memory(tensors, path.stat().st_size)
-        return tensors, {}
+        yield
+    except FaceCDMError:
+        raise
     except Exception as error:  # pickle, zip and safetensors each have types of their own
         raise BadFile(
             f"{path} cannot be read: {_first_line(error)}. It is damaged, was cut off, or holds more than tensors: "
@@ -37,12 +85,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check_weights(name: str, tensor: Tensor, source: object, advice: str = DAMAGED) -> None:
-    """Raises BadFile, naming `source`, if `tensor` is no weight: integers, NaN or infinity."""
+    """Raises BadFile, naming `source`, if `tensor` is no weight: integers, NaN, infinity, or far too large."""
     if not tensor.is_floating_point():
         raise BadFile(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights. {advice}")
-    wide = tensor if tensor.element_size() > 1 else tensor.float()  # torch has no isfinite for fp8
-    if not torch.isfinite(wide).all():
+    if not tensor.numel():
+        return
+    wide = tensor if tensor.element_size() > 1 else tensor.float()  # torch compares no fp8
+    low, high = map(float, torch.aminmax(wide.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes NaN on
         raise BadFile(f"{source}: {name} holds NaN or infinity. {advice}")
+    if max(-low, high) > LARGEST_WEIGHT:
+        raise BadFile(f"{source}: {name} holds {max(low, high, key=abs):.3g}, which no training gives. {advice}")
 
 
 def count_numbered(names: Iterable[str], prefix: str) -> int:

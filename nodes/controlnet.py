@@ -1,9 +1,12 @@
 """Apply a ControlNet that reads face tokens in place of the prompt, or a LoRA for a ControlNet."""
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..facecdm.adapter.references import REFERENCES
-from ..facecdm.errors import BadFile, FaceCDMError, MissingModel
+from ..facecdm.errors import FaceCDMError, MissingModel
+from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .checks import checked
@@ -183,16 +186,12 @@ class ApplyLora(io.ComfyNode):
 
 
 def _read_lora(file: str) -> dict:
-    import comfy.utils
     import folder_paths
 
     path = folder_paths.get_full_path("loras", file)
     if path is None:
         raise MissingModel(f"there is no {file} in models/loras; put it there, then refresh the list (R)")
-    try:
-        return comfy.utils.load_torch_file(path, safe_load=True)
-    except Exception as error:  # core's, safetensors' and pickle's own kinds
-        raise BadFile(f"{path} cannot be read ({error}): it is damaged or no LoRA") from error
+    return read_tensors(Path(path))[0]
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyToControlNet, ApplyLora]

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.faces.detect import to_bgr
 from ..facecdm.files import check_filename
+from ..facecdm.pictures import open_picture
 from .checks import checked
 from .new_fields import aliases
 from .sockets import FACE_ANALYZER
@@ -186,9 +187,7 @@ def _folder(name: str) -> Path:
 
 
 def _picture(path: Path) -> torch.Tensor:
-    from PIL import Image
-
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         return torch.from_numpy(np.asarray(picture.convert("RGB"))).float()[None] / 255
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from ..bases.layers import MOST_LAYERS, LayerMap
 from ..errors import BadFile
@@ -60,19 +60,29 @@ class AdapterConfig:
         return ("face", "image") if self.image_width else ("face",)
 
     def dumps(self) -> str:
-        fields = asdict(self) | {"layer_map": self.layer_map.to_json()}
-        return json.dumps({_SPATIAL if key == "spatial_tokens" else key: value for key, value in fields.items()})
+        saved = asdict(self) | {"layer_map": self.layer_map.to_json()}
+        return json.dumps({_SPATIAL if key == "spatial_tokens" else key: value for key, value in saved.items()})
+
+    def _check(self) -> None:
+        """Raises ValueError for a field of another type, a negative size, or more layers than a file may declare."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not field.type or field.type is int and value < bool(field.default):
+                raise ValueError(f"{field.name} is {str(value)[:60]}")
+        if self.image_layers > MOST_LAYERS:
+            raise ValueError(f"it declares more than {MOST_LAYERS} layers")
+        if self.spatial_tokens and self.grid_side**2 != self.face_tokens:
+            raise ValueError(f"{self.face_tokens} spatial tokens are no square")
 
     @classmethod
     def loads(cls, text: str, source: str) -> "AdapterConfig":
         """Raises BadFile, naming `source`, if `text` is not a configuration."""
         try:
-            fields = json.loads(text)
-            if _SPATIAL in fields:
-                fields["spatial_tokens"] = fields.pop(_SPATIAL)
-            config = cls(**fields | {"layer_map": LayerMap.from_json(fields["layer_map"])})
-            if config.image_layers > MOST_LAYERS:
-                raise ValueError(f"it declares more than {MOST_LAYERS} layers")
+            given = json.loads(text)
+            if _SPATIAL in given:
+                given["spatial_tokens"] = given.pop(_SPATIAL)
+            config = cls(**given | {"layer_map": LayerMap.from_json(given["layer_map"])})
+            config._check()
             return config
         except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             raise BadFile(

@@ -10,7 +10,7 @@ from .. import __version__
 from ..bases import name_of
 from ..errors import BadFile, FaceCDMError
 from ..files import write_named
-from ..tensor_file import check_weights
+from ..tensor_file import check_weights, open_safetensors
 from .config import AdapterConfig
 from .model import TripletAdapter
 
@@ -48,14 +48,12 @@ def save_adapter(
 
 def is_native(path: Path) -> bool:
     """Whether a file says of itself that it is FaceCDM's own."""
-    from safetensors import SafetensorError, safe_open
-
     if path.suffix.lower() != ".safetensors":
         return False
     try:
-        with safe_open(path, "pt") as file:
+        with open_safetensors(path) as file:
             return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
+    except BadFile:
         return False
 
 
@@ -64,16 +62,9 @@ def load_adapter(path: Path) -> TripletAdapter:
 
     Raises BadFile: truncated, of another kind or version, incomplete, or with NaN or infinity in it.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            config = _config(file.metadata() or {}, list(file.keys()), path)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise BadFile(
-            f"{path} cannot be read: {error}. It is damaged or was cut off: copy or save it again."
-        ) from error
+    with open_safetensors(path) as file:
+        config = _config(file.metadata() or {}, list(file.keys()), path)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
     for key, value in tensors.items():
         check_weights(key, value, path, DIVERGED)
         if not KEYS_VALUES.fullmatch(key):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import groupby
 
-MOST_LAYERS = 1000  # that a file may declare; SDXL has 70
+MOST_LAYERS, MOST_HEADS = 1000, 1000  # that a file may declare; SDXL has 70 layers of up to 20 heads
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class LayerMap:
 
     @classmethod
     def from_json(cls, value: dict) -> "LayerMap":
-        """Raises ValueError for more than MOST_LAYERS layers, before any is made; KeyError, TypeError."""
-        if sum(run[3] for run in value["layers"]) > MOST_LAYERS:
+        """Raises ValueError for impossible layers or too many, before any is made; KeyError, TypeError."""
+        if sum(abs(run[3]) for run in value["layers"]) > MOST_LAYERS:
             raise ValueError(f"it declares more than {MOST_LAYERS} layers")
+        for part, width, heads, count in value["layers"]:
+            if part not in ("input", "output", "middle") or not 0 < heads <= MOST_HEADS or width % heads or count < 1:
+                raise ValueError(f"it declares {count} layers of part {part!r:.20}, width {width} and {heads} heads")
         return cls.of_runs(value["context"], *(tuple(run) for run in value["layers"]))

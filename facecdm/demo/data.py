@@ -1,6 +1,5 @@
 """FaceWorld on disk: labelled synthetic portraits as one array of pixels and a list of labels."""
 
-import io
 import json
 import random
 import tarfile
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadFile, MissingModel
+from ..pictures import open_picture
 
 # What a caption states and a picture shows; the CLIP towers are trained to classify each of them.
 ATTRIBUTES = (
@@ -74,7 +74,7 @@ def load(root: Path, splits: tuple[str, ...], size: int, cache: Path | None = No
 
 
 def _decode(root: Path, labels: list[dict], size: int) -> np.ndarray:
-    from PIL import Image
+    from PIL.Image import Resampling
     from tqdm import tqdm
 
     row_of = {label["file"]: row for row, label in enumerate(labels)}
@@ -87,8 +87,8 @@ def _decode(root: Path, labels: list[dict], size: int) -> np.ndarray:
                     row = row_of.get(member.name)
                     if row is None:
                         continue
-                    picture = Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")
-                    pixels[row] = np.asarray(picture.resize((size, size), Image.LANCZOS))
+                    picture = open_picture(archive.extractfile(member).read()).convert("RGB")
+                    pixels[row] = np.asarray(picture.resize((size, size), Resampling.LANCZOS))
                     left.discard(member.name)
                     progress.update()
     if left:

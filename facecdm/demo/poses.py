@@ -1,6 +1,5 @@
 """Key points of FaceWorld's pictures, found once by InsightFace and cached: training data of the pose ControlNet."""
 
-import io
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from ..faces.analyzer import FaceAnalyzer
 from ..faces.search import search
+from ..pictures import open_picture
 from ..pose.draw import draw_openpose
 from ..pose.edit import mirrored
 from ..pose.faces import person_of_points
@@ -58,7 +58,6 @@ def load(root: Path, splits: tuple[str, ...], count: int, cache: Path, analyzer=
 
 def find(root: Path, splits: tuple[str, ...], count: int, analyzer: FaceAnalyzer) -> KeyPoints:
     """About 30 ms a picture on one core."""
-    from PIL import Image
     from tqdm import tqdm
 
     labels = read_labels(root, splits)
@@ -69,7 +68,7 @@ def find(root: Path, splits: tuple[str, ...], count: int, analyzer: FaceAnalyzer
             with tarfile.open(root / shard) as archive:
                 for member in archive:
                     if member.name in wanted:
-                        picture = Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")
+                        picture = open_picture(archive.extractfile(member).read()).convert("RGB")
                         points = _points(analyzer, np.asarray(picture)[..., ::-1].copy())
                         if points is not None:
                             found[wanted[member.name]] = points

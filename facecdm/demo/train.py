@@ -5,7 +5,6 @@ resumed goes through the very same batches as one that was not.
 """
 
 import json
-import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BadFile
+from ..tensor_file import load_pickle
 from . import data, schedule
 from .autoencoder import PatchAutoencoder
 from .clip import CaptionTokens, TinyClip, normalise
@@ -45,8 +45,8 @@ class Plan:
 def load_checkpoint(path: Path) -> dict:
     """What `Run.save` wrote: model, optimiser, ema, step."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        return load_pickle(path)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise BadFile(f"{path} is cut off or no checkpoint; delete it to train this part anew") from error
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadFile, MissingModel
+from ..tensor_file import check_weights, read_tensors
 from .clip import Vocabulary
 from .paths import VARIABLE, default_path
 from .sizes import DemoSizes
@@ -47,8 +48,7 @@ def read(path: Path | None = None) -> DemoWeights:
             f"{path} is not a demo model of format {FORMAT} (it says {metadata.get('format')!r}); clone the pack anew"
         )
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise BadFile(f"{path}: the weights {name!r} hold NaN or infinity; clone the pack anew")
+        check_weights(name, tensor, path, "Clone the pack anew.")
     try:
         sizes = DemoSizes.from_json(metadata["sizes"])
         vocabulary = Vocabulary(json.loads(metadata["token_ids"]))
@@ -63,18 +63,13 @@ def read(path: Path | None = None) -> DemoWeights:
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise MissingModel(
             f"the demo model's weights are not at {path}; clone the pack anew, or name another "
             f"file in the environment variable {VARIABLE}"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadFile(f"{path} is cut off or no safetensors file ({error}); clone the pack anew") from error
+    tensors, metadata = read_tensors(path)
+    return metadata, tensors
 
 
 def write(weights: DemoWeights, path: Path) -> None:

@@ -82,6 +82,12 @@ def check_torch() -> Iterator[Finding]:
     else:
         where = "no GPU: everything runs on the CPU"
     yield Finding(OK, "torch", f"torch {torch.__version__} · {where}")
+    from ..tensor_file import SAFE_TORCH, pickles_are_safe
+
+    if not pickles_are_safe():
+        safe = ".".join(map(str, SAFE_TORCH))
+        text = f"torch {torch.__version__} can run code of a crafted .bin, .pt or .pth file, so FaceCDM reads none"
+        yield Finding(WARNING, "torch", text, f"update torch to {safe} or newer, or get files as .safetensors")
 
 
 def check_comfyui(comfyui: Path | None, base: Path | None = None) -> Iterator[Finding]:

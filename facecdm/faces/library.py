@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import BadFile, FaceCDMError, MissingModel
 from ..files import check_filename, find_named, write_named
+from ..tensor_file import open_safetensors
 from .value import Face, Faces
 
 FORMAT = "facecdm.faces"
@@ -31,26 +32,23 @@ def find_faces_file(folders: list[Path], name: str) -> Path:
 
 def load_faces(path: Path) -> Faces:
     """Read FACES. Raises MissingModel, BadFile (truncated, of another or a newer format, NaN)."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise MissingModel(f"There is no face file {path}. {HINT}")
+    with open_safetensors(path) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise BadFile(f"{path} is no face file (Save Faces writes {FORMAT!r} into its metadata).")
+        if metadata.get("version") != VERSION:
+            raise BadFile(
+                f"{path} has the version {metadata.get('version')} of the format; this FaceCDM "
+                f"reads version {VERSION}. Update FaceCDM."
+            )
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise BadFile(f"{path} is no face file (Save Faces writes {FORMAT!r} into its metadata).")
-            if metadata.get("version") != VERSION:
-                raise BadFile(
-                    f"{path} has the version {metadata.get('version')} of the format; this FaceCDM "
-                    f"reads version {VERSION}. Update FaceCDM."
-                )
-            return _faces({key: file.get_tensor(key) for key in file.keys()}, metadata)
-    except BadFile:
-        raise
-    except (SafetensorError, FaceCDMError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        return _faces(tensors, metadata)
+    except (FaceCDMError, LookupError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise BadFile(
-            f"{path} cannot be read as a face file: {error or type(error).__name__}. It is probably "
+            f"{path} cannot be read as a face file: {str(error)[:300] or type(error).__name__}. It is probably "
             "damaged or was cut off: save the faces again."
         ) from error
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BadFile
-from ..tensor_file import count_numbered
+from ..tensor_file import check_weights, count_numbered
 
 FILE = "EVA02_CLIP_L_336_psz14_s6B.pt"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -189,8 +189,11 @@ def load_eva(state: dict[str, Tensor], path: Path) -> EvaTower:
     try:
         with torch.device("meta"):
             tower = EvaTower(EvaSizes.of(own))
-        tower.load_state_dict({key: own[key] for key in tower.state_dict()}, assign=True)
-    except (RuntimeError, KeyError, ValueError, IndexError) as error:
+        weights = {key: own[key] for key in tower.state_dict()}
+        for key, value in weights.items():
+            check_weights(key, value, path)
+        tower.load_state_dict(weights, assign=True)
+    except (RuntimeError, KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise BadFile(f"{path} is incomplete ({str(error)[:200]}): get it again.") from error
     if tower.sizes.depth <= tower.sizes.states[-1]:
         raise BadFile(

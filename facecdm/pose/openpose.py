@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadFile, MissingModel, MissingPackage
+from ..tensor_file import check_weights, read_tensors
 from .layout import BODY_SIZE, FACE_SIZE, HAND_SIZE
 from .value import PosePerson
 
@@ -91,6 +92,8 @@ def find_file(folders: list[Path], name: str) -> Path:
 
 
 def _load(part: type, path: Path):
+    for name, tensor in read_tensors(path)[0].items():  # first: controlnet_aux reads what it is given
+        check_weights(name, tensor, path)
     try:
         return part(str(path))
     except Exception as error:  # torch's pickle errors are of many types; a wrong file lacks keys

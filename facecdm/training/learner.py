@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.model import TripletAdapter
+from ..tensor_file import check_weights
 from .initialise import init_streams
 from .lora import Lora, LowRank
 from .stages import Stage
@@ -89,10 +90,11 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Raises KeyError, ValueError for tensors that are missing or of another shape; BadFile for NaN."""
         for name, value in self.named.items():
-            value.copy_(state["parameters"][name])
+            value.copy_(_of_shape(state["parameters"], name, value))
         for name, value in self.average.items():
-            value.copy_(state["average"][name])
+            value.copy_(_of_shape(state["average"], name, value))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -149,6 +151,13 @@ def group_of(name: str) -> str:
 
 def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:
     return [linear for stream in adapter.streams.values() for linear in (*stream.to_k, *stream.to_v)]
+
+
+def _of_shape(stored: dict[str, Tensor], name: str, value: Tensor) -> Tensor:
+    if stored[name].shape != value.shape:
+        raise ValueError(f"{name} has shape {list(stored[name].shape)}, not {list(value.shape)}")
+    check_weights(name, stored[name], "the checkpoint", "Delete it to train this stage anew.")
+    return stored[name]
 
 
 def _fork(adapter: TripletAdapter, trained: set[str]) -> TripletAdapter:

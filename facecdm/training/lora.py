@@ -129,10 +129,14 @@ def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRank:
     down, up, alpha = (tensors.get(f"{name}.{part}") for part in ("lora_down.weight", "lora_up.weight", "alpha"))
     if down is None or up is None:
         raise BadFile(f"the LoRA's layer {name} has one half only: get the file again")
-    for part, tensor in (("lora_down", down), ("lora_up", up), ("alpha", alpha)):
-        if tensor is not None:
-            check_weights(f"{name}.{part}", tensor.float(), "the LoRA")
-    if min(down.ndim, up.ndim) < 2 or up.shape[1] != len(down) or not len(down):
+    for part, tensor in (("lora_down", down), ("lora_up", up)):
+        check_weights(f"{name}.{part}", tensor, "the LoRA")
+    if alpha is not None:
+        check_weights(f"{name}.alpha", alpha.float(), "the LoRA")  # some programs write it as an integer
+        if alpha.numel() != 1:
+            raise BadFile(f"the LoRA's layer {name} has {alpha.numel()} values of alpha: get the file again")
+    shapes_fit = down.ndim in (2, 4) and up.shape[1:] == (len(down), *(1 for _ in down.shape[2:]))
+    if not shapes_fit or not down.numel() or not up.numel():
         raise BadFile(
             f"the LoRA's layer {name} has halves of shapes {list(down.shape)} and {list(up.shape)}, which do not fit "
             "together: get the file again"

@@ -3,13 +3,15 @@
 import io
 import json
 import os
-import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..errors import BadFile, FaceCDMError
+from ..tensor_file import load_pickle
 from .learner import Learner
 from .worker import Worker
 
@@ -97,15 +99,12 @@ def resume(
         source = io.BytesIO(worker.broadcast(_own(path, learner, optimiser, identity) if worker.rank == 0 else b""))
     elif not path.exists():
         return 0, {}, []
-    try:
-        stored = torch.load(source, map_location="cpu", weights_only=True)
+    with _damaged(path):
+        if source is path and not path.is_file():
+            raise ValueError("it is not a file")
+        stored = load_pickle(source)
         before = json.loads(stored["identity"])
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
-        raise BadFile(
-            f"{path} is damaged or no checkpoint of this trainer ({type(error).__name__}); delete it to "
-            "train this stage anew"
-        ) from error
-    differences = identity.differences(before | ({"start": identity.start} if worker.rank else {}))
+        differences = identity.differences(before | ({"start": identity.start} if worker.rank else {}))
     if stored.get("format") != FORMAT:
         differences.insert(0, f"its format is {stored.get('format')} and this FaceCDM's is {FORMAT}")
     if differences:
@@ -113,9 +112,25 @@ def resume(
         raise RunMismatch(
             f"{whose}: {'; '.join(differences)}. Give the same to resume, or another run folder to begin anew."
         )
-    learner.restore(stored["learner"])
-    optimiser.load_state_dict(stored["optimiser"])
-    return stored["step"], stored["scaler"], json.loads(stored["history"])
+    with _damaged(path):
+        step, scaler, history = int(stored["step"]), dict(stored["scaler"]), list(json.loads(stored["history"]))
+        learner.restore(stored["learner"])
+        optimiser.load_state_dict(stored["optimiser"])
+    return step, scaler, history
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Turn every error in the block, but a FaceCDMError, into BadFile."""
+    try:
+        yield
+    except FaceCDMError:
+        raise
+    except Exception as error:  # torch's unpickler and zip reader raise types of their own
+        raise BadFile(
+            f"{path} is damaged or no checkpoint of this trainer ({type(error).__name__}: {str(error)[:200]}); delete "
+            "it to train this stage anew"
+        ) from error
 
 
 def _own(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity) -> bytes:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...documents import parse_json
 from ...errors import BadFile, MissingModel
 from ...files import write_atomically
 from .store import digest
@@ -120,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest:
             "python -m facecdm dataset; an interrupted preparation goes on where it stopped"
         )
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(path.read_text(encoding="utf-8"))
         if plain.pop("format") != FORMAT:
             raise ValueError("another format")
         written = plain.pop("checksum", None)  # None: from a version before checksums

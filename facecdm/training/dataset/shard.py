@@ -62,6 +62,8 @@ class Shard:
     """
 
     def __init__(self, path: Path):
+        if not path.is_file():
+            raise ValueError("it is not a file")
         self._file = path.open("rb", buffering=0)
         try:
             self._read_header(path.stat().st_size)

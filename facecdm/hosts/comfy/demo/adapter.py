@@ -8,7 +8,8 @@ from ....adapter.model import TripletAdapter
 from ....adapter.native import load_adapter
 from ....bases import name_of
 from ....demo.paths import ADAPTER, ADAPTER_LORA
-from ....errors import BadFile, Mismatch, MissingModel
+from ....errors import Mismatch, MissingModel
+from ....tensor_file import read_tensors
 from ..unet import layer_map
 
 ADVICE = "clone the pack again"
@@ -28,14 +29,4 @@ def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[obj
             f"this adapter is for the demo model, and the model is {name_of(layer_map(model))}: connect Load Demo "
             "Model, or use Load Adapter with a file for your model"
         )
-    return comfy.sd.load_lora_for_models(model, None, _read(lora), 1.0, 0.0)[0], read
-
-
-def _read(path: Path) -> dict:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadFile(f"{path} is cut off or not a safetensors file ({error}); {ADVICE}") from error
+    return comfy.sd.load_lora_for_models(model, None, read_tensors(lora)[0], 1.0, 0.0)[0], read

@@ -3,27 +3,24 @@
 from pathlib import Path
 
 import comfy.controlnet
-import torch
 
 from ....demo.paths import POSE_CONTROLNET
 from ....demo.pose_net import FORMAT, MARK
 from ....errors import BadFile, MissingModel
+from ....tensor_file import check_weights, read_tensors
 
 ADVICE = "make it with `python -m facecdm demo train-pose`"
 
 
 def load(path: Path = POSE_CONTROLNET) -> comfy.controlnet.ControlLora:
     """Raises MissingModel where the file is missing, BadFile where it is cut off or of another kind."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise MissingModel(f"the demo model's pose ControlNet is not at {path}; {ADVICE}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            kind = (file.metadata() or {}).get("format")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadFile(f"{path} is cut off or not a safetensors file ({error}); {ADVICE}") from error
-    if kind != FORMAT or MARK not in tensors or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+    tensors, metadata = read_tensors(path)
+    kind = metadata.get("format")
+    if kind != FORMAT or MARK not in tensors:
         raise BadFile(f"{path} is not a complete pose ControlNet of format {FORMAT} (its format is {kind!r}); {ADVICE}")
+    for name, tensor in tensors.items():
+        if name != MARK:
+            check_weights(name, tensor, path, f"{ADVICE[0].upper()}{ADVICE[1:]}.")
     return comfy.controlnet.load_controlnet_state_dict(tensors)
