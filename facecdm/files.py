@@ -61,7 +61,7 @@ def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, .
     if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name:
         raise UnsafeName(f"{name[:100]!r} cannot be the name of a file: it leaves its folder.")
     for folder in folders:
-        if (folder / relative).is_file():
+        if os.path.isfile(folder / relative):  # False for a name that is too long, too
             return folder / relative
     searched = ", ".join(str(folder) for folder in folders)
     raise MissingModel(f"There is no file {str(relative)[:300]} (searched: {searched}). {hint}")

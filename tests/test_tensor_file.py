@@ -86,6 +86,36 @@ def test_numbered_names():
             count_numbered(["layers.0.a", gap], "layers.")
 
 
+@pytest.mark.parametrize("version", ["1.13.1", "2.6.0+cu124", "2.9.1"])
+def test_pickles_from_outside_are_refused_where_torch_reads_none_safely(tmp_path, monkeypatch, version):
+    torch.save({"x": torch.ones(1)}, tmp_path / "a.bin")
+    save_file({"x": torch.ones(1)}, tmp_path / "a.safetensors")
+    monkeypatch.setattr(torch, "__version__", version)
+    for read in (read_tensors, load_any):
+        with pytest.raises(BadFile, match=r"a.bin is not read: before torch 2.10 .*Update torch, or get .*safetensors"):
+            read(tmp_path / "a.bin")
+    assert read_tensors(tmp_path / "a.safetensors")[0]
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("code from a file ran",)
+
+
+def test_a_file_with_code_is_named_without_torchs_advice(tmp_path, capsys):
+    torch.save({"x": torch.ones(1), "y": Code()}, tmp_path / "a.pt")
+    with pytest.raises(BadFile, match="perhaps code, and no code in a file is run") as caught:
+        read_tensors(tmp_path / "a.pt")
+    assert "weights_only" not in str(caught.value) and "trust" not in str(caught.value)
+    assert not capsys.readouterr().out
+
+
+def test_numbers_beyond_any_weight():
+    check_weights("x", torch.tensor([6e4]), "a.bin")
+    with pytest.raises(BadFile, match="x holds -1e[+]38, which no training gives"):
+        check_weights("x", torch.tensor([1.0, -1e38]), "a.bin")
+
+
 # ---- adapters ----
 
 

@@ -112,7 +112,7 @@ def _tokenizer(folder: Path):
             f"no CLIP tokenizer in {folder} (vocab.json is missing); --tokenizer wants a folder such "
             "as ComfyUI's comfy/sd1_tokenizer"
         )
-    return CLIPTokenizer.from_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """The library of faces: FACES as safetensors files in one folder."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..documents import parse_json
 from ..errors import BadFile, FaceCDMError, MissingModel
 from ..files import check_filename, find_named, write_named
 from ..tensor_file import open_safetensors
-from .value import Face, Faces
+from .value import MOST, Face, Faces
 
 FORMAT = "facecdm.faces"
 VERSION = "1"
+DTYPES = {"image_sizes": torch.int64, "image_indices": torch.int64, "crop": torch.uint8}  # the rest: float32
 HINT = "Write one with Save Faces, then refresh the list (R)."
 
 
@@ -32,7 +35,7 @@ def find_faces_file(folders: list[Path], name: str) -> Path:
 
 def load_faces(path: Path) -> Faces:
     """Read FACES. Raises MissingModel, BadFile (truncated, of another or a newer format, NaN)."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, without an error for a name that is too long
         raise MissingModel(f"There is no face file {path}. {HINT}")
     with open_safetensors(path) as file:
         metadata = file.metadata() or {}
@@ -82,7 +85,15 @@ def _tensors(faces: Faces) -> dict[str, Tensor]:
 
 
 def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
-    names = json.loads(metadata["names"])
+    names = parse_json(metadata["names"])
+    count = len(names)
+    if any(len(tensor) != count for key, tensor in tensors.items() if "." not in key):
+        raise ValueError(f"its tensors are not of {count} faces")
+    for key, tensor in tensors.items():
+        if tensor.dtype != DTYPES.get(key.partition(".")[0], torch.float32):
+            raise ValueError(f"{key} is {tensor.dtype}")
+    if tensors["image_sizes"].shape != (count, 2):
+        raise ValueError("image_sizes are not pairs")
     faces = [
         Face(
             embedding=embedding.clone(),
@@ -99,7 +110,10 @@ def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
     ]
     if not faces:
         raise ValueError("it holds no face")
-    return Faces(tuple(faces), metadata["recogniser"], int(metadata.get("pictures", _frames(faces))))
+    pictures = int(metadata.get("pictures", _frames(faces)))
+    if not 0 <= pictures <= MOST:
+        raise ValueError(f"it names {pictures:,} pictures")
+    return Faces(tuple(faces), metadata["recogniser"], pictures)
 
 
 def _frames(faces: list[Face]) -> int:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..errors import FaceCDMError, Mismatch, NoFace
 
+MOST = 10_000_000  # for pixels of a side, the index of a picture, numbers of an embedding
+
 
 class BadFace(FaceCDMError, ValueError):
     """A face has a tensor of a wrong shape or type, NaN, or an embedding of length zero."""
@@ -28,8 +30,8 @@ def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor
         raise BadFace(f"A face's {name} must have the shape [{wanted}], not {list(tensor.shape)}.")
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         raise BadFace(f"A face's {name} must be float32 on the CPU, not {tensor.dtype} on {tensor.device}.")
-    if not torch.isfinite(tensor).all():
-        raise BadFace(f"A face's {name} holds NaN or infinity: detect the face again.")
+    if not (tensor.abs() <= MOST).all():  # no comparison holds for NaN
+        raise BadFace(f"A face's {name} holds NaN or infinity, or a number beyond {MOST:,}: detect the face again.")
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -74,6 +76,8 @@ class Face:
                 f"A face has the score {self.score}, a picture of the size {tuple(self.image_size)} and the index "
                 f"{self.image_index}: detect the face again."
             )
+        if self.image_index > MOST or max(self.image_size) > MOST:
+            raise BadFace(f"A face has a picture of size {tuple(self.image_size)} and index {self.image_index}.")
         if self.embedding.norm() == 0:
             raise BadFace("A face's embedding is all zero: detect the face again.")
 

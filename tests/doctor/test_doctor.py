@@ -31,6 +31,15 @@ def test_a_whole_installation(comfyui, face_models, capsys):
     assert "facecdm get CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors" in text
 
 
+def test_a_torch_that_reads_no_pickle_safely_is_named(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    found = [finding for finding in doctor.check_torch() if finding.level == WARNING]
+    assert [finding.topic for finding in found] == ["torch"]
+    assert ".bin, .pt or .pth" in found[0].text and "2.10" in found[0].advice
+
+
 def test_json_is_for_programs(comfyui, face_models, capsys):
     assert main(["doctor", "--comfyui", str(comfyui), "--base", str(face_models), "--json"]) == 0
     levels = {finding["topic"]: finding["level"] for finding in json.loads(capsys.readouterr().out)}

@@ -129,6 +129,18 @@ def test_missing_files_and_packages_are_named(tmp_path, monkeypatch):
     close_detectors()
 
 
+def test_no_file_reaches_the_package_unchecked(openpose_package, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "facecdm.pose.openpose.import_openpose", lambda: dict.fromkeys(("body", "hands", "face"), opened.append)
+    )
+    for name in FILES.values():
+        torch.save({"x": torch.tensor([float("nan")])}, tmp_path / name)
+    with pytest.raises(BadFile, match="x holds NaN"):
+        OpenPoseDetector.open([tmp_path])
+    assert not opened
+
+
 def test_a_file_of_something_else_is_named(openpose_package, tmp_path):
     for name in FILES.values():
         (tmp_path / name).write_bytes(b"no weights")

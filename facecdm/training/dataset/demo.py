@@ -83,4 +83,4 @@ def open_tokenizer(folder: Path):
             f"no CLIP tokenizer in {folder} (vocab.json is missing): give a folder such as ComfyUI's "
             "comfy/sd1_tokenizer"
         )
-    return CLIPTokenizer.from_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

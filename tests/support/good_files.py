@@ -1,0 +1,118 @@
+"""Good files of every kind at small sizes, with their readers."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from bad_files import REFUSED, Kind
+from headers import entries
+
+from facecdm import bases
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.native import FORMAT, VERSION
+from facecdm.bases.layers import Layer, LayerMap
+from facecdm.errors import BadFile
+from facecdm.faces import Face, Faces, library
+from facecdm.formats import bisenet, eva, projectors
+from facecdm.formats.families import pulid
+from facecdm.formats.imported import load_any
+from facecdm.tensor_file import read_tensors
+from facecdm.training.lora import Lora
+
+SCALE = 16  # the published sizes over 32 are divided by it, so that a file has kilobytes
+
+
+def small(size: int) -> int:
+    return size // SCALE if size > 32 else size
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every base model with its own layers at small sizes, and projectors that count heads and features likewise."""
+    for name, base in list(bases.BASES.items()):
+        layers = tuple(Layer(layer.part, small(layer.width), 1) for layer in base.layer_map.layers)
+        scaled = bases.Base(f"small {name}", LayerMap(layers, small(base.text_width)))
+        monkeypatch.setitem(bases.BASES, scaled.name, scaled)
+    stack = pulid._stack
+    monkeypatch.setattr(projectors, "HEAD", 64 // SCALE)
+    monkeypatch.setattr(pulid, "HEAD", 64 // SCALE)
+    monkeypatch.setattr(pulid, "VISION_WIDTH", 768 // SCALE)
+    monkeypatch.setattr(pulid, "_stack", lambda width, hidden, out: stack(width, hidden // SCALE, out))
+
+
+def random_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {key: torch.randn(shape) / 10 for key, shape in shapes.items()}
+
+
+def published(name: str) -> Kind:
+    entry = entries()[name]
+    shapes = {
+        key: tuple(small(int(size)) for size in kind.partition(" ")[2].split(","))
+        for kind, keys in entry["tensors"].items()
+        for key in keys
+    }
+    return Kind(name, "." + name.rpartition(".")[2], random_tensors(shapes), load_any)
+
+
+def own_adapter() -> Kind:
+    layers = LayerMap.of_runs(32, ("input", 16, 2, 2), ("middle", 16, 2, 1))
+    config = AdapterConfig(layers, 24, 4, 8, image_width=20, image_tokens=4, image_layers=1, knots=3, router=True)
+    torch.manual_seed(0)
+    tensors = {key: value.detach().clone() for key, value in TripletAdapter(config).state_dict().items()}
+    metadata = {"format": FORMAT, "version": VERSION, "config": config.dumps()}
+    return Kind("own adapter", ".safetensors", tensors, load_any, metadata)
+
+
+def read_lora(path):
+    """As `train` reads the LoRA that a configuration names, and the node a ControlNet's."""
+    lora = Lora.from_tensors(read_tensors(path)[0])
+    [part.weight for part in lora.parts.values()]
+    if not lora.parts:
+        raise BadFile("no LoRA")
+    return lora
+
+
+def lora(prefix: str) -> Kind:
+    shapes = {}
+    for number in range(3):
+        name, kernel = f"{prefix}_{number}", (3, 3) if number == 2 else ()
+        shapes[f"{name}.lora_down.weight"] = (4, 16, *kernel)
+        shapes[f"{name}.lora_up.weight"] = (16, 4, *(1 for _ in kernel))
+        shapes[f"{name}.alpha"] = ()
+    return Kind(f"lora {prefix}", ".safetensors", random_tensors(shapes), read_lora, {}, lambda key: "alpha" in key)
+
+
+def vision_tower() -> Kind:
+    sizes = eva.EvaSizes(image=28, patch=14, width=64, heads=1, hidden=40, depth=21, out=24)
+    state = {f"visual.{key}": value for key, value in eva.EvaTower(sizes).state_dict().items()}
+    tensors = random_tensors({key: tuple(value.shape) for key, value in state.items()})
+    return Kind("eva", ".pt", tensors, lambda path: eva.load_eva(read_tensors(path)[0], path))
+
+
+def face_parser() -> Kind:
+    torch.manual_seed(0)
+    state = bisenet.BiSeNet().state_dict()
+    return Kind("bisenet", ".pth", state, bisenet.load_parser, {}, lambda key: key.endswith("num_batches_tracked"))
+
+
+def face_library() -> Kind:
+    torch.manual_seed(0)
+    marks = torch.rand(106, 2)
+    one = Face(torch.randn(16), torch.rand(5, 2), torch.rand(4), 0.9, (64, 64), 0, torch.rand(8, 8, 3), marks, "a")
+    faces = Faces((one, one), "buffalo_s/w600k_mbf.onnx", 1)
+    return Kind(
+        "faces", ".safetensors", library._tensors(faces), library.load_faces, library._metadata(faces),
+        lambda key: key.startswith("landmarks") or key in ("image_sizes", "image_indices"), REFUSED,
+    )  # fmt: skip
+
+
+KINDS: dict[str, Callable[[], Kind]] = {
+    **{name: lambda name=name: published(name) for name in entries()},
+    "own adapter": own_adapter,
+    "lora": lambda: lora("lora_unet_a"),
+    "control lora": lambda: lora("control_model.input_blocks"),
+    "eva": vision_tower,
+    "bisenet": face_parser,
+    "faces": face_library,
+}
