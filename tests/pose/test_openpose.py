@@ -23,8 +23,8 @@ BEFORE = 38 + 19  # channels of a stage's input that come from the stage before
 
 
 def zeros(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Every weight zero; stored as one number each."""
-    return {name: torch.zeros(1).expand(value.shape) for name, value in net.state_dict().items()}
+    """Every weight zero."""
+    return {name: torch.zeros(value.shape) for name, value in net.state_dict().items()}
 
 
 def wired(net: torch.nn.Module) -> dict[str, torch.Tensor]:
