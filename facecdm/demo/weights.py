@@ -1,6 +1,6 @@
 """The demo model as one file: safetensors in fp16, with everything that a host needs to build it again.
 
-Tensor names are `unet.` + diffusers' names, `vae.` + PatchAutoencoder's, `text.` and `vision.` + the names of
+Tensor names are `unet.` + diffusers' names, `vae.` + those of demo.autoencoder, `text.` and `vision.` + the names of
 transformers' CLIP models. The metadata says sizes, vocabulary, steps trained, licence and origin.
 """
 

@@ -20,7 +20,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ....demo.autoencoder import PATCH, PatchAutoencoder
+from ....demo.autoencoder import PATCH, build_autoencoder
 from ....demo.clip import FULL_VOCABULARY, ClipSizes
 from ....demo.schedule import SAMPLING_SETTINGS
 from ....demo.sizes import DemoSizes
@@ -81,7 +81,8 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
     scale_factor = 1.0
 
     def __init__(self, vae: dict[str, Tensor]):
-        weight, bias = vae["decoder.weight"].float(), vae["decoder.bias"].float()
+        linear = "decoder.linear" if "decoder.linear.weight" in vae else "decoder"
+        weight, bias = vae[f"{linear}.weight"].float(), vae[f"{linear}.bias"].float()
         self.latent_channels = weight.shape[1]
         self.latent_rgb_factors = weight.reshape(3, PATCH * PATCH, -1).mean(1).T.tolist()
         self.latent_rgb_factors_bias = bias.reshape(3, PATCH * PATCH).mean(1).tolist()
@@ -164,11 +165,12 @@ class DemoVAE(comfy.sd.VAE):
         with _no_warnings():  # core sets every attribute of its version, then misses weights that it knows
             super().__init__(sd={})
         self.latent_channels = weights.sizes.latent_channels
+        self.downscale_ratio = self.upscale_ratio = weights.sizes.downscale
         self.working_dtypes = [torch.float16, torch.bfloat16, torch.float32]
-        # Bytes per value of about three copies of the widest layer: the 192 channels before the last shuffle.
+        widest = 3 * weights.sizes.downscale**2  # values per latent position in the widest layer
         self.memory_used_encode = lambda shape, dtype: 8 * shape[2] * shape[3] * management.dtype_size(dtype)
-        self.memory_used_decode = lambda shape, dtype: 3 * 192 * shape[2] * shape[3] * management.dtype_size(dtype)
-        self.first_stage_model = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
+        self.memory_used_decode = lambda shape, dtype: 3 * widest * shape[2] * shape[3] * management.dtype_size(dtype)
+        self.first_stage_model = build_autoencoder(weights.sizes)
         _fill(self.first_stage_model, weights.vae, "autoencoder")
         self.first_stage_model.eval().requires_grad_(False)
         self.device = management.vae_device()
