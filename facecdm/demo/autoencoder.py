@@ -87,8 +87,7 @@ class SharpAutoencoder(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, 16h, 16w] in -1 … 1 -> latents [B, C, h, w] of about unit variance."""
-        half = nn.functional.interpolate(pixels.float(), scale_factor=0.5, mode="bicubic", antialias=True)
-        return self.encoder(half.to(pixels.dtype))
+        return self.encoder(halved(pixels))
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, C, h, w] -> [B, 3, 16h, 16w], about -1 … 1 (not clamped)."""
@@ -99,6 +98,12 @@ class SharpAutoencoder(nn.Module):
         """Take over the encoder and the linear decoding, which are not trained further."""
         self.encoder.load_state_dict(trained.encoder.state_dict())
         self.decoder.linear.load_state_dict(trained.decoder.state_dict())
+
+
+def halved(pixels: Tensor) -> Tensor:
+    """[B, 3, 2h, 2w] -> [B, 3, h, w]"""
+    half = nn.functional.interpolate(pixels.float(), scale_factor=0.5, mode="bicubic", antialias=True)
+    return half.to(pixels.dtype)
 
 
 class SharpDecoder(nn.Module):

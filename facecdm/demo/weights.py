@@ -101,19 +101,32 @@ def write(weights: DemoWeights, path: Path) -> None:
     partial.replace(path)
 
 
-def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary) -> DemoWeights:
-    """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already."""
-    unet, autoencoder, text = (checkpoint(folder / f"{name}.pt") for name in ("unet", "autoencoder", "text"))
+def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: DemoWeights | None = None) -> DemoWeights:
+    """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already.
+
+    A run upon a weights file (`begin`) trains U-Net and decoder; the other parts, and the steps before, are the file's.
+    """
+    unet = checkpoint(folder / "unet.pt")
+    if sizes.decoder:
+        decoder = checkpoint(folder / "decoder.pt")
+        vae, vae_steps = _part(decoder["ema"], "autoencoder."), decoder["step"]
+    else:
+        autoencoder = checkpoint(folder / "autoencoder.pt")
+        vae, vae_steps = autoencoder["model"], autoencoder["step"]
+    if begin is not None:
+        steps = begin.steps | {"unet": begin.steps.get("unet", 0) + unet["step"], "vae": vae_steps}
+        return DemoWeights(sizes, vocabulary, steps, unet=unet["ema"], vae=vae, text=begin.text, vision=begin.vision)
+    text = checkpoint(folder / "text.pt")
     vision = checkpoint(folder / "vision.pt") if (folder / "vision.pt").exists() else text | {"step": 0}
-    steps = {"unet": unet["step"], "vae": autoencoder["step"], "text": text["step"], "vision": vision["step"]}
+    steps = {"unet": unet["step"], "vae": vae_steps, "text": text["step"], "vision": vision["step"]}
     return DemoWeights(
         sizes,
         vocabulary,
         steps,
         unet=unet["ema"],
-        vae=autoencoder["model"],
-        text=_tower(text["model"], "text_tower."),
-        vision=_tower(vision["model"], "vision_tower."),
+        vae=vae,
+        text=_part(text["model"], "text_tower."),
+        vision=_part(vision["model"], "vision_tower."),
     )
 
 
@@ -126,6 +139,6 @@ def checkpoint(path: Path) -> dict:
     return load_checkpoint(path)
 
 
-def _tower(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """One tower of TinyClip in transformers' naming; the naming heads, scaffolding of the training, stay out."""
+def _part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """One part of what was trained together; naming heads and discriminator, scaffolding of the training, stay out."""
     return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}
