@@ -17,7 +17,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from facecdm.apps.batch.display import Display  # noqa: E402
+from facecdm.apps.batch.execution.display import Display  # noqa: E402
 from facecdm.apps.batch.plan import Plan  # noqa: E402
 from facecdm.apps.batch.start import run  # noqa: E402
 from facecdm.apps.portrait import WORKFLOW  # noqa: E402

@@ -139,7 +139,6 @@ def main() -> None:
     from facecdm.training.rows import moved
     from facecdm.training.stages import Stage
     from facecdm.training.step import Term, forward
-    from facecdm.training.terms import _term
 
     demo = load()
     denoiser = ComfyDenoiser(demo.model, demo.vae)
@@ -155,7 +154,9 @@ def main() -> None:
         rows, reference_batch, empty, draws = (
             moved(part, denoiser.device) for part in make_batch(denoiser, arguments.batch, arguments.latent, t)
         )
-        terms = [Term("diffusion", losses.DiffusionLoss())] + ([_term(loss)] if loss is not None else [])
+        terms = [Term("diffusion", losses.DiffusionLoss())]
+        if loss is not None:
+            terms.append(Term("added", loss, needs=loss.needs))
         start = clock()
         with kept:
             total, _ = forward(denoiser, learner, terms, rows, reference_batch, empty, draws, 1)

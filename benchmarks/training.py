@@ -309,6 +309,7 @@ def losses(arguments) -> None:
     from facecdm.hosts.comfy.demo.model import build_model, build_vae
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.training.lora import Lora
+    from facecdm.training.losses import LossInputs
     from facecdm.training.stages import Stage
     from facecdm.training.terms import terms_of
     from facecdm.training.trainer import Trainer
@@ -349,7 +350,7 @@ def losses(arguments) -> None:
     for _ in range(arguments.rounds):
         for name, values in added.items():
             stage = usual.but(**values)
-            terms = terms_of(stage, data, arguments.insightface, None, denoiser.device)
+            terms = terms_of(stage, LossInputs(data, denoiser, adapter, arguments.insightface))
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Trainer(denoiser, adapter, Lora(), data, stage, terms, Path(folder))
                 steps = Steps(denoiser.device)

@@ -1,47 +1,137 @@
 """The command line: `python -m facecdm COMMAND`. A command's module is imported when it is called."""
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from . import __version__
 from .errors import FaceCDMError
 
-# command → (module with add_arguments(parser) and main(options) → exit code, one line of help)
+
+class Command(NamedTuple):
+    """
+    module    has add_arguments(parser) and main(options) → exit code
+    summary   one line of help
+    examples  command lines, for --help
+    """
+
+    module: str
+    summary: str
+    examples: tuple[str, ...]
+
+
 COMMANDS = {
-    "doctor": (".doctor.command", "what is installed, what is missing, and what to do about it"),
-    "portrait": (".apps.portrait", "portraits of the people in reference pictures, with a contact sheet"),
-    "gallery": (".apps.gallery", "the shipped workflows on one sheet, with the settings of every picture"),
-    "batch": (".apps.batch.command", "hundreds of pictures from a plan, on one server, several, or a Ray cluster"),
-    "dataset": (".training.dataset.cli", "a folder of pictures becomes a data set that can be trained on"),
-    "train": (".training.cli", "train an adapter and a LoRA in three stages from a data set"),
-    "evaluate": (".evaluation.cli", "how much pictures show the person: tables, plots, a report"),
-    "demo": (".demo.cli", "train and measure the embedded demo model"),
+    "doctor": Command(
+        ".doctor.command",
+        "say what is installed, what is missing, and what to do about it",
+        ("doctor", "doctor --comfyui ~/ComfyUI"),
+    ),
+    "portrait": Command(
+        ".apps.portrait",
+        "make portraits of the people in reference pictures, and a contact sheet",
+        (
+            "portrait --comfyui ~/ComfyUI",
+            'portrait --server 127.0.0.1:8188 --reference me.jpg --prompt "a young woman, long red hair, smiling"',
+        ),
+    ),
+    "gallery": Command(
+        ".apps.gallery",
+        "run the shipped workflows; write one sheet, and the settings of every picture",
+        ("gallery --comfyui ~/ComfyUI", "gallery --comfyui ~/ComfyUI --adapter runs/me/adapter.safetensors --docs ."),
+    ),
+    "batch": Command(
+        ".apps.batch.command",
+        "make hundreds of pictures from a plan, on one server, several, or a Ray cluster",
+        (
+            "batch plan.yaml --check",
+            "batch plan.yaml --resume",
+            "batch jobs.csv --workflow portrait.json --server 127.0.0.1:8188",
+        ),
+    ),
+    "dataset": Command(
+        ".training.dataset.cli",
+        "make a data set for training from a folder of pictures",
+        ("dataset photos data/me --model ~/models/sd15 --faces ~/ComfyUI/models/insightface",),
+    ),
+    "train": Command(
+        ".training.cli",
+        "train an adapter and a LoRA in three stages from a data set",
+        ("train config.yaml --dry-run", "train config.yaml"),
+    ),
+    "evaluate": Command(
+        ".evaluation.cli",
+        "measure identity similarity and prompt adherence of pictures: tables, plots, a report",
+        ("evaluate pictures.csv --faces ~/ComfyUI/models/insightface --out report",),
+    ),
+    "demo": Command(
+        ".demo.cli",
+        "train the small demo model",
+        ("demo train all --data FaceWorld --tokenizer ~/ComfyUI/comfy/sd1_tokenizer",),
+    ),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 a mistake that the message explains, 2 a command line that makes no sense."""
+    """Exit code: 0 done, 1 a mistake that the message explains, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):  # consoles that lack a letter show another one
         getattr(stream, "reconfigure", dict)(errors="replace")
-    parser = argparse.ArgumentParser(prog="facecdm", description="Pictures of a fixed face.")
-    parser.add_argument("--version", action="version", version=f"FaceCDM {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, line) in COMMANDS.items():
-        commands.add_parser(name, help=line, add_help=False)
     if not arguments or arguments[0] not in COMMANDS:
-        parser.parse_args(arguments or ["--help"])  # prints help, the version or the mistake, and exits
-    module = importlib.import_module(COMMANDS[arguments[0]][0], __package__)
-    command = argparse.ArgumentParser(prog=f"facecdm {arguments[0]}", description=COMMANDS[arguments[0]][1])
-    module.add_arguments(command)
-    if hasattr(module, "add_place_arguments"):  # quickstart.py answers these by itself
-        module.add_place_arguments(command)
+        _overview().parse_args(arguments or ["--help"])  # prints help, the version or the mistake, and exits
+    name, *arguments = arguments
+    module = importlib.import_module(COMMANDS[name].module, __package__)
+    parser = _parser(name)
+    module.add_arguments(parser)
+    if hasattr(module, "add_server_arguments"):  # quickstart.py gives these itself
+        module.add_server_arguments(parser)
     try:
-        return module.main(command.parse_args(arguments[1:])) or 0
+        with _exit_on_sigterm():
+            return module.main(parser.parse_args(arguments)) or 0
     except FaceCDMError as error:
-        print(f"facecdm {arguments[0]}: {error}", file=sys.stderr)
+        print(f"facecdm {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+
+
+def _overview() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="facecdm", description="Identity-preserving portraits.")
+    parser.add_argument("--version", action="version", version=f"FaceCDM {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.summary, add_help=False)
+    return parser
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    command = COMMANDS[name]
+    return argparse.ArgumentParser(
+        prog=f"facecdm {name}",
+        description=command.summary[0].upper() + command.summary[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  facecdm {example}" for example in command.examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit(143) while the block runs, so that servers end and temporary files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not interrupt the clean-up
+        sys.exit(143)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

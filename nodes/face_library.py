@@ -1,4 +1,4 @@
-"""Nodes that work on faces already found: Combine, Save, Load, Compare."""
+"""Combine Faces, Save Faces, Load Faces and Compare Faces."""
 
 from comfy_api.latest import io, ui
 
@@ -7,8 +7,10 @@ from ..facecdm.faces.combine import MODES, Weighted, combine
 from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
+from .checks import check_choices, checked
 from .model_folders import SAVED_FACES, folders
 from .sockets import FACES
+from .warn import output
 
 GROUPS = 4
 NO_FILE = "none saved yet"
@@ -28,7 +30,7 @@ class CombineFaces(io.ComfyNode):
                 "mode",
                 options=list(MODES),
                 default="weighted mean",
-                tooltip="One face as the weighted mean, all faces in a row, or one face between two people.",
+                tooltip="One face as the weighted mean, a list of all faces, or one face between two people.",
             ),
             io.Float.Input(
                 "blend",
@@ -41,11 +43,7 @@ class CombineFaces(io.ComfyNode):
         ]
         for n in range(1, GROUPS + 1):
             inputs.append(
-                FACES.Input(
-                    f"faces_{n}",
-                    optional=n > 1,
-                    tooltip="Faces of one person, or any group that counts as one.",
-                )
+                FACES.Input(f"faces_{n}", optional=n > 1, tooltip="Faces of one person, or a group that counts as one.")
             )
         for n in range(1, GROUPS + 1):
             inputs.append(
@@ -56,23 +54,24 @@ class CombineFaces(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     optional=True,
-                    tooltip=f"What faces_{n} counts in the weighted mean; 0 leaves it out.",
+                    tooltip=f"Weight of faces_{n} in the mean; 0 leaves it out.",
                 )
             )
         return io.Schema(
             node_id="FaceCDMCombineFaces",
             display_name="Combine Faces",
             category="FaceCDM/faces",
-            description="Makes one identity of several photos, a blend of two people, or a list of faces.",
+            description="Combines faces into one identity, a blend of two people, or a list.",
             inputs=inputs,
             outputs=[FACES.Output(display_name="faces", tooltip="The combined face, or all faces.")],
         )
 
     @classmethod
     def validate_inputs(cls, mode: str | None = None) -> bool | str:
-        return True if mode in (None, *MODES) else f"mode must be one of {', '.join(MODES)}."
+        return check_choices(mode=(mode, MODES))
 
     @classmethod
+    @checked
     def execute(cls, mode, blend, faces_1, **others) -> io.NodeOutput:
         groups = [faces_1] + [others.get(f"faces_{n}") for n in range(2, GROUPS + 1)]
         parts = [
@@ -88,11 +87,10 @@ class SaveFaces(io.ComfyNode):
             node_id="FaceCDMSaveFaces",
             display_name="Save Faces",
             category="FaceCDM/faces",
-            description="Saves faces into the library models/facecdm_faces, for Load Faces: then no photo "
-            "and no face model is needed any more.",
+            description="Saves faces in models/facecdm_faces. Load Faces reads them without the photo or a face model.",
             is_output_node=True,
             inputs=[
-                FACES.Input("faces", tooltip="The faces to keep."),
+                FACES.Input("faces", tooltip="The faces to save."),
                 io.String.Input("name", default="face", tooltip="File name; letters, digits, spaces, - and _."),
                 io.Boolean.Input(
                     "overwrite",
@@ -159,24 +157,26 @@ class CompareFaces(io.ComfyNode):
             node_id="FaceCDMCompareFaces",
             display_name="Compare Faces",
             category="FaceCDM/faces",
-            description="Tells how alike faces are: the cosine of every pair, as a table and a heat map.",
+            description="Compares faces: the cosine similarity of every pair, as a table and a heat map.",
             is_output_node=True,
             inputs=[
                 FACES.Input("faces_a", tooltip="The rows."),
-                FACES.Input("faces_b", optional=True, tooltip="The columns; without it, faces_a among each other."),
+                FACES.Input(
+                    "faces_b", optional=True, tooltip="The columns. Without it, faces_a are compared with each other."
+                ),
                 FACES.Input(
                     "baseline",
                     optional=True,
-                    tooltip="Faces of other people of the same kind of picture: what all share is taken away "
-                    "before comparing (for renders and drawings).",
+                    tooltip="Other people in the same kind of picture. Their mean embedding is subtracted first "
+                    "(for renders and drawings).",
                 ),
             ],
             outputs=[
                 io.String.Output(display_name="table", tooltip="Markdown table of the cosines."),
                 io.Image.Output(display_name="heat map", tooltip="The same as a picture."),
-                io.Float.Output(display_name="mean", tooltip="Mean similarity over the pairs of different faces."),
-                io.Float.Output(display_name="lowest", tooltip="The least alike pair."),
-                io.Float.Output(display_name="highest", tooltip="The most alike pair."),
+                io.Float.Output(display_name="mean", tooltip="Mean over the pairs of different faces."),
+                io.Float.Output(display_name="lowest", tooltip="Lowest similarity of a pair."),
+                io.Float.Output(display_name="highest", tooltip="Highest similarity of a pair."),
             ],
         )
 
@@ -184,14 +184,8 @@ class CompareFaces(io.ComfyNode):
     def execute(cls, faces_a, faces_b=None, baseline=None) -> io.NodeOutput:
         result = compare(faces_a, faces_b, baseline)
         picture = heat_map(result)
-        return io.NodeOutput(
-            table(result),
-            picture,
-            result.mean,
-            result.lowest,
-            result.highest,
-            ui=ui.PreviewImage(picture, cls=cls),
-        )
+        preview = ui.PreviewImage(picture, cls=cls)
+        return output(table(result), picture, result.mean, result.lowest, result.highest, preview=preview)
 
 
 NODES: list[type[io.ComfyNode]] = [CombineFaces, SaveFaces, LoadFaces, CompareFaces]

@@ -1,4 +1,4 @@
-"""Nodes that find and embed faces: Load Face Analyzer, Detect & Embed Faces."""
+"""Load Face Analyzer and Detect & Embed Faces."""
 
 from comfy_api.latest import io, ui
 
@@ -7,11 +7,13 @@ from ..facecdm.faces.detect import CHOICES, NO_FACE, Options, detect_faces
 from ..facecdm.faces.draw import draw_pictures
 from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
+from .checks import check_choices, checked
 from .model_folders import FACE_PACKS, folders
 from .sockets import FACE_ANALYZER, FACES
+from .warn import output
 
 NO_PACK = "none found"
-SHOWN = 16  # pictures under the node; the output has them all
+SHOWN = 16  # pictures in the preview under the node; the output has all of them
 
 
 class LoadFaceAnalyzer(io.ComfyNode):
@@ -21,8 +23,8 @@ class LoadFaceAnalyzer(io.ComfyNode):
             node_id="FaceCDMLoadFaceAnalyzer",
             display_name="Load Face Analyzer",
             category="FaceCDM/faces",
-            description="Loads an InsightFace pack: the detector that finds faces and the recogniser that "
-            "embeds them. The weights are for non-commercial research only.",
+            description="Loads an InsightFace pack: a detector that finds faces and a recogniser that embeds them. "
+            "The weights are for non-commercial research only.",
             inputs=[
                 io.Combo.Input(
                     "pack",
@@ -33,12 +35,12 @@ class LoadFaceAnalyzer(io.ComfyNode):
                     "provider",
                     options=list(PROVIDERS),
                     default="auto",
-                    tooltip="Where ONNX Runtime computes; the report says what was really got.",
+                    tooltip="Where ONNX Runtime computes. The report names the provider that it got.",
                 ),
                 io.Boolean.Input(
                     "landmarks",
                     default=False,
-                    tooltip="Also load the pack's model for 106 landmarks (2d106det), if it has one.",
+                    tooltip="Also load the pack's model for 106 landmarks (2d106det).",
                 ),
             ],
             outputs=[
@@ -51,17 +53,15 @@ class LoadFaceAnalyzer(io.ComfyNode):
     def validate_inputs(cls, pack: str | None = None, provider: str | None = None) -> bool | str:
         if pack is not None and pack not in find_packs(folders(FACE_PACKS)):
             return (
-                f"Face pack {pack!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
+                f"Face pack {str(pack)[:100]!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
                 "so that its .onnx files lie in models/insightface/models/<pack>, then refresh the list (R)."
             )
-        if provider is not None and provider not in PROVIDERS:
-            return f"provider must be one of {', '.join(PROVIDERS)}."
-        return True
+        return check_choices(provider=(provider, tuple(PROVIDERS)))
 
     @classmethod
     def execute(cls, pack: str, provider: str, landmarks: bool) -> io.NodeOutput:
         analyzer = open_pack(folders(FACE_PACKS), pack, provider, landmarks)
-        return io.NodeOutput(analyzer, analyzer.report())
+        return output(analyzer, analyzer.report(), warnings=analyzer.notices)
 
 
 class DetectFaces(io.ComfyNode):
@@ -71,8 +71,8 @@ class DetectFaces(io.ComfyNode):
             node_id="FaceCDMDetectFaces",
             display_name="Detect & Embed Faces",
             category="FaceCDM/faces",
-            description="Finds faces in a batch of pictures, close-ups too, and gives their identity "
-            "embeddings, aligned crops, a mask and a preview.",
+            description="Finds faces in a batch of pictures, also close-ups and faces on their side, and returns their "
+            "identity embeddings, aligned crops, a mask and a preview.",
             inputs=[
                 FACE_ANALYZER.Input("analyzer", tooltip="From Load Face Analyzer."),
                 io.Image.Input("image", tooltip="One picture or a batch."),
@@ -80,15 +80,16 @@ class DetectFaces(io.ComfyNode):
                     "choice",
                     options=list(CHOICES),
                     default="largest",
-                    tooltip="Which face of each picture; 'index' counts by size, 'left to right' from the "
-                    "left, 'all' takes every face.",
+                    tooltip="Which face of each picture: the largest, the one with the best score, the one at 'index' "
+                    "counted from left to right or by size, or all.",
                 ),
                 io.Int.Input(
                     "index",
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="Which one, from 0, for 'index' and 'left to right'; see the preview's numbers.",
+                    tooltip="Number of the face, from 0, for 'index' and 'left to right'. The preview shows the "
+                    "numbers.",
                 ),
                 io.Float.Input(
                     "min_score",
@@ -96,13 +97,13 @@ class DetectFaces(io.ComfyNode):
                     min=0.05,
                     max=1.0,
                     step=0.05,
-                    tooltip="How sure the detector must be; lower it for hard pictures.",
+                    tooltip="Lowest score of the detector that counts as a face. Lower it for difficult pictures.",
                 ),
                 io.Combo.Input(
                     "no_face",
                     options=list(NO_FACE),
                     default="skip",
-                    tooltip="A picture without a face: leave it out and say so in the report, or stop.",
+                    tooltip="For a picture without a face: skip it and report it, or stop with an error.",
                 ),
                 io.Int.Input(
                     "crop_size",
@@ -118,7 +119,7 @@ class DetectFaces(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="How much more than the face the crops show, as part of a face on each side.",
+                    tooltip="What the crops show beyond the face, in faces on each side.",
                 ),
                 io.Float.Input(
                     "mask_grow",
@@ -134,7 +135,7 @@ class DetectFaces(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="Width of the mask's soft edge, as part of half a face.",
+                    tooltip="Width of the mask's soft edge, in half faces.",
                 ),
                 io.Int.Input(
                     "detection_size",
@@ -142,13 +143,13 @@ class DetectFaces(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=32,
-                    tooltip="Pictures are brought to this size to find faces: larger finds smaller faces.",
+                    tooltip="Size to which pictures are scaled for the detector. A larger one finds smaller faces.",
                 ),
                 io.Boolean.Input(
                     "search_harder",
                     default=True,
-                    tooltip="Where the first look is not sure, look at other sizes and with a border "
-                    "around the picture (close-ups).",
+                    tooltip="Where no face is certain, search again at other sizes, with a border around the picture "
+                    "(close-ups), and with the picture turned.",
                 ),
                 io.String.Input(
                     "name",
@@ -160,30 +161,28 @@ class DetectFaces(io.ComfyNode):
                     "unload_after",
                     default=False,
                     optional=True,
-                    tooltip="Free the analyzer's memory afterwards; it is loaded again when needed.",
+                    tooltip="Free the analyzer's memory afterwards. It is loaded again when needed.",
                 ),
             ],
             outputs=[
-                FACES.Output(display_name="faces", tooltip="The chosen faces; may be empty with no_face = skip."),
+                FACES.Output(display_name="faces", tooltip="The chosen faces. May be empty with no_face = skip."),
                 io.Image.Output(
                     display_name="crops", tooltip="Upright aligned faces; one black picture if there is none."
                 ),
-                io.Mask.Output(display_name="mask", tooltip="Soft mask of the chosen faces, one per picture."),
+                io.Mask.Output(display_name="mask", tooltip="Soft mask of the chosen faces, one for each picture."),
                 io.Image.Output(display_name="preview", tooltip="The pictures with boxes, key points and scores."),
                 io.String.Output(
-                    display_name="report", tooltip="What was found in each picture, and what was skipped."
+                    display_name="report", tooltip="What was found in each picture, and which were skipped."
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, choice: str | None = None, no_face: str | None = None) -> bool | str:
-        for name, value, known in (("choice", choice, CHOICES), ("no_face", no_face, NO_FACE)):
-            if value is not None and value not in known:
-                return f"{name} must be one of {', '.join(known)}."
-        return True
+        return check_choices(choice=(choice, CHOICES), no_face=(no_face, NO_FACE))
 
     @classmethod
+    @checked
     def execute(
         cls,
         analyzer,
@@ -216,17 +215,18 @@ class DetectFaces(io.ComfyNode):
             thorough=search_harder,
         )
         bar = ProgressBar(max(len(image), 1))
-        seen = detect_faces(analyzer, image, options, lambda done, total: bar.update_absolute(done, total))
+        found = detect_faces(analyzer, image, options, lambda done, total: bar.update_absolute(done, total))
         if unload_after:
             analyzer.unload()
-        preview = draw_pictures(image, seen.pictures)
-        return io.NodeOutput(
-            seen.faces.named(name.strip()),
-            seen.crops,
-            seen.mask,
+        preview = draw_pictures(image, found.pictures)
+        return output(
+            found.faces.named(name.strip()),
+            found.crops,
+            found.mask,
             preview,
-            seen.report,
-            ui=ui.PreviewImage(preview[:SHOWN], cls=cls),
+            found.report,
+            warnings=found.problems,
+            preview=ui.PreviewImage(preview[:SHOWN], cls=cls),
         )
 
 

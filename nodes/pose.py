@@ -1,4 +1,4 @@
-"""Nodes for poses: Extract Pose, Edit Pose, Load Demo Pose ControlNet."""
+"""Extract Pose, Edit Pose and Load Demo Pose ControlNet."""
 
 from pathlib import Path
 
@@ -11,11 +11,13 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
+from .checks import check_choices, checked
 from .model_folders import folders
 from .sockets import FACE_ANALYZER, POSE_KEYPOINT
+from .warn import output
 
 CATEGORY = "FaceCDM/pose"
-SHOWN = 16  # pictures under the node; the output has them all
+SHOWN = 16  # pictures in the preview under the node; the output has all of them
 
 
 def weight_folders(detector: str) -> list[Path]:
@@ -27,44 +29,51 @@ def weight_folders(detector: str) -> list[Path]:
 
 def drawing_inputs() -> list:
     return [
-        io.Combo.Input("drawing", options=list(DRAWINGS), default=DRAWINGS[0],
-                       tooltip="What the ControlNet was trained on: OpenPose's sticks and dots, or InstantID's five "
-                               "coloured points."),
-        io.Boolean.Input("draw_body", default=True, tooltip="OpenPose drawing: show the body (of face key points: nose "
-                                                            "and eyes)."),
+        io.Combo.Input(
+            "drawing",
+            options=list(DRAWINGS),
+            default=DRAWINGS[0],
+            tooltip="What the ControlNet was trained on: OpenPose's sticks and dots, or InstantID's five "
+            "coloured points.",
+        ),
+        io.Boolean.Input(
+            "draw_body", default=True, tooltip="OpenPose drawing: show the body. Face key points give nose and eyes."
+        ),
         io.Boolean.Input("draw_hands", default=True, tooltip="OpenPose drawing: show the hands."),
         io.Boolean.Input("draw_face", default=True, tooltip="OpenPose drawing: show the face's 70 points."),
-        io.Float.Input("thickness", default=1.0, min=0.1, max=10.0, step=0.1,
-                       tooltip="Of lines and dots; 1 is what ControlNets were trained on. It grows with the picture."),
-    ]  # fmt: skip
+        io.Float.Input(
+            "thickness",
+            default=1.0,
+            min=0.1,
+            max=10.0,
+            step=0.1,
+            tooltip="Thickness of lines and dots; 1 is what ControlNets were trained on. It scales with the picture.",
+        ),
+    ]
 
 
 def pose_outputs() -> list:
     return [
         io.Image.Output(display_name="control image", tooltip="The poses drawn on black, for Apply ControlNet."),
-        POSE_KEYPOINT.Output(display_name="pose", tooltip="OpenPose JSON of every picture, for Edit Pose and for "
-                                                          "other packs' nodes."),
-        io.Float.Output(display_name="yaw", tooltip="Degrees that the first picture's largest head looks to the "
-                                                    "viewer's right; 0 where no head is seen."),
-        io.Float.Output(display_name="pitch", tooltip="Degrees that it looks down."),
-        io.Float.Output(display_name="roll", tooltip="Degrees that it tips counter-clockwise."),
-        io.String.Output(display_name="report", tooltip="What was seen in each picture, and what was skipped."),
-    ]  # fmt: skip
+        POSE_KEYPOINT.Output(
+            display_name="pose", tooltip="OpenPose JSON of every picture, for Edit Pose and for nodes of other packs."
+        ),
+        io.Float.Output(
+            display_name="yaw",
+            tooltip="Head rotation in degrees, positive to the viewer's right: the largest head of the first picture "
+            "that shows one, else 0.",
+        ),
+        io.Float.Output(display_name="pitch", tooltip="Head rotation in degrees, positive downwards."),
+        io.Float.Output(display_name="roll", tooltip="Head rotation in degrees, positive counter-clockwise."),
+        io.String.Output(display_name="report", tooltip="What was found in each picture, and which were skipped."),
+    ]
 
 
 def draw_all(poses: list[Pose], drawing: Drawing) -> torch.Tensor:
-    """IMAGE [B, H, W, 3]; poses of different sizes come out in the first one's."""
+    """IMAGE [B, H, W, 3]. Poses of other sizes are fitted into the size of the first one."""
     size = poses[0].size
     pictures = [drawing(pose if pose.size == size else retargeted(pose, size)) for pose in poses]
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
-
-
-def wrong_choice(**chosen: tuple[str | None, tuple[str, ...]]) -> bool | str:
-    """True, or what to say of the first combo value that does not exist (the server does not check them)."""
-    for name, (value, known) in chosen.items():
-        if value is not None and value not in known:
-            return f"{name} must be one of {', '.join(known)}."
-    return True
 
 
 class ExtractPose(io.ComfyNode):
@@ -74,30 +83,49 @@ class ExtractPose(io.ComfyNode):
             node_id="FaceCDMExtractPose",
             display_name="Extract Pose",
             category=CATEGORY,
-            description="Finds the pose of people in pictures: a control image for a ControlNet, OpenPose key points, "
-            "and how the head is turned. Face key points need no weights but the face pack's.",
+            description="Extracts the poses of people in pictures: a control image for a ControlNet, OpenPose key "
+            "points, "
+            "and the head's rotation. Face key points need only a face pack.",
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
-                io.Combo.Input("detector", options=list(DETECTORS), default=FACE,
-                               tooltip="Face key points (by the analyzer), or the whole body by OpenPose or DWPose, "
-                                       "whose weights lie in models/openpose or models/dwpose."),
-                FACE_ANALYZER.Input("analyzer", optional=True,
-                                    tooltip="For face key points: from Load Face Analyzer, with landmarks on for the "
-                                            "face's 70 points (else five)."),
-                io.Combo.Input("people", options=list(PEOPLE), default=PEOPLE[0],
-                               tooltip="Everyone in a picture, or the largest person alone."),
-                io.Float.Input("min_score", default=0.5, min=0.05, max=1.0, step=0.05,
-                               tooltip="How sure the detector of faces or people must be; lower it for hard pictures."),
+                io.Combo.Input(
+                    "detector",
+                    options=list(DETECTORS),
+                    default=FACE,
+                    tooltip="Face key points by the analyzer, or whole bodies by OpenPose or DWPose, whose weights are "
+                    "in models/openpose or models/dwpose.",
+                ),
+                FACE_ANALYZER.Input(
+                    "analyzer",
+                    optional=True,
+                    tooltip="For face key points: from Load Face Analyzer. With landmarks on a face has 70 points, "
+                    "else five.",
+                ),
+                io.Combo.Input(
+                    "people",
+                    options=list(PEOPLE),
+                    default=PEOPLE[0],
+                    tooltip="All people of a picture, or the largest only.",
+                ),
+                io.Float.Input(
+                    "min_score",
+                    default=0.5,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Lowest score that counts as a face or a person. Lower it for difficult pictures.",
+                ),
                 *drawing_inputs(),
             ],
             outputs=pose_outputs(),
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, detector: str | None = None, people: str | None = None, drawing: str | None = None):
-        return wrong_choice(detector=(detector, DETECTORS), people=(people, PEOPLE), drawing=(drawing, DRAWINGS))
+        return check_choices(detector=(detector, DETECTORS), people=(people, PEOPLE), drawing=(drawing, DRAWINGS))
 
     @classmethod
+    @checked
     def execute(
         cls, image, detector, people, min_score, drawing, draw_body, draw_hands, draw_face, thickness, analyzer=None
     ) -> io.NodeOutput:
@@ -109,20 +137,15 @@ class ExtractPose(io.ComfyNode):
         report = found.report
         if isinstance(finder, FaceDetector) and not finder.analyzer.files.landmarks:
             report += (
-                "\nThis analyzer has no landmarks, so a face has five points: switch landmarks on in Load Face "
-                "Analyzer for 70."
+                "\nThis analyzer has no landmarks, so a face has five points. For 70 points switch landmarks on in "
+                "Load Face Analyzer."
             )
-        return result(
-            cls,
-            list(found.poses),
-            Drawing(drawing, draw_body, draw_hands, draw_face, thickness),
-            found.first_angles,
-            report,
-        )
+        style = Drawing(drawing, draw_body, draw_hands, draw_face, thickness)
+        return pose_output(cls, list(found.poses), style, found.first_angles, report, found.problems)
 
 
 def open_finder(detector: str, analyzer, min_score: float, hands: bool, face: bool):
-    """What `extract` calls. Raises FaceCDMError where face key points lack their analyzer."""
+    """The detector for `extract`. Raises FaceCDMError where face key points have no analyzer."""
     if detector == FACE:
         if analyzer is None:
             raise FaceCDMError(
@@ -147,40 +170,88 @@ class EditPose(io.ComfyNode):
             node_id="FaceCDMEditPose",
             display_name="Edit Pose",
             category=CATEGORY,
-            description="Changes a pose before it is drawn: turns the head, mirrors, scales, moves, and fits it onto a "
-            "picture of another size.",
+            description="Edits a pose before it is drawn: turns heads, mirrors, scales, moves, and fits it into "
+            "another size.",
             inputs=[
                 POSE_KEYPOINT.Input("pose", tooltip="From Extract Pose, or another pack's DWPose or OpenPose node."),
-                io.Float.Input("turn_yaw", default=0.0, min=-90.0, max=90.0, step=1.0,
-                               tooltip="Degrees that heads turn further to the viewer's right."),
-                io.Float.Input("turn_pitch", default=0.0, min=-60.0, max=60.0, step=1.0,
-                               tooltip="Degrees that heads turn further down."),
-                io.Float.Input("turn_roll", default=0.0, min=-180.0, max=180.0, step=1.0,
-                               tooltip="Degrees that heads tip further counter-clockwise."),
+                io.Float.Input(
+                    "turn_yaw",
+                    default=0.0,
+                    min=-90.0,
+                    max=90.0,
+                    step=1.0,
+                    tooltip="Degrees by which heads turn to the viewer's right.",
+                ),
+                io.Float.Input(
+                    "turn_pitch",
+                    default=0.0,
+                    min=-60.0,
+                    max=60.0,
+                    step=1.0,
+                    tooltip="Degrees by which heads turn down.",
+                ),
+                io.Float.Input(
+                    "turn_roll",
+                    default=0.0,
+                    min=-180.0,
+                    max=180.0,
+                    step=1.0,
+                    tooltip="Degrees by which heads roll counter-clockwise.",
+                ),
                 io.Boolean.Input("mirror", default=False, tooltip="Swap left and right."),
-                io.Float.Input("scale", default=1.0, min=0.05, max=20.0, step=0.05,
-                               tooltip="Size of people, about the picture's middle."),
-                io.Float.Input("move_right", default=0.0, min=-2.0, max=2.0, step=0.01,
-                               tooltip="As part of the picture's width; below 0 to the left."),
-                io.Float.Input("move_down", default=0.0, min=-2.0, max=2.0, step=0.01,
-                               tooltip="As part of the picture's height; below 0 upwards."),
-                io.Int.Input("width", default=0, min=0, max=16384, tooltip="Of the new picture; 0 keeps the pose's."),
-                io.Int.Input("height", default=0, min=0, max=16384, tooltip="Of the new picture; 0 keeps the pose's."),
-                io.Combo.Input("fit", options=list(FITS), default="fit inside",
-                               tooltip="Where the new picture has other proportions: stretch, keep all visible, or "
-                                       "leave no border."),
-                io.Image.Input("onto", optional=True,
-                               tooltip="A picture whose size the pose takes, in place of width and height."),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=0.05,
+                    max=20.0,
+                    step=0.05,
+                    tooltip="Scale of the people about the centre of the picture.",
+                ),
+                io.Float.Input(
+                    "move_right",
+                    default=0.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Shift in picture widths; negative to the left.",
+                ),
+                io.Float.Input(
+                    "move_down",
+                    default=0.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Shift in picture heights; negative upwards.",
+                ),
+                io.Int.Input(
+                    "width", default=0, min=0, max=16384, tooltip="Width of the new picture; 0 keeps that of the pose."
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip="Height of the new picture; 0 keeps that of the pose.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default="fit inside",
+                    tooltip="Where the new picture has other proportions: stretch, keep everything visible, or leave "
+                    "no border.",
+                ),
+                io.Image.Input("onto", optional=True, tooltip="A picture whose size replaces width and height."),
                 *drawing_inputs(),
             ],
             outputs=pose_outputs(),
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, fit: str | None = None, drawing: str | None = None):
-        return wrong_choice(fit=(fit, FITS), drawing=(drawing, DRAWINGS))
+        return check_choices(fit=(fit, FITS), drawing=(drawing, DRAWINGS))
 
     @classmethod
+    @checked
     def execute(
         cls,
         pose,
@@ -211,19 +282,20 @@ class EditPose(io.ComfyNode):
         poses = [retargeted(one, (height or one.size[0], width or one.size[1]), fit) for one in poses]
         report = "\n".join(f"Picture {number}: {describe(one)}" for number, one in enumerate(poses))
         angles = next((found for found in map(head_angles, poses) if found), Angles(0.0, 0.0, 0.0))
-        return result(cls, poses, Drawing(drawing, draw_body, draw_hands, draw_face, thickness), angles, report)
+        return pose_output(cls, poses, Drawing(drawing, draw_body, draw_hands, draw_face, thickness), angles, report)
 
 
-def result(cls, poses: list[Pose], drawing: Drawing, angles, report: str) -> io.NodeOutput:
+def pose_output(cls, poses: list[Pose], drawing: Drawing, angles, report: str, warnings=()) -> io.NodeOutput:
     drawn = draw_all(poses, drawing)
-    return io.NodeOutput(
+    return output(
         drawn,
         poses_to_openpose(poses),
         round(angles.yaw, 2),
         round(angles.pitch, 2),
         round(angles.roll, 2),
         report,
-        ui=ui.PreviewImage(drawn[:SHOWN], cls=cls),
+        warnings=warnings,
+        preview=ui.PreviewImage(drawn[:SHOWN], cls=cls),
     )
 
 
@@ -234,10 +306,11 @@ class LoadDemoPose(io.ComfyNode):
             node_id="FaceCDMLoadDemoPose",
             display_name="Load Demo Pose ControlNet",
             category="FaceCDM/demo",
-            description="The pose ControlNet of the demo model, for core's Apply ControlNet: it takes Extract Pose's "
-            "OpenPose drawing of face key points.",
+            description="Loads the pose ControlNet of the demo model, for core's Apply ControlNet. It takes the "
+            "OpenPose "
+            "drawing of face key points by Extract Pose.",
             inputs=[],
-            outputs=[io.ControlNet.Output(tooltip="A control-LoRA; it fits the model of Load Demo Model alone.")],
+            outputs=[io.ControlNet.Output(tooltip="A control-LoRA for the model of Load Demo Model.")],
         )
 
     @classmethod

@@ -1,9 +1,10 @@
-"""The gallery: shipped workflows with some values changed, drawn by a real ComfyUI; a sheet and their settings."""
+"""The gallery: shipped workflows with some values changed, run by a real ComfyUI; a sheet, and a page of settings."""
 
 import argparse
 import asyncio
 import contextlib
 import copy
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +13,27 @@ from typing import Any
 from ..comfy_api.client import Client
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
-from ..files import write_named
-from .portrait import REPOSITORY, WORKFLOW, Job, existing_file, finish, measure, running
-from .portrait import add_place_arguments as add_place_arguments
+from ..files import REPOSITORY, write_atomically, write_named
+from .jobs import Job, finish
+from .portrait import WORKFLOW
 from .progress import ProgressLine
 from .references import EXAMPLES, Reference, reference
+from .serving import add_server_arguments as add_server_arguments
+from .serving import existing_file, open_meter, running_server
 from .sheet import SheetRow, contact_sheet
+from .similarity import SimilarityMeter
 
-CELL, TEXT_LINES = 320, 7  # of the sheet; the longest settings are whole in it
+CELL, TEXT_LINES = 320, 7  # of the sheet; the longest settings fit
 
 Changes = dict[tuple[str, str], Any]  # (node's title, input) → value
 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A picture: which shipped workflow, with which values changed."""
+    """
+    workflow  name of a shipped workflow
+    changes   values that replace its own
+    """
 
     workflow: str
     changes: Changes = field(default_factory=dict)
@@ -36,7 +43,7 @@ PROMPT, PHOTO = ("Prompt", "text"), ("Reference", "image")
 OLD = {PROMPT: "a old man, short grey hair, neutral, white shirt, gradient green background"}
 LAUGHING = {PROMPT: "a young man, short black hair, laughing, red striped shirt, blurred yellow background"}
 OTHER = {PHOTO: "faceworld-2.webp"}
-# A row of the sheet each; the first photo of its first workflow stands before it.
+# Rows of the sheet; the first photo of a row's first workflow is its reference.
 GALLERY: tuple[tuple[GalleryItem, ...], ...] = (
     (GalleryItem("portrait"), GalleryItem("portrait", OLD), GalleryItem("portrait", LAUGHING)),
     (GalleryItem("portrait", OTHER), GalleryItem("portrait", OTHER | OLD), GalleryItem("portrait", OTHER | LAUGHING)),
@@ -49,7 +56,7 @@ GALLERY: tuple[tuple[GalleryItem, ...], ...] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--adapter", type=existing_file, metavar="FILE", help="an adapter in place of the workflows' own")  # fmt: skip
+    add("--adapter", type=existing_file, metavar="FILE", help="an adapter in place of the workflows' own")
     add("--steps", type=int, metavar="N", help="sampler steps (default: each workflow's)")
     add("--output", type=Path, default=Path("output") / "gallery", metavar="DIR", help="the pictures, each with its "
         "workflow in it (default: output/gallery)")  # fmt: skip
@@ -58,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, metavar="N", help="the server's port (default: a free one)")
 
 
-# ---- what is queued ----
+# ---- workflows ----
 
 
 def with_adapter(workflow: Workflow, name: str) -> Workflow:
-    """The same with Load Adapter of a file in models/facecdm."""
+    """A copy that loads an adapter from models/facecdm."""
     nodes = copy.deepcopy(workflow.nodes)
     for node in nodes.values():
         if workflow.is_link(node["inputs"].get("adapter")):
@@ -72,10 +79,10 @@ def with_adapter(workflow: Workflow, name: str) -> Workflow:
     return Workflow(nodes, workflow.name)
 
 
-def queued(shown: GalleryItem, steps: int | None, adapter: str | None) -> Workflow:
-    """Raises WorkflowMistake where a change names what the workflow has not."""
-    workflow = Workflow.load(WORKFLOW.parent / f"{shown.workflow}.json")
-    for (node, name), value in shown.changes.items():
+def edited(item: GalleryItem, steps: int | None, adapter: str | None) -> Workflow:
+    """The item's workflow with its changes. Raises WorkflowMistake if it lacks an input that is changed."""
+    workflow = Workflow.load(WORKFLOW.parent / f"{item.workflow}.json")
+    for (node, name), value in item.changes.items():
         workflow = workflow.set(node, name, value)
     if steps is not None:
         workflow = workflow.set("KSampler", "steps", steps)
@@ -83,43 +90,47 @@ def queued(shown: GalleryItem, steps: int | None, adapter: str | None) -> Workfl
 
 
 def photos(workflow: Workflow) -> list[str]:
-    """Ids of Load Image nodes; the first holds the person."""
+    """Ids of the Load Image nodes; the first loads the person."""
     return [node_id for node_id, node in workflow.nodes.items() if node["class_type"] == "LoadImage"]
 
 
-def settings(shown: GalleryItem, workflow: Workflow) -> str:
-    """A line: workflow, what was changed in it, photos, sampler; words last, since a caption may be cut there."""
+def settings(item: GalleryItem, workflow: Workflow) -> str:
+    """One line: workflow, sampler, changes, photos; prompts last, because a caption may be cut."""
     sampler = workflow.nodes[workflow.find("KSampler")]["inputs"]
-    told = [f"{node} {name} {value}" for (node, name), value in shown.changes.items()
-            if node not in ("Prompt", "Reference", "KSampler")]  # fmt: skip
-    parts = [f"{shown.workflow}: seed {sampler['seed']}, {sampler['steps']} steps, CFG {sampler['cfg']:g}, "
+    changes = [f"{node} {name} {value}" for (node, name), value in item.changes.items()
+               if node not in ("Prompt", "Reference", "KSampler")]  # fmt: skip
+    parts = [f"{item.workflow}: seed {sampler['seed']}, {sampler['steps']} steps, CFG {sampler['cfg']:g}, "
              f"{sampler['sampler_name']} {sampler['scheduler']}"]  # fmt: skip
     parts += [f"denoise {sampler['denoise']:g}"] if sampler["denoise"] < 1 else []
-    parts += [*told, " and ".join(workflow.nodes[photo]["inputs"]["image"] for photo in photos(workflow))]
-    words = [node["inputs"]["text"] for node in workflow.nodes.values() if node["class_type"] == "CLIPTextEncode"]
-    return " · ".join([*parts, *filter(None, words)])
+    parts += [*changes, " and ".join(workflow.nodes[photo]["inputs"]["image"] for photo in photos(workflow))]
+    prompts = [node["inputs"]["text"] for node in workflow.nodes.values() if node["class_type"] == "CLIPTextEncode"]
+    return " · ".join([*parts, *filter(None, prompts)])
 
 
-# ---- how it is drawn ----
+# ---- images ----
 
 
-async def draw(address: str, likeness, options: argparse.Namespace, adapter: str | None) -> list[SheetRow]:
-    """Every entry, one after the other, as rows of a sheet."""
+async def make_rows(
+    address: str, meter: SimilarityMeter | None, options: argparse.Namespace, adapter: str | None
+) -> list[SheetRow]:
+    """Run every item, one after the other."""
     line, rows, number = ProgressLine(sum(map(len, GALLERY))), [], 0
     async with Client(address, patience=5) as client:
         sent = {file.name: await client.upload(file.read_bytes(), file.name) for file in sorted(EXAMPLES.iterdir())}
         for row in GALLERY:
             person, results = None, []
-            for shown in row:
-                workflow = queued(shown, options.steps, adapter)
+            for item in row:
+                workflow = edited(item, options.steps, adapter)
                 photo = example(workflow.nodes[photos(workflow)[0]]["inputs"]["image"])
-                person, number, told = person or photo, number + 1, settings(shown, workflow)
+                person, number, caption = person or photo, number + 1, settings(item, workflow)
                 for node_id in photos(workflow):
                     workflow = workflow.set(node_id, "image", sent[workflow.get(node_id, "image")])
-                line.begin(f"{number} {shown.workflow}")
-                job = Job(photo, number, told, workflow)
-                measured = likeness if workflow.has("FaceCDMApply") else None  # of several people none is the one
-                results.append(await finish(client, job, await client.submit(workflow), line, measured, options.output))
+                line.begin(f"{number} {item.workflow}")
+                job = Job(photo, number, caption, workflow)
+                one_person = meter if workflow.has("FaceCDMApply") else None  # of several, none is the reference's
+                results.append(
+                    await finish(client, job, await client.submit(workflow), line, one_person, options.output)
+                )
                 line.end(results[-1].problem or results[-1].verdict)
             rows.append(SheetRow(person.name, person.picture, tuple(results)))
     return rows
@@ -131,7 +142,7 @@ def example(name: str) -> Reference:
 
 @contextlib.contextmanager
 def lent(file: Path | None, base: Path | None) -> Iterator[str | None]:
-    """The adapter's name in models/facecdm of `base` while the block runs; None without a file."""
+    """Copy an adapter into models/facecdm of `base` while the block runs; its name there, None without a file."""
     if file is None:
         yield None
         return
@@ -141,29 +152,30 @@ def lent(file: Path | None, base: Path | None) -> Iterator[str | None]:
     try:
         yield path.name
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def markdown(rows: list[SheetRow]) -> str:
-    """The page: the sheet, and a line of settings for every picture, in the order of the sheet."""
+    """The page: the sheet, and a line of settings for each image, in the sheet's order."""
     results = [result for row in rows for result in row.results]
     lines = [f"{number}. {made.prompt} · {made.problem or made.verdict}" for number, made in enumerate(results, 1)]
-    return "\n".join(["# Gallery", "", "![What the shipped workflows draw](gallery.jpg)", "",
+    return "\n".join(["# Gallery", "", "![Images of the shipped workflows](gallery.jpg)", "",
                       "From left to right, row by row; each is the workflow of that name with these settings:", "",
-                      *lines, "", "`python -m facecdm gallery --comfyui DIR` draws it anew.", ""])  # fmt: skip
+                      *lines, "", "`python -m facecdm gallery --comfyui DIR` makes it again.", ""])  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> int:
-    """Exit code 1 where a picture could not be made; the sheet says why."""
-    options.reference, base = None, options.base or options.comfyui
+    """Exit code 1 if an image could not be made; the sheet says why."""
+    base = options.base or options.comfyui
     options.output.mkdir(parents=True, exist_ok=True)
     options.docs.mkdir(parents=True, exist_ok=True)
-    with lent(options.adapter, base) as adapter, running(options) as (address, _):
-        likeness = measure(options, [example(name) for name in sorted(path.name for path in EXAMPLES.iterdir())])
-        rows = asyncio.run(draw(address, likeness, options, adapter))
-    told = "The shipped workflows on the demo model · identity: cosine of face embeddings"
-    sheet = contact_sheet("FaceCDM", told, rows, CELL, TEXT_LINES)
-    sheet.save(options.docs / "gallery.jpg", quality=85, optimize=True)
-    (options.docs / "gallery.md").write_text(markdown(rows), encoding="utf-8")
+    with lent(options.adapter, base) as adapter, running_server(options) as (address, _):
+        meter = open_meter(options, [example(name) for name in sorted(path.name for path in EXAMPLES.iterdir())])
+        rows = asyncio.run(make_rows(address, meter, options, adapter))
+    subtitle = "The shipped workflows on the demo model · identity: cosine of face embeddings"
+    data = io.BytesIO()
+    contact_sheet("FaceCDM", subtitle, rows, CELL, TEXT_LINES).save(data, "jpeg", quality=85, optimize=True)
+    write_atomically(options.docs / "gallery.jpg", data.getvalue())
+    write_atomically(options.docs / "gallery.md", markdown(rows).encode())
     print(f"\nPictures: {options.output.absolute()}\nGallery:  {options.docs / 'gallery.jpg'}, gallery.md")
     return 0 if all(result.picture is not None for row in rows for result in row.results) else 1

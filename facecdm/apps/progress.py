@@ -1,14 +1,15 @@
-"""Progress in the terminal: one line that renews itself, or a line per finished picture in a log."""
+"""Progress in the terminal: one line that is redrawn; in a log, a line per finished image."""
 
 import shutil
 import sys
 from typing import TextIO
 
 from ..comfy_api.client import Progress
+from ..comfy_api.names import one_line
 
 
 class ProgressLine:
-    """Of `total` jobs; `step` is a Client's on_progress."""
+    """Progress of `total` jobs, one after the other."""
 
     def __init__(self, total: int, stream: TextIO | None = None):
         self.total, self.stream = total, stream or sys.stdout
@@ -20,23 +21,20 @@ class ProgressLine:
         self._draw(0.0, "")
 
     def step(self, progress: Progress) -> None:
+        """A Client's on_progress."""
         if progress.maximum > 1:
             self._draw(progress.value / progress.maximum, f"step {progress.value}/{progress.maximum}")
 
     def end(self, outcome: str) -> None:
         self.done += 1
-        self.say(f"  {self.done}/{self.total}  {self.label}: {outcome}")
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
+        line = one_line(f"  {self.done}/{self.total}  {self.label}: {outcome}")
         self.stream.write(("\r\033[K" if self.stream.isatty() else "") + line + "\n")
         self.stream.flush()
 
-    def _draw(self, part: float, note: str) -> None:
+    def _draw(self, fraction: float, note: str) -> None:
         if not self.stream.isatty():
             return
-        filled = round(24 * (self.done + part) / max(self.total, 1))
+        filled = round(24 * (self.done + fraction) / max(self.total, 1))
         line = f"  [{'#' * filled}{'.' * (24 - filled)}] {self.done + 1}/{self.total} {note:12} {self.label}"
-        width = shutil.get_terminal_size().columns - 1
-        self.stream.write("\r\033[K" + line[:width])
+        self.stream.write("\r\033[K" + one_line(line)[: shutil.get_terminal_size().columns - 1])
         self.stream.flush()

@@ -1,4 +1,4 @@
-"""The pictures of the people who are to be portrayed."""
+"""Reference images: photos of the people to be shown."""
 
 import io
 import shutil
@@ -9,23 +9,30 @@ from typing import TYPE_CHECKING
 from ..comfy_api.names import sanitise_filename
 from ..errors import BadFile
 from ..files import PACKAGE
+from ..pictures import open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXAMPLES = PACKAGE / "demo" / "assets"  # under the names that the workflows give them
+EXAMPLES = PACKAGE / "demo" / "assets"  # under the names that the shipped workflows use
 FACEWORLD_REFERENCE = EXAMPLES / "faceworld.webp"
 
 
 @dataclass(frozen=True)
 class Reference:
+    """
+    name     safe file name
+    data     the file
+    picture  decoded, RGB, upright
+    """
+
     name: str
     data: bytes
     picture: "Image"
 
 
 def read_references(paths: list[Path] | None) -> list[Reference]:
-    """The pictures, read whole; without paths an astronaut's and a FaceWorld face. Raises BadFile."""
+    """The given images; without paths, an astronaut's photo and a FaceWorld face. Raises BadFile."""
     if paths:
         return unique([reference(path.name, path.read_bytes()) for path in paths])
     default = reference(FACEWORLD_REFERENCE.name, FACEWORLD_REFERENCE.read_bytes())
@@ -40,8 +47,8 @@ def read_references(paths: list[Path] | None) -> list[Reference]:
     return [reference("astronaut.png", file.getvalue()), default]
 
 
-def lay_out_examples(folder: Path) -> None:
-    """The pictures that the shipped workflows name into an input `folder`; what is there already stays."""
+def copy_examples(folder: Path) -> None:
+    """Copy the images that the shipped workflows name into an input folder; existing files stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for example in EXAMPLES.iterdir():
         if not (folder / example.name).exists():
@@ -49,17 +56,18 @@ def lay_out_examples(folder: Path) -> None:
 
 
 def reference(name: str, data: bytes) -> Reference:
-    from PIL import Image, ImageOps
+    """Decode an image file. Raises BadFile."""
+    from PIL import ImageOps
 
     try:
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
     except Exception as error:  # Pillow raises many types for damaged files
         raise BadFile(f"{name} is no picture ({error}): use a whole PNG, JPEG or WebP") from error
     return Reference(sanitise_filename(name), data, picture)
 
 
 def unique(references: list[Reference]) -> list[Reference]:
-    """Two files of one name get two names: results are written under them."""
+    """Number the names that occur twice: results are written under them."""
     seen: dict[str, int] = {}
     renamed = []
     for item in references:

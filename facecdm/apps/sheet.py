@@ -1,4 +1,4 @@
-"""Contact sheets: a row per person, the reference first, then each result with its words and likeness."""
+"""Contact sheets: a row per person, the reference first, then each image with its prompt and identity similarity."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,11 +11,18 @@ if TYPE_CHECKING:
 PAPER, INK, FAINT, LINE, GREEN, AMBER = "#f6f4ef", "#22201c", "#7d786d", "#d8d3c6", "#2f7d55", "#b4552d"
 FONTS = ("DejaVuSans.ttf", "Arial.ttf", "Helvetica.ttc", "LiberationSans-Regular.ttf")
 MARGIN, GAP, TEXT_LINES = 36, 22, 4
+SIMILAR = 0.3  # similarities below it are not green
 
 
 @dataclass(frozen=True)
 class SheetImage:
-    """One made picture, or why there is none."""
+    """
+    prompt      shown below the image
+    picture     None if it was not made
+    similarity  identity similarity, -1 … 1; None if not known
+    problem     why there is no picture
+    measured    whether a face was looked for
+    """
 
     prompt: str
     picture: "Image | None"
@@ -34,7 +41,11 @@ class SheetImage:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One person, or one prompt of a person; without a reference its cell stays empty."""
+    """
+    name       of the person, or a prompt
+    reference  None leaves the first cell empty
+    results    the other cells
+    """
 
     name: str
     reference: "Image | None"
@@ -44,7 +55,7 @@ class SheetRow:
 def contact_sheet(
     title: str, subtitle: str, rows: list[SheetRow], cell: int = 256, text_lines: int = TEXT_LINES
 ) -> "Image":
-    """An RGB picture; every cell is `cell` pixels wide, pictures of any size and shape are fitted in."""
+    """Draw a sheet, RGB. Images of any size are fitted into cells of `cell` pixels."""
     from PIL import Image, ImageDraw
 
     heading, text = font(26), font(14)
@@ -60,34 +71,35 @@ def contact_sheet(
     draw.line((MARGIN, top - 16, size[0] - MARGIN, top - 16), LINE)
     for number, row in enumerate(rows):
         y = top + number * row_height
-        words = wrap(draw, row.name, text, cell, text_lines)
+        lines = wrap(draw, row.name, text, cell, text_lines)
         if row.reference is not None:
             sheet.paste(fitted(row.reference, cell), (MARGIN, y))
-            words = ["reference", *words]
-        write(draw, (MARGIN, y + cell + 8), words, text, cell, (FAINT if row.reference else INK, INK))
+            lines = ["reference", *lines]
+        write(draw, (MARGIN, y + cell + 8), lines, text, cell, (FAINT if row.reference else INK, INK))
         for column, result in enumerate(row.results, 1):
             x = MARGIN + column * (cell + GAP)
             if result.picture is not None:
                 sheet.paste(fitted(result.picture, cell), (x, y))
             else:
                 draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=LINE)
-            likeness(draw, (x, y + cell + 8), cell, result, text)
+            draw_verdict(draw, (x, y + cell + 8), cell, result, text)
             lines = wrap(draw, result.problem or result.prompt, text, cell, text_lines)
             write(draw, (x, y + cell + 34), lines, text, cell, (INK,))
     return sheet
 
 
-def likeness(draw: "ImageDraw", at: tuple[int, int], width: int, result: SheetImage, text: "Font") -> None:
-    """The verdict, and a bar from 0 to 1 beside a number."""
+def draw_verdict(draw: "ImageDraw", at: tuple[int, int], width: int, result: SheetImage, text: "Font") -> None:
+    """The verdict; beside a similarity, a bar from 0 to 1, green from .3 on."""
     x, y = at
-    draw.text((x, y - 2), result.verdict, AMBER if result.similarity is None else GREEN, text)
+    similar = result.similarity is not None and result.similarity >= SIMILAR
+    draw.text((x, y - 2), result.verdict, GREEN if similar else AMBER, text)
     if result.similarity is None:
         return
     left = x + 110
     draw.rounded_rectangle((left, y + 4, x + width - 1, y + 9), 3, LINE)
     length = (x + width - 1 - left) * min(max(result.similarity, 0.0), 1.0)
     if length >= 6:
-        draw.rounded_rectangle((left, y + 4, left + length, y + 9), 3, GREEN)
+        draw.rounded_rectangle((left, y + 4, left + length, y + 9), 3, GREEN if similar else AMBER)
 
 
 def write(
@@ -98,13 +110,14 @@ def write(
     width: int,
     colours: tuple[str, ...],
 ) -> None:
-    for number, words in enumerate(lines):
+    """Lines from `at` on, one colour each; the last colour goes on."""
+    for number, line in enumerate(lines):
         colour = colours[min(number, len(colours) - 1)]
-        draw.text((at[0], at[1] + number * round(text.size * 1.35)), fit(draw, words, text, width), colour, text)
+        draw.text((at[0], at[1] + number * round(text.size * 1.35)), fit(draw, line, text, width), colour, text)
 
 
 def fitted(picture: "Image", cell: int) -> "Image":
-    """The picture in a square of `cell` pixels, whole, on paper; small ones are enlarged."""
+    """The whole picture, scaled into a square of `cell` pixels."""
     from PIL import Image, ImageOps
 
     small = ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS)
@@ -113,26 +126,27 @@ def fitted(picture: "Image", cell: int) -> "Image":
     return square
 
 
-def wrap(draw: "ImageDraw", words: str, text: "Font", width: int, most: int) -> list[str]:
-    """Lines no wider than `width`; what does not fit into `most` lines ends in an ellipsis."""
+def wrap(draw: "ImageDraw", text: str, font: "Font", width: int, most: int) -> list[str]:
+    """At most `most` lines of at most `width` pixels; an ellipsis for the rest."""
     lines: list[str] = [""]
-    for word in words.split():
+    for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if not lines[-1] or draw.textlength(longer, text) <= width:
+        if not lines[-1] or draw.textlength(longer, font) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
     if len(lines) > most:
         lines = lines[: most - 1] + [" ".join(lines[most - 1 :])]
-    return [fit(draw, line, text, width) for line in lines]
+    return [fit(draw, line, font, width) for line in lines]
 
 
-def fit(draw: "ImageDraw", words: str, text: "Font", width: int) -> str:
-    if draw.textlength(words, text) <= width:
-        return words
-    while words and draw.textlength(words + "…", text) > width:
-        words = words[:-1]
-    return words.rstrip() + "…"
+def fit(draw: "ImageDraw", text: str, font: "Font", width: int) -> str:
+    """The text, cut with an ellipsis to at most `width` pixels."""
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
 
 
 def font(size: int) -> "Font":

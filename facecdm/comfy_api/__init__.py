@@ -1,10 +1,9 @@
-"""Talk to ComfyUI servers: start one, edit a workflow, queue it, wait, fetch what it made.
+"""A client for ComfyUI servers; it needs neither ComfyUI nor torch, and knows no application.
 
-server.py    a ComfyUI process on this machine
-client.py    the API of one server
-workflow.py  API-format workflows, edited by node title
-history.py   what a server says about a finished job
-names.py     file names from elsewhere, made safe
-portrait.py  the quick start's portraits
-sheet.py     contact sheets
+server.py    a ComfyUI process on this machine: start, stop
+client.py    the API of one server: upload, submit, wait, fetch
+workflow.py  workflows in API format, edited by node title
+history.py   a finished job's history entry: files, errors
+names.py     file names and texts from elsewhere, made safe
+errors.py    exceptions
 """

@@ -1,14 +1,15 @@
-"""What can go wrong between a client and a ComfyUI server."""
+"""Exceptions of the client and the local server."""
 
 from ..errors import FaceCDMError
+from .names import shorten
 
 
 class WorkflowMistake(FaceCDMError):
-    """A workflow file, or a change to it, makes no sense; nothing was queued."""
+    """A workflow file, or an edit to it, is invalid; nothing was queued."""
 
 
 class ServerUnreachable(FaceCDMError):
-    """No answer from the server."""
+    """The server does not answer."""
 
 
 class BadAnswer(FaceCDMError):
@@ -16,29 +17,39 @@ class BadAnswer(FaceCDMError):
 
 
 class WorkflowRejected(FaceCDMError):
-    """The server refused the workflow, or a part of it; `mistakes` has a line for each."""
+    """The server refused the workflow or a part of it.
+
+    mistakes  a line for each
+    """
 
     def __init__(self, mistakes: list[str]):
-        self.mistakes = mistakes
-        super().__init__("the server refused the workflow:\n" + "\n".join(f"  {line}" for line in mistakes))
+        self.mistakes = [shorten(line, 300) for line in mistakes]
+        text = "the server refused the workflow:\n" + "\n".join(f"  {line}" for line in self.mistakes)
+        super().__init__(shorten(text, 950))
 
     def __reduce__(self) -> tuple:
         return WorkflowRejected, (self.mistakes,)
 
 
 class JobFailed(FaceCDMError):
-    """A node raised while the job ran."""
+    """A node raised an exception.
+
+    node_id, node_type  of that node
+    message             of the exception, at most 800 characters
+    traceback           as the server gives it, at most 20,000 characters
+    """
 
     def __init__(self, node_id: str, node_type: str, message: str, traceback: str = ""):
-        self.node_id, self.node_type, self.message, self.traceback = node_id, node_type, message, traceback
-        super().__init__(f"node {node_id} ({node_type}) failed: {message}")
+        self.node_id, self.node_type = shorten(node_id, 60), shorten(node_type, 60)
+        self.message, self.traceback = shorten(message, 800), shorten(traceback, 20_000)
+        super().__init__(f"node {self.node_id} ({self.node_type}) failed: {self.message}")
 
     def __reduce__(self) -> tuple:
         return JobFailed, (self.node_id, self.node_type, self.message, self.traceback)
 
 
 class JobInterrupted(FaceCDMError):
-    """Somebody interrupted the job, or took it from the queue."""
+    """The job was interrupted, or removed from the queue."""
 
 
 class JobLost(FaceCDMError):
@@ -50,4 +61,4 @@ class ServerDied(FaceCDMError):
 
 
 class PortTaken(FaceCDMError):
-    """Another program listens on the port that was asked for."""
+    """Another program listens on the requested port."""

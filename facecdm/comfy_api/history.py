@@ -1,5 +1,6 @@
-"""What a server's /history says about a job, read without trust."""
+"""A server's history entry of a job, and its refusal of a workflow. Neither is trusted."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,14 @@ from .errors import BadAnswer, JobFailed, JobInterrupted
 
 @dataclass(frozen=True)
 class Output:
-    """One file that a job made, as the server names it. For /view only; see names.sanitise_filename for the disk."""
+    """A file that a job made, as the server names it: for /view only, never for this machine's disk.
+
+    node_id    of the node that made it
+    kind       "images", "gifs", "audio" …
+    filename   on the server
+    subfolder  on the server, "" for none
+    type       "output" or "temp"
+    """
 
     node_id: str
     kind: str
@@ -19,7 +27,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ended well. `outputs`: its files; `ui`: what each node showed, by node id; `seconds`: that it ran."""
+    """A job that succeeded.
+
+    prompt_id  the job's id
+    outputs    its files
+    ui         node id → what the node showed
+    seconds    that it ran, None if the server does not say
+    """
 
     prompt_id: str
     outputs: tuple[Output, ...]
@@ -27,7 +41,7 @@ class Finished:
     seconds: float | None = None
 
     def images(self, node_id: str | None = None) -> tuple[Output, ...]:
-        """The saved pictures, without previews (type "temp")."""
+        """The saved images, of one node or of all; previews (type "temp") are left out."""
         return tuple(
             output
             for output in self.outputs
@@ -36,7 +50,7 @@ class Finished:
 
 
 def read_entry(prompt_id: str, entry: Any) -> Finished:
-    """Reads one history entry; raises JobFailed or JobInterrupted where the job did not end well."""
+    """Read a history entry. Raises JobFailed, JobInterrupted, BadAnswer."""
     try:
         status = entry["status"]
         messages = {name: data for name, data in status["messages"]}
@@ -52,7 +66,7 @@ def read_entry(prompt_id: str, entry: Any) -> Finished:
             if isinstance(item, dict) and {"filename", "type"} <= item.keys()
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadAnswer(f"the server's history of job {prompt_id} cannot be read ({error!r})") from error
+        raise BadAnswer(f"the server's history of job {prompt_id} cannot be read ({error!r:.200})") from error
     if not all(isinstance(text, str) for o in outputs for text in (o.filename, o.subfolder, o.type)):
         raise BadAnswer(f"the server's history of job {prompt_id} names files that are not text")
     return Finished(prompt_id, outputs, ui, _seconds(messages))
@@ -60,7 +74,8 @@ def read_entry(prompt_id: str, entry: Any) -> Finished:
 
 def _seconds(messages: dict[str, Any]) -> float | None:
     try:
-        return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+        seconds = (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+        return seconds if math.isfinite(seconds) else None
     except (KeyError, TypeError, ArithmeticError):
         return None
 
@@ -78,11 +93,11 @@ def _failure(messages: dict[str, Any]) -> Exception:
 
 
 def rejection(answer: Any) -> list[str]:
-    """The mistakes in an answer of /prompt, a line each: node, class, input, reason."""
+    """The mistakes in an answer of /prompt, a line each: node, class, reason, details."""
     try:
         return _rejection(answer)
     except (AttributeError, TypeError) as error:
-        raise BadAnswer(f"the server refused the workflow, but its reasons cannot be read ({error!r})") from error
+        raise BadAnswer(f"the server refused the workflow, but its reasons cannot be read ({error!r:.200})") from error
 
 
 def _rejection(answer: Any) -> list[str]:
@@ -91,8 +106,8 @@ def _rejection(answer: Any) -> list[str]:
     node_errors = (answer.get("node_errors") if isinstance(answer, dict) else None) or {}
     for node_id, mistake in node_errors.items():
         for reason in mistake.get("errors") or ():
-            where = f"node {node_id} ({mistake.get('class_type', '?')})"
-            lines.append(f"{where}: {reason.get('message', '')}: {reason.get('details', '')}".rstrip(": "))
+            node = f"node {node_id} ({mistake.get('class_type', '?')})"
+            lines.append(f"{node}: {reason.get('message', '')}: {reason.get('details', '')}".rstrip(": "))
     if isinstance(error, dict) and not lines:
         lines.append(f"{error.get('message', '')}: {error.get('details', '')}".rstrip(": "))
     elif error and not lines:

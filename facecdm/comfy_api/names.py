@@ -1,4 +1,4 @@
-"""Names that come from a server, a plan or a prompt, made safe to write to disk."""
+"""File names and texts that come from a server, a plan or a prompt, made safe."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,9 @@ from ..files import is_reserved
 
 
 def sanitise_filename(name: str, limit: int = 120) -> str:
-    """A file name with the meaning of `name` that is valid on Linux, Windows and macOS.
+    """A similar file name that is valid on Linux, Windows and macOS, of at most `limit` bytes.
 
-    Folders are cut off; the extension is kept where the name must be shortened.
+    Folders are cut off; a name that is shortened keeps its extension.
     """
     name = re.split(r"[/\\]", str(name))[-1]
     name = re.sub(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]', "_", name).strip(" .")
@@ -27,9 +27,19 @@ def sanitise_filename(name: str, limit: int = 120) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name` where that stays in `folder`; raises UnsafeName where it leaves it."""
+    """`folder / name`, resolved. Raises UnsafeName if that is outside `folder`."""
     folder = folder.resolve()
     path = (folder / name).resolve()
     if path == folder or folder not in path.parents:
         raise UnsafeName(f"{name!r} would be written outside {folder}: choose a plain name")
     return path
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text, with an ellipsis for what is beyond `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """The text in one line without control characters, fit for a terminal."""
+    return shorten(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text[: 4 * limit]), limit)

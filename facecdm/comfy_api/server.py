@@ -1,4 +1,4 @@
-"""A ComfyUI process on this machine: start it, wait until it answers, end it."""
+"""A ComfyUI process on this machine: start, wait until it answers, stop."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def port_taken(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a program listens there."""
+    """Whether a program listens on this port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0
 
 
 def has_accelerator() -> bool:
-    """Whether torch sees a device other than the CPU that ComfyUI can use."""
+    """Whether torch finds a device other than the CPU that ComfyUI can use."""
     import torch
 
     devices = (torch.cuda, getattr(torch, "xpu", None), torch.backends.mps)
@@ -41,9 +41,9 @@ def has_accelerator() -> bool:
 
 
 def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
-    """Puts the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy.
+    """Put the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy.
 
-    Only links and copies made here are replaced; somebody's own clone is left alone, and told.
+    Replaces only links and copies made here. Raises FaceCDMError if another copy of the pack is there.
     """
     home = base / "custom_nodes"
     home.mkdir(parents=True, exist_ok=True)
@@ -74,16 +74,22 @@ def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
     return target
 
 
-# Waits until the process that started it is gone, however it went, and ends the server.
+# Waits until the process that started it has ended, for whatever reason, and stops the server.
 GUARD = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
 
 
 class LocalServer:
     """A context manager around `python main.py …`.
 
-    comfyui  folder with main.py          base     models, input, output, custom_nodes … (made where missing)
-    python   interpreter with its needs   port     None: any free one
-    log      default: server.log in base  guarded  it ends with this process, even if that is killed
+    comfyui      folder with main.py
+    base         base directory: models, input, output, custom_nodes …; missing folders are made
+    python       interpreter that has ComfyUI's requirements
+    port         None: any free one
+    cpu          start with --cpu
+    arguments    more arguments for main.py
+    environment  more environment variables
+    log          default: server.log in base
+    guarded      the server ends with this process, even if this process is killed
     """
 
     def __init__(
@@ -124,9 +130,9 @@ class LocalServer:
         self.stop()
 
     def start(self, timeout: float = 180) -> None:
-        """Returns when the server answers; raises PortTaken, ServerDied, ServerUnreachable."""
-        self.spawn()
+        """Return when the server answers. Raises PortTaken, ServerDied, ServerUnreachable."""
         try:
+            self.spawn()
             deadline = time.monotonic() + timeout
             while not self.answers():
                 if time.monotonic() > deadline:
@@ -149,7 +155,7 @@ class LocalServer:
         command = [self.python, "-u", "main.py", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         command += ["--cpu"] if self.cpu else []
-        # A group of its own: Ctrl-C reaches us alone, and we end the server in order.
+        # A process group of its own: Ctrl-C reaches only this process, which then stops the server.
         group = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         )
@@ -170,7 +176,7 @@ class LocalServer:
             )
 
     def answers(self) -> bool:
-        """Whether *our* server answers (another one could have won the port); raises ServerDied."""
+        """Whether this server answers; another program could have taken the port. Raises ServerDied."""
         if not self.alive:
             code = None if self.process is None else self.process.returncode
             raise ServerDied(f"ComfyUI ended by itself (exit code {code}); {self.log} ends:\n{self.tail()}")
@@ -191,7 +197,7 @@ class LocalServer:
             return "    (no log)"
 
     def stop(self, patience: float = 10) -> None:
-        """Ends the server; a second call does nothing."""
+        """Stop the server; kill it after `patience` seconds. A second call does nothing."""
         self._unguard()
         if not self.alive:
             return

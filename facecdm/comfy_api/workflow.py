@@ -1,35 +1,44 @@
-"""Workflows in API form: {node id: {class_type, inputs, _meta: {title}}}. Changed by copy, never in place."""
+"""Workflows in API format: {node id: {class_type, inputs, _meta: {title}}}. Edits return a copy."""
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..documents import is_deep, parse_json, read_text
+from ..errors import BadFile
 from .errors import WorkflowMistake
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """One workflow. `nodes` is what the server's /prompt takes; treat it as read-only."""
+    """
+    nodes  what the server's /prompt takes; read only
+    name   for error messages
+    """
 
     nodes: dict[str, dict[str, Any]]
     name: str = "workflow"
 
     @classmethod
     def load(cls, path: Path) -> "Workflow":
-        """Reads an API-format JSON file; raises WorkflowMistake where it is something else."""
+        """Read a JSON file in API format. Raises WorkflowMistake."""
         path = Path(path)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(read_text(path))
         except OSError as error:
             raise WorkflowMistake(f"cannot read the workflow {path}: {error.strerror}") from error
+        except BadFile as error:
+            raise WorkflowMistake(f"cannot read the workflow: {error}") from error
         except ValueError as error:
             raise WorkflowMistake(f"{path} is not JSON: {error}") from error
         return cls.parse(data, path.name)
 
     @classmethod
     def parse(cls, data: Any, name: str = "workflow") -> "Workflow":
+        """Check parsed JSON. Raises WorkflowMistake."""
+        if is_deep(data):
+            raise WorkflowMistake(f"{name} is nested too deeply for a workflow")
         if isinstance(data, dict) and isinstance(data.get("nodes"), list):
             raise WorkflowMistake(f"{name} is in UI format: in ComfyUI choose Workflow → Export (API)")
         if not isinstance(data, dict) or not data:
@@ -45,7 +54,7 @@ class Workflow:
         return (node.get("_meta") or {}).get("title") or node["class_type"]
 
     def find(self, key: str) -> str:
-        """The id of the one node whose id, title or class is `key` (the first of these that matches)."""
+        """The id of the only node with this id, title or class, tried in this order. Raises WorkflowMistake."""
         if key in self.nodes:
             return key
         for name_of in (self.title, lambda node_id: self.nodes[node_id]["class_type"]):
@@ -67,10 +76,11 @@ class Workflow:
         return True
 
     def is_link(self, value: Any) -> bool:
-        """Whether an input's value is the output of another node, [id, slot]."""
+        """Whether an input's value is a link, [node id, output]."""
         return isinstance(value, list) and len(value) == 2 and str(value[0]) in self.nodes
 
     def get(self, node: str, input_name: str) -> Any:
+        """An input's value. Raises WorkflowMistake if there is no such node or input."""
         node_id = self.find(node)
         inputs = self.nodes[node_id]["inputs"]
         if input_name not in inputs:
@@ -81,7 +91,7 @@ class Workflow:
         return inputs[input_name]
 
     def set(self, node: str, input_name: str, value: Any) -> "Workflow":
-        """A copy in which one input has another value. The input must be there already, and not be a link."""
+        """A copy with another value for one input, which must exist and not be a link. Raises WorkflowMistake."""
         old = self.get(node, input_name)
         if self.is_link(old):
             raise WorkflowMistake(

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, default=Path("evaluation"), help="folder of the report")
     add("--faces", type=Path, required=True, metavar="DIR", help="models/insightface of a ComfyUI")
-    add("--pack", default="buffalo_l", help="InsightFace's pack in it (default: buffalo_l)")
+    add("--pack", metavar="NAME", help="the face pack in it (default: buffalo_l if it is there, else another that is)")
     add("--dlib", action="store_true", help="also judge with dlib, which took part in no training")
     add(
         "--others",
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from ..faces.packs import default_pack
     from . import report, samples
     from .evaluate import Evaluator
     from .pictures import opener
@@ -46,7 +47,10 @@ def main(arguments: argparse.Namespace) -> int:
         from .clip_score import ClipScore
 
         score = ClipScore(arguments.clip)
-    recognisers = [InsightFace(arguments.faces, arguments.pack), *([Dlib()] if arguments.dlib else [])]
+    recognisers = [
+        InsightFace(arguments.faces, arguments.pack or default_pack([arguments.faces])),
+        *([Dlib()] if arguments.dlib else []),
+    ]
     evaluator = Evaluator(recognisers, opener(), score, others)
     with tqdm(total=len(chosen), desc="evaluating", unit="picture", mininterval=0.5) as bar:
         result = evaluator.run(chosen, lambda done, _: bar.update(done - bar.n))

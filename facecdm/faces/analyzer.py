@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadFile, MissingModel
+from .detection import FaceDetection
 from .packs import ADVICE, PackFiles, find_packs, sort_pack
 from .providers import CPU, choose_providers, import_insightface
+from .turns import turned_face, turned_picture, turned_points, turns_upright
 
 logger = logging.getLogger("facecdm")
 
@@ -34,15 +36,6 @@ def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks:
     analyzer = FaceAnalyzer(sort_pack(name, packs[name], landmarks), provider)
     analyzer.load()
     return analyzer
-
-
-@dataclass(frozen=True)
-class DetectedFace:
-    """A face as the detector gives it: numpy, pixels of the picture that was searched."""
-
-    box: np.ndarray  # [4] float32
-    score: float
-    keypoints: np.ndarray  # [5, 2] float32
 
 
 @dataclass
@@ -105,8 +98,10 @@ class FaceAnalyzer:
         self.load()
         return self._models["recogniser"].session.get_providers()[0]
 
-    def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[DetectedFace]:
-        """Faces in a picture that is brought to size × size for the detector, best first."""
+    def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[FaceDetection]:
+        """The faces of a picture, scaled into size × size for the detector, best first."""
+        if min(picture.shape[:2]) * size < max(picture.shape[:2]):
+            return []  # the shorter side would be scaled to less than a pixel
         with self._lock:
             self.load()
             detector = self._models["detector"]
@@ -115,23 +110,29 @@ class FaceAnalyzer:
             height, width = fixed if all(isinstance(side, int) for side in fixed) else (size, size)
             boxes, points = detector.detect(picture, input_size=(width, height))
         found = [
-            DetectedFace(box[:4].astype(np.float32), float(box[4]), point.astype(np.float32))
+            FaceDetection(box[:4].astype(np.float32), float(box[4]), point.astype(np.float32))
             for box, point in zip(boxes, points, strict=True)
         ]
         return [face for face in found if np.isfinite(face.box).all() and np.isfinite(face.keypoints).all()]
 
-    def embed(self, picture: np.ndarray, face: DetectedFace) -> tuple[np.ndarray, np.ndarray | None]:
+    def embed(self, picture: np.ndarray, face: FaceDetection) -> tuple[np.ndarray, np.ndarray | None]:
         """(raw embedding [D], landmarks [106, 2] or None), float32, of one face of a picture."""
-        from insightface.app.common import Face
-
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # InsightFace calls scikit-image's old names
             self.load()
-            insight_face = Face(bbox=face.box, kps=face.keypoints, det_score=face.score)
-            embedding = self._models["recogniser"].get(picture, insight_face)
-            points = self._models["landmarks"].get(picture, insight_face) if "landmarks" in self._models else None
-        embedding = np.asarray(embedding, dtype=np.float32).reshape(-1)
-        return embedding, None if points is None else np.asarray(points, dtype=np.float32)[:, :2]
+            embedding = self._models["recogniser"].get(picture, _insightface_face(face))
+            points = self._landmarks(picture, face) if "landmarks" in self._models else None
+        return np.asarray(embedding, dtype=np.float32).reshape(-1), points
+
+    def _landmarks(self, picture: np.ndarray, face: FaceDetection) -> np.ndarray:
+        """[106, 2] float32. The model expects an upright face; the recogniser aligns by the key points itself."""
+        turns = turns_upright(face.keypoints)
+        if turns == 0:
+            points = self._models["landmarks"].get(picture, _insightface_face(face))
+            return np.asarray(points, dtype=np.float32)[:, :2]
+        upright = turned_picture(picture, turns)
+        points = self._models["landmarks"].get(upright, _insightface_face(turned_face(face, turns, *picture.shape[:2])))
+        return turned_points(np.asarray(points, dtype=np.float32)[:, :2], -turns, *upright.shape[:2])
 
     def report(self) -> str:
         """Pack, files, the provider really got, warnings; the licence of the weights once per process."""
@@ -146,6 +147,12 @@ class FaceAnalyzer:
             logger.warning("FaceCDM: %s", LICENCE)
             lines.append(LICENCE)
         return "\n".join(lines)
+
+
+def _insightface_face(face: FaceDetection):
+    from insightface.app.common import Face
+
+    return Face(bbox=face.box, kps=face.keypoints, det_score=face.score)
 
 
 def _open(path: Path, providers: list[str]):

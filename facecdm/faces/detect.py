@@ -1,4 +1,4 @@
-"""From pictures to Faces: look in several ways, choose, embed, cut out, and say what happened."""
+"""From pictures to `Faces`: search, choose, embed, crop, report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import FaceCDMError, NoFace
 from .align import aligned_crop, ellipse_mask
-from .analyzer import DetectedFace, FaceAnalyzer
+from .analyzer import FaceAnalyzer
+from .detection import FaceDetection
 from .search import search
 from .value import BadFace, Face, Faces
 
@@ -19,14 +20,19 @@ CHOICES = ("largest", "best score", "left to right", "index", "all")
 
 @dataclass(frozen=True)
 class Options:
-    """How to detect.
+    """Settings of a detection. Raises FaceCDMError.
 
-    choice        largest · best score · left to right (the index-th from the left) ·
-                  index (the index-th by size) · all (every face, from left to right)
-    no_face       "skip": leave the picture out and report it · "error": raise NoFace
-    crop_margin   part of a face shown more on each side of the crop
-    mask_grow     1: from forehead to chin; mask_feather: width of the soft edge, part of the half face
-    thorough      also look at other sizes and with a border, where the first look is not sure
+    choice          largest · best score · left to right (the index-th from the left) ·
+                    index (the index-th by size) · all (every face, from left to right)
+    index           from 0, for "left to right" and "index"
+    min_score       lowest score that counts as a face, 0 … 1
+    no_face         "skip": leave the picture out and report it · "error": raise NoFace
+    crop_size       side of the crops in pixels
+    crop_margin     what the crop shows beyond the face on each side, in faces
+    detection_size  size in pixels to which pictures are scaled for the detector
+    thorough        see `search.search`
+    mask_grow       size of the mask; 1 reaches from forehead to chin
+    mask_feather    width of the mask's soft edge, in half faces
     """
 
     choice: str = "largest"
@@ -50,16 +56,27 @@ class Options:
 
 @dataclass(frozen=True)
 class PictureFaces:
-    """What was seen in one picture: all faces in the order of the choice, which were taken, and why not."""
+    """The faces of one picture.
 
-    found: tuple[DetectedFace, ...]
+    found    all of them, in the order of the choice
+    chosen   indices of the chosen ones
+    problem  why none was chosen, or ""
+    """
+
+    found: tuple[FaceDetection, ...]
     chosen: tuple[int, ...]
     problem: str = ""
 
 
 @dataclass(frozen=True)
-class Detection:
-    """faces; crops [N, S, S, 3] (one black picture if there is no face); mask [B, H, W]; pictures; report."""
+class DetectionResult:
+    """Result for a batch of B pictures with N chosen faces.
+
+    crops     [N, S, S, 3] RGB 0 … 1; one black picture if N is 0
+    mask      [B, H, W] 0 … 1, the chosen faces
+    pictures  one entry for each picture
+    report    for the user
+    """
 
     faces: Faces
     crops: Tensor
@@ -67,34 +84,43 @@ class Detection:
     pictures: tuple[PictureFaces, ...]
     report: str
 
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each skipped picture."""
+        return [
+            f"Picture {index}: skipped, {picture.problem}"
+            for index, picture in enumerate(self.pictures)
+            if picture.problem
+        ]
+
 
 def detect_faces(
     analyzer: FaceAnalyzer,
     images: Tensor,
     options: Options = Options(),
     progress: Callable[[int, int], None] | None = None,
-) -> Detection:
-    """Faces of a batch of pictures, IMAGE [B, H, W, 3] RGB 0 … 1 (grey and RGBA are understood).
+) -> DetectionResult:
+    """Detect and embed the faces of a batch of pictures, IMAGE [B, H, W, C] 0 … 1: RGB, RGBA or grey.
 
-    progress(done, pictures) is called after every picture. A picture with NaN or without pixels is reported,
-    not fatal. Raises NoFace (no_face = "error"), FaceCDMError (not a batch of pictures).
+    progress(done, pictures) is called after every picture. A picture with NaN or without pixels is skipped and
+    reported. Raises NoFace (no_face = "error"), FaceCDMError (not a batch of pictures).
     """
     if images.ndim != 4:
         raise FaceCDMError(f"images must have the shape [batch, height, width, colours], not {list(images.shape)}.")
     faces: list[Face] = []
     pictures: list[PictureFaces] = []
     for index, image in enumerate(images):
-        picture, cut = _one_picture(analyzer, image, index, options)
+        picture, embedded = _one_picture(analyzer, image, index, options)
         if picture.problem and options.no_face == "error":
             raise NoFace(
                 f"Picture {index}: {picture.problem}. Choose another picture, lower min_score, or set no_face to skip."
             )
-        faces += cut
+        faces += embedded
         pictures.append(picture)
         if progress:
             progress(index + 1, len(images))
     crops = [face.crop for face in faces] or [torch.zeros(options.crop_size, options.crop_size, 3)]
-    return Detection(
+    return DetectionResult(
         faces=Faces(tuple(faces), analyzer.recogniser),
         crops=torch.stack(crops),
         mask=_masks(faces, images.shape, options),
@@ -114,8 +140,8 @@ def to_bgr(image: Tensor) -> np.ndarray | None:
     return np.ascontiguousarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1])
 
 
-def choose(found: list[DetectedFace], options: Options) -> tuple[list[DetectedFace], list[int]]:
-    """The faces in the order of the choice, and the places of those that are taken (maybe none)."""
+def choose(found: list[FaceDetection], options: Options) -> tuple[list[FaceDetection], list[int]]:
+    """(the faces in the order of the choice, indices of the chosen ones, perhaps none)."""
     keys = {
         "largest": lambda face: -_area(face),
         "index": lambda face: -_area(face),
@@ -126,11 +152,11 @@ def choose(found: list[DetectedFace], options: Options) -> tuple[list[DetectedFa
     ordered = sorted(found, key=keys[options.choice])
     if options.choice == "all":
         return ordered, list(range(len(ordered)))
-    place = options.index if options.choice in ("index", "left to right") else 0
-    return ordered, [place] if place < len(ordered) else []
+    index = options.index if options.choice in ("index", "left to right") else 0
+    return ordered, [index] if index < len(ordered) else []
 
 
-def _area(face: DetectedFace) -> float:
+def _area(face: FaceDetection) -> float:
     return float(np.prod(np.maximum(face.box[2:] - face.box[:2], 0)))
 
 
@@ -145,18 +171,18 @@ def _one_picture(
     if not found:
         problem = f"no face with a score of at least {options.min_score:g}"
     elif not chosen:
-        problem = f"face {options.index} was asked for (counted from 0), but only {len(found)} found"
+        problem = f"index {options.index} (counted from 0) is beyond the faces: only {len(found)} found"
     faces, kept = [], []
-    for place in chosen:
+    for number in chosen:
         try:
-            faces.append(_cut(analyzer, bgr, found[place], index, options))
-            kept.append(place)
+            faces.append(_embedded(analyzer, bgr, found[number], index, options))
+            kept.append(number)
         except (BadFace, ValueError) as error:  # degenerate key points, a recogniser that overflows
-            problem = f"face {place} could not be embedded: {error}"
+            problem = f"face {number} could not be embedded: {error}"
     return PictureFaces(tuple(found), tuple(kept), problem if not kept else ""), faces
 
 
-def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: DetectedFace, index: int, options: Options) -> Face:
+def _embedded(analyzer: FaceAnalyzer, bgr: np.ndarray, found: FaceDetection, index: int, options: Options) -> Face:
     embedding, landmarks = analyzer.embed(bgr, found)
     crop = aligned_crop(bgr, found.keypoints, options.crop_size, options.crop_margin)
     return Face(
@@ -172,7 +198,7 @@ def _cut(analyzer: FaceAnalyzer, bgr: np.ndarray, found: DetectedFace, index: in
 
 
 def _masks(faces: list[Face], shape: torch.Size, options: Options) -> Tensor:
-    """[B, H, W] float32: the taken faces of each picture, together."""
+    """[B, H, W] float32: the union of the chosen faces of each picture."""
     count, height, width = max(shape[0], 1), max(shape[1], 1), max(shape[2], 1)
     mask = np.zeros((count, height, width), np.float32)
     for face in faces:
@@ -189,7 +215,7 @@ def _summary(faces: list[Face], pictures: list[PictureFaces]) -> str:
             continue
         chosen = [
             f"{f.score:.2f}, {f.box[2] - f.box[0]:.0f} × {f.box[3] - f.box[1]:.0f} px"
-            for f in (picture.found[place] for place in picture.chosen)
+            for f in (picture.found[number] for number in picture.chosen)
         ]
-        lines.append(f"Picture {index}: {len(picture.found)} found, taken: {'; '.join(chosen)}")
+        lines.append(f"Picture {index}: {len(picture.found)} found, chosen: {'; '.join(chosen)}")
     return "\n".join(lines)

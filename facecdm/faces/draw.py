@@ -5,9 +5,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .analyzer import DetectedFace
 from .compare import Comparison, label
 from .detect import PictureFaces, to_bgr
+from .detection import FaceDetection
 
 _BAR = 18  # width of the heat map's legend
 CHOSEN, OTHER, BAD = (64, 224, 160), (150, 160, 175), (235, 95, 90)
@@ -48,7 +48,7 @@ def _draw_picture(image: Tensor, picture: PictureFaces) -> Image.Image:
     return canvas
 
 
-def _mark(draw: ImageDraw.ImageDraw, size: tuple[int, int], face: DetectedFace, text: str, colour: tuple, unit: float):
+def _mark(draw: ImageDraw.ImageDraw, size: tuple[int, int], face: FaceDetection, text: str, colour: tuple, unit: float):
     x0, y0, x1, y1 = (float(value) for value in face.box)
     unit = min(unit, max(1.0, (x1 - x0) / 30))  # small marks on small faces
     line = max(1, round(1.4 * unit))

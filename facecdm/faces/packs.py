@@ -7,6 +7,7 @@ from ..errors import BadFile, MissingModel
 from .onnxinfo import Signature, read_signature
 
 PACKS_HOME = "models/insightface/models"
+DEFAULT_PACK = "buffalo_l"
 ADVICE = (
     "Get a pack of InsightFace (buffalo_l, buffalo_s or antelopev2; model zoo of the deepinsight/insightface "
     f"project) and unpack it so that the .onnx files lie in ComfyUI/{PACKS_HOME}/<pack>/. "
@@ -43,6 +44,12 @@ def find_packs(folders: list[Path]) -> dict[str, Path]:
                 if files is not None:
                     packs.setdefault(candidate.name, files)
     return packs
+
+
+def default_pack(folders: list[Path]) -> str:
+    """The pack that is used where none is named: buffalo_l if it is there, else the first by name that is."""
+    names = sorted(find_packs(folders))
+    return DEFAULT_PACK if DEFAULT_PACK in names or not names else names[0]
 
 
 def _onnx_folder(candidate: Path) -> Path | None:

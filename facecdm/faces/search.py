@@ -1,74 +1,121 @@
-"""Looking for faces in several ways: small and big faces, and close-ups that fill the picture."""
+"""Face search with several views of a picture: for small and large faces, close-ups, and faces on their side."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .analyzer import DetectedFace, FaceAnalyzer
+from .analyzer import FaceAnalyzer
+from .detection import FaceDetection
+from .turns import turned_face, turned_picture
 
-CONFIDENT = 0.7  # a first look this sure ends the search
-OVERLAP = 0.4  # two finds that overlap more are one face
+CONFIDENT = 0.7  # a detection with this score ends the search for upright faces
+UPRIGHT = 0.78  # with this score a face is taken to be upright: false key points on turned faces score up to 0.76
+BETTER = 0.05  # by how much the score of a turned picture must exceed that of the upright one
+LARGEST = 100_000_000  # pixels of a picture with its border; larger ones are scaled down first
+OVERLAP = 0.4  # two detections that overlap more are one face
 
 
 @dataclass(frozen=True)
 class SearchView:
-    """One way to look: the detector's size, and a border around the picture as part of its longer side."""
+    """One run of the detector.
+
+    size     side in pixels that the picture is scaled to
+    border   width of a border around the picture, as a share of its longer side
+    """
 
     size: int
     border: float = 0.0
 
 
 def further_views(size: int, longer_side: int) -> list[list[SearchView]]:
-    """What to try after the plain look, cheapest group first: smaller; a border (close-ups); larger."""
+    """Groups of views to try after the plain one, cheapest first: smaller, with a border (close-ups), larger."""
     smaller = [SearchView(part) for part in (size // 2, size // 4) if part >= 64]
     bordered = [SearchView(size // 2, 0.5), SearchView(size // 2, 1.0)]
     larger = [SearchView(size * 2)] if longer_side > size * 1.5 else []
     return [group for group in (smaller, bordered, larger) if group]
 
 
-def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[DetectedFace]:
-    """Faces of a uint8 BGR picture, each once, best first, in the picture's own coordinates.
+def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[FaceDetection]:
+    """The faces of a uint8 BGR picture, each once, best first, in the picture's own coordinates.
 
-    The first look is the plain one at `size`; further groups follow only until a face is sure, and all
-    finds are judged together by score.
+    The first view is the plain picture at `size`. With `thorough`, further groups of views follow until a face is
+    CONFIDENT. Where none is certainly UPRIGHT, the picture is searched turned by one, two and three quarters as well.
     """
     size = max(32, size // 32 * 32)  # the detector's coarsest stride
     found = _detect_in_view(analyzer, bgr, SearchView(size), min_score)
     for group in further_views(size, max(bgr.shape[:2])) if thorough else ():
-        if any(face.score >= CONFIDENT for face in found):
+        if _best(found) >= CONFIDENT:
             break
         for view in group:
             found += _detect_in_view(analyzer, bgr, view, min_score)
-    return dedupe(found)
+    found = dedupe(found)
+    if thorough and _best(found) < UPRIGHT:
+        found = _with_turned(found, dedupe(_detect_turned(analyzer, bgr, size, min_score)))
+    return found
 
 
-def _detect_in_view(analyzer: FaceAnalyzer, bgr: np.ndarray, view: SearchView, min_score: float) -> list[DetectedFace]:
+def _best(found: list[FaceDetection]) -> float:
+    return max((face.score for face in found), default=0.0)
+
+
+def _with_turned(upright: list[FaceDetection], turned: list[FaceDetection]) -> list[FaceDetection]:
+    """Both, best first. Of one face the turned detection counts where its score is clearly better."""
+
+    def rivals(face: FaceDetection, others: list[FaceDetection]) -> list[FaceDetection]:
+        return [other for other in others if overlap(face.box, other.box) > OVERLAP]
+
+    if upright:
+        turned = [face for face in turned if face.score >= max(CONFIDENT, _best(rivals(face, upright)) + BETTER)]
+    return dedupe([face for face in upright if not rivals(face, turned)] + turned)
+
+
+def _detect_turned(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float) -> list[FaceDetection]:
+    """The faces of the picture in its three other turns."""
+    found = []
+    for turns in (1, 3, 2):
+        turned = turned_picture(bgr, turns)
+        for view in (SearchView(size), SearchView(size // 2), SearchView(size // 2, 0.5)):
+            faces = _detect_in_view(analyzer, turned, view, min_score)
+            found += [turned_face(face, -turns, *turned.shape[:2]) for face in faces]
+    return found
+
+
+def _detect_in_view(analyzer: FaceAnalyzer, bgr: np.ndarray, view: SearchView, min_score: float) -> list[FaceDetection]:
     size = max(32, view.size // 32 * 32)
     border = round(max(bgr.shape[:2]) * view.border)
     if not border:
         return analyzer.detect(bgr, size, min_score)
     import cv2
 
-    colour = [float(value) for value in bgr.reshape(-1, 3).mean(0)]
-    padded = cv2.copyMakeBorder(bgr, border, border, border, border, cv2.BORDER_CONSTANT, value=colour)
+    height, width = bgr.shape[:2]
+    factor = max(((height + 2 * border) * (width + 2 * border) / LARGEST) ** 0.5, 1.0)
+    inner = bgr
+    if factor > 1:
+        inner = cv2.resize(
+            bgr, (max(int(width / factor), 1), max(int(height / factor), 1)), interpolation=cv2.INTER_AREA
+        )
+        border = int(border / factor)
+    scale = np.float32([width / inner.shape[1], height / inner.shape[0]])
+    colour = [float(value) for value in inner.reshape(-1, 3).mean(0)]
+    padded = cv2.copyMakeBorder(inner, border, border, border, border, cv2.BORDER_CONSTANT, value=colour)
     shift = np.float32([border, border])
     moved = (
-        DetectedFace(face.box - np.tile(shift, 2), face.score, face.keypoints - shift)
+        FaceDetection((face.box - np.tile(shift, 2)) * np.tile(scale, 2), face.score, (face.keypoints - shift) * scale)
         for face in analyzer.detect(padded, size, min_score)
     )
     return [face for face in moved if _inside(face, bgr)]
 
 
-def _inside(face: DetectedFace, bgr: np.ndarray) -> bool:
-    """Whether most key points are in the picture: a border can show the detector faces that are not there."""
+def _inside(face: FaceDetection, bgr: np.ndarray) -> bool:
+    """Whether at least three key points are in the picture: the border can cause false detections."""
     height, width = bgr.shape[:2]
     x, y = face.keypoints.T
     return int(((x >= 0) & (x < width) & (y >= 0) & (y < height)).sum()) >= 3
 
 
-def dedupe(found: list[DetectedFace]) -> list[DetectedFace]:
-    """Each face once, the best-scored find of it, best first."""
-    kept: list[DetectedFace] = []
+def dedupe(found: list[FaceDetection]) -> list[FaceDetection]:
+    """Each face once, its detection with the highest score, best first."""
+    kept: list[FaceDetection] = []
     for face in sorted(found, key=lambda face: -face.score):
         if all(overlap(face.box, other.box) <= OVERLAP for other in kept):
             kept.append(face)

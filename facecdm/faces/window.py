@@ -1,4 +1,4 @@
-"""Windows around faces: what is cut out of a picture, worked on at another size, and put back."""
+"""Windows around faces: parts of a picture that are cut out, sampled at another size, and put back."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-STEP = 8  # latents are an eighth of a picture
+STEP = 8  # pixels of a latent
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a picture of `height` × `width` pixels: x0 ≤ x < x1, y0 ≤ y < y1; worked on at `size` (h, w)."""
+    """A part of a picture.
+
+    x0, y0, x1, y1  pixels: x0 ≤ x < x1, y0 ≤ y < y1
+    height, width   of the whole picture in pixels
+    size            (height, width) in pixels at which the part is sampled
+    """
 
     x0: int
     y0: int
@@ -22,7 +27,7 @@ class Window:
     size: tuple[int, int]
 
     def cut(self, picture: Tensor) -> Tensor:
-        """The window of [..., H, W] at any resolution of the whole picture, at that resolution."""
+        """The window of the whole picture [..., H, W], which may have any resolution. The resolution stays."""
         down, right = picture.shape[-2] / self.height, picture.shape[-1] / self.width
         rows, columns = (
             slice(int(a * scale), max(round(b * scale), int(a * scale) + 1))
@@ -30,31 +35,46 @@ class Window:
         )
         return picture[..., rows, columns]
 
+    def resampled(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
+        """The window of [..., H, W] at `size`, linear, exact to fractions of a pixel: for latents, which are coarse."""
+        y, x = (
+            ((torch.arange(count, device=picture.device) + 0.5) / count * (last - first) + first) / whole * 2 - 1
+            for count, first, last, whole in zip(
+                size, (self.y0, self.x0), (self.y1, self.x1), (self.height, self.width)
+            )
+        )
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+        flat = picture.float().reshape(1, -1, *picture.shape[-2:])
+        cut = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return cut.view(*picture.shape[:-2], *size).to(picture.dtype)
+
     def relative(self, points: Tensor) -> Tensor:
-        """Points [..., 2] in pixels of the picture, in 0…1 of the window."""
+        """Points [..., 2] in pixels of the picture → in 0 … 1 of the window."""
         corner = points.new_tensor([self.x0, self.y0])
         return (points - corner) / points.new_tensor([self.x1 - self.x0, self.y1 - self.y0])
 
     def enlarged(self, image: Tensor) -> Tensor:
-        """The window of an IMAGE [H, W, C] at the working size, [1, h, w, C]."""
+        """The window of an IMAGE [H, W, C] at the sampling size, [1, h, w, C]."""
         return resize(self.cut(image.movedim(-1, 0))[None], self.size).movedim(1, -1)
 
     def put_back(self, image: Tensor, detail: Tensor, mask: Tensor) -> Tensor:
-        """A copy of IMAGE [H, W, C] with `detail` [h, w, C] in the window where `mask` [H, W] says so."""
+        """A copy of IMAGE [H, W, C] with `detail` [h, w, C] blended into the window by `mask` [H, W]."""
         own = resize(detail.movedim(-1, 0)[None], (self.y1 - self.y0, self.x1 - self.x0))[0].movedim(0, -1)
         weight = mask[self.y0 : self.y1, self.x0 : self.x1, None]
         result = image.clone()
         part = result[self.y0 : self.y1, self.x0 : self.x1]
-        # Where the mask is 0 the picture stays as it was, to the bit.
-        part.copy_(torch.where(weight > 0, part + (own[..., : part.shape[-1]] - part) * weight, part))
+        # Where the mask is 0 the picture keeps every bit.
+        colours = min(part.shape[-1], own.shape[-1])  # alpha stays
+        part, own = part[..., :colours], own[..., :colours]
+        part.copy_(torch.where(weight > 0, part + (own - part) * weight, part))
         return result
 
 
 def window_around(box: Tensor, height: int, width: int, padding: float, guide_size: int) -> Window:
-    """A square around a face's `box` [4], in a picture of that size, with `padding` more on each side, in faces.
+    """A square around a face's `box` [4] in a picture of that size, with `padding` on each side, in faces.
 
-    It is moved into the picture, and cut where it is larger. Its longer side is worked on at `guide_size`, or at its
-    own size where that is larger: a face is never made smaller.
+    It is moved into the picture, and cut where it is larger. Its longer side is sampled at `guide_size`, or at its
+    own size if that is larger: a face is never shrunk.
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     side = max(x1 - x0, y1 - y0, 1.0) * (1 + 2 * padding)
@@ -66,13 +86,13 @@ def window_around(box: Tensor, height: int, width: int, padding: float, guide_si
 
 
 def _within(middle: float, side: float, limit: int) -> tuple[int, int]:
-    """Start and length of an interval of about `side` around `middle`, moved into 0 … limit."""
+    """(start, length) of an interval of about `side` around `middle`, moved into 0 … limit."""
     length = min(max(round(side), 1), limit)
     return min(max(round(middle - length / 2), 0), limit - length), length
 
 
 def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, C, h, w] at another size; smooth, without overshoot, and with every pixel counted when it shrinks."""
+    """[B, C, h, w] at another size: bicubic, antialiased, clamped to the range of the input."""
     if tuple(picture.shape[-2:]) == tuple(size):
         return picture
     smooth = F.interpolate(picture.float(), size, mode="bicubic", antialias=True, align_corners=False)

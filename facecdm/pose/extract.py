@@ -1,4 +1,4 @@
-"""From pictures to poses: one detector over a batch, pictures without anybody reported and never fatal."""
+"""From pictures to poses: one detector over a batch. Pictures without people are reported."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ DRAWINGS = ("OpenPose", "InstantID 5 points")
 FACE, OPENPOSE, DWPOSE = "face key points", "OpenPose", "DWPose"
 DETECTORS = (FACE, OPENPOSE, DWPOSE)
 
-# A detector: uint8 BGR [H, W, 3] → everyone in it.
+# uint8 BGR [H, W, 3] → the people in it.
 Detector = Callable[[np.ndarray], list[PosePerson]]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How poses are drawn; body, hands and face count for OpenPose's style alone."""
+    """The style of a drawing. body, hands and face apply to OpenPose only; `thickness` 1 is the trained width."""
 
     style: str = DRAWINGS[0]
     body: bool = True
@@ -47,22 +47,32 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A pose per picture; the turn of each one's largest head (None: no head seen); what happened, in words."""
+    """Result for a batch.
+
+    poses   one for each picture
+    angles  rotation of each picture's largest head; None where no head is visible
+    report  a line for each picture
+    """
 
     poses: tuple[Pose, ...]
     angles: tuple[Angles | None, ...]
     report: str
 
     @property
+    def problems(self) -> list[str]:
+        """The lines of skipped pictures."""
+        return [line for line in self.report.splitlines() if ": skipped, " in line]
+
+    @property
     def first_angles(self) -> Angles:
-        """Of the first picture that shows a head; zeros where none does."""
+        """Those of the first picture that shows a head; zeros where none does."""
         return next((angles for angles in self.angles if angles), Angles(0.0, 0.0, 0.0))
 
 
 def extract(
     detector: Detector, images: Tensor, people: str = "all", progress: Callable[[int, int], None] | None = None
 ) -> Extraction:
-    """Poses of IMAGE [B, H, W, 3] RGB 0 … 1, largest person first. Raises FaceCDMError (not a batch of pictures)."""
+    """Extract the poses of IMAGE [B, H, W, C] 0 … 1, largest person first. Raises FaceCDMError."""
     if people not in PEOPLE:
         raise FaceCDMError(f"people is {people!r}; choose one of {', '.join(PEOPLE)}.")
     if images.ndim != 4 or 0 in images.shape:
@@ -73,14 +83,16 @@ def extract(
         found = sorted(detector(bgr), key=_area, reverse=True) if bgr is not None else []
         pose = Pose(tuple(found[:1] if people == "largest" else found), image.shape[:2])
         poses.append(pose)
-        lines.append(f"Picture {number}: " + ("skipped, it holds NaN or infinity" if bgr is None else describe(pose)))
+        lines.append(
+            f"Picture {number}: " + ("skipped, the picture holds NaN or infinity" if bgr is None else describe(pose))
+        )
         if progress:
             progress(number + 1, len(images))
     return Extraction(tuple(poses), tuple(head_angles(pose) for pose in poses), "\n".join(lines))
 
 
 def head_angles(pose: Pose) -> Angles | None:
-    """Of the first person whose head is seen."""
+    """Those of the first person whose head is visible."""
     fits = (fit_head(person) for person in pose.people)
     return next((fit.angles for fit in fits if fit), None)
 
@@ -88,9 +100,11 @@ def head_angles(pose: Pose) -> Angles | None:
 def describe(pose: Pose) -> str:
     """A line for the report."""
     if not pose.people:
-        return "skipped, nobody was found"
+        return "skipped, no person was found"
     angles = head_angles(pose)
-    turn = f"yaw {angles.yaw:+.0f}°, pitch {angles.pitch:+.0f}°, roll {angles.roll:+.0f}°" if angles else "no head seen"
+    turn = (
+        f"yaw {angles.yaw:+.0f}°, pitch {angles.pitch:+.0f}°, roll {angles.roll:+.0f}°" if angles else "no head visible"
+    )
     count = len(pose.people)
     return f"{count} {'person' if count == 1 else 'people'}, {pose.people[0].visible} points of the largest, {turn}"
 
@@ -102,7 +116,7 @@ def _area(person: PosePerson) -> float:
 
 @dataclass(frozen=True, eq=False)
 class FaceDetector:
-    """Key points that the face analyzer finds: five of every face, and the face's 70 where it has landmarks."""
+    """Key points by the face analyzer: five for every face, and 70 where it has loaded landmarks."""
 
     analyzer: FaceAnalyzer
     min_score: float = 0.5

@@ -35,14 +35,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def describe(stage: Stage) -> str:
-    terms = [
-        name.replace("_", " ")
-        for name in ("identity", "linear_identity", "localisation", "alignment", "background", "bottleneck")
-        if getattr(stage, name)
-    ]
     return (
         f"{stage.name}: {stage.steps} steps of {stage.batch} × {stage.accumulation}, rate {stage.learning_rate:g} "
-        f"({stage.schedule}), learns {', '.join(stage.train)}; diffusion{''.join(f' + {name}' for name in terms)}"
+        f"({stage.schedule}), trains {', '.join(stage.train)}; {' + '.join(loss.name for loss in stage.losses())}"
     )
 
 

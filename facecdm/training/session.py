@@ -15,6 +15,7 @@ from .dataset.data_set import DataSet
 from .denoiser import Denoiser
 from .initialise import new_adapter
 from .lora import Lora
+from .losses import LossInputs
 from .losses.linear import check_people
 from .preview import choose, preview
 from .progress import Progress
@@ -147,8 +148,7 @@ class Session:
         return result
 
     def _stage(self, stage: Stage, adapter, lora: Lora, control: Lora) -> StageResult:
-        mean = self.data.mean_face if stage.identity else None
-        terms = terms_of(stage, self.data, self.config.recogniser, mean, self.denoiser)
+        terms = terms_of(stage, LossInputs(self.data, self.denoiser, adapter, self.config.recogniser))
         trainer = Trainer(
             self.denoiser,
             adapter,

@@ -1,137 +1,117 @@
-"""What a stage of the training is: every number in one table, and the presets of the method's three stages."""
+"""The settings of a training stage, and the presets of the method's three stages."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from functools import cache
 from typing import Literal, get_args
 
 from ..errors import FaceCDMError
+from .losses import LOSSES
+from .losses.loss import LossSettings
+from .settings import flat, rule, setting, share
 
 Group = Literal["projectors", "keys_values", "gates", "kappa", "interplay", "lora", "control"]
 GROUPS: tuple[str, ...] = get_args(Group)
-CHOICES = {
-    "schedule": ("constant", "cosine", "linear"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "lora_layers": ("attention", "all"),
-    "identity_toward": ("picture", "person", "reference"),
-    "few_steps_from": ("picture", "noise"),
-}
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage. Shares and probabilities are in 0…1, steps of noise in 0…1000.
+class Optimisation:
+    """What is trained, how long and how fast.
 
-    `train` names the groups of parameters that learn; "control" is a LoRA of the pose ControlNet, of `lora_rank` and
-    `lora_layers` as the U-Net's. `rank` is that of the keys' and values' low-rank additions
-    (0: their weights learn whole), `lora_rank` that of the U-Net's LoRA. `noise_share` of the rows draw their noise
-    from `noise_low` … `noise_high`, the others from the rest. A loss with weight 0 is not computed.
+    `train` names groups of parameters; "control" is a LoRA of the pose ControlNet.
     """
 
     name: str = "broad"
-    steps: int = 1000
-    batch: int = 4
-    accumulation: int = 1
-    learning_rate: float = 1e-4
-    gate_rate: float = 10.0  # the gates' learning rate, as a multiple of the others'
-    schedule: str = "cosine"
-    warmup: int = 50
+    steps: int = setting(1000, "Number of training steps.", 1)
+    batch: int = setting(4, "Pictures per batch.", 1)
+    accumulation: int = setting(1, "Batches per step, whose gradients are averaged.", 1)
+    learning_rate: float = setting(1e-4, "Learning rate.", 0)
+    gate_rate: float = setting(10.0, "Learning rate of the gates, as a multiple of the others'.", 0)
+    schedule: str = setting(
+        "cosine", "How the learning rate falls after the warm-up.", choices=("constant", "cosine", "linear")
+    )
+    warmup: int = setting(50, "Steps over which the learning rate rises.", 0)
     train: tuple[str, ...] = ("projectors", "keys_values", "gates")
-    rank: int = 32
-    lora_rank: int = 16
-    lora_layers: str = "attention"  # or "all": feed-forward layers and convolutions of the U-Net's blocks, too
-    precision: str = "fp32"
-    checkpointing: bool = False
-    ema: float = 0.0  # 0: none
-    weight_decay: float = 0.01
-    clip: float = 1.0
+    rank: int = setting(
+        32, "Rank of the low-rank additions to the adapter's keys and values; 0: train their full weights.", 0
+    )
+    lora_rank: int = setting(16, "Rank of the LoRA of the U-Net, and of the ControlNet's.", 0)
+    lora_layers: str = setting(
+        "attention",
+        "Layers that the LoRA adds to: the attention, or all, which includes feed-forward layers and convolutions "
+        "(learns a face in fewer steps, costs more time and memory).",
+        choices=("attention", "all"),
+    )
+    precision: str = setting(
+        "fp32",
+        "Number format of the U-Net's arithmetic; the preset takes the model's own, and bf16 in place of fp16.",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    checkpointing: bool = setting(
+        False, "Recompute the U-Net's activations in the backward pass: a third slower, far less memory."
+    )
+    ema: float = share(0.0, "Decay of the moving average that becomes the result (0.999 for long trainings); 0: none.")
+    weight_decay: float = setting(0.01, "Weight decay.", 0)
+    clip: float = setting(1.0, "Largest norm of a step's gradient.", 0)
     seed: int = 0
-    # what a row leaves out
-    drop_text: float = 0.05
-    drop_face: float = 0.05
-    drop_image: float = 0.3
-    drop_all: float = 0.05
-    drop_pose: float = 0.5
-    own_photo: float = 0.0  # share of rows whose reference is the picture itself, where others exist
-    # noise
-    min_snr: float = 5.0  # 0: none
-    noise_low: int = 0
-    noise_high: int = 1000
-    noise_share: float = 0.0
-    # losses
-    face_region: float = 0.5  # probability that a row's loss counts its face region alone
-    face_window: float = 0.0  # share of steps that see a window of half the side around the face, and no more
-    bottleneck: float = 0.05
-    identity: float = 0.0
-    identity_below: int = 300  # the identity loss looks at pictures with less noise than this step's
-    identity_every: int = 1
-    identity_ramp: int = 0  # steps over which its weight grows
-    identity_toward: str = "picture"  # whose embedding is wanted: the picture's, its person's mean, the reference's
-    few_steps: int = 0  # > 0: the identity loss looks at the picture after so many sampling steps,
-    few_steps_from: str = "picture"  # from the row's own noisy picture, or from pure "noise",
-    few_steps_guidance: float = 1.0  # with so much classifier-free guidance,
-    few_steps_learnt: int = 1  # and gradients go through the last so many of them
-    contrast: float = 0.0  # share of the identity loss that is contrastive, against other people
-    linear_identity: float = 0.0  # the same through a linear recogniser, at every noise level
-    localisation: float = 0.0
-    alignment: float = 0.0
-    alignment_layout: float = 0.1
-    alignment_every: int = 1
-    background: float = 0.0
-    save_every: int = 100
-    validate_every: int = 100
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Which conditioning a row leaves out, for classifier-free guidance."""
+
+    drop_text: float = share(0.05, "Share of rows without their prompt, for classifier-free guidance.")
+    drop_face: float = share(0.05, "Share of rows without their face.")
+    drop_image: float = share(0.3, "Share of rows without the whole image.")
+    drop_all: float = share(0.05, "Share of rows without prompt, face and image.")
+    drop_pose: float = share(0.5, "Share of batches without the pose ControlNet and the face's location.")
+    own_photo: float = share(
+        0.0, "Share of rows whose reference is the picture itself although there are others; teaches copying."
+    )
+
+
+@dataclass(frozen=True)
+class Saving:
+    save_every: int = setting(100, "Steps between checkpoints on disk.", 1)
+    validate_every: int = setting(100, "Steps between validations on held-out pictures.", 1)
+
+
+# In the order of the widgets of Stage Settings, by which graphs keep their values: later losses follow `Saving`.
+_KEPT = 7
+_GROUPS = (Optimisation, Dropout, *LOSSES[:_KEPT], Saving, *LOSSES[_KEPT:])
+_Settings = make_dataclass("_Settings", flat(_GROUPS), frozen=True)
+
+
+@dataclass(frozen=True)
+class Stage(_Settings):  # type: ignore[misc, valid-type]
+    """The settings of one stage: those of `Optimisation`, `Dropout`, every loss in `LOSSES`, and `Saving`.
+
+    Raises FaceCDMError for values out of range, or that contradict one another.
+    """
 
     def __post_init__(self) -> None:
         unknown = set(self.train) - set(GROUPS)
         if unknown or not self.train:
             raise FaceCDMError(f"train must name some of {', '.join(GROUPS)}; got {', '.join(self.train) or 'none'}")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise FaceCDMError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
-        for name in (
-            "steps",
-            "batch",
-            "accumulation",
-            "save_every",
-            "validate_every",
-            "identity_every",
-            "alignment_every",
-        ):
-            if getattr(self, name) < 1:
-                raise FaceCDMError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in (
-            "drop_text",
-            "drop_face",
-            "drop_image",
-            "drop_all",
-            "drop_pose",
-            "own_photo",
-            "noise_share",
-            "face_region",
-            "face_window",
-            "contrast",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise FaceCDMError(f"{name} must be between 0 and 1; got {getattr(self, name)}")
-        if self.few_steps and not 1 <= self.few_steps_learnt <= self.few_steps:
-            raise FaceCDMError(
-                f"few_steps_learnt must be in 1 … few_steps ({self.few_steps}); got {self.few_steps_learnt}"
-            )
-        if not 0 <= self.noise_low < self.noise_high <= 1000:
-            raise FaceCDMError(
-                f"noise_low must be less than noise_high, both in 0…1000; got {self.noise_low} and {self.noise_high}"
-            )
+        for one in fields(self):
+            if found := rule(one):
+                found.check(one.name, getattr(self, one.name))
+        for loss in LOSSES:
+            loss.of(self).check()
+
+    def losses(self) -> list[LossSettings]:
+        """The settings of the losses that this stage computes, in the order of `LOSSES`."""
+        return [own for loss in LOSSES if (own := loss.of(self)).weight]
 
     def but(self, **values) -> "Stage":
-        """A copy with other values, "1e-4" being a number. Raises FaceCDMError for a name that is none, or a value that
-        is of another kind or out of range."""
+        """A copy with other values, "1e-4" being a number.
+
+        Raises FaceCDMError for an unknown name, and for a value of another type or out of range.
+        """
         from pydantic import ValidationError
 
-        unknown = values.keys() - {field.name for field in fields(self)}
-        if unknown:
-            raise FaceCDMError(
-                f"{', '.join(sorted(unknown))}: a stage has no such setting; it has "
-                f"{', '.join(field.name for field in fields(self))}"
-            )
+        known = [one.name for one in fields(self)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise FaceCDMError(f"unknown setting {', '.join(unknown)}: a stage has {', '.join(known)}")
         try:
             return _checker().validate_python({**self.to_dict(), **values})
         except ValidationError as error:
@@ -145,7 +125,7 @@ class Stage:
 
 @cache
 def _checker():
-    from pydantic import TypeAdapter  # here, since ComfyUI's start waits for this module
+    from pydantic import TypeAdapter  # here: ComfyUI imports this module when it starts
 
     return TypeAdapter(Stage)
 
@@ -174,7 +154,7 @@ _FINE = Stage(
     background=0.1,
 )
 
-# method.md's starting values: for many people, and for one person from a handful of photos.
+# The starting values of docs/method.md: for many people, and for one person from a handful of photos.
 PRESETS = {
     "adapter": (
         replace(_BROAD, steps=30_000, batch=16),
@@ -190,7 +170,7 @@ PRESETS = {
 
 
 def preset(name: str) -> tuple[Stage, Stage, Stage]:
-    """The three stages of a preset. Raises FaceCDMError for an unknown one."""
+    """The three stages of a preset. Raises FaceCDMError for an unknown name."""
     if name not in PRESETS:
         raise FaceCDMError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     return PRESETS[name]

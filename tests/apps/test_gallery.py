@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from facecdm.apps import gallery
-from facecdm.apps.gallery import GALLERY, GalleryItem, lent, queued, settings
+from facecdm.apps.gallery import GALLERY, GalleryItem, edited, lent, settings
 from facecdm.apps.references import EXAMPLES
 from facecdm.apps.sheet import font, wrap
 from facecdm.cli import main
@@ -99,7 +99,7 @@ def test_a_picture_that_cannot_be_made_is_told(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shown", ENTRIES, ids=lambda shown: shown.workflow)
 def test_entries_name_what_is_there(shown):
-    workflow = queued(shown, None, None)
+    workflow = edited(shown, None, None)
     assert all(workflow.get(*place) == wanted for place, wanted in shown.changes.items())
     assert all((EXAMPLES / workflow.get(node, "image")).is_file() for node in gallery.photos(workflow))
     told = settings(shown, workflow)
@@ -110,6 +110,6 @@ def test_entries_name_what_is_there(shown):
 
 def test_mistakes_are_told(tmp_path):
     with pytest.raises(WorkflowMistake, match="has no node 'Promt'"):
-        queued(GalleryItem("portrait", {("Promt", "text"): "a man"}), None, None)
+        edited(GalleryItem("portrait", {("Promt", "text"): "a man"}), None, None)
     with pytest.raises(FaceCDMError, match="--base"), lent(tmp_path / "mine.safetensors", None):
         pass

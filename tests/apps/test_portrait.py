@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from facecdm.apps import portrait
 from facecdm.apps.portrait import WORKFLOW, plan
 from facecdm.apps.progress import ProgressLine
-from facecdm.apps.references import FACEWORLD_REFERENCE, lay_out_examples, read_references
+from facecdm.apps.references import FACEWORLD_REFERENCE, copy_examples, read_references
 from facecdm.apps.sheet import SheetImage, SheetRow, contact_sheet, fit, font, wrap
 from facecdm.cli import main
 from facecdm.comfy_api.errors import WorkflowMistake
@@ -94,7 +94,7 @@ def test_without_face_models_portraits_are_made_and_not_measured(run, tmp_path, 
     (tmp_path / "models").mkdir()
     code, output = run("--base", tmp_path, "--prompt", "x", "--reference", FACEWORLD_REFERENCE)
     told = capsys.readouterr()
-    assert code == 0 and "Likeness is not measured" in told.err and "models/insightface" in told.err
+    assert code == 0 and "Identity similarity is not measured" in told.err and "models/insightface" in told.err
     assert json.loads((output / "report.json").read_text())[0]["identity"] is None
     assert "not measured" in told.out
 
@@ -119,7 +119,7 @@ def test_a_server_that_dies_in_between(monkeypatch, tmp_path, echo, face_models,
     def dead(options):
         yield "127.0.0.1:9", SimpleNamespace(alive=False, log="server.log", tail=lambda: "    out of memory")
 
-    monkeypatch.setattr(portrait, "running", dead)
+    monkeypatch.setattr(portrait, "running_server", dead)
     arguments = [
         "--workflow",
         str(echo),
@@ -177,7 +177,7 @@ def test_stopping_the_demo_ends_the_server(number, tmp_path):
 
 def test_the_pictures_that_workflows_name_are_laid_out_and_yours_stay(tmp_path):
     (tmp_path / "faceworld.webp").write_bytes(b"mine")
-    lay_out_examples(tmp_path)
+    copy_examples(tmp_path)
     shipped = [json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOW.parent.glob("*.json")]
     named = {
         node["inputs"]["image"] for nodes in shipped for node in nodes.values() if node["class_type"] == "LoadImage"

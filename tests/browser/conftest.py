@@ -12,7 +12,7 @@ from chromium import Tab, find_browser
 from frontend import Frontend, settle_in
 from plans import brought
 
-from facecdm.apps.references import lay_out_examples
+from facecdm.apps.references import copy_examples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -58,7 +58,7 @@ class Page:
 
 @contextlib.contextmanager
 def opened(browser: str, address: str, base: Path, log: Path):
-    lay_out_examples(base / "input")
+    copy_examples(base / "input")
     tab = Tab(browser)
     try:
         yield Page(Frontend(tab, address), tab, address, log)

@@ -17,6 +17,8 @@ from facecdm.comfy_api.errors import (
     ServerUnreachable,
     WorkflowRejected,
 )
+from facecdm.comfy_api.listener import Listener
+from facecdm.comfy_api.transport import Transport
 from facecdm.comfy_api.workflow import Workflow
 
 
@@ -143,19 +145,21 @@ def test_progress_tells_the_nodes(server):
     assert {step.node for step in seen} >= {"1", "2"}
 
 
-def test_progress_is_heard_where_a_job_is_over_before_the_server_has_said_its_number(server):
-    class Late(Client):
-        async def _json(self, method, path, **options):
-            answer = await super()._json(method, path, **options)
-            await asyncio.sleep(1 if path == "/prompt" else 0)
-            return answer
+def test_progress_of_a_job_that_ends_before_its_id_arrives(server, monkeypatch):
+    real = Transport.json
+
+    async def late(self, method, path, **options):
+        answer = await real(self, method, path, **options)
+        await asyncio.sleep(1 if path == "/prompt" else 0)
+        return answer
 
     async def job():
-        async with Late(server.address) as client:
+        async with Client(server.address) as client:
             await client.run(picture(color=a_colour()), seen.append)
-            assert not client._watchers
+            assert not client._listener.watchers
 
     seen = []
+    monkeypatch.setattr(Transport, "json", late)
     asyncio.run(job())
     assert {step.node for step in seen} >= {"1", "2"}
 
@@ -180,7 +184,7 @@ def test_a_cancelled_wait_ends_the_job_on_the_server(server):
         with pytest.raises(asyncio.CancelledError):
             await task
         for _ in range(100):
-            queue = await client._json("GET", "/queue")
+            queue = await client._transport.json("GET", "/queue")
             if not queue["queue_running"] and not queue["queue_pending"]:
                 return True
             await asyncio.sleep(0.2)
@@ -191,10 +195,10 @@ def test_a_cancelled_wait_ends_the_job_on_the_server(server):
 def test_a_dropped_web_socket_loses_nothing(server):
     async def job(client):
         prompt_id = await client.submit(picture(width=640, color=a_colour()))
-        await client._socket.close()
+        await client._listener.socket.close()
         first = await client.wait(prompt_id)
         for _ in range(50):  # it comes back by itself, and tells progress again
-            if client._connected.is_set() and not client._socket.closed:
+            if client._listener.connected.is_set() and not client._listener.socket.closed:
                 break
             await asyncio.sleep(0.1)
         seen = []
@@ -206,10 +210,10 @@ def test_a_dropped_web_socket_loses_nothing(server):
 
 
 def test_a_server_without_web_socket_is_enough(server, monkeypatch):
-    async def deaf(self):
+    async def never(self):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Client, "_listen", deaf)
+    monkeypatch.setattr(Listener, "_listen", never)
     assert with_client(server, lambda client: client.run(picture(height=16))).images()
 
 

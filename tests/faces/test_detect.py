@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from facecdm.errors import FaceCDMError, NoFace
 from facecdm.faces import search as search_module
-from facecdm.faces.analyzer import DetectedFace
 from facecdm.faces.detect import Options, detect_faces, to_bgr
+from facecdm.faces.detection import FaceDetection
+from facecdm.faces.draw import draw_pictures
 from facecdm.faces.search import dedupe, overlap, search
+from facecdm.faces.turns import turned_picture, turned_points
 
 CLOSE_UP = (
     slice(75, 165),
@@ -214,8 +218,57 @@ def test_min_score(analyzer, astronaut):
 
 def test_overlap_and_dedupe():
     def found(x, score):
-        return DetectedFace(np.float32([x, 0, x + 10, 10]), score, np.zeros((5, 2), np.float32))
+        return FaceDetection(np.float32([x, 0, x + 10, 10]), score, np.zeros((5, 2), np.float32))
 
     assert overlap(found(0, 1).box, found(5, 1).box) == pytest.approx(1 / 3)
     assert overlap(found(0, 1).box, found(20, 1).box) == 0
     assert [face.score for face in dedupe([found(0, 0.6), found(1, 0.9), found(20, 0.7)])] == [0.9, 0.7]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_face_on_its_side_is_found_with_its_key_points(analyzer, astronaut, faceworld, turns):
+    """Upright, the detector finds none of these, or finds them with wrong key points and so with a wrong identity."""
+    for photo in (astronaut, *(view[None] for views in faceworld.values() for view in views)):
+        upright = detect_faces(analyzer, photo).faces
+        turned = detect_faces(analyzer, torch.rot90(photo, turns, (1, 2))).faces
+        assert len(turned) == 1 and cosine(turned, upright) > 0.9
+        face, size = turned[0], photo.shape[1:3]
+        for name in ("keypoints", "landmarks"):
+            points = turned_points(getattr(upright[0], name).numpy(), turns, *size)
+            off = np.linalg.norm(getattr(face, name).numpy() - points, axis=1)
+            assert off.mean() < 0.08 * upright[0].width, name
+
+
+def test_an_upright_face_is_not_replaced_by_a_turned_one(analyzer, faceworld, monkeypatch):
+    views = torch.cat(list(faceworld.values()))
+    alone = detect_faces(analyzer, views).faces
+    monkeypatch.setattr(search_module, "UPRIGHT", 2.0)  # every picture is searched in all turns
+    assert detect_faces(analyzer, views).faces.raw.equal(alone.raw)
+
+
+@given(st.integers(0, 3), st.integers(1, 40), st.integers(1, 40))
+def test_points_turn_with_the_picture_and_back(turns, height, width):
+    picture = np.arange(height * width).reshape(height, width, 1)
+    y, x = np.mgrid[:height, :width].reshape(2, -1)
+    points = np.stack([x, y], 1).astype(np.float32)
+    moved = turned_points(points, turns, height, width)
+    turned = turned_picture(picture, turns)
+    assert (turned[moved[:, 1].astype(int), moved[:, 0].astype(int), 0] == picture[y, x, 0]).all()
+    assert (turned_points(moved, -turns, *turned.shape[:2]) == points).all()
+
+
+def test_a_huge_picture_is_searched_within_bounded_memory(analyzer, astronaut, reference, monkeypatch):
+    """With its border a photo of 24 megapixels would have 288."""
+    monkeypatch.setattr(search_module, "LARGEST", 500_000)
+    close = resized(astronaut[:, CLOSE_UP[0], CLOSE_UP[1]], (900, 750))
+    found = detect_faces(analyzer, close)
+    assert len(found.faces) == 1 and cosine(found.faces, reference.faces) > 0.8
+    assert (found.faces[0].keypoints / 10 + torch.tensor([190.0, 75.0]) - reference.faces[0].keypoints).abs().max() < 8
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16384, 3), (1, 16384, 8, 1), (1, 200, 3, 4), (1, 3, 200, 2), (1, 1, 5000, 3)])
+def test_odd_shapes_have_no_face_and_raise_nothing(analyzer, shape):
+    picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    found = detect_faces(analyzer, picture, Options(crop_size=32))
+    assert len(found.faces) == 0 and found.mask.shape == shape[:3] and "skipped" in found.report
+    assert draw_pictures(picture, found.pictures).shape == (*shape[:3], 3)

@@ -66,6 +66,32 @@ def detail(in_comfy, demo, group):
     return run
 
 
+@pytest.fixture(scope="module")
+def window_host(in_comfy):
+    return in_comfy.module("facecdm.hosts.comfy.sampling.window")
+
+
+@pytest.fixture(scope="module")
+def left_window(in_comfy):
+    """The upper left 64 × 64 pixels of a picture of 256 × 128, sampled at 128 × 128."""
+    window_around = in_comfy.module("facecdm.faces.window").window_around
+    return window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
+
+
+@pytest.fixture(scope="module")
+def net(in_comfy):
+    """The class of a ControlNet that has a picture and nothing else."""
+    from comfy.controlnet import ControlBase
+
+    class Net(ControlBase):
+        def copy(self):
+            net = Net()
+            self.copy_to(net)
+            return net
+
+    return Net
+
+
 def test_faces_are_made_anew_and_nothing_else(detail, analyzer, group):
     image, mask, pairs, report = detail(group, analyzer=analyzer)
     changed = (image != group).any(-1)
@@ -98,7 +124,12 @@ def test_only_the_faces_that_are_connected(in_comfy, detail, analyzer, group):
 
 def test_sizes_that_are_left_alone(detail, analyzer, group):
     image, mask, pairs, report = detail(analyzer=analyzer, min_size=100)
-    assert torch.equal(image, group[:1]) and not mask.any() and not pairs.any() and report.count("left, outside") == 2
+    assert (
+        torch.equal(image, group[:1])
+        and not mask.any()
+        and not pairs.any()
+        and report.count("skipped, not within") == 2
+    )
 
 
 def test_nothing_to_go_by_is_refused(in_comfy, detail, analyzer, make_faces):
@@ -174,16 +205,8 @@ def test_words_of_other_places_are_left_out(in_comfy):
     assert areas == [["inner", {"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}]]
 
 
-def test_controlnets_see_the_window_of_their_picture(in_comfy):
-    from comfy.controlnet import ControlBase
-
-    class Net(ControlBase):
-        def copy(self):
-            net = Net()
-            self.copy_to(net)
-            return net
-
-    first, second = Net(), Net()
+def test_controlnets_see_the_window_of_their_picture(in_comfy, net):
+    first, second = net(), net()
     first.cond_hint_original, second.cond_hint_original = torch.rand(1, 3, 128, 256), torch.rand(1, 3, 256, 512)
     second.set_previous_controlnet(first)
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
@@ -277,3 +300,63 @@ def test_an_adapter_is_told_where_the_face_is_that_is_drawn_anew(in_comfy, demo,
         side = torch.tensor([window.x1 - window.x0, window.y1 - window.y0])
         pixels = own.keypoints_in(*window.size)[0] * side + torch.tensor([window.x0, window.y0])
         torch.testing.assert_close(pixels, face.keypoints)
+
+
+def test_control_pictures_are_cut_where_no_regional_prompt_meets_the_face(window_host, left_window, net):
+    """The prompts stay then, without their regions; their ControlNets see the window all the same."""
+    right = torch.zeros(1, 128, 256)
+    right[..., 128:] = 1
+    hint = torch.rand(1, 3, 128, 256)
+    for region in ({"mask": right}, {"area": (8, 8, 0, 24)}):
+        control = net()
+        control.cond_hint_original = hint
+        ((_, options),) = window_host.conditioning_in([["right", {**region, "control": control}]], left_window)
+        assert not options.keys() & region.keys()
+        assert torch.equal(options["control"].cond_hint_original, hint[..., :64, :64])
+
+
+def test_gligen_boxes_are_cut_to_the_window(window_host, left_window):
+    """A window of 64 × 64 pixels at the top left, sampled at 128 × 128: 16 latents a side."""
+    inside, across, outside = (("in", 4, 4, 2, 2), ("across", 8, 8, 4, 4), ("out", 4, 4, 0, 20))
+    options = {"gligen": ("position", "model", [inside, across, outside])}
+    ((_, own),) = window_host.conditioning_in([["all", options]], left_window)
+    assert own["gligen"] == ("position", "model", [("in", 8, 8, 4, 4), ("across", 8, 8, 8, 8)])
+    ((_, own),) = window_host.conditioning_in([["all", {"gligen": ("position", "model", [outside])}]], left_window)
+    assert "gligen" not in own
+    assert len(options["gligen"][2]) == 3, "the given conditioning stays"
+
+
+@pytest.mark.parametrize("key", ["concat_latent_image", "concat_mask"])
+def test_inpainting_latents_are_cut_to_the_window(window_host, left_window, key):
+    """At the window's own size in latents, and those of the picture that the face is in."""
+    ramp = torch.arange(32.0).expand(2, 4, 16, 32) * torch.tensor([1.0, 10.0]).view(2, 1, 1, 1)
+    ((_, own),) = window_host.conditioning_in([["all", {key: ramp}]], left_window, 1)
+    assert own[key].shape == (1, 4, 16, 16)
+    expected = ((torch.arange(16) + 0.5) / 2 - 0.5).clamp(min=0) * 10  # 8 of the 32 columns
+    torch.testing.assert_close(own[key][0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("colours", [1, 4])
+def test_grey_and_rgba_pictures(detail, analyzer, group, colours):
+    picture = (
+        group[:1].mean(-1, keepdim=True) if colours == 1 else torch.cat([group[:1], torch.rand(1, 160, 256, 1)], -1)
+    )
+    image, mask, pairs, _ = detail(picture, analyzer=analyzer)
+    assert image.shape == picture.shape and pairs.shape[-1] == 3 and not torch.equal(image, picture)
+    if colours == 4:
+        assert torch.equal(image[..., 3], picture[..., 3]), "alpha stays"
+
+
+def test_no_picture_at_all_and_one_with_nan(detail, analyzer, group, errors):
+    image, mask, *_ = detail(group[:0], analyzer=analyzer)
+    assert image.shape == group[:0].shape and mask.shape == (0, 160, 256)
+    spoilt = group[:1].clone()
+    spoilt[0, 0, 0, 0] = float("nan")
+    with pytest.raises(errors.FaceCDMError, match="image holds NaN"):
+        detail(spoilt, analyzer=analyzer)
+
+
+def test_a_picture_without_a_face_is_a_warning_on_the_node(in_comfy, demo, analyzer, group):
+    inputs = {"image": group[1:], "model": demo.model, "positive": demo.words, "negative": demo.words, "vae": demo.vae}
+    shown = in_comfy.node_output("FaceCDMDetailFaces", **inputs | SETTINGS, analyzer=analyzer).ui
+    assert shown["facecdm_warnings"] == ["Picture 0: no face, left as it is"] and shown["images"]

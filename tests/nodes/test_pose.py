@@ -50,7 +50,7 @@ def test_a_photograph_and_an_empty_picture(seen):
     assert control[0].any() and not control[1].any() and control.max() == 1
     assert [len(frame["people"]) for frame in pose] == [1, 0] and pose[0]["canvas_width"] == 512
     assert all(isinstance(angle, float) and abs(angle) < 45 for angle in (yaw, pitch, roll))
-    assert len(report.splitlines()) == 2 and "nobody" in report
+    assert len(report.splitlines()) == 2 and "no person" in report
 
 
 def test_core_draws_what_we_give(seen):

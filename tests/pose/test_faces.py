@@ -102,7 +102,7 @@ def test_a_batch_with_gaps_goes_on(detector, portraits):
     found = extract(detector, batch)
     assert [len(pose.people) for pose in found.poses] == [1, 0, 0, 1]
     lines = found.report.splitlines()
-    assert "nobody" in lines[1] and "NaN" in lines[2] and "yaw +" in lines[0] and "yaw -" in lines[3]
+    assert "no person" in lines[1] and "NaN" in lines[2] and "yaw +" in lines[0] and "yaw -" in lines[3]
     assert found.angles[1] is found.angles[2] is None and found.first_angles == found.angles[0]
     assert extract(detector, batch[1:2]).first_angles.yaw == 0
 

@@ -95,7 +95,7 @@ def dots() -> torch.Tensor:
 def test_the_dots_are_one_person(folder, dots):
     batch = torch.cat([dots, torch.zeros_like(dots)])
     found = extract(OpenPoseDetector.open([folder]), batch)
-    assert [len(pose.people) for pose in found.poses] == [1, 0] and "nobody" in found.report
+    assert [len(pose.people) for pose in found.poses] == [1, 0] and "no person" in found.report
     person = found.poses[0].people[0]
     assert set(np.flatnonzero(person.body[:, 2])) == set(DOTS)
     for part, (_, place) in DOTS.items():

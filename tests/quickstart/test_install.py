@@ -2,11 +2,17 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    from pip._vendor import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = {name: "1.0" for name in ("onnx", "scikit-image", "scipy", "tqdm", "requests")}
@@ -54,11 +60,19 @@ def test_everything_installed_is_kept(install):
     assert install.constraints(have) == "numpy==1.26.4\ntorch==2.5.1+cu121\n"
 
 
-def test_requirements_are_light():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    names = {line.split(">")[0].strip().lower() for line in lines if line and not line.startswith("#")}
-    heavy = {"torch", "torchvision", "numpy", "insightface", "onnxruntime", "opencv-python"}
-    assert names and not heavy & names
+def test_every_list_of_requirements_says_the_same(install):
+    """ComfyUI-Manager reads requirements.txt and install.py; pip and the registry read pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == project["dependencies"]
+    faces = {re.split("[<>=]", name)[0] for name in project["optional-dependencies"]["faces"]}
+    assert faces == set(install.LIGHT)
+
+
+def test_the_requirements_leave_heavy_packages_alone():
+    names = (ROOT / "requirements.txt").read_text(encoding="utf-8").lower().splitlines()
+    heavy = ("torch", "numpy", "insightface", "onnxruntime", "opencv-python")
+    assert not [name for name in names if name.startswith(heavy)]
 
 
 def test_pip_agrees_that_nothing_changes(install, tmp_path):

@@ -66,7 +66,7 @@ def test_the_import_is_light(comfyui, in_comfy, tmp_path):
         "training.trainer",
         "training.dataset.pipeline",
         "demo.train",
-        "apps.batch.runner",
+        "apps.batch.execution.runner",
         "evaluation.evaluate",
         "hosts.comfy.training.denoiser",
     } & set(loaded["own"])

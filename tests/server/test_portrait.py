@@ -10,7 +10,7 @@ import pytest
 from plans import brought
 
 from facecdm.apps.portrait import WORKFLOW, plan
-from facecdm.apps.references import EXAMPLES, FACEWORLD_REFERENCE, lay_out_examples, reference
+from facecdm.apps.references import EXAMPLES, FACEWORLD_REFERENCE, copy_examples, reference
 from facecdm.comfy_api.client import Client
 from facecdm.comfy_api.errors import JobFailed
 from facecdm.comfy_api.workflow import Workflow
@@ -33,7 +33,7 @@ def offered(server) -> dict:
 @pytest.fixture(scope="module")
 def faceworld(server) -> str:
     """The demo's reference; all pictures of the pack are there under the names that the workflows' LoadImage has."""
-    lay_out_examples(server.base / "input")
+    copy_examples(server.base / "input")
     return FACEWORLD_REFERENCE.name
 
 

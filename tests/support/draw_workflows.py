@@ -25,7 +25,7 @@ from frontend import Frontend, settle_in  # noqa: E402
 from PIL import Image  # noqa: E402
 from plans import PLANS, Plan  # noqa: E402
 
-from facecdm.apps.references import EXAMPLES, lay_out_examples  # noqa: E402
+from facecdm.apps.references import EXAMPLES, copy_examples  # noqa: E402
 from facecdm.comfy_api.client import Client  # noqa: E402
 from facecdm.comfy_api.server import LocalServer, link_pack  # noqa: E402
 from facecdm.comfy_api.workflow import Workflow  # noqa: E402
@@ -200,7 +200,7 @@ def main() -> None:
         base = Path(folder)
         (base / "models").mkdir()
         (base / "models" / "insightface").symlink_to((options.base / "models" / "insightface").absolute())
-        lay_out_examples(base / "input")
+        copy_examples(base / "input")
         link_pack(REPOSITORY, base)
         settle_in(base)
         with LocalServer(options.comfyui.absolute(), base) as server:

@@ -98,11 +98,11 @@ class ManyPeople:
 
     empty_prompt = Prompt(torch.zeros(1, 7, 12))
 
-    def __init__(self, count: int = 60, size: int = 24, loud: float = 0.3):
+    def __init__(self, count: int = 60, size: int = 24, loud: float = 0.3, width: int = 8):
         rng = torch.Generator().manual_seed(0)
         whose = torch.arange(count).repeat_interleave(3)
-        faces = nn.functional.normalize(torch.randn(count, 8, generator=rng), dim=1)[whose]
-        painted = torch.randn(8, 3 * size * size, generator=rng) / 8**0.5
+        faces = nn.functional.normalize(torch.randn(count, width, generator=rng), dim=1)[whose]
+        painted = torch.randn(width, 3 * size * size, generator=rng) / width**0.5
         clothes = torch.randn(len(whose), 3, size, size, generator=rng) * loud
         self.rows = make_rows(
             len(whose), size, latents=(faces @ painted).view_as(clothes) + clothes, face=faces * 5, identity=whose

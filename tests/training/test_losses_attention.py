@@ -11,7 +11,7 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.errors import Mismatch
 from facecdm.training.losses import AlignmentLoss, BackgroundLoss, BottleneckLoss, LocalisationLoss
 from facecdm.training.losses.alignment import response
-from facecdm.training.losses.localisation import places
+from facecdm.training.losses.localisation import layer_grid
 
 LAYERS = [(256, 8, 2), (64, 16, 4)]  # places, width, heads: the stub's layers on latents of 16 × 16
 
@@ -63,10 +63,10 @@ def test_places_of_odd_latents():
     """13 × 9 latents: a stride of two with padding rounds up, as in the U-Nets' own downsampling."""
     x = torch.zeros(1, 1, 13, 9)
     for _ in range(4):
-        assert places(x[0].numel(), 13, 9) == x.shape[-2:]
+        assert layer_grid(x[0].numel(), 13, 9) == x.shape[-2:]
         x = F.conv2d(x, torch.zeros(1, 1, 3, 3), stride=2, padding=1)
-    with pytest.raises(Mismatch, match="60 places"):
-        places(60, 13, 9)
+    with pytest.raises(Mismatch, match="60 positions"):
+        layer_grid(60, 13, 9)
 
 
 def queries(rows: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -15,7 +15,7 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.faces.analyzer import open_pack
 from facecdm.faces.location import FaceLocation
-from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, persons_of
+from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, person_means
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred
 from facecdm.training.rows import Prompt
@@ -324,6 +324,6 @@ def test_toward_the_person_whatever_the_picture(painting, people, recogniser):
 
 def test_a_person_is_the_mean_of_their_pictures():
     data = ManyPeople(5)
-    mean = persons_of(data, data.mean_face)
+    mean = person_means(data, data.mean_face)
     whose = centred(data.rows.face[data.people[3]], data.mean_face).mean(0)
     assert torch.allclose(mean[3], whose / whose.norm(), atol=1e-6) and mean.shape == (5, 8)

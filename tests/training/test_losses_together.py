@@ -14,6 +14,7 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.training.learner import Learner, group_of
 from facecdm.training.lora import Lora
+from facecdm.training.losses import LossInputs
 from facecdm.training.randomness import RandomDraws
 from facecdm.training.rows import Prompt
 from facecdm.training.stages import Stage
@@ -91,7 +92,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
         torch.zeros(count, 2),
     )
     reference_batch = ReferenceBatch(nn.functional.normalize(rows.face, dim=-1), None, on, on)
-    terms = terms_of(stage, ManyPeople(size=SIZE), recogniser, None, denoiser)
+    terms = terms_of(stage, LossInputs(ManyPeople(size=SIZE, width=512), denoiser, adapter, recogniser))
     with learner.lora.on(denoiser.linears()):
         total, values = forward(
             denoiser, learner, terms[1:], rows, reference_batch, Prompt(torch.zeros(1, 7, 12)), draws, 1

@@ -195,7 +195,7 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
     with pytest.raises(BadFile, match=r"(?s)held_out.*stepz"):
         configuration.read(path)
     path.write_text("data: x\nout: y\nall: {stepz: 3}\n")
-    with pytest.raises(FaceCDMError, match="stepz: a stage has no such setting"):
+    with pytest.raises(FaceCDMError, match="unknown setting stepz: a stage has name, steps"):
         configuration.read(path)
     path.write_text("data: x\nout: y\nall: {few_steps: 2, few_steps_learnt: 3}\n")
     with pytest.raises(FaceCDMError, match=r"few_steps_learnt must be in 1 … few_steps \(2\)"):

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import PlanMistake, plain
-from .jobs import prepare
-from .plan import Plan
+from ...comfy_api.names import one_line
+from .errors import PlanMistake
+from .plan.check import check
+from .plan.jobs import build
+from .plan.plan import Plan
 from .start import ask_all, connected, run
 
 
@@ -17,35 +19,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("plan", type=Path, metavar="PLAN", help="a YAML file; or a CSV or JSONL file with --workflow and --server")
     add("--workflow", type=Path, metavar="JSON", help="in API format (default: the plan's)")
     add("--server", action="append", metavar="ADDRESS", help="host:port; repeatable (default: the plan's)")
-    add("--output", type=Path, metavar="DIR", help="where to (default: the plan's, else output/batch beside it)")
-    add("--resume", action="store_true", help="go on with what is in the output folder")
+    add("--output", type=Path, metavar="DIR", help="output folder (default: the plan's, else output/batch beside it)")
+    add("--files-from", type=Path, action="append", metavar="DIR", help="a folder outside the plan's from which it may "
+        "read and upload files; repeatable")  # fmt: skip
+    add("--resume", action="store_true", help="continue the batch in the output folder")
     add("--retry-failed", action="store_true", help="with --resume: also jobs that were set aside")
-    add("--check", action="store_true", help="only look for mistakes, and say what would be made")
-    add("--keep-best", type=int, metavar="N", help="pictures of each person and prompt that stay; the others go aside")
-    add("--base", type=Path, metavar="DIR", help="folder whose models/insightface measures identity")
-    add("--pack", metavar="NAME", help="face pack that measures it (default: buffalo_s)")
+    add("--check", action="store_true", help="only list the mistakes, or what would be made")
+    add(
+        "--keep-best",
+        type=int,
+        metavar="N",
+        help="pictures that stay for each person and prompt",
+    )
+    add("--base", type=Path, metavar="DIR", help="folder whose models/insightface measures identity similarity")
+    add("--pack", metavar="NAME", help="face pack that measures it (default: buffalo_l if it is there, else another "
+        "that is)")  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 where every job has its result, 1 where some were set aside."""
-    plan = Plan.load(options.plan, **changed(options))
+    """Exit code: 0 if every job has its result, 1 if some were set aside."""
+    plan = Plan.load(options.plan, options.files_from, **changed(options))
     if options.check:
-        return look(plan)
+        return show(plan)
     try:
         summary = run(plan, options.resume or options.retry_failed, options.retry_failed)
     except KeyboardInterrupt:
-        print("What was not done waits; --resume goes on with it.", file=sys.stderr)
+        print("Jobs that are not done wait; continue with --resume.", file=sys.stderr)
         raise
     print(f"{summary.done} of {summary.jobs} jobs are done: {summary.folder} (results.csv, sheets)")
     for number, message in list(summary.set_aside.items())[:20]:
-        print(plain(f"  job {number} is set aside: {message}"), file=sys.stderr)
+        print(one_line(f"  job {number} is set aside: {message}"), file=sys.stderr)
     if summary.set_aside:
         print(f"  {len(summary.set_aside)} set aside in all; --retry-failed tries them again", file=sys.stderr)
     return int(not summary.ok)
 
 
 def changed(options: argparse.Namespace) -> dict[str, Any]:
-    """The keys of the plan that the command line gives; its paths are seen from the current folder."""
+    """Keys of the plan that the command line replaces; its paths start at the current folder."""
     keys = {
         "workflow": options.workflow and str(options.workflow.absolute()),
         "servers": options.server,
@@ -58,8 +68,8 @@ def changed(options: argparse.Namespace) -> dict[str, Any]:
     return {**given, "ray": None} if options.server else given
 
 
-def look(plan: Plan) -> int:
-    """Prints the jobs that a plan makes; raises PlanMistake."""
+def show(plan: Plan) -> int:
+    """Print the jobs of a plan. Raises PlanMistake."""
     if not plan.servers and plan.ray is None:
         raise PlanMistake(["servers: name at least one to check against, as in 127.0.0.1:8188"])
 
@@ -67,10 +77,10 @@ def look(plan: Plan) -> int:
         async with connected(plan) as servers:
             return await ask_all(servers)
 
-    batch = prepare(plan, asyncio.run(ask()))
+    batch = build(check(plan, asyncio.run(ask())))
     print(f"{len(batch.jobs)} jobs, {len(batch.files)} files to upload; nothing was queued")
     for job in batch.jobs[:10]:
-        print(plain(f"  {job.name}"))
+        print(one_line(f"  {job.name}"))
     if len(batch.jobs) > 10:
         print(f"  … and {len(batch.jobs) - 10} more")
     return 0

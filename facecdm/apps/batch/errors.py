@@ -1,20 +1,17 @@
-"""What can go wrong with a batch."""
+"""Exceptions of a batch."""
 
-import re
-
+from ...comfy_api.names import one_line
 from ...errors import FaceCDMError
 
 
-def plain(text: str) -> str:
-    """One line without control characters: what a server says may hold some."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)[:2000]
-
-
 class PlanMistake(FaceCDMError):
-    """A plan makes no sense; `mistakes` has a line for each, and nothing was queued."""
+    """A plan is invalid; nothing was queued.
+
+    mistakes  a line for each
+    """
 
     def __init__(self, mistakes: list[str]):
-        self.mistakes = [plain(line) for line in mistakes]
+        self.mistakes = [one_line(line, 300) for line in mistakes]
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         lines = "\n".join(f"  {line}" for line in self.mistakes)
         super().__init__(f"the plan has {count}; nothing was queued:\n{lines}")
@@ -25,8 +22,8 @@ class JournalMistake(FaceCDMError):
 
 
 class NoServerLeft(FaceCDMError):
-    """No server answers any more; what was not done waits for --resume."""
+    """No server answers any more; jobs that are not done wait for --resume."""
 
 
 class DiskFull(FaceCDMError):
-    """A result or the journal could not be written; what was not done waits for --resume."""
+    """A result or the journal could not be written; jobs that are not done wait for --resume."""

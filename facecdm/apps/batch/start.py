@@ -1,4 +1,4 @@
-"""From a plan to servers at work: connect, ask, check, open the journal, run."""
+"""From a plan to running servers: connect, check, build the jobs, open the journal, run."""
 
 import asyncio
 import contextlib
@@ -10,20 +10,21 @@ from collections.abc import AsyncIterator
 
 from ...comfy_api.client import Client
 from ...comfy_api.errors import BadAnswer, ServerUnreachable
-from .display import Display
 from .errors import NoServerLeft, PlanMistake
-from .jobs import prepare
-from .journal import Journal
-from .measure import open_measure
-from .plan import Plan
-from .runner import Runner, Summary
-from .server import AWAY, Connection, Server
+from .execution.display import Display
+from .execution.journal import Journal
+from .execution.runner import Runner, Summary
+from .execution.server import AWAY, Connection, Server
+from .plan.check import check
+from .plan.jobs import build
+from .plan.plan import Plan
+from .results.measure import open_measure
 
-LONGEST_START = 300  # seconds that a server may take to list its nodes; one that Ray starts loads ComfyUI first
+LONGEST_START = 300  # seconds until a server lists its nodes; a Ray worker starts ComfyUI first
 
 
 def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None) -> Summary:
-    """Does a batch. Raises PlanMistake, JournalMistake, NoServerLeft, DiskFull; KeyboardInterrupt on Ctrl-C."""
+    """Run a batch. Raises PlanMistake, JournalMistake, NoServerLeft, DiskFull; KeyboardInterrupt on Ctrl-C."""
 
     async def stoppable() -> Summary:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -31,7 +32,7 @@ def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: D
 
         def stop() -> None:
             stopped.append(True)
-            if len(stopped) > 1:  # a second Ctrl-C is meant at once
+            if len(stopped) > 1:  # the second Ctrl-C ends at once
                 os._exit(130)
             task.cancel()
 
@@ -51,19 +52,19 @@ def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: D
 async def run_async(
     plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None
 ) -> Summary:
-    """`run` inside an event loop; to cancel it is what Ctrl-C does."""
+    """`run` inside an event loop; cancel the coroutine to stop."""
     if not plan.servers and plan.ray is None:
         raise PlanMistake(["servers: name at least one, as in 127.0.0.1:8188 (or `ray`)"])
     display = display or Display()
     async with connected(plan) as servers:
         display.say(f"asking {', '.join(server.name for server in servers)}")
         infos = await ask_all(servers)
-        batch = prepare(plan, infos)
+        batch = build(check(plan, infos))
         with Journal(plan.at(plan.output), batch.record(), resume) as journal:
             if retry_failed:
                 journal.retry_failed()
             measure, note = await asyncio.to_thread(open_measure, batch)
-            if plan.keep_best and not (measure and measure.people):
+            if plan.keep_best and not (measure and measure.has_people):
                 raise PlanMistake([f"keep_best: {note or measure.notes[0]}"])
             for line in [note] if note else measure.notes:
                 display.say(line)
@@ -72,13 +73,13 @@ async def run_async(
 
 @contextlib.asynccontextmanager
 async def connected(plan: Plan) -> AsyncIterator[list[Server]]:
-    """The servers of a plan as long as the block runs."""
-    # The same in every run of the batch: progress of a job that was queued by an earlier one comes to us.
-    place = f"{uuid.getnode()} {plan.at(plan.output).resolve()}"
-    client_id = hashlib.sha256(place.encode("utf-8", "replace")).hexdigest()[:32]
+    """The servers of a plan while the block runs."""
+    # The same id in every run of a batch: progress of jobs that an earlier run queued comes to this one.
+    origin = f"{uuid.getnode()} {plan.at(plan.output).resolve()}"
+    client_id = hashlib.sha256(origin.encode("utf-8", "replace")).hexdigest()[:32]
     async with contextlib.AsyncExitStack() as stack:
         if plan.ray is not None:
-            from .ray_workers import workers
+            from .execution.ray_workers import workers
 
             found: dict[str, Connection] = await stack.enter_async_context(workers(plan, client_id))
         else:
@@ -89,14 +90,14 @@ async def connected(plan: Plan) -> AsyncIterator[list[Server]]:
 
 
 async def ask_all(servers: list[Server]) -> dict[str, dict]:
-    """Server → its /object_info, of those that answer; raises NoServerLeft where none does."""
+    """Server → its /object_info, of those that answer. Raises NoServerLeft if none does."""
 
     async def ask(server: Server) -> dict | None:
         try:
             return await asyncio.wait_for(server.nodes(), LONGEST_START)
         except (ServerUnreachable, BadAnswer) as error:
             server.state, server.note = AWAY, str(error)
-        except asyncio.TimeoutError:  # such as a Ray worker for which the cluster has no room
+        except asyncio.TimeoutError:  # for example a Ray worker for which the cluster has no room
             server.state, server.note = AWAY, f"{server.name} gave no answer in {LONGEST_START} s"
         return None
 

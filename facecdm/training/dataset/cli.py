@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of InsightFace packs (default: models/insightface of ComfyUI's base directory)",
     )
-    add("--pack", default="buffalo_l", metavar="NAME", help="the face pack (default: buffalo_l)")
+    add("--pack", metavar="NAME", help="the face pack (default: buffalo_l if it is there, else another that is)")
     add("--landmarks", action="store_true", help="also 106 landmarks: they tell expressions apart; for openpose")
     add("--provider", default="auto", help="where ONNX Runtime computes")
     add("--splits", nargs="+", metavar="SPLIT", help="the source is FaceWorld: use these splits")
@@ -129,12 +129,15 @@ def _finder(arguments: argparse.Namespace, settings: Settings):
     if arguments.known_faces:
         return _known(arguments, known_from_npz)
     from ...faces.analyzer import open_pack
+    from ...faces.packs import default_pack
 
     faces = arguments.faces
     if faces is None:
         base = os.environ.get("FACECDM_BASE") or _comfyui("InsightFace's packs", "--faces")
         faces = Path(base) / "models" / "insightface"
-    return AnalyzerFinder(open_pack([faces], arguments.pack, arguments.provider, arguments.landmarks), settings)
+    return AnalyzerFinder(
+        open_pack([faces], arguments.pack or default_pack([faces]), arguments.provider, arguments.landmarks), settings
+    )
 
 
 def _known(arguments: argparse.Namespace, known_from_npz):

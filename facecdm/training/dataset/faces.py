@@ -87,10 +87,10 @@ class AnalyzerFinder:
         )
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
-        from ...faces.analyzer import DetectedFace
+        from ...faces.detection import FaceDetection
 
         box = np.concatenate([keypoints.min(0), keypoints.max(0)]).astype(np.float32)
-        embedding, _ = self._analyzer.embed(bgr, DetectedFace(box, 1.0, keypoints.astype(np.float32)))
+        embedding, _ = self._analyzer.embed(bgr, FaceDetection(box, 1.0, keypoints.astype(np.float32)))
         return embedding if np.isfinite(embedding).all() and np.linalg.norm(embedding) else None
 
 

@@ -1,16 +1,29 @@
-"""The losses of the three stages (docs/losses.md), each a function of a `StepData`."""
+"""The losses of the training (docs/losses.md). A new loss is one file, and its settings at the end of `LOSSES`."""
 
-from .alignment import AlignmentLoss, BackgroundLoss
+from .alignment import AlignmentLoss, AlignmentSettings, BackgroundLoss, BackgroundSettings
 from .arcface import ArcFace, align
-from .bottleneck import BottleneckLoss
-from .diffusion import DiffusionLoss
+from .bottleneck import BottleneckLoss, BottleneckSettings
+from .diffusion import DiffusionLoss, DiffusionSettings
 from .few_steps import FewStepIdentityLoss
-from .identity import Bank, IdentityLoss, persons_of
-from .linear import LinearIdentityLoss, LinearRecogniser
-from .localisation import LocalisationLoss
-from .loss import Loss
+from .identity import Bank, IdentityLoss, person_means
+from .identity_settings import IdentitySettings
+from .linear import LinearIdentityLoss, LinearIdentitySettings, LinearRecogniser
+from .localisation import LocalisationLoss, LocalisationSettings
+from .loss import Loss, LossInputs, LossSettings
+
+# The order of terms, widgets, and rows of the docs.
+LOSSES: tuple[type[LossSettings], ...] = (
+    DiffusionSettings,
+    BottleneckSettings,
+    IdentitySettings,
+    LinearIdentitySettings,
+    LocalisationSettings,
+    AlignmentSettings,
+    BackgroundSettings,
+)
 
 __all__ = [
+    "LOSSES",
     "AlignmentLoss",
     "ArcFace",
     "BackgroundLoss",
@@ -23,6 +36,8 @@ __all__ = [
     "LinearRecogniser",
     "LocalisationLoss",
     "Loss",
+    "LossInputs",
+    "LossSettings",
     "align",
-    "persons_of",
+    "person_means",
 ]

@@ -1,4 +1,4 @@
-"""What a person must not change: how the picture answers the text, how it is laid out, what is behind the face."""
+"""The losses that keep what a face must not change: the response to the prompt, the layout, and the background."""
 
 import math
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..settings import setting
 from ..step_data import StepData
-from .loss import Loss, box_cover, grow_box
+from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
 
 
 @dataclass(frozen=True)
 class AlignmentLoss(Loss):
-    """Alignment to the same U-Net without people, of PuLID (Guo et al. 2024, L_align): mean over all layers of
+    """Alignment with the same U-Net without the face (PuLID, Guo et al. 2024, L_align): mean over all layers of
 
         ‖R(K, Q) − R(K₀, Q₀)‖² + layout · ‖Q − Q₀‖²       R(K, Q) = softmax(K Qᵀ / √d) Q
 
-    with Q the queries of a cross-attention, K its text's keys, ₀ the U-Net without people: R says what a word finds in
-    the picture. Norms are means over words or places and features. `layout` is relative: .1 / .6 in PuLID.
+    Q are the queries of a cross-attention, K the keys of its prompt, ₀ those of the U-Net without the face. Norms are
+    means over tokens or positions, and features. `layout` is relative: .1 / .6 in PuLID.
     """
 
     layout: float = 0.1 / 0.6
-    name = "alignment"
-    needs_queries = True
+    needs = frozenset({"queries"})
 
     def per_row(self, step_data: StepData) -> Tensor:
         heads = {layer.width: layer.heads for layer in step_data.denoiser.layer_map.layers}
@@ -37,7 +37,7 @@ class AlignmentLoss(Loss):
 
 
 def response(k: Tensor, q: Tensor, heads: int) -> Tensor:
-    """softmax(k qᵀ / √d) q per head: text keys [B, T, C] ask the places [B, n, C] → [B, T, C], float32."""
+    """softmax(k qᵀ / √d) q per head, of text keys [B, T, C] and queries [B, n, C] → [B, T, C], float32."""
     k, q = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (k, q))
     weights = (k @ q.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
     return (weights @ q).transpose(1, 2).flatten(2)
@@ -45,14 +45,55 @@ def response(k: Tensor, q: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BackgroundLoss(Loss):
-    """Mean squared difference that people make to the prediction outside of the face's box."""
+    """Mean squared change that the face makes to the prediction outside of the face's box.
+
+    grow   size of the box, as a multiple of the detector's
+    """
 
     grow: float = 1.5
-    name = "background"
-    needs_plain = True
+    needs = frozenset({"plain"})
 
     def per_row(self, step_data: StepData) -> Tensor:
         outside = 1 - box_cover(grow_box(step_data.rows.box, self.grow), *step_data.noisy.shape[-2:])
         change = (step_data.prediction.float() - step_data.plain_prediction.float().detach()).square().mean(1)
         loss = (change * outside).sum((1, 2)) / outside.sum((1, 2)).clamp(min=1e-6)
         return torch.where(self.chosen(step_data), loss, 0.0)
+
+
+class _Compared(LossSettings):
+    """Both losses share the U-Net call without the face, so they share its interval."""
+
+    @property
+    def every(self) -> int:
+        return self.alignment_every
+
+
+def _interval() -> int:
+    return setting(1, "Steps between alignment and background losses.", 1)
+
+
+@dataclass(frozen=True)
+class AlignmentSettings(_Compared):
+    name = "alignment"
+    formula = "‖R(K, Q) − R(K₀, Q₀)‖² + λ ‖Q − Q₀‖², R(K, Q) = softmax(KQᵀ/√d) Q"
+    requires = "queries; a U-Net call without the face"
+
+    alignment: float = setting(0.0, "Weight of the loss that keeps the U-Net's response to the prompt.", 0)
+    alignment_layout: float = setting(0.1, "Weight of the same loss for the layout.", 0)
+    alignment_every: int = _interval()
+
+    def make(self, inputs: LossInputs) -> AlignmentLoss:
+        return AlignmentLoss(self.alignment_layout / self.alignment)
+
+
+@dataclass(frozen=True)
+class BackgroundSettings(_Compared):
+    name = "background"
+    formula = "mean over positions outside of the face of (prediction − prediction₀)²"
+    requires = "a U-Net call without the face"
+
+    background: float = setting(0.0, "Weight of the loss that keeps the prediction outside of the face.", 0)
+    alignment_every: int = _interval()
+
+    def make(self, inputs: LossInputs) -> BackgroundLoss:
+        return BackgroundLoss()

@@ -1,4 +1,4 @@
-"""Reduce, then uplift: the projector's code must still hold the face."""
+"""The loss of the projector's bottleneck: its code must still hold the face."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...adapter.projectors import Bottleneck
+from ..settings import setting
 from ..step_data import StepData
-from .loss import Loss
+from .loss import Loss, LossInputs, LossSettings
 
 
 @dataclass(frozen=True)
 class BottleneckLoss(Loss):
-    """Reconstruction of the face's embedding from its code, and a floor under the spread of the code.
+    """Error of the face embedding restored from its code, and a floor under the spread of the code.
 
-    A feature of the code whose standard deviation over the batch falls below `floor` is pulled apart again (the
-    variance term of VICReg, Bardes et al. 2022). 0 for projectors that have no bottleneck.
+    A feature whose standard deviation over the batch is below `floor` is pushed apart (the variance term of VICReg,
+    Bardes et al. 2022). 0 for a projector without a bottleneck.
     """
 
     floor: float = 0.1
-    name = "bottleneck"
 
     def chosen(self, step_data: StepData) -> Tensor:
         return torch.ones_like(step_data.t, dtype=torch.bool)
@@ -39,3 +39,15 @@ class BottleneckLoss(Loss):
                 spread = (projector.code(face).var(0) + 1e-6).sqrt()
                 loss = loss + F.relu(self.floor - spread).mean()
         return loss
+
+
+@dataclass(frozen=True)
+class BottleneckSettings(LossSettings):
+    name = "bottleneck"
+    formula = "‖restore(code(f)) − f‖² + mean max(0, .1 − std(code))"
+    trains = "reduce, restore"
+
+    bottleneck: float = setting(0.05, "Weight of the loss that makes the face restorable from its narrow code.", 0)
+
+    def make(self, inputs: LossInputs) -> BottleneckLoss:
+        return BottleneckLoss()

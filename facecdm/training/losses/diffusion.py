@@ -1,42 +1,42 @@
-"""The diffusion loss, weighted by noise level and, for some rows, by place."""
+"""The diffusion loss, weighted by noise level and, for some rows, by position."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...errors import FaceCDMError
+from ..settings import setting, share
 from ..step_data import StepData
-from .loss import Loss, box_cover, grow_box
+from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
 
 
 @dataclass(frozen=True)
 class DiffusionLoss(Loss):
     """Mean squared error of the U-Net's own prediction, ε or v.
 
-    gamma      min-SNR-γ weights (Hang et al. 2023); 0 or None: every noise level alike. With zero terminal SNR the
-               weight of v at pure noise is 0, since there v says nothing of ε; unweighted, that step is learnt, too
-    face       whether rows with `face_region` look at their face alone (PhotoMaker: half of the rows)
-    outside    what places outside of the face's box weigh then
-    grow       how much larger than the detector's the box is
+    gamma      min-SNR-γ weights (Hang et al. 2023); 0 or None: all noise levels weigh 1. With zero terminal SNR the
+               weight of v at pure noise is 0, since v says nothing of ε there; unweighted, that level is trained too
+    face       whether rows with `face_region` count their face alone (PhotoMaker: half of the rows)
+    outside    weight of the positions outside of the face's box in those rows
+    grow       size of the box, as a multiple of the detector's
     """
 
     gamma: float | None = 5.0
     face: bool = True
     outside: float = 0.0
     grow: float = 1.25
-    name = "diffusion"
 
     def chosen(self, step_data: StepData) -> Tensor:
         return torch.ones_like(step_data.t, dtype=torch.bool)
 
     def per_row(self, step_data: StepData) -> Tensor:
         error = (step_data.prediction.float() - target(step_data)).square().mean(1)
-        weight = self.places(step_data)
-        loss = (error * weight).mean((1, 2))
+        loss = (error * self.position_weights(step_data)).mean((1, 2))
         return loss * min_snr(step_data, self.gamma) if self.gamma else loss
 
-    def places(self, step_data: StepData) -> Tensor:
-        """[B, h, w] of mean 1 in each row, so that small faces weigh as much as large ones."""
+    def position_weights(self, step_data: StepData) -> Tensor:
+        """[B, h, w] with mean 1 in each row, so that small faces weigh as much as large ones."""
         if not self.face or step_data.face_region is None:
             return torch.ones_like(step_data.noisy[:, 0])
         inside = box_cover(grow_box(step_data.rows.box, self.grow), *step_data.noisy.shape[-2:])
@@ -47,7 +47,7 @@ class DiffusionLoss(Loss):
 
 
 def target(step_data: StepData) -> Tensor:
-    """What the U-Net should have said, [B, C, h, w]."""
+    """[B, C, h, w] the exact prediction: ε, or v = α ε − σ z."""
     if step_data.denoiser.prediction != "v":
         return step_data.noise
     a, s = (x.view(-1, 1, 1, 1) for x in (step_data.signal, step_data.noise_level))
@@ -60,3 +60,32 @@ def min_snr(step_data: StepData, gamma: float) -> Tensor:
     if step_data.denoiser.prediction == "v":  # α² + σ² = 1
         return torch.minimum(signal, gamma * noise).float()
     return (gamma * noise / signal.clamp(min=1e-12)).clamp(max=1).float()
+
+
+@dataclass(frozen=True)
+class DiffusionSettings(LossSettings):
+    """Its weight is 1. `noise_share` of the rows have a noise level in `noise_low` … `noise_high`."""
+
+    name = "diffusion"
+    formula = "w(t) · mean_p m_p (prediction − target)², for ε or v"
+    weight = 1.0
+
+    min_snr: float = setting(5.0, "γ of min-SNR weights, which even out the noise levels; 0: all weigh 1.", 0)
+    noise_low: int = setting(0, "Start of the preferred range of timesteps, in 0 … 1000.", 0, 1000)
+    noise_high: int = setting(1000, "End of the preferred range of timesteps, in 0 … 1000.", 0, 1000)
+    noise_share: float = share(0.0, "Share of rows whose timestep is in the preferred range; the rest lie outside.")
+    face_region: float = share(0.5, "Probability that a row's diffusion loss counts the face region alone.")
+    face_window: float = share(
+        0.0,
+        "Share of steps that are trained on a window of half the picture's side around the face: a quarter of the "
+        "latents.",
+    )
+
+    def check(self) -> None:
+        if not self.noise_low < self.noise_high:
+            raise FaceCDMError(
+                f"noise_low must be less than noise_high, both in 0…1000; got {self.noise_low} and {self.noise_high}"
+            )
+
+    def make(self, inputs: LossInputs) -> DiffusionLoss:
+        return DiffusionLoss(self.min_snr)

@@ -1,4 +1,4 @@
-"""The identity loss at high noise: on the picture after a few steps of sampling."""
+"""The identity loss on a picture that is sampled in a few steps, for high noise levels."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,24 @@ from ..rows import Prompt, without_text
 from ..step_data import StepData
 from .identity import IdentityLoss
 
+BEGIN = ("picture", "noise")
+
 
 @dataclass(frozen=True, eq=False)
 class FewStepIdentityLoss(IdentityLoss):
-    """As the identity loss, on pictures that are sampled to the end first: DDIM (Song et al. 2021) in `steps` even
-    steps, with gradients through the last `learnt` of them and classifier-free `guidance` as a graph has it. What is
-    drawn without people and text, by the U-Net with its LoRA, counts as a constant there: gradients do not go through
-    it, so that of two steps the earlier one counts the more, by the guidance.
+    """The identity loss on pictures sampled with DDIM (Song et al. 2021) in `steps` even steps.
 
-    begin    "picture": from the row's own noisy latents, at all noise levels below `top` (rows below `high` take the
-             training step's one prediction). The first prediction is the training step's own, so `steps` − 1 calls of
-             the U-Net are added, without guidance. From `top` on the picture would no longer have its face where the
-             row's key points are.
-             "noise": from the row's noise alone, as a user's picture begins (PuLID, 2404.16022), whatever the row's t.
-             The face is where the key points are if the adapter is told so; other rows are left out.
+    The unconditional prediction of `guidance`, from the U-Net with its LoRA, is a constant: no gradient flows through
+    it, so that of two steps with gradients the earlier one counts more, by the guidance scale.
+
+    learnt     number of steps with gradients, counted from the last
+    guidance   classifier-free guidance scale; 1: none
+    begin      "picture": from the row's noisy latents, for t < `top`; rows with t < `high` use the training step's
+               prediction alone. That prediction is also the first step of the others: without guidance `steps` − 1
+               U-Net calls are added. Above `top` the face would leave the row's key points.
+               "noise": from the row's noise alone, whatever its t, as in a user's graph (PuLID, 2404.16022). An
+               adapter that is conditioned on face location puts the face at the key points; other rows are left out.
+    top        see `begin`
     """
 
     steps: int = 4
@@ -37,8 +41,8 @@ class FewStepIdentityLoss(IdentityLoss):
         super().__post_init__()
         if not 1 <= self.learnt <= self.steps:
             raise ValueError(f"learnt must be in 1 … steps ({self.steps}); got {self.learnt}")
-        if self.begin not in ("picture", "noise"):
-            raise ValueError(f'begin is "picture" or "noise", not {self.begin!r}')
+        if self.begin not in BEGIN:
+            raise ValueError(f"begin must be one of {', '.join(BEGIN)}; got {self.begin!r}")
 
     def applies(self, t: Tensor) -> Tensor:
         return (t >= self.low) & (t < max(self.top, self.high)) | (self.begin == "noise")
@@ -57,53 +61,52 @@ class FewStepIdentityLoss(IdentityLoss):
 
     def sample(self, step_data: StepData, rows: Tensor) -> Tensor:
         """Clean latents [k, C, h, w] of the rows [k]."""
-        noise_alone = self.begin == "noise"
-        start, latents = step_data.t[rows], (step_data.noise if noise_alone else step_data.noisy)[rows]
-        if noise_alone:
+        from_noise = self.begin == "noise"
+        start, latents = step_data.t[rows], (step_data.noise if from_noise else step_data.noisy)[rows]
+        if from_noise:
             start = torch.full_like(start, len(step_data.denoiser.signal) - 1)
         for step in range(self.steps):
             t = (start * (self.steps - step) / self.steps).round().long()
-            signal, noise = (table.to(t.device)[t] for table in (step_data.denoiser.signal, step_data.denoiser.noise))
             with torch.set_grad_enabled(torch.is_grad_enabled() and step >= self.steps - self.learnt):
-                shown = (
-                    step_data.prediction[rows]
-                    if step == 0 and not noise_alone
-                    else predict_again(step_data, latents, t, rows)
-                )
-                clean = clean_from(shown, latents, signal, noise, step_data.denoiser.prediction)
-                if self.guidance != 1:
-                    with torch.no_grad():
-                        plain = clean_from(
-                            predict_again(step_data, latents, t, rows, nobody=True),
-                            latents,
-                            signal,
-                            noise,
-                            step_data.denoiser.prediction,
-                        )
-                    clean = plain + self.guidance * (clean - plain)
+                known = step_data.prediction[rows] if step == 0 and not from_noise else None
+                clean = self._guided(step_data, latents, t, rows, known)
                 if step + 1 < self.steps:
                     after = (start * (self.steps - step - 1) / self.steps).round().long()
-                    latents = self._renoise(step_data, latents, clean, t, after)
+                    latents = _renoise(step_data, latents, clean, t, after)
         return clean
 
-    @staticmethod
-    def _renoise(step_data: StepData, latents: Tensor, clean: Tensor, t: Tensor, after: Tensor) -> Tensor:
-        """From z_t and what it implies to the latents at the steps `after`, along the same noise."""
-        (a, s), (a_after, s_after) = (
-            [
-                table.to(t.device)[when].view(-1, 1, 1, 1)
-                for table in (step_data.denoiser.signal, step_data.denoiser.noise)
-            ]
-            for when in (t, after)
-        )
-        epsilon = (latents - a * clean) / s.clamp(min=1e-3)
-        return a_after * clean + s_after * epsilon
+    def _guided(self, step_data: StepData, latents: Tensor, t: Tensor, rows: Tensor, known: Tensor | None) -> Tensor:
+        """The clean latents that the guided prediction implies; `known` is the conditional prediction, if computed."""
+        kind, (signal, noise) = step_data.denoiser.prediction, _levels(step_data, t)
+        prediction = predict_again(step_data, latents, t, rows) if known is None else known
+        clean = clean_from(prediction, latents, signal, noise, kind)
+        if self.guidance == 1:
+            return clean
+        with torch.no_grad():
+            prediction = predict_again(step_data, latents, t, rows, unconditional=True)
+            plain = clean_from(prediction, latents, signal, noise, kind)
+        return plain + self.guidance * (clean - plain)
 
 
-def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, nobody: bool = False) -> Tensor:
-    """The U-Net's prediction for other latents [k, C, h, w] and steps [k] of the rows [k], with the same people.
+def _levels(step_data: StepData, t: Tensor) -> tuple[Tensor, Tensor]:
+    """α and σ [k] of the timesteps [k]."""
+    signal, noise = step_data.denoiser.signal, step_data.denoiser.noise
+    return signal.to(t.device)[t], noise.to(t.device)[t]
 
-    Their gates are those of the new noise level. With `nobody` there are no people and no text.
+
+def _renoise(step_data: StepData, latents: Tensor, clean: Tensor, t: Tensor, after: Tensor) -> Tensor:
+    """DDIM's step from the timesteps `t` to `after`, along the noise that `clean` implies."""
+    (a, s), (a_after, s_after) = (
+        [level.view(-1, 1, 1, 1) for level in _levels(step_data, timesteps)] for timesteps in (t, after)
+    )
+    epsilon = (latents - a * clean) / s.clamp(min=1e-3)
+    return a_after * clean + s_after * epsilon
+
+
+def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, unconditional: bool = False) -> Tensor:
+    """The U-Net's prediction for other latents [k, C, h, w] and timesteps [k] of the rows [k].
+
+    Gates follow the new noise level. `unconditional`: without faces, and with the empty prompt.
     """
 
     def part(value: Tensor | None) -> Tensor | None:
@@ -112,19 +115,19 @@ def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, n
     denoiser, given = step_data.denoiser, step_data.prompt
     prompt = Prompt(part(given.states), part(given.pooled), part(given.sizes))
     people = None
-    if nobody:
+    if unconditional:
         prompt = without_text(prompt, step_data.empty, torch.ones_like(t, dtype=torch.bool))
     elif step_data.adapter is not None:
-        seen = step_data.reference_batch
-        reference_batch = ReferenceBatch(
-            seen.face[rows],
-            None if seen.image is None else seen.image[rows],
-            seen.face_on[rows],
-            seen.image_on[rows],
-            None if seen.where is None else seen.where.part(rows),
+        references = step_data.reference_batch
+        chosen = ReferenceBatch(
+            references.face[rows],
+            None if references.image is None else references.image[rows],
+            references.face_on[rows],
+            references.image_on[rows],
+            None if references.where is None else references.where.part(rows),
         )
-        signal, noise = (table.to(t.device)[t] for table in (denoiser.signal, denoiser.noise))
-        people = reference_batch.streams(
+        signal, noise = _levels(step_data, t)
+        people = chosen.streams(
             step_data.adapter, prompt.states, noise / signal.clamp(min=1e-4), denoiser.dtype, step_data.extra
         )
     return denoiser.predict(noisy, t, prompt, people, part(step_data.control))

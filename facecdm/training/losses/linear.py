@@ -1,6 +1,7 @@
-"""An identity loss for all noise levels: a linear recogniser, fitted to the data set."""
+"""The identity loss for all noise levels: a linear recogniser, fitted to the data set."""
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -8,26 +9,27 @@ from torch.nn import functional as F
 
 from ...errors import FaceCDMError
 from ..denoiser import Denoiser
+from ..settings import setting
 from ..source import Source
 from ..step_data import StepData
 from .arcface import upright
-from .loss import Loss, centred, spread
+from .loss import Loss, LossInputs, LossSettings, centred, spread
 
-POOL = 4  # pixels of the upright face of 112 × 112, per side, that are seen as one
+POOL = 4  # pixels per side of the aligned face of 112 × 112 that are averaged
 RIDGE = 0.1  # of the mean variance, added to it
-MOST = 6000  # pictures to fit to
+MOST = 6000  # pictures that it is fitted to
 FEWEST_PEOPLE = 32
-PLACES = 1 << 16  # of latents, from which the linear decoder is fitted
+POSITIONS = 1 << 16  # of latents, that the linear decoder is fitted to
 BATCH, DECODED = 32, 4  # pictures at a time
 
 
 class LinearRecogniser(nn.Module):
-    """Latents and key points in, what can be said of the embedding by a linear map of the upright face; frozen.
+    """The best linear estimate of the embedding from latents and key points; frozen.
 
-    decoder   [3·p², C, 1, 1]   from the latents to p × p pixels a place, without a bias
-    weights   [D, 3·28²]        from the upright face to the embedding, scaled so that the data set's pictures have a
+    decoder   [3·p², C, 1, 1]   from latents to p × p pixels per position
+    weights   [D, 3·28²]        from the aligned face to the embedding, scaled so that the data set's pictures have a
                                 mean squared length of 1 around their mean
-    Both are least squares and have no bias: only differences are looked at.
+    Both are least-squares maps without a bias: they are applied to differences.
     """
 
     def __init__(self, decoder: Tensor, weights: Tensor):
@@ -42,20 +44,20 @@ class LinearRecogniser(nn.Module):
     @classmethod
     @torch.no_grad()
     def fit(cls, denoiser: Denoiser, data: Source) -> "LinearRecogniser":
-        """Ridge regression of the embeddings on the pictures. The same data give the same recogniser.
+        """Ridge regression of the embeddings on the pictures; equal data give equal weights.
 
-        Raises FaceCDMError, see `check_people`.
+        Raises FaceCDMError where the data set has too few people.
         """
         check_people(data)
         decoder = linear_decoder(denoiser, data)
-        seen, wanted = [], []
+        shown, wanted = [], []
         for indices in _spread_out(data, MOST):
             rows = data.load(indices)
-            there = rows.box[:, 2] > rows.box[:, 0]
-            keypoints = rows.keypoints[there].to(denoiser.device)
-            seen.append(faces(rows.latents[there].to(denoiser.device).float(), keypoints, decoder))
-            wanted.append(centred(rows.face[there], data.mean_face).to(denoiser.device))
-        x, y = torch.cat(seen), torch.cat(wanted)
+            found = rows.box[:, 2] > rows.box[:, 0]
+            keypoints = rows.keypoints[found].to(denoiser.device)
+            shown.append(faces(rows.latents[found].to(denoiser.device).float(), keypoints, decoder))
+            wanted.append(centred(rows.face[found], data.mean_face).to(denoiser.device))
+        x, y = torch.cat(shown), torch.cat(wanted)
         x, y = x - x.mean(0), y - y.mean(0)
         weights = ridge(x, y)
         return cls(decoder, weights / F.linear(x, weights).square().sum(1).mean().sqrt())
@@ -63,40 +65,63 @@ class LinearRecogniser(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LinearIdentityLoss(Loss):
-    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w as `steady` has it: 1 where all that P sees of a face is missed.
+    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w from `noise_weight`; 1 where all that P measures is missed.
 
-    A recogniser says nothing of a blurred prediction, and pressed it is deceived. A squared error in a linear picture
-    of the face has the very minimum of the diffusion loss, at every noise level; it only weighs highest what tells
-    people apart.
+    A recogniser cannot read a blurred prediction, and a large weight fools it. A squared error behind a linear map has
+    the minimum of the diffusion loss at every noise level, and weighs most what distinguishes people.
     """
 
     linear: LinearRecogniser
-    name = "linear identity"
 
     def per_row(self, step_data: StepData) -> Tensor:
         rows = self.chosen(step_data).nonzero()[:, 0]
         missed = self.linear(step_data.clean[rows] - step_data.rows.latents[rows], step_data.rows.keypoints[rows])
-        return spread(missed.square().sum(-1) * steady(step_data)[rows], rows, len(step_data.t))
+        return spread(missed.square().sum(-1) * noise_weight(step_data)[rows], rows, len(step_data.t))
+
+
+@dataclass(frozen=True)
+class LinearIdentitySettings(LossSettings):
+    name = "linear identity"
+    formula = "w ‖P(ẑ) − P(z)‖², at every t"
+    requires = "a data set of 32 people or more, the VAE"
+
+    linear_identity: float = setting(
+        0.0,
+        "Weight of the identity loss through a linear recogniser, fitted to a data set of 32 people or more; it "
+        "works at every noise level.",
+        0,
+    )
+
+    def check_inputs(self, stage, inputs: LossInputs) -> None:
+        check_people(inputs.data)
+
+    def make(self, inputs: LossInputs) -> LinearIdentityLoss:
+        if inputs.data not in _fitted:
+            _fitted[inputs.data] = LinearRecogniser.fit(inputs.denoiser, inputs.data)
+        return LinearIdentityLoss(_fitted[inputs.data].to(inputs.denoiser.device))
+
+
+_fitted: WeakKeyDictionary[Source, LinearRecogniser] = WeakKeyDictionary()  # once for all stages
 
 
 def check_people(data: Source) -> None:
-    """Raises FaceCDMError where the data set has too few people to say what tells them apart."""
+    """Raises FaceCDMError where the data set has too few people to learn what distinguishes them."""
     if len(data.people) < FEWEST_PEOPLE:
         raise FaceCDMError(
             f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
-            f"{len(data.people)}; set it to 0"
+            f"{len(data.people)}: set it to 0"
         )
 
 
-def steady(step_data: StepData) -> Tensor:
-    """[B] min(1, SNR) for ε, whose ẑ is a division by the signal; 1 for v, whose ẑ is none."""
+def noise_weight(step_data: StepData) -> Tensor:
+    """[B] min(1, SNR) for ε, whose ẑ divides by the signal; 1 for v."""
     if step_data.denoiser.prediction == "v":
         return torch.ones_like(step_data.signal)
     return (step_data.signal / step_data.noise_level.clamp(min=1e-4)).square().clamp(max=1)
 
 
 def faces(latents: Tensor, keypoints: Tensor, decoder: Tensor) -> Tensor:
-    """The upright faces of latents [B, C, h, w], [B, 3·28²], as `decoder` shows them; 0 outside of the picture."""
+    """Latents [B, C, h, w] → aligned faces [B, 3·28²] through `decoder`; 0 outside of the picture."""
     return F.avg_pool2d(upright(decoded(latents, decoder), keypoints), POOL).flatten(1)
 
 
@@ -106,10 +131,10 @@ def decoded(latents: Tensor, decoder: Tensor) -> Tensor:
 
 
 def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
-    """The linear map from a place's latents to its pixels which comes nearest to the autoencoder's decoder."""
+    """The linear map from latents to the pixels of each position that is nearest to the autoencoder's decoder."""
     channels, height, width = data.latent_shape(0)
     latents, patches = [], []
-    for indices in _spread_out(data, max(PLACES // (height * width), BATCH), DECODED):
+    for indices in _spread_out(data, max(POSITIONS // (height * width), BATCH), DECODED):
         some = data.load(indices).latents.to(denoiser.device).float()
         pixels = denoiser.decode(some)
         latents.append(some.movedim(1, -1).reshape(-1, channels))
@@ -125,14 +150,14 @@ def ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
 
 
 def straight(gram: Tensor, crossed: Tensor, share: float) -> Tensor:
-    """[W, D] float32 of the same, from xᵀx [W, W] and xᵀy [W, D]."""
+    """The solution [W, D], float32, of the same regression from xᵀx [W, W] and xᵀy [W, D]."""
     gram = gram.double()
     gram = gram + share * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, crossed.double()).float()
 
 
 def _spread_out(data: Source, most: int, batch: int = BATCH):
-    """Batches of pictures of one size, evenly taken from all of them."""
+    """Batches of pictures of one size, taken evenly from the data set."""
     for bucket in data.buckets:
         chosen = bucket[:: max(-(-len(data) // most), 1)]
         yield from (chosen[at : at + batch] for at in range(0, len(chosen), batch))

@@ -1,4 +1,4 @@
-"""The face's stream belongs to the face: attention localisation."""
+"""The attention localisation loss: the face stream acts in the face's box."""
 
 from dataclasses import dataclass
 
@@ -6,37 +6,39 @@ import torch
 from torch import Tensor
 
 from ...errors import Mismatch
+from ..settings import setting
 from ..step_data import StepData
-from .loss import Loss, box_cover, grow_box
+from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
 
 
 @dataclass(frozen=True)
 class LocalisationLoss(Loss):
-    """The share of the face stream's energy that falls outside of the face's box; mean over the layers, 0…1.
+    """The share of the face stream's energy outside of the face's box; mean over the layers, 0 … 1.
 
-    Inside and outside are means over their places, as in FastComposer's balanced loss (Xiao et al. 2023), so that the
-    size of the face does not count: an even spread is one half. `quiet` is the energy below which a stream, such as
-    that of a new adapter, is not worth pushing about: there the loss is near 0 and its gradient small.
+    The energies inside and outside are means over positions, as in FastComposer's balanced loss (Xiao et al. 2023), so
+    that the size of the face does not matter: an even spread gives one half.
+
+    grow    size of the box, as a multiple of the detector's
+    quiet   energy below which a stream is left alone, as that of a new adapter: the loss and its gradient fade to 0
     """
 
     grow: float = 1.25
     quiet: float = 1e-3
-    name = "localisation"
-    needs_outputs = True
+    needs = frozenset({"outputs"})
 
     def per_row(self, step_data: StepData) -> Tensor:
         box = grow_box(step_data.rows.box, self.grow)
         height, width = step_data.noisy.shape[-2:]
         shares = [
-            self.share(heard, box_cover(box, *places(heard.shape[1], height, width)).flatten(1))
-            for heard in step_data.outputs
+            self.share(output, box_cover(box, *layer_grid(output.shape[1], height, width)).flatten(1))
+            for output in step_data.outputs
         ]
         loss = torch.stack(shares).mean(0) if shares else step_data.noisy.new_zeros(len(step_data.t))
         return torch.where(self.chosen(step_data), loss, 0.0)
 
-    def share(self, heard: Tensor, inside: Tensor) -> Tensor:
-        """A layer's outputs [B, n, C] and how far each place is inside [B, n] → [B]."""
-        energy = heard.float().square().mean(-1)
+    def share(self, output: Tensor, inside: Tensor) -> Tensor:
+        """[B] from a layer's output [B, n, C] and the share of each position inside of the box [B, n]."""
+        energy = output.float().square().mean(-1)
         within, without = (_mean(energy, weight) for weight in (inside, 1 - inside))
         return without / (within + without + self.quiet)
 
@@ -45,8 +47,8 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum(-1) / weight.sum(-1).clamp(min=1e-6)
 
 
-def places(count: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of a layer of `count` places in a U-Net that halves latents of height × width, rounding up.
+def layer_grid(count: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of a layer of `count` positions in a U-Net that halves height × width latents, rounding up.
 
     Raises Mismatch.
     """
@@ -54,5 +56,18 @@ def places(count: int, height: int, width: int) -> tuple[int, int]:
     while rows * columns > count and rows * columns > 1:
         rows, columns = (rows + 1) // 2, (columns + 1) // 2
     if rows * columns != count:
-        raise Mismatch(f"a layer of {count} places does not belong to latents of {width} × {height}")
+        raise Mismatch(f"a layer of {count} positions does not belong to latents of {width} × {height}")
     return rows, columns
+
+
+@dataclass(frozen=True)
+class LocalisationSettings(LossSettings):
+    name = "localisation"
+    formula = "Ē_out / (Ē_in + Ē_out + ε), Ē the mean energy of the face stream's output"
+    requires = "outputs"
+    trains = "all but what follows the last layer"
+
+    localisation: float = setting(0.0, "Weight of the loss that keeps the face stream within the face.", 0)
+
+    def make(self, inputs: LossInputs) -> LocalisationLoss:
+        return LocalisationLoss()

@@ -1,31 +1,53 @@
-"""What every loss is: a function of a moment, which says what the trainer has to prepare for it."""
+"""What a loss declares about itself, and what it computes."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...adapter.model import TripletAdapter
+from ..denoiser import Denoiser
+from ..source import Source
 from ..step_data import StepData
 
 
-class Loss:
-    """`loss(moment)` is a scalar, fp32: the mean over the rows of `per_row`, where rows that it leaves out count 0.
+@dataclass(frozen=True, eq=False)
+class LossInputs:
+    """What a training offers its losses.
 
-    So a batch split over several processes gives the gradient of the whole. `needs_outputs`, `needs_queries` and
-    `needs_plain` say what of a `StepData` must be filled; `low` ≤ t < `high` are the noise levels that it looks at.
+    data         the data set
+    denoiser     the base model; None where inputs are checked before it is loaded
+    adapter      the adapter to be trained
+    recogniser   InsightFace's ONNX file that embedded the data set; None: not given
     """
 
-    name = "loss"
-    needs_outputs = False
-    needs_queries = False
-    needs_plain = False
+    data: Source
+    denoiser: Denoiser | None
+    adapter: TripletAdapter | None
+    recogniser: Path | None = None
+
+
+class Loss:
+    """`loss(step_data)` is a float32 scalar: the mean of `per_row` over all rows; a row that is left out counts 0.
+
+    So the mean gradient of several processes is the gradient of the whole batch.
+
+    needs       fields of StepData to be filled for it: of "outputs", "queries", "plain"
+    low, high   noise levels low ≤ t < high have this loss
+    """
+
+    needs: frozenset[str] = frozenset()
     low, high = 0, 1 << 30
 
     def applies(self, t: Tensor) -> Tensor:
-        """[B] bool: rows whose noise level this loss looks at."""
+        """[B] bool: rows whose noise level has this loss."""
         return (t >= self.low) & (t < self.high)
 
     def chosen(self, step_data: StepData) -> Tensor:
-        """[B] bool: rows that count, by default those that also show their face, and whose picture has one."""
+        """[B] bool: rows that count; by default those conditioned on a face, in whose picture one was found."""
         box = step_data.rows.box
         return self.applies(step_data.t) & (step_data.face_on > 0) & (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
 
@@ -37,8 +59,46 @@ class Loss:
         return self.per_row(step_data).mean()
 
 
+class LossSettings:
+    """The entry of a loss: a frozen dataclass of its settings, which become fields of `Stage`, widgets of Stage
+    Settings, keys of the YAML file, and a row of docs/losses.md.
+
+    name       in histories, charts and reports; `name` with underscores is the setting that holds the weight
+    formula    for docs/losses.md
+    requires   what it needs besides the data set, for docs/losses.md
+    trains     the parameters that it reaches, of those that a stage trains, for docs/losses.md
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    requires: ClassVar[str] = ""
+    trains: ClassVar[str] = "all"
+
+    every: ClassVar[int] = 1  # steps from one computation to the next; `Term` multiplies the weight by it
+    ramp: ClassVar[int] = 0  # steps over which the weight grows
+
+    @classmethod
+    def of(cls, stage) -> "LossSettings":
+        """The loss's part of a stage."""
+        return cls(**{one.name: getattr(stage, one.name) for one in fields(cls)})
+
+    @property
+    def weight(self) -> float:
+        """0: the loss is not computed."""
+        return getattr(self, self.name.replace(" ", "_"))
+
+    def check(self) -> None:
+        """Raises FaceCDMError where settings contradict one another."""
+
+    def check_inputs(self, stage, inputs: LossInputs) -> None:
+        """Raises FaceCDMError where the loss lacks something; called for each stage before the training starts."""
+
+    def make(self, inputs: LossInputs) -> Loss:
+        raise NotImplementedError
+
+
 def box_cover(box: Tensor, height: int, width: int) -> Tensor:
-    """Boxes [B, 4] in 0…1 → [B, height, width]: the part of each place that the box covers."""
+    """Boxes [B, 4] in 0…1 → [B, height, width]: the share of each position that the box covers."""
 
     def cover(low: Tensor, high: Tensor, count: int) -> Tensor:
         edges = torch.arange(count, device=box.device, dtype=torch.float32)
@@ -50,7 +110,7 @@ def box_cover(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def grow_box(box: Tensor, grow: float) -> Tensor:
-    """Boxes [B, 4], `grow` times as wide and as high around their middle."""
+    """Boxes [B, 4], `grow` times as wide and as high around their centres."""
     middle, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2 * grow
     return torch.cat([middle - half, middle + half], -1)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from facecdm.apps.batch.plan import Plan, RayPlan
-from facecdm.apps.batch.report import COLUMNS
+from facecdm.apps.batch.results.table import COLUMNS
 from facecdm.apps.references import FACEWORLD_REFERENCE
 from facecdm.cli import main
 

@@ -1,17 +1,21 @@
-"""A MODEL and its conditionings as a window of the picture sees them."""
+"""A MODEL and its conditionings, cut to a window of the picture."""
 
 from dataclasses import replace
 
 from torch import Tensor
 
 from ....adapter.person import Person
-from ....faces.window import Window
+from ....faces.window import STEP, Window
 from .run import PEOPLE, PICTURES
+
+LATENTS = ("concat_latent_image", "concat_mask")  # of inpainting and editing models
 
 
 def model_in(model, window: Window, picture: int = 0, face: Tensor | None = None):
-    """A copy of MODEL whose people have the window's part of their masks and places, and their reference for that
-    `picture` of the batch. The key points [5, 2] of a `face` that is there, in the picture's pixels, say where it is.
+    """A copy of MODEL for a window of the `picture`-th picture of the batch.
+
+    Masks and face locations of its people are cut to the window; of references per picture the picture's one counts.
+    face: key points [5, 2] of the face in the window, in pixels of the picture; they replace all face locations.
     """
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
@@ -34,38 +38,68 @@ def _person_in(person: Person, window: Window, face: Tensor | None) -> Person:
 
 
 def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> list:
-    """CONDITIONING for a window: masks and ControlNets' pictures are cut; those of places outside are left out.
+    """CONDITIONING for a window of the `picture`-th picture of the batch.
 
-    Of a ControlNet's pictures it is that of the batch's `picture`. An area becomes the part of it that the window
-    shows. Where nothing is left, the whole conditioning stays, lest there be no words at all.
+    Masks, areas, GLIGEN boxes, inpainting latents and the pictures of ControlNets are cut to the window. An entry
+    whose mask or area lies outside of it is left out. If that leaves none, all stay without mask and area, since
+    sampling needs a prompt.
     """
-    seen = [own for entry in conditioning if (own := _entry_in(*entry, window, picture)) is not None]
-    return seen or [
-        [text, {key: value for key, value in options.items() if key not in ("mask", "area")}]
-        for text, options in conditioning
-    ]
+    inside = [(text, own) for text, options in conditioning if (own := _regional(options, window)) is not None]
+    if not inside:
+        regional = ("mask", "area")
+        inside = [(text, {k: v for k, v in options.items() if k not in regional}) for text, options in conditioning]
+    return [[text, _spatial(options, window, picture)] for text, options in inside]
 
 
-def _entry_in(text, options: dict, window: Window, picture: int) -> list | None:
+def _regional(options: dict, window: Window) -> dict | None:
+    """The options with mask and area cut to the window; None where one of them lies outside."""
     own = dict(options)
     if "mask" in own:
         own["mask"] = window.cut(own["mask"])
         if not own["mask"].any():
             return None
     if "area" in own:
-        area = _area_in(own["area"], window)
-        if area is None:
+        own["area"] = _area_in(own["area"], window)
+        if own["area"] is None:
             return None
-        own["area"] = area
+    return own
+
+
+def _spatial(options: dict, window: Window, picture: int) -> dict:
+    """The options with everything else that is laid out over the picture cut to the window."""
+    own = dict(options)
+    for key in LATENTS:
+        if own.get(key) is not None:
+            turn = picture % len(own[key])
+            own[key] = window.resampled(own[key][turn : turn + 1], tuple(side // STEP for side in window.size))
     if own.get("control") is not None:
         own["control"] = control_in(own["control"], window, picture)
-    return [text, own]
+    if "gligen" in own and own["gligen"][0] == "position":
+        kind, model, boxes = own["gligen"]
+        own["gligen"] = (kind, model, [cut for box in boxes if (cut := _gligen_box_in(box, window)) is not None])
+        if not own["gligen"][2]:
+            del own["gligen"]
+    return own
 
 
 def _area_in(area: tuple, window: Window) -> tuple | None:
-    """("percentage", h, w, y, x) of the window, from an area of the picture in eighths of pixels or in parts."""
+    """("percentage", h, w, y, x) of the window, from an area of the picture in latents or in shares."""
     parts = (window.height, window.width) * 2
-    height, width, y, x = area[1:] if area[0] == "percentage" else (8 * a / p for a, p in zip(area, parts))
+    box = area[1:] if area[0] == "percentage" else tuple(STEP * a / p for a, p in zip(area, parts))
+    cut = _box_in(box, window)
+    return None if cut is None else ("percentage", *cut)
+
+
+def _gligen_box_in(box: tuple, window: Window) -> tuple | None:
+    """(embedding, h, w, y, x) in latents of the picture → the same in latents of the window."""
+    embedding, *sides = box
+    cut = _box_in(tuple(STEP * side / part for side, part in zip(sides, (window.height, window.width) * 2)), window)
+    return None if cut is None else (embedding, *(c * side / STEP for c, side in zip(cut, window.size * 2)))
+
+
+def _box_in(box: tuple, window: Window) -> tuple[float, float, float, float] | None:
+    """(h, w, y, x) in shares of the picture → its part in the window, in shares of that; None where it has none."""
+    height, width, y, x = box
     spans = []
     for start, length, low, high in (
         (y, height, window.y0 / window.height, window.y1 / window.height),
@@ -75,12 +109,14 @@ def _area_in(area: tuple, window: Window) -> tuple | None:
         if last <= first:
             return None
         spans.append(((last - first) / (high - low), (first - low) / (high - low)))
-    return ("percentage", spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+    (cut_height, cut_y), (cut_width, cut_x) = spans
+    return cut_height, cut_width, cut_y, cut_x
 
 
 def control_in(control, window: Window, picture: int = 0):
-    """A copy of a chain of ControlNets, each with the window's part of its picture; of several they take turns, as core
-    has it.
+    """A copy of a chain of ControlNets with their pictures cut to the window.
+
+    A ControlNet with several pictures uses the one of the `picture`-th picture of the batch, in turn, as core does.
     """
     own = control.copy()
     for net in (own, getattr(own, "net", None)):  # FaceControl holds another net

@@ -13,6 +13,7 @@ from ....adapter.model import TripletAdapter
 from ....errors import FaceCDMError, Mismatch
 from ....training.initialise import init_bottleneck, known_faces
 from ....training.lora import Lora
+from ....training.losses import LossInputs
 from ....training.position_init import can_init_positions, init_positions
 from ....training.preview import choose, preview
 from ....training.source import Source
@@ -77,8 +78,7 @@ def train_stage(
             if new and inputs.vae is not None and can_init_positions(adapter, inputs.data):
                 init_positions(adapter, denoiser, inputs.data)
             held_out = hold_out(inputs.data)
-            mean = inputs.data.mean_face if stage.identity else None
-            terms = terms_of(stage, inputs.data, inputs.recogniser, mean, denoiser)
+            terms = terms_of(stage, LossInputs(inputs.data, denoiser, adapter, inputs.recogniser))
             trainer = Trainer(
                 denoiser,
                 adapter,

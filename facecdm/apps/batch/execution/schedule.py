@@ -1,0 +1,85 @@
+"""Which job goes to which server. Servers are names here; nothing waits or communicates."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from ..plan.jobs import Job
+from .journal import WAITING, JobRecord
+
+MOST_LOSSES = 5  # a job whose server goes away so often is taken to be the reason
+
+
+@dataclass
+class Task:
+    """A job that is not settled.
+
+    job        what to do
+    attempts   that failed
+    losses     servers that went away while they had it
+    owner      server that may still have it
+    prompt_id  its id there
+    failed_on  servers on which an attempt failed
+    """
+
+    job: Job
+    attempts: int = 0
+    losses: int = 0
+    owner: str | None = None
+    prompt_id: str | None = None
+    failed_on: set[str] = field(default_factory=set)
+
+    @property
+    def number(self) -> int:
+        return self.job.number
+
+
+class Schedule:
+    def __init__(self, jobs: list[Job], entries: list[JobRecord], servers: list[str]):
+        """
+        jobs, entries  the same jobs, and their journal entries
+        servers        of this run; a job whose server is none of them has no owner
+        """
+        self.live: set[str] = set()
+        self.waiting: OrderedDict[int, Task] = OrderedDict()
+        self.working: dict[int, Task] = {}
+        for job, entry in zip(jobs, entries):
+            if entry.state == WAITING:
+                bound = entry.prompt_id is not None and entry.server in servers
+                owner, prompt_id = (entry.server, entry.prompt_id) if bound else (None, None)
+                self.waiting[job.number] = Task(job, entry.attempts, entry.losses, owner, prompt_id)
+
+    @property
+    def settled(self) -> bool:
+        return not self.waiting and not self.working
+
+    def take(self, server: str, ahead: bool = False) -> Task | None:
+        """The next job for a server, None if there is none for it.
+
+        A server gets its own jobs, those without an owner, and those of servers that are away. A job that failed here
+        goes to another server as long as there is one. A job that lost its server runs without a second one, so that
+        only it is blamed if it is the reason.
+
+        ahead  the job would wait behind another one there
+        """
+        alone = any(task.losses and task.owner in (server, None) for task in self.working.values())
+        if ahead and (alone or len(self.waiting) <= len(self.live)):
+            return None
+        for task in self.waiting.values():
+            here = task.owner == server or task.owner is None or task.owner not in self.live
+            if here and not (ahead and task.losses) and (server not in task.failed_on or self.live <= task.failed_on):
+                del self.waiting[task.number]
+                self.working[task.number] = task
+                return task
+        return None
+
+    def put_back(self, task: Task, last: bool = False) -> None:
+        """Let a job wait again, as the first or the last one."""
+        self.working.pop(task.number, None)
+        self.waiting[task.number] = task
+        self.waiting.move_to_end(task.number, last=last)
+
+    def settle(self, task: Task) -> None:
+        self.working.pop(task.number, None)
+
+    def owned_by(self, server: str) -> list[Task]:
+        return [task for task in self.waiting.values() if task.owner == server]

@@ -1,0 +1,95 @@
+"""First pass: a plan against the servers that are to run it. Everything that can be wrong is found here, at once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ....comfy_api.errors import WorkflowMistake
+from ....comfy_api.workflow import Workflow
+from ..errors import PlanMistake
+from . import naming, nodes
+from .nodes import PlanValue
+from .plan import Plan
+from .rows import Row, Upload, expand
+from .targets import Targets, resolve, role
+from .uploads import LocalFile, find_uploads
+
+LISTED = 40  # mistakes that are listed one by one
+
+
+@dataclass(frozen=True)
+class CheckedPlan:
+    """
+    plan         as written
+    workflow     as read
+    targets      short name → inputs
+    rows         values by short name, one row a job
+    names        of the jobs: relative paths without suffix
+    files        local files to upload, by path
+    values       each value once for each input that it goes to
+    info         /object_info of a server
+    person_name  short name of the reference
+    prompt_name  short name of the prompt
+    """
+
+    plan: Plan
+    workflow: Workflow
+    targets: Targets
+    rows: list[Row]
+    names: list[str]
+    files: dict[Path, LocalFile]
+    values: list[PlanValue]
+    info: dict[str, Any]
+    person_name: str | None
+    prompt_name: str | None
+
+
+def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
+    """Raises PlanMistake with everything that is wrong.
+
+    infos  server → its /object_info; at least one
+    """
+    mistakes: list[str] = []
+    rows = expand(plan.jobs, plan.folders, mistakes)
+    try:
+        workflow = plan.read_workflow()
+    except WorkflowMistake as error:
+        raise PlanMistake([*mistakes, str(error)]) from error
+    targets = resolve(plan, workflow, rows, mistakes)
+    keys = {key for found in targets.values() for key in found}
+    info = next(iter(infos.values()))
+    rows, files = find_uploads(plan, rows, targets, nodes.file_inputs(workflow, keys, info), mistakes)
+    values = _values(rows, targets)
+    mistakes += _by_server(
+        {server: list(nodes.mistakes_of(workflow, keys, values, info)) for server, info in infos.items()}
+    )
+    references = {name for name in targets if any(isinstance(row.get(name), Upload) for row in rows)}
+    texts = {name for name, found in targets.items() if any(key[1] in ("text", "prompt") for key in found)}
+    person = role(plan, "person", targets, references, mistakes)
+    prompt = role(plan, "prompt", targets, texts, mistakes)
+    template = plan.name or (f"{{{person}}}/{{job}}" if person else "{job}")
+    names = naming.names(template, rows, mistakes) if rows else []
+    if mistakes:
+        raise PlanMistake(mistakes[:LISTED] + [f"… and {len(mistakes) - LISTED} more"] * (len(mistakes) > LISTED))
+    return CheckedPlan(plan, workflow, targets, rows, names, files, values, info, person, prompt)
+
+
+def _values(rows: Iterable[Row], targets: Targets) -> list[PlanValue]:
+    """Each value once for each input that it goes to."""
+    found: dict[tuple[nodes.InputKey, str], PlanValue] = {}
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            for key in targets[name]:
+                label = f"{name} ({key[1]} of node {key[0]}), job {number}"
+                found.setdefault((key, naming.key_of(value)), PlanValue(key, label, value))
+    return list(found.values())
+
+
+def _by_server(found: dict[str, list[str]]) -> list[str]:
+    """The mistakes that all servers report; those of only some with the servers' names."""
+    servers: dict[str, list[str]] = {}
+    for server, lines in found.items():
+        for line in lines:
+            servers.setdefault(line, []).append(server)
+    return [line if len(names) == len(found) else f"{line} (on {', '.join(names)})" for line, names in servers.items()]

@@ -1,0 +1,86 @@
+"""A file name for every job, from a template: valid on every system, inside the output folder, unique."""
+
+import re
+import unicodedata
+from typing import Any
+
+from ....comfy_api.names import sanitise_filename
+from .rows import Row, Upload
+
+TOKEN = re.compile(r"\{([^{}]*)\}")
+RESERVED = ("sheets", "not-kept")  # folders that a batch makes itself
+LONGEST = 60  # bytes of one value in a name
+
+
+def names(template: str, rows: list[Row], mistakes: list[str]) -> list[str]:
+    """Relative paths without suffix, one a row; none if there are mistakes, which are appended."""
+    known = {name: None for row in rows for name in row}
+    parts = template.split("/")
+    if any(part.strip() in ("", ".", "..") for part in parts) or "\\" in template:
+        mistakes.append(f"name: {template!r} leaves the output folder: use plain folder names, without .. and \\")
+        return []
+    for token in TOKEN.findall(template):
+        if token != "job" and token not in known and token.removesuffix("#") not in known:
+            offered = ", ".join(f"{{{name}}}" for name in ["job", *known])
+            mistakes.append(f"name: there is no {{{token}}}: use {offered}")
+            return []
+    texts = {name: labels([row.get(name) for row in rows]) for name in known}
+    numbers = {name: _numbers([row.get(name) for row in rows]) for name in known}
+    width = len(str(len(rows)))
+
+    def token_text(token: str, index: int) -> str:
+        if token in known:
+            return texts[token][index]
+        return str(index + 1).zfill(width) if token == "job" else numbers[token[:-1]][index]
+
+    made = ["/".join(_part(part, index, token_text) for part in parts) for index in range(len(rows))]
+    return made if _all_different(made, mistakes) else []
+
+
+def labels(values: list[Any]) -> list[str]:
+    """A text for each value: a file's stem, numbered where several files have the same one."""
+    label_of: dict[str, str] = {}
+    taken: dict[str, int] = {}
+    for value in values:
+        key = key_of(value)
+        if key in label_of:
+            continue
+        text = value.path.stem if isinstance(value, Upload) else "" if value is None else str(value)
+        if isinstance(value, Upload):
+            taken[text] = taken.get(text, 0) + 1
+            text += f"-{taken[text]}" if taken[text] > 1 else ""
+        label_of[key] = text
+    return [label_of[key_of(value)] for value in values]
+
+
+def key_of(value: Any) -> str:
+    """Equal for equal values of the same type: 1, 1.0, "1" and true differ."""
+    return f"{type(value).__name__} {value}"
+
+
+def _numbers(values: list[Any]) -> list[str]:
+    order = {key: str(number) for number, key in enumerate(dict.fromkeys(map(key_of, values)), 1)}
+    width = len(str(len(order)))
+    return [order[key_of(value)].zfill(width) for value in values]
+
+
+def _part(part: str, index: int, token_text) -> str:
+    def plain(match: re.Match) -> str:
+        text = re.sub(r"[/\\\s]+", " ", token_text(match[1], index)).encode("utf-8", "replace")
+        return text[:LONGEST].decode("utf-8", "ignore").strip()
+
+    name = sanitise_filename(TOKEN.sub(plain, part).replace("/", " "))
+    return f"_{name}" if name.casefold() in RESERVED else name
+
+
+def _all_different(made: list[str], mistakes: list[str]) -> bool:
+    first: dict[str, int] = {}
+    duplicates: dict[int, int] = {}
+    for number, name in enumerate(made, 1):
+        key = unicodedata.normalize("NFC", name).casefold()  # as Windows and macOS compare names
+        if first.setdefault(key, number) != number:
+            duplicates.setdefault(number, first[key])
+    for second, one in list(duplicates.items())[:1]:
+        more = f", and {len(duplicates) - 1} more like others" if len(duplicates) > 1 else ""
+        mistakes.append(f"name: jobs {one} and {second} would both be {made[one - 1]!r}{more}: add {{job}} to it")
+    return not duplicates

@@ -1,0 +1,7 @@
+"""What a batch leaves beside its images.
+
+table.py    results.csv and its columns
+best.py     the best images of each person and prompt
+sheets.py   contact sheets
+measure.py  identity similarity and detection of each image
+"""

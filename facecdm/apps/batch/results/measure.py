@@ -1,0 +1,81 @@
+"""Identity similarity and detection of every image, by one face pack; without a pack a batch goes on unmeasured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ....errors import FaceCDMError, NoFace
+from ....pictures import open_picture
+from ..plan.jobs import Batch
+from ..plan.rows import Upload
+
+if TYPE_CHECKING:
+    from ...similarity import SimilarityMeter
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    identity   cosine of the largest face to the reference, -1 … 1
+    faces      how many
+    detection  score of the largest, 0 … 1
+    """
+
+    identity: float | None = None
+    faces: int = 0
+    detection: float | None = None
+
+
+class Measure:
+    """
+    notes  why the similarity to some references is not measured, a line each
+    """
+
+    def __init__(self, batch: Batch, meter: "SimilarityMeter"):
+        self.notes: list[str] = []
+        self._meter = meter
+        self._people: dict[Path, str | None] = {}
+        for job in batch.jobs:
+            person = batch.person(job)
+            if isinstance(person, Upload) and person.path not in self._people:
+                self._people[person.path] = self._add(person.path)
+        if not self._people:
+            self.notes.append("identity is not measured: name the short name of the references under `person`")
+
+    @property
+    def has_people(self) -> bool:
+        """Whether there is a reference to compare with."""
+        return any(self._people.values())
+
+    def _add(self, path: Path) -> str | None:
+        from ...references import reference
+
+        try:
+            self._meter.add_reference(str(path), reference(path.name, path.read_bytes()).picture)
+            return str(path)
+        except (NoFace, FaceCDMError) as error:
+            self.notes.append(f"identity is not measured for {path.name}: {error}")
+            return None
+
+    def measure(self, path: Path, person: object) -> Measurement | None:
+        """None if the file is no readable image."""
+        from PIL import Image
+
+        name = self._people.get(person.path) if isinstance(person, Upload) else None
+        try:
+            with open_picture(path) as picture:
+                return Measurement(*self._meter.measure(name, picture.convert("RGB")))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+
+def open_measure(batch: Batch) -> tuple[Measure | None, str]:
+    """(Measure, "") or (None, the reason)."""
+    from ...similarity import SimilarityMeter
+
+    if batch.plan.base is None:
+        return None, "faces are not measured: name the folder with models/insightface by --base"
+    try:
+        return Measure(batch, SimilarityMeter(batch.plan.at(batch.plan.base) / "models", batch.plan.pack)), ""
+    except FaceCDMError as error:
+        return None, f"faces are not measured: {error}"

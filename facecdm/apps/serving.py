@@ -1,0 +1,66 @@
+"""The server that portrait and gallery use, and what measures identity beside it."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FaceCDMError, MissingModel
+from ..files import REPOSITORY
+from .references import Reference, copy_examples
+from .similarity import SimilarityMeter
+
+if TYPE_CHECKING:
+    from ..comfy_api.server import LocalServer
+
+
+def existing_file(text: str) -> Path:
+    """For argparse."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--comfyui", type=Path, metavar="DIR", help="start this ComfyUI")
+    add("--base", type=Path, metavar="DIR", help="its base directory (models, input, output)")
+    add("--server", metavar="ADDRESS", help="or use the server that runs there")
+    add("--pack", metavar="NAME", help="face pack that measures identity similarity (default: buffalo_l if it is "
+        "there, else another that is)")  # fmt: skip
+
+
+@contextlib.contextmanager
+def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalServer | None"]]:
+    """(address, the server that was started for it or None) while the block runs."""
+    if options.server:
+        yield options.server, None
+        return
+    if not options.comfyui:
+        raise FaceCDMError("which ComfyUI? name its folder with --comfyui, or a running one with --server")
+    from ..comfy_api.server import LocalServer, has_accelerator, link_pack
+
+    base = (options.base or options.comfyui).absolute()
+    link_pack(REPOSITORY, base)
+    if options.base:  # a base directory of our own; the input folder of a user's ComfyUI is theirs
+        copy_examples(base / "input")
+    with LocalServer(options.comfyui.absolute(), base, port=options.port, cpu=not has_accelerator()) as local:
+        yield local.address, local
+
+
+def open_meter(options: argparse.Namespace, references: list[Reference]) -> SimilarityMeter | None:
+    """A meter that knows the references; None, with a message, where there is no face pack. Raises NoFace."""
+    base = options.base or options.comfyui
+    try:
+        if base is None:
+            raise MissingModel("name the base directory with --base")
+        meter = SimilarityMeter(base / "models", options.pack)
+    except FaceCDMError as error:
+        print(f"Identity similarity is not measured: {error}", file=sys.stderr)
+        return None
+    for item in references:
+        meter.add_reference(item.name, item.picture)
+    return meter

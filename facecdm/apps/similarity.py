@@ -1,0 +1,59 @@
+"""Identity similarity of an image to a reference, measured outside the graph."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import NoFace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class SimilarityMeter:
+    """Cosines of face embeddings, by an InsightFace pack."""
+
+    def __init__(self, models: Path, pack: str | None = None):
+        """
+        models  ComfyUI's models folder; the pack is in its insightface folder
+        pack    default: faces.packs.default_pack
+
+        Raises MissingModel, MissingPackage, BadFile.
+        """
+        from ..faces.analyzer import open_pack
+        from ..faces.packs import default_pack
+
+        folders = [models / "insightface"]
+        self._analyzer = open_pack(folders, pack or default_pack(folders))
+        self._references: dict[str, object] = {}
+
+    def add_reference(self, name: str, picture: "Image") -> None:
+        """Keep the largest face of an image under a name. Raises NoFace."""
+        faces = self._detect(picture).faces
+        if not len(faces):
+            raise NoFace(f"no face was found in the reference {name}: choose a picture with a clear face")
+        self._references[name] = faces
+
+    def measure(self, name: str | None, picture: "Image") -> tuple[float | None, int, float | None]:
+        """(similarity, count, score) of an image.
+
+        similarity  cosine of the largest face to the reference `name`, -1 … 1; None without a face or a name
+        count       of faces
+        score       of the largest face's detection, 0 … 1; None without a face
+        """
+        from ..faces.compare import compare
+
+        found = self._detect(picture)
+        count = len(found.pictures[0].found)
+        if not len(found.faces):
+            return None, count, None
+        cosine = None if name is None else float(compare(found.faces, self._references[name]).matrix[0, 0])
+        return cosine, count, float(found.faces[0].score)
+
+    def _detect(self, picture: "Image"):
+        import numpy
+        import torch
+
+        from ..faces.detect import Options, detect_faces
+
+        image = torch.from_numpy(numpy.asarray(picture.convert("RGB")).copy()).float().div(255)
+        return detect_faces(self._analyzer, image[None], Options())

@@ -1,0 +1,85 @@
+"""A server's web socket: progress of jobs, and a wake-up when one ends. Whatever it sends, the listener goes on."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..documents import parse_json
+from .transport import MEBI, Transport
+
+LARGEST_COUNT = 10**9  # steps of a node
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of a running job.
+
+    prompt_id  the job's id
+    node       id of the node that runs
+    value      steps done
+    maximum    steps in all; 0 when the node just started
+    """
+
+    prompt_id: str
+    node: str
+    value: int
+    maximum: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Listener:
+    """Keeps a web socket open until it is stopped.
+
+    connected  set while it is open
+    watchers   prompt id → (callback, event that is set when the job may have ended)
+    """
+
+    def __init__(self, transport: Transport, client_id: str):
+        self.transport, self.client_id = transport, client_id
+        self.connected = asyncio.Event()
+        self.watchers: dict[str, tuple[OnProgress | None, asyncio.Event]] = {}
+        self.socket: Any = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._listen())
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _listen(self) -> None:
+        import aiohttp
+
+        url = f"{self.transport.url.replace('http', 'ws', 1)}/ws"
+        options = {"params": {"clientId": self.client_id}, "max_msg_size": 64 * MEBI, "heartbeat": 30}
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+                async with self.transport.session.ws_connect(url, **options) as self.socket:
+                    self.connected.set()
+                    async for message in self.socket:
+                        if message.type == aiohttp.WSMsgType.TEXT:
+                            with contextlib.suppress(Exception):  # a message that cannot be read is none
+                                self._handle(parse_json(message.data))
+            self.connected.clear()
+            for _, wake in self.watchers.values():
+                wake.set()
+            await asyncio.sleep(0.5)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        kind, data = message["type"], message["data"]
+        on_progress, wake = self.watchers.get(data.get("prompt_id"), (None, None))
+        if wake is None:
+            return
+        if kind == "executing" and data["node"] is None or kind in ("execution_error", "execution_interrupted"):
+            wake.set()
+        elif on_progress and kind == "executing":
+            on_progress(Progress(data["prompt_id"], str(data["node"]), 0, 0))
+        elif on_progress and kind == "progress":
+            value, maximum = int(data["value"]), int(data["max"])
+            if 0 <= value <= LARGEST_COUNT and 0 <= maximum <= LARGEST_COUNT:
+                on_progress(Progress(data["prompt_id"], str(data["node"]), value, maximum))

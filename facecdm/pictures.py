@@ -1,0 +1,28 @@
+"""Pictures from outside, opened in common raster formats only."""
+
+import io
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Not among them: EPS, for which Pillow starts Ghostscript, whatever the file is called.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+def open_picture(source: Path | bytes) -> "Image":
+    """Open a picture as PIL.Image.open does, lazily; raises what that raises, for other formats too."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)

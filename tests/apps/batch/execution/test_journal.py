@@ -1,0 +1,157 @@
+"""The journal: what is in it survives, what is not did not happen, and nobody else writes it."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facecdm.apps.batch.errors import DiskFull, JournalMistake
+from facecdm.apps.batch.execution.journal import DONE, FAILED, WAITING, Journal, differences
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def record(jobs: int = 3, **inputs) -> dict:
+    return {
+        "workflow": {"1": {"class_type": "K", "inputs": {"steps": 4, **inputs}}},
+        "jobs": [{"name": str(number), "seed": number} for number in range(jobs)],
+    }
+
+
+def test_a_life(tmp_path):
+    with Journal(tmp_path, record(), resume=False) as journal:
+        journal.queued(1, "here", "id-1")
+        assert journal.claim(1, ["a/x", "a/x-2"], [".png", ".mp4"], tmp_path) == ["a/x.png", "a/x-2.mp4"]
+        journal.done(1, "here", 2.5)
+        journal.queued(2, "here", "id-2")
+        journal.tried(3, "no")
+        journal.failed(3, "no")
+    with Journal(tmp_path, record(), resume=True) as journal:
+        one, two, three = journal.entries()
+        assert (one.state, one.server, one.seconds, one.prompt_id, one.attempts) == (DONE, "here", 2.5, None, 1)
+        assert (two.state, two.server, two.prompt_id) == (WAITING, "here", "id-2")
+        assert (three.state, three.message, three.attempts) == (FAILED, "no", 1)
+        assert [file.path for file in journal.files()] == ["a/x.png", "a/x-2.mp4"]
+        journal.measured(journal.files(1)[0], 0.5, 2, 0.9)
+        journal.moved(journal.files(1)[0], "not-kept/a/x.png")
+        file = journal.files()[0]
+        assert (file.measured, file.identity, file.faces, file.detection) == (True, 0.5, 2, 0.9)
+        assert file.kept == "not-kept/a/x.png"
+        journal.retry_failed()
+        assert journal.entries()[2].state == WAITING
+
+
+def test_names_are_given_once_and_no_strangers_file_is_taken(tmp_path):
+    (tmp_path / "x.png").write_text("somebody's")
+    with Journal(tmp_path, record(), resume=False) as journal:
+        assert journal.claim(1, ["x"], [".png"], tmp_path) == ["x_2.png"]
+        (tmp_path / "x_2.png").write_text("ours, cut off")
+        assert journal.claim(1, ["x"], [".png"], tmp_path) == ["x_2.png"]
+        assert journal.claim(2, ["X"], [".PNG"], tmp_path) in (["X_3.PNG"], ["X.PNG"])  # is the disk case sensitive?
+        assert journal.claim(1, ["x"], [".mp4"], tmp_path) == ["x.mp4"]
+        assert "x.mp4" in journal.unfinished_files() and "x_2.png" not in journal.unfinished_files()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["a", "A", "b", "a_2"]), st.integers(1, 3)), max_size=12))
+def test_no_two_jobs_ever_have_one_path(tmp_path_factory, claims):
+    folder = tmp_path_factory.mktemp("journal")
+    with Journal(folder, record(), resume=False) as journal:
+        held = {}
+        for job, name, count in claims:
+            names = [name, *(f"{name}-{n}" for n in range(2, count + 1))]
+            held[job] = journal.claim(job, names, [".png"] * count, folder)
+            assert len(held[job]) == count
+        paths = [path.casefold() for found in held.values() for path in found]
+        assert len(paths) == len(set(paths))
+
+
+def test_one_process_at_a_time_and_free_after_a_kill(tmp_path):
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "from facecdm.apps.batch.execution.journal import Journal\n"
+        "j = Journal(Path(sys.argv[1]), {'workflow': {}, 'jobs': [{}]}, False)\n"
+        "j.queued(1, 'here', 'x')\nprint('open', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, tmp_path, ROOT], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    plan = {"workflow": {}, "jobs": [{}]}
+    with pytest.raises(JournalMistake, match="another batch works in"):
+        Journal(tmp_path, plan, resume=True)
+    process.kill()
+    process.communicate()
+    with Journal(tmp_path, plan, resume=True) as journal:
+        assert journal.entries()[0].prompt_id == "x"
+
+
+def test_a_plan_that_no_server_has_heard_of_may_change(tmp_path):
+    Journal(tmp_path, record(3), resume=False).__exit__()
+    with Journal(tmp_path, record(5), resume=False) as journal:
+        assert len(journal.entries()) == 5
+        journal.queued(1, "here", "x")
+    with pytest.raises(JournalMistake, match="0 of 5 jobs of this plan: resume with --resume"):
+        Journal(tmp_path, record(5), resume=False)
+    with pytest.raises(JournalMistake, match="there are 3, there were 5"):
+        Journal(tmp_path, record(3), resume=True)
+
+
+def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
+    with Journal(tmp_path, record(), resume=False) as journal:
+        journal.queued(1, "here", "x")
+        pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DiskFull, match="free some space"):
+            journal.failed(1, "x" * 100_000)
+        assert journal.entries()[0].state == WAITING and not journal._db.in_transaction
+        journal._db.execute("PRAGMA max_page_count = 1000000")
+        journal.failed(1, "x" * 100_000)
+        assert journal.entries()[0].state == FAILED
+
+
+def test_files_that_are_no_journal(tmp_path):
+    (tmp_path / "journal.sqlite").write_text("no database, but a text that is long enough to look at" * 100)
+    with pytest.raises(JournalMistake, match="is no journal"):
+        Journal(tmp_path, record(), resume=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    db = sqlite3.connect(other / "journal.sqlite")
+    db.execute("CREATE TABLE mine (x)")
+    db.close()
+    with pytest.raises(JournalMistake):
+        Journal(other, record(), resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalMistake, match="cannot be written"):
+        Journal(tmp_path / "file", record(), resume=True)
+
+
+def test_differences_name_what_changed():
+    new = record(2, steps=8)
+    new["workflow"]["2"] = {"class_type": "S", "inputs": {}}
+    new["jobs"][1]["seed"] = 9
+    assert differences(record(3), new) == [
+        "workflow: K.steps is 8, it was 4",
+        "workflow: node 2 is new",
+        "jobs: there are 2, there were 3",
+        "job 2: seed is 9, it was 1",
+    ]
+    assert differences(record(), record()) == []
+    many = differences(record(50), {**record(50), "jobs": [{"name": "x"}] * 50})
+    assert len(many) == 9 and many[-1].startswith("… and")
+
+
+def test_another_mapping_of_the_same_values_is_refused(tmp_path):
+    record = {"workflow": {}, "inputs": {"cfg": ["3.cfg"]}, "jobs": [{"name": "a", "cfg": 4}]}
+    with Journal(tmp_path, record, resume=False) as journal:
+        journal.queued(1, "here", "id")
+    with pytest.raises(JournalMistake, match=r"cfg goes to .*3\.denoise.*, it went to .*3\.cfg"):
+        Journal(tmp_path, record | {"inputs": {"cfg": ["3.denoise"]}}, resume=True)
+
+
+def test_words_that_no_file_can_hold_are_kept_readable(tmp_path):
+    with Journal(tmp_path, {"workflow": {}, "inputs": {}, "jobs": [{"name": "a"}]}, resume=False) as journal:
+        journal.failed(1, "no file \udcff here")
+        assert "no file" in journal.entries()[0].message

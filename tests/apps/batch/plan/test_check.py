@@ -1,0 +1,314 @@
+"""A plan against a server's /object_info: all mistakes at once, and nothing that a server takes is refused."""
+
+import asyncio
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from standin import INFO, NODES, make_plan
+
+from facecdm.apps.batch.errors import PlanMistake
+from facecdm.apps.batch.execution.server import Server
+from facecdm.apps.batch.plan import Plan
+from facecdm.apps.batch.plan.check import check
+from facecdm.apps.batch.plan.jobs import build, prompt_of
+from facecdm.apps.batch.plan.nodes import mistakes_of
+from facecdm.apps.portrait import WORKFLOW
+from facecdm.comfy_api.client import Client
+from facecdm.comfy_api.workflow import Workflow
+
+
+def prepare(plan: Plan, infos: dict):
+    return build(check(plan, infos))
+
+
+def mistakes(plan: Plan, **infos) -> list[str]:
+    with pytest.raises(PlanMistake, match="nothing was queued") as told:
+        prepare(plan, infos or {"here": INFO})
+    return told.value.mistakes
+
+
+def test_all_mistakes_at_once(tmp_path):
+    (tmp_path / "no.png").write_text("no picture")
+    plan = make_plan(
+        tmp_path,
+        name="x",
+        inputs={
+            "seed": "Draw it.seed",
+            "style": "Draw.style",
+            "model": "1.model_name",
+            "person": "Draw it.image",
+            "typo": "Draw it.sede",
+            "nobody": "Nobody.text",
+            "images": "Save.images",
+            "unused": "Draw it.text",
+        },
+        jobs=[
+            {"seed": [1, 5000, "x"]},
+            {"style": "dotted"},
+            {"model": "big.safetensors"},
+            {"person": ["no.png", "gone.png", "old.png"]},
+            {"typo": 1},
+            {"nobody": 1},
+            {"images": 1},
+            {"lost": 1},
+            {"state": 1},
+        ],
+    )
+    told = "\n".join(mistakes(plan))
+    for line in (
+        "5000 is more than 1000",
+        "'x' is not a whole number",
+        "'dotted' is no choice; there are plain, striped",
+        "no model file 'big.safetensors'; there are small.safetensors, large.safetensors",
+        "no.png is no picture",
+        "no file 'gone.png', neither beside the plan nor on the server",
+        "no input 'sede'; its inputs are:",
+        "has no node 'Nobody'",
+        "is linked to node 1",
+        "'unused' gets no value",
+        "inputs, 'lost': what is it?",
+        "'state' is a column of results.csv",
+        "would both be 'x'",
+    ):
+        assert line in told, line
+    assert "old.png" not in told
+
+
+def test_the_workflow_itself_is_looked_at(tmp_path):
+    nodes = copy.deepcopy(NODES)
+    nodes["1"]["inputs"]["style"] = "dotted"
+    del nodes["1"]["inputs"]["text"]
+    nodes["2"]["inputs"]["images"] = ["9", 0]
+    nodes["3"] = {"class_type": "Gone", "inputs": {}}
+    nodes["4"] = {"class_type": "Save", "inputs": {"images": ["1", 3], "filename_prefix": ["1", 0]}}
+    told = "\n".join(mistakes(make_plan(tmp_path, workflow=nodes)))
+    for line in (
+        "'dotted' is no choice",
+        "input 'text' is missing",
+        "linked to node 9, which is not there",
+        "no node class Gone",
+        "output 3 of node 1, which has 1",
+        "takes STRING, but is linked to IMAGE",
+    ):
+        assert line in told, line
+
+
+def test_what_leads_nowhere_is_not_looked_at(tmp_path):
+    nodes = {**NODES, "7": {"class_type": "Draw", "inputs": {"style": "dotted"}}}
+    assert len(prepare(make_plan(tmp_path, workflow=nodes), {"here": INFO}).jobs) == 12
+
+
+def test_a_workflow_that_saves_nothing(tmp_path):
+    assert "no node that saves" in mistakes(make_plan(tmp_path, workflow={"1": NODES["1"]}))[0]
+
+
+def test_a_mistake_on_one_server_names_it(tmp_path):
+    other = copy.deepcopy(INFO)
+    other["Draw"]["input"]["required"]["model_name"] = [["other.safetensors"]]
+    told = mistakes(make_plan(tmp_path), here=INFO, there=other)
+    assert len(told) == 1 and told[0].endswith("(on there)") and "no model file 'small.safetensors'" in told[0]
+
+
+def test_a_hundred_mistakes_are_not_listed(tmp_path):
+    told = mistakes(make_plan(tmp_path, jobs=[{"seed": {"from": 2000, "count": 100}}]))
+    assert len(told) == 41 and told[-1] == "… and 60 more"
+
+
+def test_what_a_server_says_does_not_reach_the_terminal_raw(tmp_path):
+    info = copy.deepcopy(INFO)
+    info["Draw"]["input"]["required"]["style"] = [["\x1b]0;title\x07"]]
+    assert "\x1b" not in "\n".join(mistakes(make_plan(tmp_path), here=info))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.sampled_from(["INT", "IMAGE", "COMBO", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "input",
+                    "required",
+                    "optional",
+                    "images",
+                    "seed",
+                    "text",
+                    "options",
+                    "min",
+                    "max",
+                    "output",
+                    "output_node",
+                    "image_upload",
+                    "image",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(JSON, JSON)
+def test_no_answer_of_a_server_crashes_the_check(draw, save):
+    async def answer():
+        return {"Draw": draw, "Save": save}
+
+    info = asyncio.run(Server("x", SimpleNamespace(object_info=answer)).nodes())
+    plan = Plan.make({"workflow": NODES, "jobs": [{"Draw.seed": [1, "x"]}, {"Draw.image": "gone.png"}]})
+    try:
+        prepare(plan, {"here": info})
+    except PlanMistake as error:
+        assert error.mistakes
+
+
+def test_the_person_and_the_prompt_are_found_where_there_is_one(tmp_path):
+    for name in ("ada", "bob"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    jobs = [{"Draw.image": ["ada.png", "bob.png"]}, {"Draw.text": ["one", "two"]}]
+    batch = prepare(make_plan(tmp_path, name=None, inputs={}, jobs=jobs), {"here": INFO})
+    assert (batch.person_name, batch.prompt_name) == ("Draw.image", "Draw.text")
+    assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "bob/3", "bob/4"]
+    told = mistakes(make_plan(tmp_path, name=None, inputs={}, jobs=jobs, person="who"))
+    assert told == ["person: jobs give 'who' no value"]
+
+
+def test_values_from_a_table_become_what_the_server_wants(tmp_path):
+    (tmp_path / "plan.csv").write_text("Draw it.seed,Draw it.text,1.style,note\n7,12,striped,for me\n")
+    plan = Plan.load(tmp_path / "plan.csv", workflow=NODES, servers=["x"], inputs={"note": None})
+    (job,) = prepare(plan, {"here": INFO}).jobs
+    assert job.edits == {("1", "seed"): 7, ("1", "text"): "12", ("1", "style"): "striped"}
+
+
+def test_one_name_for_several_inputs_and_inputs_that_are_optional(tmp_path):
+    second = {"class_type": "Save", "inputs": {"images": ["5", 0], "filename_prefix": ""}}
+    nodes = {**NODES, "5": NODES["1"], "6": second}
+    plan = make_plan(
+        tmp_path,
+        workflow=nodes,
+        name="{job}",
+        inputs={"seed": ["1.seed", "5.seed"], "s": "1.strength"},
+        jobs=[{"seed": [4], "s": 0.5}],
+    )
+    (job,) = prepare(plan, {"here": INFO}).jobs
+    assert job.edits == {("1", "seed"): 4, ("5", "seed"): 4, ("1", "strength"): 0.5}
+    changed = prompt_of(Workflow.parse(nodes), job.edits)
+    assert changed.nodes["1"]["inputs"]["strength"] == 0.5 and "strength" not in nodes["1"]["inputs"]
+
+
+def test_two_names_for_one_input(tmp_path):
+    plan = make_plan(tmp_path, name="{job}", inputs={"a": "1.seed", "b": "Draw it.seed"}, jobs=[{"a": 1, "b": 2}])
+    assert "'b' and 'a' both set 1.seed" in mistakes(plan)[0]
+
+
+def test_titles_may_have_dots(tmp_path):
+    nodes = {**NODES, "1": {**NODES["1"], "_meta": {"title": "v1.5 draw.er"}}}
+    plan = make_plan(tmp_path, workflow=nodes, inputs={"seed": "v1.5 draw.er.seed"})
+    assert prepare(plan, {"here": INFO}).jobs[0].edits == {("1", "seed"): 0}
+
+
+def test_a_list_is_no_link():
+    changed = prompt_of(Workflow.parse(NODES), {("1", "text"): ["2", 0]})
+    assert changed.nodes["1"]["inputs"]["text"] == {"__value__": ["2", 0]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({}, "workflow: is missing"),
+        ({"workflow": "x", "jobs": []}, "jobs: List should have at least 1"),
+        ({"workflow": "gone.json", "jobs": {"a": 1}}, "cannot read the workflow"),
+        ({"workflow": {"nodes": []}, "jobs": {"a": 1}}, "UI format"),
+        ({"workflow": "x", "jobs": {"a": 1}, "serverss": []}, "serverss: is no key of a plan"),
+        ({"workflow": "x", "jobs": 3}, "jobs"),
+        ([], "a plan is a mapping"),
+        ({1: 2}, "keys are not all text"),
+    ],
+)
+def test_plans_that_are_none(tmp_path, keys, told):
+    with pytest.raises(PlanMistake) as error:
+        prepare(Plan.make(keys, tmp_path), {"here": INFO})
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "\t", "- 1", "\x00", "!!python/object:os.system x"])
+def test_files_that_are_no_plan(tmp_path, text):
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(PlanMistake):
+        Plan.load(tmp_path / "plan.yaml")
+    with pytest.raises(PlanMistake, match="cannot read"):
+        Plan.load(tmp_path / "gone.yaml")
+
+
+def test_a_plan_in_yaml(tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps(NODES))
+    Image.new("RGB", (8, 8)).save(tmp_path / "ada.png")
+    (tmp_path / "plan.yaml").write_text("""
+workflow: w.json
+servers: 127.0.0.1:8188
+inputs: {person: Draw it.image, seed: Draw it.seed}
+jobs:
+  - person: {files: "*.png"}
+  - seed: {from: 1, to: 3}
+""")
+    batch = prepare(Plan.load(tmp_path / "plan.yaml"), {"here": INFO})
+    assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "ada/3"] and len(batch.files) == 1
+
+
+# ---- a real server's declarations ----
+
+
+@pytest.fixture(scope="module")
+def offered(server) -> dict:
+    async def ask():
+        async with Client(server.address) as client:
+            return await client.object_info()
+
+    return asyncio.run(ask())
+
+
+def test_the_shipped_workflows_lack_nothing_but_files(offered):
+    info = copy.deepcopy(offered)
+    info["LoadImage"]["input"]["required"]["image"][0].append("faceworld.webp")
+    for path in WORKFLOW.parent.glob("*.json"):
+        lines = list(mistakes_of(Workflow.load(path), set(), [], info))
+        assert all(
+            "there is no file" in line or "there is no model file" in line or "input 'pack'" in line for line in lines
+        ), lines
+        assert path != WORKFLOW or not lines
+
+
+def test_mistakes_in_the_portrait(offered, tmp_path):
+    plan = Plan.make(
+        {
+            "workflow": str(WORKFLOW),
+            "servers": ["x"],
+            "jobs": [
+                {"KSampler.steps": [0, 5]},
+                {"KSampler.sampler_name": "eular"},
+                {"KSampler.cfg": 500},
+                {"Reference.image": "nobody.webp"},
+                {"Load Face Analyzer.pack": "buffalo_xl"},
+                {"Apply FaceCDM.face_strength": "strong"},
+            ],
+        },
+        WORKFLOW.parents[2] / "tests",
+    )
+    told = "\n".join(mistakes(plan, here=offered))
+    for line in (
+        "0 is less than 1",
+        "'eular' is no choice",
+        "euler",
+        "500 is more than 100",
+        "no file 'nobody.webp'",
+        "'buffalo_xl' is no choice",
+        "'strong' is not a number",
+    ):
+        assert line in told, line

@@ -1,0 +1,156 @@
+"""What a batch leaves: the table, the best, the sheets; and what it shows while it works."""
+
+import asyncio
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from standin import INFO, NODES, made, make_plan
+
+from facecdm.apps.batch.execution.journal import Journal
+from facecdm.apps.batch.plan.check import check
+from facecdm.apps.batch.plan.jobs import build
+from facecdm.apps.batch.results.best import keep_best
+from facecdm.apps.batch.results.sheets import write_sheets
+from facecdm.apps.batch.results.table import write_table
+from facecdm.apps.batch.start import run_async
+from facecdm.cli import main
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Two people, two prompts, three seeds; likeness falls with the seed, and the first of each shows no face."""
+    for name in ("ada", "bob"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
+    plan = make_plan(
+        tmp_path,
+        name="{who}/{prompt#}-{seed}",
+        person="who",
+        keep_best=1,
+        inputs={"who": "Draw.image", "prompt": "Draw.text", "seed": "Draw.seed"},
+        jobs=[{"who": ["ada.png", "bob.png"]}, {"prompt": ["one", '=two, \n"quoted"']}, {"seed": [1, 2, 3]}],
+    )
+    batch, folder = build(check(plan, {"here": INFO})), tmp_path / "out"
+    with Journal(folder, batch.record(), resume=False) as journal:
+        for job in batch.jobs[:-1]:
+            (path,) = journal.claim(job.number, [job.name], [".png"], folder)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 32), "green").save(folder / path)
+            journal.done(job.number, "here", 1.5)
+            seed = job.row["seed"]
+            journal.measured(journal.files(job.number)[0], None if seed == 1 else 1 / seed, int(seed > 1), None)
+        journal.failed(12, "node 5 failed:\nno \x1b[1m memory")
+        yield batch, journal, folder
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+
+
+def test_the_best_stay(finished):
+    batch, journal, folder = finished
+    keep_best(batch, journal, folder)
+    best = {f"{who}/{prompt}-2.png" for who in ("ada", "bob") for prompt in (1, 2)}
+    assert {name for name in kept(folder) if not name.startswith("not-kept")} == best
+    assert len(kept(folder)) == 11
+    object.__setattr__(batch, "plan", batch.plan.model_copy(update={"keep_best": 2}))
+    keep_best(batch, journal, folder)
+    assert {"ada/1-3.png", "bob/1-3.png", "ada/2-3.png", "not-kept/ada/1-1.png"} <= kept(folder)
+    assert len(kept(folder)) == 11
+
+
+def test_a_move_that_was_cut_off_is_made_good(finished, monkeypatch):
+    batch, journal, folder = finished
+    monkeypatch.setattr(Journal, "moved", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keep_best(batch, journal, folder)
+    monkeypatch.undo()
+    keep_best(batch, journal, folder)
+    assert len(kept(folder)) == 11 and len([name for name in kept(folder) if not name.startswith("not-kept")]) == 4
+    assert all((folder / (file.kept or file.path)).is_file() for file in journal.files())
+
+
+def test_the_table_has_every_parameter(finished):
+    batch, journal, folder = finished
+    keep_best(batch, journal, folder)
+    write_table(batch, journal, folder)
+    rows = list(csv.DictReader((folder / "results.csv").open(encoding="utf-8", newline="")))
+    assert len(rows) == 12 and rows[3]["prompt"] == '=two, \n"quoted"' and rows[0]["who"].endswith("ada.png")
+    assert [row["identity"] for row in rows[:3]] == ["", "0.5", "0.3333"] and rows[0]["faces"] == "0"
+    assert rows[0]["file"] == "not-kept/ada/1-1.png" and rows[1]["file"] == "ada/1-2.png"
+    assert rows[11]["state"] == "failed" and rows[11]["file"] == ""
+    assert rows[11]["message"].startswith("node 5 failed: no")
+    assert rows[0]["Draw it.style"] == "plain" and rows[0]["Save.filename_prefix"] == "x"
+
+
+def test_a_sheet_for_each_person(finished):
+    batch, journal, folder = finished
+    write_sheets(batch, journal, folder)
+    sheets = {path.name: Image.open(path) for path in (folder / "sheets").iterdir()}
+    assert sheets.keys() == {"ada.jpg", "bob.jpg"}
+    assert sheets["ada.jpg"].width == 2 * 36 + 4 * 192 + 3 * 22
+    reference, first = (sheets["ada.jpg"].getpixel((36 + 96 + x, 114 + 96)) for x in (0, 214))
+    assert reference[0] > 200 > 100 > reference[1] and first[1] > 100 > 50 > first[0]
+
+
+def test_sheets_have_pages_and_need_no_person(tmp_path):
+    batch = build(check(make_plan(tmp_path, name="{job}", seeds=200), {"here": INFO}))
+    with Journal(tmp_path / "out", batch.record(), resume=False) as journal:
+        write_sheets(batch, journal, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out" / "sheets").iterdir()} == {
+        "all.jpg",
+        "all page 2.jpg",
+        "all page 3.jpg",
+    }
+
+
+# ---- the command ----
+
+
+def test_a_table_on_the_command_line(play, tmp_path, capsys):
+    import json
+
+    (tmp_path / "w.json").write_text(json.dumps(NODES))
+    (tmp_path / "plan.csv").write_text("Draw it.seed,Draw it.text\n1,a\n2,b\n")
+
+    async def scene(server):
+        def call(*more):
+            return main(
+                [
+                    "batch",
+                    str(tmp_path / "plan.csv"),
+                    "--workflow",
+                    str(tmp_path / "w.json"),
+                    "--server",
+                    server.address,
+                    "--output",
+                    str(tmp_path / "out"),
+                    *more,
+                ]
+            )
+
+        assert await asyncio.to_thread(call, "--check") == 0 and not server.submitted
+        assert "2 jobs, 0 files to upload; nothing was queued\n  1\n  2\n" in capsys.readouterr().out
+        assert await asyncio.to_thread(call) == 0
+        assert "2 of 2 jobs are done" in capsys.readouterr().out
+        assert await asyncio.to_thread(call) == 1 and "--resume" in capsys.readouterr().err
+        server.behave = lambda nodes: 1 / 0
+        (tmp_path / "plan.csv").write_text("Draw it.seed,Draw it.text\n3,a\n")
+        assert await asyncio.to_thread(call, "--output", str(tmp_path / "other")) == 1
+        told = capsys.readouterr()
+        assert "0 of 1 jobs are done" in told.out and "job 1 is set aside: node 1 (Draw) failed: division" in told.err
+
+    play(scene)
+    assert made(tmp_path) == {1: 1, 2: 2}
+
+
+def test_keep_best_without_likeness_is_told_before_anything_is_queued(play, tmp_path):
+    from facecdm.apps.batch.errors import PlanMistake
+
+    async def scene(server):
+        with pytest.raises(PlanMistake, match="keep_best: .*--base"):
+            await run_async(make_plan(tmp_path, server.address, keep_best=1))
+        return server.submitted
+
+    assert play(scene) == []
