@@ -132,8 +132,7 @@ class Painter:
     def __init__(self, weights, arguments: argparse.Namespace):
         from facecdm.hosts.comfy.demo import model as comfy_demo
 
-        self.demo, self.how = comfy_demo.build(weights), arguments
-        self.size, self.downscale = weights.sizes.image_size, weights.sizes.downscale
+        self.demo, self.size, self.how = comfy_demo.build(weights), weights.sizes.image_size, arguments
 
     def paint(self, captions: list[str], seed: int, more: dict | None = None) -> Tensor:
         """`more` is what both prompts have besides, such as a ControlNet."""
@@ -141,8 +140,7 @@ class Painter:
 
         how, model = self.how, self.demo.model
         positive, negative = self._words(captions, more), self._words([""], more)
-        side = self.size // self.downscale
-        empty = torch.zeros(len(captions), 4, side, side)
+        empty = torch.zeros(len(captions), 4, self.size // 8, self.size // 8)
         latent = comfy.sample.fix_empty_latent_channels(model, empty)
         noise = comfy.sample.prepare_noise(latent, seed)
         samples = comfy.sample.sample(

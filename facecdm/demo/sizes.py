@@ -25,8 +25,17 @@ class DemoSizes:
 
     @property
     def downscale(self) -> int:
-        """Pixels per latent position, along one side."""
+        """Pixels per latent position of the U-Net, along one side."""
         return 16 if self.decoder else 8
+
+    @property
+    def shuffle(self) -> int:
+        """How many of ComfyUI's latent positions are one of the U-Net's, along one side.
+
+        ComfyUI's nodes make latents of an eighth of the picture. So there, the latents of f16 are shown as twice the
+        height and width and a quarter of the channels (the pixel shuffle), and the U-Net undoes it.
+        """
+        return self.downscale // 8
 
     def unet_config(self) -> dict:
         """Configuration of diffusers' UNet2DConditionModel; heads are 64 wide."""
