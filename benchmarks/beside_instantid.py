@@ -48,15 +48,15 @@ class Bench:
         from published import SMALL_XL, published_state
         from twins import SMALL_SDXL, conditioning, make_twins
 
-        from facecdm.adapter import layers
+        from facecdm import bases
         from facecdm.faces.value import Face, Faces
         from facecdm.formats.imported import import_adapter
         from facecdm.formats.read import Published
-        from facecdm.hosts.comfy.sampling.apply import layer_map
+        from facecdm.hosts.comfy.unet import layer_map
 
         self.theirs, self.model = theirs, make_twins(SMALL_SDXL).model
         self.net = make_control_twins(SMALL_SDXL, seed=1).net
-        layers.BASES["small SDXL"] = layer_map(self.model)
+        bases.BASES["small SDXL"] = bases.Base("small SDXL", layer_map(self.model))
         # Its resampler is SDXL's own, whatever the file holds.
         sizes = replace(SMALL_XL, plus=1280, plus_heads=20)
         self.states = [published_state("instantid", layer_map(self.model), sizes, seed) for seed in (0, 5)]
@@ -127,9 +127,9 @@ class Bench:
         """The small U-Net's layers under the numbers that its node gives to SDXL's seventy."""
         import torch
 
-        from facecdm.hosts.comfy.sampling.apply import _attentions
+        from facecdm.hosts.comfy.unet import cross_attentions
 
-        ours = {key: number for number, (key, _, _) in enumerate(_attentions(self.model))}
+        ours = {key: number for number, (key, _, _) in enumerate(cross_attentions(self.model))}
         keys = [(part, block, i) for part, block, depth in BLOCKS for i in range(depth)]
         return {
             f"{2 * number + 1}.to_{part}_ip.weight": ip_adapter[f"{2 * ours[key] + 1}.to_{part}_ip.weight"]

@@ -56,15 +56,15 @@ class Bench:
         from published import SMALL
         from twins import SMALL_SD15, conditioning, make_twins
 
-        from facecdm.adapter import layers
+        from facecdm import bases
         from facecdm.faces.align import aligned_crop
         from facecdm.faces.value import Face, Faces
-        from facecdm.hosts.comfy.sampling.apply import layer_map
+        from facecdm.hosts.comfy.unet import layer_map
 
         self.theirs, self.torch = theirs, torch
         self.model = make_twins(SMALL_SD15).model
         self.map = layer_map(self.model)
-        layers.BASES["small"] = self.map
+        bases.BASES["small"] = bases.Base("small", self.map)
         # Heads as IPAdapter_plus has them: 12 in a resampler, a 64th of the text's width in a perceiver.
         self.sizes = replace(SMALL, plus=96, plus_heads=12, face_heads=1, states=48, pooled=24)
         self.vision = small_vision(48, 24)

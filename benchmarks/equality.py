@@ -38,7 +38,7 @@ def compare_base(base: str, families: list[str] | None, size: int) -> float:
     from test_equality import DIFFUSERS, compare
     from twins import FULL_SD15, SMALL_SDXL, make_twins
 
-    from facecdm.adapter.layers import BASES
+    from facecdm.bases import BASES
 
     full_sdxl = SimpleNamespace(
         name="SDXL",
@@ -65,7 +65,7 @@ def compare_base(base: str, families: list[str] | None, size: int) -> float:
     worst = 0.0
     for family in families or DIFFUSERS:
         started = time.perf_counter()
-        state = published.published_state(family, BASES[base], sizes, lora_rank=0)
+        state = published.published_state(family, BASES[base].layer_map, sizes, lora_rank=0)
         off = compare(twins, sizes, [family], [state], size=size, check=False)
         print(f"{base}  {family:24}  {off:.1e}  ({time.perf_counter() - started:.0f} s)", flush=True)
         worst = max(worst, off)

@@ -46,9 +46,9 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
     at the step `t`."""
     import torch
 
+    from facecdm.adapter.location import FaceLocation
     from facecdm.adapter.reference_batch import ReferenceBatch
     from facecdm.faces.align import TEMPLATE
-    from facecdm.faces.location import FaceLocation
     from facecdm.training.randomness import RandomDraws
     from facecdm.training.rows import Prompt, Rows
 

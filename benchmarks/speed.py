@@ -75,7 +75,7 @@ def make_adapter(model, streams: int):
 
     from facecdm.adapter.config import AdapterConfig
     from facecdm.adapter.model import TripletAdapter
-    from facecdm.hosts.comfy.sampling.apply import layer_map
+    from facecdm.hosts.comfy.unet import layer_map
 
     adapter = TripletAdapter(
         AdapterConfig(layer_map(model), image_width=1280 if streams == 2 else 0, image_tokens=16), torch.float16

@@ -40,9 +40,9 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
     from speed import make_model
 
     from facecdm.adapter.attention import LayerStream
-    from facecdm.hosts.comfy.sampling.apply import _attentions, layer_map
     from facecdm.hosts.comfy.training.denoiser import _linears, _Listening
     from facecdm.hosts.comfy.training.gradients import CALL, Call
+    from facecdm.hosts.comfy.unet import cross_attentions, layer_map
     from facecdm.training.lora import Lora
 
     meta, dtype = torch.device("meta"), torch.bfloat16
@@ -63,7 +63,7 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
         ]
         text, vector = torch.randn(1, 77, context, dtype=dtype), torch.randn(1, 2816, dtype=dtype)
     options = {
-        "patches_replace": {"attn2": {key: _Listening(i) for i, (key, _, _) in enumerate(_attentions(model))}},
+        "patches_replace": {"attn2": {key: _Listening(i) for i, (key, _, _) in enumerate(cross_attentions(model))}},
         "optimized_attention_override": _attention,
         CALL: Call(people, None),
     }

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from facecdm.bases.grid import layer_grid  # noqa: E402
 from facecdm.demo.paths import POSE_CONTROLNET  # noqa: E402
-from facecdm.faces.location import REACH, standing  # noqa: E402
+from facecdm.faces.location import REACH, aligned_coordinates  # noqa: E402
 from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
 from facecdm.training.randomness import generator  # noqa: E402
@@ -36,7 +37,8 @@ def queries(denoiser, data: DataSet, chosen: list[int], step: int, pose: bool) -
         noisy = a * rows.latents + s * torch.randn(rows.latents.shape, generator=draw)
 
         def watch(index: int, q: Tensor, _: Tensor, rows=rows) -> None:
-            stands = standing(rows.keypoints, *rows.latents.shape[-2:], q.shape[1])[..., :2]
+            size = tuple(rows.latents.shape[-2:])
+            stands = aligned_coordinates(rows.keypoints, size, layer_grid(q.shape[1], *size))[..., :2]
             inside = stands.abs().amax(-1) < REACH
             found.setdefault(index, []).append(q[inside].float())
             where.setdefault(index, []).append(stands[inside])

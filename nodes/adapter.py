@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..facecdm.adapter.config import AdapterConfig, content_of
 from ..facecdm.adapter.model import TripletAdapter
 from ..facecdm.adapter.native import save_adapter
+from ..facecdm.bases import name_of
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import find_named, write_named
 from ..facecdm.formats.export import export
@@ -93,7 +94,7 @@ class NewAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
-        from ..facecdm.hosts.comfy.sampling.apply import layer_map, text_keys_values
+        from ..facecdm.hosts.comfy.unet import layer_map, text_keys_values
 
         config = AdapterConfig(
             layer_map(model),
@@ -253,7 +254,7 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
         return "\n".join(part.report() for part in config.parts.values())
     weights = sum(value.numel() for value in adapter.parameters())
     lines = [
-        f"base: {config.layer_map.base}, {len(config.layer_map.layers)} cross-attention layers",
+        f"base: {name_of(config.layer_map)}, {len(config.layer_map.layers)} cross-attention layers",
         f"face: {config.face_width} features → {config.face_tokens} tokens",
         (
             f"image: {config.image_width} features → {config.image_tokens} tokens"

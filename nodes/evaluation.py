@@ -1,4 +1,4 @@
-"""Evaluate Identity: how much the pictures of a graph show their person."""
+"""Evaluate Identity: identity similarity of generated pictures to their reference."""
 
 from pathlib import Path
 
@@ -7,8 +7,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.faces.detect import to_bgr
 from ..facecdm.files import check_filename
+from .checks import checked
 from .sockets import FACE_ANALYZER
+from .warn import output
 
 HOME = "facecdm_evaluation"  # below ComfyUI's output folder
 
@@ -20,36 +23,38 @@ class EvaluateIdentity(io.ComfyNode):
             node_id="FaceCDMEvaluateIdentity",
             display_name="Evaluate Identity",
             category="FaceCDM/faces",
-            description="Measures pictures of people against their photos: likeness to the photo that was used and to "
-            "one that was not, copying, sharpness, turn of the head; with a report that can be shared.",
+            description="Measures generated pictures against photos of the person: identity similarity to the "
+            "reference and to a held-out photo, copy-paste, sharpness, head rotation. Writes an HTML report.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="The generated pictures."),
                 io.Image.Input(
                     "reference",
-                    tooltip="The photo that they were made from: one, or one for each picture "
-                    "(equal photos are one person).",
+                    tooltip="The reference: one photo, or one for each picture. Equal photos count as one person.",
                 ),
-                FACE_ANALYZER.Input("analyzer", tooltip="Who judges; best another pack than the one that guided."),
+                FACE_ANALYZER.Input(
+                    "analyzer",
+                    tooltip="The recogniser that measures. Best another pack than the one that made the embeddings.",
+                ),
                 io.Image.Input(
                     "held_out",
                     optional=True,
-                    tooltip="Another photo of the person that was not used, or one for each picture.",
+                    tooltip="A photo of the person that was not used, or one for each picture.",
                 ),
                 io.Image.Input(
                     "without_identity",
                     optional=True,
-                    tooltip="The pictures of the same seeds without the person, for what it costs.",
+                    tooltip="The pictures of the same seeds without the adapter, for comparison.",
                 ),
                 io.Image.Input(
                     "others",
                     optional=True,
-                    tooltip="Other people in the same kind of picture; what all share is taken off.",
+                    tooltip="Other people in the same kind of picture. Their mean embedding is subtracted.",
                 ),
                 io.Boolean.Input(
                     "second_opinion",
                     default=False,
-                    tooltip="Also judge with dlib, which took no part in any training; it must be installed.",
+                    tooltip="Also measure with dlib, which no training used. It must be installed.",
                 ),
                 io.String.Input(
                     "name", default="evaluation", tooltip="Folder of the report, below output/facecdm_evaluation."
@@ -57,12 +62,12 @@ class EvaluateIdentity(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(display_name="table", tooltip="Means with 95 % intervals, in Markdown."),
-                io.Image.Output(display_name="plot", tooltip="How likeness is spread over the pictures."),
+                io.Image.Output(display_name="plot", tooltip="Histogram of the identity similarity."),
                 io.Float.Output(
                     display_name="similarity",
-                    tooltip="Mean cosine to the held-out photo, or to the reference where there is none.",
+                    tooltip="Mean identity similarity to the held-out photo, or to the reference where there is none.",
                 ),
-                io.Float.Output(display_name="faces_found", tooltip="Share of the pictures in which a face is found."),
+                io.Float.Output(display_name="faces_found", tooltip="Share of the pictures in which a face was found."),
                 io.String.Output(display_name="report", tooltip="Path of the HTML report."),
             ],
         )
@@ -75,6 +80,7 @@ class EvaluateIdentity(io.ComfyNode):
             return str(error)
 
     @classmethod
+    @checked
     def execute(
         cls, images, reference, analyzer, second_opinion, name, held_out=None, without_identity=None, others=None
     ):
@@ -84,30 +90,32 @@ class EvaluateIdentity(io.ComfyNode):
         from ..facecdm.evaluation.evaluate import Evaluator
         from ..facecdm.evaluation.recognisers import Dlib, InsightFace
 
+        if not len(images):
+            raise FaceCDMError("images is an empty batch: there is nothing to evaluate.")
         album = Album(images, reference=reference, held_out=held_out, without_identity=without_identity)
         strangers = album.add("others", others) if others is not None else None
-        judges = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
+        recognisers = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
         bar = ProgressBar(len(images))
-        result = Evaluator(judges, album.open, None, strangers).run(
+        result = Evaluator(recognisers, album.open, None, strangers).run(
             album.samples(), lambda done, total: bar.update_absolute(done, total)
         )
         folder = _folder(name)
         written = report.write(result, folder)
         plot = _picture(folder / "likeness.png")
         values = result.summaries[-1].values
-        likeness = values.get("similarity to held out", values.get("similarity to reference"))[0]
-        return io.NodeOutput(
+        similarity = values.get("similarity to held out", values.get("similarity to reference"))[0]
+        return output(
             report.markdown(result),
             plot,
-            likeness,
+            similarity,
             values["face found"][0],
             str(written["report.html"]),
-            ui=ui.PreviewImage(plot, cls=cls),
+            preview=ui.PreviewImage(plot, cls=cls),
         )
 
 
 class Album:
-    """The pictures of a graph under names that the evaluator can ask for."""
+    """The pictures of a graph under paths, for the evaluator. Raises FaceCDMError."""
 
     def __init__(self, images: torch.Tensor, **sets: torch.Tensor | None):
         self._pictures: dict[Path, np.ndarray] = {}
@@ -125,21 +133,24 @@ class Album:
 
     def add(self, name: str, pictures: torch.Tensor) -> list[Path]:
         keys = [Path(f"{name} {number + 1}") for number in range(len(pictures))]
-        values = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        self._pictures |= dict(zip(keys, values))
+        for key, picture in zip(keys, pictures):
+            bgr = to_bgr(picture)
+            if bgr is None:
+                raise FaceCDMError(f"{key} holds NaN or infinity, or no pixels: look at the node that it comes from.")
+            self._pictures[key] = np.ascontiguousarray(bgr[..., ::-1])
         return keys
 
     def open(self, key: Path) -> np.ndarray:
         return self._pictures[key]
 
     def samples(self) -> list:
-        """With the same seeds without identity first, where they are there: what follows is compared with them."""
+        """The pictures without identity first, if given: the others are compared with them."""
         from ..facecdm.evaluation.samples import Sample
 
         references, held_out, plain = (self._names.get(name) for name in ("reference", "held_out", "without_identity"))
         people = self._people(references)
 
-        def line(picture: Path, number: int, condition: str, without: Path | None) -> Sample:
+        def sample(picture: Path, number: int, condition: str, without: Path | None) -> Sample:
             return Sample(
                 picture,
                 people[number],
@@ -149,20 +160,20 @@ class Album:
                 plain=without,
             )
 
-        first = [line(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]
+        first = [sample(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]
         return first + [
-            line(picture, number, "with identity", plain[number] if plain else None)
+            sample(picture, number, "with identity", plain[number] if plain else None)
             for number, picture in enumerate(self._names["images"])
         ]
 
     def _people(self, references: list[Path]) -> list[str]:
-        """Names by reference: equal photos are one person."""
+        """A name for each reference; equal photos are one person."""
         names: dict[bytes, str] = {}
         return [names.setdefault(self._pictures[key].tobytes(), f"person {len(names) + 1}") for key in references]
 
 
 def _folder(name: str) -> Path:
-    """A folder that is not there yet."""
+    """A folder that does not exist yet."""
     import folder_paths
 
     home = Path(folder_paths.get_output_directory()) / HOME

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.evaluation.measures import interval
-from facecdm.faces.location import FaceLocation
 from facecdm.files import write_atomically
 from facecdm.training.denoiser import clean_from
 from facecdm.training.losses import LinearRecogniser

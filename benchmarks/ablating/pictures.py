@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
-from facecdm.faces.location import FaceLocation
 from facecdm.files import write_atomically
 from facecdm.training.lora import Lora
 from facecdm.training.randomness import generator

@@ -4,8 +4,8 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
+from ..bases.layers import LayerMap
 from ..errors import BadFile
-from .layers import LayerMap
 
 FEW, CONTENT = 64, 48  # so many tokens say whatever they like; what each of more of them says
 

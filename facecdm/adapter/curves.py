@@ -1,7 +1,8 @@
-"""How strongly each layer takes part, as a curve over the depth of the U-Net or a factor for each of its blocks."""
+"""A factor for each layer: a curve over the depth of the U-Net, or a factor for each of its blocks."""
 
+from ..bases import BASES, Base, base_of, name_of
+from ..bases.layers import LayerMap
 from ..errors import FaceCDMError
-from .layers import LayerMap
 
 # Values at even distances from the first input block to the last output block, joined by straight lines.
 CURVES = {
@@ -15,23 +16,8 @@ CURVES = {
 }
 CUSTOM = "custom"
 
-# (number of the block, how many layers it has) in the layer map's order. Blocks are counted as a picture passes them,
-# the middle one too: ComfyUI's `transformer_index`.
-_SD1 = tuple((number, 1) for number in (*range(6), *range(7, 16), 6))
-_SDXL = ((0, 2), (1, 2), (2, 10), (3, 10), (5, 10), (6, 10), (7, 10), (8, 2), (9, 2), (10, 2), (4, 10))
-BLOCKS = {"SD1.5": _SD1, "SD2": _SD1, "SDXL": _SDXL}
-
-# Which blocks make a picture's style and which its composition (InstantStyle, Wang et al. 2024, for SDXL; the
-# well-known IPAdapter_plus for SD1.5). Blocks that are not named take no part.
-_SD1_STYLE = {number: 1.0 for number in (0, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15)}
-_SD1_STRONG = {number: 1.0 for number in range(16) if number not in (4, 5)}
-_SD1_COMPOSITION = {4: 0.25, 5: 1.0}
-PRESETS = {
-    "style": {16: _SD1_STYLE, 11: {6: 1.0}},
-    "strong style": {16: _SD1_STRONG, 11: {number: 1.0 for number in range(11) if number != 3}},
-    "composition": {16: _SD1_COMPOSITION, 11: {3: 1.0}},
-    "style and composition": {16: {**_SD1_STYLE, **_SD1_COMPOSITION}, 11: {3: 1.0, 6: 1.0}},
-}
+# Factors of blocks that make a picture's style or its composition, where the base model's entry has them.
+PRESETS = ("style", "strong style", "composition", "style and composition")
 NAMES = (*CURVES, *PRESETS, CUSTOM)
 
 
@@ -48,7 +34,7 @@ def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]
             else layer_factors(points, layer_map)
         )
     if name in PRESETS:
-        return block_factors(PRESETS[name][len(_blocks(layer_map, name))], layer_map, name)
+        return block_factors(_base_with_blocks(layer_map, name).presets[name], layer_map, name)
     return layer_factors(CURVES[name], layer_map)
 
 
@@ -89,18 +75,25 @@ def layer_factors(curve: tuple[float, ...], layer_map: LayerMap) -> tuple[float,
 
 
 def block_factors(blocks: dict[int, float], layer_map: LayerMap, what: str) -> tuple[float, ...]:
-    """Each block's factor at each of its layers, in the layer map's order; 0 where a block is not named."""
-    known = _blocks(layer_map, what)
+    """Each block's factor at each of its layers, in the layer map's order; 0 for a block that is not named.
+
+    Raises FaceCDMError: `what` (for the message) names a block that does not exist, or the base's blocks are unknown.
+    """
+    known = _base_with_blocks(layer_map, what).blocks
     missing = set(blocks) - {number for number, _ in known}
     if missing:
-        raise FaceCDMError(f"{what} names block {min(missing)}; {layer_map.base} has the blocks 0 to {len(known) - 1}")
+        raise FaceCDMError(
+            f"{what} names block {min(missing)}; {name_of(layer_map)} has the blocks 0 to {len(known) - 1}"
+        )
     return tuple(blocks.get(number, 0.0) for number, count in known for _ in range(count))
 
 
-def _blocks(layer_map: LayerMap, what: str) -> tuple[tuple[int, int], ...]:
-    if layer_map.base not in BLOCKS:
+def _base_with_blocks(layer_map: LayerMap, what: str) -> Base:
+    base = base_of(layer_map)
+    if base is None or not base.blocks:
+        names = ", ".join(base.name for base in BASES.values() if base.blocks)
         raise FaceCDMError(
-            f"{what} goes by the blocks of {', '.join(BLOCKS)}, and this adapter is for "
-            f"{layer_map.base}: choose another curve"
+            f"{what} needs the block numbers of {names}, and this adapter is for {name_of(layer_map)}: "
+            "choose another curve"
         )
-    return BLOCKS[layer_map.base]
+    return base

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers import LayerMap
+from ..bases.layers import LayerMap
 
 SIGMA_RANGE = (0.03, 15.0)  # of the knots, evenly spaced in log σ; beyond them the end values hold
 

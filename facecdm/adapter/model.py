@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..bases.layers import LayerMap
 from .config import AdapterConfig
 from .gates import NoiseGate
 from .interplay import Interplay
-from .layers import LayerMap
 from .projectors import Bottleneck, Resampler
 
 KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..bases import name_of
 from ..errors import BadFile
 from ..files import write_named
 from .config import AdapterConfig
@@ -31,7 +32,7 @@ def save_adapter(
         "config": adapter.config.dumps(),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": name,
-        "modelspec.architecture": f"{adapter.config.layer_map.base}/facecdm",
+        "modelspec.architecture": f"{name_of(adapter.config.layer_map)}/facecdm",
         "modelspec.implementation": f"FaceCDM {__version__}",
     }
     return write_named(save(tensors, metadata), folder, name, overwrite)

@@ -19,7 +19,7 @@ from .portrait import WORKFLOW
 from .progress import ProgressLine
 from .references import EXAMPLES, Reference, reference
 from .serving import add_server_arguments as add_server_arguments
-from .serving import existing_file, open_meter, running_server
+from .serving import existing_file, open_meter, require_pack, running_server
 from .sheet import SheetRow, contact_sheet
 from .similarity import SimilarityMeter
 
@@ -166,6 +166,7 @@ def markdown(rows: list[SheetRow]) -> str:
 
 def main(options: argparse.Namespace) -> int:
     """Exit code 1 if an image could not be made; the sheet says why."""
+    require_pack("call the gallery in a clone")
     base = options.base or options.comfyui
     options.output.mkdir(parents=True, exist_ok=True)
     options.docs.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from ..files import REPOSITORY, write_atomically
 from .jobs import Job, make_all
 from .references import Reference, read_references
 from .serving import add_server_arguments as add_server_arguments
-from .serving import existing_file, open_meter, running_server
+from .serving import existing_file, open_meter, require_pack, running_server
 from .sheet import SheetRow, contact_sheet
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def plan(
 def main(options: argparse.Namespace) -> int:
     """Exit code 1 if no image was made."""
     started = time.monotonic()
+    if not options.workflow:
+        require_pack("name a workflow with --workflow")
     workflow = Workflow.load(options.workflow or WORKFLOW)
     references = read_references(options.reference)
     prompts = options.prompt or list(PROMPTS)

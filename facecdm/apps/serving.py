@@ -33,6 +33,15 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         "there, else another that is)")  # fmt: skip
 
 
+def require_pack(instead: str) -> None:
+    """Raises FaceCDMError if only the library is installed, without nodes and workflows.
+
+    instead  what to do then
+    """
+    if not (REPOSITORY / "nodes").is_dir():
+        raise FaceCDMError(f"only the library is installed here, without the node pack: {instead}")
+
+
 @contextlib.contextmanager
 def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalServer | None"]]:
     """(address, the server that was started for it or None) while the block runs."""
@@ -41,6 +50,7 @@ def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalSer
         return
     if not options.comfyui:
         raise FaceCDMError("which ComfyUI? name its folder with --comfyui, or a running one with --server")
+    require_pack("start ComfyUI with it yourself, and name that server with --server")
     from ..comfy_api.server import LocalServer, has_accelerator, link_pack
 
     base = (options.base or options.comfyui).absolute()

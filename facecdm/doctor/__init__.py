@@ -1,0 +1,1 @@
+"""The doctor: what is installed, what is missing, and how to get it."""

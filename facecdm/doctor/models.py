@@ -1,18 +1,22 @@
-"""The doctor's look at models: which are there, and what to get, from where, into which folder."""
+"""Checks of model files: which are there, and which to get, from where, into which folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..demo.paths import default_path
 from .finding import MISSING, NOTE, OK, WARNING, Finding
 
-DEMO_WEIGHTS = Path(__file__).parent / "demo" / "weights" / "demo.safetensors"
 ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Model files that a person may want, by the folders of ComfyUI's models that hold them."""
+    """A kind of optional model file.
+
+    folders  below ComfyUI's models
+    advice   what to get, if there is none; {models} stands for the models folder
+    """
 
     topic: str
     label: str
@@ -33,22 +37,23 @@ OPTIONAL_MODELS = (
         "CLIP Vision model (image stream)",
         ("clip_vision",),
         "models/image_encoder/model.safetensors of h94/IP-Adapter on Hugging Face (ViT-H/14), into "
-        "{models}/clip_vision as CLIP-ViT-H-14.safetensors",
+        "{models}/clip_vision as CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
     ),
     Kind(
         "adapter",
-        "FaceCDM adapter",
-        ("facecdm",),
-        "Save Adapter writes them to {models}/facecdm; New Adapter needs none",
+        "adapter",
+        ("facecdm", "ipadapter", "instantid", "pulid"),
+        "Save Adapter writes to {models}/facecdm; published ones (docs/formats.md) go into {models}/ipadapter, "
+        "{models}/instantid or {models}/pulid",
     ),
 )
 
 
 def check_models(base: Path | None) -> Iterator[Finding]:
-    """Face packs, the demo model, and what larger base models want, below `base`/models."""
+    """The demo model, and below `base`/models face packs and files for SD1.5 and SDXL."""
     yield from check_demo()
     if base is None:
-        yield Finding(NOTE, "models", "no ComfyUI, so no models were looked for", "name it with --comfyui DIR")
+        yield Finding(NOTE, "models", "no ComfyUI, so models were not checked", "name it with --comfyui DIR")
         return
     models = base / "models"
     if not models.is_dir():
@@ -60,34 +65,32 @@ def check_models(base: Path | None) -> Iterator[Finding]:
 
 
 def check_demo() -> Iterator[Finding]:
-    if DEMO_WEIGHTS.is_file():
-        size = DEMO_WEIGHTS.stat().st_size
-        if size < 1_000_000:  # a pointer of Git's large file storage, or a cut-off copy
-            yield Finding(WARNING, "demo model", f"{DEMO_WEIGHTS} has only {size:,} bytes", "clone the pack anew")
-        else:
-            yield Finding(OK, "demo model", f"demo model ({size / 2**20:.0f} MiB, comes with the pack)")
+    path = default_path()
+    size = path.stat().st_size if path.is_file() else 0
+    if not size:
+        yield Finding(NOTE, "demo model", f"no demo model at {path}", "`python -m facecdm demo train` makes one")
+    elif size < 1_000_000:  # a pointer of Git LFS, or a cut-off copy
+        yield Finding(WARNING, "demo model", f"{path} has only {size:,} bytes", "clone the pack again")
     else:
-        yield Finding(
-            NOTE, "demo model", f"no demo model at {DEMO_WEIGHTS}", "`python -m facecdm demo train` makes one"
-        )
+        yield Finding(OK, "demo model", f"demo model ({size / 2**20:.0f} MiB, comes with the pack)")
 
 
 def check_packs(folder: Path) -> Iterator[Finding]:
-    """Every face pack: complete or broken; one that is whole is needed."""
+    """Every face pack, complete or broken. One complete pack is needed."""
     from ..errors import FaceCDMError
     from ..faces.packs import ADVICE, find_packs, sort_pack
 
-    whole = 0
-    for name, place in find_packs([folder]).items():
+    complete = 0
+    for name, pack_folder in find_packs([folder]).items():
         try:
-            files = sort_pack(name, place)
+            files = sort_pack(name, pack_folder)
         except FaceCDMError as error:
             yield Finding(WARNING, "face pack", str(error))
             continue
-        whole += 1
+        complete += 1
         yield Finding(OK, "face pack", f"face pack {name}: {files.detector.name}, {files.recogniser.name}")
-    if not whole:
-        yield Finding(MISSING, "face pack", f"no whole face pack below {folder}", ADVICE)
+    if not complete:
+        yield Finding(MISSING, "face pack", f"no complete face pack below {folder}", ADVICE)
 
 
 def check_kind(kind: Kind, models: Path) -> Finding:

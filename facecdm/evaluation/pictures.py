@@ -1,4 +1,4 @@
-"""Pictures from disk, the last few kept."""
+"""Pictures from disk, with a cache of the last ones."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,20 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadFile
+from ..pictures import open_picture
 
 KEPT = 64
 
 
 def opener() -> Callable[[Path], np.ndarray]:
-    """A function path → RGB uint8 [H, W, 3], upright. Raises BadFile where a file is no picture."""
+    """A function path → RGB uint8 [H, W, 3], turned upright by EXIF. It raises BadFile if a file is no picture."""
     from PIL import Image, ImageOps
 
     @lru_cache(maxsize=KEPT)
-    def open_picture(path: Path) -> np.ndarray:
+    def read(path: Path) -> np.ndarray:
         try:
-            with Image.open(path) as picture:
+            with open_picture(path) as picture:
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadFile(f"{path} is no picture that can be read: {error}") from error
+            raise BadFile(f"{path} cannot be read as a picture: {error}") from error
 
-    return open_picture
+    return read

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .. import __version__
 from ..adapter.model import StreamLayers, TripletAdapter
+from ..bases import name_of
 from ..errors import FaceCDMError
 from .imported import ImportedAdapter
 from .read import State
@@ -64,7 +65,7 @@ def _published(adapter: ImportedAdapter) -> Exported:
         dict(adapter.projectors[stream].state_dict()),
         layers | adapter.loras.get(stream, {}),
         part.family.key,
-        f"{part.family.name} for {part.layer_map.base}, as it was loaded",
+        f"{part.family.name} for {name_of(part.layer_map)}, as it was loaded",
     )
 
 
@@ -103,7 +104,7 @@ def _own(adapter: TripletAdapter) -> Exported:
             f"read {FACEID} or {PORTRAIT} tokens of at most {HIDDEN}: train one of those sizes"
         )
     report = [
-        f"FaceID for {config.layer_map.base}, {config.face_tokens} tokens",
+        f"FaceID for {name_of(config.layer_map)}, {config.face_tokens} tokens",
         f"recogniser: {config.recogniser or 'any'}",
         "Other programs show tokens of no face to the negative prompt; FaceCDM leaves it as it is.",
     ]

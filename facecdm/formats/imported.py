@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.features import Features
-from ..adapter.layers import LayerMap
 from ..adapter.model import StreamLayers, TripletAdapter
 from ..adapter.native import is_native, load_adapter
+from ..bases import name_of
+from ..bases.layers import LayerMap
 from ..errors import BadFile, Mismatch
 from .families import file_for
 from .read import Published, read
@@ -112,7 +113,8 @@ def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
     a, b = one.config, other.config
     if a.layer_map != b.layer_map:
         raise Mismatch(
-            f"one adapter was made for {a.layer_map.base}, the other for {b.layer_map.base}: load two for the same base"
+            f"one adapter was made for {name_of(a.layer_map)}, the other for {name_of(b.layer_map)}: "
+            "load two for the same base"
         )
     twice = set(a.parts) & set(b.parts)
     if twice:

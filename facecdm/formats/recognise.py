@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..adapter.layers import BASES, LayerMap
+from ..bases import BASES, name_of
+from ..bases.layers import LayerMap
 from ..errors import BadFile, FaceCDMError, UnsupportedModel
 from .families import FAMILIES, POOLED, RULES, Encoder, Family, encoder_for
 from .pulid import VISION_WIDTH as PULID_VISION_WIDTH
@@ -42,7 +43,7 @@ class Recognised:
     def report(self) -> str:
         family = self.family
         lines = [
-            f"{family.name} for {self.layer_map.base}, recognised by {self.why}",
+            f"{family.name} for {name_of(self.layer_map)}, recognised by {self.why}",
             f"{family.stream}: {family.reads} → {self.tokens} tokens",
         ]
         if self.vision_width:
@@ -112,7 +113,7 @@ def _choose(published: Published, options: tuple[str, ...], layer_map: LayerMap,
     told = published.metadata.get(FORMAT_KEY, "")
     if told in options:
         return FAMILIES[told], "its metadata"
-    if "faceid-plusv2" in options and layer_map.base == "SDXL":
+    if "faceid-plusv2" in options and name_of(layer_map) == "SDXL":
         return FAMILIES["faceid-plusv2"], "its content (there is no FaceID Plus for SDXL)"
     path = published.path
     for said, where in (
@@ -136,9 +137,9 @@ def _layer_map(published: Published) -> LayerMap:
     if any(f"{number}.to_v_ip.weight" not in published.ip_adapter for number in numbers):
         raise BadFile(f"{published.path} has keys without values (to_k_ip without to_v_ip): get the file again.")
     widths, context = [len(key) for key in keys], keys[0].shape[1]
-    for layer_map in BASES.values():
-        if layer_map.context == context and [layer.width for layer in layer_map.layers] == widths:
-            return layer_map
+    for base in BASES.values():
+        if base.text_width == context and [layer.width for layer in base.layer_map.layers] == widths:
+            return base.layer_map
     raise UnsupportedModel(
         f"{published.path.name} was made for a U-Net of {len(keys)} cross-attention layers and text "
         f"width {context}; FaceCDM knows {', '.join(BASES)}."

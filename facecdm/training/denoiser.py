@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.attention import LayerStream
-from ..adapter.layers import LayerMap
+from ..bases.layers import LayerMap
 from .rows import Prompt
 
 # Called in every cross-attention layer: index, queries [B, n, C], text keys [B, T, C].

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..adapter.location import token_centres
 from ..adapter.model import TripletAdapter
-from ..faces.location import REACH, SIZE, aligned_coordinates, from_crop, token_centres
+from ..bases.grid import layer_grid
+from ..faces.location import REACH, SIZE, aligned_coordinates, from_crop
 from .denoiser import Denoiser
 from .losses.arcface import upright
 from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, straight
@@ -154,7 +156,7 @@ def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
             heads = denoiser.layer_map.layers[index].heads
             q = q.detach().cpu().unflatten(-1, (heads, -1)).flatten(0, 1).double().transpose(0, 1)  # [heads, B·n, d]
             p = (
-                aligned_coordinates(rows.keypoints.cpu(), *size, q.shape[1] // len(rows.keypoints))
+                aligned_coordinates(rows.keypoints.cpu(), size, layer_grid(q.shape[1] // len(rows.keypoints), *size))
                 .flatten(0, 1)
                 .double()
             )

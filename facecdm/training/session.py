@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ..adapter.native import load_adapter, save_adapter
+from ..bases import name_of
 from ..errors import BadFile, FaceCDMError, MissingModel
 from ..files import write_named
 from ..formats.read import tensors_of
@@ -100,8 +101,8 @@ class Session:
         adapter = load_adapter(self.config.adapter)
         if adapter.config.layer_map != self.denoiser.layer_map:
             raise FaceCDMError(
-                f"{self.config.adapter} was made for {adapter.config.layer_map.base}, and the base is "
-                f"{self.denoiser.layer_map.base}"
+                f"{self.config.adapter} was made for {name_of(adapter.config.layer_map)}, and the base is "
+                f"{name_of(self.denoiser.layer_map)}"
             )
         widths = (self.data.face_width, self.data.vision_width)
         if adapter.config.face_width != widths[0] or adapter.config.image_width not in (0, widths[1]):
@@ -127,7 +128,7 @@ class Session:
     def describe(self) -> str:
         parameters = sum(value.numel() for value in self.adapter.parameters())
         return (
-            f"base: {self.denoiser.layer_map.base} on {self.denoiser.device}\n"
+            f"base: {name_of(self.denoiser.layer_map)} on {self.denoiser.device}\n"
             f"data: {len(self.data)} pictures of {len(self.data.people)} people, {len(self.held_out)} pictures "
             f"held out\nadapter: {parameters / 1e6:.1f} M weights, "
             f"{'begins anew' if self.config.adapter is None else self.config.adapter}"

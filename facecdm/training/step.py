@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..adapter.config import AdapterConfig
+from ..adapter.location import FaceLocation
 from ..adapter.reference_batch import ReferenceBatch
 from ..faces.align import TEMPLATE
-from ..faces.location import SIZE, FaceLocation
+from ..faces.location import SIZE
 from .denoiser import Denoiser, clean_from
 from .learner import Learner
 from .randomness import RandomDraws

@@ -8,7 +8,8 @@ from twins import SMALL_SD15, conditioning, make_twins, new_adapter, predict, st
 
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch, UnsupportedModel
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map, sigma_at
+from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA = 2.0
 

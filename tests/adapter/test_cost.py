@@ -5,7 +5,8 @@ from counting import ATTENTION, COPIES, LINEAR, SYNCS, operations, total
 from twins import conditioning, new_adapter, stir
 
 from facecdm.adapter.person import Person
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map
 
 
 def test_cost_of_people(twins, monkeypatch):

@@ -2,20 +2,14 @@
 
 import pytest
 
-from facecdm.adapter.curves import BLOCKS, NAMES, PRESETS, block_factors, factors_of
-from facecdm.adapter.layers import BASES
+from facecdm.adapter.curves import NAMES, PRESETS, block_factors, factors_of
+from facecdm.bases import BASES
 from facecdm.errors import FaceCDMError
 
 
 def active(name: str, base: str) -> set[int]:
     """Indices of IP-Adapter's layers (input, output, middle) that take part."""
-    return {i for i, factor in enumerate(factors_of(name, "", BASES[base])) if factor}
-
-
-def test_blocks_cover_every_layer():
-    for base, blocks in BLOCKS.items():
-        assert sum(count for _, count in blocks) == len(BASES[base].layers)
-        assert sorted(number for number, _ in blocks) == list(range(len(blocks)))
+    return {i for i, factor in enumerate(factors_of(name, "", BASES[base].layer_map)) if factor}
 
 
 def test_sdxl_style_and_composition_are_instantstyles():
@@ -28,29 +22,31 @@ def test_sdxl_style_and_composition_are_instantstyles():
 
 def test_sd15_blocks_are_ipadapter_plus():
     """Its numbers count blocks as a picture passes them: 4 and 5 are the last input blocks, 6 is the middle."""
-    assert active("composition", "SD1.5") == {4, 5} and factors_of("composition", "", BASES["SD1.5"])[4] == 0.25
+    assert (
+        active("composition", "SD1.5") == {4, 5} and factors_of("composition", "", BASES["SD1.5"].layer_map)[4] == 0.25
+    )
     assert active("style", "SD1.5") == {0, 1, 2, 3} | set(range(8, 15))
     assert active("strong style", "SD1.5") == set(range(16)) - {4, 5}
 
 
 def test_single_blocks_by_number():
-    factors = factors_of("custom", "6:0.5; 0:2", BASES["SD1.5"])
+    factors = factors_of("custom", "6:0.5; 0:2", BASES["SD1.5"].layer_map)
     assert factors[15] == 0.5 and factors[0] == 2.0 and sum(factors) == 2.5, "block 6 is the middle, the last layer"
-    assert factors_of("custom", "0, 1", BASES["SD1.5"]) == factors_of("ease in", "", BASES["SD1.5"])
+    assert factors_of("custom", "0, 1", BASES["SD1.5"].layer_map) == factors_of("ease in", "", BASES["SD1.5"].layer_map)
 
 
 def test_what_is_no_block():
     with pytest.raises(FaceCDMError, match="custom_curve names block 11; SDXL has the blocks 0 to 10"):
-        factors_of("custom", "11:1", BASES["SDXL"])
+        factors_of("custom", "11:1", BASES["SDXL"].layer_map)
     for text in ("3:a", "a:1", "3:1:2", "3:1000"):
         with pytest.raises(FaceCDMError, match="custom_curve"):
-            factors_of("custom", text, BASES["SDXL"])
-    with pytest.raises(FaceCDMError, match="style goes by the blocks of SD1.5, SD2, SDXL, and this adapter"):
-        factors_of("style", "", BASES["FaceCDM demo"])
+            factors_of("custom", text, BASES["SDXL"].layer_map)
+    with pytest.raises(FaceCDMError, match="style needs the block numbers of SD1.5, SD2, SDXL, and this adapter"):
+        factors_of("style", "", BASES["FaceCDM demo"].layer_map)
 
 
 def test_every_name_has_factors():
     for base in ("SD1.5", "SD2", "SDXL"):
         for name in NAMES:
-            assert len(factors_of(name, "1", BASES[base])) == len(BASES[base].layers)
-    assert set(PRESETS) < set(NAMES) and block_factors({}, BASES["SDXL"], "x") == (0.0,) * 70
+            assert len(factors_of(name, "1", BASES[base].layer_map)) == len(BASES[base].layer_map.layers)
+    assert set(PRESETS) < set(NAMES) and block_factors({}, BASES["SDXL"].layer_map, "x") == (0.0,) * 70

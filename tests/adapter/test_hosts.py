@@ -7,9 +7,11 @@ import torch
 from twins import FULL_SD15, Twins, conditioning, make_twins, new_adapter, predict, stir
 
 from facecdm.adapter.person import Person, Stream
+from facecdm.bases import name_of
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.location import SIZE
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map
 from facecdm.hosts.diffusers.sampling import DiffusersHost, Span
 
 SIGMA = 3.0
@@ -109,7 +111,7 @@ def test_faces_that_are_told_where_to_be(twins, pictures):
 @pytest.mark.slow
 def test_full_size_sd15(in_comfy):
     twins = make_twins(FULL_SD15)
-    assert layer_map(twins.model).base == "SD1.5"
+    assert name_of(layer_map(twins.model)) == "SD1.5"
     adapter = stir(new_adapter(layer_map(twins.model), image_width=1024))
     face, image = features(adapter)
     same(*compare(twins, [Person(adapter, face, image)], batch=1, size=(16, 16)))

@@ -6,7 +6,8 @@ from twins import conditioning, new_adapter, predict, stir
 
 from facecdm.adapter.gates import knot_weights
 from facecdm.adapter.person import Person
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map, text_keys_values
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map, text_keys_values
 from facecdm.hosts.diffusers.sampling import DiffusersHost, Span
 
 SIGMA = 2.0

@@ -1,4 +1,4 @@
-"""Real servers with two frontends, ComfyUI's own and the newest, each in a tab of a real browser."""
+"""Servers with two frontends, ComfyUI's own and the newest, each in a tab of a real browser."""
 
 import contextlib
 import json
@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from chromium import Tab, find_browser
 from frontend import Frontend, settle_in
-from plans import brought
 
 from facecdm.apps.references import copy_examples
+from workflows.source import needed_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
 def browser() -> str:
-    """The set-up of `python quickstart.py test` finds or installs one, and says why where it could not."""
+    """`python quickstart.py test` finds or installs one, or passes on the reason why not."""
     found = find_browser()
     if found is None:
         why_not = os.environ.get("FACECDM_NO_BROWSER")
         if why_not:
-            pytest.skip(f"no browser could be had here: {why_not}")
+            pytest.skip(f"no browser: {why_not}")
         pytest.fail(
             "no browser: install chromium, or name one in FACECDM_BROWSER; `python quickstart.py test` tries "
             "to install it"
@@ -34,7 +34,7 @@ def browser() -> str:
 
 @pytest.fixture(scope="session")
 def newest_frontend() -> Path:
-    """A folder with index.html: the newest frontend of the package index, fetched by the set-up."""
+    """The folder of the newest frontend in the package index, fetched by the set-up."""
     folder = Path(os.environ.get("FACECDM_FRONTEND") or REPOSITORY / ".quickstart" / "frontend")
     if not (folder / "index.html").is_file():
         pytest.fail(f"{folder} has no index.html: run `python quickstart.py test`, or set FACECDM_FRONTEND")
@@ -76,7 +76,7 @@ def own_page(server, browser):
 
 @pytest.fixture(scope="session")
 def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory):
-    """The newest version marks files that are absent as issues; here their places are taken by empty ones."""
+    """The newest frontend marks missing model files as errors, so empty files stand in for them."""
     from facecdm.comfy_api.server import LocalServer, link_pack
 
     base = tmp_path_factory.mktemp("newest")
@@ -86,7 +86,7 @@ def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory
     for name in ("buffalo_s", "buffalo_l", "antelopev2"):
         (packs / name).symlink_to(face_models / "models/insightface/models/buffalo_s", target_is_directory=True)
     for path in (REPOSITORY / "workflows" / "api").glob("*.json"):
-        for file in brought(json.loads(path.read_text(encoding="utf-8"))):
+        for file in needed_files(json.loads(path.read_text(encoding="utf-8"))):
             (base / "models" / file).parent.mkdir(parents=True, exist_ok=True)
             (base / "models" / file).touch()
     link_pack(REPOSITORY, base)
@@ -98,5 +98,5 @@ def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory
 
 @pytest.fixture(params=["own", "newest"])
 def page(request) -> Page:
-    """Both versions in turn."""
+    """Each frontend in turn."""
     return request.getfixturevalue(f"{request.param}_page")

@@ -1,4 +1,4 @@
-"""Our nodes from the node library into an empty graph, by hand: dragged, dropped and connected."""
+"""Nodes dragged from the node library into an empty graph and connected."""
 
 import re
 import time
@@ -12,7 +12,7 @@ NODES = ("Load Demo Model", "New Adapter")
 
 @pytest.fixture
 def empty(own_page):
-    """The tab with an empty graph; a new tab of the workflow bar, so that no one is asked to save."""
+    """The tab with an empty graph, in a new workflow tab: no question about saving."""
     own_page.tab.js(
         "await app.extensionManager.command.execute('Comfy.NewBlankWorkflow'); app.canvas.ds.reset();"
         "await new Promise(done => setTimeout(done, 800))"
@@ -22,7 +22,7 @@ def empty(own_page):
 
 
 def middle(tab, element: str) -> tuple[float, float]:
-    """Of a DOM element, given as an expression, in the page."""
+    """The centre of a DOM element, given as an expression, in page coordinates."""
     tab.until(element, 30)
     return tuple(
         tab.js(
@@ -32,7 +32,7 @@ def middle(tab, element: str) -> tuple[float, float]:
 
 
 def socket(tab, title: str, is_input: bool, name: str) -> tuple[float, float]:
-    """Where an input or output of the node of that title is on the page."""
+    """The page coordinates of an input or output of the node with that title."""
     return tuple(
         tab.js(
             """
@@ -49,17 +49,17 @@ def socket(tab, title: str, is_input: bool, name: str) -> tuple[float, float]:
     )
 
 
-def search(tab, words: str) -> None:
-    """Types into the library's search box, in place of what stood there."""
+def search(tab, text: str) -> None:
+    """Replace the text in the library's search box."""
     box = "document.querySelector('.node-lib-search-box input, .comfy-vue-side-bar-container input')"
     tab.click(*middle(tab, box))
     tab.js(f"{box}.select()")
-    tab.type(words)
+    tab.type(text)
     time.sleep(0.6)
 
 
 def leaf(name: str) -> str:
-    """The library's entry of a node, as an expression."""
+    """A node's entry in the library, as an expression."""
     return (
         "[...document.querySelectorAll('.comfy-vue-side-bar-container .p-tree-node-leaf .node-content, "
         ".comfy-vue-side-bar-container .p-tree-node-leaf')]"
@@ -92,13 +92,13 @@ def test_nodes_are_dragged_in_and_connected(empty):
 
 
 @pytest.mark.parametrize("kind", ["FaceCDMApply", "FaceCDMStageSettings"])
-def test_help_of_a_node_is_our_page(page, kind):
-    """A click on the node, one on its info button: the panel shows what stands in web/docs, as HTML."""
+def test_the_help_panel_shows_our_page(page, kind):
+    """After clicks on the node and its info button, the panel shows the page from web/docs as HTML."""
     tab = page.tab
     tab.js(
         "await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');"
         "const node = LiteGraph.createNode(kind); node.pos = [700, 300]; app.graph.add(node);"
-        "await new Promise(done => setTimeout(done, 1200));"  # a new graph is first fitted into the view
+        "await new Promise(done => setTimeout(done, 1200));"  # the view is fitted to a new graph first
         "app.canvas.ds.reset(); app.canvas.setDirty(true, true);"
         "await new Promise(done => setTimeout(done, 500))",
         kind=kind,
@@ -108,12 +108,12 @@ def test_help_of_a_node_is_our_page(page, kind):
         return [canvas.x + (740 + offset[0]) * scale, canvas.y + (285 + offset[1]) * scale];""")
     )
     tab.until("document.querySelector('[data-testid=info-button]')")
-    time.sleep(1)  # it moves to its place
+    time.sleep(1)  # it is animated
     tab.click(*middle(tab, "document.querySelector('[data-testid=info-button]')"))
     tab.until("document.querySelector('.node-help-content h2')", 30)
     written = (REPOSITORY / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
-    told = tab.js("return document.querySelector('.node-help-content').innerText")
+    shown = tab.js("return document.querySelector('.node-help-content').innerText")
     for line in re.findall(r"^- `(\w+)`", written, re.M):
-        assert line in told
-    assert "(default " in told and "`" not in told
+        assert line in shown
+    assert "(default " in shown and "`" not in shown
     assert page.frontend.complaints() == []

@@ -1,11 +1,12 @@
-"""Every shipped workflow in a real browser: it opens without a complaint, compiles to its API JSON, and runs."""
+"""Every shipped workflow in a real browser: it opens without errors, queues its API JSON, and runs."""
 
 import json
 import time
 from pathlib import Path
 
 import pytest
-from plans import PLANS
+
+from workflows.source import PLANS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = REPOSITORY / "workflows"
@@ -16,12 +17,12 @@ def committed(name: str) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_every_workflow_has_its_plan():
-    assert sorted(PLANS) == NAMES, "draw workflows with tests/support/draw_workflows.py"
+def test_every_workflow_has_a_source():
+    assert sorted(PLANS) == NAMES, "run python -m workflows.source.make"
 
 
-def test_a_node_that_nobody_has_is_complained_of(page, tmp_path):
-    """So that the silence of the others says something."""
+def test_an_unknown_node_is_reported(page, tmp_path):
+    """Shows that the other tests would notice one."""
     strange = (WORKFLOWS / "portrait.json").read_text(encoding="utf-8").replace("FaceCDMApply", "FaceCDMNoSuchNode")
     (tmp_path / "strange.json").write_text(strange, encoding="utf-8")
     page.frontend.open(tmp_path / "strange.json")
@@ -32,7 +33,7 @@ def test_a_node_that_nobody_has_is_complained_of(page, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_opens_without_a_complaint_and_says_what_is_queued(page, name):
+def test_it_opens_without_errors_and_queues_its_api_json(page, name):
     page.frontend.open(WORKFLOWS / f"{name}.json")
     assert page.frontend.missing() == []
     assert page.frontend.complaints() == []
@@ -40,17 +41,17 @@ def test_it_opens_without_a_complaint_and_says_what_is_queued(page, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saving_it_again_changes_nothing_that_matters(own_page, name):
-    """What is committed is what the frontend itself would save, so that a user's own copy differs by their changes."""
+def test_saving_it_again_changes_nothing(own_page, name):
+    """The committed file is what the frontend saves, so a user's copy differs by their own changes only."""
     own_page.frontend.open(WORKFLOWS / f"{name}.json")
     saved, mine = own_page.frontend.serialised(), json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     for workflow in (saved, mine):
-        workflow.pop("extra")  # where the view stands
+        workflow.pop("extra")  # the view's position
     assert saved == mine
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in PLANS or PLANS[name].runs])
-def test_a_click_on_run_makes_the_picture(own_page, name):
+def test_run_makes_the_picture(own_page, name):
     page = own_page
     page.frontend.open(WORKFLOWS / f"{name}.json")
     before = page.history().keys()
@@ -69,4 +70,4 @@ def wait_for_new(page, before, seconds: float = 400) -> dict:
             if key not in before and (entry["status"]["completed"] or entry["status"]["status_str"] == "error"):
                 return entry
         time.sleep(0.5)
-    raise TimeoutError(f"nothing new in the history; toasts: {page.frontend.complaints()}; log: {page.log}")
+    raise TimeoutError(f"no new entry in the history; toasts: {page.frontend.complaints()}; log: {page.log}")

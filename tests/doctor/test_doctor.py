@@ -1,4 +1,4 @@
-"""The doctor names what is missing, from where and into which folder."""
+"""The doctor names what is missing, where to get it, and into which folder it goes."""
 
 import json
 import os
@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from facecdm.cli import main
-from facecdm.doctor import command as doctor
+from facecdm.doctor import checks as doctor
+from facecdm.doctor import folders
 from facecdm.doctor import models as doctor_models
-from facecdm.doctor.finding import MISSING, NOTE, OK, WARNING
+from facecdm.doctor.command import lines
+from facecdm.doctor.finding import MISSING, NOTE, OK, WARNING, Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +44,7 @@ def test_no_face_pack(comfyui, tmp_path):
     assert "buffalo_l" in found.advice and "models/insightface/models" in found.advice
 
 
-def test_a_truncated_pack_is_told_and_another_one_is_enough(comfyui, face_models, tmp_path):
+def test_a_truncated_pack_is_reported_and_another_one_is_enough(comfyui, face_models, tmp_path):
     packs = tmp_path / "models" / "insightface" / "models"
     whole = face_models / "models" / "insightface" / "models" / "buffalo_s"
     shutil.copytree(whole, packs / "cut")
@@ -72,7 +74,7 @@ def test_two_runtimes_are_a_warning(monkeypatch):
     assert first.advice == "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
 
 
-def test_an_old_comfyui_and_a_folder_that_is_none(tmp_path):
+def test_an_old_comfyui_and_a_folder_that_is_no_comfyui(tmp_path):
     (none,) = doctor.check_comfyui(tmp_path)
     assert none.level == MISSING and "no main.py" in none.text
     (tmp_path / "main.py").touch()
@@ -83,7 +85,7 @@ def test_an_old_comfyui_and_a_folder_that_is_none(tmp_path):
     assert nowhere.level == MISSING and "--comfyui" in nowhere.advice
 
 
-def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch, comfyui, face_models):
+def test_a_check_that_fails_does_not_stop_the_others(monkeypatch, comfyui, face_models):
     monkeypatch.setattr(doctor, "check_optional", lambda: (_ for _ in ()).throw(RuntimeError("odd")))
     found = list(doctor.examine(comfyui, face_models))
     assert findings(found, "doctor")[0].text == "a check failed with RuntimeError: odd"
@@ -102,9 +104,65 @@ def test_the_command_line(arguments, code):
     assert done.returncode == code and "Traceback" not in done.stderr
 
 
-def test_without_torch_the_doctor_still_speaks():
+def test_without_torch_there_is_still_a_report():
     """A newcomer calls it with the wrong Python: -S -E hides every installed package."""
     command = [sys.executable, "-S", "-E", "-m", "facecdm", "doctor", "--base", "nowhere"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "PyTorch cannot be imported" in done.stdout, done.stdout + done.stderr
     assert "a check failed" not in done.stdout
+
+
+def test_a_reader_that_closes_early_causes_no_error(comfyui, face_models):
+    command = [sys.executable, "-m", "facecdm", "doctor", "--comfyui", str(comfyui), "--base", str(face_models)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait() == 0 and "Error" not in errors and "Exception" not in errors, errors
+
+
+def test_a_separate_base_directory_is_the_one_whose_custom_nodes_hold_the_pack(monkeypatch, face_models, tmp_path):
+    """As ComfyUI Desktop has it: the pack and the models are far from ComfyUI's own folder."""
+    monkeypatch.delenv("FACECDM_BASE", raising=False)
+    monkeypatch.delenv("FACECDM_COMFYUI", raising=False)
+    pack = tmp_path / "custom_nodes" / "facecdm"
+    pack.mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(folders, "REPOSITORY", pack)
+    monkeypatch.setattr(folders, "QUICKSTART", pack / ".quickstart")
+    monkeypatch.chdir(pack)
+    assert folders.find_comfyui() is None and folders.find_base(None) == tmp_path
+    (tmp_path / "models" / "insightface").symlink_to(face_models / "models" / "insightface")
+    found = list(doctor.examine(None, tmp_path))
+    assert findings(found, "face pack")[0].level == OK and not any(one.level == MISSING for one in found)
+    assert "not known" in findings(found, "comfyui")[0].text
+
+
+def test_the_demo_model_is_the_one_in_the_package():
+    (found,) = doctor_models.check_demo()
+    assert found.level == OK, found
+
+
+@pytest.mark.parametrize(
+    ("topics", "verdict"),
+    [
+        (["demo model"], "Demo portraits can be made here. For SD1.5 and SDXL get"),
+        (["demo model", "checkpoint", "adapter"], "Portraits can be made here."),
+        (["checkpoint"], "For SD1.5 and SDXL get"),
+    ],
+)
+def test_the_verdict_says_which_portraits(topics, verdict):
+    assert list(lines([Finding(OK, topic, "") for topic in topics]))[-1].startswith(verdict)
+
+
+@pytest.mark.parametrize(("version", "level"), [((3, 9), MISSING), ((3, 10), NOTE), ((3, 11), OK), ((3, 13), NOTE)])
+def test_python_versions(monkeypatch, version, level):
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    (found,) = doctor.check_python()
+    assert found.level == level
+
+
+def test_the_encoder_is_named_as_the_workflows_name_it():
+    workflows = [path.read_text(encoding="utf-8") for path in (ROOT / "workflows/api").glob("*.json")]
+    kind = next(kind for kind in doctor_models.OPTIONAL_MODELS if kind.topic == "clip_vision")
+    name = kind.advice.rpartition(" ")[2]
+    assert name.endswith(".safetensors") and any(name in text for text in workflows)

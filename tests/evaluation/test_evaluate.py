@@ -161,3 +161,18 @@ def test_dlib_takes_another_ones_key_points_where_it_finds_no_face_itself(people
     )
     assert own > strange
     assert helped.recognise(np.full((128, 128, 3), 90, np.uint8)) is None
+
+
+def test_a_photo_is_turned_as_its_exif_says(people, tmp_path):
+    """Phones save the sensor's picture and an orientation: 6 means a quarter turn clockwise."""
+    photo = Image.open(people["0005"][0]).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.rotate(90, expand=True).save(tmp_path / "phone.png", exif=exif)
+    assert np.array_equal(opener()(tmp_path / "phone.png"), np.asarray(photo))
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(BadFile, match="a.png cannot be read as a picture"):
+        opener()(tmp_path / "a.png")

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facecdm.adapter.attention import LayerStream, attend, triplet_attention
+from facecdm.adapter.location import FaceLocation, FaceLocations, token_centres
 from facecdm.faces.align import TEMPLATE
-from facecdm.faces.location import FADES, REACH, SIZE, FaceLocation, FaceLocations, token_centres
+from facecdm.faces.location import FADES, REACH, SIZE
 
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 

@@ -4,8 +4,8 @@ import pytest
 from published import SMALL, SMALL_XL, published_state
 from twins import NARROW_SDXL, SMALL_SD15, SMALL_SDXL, Twins, make_twins
 
-from facecdm.adapter import layers
-from facecdm.hosts.comfy.sampling.apply import layer_map
+from facecdm import bases
+from facecdm.hosts.comfy.unet import layer_map
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,8 @@ def narrow_sdxl(in_comfy) -> Twins:
 def small(request, monkeypatch):
     """(twins, sizes of adapters for them): each small base in turn, known by name while the test runs."""
     twins = request.getfixturevalue(f"small_{request.param}")
-    monkeypatch.setitem(layers.BASES, f"small {request.param}", layer_map(twins.model))
+    name = f"small {request.param}"
+    monkeypatch.setitem(bases.BASES, name, bases.Base(name, layer_map(twins.model)))
     return twins, SMALL if request.param == "sd15" else SMALL_XL
 
 

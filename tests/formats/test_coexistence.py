@@ -11,7 +11,8 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA = 3.0
 

@@ -8,13 +8,14 @@ from oracle import diffusers_adapters, predict_with_images
 from published import LARGE_STATES, SD15, SDXL, WITH_LORA, published_state
 from twins import FULL_SD15, conditioning, make_twins, predict
 
-from facecdm.adapter import layers
+from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.formats.families import FAMILIES, POOLED
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA, CFG = 3.0, 3.0
 DIFFUSERS = (
@@ -147,7 +148,7 @@ def test_a_file_in_half_precision(small, make_state):
 
 
 def known(twins, name, monkeypatch):
-    monkeypatch.setitem(layers.BASES, name, layer_map(twins.model))
+    monkeypatch.setitem(bases.BASES, name, bases.Base(name, layer_map(twins.model)))
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from facecdm.adapter.person import Person
 from facecdm.errors import FaceCDMError
 from facecdm.formats.export import export
 from facecdm.formats.imported import combine, load_any
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA = 3.0
 

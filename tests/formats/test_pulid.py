@@ -10,14 +10,15 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from twins import Twins, conditioning, predict
 
-from facecdm.adapter import layers
+from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import BadFile
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.pulid import from_upstream, identity
 from facecdm.formats.read import Published, read
-from facecdm.hosts.comfy.sampling.apply import apply_person, layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA, CFG, STRENGTH = 3.0, 3.0, 0.8
 # PuLID's modes: tokens of nothing (NUM_ZERO), and our Stream, on top of the family's κ of 1.
@@ -124,7 +125,7 @@ def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
 
 @pytest.fixture
 def small(small_sdxl, monkeypatch):
-    monkeypatch.setitem(layers.BASES, "small SDXL", layer_map(small_sdxl.model))
+    monkeypatch.setitem(bases.BASES, "small SDXL", bases.Base("small SDXL", layer_map(small_sdxl.model)))
     return small_sdxl
 
 
@@ -139,7 +140,7 @@ def test_version_1_1(small):
 
 @pytest.mark.slow
 def test_at_sdxls_widths(narrow_sdxl, monkeypatch):
-    monkeypatch.setitem(layers.BASES, "narrow SDXL", layer_map(narrow_sdxl.model))
+    monkeypatch.setitem(bases.BASES, "narrow SDXL", bases.Base("narrow SDXL", layer_map(narrow_sdxl.model)))
     assert compare(narrow_sdxl, SDXL, "fidelity") < 1e-4
 
 

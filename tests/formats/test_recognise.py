@@ -7,7 +7,7 @@ import pytest
 import torch
 from published import PROJECTORS, SD15, SDXL, published_state
 
-from facecdm.adapter.layers import BASES
+from facecdm.bases import BASES, name_of
 from facecdm.errors import BadFile, FaceCDMError, UnsupportedModel
 from facecdm.formats.families import FAMILIES, FILES, file_for
 from facecdm.formats.imported import import_adapter
@@ -54,9 +54,9 @@ def file(family: str, base: str, name: str, encoder=None, metadata=None) -> Publ
         shapes = PROJECTORS[SAME_SHAPES.get(family, family)](sizes)
         projector = {key: torch.empty(shape) for key, shape in shapes.items()}
         layers = {}
-        for index, layer in enumerate(BASES[base].layers):
+        for index, layer in enumerate(BASES[base].layer_map.layers):
             for part in "kv":
-                layers[f"{2 * index + 1}.to_{part}_ip.weight"] = torch.empty(layer.width, BASES[base].context)
+                layers[f"{2 * index + 1}.to_{part}_ip.weight"] = torch.empty(layer.width, BASES[base].layer_map.context)
     if family in published.WITH_LORA:
         layers |= {"0.to_q_lora.down.weight": torch.ones(128, 320), "0.to_q_lora.up.weight": torch.ones(320, 128)}
     return Published(projector, layers, metadata or {}, Path("models") / "ipadapter" / name)
@@ -66,7 +66,7 @@ def file(family: str, base: str, name: str, encoder=None, metadata=None) -> Publ
 def test_published_files(name):
     family, base, tokens, encoder = PUBLISHED[name]
     found = recognise(file(family, base, name, encoder))
-    assert (found.family.key, found.layer_map.base, found.tokens) == (family, base, tokens)
+    assert (found.family.key, name_of(found.layer_map), found.tokens) == (family, base, tokens)
     assert (found.encoder.name if found.encoder else None) == encoder
     assert found.lora == (128 if family in ("faceid", "faceid-plus", "faceid-plusv2") else 0)
     assert "it may be" not in found.why, "it is told apart by the name that its authors gave it"
@@ -205,7 +205,7 @@ def test_the_file_to_get_is_known_for_every_family():
     assert file_for("faceid", "SDXL") == "ip-adapter-faceid_sdxl.bin" and file_for("faceid", "FaceCDM demo") == ""
     adapter = import_adapter(
         Published(
-            *(published_state("faceid", BASES["SD1.5"], SD15)[part] for part in ("image_proj", "ip_adapter")),
+            *(published_state("faceid", BASES["SD1.5"].layer_map, SD15)[part] for part in ("image_proj", "ip_adapter")),
             {},
             Path("a.bin"),
         )
@@ -221,7 +221,7 @@ def test_a_lora_of_zeros_is_none():
 
 def test_made_up_files_have_real_shapes():
     """The tests' own files, against numbers of weight-formats.md."""
-    state = published_state("faceid-plusv2", BASES["SD1.5"], SD15, lora_rank=1)["image_proj"]
+    state = published_state("faceid-plusv2", BASES["SD1.5"].layer_map, SD15, lora_rank=1)["image_proj"]
     assert state["proj.2.weight"].shape == (3072, 1024)
     assert state["perceiver_resampler.proj_in.weight"].shape == (768, 1280)
     assert PROJECTORS["ip-adapter-plus"](SDXL)["proj_out.weight"] == (2048, 1280)

@@ -40,9 +40,11 @@ def test_the_report_names_base_streams_and_state(in_comfy, sd15, vision):
 
 
 def test_it_knows_the_well_known_bases(in_comfy, sdxl, make_adapter):
-    layers = in_comfy.module("facecdm.adapter.layers")
-    assert make_adapter(sdxl).config.layer_map.base.startswith("U-Net of 28 cross-attention layers, text width 128")
-    assert {"SD1.5", "SD2", "SDXL", "FaceCDM demo"} <= set(layers.BASES)
+    bases = in_comfy.module("facecdm.bases")
+    assert bases.name_of(make_adapter(sdxl).config.layer_map).startswith(
+        "U-Net of 28 cross-attention layers, text width 128"
+    )
+    assert {"SD1.5", "SD2", "SDXL", "FaceCDM demo"} <= set(bases.BASES)
 
 
 def test_a_seed_is_a_set_of_weights(sd15, vision, make_adapter):

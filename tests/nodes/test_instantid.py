@@ -29,20 +29,20 @@ def control(in_comfy):
 
 @pytest.fixture(scope="module")
 def state(in_comfy, twins):
-    return published_state(
-        "instantid", in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(twins.model), SMALL_XL
-    )
+    return published_state("instantid", in_comfy.module("facecdm.hosts.comfy.unet").layer_map(twins.model), SMALL_XL)
 
 
 @pytest.fixture(scope="module")
 def make_imported(in_comfy, twins):
-    layers, imported = (in_comfy.module(f"facecdm.{name}") for name in ("adapter.layers", "formats.imported"))
+    bases, imported = (in_comfy.module(f"facecdm.{name}") for name in ("bases", "formats.imported"))
     read = in_comfy.module("facecdm.formats.read")
 
     def make(family: str, nested: dict):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(
-                layers.BASES, "small SDXL", in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(twins.model)
+                bases.BASES,
+                "small SDXL",
+                bases.Base("small SDXL", in_comfy.module("facecdm.hosts.comfy.unet").layer_map(twins.model)),
             )
             published = read.Published(nested["image_proj"], nested["ip_adapter"], {}, Path("made-up.bin"))
             return imported.import_adapter(published, family)
@@ -283,7 +283,7 @@ def errors(in_comfy):
 
 
 def test_an_adapter_that_reads_pictures(errors, twins, hold, make_imported, in_comfy):
-    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(twins.model)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(twins.model)
     for family, name in (("ip-adapter-plus", "IP-Adapter Plus"), ("faceid-plusv2", "FaceID PlusV2")):
         adapter = make_imported(family, published_state(family, layer_map, SMALL_XL, lora_rank=0))
         with pytest.raises(errors.UnsupportedModel, match=f"{name} makes no tokens.*core's Apply ControlNet"):

@@ -118,7 +118,7 @@ def test_a_person_may_be_left_out(in_comfy, sd15, adapter, make_faces, regions):
 @pytest.fixture(scope="module")
 def published(in_comfy, sd15):
     """family → its ADAPTER for the small base."""
-    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(sd15)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(sd15)
     sizes = replace(SMALL, states=32, pooled=8)
 
     def published(family: str):
@@ -127,7 +127,8 @@ def published(in_comfy, sd15):
             state["image_proj"], state["ip_adapter"], {}, Path("made-up.bin")
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(in_comfy.module("facecdm.adapter.layers").BASES, "small SD1.5", layer_map)
+            bases = in_comfy.module("facecdm.bases")
+            patch.setitem(bases.BASES, "small SD1.5", bases.Base("small SD1.5", layer_map))
             return in_comfy.module("facecdm.formats.imported").import_adapter(given, family)
 
     return published

@@ -18,13 +18,13 @@ def model(in_comfy):
 
 @pytest.fixture(scope="module")
 def make_imported(in_comfy, model):
-    layers, imported = (in_comfy.module(f"facecdm.{name}") for name in ("adapter.layers", "formats.imported"))
-    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(model)
+    bases, imported = (in_comfy.module(f"facecdm.{name}") for name in ("bases", "formats.imported"))
+    layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(model)
 
     def make(family: str):
         state = published_state(family, layer_map, SMALL_XL)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(layers.BASES, "small SDXL", layer_map)
+            patch.setitem(bases.BASES, "small SDXL", bases.Base("small SDXL", layer_map))
             return imported.import_adapter(
                 in_comfy.module("facecdm.formats.read").Published(
                     state["image_proj"], state["ip_adapter"], {}, Path("made-up.bin")

@@ -13,6 +13,6 @@ def sd15(in_comfy):
 @pytest.fixture(scope="session")
 def adapter(sd15):
     """As if trained: every gate is open."""
-    from facecdm.hosts.comfy.sampling.apply import layer_map
+    from facecdm.hosts.comfy.unet import layer_map
 
     return stir(new_adapter(layer_map(sd15)))

@@ -68,7 +68,7 @@ def test_the_negative_prompt_of_an_area_stays_the_base_models(sd15, adapter):
 
 def test_an_area_sees_its_part_of_where_a_face_is_to_be(sd15):
     """Someone who is to be in the left half, in a conditioning for the left half: as in a picture that is this half."""
-    from facecdm.hosts.comfy.sampling.apply import layer_map
+    from facecdm.hosts.comfy.unet import layer_map
 
     adapter = stir(new_adapter(layer_map(sd15), places=True))
     points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE

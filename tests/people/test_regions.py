@@ -105,3 +105,9 @@ def test_commas_are_understood():
 def test_a_black_layout_is_refused():
     with pytest.raises(FaceCDMError, match="black"):
         regions_of_layout(torch.zeros(8, 8, 3), 8, 8)
+
+
+def test_a_painted_layout_keeps_the_share_of_an_area_that_it_covers():
+    layout = torch.zeros(30, 30, 3)
+    layout[:, ::3, 0] = 1  # red, every third column
+    torch.testing.assert_close(regions_of_layout(layout, 10, 10, softness=0).masks, torch.full((1, 10, 10), 1 / 3))

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecdm.pose import layout
+from facecdm.pose.generic_face import FACE as GENERIC_FACE
+from facecdm.pose.generic_face import FIVE as GENERIC_FIVE
 from facecdm.pose.value import (
     PARTS,
     BadPose,
@@ -110,3 +112,13 @@ def test_tables_agree_with_each_other():
         swapped = layout.BODY[place].replace("left", "?").replace("right", "left").replace("?", "right")
         assert layout.BODY[other] == swapped
     assert len(layout.LIMBS) == 17 and {end for limb in layout.LIMBS for end in limb} == set(range(18))
+
+
+def test_the_five_points_of_seventy_begin_with_the_eye_on_the_viewers_left():
+    """DWPose and OpenPose give 70 points; swapped eyes would turn the face location upside down."""
+    face = np.hstack([GENERIC_FACE[:, :2] * (100, -100) + 200, np.ones((70, 1))])
+    five = PosePerson(face=face).with_five().five
+    expected = GENERIC_FIVE[:, :2] * (100, -100) + 200
+    assert np.abs(five[:, :2] - expected).max() < 10  # a tenth of the distance between the eyes
+    assert five[0, 0] < five[2, 0] < five[1, 0] and five[3, 0] < five[4, 0]
+    assert (five[:, 2] == 1).all()

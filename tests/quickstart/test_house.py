@@ -13,6 +13,15 @@ LIBRARY = sorted((ROOT / "facecdm").rglob("*.py"))
 PACK = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *LIBRARY]
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "node_helpers", "nodes"}
 HEAVY = {"insightface", "onnxruntime", "onnx", "cv2", "matplotlib", "skimage", "transformers", "diffusers"}
+# What the lower rooms of the library may import, besides the modules that lie beside the rooms (errors, files …).
+ARROWS = {
+    "bases": set(),
+    "faces": set(),
+    "pose": {"faces"},
+    "people": {"faces"},
+    "adapter": {"bases", "faces", "pose"},
+    "formats": {"adapter", "bases", "faces", "pose"},
+}
 
 
 def imports(path: Path, everywhere: bool) -> Iterator[tuple[str, int]]:
@@ -51,6 +60,22 @@ def test_the_library_imports_neither_comfyui_nor_nodes(path):
         assert not roots(path) & COMFYUI
     depth = len(path.relative_to(ROOT / "facecdm").parts)
     assert all(level <= depth for _, level in imports(path, True)), "a relative import leaves facecdm"
+
+
+def rooms(path: Path) -> set[str]:
+    """The rooms of the library that a file of another room imports."""
+    own = path.relative_to(ROOT / "facecdm").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == len(own):
+            found |= {(node.module or alias.name).partition(".")[0] for alias in node.names}
+    return {name for name in found if (ROOT / "facecdm" / name).is_dir()}
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_arrows_point_down(room):
+    for path in (ROOT / "facecdm" / room).rglob("*.py"):
+        assert rooms(path) <= ARROWS[room], f"{label(path)} imports a room above its own"
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=label)

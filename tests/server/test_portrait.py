@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plans import brought
 
 from facecdm.apps.portrait import WORKFLOW, plan
 from facecdm.apps.references import EXAMPLES, FACEWORLD_REFERENCE, copy_examples, reference
@@ -15,6 +14,7 @@ from facecdm.comfy_api.client import Client
 from facecdm.comfy_api.errors import JobFailed
 from facecdm.comfy_api.workflow import Workflow
 from facecdm.demo.weights import default_path
+from workflows.source import needed_files
 
 WORKFLOWS = WORKFLOW.parent.parent
 NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
@@ -44,7 +44,7 @@ def owned(server, request):
     for node in nodes.values():
         if node["class_type"] == "FaceCDMLoadFaceAnalyzer":
             node["inputs"]["pack"] = "buffalo_s"
-    files = [server.base / "models" / file for file in brought(nodes)]
+    files = [server.base / "models" / file for file in needed_files(nodes)]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

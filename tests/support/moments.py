@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from facecdm.adapter.layers import Layer, LayerMap
 from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.bases.layers import Layer, LayerMap
 from facecdm.demo.schedule import signal_and_noise
 from facecdm.training.denoiser import clean_from
 from facecdm.training.rows import Prompt, Rows

@@ -1,4 +1,4 @@
-"""A stand-in for ComfyUI that can be told to misbehave, and plans for it."""
+"""A stand-in for ComfyUI that can misbehave, and plans for it."""
 
 import asyncio
 import io
@@ -44,8 +44,8 @@ NODES = {
 }
 
 
-def drawing(nodes: dict[str, Any]) -> bytes:
-    """A PNG with the workflow in it, and the seed in its pixels."""
+def picture_of(nodes: dict[str, Any]) -> bytes:
+    """A PNG with the workflow in its metadata and the seed in its pixels."""
     seed = nodes["1"]["inputs"]["seed"]
     meta = PngInfo()
     meta.add_text("prompt", json.dumps(nodes))
@@ -55,19 +55,32 @@ def drawing(nodes: dict[str, Any]) -> bytes:
 
 
 class StandIn:
-    """As much of ComfyUI's API as a batch uses. `behave(nodes)` may raise (the job fails) or give other outputs."""
+    """As much of ComfyUI's API as a batch uses.
+
+    seconds    that a job runs
+    behave     nodes → None; may raise (the job fails), or return other outputs or a history entry
+    delay      "METHOD path?query" of a request → seconds until it is answered
+    drip       paths that are answered with one byte a second
+    submitted  every prompt that was queued
+    deleted    ids that were deleted from the queue
+    uploads    names of uploaded files
+    requests   "METHOD path" of every request
+    """
 
     def __init__(self):
         self.info, self.seconds = INFO, 0.01
         self.behave: Callable[[dict], list[tuple[str, bytes]] | None] = lambda nodes: None
-        self.submitted: list[dict] = []  # everything that ever was queued here
+        self.delay: Callable[[str], float] = lambda request: 0
+        self.drip: tuple[str, ...] = ()
+        self.submitted: list[dict] = []
+        self.deleted: list[str] = []
         self.uploads: list[str] = []
         self.requests: list[str] = []
         self.port = 0
         self.forget()
 
     def forget(self):
-        """What a restart loses."""
+        """Lose what a restart loses."""
         self.queue: list[tuple[str, dict, str]] = []
         self.history: dict[str, dict] = {}
         self.files: dict[str, bytes] = {}
@@ -110,7 +123,14 @@ class StandIn:
     @web.middleware
     async def _log(self, request, handler):
         self.requests.append(f"{request.method} {request.path}")
-        return await handler(request)
+        await asyncio.sleep(self.delay(f"{request.method} {request.path_qs}"))
+        if not self.drip or not request.path.startswith(self.drip):
+            return await handler(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(1)
 
     async def _object_info(self, request):
         return web.json_response(self.info)
@@ -131,6 +151,7 @@ class StandIn:
 
     async def _delete(self, request):
         gone = (await request.json()).get("delete", [])
+        self.deleted += gone
         self.queue = [item for item in self.queue if item[0] not in gone]
         return web.Response()
 
@@ -152,7 +173,7 @@ class StandIn:
             pass
         return socket
 
-    async def _tell(self, client: str, kind: str, data: dict):
+    async def _send(self, client: str, kind: str, data: dict):
         if client in self.sockets and not self.sockets[client].closed:
             await self.sockets[client].send_json({"type": kind, "data": data})
 
@@ -164,12 +185,12 @@ class StandIn:
             prompt_id, nodes, client = self.queue[0]
             for step in (1, 2):
                 await asyncio.sleep(self.seconds / 2)
-                await self._tell(client, "progress", {"prompt_id": prompt_id, "node": "1", "value": step, "max": 2})
+                await self._send(client, "progress", {"prompt_id": prompt_id, "node": "1", "value": step, "max": 2})
             if not self.queue or self.queue[0][0] != prompt_id:
-                continue  # it was deleted
+                continue  # deleted meanwhile
             self.queue.pop(0)
             self.history[prompt_id] = self._run(prompt_id, nodes)
-            await self._tell(client, "executing", {"prompt_id": prompt_id, "node": None})
+            await self._send(client, "executing", {"prompt_id": prompt_id, "node": None})
 
     def _run(self, prompt_id: str, nodes: dict) -> dict:
         try:
@@ -180,7 +201,7 @@ class StandIn:
         if isinstance(made, dict):
             return made
         images = []
-        for name, data in made if made is not None else [(f"{prompt_id}.png", drawing(nodes))]:
+        for name, data in made if made is not None else [(f"{prompt_id}.png", picture_of(nodes))]:
             self.files[name] = data
             images.append({"filename": name, "subfolder": "", "type": "output"})
         messages = [["execution_start", {"timestamp": 1000}], ["execution_success", {"timestamp": 3500}]]
@@ -188,7 +209,7 @@ class StandIn:
 
 
 def make_plan(folder: Path, *addresses: str, seeds: int = 12, **changed) -> Plan:
-    """`seeds` jobs whose pictures are named after their seed."""
+    """A plan of `seeds` jobs; an image is named after its seed."""
     keys = {
         "workflow": NODES,
         "servers": list(addresses),
@@ -202,7 +223,7 @@ def make_plan(folder: Path, *addresses: str, seeds: int = 12, **changed) -> Plan
 
 
 def made(folder: Path) -> dict[int, int]:
-    """Seed in the name → seed in the pixels, of every picture below a folder; other files are an error."""
+    """Seed in the name → seed in the pixels, of every image below a folder; other files are an error."""
     found = {}
     for path in (folder / "out").rglob("*"):
         if path.is_dir() or path.name in ("journal.sqlite", "results.csv") or "sheets" in path.parts:

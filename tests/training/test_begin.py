@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from facecdm.adapter.config import AdapterConfig
-from facecdm.adapter.layers import BASES
 from facecdm.adapter.model import TripletAdapter
+from facecdm.bases import BASES
 from facecdm.training.initialise import identity_directions, init_bottleneck
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
@@ -39,7 +39,7 @@ def test_directions_say_who_and_not_which_photo(faces):
 
 def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
     torch.manual_seed(0)
-    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH, face_rank=2 * WIDTH))
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH, face_rank=2 * WIDTH))
     init_bottleneck(adapter, *faces)
     projector = adapter.face_projector
     code = projector.code(faces[0])
@@ -49,14 +49,16 @@ def test_the_code_loses_nothing_to_its_gelu_and_restores_the_face(faces):
 
 
 def test_a_code_without_a_gelu_needs_no_pairs(faces):
-    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH, face_rank=WIDTH, face_content=4))
+    adapter = TripletAdapter(
+        AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH, face_rank=WIDTH, face_content=4)
+    )
     init_bottleneck(adapter, *faces)
     projector = adapter.face_projector
     assert projector.reconstruction_loss(faces[0]) < 1e-3 * (faces[0] - faces[0].mean(0)).square().mean() * WIDTH
 
 
 def test_one_photo_begins_nothing():
-    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH))
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH))
     before = adapter.face_projector.reduce.weight.detach().clone()
     init_bottleneck(adapter, torch.ones(1, WIDTH), torch.zeros(1, dtype=torch.int64))
     assert torch.equal(adapter.face_projector.reduce.weight, before)
@@ -68,7 +70,7 @@ def test_one_photo_begins_nothing():
 )
 def test_streams_open_where_values_learn_whole(settings, opens):
     torch.manual_seed(0)
-    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"], face_width=WIDTH)).requires_grad_(False)
+    adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH)).requires_grad_(False)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}
     learner = Learner(adapter, Lora(), {}, PRESETS["adapter"][0].but(**settings), torch.device("cpu"))
     stream = learner.adapter.streams["face"]

@@ -220,7 +220,7 @@ def test_a_folder_without_a_vae_is_told(tmp_path, pipeline):
         DiffusersEncoders(tmp_path)
 
 
-@pytest.mark.parametrize("spec,scale,size", [("SMALL_SD15", 0.18215, 512), ("SMALL_SDXL", 0.13025, 512)])
+@pytest.mark.parametrize("spec,scale,size", [("SMALL_SD15", 0.18215, 512), ("SMALL_SDXL", 0.13025, 1024)])
 def test_latents_are_scaled_as_the_model_takes_them(in_comfy, spec, scale, size):
     import twins
 

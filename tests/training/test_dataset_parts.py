@@ -147,7 +147,7 @@ def test_a_frame_has_its_buckets_shape_and_holds_the_face(height, width, left, t
     shape = (right - x) / (bottom - y) / (cut.bucket[1] / cut.bucket[0])
     assert abs(shape - 1) < 0.07 or min(right - x, bottom - y) < 40  # pixels are whole
     if side < min(right - x, bottom - y) - 2:
-        inside_frame = cut.places(box.reshape(2, 2))
+        inside_frame = cut.relative(box.reshape(2, 2))
         slack = 1.5 / min(right - x, bottom - y)
         assert (inside_frame >= -slack).all() and (inside_frame <= 1 + slack).all()
 

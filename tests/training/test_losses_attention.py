@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.model import TripletAdapter
+from facecdm.bases.grid import layer_grid
 from facecdm.errors import Mismatch
 from facecdm.training.losses import AlignmentLoss, BackgroundLoss, BottleneckLoss, LocalisationLoss
 from facecdm.training.losses.alignment import response
-from facecdm.training.losses.localisation import layer_grid
 
 LAYERS = [(256, 8, 2), (64, 16, 4)]  # places, width, heads: the stub's layers on latents of 16 × 16
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.faces.analyzer import open_pack
-from facecdm.faces.location import FaceLocation
 from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, person_means
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred

@@ -9,9 +9,9 @@ from torch import nn
 
 from facecdm.adapter.attention import attend, triplet_attention
 from facecdm.adapter.config import AdapterConfig
-from facecdm.adapter.layers import Layer, LayerMap
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.bases.layers import Layer, LayerMap
 from facecdm.training.learner import Learner, group_of
 from facecdm.training.lora import Lora
 from facecdm.training.losses import LossInputs

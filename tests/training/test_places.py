@@ -179,8 +179,8 @@ def test_places_stand_where_the_key_points_are():
     from facecdm.faces.align import TEMPLATE
 
     points = (torch.tensor(TEMPLATE) + 20) / torch.tensor([160.0, 128.0])  # upright, as large as the crop, 20 px inside
-    at = aligned_coordinates(points[None].float(), 16, 20, 16 * 20)[0].view(16, 20, 3)
+    at = aligned_coordinates(points[None].float(), (16, 20), (16, 20))[0].view(16, 20, 3)
     pixel = torch.stack(torch.meshgrid(torch.arange(16), torch.arange(20), indexing="ij")[::-1], -1) * 8 + 3.5
     wanted = ((pixel - 20 - SIZE / 2 + 0.5) / (SIZE / 2)).clamp(-REACH - 0.2, REACH + 0.2)
     torch.testing.assert_close(at[..., :2], wanted, rtol=0, atol=0.08)  # whole latents are 8 pixels
-    assert aligned_coordinates(points[None].float(), 16, 20, 4 * 5).shape == (1, 20, 3)
+    assert aligned_coordinates(points[None].float(), (16, 20), (4, 5)).shape == (1, 20, 3)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...adapter.features import Features
 from ...adapter.references import MEAN, PER_PICTURE, check_weights, merged, one_per_image
+from ...bases import base_of
 from ...errors import FaceCDMError, Mismatch
 from ...faces.value import Faces, same_recogniser
 from ...formats.crops import aligned, close_ups
@@ -176,7 +177,7 @@ def _face(part: Recognised, sources: Sources) -> tuple[Features, Features]:
         embedding = identity(embedding, seen)
     if family.picture == ALIGNED:
         _need_vision(part, sources)
-        upright = aligned(faces, sources.image, 224 if part.layer_map.context == 768 else 256)
+        upright = aligned(faces, sources.image, base_of(part.layer_map).face_crop)
         states = _checked(look(sources.clip_vision, upright), part).states
     shown = Features(embedding, states, sources.shortcut)
     if states is None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
+from ...bases import name_of
 from ...errors import MissingModel
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
@@ -42,7 +43,7 @@ class DiffusersDenoiser:
     @property
     def fingerprint(self) -> str:
         """Names the base: its family, its schedule and a sample of every weight."""
-        return digest_of(f"{self.layer_map.base} {self.prediction}", (self.signal, *self.unet.parameters()))
+        return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self.unet.parameters()))
 
     @property
     def control_fingerprint(self) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...bases import base_for_text
 from ...errors import BadFile, MissingModel, MissingPackage
 from ...training.dataset.demo import clip_pixels
 from ...training.dataset.encoders import Fingerprints, weights_fingerprint
@@ -16,8 +17,6 @@ from ...training.rows import Prompt
 class DiffusersEncoders:
     """`folder` as `save_pretrained` writes a pipeline: vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and
     text_encoder_2/. `vision_folder` holds a CLIPVisionModelWithProjection. Captions are cut after 75 tokens."""
-
-    step = 64
 
     def __init__(
         self, folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -32,7 +31,6 @@ class DiffusersEncoders:
             ) from error
         self._device = device
         self.large = (folder / "text_encoder_2").is_dir()
-        self.resolution = 1024 if self.large else 512
         self._vae = _open(AutoencoderKL, folder / "vae", device, dtype)
         # SDXL's autoencoder overflows in float16: its own configuration says so.
         if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
@@ -45,6 +43,9 @@ class DiffusersEncoders:
             )
             for suffix, kind in kinds
         ]
+        width = sum(model.config.hidden_size for _, model in self._texts)
+        base = base_for_text(width, self.large)
+        self.resolution, self.step = base.resolution, base.step
         self._vision = None
         if vision_folder is not None:
             from transformers import CLIPVisionModelWithProjection

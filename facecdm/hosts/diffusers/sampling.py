@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream, attend, triplet_attention
-from ...adapter.layers import Layer, LayerMap
+from ...adapter.location import FaceLocation
 from ...adapter.person import Person, gates_at, resize_mask
+from ...bases.grid import layer_grid
 from ...errors import UnsupportedModel
-from ...faces.location import FaceLocation
-
-_PARTS = {"down_blocks": "input", "up_blocks": "output", "mid_block": "middle"}
+from .unet import cross_attentions, layer_map
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,7 @@ class _Session:
     def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:
         if person.mask is None:
             return None
-        height, width = self.size
-        down = 1  # each level halves the latents, rounding up
-        while -(-height // down) * -(-width // down) > places:
-            down *= 2
-        return resize_mask(person.mask, -(-height // down), -(-width // down)).to(like)
+        return resize_mask(person.mask, *layer_grid(places, *self.size)).to(like)
 
 
 class _Processor:
@@ -124,14 +119,8 @@ class DiffusersHost:
     def __init__(self, unet: nn.Module):
         self.unet = unet
         self._session = _Session()
-        attentions = _cross_attentions(unet)
-        self.layer_map = LayerMap(
-            tuple(
-                Layer(_PARTS[name.split(".")[0]], module.to_q.out_features, module.heads) for name, module in attentions
-            ),
-            unet.config.cross_attention_dim,
-        )
-        self._attentions = [module for _, module in attentions]
+        self.layer_map = layer_map(unet)
+        self._attentions = cross_attentions(unet)
         for index, module in enumerate(self._attentions):
             module.set_processor(_Processor(index, self._session))
         for name, module in unet.named_modules():
@@ -161,14 +150,3 @@ class DiffusersHost:
             yield self.unet
         finally:
             session.spans, session.keys_values, session.gates = [], [], []
-
-
-def _cross_attentions(unet: nn.Module) -> list[tuple[str, nn.Module]]:
-    if not all(hasattr(unet, part) for part in _PARTS):
-        raise UnsupportedModel(
-            f"{type(unet).__name__} is not a U-Net with cross-attention; "
-            "FaceCDM needs one such as Stable Diffusion 1.5's or XL's"
-        )
-    found = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn2")]
-    order = list(_PARTS)
-    return sorted(found, key=lambda item: order.index(item[0].split(".")[0]))

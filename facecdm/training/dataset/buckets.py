@@ -1,4 +1,4 @@
-"""Aspect buckets: pictures of like shape are trained together, cropped as little as possible, never through a face."""
+"""Aspect buckets: pictures of similar shape form a batch, cropped as little as possible, not through the face."""
 
 import math
 from dataclasses import dataclass
@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 PORTRAIT = 3.0  # side of a portrait over the longer side of its face's box
-ABOVE = 0.42  # where the middle of the face stands in a portrait, from above
+ABOVE = 0.42  # height of the face's centre in a portrait, from the top, as a share
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The part x0, y0, x1, y1 of a picture (pixels) that is brought to the bucket's (height, width)."""
+    """The part of a picture that is resized to a bucket.
+
+    part     x0, y0, x1, y1 in pixels of the picture
+    bucket   (height, width) in pixels
+    """
 
     part: tuple[int, int, int, int]
     bucket: tuple[int, int]
@@ -21,8 +25,8 @@ class Frame:
         """Pixels of the bucket per pixel of the picture."""
         return self.bucket[1] / (self.part[2] - self.part[0])
 
-    def places(self, points: np.ndarray) -> np.ndarray:
-        """x, y in pixels of the picture [N, 2] → 0…1 of the frame (outside of it below 0 or above 1)."""
+    def relative(self, points: np.ndarray) -> np.ndarray:
+        """Points [N, 2] in pixels of the picture → 0…1 of the part; below 0 or above 1 outside of it."""
         x0, y0, x1, y1 = self.part
         return (np.asarray(points, np.float64) - (x0, y0)) / (x1 - x0, y1 - y0)
 
@@ -50,7 +54,7 @@ def frame(size: tuple[int, int], box: np.ndarray, sizes: list[tuple[int, int]], 
 
 
 def portrait_window(size: tuple[int, int], box: np.ndarray) -> tuple[int, int, int, int]:
-    """A square around the face, as much of it as the picture has."""
+    """A square around the face, cut to the picture: x0, y0, x1, y1."""
     x0, y0, x1, y1 = (float(value) for value in box)
     side = PORTRAIT * max(x1 - x0, y1 - y0)
     out = []
@@ -62,7 +66,7 @@ def portrait_window(size: tuple[int, int], box: np.ndarray) -> tuple[int, int, i
 
 
 def _start(low: int, high: int, cut: int, face_low: float, face_high: float) -> int:
-    """Where a cut of that length begins: in the middle, moved as far as needed to hold the face."""
+    """Start of a cut of that length: in the middle, moved as far as needed to hold the face."""
     start = low + (high - low - cut) / 2
     if face_high - face_low <= cut:
         start = min(max(start, face_high - cut), face_low)

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--recogniser", default="buffalo_s/w600k_mbf.onnx", help="who embedded the known faces")
     add("--prune", action="store_true", help="delete records that the data set no longer uses")
+    add("--overwrite", action="store_true", help="replace a report or manifest in a folder that holds no data set")
     for field in dataclasses.fields(Settings):
         default = None if field.name in ("resolution", "step") else field.default
         words = HELP[field.name] + ("" if default is None else f" (default: {default})")
@@ -90,7 +91,8 @@ def main(arguments: argparse.Namespace) -> int:
         else FolderSource(arguments.source)
     )
     with Bars() as bars:
-        data = prepare(source, arguments.out, encoders, _finder(arguments, settings), settings, bars, arguments.prune)
+        finder = _finder(arguments, settings)
+        data = prepare(source, arguments.out, encoders, finder, settings, bars, arguments.prune, arguments.overwrite)
     print((arguments.out / "report.md").read_text(encoding="utf-8"))
     print(f"{arguments.out}: fingerprint {data.fingerprint[:16]}; see report.md and contact.jpg there")
     return 0

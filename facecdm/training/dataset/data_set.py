@@ -14,7 +14,7 @@ from ..rows import Prompt, Rows
 from .manifest import Manifest, Record, read_manifest
 from .poses import draw_pose
 from .references import difference, shape
-from .store import Store
+from .store import Store, digest
 
 STAGES = ("faces", "latents", "text", "vision", "augmented")  # in the order of Keys.all()
 
@@ -53,8 +53,18 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of contents and settings: equal where a training would see the same numbers."""
-        return self.manifest.fingerprint
+        """Hash of settings, contents and the records' bytes: equal data sets train equally.
+
+        Bytes are covered by the records' checksums; data sets from versions without checksums keep their fingerprint.
+        """
+        sums = [
+            self._stores[stage].checksum(key)
+            for entry in self.entries
+            for stage, key in zip(STAGES, entry.keys.all())
+            if key
+        ]
+        sums.append(self._stores["text"].checksum(self.manifest.empty))
+        return digest(self.manifest.fingerprint, sums) if any(sums) else self.manifest.fingerprint
 
     @property
     def recogniser(self) -> str:

@@ -1,4 +1,4 @@
-"""Who is who, where nobody said: faces of like embedding are one person."""
+"""Identities where the source names none: faces of similar embedding are one person."""
 
 from typing import TYPE_CHECKING
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from .data_set import DataSet
 
 BLOCK = 1024
-MOST = 12_000  # faces in one tree; its distances take n²/2 · 8 bytes
+MOST = 12_000  # faces in one linkage; its distances take n²/2 · 8 bytes
 
 
 def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
-    """[N, D] → [N] numbers of people, in the order of their first picture.
+    """Embeddings [N, D] → [N] numbers of people, in the order of their first picture.
 
-    Average linkage (scipy) cut where the mean cosine of two groups falls below `same`. Two groups can only be joined
-    where at least one pair is that alike, so the trees are grown within the connected parts of that graph: the result
-    is the same and the memory is that of the largest part.
+    Average linkage (scipy), cut where the mean cosine of two groups falls below `same`. Two groups can only be joined
+    if one pair reaches `same`, so linkage runs within the connected parts of the graph of such pairs: the result is the
+    same, and the memory is that of the largest part.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import pdist
@@ -36,7 +36,7 @@ def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
 
 
 def _connected(unit: np.ndarray, same: float) -> np.ndarray:
-    """Numbers of the connected parts of the graph of pairs with a cosine ≥ same, a block of rows at a time."""
+    """[N] numbers of the connected parts of the graph of pairs with a cosine ≥ same, computed in blocks of rows."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -49,13 +49,13 @@ def _connected(unit: np.ndarray, same: float) -> np.ndarray:
     return part
 
 
-def doubtful(data: "DataSet", same: float) -> list[int]:
-    """Pictures whose mean cosine to the others of their person is below `same`, where there are two others at least."""
+def find_outliers(data: "DataSet", same: float) -> list[int]:
+    """Pictures whose mean cosine to the other pictures of their person is below `same`; people with three or more."""
     found = []
     for indices in data.people.values():
         if len(indices) < 3:
             continue
         unit = torch.nn.functional.normalize(data.features(indices, vision=False)[0], dim=1)
-        alike = (unit @ unit.sum(0) - 1) / (len(indices) - 1)
-        found += [index for index, value in zip(indices, alike.tolist()) if value < same]
+        similarity = (unit @ unit.sum(0) - 1) / (len(indices) - 1)
+        found += [index for index, value in zip(indices, similarity.tolist()) if value < same]
     return sorted(found)

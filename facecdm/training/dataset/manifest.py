@@ -1,11 +1,11 @@
-"""The list of what a data set holds, as one JSON file beside the records."""
+"""The manifest: a JSON file beside the records that lists the pictures."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...errors import BadFile, MissingModel
+from ...files import write_atomically
 from .store import digest
 
 FORMAT = "facecdm.dataset/1"
@@ -14,7 +14,14 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Keys:
-    """The records of one picture, by stage; "" where the data set has no such stage."""
+    """The keys of one picture's records; "" where the data set has no such stage.
+
+    face        embedding, key points, box, landmarks
+    latents     of the bucket's picture
+    text        of the caption
+    vision      states of the CLIP vision tower
+    augmented   embeddings and vision states of its variations
+    """
 
     face: str
     latents: str
@@ -30,14 +37,20 @@ class Keys:
 class Record:
     """One picture of the data set.
 
-    key          sha256 of the picture's bytes
-    identity     the person's number, `person` their name
-    bucket       (height, width) in pixels
-    part         x0, y0, x1, y1 of the picture (as read) that the bucket shows; `size` (height, width) as read
-    original     (height, width) of the file
-    box          x0, y0, x1, y1 of the face in 0…1 of the bucket's picture; keypoints: five x, y likewise
-    score        how sure the detector was
-    pose         yaw, pitch, roll in degrees, where the source knows them
+    key         sha256 of the picture's bytes
+    name        in the source
+    identity    the person's number
+    person      the person's name
+    caption     "" where there is none
+    bucket      (height, width) in pixels
+    part        x0, y0, x1, y1 of the picture, as read, that the bucket shows
+    size        (height, width) of the picture as read
+    original    (height, width) in the file
+    box         x0, y0, x1, y1 of the face in 0…1 of the bucket's picture
+    keypoints   five x, y, likewise
+    score       the detector's, 0…1
+    keys        of its records
+    pose        yaw, pitch, roll in degrees; None: unknown
     """
 
     key: str
@@ -63,7 +76,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`empty` is the key of the empty text; `large`: prompts carry SDXL's sizes; `settings` as chosen."""
+    """The contents of a data set.
+
+    source       in words
+    faces        how they were found, in words
+    recogniser   PACK/FILE of the embeddings
+    encoders     fingerprints, by name
+    settings     as chosen
+    large        prompts have SDXL's sizes
+    empty        key of the empty prompt's record
+    entries      the pictures
+    """
 
     source: str
     faces: str
@@ -76,20 +99,16 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of contents and settings: equal where a training would see the same numbers."""
+        """Hash of contents and settings, without the records' bytes."""
         plain = asdict(self)
-        seen = ("recogniser", "encoders", "settings", "empty", "entries")
-        return digest(FORMAT, {name: plain[name] for name in seen})
+        hashed = ("recogniser", "encoders", "settings", "empty", "entries")
+        return digest(FORMAT, {name: plain[name] for name in hashed})
 
     def write(self, folder: Path) -> None:
-        """All at once or not at all."""
-        partial = folder / f".{NAME}.{os.getpid()}.part"
-        text = json.dumps({"format": FORMAT} | asdict(self), ensure_ascii=False, separators=(",", ":"))
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / NAME)
+        """The file appears whole or not at all. Raises OSError."""
+        plain = asdict(self)
+        plain = {"format": FORMAT, "checksum": digest(plain)} | plain
+        write_atomically(folder / NAME, json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -104,6 +123,9 @@ def read_manifest(folder: Path) -> Manifest:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.pop("format") != FORMAT:
             raise ValueError("another format")
+        written = plain.pop("checksum", None)  # None: from a version before checksums
+        if written not in (None, digest(plain)):
+            raise ValueError("its checksum does not match")
         plain["entries"] = tuple(_entry(entry) for entry in plain["entries"])
         return Manifest(**plain)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

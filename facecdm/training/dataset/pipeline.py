@@ -1,4 +1,4 @@
-"""From a source to a data set on disk, in stages whose results are kept and found again by content."""
+"""From a source to a data set on disk, in stages whose results are kept by content."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,12 +8,14 @@ from .data_set import DataSet
 from .encode import Encoding
 from .encoders import Encoders
 from .faces import Finder
-from .identities import doubtful
+from .identities import find_outliers
+from .manifest import NAME as MANIFEST
 from .manifest import Keys, Manifest, Record
+from .report import NAMES as REPORTS
 from .report import write_report
 from .screening import Candidate, Dropped, Screening
 from .settings import Settings
-from .sources import Source
+from .sources import Item, Source
 from .store import Store, digest
 from .work import Progress
 
@@ -26,13 +28,18 @@ def prepare(
     settings: Settings | None = None,
     progress: Progress | None = None,
     prune: bool = False,
+    overwrite: bool = False,
 ) -> DataSet:
-    """Make, finish or bring up to date the data set in `folder`, and open it.
+    """Make, finish or update the data set in `folder`, and open it.
 
-    Every record is keyed by the hash of what it is made from (the picture's bytes or the caption, the settings that
-    matter to it, the model's weights), so only what is new or changed is made, and a run that was killed goes on
-    where it stopped. `prune` deletes records that the data set no longer uses. Writes report.json, report.md and
-    contact.jpg beside the manifest. Raises FaceCDMError, and NoFace where no picture is left.
+    A record's key is the hash of what it is made from (the picture's bytes or the caption, the settings that affect it,
+    the model's weights), so only what is new or changed is made, and a killed run goes on where it stopped. Writes
+    report.json, report.md and contact.jpg beside the manifest.
+
+    prune       delete records that the data set no longer uses
+    overwrite   replace files of these names in a folder that holds no data set
+
+    Raises FaceCDMError, and NoFace where no picture is left.
     """
     settings = settings or Settings(encoders.resolution, encoders.step)
     if settings.step % encoders.step:
@@ -40,42 +47,66 @@ def prepare(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        making = _Preparation(folder, encoders, finder, settings, progress or (lambda stage, done, total: None))
+        if not overwrite:
+            making.check_folder()
+        return making.run(source, prune)
     except OSError as error:
-        raise FaceCDMError(f"{folder} cannot be made: {error}. Choose another folder") from error
-    return _Preparation(folder, encoders, finder, settings, progress or (lambda stage, done, total: None)).run(
-        source, prune
-    )
+        raise FaceCDMError(
+            f"the data set in {folder} could not be written: {error}. Look at the folder's rights and the free space; "
+            "what is done is kept, and the same command goes on"
+        ) from error
 
 
 class _Preparation:
     def __init__(self, folder: Path, encoders: Encoders, finder: Finder, settings: Settings, progress: Progress):
         self.folder, self.encoders, self.finder, self.settings = folder, encoders, finder, settings
         self.faces = Store(folder / "faces")
-        self.sieve = Screening(self.faces, finder, settings, progress)
+        self.screening = Screening(self.faces, finder, settings, progress)
         self.encoding = Encoding(folder, encoders, settings, progress)
+
+    def check_folder(self) -> None:
+        """Raises FaceCDMError where files of other programs would be replaced."""
+        taken = [name for name in (MANIFEST, *REPORTS) if (self.folder / name).exists()]
+        if taken and not any(self._stores.values()):
+            raise FaceCDMError(
+                f"{self.folder} holds no data set, but {', '.join(taken)}, which would be replaced: choose another "
+                "folder (or python -m facecdm dataset … --overwrite)"
+            )
 
     def run(self, source: Source, prune: bool) -> DataSet:
         for store in self._stores.values():
             store.sweep()
         items = source.items()
-        kept = self.sieve.sift(items)
-        entries = self._entries(kept)
+        kept = self.screening.screen(items)
         by_key = {candidate.key: candidate.item for candidate in kept}
-        spoilt = self.encoding.pictures(entries, by_key)
-        entries = [entry for entry in entries if entry.key not in spoilt]
-        dropped = [
-            *self.sieve.dropped,
-            *(Dropped(by_key[key].name, "cannot be read any more", by_key[key]) for key in sorted(spoilt)),
-        ]
-        entries = self.encoding.variations(entries, by_key, self.faces, self.finder)
-        if not entries:
+        records, lost = self._encode(self._records(kept), by_key)
+        dropped = [*self.screening.dropped, *lost]
+        if not records:
             write_report(self.folder, source.describe(), [], dropped, {}, len(items), [])
             raise NoFace(
                 f"none of {len(items)} pictures can be used: see {self.folder / 'report.md'}. "
                 + "; ".join(sorted({drop.reason for drop in dropped})[:4])
             )
-        empty = self.encoding.captions([entry.caption for entry in entries])
-        Manifest(
+        empty = self.encoding.captions([record.caption for record in records])
+        self._manifest(source, records, empty).write(self.folder)
+        if prune:
+            self._prune(records, empty)
+        data = DataSet(self.folder)
+        outliers = [records[index].name for index in find_outliers(data, self.settings.same_person / 2)]
+        shown = {item.name: item for item in by_key.values()}
+        write_report(self.folder, source.describe(), records, dropped, shown, len(items), outliers)
+        return data
+
+    def _encode(self, records: list[Record], items: dict[str, Item]) -> tuple[list[Record], list[Dropped]]:
+        """The records that are encoded, and the pictures that can no longer be read; `items` by the records' keys."""
+        unreadable = self.encoding.pictures(records, items)
+        records = [record for record in records if record.key not in unreadable]
+        lost = [Dropped(items[key].name, "cannot be read any more", items[key]) for key in sorted(unreadable)]
+        return self.encoding.variations(records, items, self.faces, self.finder), lost
+
+    def _manifest(self, source: Source, records: list[Record], empty: str) -> Manifest:
+        return Manifest(
             source.describe(),
             self.finder.describe(),
             self.finder.recogniser,
@@ -83,22 +114,8 @@ class _Preparation:
             asdict(self.settings),
             self.encoders.large,
             empty,
-            tuple(entries),
-        ).write(self.folder)
-        if prune:
-            self._prune(entries, empty)
-        data = DataSet(self.folder)
-        strangers = [entries[index].name for index in doubtful(data, self.settings.same_person / 2)]
-        write_report(
-            self.folder,
-            source.describe(),
-            entries,
-            dropped,
-            {item.name: item for item in by_key.values()},
-            len(items),
-            strangers,
+            tuple(records),
         )
-        return data
 
     @property
     def _stores(self) -> dict[str, Store]:
@@ -111,14 +128,14 @@ class _Preparation:
             "augmented": self.encoding.augmented,
         }
 
-    def _entries(self, candidates: list[Candidate]) -> list[Record]:
+    def _records(self, candidates: list[Candidate]) -> list[Record]:
         people = {name: number for number, name in enumerate(sorted({c.person for c in candidates}))}
-        return [self._entry(candidate, people[candidate.person]) for candidate in candidates]
+        return [self._record(candidate, people[candidate.person]) for candidate in candidates]
 
-    def _entry(self, candidate: Candidate, identity: int) -> Record:
+    def _record(self, candidate: Candidate, identity: int) -> Record:
         note, frame, prints = self.faces.notes[candidate.face_key], candidate.frame, self.encoders.fingerprints
-        box = frame.places(self.sieve.face(candidate, "box").reshape(2, 2)).reshape(-1)
-        points = frame.places(self.sieve.face(candidate, "keypoints"))
+        box = frame.relative(self.screening.face(candidate, "box").reshape(2, 2)).reshape(-1)
+        points = frame.relative(self.screening.face(candidate, "keypoints"))
         view = frame.part if self.settings.framing == "portrait" else None
         keys = Keys(
             candidate.face_key,
@@ -143,8 +160,8 @@ class _Preparation:
             candidate.item.pose,
         )
 
-    def _prune(self, entries: list[Record], empty: str) -> None:
-        """Pictures without a face are remembered, lest they are searched again."""
-        wanted = {empty, *self.sieve.searched}
+    def _prune(self, records: list[Record], empty: str) -> None:
+        """Notes of pictures without a face are kept, so that they are not searched again."""
+        wanted = {empty, *self.screening.searched}
         for name, store in self._stores.items():
-            store.prune(wanted | {getattr(entry.keys, name) for entry in entries})
+            store.prune(wanted | {getattr(record.keys, name) for record in records})

@@ -1,5 +1,6 @@
-"""What was kept, what was dropped and why: for people (report.md, contact.jpg) and programs (report.json)."""
+"""Which pictures were kept, which dropped and why: for people (report.md, contact.jpg) and programs (report.json)."""
 
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...apps.sheet import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
+from ...files import write_atomically
 from .manifest import Record
 from .screening import Dropped
 from .sources import Item, Unreadable
@@ -22,69 +24,78 @@ NAMES = ("report.json", "report.md", "contact.jpg")
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture of the contact sheet, or why it cannot be shown, with a name and a few words."""
+    """A picture of the contact sheet.
+
+    item      the picture
+    name      the line below it
+    caption   its caption, or why it was dropped
+    """
 
     item: Item
     name: str
-    words: str
+    caption: str
 
 
 def write_report(
     folder: Path,
     source: str,
-    entries: list[Record],
+    records: list[Record],
     dropped: list[Dropped],
     items: dict[str, Item],
     total: int,
-    doubtful: list[str],
+    outliers: list[str],
 ) -> None:
-    """report.json, report.md and contact.jpg; `items` by name, for the sheet; `doubtful`: names of pictures that look
-    like other people than they are said to show."""
-    summary = summarise(entries, dropped, total)
+    """Write report.json, report.md and contact.jpg. Raises OSError.
+
+    items      of the records, by name, for the contact sheet
+    total      number of pictures in the source
+    outliers   names of pictures whose face differs from the other faces of its person
+    """
+    summary = summarise(records, dropped, total)
     plain = {
         "source": source,
         **summary,
-        "doubtful": doubtful,
+        "doubtful": outliers,
         "dropped": [{"name": drop.name, "reason": drop.reason} for drop in dropped],
     }
-    _write(folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1).encode())
-    _write(folder / "report.md", describe(source, summary, dropped, doubtful).encode())
+    write_atomically(folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1).encode())
+    write_atomically(folder / "report.md", describe(source, summary, dropped, outliers).encode())
     kept = [
-        Cell(items[entry.name], f"{entry.person} · {entry.name}", entry.caption or "(no caption)")
-        for entry in spread(entries)
+        Cell(items[record.name], f"{record.person} · {record.name}", record.caption or "(no caption)")
+        for record in sample_evenly(records)
     ]
-    lost = [Cell(drop.item, drop.name, drop.reason) for drop in spread(dropped)]
-    sheet = contact_sheet(source, [(f"Kept: {len(entries)}", kept, INK), (f"Dropped: {len(dropped)}", lost, AMBER)])
-    partial = folder / ".contact.part"
-    sheet.save(partial, "JPEG", quality=88)
-    partial.replace(folder / "contact.jpg")
+    lost = [Cell(drop.item, drop.name, drop.reason) for drop in sample_evenly(dropped)]
+    sheet = contact_sheet(source, [(f"Kept: {len(records)}", kept, INK), (f"Dropped: {len(dropped)}", lost, AMBER)])
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=88)
+    write_atomically(folder / "contact.jpg", content.getvalue())
 
 
-def summarise(entries: list[Record], dropped: list[Dropped], total: int) -> dict:
-    people = Counter(entry.person for entry in entries)
+def summarise(records: list[Record], dropped: list[Dropped], total: int) -> dict:
+    people = Counter(record.person for record in records)
     return {
         "pictures": total,
-        "kept": len(entries),
+        "kept": len(records),
         "people": len(people),
         "people_with_one_photo": sum(count == 1 for count in people.values()),
-        "captions": len({entry.caption for entry in entries}),
-        "without_caption": sum(not entry.caption for entry in entries),
+        "captions": len({record.caption for record in records}),
+        "without_caption": sum(not record.caption for record in records),
         "buckets": {
             f"{width} × {height}": count
-            for (height, width), count in sorted(Counter(entry.bucket for entry in entries).items())
+            for (height, width), count in sorted(Counter(record.bucket for record in records).items())
         },
         "reasons": dict(Counter(kind(drop.reason) for drop in dropped).most_common()),
     }
 
 
 def kind(reason: str) -> str:
-    """The reason without what is particular to one picture."""
+    """The reason without the details of one picture."""
     if reason.startswith("the same picture"):
         return "the same picture as another"
     return reason.split(":")[0].split(" (")[0]
 
 
-def describe(source: str, summary: dict, dropped: list[Dropped], doubtful: list[str]) -> str:
+def describe(source: str, summary: dict, dropped: list[Dropped], outliers: list[str]) -> str:
     lines = [
         f"# Data set: {source}",
         "",
@@ -94,15 +105,15 @@ def describe(source: str, summary: dict, dropped: list[Dropped], doubtful: list[
         "",
     ]
     lines += [f"- bucket {name}: {count}" for name, count in summary["buckets"].items()]
-    if doubtful:
+    if outliers:
         lines += [
             "",
-            f"## Look at these: {len(doubtful)}",
+            f"## Look at these: {len(outliers)}",
             "",
-            "They are kept, but the face is hardly like the other faces of that person.",
+            "They are kept, but the face differs much from the other faces of that person.",
             "",
         ]
-        lines += [f"- {name}" for name in doubtful[:LISTED]]
+        lines += [f"- {name}" for name in outliers[:LISTED]]
     if dropped:
         lines += ["", f"## Dropped: {len(dropped)}", ""]
         lines += [f"- {drop.name}: {drop.reason}" for drop in dropped[:LISTED]]
@@ -111,13 +122,14 @@ def describe(source: str, summary: dict, dropped: list[Dropped], doubtful: list[
     return "\n".join(lines) + "\n"
 
 
-def spread(things: list) -> list:
-    """SHOWN of them at most, evenly taken."""
-    return [things[number * len(things) // min(SHOWN, len(things))] for number in range(min(SHOWN, len(things)))]
+def sample_evenly(values: list) -> list:
+    """At most SHOWN of them, evenly spaced."""
+    count = min(SHOWN, len(values))
+    return [values[number * len(values) // count] for number in range(count)]
 
 
 def contact_sheet(title: str, groups: list[tuple[str, list[Cell], str]]) -> "Image":
-    """RGB: for each (heading, cells, colour of the words) a grid of pictures."""
+    """RGB: for each (heading, cells, colour of the captions) a grid of pictures."""
     from PIL import Image, ImageDraw
 
     heading, text = font(22), font(12)
@@ -146,11 +158,5 @@ def _draw_cell(sheet, draw, cell: Cell, at: tuple[int, int], colour: str, text) 
     except Unreadable:
         draw.rectangle((*at, at[0] + CELL - 1, at[1] + CELL - 1), outline=FAINT)
         draw.text((at[0] + 8, at[1] + CELL // 2 - 8), "unreadable", FAINT, text)
-    lines = [cell.name, *wrap(draw, cell.words, text, CELL, TEXT_LINES)]
+    lines = [cell.name, *wrap(draw, cell.caption, text, CELL, TEXT_LINES)]
     write(draw, (at[0], at[1] + CELL + 4), lines, text, CELL, (FAINT, colour))
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -1,4 +1,4 @@
-"""Which pictures can be trained on: read, searched for faces, named, framed; the others are told with their reasons."""
+"""Which pictures can be trained on: read, searched for faces, assigned to people, framed; the rest with the reason."""
 
 from dataclasses import dataclass, replace
 
@@ -16,6 +16,8 @@ from .work import Progress, shards
 
 @dataclass(frozen=True, eq=False)
 class Dropped:
+    """A rejected picture and the reason."""
+
     name: str
     reason: str
     item: Item
@@ -23,7 +25,15 @@ class Dropped:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A picture on its way."""
+    """A picture that has not been rejected.
+
+    item       the picture
+    key        sha256 of its bytes
+    face_key   of its record in the face store
+    person     name of the person
+    caption    "" where there is none
+    frame      the part that is trained on
+    """
 
     item: Item
     key: str
@@ -34,18 +44,22 @@ class Candidate:
 
 
 class Screening:
-    """From items to candidates with a person, a caption and a frame. `dropped` lists the rest."""
+    """Turns items into candidates with a person, a caption and a frame.
+
+    dropped    the rest
+    searched   keys of the face records of all pictures, also of those without a face
+    """
 
     def __init__(self, faces: Store, finder: Finder, settings: Settings, progress: Progress):
         self.faces, self.finder, self.settings, self.progress = faces, finder, settings, progress
         self.dropped: list[Dropped] = []
-        self.searched: set[str] = set()  # keys of the face records of all pictures, even of those without a face
+        self.searched: set[str] = set()
 
-    def sift(self, items: list[Item]) -> list[Candidate]:
+    def screen(self, items: list[Item]) -> list[Candidate]:
         candidates = self._hash(items)
         self.searched = {candidate.face_key for candidate in candidates}
         self._find_faces(candidates)
-        return self._frame(self._name(self._choose(candidates)))
+        return self._frame(self._assign_people(self._filter(candidates)))
 
     def face(self, candidate: Candidate, name: str) -> np.ndarray:
         """A tensor of its record: embedding, keypoints, box or landmarks, in pixels of the picture as read."""
@@ -55,7 +69,7 @@ class Screening:
         self.dropped.append(Dropped(item.name, reason, item))
 
     def _hash(self, items: list[Item]) -> list[Candidate]:
-        """Reads every picture's bytes once. The second of two equal files is dropped."""
+        """Reads every picture's bytes once; the second of two equal files is dropped."""
         first: dict[str, str] = {}
         out = []
         for number, item in enumerate(items):
@@ -77,7 +91,7 @@ class Screening:
     def _find_faces(self, candidates: list[Candidate]) -> None:
         todo = [candidate for candidate in candidates if candidate.face_key not in self.faces]
         for part in shards("finding faces", todo, self.progress):
-            seen: dict[str, DetectedFace] = {}
+            found: dict[str, DetectedFace] = {}
             notes: dict[str, dict] = {}
             for candidate in part:
                 part.tick()
@@ -88,7 +102,7 @@ class Screening:
                 if isinstance(face, str):
                     notes[candidate.face_key] = {"problem": face}
                     continue
-                seen[candidate.face_key] = face
+                found[candidate.face_key] = face
                 notes[candidate.face_key] = {
                     "score": face.score,
                     "size": face.size,
@@ -97,14 +111,14 @@ class Screening:
                 }
             names = ("embedding", "keypoints", "box", "landmarks")
             tensors = (
-                {name: torch.from_numpy(np.stack([getattr(face, name) for face in seen.values()])) for name in names}
-                if seen
+                {name: torch.from_numpy(np.stack([getattr(face, name) for face in found.values()])) for name in names}
+                if found
                 else {}
             )
-            self.faces.add(list(seen), tensors, notes)
+            self.faces.add(list(found), tensors, notes)
 
-    def _choose(self, candidates: list[Candidate]) -> list[Candidate]:
-        """What the settings refuse is dropped; it stays in the store, for other settings."""
+    def _filter(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Drops what the settings reject; its record stays in the store, for other settings."""
         out = []
         for candidate in candidates:
             note, caption = self.faces.notes[candidate.face_key], candidate.item.caption
@@ -118,8 +132,7 @@ class Screening:
                 out.append(replace(candidate, caption=caption or ""))
         return out
 
-    def _name(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Who is who."""
+    def _assign_people(self, candidates: list[Candidate]) -> list[Candidate]:
         settings = self.settings
         if settings.identities == "one person":
             return [replace(candidate, person="person") for candidate in candidates]
@@ -127,11 +140,11 @@ class Screening:
         unknown = [c for c in candidates if not (named and c.item.identity is not None)]
         names: dict[str, str] = {}
         if unknown:
-            self.progress("telling people apart", 0, len(unknown))
+            self.progress("clustering faces", 0, len(unknown))
             embeddings = np.stack([row.numpy() for row in self.faces.rows([c.face_key for c in unknown], "embedding")])
             numbers = cluster(embeddings, settings.same_person)
             names = {c.key: f"person {number + 1:04d}" for c, number in zip(unknown, numbers)}
-            self.progress("telling people apart", len(unknown), len(unknown))
+            self.progress("clustering faces", len(unknown), len(unknown))
         return [replace(c, person=names.get(c.key) or str(c.item.identity)) for c in candidates]
 
     def _frame(self, candidates: list[Candidate]) -> list[Candidate]:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import BadFile, FaceCDMError, MissingModel
+from ...pictures import open_picture
+from .texts import printable, problem_of, read_caption
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 META = ("meta.jsonl", "metadata.jsonl")  # the second is the name that Hugging Face's ImageFolder uses
@@ -26,7 +27,11 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` uint8 [H, W, 3] RGB; `original` (height, width) before a large picture was reduced."""
+    """A decoded picture.
+
+    pixels     uint8 [H, W, 3] RGB
+    original   (height, width) before a large picture was reduced
+    """
 
     pixels: np.ndarray
     original: tuple[int, int]
@@ -34,9 +39,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a source, not read yet. `data` gives the bytes that its content key is made of.
+    """One picture of a source, not read yet.
 
-    caption None: none was given; identity None: unknown; pose: yaw, pitch, roll in degrees, where known.
+    name       unique within the source
+    data       gives its bytes, of which the content key is made
+    decode     gives the picture from the bytes
+    caption    None: none was given
+    identity   the person's name; None: unknown
+    pose       yaw, pitch, roll in degrees; None: unknown
+    problem    why it is rejected without being read; "": it is not
     """
 
     name: str
@@ -45,9 +56,12 @@ class Item:
     caption: str | None = None
     identity: str | None = None
     pose: tuple[float, float, float] | None = None
+    problem: str = ""
 
     def digest(self) -> str:
         """sha256 of the picture's bytes. Raises Unreadable."""
+        if self.problem:
+            raise Unreadable(self.problem)
         return hashlib.sha256(self._bytes()).hexdigest()
 
     def read(self) -> Picture:
@@ -62,24 +76,27 @@ class Item:
 
 
 class Source(Protocol):
-    """`describe` goes into the manifest and the report; `items` are in an order that does not change."""
+    def describe(self) -> str:
+        """For the manifest and the report."""
 
-    def describe(self) -> str: ...
-
-    def items(self) -> list[Item]: ...
+    def items(self) -> list[Item]:
+        """In an order that is the same in every run."""
 
 
 def decode_file(data: bytes) -> Picture:
-    """A picture file: turned upright as its EXIF says, transparency on white. Raises Unreadable."""
+    """A picture file: turned upright by its EXIF orientation, transparency on white. Raises Unreadable."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.draft("RGB", (LONGEST, LONGEST))
-        width, height = Image.open(io.BytesIO(data)).size
-        if picture.getexif().get(0x0112, 1) >= 5:  # lies on its side
-            width, height = height, width
+        picture = open_picture(data)
+        width, height = picture.size
+        picture.draft("RGB", (LONGEST, LONGEST))  # a large JPEG is decoded at a fraction of its size
+        reduced, sideways = picture.size != (width, height), picture.getexif().get(0x0112, 1) >= 5
         picture = ImageOps.exif_transpose(picture)
+        if not reduced:  # Pillow gives a TIFF's size upright already
+            width, height = picture.size
+        elif sideways:
+            width, height = height, width
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")
@@ -88,7 +105,7 @@ def decode_file(data: bytes) -> Picture:
         if max(picture.size) > LONGEST:
             picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     except UnidentifiedImageError as error:
-        raise Unreadable("is no whole picture (of no format that Pillow knows)") from error
+        raise Unreadable("is no whole picture (of no format that is read)") from error
     except Exception as error:  # Pillow raises many types for damaged files
         raise Unreadable(f"is no whole picture ({str(error)[:120] or type(error).__name__})") from error
     return Picture(np.asarray(picture), (height, width))
@@ -98,15 +115,14 @@ def decode_file(data: bytes) -> Picture:
 class FolderSource:
     """Pictures below a folder, with captions beside them (`photo.txt` for `photo.jpg`) or in `meta.jsonl`.
 
-    A line of meta.jsonl: {"file_name": …, "text" or "caption": …, "identity": …}; it may stand in any folder, and its
-    names are relative to it. A picture in a sub-folder is of the person that the first sub-folder is named after,
-    unless meta.jsonl says another.
+    A line of meta.jsonl: {"file_name": …, "text" or "caption": …, "identity": …}. It may be in any folder; its names
+    are relative to that folder. A picture's person is its first sub-folder, unless meta.jsonl names another.
     """
 
     folder: Path
 
     def describe(self) -> str:
-        return f"folder {self.folder.name}"
+        return f"folder {printable(self.folder.name)}"
 
     def items(self) -> list[Item]:
         """Sorted by name. Raises MissingModel (no folder), FaceCDMError (no picture in it), BadFile (meta.jsonl)."""
@@ -130,25 +146,31 @@ class FolderSource:
     def _item(self, name: str, path: Path, line: dict) -> Item:
         parts = Path(name).parts
         identity = line.get("identity") or (parts[0] if len(parts) > 1 else None)
-        caption = line.get("text", line.get("caption"))
+        caption, problem = line.get("text", line.get("caption")), ""
         beside = path.with_suffix(".txt")
         if caption is None and beside.is_file():
-            caption = beside.read_text(encoding="utf-8-sig", errors="replace")
+            caption, problem = read_caption(beside)
         caption = " ".join(str(caption).split()) if caption is not None else None
-        return Item(name, path.read_bytes, decode_file, caption or None, None if identity is None else str(identity))
+        identity = None if identity is None else str(identity)
+        problem = problem or problem_of(name, identity, caption)
+        return Item(printable(name), path.read_bytes, decode_file, caption or None, identity, problem=problem)
 
 
 def _read_meta(path: Path, root: Path) -> dict[str, dict]:
     lines = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{path} cannot be read ({error}): save it as UTF-8 text") from error
+    for number, text in enumerate(content.split("\n"), 1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
             name = Path(os.path.normpath(path.parent / line["file_name"])).relative_to(os.path.normpath(root))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadFile(
-                f"{path}, line {number}: {error!r}. Every line is a JSON object with the file_name of a "
+                f"{path}, line {number}: {str(error)[:200]}. Every line is a JSON object with the file_name of a "
                 "picture in that folder, and text (or caption)"
             ) from error
         lines[name.as_posix()] = line
@@ -175,8 +197,16 @@ class BatchSource:
                 f"{count} pictures and {len(captions)} captions: give one line for each picture, or one for all"
             )
         identities = self.identities or [None] * count
+        captions = [" ".join(caption.split()) for caption in captions]
         return [
-            Item(f"{row:05d}", functools.partial(_pack, image), _unpack, " ".join(caption.split()) or None, person)
+            Item(
+                f"{row:05d}",
+                functools.partial(_pack, image),
+                _unpack,
+                caption or None,
+                person,
+                problem=problem_of("", person, caption),
+            )
             for row, (image, caption, person) in enumerate(zip(self.images, captions, identities))
         ]
 

@@ -1,7 +1,7 @@
-"""Records on disk, found by the hash of what they were made from: safetensors shards that appear whole or not at all.
+"""Records on disk, by the hash of what they are made from, in shards that appear whole or not at all.
 
-There is no index to fall out of step: each shard's header names its keys, and the headers are read when a store is
-opened. Reading a record maps the file into memory and copies one row, so memory does not grow with the data set.
+There is no separate index: each shard's header lists its keys, and opening a store reads the headers. Reading a record
+copies one row, so memory does not grow with the data set.
 """
 
 import hashlib
@@ -18,17 +18,16 @@ import torch
 from torch import Tensor
 
 from ...errors import BadFile, FaceCDMError
+from .shard import Shard, write_shard
 
-FORMAT = "facecdm.records/1"
 OPEN_FILES = 128
-MANY = 8  # rows of one shard that are better read together
-LEFT_OVER = 3600  # seconds after which a half-written file belongs to nobody
+LEFT_OVER = 3600  # seconds after which a half-written file has no writer any more
 
 logger = logging.getLogger("facecdm")
 
 
 def digest(*parts: object) -> str:
-    """sha256 of the parts as JSON: the key of whatever is made from them."""
+    """sha256 of the parts as JSON: the key of what is made from them."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -45,27 +44,39 @@ class RecordLocation:
 
 
 class Store:
-    """A folder of shards. Keys are strings; a record is a row of each of its shard's tensors, or only a note."""
+    """A folder of shards. A record is a row of each tensor of its shard, or a note alone.
+
+    places   shard and row of each record, by key
+    notes    by key
+    """
 
     def __init__(self, folder: Path):
-        """Reads the headers. A shard that cannot be read counts as absent, with a warning: it is made anew."""
+        """Reads the headers. A shard that cannot be read counts as missing, with a warning: it is made again."""
         self.folder = folder
         self.places: dict[str, RecordLocation] = {}
         self.notes: dict[str, dict] = {}
         self._noted: dict[str, str] = {}  # the shard of each note
-        self._open: OrderedDict[str, object] = OrderedDict()
+        self._sums: dict[str, list[str]] = {}  # of each row, by shard
+        self._open: OrderedDict[str, Shard] = OrderedDict()
         self._lock = threading.Lock()
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
             try:
-                self._learn(path)
-            except Exception as error:  # safetensors, JSON and the system each have their own
-                logger.warning("FaceCDM: %s cannot be read (%s): what it held will be made anew.", path, error)
+                shard = Shard(path)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                logger.warning("FaceCDM: %s cannot be read (%s): its records will be made again.", path, error)
+                continue
+            shard.close()
+            self._remember(path.name, shard.keys, shard.notes, shard.sums)
 
     def __getstate__(self) -> dict:  # for workers in other processes
         return self.__dict__ | {"_open": OrderedDict(), "_lock": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state | {"_lock": threading.Lock()}
+
+    def __len__(self) -> int:
+        """Records and notes."""
+        return len(self.places.keys() | self.notes.keys())
 
     def __contains__(self, key: str) -> bool:
         return key in self.places or key in self.notes
@@ -75,19 +86,16 @@ class Store:
 
         The file's name comes from its keys, so the same work done twice gives the same file.
         """
-        from safetensors.torch import save_file
-
         notes = notes or {}
         name = digest(sorted({*keys, *notes}))[:24] + ".safetensors"
         path, partial = self.folder / name, self.folder / f".{name}.{os.getpid()}.part"
-        metadata = {"format": FORMAT, "keys": json.dumps(keys), "notes": json.dumps(notes, ensure_ascii=False)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
+            write_shard(partial, keys, tensors, notes)
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
             partial.chmod(0o644)  # safetensors writes for the owner alone
-            self._open.pop(name, None)
+            self._close(name)
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -95,7 +103,9 @@ class Store:
                 f"{path} could not be written: {error}. Look at the folder's rights and the free "
                 "space; what is done already is kept."
             ) from error
-        self._remember(name, keys, notes)
+        shard = Shard(path)
+        shard.close()
+        self._remember(name, keys, notes, shard.sums)
 
     def rows(self, keys: list[str], name: str) -> list[Tensor]:
         """The tensor of that name of each record, as stored. Raises BadFile where a record is gone."""
@@ -112,11 +122,12 @@ class Store:
         for shard, places in by_shard.items():
             try:
                 with self._lock:
-                    out |= _read(self._file(shard), name, places)
-            except Exception as error:
+                    file = self._file(shard)
+                    out |= {number: file.row(name, row) for number, row in places}
+            except (OSError, ValueError, LookupError, TypeError) as error:
                 raise BadFile(
-                    f"{self.folder / shard} cannot be read ({error}): delete it and prepare the data set "
-                    "again (only what is missing is made)"
+                    f"{self.folder / shard} is damaged ({error}): delete it and prepare the data set again (only what "
+                    "is missing is made)"
                 ) from error
         return [out[number] for number in range(len(keys))]
 
@@ -128,7 +139,7 @@ class Store:
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
             if path.name not in useful:
                 free += path.stat().st_size
-                self._open.pop(path.name, None)
+                self._close(path.name)
                 path.unlink()
         self.places = {key: place for key, place in self.places.items() if place.shard in useful}
         self.notes = {key: note for key, note in self.notes.items() if self._noted[key] in useful}
@@ -140,35 +151,26 @@ class Store:
             if time.time() - path.stat().st_mtime > LEFT_OVER:
                 path.unlink(missing_ok=True)
 
-    def _learn(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}")
-            self._remember(path.name, json.loads(metadata["keys"]), json.loads(metadata["notes"]))
-
-    def _remember(self, shard: str, keys: list[str], notes: dict[str, dict]) -> None:
+    def _remember(self, shard: str, keys: list[str], notes: dict[str, dict], sums: dict[str, list[str]]) -> None:
         self.places.update((key, RecordLocation(shard, row)) for row, key in enumerate(keys))
         self.notes.update(notes)
         self._noted.update((key, shard) for key in notes)
+        if sums:
+            self._sums[shard] = [digest(*column) for column in zip(*(sums[name] for name in sorted(sums)))]
 
-    def _file(self, shard: str):
-        from safetensors import safe_open
+    def checksum(self, key: str) -> str:
+        """Of all tensors of a record; "" where its shard has none."""
+        place = self.places[key]
+        return self._sums[place.shard][place.row] if place.shard in self._sums else ""
 
+    def _file(self, shard: str) -> Shard:
         if shard not in self._open:
             while len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)
-            self._open[shard] = safe_open(self.folder / shard, "pt")
+                self._close(next(iter(self._open)))
+            self._open[shard] = Shard(self.folder / shard)
         self._open.move_to_end(shard)
         return self._open[shard]
 
-
-def _read(file, name: str, places: list[tuple[int, int]]) -> dict[int, Tensor]:
-    """(number, row) → number: row's tensor. Only the rows' pages are read from the disk."""
-    if len(places) > MANY:
-        whole = file.get_tensor(name)
-        return {number: whole[row].clone() for number, row in places}
-    rows = file.get_slice(name)
-    return {number: rows[row : row + 1][0] for number, row in places}
+    def _close(self, shard: str) -> None:
+        if shard in self._open:
+            self._open.pop(shard).close()

@@ -1,23 +1,26 @@
-"""Work in portions: each is finished, and kept, as a whole."""
+"""Work in shards: each is finished and saved as a whole."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 SHARD = 128  # pictures per shard: the most that a killed run loses of one stage
-BATCH = 8  # pictures or captions that an encoder sees at once
+BATCH = 8  # pictures or captions per call of an encoder
 
 # Called with the name of the stage, things done and things to do; what it raises ends the preparation.
 Progress = Callable[[str, int, int], None]
 
 
 class Part(list):
-    """The items of one shard; `tick` tells the progress."""
+    """The items of one shard.
+
+    progress   called with the number of its items that are done
+    """
 
     def __init__(self, items: Sequence, progress: Callable[[int], None]):
         super().__init__(items)
         self._progress, self._done = progress, 0
 
     def tick(self, done: int | None = None) -> None:
-        """`done` of its items are done; without a number, one more than last time is begun."""
+        """Report that `done` of its items are done; without a number, that the next item begins."""
         self._progress(self._done if done is None else done)
         self._done += 1
 
@@ -28,9 +31,9 @@ class Part(list):
 
 
 def shards(stage: str, items: Sequence, progress: Progress, group: Callable = lambda item: None) -> Iterator[Part]:
-    """Runs of at most SHARD items of one group; the items come sorted by group.
+    """Runs of at most SHARD items of one group, from items sorted by group.
 
-    What is left after an interruption is cut at the same places, so batches are the same in every run, to the bit.
+    After an interruption the rest is cut at the same items, so that batches are equal in every run, to the bit.
     """
     done = 0
     while done < len(items):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...errors import Mismatch
+from ...bases.grid import layer_grid
 from ..settings import setting
 from ..step_data import StepData
 from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
@@ -45,19 +45,6 @@ class LocalisationLoss(Loss):
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum(-1) / weight.sum(-1).clamp(min=1e-6)
-
-
-def layer_grid(count: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of a layer of `count` positions in a U-Net that halves height × width latents, rounding up.
-
-    Raises Mismatch.
-    """
-    rows, columns = height, width
-    while rows * columns > count and rows * columns > 1:
-        rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    if rows * columns != count:
-        raise Mismatch(f"a layer of {count} positions does not belong to latents of {width} × {height}")
-    return rows, columns
 
 
 @dataclass(frozen=True)

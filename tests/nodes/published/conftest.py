@@ -9,15 +9,16 @@ from safetensors.torch import save_file
 @pytest.fixture(scope="module", autouse=True)
 def small_base(in_comfy, sd15):
     """The small U-Net has a name among the bases."""
-    bases = in_comfy.module("facecdm.adapter.layers").BASES
-    bases["small SD1.5"] = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(sd15)
+    bases = in_comfy.module("facecdm.bases")
+    layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(sd15)
+    bases.BASES["small SD1.5"] = bases.Base("small SD1.5", layer_map)
     yield
-    del bases["small SD1.5"]
+    del bases.BASES["small SD1.5"]
 
 
 @pytest.fixture(scope="module")
 def states(in_comfy, sd15):
-    layer_map = in_comfy.module("facecdm.hosts.comfy.sampling.apply").layer_map(sd15)
+    layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(sd15)
     return {family: published_state(family, layer_map, SIZES, seed) for seed, family in enumerate(FACES + IMAGES)}
 
 

@@ -9,6 +9,7 @@ from comfy.controlnet import ControlBase
 from torch import Tensor
 from torch.nn import functional as F
 
+from ....bases import BASES
 from ....errors import Mismatch, UnsupportedModel
 from ..sampling.run import rows_for_images, sampled_images
 
@@ -130,14 +131,11 @@ def check_net(net, context: int) -> None:
             "no place for face tokens. Use a ControlNet for SD1.5, SD2 or SDXL."
         )
     if context not in widths:
-        base = _BASES.get(max(widths), "another base")
+        base = next((base.name for base in BASES.values() if base.text_width == max(widths)), "another base")
         raise Mismatch(
             f"the adapter's face tokens have {context} features, and control_net reads {max(widths)} "
             f"({base}): load a ControlNet and an adapter for the same base"
         )
-
-
-_BASES = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
 
 
 def _masked(value: Tensor | None, mask: Tensor) -> Tensor | None:

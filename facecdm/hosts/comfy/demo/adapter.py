@@ -6,9 +6,10 @@ import comfy.sd
 
 from ....adapter.model import TripletAdapter
 from ....adapter.native import load_adapter
+from ....bases import name_of
 from ....demo.paths import ADAPTER, ADAPTER_LORA
 from ....errors import BadFile, Mismatch, MissingModel
-from ..sampling.apply import layer_map
+from ..unet import layer_map
 
 AGAIN = "clone the pack anew"
 
@@ -24,7 +25,7 @@ def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[obj
     read = load_adapter(adapter)
     if read.config.layer_map != layer_map(model):
         raise Mismatch(
-            f"this adapter is the demo model's, and the model is {layer_map(model).base}: connect Load Demo "
+            f"this adapter is the demo model's, and the model is {name_of(layer_map(model))}: connect Load Demo "
             "Model, or take Load Adapter with a file for your model"
         )
     return comfy.sd.load_lora_for_models(model, None, _read(lora), 1.0, 0.0)[0], read

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .apply import attention_paths
+from ..unet import attention_paths
 
 APPLIED = "facecdm_loras"  # in a model's transformer_options: strength by what the LoRA is known as
 _TARGETS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}

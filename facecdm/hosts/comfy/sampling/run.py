@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ....adapter.attention import LayerStream, LocationBias
+from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at, resize_mask
-from ....faces.location import FaceLocation, FaceLocations
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # there, too, while sampling: the Run

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream, attend, triplet_attention
+from ....bases import name_of
+from ....bases.base import LATENT_PIXELS
 from ....errors import FaceCDMError, UnsupportedModel
 from ....training.denoiser import Watch, digest_of
 from ....training.rows import Prompt
-from ..sampling.apply import _attentions, layer_map, text_keys_values
+from ..unet import cross_attentions, layer_map, text_keys_values
 from .gradients import CALL, Call, Recast, Repeated, attention_with_gradients, leave_inference
 
 _LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
-_PIXELS = 8  # of the picture to one of its latents
 
 
 class ComfyDenoiser:
@@ -45,7 +46,7 @@ class ComfyDenoiser:
         self.model = model.clone()
         self._vae, self._control = vae, control.copy() if control is not None else None
         self._percent_to_sigma = sampling.percent_to_sigma
-        self._patches = {key: _Listening(index) for index, (key, _, _) in enumerate(_attentions(self.model))}
+        self._patches = {key: _Listening(index) for index, (key, _, _) in enumerate(cross_attentions(self.model))}
         self._linears = dict(_linears(self.model))
         self._repeated: Repeated | None = None
         self._recast: Recast | None = None
@@ -97,7 +98,7 @@ class ComfyDenoiser:
     @property
     def fingerprint(self) -> str:
         """Names the base: its family, its schedule and a sample of every weight, LoRA patches included."""
-        return digest_of(f"{self.layer_map.base} {self.prediction}", (self.signal, *self._unet.parameters()))
+        return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self._unet.parameters()))
 
     @property
     def control_fingerprint(self) -> str:
@@ -140,7 +141,7 @@ class ComfyDenoiser:
             raise FaceCDMError("SDXL needs the prompts' pooled states: prepare the data set with SDXL's CLIP")
         rows, sizes = len(x), prompt.sizes
         if sizes is None:
-            height, width = (_PIXELS * length for length in x.shape[-2:])
+            height, width = (LATENT_PIXELS * length for length in x.shape[-2:])
             sizes = torch.tensor([[height, width, 0, 0, height, width]])
         sizes = _all_rows(sizes, rows).to(self.device, torch.float32)
         waves = self.model.model.embedder(sizes.flatten()).view(rows, -1)
@@ -275,7 +276,7 @@ def _check(model) -> None:
 
 
 def _linears(model) -> Iterator[tuple[str, nn.Linear]]:
-    for _, name, _ in _attentions(model):
+    for _, name, _ in cross_attentions(model):
         block = name.removesuffix(".attn2")
         for part in (f"{block}.{which}.{linear}" for which in ("attn1", "attn2") for linear in _LINEARS):
             yield part, model.model.get_submodule(part)

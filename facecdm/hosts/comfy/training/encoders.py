@@ -4,12 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....bases import BASES, base_for_text
 from ....errors import Mismatch
 from ....training.dataset.encoders import Fingerprints, as_batch, weights_fingerprint
 from ....training.rows import Prompt
-
-# Text width of a U-Net → (the side in pixels that it was trained on, the multiple that its buckets' sides have).
-_SIZES = {2048: (1024, 64), 1024: (768, 64), 768: (512, 64)}
 
 
 class ComfyEncoders:
@@ -24,7 +22,8 @@ class ComfyEncoders:
         self.large = isinstance(base, comfy.model_base.SDXL)
         width = base.model_config.unet_config.get("context_dim")
         demo = type(base.model_config).__name__ == "DemoConfig"
-        self.resolution, self.step = (128, 8) if demo else _SIZES.get(width, (512, 64))
+        known = BASES["FaceCDM demo"] if demo else base_for_text(width, self.large)
+        self.resolution, self.step = known.resolution, known.step
         if vae.latent_channels != self._format.latent_channels:
             raise Mismatch(
                 f"the VAE makes latents of {vae.latent_channels} channels, and the MODEL takes "

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ....adapter.layers import LayerMap
 from ....adapter.model import TripletAdapter
+from ....bases import name_of
+from ....bases.layers import LayerMap
 from ....errors import FaceCDMError, Mismatch
 from ....training.initialise import init_bottleneck, known_faces
 from ....training.lora import Lora
@@ -20,7 +21,7 @@ from ....training.source import Source
 from ....training.stages import Stage
 from ....training.terms import terms_of
 from ....training.trainer import Trainer
-from ..sampling.apply import layer_map
+from ..unet import layer_map
 from .denoiser import ComfyDenoiser, natural_dtype
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -137,7 +138,7 @@ def begun(adapter: TripletAdapter, data: Source, base: LayerMap) -> TripletAdapt
     config = adapter.config
     if config.layer_map != base:
         raise Mismatch(
-            f"the adapter was made for {config.layer_map.base}, and the MODEL is {base.base}: make one with "
+            f"the adapter was made for {name_of(config.layer_map)}, and the MODEL is {name_of(base)}: make one with "
             "New Adapter from this MODEL"
         )
     text = data.empty_prompt.states.shape[-1]

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -217,49 +216,6 @@ def test_titles_may_have_dots(tmp_path):
 def test_a_list_is_no_link():
     changed = prompt_of(Workflow.parse(NODES), {("1", "text"): ["2", 0]})
     assert changed.nodes["1"]["inputs"]["text"] == {"__value__": ["2", 0]}
-
-
-@pytest.mark.parametrize(
-    ("keys", "told"),
-    [
-        ({}, "workflow: is missing"),
-        ({"workflow": "x", "jobs": []}, "jobs: List should have at least 1"),
-        ({"workflow": "gone.json", "jobs": {"a": 1}}, "cannot read the workflow"),
-        ({"workflow": {"nodes": []}, "jobs": {"a": 1}}, "UI format"),
-        ({"workflow": "x", "jobs": {"a": 1}, "serverss": []}, "serverss: is no key of a plan"),
-        ({"workflow": "x", "jobs": 3}, "jobs"),
-        ([], "a plan is a mapping"),
-        ({1: 2}, "keys are not all text"),
-    ],
-)
-def test_plans_that_are_none(tmp_path, keys, told):
-    with pytest.raises(PlanMistake) as error:
-        prepare(Plan.make(keys, tmp_path), {"here": INFO})
-    assert told in str(error.value)
-
-
-@pytest.mark.parametrize("text", ["a: [", "\t", "- 1", "\x00", "!!python/object:os.system x"])
-def test_files_that_are_no_plan(tmp_path, text):
-    (tmp_path / "plan.yaml").write_text(text)
-    with pytest.raises(PlanMistake):
-        Plan.load(tmp_path / "plan.yaml")
-    with pytest.raises(PlanMistake, match="cannot read"):
-        Plan.load(tmp_path / "gone.yaml")
-
-
-def test_a_plan_in_yaml(tmp_path):
-    (tmp_path / "w.json").write_text(json.dumps(NODES))
-    Image.new("RGB", (8, 8)).save(tmp_path / "ada.png")
-    (tmp_path / "plan.yaml").write_text("""
-workflow: w.json
-servers: 127.0.0.1:8188
-inputs: {person: Draw it.image, seed: Draw it.seed}
-jobs:
-  - person: {files: "*.png"}
-  - seed: {from: 1, to: 3}
-""")
-    batch = prepare(Plan.load(tmp_path / "plan.yaml"), {"here": INFO})
-    assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "ada/3"] and len(batch.files) == 1
 
 
 # ---- a real server's declarations ----

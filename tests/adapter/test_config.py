@@ -4,31 +4,12 @@ from hypothesis import strategies as st
 
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.curves import CURVES, layer_factors, parse_curve
-from facecdm.adapter.layers import BASES, LayerMap
+from facecdm.bases import BASES
 from facecdm.errors import BadFile, FaceCDMError
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_base_maps_survive_json_and_know_their_name(name):
-    assert LayerMap.from_json(BASES[name].to_json()) == BASES[name]
-    assert BASES[name].base == name
-
-
-def test_sizes_are_those_of_the_published_bases():
-    """weight-formats.md: layers, heads, Σ hidden."""
-    assert [(len(m.layers), m.heads, m.width) for m in (BASES["SD1.5"], BASES["SDXL"])] == [
-        (16, 128, 12_480),
-        (70, 1_300, 83_200),
-    ]
-
-
-def test_depth_runs_from_input_over_middle_to_output():
-    parts = [BASES["SD1.5"].layers[i].part for i in BASES["SD1.5"].by_depth]
-    assert parts == ["input"] * 6 + ["middle"] + ["output"] * 9
-
-
 def test_config_survives_json():
-    config = AdapterConfig(BASES["SDXL"], image_width=1280, recogniser="antelopev2/glintr100.onnx")
+    config = AdapterConfig(BASES["SDXL"].layer_map, image_width=1280, recogniser="antelopev2/glintr100.onnx")
     assert AdapterConfig.loads(config.dumps(), "a.safetensors") == config
 
 
@@ -41,7 +22,7 @@ def test_a_foreign_config_is_refused_by_name(text):
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=9))
 def test_a_curve_begins_and_ends_where_it_says(values):
-    layer_map = BASES["SD1.5"]
+    layer_map = BASES["SD1.5"].layer_map
     factors = layer_factors(tuple(values), layer_map)
     order = layer_map.by_depth
     assert factors[order[0]] == pytest.approx(values[0])
@@ -50,7 +31,7 @@ def test_a_curve_begins_and_ends_where_it_says(values):
 
 
 def test_flat_is_one_everywhere():
-    assert set(layer_factors(CURVES["flat"], BASES["SDXL"])) == {1.0}
+    assert set(layer_factors(CURVES["flat"], BASES["SDXL"].layer_map)) == {1.0}
 
 
 @pytest.mark.parametrize("text", ["", "a, b", "1e9", "nan", "1,,x"])

@@ -1,0 +1,37 @@
+"""Everything that is known of a base model, in one entry each. A new base model is one file here and a line in `BASES`.
+
+Imports nothing of the package but `errors`. What a base model's layers are called in a host stands there, in its
+attacher (hosts/comfy/sampling/unet.py, hosts/diffusers/unet.py).
+"""
+
+from .base import Base
+from .demo import DEMO
+from .layers import LayerMap
+from .sd2 import SD2
+from .sd15 import SD15
+from .sdxl import SDXL
+
+BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO)}
+
+
+def base_of(layer_map: LayerMap) -> Base | None:
+    """The base model with these layers; None for an unknown one."""
+    return next((base for base in BASES.values() if base.layer_map == layer_map), None)
+
+
+def name_of(layer_map: LayerMap) -> str:
+    """The base model's name, or a description of its shape for an unknown one."""
+    base = base_of(layer_map)
+    return (
+        base.name
+        if base
+        else f"U-Net of {len(layer_map.layers)} cross-attention layers, text width {layer_map.context}"
+    )
+
+
+def base_for_text(width: int, pooled: bool = False) -> Base:
+    """The base model that reads text of `width` features; for an unknown width the first that agrees in `pooled`."""
+    bases = list(BASES.values())
+    return next(
+        (base for base in bases if base.text_width == width), next(base for base in bases if base.pooled_text == pooled)
+    )

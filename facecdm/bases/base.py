@@ -1,0 +1,42 @@
+"""The entry of one base model."""
+
+from dataclasses import dataclass, field
+
+from .layers import LayerMap
+from .noise import Discrete
+
+LATENT_PIXELS = 8  # of the picture to one latent, each way, in every base known here
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What is known of a base model. The defaults are Stable Diffusion 1's.
+
+    name         as messages and file metadata have it
+    layer_map    cross-attention layers in IP-Adapter's order, and the width of a text token
+    blocks       (number, layers) of each transformer block in the layer map's order; a block's number is ComfyUI's
+                 `transformer_index`, which counts in the order of computation; empty where presets are not known
+    presets      factors of blocks by the preset's name (adapter/curves.py); blocks that are not named get 0
+    resolution   side in pixels of the square that it was trained on
+    step         the sides of training pictures are multiples of it, in pixels
+    pooled_text  whether it also reads a pooled text embedding and picture sizes
+    face_crop    side in pixels of the aligned face that its FaceID Plus adapters read
+    checkpoint   a file to start with, for messages; empty where there is none to get
+    noise        the process that it was trained with
+    """
+
+    name: str
+    layer_map: LayerMap
+    blocks: tuple[tuple[int, int], ...] = ()
+    presets: dict[str, dict[int, float]] = field(default_factory=dict)
+    resolution: int = 512
+    step: int = 64
+    pooled_text: bool = False
+    face_crop: int = 256
+    checkpoint: str = ""
+    noise: Discrete = field(default_factory=Discrete.scaled_linear)
+
+    @property
+    def text_width(self) -> int:
+        """Features of a text token, which is what its ControlNets read too."""
+        return self.layer_map.context

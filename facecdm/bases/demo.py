@@ -1,0 +1,13 @@
+"""The demo model of this package (facecdm/demo)."""
+
+from .base import Base
+from .layers import LayerMap
+from .noise import Discrete
+
+DEMO = Base(
+    "FaceCDM demo",
+    LayerMap.of_runs(192, ("input", 128, 2, 2), ("output", 128, 2, 4), ("middle", 256, 4, 1)),
+    resolution=128,
+    step=8,
+    noise=Discrete.scaled_linear(zero_terminal_snr=True),
+)

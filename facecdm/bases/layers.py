@@ -1,0 +1,62 @@
+"""The cross-attention layers of a U-Net, in one order for every host and every weight format."""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One cross-attention layer.
+
+    part   of the U-Net: input, output or middle
+    width  features of a query
+    heads  attention heads
+    """
+
+    part: str
+    width: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The cross-attention layers of a U-Net.
+
+    layers   in IP-Adapter's order: input blocks, output blocks, middle block
+    context  features of a text token
+    """
+
+    layers: tuple[Layer, ...]
+    context: int
+
+    @classmethod
+    def of_runs(cls, context: int, *runs: tuple[str, int, int, int]) -> "LayerMap":
+        """From runs of equal layers: (part, width, heads, how many)."""
+        return cls(
+            tuple(Layer(part, width, heads) for part, width, heads, count in runs for _ in range(count)), context
+        )
+
+    @property
+    def width(self) -> int:
+        """Σ of the layers' widths."""
+        return sum(layer.width for layer in self.layers)
+
+    @property
+    def heads(self) -> int:
+        """Σ of the layers' heads."""
+        return sum(layer.heads for layer in self.layers)
+
+    @property
+    def by_depth(self) -> list[int]:
+        """Indices of the layers in the order of computation: input, middle, output."""
+        order = {"input": 0, "middle": 1, "output": 2}
+        return sorted(range(len(self.layers)), key=lambda i: order[self.layers[i].part])
+
+    def to_json(self) -> dict:
+        """Run-length form: {"context": 768, "layers": [["input", 320, 8, 2], …]}, the last number is the count."""
+        runs = [[layer.part, layer.width, layer.heads, len(list(group))] for layer, group in groupby(self.layers)]
+        return {"context": self.context, "layers": runs}
+
+    @classmethod
+    def from_json(cls, value: dict) -> "LayerMap":
+        return cls.of_runs(value["context"], *(tuple(run) for run in value["layers"]))

@@ -1,0 +1,108 @@
+"""One file of records: a safetensors file, read row by row, with a checksum of each row.
+
+Rows are read and not mapped, so that a file which is cut while it is open gives an error and not a bus error.
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FORMAT = "facecdm.records/1"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
+
+
+def checksum(key: str, name: str, row: Tensor) -> str:
+    """Of the row's type, shape and bytes, and of the record's key, so that swapped rows show."""
+    total = hashlib.blake2b(f"{key} {name} {row.dtype} {tuple(row.shape)} ".encode(), digest_size=16)
+    total.update(row.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def write_shard(path: Path, keys: list[str], tensors: Mapping[str, Tensor], notes: Mapping[str, dict]) -> None:
+    """Row i of every tensor is the record keys[i]; notes may have other keys. Raises OSError."""
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    index = {
+        "format": FORMAT,
+        "keys": json.dumps(keys),
+        "notes": json.dumps(notes, ensure_ascii=False),
+        "sums": json.dumps(
+            {name: list(map(checksum, keys, [name] * len(keys), value)) for name, value in plain.items()}
+        ),
+    }
+    save_file(plain, path, index | {"index": _index_sum(index)})
+
+
+def _index_sum(metadata: Mapping[str, str]) -> str:
+    parts = [metadata[name] for name in ("format", "keys", "notes", "sums")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+class Shard:
+    """An open shard. Raises OSError or ValueError for a file that is damaged or of another format.
+
+    keys    of its records, by row
+    notes   by key
+    sums    checksums by tensor and row; {} in files of versions before checksums
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb", buffering=0)
+        try:
+            self._read_header(path.stat().st_size)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self, size: int) -> None:
+        (length,) = struct.unpack("<Q", self._bytes(0, 8))
+        if length > size:
+            raise ValueError("its header is damaged")
+        self._tensors = json.loads(self._bytes(8, length))
+        self._start = 8 + length
+        metadata = self._tensors.pop("__metadata__", {})
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}")
+        if metadata.get("index", "") != ("sums" in metadata and _index_sum(metadata) or ""):
+            raise ValueError("its index does not match its checksum")
+        self.keys: list[str] = json.loads(metadata["keys"])
+        self.notes: dict[str, dict] = json.loads(metadata["notes"])
+        self.sums: dict[str, list[str]] = json.loads(metadata.get("sums", "{}"))
+        if self._start + max((entry["data_offsets"][1] for entry in self._tensors.values()), default=0) != size:
+            raise ValueError("it was cut short or added to")
+
+    def row(self, name: str, number: int) -> Tensor:
+        """A copy of one row of the tensor of that name. Raises OSError, ValueError (damaged), KeyError."""
+        entry = self._tensors[name]
+        dtype, shape = DTYPES[entry["dtype"]], entry["shape"][1:]
+        size = math.prod(shape) * dtype.itemsize
+        data = self._bytes(self._start + entry["data_offsets"][0] + number * size, size)
+        row = torch.frombuffer(bytearray(data), dtype=dtype).view(shape) if size else torch.empty(shape, dtype=dtype)
+        if self.sums and self.sums[name][number] != checksum(self.keys[number], name, row):
+            raise ValueError(f"row {number} of {name} does not match its checksum")
+        return row
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _bytes(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise ValueError("it was cut short")
+        return data

@@ -1,0 +1,70 @@
+"""What each entry says of its base model, held against diffusers, ComfyUI and the published files."""
+
+import pytest
+import torch
+
+from facecdm.bases import BASES, base_for_text, base_of, name_of
+from facecdm.bases.grid import layer_grid
+from facecdm.bases.layers import LayerMap
+from facecdm.bases.noise import Discrete
+from facecdm.errors import Mismatch
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_an_entry_is_found_by_its_layers_and_its_text_width(name):
+    base = BASES[name]
+    assert base.name == name and base_of(base.layer_map) is base and name_of(base.layer_map) == name
+    assert base_for_text(base.text_width) is base
+    assert LayerMap.from_json(base.layer_map.to_json()) == base.layer_map
+
+
+def test_an_unknown_base_is_described_and_treated_as_the_nearest_kind():
+    unknown = LayerMap.of_runs(4096, ("input", 640, 10, 4))
+    assert base_of(unknown) is None
+    assert name_of(unknown) == "U-Net of 4 cross-attention layers, text width 4096"
+    assert base_for_text(4096).name == "SD1.5" and base_for_text(4096, pooled=True).name == "SDXL"
+
+
+def test_sizes_are_those_of_the_published_bases():
+    """weight-formats.md: layers, heads, Σ hidden."""
+    sizes = [(len(m.layers), m.heads, m.width) for m in (BASES[name].layer_map for name in ("SD1.5", "SDXL"))]
+    assert sizes == [(16, 128, 12_480), (70, 1_300, 83_200)]
+    assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128]
+    assert [base.face_crop for base in BASES.values()][:3] == [224, 256, 256]
+
+
+def test_layers_by_depth_are_input_middle_output():
+    layer_map = BASES["SD1.5"].layer_map
+    parts = [layer_map.layers[i].part for i in layer_map.by_depth]
+    assert parts == ["input"] * 6 + ["middle"] + ["output"] * 9
+
+
+@pytest.mark.parametrize("base", [base for base in BASES.values() if base.blocks], ids=lambda base: base.name)
+def test_blocks_cover_every_layer_and_presets_name_existing_blocks(base):
+    numbers = [number for number, _ in base.blocks]
+    assert sum(count for _, count in base.blocks) == len(base.layer_map.layers)
+    assert sorted(numbers) == list(range(len(base.blocks)))
+    assert all(set(factors) <= set(numbers) for factors in base.presets.values())
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_the_noise_process_is_that_of_diffusers(zero_terminal_snr):
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=zero_terminal_snr
+    )
+    noise = Discrete.scaled_linear(zero_terminal_snr)
+    torch.testing.assert_close(noise.alpha, scheduler.alphas_cumprod.sqrt(), rtol=1e-4, atol=3e-4)
+    torch.testing.assert_close(noise.alpha**2 + noise.sigma**2, torch.ones(1000))
+
+
+@pytest.mark.parametrize("positions,size,grid", [(64, (8, 8), (8, 8)), (16, (8, 8), (4, 4)), (12, (13, 10), (4, 3))])
+def test_a_layers_grid_is_the_latents_halved_until_it_fits(positions, size, grid):
+    assert layer_grid(positions, *size) == grid
+
+
+@pytest.mark.parametrize("positions", [0, 60, 131])
+def test_no_level_has_so_many_positions(positions):
+    with pytest.raises(Mismatch, match=f"a layer of {positions} positions"):
+        layer_grid(positions, 13, 10)

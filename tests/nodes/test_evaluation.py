@@ -1,0 +1,52 @@
+"""Evaluate Identity as ComfyUI runs it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def analyzer(in_comfy):
+    return in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=False)[0]
+
+
+@pytest.fixture(scope="module")
+def views(faceworld_val) -> torch.Tensor:
+    """[3, 256, 256, 3]: one person."""
+    pictures = [Image.open(path).convert("RGB") for path in sorted((faceworld_val / "0005").glob("*.webp"))]
+    return torch.from_numpy(np.stack(pictures)).float() / 255
+
+
+@pytest.fixture(scope="module")
+def evaluate(in_comfy, analyzer, views):
+    def run(images, **changes):
+        inputs = {"reference": views[:1], "analyzer": analyzer, "second_opinion": False, "name": "test"}
+        return in_comfy.run("FaceCDMEvaluateIdentity", images=images, **inputs | changes)
+
+    return run
+
+
+def test_table_plot_and_report(evaluate, views):
+    table, plot, similarity, found, path = evaluate(views[1:2], held_out=views[2:3], without_identity=views[1:2])
+    assert "with identity" in table and "without identity" in table and plot.ndim == 4
+    assert 0.3 < similarity <= 1 and found == 1 and Path(path).is_file()
+
+
+def test_grey_and_rgba_pictures(evaluate, views):
+    grey, alpha = views[1:2].mean(-1, keepdim=True), torch.rand(1, 256, 256, 1)
+    assert evaluate(grey)[2] > 0.3
+    assert evaluate(torch.cat([views[1:2], alpha], -1))[2] == pytest.approx(evaluate(views[1:2])[2])
+
+
+def test_what_cannot_be_evaluated_is_named(evaluate, views, errors):
+    with pytest.raises(errors.FaceCDMError, match="images is an empty batch"):
+        evaluate(views[:0])
+    with pytest.raises(errors.FaceCDMError, match="images 1 holds NaN"):
+        evaluate(views[1:2] * torch.nan)
+    with pytest.raises(errors.FaceCDMError, match="reference has 2 pictures and images has 1"):
+        evaluate(views[1:2], reference=views[:2])
+    with pytest.raises(errors.NoFace, match="no face was found in the reference"):
+        evaluate(views[1:2], reference=torch.zeros(1, 64, 64, 3))

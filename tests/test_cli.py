@@ -1,0 +1,108 @@
+"""The command line: help of every command, exit codes, SIGTERM, and the installed command in any folder."""
+
+import importlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from facecdm import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_help_has_examples(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    examples = text.partition("examples:\n")[2].strip().splitlines()
+    assert examples and all(line.strip().startswith(f"facecdm {name} ") for line in examples if name != "doctor")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_examples_parse(name):
+    """Files of the examples are not there: a type that checks that ends with exit code 2 and says so."""
+    module = importlib.import_module(f"facecdm{cli.COMMANDS[name].module}")
+    for example in cli.COMMANDS[name].examples:
+        parser = cli._parser(name)
+        module.add_arguments(parser)
+        if hasattr(module, "add_server_arguments"):
+            module.add_server_arguments(parser)
+        for action in parser._actions:
+            if getattr(action.type, "__name__", "") == "existing_file":
+                action.type = Path
+        parser.parse_args(shlex.split(example)[1:])
+
+
+def test_the_overview_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and all(name in text for name in cli.COMMANDS)
+
+
+def test_a_command_that_is_none(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["potrait"])
+    assert end.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_sigterm_runs_the_clean_up(monkeypatch, tmp_path):
+    """Also if it comes twice."""
+
+    def main(options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            (tmp_path / "cleaned").touch()
+
+    monkeypatch.setattr("facecdm.doctor.command.main", main)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["doctor"])
+    assert end.value.code == 143 and (tmp_path / "cleaned").exists() and signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+def test_the_installed_command_works_in_any_folder(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    shutil.copytree(ROOT / "facecdm", source / "facecdm", ignore=shutil.ignore_patterns("__pycache__"))
+    site, folder = tmp_path / "site", tmp_path / "elsewhere"
+    folder.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    done = subprocess.run([*pip, "--target", str(site), str(source)], capture_output=True, text=True)
+    if "setuptools" in done.stderr or "No module named pip" in done.stderr:
+        pytest.skip(f"this environment builds no package: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    command = [str(site / "bin" / "facecdm")] if os.name != "nt" else [str(site / "bin" / "facecdm.exe")]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        )
+
+    for name in cli.COMMANDS:
+        done = run(name, "--help")
+        assert done.returncode == 0 and "examples:" in done.stdout, done.stderr
+    (folder / "plan.yaml").write_text("jobs: 3\n")
+    done = run("batch", "plan.yaml", "--check")
+    assert done.returncode == 1 and "workflow: is missing" in done.stderr
+    done = run("portrait", "--comfyui", str(folder))
+    assert (
+        done.returncode == 1
+        and "Traceback" not in done.stderr
+        and "without the node pack: name a workflow" in done.stderr
+    )

@@ -1,0 +1,106 @@
+"""Nodes, groups and plans, and what several workflows share.
+
+A value "@name" or "@name:1" links to an output of another node. Inputs that are not named keep their default.
+"""
+
+from dataclasses import dataclass, field
+
+PHOTO, MODEL, PROMPT, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
+
+
+@dataclass(frozen=True)
+class Node:
+    kind: str
+    title: str | None
+    inputs: dict
+
+
+@dataclass(frozen=True)
+class Group:
+    """`columns`: node names from left to right, each column from top to bottom."""
+
+    title: str
+    colour: str
+    columns: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A workflow.
+
+    name    of its files
+    note    Markdown, shown beside the graph
+    nodes   by a name that links use
+    groups  stacks from left to right
+    runs    whether it needs nothing but the pack
+    sizes   of nodes, in pixels, where the usual size does not do
+    """
+
+    name: str
+    note: str
+    nodes: dict[str, Node]
+    groups: tuple[tuple[Group, ...], ...]
+    runs: bool = True
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def api(self) -> dict:
+        """API JSON, without the inputs that keep their defaults."""
+        ids = {name: str(number) for number, name in enumerate(self.nodes, 1)}
+
+        def value(given):
+            if not (isinstance(given, str) and given.startswith("@")):
+                return given
+            name, _, slot = given[1:].partition(":")
+            return [ids[name], int(slot or 0)]
+
+        return {
+            ids[name]: {
+                "class_type": node.kind,
+                "_meta": {"title": node.title} if node.title else {},
+                "inputs": {key: value(given) for key, given in node.inputs.items()},
+            }
+            for name, node in self.nodes.items()
+        }
+
+
+def n(kind: str, title: str | None = None, **inputs) -> Node:
+    return Node(kind, title, inputs)
+
+
+def prompts(positive: str, negative: str, clip: str) -> dict[str, Node]:
+    return {
+        "prompt": n("CLIPTextEncode", "Prompt", text=positive, clip=clip),
+        "negative": n("CLIPTextEncode", "Negative prompt", text=negative, clip=clip),
+    }
+
+
+def sampling(
+    model: str, *, positive="@prompt", negative="@negative", latent="@size", vae: str, prefix: str, **settings
+) -> dict[str, Node]:
+    given = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    return {
+        "sampler": n("KSampler", **given, **settings),
+        "decode": n("VAEDecode", samples="@sampler", vae=vae),
+        "save": n("SaveImage", filename_prefix=f"FaceCDM/{prefix}", images="@decode"),
+    }
+
+
+def pose_of(image: str) -> dict[str, Node]:
+    return {"pose": n("FaceCDMExtractPose", image=image, analyzer="@analyzer")}
+
+
+def photo_of(
+    name: str = "photo", title: str = "Reference", file: str = "faceworld.webp", faces: str = "faces", **settings
+) -> dict[str, Node]:
+    return {
+        name: n("LoadImage", title, image=file),
+        faces: n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@{name}", no_face="skip", **settings),
+    }
+
+
+PHOTO_GROUP = Group("Your photo", PHOTO, (("photo", "analyzer"), ("faces",)))
+MODEL_GROUP = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
+LOCATION_GROUP = Group("Face location", PHOTO, (("pose",),))
+PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
+PROMPT_GROUP = Group("Your prompt", PROMPT, (("prompt", "negative", "size"),))
+PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))

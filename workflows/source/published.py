@@ -1,0 +1,270 @@
+"""The workflows on SD1.5 and SDXL with published adapters; each note lists the files that the user needs."""
+
+from .parts import (
+    MODEL,
+    PERSON_GROUP,
+    PHOTO,
+    PHOTO_GROUP,
+    PICTURE_GROUP,
+    PROMPT_GROUP,
+    Group,
+    Node,
+    Plan,
+    n,
+    photo_of,
+    prompts,
+    sampling,
+)
+
+SD15, SDXL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors"
+REAL_PROMPT = "portrait photo of a person in a green shirt, soft daylight, plain blue background, 50 mm lens"
+REAL_NEGATIVE = "blurry, low quality, deformed, watermark, text"
+REAL_SAMPLER = {"seed": 1, "steps": 30, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+REAL_MODEL = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
+
+
+def checkpoint(name: str, size: int) -> dict[str, Node]:
+    return {
+        "base": n("CheckpointLoaderSimple", ckpt_name=name),
+        "size": n("EmptyLatentImage", "Size", width=size, height=size),
+    }
+
+
+def adapter(name: str) -> dict[str, Node]:
+    return {"adapter": n("FaceCDMLoadAdapter", name=name)}
+
+
+def pack(name: str, landmarks: bool = False) -> dict[str, Node]:
+    return {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack=name, landmarks=landmarks)}
+
+
+def real(prefix: str, **changes) -> dict[str, Node]:
+    return prompts(REAL_PROMPT, REAL_NEGATIVE, "@base:1") | sampling(
+        "@apply", vae="@base:2", prefix=prefix, **REAL_SAMPLER | changes
+    )
+
+
+def files(*lines: str) -> str:
+    return "It needs:\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+BUFFALO = "models/insightface/models/buffalo_l (InsightFace; weights for non-commercial research only)"
+ANTELOPE = BUFFALO.replace("buffalo_l", "antelopev2")
+SD15_FILE = f"models/checkpoints/{SD15}, or any SD1.5"
+SDXL_FILE = f"models/checkpoints/{SDXL}, or any SDXL"
+
+FACEID = Plan(
+    "sd15_faceid",
+    f"""## Your photo with SD1.5 and FaceID
+
+The face sets the identity; hair, clothes and place come from your prompt. With face_strength 0.7 the prompt counts \
+more. FaceID's LoRA is in the adapter's file and is applied with it.
+
+{files(SD15_FILE, "models/ipadapter/ip-adapter-faceid_sd15.bin", BUFFALO)}""",
+    checkpoint(SD15, 512)
+    | pack("buffalo_l")
+    | photo_of()
+    | adapter("ipadapter/ip-adapter-faceid_sd15.bin")
+    | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8)}
+    | real("faceid sd15"),
+    ((PHOTO_GROUP, REAL_MODEL), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
+    runs=False,
+)
+
+PLUS_V2 = Plan(
+    "sdxl_faceid_plusv2",
+    f"""## Your photo with SDXL and FaceID PlusV2
+
+PlusV2 uses the image of the face beside its embedding, so it needs a CLIP vision model and the photo.
+
+{
+        files(
+            SDXL_FILE,
+            "models/ipadapter/ip-adapter-faceid-plusv2_sdxl.bin",
+            "models/clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+            BUFFALO,
+        )
+    }""",
+    checkpoint(SDXL, 1024)
+    | pack("buffalo_l")
+    | photo_of()
+    | adapter("ipadapter/ip-adapter-faceid-plusv2_sdxl.bin")
+    | {
+        "vision": n("CLIPVisionLoader", clip_name="CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
+        "apply": n(
+            "FaceCDMApply",
+            model="@base",
+            adapter="@adapter",
+            faces="@faces",
+            clip_vision="@vision",
+            image="@photo",
+            face_strength=0.8,
+        ),
+    }
+    | real("faceid plusv2 sdxl"),
+    (
+        (PHOTO_GROUP, Group("Model and adapter", MODEL, (("base", "vision"), ("adapter",)))),
+        (PROMPT_GROUP, PERSON_GROUP),
+        (PICTURE_GROUP,),
+    ),
+    runs=False,
+)
+
+INSTANTID = Plan(
+    "sdxl_instantid",
+    f"""## Your photo with SDXL and InstantID
+
+Two parts show the person: the adapter in the model, and a ControlNet that gets five key points of the face, and the \
+face in place of the text. The key points set pose and size: take those of another picture to turn the head (Edit \
+Pose), and lower strength of Apply FaceCDM to ControlNet where the pose is too rigid.
+
+CFG 4 – 5 looks natural with InstantID.
+
+{
+        files(
+            SDXL_FILE,
+            "models/instantid/ip-adapter.bin",
+            "models/controlnet/instantid/diffusion_pytorch_model.safetensors",
+            ANTELOPE,
+        )
+    }""",
+    checkpoint(SDXL, 1024)
+    | pack("antelopev2")
+    | photo_of()
+    | adapter("instantid/ip-adapter.bin")
+    | {
+        "apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8),
+        "pose": n("FaceCDMExtractPose", image="@photo", analyzer="@analyzer", drawing="InstantID 5 points"),
+        "net": n("ControlNetLoader", control_net_name="instantid/diffusion_pytorch_model.safetensors"),
+        "control": n(
+            "FaceCDMApplyControlNet",
+            positive="@prompt",
+            negative="@negative",
+            control_net="@net",
+            image="@pose",
+            adapter="@adapter",
+            faces="@faces",
+        ),
+    }
+    | prompts(REAL_PROMPT, REAL_NEGATIVE, "@base:1")
+    | sampling(
+        "@apply",
+        positive="@control",
+        negative="@control:1",
+        vae="@base:2",
+        prefix="instantid",
+        **REAL_SAMPLER | {"cfg": 4.5},
+    ),
+    (
+        (PHOTO_GROUP, REAL_MODEL),
+        (PROMPT_GROUP, PERSON_GROUP),
+        (Group("Key points and ControlNet", PHOTO, (("pose",), ("net", "control"))),),
+        (PICTURE_GROUP,),
+    ),
+    runs=False,
+)
+
+PULID = Plan(
+    "sdxl_pulid",
+    f"""## Your photo with SDXL and PuLID
+
+PuLID encodes the face on a plain background with EVA CLIP. face_strength, and projection and balance of Apply \
+Options, set how much of the prompt's own picture remains.
+
+{
+        files(
+            SDXL_FILE,
+            "models/pulid/ip-adapter_pulid_sdxl_fp16.safetensors",
+            "models/clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt",
+            ANTELOPE,
+        )
+    }""",
+    checkpoint(SDXL, 1024)
+    | pack("antelopev2")
+    | photo_of()
+    | adapter("pulid/ip-adapter_pulid_sdxl_fp16.safetensors")
+    | {
+        "vision": n("FaceCDMLoadEvaClip", name="EVA02_CLIP_L_336_psz14_s6B.pt"),
+        "apply": n(
+            "FaceCDMApply",
+            model="@base",
+            adapter="@adapter",
+            faces="@faces",
+            clip_vision="@vision",
+            image="@photo",
+            face_strength=0.8,
+        ),
+    }
+    | real("pulid"),
+    (
+        (PHOTO_GROUP, Group("Model and adapter", MODEL, (("base", "vision"), ("adapter",)))),
+        (PROMPT_GROUP, PERSON_GROUP),
+        (PICTURE_GROUP,),
+    ),
+    runs=False,
+)
+
+
+def posed(name: str, title: str, base: str, base_file: str, size: int, file: str, net: str) -> Plan:
+    return Plan(
+        name,
+        f"""## A portrait in another picture's pose, with {title}
+
+Extract Pose draws the key points of the picture on the right for an OpenPose ControlNet; the identity comes from your \
+photo. The face's own key points need no further weights: choose OpenPose or DWPose as detector for the whole body. \
+Edit Pose, put between, turns the head or fits the pose to another size.
+
+{files(base_file, f"models/ipadapter/{file}", f"models/controlnet/{net}", BUFFALO)}""",
+        checkpoint(base, size)
+        | pack("buffalo_l", True)
+        | photo_of()
+        | adapter(f"ipadapter/{file}")
+        | {
+            "apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8),
+            "picture": n("LoadImage", "Pose", image="faceworld-2.webp"),
+            "pose": n("FaceCDMExtractPose", image="@picture", analyzer="@analyzer"),
+            "net": n("ControlNetLoader", control_net_name=net),
+            "control": n(
+                "ControlNetApplyAdvanced",
+                positive="@prompt",
+                negative="@negative",
+                control_net="@net",
+                image="@pose",
+                vae="@base:2",
+                strength=0.8,
+                end_percent=0.8,
+            ),
+        }
+        | prompts(REAL_PROMPT, REAL_NEGATIVE, "@base:1")
+        | sampling(
+            "@apply",
+            positive="@control",
+            negative="@control:1",
+            vae="@base:2",
+            prefix=name.replace("_", " "),
+            **REAL_SAMPLER,
+        ),
+        (
+            (PHOTO_GROUP, REAL_MODEL),
+            (PROMPT_GROUP, PERSON_GROUP),
+            (Group("The pose", PHOTO, (("picture", "net", "control"), ("pose",))),),
+            (PICTURE_GROUP,),
+        ),
+        runs=False,
+    )
+
+
+SD15_POSE = posed(
+    "sd15_pose",
+    "SD1.5",
+    SD15,
+    SD15_FILE,
+    512,
+    "ip-adapter-faceid_sd15.bin",
+    "control_v11p_sd15_openpose_fp16.safetensors",
+)
+SDXL_POSE = posed(
+    "sdxl_pose", "SDXL", SDXL, SDXL_FILE, 1024, "ip-adapter-faceid_sdxl.bin", "controlnet-openpose-sdxl-1.0.safetensors"
+)
+
+ALL = (FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE, SDXL_POSE)

@@ -1,0 +1,17 @@
+const style = document.createElement('style');
+style.id = 'graph-alone';
+style.textContent = 'body * { visibility: hidden } canvas#graph-canvas { visibility: visible }';
+document.head.append(style);
+app.canvas.min_font_size_for_lod = 0;
+app.canvas.show_info = false;
+const boxes = [...app.graph.nodes.filter(node => node.title != 'Read me'), ...app.graph.groups];
+const left = Math.min(...boxes.map(box => box.pos[0])) - 20, top = Math.min(...boxes.map(box => box.pos[1])) - 50;
+const right = Math.max(...boxes.map(box => box.pos[0] + box.size[0])) + 20;
+const bottom = Math.max(...boxes.map(box => box.pos[1] + box.size[1])) + 20;
+const page = app.canvas.canvas.getBoundingClientRect();
+const scale = Math.min(page.width / (right - left), page.height / (bottom - top));
+app.canvas.ds.scale = scale;
+app.canvas.ds.offset = [-left, -top];
+app.canvas.setDirty(true, true);
+await new Promise(done => setTimeout(done, 2500));
+return [page.x, page.y, (right - left) * scale, (bottom - top) * scale].map(Math.round);
