@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         type=int,
         nargs="*",
-        default=(128, 96, 48),
+        default=pose_cli.DECODER,
         metavar="WIDTH",
         help="widths of the decoder to twice the latents' size; none: a decoder without it, latents twice as large",
     )

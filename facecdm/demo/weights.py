@@ -109,7 +109,7 @@ def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: Demo
     unet = checkpoint(folder / "unet.pt")
     if sizes.decoder:
         decoder = checkpoint(folder / "decoder.pt")
-        vae, vae_steps = _part(decoder["ema"], "autoencoder."), decoder["step"]
+        vae, vae_steps = part(decoder["ema"], "autoencoder."), decoder["step"]
     else:
         autoencoder = checkpoint(folder / "autoencoder.pt")
         vae, vae_steps = autoencoder["model"], autoencoder["step"]
@@ -125,8 +125,8 @@ def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: Demo
         steps,
         unet=unet["ema"],
         vae=vae,
-        text=_part(text["model"], "text_tower."),
-        vision=_part(vision["model"], "vision_tower."),
+        text=part(text["model"], "text_tower."),
+        vision=part(vision["model"], "vision_tower."),
     )
 
 
@@ -139,6 +139,6 @@ def checkpoint(path: Path) -> dict:
     return load_checkpoint(path)
 
 
-def _part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """One part of what was trained together; naming heads and discriminator, scaffolding of the training, stay out."""
     return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}

@@ -132,6 +132,7 @@ class DemoConfig(comfy.supported_models_base.BASE):
         super().__init__(core_unet_config(weights.sizes))
         self.latent_format = DemoLatents(weights.vae, weights.sizes.shuffle)
         self.shuffle = weights.sizes.shuffle
+        self.image_size, self.step = weights.sizes.image_size, weights.sizes.downscale
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.V_PREDICTION
