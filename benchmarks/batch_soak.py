@@ -1,9 +1,9 @@
-"""Whether a ComfyUI with this pack grows: 500 small jobs, the server's memory after job 50 and after the last.
+"""Memory of a ComfyUI with this pack over 500 small jobs, after job 50 and after the last.
 
     python benchmarks/batch_soak.py --comfyui DIR --base DIR [--jobs 500]
 
-Each job is the shipped portrait workflow (demo model, face analyzer, adapter) at 2 steps with a seed of its own. The
-memory is the process' resident set, the median over ten jobs, so that one job's working memory does not decide.
+Each job is the shipped portrait workflow (demo model, face analyzer, adapter) at 2 steps with its own seed. Memory is
+the median of the process' resident set over ten jobs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FIRST, AROUND = 50, 10
 
 
 class Watch(Display):
-    """Also notes the server's memory after every job, in MiB."""
+    """Also records the server's memory after every job, in MiB."""
 
     def __init__(self, pid: int):
         import psutil
@@ -70,7 +70,8 @@ def main() -> None:
                     {"person": str(FACEWORLD_REFERENCE), "steps": 2},
                     {"seed": {"from": 1, "count": options.jobs}},
                 ],
-            }
+            },
+            files_from=[FACEWORLD_REFERENCE.parent],
         )
         summary = run(plan, display=watch)
         seconds = time.monotonic() - started

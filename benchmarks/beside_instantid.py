@@ -106,10 +106,11 @@ class Bench:
         ) if control else self.prompts
 
     def by_ours(self, number: int = 0, noise: float = 0.0, model=None, control: bool = False):
-        from facecdm.adapter.person import Person, Stream
-        from facecdm.hosts.comfy.control.face_control import control_with_faces
         from facecdm.hosts.comfy.control.tokens import face_tokens
         from facecdm.hosts.comfy.features import Sources, features
+
+        from facecdm.adapter.person import Person, Stream
+        from facecdm.hosts.comfy.control.face_control import control_with_faces
         from facecdm.hosts.comfy.sampling.apply import apply_person
 
         adapter, sources = self.adapters[number], Sources(self.faces, noise=noise)

@@ -125,6 +125,7 @@ class Bench:
 
     def by_ours(self, state: dict, family: str, middle: bool, model=None, negative_image=None):
         import facecdm.hosts.comfy.features as looking
+
         from facecdm.adapter.person import Person, Stream
         from facecdm.formats.families import FAMILIES as KNOWN
         from facecdm.formats.families import POOLED

@@ -1,10 +1,10 @@
-"""What each loss adds to a training step on the demo model: seconds and memory, itemised, in one run.
+"""What each loss adds to a training step on the demo model: seconds and memory.
 
     python benchmarks/losses.py --comfyui DIR --recogniser w600k_mbf.onnx [--batch 4] [--latent 32] [--rounds 5]
 
-Every step is a forward and a backward pass of a whole batch whose rows all count: the dearest case. The variants take
-turns, so that a busy machine treats them alike; on a CPU the seconds are those that the process computed. Memory is
-what the forward pass keeps for the backward pass, weights among it.
+Every step is a forward and a backward pass of a batch in which every row counts: the most expensive case. The variants
+take turns, so that other load affects them equally; on a CPU the seconds are CPU time of the process. Memory is what
+the forward pass keeps for the backward pass, weights included.
 """
 
 import argparse
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 class Kept:
-    """Bytes that autograd keeps within a `with` block, every storage once."""
+    """Bytes that autograd keeps within a `with` block; each storage counts once."""
 
     def __enter__(self):
         import torch
@@ -42,8 +42,10 @@ class Kept:
 
 
 def make_batch(denoiser, batch: int, latent: int, t: int):
-    """(rows, crowd, empty prompt, draws) of made-up pictures with a face in the middle, which the adapter is told, all
-    at the step `t`."""
+    """(rows, references, empty prompt, random draws) of random pictures with a face in the middle, all at timestep `t`.
+
+    The references hold the face's location.
+    """
     import torch
 
     from facecdm.adapter.location import FaceLocation
@@ -89,7 +91,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
 
 
 def make_variants(recogniser: Path, device) -> dict:
-    """Name → (loss that is added to the diffusion loss, step at which its rows count)."""
+    """Name → (loss that is added to the diffusion loss, timestep at which its rows count)."""
     import torch
 
     from facecdm.training import losses
@@ -103,9 +105,9 @@ def make_variants(recogniser: Path, device) -> dict:
         "localisation": (losses.LocalisationLoss(), 100),
         "identity": (losses.IdentityLoss(arcface), 100),
         "identity, 4,096 others": (losses.IdentityLoss(arcface, bank=bank), 100),
-        "identity, 4 steps, 1 learnt": (losses.FewStepIdentityLoss(arcface), 600),
-        "identity, 4 steps, 2 learnt": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
-        "identity, 4 steps from noise, guided, 4 learnt": (
+        "identity, 4 steps, 1 with gradients": (losses.FewStepIdentityLoss(arcface), 600),
+        "identity, 4 steps, 2 with gradients": (losses.FewStepIdentityLoss(arcface, learnt=2), 600),
+        "identity, 4 steps from noise, guided, 4 with gradients": (
             losses.FewStepIdentityLoss(arcface, learnt=4, guidance=4.0, begin="noise"),
             600,
         ),
@@ -168,7 +170,7 @@ def main() -> None:
     took, memory = {name: [] for name in variants}, {name: Kept() for name in variants}
     with learner.lora.on(denoiser.linears()):
         for name, (loss, t) in variants.items():
-            step(loss, t, memory[name])  # which also pays for what the later rounds find ready
+            step(loss, t, memory[name])  # also a warm-up for the rounds
         for _ in range(arguments.rounds):
             for name, (loss, t) in variants.items():
                 took[name].append(step(loss, t, nullcontext()))

@@ -23,12 +23,12 @@ from facecdm.adapter.reference_batch import ReferenceBatch  # noqa: E402
 from facecdm.hosts.diffusers.denoiser import demo_denoiser  # noqa: E402
 from facecdm.training.dataset.data_set import DataSet  # noqa: E402
 from facecdm.training.denoiser import clean_from  # noqa: E402
+from facecdm.training.held_out import choose_held_out  # noqa: E402
 from facecdm.training.initialise import new_adapter  # noqa: E402
 from facecdm.training.lora import Lora  # noqa: E402
 from facecdm.training.losses import LinearIdentityLoss, LinearRecogniser  # noqa: E402
 from facecdm.training.losses.diffusion import DiffusionLoss  # noqa: E402
 from facecdm.training.randomness import generator  # noqa: E402
-from facecdm.training.session import held_out  # noqa: E402
 from facecdm.training.stages import Stage  # noqa: E402
 from facecdm.training.step import Term  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
@@ -130,7 +130,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     denoiser, data = demo_denoiser(), DataSet(options.data)
-    hidden = held_out(data, 0.02)
+    hidden = choose_held_out(data, 0.02)
     linear = LinearRecogniser.fit(denoiser, Without(data, hidden))
     print(
         "| weight | t | face missed, right person | nobody | wrong person adds | error, right person | nobody |\n"

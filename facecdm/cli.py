@@ -59,7 +59,7 @@ COMMANDS = {
         ("dataset photos data/me --model ~/models/sd15 --faces ~/ComfyUI/models/insightface",),
     ),
     "train": Command(
-        ".training.cli",
+        ".commands.train",
         "train an adapter and a LoRA in three stages from a data set",
         ("train config.yaml --dry-run", "train config.yaml"),
     ),

@@ -25,7 +25,7 @@ HINT = "Save an adapter with Save Adapter, or put its file into that folder, the
 
 
 def saved_names() -> list[str]:
-    """FaceCDM's own files by their names, then published ones as folder/name."""
+    """FaceCDM's own files by name, then published ones as folder/name."""
     import folder_paths
 
     found = list(folder_paths.get_filename_list(ADAPTERS))
@@ -49,29 +49,27 @@ class NewAdapter(io.ComfyNode):
             node_id="FaceCDMNewAdapter",
             display_name="New Adapter",
             category=CATEGORY,
-            description="A fresh triplet adapter for this model. Until it is trained it changes nothing at all.",
+            description="Makes a new triplet adapter for this model. It is an exact no-op until it is trained.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model (SD1.5, SD2, SDXL or the demo model)."),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The encoder of whole images; without it the adapter has a face stream alone.",
+                    tooltip="The encoder of whole images. Without it the adapter has only a face stream.",
                 ),
-                io.Int.Input("face_tokens", default=4, min=1, max=1296, tooltip="How many tokens the face becomes."),
-                io.Int.Input(
-                    "image_tokens", default=8, min=1, max=64, tooltip="How many tokens the whole image becomes."
-                ),
+                io.Int.Input("face_tokens", default=4, min=1, max=1296, tooltip="Number of face tokens."),
+                io.Int.Input("image_tokens", default=8, min=1, max=64, tooltip="Number of image tokens."),
                 io.Int.Input(
                     "face_rank",
                     default=128,
                     min=4,
                     max=512,
-                    tooltip="Width of the bottleneck through which the face's features pass.",
+                    tooltip="Width of the face projector's bottleneck.",
                 ),
                 io.Boolean.Input(
                     "interplay",
                     default=True,
-                    tooltip="Let face, image and text attend to each other before the U-Net sees them.",
+                    tooltip="Let face, image and text tokens attend to each other before the U-Net.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -79,14 +77,14 @@ class NewAdapter(io.ComfyNode):
                     min=0,
                     max=2**53,
                     control_after_generate=False,
-                    tooltip="Of the projectors' first weights.",
+                    tooltip="Seed of the projectors' initial weights.",
                 ),
                 io.Boolean.Input(
                     "router",
                     default=False,
                     optional=True,
-                    tooltip="Weigh face and image anew at every place of the picture, by how far they and "
-                    "the words agree there. Slower; see docs/results.md before you use it.",
+                    tooltip="Weight face and image at each position of the picture by how well they and the prompt "
+                    "agree there. Slower; read docs/results.md before you use it.",
                 ),
             ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save Adapter."), _report()],
@@ -123,7 +121,7 @@ class LoadAdapter(io.ComfyNode):
             display_name="Load Adapter",
             category=CATEGORY,
             description="Reads a FaceCDM adapter from models/facecdm, or a published one (IP-Adapter, FaceID, "
-            "InstantID, PuLID) from models/ipadapter, models/instantid, models/pulid, and says what it is.",
+            "InstantID, PuLID) from models/ipadapter, models/instantid or models/pulid, and reports what it is.",
             inputs=[
                 io.Combo.Input(
                     "name",
@@ -135,7 +133,7 @@ class LoadAdapter(io.ComfyNode):
                     options=[AUTO, *FAMILIES],
                     default=AUTO,
                     optional=True,
-                    tooltip="What the file is, where neither its content nor its name tells; see the report.",
+                    tooltip="The file's family, if neither its content nor its name decides; see the report.",
                 ),
             ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."), _report()],
@@ -172,13 +170,13 @@ class CombineAdapters(io.ComfyNode):
             node_id="FaceCDMCombineAdapters",
             display_name="Combine Adapters",
             category=CATEGORY,
-            description="Makes one triplet of two published adapters: the face stream of one (FaceID, InstantID, "
+            description="Combines two published adapters into one triplet: the face stream of one (FaceID, InstantID, "
             "PuLID) and the image stream of the other (IP-Adapter, Plus, Plus-Face …).",
             inputs=[
-                ADAPTER.Input("adapter", tooltip="One of the two, in either order."),
-                ADAPTER.Input("other", tooltip="The other one, for the same base model."),
+                ADAPTER.Input("adapter", tooltip="One of the two; the order does not matter."),
+                ADAPTER.Input("other", tooltip="The other, for the same base model."),
             ],
-            outputs=[ADAPTER.Output(display_name="adapter", tooltip="With both streams."), _report()],
+            outputs=[ADAPTER.Output(display_name="adapter", tooltip="The adapter with both streams."), _report()],
         )
 
     @classmethod
@@ -194,17 +192,17 @@ class ExportAdapter(io.ComfyNode):
             node_id="FaceCDMExportAdapter",
             display_name="Export as IP-Adapter",
             category=CATEGORY,
-            description="Writes an adapter as a plain IP-Adapter file into models/ipadapter, for other programs, where "
-            "nothing is lost by it; else it says what would be.",
+            description="Writes an adapter into models/ipadapter as a plain IP-Adapter file for other programs. If the "
+            "format cannot hold all of the adapter, the error says what would be lost.",
             is_output_node=True,
             inputs=[
                 ADAPTER.Input("adapter", tooltip="The adapter to export."),
-                io.String.Input("name", default="my adapter", tooltip="File name, without folder or suffix."),
+                io.String.Input("name", default="my adapter", tooltip="File name without folder and suffix."),
                 io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Replace a file of that name; else a number is appended."
+                    "overwrite", default=False, tooltip="Replace a file of that name. Otherwise a number is appended."
                 ),
             ],
-            outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written."), _report()],
+            outputs=[io.String.Output(display_name="path", tooltip="Path of the file."), _report()],
         )
 
     @classmethod
@@ -224,21 +222,21 @@ class SaveAdapter(io.ComfyNode):
             description="Writes an adapter into models/facecdm as safetensors, with its configuration in the metadata.",
             is_output_node=True,
             inputs=[
-                ADAPTER.Input("adapter", tooltip="The adapter to keep."),
-                io.String.Input("name", default="my adapter", tooltip="File name, without folder or suffix."),
+                ADAPTER.Input("adapter", tooltip="The adapter to save."),
+                io.String.Input("name", default="my adapter", tooltip="File name without folder and suffix."),
                 io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Replace a file of that name; else a number is appended."
+                    "overwrite", default=False, tooltip="Replace a file of that name. Otherwise a number is appended."
                 ),
             ],
-            outputs=[io.String.Output(display_name="path", tooltip="Of the file that was written.")],
+            outputs=[io.String.Output(display_name="path", tooltip="Path of the file.")],
         )
 
     @classmethod
     def execute(cls, adapter, name, overwrite):
         if isinstance(adapter, ImportedAdapter):
             raise FaceCDMError(
-                "this adapter was published in another format, which Save Adapter does not write: keep "
-                "its file, or connect Export as IP-Adapter"
+                "this adapter was published in another format, which Save Adapter does not write: keep its file, or "
+                "use Export as IP-Adapter"
             )
         return io.NodeOutput(str(save_adapter(adapter, folders(ADAPTERS)[0], name, overwrite)))
 
@@ -248,7 +246,7 @@ def _report() -> io.String.Output:
 
 
 def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
-    """What a person wants to know of an adapter, in a few lines."""
+    """An adapter's base model, streams, size and state, in a few lines."""
     config = adapter.config
     if isinstance(adapter, ImportedAdapter):
         return "\n".join(part.report() for part in config.parts.values())
@@ -264,11 +262,11 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
         f"weights: {weights / 1e6:.1f} M",
         f"recogniser: {config.recogniser or 'any'}",
     ]
-    return "\n".join([*lines, "untrained: it changes nothing yet"] if adapter.is_new else lines)
+    return "\n".join([*lines, "untrained: an exact no-op"] if adapter.is_new else lines)
 
 
 def _vision_width(clip_vision) -> int:
-    """Features of the encoder's penultimate states; 0 without an encoder."""
+    """Features of the tower's penultimate states; 0 without a tower."""
     if clip_vision is None:
         return 0
     return clip_vision.encode_image(torch.zeros(1, 64, 64, 3)).penultimate_hidden_states.shape[-1]

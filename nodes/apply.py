@@ -162,10 +162,12 @@ def applied(
     pose=None,
 ):
     """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
-    from ..facecdm.hosts.comfy.features import Sources, features
+    from ..facecdm.formats.features import features
+    from ..facecdm.formats.sources import Sources
     from ..facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
     from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
     from ..facecdm.hosts.comfy.sampling.lora import apply_lora
+    from ..facecdm.hosts.comfy.vision import tower_of, vision_output
     from ..facecdm.pose.location import face_keypoints
     from ..facecdm.pose.value import poses_from_openpose
 
@@ -176,9 +178,9 @@ def applied(
         adapter,
         Sources(
             faces,
-            clip_vision,
+            tower_of(clip_vision),
             image,
-            clip_vision_output,
+            vision_output(clip_vision_output),
             options.negative_image,
             references,
             options.reference_weights,
@@ -235,11 +237,11 @@ def _stream(
 
     part = getattr(adapter.config, "parts", {}).get(name)
     family = part.family if part else FAMILIES["faceid"]
-    end = family.likeness if options.balance > 0 else family.prompt
+    end = family.identity_factor if options.balance > 0 else family.prompt_factor
     share = abs(options.balance)
     projection = family.projection if options.projection in (OWN, NONE) else options.projection
     learnt = adapter.streams[name].kappa.item() if name in adapter.streams else 0.0
-    more = max(keep_prompt, share * family.keep if options.balance < 0 else 0.0)
+    more = max(keep_prompt, share * family.prompt_kappa if options.balance < 0 else 0.0)
     return Stream(
         strength=strength * (1 + share * (end - 1)),
         curve=factors_of(curve, custom, adapter.config.layer_map),

@@ -102,9 +102,9 @@ class ApplyToControlNet(io.ComfyNode):
         mask=None,
         reference_weights="",
     ):
+        from ..facecdm.formats.sources import Sources
+        from ..facecdm.formats.tokens import face_tokens
         from ..facecdm.hosts.comfy.control.face_control import check_net, control_with_faces
-        from ..facecdm.hosts.comfy.control.tokens import face_tokens
-        from ..facecdm.hosts.comfy.features import Sources
 
         if start_at >= end_at:
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")

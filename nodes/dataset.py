@@ -1,4 +1,4 @@
-"""Prepare Data Set: pictures and captions become what Train Stage reads."""
+"""Prepare Data Set: makes the data set for Train Stage from pictures and captions."""
 
 import hashlib
 import re
@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
+from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
 from .sockets import DATA_SET, FACE_ANALYZER
@@ -38,31 +39,31 @@ def home() -> Path:
 class PrepareDataSet(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        usual = Settings()
+        defaults = Settings()
         return io.Schema(
             node_id="FaceCDMPrepareDataSet",
             display_name="Prepare Data Set",
             category="FaceCDM/training",
             description="Finds the faces in pictures, encodes pictures and captions once, and keeps the result on disk "
-            "for Train Stage. Run again, it makes only what is new or changed.",
+            "for Train Stage. A second run makes only what is new or changed.",
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The base model that will be trained; says how latents are scaled."),
+                io.Model.Input("model", tooltip="The base model to be trained; sets the scale of the latents."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 FACE_ANALYZER.Input(
-                    "analyzer", tooltip="From Load Face Analyzer; with landmarks, expressions are told apart better."
+                    "analyzer", tooltip="From Load Face Analyzer; with landmarks, expressions are compared better."
                 ),
                 io.String.Input(
                     "name",
                     default="my data set",
-                    tooltip="Folder below output/facecdm_data_sets; one of that name is brought up to date.",
+                    tooltip="Folder below output/facecdm_data_sets; an existing data set of that name is updated.",
                 ),
                 io.Combo.Input(
                     "folder",
                     options=[IMAGES, *picture_folders(input_folder())],
-                    tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, "
-                    "sub-folders are people.",
+                    tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, a sub-folder per "
+                    "person.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -70,43 +71,43 @@ class PrepareDataSet(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Side of the square whose area all buckets share; 0: the model's own.",
+                    tooltip="Side of the square whose area is the largest of a bucket; 0: the model's own.",
                 ),
                 io.Float.Input(
                     "aspect",
-                    default=usual.aspect,
+                    default=defaults.aspect,
                     min=1.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="Longer over shorter side of a bucket, at most; 1 makes one square bucket.",
+                    tooltip="Largest ratio of a bucket's longer to its shorter side; 1: one square bucket.",
                 ),
                 io.Combo.Input(
                     "framing",
                     options=list(FRAMINGS),
-                    default=usual.framing,
+                    default=defaults.framing,
                     tooltip="Train on whole pictures, or on portraits around the faces.",
                 ),
                 io.Combo.Input(
                     "several_faces",
                     options=list(SEVERAL),
-                    default=usual.several,
-                    tooltip="A picture with several faces: take the largest, or drop it.",
+                    default=defaults.several,
+                    tooltip="A picture with several faces: use the largest, or drop the picture.",
                 ),
                 io.Combo.Input(
                     "no_caption",
                     options=list(NO_CAPTION),
-                    default=usual.no_caption,
-                    tooltip="A picture without caption: keep it with the empty text, or drop it.",
+                    default=defaults.no_caption,
+                    tooltip="A picture without a caption: use the empty one, or drop the picture.",
                 ),
                 io.Combo.Input(
                     "identities",
                     options=list(IDENTITIES),
-                    default=usual.identities,
-                    tooltip="Who is who: as sub-folders and meta.jsonl say, else by clustering the faces.",
+                    default=defaults.identities,
+                    tooltip="How people are identified: by sub-folders and meta.jsonl, else by clustering the faces.",
                 ),
                 io.Float.Input(
                     "same_person",
-                    default=usual.same_person,
+                    default=defaults.same_person,
                     min=0.05,
                     max=0.95,
                     step=0.01,
@@ -115,49 +116,49 @@ class PrepareDataSet(io.ComfyNode):
                 io.Combo.Input(
                     "pose",
                     options=list(POSES),
-                    default=usual.pose,
-                    tooltip="Pictures for a pose ControlNet, drawn from the key points while training.",
+                    default=defaults.pose,
+                    tooltip="Pictures for a pose ControlNet, drawn from the key points during training.",
                 ),
                 io.Int.Input(
                     "augmented",
-                    default=usual.augmented,
+                    default=defaults.augmented,
                     min=0,
                     max=64,
-                    tooltip="Variations of a photo that serve as references where a person has no other.",
+                    tooltip="Number of variations of a photo, the references of a person with no other photo.",
                 ),
                 io.Float.Input(
                     "min_score",
-                    default=usual.min_score,
+                    default=defaults.min_score,
                     min=0.05,
                     max=1.0,
                     step=0.05,
-                    tooltip="How sure the face detector must be.",
+                    tooltip="Smallest score of the face detector.",
                 ),
                 io.Float.Input(
                     "min_face",
-                    default=usual.min_face,
+                    default=defaults.min_face,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Width of a face over the picture's shorter side, at least.",
+                    tooltip="Smallest ratio of the face's width to the shorter side of the bucket.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The encoder of whole images, for adapters with an image stream.",
+                    tooltip="Encoder of whole images, for adapters with an image stream.",
                 ),
-                io.Image.Input("images", optional=True, tooltip="A batch of pictures, instead of a folder."),
+                io.Image.Input("images", optional=True, tooltip="A batch of pictures, in place of a folder."),
                 io.String.Input(
                     "captions",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="For images: a line for each, or one line for all.",
+                    tooltip="For images: one line per picture, or one line for all.",
                 ),
             ],
             outputs=[
                 DATA_SET.Output(display_name="data set", tooltip="For Train Stage."),
-                io.String.Output(display_name="report", tooltip="What was kept, what was dropped and why."),
+                io.String.Output(display_name="report", tooltip="Which pictures were kept, which dropped and why."),
                 io.Image.Output(display_name="contact sheet", tooltip="Kept and dropped pictures."),
             ],
         )
@@ -173,9 +174,9 @@ class PrepareDataSet(io.ComfyNode):
             "identities": identities,
             "pose": pose,
         }
-        for what, value in given.items():
-            if value is not None and value not in COMBOS[what]:
-                return f"{what} must be one of {', '.join(COMBOS[what])}."
+        for name_of, value in given.items():
+            if value is not None and value not in COMBOS[name_of]:
+                return f"{name_of} must be one of {', '.join(COMBOS[name_of])}."
         try:
             if name is not None:
                 check_filename(name)
@@ -258,7 +259,7 @@ def _source(folder, images, captions):
 
 
 class _Bars:
-    """ComfyUI's progress bar, begun anew for each stage; an interrupt raises in it."""
+    """ComfyUI's progress bar, one for each stage; raises where the user interrupts."""
 
     def __init__(self) -> None:
         self._stage, self._bar = "", None
@@ -276,9 +277,8 @@ class _Bars:
 def _sheet(path: Path):
     import numpy as np
     import torch
-    from PIL import Image
 
-    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float()[None] / 255
+    return torch.from_numpy(np.array(open_picture(path).convert("RGB"))).float()[None] / 255
 
 
 NODES = [PrepareDataSet]

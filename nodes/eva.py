@@ -1,4 +1,4 @@
-"""Load EVA CLIP: the image tower that PuLID looks at faces with."""
+"""Load EVA CLIP: PuLID's vision tower."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ from comfy_api.latest import io
 
 from ..facecdm.errors import MissingModel
 from ..facecdm.formats import bisenet, eva
-from ..facecdm.formats.read import tensors_of
+from ..facecdm.tensor_file import read_tensors
 
 NO_FILE = "none found"
 FOLDERS = ("pulid", "clip_vision", "facexlib")
 
 
-def files(word: str) -> dict[str, Path]:
-    """Name as ComfyUI lists it → path of the files in PuLID's folders whose name has `word` in it."""
+def files(part: str) -> dict[str, Path]:
+    """Path by ComfyUI's name of the files in PuLID's folders whose name contains `part`."""
     import folder_paths
 
     found = {}
     for key in FOLDERS:
         for name in folder_paths.get_filename_list(key):
-            if word in name.lower():
+            if part in name.lower():
                 found.setdefault(name, Path(folder_paths.get_full_path_or_raise(key, name)))
     return found
 
@@ -29,7 +29,7 @@ def tower_file(name: str) -> Path:
     found = files("eva")
     if name not in found:
         raise MissingModel(
-            f"There is no file {name} in models/clip_vision or models/pulid. PuLID looks with "
+            f"There is no file {name} in models/clip_vision or models/pulid. PuLID needs "
             f"{eva.FILE} (QuanSun/EVA-CLIP on Hugging Face): put it into models/clip_vision, then "
             "refresh the list (R)."
         )
@@ -43,18 +43,18 @@ class LoadEvaClip(io.ComfyNode):
             node_id="FaceCDMLoadEvaClip",
             display_name="Load EVA CLIP (PuLID)",
             category="FaceCDM/adapter",
-            description="The image tower that PuLID looks at faces with, for clip_vision of Apply FaceCDM. Core's Load "
-            "CLIP Vision cannot read it.",
+            description="Loads PuLID's vision tower, for clip_vision of Apply FaceCDM. Core's Load CLIP Vision cannot "
+            "read it.",
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=list(files("eva")) or [NO_FILE],
-                    tooltip="A file of EVA02-CLIP-L-336 in models/clip_vision or models/pulid.",
+                    tooltip="An EVA02-CLIP-L-336 file in models/clip_vision or models/pulid.",
                 )
             ],
             outputs=[
                 io.ClipVision.Output(tooltip="For Apply FaceCDM with a PuLID adapter."),
-                io.String.Output(display_name="report", tooltip="Which files look at the face, and how."),
+                io.String.Output(display_name="report", tooltip="The files, and how the background is found."),
             ],
         )
 
@@ -71,15 +71,15 @@ class LoadEvaClip(io.ComfyNode):
 
         path = tower_file(name)
         parser = next(iter(files(bisenet.FILE).values()), None)
-        tower = eva.load_eva(tensors_of(path)[0], path)
+        tower = eva.load_eva(read_tensors(path)[0], path)
         vision = EvaVision(tower, bisenet.load_parser(parser) if parser else None)
-        told = (
-            f"whitened by {parser}"
+        background = (
+            f"face parser {parser}"
             if parser
-            else "an oval around the face, which keeps some of the background. PuLID's authors whiten it with "
-            f"{bisenet.FILE} of facexlib: put that file into models/facexlib for the same"
+            else "all but an oval around the face, which keeps some of the real background. PuLID's authors use "
+            f"{bisenet.FILE} of facexlib: put that file into models/facexlib to do the same"
         )
-        return io.NodeOutput(vision, f"tower: {path}\nbackground: {told}")
+        return io.NodeOutput(vision, f"tower: {path}\nbackground: {background}")
 
 
 NODES: list[type[io.ComfyNode]] = [LoadEvaClip]

@@ -1,11 +1,14 @@
 """Train Stage, Train, and the settings of a stage."""
 
+from itertools import accumulate
 from pathlib import Path
 
+import torch
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
+from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
@@ -79,6 +82,19 @@ def _optional_inputs() -> list:
     ]
 
 
+def _held_out() -> io.Float.Input:
+    return io.Float.Input(
+        "held_out",
+        default=HELD_OUT,
+        min=0.0,
+        max=0.5,
+        step=0.01,
+        optional=True,
+        tooltip="Share of the people (of the pictures, where there are few people) that is not trained on: validation "
+        "and preview use it.",
+    )
+
+
 def _outputs() -> list:
     return [
         ADAPTER.Output(display_name="adapter", tooltip="For the next stage, Save Adapter and Apply FaceCDM."),
@@ -105,7 +121,7 @@ class TrainStage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMTrainStage",
-            display_name="Train Stage",
+            display_name="Train FaceCDM Stage",
             category=CATEGORY,
             description="One of the three stages: broad strokes, identity, fine details. Chain three of them. Stopped, "
             "it keeps what was learnt and goes on when queued again.",
@@ -123,6 +139,7 @@ class TrainStage(io.ComfyNode):
                     optional=True,
                     tooltip="From Stage Settings: every value that shall not be the preset's.",
                 ),
+                _held_out(),
             ],
             outputs=_outputs(),
         )
@@ -132,29 +149,9 @@ class TrainStage(io.ComfyNode):
         return _valid(run, preset) if stage in (None, *STAGES) else f"stage must be one of {', '.join(STAGES)}"
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        adapter,
-        data_set,
-        run,
-        preset,
-        stage,
-        steps,
-        batch,
-        seed,
-        vae=None,
-        face_analyzer=None,
-        control_net=None,
-        lora=None,
-        settings=None,
-        control_lora=None,
-    ):
-        number = STAGES.index(stage)
-        jobs = [(number, {**_given(steps=steps, batch=batch), "seed": seed, **(settings or {})})]
-        return _train(
-            cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora, control_lora
-        )
+    def execute(cls, preset, stage, steps, batch, seed, settings=None, **parts):
+        values = {**_given(steps=steps, batch=batch), "seed": seed, **(settings or {})}
+        return _train(cls, [_job(preset, STAGES.index(stage), values)], **parts)
 
 
 class Train(io.ComfyNode):
@@ -162,7 +159,7 @@ class Train(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMTrain",
-            display_name="Train",
+            display_name="Train FaceCDM",
             category=CATEGORY,
             description="All three stages, one after the other: broad strokes, identity, fine details.",
             is_output_node=True,
@@ -183,6 +180,7 @@ class Train(io.ComfyNode):
                     STAGE_SETTINGS.Input(f"settings_{n}", optional=True, tooltip=f"For stage {n} alone; comes first.")
                     for n in (1, 2, 3)
                 ),
+                _held_out(),
             ],
             outputs=_outputs(),
         )
@@ -193,33 +191,14 @@ class Train(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        model,
-        adapter,
-        data_set,
-        run,
-        preset,
-        length,
-        batch,
-        seed,
-        vae=None,
-        face_analyzer=None,
-        control_net=None,
-        lora=None,
-        settings=None,
-        settings_1=None,
-        settings_2=None,
-        settings_3=None,
-        control_lora=None,
+        cls, preset, length, batch, seed, settings=None, settings_1=None, settings_2=None, settings_3=None, **parts
     ):
         jobs = []
         for number, own in enumerate((settings_1, settings_2, settings_3)):
             steps = max(round(PRESETS[preset][number].steps * length), 1)
             given = _given(steps=0 if length == 1 else steps, batch=batch)
-            jobs.append((number, {**given, "seed": seed, **(settings or {}), **(own or {})}))
-        return _train(
-            cls, model, adapter, data_set, run, preset, jobs, vae, face_analyzer, control_net, lora, control_lora
-        )
+            jobs.append(_job(preset, number, {**given, "seed": seed, **(settings or {}), **(own or {})}))
+        return _train(cls, jobs, **parts)
 
 
 def _valid(run: str | None, name: str | None) -> bool | str:
@@ -237,107 +216,96 @@ def _given(**values: int) -> dict[str, int]:
     return {name: value for name, value in values.items() if value}
 
 
+def _job(preset_name: str, number: int, values: dict):
+    """Stage `number` of a preset with the values that the user set."""
+    from ..facecdm.training.checks import Job
+
+    return Job(preset(preset_name)[number].but(**values), frozenset(values))
+
+
 def _train(
     cls,
+    jobs: list,
     model,
     adapter,
     data_set,
     run,
-    preset_name,
-    jobs: list[tuple[int, dict]],
-    vae,
-    face_analyzer,
-    control_net,
-    lora,
-    control_lora,
+    vae=None,
+    face_analyzer=None,
+    control_net=None,
+    lora=None,
+    control_lora=None,
+    held_out=HELD_OUT,
 ) -> io.NodeOutput:
-    from ..facecdm.hosts.comfy.training.stage import Inputs, train_stage
+    from ..facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from ..facecdm.training.chart import draw_losses
+    from ..facecdm.training.checks import Inputs, Recogniser
+    from ..facecdm.training.lora import Lora
+    from ..facecdm.training.orchestrator import Training
 
-    recogniser = face_analyzer.files.recogniser if face_analyzer is not None else None
-    inputs = Inputs(
-        model,
-        data_set,
-        home() / check_filename(run),
-        vae,
-        control_net,
-        recogniser,
-        face_analyzer.recogniser if face_analyzer is not None else "",
-    )
-    stages = [preset(preset_name)[number].but(**values) for number, values in jobs]
-    lora, history, pictures, report = lora or {}, [], None, []
-    with _Bar(sum(stage.steps for stage in stages)) as bar:
-        for (_, values), stage in zip(jobs, stages):
-            bar.begin(stage)
-            done = train_stage(inputs, adapter, lora, stage, frozenset(values), bar, control_lora)
-            adapter, lora, control_lora, pictures = done.adapter, done.lora, done.control_lora, done.pictures
-            history += done.history
-            report += [*done.report, ""]
-    losses = [line["diffusion"] for line in history if "diffusion" in line]
-    plot = _as_image(draw_losses(history))
-    text = "\n".join(report).strip()
+    recogniser = face_analyzer and Recogniser(face_analyzer.files.recogniser, face_analyzer.recogniser)
+    with torch.inference_mode(False), torch.enable_grad(), ComfyDenoiser(model, vae, control_net) as denoiser:
+        inputs = Inputs(denoiser, data_set, home() / check_filename(run), recogniser, held_out)
+        loras = [Lora.from_tensors(tensors or {}) for tensors in (lora, control_lora)]
+        training = Training(inputs, jobs, adapter, *loras)
+        with _Bar(training.stages) as bar:
+            result = training.run(bar)
+    losses = [line["diffusion"] for line in result.history if "diffusion" in line]
+    plot = _as_image(draw_losses(result.history))
+    pictures = plot if result.pictures is None else result.pictures.movedim(1, -1)
     return io.NodeOutput(
-        adapter,
-        lora,
+        result.adapter,
+        result.lora.tensors(),
         {"loss": losses},
         plot,
-        plot if pictures is None else pictures,
-        text,
-        control_lora,
+        pictures,
+        "\n".join(result.report).strip(),
+        result.control.tensors(),
         ui=ui.PreviewImage(plot, cls=cls),
     )
 
 
 class _Bar:
-    """ComfyUI's progress bar over all stages, with pictures in it; a line in the console; an interrupt raises."""
+    """An Observer: ComfyUI's progress bar over all stages, with pictures in it, and a line in the console.
 
-    def __init__(self, steps: int):
+    An interrupt raises after each step.
+    """
+
+    def __init__(self, stages: list[Stage]):
         from comfy.utils import ProgressBar
 
-        self._bar, self._total, self._before, self._console = ProgressBar(steps), steps, 0, None
-        self._stage: Stage | None = None
+        ends = list(accumulate(stage.steps for stage in stages))
+        self._offsets = {stage.name: end - stage.steps for stage, end in zip(stages, ends)}
+        self._total, self._bar, self._console = ends[-1], ProgressBar(ends[-1]), None
 
     def __enter__(self) -> "_Bar":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._close()
-
-    def _close(self) -> None:
         if self._console is not None:
             self._console.close()
-            self._console = None
 
-    def begin(self, stage: Stage) -> None:
-        self._before += self._stage.steps if self._stage is not None else 0
-        self._stage = stage
-        self._close()
-
-    def __call__(self, trainer, pictures) -> None:
-        from comfy.model_management import throw_exception_if_processing_interrupted
+    def begin(self, trainer) -> None:
         from tqdm.auto import tqdm
 
-        if self._console is None:
-            self._console = tqdm(total=trainer.stage.steps, initial=trainer.step - 1, desc=trainer.stage.name)
+        self.__exit__()
+        self._console = tqdm(total=trainer.stage.steps, initial=trainer.step, desc=trainer.stage.name)
+
+    def step(self, trainer, pictures) -> None:
+        from comfy.model_management import throw_exception_if_processing_interrupted
+
+        from ..facecdm.training.preview import side_by_side
+
         self._console.update()
         steps = [line for line in trainer.history[-2:] if "diffusion" in line]
         self._console.set_postfix_str(f"loss {steps[-1]['diffusion']:.4f}", refresh=False)
-        preview = None if pictures is None else ("JPEG", _strip(pictures), 512)
-        self._bar.update_absolute(self._before + trainer.step, self._total, preview)
+        preview = None if pictures is None else ("JPEG", side_by_side(pictures), 512)
+        self._bar.update_absolute(self._offsets[trainer.stage.name] + trainer.step, self._total, preview)
         throw_exception_if_processing_interrupted()
-
-
-def _strip(pictures):
-    """[N, H, W, 3] side by side."""
-    from PIL import Image
-
-    row = (pictures.permute(1, 0, 2, 3).flatten(1, 2) * 255).round().byte()
-    return Image.fromarray(row.cpu().numpy())
 
 
 def _as_image(picture):
     import numpy as np
-    import torch
 
     return torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
 

@@ -71,7 +71,7 @@ class Lab:
             if not begun.exists():
                 save_adapter(begin(arm.design, self, seed), folder, begun.stem, overwrite=True)
             config = config_of(self.stages(arm, seed), self.recipe, out=folder, adapter=begun)
-            result = Session(config, data=self.data, denoiser=self.denoiser).run()
+            result = Session(config, lambda *_: self.denoiser, data=self.data).run()
             facts = {
                 "arm": arm.name,
                 "seed": seed,

@@ -84,16 +84,18 @@ class LayerStream:
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
-def triplet_attention(q: Tensor, text: Tensor, streams: list[LayerStream], heads: int, attend: Attend) -> Tensor:
+def triplet_attention(
+    q: Tensor, text: Tensor, streams: list[LayerStream], heads: int, attend: Attend, writable: bool = True
+) -> Tensor:
     """O = A_t + Σ_s gate_s · ρ_s · m_s ⊙ (A_s − κ_s · proj_{A_t}(A_s)), before the output projection.
 
-    `q` [B, n, C] are the queries and `text` [B, n, C] the text's own attention A_t; where no gradient is wanted,
-    the sum is written into it. Rows that no stream covers come out as they were.
+    `q` [B, n, C] are the queries and `text` [B, n, C] the text's own attention A_t. Without gradients the sum is
+    written into `text` if that is `writable`. Rows that no stream covers are returned as they were.
     """
     in_place = not torch.is_grad_enabled()
     # κ and the router compare with the text's own attention, so that has to stay as it was.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
-    out = text.clone() if in_place and compared else text
+    out = text.clone() if in_place and (compared or not writable) else text
     attended: Iterable[Tensor] = (_attended(q[_span(stream)], stream, heads, attend) for stream in streams)
     if any(stream.router is not None for stream in streams):  # it looks at all at once; else one by one will do
         attended = list(attended)

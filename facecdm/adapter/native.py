@@ -8,7 +8,7 @@ import torch
 
 from .. import __version__
 from ..bases import name_of
-from ..errors import BadFile
+from ..errors import BadFile, FaceCDMError
 from ..files import write_named
 from .config import AdapterConfig
 from .model import TripletAdapter
@@ -21,10 +21,16 @@ KEYS_VALUES = re.compile(r"streams\.\w+\.to_[kv]\..*")
 def save_adapter(
     adapter: TripletAdapter, folder: Path, name: str, overwrite: bool = False, notes: dict[str, str] | None = None
 ) -> Path:
-    """Write folder/name.safetensors (see `files.write_named`) with `notes` added to the metadata."""
+    """Write folder/name.safetensors (see `files.write_named`) with `notes` added to the metadata.
+
+    Raises FaceCDMError where a weight is NaN or infinite.
+    """
     from safetensors.torch import save
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise FaceCDMError(f"the adapter is not saved: {key} holds NaN or infinity. The training diverged")
     metadata = {
         **(notes or {}),
         "format": FORMAT,

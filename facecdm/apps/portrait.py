@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PICTURE",
         help="a picture of a person who agreed; repeatable (default: two that come with the demo)",
     )
-    add("--prompt", action="append", metavar="WORDS", help="what to show; repeatable (default: three)")
+    add("--prompt", action="append", metavar="TEXT", help="what to show; repeatable (default: three)")
     add("--workflow", type=existing_file, metavar="JSON", help="another workflow in API format")
     add("--steps", type=int, metavar="N", help="sampler steps (default: the workflow's)")
     add("--seed", type=int, default=1, metavar="N", help="the same seed gives the same pictures (default: 1)")

@@ -68,11 +68,11 @@ def reference(name: str, data: bytes) -> Reference:
 
 def unique(references: list[Reference]) -> list[Reference]:
     """Number the names that occur twice: results are written under them."""
-    seen: dict[str, int] = {}
+    count: dict[str, int] = {}
     renamed = []
     for item in references:
         stem, suffix = Path(item.name).stem, Path(item.name).suffix
-        seen[stem] = seen.get(stem, 0) + 1
-        name = item.name if seen[stem] == 1 else f"{stem}-{seen[stem]}{suffix}"
+        count[stem] = count.get(stem, 0) + 1
+        name = item.name if count[stem] == 1 else f"{stem}-{count[stem]}{suffix}"
         renamed.append(Reference(name, item.data, item.picture))
     return renamed

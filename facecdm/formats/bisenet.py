@@ -1,4 +1,4 @@
-"""The face parser that PuLID finds a face's background with: BiSeNet with the keys of facexlib's file.
+"""The face parser that finds the background for PuLID: BiSeNet with the keys of facexlib's file.
 
 Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", 2018, on a ResNet-18, as
 zllrunning/face-parsing.PyTorch trained it on CelebAMask-HQ. File: parsing_bisenet.pth.
@@ -34,7 +34,7 @@ class BiSeNet(nn.Module):
 
 
 class _Context(nn.Module):
-    """Features at an eighth of the size: the network's own [B, 128, h, w], and what surrounds them, likewise."""
+    """Features at an eighth of the size: local ones and those of the context, [B, 128, h, w] each."""
 
     def __init__(self):
         super().__init__()
@@ -51,14 +51,14 @@ class _Context(nn.Module):
         eighth = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(faces))))))
         sixteenth = net.layer3(eighth)
         last = net.layer4(sixteenth)
-        around = self.arm32(last) + self.conv_avg(last.mean((2, 3), keepdim=True))
-        around = self.conv_head32(F.interpolate(around, sixteenth.shape[-2:]))
-        around = self.arm16(sixteenth) + around
-        return eighth, self.conv_head16(F.interpolate(around, eighth.shape[-2:]))
+        context = self.arm32(last) + self.conv_avg(last.mean((2, 3), keepdim=True))
+        context = self.conv_head32(F.interpolate(context, sixteenth.shape[-2:]))
+        context = self.arm16(sixteenth) + context
+        return eighth, self.conv_head16(F.interpolate(context, eighth.shape[-2:]))
 
 
 class _Refinement(nn.Module):
-    """Features weighed by what their mean over the picture says."""
+    """Features weighted by a gate on their mean over the picture."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -78,8 +78,8 @@ class _Fusion(nn.Module):
         self.conv1 = nn.Conv2d(256, 64, 1, bias=False)
         self.conv2 = nn.Conv2d(64, 256, 1, bias=False)
 
-    def forward(self, near: Tensor, around: Tensor) -> Tensor:
-        x = self.convblk(torch.cat([near, around], 1))
+    def forward(self, near: Tensor, context: Tensor) -> Tensor:
+        x = self.convblk(torch.cat([near, context], 1))
         return x * (1 + self.conv2(F.relu(self.conv1(x.mean((2, 3), keepdim=True)))).sigmoid())
 
 
@@ -97,9 +97,9 @@ def load_parser(path: Path) -> BiSeNet:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict({key: state[key] for key in net.state_dict()})
-    except Exception as error:  # torch raises whatever its unpickler met
+    except Exception as error:  # torch raises the unpickler's own types
         raise BadFile(
             f"{path} does not hold the weights of facexlib's BiSeNet ({str(error)[:200]}). Get {FILE} again, "
-            "or take it away: then an oval around the face stands in."
+            "or remove it: then an oval around the face is used."
         ) from error
     return net.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What published adapters look at of a face: it upright, in insightface's frame, or a square around it."""
+"""Pictures of a face that published adapters encode: aligned as InsightFace does it, or a square around it."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,16 @@ from ..faces.align import similarity, upstream_template, warped
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
 
-MARGIN = 0.4  # of a face's box, on each side of it
+MARGIN = 0.4  # on each side of a face's box, in parts of the box
 
 
 def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
-    """[faces, size, size, 3] as the adapters were trained with, cut from `pictures` [B, H, W, 3] where these are those
-    that the faces were found in; else the faces' own crops, of the size that these have.
+    """[faces, size, size, 3] in the frame that the adapters were trained with, cut from `pictures` [B, H, W, 3].
+
+    If the faces were not found in those: the faces' own crops, in their own size.
     """
-    places = source_pictures(faces, pictures)
-    if places is None:
+    sources = source_pictures(faces, pictures)
+    if sources is None:
         side = min(face.crop.shape[0] for face in faces)
         return torch.cat(
             [
@@ -27,26 +28,26 @@ def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
             ]
         )
     cut = [
-        warped(_uint8(pictures[place]), similarity(face.keypoints.numpy(), upstream_template(size)), size)
-        for face, place in zip(faces, places)
+        warped(_uint8(pictures[source]), similarity(face.keypoints.numpy(), upstream_template(size)), size)
+        for face, source in zip(faces, sources)
     ]
     return torch.stack([torch.from_numpy(picture).float() / 255 for picture in cut])
 
 
 def close_ups(faces: Faces, pictures: Tensor) -> Tensor:
-    """Squares around the faces, where these are the pictures that they were found in; else the pictures."""
-    places = source_pictures(faces, pictures)
-    if places is None:
+    """Squares around the faces [faces, 448, 448, 3]; the pictures themselves if the faces were not found in them."""
+    sources = source_pictures(faces, pictures)
+    if sources is None:
         return pictures
     squares = []
-    for face, place in zip(faces, places):
+    for face, source in zip(faces, sources):
         height, width = face.image_size
         side = int(min(max(face.width, face.height) * (1 + 2 * MARGIN), height, width))
         x, y = (int((face.box[i] + face.box[i + 2]) / 2 - side / 2) for i in (0, 1))
         x, y = max(min(x, width - side), 0), max(min(y, height - side), 0)
         squares.append(
             F.interpolate(
-                pictures[place, y : y + side, x : x + side].movedim(-1, 0)[None].float(),
+                pictures[source, y : y + side, x : x + side].movedim(-1, 0)[None].float(),
                 (448, 448),
                 mode="bilinear",
                 antialias=True,

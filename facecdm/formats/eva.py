@@ -1,4 +1,4 @@
-"""EVA02-CLIP-L-14-336's image tower, which PuLID looks with, with the keys of its published file.
+"""EVA02-CLIP-L-14-336's vision tower, which PuLID uses, with the keys of its published file.
 
 Sun et al., "EVA-CLIP: Improved Training Techniques for CLIP at Scale", 2023; Fang et al., "EVA-02: A Visual
 Representation for Neon Genesis", 2023. File: EVA02_CLIP_L_336_psz14_s6B.pt.
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BadFile
+from ..tensor_file import count_numbered
 
 FILE = "EVA02_CLIP_L_336_psz14_s6B.pt"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -28,22 +29,35 @@ _TIMM = (
 
 @dataclass(frozen=True)
 class EvaSizes:
+    """Sizes of a tower.
+
+    image   side of its pictures, in pixels
+    patch   side of a patch, in pixels
+    width   features of its states
+    heads   heads of its attention
+    hidden  features of its feed-forward
+    depth   number of blocks
+    out     features of its embedding
+    rope    patches per side that the rotary positions were made for; those of a larger picture are scaled to it
+    states  number of blocks before each hidden state that PuLID reads
+    """
+
     image: int = 336
     patch: int = 14
     width: int = 1024
     heads: int = 16
-    hidden: int = 2730  # of the feed-forward
+    hidden: int = 2730
     depth: int = 24
     out: int = 768
-    rope: int = 16  # patches a side that the rotary positions were made for; a larger picture is squeezed into it
-    states: tuple[int, ...] = (4, 8, 12, 16, 20)  # how many blocks lie before each of the states that PuLID reads
+    rope: int = 16
+    states: tuple[int, ...] = (4, 8, 12, 16, 20)
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> "EvaSizes":
-        """Of a tower's tensors. Raises KeyError where they lack what tells."""
+        """From a tower's tensors. Raises KeyError, ValueError if they are incomplete."""
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+        depth = count_numbered(state, "blocks.")
         return cls(
             side * patch,
             patch,
@@ -73,12 +87,12 @@ class EvaTower(nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         x = self.patch_embed.proj(pictures).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
-        turns = _turns(self.sizes, x)
+        rotation = _rotation(self.sizes, x)
         states = []
         for number, block in enumerate(self.blocks):
             if number in self.sizes.states:
                 states.append(x)
-            x = block(x, turns)
+            x = block(x, rotation)
         return self.head(self.norm(x[:, 0])), tuple(states)
 
 
@@ -90,8 +104,8 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(sizes.width, eps=1e-6)
         self.mlp = _SwiGLU(sizes.width, sizes.hidden)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attn(self.norm1(x), turns)
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.attn(self.norm1(x), rotation)
         return x + self.mlp(self.norm2(x))
 
 
@@ -106,13 +120,13 @@ class _Attention(nn.Module):
         self.inner_attn_ln = nn.LayerNorm(width, eps=1e-6)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for y in (self.q_proj(x) + self.q_bias, self.k_proj(x), self.v_proj(x) + self.v_bias)
         )
-        seen = F.scaled_dot_product_attention(_turn(q, turns), _turn(k, turns), v)
-        return self.proj(self.inner_attn_ln(seen.transpose(1, 2).flatten(2)))
+        attended = F.scaled_dot_product_attention(_rotate(q, rotation), _rotate(k, rotation), v)
+        return self.proj(self.inner_attn_ln(attended.transpose(1, 2).flatten(2)))
 
 
 class _SwiGLU(nn.Module):
@@ -126,25 +140,25 @@ class _SwiGLU(nn.Module):
         return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))
 
 
-def _turns(sizes: EvaSizes, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of each patch's angles, [patches, head width]: half of the features turn by row, half by column."""
+def _rotation(sizes: EvaSizes, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of each patch's angles, [patches, head width]: half of the features by row, half by column."""
     side, axis = sizes.image // sizes.patch, sizes.width // sizes.heads // 2
     speeds = 10000 ** (-torch.arange(0, axis, 2, device=like.device, dtype=torch.float32) / axis)
-    places = torch.arange(side, device=like.device, dtype=torch.float32) / side * sizes.rope
-    angles = (places[:, None] * speeds).repeat_interleave(2, -1)
+    positions = torch.arange(side, device=like.device, dtype=torch.float32) / side * sizes.rope
+    angles = (positions[:, None] * speeds).repeat_interleave(2, -1)
     angles = torch.cat([angles[:, None].expand(-1, side, -1), angles[None].expand(side, -1, -1)], -1).flatten(0, 1)
     return angles.cos().to(like), angles.sin().to(like)
 
 
-def _turn(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate neighbouring pairs of features of the patches; the first token stays."""
+def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate pairs of neighbouring features of the patches; the class token stays."""
     first, rest = x[:, :, :1], x[:, :, 1:]
     crossed = torch.stack([-rest[..., 1::2], rest[..., ::2]], -1).flatten(-2)
-    return torch.cat([first, rest * turns[0] + crossed * turns[1]], 2)
+    return torch.cat([first, rest * rotation[0] + crossed * rotation[1]], 2)
 
 
 def tower_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tower's tensors of a whole EVA-CLIP, of its visual part, or of timm's `eva02_large_patch14_clip_336`."""
+    """The tower's tensors from a whole EVA-CLIP, its visual part, or timm's `eva02_large_patch14_clip_336`."""
     prefix = next((p for p in ("visual.trunk.", "visual.") if f"{p}pos_embed" in state), "")
     found = {}
     for key, value in state.items():
@@ -165,22 +179,21 @@ def is_eva(state: dict[str, Tensor]) -> bool:
 
 
 def load_eva(state: dict[str, Tensor], path: Path) -> EvaTower:
-    """The tower, each tensor in the dtype that it was saved in. Raises BadFile, naming `path`."""
+    """The tower, each tensor in its saved dtype. Raises BadFile, naming `path`."""
     if not is_eva(state):
         raise BadFile(
-            f"{path} is no EVA02-CLIP image tower. PuLID looks with {FILE}: put that file into "
-            "models/clip_vision or models/pulid."
+            f"{path} is not an EVA02-CLIP vision tower. PuLID needs {FILE}: put that file into models/clip_vision or "
+            "models/pulid."
         )
     own = tower_state(state)
     try:
         with torch.device("meta"):
             tower = EvaTower(EvaSizes.of(own))
         tower.load_state_dict({key: own[key] for key in tower.state_dict()}, assign=True)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError, IndexError) as error:
         raise BadFile(f"{path} is incomplete ({str(error)[:200]}): get it again.") from error
     if tower.sizes.depth <= tower.sizes.states[-1]:
         raise BadFile(
-            f"{path} is an EVA-CLIP of {tower.sizes.depth} blocks. PuLID looks with {FILE}, of 24 blocks and "
-            "1024 features."
+            f"{path} is an EVA-CLIP of {tower.sizes.depth} blocks. PuLID needs {FILE}, of 24 blocks and 1024 features."
         )
     return tower.requires_grad_(False).eval()

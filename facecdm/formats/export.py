@@ -1,4 +1,4 @@
-"""FaceCDM's adapters as plain IP-Adapter files, where nothing is lost by it."""
+"""Export FaceCDM's adapters as plain IP-Adapter files, if the format can hold all of them."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from .imported import ImportedAdapter
 from .read import State
 from .recognise import FORMAT_KEY
 
-HIDDEN = 1024  # of FaceID's projector, as IPAdapter_plus builds it
-FACEID, PORTRAIT = 4, 16  # tokens that IPAdapter_plus gives the two
+HIDDEN = 1024  # hidden features of FaceID's projector, as IPAdapter_plus builds it
+FACEID, PORTRAIT = 4, 16  # tokens of the two in IPAdapter_plus
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A plain IP-Adapter's tensors, its family, and what to know of it."""
+    """A plain IP-Adapter's tensors, its family, and a report for the user."""
 
     image_proj: State
     ip_adapter: State
@@ -48,13 +48,13 @@ class Exported:
 
 
 def export(adapter: TripletAdapter | ImportedAdapter) -> Exported:
-    """Raises FaceCDMError, saying what would be lost."""
+    """Raises FaceCDMError, which says what would be lost."""
     return _published(adapter) if isinstance(adapter, ImportedAdapter) else _own(adapter)
 
 
 def _published(adapter: ImportedAdapter) -> Exported:
     if len(adapter.config.parts) != 1:
-        raise FaceCDMError("this adapter is combined of two, and an IP-Adapter file holds one: export each alone")
+        raise FaceCDMError("this adapter is combined of two, and an IP-Adapter file holds one: export each separately")
     ((stream, part),) = adapter.config.parts.items()
     layers = {
         f"{2 * i + 1}.to_{name}_ip.weight": module.weight
@@ -73,43 +73,43 @@ def _own(adapter: TripletAdapter) -> Exported:
     config, face = adapter.config, adapter.streams["face"]
     if adapter.depends_on_text:
         raise FaceCDMError(
-            "its interplay with the text was trained, and an IP-Adapter file has no place for it: a "
-            "plain adapter would be another. Train one with interplay off to export it."
+            "its interplay with the text was trained, and an IP-Adapter file cannot hold it. Train an adapter with "
+            "interplay off to export it."
         )
     if float(face.kappa):
         raise FaceCDMError(
-            f"its face stream takes out what the text says (κ = {float(face.kappa):.3g}), which an "
-            "IP-Adapter file cannot say. Train one with κ frozen at 0 to export it."
+            f"its face stream removes the text's part (κ = {float(face.kappa):.3g}), and an IP-Adapter file cannot "
+            "hold κ. Train an adapter with κ frozen at 0 to export it."
         )
     if face.router is not None and face.router.any():
         raise FaceCDMError(
-            "its router weighs every place anew, and an IP-Adapter file has no place for that. Train "
-            "one with router off to export it."
+            "its router weights every position, and an IP-Adapter file cannot hold a router. Train an adapter with "
+            "router off to export it."
         )
     if not torch.equal(face.gate.knots, face.gate.knots[:1].expand_as(face.gate.knots)):
         raise FaceCDMError(
-            "its gates change with the noise level, and an IP-Adapter file has one strength for all. "
-            "Train one with a single knot to export it."
+            "its gates change with the noise level, and an IP-Adapter file has one strength for all levels. Train an "
+            "adapter with a single knot to export it."
         )
     if face.gate.is_zero:
-        raise FaceCDMError("it is untrained: its gates are zero, and the file would do nothing")
+        raise FaceCDMError("it is untrained: its gates are zero, so the file would have no effect")
     if config.face_content:
         raise FaceCDMError(
-            "its tokens say their content in a language that they share, and an IP-Adapter file has no "
-            "place for that. Train one with face_content at 0 to export it."
+            "its tokens share one linear map of their content (face_content), and an IP-Adapter file cannot hold that. "
+            "Train an adapter with face_content at 0 to export it."
         )
     if config.face_tokens not in (FACEID, PORTRAIT) or config.face_rank > HIDDEN:
         raise FaceCDMError(
-            f"it makes {config.face_tokens} tokens of a code of {config.face_rank}, and other programs "
-            f"read {FACEID} or {PORTRAIT} tokens of at most {HIDDEN}: train one of those sizes"
+            f"it has {config.face_tokens} face tokens and rank {config.face_rank}, and other programs read {FACEID} or "
+            f"{PORTRAIT} tokens and at most rank {HIDDEN}: train an adapter of such sizes"
         )
     report = [
         f"FaceID for {name_of(config.layer_map)}, {config.face_tokens} tokens",
         f"recogniser: {config.recogniser or 'any'}",
-        "Other programs show tokens of no face to the negative prompt; FaceCDM leaves it as it is.",
+        "Other programs give the negative prompt the tokens of an empty face; FaceCDM leaves it unchanged.",
     ]
     if config.image_width:
-        report.append("The image stream is left out: its resampler is not IP-Adapter's. The face alone is exported.")
+        report.append("The image stream is left out, since its resampler is not IP-Adapter's.")
     layers = _folded(face, config.layer_map)
     if config.face_tokens == FACEID:
         layers |= _empty_lora(config.layer_map)
@@ -119,7 +119,7 @@ def _own(adapter: TripletAdapter) -> Exported:
 
 
 def _projector(adapter: TripletAdapter) -> State:
-    """reduce, GELU, uplift and norm as FaceID's: the centring in a bias, the code filled up with zeros."""
+    """reduce, GELU, uplift and norm in FaceID's layout: the mean goes into a bias, missing ranks are zero."""
     own = adapter.face_projector
     weight = own.reduce.weight * own.reduce.in_features**0.5
     bias, more = own.reduce.bias - weight @ own.mean, HIDDEN - len(own.reduce.bias)
@@ -134,7 +134,7 @@ def _projector(adapter: TripletAdapter) -> State:
 
 
 def _folded(stream: StreamLayers, layer_map) -> dict[str, Tensor]:
-    """Keys as they are, values times the gate of their head."""
+    """Keys, and values multiplied by the gate of their head."""
     gates, layers = stream.gate.table(torch.ones(layer_map.heads))[0], {}
     widths = [layer.width for layer in layer_map.layers]
     for i, gate in enumerate(gates.split(widths)):
@@ -145,12 +145,12 @@ def _folded(stream: StreamLayers, layer_map) -> dict[str, Tensor]:
 
 
 def _empty_lora(layer_map) -> dict[str, Tensor]:
-    """A LoRA of rank 1 that does nothing: by its key alone IPAdapter_plus knows a FaceID file."""
+    """A LoRA of zeros, of rank 1: IPAdapter_plus recognises a FaceID file by its key."""
     lora = {}
     for number in range(2 * len(layer_map.layers)):
         width = layer_map.layers[number // 2].width
         for part in ("q", "k", "v", "out"):
-            seen = layer_map.context if number % 2 and part in "kv" else width
-            lora[f"{number}.to_{part}_lora.down.weight"] = torch.zeros(1, seen)
+            reads = layer_map.context if number % 2 and part in "kv" else width
+            lora[f"{number}.to_{part}_lora.down.weight"] = torch.zeros(1, reads)
             lora[f"{number}.to_{part}_lora.up.weight"] = torch.zeros(width, 1)
     return lora

@@ -1,4 +1,4 @@
-"""A published adapter as the triplet runs it: interplay off, gates 1, κ as its family has it."""
+"""A published adapter as the triplet runs it: interplay off, gates 1, κ of its family."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,22 @@ from ..adapter.model import StreamLayers, TripletAdapter
 from ..adapter.native import is_native, load_adapter
 from ..bases import name_of
 from ..bases.layers import LayerMap
-from ..errors import BadFile, Mismatch
+from ..errors import Mismatch
 from .families import file_for
-from .read import Published, read
-from .recognise import AUTO, Recognised, recognise
+from .read import Published, incomplete, read
+from .recognise import AUTO, recognise
+from .recognised import Recognised
+from .unet_layers import lora_of, stream_layers
 
 
 @dataclass(frozen=True)
 class ImportedConfig:
-    """What the nodes and hosts ask of any adapter's configuration; `parts` says where each stream comes from."""
+    """The configuration that nodes and hosts read of any adapter.
+
+    layer_map   the base model's cross-attention layers
+    parts       the recognised file of each stream
+    recogniser  empty: each family names its own
+    """
 
     layer_map: LayerMap
     parts: dict[str, Recognised]
@@ -31,24 +38,24 @@ class ImportedConfig:
         return tuple(self.parts)
 
     def counterpart(self, base: str) -> str:
-        """Files of the same families for another base, in words; "" where there are none."""
+        """Files of the same families for another base model, in words; "" where there are none."""
         names = [file_for(part.family.key, base) for part in self.parts.values()]
         return " and ".join(name for name in names if name)
 
     @property
     def face_width(self) -> int:
-        return self.parts["face"].face_width if "face" in self.parts else 0
+        return self.parts["face"].sizes.face_width if "face" in self.parts else 0
 
     @property
     def image_width(self) -> int:
-        return self.parts["image"].vision_width if "image" in self.parts else 0
+        return self.parts["image"].sizes.vision_width if "image" in self.parts else 0
 
 
 class ImportedAdapter(nn.Module):
-    """One or two published adapters with the face of a TripletAdapter: the same hosts, people and attention run it.
+    """One or two published adapters with the interface of a TripletAdapter, so that the same code runs both.
 
-    `loras` are the LoRAs found in the files, by stream, under the names of the file's attention processors; they
-    belong to the base model and are not run here.
+    `loras` are the LoRAs in the files, by stream, under the names of the file's attention processors. They belong to
+    the base model and are not run here.
     """
 
     depends_on_text = False
@@ -65,18 +72,18 @@ class ImportedAdapter(nn.Module):
         self.projectors = nn.ModuleDict(projectors)
         self.streams = nn.ModuleDict(layers)
         self.loras = loras
-        self._made: WeakKeyDictionary = WeakKeyDictionary()  # tokens by features: the same in every sampling
+        self._cache: WeakKeyDictionary = WeakKeyDictionary()  # tokens by features, reused in every sampling
 
     def project(self, face: Features | None, image: Features | None) -> dict[str, Tensor]:
         """Features → tokens [R, N, context], float32, by stream; absent where there are none, or no such stream."""
         given = {"face": face, "image": image}
         return {name: self._tokens(name, given[name]) for name in self.projectors if given[name] is not None}
 
-    def _tokens(self, name: str, shown: Features) -> Tensor:
-        made = self._made.setdefault(shown, {})
-        if name not in made:
-            made[name] = self.projectors[name](shown)
-        return made[name]
+    def _tokens(self, name: str, features: Features) -> Tensor:
+        cached = self._cache.setdefault(features, {})
+        if name not in cached:
+            cached[name] = self.projectors[name](features)
+        return cached[name]
 
     def apply_interplay(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         return tokens
@@ -88,21 +95,24 @@ def load_any(path: Path, choice: str = AUTO) -> TripletAdapter | ImportedAdapter
 
 
 def import_adapter(published: Published, choice: str = AUTO) -> ImportedAdapter:
-    """An adapter that shares its keys' and values' tensors with `published`, in the dtype of the file."""
+    """An adapter that shares its keys' and values' tensors with `published`, in the dtype of the file.
+
+    Raises as `recognise` does; BadFile for an incomplete projector or LoRA.
+    """
     found = recognise(published, choice)
-    projector = _filled(found.family.projector, published)
-    layers = _stream(published, found)
-    lora = {key: value for key, value in published.ip_adapter.items() if "_lora." in key} if found.lora else {}
-    stream = found.family.stream
+    stream, kappa = found.family.stream, found.family.kappa
+    projector = _projector(found.family.projector, published)
+    layers = stream_layers(published.ip_adapter, found.layer_map, kappa)
+    lora = lora_of(published, found.layer_map)
     config = ImportedConfig(found.layer_map, {stream: found})
-    adapter = ImportedAdapter(config, {stream: projector}, {stream: layers}, {stream: lora} if lora else {})
+    adapter = ImportedAdapter(config, {stream: projector}, {stream: layers}, {stream: lora} if found.lora else {})
     return adapter.requires_grad_(False).eval()
 
 
 def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
     """The face stream of one and the image stream of the other, as one triplet.
 
-    Raises Mismatch: other bases, the same stream twice, an interplay that was learnt with its own streams.
+    Raises Mismatch: different base models, the same stream twice, or one of FaceCDM's own adapters.
     """
     for adapter in (one, other):
         if not isinstance(adapter, ImportedAdapter):
@@ -136,26 +146,10 @@ def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
     )
 
 
-def _filled(kind: type, published: Published) -> nn.Module:
-    """The projector with the file's weights, float32: it runs once a picture, on any device."""
-    try:
+def _projector(kind: type, published: Published) -> nn.Module:
+    """The projector with the file's weights in float32: it runs once per reference, on any device."""
+    with incomplete(published.path):
         with torch.device("meta"):
             projector = kind.of(published.image_proj)
         projector.load_state_dict({key: value.float() for key, value in published.image_proj.items()}, assign=True)
-    except (RuntimeError, KeyError, ValueError, IndexError) as error:
-        raise BadFile(
-            f"{published.path} lacks parts of its projector, or they do not fit together "
-            f"({str(error)[:200]}): get the file again."
-        ) from error
     return projector
-
-
-def _stream(published: Published, found: Recognised) -> StreamLayers:
-    with torch.device("meta"):
-        layers = StreamLayers(found.layer_map, 1, torch.float32)
-    state = {"gate.knots": torch.ones(1, found.layer_map.heads), "kappa": torch.tensor(found.family.kappa)}
-    for index in range(len(found.layer_map.layers)):
-        for part in ("k", "v"):
-            state[f"to_{part}.{index}.weight"] = published.ip_adapter[f"{2 * index + 1}.to_{part}_ip.weight"]
-    layers.load_state_dict(state, assign=True)
-    return layers

@@ -1,69 +1,22 @@
-"""The projectors of published adapters, with the keys of their files: features in, tokens [R, N, context] out.
+"""Projector blocks that several published families share, with the keys of their files.
 
-tencent-ailab/IP-Adapter: ip_adapter/{ip_adapter,resampler,ip_adapter_faceid,ip_adapter_faceid_separate}.py.
-Each is made from the shapes of its state dict, so that no size stands here a second time.
+tencent-ailab/IP-Adapter: ip_adapter/{resampler,ip_adapter_faceid}.py. Each projector is built from the shapes of its
+state dict, so no size is stated twice.
 """
-
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..adapter.attention import attend
 from ..adapter.features import Features
+from ..tensor_file import count_numbered
+from .family import Sizes, State
 
-State = dict[str, Tensor]
-HEAD = 64  # features of a head in every published resampler
-
-
-class Projector(Protocol):
-    """An nn.Module that makes tokens of features. `of` builds one for the shapes of a state dict."""
-
-    @classmethod
-    def of(cls, state: State) -> "Projector": ...
-
-    def __call__(self, features: Features) -> Tensor: ...
-
-
-class Pooled(nn.Module):
-    """IP-Adapter: the pooled embedding, by one linear layer."""
-
-    def __init__(self, width: int, count: int, context: int):
-        super().__init__()
-        self.count = count
-        self.proj = nn.Linear(width, count * context)
-        self.norm = nn.LayerNorm(context)
-
-    @classmethod
-    def of(cls, state: State) -> "Pooled":
-        out, width = state["proj.weight"].shape
-        context = len(state["norm.weight"])
-        return cls(width, out // context, context)
-
-    def forward(self, features: Features) -> Tensor:
-        return self.norm(self.proj(features.embedding).unflatten(-1, (self.count, -1)))
-
-
-class EveryState(nn.Module):
-    """IP-Adapter Full-Face: every hidden state becomes a token."""
-
-    def __init__(self, width: int, hidden: int, context: int):
-        super().__init__()
-        self.proj = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, context), nn.LayerNorm(context)
-        )
-
-    @classmethod
-    def of(cls, state: State) -> "EveryState":
-        hidden, width = state["proj.0.weight"].shape
-        return cls(width, hidden, state["proj.2.weight"].shape[0])
-
-    def forward(self, features: Features) -> Tensor:
-        return self.proj(features.states)
+HEAD = 64  # features per head in every published resampler
 
 
 class Identity(nn.Module):
-    """FaceID and Portrait: the recogniser's embedding, by two linear layers."""
+    """The recogniser's embedding through two linear layers: FaceID, Portrait."""
 
     def __init__(self, width: int, hidden: int, count: int, context: int):
         super().__init__()
@@ -73,42 +26,20 @@ class Identity(nn.Module):
 
     @classmethod
     def of(cls, state: State) -> "Identity":
-        return cls(*cls._sizes(state))
+        hidden, width = state["proj.0.weight"].shape
+        return cls(width, hidden, identity_tokens(state), len(state["norm.weight"]))
 
     @staticmethod
-    def _sizes(state: State) -> tuple[int, int, int, int]:
-        hidden, width = state["proj.0.weight"].shape
-        context = len(state["norm.weight"])
-        return width, hidden, state["proj.2.weight"].shape[0] // context, context
+    def sizes(state: State) -> Sizes:
+        return Sizes(identity_tokens(state), face_width=state["proj.0.weight"].shape[1])
 
     def forward(self, features: Features) -> Tensor:
         return self.norm(self.proj(features.embedding).unflatten(-1, (self.count, -1)))
 
 
-class IdentityPlus(Identity):
-    """FaceID Plus: the identity's tokens look at the face's hidden states; PlusV2 adds that to what they were."""
-
-    def __init__(self, sizes: tuple[int, int, int, int], perceiver: "Perceiver", shortcut: bool):
-        super().__init__(*sizes)
-        self.perceiver_resampler = perceiver
-        self.shortcut = shortcut
-
-    @classmethod
-    def of(cls, state: State) -> "IdentityPlus":
-        return cls(cls._sizes(state), Perceiver.of(_within(state, "perceiver_resampler.")), False)
-
-    def forward(self, features: Features) -> Tensor:
-        tokens = super().forward(features)
-        seen = self.perceiver_resampler(tokens, features.states)
-        return tokens + features.shortcut * seen if self.shortcut else seen
-
-
-class IdentityPlusV2(IdentityPlus):
-    """FaceID PlusV2 has the weights' shapes of Plus, and a shortcut."""
-
-    @classmethod
-    def of(cls, state: State) -> "IdentityPlusV2":
-        return cls(cls._sizes(state), Perceiver.of(_within(state, "perceiver_resampler.")), True)
+def identity_tokens(state: State) -> int:
+    """Number of tokens of an `Identity` projector."""
+    return len(state["proj.2.weight"]) // len(state["norm.weight"])
 
 
 class Perceiver(nn.Module):
@@ -126,27 +57,21 @@ class Perceiver(nn.Module):
     @classmethod
     def of(cls, state: State, **more) -> "Perceiver":
         width, states = state["proj_in.weight"].shape
-        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+        heads, feed = state["layers.0.0.to_q.weight"].shape[0] // HEAD, state["layers.0.1.1.weight"].shape[0]
         return cls(
-            states,
-            width,
-            state["layers.0.0.to_q.weight"].shape[0] // HEAD,
-            depth,
-            state["layers.0.1.1.weight"].shape[0],
-            state["proj_out.weight"].shape[0],
-            **more,
+            states, width, heads, count_numbered(state, "layers."), feed, state["proj_out.weight"].shape[0], **more
         )
 
     def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
         states = self.proj_in(states)
-        for look, feed in self.layers:
-            tokens = tokens + look(tokens, states)
+        for attention, feed in self.layers:
+            tokens = tokens + attention(tokens, states)
             tokens = tokens + feed(tokens)
         return self.norm_out(self.proj_out(tokens))
 
 
 class Resampler(Perceiver):
-    """Plus, Portrait-unnorm, InstantID: learnt tokens look at states, or at an embedding as at one state."""
+    """Learnt tokens attend to a vision tower's states: Plus, Kolors."""
 
     def __init__(self, *sizes: int, count: int):
         super().__init__(*sizes)
@@ -156,9 +81,27 @@ class Resampler(Perceiver):
     def of(cls, state: State) -> "Resampler":
         return super().of(state, count=state["latents"].shape[1])
 
+    @staticmethod
+    def sizes(state: State) -> Sizes:
+        return Sizes(state["latents"].shape[1], vision_width=state["proj_in.weight"].shape[1])
+
     def forward(self, features: Features) -> Tensor:
-        states = features.embedding[:, None] if features.states is None else features.states
+        states = self._states(features)
         return super().forward(self.latents.expand(len(states), -1, -1), states)
+
+    def _states(self, features: Features) -> Tensor:
+        return features.states
+
+
+class EmbeddingResampler(Resampler):
+    """Learnt tokens attend to a recogniser's embedding as one state: InstantID, Portrait-unnorm."""
+
+    @staticmethod
+    def sizes(state: State) -> Sizes:
+        return Sizes(state["latents"].shape[1], face_width=state["proj_in.weight"].shape[1])
+
+    def _states(self, features: Features) -> Tensor:
+        return features.embedding[:, None]
 
 
 class CrossAttentionBlock(nn.Module):
@@ -167,8 +110,8 @@ class CrossAttentionBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm1 = nn.LayerNorm(width)  # of what is looked at
-        self.norm2 = nn.LayerNorm(width)  # of what looks
+        self.norm1 = nn.LayerNorm(width)  # of the states
+        self.norm2 = nn.LayerNorm(width)  # of the tokens
         self.to_q = nn.Linear(width, heads * HEAD, bias=False)
         self.to_kv = nn.Linear(width, 2 * heads * HEAD, bias=False)
         self.to_out = nn.Linear(heads * HEAD, width, bias=False)
@@ -185,5 +128,6 @@ def feed_forward(width: int, hidden: int) -> nn.Sequential:
     )
 
 
-def _within(state: State, prefix: str) -> State:
+def within(state: State, prefix: str) -> State:
+    """The part of a state dict below `prefix`, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The picture of a face that PuLID looks at: upright, grey, on white, as its authors prepare it.
+"""The picture of a face that PuLID encodes: upright, grey, on white, as its authors prepare it.
 
 ToTheBeginning/PuLID, pulid/pipeline.py: `get_id_embedding`; xinntao/facexlib for the frame and the parser.
 """
@@ -20,7 +20,7 @@ from .bisenet import BiSeNet
 from .eva import MEAN, STD
 
 SIZE = 512
-# Where the five key points lie in FFHQ's frame of 512 × 512 (facexlib, face_restoration_helper.py).
+# The five key points in FFHQ's frame of 512 × 512 (facexlib, face_restoration_helper.py).
 FFHQ = np.array(
     [
         [192.98138, 239.94708],
@@ -31,7 +31,7 @@ FFHQ = np.array(
     ]
 )
 _OUTSIDE = (132, 133, 135)  # facexlib's grey beyond the picture's edge
-# Of the parser's 19 classes: background, ears and what hangs on them, neck and necklace, clothes, hat.
+# Of the parser's 19 classes: background, ears, earrings, neck, necklace, clothes, hat.
 _NOT_FACE = (0, 7, 8, 9, 14, 15, 16, 18)
 
 Background = Callable[[Tensor], Tensor]  # faces [B, 3, 512, 512] in FFHQ's frame, 0…1 → bool [B, 1, 512, 512]
@@ -40,38 +40,38 @@ Background = Callable[[Tensor], Tensor]  # faces [B, 3, 512, 512] in FFHQ's fram
 def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
     """[faces, 3, 512, 512] in 0…1, in FFHQ's frame, from the pictures [B, H, W, 3] that the faces were found in.
 
-    Raises FaceCDMError where these are not those pictures.
+    Raises FaceCDMError if these are not those pictures.
     """
-    places = source_pictures(faces, pictures)
-    if places is None:
+    sources = source_pictures(faces, pictures)
+    if sources is None:
         raise FaceCDMError(
             f"image holds {len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}, and not all of the "
-            f"{len(faces)} face(s) were found in them. PuLID looks at the faces in their pictures: connect the same "
+            f"{len(faces)} face(s) were found in them. PuLID encodes the faces in their pictures: connect the same "
             "picture to image as to Detect & Embed Faces."
         )
     uint8 = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     upright = [
-        warped(uint8[place], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
-        for face, place in zip(faces, places)
+        warped(uint8[source], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
+        for face, source in zip(faces, sources)
     ]
     return torch.from_numpy(np.stack(upright)).movedim(-1, 1).float() / 255
 
 
 def prepared(upright: Tensor, background: Background, size: int = 336) -> Tensor:
-    """Upright faces [B, 3, 512, 512] → what the tower sees, [B, 3, size, size]: grey, on white, normalised."""
+    """Upright faces [B, 3, 512, 512] → the tower's input [B, 3, size, size]: grey, on white, normalised."""
     grey = (upright * upright.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
     grey = torch.where(background(upright), torch.ones_like(grey), grey).expand(-1, 3, -1, -1)
     return _normalised(F.interpolate(grey, (size, size), mode="bicubic", align_corners=False), MEAN, STD)
 
 
 def oval(upright: Tensor) -> Tensor:
-    """Background without a parser: all but an oval around head and hair. Nearly what the parser says of a portrait."""
+    """Background without a parser: all but an oval around head and hair, close to the parser's for a portrait."""
     inside = torch.from_numpy(ellipse_mask(FFHQ - [0, 12], SIZE, SIZE, grow=1.15, feather=1e-3)) > 0.5
     return ~inside.to(upright.device).expand(len(upright), 1, -1, -1)
 
 
 def parsed(parser: BiSeNet) -> Background:
-    """Background as PuLID's own parser sees it."""
+    """Background by PuLID's own parser."""
 
     def background(upright: Tensor) -> Tensor:
         with torch.no_grad():

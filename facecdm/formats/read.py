@@ -1,20 +1,20 @@
-"""Files of published adapters → one naming of their tensors, whoever saved them.
+"""Published adapters under one naming of their tensors, whichever program saved them.
 
-Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, `ip_adapter` the keys and values
-`{odd}.to_k_ip.weight` of every cross-attention layer (down, up, mid) and, in FaceID files, a LoRA of every attention.
+Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, `ip_adapter` the keys and values of
+every cross-attention layer (formats/unet_layers.py).
 """
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from ..errors import BadFile
-from .pulid import from_upstream
+from ..tensor_file import check_weights, read_tensors
+from .diffusers_names import from_diffusers, is_diffusers
+from .families import FAMILIES
+from .family import State
 
-State = dict[str, Tensor]
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _PARTS = {
     "image_proj.": "image_proj",
@@ -22,7 +22,6 @@ _PARTS = {
     "ip_adapter.": "ip_adapter",
     "adapter_modules.": "ip_adapter",
 }
-_DIFFUSERS = "encoder_hid_proj.image_projection_layers."
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,33 +35,57 @@ class Published:
 
 
 def read(path: Path) -> Published:
-    """Nested .bin or .pt (tensors only: no code is run), flat safetensors, or a diffusers U-Net's own naming.
+    """Read a nested .bin or .pt, flat safetensors, or a diffusers U-Net.
 
     Raises BadFile: unreadable, no adapter, incomplete, or with NaN or infinity in it.
     """
-    flat, metadata = tensors_of(path)
-    flat = from_upstream({key.removeprefix("module."): value for key, value in flat.items()})
-    if any(_DIFFUSERS in key for key in flat):
-        flat = _from_diffusers(flat, path)
+    published = canonical(*read_tensors(path), path)
+    for part in ("image_proj", "ip_adapter"):
+        for key, value in getattr(published, part).items():
+            check_weights(f"{part}.{key}", value, path)
+    return published
+
+
+def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published:
+    """A file's tensors under their canonical names. Raises BadFile: no adapter, or incomplete."""
+    tensors = {_canonical_key(key): value for key, value in tensors.items()}
+    if is_diffusers(tensors):
+        with incomplete(path):
+            tensors = from_diffusers(tensors, path)
     parts: dict[str, State] = {"image_proj": {}, "ip_adapter": {}}
-    for key, value in flat.items():
+    for key, value in tensors.items():
         for prefix, part in _PARTS.items():
             if key.startswith(prefix):
                 parts[part][key.removeprefix(prefix)] = value
     if not parts["image_proj"] or not any(".to_k_ip." in key for key in parts["ip_adapter"]):
         raise BadFile(
-            f"{path} is {kind_of(list(flat))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
+            f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
             "FaceID, InstantID and PuLID families: files that hold image_proj and ip_adapter."
         )
-    for part, state in parts.items():
-        for key, value in state.items():
-            if not torch.isfinite(value).all():
-                raise BadFile(f"{path}: {part}.{key} holds NaN or infinity. The file is damaged: get it again.")
     return Published(parts["image_proj"], parts["ip_adapter"], metadata, path)
 
 
+@contextmanager
+def incomplete(path: Path) -> Iterator[None]:
+    """Turn a missing tensor, or tensors that do not fit together, into BadFile."""
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, IndexError, TypeError, ArithmeticError) as error:
+        raise BadFile(
+            f"{path} is incomplete, or its tensors do not fit together ({str(error)[:200]}): get the file again."
+        ) from error
+
+
+def _canonical_key(key: str) -> str:
+    key = key.removeprefix("module.")
+    for family in FAMILIES.values():
+        for theirs, ours in family.renames:
+            key = key.replace(theirs, ours, 1)
+    return key
+
+
 def kind_of(keys: list[str]) -> str:
-    """What a file most probably is, for an error's sentence."""
+    """What a file most probably is, for an error message."""
     if any(key.startswith(tuple(_PARTS)) for key in keys):
         return "a part of an IP-Adapter (a whole one has both image_proj and ip_adapter: get it again)"
     if any(key.startswith("pulid_ca.") for key in keys):
@@ -76,83 +99,3 @@ def kind_of(keys: list[str]) -> str:
     if any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in keys):
         return "a checkpoint (put it into models/checkpoints)"
     return "a file of another kind"
-
-
-def tensors_of(path: Path) -> tuple[State, dict[str, str]]:
-    """Every tensor of a file, names of nested ones joined by dots, and its metadata. Raises BadFile."""
-    try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True))), {}
-    except Exception as error:  # pickle, zip, safetensors: each has its own types
-        what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise BadFile(
-            f"{path} cannot be read: {what}. It is damaged, was cut off, or holds more than tensors: "
-            "get it again, as .safetensors where there is a choice."
-        ) from error
-
-
-def _flat(value, prefix: str = ""):
-    if isinstance(value, Tensor):
-        yield prefix.removesuffix("."), value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}{key}.")
-
-
-# ---- a diffusers U-Net with an IP-Adapter in it ----
-
-_PLACE = re.compile(r"(down_blocks|up_blocks|mid_block)\.(.*)attn2\.processor\.to_(k|v)_ip\.0\.weight$")
-_ORDER = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
-_RESAMPLER = (
-    (".ln0.", ".0.norm1."),
-    (".ln1.", ".0.norm2."),
-    (".attn.to_out.0.", ".0.to_out."),
-    (".attn.", ".0."),
-    (".ff.1.net.0.proj.", ".1.1."),
-    (".ff.1.net.2.", ".1.3."),
-    (".ff.0.", ".1.0."),
-)
-
-
-def _from_diffusers(flat: State, path: Path) -> State:
-    projector = {
-        key.split(_DIFFUSERS)[1].split(".", 1)[1]: value for key, value in flat.items() if f"{_DIFFUSERS}0." in key
-    }
-    if any(f"{_DIFFUSERS}1." in key for key in flat):
-        raise BadFile(f"{path} holds several IP-Adapters at once. Save each in a file of its own.")
-    result = {f"image_proj.{key}": value for key, value in _projector(projector).items()}
-    places = {key: found for key in flat if (found := _PLACE.search(key))}
-    layers = sorted({(_ORDER[found[1]], tuple(map(int, re.findall(r"\d+", found[2])))) for found in places.values()})
-    for key, found in places.items():
-        number = 1 + 2 * layers.index((_ORDER[found[1]], tuple(map(int, re.findall(r"\d+", found[2])))))
-        result[f"ip_adapter.{number}.to_{found[3]}_ip.weight"] = flat[key]
-    return result
-
-
-def _projector(state: State) -> State:
-    if "image_embeds.weight" in state:
-        return {key.replace("image_embeds.", "proj."): value for key, value in state.items()}
-    if "ff.net.0.proj.weight" in state:  # Full-Face makes one token of a state, FaceID several of an embedding
-        norm = "proj.3." if len(state["ff.net.2.weight"]) == len(state["norm.weight"]) else "norm."
-        return {
-            key.replace("ff.net.0.proj.", "proj.0.").replace("ff.net.2.", "proj.2.").replace("norm.", norm): value
-            for key, value in state.items()
-        }
-    prefix = "perceiver_resampler." if "proj.net.2.weight" in state else ""
-    result = {}
-    for key, value in state.items():
-        if key.startswith(("proj.", "norm.")):
-            result[key.replace("proj.net.0.proj.", "proj.0.").replace("proj.net.2.", "proj.2.")] = value
-        elif ".attn.to_v." not in key:
-            new = key
-            for old, own in _RESAMPLER:
-                new = new.replace(old, own)
-            if ".attn.to_k." in key:
-                new = new.replace(".to_k.", ".to_kv.")
-                value = torch.cat([value, state[key.replace(".to_k.", ".to_v.")]])
-            result[prefix + new] = value
-    return result

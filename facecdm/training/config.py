@@ -6,35 +6,48 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BadFile, FaceCDMError
+from ..files import check_filename
+from .held_out import HELD_OUT
 from .stages import PRESETS, Stage, preset
 
 
 class Sizes(BaseModel):
-    """Of a new adapter and how it begins; see adapter.config.AdapterConfig and training.begin.new_adapter."""
+    """Sizes of a new adapter (see adapter.config.AdapterConfig).
+
+    face_content  features that a face token says of the person; None: by the number of tokens
+    places        whether the face tokens begin as positions in the face (see position_init.py)
+    """
 
     model_config = ConfigDict(extra="forbid")
     face_tokens: Annotated[int, Field(ge=1, le=1296)] = 4
-    face_content: Annotated[int, Field(ge=0, le=512)] | None = None  # None: by their number
+    face_content: Annotated[int, Field(ge=0, le=512)] | None = None
     face_rank: Annotated[int, Field(ge=4, le=512)] = 128
     image_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
     interplay: bool = True
     router: bool = False
-    places: bool = True  # whether the face's tokens begin as places of the upright face (training.places)
+    places: bool = True
 
 
 class Config(BaseModel):
-    """base        "demo", or a model folder as diffusers saves it
+    """What a training's file says.
+
+    base        "demo", or a model folder as diffusers saves it
     data        a folder that `python -m facecdm dataset` made with the same base
-    out         the run's folder: checkpoints, pictures, and what comes out
-    preset      "adapter" or "one person"; `all` and `stages` override its numbers
+    out         the run's folder: checkpoints, pictures, and what was trained
+    name        of the adapter's file in `out`
+    preset      "adapter" or "one person"; `all` and `stages` override its settings
     adapter     an adapter to begin with; without it a new one of `sizes`
-    lora        the LoRA that belongs to it, to go on with
+    lora        the LoRA that belongs to that adapter
     recogniser  InsightFace's ONNX file that embedded the data set, for the identity loss
-    control     a ControlNet folder as diffusers saves it, if the data set has pose pictures; for the demo model "demo",
-                its own, or a file that `python -m facecdm demo train-pose` wrote
-    held_out    share of the people who are watched and not trained on
+    control     a pose ControlNet: a folder as diffusers saves it, or for the demo model "demo", or a file that
+                `python -m facecdm demo train-pose` wrote
+    all         settings for all stages
+    stages      settings by stage
+    held_out    share of the people (of the pictures, where there are few people) that is not trained on
     tracker     a tracker that accelerate knows, such as tensorboard or wandb
+    device      cpu, cuda, cuda:1 …; without it the GPU where there is one
+    threads     CPU threads; 0 leaves the choice to torch
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,25 +63,31 @@ class Config(BaseModel):
     control: Path | None = None
     all: dict = {}
     stages: dict[str, dict] = {}
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    held_out: Annotated[float, Field(ge=0, lt=1)] = HELD_OUT
     tracker: str | None = None
     device: str | None = None
     threads: Annotated[int, Field(ge=0)] = 0
 
     def plan(self) -> tuple[Stage, ...]:
-        """The stages with everything overridden; `steps: 0` leaves a stage out. Raises FaceCDMError."""
+        """The stages with their settings; `steps: 0` leaves a stage out. Raises FaceCDMError."""
         stages = preset(self.preset)
         unknown = self.stages.keys() - {stage.name for stage in stages}
         if unknown:
             raise FaceCDMError(
                 f"stages: {', '.join(sorted(unknown))} is none of {', '.join(stage.name for stage in stages)}"
             )
-        chosen = [(stage, self.all | self.stages.get(stage.name, {})) for stage in stages]
-        return tuple(stage.but(**values) for stage, values in chosen if values.get("steps") != 0)
+        settings = [(stage, self.all | self.stages.get(stage.name, {})) for stage in stages]
+        plan = tuple(stage.but(**values) for stage, values in settings if values.get("steps") != 0)
+        if not plan:
+            raise FaceCDMError("every stage has steps: 0, so there is nothing to train")
+        names = [check_filename(stage.name) for stage in plan]
+        if len(set(names)) < len(names):
+            raise FaceCDMError(f"two stages are named {max(names, key=names.count)!r}: each needs a name of its own")
+        return plan
 
 
 def read(path: Path) -> Config:
-    """Paths in the file are relative to it. Raises BadFile, which names every mistake."""
+    """The checked file; its paths are relative to it. Raises BadFile, which names every mistake, FaceCDMError."""
     import yaml
 
     try:
@@ -76,13 +95,18 @@ def read(path: Path) -> Config:
         config = Config.model_validate(values)
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise BadFile(f"{path} is not a YAML file in UTF-8 ({type(error).__name__})") from error
     except yaml.YAMLError as error:
-        raise BadFile(f"{path} is no YAML: {error}") from error
+        raise BadFile(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}" for mistake in error.errors()]
         raise BadFile(f"{path}: " + "; ".join(lines) + f". Known presets: {', '.join(PRESETS)}") from error
     config.plan()
+    check_filename(config.name)
     here = path.parent
+    if (here / config.out).exists() and not (here / config.out).is_dir():
+        raise BadFile(f"{path}: out ({config.out}) is a file: name a folder")
     found = {
         name: here / value
         for name in ("data", "out", "adapter", "lora", "recogniser", "control")

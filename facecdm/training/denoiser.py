@@ -31,6 +31,7 @@ class Denoiser(Protocol):
     dtype: torch.dtype
     fingerprint: str
     control_fingerprint: str
+    can_decode: bool
 
     def predict(
         self,

@@ -1,5 +1,7 @@
 """How a new adapter begins: its bottleneck from what tells the data's people apart, all else from the base model."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +19,17 @@ FAINTEST = 0.05  # that a direction is heard at, however little it says of the p
 def new_adapter(
     denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, places: bool = True, **sizes
 ) -> TripletAdapter:
-    """An adapter for the denoiser's base and the data set's encoders; `sizes` are AdapterConfig's, and an `image_width`
-    of 0 leaves the image stream out. Without `places` the face's tokens and keys begin at random."""
+    """A `random_adapter`, initialised from the data set; without `places` its face tokens and keys stay random."""
+    adapter = random_adapter(denoiser, data, recogniser, seed, **sizes)
+    _init_from_data(adapter, denoiser, data, places)
+    return adapter.requires_grad_(False)
+
+
+def random_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, **sizes) -> TripletAdapter:
+    """An adapter for the denoiser's base model and the data set's encoders, not yet initialised from its pictures.
+
+    `sizes` are AdapterConfig's; an `image_width` of 0 leaves the image stream out.
+    """
     sample = data.features([0])
     image = 0 if sample[1] is None else sample[1].shape[-1]
     if sizes.get("face_content") is None:
@@ -30,11 +41,36 @@ def new_adapter(
         **{"image_width": image} | sizes,
     )
     torch.random.default_generator.manual_seed(seed)
-    adapter = TripletAdapter(config).init_from_text(denoiser.text_keys_values())
+    return TripletAdapter(config).init_from_text(denoiser.text_keys_values())
+
+
+def initialised(adapter: TripletAdapter, denoiser: Denoiser, data: Source, positions: bool = True) -> TripletAdapter:
+    """A frozen copy for training: it names the data set's recogniser, and a new one is initialised from the data set.
+
+    One that was initialised from faces before keeps that. Without `positions` face tokens and keys stay random.
+    Tensors that are not written to are shared with the given adapter.
+    """
+    state = adapter.state_dict()
+    with torch.device("meta"):
+        copy = TripletAdapter(replace(adapter.config, recogniser=data.recogniser))
+    copy.load_state_dict(
+        {
+            name: value.detach().clone()
+            if value.is_inference() or name.startswith("face_projector")
+            else value.detach()
+            for name, value in state.items()
+        },
+        assign=True,
+    )
+    if adapter.is_new and not adapter.face_projector.mean.any():
+        _init_from_data(copy, denoiser, data, positions)
+    return copy.requires_grad_(False)
+
+
+def _init_from_data(adapter: TripletAdapter, denoiser: Denoiser, data: Source, positions: bool) -> None:
     init_bottleneck(adapter, *known_faces(data))
-    if places and can_init_positions(adapter, data):
+    if positions and denoiser.can_decode and can_init_positions(adapter, data):
         init_positions(adapter, denoiser, data)
-    return adapter.requires_grad_(False)
 
 
 @torch.no_grad()

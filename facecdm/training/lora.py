@@ -92,15 +92,23 @@ class Lora:
             }
         return result
 
-    @contextmanager
-    def on(self, layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[None]:
-        """Within the block the U-Net's layers add their low-rank part. Raises Mismatch where one is missing."""
+    def check_fits(self, layers: Mapping[str, nn.Linear | nn.Conv2d]) -> None:
+        """Raises Mismatch where a layer is missing, or is of another size than its part."""
         missing = sorted(self.parts.keys() - layers.keys())
         if missing:
             raise Mismatch(
-                f"the LoRA was made for another U-Net: this one has no {missing[0]} "
+                f"the LoRA was made for another model: this one has no {missing[0]} "
                 f"({len(missing)} of {len(self.parts)} layers are missing)"
             )
+        for name, part in self.parts.items():
+            wanted, found = layers[name].weight.shape[:2], (len(part.up), part.down.shape[1])
+            if tuple(wanted) != found:
+                raise Mismatch(f"the LoRA was made for another model: {name} is {tuple(wanted)} here and {found} there")
+
+    @contextmanager
+    def on(self, layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[None]:
+        """Within the block the layers add their low-rank part. Raises Mismatch where one is missing."""
+        self.check_fits(layers)
         handles = [layers[name].register_forward_hook(self._hook(part)) for name, part in self.parts.items()]
         try:
             yield

@@ -70,3 +70,11 @@ def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int]
     shape = data.latent_shape(people[0]) if people else None
     people = [index for index in people if data.latent_shape(index) == shape]
     return people, people[1:] + people[:1]
+
+
+def side_by_side(pictures: Tensor):
+    """[N, 3, H, W] in 0…1 as one PIL picture."""
+    from PIL import Image
+
+    row = torch.cat(list(pictures), dim=2).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(row)

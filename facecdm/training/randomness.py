@@ -1,6 +1,6 @@
-"""Every decision that a training step leaves to chance, from (seed, stage, step) alone.
+"""All random numbers of a training step, from (seed, stage, step) alone.
 
-So a resumed run, another device, and two processes that share a batch all draw the same.
+So a resumed run, another device, and processes that share a batch have the same ones.
 """
 
 import hashlib
@@ -25,11 +25,16 @@ def generator(*key: object) -> torch.Generator:
 
 @dataclass(frozen=True, eq=False)
 class RandomDraws:
-    """For the rows of one batch: noise steps `t`, noise `epsilon`, what is left out, and who refers to whom.
+    """The random numbers of one batch.
 
-    All bool tensors [B] are True where the row *has* the thing. `choice` [B] in 0…1 picks a reference, `own` [B]
-    says that the picture is its own reference, `face_region` that only the face counts. `window` is True in all rows
-    or in none: only a window around the face is seen, whose middle `wander` [B, 2] in 0…1 moves.
+    t             [B] int64 timesteps
+    epsilon       [B, C, h, w] noise
+    text_on       [B] bool: the row has its prompt; `face_on`, `image_on`, `pose_on` likewise
+    own           [B] bool: the picture is its own reference
+    choice        [B] in 0…1, chooses a reference
+    face_region   [B] bool: the diffusion loss counts the face region alone
+    window        [B] bool, equal in all rows: the step is trained on a window around the face
+    wander        [B, 2] in 0…1, position of the window
     """
 
     t: Tensor
@@ -49,18 +54,18 @@ class RandomDraws:
 
 
 def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomDraws:
-    """The draws of batch `micro` of `step` for latents of `shape` [B, C, h, w]."""
+    """The random numbers of batch `micro` of `step`, for latents of `shape` [B, C, h, w]."""
     random_from = generator(stage.seed, stage.name, step, micro)
     rows = shape[0]
 
     def uniform() -> Tensor:
         return torch.rand(rows, generator=random_from)
 
-    # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
-    spread = (torch.randperm(rows, generator=random_from) + torch.rand(1, generator=random_from)) / rows
+    # Evenly spaced levels in a batch vary the loss less from step to step than independent ones.
+    levels = (torch.randperm(rows, generator=random_from) + torch.rand(1, generator=random_from)) / rows
     everything = uniform() >= stage.drop_all
     return RandomDraws(
-        _noise_step(stage, spread),
+        _timesteps(stage, levels),
         torch.randn(shape, generator=random_from),
         (uniform() >= stage.drop_text) & everything,
         (uniform() >= stage.drop_face) & everything,
@@ -74,8 +79,8 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomD
     )
 
 
-def _noise_step(stage: Stage, u: Tensor) -> Tensor:
-    """Uniform u → step t, `noise_share` of them in noise_low … noise_high and the others in the rest."""
+def _timesteps(stage: Stage, u: Tensor) -> Tensor:
+    """Uniform u [B] in 0…1 → timesteps, `noise_share` of them in noise_low … noise_high, the others outside."""
     low, high = stage.noise_low, stage.noise_high
     if stage.noise_share == 0 or high - low == STEPS:
         return (u * STEPS).long().clamp(max=STEPS - 1)
@@ -86,15 +91,15 @@ def _noise_step(stage: Stage, u: Tensor) -> Tensor:
 
 
 def batches(buckets: Sequence[Sequence[int]], size: int, seed: int, start: int) -> Iterator[list[int]]:
-    """Batches of `size` indices of one bucket each, from the `start`-th on, for ever: epochs in ever new orders.
+    """Endless batches of `size` indices of one bucket each, from the `start`-th on; every epoch has a new order.
 
     A bucket's last batch is filled up from its beginning, so that no picture is left out.
     """
     per_epoch = sum(-(-len(bucket) // size) for bucket in buckets)
     number = start
     while True:
-        epoch, place = divmod(number, per_epoch)
-        yield _epoch(tuple(map(tuple, buckets)), size, seed, epoch)[place]
+        epoch, position = divmod(number, per_epoch)
+        yield _epoch(tuple(map(tuple, buckets)), size, seed, epoch)[position]
         number += 1
 
 

@@ -24,7 +24,7 @@ class Optimisation:
     steps: int = setting(1000, "Number of training steps.", 1)
     batch: int = setting(4, "Pictures per batch.", 1)
     accumulation: int = setting(1, "Batches per step, whose gradients are averaged.", 1)
-    learning_rate: float = setting(1e-4, "Learning rate.", 0)
+    learning_rate: float = setting(1e-4, "Step size of the optimiser (AdamW).", 0)
     gate_rate: float = setting(10.0, "Learning rate of the gates, as a multiple of the others'.", 0)
     schedule: str = setting(
         "cosine", "How the learning rate falls after the warm-up.", choices=("constant", "cosine", "linear")
@@ -50,7 +50,7 @@ class Optimisation:
         False, "Recompute the U-Net's activations in the backward pass: a third slower, far less memory."
     )
     ema: float = share(0.0, "Decay of the moving average that becomes the result (0.999 for long trainings); 0: none.")
-    weight_decay: float = setting(0.01, "Weight decay.", 0)
+    weight_decay: float = setting(0.01, "Weight decay of the optimiser (AdamW).", 0)
     clip: float = setting(1.0, "Largest norm of a step's gradient.", 0)
     seed: int = 0
 

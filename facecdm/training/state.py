@@ -1,5 +1,6 @@
-"""The state of a stage on disk: atomic checkpoints that a killed run goes on from, to the bit."""
+"""Checkpoints of a stage: written atomically, and resumed from to the bit."""
 
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import torch
 
 from ..errors import BadFile, FaceCDMError
 from .learner import Learner
+from .worker import Worker
 
 FORMAT = 1
 
@@ -20,18 +22,27 @@ class RunMismatch(FaceCDMError):
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a stage's result depends on besides chance, which follows from the seed: all of it, as JSON values."""
+    """All that a stage's result depends on, as JSON values.
+
+    settings    the stage's, its seed among them
+    data        the data set's fingerprint
+    base        the base model's fingerprint
+    start       a hash of the adapter and the LoRAs that the stage began with
+    held_out    indices of the pictures that are held out
+    control     the ControlNet's fingerprint; "" without one
+    recogniser  a hash of the identity loss's network; "" without one
+    """
 
     settings: dict
     data: str
     base: str
-    start: str  # a hash of the adapter and LoRA that the stage began with
+    start: str
     held_out: list[int]
     control: str = ""
     recogniser: str = ""
 
     def differences(self, other: dict) -> list[str]:
-        """Human lines: what `other`, an Identity's dictionary, has otherwise."""
+        """What differs in `other`, a RunIdentity's dictionary, in words."""
         settings = other.get("settings", {})
         lines = [
             f"{name} was {settings.get(name)!r} and is {value!r}"
@@ -41,13 +52,13 @@ class RunIdentity:
         names = {
             "data": "the data set",
             "base": "the base model",
-            "start": "the adapter or LoRA that it began with",
-            "held_out": "what is held out",
+            "start": "the initial adapter or LoRA",
+            "held_out": "the choice of held-out pictures",
             "control": "the pose ControlNet",
             "recogniser": "the face recogniser",
         }
         return lines + [
-            f"{text} is another" for name, text in names.items() if other.get(name, "") != getattr(self, name)
+            f"{text} is different" for name, text in names.items() if other.get(name, "") != getattr(self, name)
         ]
 
 
@@ -63,52 +74,73 @@ def save(
     step: int,
     history: list[dict],
 ) -> None:
-    """Write all of it to `path` at once, or nothing."""
+    """Write the checkpoint to `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        torch.save(
-            {
-                "format": FORMAT,
-                "identity": json.dumps(vars(identity)),
-                "step": step,
-                "learner": learner.state(),
-                "optimiser": optimiser.state_dict(),
-                "scaler": scaler,
-                "history": json.dumps(history),
-            },
-            file,
-        )
+        torch.save(_content(learner, optimiser, scaler, identity, step, history), file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
 def resume(
-    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity
+    path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity, worker: Worker
 ) -> tuple[int, dict, list[dict]]:
     """(step, scaler's state, history) of the checkpoint at `path`, its weights put in place; step 0 without one.
 
-    Raises OtherRun, which says what differs; BadFile where the file is damaged.
+    Of several processes all take rank 0's, or its initial weights, whatever lies on their own disks.
+    Raises RunMismatch, which says what differs; BadFile where the file is damaged.
     """
-    if not path.exists():
+    source: Path | io.BytesIO = path
+    if worker.count > 1:
+        source = io.BytesIO(worker.broadcast(_own(path, learner, optimiser, identity) if worker.rank == 0 else b""))
+    elif not path.exists():
         return 0, {}, []
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = torch.load(source, map_location="cpu", weights_only=True)
         before = json.loads(stored["identity"])
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
         raise BadFile(
             f"{path} is damaged or no checkpoint of this trainer ({type(error).__name__}); delete it to "
             "train this stage anew"
         ) from error
-    differences = identity.differences(before)
+    differences = identity.differences(before | ({"start": identity.start} if worker.rank else {}))
     if stored.get("format") != FORMAT:
         differences.insert(0, f"its format is {stored.get('format')} and this FaceCDM's is {FORMAT}")
     if differences:
+        whose = f"{path} belongs to another training" if not worker.rank else f"process {worker.rank + 1} differs"
         raise RunMismatch(
-            f"{path} belongs to another training: {'; '.join(differences)}. Give the same to go on, or "
-            "another run folder to begin anew."
+            f"{whose}: {'; '.join(differences)}. Give the same to resume, or another run folder to begin anew."
         )
     learner.restore(stored["learner"])
     optimiser.load_state_dict(stored["optimiser"])
     return stored["step"], stored["scaler"], json.loads(stored["history"])
+
+
+def _own(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity) -> bytes:
+    """The checkpoint at `path`, or one of the initial state."""
+    if path.exists():
+        return path.read_bytes()
+    buffer = io.BytesIO()
+    torch.save(_content(learner, optimiser, {}, identity, 0, []), buffer)
+    return buffer.getvalue()
+
+
+def _content(
+    learner: Learner,
+    optimiser: torch.optim.Optimizer,
+    scaler: dict,
+    identity: RunIdentity,
+    step: int,
+    history: list[dict],
+) -> dict:
+    return {
+        "format": FORMAT,
+        "identity": json.dumps(vars(identity)),
+        "step": step,
+        "learner": learner.state(),
+        "optimiser": optimiser.state_dict(),
+        "scaler": scaler,
+        "history": json.dumps(history),
+    }

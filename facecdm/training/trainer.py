@@ -1,9 +1,10 @@
-"""The loop of one stage: batches, steps, checkpoints, and what comes out."""
+"""The loop of one stage: batches, steps, validation, checkpoints, and the result."""
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..adapter.reference_batch import ReferenceBatch
 from ..errors import FaceCDMError
 from . import state
 from .denoiser import Denoiser, digest_of
+from .divergence import check_steps, check_weights
 from .learner import Learner
 from .lora import Lora
 from .losses.diffusion import DiffusionLoss
@@ -24,23 +26,20 @@ from .source import Source
 from .stages import Stage
 from .step import Term, forward, see
 from .window import windowed
+from .worker import Worker
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Worker:
-    """This process among those that share every batch; `mean` averages a tensor over them in place."""
-
-    rank: int = 0
-    count: int = 1
-    mean: Callable[[Tensor], Tensor] = field(default=lambda value: value)
-
-
 @dataclass(frozen=True, eq=False)
 class StageResult:
-    """What a stage made: the adapter, the LoRA of the U-Net, and a line of `history` for every step and validation;
-    `control` is the ControlNet's LoRA, empty where none was trained."""
+    """What a stage made.
+
+    adapter  trained, on the CPU
+    lora     of the U-Net
+    history  a dictionary for every step and validation
+    control  the ControlNet's LoRA, empty where none was trained
+    """
 
     adapter: TripletAdapter
     lora: Lora
@@ -49,10 +48,10 @@ class StageResult:
 
 
 class Trainer:
-    """One stage of a training on one denoiser. `folder` keeps its checkpoint; a run that was stopped goes on there.
+    """One stage of a training on one denoiser. A run that was stopped resumes from its checkpoint in `folder`.
 
-    `terms` are the losses, `held_out` numbers of the data set that are not trained on but watched.
-    Raises state.OtherRun where the folder holds the checkpoint of another training.
+    `terms` are the losses, `held_out` the indices of pictures that are kept for validation.
+    Raises state.RunMismatch where the folder holds the checkpoint of another training.
     """
 
     def __init__(
@@ -74,21 +73,13 @@ class Trainer:
         self.held_out = sorted(held_out)
         self.buckets = [kept for bucket in data.buckets if (kept := [i for i in bucket if i not in held_out])]
         if not self.buckets:
-            raise FaceCDMError("the data set has no picture to train on; see its report for what was dropped and why")
-        if stage.batch % self.worker.count:
-            raise FaceCDMError(
-                f"batch ({stage.batch}) must be a multiple of the number of processes ({self.worker.count})"
-            )
-        control, everywhere = control or Lora(), stage.lora_layers == "all"
-        layers = denoiser.layers() if everywhere else denoiser.linears()
-        steered = {name: layer for name, layer in denoiser.control_layers().items() if everywhere or ".attn" in name}
-        if "control" in stage.train and not (steered and data.has_pose):
-            raise FaceCDMError(
-                'the stage trains the LoRA of a ControlNet ("control"), and there is no ControlNet, or '
-                'the data set has no pose pictures: give both, or leave "control" out of what it trains'
-            )
-        check_location_conditioning(stage, adapter)
-        self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, steered)
+            raise FaceCDMError("the data set has no picture to train on; its report says what was rejected and why")
+        control, all_layers = control or Lora(), stage.lora_layers == "all"
+        layers = denoiser.layers() if all_layers else denoiser.linears()
+        control_layers = {
+            name: layer for name, layer in denoiser.control_layers().items() if all_layers or ".attn" in name
+        }
+        self.learner = Learner(adapter, lora, layers, stage, denoiser.device, control, control_layers)
         self.optimiser = torch.optim.AdamW(
             self.learner.groups(),
             stage.learning_rate,
@@ -102,30 +93,33 @@ class Trainer:
             stage.to_dict(),
             data.fingerprint,
             base,
-            _hash(adapter, lora, control),
+            start_hash(adapter, lora, control),
             self.held_out,
             denoiser.control_fingerprint,
-            _recogniser(terms),
+            _recogniser_hash(terms),
         )
-        self.step, scaler, self.history = state.resume(self.checkpoint, self.learner, self.optimiser, self.identity)
+        self.step, scaler, self.history = state.resume(
+            self.checkpoint, self.learner, self.optimiser, self.identity, self.worker
+        )
         if scaler:
             self._scaler.load_state_dict(scaler)
         self.empty = moved(data.empty_prompt, denoiser.device)
         self._whole = True
 
     def run(self, watch: Callable[["Trainer"], None] | None = None) -> StageResult:
-        """Train what is left. `watch` is called after every step; what it raises stops the run, which is saved."""
+        """Train the remaining steps. `watch` is called after each; what it raises stops the run, which is saved.
+
+        Raises Diverged.
+        """
         stage, denoiser = self.stage, self.denoiser
         denoiser.compute_in(DTYPES[stage.precision])
         denoiser.checkpoint(stage.checkpointing)
         denoiser.learn_control("control" in stage.train)
-        layers = denoiser.layers() if self.learner.lora.parts else {}
-        steered = denoiser.control_layers() if self.learner.control.parts else {}
-        number = self.step * stage.accumulation
-        order = batches(self.buckets, stage.batch, stage.seed, number)
+        order = batches(self.buckets, stage.batch, stage.seed, self.step * stage.accumulation)
         try:
-            with self.learner.lora.on(layers), self.learner.control.on(steered):
+            with self.applied():
                 while self.step < stage.steps:
+                    check_steps(self.history, stage)
                     self._train_step([next(order) for _ in range(stage.accumulation)])
                     if self.step % stage.validate_every == 0 and self.held_out:
                         self.history.append({"step": self.step, **self.validate()})
@@ -137,10 +131,26 @@ class Trainer:
             denoiser.checkpoint(False)
             denoiser.learn_control(False)
             denoiser.compute_in(torch.float32)
-            if self._whole:  # a step that was cut in two is left to the checkpoint before it
+            if self._whole:  # a half-done step is left to the checkpoint before it
                 self.save()
+        check_steps(self.history, stage)
         adapter, lora, control = self.learner.result()
+        for what, tensors in (
+            ("the adapter", adapter.state_dict()),
+            ("the LoRA", lora.tensors()),
+            ("the ControlNet's LoRA", control.tensors()),
+        ):
+            check_weights(tensors, what)
         return StageResult(adapter, lora, self.history, control)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the U-Net and the ControlNet have their LoRAs."""
+        learner, denoiser = self.learner, self.denoiser
+        layers = denoiser.layers() if learner.lora.parts else {}
+        control_layers = denoiser.control_layers() if learner.control.parts else {}
+        with learner.lora.on(layers), learner.control.on(control_layers):
+            yield
 
     def save(self) -> None:
         if self.worker.rank == 0:
@@ -165,7 +175,7 @@ class Trainer:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value / stage.accumulation
         parameters = list(self.learner.named.values())
-        for value in parameters:  # none where no row showed the stream; alike in every process, so that all can share
+        for value in parameters:  # no gradient where no row used the stream; processes share the same tensors
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         if self.worker.count > 1:
             self._share([value.grad for value in parameters])
@@ -184,7 +194,7 @@ class Trainer:
 
     @torch.no_grad()
     def _share(self, gradients: list[Tensor]) -> None:
-        """Average them over the processes, in one message in place of hundreds."""
+        """Average them over the processes, in one message instead of hundreds."""
         whole = self.worker.mean(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, mean in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
             gradient.copy_(mean.view_as(gradient))
@@ -202,7 +212,7 @@ class Trainer:
         return self.data.latent_shape(indices[0])
 
     def _batch(self, indices: list[int], draws: RandomDraws) -> tuple:
-        """The rows of `indices`, and the crowd of their references."""
+        """The rows of `indices`, and their references."""
         device = self.denoiser.device
         rows = moved(self.data.load(indices), device)
         references, augmented = [], []
@@ -222,7 +232,8 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The diffusion loss on held-out pictures with their people, and without, at ever the same noise."""
+        """The diffusion loss of the averaged weights on held-out pictures, with and without the face stream, always at
+        the same noise."""
         stage = self.stage.but(
             drop_text=0.0,
             drop_face=0.0,
@@ -248,17 +259,6 @@ class Trainer:
         return {name: round(value / count, 6) for name, value in sums.items()}
 
 
-def check_location_conditioning(stage: Stage, adapter: TripletAdapter) -> None:
-    """Raises FaceCDMError where a stage looks at faces drawn from noise, and nothing says where they will be."""
-    drawn = stage.identity and stage.few_steps and stage.few_steps_from == "noise"
-    if drawn and not (adapter.config.places and stage.drop_pose < 1):
-        raise FaceCDMError(
-            "few_steps_from: noise wants an adapter that is told where the face is, for the recogniser "
-            "to look there: a new one with a square number of face tokens, from 32 people or more, and "
-            "drop_pose below 1; or take few_steps_from: picture"
-        )
-
-
 def rate(stage: Stage, step: int) -> float:
     """The factor of the learning rate after `step` steps: a warm-up, then the stage's schedule down to a hundredth."""
     rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
@@ -273,14 +273,14 @@ def _same_size(buckets: list[list[int]], chosen: list[int], batch: int) -> list[
     return [some[at : at + batch] for some in held for at in range(0, len(some), batch)]
 
 
-def _recogniser(terms: list[Term]) -> str:
-    """Names the network that an identity loss looks through; "" where there is none."""
+def _recogniser_hash(terms: list[Term]) -> str:
+    """Names the network of an identity loss; "" without one."""
     found = [term.loss.recogniser for term in terms if hasattr(term.loss, "recogniser")]
     return digest_of("recogniser", (value for network in found for value in network.buffers())) if found else ""
 
 
-def _hash(adapter: TripletAdapter, *loras: Lora) -> str:
-    """Of all weights that a stage begins with."""
+def start_hash(adapter: TripletAdapter, *loras: Lora) -> str:
+    """A hash of all weights that a training begins with."""
     digest = hashlib.sha256(json.dumps(adapter.config.dumps()).encode())
     for name, value in (*adapter.state_dict().items(), *(pair for lora in loras for pair in lora.tensors().items())):
         digest.update(name.encode())

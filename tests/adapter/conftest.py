@@ -1,4 +1,5 @@
 import pytest
+from clones import clones  # noqa: F401
 from twins import SMALL_SD15, SMALL_SDXL, Twins, make_twins
 
 

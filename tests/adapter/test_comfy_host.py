@@ -142,6 +142,42 @@ def test_others_may_add_to_our_patch(sd15, adapter):
     assert seen == [0.5] * 2, "outside its range the callback is silent"
 
 
+@pytest.mark.parametrize("key", [("middle", 0), ("middle", 0, 0)])
+def test_additions_to_a_clone_stay_in_it(sd15, adapter, clones, key):
+    """One clone a run of the graph, from one cached MODEL: each has its own callback and no other."""
+    model, x, calls = apply_person(sd15.model, person(adapter)), latents(), []
+    before = predict(model, x, SIGMA, prompt(96))
+    for number in range(3):
+        clone = model.clone()
+        patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
+        patches[key].add(lambda out, *args, number=number: calls.append(number) or torch.ones_like(out))
+        assert patches[("middle", 0)] is patches[("middle", 0, 0)], "one patch under both keys"
+        calls.clear()
+        assert not torch.equal(predict(clone, x, SIGMA, prompt(96)), before) and calls == [number]
+        predict(apply_person(clone, person(adapter, 2)), x, SIGMA, prompt(96))
+        assert calls == [number] * 2, "and one more person keeps it"
+    assert torch.equal(predict(model, x, SIGMA, prompt(96)), before)
+
+
+def test_what_another_patch_returned_is_not_written_to(sd15, adapter):
+    """A patch that keeps its tensor finds the same numbers in it in every call."""
+    kept = {}
+
+    def other(q, k, v, extra_options):
+        return kept.setdefault(q.shape, torch.zeros_like(q))
+
+    def override(function, q, *args, **kwargs):
+        return kept.setdefault(q.shape, torch.zeros_like(q))
+
+    occupied, overridden = sd15.model.clone(), apply_person(sd15.model, person(adapter))
+    occupied.set_model_attn2_replace(other, "middle", 0, 0)
+    overridden.model_options["transformer_options"]["optimized_attention_override"] = override
+    for model in (apply_person(occupied, person(adapter)), overridden):
+        kept.clear()
+        results = [predict(model, latents(), SIGMA, prompt(96)) for _ in range(2)]
+        assert torch.equal(*results) and kept and not any(tensor.any() for tensor in kept.values())
+
+
 def test_lora_and_controlnet_still_act(sd15, adapter):
     import comfy.controlnet
 

@@ -1,4 +1,4 @@
-"""The gallery on a real server: every entry is drawn with the values that it names, and said so beside its picture."""
+"""The gallery on a real server: every image is made with the settings that the page gives it."""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw
 from facecdm.apps import gallery
 from facecdm.apps.gallery import GALLERY, GalleryItem, edited, lent, settings
 from facecdm.apps.references import EXAMPLES
-from facecdm.apps.sheet import font, wrap
 from facecdm.cli import main
 from facecdm.comfy_api.errors import WorkflowMistake
 from facecdm.demo.weights import default_path
+from facecdm.drawing import font, wrap
 from facecdm.errors import FaceCDMError
 
-ENTRIES = [shown for row in GALLERY for shown in row]
+ENTRIES = [item for row in GALLERY for item in row]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def run(server, tmp_path):
 
 
 def recipes(folder) -> dict[int, dict]:
-    """Picture's number → the nodes that ComfyUI wrote into it."""
+    """Number of an image → the workflow in it."""
     return {int(path.stem.split("-")[-1]): json.loads(Image.open(path).info["prompt"]) for path in folder.glob("*.png")}
 
 
@@ -52,23 +52,23 @@ def value(recipe: dict, title: str, name: str):
 
 
 @pytest.mark.slow
-def test_every_picture_is_drawn_as_it_is_told(run, tmp_path):
+def test_every_picture_has_the_settings_of_the_page(run, tmp_path):
     assert run() == 0
     made = recipes(tmp_path)
     assert sorted(made) == list(range(1, len(ENTRIES) + 1))
     page = (tmp_path / "gallery.md").read_text(encoding="utf-8")
-    for number, shown in enumerate(ENTRIES, 1):
+    for number, item in enumerate(ENTRIES, 1):
         (line,) = (line for line in page.splitlines() if line.startswith(f"{number}. "))
-        assert line.startswith(f"{number}. {shown.workflow}: seed {value(made[number], 'KSampler', 'seed')}, 1 steps")
-        for (title, name), wanted in shown.changes.items():
+        assert line.startswith(f"{number}. {item.workflow}: seed {value(made[number], 'KSampler', 'seed')}, 1 steps")
+        for (title, name), wanted in item.changes.items():
             assert value(made[number], title, name) == wanted and str(wanted) in line
-        assert ("not measured" in line) == (shown.workflow == "two_people")
+        assert ("not measured" in line) == (item.workflow == "two_people")
     sheet = Image.open(tmp_path / "gallery.jpg")
     assert sheet.format == "JPEG" and sheet.width > 4 * 320 and sheet.height > len(GALLERY) * 320
 
 
 @pytest.mark.slow
-def test_a_trained_adapter_takes_the_place_of_the_workflows_own(run, server, tmp_path, monkeypatch):
+def test_a_trained_adapter_replaces_the_workflows_own(run, server, tmp_path, monkeypatch):
     server.run({
         "1": {"class_type": "FaceCDMLoadDemoModel", "inputs": {}},
         "2": {"class_type": "FaceCDMNewAdapter", "inputs": {"model": ["1", 0], "face_tokens": 4, "image_tokens": 8,
@@ -87,7 +87,7 @@ def test_a_trained_adapter_takes_the_place_of_the_workflows_own(run, server, tmp
     assert not list(folder.glob("gallery*")), "what was lent is taken back"
 
 
-def test_a_picture_that_cannot_be_made_is_told(run, tmp_path, monkeypatch):
+def test_a_failed_picture_has_its_reason_on_the_page(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         gallery,
         "GALLERY",
@@ -97,18 +97,18 @@ def test_a_picture_that_cannot_be_made_is_told(run, tmp_path, monkeypatch):
     assert "must be before end_at" in (tmp_path / "gallery.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("shown", ENTRIES, ids=lambda shown: shown.workflow)
-def test_entries_name_what_is_there(shown):
-    workflow = edited(shown, None, None)
-    assert all(workflow.get(*place) == wanted for place, wanted in shown.changes.items())
+@pytest.mark.parametrize("item", ENTRIES, ids=lambda item: item.workflow)
+def test_items_name_existing_inputs_and_photos(item):
+    workflow = edited(item, None, None)
+    assert all(workflow.get(*key) == wanted for key, wanted in item.changes.items())
     assert all((EXAMPLES / workflow.get(node, "image")).is_file() for node in gallery.photos(workflow))
-    told = settings(shown, workflow)
+    message = settings(item, workflow)
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    assert not any("…" in line for line in wrap(draw, told, font(14), gallery.CELL, gallery.TEXT_LINES)), "cut"
-    assert told.startswith(f"{shown.workflow}: seed 1, 20 steps, CFG 4, euler ")
+    assert not any("…" in line for line in wrap(draw, message, font(14), gallery.CELL, gallery.TEXT_LINES)), "cut"
+    assert message.startswith(f"{item.workflow}: seed 1, 20 steps, CFG 4, euler ")
 
 
-def test_mistakes_are_told(tmp_path):
+def test_mistakes_of_items_and_options(tmp_path):
     with pytest.raises(WorkflowMistake, match="has no node 'Promt'"):
         edited(GalleryItem("portrait", {("Promt", "text"): "a man"}), None, None)
     with pytest.raises(FaceCDMError, match="--base"), lent(tmp_path / "mine.safetensors", None):

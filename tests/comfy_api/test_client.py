@@ -23,7 +23,7 @@ from facecdm.comfy_api.workflow import Workflow
 
 
 def a_colour() -> int:
-    """Another one each time, so that the server's cache does not answer."""
+    """A different one on each call, so that the server's cache has none."""
     return time.time_ns() // 1000 % 2**24
 
 
@@ -39,7 +39,7 @@ def picture(**changed) -> Workflow:
 
 
 def slow() -> Workflow:
-    """A job of many seconds that looks for an interrupt often: pictures sharpened sixty times over."""
+    """A job of many seconds that can be interrupted often: images sharpened sixty times."""
     nodes = {
         "0": {
             "class_type": "EmptyImage",
@@ -113,7 +113,7 @@ def test_an_unknown_node_is_rejected(server):
 
 
 def test_half_a_workflow_is_not_run(server):
-    """The server answers 200 and runs the good half; the client takes it back and says what is wrong."""
+    """The server answers 200 and runs the valid half; the client cancels it and raises."""
     nodes = dict(picture(color=a_colour()).nodes)
     nodes["3"] = {
         "class_type": "EmptyImage",
@@ -139,10 +139,10 @@ def test_a_node_that_raises(server):
     assert "Traceback" in caught.value.traceback or "File" in caught.value.traceback
 
 
-def test_progress_tells_the_nodes(server):
-    seen = []
-    with_client(server, lambda client: client.run(picture(color=a_colour()), seen.append))
-    assert {step.node for step in seen} >= {"1", "2"}
+def test_progress_names_the_nodes(server):
+    steps = []
+    with_client(server, lambda client: client.run(picture(color=a_colour()), steps.append))
+    assert {step.node for step in steps} >= {"1", "2"}
 
 
 def test_progress_of_a_job_that_ends_before_its_id_arrives(server, monkeypatch):
@@ -155,13 +155,13 @@ def test_progress_of_a_job_that_ends_before_its_id_arrives(server, monkeypatch):
 
     async def job():
         async with Client(server.address) as client:
-            await client.run(picture(color=a_colour()), seen.append)
+            await client.run(picture(color=a_colour()), steps.append)
             assert not client._listener.watchers
 
-    seen = []
+    steps = []
     monkeypatch.setattr(Transport, "json", late)
     asyncio.run(job())
-    assert {step.node for step in seen} >= {"1", "2"}
+    assert {step.node for step in steps} >= {"1", "2"}
 
 
 def test_a_running_job_is_interrupted(server):
@@ -197,19 +197,19 @@ def test_a_dropped_web_socket_loses_nothing(server):
         prompt_id = await client.submit(picture(width=640, color=a_colour()))
         await client._listener.socket.close()
         first = await client.wait(prompt_id)
-        for _ in range(50):  # it comes back by itself, and tells progress again
+        for _ in range(50):  # it connects again by itself
             if client._listener.connected.is_set() and not client._listener.socket.closed:
                 break
             await asyncio.sleep(0.1)
-        seen = []
-        await client.run(picture(width=320, color=a_colour()), seen.append)
-        return first, seen
+        steps = []
+        await client.run(picture(width=320, color=a_colour()), steps.append)
+        return first, steps
 
-    first, seen = with_client(server, job)
-    assert len(first.images()) == 1 and seen
+    first, steps = with_client(server, job)
+    assert len(first.images()) == 1 and steps
 
 
-def test_a_server_without_web_socket_is_enough(server, monkeypatch):
+def test_a_server_without_web_socket(server, monkeypatch):
     async def never(self):
         await asyncio.Event().wait()
 
@@ -222,14 +222,14 @@ def test_a_job_that_the_server_forgot(server):
         with_client(server, lambda client: client.wait("no-such-job"))
 
 
-def test_ones_own_job_id_is_kept(server):
+def test_a_given_job_id_is_kept(server):
     async def job(client):
         return await client.submit(picture(height=24), prompt_id="my-id-1"), await client.wait("my-id-1")
 
     assert with_client(server, job)[0] == "my-id-1"
 
 
-def test_nobody_is_there():
+def test_no_server():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -242,19 +242,19 @@ def test_nobody_is_there():
         asyncio.run(job())
 
 
-def test_a_web_socket_is_not_led_elsewhere():
-    """A server that redirects /ws: nobody knocks at the other one."""
-    knocks = []
+def test_a_web_socket_is_not_redirected():
+    """A server redirects /ws; the other one gets no request."""
+    requests = []
 
     async def redirect(reader, writer):
         line = await reader.readuntil(b"\r\n\r\n")
         where = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}/ws"
         writer.write(f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
-        knocks.append(line.split()[1].partition(b"?")[0])
+        requests.append(line.split()[1].partition(b"?")[0])
         writer.close()
 
     async def elsewhere(reader, writer):
-        knocks.append(b"elsewhere")
+        requests.append(b"elsewhere")
         writer.close()
 
     async def job():
@@ -267,17 +267,17 @@ def test_a_web_socket_is_not_led_elsewhere():
 
     other = None
     asyncio.run(asyncio.wait_for(job(), 20))
-    assert len(knocks) >= 2 and set(knocks) == {b"/ws"}
+    assert len(requests) >= 2 and set(requests) == {b"/ws"}
 
 
 @pytest.mark.parametrize("address", ["", "ftp://x", "http://"])
-def test_addresses_that_are_none(address):
+def test_invalid_addresses(address):
     with pytest.raises(ServerUnreachable, match="is no server address"):
         Client(address)
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "did not answer in JSON"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n", "answered 302"),
@@ -285,7 +285,7 @@ def test_addresses_that_are_none(address):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no readable history"),
     ],
 )
-def test_a_server_that_is_no_comfyui(answer, told):
+def test_answers_that_are_not_comfyuis(answer, message):
     async def talk(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -298,5 +298,5 @@ def test_a_server_that_is_no_comfyui(answer, told):
             async with Client(f"127.0.0.1:{port}", answer_limit=100_000) as client:
                 await client.finished("x")
 
-    with pytest.raises(BadAnswer, match=told):
+    with pytest.raises(BadAnswer, match=message):
         asyncio.run(asyncio.wait_for(job(), 20))

@@ -1,4 +1,4 @@
-"""A server that goes away and comes back while a job runs; a small stand-in plays it."""
+"""A server that goes away and returns while a job runs; played by a small stand-in."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from facecdm.comfy_api.errors import JobFailed, JobLost, ServerUnreachable
 
 
 class StandIn:
-    """Speaks as much of ComfyUI's API as waiting needs, without a web socket."""
+    """As much of ComfyUI's API as waiting needs, without a web socket."""
 
     def __init__(self):
         self.queue: list[str] = ["job"]
@@ -57,7 +57,7 @@ def play(scene, patience=20.0):
     return asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_an_outage_shorter_than_the_patience_is_waited_out():
+def test_an_outage_shorter_than_the_patience():
     async def scene(server, port):
         await server.down()
         await asyncio.sleep(1.5)
@@ -75,7 +75,7 @@ def test_a_server_that_stays_away():
         play(scene, patience=0.5)
 
 
-def test_a_server_that_comes_back_without_its_memory():
+def test_a_server_that_returns_without_its_queue():
     async def scene(server, port):
         await server.down()
         server.queue.clear()

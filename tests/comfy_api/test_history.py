@@ -1,4 +1,4 @@
-"""A server's answers are read without trust."""
+"""History entries and rejections of a server, valid or not."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def entry(status="success", messages=(), outputs=None):
     return {"status": {"status_str": status, "messages": list(messages)}, "outputs": outputs or {}}
 
 
-def test_saved_pictures_and_previews_are_told_apart():
+def test_previews_are_no_saved_pictures():
     shown = {
         "7": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}], "text": ["hello"]},
         "8": {"images": [{"filename": "b.png", "subfolder": "", "type": "temp"}], "animated": [False]},
@@ -46,7 +46,7 @@ def test_an_interrupt_is_not_a_failure():
         entry(outputs={"1": {"images": [{"filename": 3, "type": "output"}]}}),
     ],
 )
-def test_nonsense_is_a_bad_answer(nonsense):
+def test_invalid_entries(nonsense):
     with pytest.raises(BadAnswer):
         read_entry("id", nonsense)
 
@@ -63,6 +63,6 @@ def test_rejections_in_lines():
 
 
 @pytest.mark.parametrize("errors", [7, {"5": 3}, {"5": {"errors": 1}}, {"5": {"errors": [2]}}])
-def test_a_rejection_that_cannot_be_read(errors):
+def test_invalid_rejections(errors):
     with pytest.raises(BadAnswer, match="cannot be read"):
         rejection({"error": "no", "node_errors": errors})

@@ -67,7 +67,7 @@ def test_wait_takes_no_longer_than_its_timeout():
 
 
 @pytest.mark.parametrize("answer", [DEEP, '{"x": ' * 99 + "1" + "}" * 99, "\ud800".encode("utf-8", "surrogatepass")])
-def test_json_that_is_none_or_too_deep(answer):
+def test_invalid_or_deep_json(answer):
     async def send(request):
         return web.Response(body=answer if isinstance(answer, bytes) else answer.encode())
 
@@ -151,7 +151,7 @@ def test_messages_of_a_megabyte_are_cut():
 
 
 @pytest.mark.parametrize("timestamp", [float("inf"), float("nan"), 10**400, "x"])
-def test_times_that_are_none(timestamp):
+def test_invalid_times(timestamp):
     messages = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": timestamp}]]
     entry = {"status": {"status_str": "success", "messages": messages}, "outputs": {}}
     assert read_entry("id", entry).seconds is None

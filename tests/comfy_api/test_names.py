@@ -1,4 +1,4 @@
-"""Names from elsewhere cannot leave their folder, on any system."""
+"""File names from elsewhere stay in their folder, on any system."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ from facecdm.errors import UnsafeName
         ("dot. ", "dot"),
     ],
 )
-def test_known_tricks(name, safe):
+def test_known_attacks(name, safe):
     assert sanitise_filename(name) == safe
 
 

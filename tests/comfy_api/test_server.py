@@ -1,4 +1,4 @@
-"""Starting and ending a ComfyUI process. Small stand-ins for main.py play the accidents."""
+"""Starting and stopping a ComfyUI process; small stand-ins for main.py fail in its place."""
 
 import os
 import socket
@@ -17,20 +17,20 @@ def stand_in(folder, source):
     return folder
 
 
-def test_a_server_that_dies_shows_its_last_words(tmp_path):
+def test_a_dead_servers_error_shows_its_log(tmp_path):
     comfyui = stand_in(tmp_path / "c", "print('loading'); raise SystemExit('no module named torchsde')")
     with pytest.raises(ServerDied, match=r"(?s)exit code 1.*no module named torchsde"):
         LocalServer(comfyui, tmp_path / "base").start()
 
 
-def test_a_server_that_never_answers_is_ended(tmp_path):
+def test_a_server_that_never_answers_is_stopped(tmp_path):
     server = LocalServer(stand_in(tmp_path / "c", "import time; time.sleep(60)"), tmp_path / "base")
     with pytest.raises(ServerUnreachable, match="did not answer in"):
         server.start(timeout=1)
     assert server.process.poll() is not None
 
 
-def test_a_server_that_will_not_go_is_killed(tmp_path):
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path):
     source = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
     server = LocalServer(stand_in(tmp_path / "c", source), tmp_path / "base")
     server.spawn()
@@ -41,7 +41,7 @@ def test_a_server_that_will_not_go_is_killed(tmp_path):
     server.stop()
 
 
-def test_a_taken_port_is_said_before_anything_starts(tmp_path):
+def test_a_taken_port_is_reported_before_the_start(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         server = LocalServer(stand_in(tmp_path / "c", ""), tmp_path / "base", port=port)
@@ -50,7 +50,7 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path):
     assert server.process is None
 
 
-def test_somebody_elses_server_is_not_taken_for_ours(tmp_path, server):
+def test_another_server_on_the_port_is_recognised(tmp_path, server):
     mine = LocalServer(stand_in(tmp_path / "c", "import time; time.sleep(60)"), tmp_path / "base")
     mine.spawn()
     try:
@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_comfyui(tmp_path):
         LocalServer(tmp_path, tmp_path / "base").start()
 
 
-def test_ctrl_c_reaches_us_alone(tmp_path):
+def test_the_server_has_its_own_process_group(tmp_path):
     server = LocalServer(stand_in(tmp_path / "c", "import time; time.sleep(60)"), tmp_path / "base")
     server.spawn()
     try:
@@ -75,7 +75,7 @@ def test_ctrl_c_reaches_us_alone(tmp_path):
         server.stop()
 
 
-def test_the_pack_is_linked_and_a_stale_link_mended(tmp_path):
+def test_the_pack_is_linked_and_a_stale_link_replaced(tmp_path):
     pack, other = tmp_path / "pack", tmp_path / "other"
     for folder in (pack, other):
         folder.mkdir()
@@ -100,7 +100,7 @@ def test_without_links_the_pack_is_copied(tmp_path, monkeypatch):
     assert (link_pack(pack, tmp_path / "base") / "__init__.py").read_text() == "newer"
 
 
-def test_somebodys_own_clone_is_left_alone(tmp_path):
+def test_a_users_clone_stays(tmp_path):
     pack, base = tmp_path / "pack", tmp_path / "base"
     pack.mkdir()
     clone = base / "custom_nodes" / "facecdm"
@@ -111,7 +111,7 @@ def test_somebodys_own_clone_is_left_alone(tmp_path):
     assert (clone / "mine.py").exists()
 
 
-def test_a_pack_that_is_there_under_another_name_is_not_linked_twice(tmp_path):
+def test_a_pack_under_another_name_is_not_linked_again(tmp_path):
     pack = tmp_path / "base" / "custom_nodes" / "ComfyUI-FaceCDM"
     pack.mkdir(parents=True)
     assert link_pack(pack, tmp_path / "base") == pack

@@ -33,11 +33,11 @@ def test_a_node_is_found_by_id_title_or_class(workflow, key, found):
     assert workflow.find(key) == found
 
 
-def test_a_title_goes_before_a_class(workflow):
+def test_a_title_matches_before_a_class(workflow):
     assert workflow.find("CLIPTextEncode") == "3"  # the one without a title of its own
 
 
-def test_mistakes_name_what_there_is(workflow):
+def test_mistakes_list_the_existing_names(workflow):
     with pytest.raises(WorkflowMistake, match="2 nodes are called 'Twice': name one by id .5, 6."):
         workflow.find("Twice")
     with pytest.raises(WorkflowMistake, match="no node 'Promt'; its nodes are: .*Prompt, Reference"):
@@ -48,14 +48,14 @@ def test_mistakes_name_what_there_is(workflow):
         workflow.set("Prompt", "clip", "x")
 
 
-def test_set_gives_a_copy(workflow):
+def test_set_returns_a_copy(workflow):
     changed = workflow.set("Prompt", "text", "a man").set("KSampler", "seed", 7)
     assert (changed.get("Prompt", "text"), changed.get("5", "seed")) == ("a man", 7)
     assert workflow.nodes == NODES
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "is not JSON"),
         ("{}", "holds no workflow"),
@@ -65,13 +65,13 @@ def test_set_gives_a_copy(workflow):
         ('{"1": 3}', "node '1' has no class_type"),
     ],
 )
-def test_files_that_are_no_api_workflow(tmp_path, text, told):
+def test_invalid_workflow_files(tmp_path, text, message):
     path = tmp_path / "w.json"
     path.write_text(text)
-    with pytest.raises(WorkflowMistake, match=told):
+    with pytest.raises(WorkflowMistake, match=message):
         Workflow.load(path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(WorkflowMistake, match="cannot read the workflow .*nowhere.json"):
         Workflow.load(tmp_path / "nowhere.json")

@@ -1,6 +1,7 @@
 """Published adapters for small bases, and the bases themselves."""
 
 import pytest
+from clones import clones  # noqa: F401
 from published import SMALL, SMALL_XL, published_state
 from twins import NARROW_SDXL, SMALL_SD15, SMALL_SDXL, Twins, make_twins
 

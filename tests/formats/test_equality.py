@@ -11,7 +11,8 @@ from twins import FULL_SD15, conditioning, make_twins, predict
 from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
-from facecdm.formats.families import FAMILIES, POOLED
+from facecdm.formats.encoders import POOLED
+from facecdm.formats.families import FAMILIES
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
 from facecdm.hosts.comfy.sampling.apply import apply_person
@@ -37,14 +38,14 @@ def adapter_of(state: dict, family: str):
 
 def features(family: str, sizes, count: int = 1, seed: int = 7) -> tuple[Features, Features]:
     """(of `count` pictures, of no picture), as an encoder and a recogniser would give them."""
-    kind, generator = FAMILIES[family], torch.Generator().manual_seed(seed)
+    recipe, generator = FAMILIES[family].recipe, torch.Generator().manual_seed(seed)
     embedding = states = empty = None
-    if kind.embedding:
+    if recipe.embedding:
         embedding = torch.randn(count, 512, generator=generator)
-        embedding = torch.nn.functional.normalize(embedding, dim=1) if kind.embedding == "normed" else embedding
-    if kind.vision == POOLED:
+        embedding = torch.nn.functional.normalize(embedding, dim=1) if recipe.embedding == "normed" else embedding
+    if recipe.vision == POOLED:
         embedding = torch.randn(count, sizes.pooled, generator=generator)
-    elif kind.vision:
+    elif recipe.vision:
         width = LARGE_STATES if family == "kolors-plus" else sizes.states
         states = torch.randn(count, 257, width, generator=generator)
         empty = torch.randn(1, 257, width, generator=generator)

@@ -1,4 +1,4 @@
-"""What is exported as a plain IP-Adapter file does in diffusers what the adapter does here; or the reason is told."""
+"""An exported IP-Adapter file gives the same prediction in diffusers as the adapter here, or an error says why not."""
 
 import pytest
 import torch
@@ -60,44 +60,44 @@ def test_diffusers_and_we_see_the_same_in_the_file(small, trained, tmp_path, tok
         assert (own - other).abs().max() < 1e-4 * own.abs().max()
     assert (own - predict(twins.model, x, SIGMA, prompt)).abs().max() > 1e-2 * own.abs().max()
     with safe_open(path, "pt") as file:
-        assert ("ip_adapter.0.to_q_lora.down.weight" in file.keys()) == (tokens == 4), "IPAdapter_plus knows it by that"
+        assert ("ip_adapter.0.to_q_lora.down.weight" in file.keys()) == (tokens == 4)  # IPAdapter_plus looks for it
         assert file.get_tensor("image_proj.proj.0.weight").shape == (1024, 512)
 
 
 @pytest.mark.parametrize(
-    "change,told",
+    "change,message",
     [
-        (lambda a: a.streams["face"].kappa.data.fill_(0.2), "takes out what the text says .κ = 0.2"),
+        (lambda a: a.streams["face"].kappa.data.fill_(0.2), "removes the text's part .κ = 0.2"),
         (lambda a: a.streams["face"].gate.knots.data.zero_(), "untrained"),
     ],
 )
-def test_what_a_plain_file_cannot_say(trained, change, told):
+def test_trained_parts_that_a_plain_file_cannot_hold(trained, change, message):
     adapter = trained()
     change(adapter)
-    with pytest.raises(FaceCDMError, match=told):
+    with pytest.raises(FaceCDMError, match=message):
         export(adapter)
 
 
 @pytest.mark.parametrize(
-    "sizes,told",
+    "sizes,message",
     [
         ({"interplay": True}, "interplay with the text was trained"),
         ({"knots": 3}, "gates change with the noise level"),
-        ({"face_tokens": 5}, "makes 5 tokens .* 4 or 16 tokens"),
-        ({"face_rank": 1025}, "a code of 1025"),
-        ({"face_content": 8}, "in a language that they share"),
+        ({"face_tokens": 5}, "has 5 face tokens .* 4 or 16 tokens"),
+        ({"face_rank": 1025}, "rank 1025"),
+        ({"face_content": 8}, "share one linear map"),
     ],
 )
-def test_what_a_plain_file_has_no_place_for(trained, sizes, told):
-    with pytest.raises(FaceCDMError, match=told):
+def test_settings_that_a_plain_file_cannot_hold(trained, sizes, message):
+    with pytest.raises(FaceCDMError, match=message):
         export(trained(**sizes))
 
 
-def test_an_image_stream_is_left_out_and_said(trained):
+def test_the_report_says_that_the_image_stream_is_left_out(trained):
     assert "image stream is left out" in export(trained(image_width=32)).report
 
 
-def test_a_published_one_is_written_as_it_was(small, make_state, tmp_path):
+def test_a_published_adapter_is_exported_unchanged(small, make_state, tmp_path):
     from published import flat
     from safetensors.torch import save_file
 
@@ -113,7 +113,7 @@ def test_a_published_one_is_written_as_it_was(small, make_state, tmp_path):
         assert first.loras.keys() == again.loras.keys()
 
 
-def test_two_in_one_are_not_exported(small, make_state, tmp_path):
+def test_combined_adapters_are_not_exported(small, make_state, tmp_path):
     from published import flat
     from safetensors.torch import save_file
 

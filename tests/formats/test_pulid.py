@@ -14,9 +14,9 @@ from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import BadFile
+from facecdm.formats.families.pulid import identity_vector
 from facecdm.formats.imported import import_adapter
-from facecdm.formats.pulid import from_upstream, identity
-from facecdm.formats.read import Published, read
+from facecdm.formats.read import Published, canonical, read
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.comfy.unet import layer_map
 
@@ -113,7 +113,7 @@ def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
         negative, positive = twins.diffusers(x.expand(2, -1, -1, -1), SIGMA, text, pooled)
     theirs = (negative + CFG * (positive - negative))[None]
 
-    shown = Features(identity(recognised, seen), states)
+    shown = Features(identity_vector(recognised, seen), states)
     person = Person(adapter_of(state), shown, settings={"face": stream}, negative={"face": shown.nothing(nobody[2:])})
     prompts = [conditioning(text[i : i + 1], pooled, height=64, width=96) for i in (1, 0)]
     ours = predict(apply_person(twins.model, person), x, SIGMA, *prompts, cfg=CFG)
@@ -148,7 +148,7 @@ def test_modes_differ(small):
     """Else the three tests above would compare one thing thrice."""
     state, (recognised, seen, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face(SMALL_XL)
     x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, small.context), torch.randn(1, 1280))
-    shown = Features(identity(recognised, seen), states)
+    shown = Features(identity_vector(recognised, seen), states)
     noises = [
         predict(apply_person(small.model, Person(adapter_of(state), shown, settings={"face": stream})), x, SIGMA, text)
         for _, stream in MODES.values()
@@ -166,9 +166,9 @@ def test_the_authors_own_file(small):
         for key, value in state["ip_adapter"].items()
     }
     assert "id_adapter_attn_layers.1.id_to_k.weight" in theirs
-    renamed = from_upstream(theirs)
-    assert {key for key in renamed} == {f"{part}.{key}" for part, inner in state.items() for key in inner}
-    assert renamed["ip_adapter.3.to_v_ip.weight"] is state["ip_adapter"]["3.to_v_ip.weight"]
+    renamed = canonical(theirs, {}, Path("pulid_v1.bin"))
+    assert (renamed.image_proj.keys(), renamed.ip_adapter.keys()) == tuple(inner.keys() for inner in state.values())
+    assert renamed.ip_adapter["3.to_v_ip.weight"] is state["ip_adapter"]["3.to_v_ip.weight"]
 
 
 def test_pulid_for_flux_is_refused(tmp_path):

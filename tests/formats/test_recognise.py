@@ -1,131 +1,74 @@
-"""Every family is known by what its file holds, then by what the file says, then by its name, then by choice."""
+"""Recognition by content, then the metadata, then the file's name, and the user's choice before all."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from headers import header
 from published import PROJECTORS, SD15, SDXL, published_state
 
-from facecdm.bases import BASES, name_of
+from facecdm.bases import BASES
 from facecdm.errors import BadFile, FaceCDMError, UnsupportedModel
-from facecdm.formats.families import FAMILIES, FILES, file_for
+from facecdm.formats.families import FAMILIES, file_for
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import Published
 from facecdm.formats.recognise import AUTO, recognise
 
-PUBLISHED = {  # the file's own name, as its authors gave it → (family, base, tokens, encoder)
-    "ip-adapter_sd15.safetensors": ("ip-adapter", "SD1.5", 4, "ViT-H"),
-    "ip-adapter_sd15_light_v11.bin": ("ip-adapter-light", "SD1.5", 4, "ViT-H"),
-    "ip-adapter_sd15_vit-G.safetensors": ("ip-adapter", "SD1.5", 4, "ViT-bigG"),
-    "ip-adapter-plus_sd15.safetensors": ("ip-adapter-plus", "SD1.5", 16, "ViT-H"),
-    "ip-adapter-plus-face_sd15.safetensors": ("ip-adapter-plus-face", "SD1.5", 16, "ViT-H"),
-    "ip_plus_composition_sd15.safetensors": ("ip-adapter-composition", "SD1.5", 16, "ViT-H"),
-    "ip-adapter-full-face_sd15.safetensors": ("ip-adapter-full-face", "SD1.5", 257, "ViT-H"),
-    "ip-adapter-faceid_sd15.bin": ("faceid", "SD1.5", 4, None),
-    "ip-adapter-faceid-plus_sd15.bin": ("faceid-plus", "SD1.5", 4, "ViT-H"),
-    "ip-adapter-faceid-plusv2_sd15.bin": ("faceid-plusv2", "SD1.5", 4, "ViT-H"),
-    "ip-adapter-faceid-portrait-v11_sd15.bin": ("faceid-portrait", "SD1.5", 16, None),
-    "ip-adapter_sdxl.safetensors": ("ip-adapter", "SDXL", 4, "ViT-bigG"),
-    "ip-adapter_sdxl_vit-h.safetensors": ("ip-adapter", "SDXL", 4, "ViT-H"),
-    "ip-adapter-plus_sdxl_vit-h.safetensors": ("ip-adapter-plus", "SDXL", 16, "ViT-H"),
-    "ip-adapter-plus-face_sdxl_vit-h.safetensors": ("ip-adapter-plus-face", "SDXL", 16, "ViT-H"),
-    "ip-adapter-faceid_sdxl.bin": ("faceid", "SDXL", 4, None),
-    "ip-adapter-faceid-plusv2_sdxl.bin": ("faceid-plusv2", "SDXL", 4, "ViT-H"),
-    "ip-adapter-faceid-portrait_sdxl.bin": ("faceid-portrait", "SDXL", 16, None),
-    "ip-adapter-faceid-portrait_sdxl_unnorm.bin": ("faceid-portrait-unnorm", "SDXL", 16, None),
-    "instantid/ip-adapter.bin": ("instantid", "SDXL", 16, None),
-    "Kolors-IP-Adapter-Plus.safetensors": ("kolors-plus", "SDXL", 16, "ViT-L"),
-}
-SAME_SHAPES = {
-    "ip-adapter-light": "ip-adapter",
-    "ip-adapter-plus-face": "ip-adapter-plus",
-    "ip-adapter-composition": "ip-adapter-plus",
-}
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def file(family: str, base: str, name: str, encoder=None, metadata=None) -> Published:
-    """As heavy as its headers: tensors of the true shapes on the meta device, but for a LoRA that does something."""
-    sizes = SD15 if base == "SD1.5" else SDXL
-    sizes = sizes if encoder != "ViT-bigG" else type(sizes)(**vars(sizes) | {"pooled": 1280})
-    with torch.device("meta"):
-        import published
-
-        shapes = PROJECTORS[SAME_SHAPES.get(family, family)](sizes)
-        projector = {key: torch.empty(shape) for key, shape in shapes.items()}
-        layers = {}
-        for index, layer in enumerate(BASES[base].layer_map.layers):
-            for part in "kv":
-                layers[f"{2 * index + 1}.to_{part}_ip.weight"] = torch.empty(layer.width, BASES[base].layer_map.context)
-    if family in published.WITH_LORA:
-        layers |= {"0.to_q_lora.down.weight": torch.ones(128, 320), "0.to_q_lora.up.weight": torch.ones(320, 128)}
-    return Published(projector, layers, metadata or {}, Path("models") / "ipadapter" / name)
+def file(family: str, base: str = "SD1.5", name: str = "x.bin", metadata=None) -> Published:
+    """A file of the family's true shapes, without data."""
+    published = header(family, base)
+    return Published(published.image_proj, published.ip_adapter, metadata or {}, Path("models") / "ipadapter" / name)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_files(name):
-    family, base, tokens, encoder = PUBLISHED[name]
-    found = recognise(file(family, base, name, encoder))
-    assert (found.family.key, name_of(found.layer_map), found.tokens) == (family, base, tokens)
-    assert (found.encoder.name if found.encoder else None) == encoder
-    assert found.lora == (128 if family in ("faceid", "faceid-plus", "faceid-plusv2") else 0)
-    assert "it may be" not in found.why, "it is told apart by the name that its authors gave it"
-    told = found.report()
-    assert found.family.name in told and base in told and f"{tokens} tokens" in told
-    assert encoder is None or found.encoder.file in told
-    assert f"begin with {found.family.stream}_strength {found.family.begin:g}" in told
-    assert ("on Kolors' U-Net" in told) == (family == "kolors-plus")
-    assert ("LoRA inside: rank 128" in told) == bool(found.lora)
-
-
-def test_the_table_in_the_docs_says_what_the_report_says():
-    told = {}
-    for line in (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").splitlines():
+def test_the_docs_table_agrees_with_the_report():
+    table = {}
+    for line in (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 5 and cells[3] in ("face", "image"):
-            told |= dict.fromkeys(cells[1].split(", "), (cells[3], float(cells[4].split(",")[0])))
-    assert told == {family.name: (family.stream, family.begin) for family in FAMILIES.values()}
+            table |= dict.fromkeys(cells[1].split(", "), (cells[3], float(cells[4].split(",")[0])))
+    assert table == {family.name: (family.stream, family.strength) for family in FAMILIES.values()}
 
 
-def test_shipped_workflows_begin_with_the_same():
-    family_of = {Path(name).name: key for key, names in FILES.items() for name in names}
-    family_of["ip-adapter.bin"] = "instantid"
-    begun = {}
-    for path in (Path(__file__).resolve().parents[2] / "workflows" / "api").glob("*.json"):
+def test_shipped_workflows_use_the_recommended_strength():
+    family_of = {Path(name).name: family for family in FAMILIES.values() for name in family.files.values()}
+    found = {}
+    for path in (ROOT / "workflows" / "api").glob("*.json"):
         nodes = json.loads(path.read_text(encoding="utf-8")).values()
         files = [node["inputs"]["name"] for node in nodes if node["class_type"] == "FaceCDMLoadAdapter"]
         strengths = [node["inputs"]["face_strength"] for node in nodes if node["class_type"] == "FaceCDMApply"]
         if files:
-            begun[path.stem] = (FAMILIES[family_of[Path(files[0]).name]].begin, *strengths)
-    assert begun.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid"}
-    assert all(set(strengths) == {begin} for begin, *strengths in begun.values()), begun
+            found[path.stem] = (family_of[Path(files[0]).name].strength, *strengths)
+    assert found.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid"}
+    assert all(set(strengths) == {recommended} for recommended, *strengths in found.values()), found
 
 
-def test_content_that_leaves_no_doubt_needs_no_name():
-    for family in ("faceid", "faceid-portrait", "ip-adapter-full-face", "kolors-plus"):
-        base = "SDXL" if family == "kolors-plus" else "SD1.5"
-        assert recognise(file(family, base, "x.bin")).why == "its content"
+def test_unambiguous_content_needs_no_name():
+    for family in ("faceid", "faceid-portrait", "ip-adapter-full-face"):
+        assert recognise(file(family)).why == "its content"
+    assert recognise(file("kolors-plus", "SDXL")).why == "its content"
 
 
 def test_order_of_evidence():
-    def of(**more):
-        choice = more.pop("choice", AUTO)
-        return recognise(file("faceid-plus", "SD1.5", **{"name": "x.bin", **more}), choice)
+    def of(choice=AUTO, **more):
+        found = recognise(file("faceid-plus", **more), choice)
+        return found.family.key, found.why
 
-    assert (of().family.key, of().why) == (
-        "faceid-plus",
-        "its content; it may be FaceID PlusV2, too: if so, choose that as family",
-    )
-    named = of(name="my-PlusV2.bin")
-    assert (named.family.key, named.why) == ("faceid-plusv2", "'plusv2' in its name")
-    told = of(name="my-plusv2.bin", metadata={"facecdm.family": "faceid-plus"})
-    assert (told.family.key, told.why) == ("faceid-plus", "its metadata")
-    assert of(metadata={"modelspec.title": "FaceID PlusV2"}).why == "its metadata"
-    chosen = of(name="x-plusv2.bin", choice="faceid-plus")
-    assert (chosen.family.key, chosen.why) == ("faceid-plus", "your choice")
-    assert recognise(file("faceid-plusv2", "SDXL", "x.bin")).family.key == "faceid-plusv2", "SDXL has no other"
-    assert recognise(file("instantid", "SDXL", "x.bin")).family.key == "instantid"
-    assert recognise(file("instantid", "SDXL", "unnorm.bin")).family.key == "faceid-portrait-unnorm"
+    assert of() == ("faceid-plus", "its content; it may also be FaceID PlusV2: if so, choose that as family")
+    assert of(name="my-PlusV2.bin") == ("faceid-plusv2", "'plusv2' in its name")
+    declared = {"facecdm.family": "faceid-plus"}
+    assert of(name="my-plusv2.bin", metadata=declared) == ("faceid-plus", "its metadata")
+    assert of(metadata={"modelspec.title": "FaceID PlusV2"}) == ("faceid-plusv2", "its metadata")
+    assert of("faceid-plus", name="x-plusv2.bin") == ("faceid-plus", "your choice")
+
+
+def test_a_family_that_was_never_published_for_a_base_is_excluded():
+    for family, never in (("faceid-plusv2", "FaceID Plus"), ("ip-adapter", "IP-Adapter light")):
+        found = recognise(file(family, "SDXL"))
+        assert (found.family.key, found.why) == (family, f"its content (there is no {never} for SDXL)")
 
 
 @pytest.mark.parametrize(
@@ -138,13 +81,12 @@ def test_order_of_evidence():
         ("faceid-plus", "surplusv2"),
     ],
 )
-def test_a_loose_word_is_no_name(family, loose):
-    """In prose of the metadata, in a file's name."""
+def test_a_loose_word_is_no_evidence(family, loose):
     for found in (
-        recognise(file(family, "SD1.5", "x.bin", metadata={"modelspec.description": f"a {loose} of hers"})),
-        recognise(file(family, "SD1.5", f"my_{loose}.bin")),
+        recognise(file(family, metadata={"modelspec.description": f"a {loose} of hers"})),
+        recognise(file(family, name=f"my_{loose}.bin")),
     ):
-        assert found.family.key == family and "it may be" in found.why
+        assert found.family.key == family and "it may also be" in found.why
 
 
 @pytest.mark.parametrize(
@@ -160,19 +102,19 @@ def test_a_loose_word_is_no_name(family, loose):
         ("ip-adapter-plus", "my ip-adapter plus.bin"),
     ],
 )
-def test_a_name_is_known_however_its_words_are_joined(family, name):
-    found = recognise(file(family, "SD1.5", name))
+def test_words_of_a_name_may_be_joined_in_any_way(family, name):
+    found = recognise(file(family, name=name))
     assert found.family.key == family and "in its name" in found.why
 
 
-def test_a_choice_must_be_possible():
+def test_an_impossible_choice():
     with pytest.raises(FaceCDMError, match="family is 'instantid', but x.bin holds FaceID: set family to auto"):
-        recognise(file("faceid", "SD1.5", "x.bin"), "instantid")
+        recognise(file("faceid"), "instantid")
 
 
-def test_a_folder_speaks_where_the_name_does_not():
+def test_the_folder_counts_after_the_name():
     def inside(name: str):
-        published = file("instantid", "SDXL", "x.bin")
+        published = file("instantid", "SD1.5")
         return recognise(Published(published.image_proj, published.ip_adapter, {}, Path("models/instantid") / name))
 
     assert inside("ip-adapter.bin").why == "'instantid' in its folder's name"
@@ -183,44 +125,59 @@ def test_a_folder_speaks_where_the_name_does_not():
 def test_kolors_faceid_is_refused_with_its_reason():
     published = file("faceid-plus", "SDXL", "kolors_faceid.bin")
     published.image_proj["perceiver_resampler.layers.0.0.to_out.weight"] = torch.empty(4096, 10)
-    with pytest.raises(UnsupportedModel, match="FaceID Plus for Kolors.*text projection.*use an adapter for SDXL"):
+    with pytest.raises(UnsupportedModel, match="is FaceID Plus for Kolors.*text projection.*use an adapter for SDXL"):
         recognise(published)
 
 
-def test_unknown_projectors_and_bases_are_told():
-    strange = file("faceid", "SD1.5", "x.bin")
-    with pytest.raises(BadFile, match=r"x\.bin has a projector that no family.*strange\.weight"):
+def test_unknown_projectors_and_base_models():
+    strange = file("faceid")
+    with pytest.raises(BadFile, match=r"x\.bin: its projector is not of a known family.*strange\.weight"):
         recognise(Published({"strange.weight": torch.ones(1)}, strange.ip_adapter, {}, strange.path))
-    strange.ip_adapter.pop("31.to_k_ip.weight")
+    for part in "kv":
+        strange.ip_adapter.pop(f"31.to_{part}_ip.weight")
     with pytest.raises(UnsupportedModel, match="U-Net of 15 cross-attention layers and text width 768; FaceCDM kn"):
         recognise(strange)
-    lame = file("faceid", "SD1.5", "x.bin")
-    lame.ip_adapter.pop("31.to_v_ip.weight")
-    with pytest.raises(BadFile, match="keys without values"):
-        recognise(lame)
 
 
-def test_the_file_to_get_is_known_for_every_family():
-    assert FILES.keys() | {"kolors-plus"} == FAMILIES.keys(), "Kolors is a base of its own"
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda layers: layers.pop("31.to_v_ip.weight"), "16 layers but no 31.to_v_ip.weight"),
+        (lambda layers: layers.update({"2.to_k_ip.weight": layers.pop("3.to_k_ip.weight")}), "no 3.to_k_ip.weight"),
+        (lambda layers: layers.update({"3.to_k_ip.weight": torch.ones(1)}), r"layer 3 have shapes \(1,\)"),
+        (lambda layers: layers.update({"x.to_k_ip.weight": torch.ones(1)}), "17 layers but no 33.to_k_ip.weight"),
+    ],
+)
+def test_incomplete_layers(change, message):
+    published = file("faceid")
+    change(published.ip_adapter)
+    with pytest.raises(BadFile, match=message):
+        recognise(published)
+
+
+@pytest.mark.parametrize("family", PROJECTORS)
+def test_a_projector_without_one_of_its_tensors(family):
+    """Every key in turn: a typed error that names the file."""
+    base = "SDXL" if family == "kolors-plus" else "SD1.5"
+    whole = file(family, base)
+    for key in whole.image_proj:
+        rest = {name: value for name, value in whole.image_proj.items() if name != key}
+        with pytest.raises(BadFile, match=r"x\.bin"):
+            import_adapter(Published(rest, whole.ip_adapter, {}, whole.path))
+
+
+def test_every_family_names_a_file_to_get():
+    assert {key for key, family in FAMILIES.items() if not family.files} == {"kolors-plus"}, "Kolors is its own base"
+    assert {family.substitute for family in FAMILIES.values()} <= {"", *FAMILIES}
     assert file_for("faceid", "SDXL") == "ip-adapter-faceid_sdxl.bin" and file_for("faceid", "FaceCDM demo") == ""
-    adapter = import_adapter(
-        Published(
-            *(published_state("faceid", BASES["SD1.5"].layer_map, SD15)[part] for part in ("image_proj", "ip_adapter")),
-            {},
-            Path("a.bin"),
-        )
-    )
+    assert file_for("instantid", "SD1.5") == "ip-adapter-faceid-plusv2_sd15.bin", "the nearest for that base"
+    state = published_state("faceid", BASES["SD1.5"].layer_map, SD15)
+    adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")))
     assert adapter.config.counterpart("SDXL") == "ip-adapter-faceid_sdxl.bin"
 
 
-def test_a_lora_of_zeros_is_none():
-    published = file("faceid", "SD1.5", "x.bin")
-    published.ip_adapter["0.to_q_lora.up.weight"].zero_()
-    assert recognise(published).lora == 0
-
-
-def test_made_up_files_have_real_shapes():
-    """The tests' own files, against numbers of weight-formats.md."""
+def test_test_files_have_true_shapes():
+    """The made-up files of the other tests, against numbers of the published ones."""
     state = published_state("faceid-plusv2", BASES["SD1.5"].layer_map, SD15, lora_rank=1)["image_proj"]
     assert state["proj.2.weight"].shape == (3072, 1024)
     assert state["perceiver_resampler.proj_in.weight"].shape == (768, 1280)

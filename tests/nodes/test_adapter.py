@@ -34,12 +34,12 @@ def test_the_report_names_base_streams_and_state(in_comfy, sd15, vision):
     inputs = {"model": sd15, "face_tokens": 4, "image_tokens": 8, "face_rank": 16, "interplay": True, "seed": 0}
     _, with_image = in_comfy.run("FaceCDMNewAdapter", clip_vision=vision, **inputs)
     _, face_alone = in_comfy.run("FaceCDMNewAdapter", **inputs)
-    assert "16 cross-attention layers" in with_image and "untrained: it changes nothing" in with_image
+    assert "16 cross-attention layers" in with_image and "untrained: an exact no-op" in with_image
     assert "face: 512 features → 4 tokens" in with_image and "image: 32 features → 8 tokens" in with_image
     assert "image: no stream" in face_alone
 
 
-def test_it_knows_the_well_known_bases(in_comfy, sdxl, make_adapter):
+def test_known_base_models(in_comfy, sdxl, make_adapter):
     bases = in_comfy.module("facecdm.bases")
     assert bases.name_of(make_adapter(sdxl).config.layer_map).startswith(
         "U-Net of 28 cross-attention layers, text width 128"
@@ -47,15 +47,15 @@ def test_it_knows_the_well_known_bases(in_comfy, sdxl, make_adapter):
     assert {"SD1.5", "SD2", "SDXL", "FaceCDM demo"} <= set(bases.BASES)
 
 
-def test_a_seed_is_a_set_of_weights(sd15, vision, make_adapter):
+def test_the_seed_decides_the_weights(sd15, vision, make_adapter):
     before = torch.random.get_rng_state()
     one, again, other = (make_adapter(sd15, clip_vision=vision, seed=seed) for seed in (5, 5, 6))
     assert same(one, again) and not same(one, other)
     assert torch.random.get_rng_state().equal(before), "the global generator belongs to others"
 
 
-def test_keys_and_values_begin_as_the_texts(in_comfy, vision, make_adapter):
-    model = make_twins(SMALL_SD15).model  # of its own: in one that others share, a LoRA of theirs may still lie
+def test_keys_and_values_start_as_the_texts(in_comfy, vision, make_adapter):
+    model = make_twins(SMALL_SD15).model  # not shared, since another test's LoRA may still be in it
     unet = model.model.diffusion_model.state_dict()
     adapter = make_adapter(model, clip_vision=vision)
     for stream in adapter.streams.values():
@@ -64,7 +64,7 @@ def test_keys_and_values_begin_as_the_texts(in_comfy, vision, make_adapter):
         assert stream.gate.is_zero
 
 
-def test_a_trainer_can_take_what_came_out_of_inference_mode(adapter):
+def test_a_new_adapter_has_no_inference_tensors(adapter):
     assert not any(value.is_inference() or value.requires_grad for value in adapter.state_dict().values())
 
 
@@ -88,8 +88,8 @@ def test_what_is_saved_is_loaded_bit_for_bit(adapter, save, load, folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_file_of_half_the_size_is_computed_as_any_other(sd15, vision, make_adapter, save, load, dtype):
-    """Keys and values stay as they were saved; the rest, which is small, is fp32 again."""
+def test_a_file_in_half_precision_runs_as_any_other(sd15, vision, make_adapter, save, load, dtype):
+    """Keys and values keep their dtype; the rest, which is small, becomes fp32."""
     adapter = make_adapter(sd15, clip_vision=vision).to(dtype)
     save(adapter)
     back = load("mine")[0]
@@ -105,21 +105,21 @@ def test_a_file_of_half_the_size_is_computed_as_any_other(sd15, vision, make_ada
     }
 
 
-def test_other_tools_can_read_what_it_is(adapter, save):
+def test_metadata_for_other_tools(adapter, save):
     with safe_open(save(adapter), "pt") as file:
         metadata = file.metadata()
     assert metadata["format"] == "facecdm.adapter" and metadata["modelspec.title"] == "mine"
     assert "facecdm" in metadata["modelspec.architecture"] and '"face_rank": 16' in metadata["config"]
 
 
-def test_an_old_adapter_stays(sd15, make_adapter, save, load):
+def test_an_existing_file_is_kept(sd15, make_adapter, save, load):
     old, new = make_adapter(sd15, seed=1), make_adapter(sd15, seed=2)
     assert [save(old).name, save(new).name] == ["mine.safetensors", "mine_2.safetensors"]
     assert same(load("mine")[0], old) and same(load("mine_2")[0], new)
     assert save(new, overwrite=True).name == "mine.safetensors" and same(load("mine")[0], new)
 
 
-def test_no_name_leaves_the_folder(errors, adapter, save, load, folder):
+def test_names_stay_in_the_folder(errors, adapter, save, load, folder):
     (folder.parent / "secret.safetensors").write_bytes(b"")
     for name in ("../secret", "", "con"):
         with pytest.raises(errors.UnsafeName):
@@ -129,7 +129,7 @@ def test_no_name_leaves_the_folder(errors, adapter, save, load, folder):
     assert not list(folder.iterdir())
 
 
-def test_the_list_is_what_lies_in_the_folder(in_comfy, adapter, save):
+def test_the_folder_is_listed(in_comfy, adapter, save):
     node = in_comfy.nodes["FaceCDMLoadAdapter"]
     assert node.define_schema().inputs[0].options == ["none saved yet"]
     save(adapter)
@@ -138,15 +138,15 @@ def test_the_list_is_what_lies_in_the_folder(in_comfy, adapter, save):
 
 def test_a_name_is_checked_before_anything_runs(in_comfy, adapter, save):
     node = in_comfy.nodes["FaceCDMLoadAdapter"]
-    for wrong in ("none saved yet", "nobody.safetensors"):
-        told = node.validate_inputs(wrong)
-        assert wrong.removesuffix(".safetensors") in told and "Save Adapter" in told
+    for wrong in ("none saved yet", "missing.safetensors"):
+        message = node.validate_inputs(wrong)
+        assert wrong.removesuffix(".safetensors") in message and "Save Adapter" in message
     assert "leaves its folder" in node.validate_inputs("../../x")
     save(adapter)
     assert node.validate_inputs("mine.safetensors") is True and node.validate_inputs() is True
 
 
-def test_it_loads_again_only_when_the_file_changes(in_comfy, sd15, make_adapter, save):
+def test_the_fingerprint_changes_with_the_file(in_comfy, sd15, make_adapter, save):
     mark = in_comfy.nodes["FaceCDMLoadAdapter"].fingerprint_inputs
     assert mark("mine") == "missing" and mark() == "missing"
     save(make_adapter(sd15))
@@ -156,7 +156,7 @@ def test_it_loads_again_only_when_the_file_changes(in_comfy, sd15, make_adapter,
     assert mark("mine") != before
 
 
-# ---- files that are not what they should be ----
+# ---- bad files ----
 
 
 def rewrite(path: Path, change=lambda tensors: None, **metadata) -> None:
@@ -171,28 +171,28 @@ def first(tensors, part: str) -> str:
     return next(key for key in tensors if part in key)
 
 
-SPOILT = {
+BAD = {
     "NaN": (lambda t: t[first(t, "to_k")].view(-1)[0].fill_(float("nan")), {}, "NaN or infinity.*earlier checkpoint"),
     "infinity": (lambda t: t[first(t, "gate")].view(-1)[0].fill_(float("inf")), {}, "gate.* holds NaN or infinity"),
     "incomplete": (lambda t: t.pop(first(t, "to_v")), {}, "does not hold what .* says .*Missing key.*save it again"),
     "another shape": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2)}), {}, "size mismatch.*save it again"),
-    "whole numbers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "save it again"),
+    "integers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "save it again"),
     "newer version": (lambda t: None, {"version": "2"}, "version 2.*Update FaceCDM"),
     "another kind": (lambda t: None, {"format": "pt"}, "a file of another kind.*FaceCDM reads its own adapters"),
     "no configuration": (lambda t: None, {"config": "["}, "configuration cannot be read.*save it anew"),
-    "senseless configuration": (lambda t: None, {"config": '{"layer_map": {"context": -4, "layers": []}}'}, "save it"),
+    "impossible configuration": (lambda t: None, {"config": '{"layer_map": {"context": -4, "layers": []}}'}, "save it"),
 }
 
 
-@pytest.mark.parametrize("what", SPOILT)
-def test_a_spoilt_file_is_told(errors, adapter, save, load, what):
-    change, metadata, told = SPOILT[what]
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_file(errors, adapter, save, load, what):
+    change, metadata, message = BAD[what]
     rewrite(save(adapter), change, **metadata)
-    with pytest.raises(errors.BadFile, match=f"(?s)mine.safetensors.*{told}"):
+    with pytest.raises(errors.BadFile, match=f"(?s)mine.safetensors.*{message}"):
         load("mine")
 
 
-def test_a_truncated_file_is_told_at_every_length(errors, adapter, save, load):
+def test_a_truncated_file(errors, adapter, save, load):
     path = save(adapter)
     data = path.read_bytes()
     for length in (0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 1):
@@ -202,7 +202,7 @@ def test_a_truncated_file_is_told_at_every_length(errors, adapter, save, load):
 
 
 @pytest.mark.parametrize(
-    "key,told",
+    "key,kind",
     [
         ("ip_adapter.1.to_k_ip.weight", "a part of an IP-Adapter"),
         ("image_proj.proj.weight", "a part of an IP-Adapter"),
@@ -213,7 +213,7 @@ def test_a_truncated_file_is_told_at_every_length(errors, adapter, save, load):
         ("model.diffusion_model.out.weight", "a checkpoint"),
     ],
 )
-def test_files_of_other_programs_are_called_by_their_name(errors, folder, load, key, told):
+def test_files_of_other_programs_are_named(errors, folder, load, key, kind):
     save_file({key: torch.ones(2, 2)}, folder / "theirs.safetensors")
-    with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {told}.*FaceCDM reads"):
+    with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {kind}.*FaceCDM reads"):
         load("theirs")

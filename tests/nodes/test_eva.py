@@ -40,30 +40,30 @@ def test_it_is_listed(in_comfy, folder):
     assert schema.inputs[0].options == [NAME]
 
 
-def test_it_looks_at_a_face_in_its_picture(loaded, portrait):
+def test_it_encodes_faces_in_their_picture(loaded, portrait):
     vision, report = loaded
     assert NAME in report and "oval" in report and "models/facexlib" in report
-    embedding, states = vision.look_at(*portrait(2))
+    embedding, states = vision.encode_faces(*portrait(2))
     assert embedding.shape == (2, 24) and [state.shape for state in states] == [(2, 37, 64)] * 5
     assert torch.isfinite(embedding).all()
     assert {embedding.dtype, *(state.dtype for state in states)} == {torch.float32}
 
 
-def test_many_faces_are_seen_as_each_alone(loaded, portrait):
+def test_many_faces_are_encoded_as_each_alone(loaded, portrait):
     faces, pictures = portrait(18)
-    embedding, states = loaded[0].look_at(faces, pictures)
-    last, last_states = loaded[0].look_at(type(faces)(faces[-1:], faces.recogniser), pictures)
+    embedding, states = loaded[0].encode_faces(faces, pictures)
+    last, last_states = loaded[0].encode_faces(type(faces)(faces[-1:], faces.recogniser), pictures)
     torch.testing.assert_close(embedding[-1:], last)
     torch.testing.assert_close(states[4][-1:], last_states[4])
 
 
-def test_nan_is_named(in_comfy, loaded, portrait):
+def test_nan_is_an_error(in_comfy, loaded, portrait):
     weight = loaded[0].model.norm.weight
     kept = weight.data.clone()
     weight.data.fill_(float("nan"))
     try:
         with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="EVA-CLIP gave NaN.*--fp32-text-enc"):
-            loaded[0].look_at(*portrait())
+            loaded[0].encode_faces(*portrait())
     finally:
         weight.data.copy_(kept)
 
@@ -78,17 +78,17 @@ def test_the_parser_is_found(in_comfy, folder, portrait, loaded):
         vision, report = in_comfy.run("FaceCDMLoadEvaClip", name=NAME)
     finally:
         (parsers / bisenet.FILE).unlink()
-    assert f"whitened by {parsers / bisenet.FILE}" in report
-    assert not vision.look_at(*portrait())[0].equal(loaded[0].look_at(*portrait())[0])
+    assert f"face parser {parsers / bisenet.FILE}" in report
+    assert not vision.encode_faces(*portrait())[0].equal(loaded[0].encode_faces(*portrait())[0])
 
 
-def test_a_missing_file_says_what_to_get(in_comfy, folder):
-    told = in_comfy.nodes["FaceCDMLoadEvaClip"].validate_inputs(name="none found")
-    assert NAME in told and "models/clip_vision" in told
+def test_a_missing_file(in_comfy, folder):
+    message = in_comfy.nodes["FaceCDMLoadEvaClip"].validate_inputs(name="none found")
+    assert NAME in message and "models/clip_vision" in message
 
 
-def test_core_nodes_are_told_what_it_is(in_comfy, loaded):
+def test_core_nodes_get_an_error(in_comfy, loaded):
     import nodes
 
-    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="PuLID looks at faces.*Load CLIP Vision"):
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="PuLID's vision tower.*Load CLIP Vision"):
         nodes.CLIPVisionEncode().encode(loaded[0], torch.rand(1, 8, 8, 3), "center")

@@ -1,4 +1,4 @@
-"""InstantID whole: face tokens in the U-Net and in its ControlNet, five key points drawn, through our nodes.
+"""InstantID through our nodes: face tokens in the U-Net and in its ControlNet, and five drawn key points.
 
 Against a reference written from instantX-research/InstantID's equations, and diffusers' ControlNetModel.
 """
@@ -13,7 +13,7 @@ from published import SMALL_XL, published_state
 from torch.nn import functional as F
 from twins import SMALL_SDXL, conditioning, make_twins, predict
 
-SIGMA, CFG, STRENGTH, HELD = 2.0, 3.0, 0.8, 0.6
+SIGMA, CFG, STRENGTH, CONTROL = 2.0, 3.0, 0.8, 0.6
 SIZE = (16, 24)  # of the latents
 
 
@@ -105,14 +105,14 @@ def key_points(in_comfy):
 
 
 @pytest.fixture(scope="module")
-def hold(in_comfy, adapter, control, faces, key_points):
-    def hold(positive, negative, **changes):
+def apply_control(in_comfy, adapter, control, faces, key_points):
+    def apply_control(positive, negative, **changes):
         inputs = {
             "control_net": control.net,
             "image": key_points,
             "adapter": adapter,
             "faces": faces,
-            "strength": HELD,
+            "strength": CONTROL,
             "start_at": 0.0,
             "end_at": 1.0,
             "references": "mean",
@@ -120,7 +120,7 @@ def hold(in_comfy, adapter, control, faces, key_points):
         }
         return in_comfy.run("FaceCDMApplyControlNet", positive=positive, negative=negative, **inputs | changes)
 
-    return hold
+    return apply_control
 
 
 def prompts(twins):
@@ -136,21 +136,24 @@ def test_the_tokens_are_instantids(adapter, state, faces, in_comfy):
     )
 
 
-def test_unet_and_controlnet_together(in_comfy, twins, control, adapter, state, faces, key_points, hold):
+def test_unet_and_controlnet_together(in_comfy, twins, control, adapter, state, faces, key_points, apply_control):
     x = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(5)) * SIGMA
     text, pooled, both = prompts(twins)
     mean = faces.raw.mean(0, keepdim=True)
     tokens = resampled(state["image_proj"], torch.cat([torch.zeros_like(mean), mean]))
     with torch.no_grad(), reference(twins, state["ip_adapter"], tokens, STRENGTH):
         negative, positive = control.diffusers(
-            twins, x.expand(2, -1, -1, -1), SIGMA, text, tokens, key_points, pooled, HELD
+            twins, x.expand(2, -1, -1, -1), SIGMA, text, tokens, key_points, pooled, CONTROL
         )
     theirs = (negative + CFG * (positive - negative))[None]
     model = apply(in_comfy, twins.model, adapter, faces)
-    ours = predict(model, x, SIGMA, *hold(*both), cfg=CFG)
+    ours = predict(model, x, SIGMA, *apply_control(*both), cfg=CFG)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
-    for less in (predict(model, x, SIGMA, *both, cfg=CFG), predict(twins.model, x, SIGMA, *hold(*both), cfg=CFG)):
-        assert (less - theirs).abs().max() > 0.01 * theirs.abs().max(), "each half makes a difference"
+    for less in (
+        predict(model, x, SIGMA, *both, cfg=CFG),
+        predict(twins.model, x, SIGMA, *apply_control(*both), cfg=CFG),
+    ):
+        assert (less - theirs).abs().max() > 0.01 * theirs.abs().max(), "each half has an effect"
 
 
 def apply(in_comfy, model, adapter, faces):
@@ -170,9 +173,13 @@ def tokens_in(conditioning):
     return cond.cond
 
 
-def test_noise_is_nobodys_and_always_the_same(twins, hold, state, faces):
+def test_noise_is_in_the_empty_face_and_repeatable(twins, apply_control, state, faces):
     _, _, both = prompts(twins)
-    (plain_p, plain_n), (p, n), (_, again) = hold(*both), hold(*both, noise=0.35), hold(*both, noise=0.35)
+    (plain_p, plain_n), (p, n), (_, again) = (
+        apply_control(*both),
+        apply_control(*both, noise=0.35),
+        apply_control(*both, noise=0.35),
+    )
     assert tokens_in(p).equal(tokens_in(plain_p)) and tokens_in(n).equal(tokens_in(again))
     mean = faces.raw.mean(0, keepdim=True)
     generator = torch.Generator().manual_seed(int(mean.sum()) % 1_000_000_007)
@@ -181,85 +188,85 @@ def test_noise_is_nobodys_and_always_the_same(twins, hold, state, faces):
     assert not tokens_in(n).equal(tokens_in(plain_n))
 
 
-def test_references_side_by_side(twins, hold, state, faces):
+def test_references_side_by_side(twins, apply_control, state, faces):
     _, _, both = prompts(twins)
-    positive, negative = hold(*both, references="side by side")
+    positive, negative = apply_control(*both, references="side by side")
     expected = resampled(state["image_proj"], faces.raw).flatten(0, 1)[None]
     torch.testing.assert_close(tokens_in(positive), expected, rtol=1e-4, atol=1e-4)
     assert tokens_in(negative).shape == expected.shape
 
 
-def test_a_weighted_mean(twins, hold, state, faces):
+def test_a_weighted_mean(twins, apply_control, state, faces):
     _, _, both = prompts(twins)
-    positive, negative = hold(*both, reference_weights="3, 1")
+    positive, negative = apply_control(*both, reference_weights="3, 1")
     mean = (faces.raw * torch.tensor([[0.75], [0.25]])).sum(0, keepdim=True)
     torch.testing.assert_close(tokens_in(positive), resampled(state["image_proj"], mean), rtol=1e-4, atol=1e-4)
-    assert tokens_in(negative).equal(tokens_in(hold(*both)[1]))
+    assert tokens_in(negative).equal(tokens_in(apply_control(*both)[1]))
 
 
-def test_weights_side_by_side_lead_from_nobody_to_a_face(twins, hold, state, faces):
+def test_weights_side_by_side_interpolate_from_the_empty_face(twins, apply_control, state, faces):
     _, _, both = prompts(twins)
-    positive, _ = hold(*both, references="side by side", reference_weights="0.5, 0", noise=0.3)
-    one, nobody = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
-    torch.testing.assert_close(tokens_in(positive), torch.cat([(one + nobody) / 2, nobody], 1), rtol=1e-4, atol=1e-4)
+    positive, _ = apply_control(*both, references="side by side", reference_weights="0.5, 0", noise=0.3)
+    one, empty = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
+    torch.testing.assert_close(tokens_in(positive), torch.cat([(one + empty) / 2, empty], 1), rtol=1e-4, atol=1e-4)
 
 
-def test_each_picture_of_a_batch_reads_its_own_face(in_comfy, twins, hold, faces):
-    """Both halves of CFG; the last face stays."""
+def test_each_picture_of_a_batch_reads_its_own_face(in_comfy, twins, apply_control, faces):
+    """In both halves of CFG; the last face stays."""
     x = torch.randn(3, 4, *SIZE, generator=torch.Generator().manual_seed(5)) * SIGMA
     _, _, both = prompts(twins)
-    together = predict(twins.model, x, SIGMA, *hold(*both, references="one per picture"), cfg=CFG)
+    together = predict(twins.model, x, SIGMA, *apply_control(*both, references="one per picture"), cfg=CFG)
     single = [type(faces)((face,), faces.recogniser) for face in faces]
     alone = [
-        predict(twins.model, x[row : row + 1], SIGMA, *hold(*both, faces=single[face]), cfg=CFG)
+        predict(twins.model, x[row : row + 1], SIGMA, *apply_control(*both, faces=single[face]), cfg=CFG)
         for row, face in enumerate((0, 1, 1))
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4 * together.abs().max().item())
-    mixed = predict(twins.model, x, SIGMA, *hold(*both), cfg=CFG)
+    mixed = predict(twins.model, x, SIGMA, *apply_control(*both), cfg=CFG)
     assert all((mixed - together)[row].abs().max() > 1e-3 * together.abs().max() for row in range(3))
 
 
-def test_a_window_of_a_video_reads_its_own_faces(twins, hold, faces):
-    """AnimateDiff says which pictures of the batch it samples now."""
+def test_a_window_of_a_video_reads_its_own_faces(twins, apply_control, faces):
+    """AnimateDiff reports which pictures of the batch it samples."""
     x = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(5)) * SIGMA
     _, _, both = prompts(twins)
-    positive, negative = hold(*both, references="one per picture")
+    positive, negative = apply_control(*both, references="one per picture")
     model = twins.model.clone()
     model.model_options["transformer_options"]["ad_params"] = {"sub_idxs": [1]}
-    second = hold(*both, faces=type(faces)(faces.faces[1:], faces.recogniser))
+    second = apply_control(*both, faces=type(faces)(faces.faces[1:], faces.recogniser))
     torch.testing.assert_close(
         predict(model, x, SIGMA, positive, negative, cfg=CFG), predict(twins.model, x, SIGMA, *second, cfg=CFG)
     )
 
 
-def test_a_weight_for_each_frame(twins, hold, state, faces):
-    """One face that comes in over three frames."""
+def test_a_weight_for_each_frame(twins, apply_control, state, faces):
+    """One face that fades in over three frames."""
     _, _, both = prompts(twins)
     one = type(faces)(faces.faces[:1], faces.recogniser)
-    positive, negative = hold(*both, faces=one, references="one per picture", reference_weights="0, 0.5, 1")
-    shown, nobody = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
+    positive, negative = apply_control(*both, faces=one, references="one per picture", reference_weights="0, 0.5, 1")
+    shown, empty = (resampled(state["image_proj"], given) for given in (faces.raw[:1], torch.zeros(1, 512)))
     torch.testing.assert_close(
-        tokens_in(positive), torch.cat([nobody, (nobody + shown) / 2, shown]), rtol=1e-4, atol=1e-4
+        tokens_in(positive), torch.cat([empty, (empty + shown) / 2, shown]), rtol=1e-4, atol=1e-4
     )
-    torch.testing.assert_close(tokens_in(negative), nobody.expand(3, -1, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tokens_in(negative), empty.expand(3, -1, -1), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_are_checked(in_comfy, errors, hold):
+def test_weights_are_checked(in_comfy, errors, apply_control):
     check = in_comfy.nodes["FaceCDMApplyControlNet"].validate_inputs
     assert check() is True and check(references="one per picture", reference_weights="1, 0.5") is True
     assert "references must be one of" in check(references="median")
     assert "reference_weights" in check(reference_weights="1, b")
     with pytest.raises(errors.FaceCDMError, match="reference_weights has 3 numbers for 2 references"):
-        hold([], [], reference_weights="1, 1, 1")
+        apply_control([], [], reference_weights="1, 1, 1")
 
 
-def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
-    """Its face tokens, met with each prompt."""
+def test_an_own_adapter(in_comfy, twins, apply_control, make_adapter, faces):
+    """Its face tokens after the interplay with each prompt."""
     from twins import stir
 
     own = stir(make_adapter(twins.model))
     text, _, both = prompts(twins)
-    positive, negative = hold(*both, adapter=own)
+    positive, negative = apply_control(*both, adapter=own)
     with torch.no_grad():
         mean = F.normalize(faces.normed.mean(0, keepdim=True), dim=1)
         tokens_for_text = [
@@ -268,13 +275,13 @@ def test_a_native_adapter_as_well(in_comfy, twins, hold, make_adapter, faces):
         ]
     torch.testing.assert_close(tokens_in(positive), tokens_for_text[0])
     torch.testing.assert_close(tokens_in(negative), tokens_for_text[1])
-    positive, _ = hold(*both, adapter=own, references="one per picture")
+    positive, _ = apply_control(*both, adapter=own, references="one per picture")
     with torch.no_grad():
         frames = own.apply_interplay(own.project(faces.normed, None), text[1:2])["face"]
     torch.testing.assert_close(tokens_in(positive), frames)
 
 
-# ---- what it refuses, and why ----
+# ---- errors ----
 
 
 @pytest.fixture(scope="module")
@@ -282,35 +289,35 @@ def errors(in_comfy):
     return in_comfy.module("facecdm.errors")
 
 
-def test_an_adapter_that_reads_pictures(errors, twins, hold, make_imported, in_comfy):
+def test_an_adapter_that_reads_pictures(errors, twins, apply_control, make_imported, in_comfy):
     layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(twins.model)
     for family, name in (("ip-adapter-plus", "IP-Adapter Plus"), ("faceid-plusv2", "FaceID PlusV2")):
         adapter = make_imported(family, published_state(family, layer_map, SMALL_XL, lora_rank=0))
-        with pytest.raises(errors.UnsupportedModel, match=f"{name} makes no tokens.*core's Apply ControlNet"):
-            hold([], [], adapter=adapter)
+        with pytest.raises(errors.UnsupportedModel, match=f"{name} has no tokens.*core's Apply ControlNet"):
+            apply_control([], [], adapter=adapter)
 
 
-def test_a_controlnet_for_another_base(errors, hold, in_comfy, make_adapter):
+def test_a_controlnet_for_another_base(errors, apply_control, in_comfy, make_adapter):
     from twins import SMALL_SD15
 
     small = make_adapter(make_twins(SMALL_SD15).model)
     with pytest.raises(errors.Mismatch, match="face tokens have 96 features, and control_net reads 128"):
-        hold([], [], adapter=small)
+        apply_control([], [], adapter=small)
 
 
-def test_a_net_without_a_place_for_tokens(errors, hold, in_comfy):
+def test_a_net_without_a_place_for_tokens(errors, apply_control, in_comfy):
     import comfy.controlnet
 
     t2i = comfy.controlnet.T2IAdapter(torch.nn.Linear(1, 1), 3, 8, "nearest-exact", torch.device("cpu"))
     with pytest.raises(errors.UnsupportedModel, match="T2I-Adapter, which reads no tokens"):
-        hold([], [], control_net=t2i)
+        apply_control([], [], control_net=t2i)
 
 
-def test_start_comes_before_end(errors, hold):
+def test_start_comes_before_end(errors, apply_control):
     with pytest.raises(errors.FaceCDMError, match="start_at .0.5. must be before end_at .0.5."):
-        hold([], [], start_at=0.5, end_at=0.5)
+        apply_control([], [], start_at=0.5, end_at=0.5)
 
 
-def test_no_face(errors, hold, make_faces):
+def test_no_face(errors, apply_control, make_faces):
     with pytest.raises(errors.NoFace, match="holds no face"):
-        hold([], [], faces=make_faces(0))
+        apply_control([], [], faces=make_faces(0))

@@ -1,4 +1,4 @@
-"""PuLID through our nodes: what it looks at, its modes, and beside others on one MODEL."""
+"""PuLID through our nodes: its features, its modes, and together with other adapters on one MODEL."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,10 +109,12 @@ def differ(*noises):
 def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
     """By hand: what the tower says of the face, both sides, in one of PuLID's modes."""
     features, person = in_comfy.module("facecdm.adapter.features"), in_comfy.module("facecdm.adapter.person")
-    embedding, states = eva.look_at(faces, picture)
-    shown = features.Features(in_comfy.module("facecdm.formats.pulid").identity(faces.raw, embedding), states)
-    nobody = shown.nothing(tuple(torch.zeros_like(state) for state in states))
-    made = person.Person(pulid, shown, settings={"face": person.Stream(**stream)}, negative={"face": nobody})
+    embedding, states = eva.encode_faces(faces, picture)
+    shown = features.Features(
+        in_comfy.module("facecdm.formats.families.pulid").identity_vector(faces.raw, embedding), states
+    )
+    empty = shown.nothing(tuple(torch.zeros_like(state) for state in states))
+    made = person.Person(pulid, shown, settings={"face": person.Stream(**stream)}, negative={"face": empty})
     return in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, made)
 
 
@@ -124,7 +126,7 @@ def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
         ({"projection": "none"}, {"kappa": -1.0}),
     ],
 )
-def test_apply_shows_what_pulid_sees(in_comfy, model, pulid, eva, faces, picture, apply, options, changes, stream):
+def test_apply_gives_pulids_features(in_comfy, model, pulid, eva, faces, picture, apply, options, changes, stream):
     """In the modes fidelity, style and neutral."""
     shown = noise(apply(options=options(**changes)))
     same(shown, noise(person_of(in_comfy, model, pulid, eva, faces, picture, stream)))
@@ -139,34 +141,34 @@ def test_another_picture_of_the_same_face_makes_another_result(apply, picture):
     differ(noise(apply()), noise(apply(image=1 - picture)))
 
 
-def test_keep_prompt_says_that_it_changes_nothing(apply, options, caplog):
-    """What the text says is taken out already; with projection none the user chose that nothing is."""
+def test_keep_prompt_warns_that_it_has_no_effect(apply, options, caplog):
+    """All of the text's part is removed already; with projection none the user chose to remove nothing."""
     plain = noise(apply())
     apply(keep_prompt=0.5, options=options(projection="none"))
     assert not caplog.records
     assert noise(apply(keep_prompt=0.5)).equal(plain)
     assert [record.message for record in caplog.records if record.name == "facecdm"] == [
-        "FaceCDM: keep_prompt is 0.5 and changes nothing: PuLID takes out all that the text says already. For more of "
-        "the prompt lower face_strength."
+        "FaceCDM: keep_prompt is 0.5 and has no effect: PuLID already removes all of the text's part. To follow the "
+        "prompt more, lower face_strength."
     ]
 
 
-def test_noise_in_nobody_changes_the_negative_side_alone(apply, options):
+def test_noise_changes_the_negative_prompt_only(apply, options):
     some = apply(options=options(noise=0.5))
     differ(noise(some), noise(apply()))
     assert noise(some, cfg=1.0).equal(noise(apply(), cfg=1.0))
 
 
 def test_a_negative_picture_is_refused(errors, apply, options, picture):
-    """PuLID's negative prompt sees no picture at all, but zeros."""
-    with pytest.raises(errors.Mismatch, match="PuLID shows the negative prompt an empty face"):
+    """PuLID uses zeros for the negative prompt."""
+    with pytest.raises(errors.Mismatch, match="PuLID uses an empty face for the negative prompt"):
         apply(options=options(negative_image=picture))
 
 
-# ---- beside others ----
+# ---- with other adapters ----
 
 
-def test_beside_a_native_adapter_and_instantid(model, apply, make_adapter, make_imported):
+def test_with_an_own_adapter_and_instantid(model, apply, make_adapter, make_imported):
     own, instantid = stir(make_adapter(model)), make_imported("instantid")
     plain = noise(model)
 
@@ -187,8 +189,8 @@ def test_beside_a_native_adapter_and_instantid(model, apply, make_adapter, make_
     same(three, chain(instantid, None, own))
 
 
-def test_beside_another_packs_patch(model, apply):
-    """One that sits on the layer already answers in the text's place; one that comes later is added."""
+def test_with_another_packs_patch(model, apply):
+    """A patch that is there first replaces the text's attention; ours is added to it."""
 
     def foreign(q, k, v, extra_options):
         return q * 0.1
@@ -199,7 +201,7 @@ def test_beside_another_packs_patch(model, apply):
     differ(noise(before), noise(model), noise(apply(model=before)), noise(apply()))
 
 
-# ---- what it refuses, and why ----
+# ---- errors ----
 
 
 @pytest.fixture(scope="module")
@@ -208,17 +210,17 @@ def errors(in_comfy):
 
 
 def test_without_the_tower(errors, apply):
-    with pytest.raises(errors.FaceCDMError, match="PuLID looks at.*EVA02_CLIP_L_336_psz14_s6B.pt.*Load EVA CLIP"):
+    with pytest.raises(errors.FaceCDMError, match="PuLID encodes.*EVA02_CLIP_L_336_psz14_s6B.pt.*Load EVA CLIP"):
         apply(clip_vision=None)
 
 
 def test_with_another_tower(errors, apply, vision):
-    with pytest.raises(errors.Mismatch, match="PuLID looks at.*EVA02_CLIP_L_336_psz14_s6B.pt.*Load EVA CLIP"):
+    with pytest.raises(errors.Mismatch, match="PuLID encodes.*EVA02_CLIP_L_336_psz14_s6B.pt.*Load EVA CLIP"):
         apply(clip_vision=vision)
 
 
 def test_without_the_picture(errors, apply):
-    with pytest.raises(errors.FaceCDMError, match="connect to image what Detect & Embed Faces saw"):
+    with pytest.raises(errors.FaceCDMError, match="connect the picture of Detect & Embed Faces to image"):
         apply(image=None)
 
 
@@ -227,24 +229,24 @@ def test_with_another_picture(errors, apply):
         apply(image=torch.rand(1, 10, 12, 3))
 
 
-def test_beside_an_image_stream_with_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch, caplog):
-    """There is one clip_vision. Encoded already, a pooled picture needs none of its own."""
-    families = in_comfy.module("facecdm.formats.families")
-    monkeypatch.setattr(families, "ENCODERS", (families.Encoder("ViT-small", SMALL_XL.states, SMALL_XL.pooled, "s"),))
+def test_with_an_image_stream_of_another_tower(errors, in_comfy, apply, pulid, make_imported, monkeypatch, caplog):
+    """There is one clip_vision. An encoded picture needs none."""
+    encoders = in_comfy.module("facecdm.formats.encoders")
+    monkeypatch.setattr(encoders, "ENCODERS", (encoders.Encoder("ViT-small", SMALL_XL.states, SMALL_XL.pooled, "s"),))
     both = {
         family: in_comfy.run("FaceCDMCombineAdapters", adapter=pulid, other=make_imported(family))[0]
         for family in ("ip-adapter", "ip-adapter-plus")
     }
-    for family, told in (("ip-adapter", "or connect the picture by CLIP Vision Encode"), ("ip-adapter-plus", "other$")):
-        with pytest.raises(errors.Mismatch, match=f"PuLID looks with EVA02.* with ViT-small.*an Apply FaceCDM.*{told}"):
+    for family, end in (("ip-adapter", "or connect the picture by CLIP Vision Encode"), ("ip-adapter-plus", "other$")):
+        with pytest.raises(errors.Mismatch, match=f"PuLID uses the tower EVA02.* ViT-small.*an Apply FaceCDM.*{end}"):
             apply(adapter=both[family])
     seen = SimpleNamespace(image_embeds=torch.rand(1, SMALL_XL.pooled), penultimate_hidden_states=None)
     shown = apply(adapter=both["ip-adapter"], clip_vision_output=seen)
     keeping = apply(adapter=both["ip-adapter"], clip_vision_output=seen, keep_prompt=0.5)
     differ(noise(keeping), noise(shown))
-    assert not caplog.records, "keep_prompt is heard in the image stream"
+    assert not caplog.records, "keep_prompt acts on the image stream"
     differ(noise(shown), noise(apply()))
-    with pytest.raises(errors.Mismatch, match="PuLID looks with EVA02"):
+    with pytest.raises(errors.Mismatch, match="PuLID uses the tower EVA02"):
         apply(adapter=both["ip-adapter-plus"], clip_vision_output=seen)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from facecdm.training.stages import Stage
 
+KINDS = ("pt", "png", "jsonl")
 QUIET = {"localisation": 0.0, "alignment": 0.0, "background": 0.0, "warmup": 1}
 
 
@@ -157,7 +158,7 @@ def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, trai
         trained, lora, losses, plot, pictures, report, control = train(settings={"validate_every": 1}, vae=demo[2])
     assert [what[:2] for what in told] == [(1, 2), (2, 2)]
     kind, preview, _ = told[0][2]
-    assert kind == "JPEG" and preview.size == (256, 128) and told[1][2] is None  # the last ones are an output
+    assert kind == "JPEG" and preview.size == (256, 128) and told[1][2][1].size == (256, 128)
     assert trained.config.recogniser == data.recogniser and not trained.streams["face"].gate.is_zero
     assert not any(value.is_inference() for value in trained.parameters())
     assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
@@ -267,13 +268,13 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
 
     whole, *_ = train(run="whole", steps=4)
     with (
-        heard(lambda value, *_: value == 2 and management.interrupt_current_processing()),
+        heard(lambda *_: management.interrupt_current_processing()),  # newer ComfyUI reports the first step, then fewer
         pytest.raises(management.InterruptProcessingException),
     ):
         train(run="stopped", steps=4)
     assert (folder(in_comfy) / "stopped" / "broad.pt").is_file()
     went_on, *_, report, _ = train(run="stopped", steps=4)
-    assert "went on from step 2" in report
+    assert "resumed at step 1)" in report
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in went_on.state_dict().items())
     with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="learning_rate was"):
         train(run="stopped", steps=4, settings={"learning_rate": 1.0})
@@ -281,7 +282,7 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
 
 def test_what_is_not_connected_is_left_out_and_said(in_comfy, demo, analyzer, train):
     _, lora, *_, report, _ = train("2 identity", run="alone", steps=1)
-    assert "no identity loss: the identity loss needs a face analyzer and a VAE" in report and lora
+    assert "no identity loss: the identity loss needs a face recogniser" in report and "and a VAE" in report and lora
     error = in_comfy.module("facecdm.errors")
     with pytest.raises(error.FaceCDMError, match="needs a VAE"):
         train("2 identity", {"identity": 0.2}, run="asked", face_analyzer=analyzer)
@@ -317,4 +318,5 @@ def test_train_runs_the_three_stages(in_comfy, demo, adapter, data, analyzer):
     ] == [True] * 3
     assert len(losses["loss"]) == 4 and lora and len(pictures) == 2
     assert report.count("\nidentity: ") == 2  # the loss, in the second stage and in the third
-    assert {path.name for path in (folder(in_comfy) / "three").iterdir()} == {"broad.pt", "identity.pt", "fine.pt"}
+    left = {path.name for path in (folder(in_comfy) / "three").iterdir()}
+    assert left == {"pictures"} | {f"{name}.{kind}" for name in ("broad", "identity", "fine") for kind in KINDS}

@@ -21,6 +21,8 @@ ARROWS = {
     "people": {"faces"},
     "adapter": {"bases", "faces", "pose"},
     "formats": {"adapter", "bases", "faces", "pose"},
+    "comfy_api": set(),
+    "apps": {"comfy_api", "faces"},
 }
 
 
@@ -76,6 +78,17 @@ def rooms(path: Path) -> set[str]:
 def test_arrows_point_down(room):
     for path in (ROOT / "facecdm" / room).rglob("*.py"):
         assert rooms(path) <= ARROWS[room], f"{label(path)} imports a room above its own"
+
+
+def below(*names: str) -> list[Path]:
+    return [path for path in LIBRARY if path.is_relative_to(ROOT / "facecdm" / Path(*names))]
+
+
+@pytest.mark.parametrize("path", below("training"), ids=label)
+def test_training_imports_no_host(path):
+    """Whoever starts a training hands it a Denoiser; only the data set's command still opens its encoders itself."""
+    if path.name != "cli.py":
+        assert not any("hosts" in name.split(".") for name, _ in imports(path, True))
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=label)

@@ -1,4 +1,4 @@
-"""The scripts of docs/api.md do what it says, as they stand there."""
+"""The scripts of docs/api.md work as they are written there."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ PORTRAIT = (ROOT / "workflows" / "api" / "portrait.json").read_text(encoding="ut
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A pack's folder with a quicker portrait in it."""
+    """A folder like the pack's, with a portrait workflow of two steps."""
     if not default_path().is_file():
         pytest.skip(f"no demo weights at {default_path()}")
     (tmp_path / "workflows" / "api").mkdir(parents=True)
@@ -42,11 +42,11 @@ def test_the_script_makes_a_portrait(server, folder):
     assert picture.size == (128, 128) and "plain red background" in picture.info["prompt"]
 
 
-def test_the_script_tells_what_failed(server, folder, tmp_path):
+def test_the_script_prints_what_failed(server, folder, tmp_path):
     from PIL import Image
 
-    Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
-    done = ask(folder, str(tmp_path / "nobody.png"), "a man", server.address)
+    Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
+    done = ask(folder, str(tmp_path / "grey.png"), "a man", server.address)
     assert done.returncode == 1 and "no face" in done.stderr
 
 
@@ -58,5 +58,5 @@ def test_the_library_does_the_same(server, folder, monkeypatch):
     assert data.startswith(b"\x89PNG")
 
 
-def test_it_is_as_short_as_the_page_says():
+def test_the_script_is_short():
     assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 30

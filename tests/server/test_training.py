@@ -136,7 +136,7 @@ def test_stopped_gone_on_with_and_its_lora_loaded_by_core(server, graph):
     }
     done = server.run(trained)
     report = "".join(done.ui["report"]["text"])
-    assert f"{STEPS} of {STEPS} steps (went on from step " in report
+    assert f"{STEPS} of {STEPS} steps (resumed at step " in report
     with_lora = picture(server, done)
 
     file = next((server.base / "output" / "loras").glob("facecdm*.safetensors"))

@@ -96,7 +96,7 @@ def make_moment(
 class ManyPeople:
     """A data set of `count` people in three pictures each, whose faces follow a linear map from their embeddings."""
 
-    empty_prompt = Prompt(torch.zeros(1, 7, 12))
+    empty_prompt, recogniser = Prompt(torch.zeros(1, 7, 12)), "stub/mean.onnx"
 
     def __init__(self, count: int = 60, size: int = 24, loud: float = 0.3, width: int = 8):
         rng = torch.Generator().manual_seed(0)
@@ -113,6 +113,9 @@ class ManyPeople:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def identity(self, index: int) -> int:
+        return int(self.rows.identity[index])
 
     def latent_shape(self, index: int) -> tuple[int, ...]:
         return tuple(self.rows.latents.shape[1:])

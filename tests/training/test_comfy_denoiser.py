@@ -315,3 +315,43 @@ def test_pictures_have_gradients(in_comfy, denoiser_class):
     with torch.inference_mode():
         picture = vae.decode(latents.detach())
     torch.testing.assert_close(picture, (pixels.detach().clamp(-1, 1).movedim(1, -1) + 1) / 2, rtol=0, atol=1e-5)
+
+
+def test_a_model_in_dynamic_vram_is_trained_on_its_non_dynamic_clone(sd15, denoiser_class, in_comfy):
+    """ComfyUI 0.33 and later; a CPU has none, so a patcher says of itself that it is dynamic."""
+    from comfy.model_patcher import ModelPatcher
+    from control_twins import make_control_twins
+
+    from facecdm.hosts.comfy.training.dynamic import static_control
+
+    class Dynamic(ModelPatcher):
+        loader = None
+
+        def is_dynamic(self):
+            return True
+
+        def clone(self, disable_dynamic=False):
+            if disable_dynamic and self.loader is None:
+                raise RuntimeError("Cannot create non-dynamic delegate: cached_patcher_init is not initialized.")
+            return self.loader() if disable_dynamic else super().clone()
+
+    plain = sd15.model
+    dynamic = Dynamic(plain.model, plain.load_device, plain.offload_device)
+    with pytest.raises(UnsupportedModel, match="--disable-dynamic-vram"):
+        denoiser_class(dynamic)
+    dynamic.loader = make_twins(SMALL_SD15).model.clone
+    with denoiser_class(dynamic) as denoiser:
+        assert (
+            denoiser.model.model is not plain.model
+            and not hasattr(denoiser.model, "is_dynamic")
+            or (not denoiser.model.is_dynamic())
+        )
+        step = Step(sd15.context, denoiser.layer_map, denoiser.linears())
+        assert len(step.see_and_learn(denoiser)[1]) > 200
+    control = make_control_twins(SMALL_SDXL).net
+    assert static_control(control).control_model is control.control_model
+    wrapped = control.control_model_wrapped
+    control.control_model_wrapped = Dynamic(wrapped.model, wrapped.load_device, wrapped.offload_device)
+    copies = []
+    control.deepclone_multigpu = lambda device: copies.append(device) or "a deep copy"
+    assert static_control(control) == "a deep copy" and copies == [control.load_device]

@@ -7,6 +7,7 @@ from lab import STAGE, TinySource, everything, tiny_denoiser, tiny_trainer
 from twins import SMALL_SDXL, make_twins
 
 from facecdm.errors import FaceCDMError, Mismatch
+from facecdm.training.checks import Inputs, check_stage
 from facecdm.training.lora import Lora
 
 ROWS, SIZE = 2, (8, 8)
@@ -80,10 +81,11 @@ def test_the_next_stage_goes_on_with_it_or_leaves_it_as_it_is(tmp_path):
         assert moves != all(torch.equal(part.up, first.control.parts[name].up) for name, part in after.parts.items())
 
 
-def test_without_a_net_or_poses_it_is_refused(tmp_path):
-    for control, data in ((None, Posed()), (net(), TinySource())):
-        with pytest.raises(FaceCDMError, match="trains the LoRA of a ControlNet.*give both"):
-            tiny_trainer(tmp_path, STAGE.but(train=["control"]), control=control, data=data)
+@pytest.mark.parametrize("control, data", [(None, Posed()), (net(), TinySource())])
+def test_without_a_controlnet_or_poses_it_is_refused(tmp_path, control, data):
+    inputs = Inputs(tiny_denoiser(control=control), data, tmp_path)
+    with pytest.raises(FaceCDMError, match="trains the LoRA of a ControlNet.*has no pose pictures"):
+        check_stage(STAGE.but(train=["control"]), inputs)
 
 
 @pytest.fixture(scope="module")

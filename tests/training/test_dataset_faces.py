@@ -112,6 +112,6 @@ def test_known_faces_take_the_place_of_detection(tmp_path):
     item = type("Item", (), {"name": "a"})
     assert finder.find(item).embedding.tolist() == [1] * 4 and finder.recogniser == "pack/file.onnx"
     item.name = "b"
-    assert finder.find(item) == "no face is known of it" and "known before, not detected here" in finder.describe()
+    assert finder.find(item) == "no face in the table" and "from a table, not detected" in finder.describe()
     with pytest.raises(Mismatch, match="2 rows for 3"):
         known_from_npz([(tmp_path / "faces.npz", ["a", "b", "c"])], (8, 8), "pack/file.onnx")

@@ -4,17 +4,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecdm.training.randomness import _noise_step, batches, draw
+from facecdm.training.randomness import _timesteps, batches, draw
 from facecdm.training.stages import Stage
 
 
 @settings(max_examples=40, deadline=None)
 @given(low=st.integers(0, 900), width=st.integers(1, 1000), share=st.floats(0, 1))
-def test_noise_steps_obey_range_and_share(low, width, share):
+def test_timestepss_obey_range_and_share(low, width, share):
     high = min(low + width, 1000)
     stage = Stage(noise_low=low, noise_high=high, noise_share=share)
     u = (torch.arange(4000) + 0.5) / 4000
-    t = _noise_step(stage, u)
+    t = _timesteps(stage, u)
     assert t.min() >= 0 and t.max() <= 999
     inside = ((t >= low) & (t < high)).float().mean().item()
     wanted = share if share and high - low < 1000 else (high - low) / 1000

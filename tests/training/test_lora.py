@@ -37,6 +37,15 @@ def test_it_is_a_change_of_the_weight(layer, shape):
     assert not torch.allclose(heard, layer(x), atol=1e-3)
 
 
+def test_alpha_over_rank_scales_it():
+    torch.manual_seed(0)
+    part, x = loud(LowRank(5, 7, rank=4, alpha=2.0)), torch.randn(3, 5)
+    torch.testing.assert_close(part.weight, part.up @ part.down / 2)
+    torch.testing.assert_close(part(x), x @ (part.up @ part.down / 2).T)
+    again = Lora.from_tensors(Lora({"layer": part}).tensors()).parts["layer"]
+    assert again.alpha == 2.0 and torch.equal(again.weight, part.weight) and part.copy().alpha == 2.0
+
+
 def test_a_convolution_travels_through_its_tensors():
     layers = {"lora_unet_conv": nn.Conv2d(4, 6, 3, padding=1), "lora_unet_linear": nn.Linear(4, 6)}
     lora = Lora.new(layers, 3)

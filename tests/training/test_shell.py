@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from facecdm.adapter.native import load_adapter
 from facecdm.errors import BadFile, FaceCDMError, Mismatch
+from facecdm.hosts.diffusers.denoiser import open_base
 from facecdm.training import config as configuration
 from facecdm.training.session import Session
 
@@ -34,6 +35,10 @@ def command(*words, launcher=("-m",)) -> subprocess.CompletedProcess:
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done
+
+
+def opened(config: configuration.Config) -> Session:
+    return Session(config, lambda config, device: open_base(config.base, device, config.control))
 
 
 @pytest.fixture(scope="module")
@@ -176,17 +181,17 @@ def test_a_training_goes_on_from_an_adapter_and_its_lora(alone, data_set, face_m
 def test_what_is_no_lora_of_the_base_is_refused(alone, data_set, face_models, tmp_path):
     path = write(tmp_path, data_set, face_models, lora=str(alone / "adapter.safetensors"))
     with pytest.raises(BadFile, match="holds no LoRA"):
-        Session(configuration.read(path))
+        opened(configuration.read(path))
     other = {"unet_else.lora_down.weight": torch.zeros(2, 4), "unet_else.lora_up.weight": torch.zeros(4, 2)}
     save_file(other, tmp_path / "other.safetensors")
-    with pytest.raises(Mismatch, match="another U-Net"):
-        Session(configuration.read(write(tmp_path, data_set, face_models, lora="other.safetensors")))
+    with pytest.raises(Mismatch, match="another model"):
+        opened(configuration.read(write(tmp_path, data_set, face_models, lora="other.safetensors")))
 
 
 def test_faces_drawn_from_noise_want_places_before_the_first_stage(data_set, face_models, tmp_path):
     path = write(tmp_path, data_set, face_models, stages={"identity": {"few_steps": 2, "few_steps_from": "noise"}})
-    with pytest.raises(FaceCDMError, match="told where the face is"):  # of two people: no places
-        Session(configuration.read(path))
+    with pytest.raises(FaceCDMError, match="conditioned on face location"):  # two people: no positions
+        opened(configuration.read(path))
 
 
 def test_every_mistake_of_a_file_is_named(tmp_path):
@@ -208,7 +213,41 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
         configuration.read(path)
 
 
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ("all: {name: ../x}", "'../x' cannot be the name of a file"),
+        ("all: {name: same}", "two stages are named 'same'"),
+        ("all: {steps: 0}", "every stage has steps: 0"),
+        ("name: ../x", "'../x' cannot be the name of a file"),
+        ("out: train.yaml", "out .train.yaml. is a file"),
+        ("data: caf\xe9", "is not a YAML file in UTF-8"),
+        ("all: {learning_rate: .inf}", "learning_rate must be a finite number"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_when_the_file_is_read(tmp_path, lines, message):
+    path = tmp_path / "train.yaml"
+    values = {"data": "x", "out": "y"}
+    key = lines.partition(":")[0]
+    given = [f"{name}: {value}" for name, value in values.items() if name != key]
+    path.write_bytes("\n".join([*given, lines]).encode("latin-1"))
+    with pytest.raises(FaceCDMError, match=message):
+        configuration.read(path)
+
+
+def test_another_recogniser_than_the_data_sets_is_refused(data_set, face_models, tmp_path):
+    other = shutil.copy(face_models / RECOGNISER, tmp_path / "w600k_r50.onnx")
+    with pytest.raises(Mismatch, match="embedded by buffalo_s/w600k_mbf.onnx, and the recogniser .* w600k_r50.onnx"):
+        opened(configuration.read(write(tmp_path, data_set, face_models, recogniser=str(other))))
+
+
+def test_a_users_adapter_is_not_overwritten_unless_asked(alone, data_set, face_models, tmp_path):
+    path = write(tmp_path, data_set, face_models, out=str(alone))
+    with pytest.raises(FaceCDMError, match="adapter.safetensors exists and was not made by this training"):
+        opened(configuration.read(path))
+
+
 def test_too_few_people_are_told_before_the_first_stage(data_set, face_models, tmp_path):
     path = write(tmp_path, data_set, face_models, stages={"identity": {"linear_identity": 1.0}})
     with pytest.raises(FaceCDMError, match="at least 32 people and this one has 2"):
-        Session(configuration.read(path))
+        opened(configuration.read(path))

@@ -1,4 +1,4 @@
-"""A stage learns, goes on to the bit after any end, and says no to what does not belong to it."""
+"""One stage: what it trains, bit-exact resuming, validation, averaging, accumulation and divergence."""
 
 import os
 import signal
@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import STAGE, WIDTH, everything, tiny_trainer
+from lab import STAGE, everything, tiny_trainer
 
-from facecdm.adapter.config import AdapterConfig
-from facecdm.adapter.model import TripletAdapter
-from facecdm.errors import BadFile, FaceCDMError
+from facecdm.errors import BadFile
+from facecdm.training.divergence import Diverged, skipped_steps
 from facecdm.training.lora import Lora
 from facecdm.training.losses import IdentityLoss
+from facecdm.training.randomness import batches
+from facecdm.training.report import stage_report
 from facecdm.training.state import RunMismatch
 from facecdm.training.step import Term
 
 LAB = Path(__file__).parents[1] / "support" / "lab.py"
+PROCESSES = LAB.with_name("lab_processes.py")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -90,11 +92,11 @@ def test_other_settings_or_data_are_refused_and_named(whole):
     folder = whole[0].checkpoint.parent
     with pytest.raises(RunMismatch, match="learning_rate was 0.001 and is 0.002"):
         tiny_trainer(folder, STAGE.but(learning_rate=2e-3))
-    with pytest.raises(RunMismatch, match="the base model is another"):
+    with pytest.raises(RunMismatch, match="the base model is different"):
         tiny_trainer(folder, base="another")
     other = tiny_trainer(folder).learner.result()[0]
     other.streams["face"].gate.knots.data += 1
-    with pytest.raises(RunMismatch, match="the adapter or LoRA that it began with is another"):
+    with pytest.raises(RunMismatch, match="the initial adapter or LoRA is different"):
         tiny_trainer(folder, adapter=other)
 
 
@@ -110,12 +112,12 @@ def test_another_controlnet_or_recogniser_is_refused_and_named(tmp_path):
 
     tiny_trainer(tmp_path, control=network(0), more_terms=look(0)).save()
     tiny_trainer(tmp_path, control=network(0), more_terms=look(0))
-    with pytest.raises(RunMismatch, match="the pose ControlNet is another") as caught:
+    with pytest.raises(RunMismatch, match="the pose ControlNet is different") as caught:
         tiny_trainer(tmp_path, control=network(1), more_terms=look(0))
     assert "recogniser" not in str(caught.value)
-    with pytest.raises(RunMismatch, match="the face recogniser is another"):
+    with pytest.raises(RunMismatch, match="the face recogniser is different"):
         tiny_trainer(tmp_path, control=network(0), more_terms=look(1))
-    with pytest.raises(RunMismatch, match="the pose ControlNet is another; the face recogniser is another"):
+    with pytest.raises(RunMismatch, match="the pose ControlNet is different; the face recogniser is different"):
         tiny_trainer(tmp_path)
 
 
@@ -181,19 +183,127 @@ def test_gradient_checkpointing_changes_nothing(whole, tmp_path):
         torch.testing.assert_close(value, whole[1][name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
-    from facecdm.training.trainer import Worker
-
-    with pytest.raises(FaceCDMError, match="multiple of the number of processes"):
-        tiny_trainer(tmp_path, STAGE.but(batch=3), Worker(0, 2))
+# ---- accumulation ----
 
 
-def test_who_cannot_be_told_where_the_face_is_does_not_draw_from_noise(tmp_path):
-    stage = STAGE.but(identity=0.1, few_steps=2, few_steps_from="noise", drop_pose=0.5)
-    with pytest.raises(FaceCDMError, match="told where the face is"):
-        tiny_trainer(tmp_path, stage)
-    layers = tiny_trainer(tmp_path, STAGE).denoiser.layer_map
-    told = TripletAdapter(AdapterConfig(layers, face_width=WIDTH, face_rank=8, face_tokens=4, places=True))
-    tiny_trainer(tmp_path, stage, adapter=told)
-    with pytest.raises(FaceCDMError, match="drop_pose below 1"):
-        tiny_trainer(tmp_path, stage.but(drop_pose=1.0), adapter=told)
+def test_a_resumed_run_with_accumulation_goes_on_with_the_next_batches(tmp_path):
+    stage = STAGE.but(accumulation=2, steps=4, save_every=100)
+    whole = tiny_trainer(tmp_path / "whole", stage)
+    whole.run()
+
+    def stop(trainer):
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path / "cut", stage).run(stop)
+    second = tiny_trainer(tmp_path / "cut", stage)
+    second.run()
+    equal(everything(second), everything(whole))
+
+
+def test_accumulated_gradients_and_losses_are_means(tmp_path):
+    stage = STAGE.but(accumulation=2, steps=1)
+    trainer = tiny_trainer(tmp_path, stage)
+    order = batches(trainer.buckets, stage.batch, stage.seed, 0)
+    losses = []
+    with trainer.applied():
+        for micro in range(2):
+            total, values = trainer._forward(next(order), micro, 1)
+            (total / 2).backward()
+            losses.append(values["diffusion"].item())
+    gradients = [value.grad for value in trainer.learner.named.values() if value.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    trainer.optimiser.zero_grad()
+    trainer.run()
+    assert trainer.history[0]["gradient"] == pytest.approx(norm, rel=1e-4)
+    assert trainer.history[0]["diffusion"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+
+
+# ---- the moving average ----
+
+
+def test_the_average_moves_slowly_towards_the_weights(tmp_path):
+    learner = tiny_trainer(tmp_path, STAGE.but(ema=0.9)).learner
+    name, value = next(iter(learner.named.items()))
+    before = value.detach().clone()
+    value.data.add_(1)
+    learner.follow(1)  # decay (1 + 1) / (10 + 1)
+    torch.testing.assert_close(learner.average[name], before + 9 / 11)
+    value.data.copy_(before + 11)
+    learner.follow(1000)  # decay 0.9
+    torch.testing.assert_close(learner.average[name], before + 0.9 * 9 / 11 + 0.1 * 11)
+
+
+def test_validation_measures_the_averaged_weights(tmp_path):
+    trainer = tiny_trainer(tmp_path, STAGE.but(ema=0.99, learning_rate=0.03), held_out=frozenset({0, 1, 2}))
+    trainer.run()
+    measured = trainer.validate()
+    raw = {name: value.detach().clone() for name, value in trainer.learner.named.items()}
+    for name, value in trainer.learner.named.items():
+        value.data.copy_(trainer.learner.average[name])
+    assert trainer.validate() == measured
+    trainer.learner.average = raw
+    assert trainer.validate()["validation"] != measured["validation"]
+
+
+# ---- divergence ----
+
+
+def failing_from(step: int) -> Term:
+    return Term("failing", lambda data: data.prediction.mean() * (float("nan") if data.step >= step else 1.0))
+
+
+def test_a_diverged_run_stops_with_an_error_and_keeps_its_state(tmp_path):
+    trainer = tiny_trainer(tmp_path, STAGE.but(steps=12), more_terms=[failing_from(3)])
+    with pytest.raises(Diverged, match=r"the last 6 steps .* had no finite gradient .*learning_rate 0.001"):
+        trainer.run()
+    assert trainer.step == 8 and skipped_steps(trainer.history) == [3, 4, 5, 6, 7, 8]
+    again = tiny_trainer(tmp_path, STAGE.but(steps=12), more_terms=[failing_from(3)])
+    with pytest.raises(Diverged):
+        again.run()
+    assert again.step == 8, "a resumed run does not go on either"
+
+
+def test_single_skipped_steps_are_reported(tmp_path):
+    broken = Term("broken", lambda data: data.prediction.mean() * (float("nan") if data.step == 2 else 1.0))
+    trainer = tiny_trainer(tmp_path, more_terms=[broken])
+    trainer.run()
+    assert "1 steps were skipped: their gradient was not finite" in stage_report(trainer, 0, 1.0)
+
+
+def test_weights_that_are_not_finite_are_no_result(tmp_path):
+    def spoil(trainer):
+        next(iter(trainer.learner.named.values())).data.fill_(float("inf"))
+
+    with pytest.raises(Diverged, match="the adapter diverged: 1 of its .* tensors hold NaN or infinity"):
+        tiny_trainer(tmp_path, STAGE.but(steps=1, ema=0.0)).run(spoil)
+
+
+# ---- several processes ----
+
+
+def two_processes(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """Two processes, each with a folder of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", PROCESSES, folder, *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LAB.parents[2]), str(LAB.parent)])}
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=280)
+
+
+def test_processes_without_a_shared_folder_resume_from_rank_0(tmp_path):
+    def stop(trainer):
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path / "0", STAGE.but(steps=4)).run(stop)
+    done = two_processes(tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.state", weights_only=True) for rank in (0, 1))
+    assert first["first"] == second["first"] == 2
+    equal(first["state"], second["state"])
+
+
+def test_a_process_with_another_data_set_is_refused(tmp_path):
+    done = two_processes(tmp_path, "other data")
+    assert done.returncode != 0 and "process 2 differs: the data set is different" in done.stderr

@@ -1,4 +1,4 @@
-"""PuLID's image tower in ComfyUI: a CLIP_VISION whose weights ComfyUI keeps where they are wanted."""
+"""PuLID's vision tower as a CLIP_VISION whose weights ComfyUI loads and offloads."""
 
 import comfy.model_management as management
 import torch
@@ -10,11 +10,14 @@ from ...faces.value import Faces
 from ...formats.bisenet import BiSeNet
 from ...formats.eva import EvaTower
 from ...formats.pulid_face import oval, parsed, prepared, upright_faces
-from .vision import AT_ONCE
+from .vision import BATCH
 
 
 class EvaVision:
-    """What Load EVA CLIP gives. `parser` finds a face's background; without one, an oval around the face stands in."""
+    """The output of Load EVA CLIP, a FaceTower (formats.vision).
+
+    `parser` finds the background of a face; without one, all but an oval around the face is background.
+    """
 
     def __init__(self, tower: EvaTower, parser: BiSeNet | None = None):
         self.load_device = management.text_encoder_device()
@@ -24,26 +27,22 @@ class EvaVision:
         self.image_size = tower.sizes.image
         self._background = parsed(parser) if parser else oval
 
-    def look_at(self, faces: Faces, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Embeddings [faces, 768] and five states [faces, 577, 1024] of the faces in `pictures` [B, H, W, 3], float32
-        on the CPU. Raises FaceCDMError where these are not the pictures that the faces were found in.
-        """
-        seen = prepared(upright_faces(faces, pictures), self._background, self.image_size)
+    def encode_faces(self, faces: Faces, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        crops = prepared(upright_faces(faces, pictures), self._background, self.image_size)
         management.load_model_gpu(self.patcher)
         with torch.no_grad():
-            looks = [self.model(some.to(self.load_device, self.dtype)) for some in seen.split(AT_ONCE)]
-        embedding = torch.cat([look[0].float().cpu() for look in looks])
+            outputs = [self.model(some.to(self.load_device, self.dtype)) for some in crops.split(BATCH)]
+        embedding = torch.cat([output[0].float().cpu() for output in outputs])
         if not torch.isfinite(embedding).all():
             raise FaceCDMError(
-                "EVA-CLIP gave NaN. Its file is damaged (get it again), or it computes in a precision "
-                "that it does not stand: start ComfyUI with --fp32-text-enc."
+                "EVA-CLIP gave NaN. Its file is damaged (get it again), or this precision is too low for it: start "
+                "ComfyUI with --fp32-text-enc."
             )
-        return embedding, tuple(
-            torch.cat([state.float().cpu() for state in depth]) for depth in zip(*(look[1] for look in looks))
-        )
+        states = zip(*(output[1] for output in outputs))
+        return embedding, tuple(torch.cat([state.float().cpu() for state in depth]) for depth in states)
 
     def encode_image(self, image: Tensor, crop: bool = True):
         raise FaceCDMError(
-            "This is the tower that PuLID looks at faces with. Connect it to clip_vision of Apply "
-            "FaceCDM with a PuLID adapter; for everything else take core's Load CLIP Vision."
+            "This is PuLID's vision tower. Connect it to clip_vision of Apply FaceCDM with a PuLID adapter; for "
+            "everything else use core's Load CLIP Vision."
         )

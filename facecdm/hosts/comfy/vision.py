@@ -1,4 +1,4 @@
-"""What a CLIP_VISION of ComfyUI sees: pictures, and no picture at all."""
+"""ComfyUI's CLIP vision models as vision towers."""
 
 from dataclasses import dataclass
 
@@ -6,43 +6,44 @@ import torch
 from torch import Tensor
 
 from ...errors import FaceCDMError
+from ...formats.vision import FaceTower, VisionOutput
 
-AT_ONCE = 16  # pictures, so that a video does not fill the memory
+BATCH = 16  # pictures encoded at once, so that a video does not fill the memory
 
 
 @dataclass(frozen=True, eq=False)
-class VisionOutput:
-    """Pooled embeddings [R, C] and penultimate hidden states [R, N, W], float32 on the CPU."""
+class ComfyVision:
+    """A VisionTower (formats.vision) of a CLIP_VISION."""
 
-    pooled: Tensor
-    states: Tensor
+    clip_vision: object
 
-    @classmethod
-    def of(cls, output) -> "VisionOutput":
-        """From a CLIP_VISION_OUTPUT. Raises FaceCDMError where it holds NaN."""
-        parts = [getattr(output, name, None) for name in ("image_embeds", "penultimate_hidden_states")]
-        parts = [torch.zeros(1, 0) if part is None else part.float().cpu() for part in parts]
-        if not all(torch.isfinite(part).all() for part in parts):
-            raise FaceCDMError("the encoded image holds NaN: load the CLIP vision model in another precision")
-        return cls(*parts)
+    def encode(self, pictures: Tensor) -> VisionOutput:
+        outputs = [vision_output(self.clip_vision.encode_image(some)) for some in pictures.split(BATCH)]
+        return VisionOutput(torch.cat([one.pooled for one in outputs]), torch.cat([one.states for one in outputs]))
+
+    def encode_empty(self) -> VisionOutput:
+        """As tencent-ailab/IP-Adapter and diffusers' `encode_image` do it."""
+        import comfy.model_management
+
+        clip_vision = self.clip_vision
+        comfy.model_management.load_model_gpu(clip_vision.patcher)
+        pixels = torch.zeros(1, 3, clip_vision.image_size, clip_vision.image_size, device=clip_vision.load_device)
+        with torch.no_grad():
+            out = clip_vision.model(pixel_values=pixels, intermediate_output=-2)
+        return VisionOutput(out[2].float().cpu(), out[1].float().cpu())
 
 
-def look(clip_vision, pictures: Tensor) -> VisionOutput:
-    """IMAGE [B, H, W, 3] as the tower sees it: scaled and cut to its square."""
-    seen = [VisionOutput.of(clip_vision.encode_image(some)) for some in pictures.split(AT_ONCE)]
-    return VisionOutput(torch.cat([one.pooled for one in seen]), torch.cat([one.states for one in seen]))
+def tower_of(clip_vision) -> ComfyVision | FaceTower | None:
+    """The tower of what is connected to a clip_vision input."""
+    return clip_vision if clip_vision is None or isinstance(clip_vision, FaceTower) else ComfyVision(clip_vision)
 
 
-def encode_empty_image(clip_vision) -> VisionOutput:
-    """One picture whose *normalised* pixels are zero, a mean grey: what the published adapters were trained to take
-    for no picture (tencent-ailab/IP-Adapter; diffusers' `encode_image`).
-    """
-    import comfy.model_management
-
-    comfy.model_management.load_model_gpu(clip_vision.patcher)
-    side = clip_vision.image_size
-    with torch.no_grad():
-        out = clip_vision.model(
-            pixel_values=torch.zeros(1, 3, side, side, device=clip_vision.load_device), intermediate_output=-2
-        )
-    return VisionOutput(out[2].float().cpu(), out[1].float().cpu())
+def vision_output(output) -> VisionOutput | None:
+    """Of a CLIP_VISION_OUTPUT; None for None. Raises FaceCDMError for NaN."""
+    if output is None:
+        return None
+    parts = [getattr(output, name, None) for name in ("image_embeds", "penultimate_hidden_states")]
+    parts = [torch.zeros(1, 0) if part is None else part.float().cpu() for part in parts]
+    if not all(torch.isfinite(part).all() for part in parts):
+        raise FaceCDMError("the encoded image holds NaN: load the CLIP vision model in another precision")
+    return VisionOutput(*parts)

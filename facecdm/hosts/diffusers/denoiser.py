@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
 from ...bases import name_of
-from ...errors import MissingModel
+from ...errors import FaceCDMError, MissingModel
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
 from .sampling import DiffusersHost
@@ -15,6 +15,8 @@ from .sampling import DiffusersHost
 
 class DiffusersDenoiser:
     """See `training.denoiser.Denoiser`. `decoder` maps latents as the U-Net has them to pixels in −1…1."""
+
+    can_decode = True
 
     def __init__(
         self,
@@ -144,6 +146,20 @@ class _Decoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         scaled = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
         return self.vae.decode(scaled.to(self.vae.dtype)).sample
+
+
+def open_base(base: str, device: str, control: Path | None = None) -> DiffusersDenoiser:
+    """`base` is "demo" or a folder as diffusers saves it; so is `control`, the pose ControlNet, or for the demo model a
+    file of its own. Raises MissingModel, FaceCDMError."""
+    from ...demo.paths import POSE_CONTROLNET
+
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise FaceCDMError(f"device {device!r} is none that torch knows: cpu, cuda, cuda:1 …") from error
+    if base == "demo":
+        return demo_denoiser(device=device, pose=POSE_CONTROLNET if str(control) == "demo" else control)
+    return folder_denoiser(Path(base), device, control=control)
 
 
 def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -> DiffusersDenoiser:

@@ -1,1 +1,1 @@
-"""The data set: pictures in, encoded rows out. `pipeline.prepare` makes one, `data_set.DataSet` reads it."""
+"""Data sets: encoded pictures for the training. `pipeline.prepare` makes one, `data_set.DataSet` reads it."""

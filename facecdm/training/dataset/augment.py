@@ -1,23 +1,27 @@
-"""A photo as another photo: what stands in for a second picture of a person who has only one."""
+"""Variations of a photo, in place of other photos of a person who has only one."""
 
 import random
 from dataclasses import dataclass
 
 import numpy as np
 
-SWAP = [1, 0, 2, 4, 3]  # key points of a mirrored face: left and right change places
+SWAP = [1, 0, 2, 4, 3]  # key points of a mirrored face: left and right are swapped
 
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """`pixels` uint8 [H, W, 3] RGB of the size of the original; keypoints [5, 2] in it."""
+    """A variation.
+
+    pixels      uint8 [H, W, 3] RGB, as large as the original
+    keypoints   [5, 2] in its pixels
+    """
 
     pixels: np.ndarray
     keypoints: np.ndarray
 
 
 def vary(pixels: np.ndarray, keypoints: np.ndarray, rng: random.Random) -> Variation:
-    """Crop, turn and scale about the face, mirror, colour, blur: strong, but the person stays recognisable."""
+    """Crop, rotate and scale around the face, mirror, recolour and blur, so that the person stays recognisable."""
     import cv2
 
     height, width = pixels.shape[:2]
@@ -25,7 +29,7 @@ def vary(pixels: np.ndarray, keypoints: np.ndarray, rng: random.Random) -> Varia
     turn, zoom = rng.uniform(-15, 15), rng.uniform(0.85, 1.5)
     matrix = cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), turn, zoom)
     target = (width * rng.uniform(0.4, 0.6), height * rng.uniform(0.35, 0.55))
-    matrix[:, 2] += np.array(target) - middle  # crop: the face comes to another place
+    matrix[:, 2] += np.array(target) - middle  # crop: the face moves
     paper = [float(value) for value in pixels.reshape(-1, 3).mean(0)]
     out = cv2.warpAffine(
         np.ascontiguousarray(pixels),

@@ -1,4 +1,4 @@
-"""`python -m facecdm dataset …`: from a folder of pictures to a data set that can be trained on."""
+"""`python -m facecdm dataset …`: makes a data set for the training from a folder of pictures."""
 
 import argparse
 import dataclasses
@@ -13,18 +13,18 @@ CHOICES = {"framing": FRAMINGS, "several": SEVERAL, "no_caption": NO_CAPTION, "i
 HELP = {
     "resolution": "pixels (default: the base model's own)",
     "step": "sides of the buckets are multiples of it (default: the base model's own)",
-    "aspect": "longer over shorter side of a bucket, at most; 1: one square bucket",
+    "aspect": "largest ratio of a bucket's longer to its shorter side; 1: one square bucket",
     "framing": "train on the whole picture, or on the portrait around the face",
-    "several": "a picture with several faces: take the largest, or drop it",
-    "min_score": "how sure the detector must be",
-    "min_face": "width of a face over the picture's shorter side, at least",
-    "min_picture": "shorter side of a picture over its bucket's, at least",
-    "no_caption": "a picture without caption: the empty one, or drop it",
-    "identities": "auto: sub-folders and meta.jsonl say who is who, else like faces are one person",
-    "same_person": "mean cosine from which like faces are one person",
+    "several": "a picture with several faces: use the largest, or drop the picture",
+    "min_score": "smallest score of the face detector",
+    "min_face": "smallest ratio of the face's width to the shorter side of the bucket",
+    "min_picture": "smallest ratio of a picture's shorter side to its bucket's",
+    "no_caption": "a picture without a caption: use the empty one, or drop the picture",
+    "identities": "auto: people from sub-folders and meta.jsonl, else by clustering the faces",
+    "same_person": "mean cosine from which clustered faces are one person",
     "pose": "pictures for a pose ControlNet",
-    "augmented": "variations of a photo where a person has no other",
-    "detection_size": "pixels that the detector looks at",
+    "augmented": "number of variations of a photo where a person has no other photo",
+    "detection_size": "size in pixels to which pictures are brought for the detector",
 }
 
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of pictures (captions in .txt files or meta.jsonl, sub-folders are "
         "people), or FaceWorld with --splits",
     )
-    add("out", type=Path, help="the data set's folder; one that is there is brought up to date")
+    add("out", type=Path, help="the data set's folder; an existing data set is updated")
     add("--model", default="demo", metavar="DIR", help="demo (default), or a diffusers model folder")
     add("--clip-vision", type=Path, metavar="DIR", help="folder of a CLIP vision model, for the image stream")
     add("--tokenizer", type=Path, metavar="DIR", help="CLIP's, for the demo model: ComfyUI's comfy/sd1_tokenizer")
@@ -49,29 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of InsightFace packs (default: models/insightface of ComfyUI's base directory)",
     )
     add("--pack", metavar="NAME", help="the face pack (default: buffalo_l if it is there, else another that is)")
-    add("--landmarks", action="store_true", help="also 106 landmarks: they tell expressions apart; for openpose")
-    add("--provider", default="auto", help="where ONNX Runtime computes")
+    add("--landmarks", action="store_true", help="also find 106 landmarks, for expressions and openpose")
+    add("--provider", default="auto", help="device of ONNX Runtime")
     add("--splits", nargs="+", metavar="SPLIT", help="the source is FaceWorld: use these splits")
-    add("--people", type=int, metavar="N", help="of each split of FaceWorld, only so many people")
+    add("--people", type=int, metavar="N", help="number of people of each split of FaceWorld")
     add(
         "--known-faces",
         type=Path,
         nargs="+",
         metavar="NPZ",
-        help="faces found before, one table per split: nothing is detected",
+        help="tables of faces found before, one per split; nothing is detected",
     )
-    add("--recogniser", default="buffalo_s/w600k_mbf.onnx", help="who embedded the known faces")
+    add("--recogniser", default="buffalo_s/w600k_mbf.onnx", help="the recogniser that embedded the known faces")
     add("--prune", action="store_true", help="delete records that the data set no longer uses")
     add("--overwrite", action="store_true", help="replace a report or manifest in a folder that holds no data set")
     for field in dataclasses.fields(Settings):
         default = None if field.name in ("resolution", "step") else field.default
-        words = HELP[field.name] + ("" if default is None else f" (default: {default})")
+        text = HELP[field.name] + ("" if default is None else f" (default: {default})")
         add(
             f"--{field.name.replace('_', '-')}",
             type=type(field.default),
             default=default,
             choices=CHOICES.get(field.name),
-            help=words,
+            help=text,
         )
 
 
@@ -115,7 +115,7 @@ def _encoders(arguments: argparse.Namespace):
 def _comfyui(wanted: str, option: str) -> Path:
     """The ComfyUI that FACECDM_COMFYUI names, else the one around this pack or the quick start's.
 
-    Raises MissingModel, which says what was `wanted` of it and which `option` gives that.
+    Raises MissingModel, which names what was `wanted` from it and the `option` that gives it.
     """
     places = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
     places += [REPOSITORY.parents[1], REPOSITORY / ".quickstart" / "ComfyUI"]

@@ -20,10 +20,10 @@ STAGES = ("faces", "latents", "text", "vision", "augmented")  # in the order of 
 
 
 class DataSet:
-    """Pictures, encoded, on disk (a `training.source.Source`). Records are read when they are asked for, so that
-    memory does not grow with their number.
+    """Encoded pictures on disk (a `training.source.Source`), read when they are needed: memory does not grow with them.
 
-    Indices count `entries` from 0; tensors are float32 on the CPU. Opening raises MissingModel, BadFile.
+    Indices count `entries` from 0; tensors are float32 on the CPU. Raises MissingModel or BadFile on opening, and
+    BadFile on reading a damaged record.
     """
 
     def __init__(self, folder: Path):
@@ -34,8 +34,8 @@ class DataSet:
             for stage, key in zip(STAGES, entry.keys.all()):
                 if key and key not in self._stores[stage].places:
                     raise BadFile(
-                        f"{self.folder / stage} lacks what was made of {entry.name}: prepare the data set "
-                        "again (only what is missing is made)"
+                        f"{self.folder / stage} lacks a record of {entry.name}: prepare the data set again (only what "
+                        "is missing is made)"
                     )
         self.people: dict[int, list[int]] = {}
         for index, entry in enumerate(self.entries):
@@ -135,18 +135,18 @@ class DataSet:
     @cached_property
     @torch.inference_mode(False)
     def empty_prompt(self) -> Prompt:
-        """[1, T, C]: the empty text; SDXL's sizes are a square picture's of the data set's resolution."""
+        """[1, T, C] the empty prompt; SDXL's sizes are those of a square picture of the data set's resolution."""
         return self._prompt([self.manifest.empty], None)
 
     @torch.inference_mode(False)
     def features(
         self, indices: Sequence[int], augmented: Sequence[float | None] | None = None, vision: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """What is seen of pictures when they are references, of any buckets: raw face embeddings [B, W], and vision
-        states [B, N, V] where the data set has them.
+        """The features of pictures as references, of any buckets: raw face embeddings [B, W], and vision states
+        [B, N, V] where the data set has them.
 
-        A number in 0…1 in `augmented` chooses one of the variations of that picture, which exist where a person has
-        no other photo; where they do not, the picture itself is given.
+        A number in 0…1 in `augmented` chooses a variation of that picture. Variations exist where a person has no
+        other photo; elsewhere the picture itself is used.
         """
         entries = [self.entries[index] for index in indices]
         picks = list(augmented) if augmented is not None else [None] * len(entries)
@@ -157,25 +157,25 @@ class DataSet:
             varied = pick is not None and bool(keys.augmented)
             stage, key = ("augmented", keys.augmented) if varied else ("faces", keys.face)
             row = self._rows(stage, [key], "embedding")[0]
-            place = min(int((pick or 0) * len(row)), len(row) - 1)
-            faces.append(row[place] if varied else row)
+            number = min(int((pick or 0) * len(row)), len(row) - 1)
+            faces.append(row[number] if varied else row)
             if vision:
                 key = keys.augmented if varied else keys.vision
                 row = self._rows("augmented" if varied else "vision", [key], "states")[0]
-                states.append(row[place] if varied else row)
+                states.append(row[number] if varied else row)
         return _stack(faces), _stack(states) if vision else None
 
     def references(self, index: int) -> list[int]:
-        """Other photos of the same person, the most different in pose and expression first; [] where there is none."""
+        """Other photos of the same person, the most different in pose and expression first; [] if there are none."""
         others = [other for other in self.people[self.entries[index].identity] if other != index]
         if not others:
             return []
-        far = difference(self._shapes[index], self._shapes[others])
-        return [others[place] for place in np.argsort(-far, kind="stable")]
+        distance = difference(self._shapes[index], self._shapes[others])
+        return [others[number] for number in np.argsort(-distance, kind="stable")]
 
     @cached_property
     def _shapes(self) -> np.ndarray:
-        """[N, P, 2]: pose and expression of every picture (1 KB each); five points where not all have landmarks."""
+        """[N, P, 2] pose and expression of every picture (1 KB each); the five key points unless all have landmarks."""
         keys = [entry.keys.face for entry in self.entries]
         points = [row.numpy() for row in self._rows("faces", keys, "keypoints")]
         marks = [row.numpy() for row in self._rows("faces", keys, "landmarks")]
@@ -183,7 +183,7 @@ class DataSet:
         return np.stack([shape(*both) for both in zip(points, marks)])
 
     def _control(self, entries: list[Record]) -> Tensor | None:
-        """The pose pictures [B, 3, H, W], drawn now from the key points."""
+        """The pose pictures [B, 3, H, W] in 0…1, drawn from the key points."""
         if not self.has_pose:
             return None
         kind = self.manifest.settings["pose"]
@@ -206,14 +206,14 @@ class DataSet:
 
 
 def repeat(states: list[Tensor], length: int) -> Tensor:
-    """[T, C] each, T a divisor of `length` → [B, length, C]: a text said twice gives the same attention."""
+    """[T, C] each, T a divisor of `length` → [B, length, C]; repeated tokens do not change attention."""
     return torch.stack([row.repeat(length // len(row), 1) for row in states])
 
 
 def sdxl_sizes(entry: Record) -> tuple[float, ...]:
-    """Original height and width, crop from above and from the left, target height and width, in pixels.
+    """Original height and width, crop from the top and the left, target height and width, in pixels.
 
-    The crop is counted in the picture as it was resized, as in SDXL's own training.
+    The crop is measured in the resized picture, as in SDXL's own training.
     """
     x0, y0, x1, _ = entry.part
     scale = entry.bucket[1] / (x1 - x0)

@@ -1,4 +1,4 @@
-"""The stages that encode: pictures, variations of single photos, captions. Each makes what its store lacks."""
+"""Encoding of pictures, variations of single photos, and captions; each makes what its store lacks."""
 
 import random
 from dataclasses import replace
@@ -19,7 +19,7 @@ from .work import Part, Progress, shards
 
 
 class Encoding:
-    """Stores `latents`, `text`, `vision`, `augmented` in a folder, and what fills them."""
+    """Fills the stores `latents`, `text`, `vision` and `augmented` of a folder."""
 
     def __init__(self, folder: Path, encoders: Encoders, settings: Settings, progress: Progress):
         self.encoders, self.settings, self.progress = encoders, settings, progress
@@ -28,54 +28,58 @@ class Encoding:
         )
 
     def pictures(self, entries: list[Record], items: dict[str, Item]) -> set[str]:
-        """Latents and vision states, bucket by bucket; `items` by the entries' keys. Gives the keys of pictures that
-        cannot be read any more."""
+        """Encode latents and vision states, bucket by bucket.
+
+        items   by the entries' keys
+
+        Returns the keys of pictures that can no longer be read.
+        """
         todo = [entry for entry in sorted(entries, key=lambda entry: entry.bucket) if self._new(entry)]
-        spoilt: set[str] = set()
+        unreadable: set[str] = set()
         for part in shards("encoding pictures", todo, self.progress, lambda entry: entry.bucket):
-            spoilt |= self._picture_shard(part, items)
-        return spoilt
+            unreadable |= self._picture_shard(part, items)
+        return unreadable
 
     def _new(self, entry: Record) -> bool:
-        return entry.keys.latents not in self.latents or self._unseen(entry)
+        return entry.keys.latents not in self.latents or self._lacks_vision(entry)
 
-    def _unseen(self, entry: Record) -> bool:
+    def _lacks_vision(self, entry: Record) -> bool:
         return bool(entry.keys.vision) and entry.keys.vision not in self.vision
 
     def _picture_shard(self, part: Part, items: dict[str, Item]) -> set[str]:
         latents: dict[str, Tensor] = {}
         vision: dict[str, Tensor] = {}
-        spoilt = set()
+        unreadable = set()
         for batch in part.batches():
             pictures = []
             for entry in batch:
                 try:
                     pictures.append((entry, items[entry.key].read().pixels))
                 except Unreadable:
-                    spoilt.add(entry.key)
+                    unreadable.add(entry.key)
             new = [(entry, pixels) for entry, pixels in pictures if entry.keys.latents not in self.latents]
             if new:
                 made = self.encoders.latents(as_batch([cut(pixels, entry.part, entry.bucket) for entry, pixels in new]))
                 latents |= {entry.keys.latents: row for (entry, _), row in zip(new, to_half(made))}
-            new = [(entry, pixels) for entry, pixels in pictures if self._unseen(entry)]
+            new = [(entry, pixels) for entry, pixels in pictures if self._lacks_vision(entry)]
             if new:
-                made = self.encoders.vision([self._shown(entry, pixels) for entry, pixels in new])
+                made = self.encoders.vision([self._vision_input(entry, pixels) for entry, pixels in new])
                 vision |= {entry.keys.vision: row for (entry, _), row in zip(new, to_half(made))}
         if latents:
             self.latents.add(list(latents), {"latents": _stacked(latents)})
         if vision:
             self.vision.add(list(vision), {"states": _stacked(vision)})
-        return spoilt
+        return unreadable
 
-    def _shown(self, entry: Record, pixels: np.ndarray) -> np.ndarray:
-        """What the vision tower sees: the whole picture, or the portrait."""
+    def _vision_input(self, entry: Record, pixels: np.ndarray) -> np.ndarray:
+        """The vision tower's input: the whole picture, or the portrait."""
         if self.settings.framing == "whole":
             return pixels
         x0, y0, x1, y1 = entry.part
         return pixels[y0:y1, x0:x1]
 
     def variations(self, entries: list[Record], items: dict[str, Item], faces: Store, finder: Finder) -> list[Record]:
-        """The entries, with variations of the photos of people who have only one."""
+        """The entries, with variations of the photos of people who have only one photo."""
         count: dict[int, int] = {}
         for entry in entries:
             count[entry.identity] = count.get(entry.identity, 0) + 1
@@ -121,9 +125,9 @@ class Encoding:
         embedded: dict[str, Tensor],
         states: dict[str, Tensor],
     ) -> None:
-        """Adds the record `key`, unless the finder cannot embed."""
+        """Add the record `key`, unless the finder cannot embed it."""
         try:
-            pixels = self._shown(entry, item.read().pixels)
+            pixels = self._vision_input(entry, item.read().pixels)
         except Unreadable:
             return
         shift = entry.part[:2] if self.settings.framing == "portrait" else (0, 0)
@@ -140,7 +144,7 @@ class Encoding:
         return digest("text", caption, self.encoders.fingerprints.text)
 
     def captions(self, captions: list[str]) -> str:
-        """Each caption once, and the empty one, whose key is given back."""
+        """Encode each caption once, and the empty one; returns the key of the empty one."""
         captions = list(dict.fromkeys(["", *captions]))
         todo = [caption for caption in captions if self.text_key(caption) not in self.text]
         for part in shards("encoding captions", todo, self.progress):
@@ -159,7 +163,7 @@ class Encoding:
 
 
 def cut(pixels: np.ndarray, part: tuple[int, int, int, int], bucket: tuple[int, int]) -> np.ndarray:
-    """The part of a picture in the bucket's size, uint8 [height, width, 3]."""
+    """The part of a picture, resized to the bucket: uint8 [height, width, 3]."""
     from PIL import Image
 
     x0, y0, x1, y1 = part

@@ -1,4 +1,4 @@
-"""What a data set needs of a base model's encoders, whoever hosts them."""
+"""The interface of a base model's encoders, for every host."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,7 +14,10 @@ from ..rows import Prompt
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Hashes of each encoder's weights and settings: equal hashes, equal results. vision "" where there is none."""
+    """Hashes of each encoder's weights and settings; equal hashes mean equal results.
+
+    vision   "" where there is none
+    """
 
     latents: str
     text: str
@@ -22,9 +25,11 @@ class Fingerprints:
 
 
 class Encoders(Protocol):
-    """The frozen encoders of one base model. `step`: sides of pictures are multiples of it; `resolution`: its own.
+    """The frozen encoders of one base model.
 
-    `large` says whether prompts need SDXL's sizes.
+    resolution   the base model's, in pixels
+    step         sides of pictures are multiples of it
+    large        prompts need SDXL's sizes
     """
 
     fingerprints: Fingerprints
@@ -33,17 +38,17 @@ class Encoders(Protocol):
     large: bool
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """[B, H, W, 3] float32 in 0…1 → [B, C, h, w], scaled as the U-Net takes them, the mean where it is a spread."""
+        """[B, H, W, 3] float32 in 0…1 → [B, C, h, w], scaled for the U-Net; the mean of a distribution."""
 
     def text(self, captions: list[str]) -> list[Prompt]:
         """One Prompt with one row each; lengths may differ."""
 
     def vision(self, pictures: list[np.ndarray]) -> Tensor:
-        """uint8 [H, W, 3] RGB each, of any size → penultimate states [B, N, V]. Never called without the encoder."""
+        """uint8 [H, W, 3] RGB each, of any size → penultimate states [B, N, V]; only called with a vision encoder."""
 
 
 def weights_fingerprint(tensors: Iterable[tuple[str, Tensor]], *settings: object) -> str:
-    """sha256 of named weights, their types, and whatever else decides about the result."""
+    """sha256 of named weights, their types, and the settings that affect the result."""
     total = hashlib.sha256(repr(settings).encode())
     for name, tensor in tensors:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

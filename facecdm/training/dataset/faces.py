@@ -1,4 +1,4 @@
-"""Who finds the face in a picture: InsightFace, or a table of faces found before."""
+"""Face finders: InsightFace, or a table of faces found before."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,21 @@ from .store import digest
 
 @dataclass(frozen=True, eq=False)
 class DetectedFace:
-    """A face in pixels of its picture; numpy float32. landmarks [106, 2] or [0, 2]; `others`: further faces.
+    """The largest face of a picture, in pixels of the picture as read; arrays are float32.
 
-    size (height, width) of the picture as read, `original` as it lies in its file.
+    embedding   [D] raw
+    keypoints   [5, 2]
+    box         [4] x0, y0, x1, y1
+    landmarks   [106, 2] or [0, 2]
+    score       the detector's, 0…1
+    size        (height, width) of the picture as read
+    original    (height, width) in its file
+    others      number of further faces
     """
 
-    embedding: np.ndarray  # [D] raw
-    keypoints: np.ndarray  # [5, 2]
-    box: np.ndarray  # [4]
+    embedding: np.ndarray
+    keypoints: np.ndarray
+    box: np.ndarray
     landmarks: np.ndarray
     score: float
     size: tuple[int, int]
@@ -32,7 +39,11 @@ class DetectedFace:
 
 
 class Finder(Protocol):
-    """`fingerprint` decides whether faces found earlier are still good."""
+    """Finds and embeds faces.
+
+    recogniser    PACK/FILE of the embeddings
+    fingerprint   faces found under the same one are used again
+    """
 
     recogniser: str
     fingerprint: str
@@ -47,7 +58,7 @@ class Finder(Protocol):
 
 
 class AnalyzerFinder:
-    """SCRFD and ArcFace through the pack's own analyzer."""
+    """SCRFD and ArcFace of a face pack."""
 
     def __init__(self, analyzer: FaceAnalyzer, settings: Settings):
         self._analyzer, self._settings = analyzer, settings
@@ -95,9 +106,11 @@ class AnalyzerFinder:
 
 
 class KnownFinder:
-    """Faces that were found before, by name of the picture; nothing is detected or embedded here.
+    """Faces that were found before; nothing is detected or embedded.
 
-    `recogniser` is who embedded them, `origin` says how, for the manifest.
+    faces        by name of the picture
+    recogniser   PACK/FILE of the embeddings
+    origin       where they come from, for the manifest
     """
 
     def __init__(self, faces: dict[str, DetectedFace], recogniser: str, origin: str, fingerprint: str):
@@ -105,20 +118,26 @@ class KnownFinder:
         self.fingerprint = fingerprint
 
     def describe(self) -> str:
-        return f"known before, not detected here: {self._origin} ({self.recogniser})"
+        return f"from a table, not detected: {self._origin} ({self.recogniser})"
 
     def find(self, item: Item) -> DetectedFace | str:
-        return self._faces.get(item.name, "no face is known of it")
+        return self._faces.get(item.name, "no face in the table")
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> None:
         return None
 
 
 def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], recogniser: str) -> KnownFinder:
-    """From (npz, names of the pictures of its rows), all pictures of one size (height, width).
+    """From pairs of an npz file and the names of its rows' pictures, which are all of `size` (height, width).
 
-    `embedding` [N, D] raw, `keypoints` [N, 5, 2], `box` [N, 4], `score` [N] (0: no face), perhaps `landmarks`
-    [N, 106, 2], in pixels of the pictures. Raises BadFile, Mismatch (numbers of rows and names differ).
+    An npz file holds, in pixels of the pictures:
+    embedding   [N, D] raw
+    keypoints   [N, 5, 2]
+    box         [N, 4]
+    score       [N]; 0: no face
+    landmarks   [N, 106, 2]; may be missing
+
+    Raises BadFile, Mismatch (numbers of rows and names differ).
     """
     faces: dict[str, DetectedFace] = {}
     for path, names in files:
@@ -133,7 +152,7 @@ def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], r
                 f"{path} is no table of faces ({error!r}): it needs embedding, keypoints, box and score"
             ) from error
         if len(scores) != len(names):
-            raise Mismatch(f"{path} has {len(scores)} rows for {len(names)} pictures: make it anew")
+            raise Mismatch(f"{path} has {len(scores)} rows for {len(names)} pictures: make it again")
         faces |= {
             name: DetectedFace(*(column[row] for column in columns), float(scores[row]), size, size)
             for row, name in enumerate(names)

@@ -12,7 +12,11 @@ from .sources import Item, decode_file
 
 @dataclass(frozen=True)
 class FaceWorldSource:
-    """Whole splits; `people` keeps the first so many identities of each, `views` the first so many of their views."""
+    """Whole splits of FaceWorld.
+
+    people   number of identities of each split; None: all
+    views    number of views of each identity; None: all
+    """
 
     root: Path
     splits: tuple[str, ...] = ("train", "wide")

@@ -1,4 +1,4 @@
-"""Folders of pictures that a graph may name: those below one root, and no other."""
+"""Folders of pictures that a graph may name: only those below one root."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import MissingModel, UnsafeName
 from .sources import PICTURES
 
-DEPTH = 2  # of the folders that are listed
+DEPTH = 2  # of listed folders
 
 
 def inside(root: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The pose picture of an entry, for a ControlNet."""
+"""Pose pictures for a ControlNet."""
 
 import numpy as np
 

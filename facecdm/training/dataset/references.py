@@ -1,18 +1,18 @@
-"""Which other photo of a person is the better reference: one with another pose or expression."""
+"""Difference in pose and expression between photos of a person; the more different ones are the better references."""
 
 import numpy as np
 
 from ...faces.align import TEMPLATE, similarity
 
-# ArcFace's upright face with eyes one apart, so that distances are in distances between the eyes.
+# ArcFace's aligned face, scaled so that the eyes' distance is 1.
 UPRIGHT = (TEMPLATE - TEMPLATE[0]) / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0])
 
 
 def shape(keypoints: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """[5, 2] or, where there are landmarks, [106, 2]: the face brought upright, in distances between the eyes.
+    """The aligned landmarks [106, 2], or key points [5, 2] without landmarks, in units of the eyes' distance.
 
-    What is left after shift, turn and scale is the pose of the head and the expression (and the person, who is the
-    same among the photos that are compared).
+    Without translation, rotation and scale they show head pose and expression; the person is the same in all photos
+    that are compared.
     """
     points = np.asarray(landmarks if len(landmarks) else keypoints, np.float64)
     upright = similarity(keypoints, UPRIGHT)
@@ -21,5 +21,5 @@ def shape(keypoints: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def difference(a: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """RMS distance of one shape [P, 2] from others [N, P, 2], in distances between the eyes."""
+    """RMS distance [N] of one shape [P, 2] from others [N, P, 2], in units of the eyes' distance."""
     return np.sqrt(((others - a) ** 2).sum(-1).mean(-1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...apps.sheet import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
+from ...drawing import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
 from ...files import write_atomically
 from .manifest import Record
 from .screening import Dropped

@@ -1,4 +1,4 @@
-"""What a person can choose when a data set is prepared."""
+"""Settings of the preparation of a data set."""
 
 from dataclasses import dataclass
 
@@ -15,21 +15,21 @@ IDENTITIES = ("auto", "cluster", "one person")
 class Settings:
     """How pictures become rows.
 
-    resolution   side in pixels of the square whose area every bucket has at most (512 for SD1.5, 1024 for SDXL)
-    step         sides of buckets are multiples of it
-    aspect       the longer side of a bucket over its shorter one, at most; 1: one square bucket
-    framing      "whole" picture, or the "portrait" around the face
-    several      more than one face: take the "largest", or "drop" the picture
-    min_score    how sure the detector must be
-    min_face     width of the face over the shorter side of the picture that is trained on, at least
-    min_picture  shorter side of the picture over that of its bucket, at least: smaller ones would be blown up
-    no_caption   no caption: the "empty" one, or "drop" the picture
-    identities   "auto": as the source says (sub-folders, meta.jsonl), else by clustering; "cluster"; "one person"
-    same_person  mean cosine from which clustered faces are one person
-    pose         the picture for the pose ControlNet, drawn when a batch is loaded: "none", the "five points" that
-                 InstantID's expects, or eyes, nose and, with landmarks, the face in "openpose"'s way
-    augmented    variations of a photo that stand in as references where a person has no other photo
-    detection_size  pictures are brought to this size before the detector sees them
+    resolution      side, in pixels, of the square whose area is the largest of a bucket (512: SD1.5, 1024: SDXL)
+    step            sides of buckets are multiples of it
+    aspect          largest ratio of a bucket's longer to its shorter side; 1: one square bucket
+    framing         "whole" picture, or "portrait" around the face
+    several         a picture with several faces: use the "largest", or "drop" the picture
+    min_score       smallest score of the detector, 0…1
+    min_face        smallest ratio of the face's width to the shorter side of the bucket
+    min_picture     smallest ratio of the picture's shorter side to the bucket's; smaller ones would be enlarged
+    no_caption      a picture without a caption: use the "empty" one, or "drop" the picture
+    identities      "auto": from the source (sub-folders, meta.jsonl), else by clustering; "cluster"; "one person"
+    same_person     mean cosine from which clustered faces are one person
+    pose            picture for the pose ControlNet, drawn when a batch is loaded: "none", the "five points" of
+                    InstantID, or "openpose" with eyes, nose and, with landmarks, the face
+    augmented       number of variations of a photo, the references of a person with no other photo
+    detection_size  size, in pixels, to which pictures are brought for the detector
     """
 
     resolution: int = 512

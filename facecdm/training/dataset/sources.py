@@ -1,4 +1,4 @@
-"""Where pictures, captions and identities come from."""
+"""Sources of pictures, captions and identities."""
 
 import functools
 import hashlib
@@ -18,11 +18,11 @@ from .texts import printable, problem_of, read_caption
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 META = ("meta.jsonl", "metadata.jsonl")  # the second is the name that Hugging Face's ImageFolder uses
-LONGEST = 2048  # larger pictures are reduced when read: no base model sees more of them
+LONGEST = 2048  # larger pictures are reduced when read; no base model is trained on more pixels
 
 
 class Unreadable(Exception):
-    """This one picture cannot be read; the message says why."""
+    """A picture that cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""ArcFace as a function with gradients: a picture and five key points in, an embedding out."""
+"""ArcFace with gradients: from a picture and five key points to an embedding."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ MOST_SAMPLES = 8  # per side of a pixel of the crop
 
 
 class ArcFace(nn.Module):
-    """The user's own recogniser (`w600k_mbf.onnx`, `w600k_r50.onnx`, `glintr100.onnx`), frozen, fp32."""
+    """The user's recogniser (`w600k_mbf.onnx`, `w600k_r50.onnx`, `glintr100.onnx`), frozen, fp32."""
 
     def __init__(self, path: Path):
         super().__init__()
         self.network = OnnxNetwork(path)
-        # MXNet's exports normalise the picture themselves (insightface, model_zoo/arcface_onnx.py, has this rule).
+        # MXNet's exports contain the normalisation (insightface, model_zoo/arcface_onnx.py, has this rule).
         first = self.network.operations[:8]
         self.wants_bytes = "Sub" in first and "Mul" in first
 
@@ -32,16 +32,18 @@ class ArcFace(nn.Module):
 
 
 def align(pixels: Tensor, keypoints: Tensor) -> Tensor:
-    """The upright faces [B, 3, 112, 112] of pictures [B, 3, H, W] in −1…1 (clamped); black outside of them.
+    """The aligned faces [B, 3, 112, 112] of pictures [B, 3, H, W] in −1…1 (clamped); black outside of the picture.
 
-    As InsightFace's norm_crop, but where a face is larger than twice the crop, several samples are averaged per
-    pixel, so that the gradient reaches every pixel of the face. Key points are [B, 5, 2] in 0…1 of the picture.
+    As InsightFace's norm_crop, except that a face larger than twice the crop is averaged over several samples per
+    pixel, so that every pixel of the face has a gradient.
+
+    keypoints   [B, 5, 2] in 0…1 of the picture
     """
     return upright(pixels.float().clamp(-1, 1) + 1, keypoints) - 1  # black is 0, as the padding
 
 
 def upright(pixels: Tensor, keypoints: Tensor) -> Tensor:
-    """As `align`, of any values [B, C, H, W], and 0 outside of the picture: linear in the pixels."""
+    """`align` for any values [B, C, H, W], 0 outside of the picture; linear in the values."""
     height, width = pixels.shape[-2:]
     with torch.autocast(pixels.device.type, enabled=False):
         size = torch.tensor([width, height], device=pixels.device, dtype=torch.float32)
@@ -56,9 +58,9 @@ def upright(pixels: Tensor, keypoints: Tensor) -> Tensor:
 
 
 def _warp(pixels: Tensor, matrix: Tensor, size: Tensor, samples: int) -> Tensor:
-    """Bilinear, `samples`² of them averaged per pixel of the crop; pixel centres are whole numbers, as in OpenCV."""
+    """Bilinear, the mean of `samples`² samples per pixel of the crop; pixel centres are integers, as in OpenCV."""
     steps = (torch.arange(SIZE * samples, device=pixels.device) + 0.5) / samples - 0.5
     y, x = torch.meshgrid(steps, steps, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1) @ matrix.transpose(1, 2)
-    grid = ((2 * places + 1) / size - 1).view(-1, SIZE * samples, SIZE * samples, 2)
+    positions = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1) @ matrix.transpose(1, 2)
+    grid = ((2 * positions + 1) / size - 1).view(-1, SIZE * samples, SIZE * samples, 2)
     return F.avg_pool2d(F.grid_sample(pixels, grid, align_corners=False), samples)

@@ -1,4 +1,4 @@
-"""An ONNX recogniser as frozen torch: the few operations that ArcFace networks are made of."""
+"""ONNX recognisers in torch: the few operations of which ArcFace networks consist."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +13,15 @@ Operation = Callable[..., Tensor]
 
 
 class OnnxNetwork(nn.Module):
-    """One input, one output, fp32 whatever autocast says; weights are buffers, so nothing here can be trained.
+    """A frozen network of one input and one output, in fp32 also under autocast; gradients flow to the input.
 
-    Gradients flow to the input. Raises MissingPackage, MissingModel, BadFile (unreadable, or an operation that
+    Raises MissingPackage, MissingModel, BadFile (unreadable, or an operation that
     recognisers do not use).
     """
 
     def __init__(self, path: Path):
         super().__init__()
-        with torch.inference_mode(False):  # ComfyUI's nodes run in it, and its tensors know no gradients
+        with torch.inference_mode(False):  # ComfyUI's nodes run in it; its tensors cannot have gradients
             self._build(Path(path))
 
     def _build(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            # A tenth faster so, on a CPU.
+            # channels_last is a tenth faster on a CPU
             values = {self.source: x.float().contiguous(memory_format=torch.channels_last)}
             for operation, inputs, output, spent in self._plan:
                 values[output] = operation(
@@ -52,7 +52,7 @@ class OnnxNetwork(nn.Module):
 
 
 def _read(path: Path) -> tuple:
-    """(graph, weights by name). A constant node is a weight, too."""
+    """(graph, weights by name); constant nodes count as weights."""
     try:
         import onnx
     except ImportError as error:
@@ -60,7 +60,7 @@ def _read(path: Path) -> tuple:
             "The identity loss reads the recogniser with the package onnx, which is not installed: pip install onnx"
         ) from error
     if not path.is_file():
-        raise MissingModel(f"The recogniser {path} is not there: name the .onnx file of a face pack.")
+        raise MissingModel(f"There is no recogniser at {path}: name the .onnx file of a face pack.")
     try:
         graph = onnx.load(str(path)).graph
         weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
@@ -70,7 +70,7 @@ def _read(path: Path) -> tuple:
             if node.op_type == "Constant"
         }
     except Exception as error:  # protobuf's own error types are private
-        raise BadFile(f"{path} cannot be read as ONNX ({str(error)[:200]}): get the pack anew.") from error
+        raise BadFile(f"{path} cannot be read as ONNX ({str(error)[:200]}): download the face pack again.") from error
     tensors = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
     return graph, {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
 
@@ -80,10 +80,10 @@ def _plan(graph, path: Path, target: str) -> list[tuple[Operation, list[str], st
     import onnx
 
     nodes = [node for node in graph.node if node.op_type != "Constant"]
-    strangers = sorted({node.op_type for node in nodes} - OPERATIONS.keys())
-    if strangers:
+    unknown = sorted({node.op_type for node in nodes} - OPERATIONS.keys())
+    if unknown:
         raise BadFile(
-            f"{path} uses {', '.join(strangers)}, which the identity loss cannot differentiate (it knows "
+            f"{path} uses {', '.join(unknown)}, which the identity loss does not support (it supports "
             f"{', '.join(sorted(OPERATIONS))}). Use w600k_mbf (buffalo_s), w600k_r50 (buffalo_l) or "
             "glintr100 (antelopev2)."
         )
@@ -131,7 +131,7 @@ def _gemm(a: dict) -> Operation:
 
 def _reshape(a: dict) -> Operation:
     def reshape(x: Tensor, shape: Tensor) -> Tensor:
-        # Exported with a batch of one, which is not the batch of now.
+        # The shape was exported with a batch of one.
         return x.reshape(len(x), *shape[1:].tolist())
 
     return reshape

@@ -95,7 +95,7 @@ class IdentitySettings(LossSettings):
 
 
 def _bank(data, device: torch.device) -> Bank:
-    """At most MOST_OTHERS pictures, taken evenly from the data set."""
+    """Every n-th picture of the data set, MOST_OTHERS at most."""
     interval = max(len(data) // MOST_OTHERS, 1)
     chosen = list(range(0, len(data), interval))[:MOST_OTHERS]
     return Bank(

@@ -65,7 +65,7 @@ def test_every_key_is_explained():
     ray = yaml.safe_load(blocks("yaml")[1])["ray"]
     assert RayPlan(**ray).workers == 8
     assert RayPlan.model_fields.keys() - ray.keys() == {"cpus", "arguments"}
-    table = DOCS.partition("## The plan")[2].partition("## What it leaves")[0]
-    told = set(re.findall(r"`(\w+)`", table))
-    assert Plan.model_fields.keys() <= told
+    table = DOCS.partition("## The plan")[2].partition("## Output")[0]
+    message = set(re.findall(r"`(\w+)`", table))
+    assert Plan.model_fields.keys() <= message
     assert all(f"`{name}`" in DOCS for name in ("identity", "faces", "detection")) and "identity" in COLUMNS

@@ -8,7 +8,7 @@ import torch
 from published_nodes import ARCFACE, FACES, IMAGES, person
 
 
-def test_their_folders_are_listed_beside_ours(in_comfy, load):
+def test_published_folders_are_listed(in_comfy, load):
     load("faceid")
     node = in_comfy.nodes["FaceCDMLoadAdapter"]
     assert node.define_schema().inputs[0].options == ["ipadapter/ip-adapter-faceid_sd15.safetensors"]
@@ -18,7 +18,7 @@ def test_their_folders_are_listed_beside_ours(in_comfy, load):
     assert "family must be auto or one of" in node.validate_inputs("a", "wavy")
 
 
-def test_the_door_adds_folders_and_leaves_those_of_others(in_comfy):
+def test_the_pack_adds_folders_and_keeps_those_of_others(in_comfy):
     import folder_paths
 
     for key in ("ipadapter", "instantid", "pulid"):
@@ -44,7 +44,7 @@ def test_every_family_acts_on_both_prompts(in_comfy, load, apply, sd15, noise, f
     negatives = replace(shown, negative={})
     alone = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(sd15, negatives)
     assert noise(model).equal(noise(alone)), "without a negative prompt there is no difference"
-    assert not noise(model, cfg=4.0).equal(noise(alone, cfg=4.0)), "the negative prompt sees nobody, and hears of it"
+    assert not noise(model, cfg=4.0).equal(noise(alone, cfg=4.0)), "the negative prompt has its own tokens"
 
 
 def test_two_files_make_one_triplet(in_comfy, load, apply, sd15, noise):
@@ -62,16 +62,16 @@ def test_two_files_make_one_triplet(in_comfy, load, apply, sd15, noise):
 
 def test_what_cannot_be_combined(errors, in_comfy, load, adapter):
     face, image = load("faceid"), load("ip-adapter")
-    for one, other, told in (
+    for one, other, message in (
         (face, face, "both adapters have a face stream .FaceID and FaceID.*one after the other"),
         (image, image, "both adapters have an image stream"),
         (face, adapter, "FaceCDM's own.*one after the other"),
     ):
-        with pytest.raises(errors.Mismatch, match=told):
+        with pytest.raises(errors.Mismatch, match=message):
             in_comfy.run("FaceCDMCombineAdapters", adapter=one, other=other)
 
 
-def test_the_lora_inside_has_a_strength_and_counts_once(in_comfy, load, apply, noise, make_faces):
+def test_the_lora_inside_has_a_strength_and_is_applied_once(in_comfy, load, apply, noise, make_faces):
     adapter = load("faceid")
     none, some, all_ = (apply(adapter, options={"lora_strength": strength}) for strength in (0.0, 0.6, 1.0))
     assert len({noise(model).sum().item() for model in (none, some, all_)}) == 3
@@ -83,4 +83,4 @@ def test_the_lora_inside_has_a_strength_and_counts_once(in_comfy, load, apply, n
     torch.testing.assert_close(noise(chained), noise(alone), rtol=0, atol=1e-4)
     weight = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
     assert sum(patch[0] for patch in larger.patches[weight]) == pytest.approx(1.0)
-    assert not apply(adapter, face_strength=0.0).patches, "who is not shown needs no LoRA"
+    assert not apply(adapter, face_strength=0.0).patches, "a face strength of 0 needs no LoRA"

@@ -8,21 +8,21 @@ from published_nodes import ARCFACE, person
 from twins import conditioning, predict
 
 
-def test_mean_side_by_side_and_weights(in_comfy, load, apply, make_faces, noise):
+def test_mean_and_side_by_side_with_weights(in_comfy, load, apply, make_faces, noise):
     adapter, three = load("faceid"), make_faces(3, recogniser=ARCFACE)
     kinds = {kind: noise(apply(adapter, faces=three, references=kind)) for kind in ("mean", "side by side")}
     assert not kinds["mean"].equal(kinds["side by side"])
-    weighed = {
+    weighted = {
         kind: apply(adapter, faces=three, references=kind, options={"reference_weights": "1, 0, 0"}) for kind in kinds
     }
     first = in_comfy.module("facecdm.faces.value").Faces(three.faces[:1], ARCFACE)
-    torch.testing.assert_close(noise(weighed["mean"]), noise(apply(adapter, faces=first)), rtol=0, atol=1e-4)
-    assert not noise(weighed["side by side"]).equal(kinds["side by side"])
+    torch.testing.assert_close(noise(weighted["mean"]), noise(apply(adapter, faces=first)), rtol=0, atol=1e-4)
+    assert not noise(weighted["side by side"]).equal(kinds["side by side"])
     even = apply(adapter, faces=three, references="side by side", options={"reference_weights": "1, 1, 1"})
     assert noise(even).equal(kinds["side by side"])
 
 
-def test_weights_must_count_the_references(errors, load, apply, make_faces):
+def test_one_weight_per_reference(errors, load, apply, make_faces):
     for kind in ("mean", "side by side"):
         with pytest.raises(errors.FaceCDMError, match="reference_weights has 2 numbers for 3 references"):
             apply(
@@ -33,7 +33,7 @@ def test_weights_must_count_the_references(errors, load, apply, make_faces):
             )
 
 
-def test_weights_may_sum_to_zero_where_nothing_is_divided(errors, load, apply, make_faces, noise):
+def test_weights_may_sum_to_zero_side_by_side(errors, load, apply, make_faces, noise):
     adapter, two = load("faceid"), make_faces(2, recogniser=ARCFACE)
     rest = {"lora_strength": 0.0}
     away = noise(apply(adapter, faces=two, references="side by side", options=rest | {"reference_weights": "1, -1"}))
@@ -44,7 +44,7 @@ def test_weights_may_sum_to_zero_where_nothing_is_divided(errors, load, apply, m
             apply(adapter, faces=two, options={"reference_weights": weights})
 
 
-def test_one_reference_has_a_weight_too(errors, load, apply, noise):
+def test_one_reference_with_a_weight(errors, load, apply, noise):
     adapter, rest = load("faceid"), {"lora_strength": 0.0}
     half = apply(adapter, references="side by side", options=rest | {"reference_weights": "0.5"})
     torch.testing.assert_close(noise(half), noise(apply(adapter, face_strength=0.5, options=rest)))
@@ -52,7 +52,7 @@ def test_one_reference_has_a_weight_too(errors, load, apply, noise):
         apply(adapter, options={"reference_weights": "1, 2"})
 
 
-def test_three_faces_and_one_picture_share_no_weights(in_comfy, load, apply, make_faces):
+def test_weights_of_three_faces_do_not_apply_to_one_picture(in_comfy, load, apply, make_faces):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
     shown = person(
         in_comfy,
@@ -67,7 +67,7 @@ def test_three_faces_and_one_picture_share_no_weights(in_comfy, load, apply, mak
 
 
 def test_one_reference_for_each_picture_of_a_batch(in_comfy, load, apply, make_faces):
-    """Frames of a video: each row of the batch, in both halves of CFG, is what it would be alone; the last stays."""
+    """Frames of a video: each row of the batch, in both halves of CFG, equals a run of its own; the last stays."""
     adapter, two = load("faceid"), make_faces(2, recogniser=ARCFACE)
     value = in_comfy.module("facecdm.faces.value")
     generator = torch.Generator().manual_seed(3)
@@ -82,13 +82,13 @@ def test_one_reference_for_each_picture_of_a_batch(in_comfy, load, apply, make_f
 
 
 def test_a_weight_for_each_frame(load, apply, faces):
-    """One face that comes in over three frames."""
+    """One face that fades in over three frames."""
     adapter, none = load("faceid"), {"lora_strength": 0.0}
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(3, 4, 8, 8, generator=generator) * 2
     prompts = [conditioning(torch.randn(1, 77, 96, generator=generator)) for _ in range(2)]
-    coming = apply(adapter, references="one per picture", options=none | {"reference_weights": "0, 0.5, 1"})
-    together = predict(coming, x, 2.0, *prompts, cfg=3.0)
+    fading = apply(adapter, references="one per picture", options=none | {"reference_weights": "0, 0.5, 1"})
+    together = predict(fading, x, 2.0, *prompts, cfg=3.0)
     for row, strength in enumerate((0.0, 0.5, 1.0)):
         alone = apply(adapter, face_strength=strength, options=none)
         torch.testing.assert_close(

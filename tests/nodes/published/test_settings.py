@@ -4,12 +4,12 @@ import torch
 from published_nodes import person
 
 
-def test_options_at_rest_change_nothing(load, apply, noise):
+def test_default_options_change_nothing(load, apply, noise):
     adapter = load("ip-adapter-plus")
     assert noise(apply(adapter, options={}), cfg=4.0).equal(noise(apply(adapter), cfg=4.0))
 
 
-def test_balance_moves_between_prompt_and_likeness(in_comfy, load, apply):
+def test_balance_moves_between_prompt_and_identity(in_comfy, load, apply):
     setting = {
         balance: person(in_comfy, apply(load("faceid"), options={"balance": balance})).settings["face"]
         for balance in (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -19,11 +19,11 @@ def test_balance_moves_between_prompt_and_likeness(in_comfy, load, apply):
     assert [setting[balance].kappa for balance in sorted(setting)] == [0.5, 0.25, 0, 0, 0]
 
 
-def test_structure_is_plusv2s_shortcut(load, apply, noise):
-    for family, hears in (("faceid-plusv2", True), ("faceid-plus", False)):
+def test_structure_is_the_shortcut_of_plusv2(load, apply, noise):
+    for family, responds in (("faceid-plusv2", True), ("faceid-plus", False)):
         adapter = load(family, family)
         plain, less = apply(adapter), apply(adapter, options={"structure": 0.3})
-        assert noise(plain).equal(noise(less)) != hears
+        assert noise(plain).equal(noise(less)) != responds
 
 
 def test_strength_over_the_steps(load, apply, sd15, noise):

@@ -267,7 +267,7 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if any(words in str(error) for words in ("full", "disk I/O", "readonly")):
+        if any(part in str(error) for part in ("full", "disk I/O", "readonly")):
             raise DiskFull(f"the journal could not be written ({error}): free some space, then --resume") from error
         raise
 

@@ -193,7 +193,7 @@ class Runner:
             if isinstance(error, WorkflowRejected):
                 server.forget_uploads()
             self._failed(server, task, error)
-        except BadAnswer as error:  # the job's fault or the server's, which is opened anew before it gets another
+        except BadAnswer as error:  # the job's fault or the server's, which is checked before it gets another
             self._failed(server, task, error)
             raise
         except JobLost:

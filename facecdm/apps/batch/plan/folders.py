@@ -18,7 +18,7 @@ class Folders:
         self.home, self.allowed = home, list(allowed or [])
 
     def at(self, path: str | Path) -> Path:
-        """A path of the plan, seen from here."""
+        """A path of the plan, relative to the current folder."""
         return self.home / Path(expanduser(path))
 
     def matches(self, pattern: str) -> list[Path]:

@@ -116,7 +116,7 @@ class Plan(BaseModel):
         return self._folders
 
     def at(self, path: str | Path) -> Path:
-        """A path of the plan, seen from here."""
+        """A path of the plan, relative to the current folder."""
         return self._folders.at(path)
 
     def read_workflow(self) -> Workflow:

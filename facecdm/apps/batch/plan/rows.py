@@ -28,12 +28,12 @@ class Upload:
 def expand(groups: list, folders: Folders, mistakes: list[str]) -> list[Row]:
     """Every row of the product. All mistakes are appended to `mistakes`."""
     tables = [_rows(group, folders, f"jobs, group {number}", mistakes) for number, group in enumerate(groups, 1)]
-    seen: dict[str, int] = {}
+    groups_of: dict[str, int] = {}
     for number, table in enumerate(tables, 1):
         for name in {name: None for row in table for name in row}:
-            if name in seen:
-                mistakes.append(f"jobs: {name!r} is in group {seen[name]} and in group {number}")
-            seen[name] = number
+            if name in groups_of:
+                mistakes.append(f"jobs: {name!r} is in group {groups_of[name]} and in group {number}")
+            groups_of[name] = number
     total = math.prod(map(len, tables))
     if total > MOST_JOBS:
         mistakes.append(f"jobs: that makes {total} jobs; at most {MOST_JOBS} go into one plan")

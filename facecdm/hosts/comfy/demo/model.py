@@ -30,7 +30,8 @@ from ....demo.sizes import DemoSizes
 from ....demo.weights import DemoWeights, read
 from ....errors import BadFile
 
-Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+# Not CoreModelPatcher: dynamic VRAM has nothing to save on so small a model, and could not be trained on.
+Patcher = comfy.model_patcher.ModelPatcher
 
 
 @dataclass(frozen=True)

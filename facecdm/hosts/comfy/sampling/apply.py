@@ -9,7 +9,7 @@ from ....adapter.person import Person
 from ....bases import name_of
 from ....errors import Mismatch
 from ..unet import cross_attentions, layer_map
-from .patch import TripletPatch
+from .patch import TripletPatch, own_patches
 from .run import PEOPLE, prepare_step, sample_with_run
 
 
@@ -56,6 +56,7 @@ def apply_person(model, person: Person):
         kinds = comfy.patcher_extension.WrappersMP
         model.add_wrapper_with_key(kinds.OUTER_SAMPLE, PEOPLE, sample_with_run)
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, PEOPLE, prepare_step)
+        model.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, PEOPLE, own_patches)
     _occupy(options, [layer.key for layer in cross_attentions(model)])
     return model
 

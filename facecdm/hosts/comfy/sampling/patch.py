@@ -1,4 +1,4 @@
-"""What sits on one cross-attention layer of a ComfyUI model."""
+"""The `attn2` replacement on one cross-attention layer of a ComfyUI MODEL."""
 
 import copy
 from collections.abc import Callable
@@ -10,23 +10,24 @@ from .run import run_of
 
 
 class TripletPatch:
-    """An `attn2` replacement for layer `index`: the text's attention, or that of whoever sat here before, and ours.
+    """The text's attention, or what an earlier patch makes of it, and the streams of every person beside it.
 
-    It holds no tensor: who is shown, and how, stands in the model's options. Other packs may `add` to it.
+    index     of the layer in the layer map
+    previous  the patch that was on this layer before, if any
+    added     (callback, options) of other packs
+
+    People and their settings are in the model's options; a patch holds no tensor of theirs. Other packs `add` to it, so
+    every clone of a MODEL needs its own (`own_patches`): ComfyUI 0.3 copies it with the options, later ones share it.
     """
 
     def __init__(self, index: int, previous: Callable | None = None, added: tuple = ()):
         self.index, self.previous, self.added = index, previous, added
 
     def __deepcopy__(self, memo: dict) -> "TripletPatch":
-        return TripletPatch(
-            self.index,
-            copy.deepcopy(self.previous, memo),
-            tuple((callback, dict(options)) for callback, options in self.added),
-        )
+        return TripletPatch(self.index, copy.deepcopy(self.previous, memo), self.added)
 
     def add(self, callback: Callable, **options) -> None:
-        """Sum `callback(out, q, k, v, extra_options, **options)` to the result, as IPAdapter_plus' patches do.
+        """Add `callback(out, q, k, v, extra_options, **options)` to the result, as IPAdapter_plus' patches do.
 
         It is called while σ is between the `sigma_end` and `sigma_start` of its options, where it has them.
         """
@@ -45,11 +46,24 @@ class TripletPatch:
         run = run_of(extra_options)
         streams = run.streams(self.index, q, extra_options) if run is not None else []
         if streams:
-            out = triplet_attention(q, out, streams, heads, attend)
+            # What another pack's code returned may be a tensor that it keeps.
+            own = self.previous is None and "optimized_attention_override" not in extra_options
+            out = triplet_attention(q, out, streams, heads, attend, writable=own)
         for callback, options in self.added:
             if _within(extra_options, options):
                 out = out + callback(out, q, k, v, extra_options, **options)
         return out
+
+
+def own_patches(model, clone) -> None:
+    """ON_CLONE callback of ComfyUI's ModelPatcher: give `clone` copies of the patches that it shares with `model`."""
+    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
+    replace = options["patches_replace"] = dict(options["patches_replace"])
+    copies: dict[int, TripletPatch] = {}  # a patch may be under two keys
+    replace["attn2"] = {
+        key: copies.setdefault(id(patch), copy.copy(patch)) if isinstance(patch, TripletPatch) else patch
+        for key, patch in replace["attn2"].items()
+    }
 
 
 def _within(extra_options: dict, options: dict) -> bool:

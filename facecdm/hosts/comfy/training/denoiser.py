@@ -18,6 +18,7 @@ from ....errors import FaceCDMError, UnsupportedModel
 from ....training.denoiser import Watch, digest_of
 from ....training.rows import Prompt
 from ..unet import cross_attentions, layer_map, text_keys_values
+from .dynamic import static_control, static_patcher
 from .gradients import CALL, Call, Recast, Repeated, attention_with_gradients, leave_inference
 
 _LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -43,8 +44,9 @@ class ComfyDenoiser:
         self._sigmas = sigmas.float()
         self.device = torch.device(model.load_device)
         self.dtype = dtype or natural_dtype(model)
-        self.model = model.clone()
-        self._vae, self._control = vae, control.copy() if control is not None else None
+        self.model = static_patcher(model).clone()
+        self._vae, self._vae_patcher = vae, static_patcher(vae.patcher) if vae is not None else None
+        self._control = static_control(control) if control is not None else None
         self._percent_to_sigma = sampling.percent_to_sigma
         self._patches = {key: _Listening(index) for index, (key, _, _) in enumerate(cross_attentions(self.model))}
         self._linears = dict(_linears(self.model))
@@ -60,7 +62,7 @@ class ComfyDenoiser:
         self._undo_recast()
         models = [
             self.model,
-            *([self._vae.patcher] if self._vae is not None else []),
+            *([self._vae_patcher] if self._vae is not None else []),
             *(self._control.get_models() if self._control is not None else []),
         ]
         comfy.model_management.load_models_gpu(models, memory_required=1e20, force_full_load=True)
@@ -106,6 +108,10 @@ class ComfyDenoiser:
         lora, model = (getattr(self._control, name, None) for name in ("control_weights", "control_model"))
         found = lora or ({} if model is None else model.state_dict())
         return digest_of("control", found.values()) if self._control is not None else ""
+
+    @property
+    def can_decode(self) -> bool:
+        return self._vae is not None
 
     @property
     def _unet(self) -> nn.Module:
@@ -178,7 +184,7 @@ class ComfyDenoiser:
         if self._vae is None:
             raise FaceCDMError("a loss looks at pictures, and no VAE is connected")
         latents = self.model.model.latent_format.process_out(latents)
-        pixels = self._vae.first_stage_model.decode(latents.to(self._vae.device, self._vae.vae_dtype)).float()
+        pixels = self._vae_patcher.model.decode(latents.to(self._vae.device, self._vae.vae_dtype)).float()
         centred = float(self._vae.process_output(torch.zeros(1))) > 0  # so −1…1 becomes 0…1
         return pixels if centred else pixels * 2 - 1
 
@@ -222,7 +228,7 @@ class ComfyDenoiser:
         if on:
             modules = _of(self._unet, openaimodel.ResBlock, attention.BasicTransformerBlock)
             if self._vae is not None:
-                modules += _of(self._vae.first_stage_model, autoencoder.ResnetBlock, autoencoder.AttnBlock)
+                modules += _of(self._vae_patcher.model, autoencoder.ResnetBlock, autoencoder.AttnBlock)
             self._repeated = Repeated(modules)
 
 

@@ -60,7 +60,7 @@ def own_mount() -> bool:
 
 
 @pytest.mark.skipif(not own_mount(), reason="this user cannot mount a small disk")
-def test_a_disk_that_is_really_full(tmp_path):
+def test_a_full_file_system(tmp_path):
     script = tmp_path / "full.py"
     script.write_text(FULL)
     disk = tmp_path / "disk"
@@ -72,7 +72,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_that_cannot_be_written_stops_the_batch_and_loses_nothing(play, tmp_path, monkeypatch):
+def test_a_failed_write_stops_the_batch_and_loses_nothing(play, tmp_path, monkeypatch):
     from facecdm.apps.batch.execution import runner
 
     real, written = runner.write_atomically, []

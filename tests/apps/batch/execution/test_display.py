@@ -28,7 +28,7 @@ def shown(stream: io.StringIO) -> Display:
     return display
 
 
-def test_a_terminal_sees_jobs_rate_servers_and_steps(monkeypatch):
+def test_a_terminal_shows_jobs_rate_servers_and_steps(monkeypatch):
     monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((200, 50)))
     stream = Terminal()
     display = shown(stream)
@@ -46,7 +46,7 @@ def test_a_terminal_sees_jobs_rate_servers_and_steps(monkeypatch):
     assert "job 4 (x) is set aside: no memory\n" in stream.getvalue()
 
 
-def test_a_log_gets_a_line_at_times():
+def test_a_log_gets_one_line_at_times():
     stream = io.StringIO()
     display = shown(stream)
     for _ in range(5):

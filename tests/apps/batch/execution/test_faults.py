@@ -35,7 +35,7 @@ def test_a_free_server_gets_the_work(play, tmp_path):
     assert slow + quick == 40 and quick > 2 * slow >= 2 and made(tmp_path) == exactly(40)
 
 
-def test_a_dead_servers_jobs_go_to_the_other(play, tmp_path):
+def test_jobs_of_a_dead_server_go_to_the_other(play, tmp_path):
     async def scene(one, two):
         one.seconds = two.seconds = 0.05
         batch = asyncio.create_task(run_async(make_plan(tmp_path, one.address, two.address, seeds=40)))
@@ -47,7 +47,7 @@ def test_a_dead_servers_jobs_go_to_the_other(play, tmp_path):
     assert play(scene, 2).ok and made(tmp_path) == exactly(40)
 
 
-def test_a_server_that_comes_back_works_on(play, tmp_path):
+def test_a_server_that_returns_gets_new_jobs(play, tmp_path):
     async def scene(one, two):
         two.seconds = 0.4
         one.seconds = 0.05
@@ -120,7 +120,7 @@ def test_a_server_that_forgets_gets_its_jobs_again(play, tmp_path):
     assert summary.ok and 10 < submitted <= 12 and made(tmp_path) == exactly(10)
 
 
-def test_a_web_socket_that_drops(play, tmp_path):
+def test_dropped_web_sockets(play, tmp_path):
     async def scene(server):
         server.seconds = 0.1
         batch = asyncio.create_task(run_async(make_plan(tmp_path, server.address, seeds=8)))
@@ -154,7 +154,7 @@ def test_a_job_that_fails_is_tried_again_then_set_aside(play, tmp_path):
     assert len(table(tmp_path)) == 8 and len(aside) == 1 and "no" in aside[0]["message"] and not aside[0]["file"]
 
 
-def test_what_was_set_aside_can_be_tried_again(play, tmp_path):
+def test_retry_failed(play, tmp_path):
     async def scene(server):
         server.behave = lambda nodes: 1 / 0
         first = await run_async(make_plan(tmp_path, server.address, seeds=3))
@@ -167,7 +167,7 @@ def test_what_was_set_aside_can_be_tried_again(play, tmp_path):
     assert (first.done, second.done, third.done) == (0, 0, 3) and submitted == 9 + 3
 
 
-def test_a_job_that_fails_here_is_tried_elsewhere(play, tmp_path):
+def test_a_failed_job_is_tried_on_another_server(play, tmp_path):
     async def scene(broken, good):
         broken.behave = lambda nodes: 1 / 0
         return await run_async(make_plan(tmp_path, broken.address, good.address, seeds=12))
@@ -194,7 +194,7 @@ def test_a_job_that_kills_its_servers_is_set_aside(play, tmp_path):
     assert made(tmp_path) == {0: 0, 2: 2, 3: 3}
 
 
-def test_a_server_that_lacks_a_model_is_not_used_when_it_comes_late(play, tmp_path):
+def test_a_late_server_that_lacks_a_model_is_not_used(play, tmp_path):
     async def scene(good, late):
         await late.down()
         info = {

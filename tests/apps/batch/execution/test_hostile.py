@@ -13,7 +13,7 @@ from facecdm.comfy_api.transport import Transport
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png", "C:\\x.png", "x\0.png", "con.png", "x" * 5000 + ".png"])
-def test_a_servers_names_do_not_reach_the_disk(play, tmp_path, name):
+def test_file_names_of_a_server_do_not_reach_the_disk(play, tmp_path, name):
     async def scene(server):
         server.behave = lambda nodes: [(name, picture_of(nodes))]
         return await run_async(make_plan(tmp_path, server.address, seeds=2, attempts=1))
@@ -24,7 +24,7 @@ def test_a_servers_names_do_not_reach_the_disk(play, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("outputs", "told"),
+    ("outputs", "message"),
     [
         ([], "saved no file"),
         ([("a.png", b"<html>no picture</html>")], "cannot be read"),
@@ -40,17 +40,17 @@ def test_a_servers_names_do_not_reach_the_disk(play, tmp_path, name):
         ),
     ],
 )
-def test_outputs_that_are_not_taken(play, tmp_path, outputs, told):
+def test_invalid_outputs(play, tmp_path, outputs, message):
     async def scene(server):
         server.behave = lambda nodes: outputs if nodes["1"]["inputs"]["seed"] == 1 else None
         return await run_async(make_plan(tmp_path, server.address, seeds=3, attempts=2, file_limit=1))
 
     summary = play(scene)
-    assert list(summary.set_aside) == [2] and told in summary.set_aside[2]
+    assert list(summary.set_aside) == [2] and message in summary.set_aside[2]
     assert made(tmp_path) == {0: 0, 2: 2}
 
 
-def test_a_suffix_that_could_be_run_is_not_kept(play, tmp_path):
+def test_executable_suffixes_are_replaced(play, tmp_path):
     async def scene(server):
         server.behave = lambda nodes: [("run.exe", b"MZ"), ("film.mp4", b"film"), ("run.py", b"print()")]
         return await run_async(make_plan(tmp_path, server.address, seeds=1))
@@ -59,8 +59,8 @@ def test_a_suffix_that_could_be_run_is_not_kept(play, tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("0*")} == {"0.bin", "0-2.mp4", "0-3.bin"}
 
 
-def test_only_the_servers_named_are_contacted(play, tmp_path):
-    """One server answers everything with a way to the other: the other hears nothing."""
+def test_only_the_named_servers_are_contacted(play, tmp_path):
+    """One server redirects everything to the other, which gets no request."""
     from aiohttp import web
 
     async def scene(one, other):
@@ -74,8 +74,8 @@ def test_only_the_servers_named_are_contacted(play, tmp_path):
             await run_async(make_plan(tmp_path, one.address))
         return one.requests, other.requests
 
-    asked, heard = play(scene, 2)
-    assert "GET /object_info" in asked and heard == []
+    asked, redirected = play(scene, 2)
+    assert "GET /object_info" in asked and redirected == []
 
 
 # ---- servers that stall ----
@@ -83,13 +83,13 @@ def test_only_the_servers_named_are_contacted(play, tmp_path):
 
 def stall_first(kind: str):
     """StandIn.delay: the first request of a kind is not answered, nor the same GET later."""
-    seen: list[str] = []
+    requests: list[str] = []
 
     def delay(request: str) -> float:
         if not request.startswith(kind):
             return 0
-        seen.append(request)
-        return 600 if len(seen) == 1 or request == seen[0] and request.startswith("GET") else 0
+        requests.append(request)
+        return 600 if len(requests) == 1 or request == requests[0] and request.startswith("GET") else 0
 
     return delay
 
@@ -128,7 +128,7 @@ def test_a_stalled_upload_costs_a_job_no_more_than_its_timeout(play, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["GET /history/", "GET /view"])
-def test_without_a_timeout_a_job_that_stalls_is_set_aside_all_the_same(play, tmp_path, monkeypatch, kind):
+def test_without_a_timeout_a_stalled_job_is_set_aside_too(play, tmp_path, monkeypatch, kind):
     """A stalled /view fails an attempt; a stalled /history is a loss, and after the first one the id is another."""
     monkeypatch.setattr(Transport, "answer_seconds", 0.3)
     monkeypatch.setattr(Transport, "transfer_seconds", 0.3)

@@ -1,4 +1,4 @@
-"""The journal: what is in it survives, what is not did not happen, and nobody else writes it."""
+"""The journal: states survive a kill, one process at a time, full disks."""
 
 import sqlite3
 import subprocess
@@ -22,7 +22,7 @@ def record(jobs: int = 3, **inputs) -> dict:
     }
 
 
-def test_a_life(tmp_path):
+def test_the_states_of_jobs_and_files(tmp_path):
     with Journal(tmp_path, record(), resume=False) as journal:
         journal.queued(1, "here", "id-1")
         assert journal.claim(1, ["a/x", "a/x-2"], [".png", ".mp4"], tmp_path) == ["a/x.png", "a/x-2.mp4"]
@@ -45,8 +45,8 @@ def test_a_life(tmp_path):
         assert journal.entries()[2].state == WAITING
 
 
-def test_names_are_given_once_and_no_strangers_file_is_taken(tmp_path):
-    (tmp_path / "x.png").write_text("somebody's")
+def test_paths_are_claimed_once_and_existing_files_stay(tmp_path):
+    (tmp_path / "x.png").write_text("not ours")
     with Journal(tmp_path, record(), resume=False) as journal:
         assert journal.claim(1, ["x"], [".png"], tmp_path) == ["x_2.png"]
         (tmp_path / "x_2.png").write_text("ours, cut off")
@@ -58,7 +58,7 @@ def test_names_are_given_once_and_no_strangers_file_is_taken(tmp_path):
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["a", "A", "b", "a_2"]), st.integers(1, 3)), max_size=12))
-def test_no_two_jobs_ever_have_one_path(tmp_path_factory, claims):
+def test_no_two_jobs_share_a_path(tmp_path_factory, claims):
     folder = tmp_path_factory.mktemp("journal")
     with Journal(folder, record(), resume=False) as journal:
         held = {}
@@ -70,7 +70,7 @@ def test_no_two_jobs_ever_have_one_path(tmp_path_factory, claims):
         assert len(paths) == len(set(paths))
 
 
-def test_one_process_at_a_time_and_free_after_a_kill(tmp_path):
+def test_the_lock_ends_with_its_process(tmp_path):
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
         "from facecdm.apps.batch.execution.journal import Journal\n"
@@ -88,7 +88,7 @@ def test_one_process_at_a_time_and_free_after_a_kill(tmp_path):
         assert journal.entries()[0].prompt_id == "x"
 
 
-def test_a_plan_that_no_server_has_heard_of_may_change(tmp_path):
+def test_a_plan_may_change_before_the_first_job_is_queued(tmp_path):
     Journal(tmp_path, record(3), resume=False).__exit__()
     with Journal(tmp_path, record(5), resume=False) as journal:
         assert len(journal.entries()) == 5
@@ -99,7 +99,7 @@ def test_a_plan_that_no_server_has_heard_of_may_change(tmp_path):
         Journal(tmp_path, record(3), resume=True)
 
 
-def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
+def test_a_full_disk_changes_nothing(tmp_path):
     with Journal(tmp_path, record(), resume=False) as journal:
         journal.queued(1, "here", "x")
         pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
@@ -112,7 +112,7 @@ def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
         assert journal.entries()[0].state == FAILED
 
 
-def test_files_that_are_no_journal(tmp_path):
+def test_invalid_journals(tmp_path):
     (tmp_path / "journal.sqlite").write_text("no database, but a text that is long enough to look at" * 100)
     with pytest.raises(JournalMistake, match="is no journal"):
         Journal(tmp_path, record(), resume=True)
@@ -151,7 +151,7 @@ def test_another_mapping_of_the_same_values_is_refused(tmp_path):
         Journal(tmp_path, record | {"inputs": {"cfg": ["3.denoise"]}}, resume=True)
 
 
-def test_words_that_no_file_can_hold_are_kept_readable(tmp_path):
+def test_lone_surrogates_are_replaced(tmp_path):
     with Journal(tmp_path, {"workflow": {}, "inputs": {}, "jobs": [{"name": "a"}]}, resume=False) as journal:
         journal.failed(1, "no file \udcff here")
         assert "no file" in journal.entries()[0].message

@@ -1,4 +1,4 @@
-"""The same plan on Ray, as a cluster of this machine: a ComfyUI that dies, a worker that dies, nothing left over."""
+"""A plan on Ray, as a cluster of this machine: a ComfyUI dies, a worker dies, no process is left."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def gone(pid: int) -> bool:
 
 
 async def pid(worker) -> int:
-    """Of the worker's ComfyUI, as soon as there is one again."""
+    """Process id of the worker's ComfyUI, as soon as it runs."""
     while True:
         try:
             return await worker.actor.pid.remote()
@@ -58,7 +58,7 @@ async def pid(worker) -> int:
 
 @pytest.fixture
 def workers(monkeypatch):
-    """The connections that a batch makes, to be looked at from outside."""
+    """The connections that a batch makes."""
     made, real = [], ray_workers.RayConnection.__init__
 
     def note(self, actor):
@@ -72,7 +72,7 @@ def workers(monkeypatch):
 @pytest.fixture
 def ports(monkeypatch):
     """Ports that Ray need not ask its agents for: it would wait 15 s and die (ray-project/ray #65983)."""
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 else: a busy machine would never come to it
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # the default, 15, would starve it on a busy machine
     parameters = pytest.importorskip("ray._private.parameter")
     real = parameters.RayParams.__init__
 

@@ -1,11 +1,10 @@
-"""Batches on real servers: killed servers, killed clients, Ctrl-C, and what lies in the output folder afterwards."""
+"""Batches on real servers: killed servers, killed clients, Ctrl-C, and the output folder afterwards."""
 
 import asyncio
 import csv
 import io
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from facecdm.comfy_api.server import LocalServer
 from facecdm.demo.weights import default_path
 
 ROOT = Path(__file__).resolve().parents[4]
-WORDS = [
+PROMPTS = [
     "a young woman, long red hair, smiling, green shirt, plain blue background",
     "a middle-aged man, short black hair, neutral, white shirt, plain grey background",
 ]
@@ -57,7 +56,7 @@ def demo_graph() -> dict:
 
 
 def flat_graph() -> dict:
-    """A plain picture whose colour is its name."""
+    """An image of one colour."""
     return {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 0}},
         "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "flat"}},
@@ -99,7 +98,7 @@ def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
             "patience": 2,
             "inputs": {"prompt": "Prompt.text", "seed": "KSampler.seed"},
             "name": "{prompt#}/{seed}",
-            "jobs": [{"prompt": WORDS}, {"seed": {"from": 1, "to": 30}}],
+            "jobs": [{"prompt": PROMPTS}, {"seed": {"from": 1, "to": 30}}],
         }
     )
 
@@ -114,19 +113,19 @@ def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
     summary = asyncio.run(asyncio.wait_for(scene(), 300))
     assert summary.ok and summary.jobs == 60
     found = {path.relative_to(tmp_path / "out").as_posix(): recipe(path) for path in pictures(tmp_path / "out")}
-    assert found.keys() == {f"{words}/{seed}.png" for words in (1, 2) for seed in range(1, 31)}
+    assert found.keys() == {f"{prompt}/{seed}.png" for prompt in (1, 2) for seed in range(1, 31)}
     for name, nodes in found.items():  # each is its own picture: the recipe in it says so
-        assert nodes["2"]["inputs"]["text"] == WORDS[int(name[0]) - 1]
+        assert nodes["2"]["inputs"]["text"] == PROMPTS[int(name[0]) - 1]
         assert nodes["5"]["inputs"]["seed"] == int(name[2:-4])
     rows = table(tmp_path / "out")
     assert [row["job"] for row in rows] == [str(number) for number in range(1, 61)]
     by = [row["server"] for row in rows]
     assert by.count(server.address) > 20 and by.count(second.address) >= 5, "both worked"
-    assert rows[0]["KSampler.steps"] == "2" and rows[0]["prompt"] == WORDS[0]
+    assert rows[0]["KSampler.steps"] == "2" and rows[0]["prompt"] == PROMPTS[0]
 
 
 def command(tmp_path: Path, server, count: int, *more: str) -> list[str]:
-    """The command line of a batch of flat pictures; colours that the server has not made before."""
+    """The command line of a batch of images of one colour each, none in the server's cache."""
     if not more:
         first = time.time_ns() // 1000 % 2**23
         (tmp_path / "flat.json").write_text(json.dumps(flat_graph()))
@@ -159,38 +158,65 @@ def runs_of(server) -> int:
     return server.log.read_text(errors="replace").count("got prompt")
 
 
+# A client that sends itself a signal right after the n-th call of a method: at the same point on any machine.
+SIGNALLED = """
+import functools, inspect, os, sys
+from facecdm.apps.batch.execution.journal import Journal
+from facecdm.cli import main
+from facecdm.comfy_api.client import Client
+number, owner, method, left = int(sys.argv[1]), globals()[sys.argv[2]], sys.argv[3], int(sys.argv[4])
+real = getattr(owner, method)
+
+def count():
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), number)
+
+@functools.wraps(real)
+def called(*arguments, **named):
+    result = real(*arguments, **named)
+    if not inspect.isawaitable(result):
+        count()
+        return result
+    async def awaited():
+        value = await result
+        count()
+        return value
+    return awaited()
+
+setattr(owner, method, called)
+sys.exit(main(sys.argv[5:]))
+"""
+
+
+def signalled(number: int, owner: str, method: str, calls: int, arguments: list[str]) -> list[str]:
+    """The command line, in a client that gets the signal after so many calls of the method."""
+    return [sys.executable, "-c", SIGNALLED, str(int(number)), owner, method, str(calls), *arguments[3:]]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_client_killed_again_and_again(server, tmp_path):
     count, before = 40, runs_of(server)
     arguments = command(tmp_path, server, count)
-    dice = random.Random(7)
-    for attempt in range(4):
-        process = subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.DEVNULL)
-        target = len(pictures(tmp_path / "out")) + dice.randint(3, 9)
-        while len(pictures(tmp_path / "out")) < target and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(dice.random() * 0.1)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    points = [("Journal", "done", 3), ("Client", "submit", 6), ("Journal", "queued", 5), ("Journal", "claim", 4)]
+    for owner, method, calls in points:
+        killed = signalled(signal.SIGKILL, owner, method, calls, arguments)
+        assert subprocess.run(killed, cwd=ROOT, stdin=subprocess.DEVNULL).returncode == -signal.SIGKILL
         arguments = command(tmp_path, server, count, "--resume")
-        assert attempt or pictures(tmp_path / "out")
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check_flat(tmp_path, count)
     assert len(table(tmp_path / "out")) == count
-    # What a killed client left in the queue is taken up, not queued again.
+    # Jobs that a killed client left on the server are found there and not queued again.
     assert runs_of(server) - before == count
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_leaves_a_clean_state(server, tmp_path):
-    process = subprocess.Popen(command(tmp_path, server, 30), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while len(pictures(tmp_path / "out")) < 5:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "Traceback" not in told and "--resume" in told
+def test_ctrl_c_cancels_jobs_and_writes_the_table(server, tmp_path):
+    stopped = signalled(signal.SIGINT, "Journal", "done", 5, command(tmp_path, server, 30))
+    done = subprocess.run(stopped, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and "--resume" in done.stderr
     rows = table(tmp_path / "out")
     assert sum(row["state"] == "done" for row in rows) == len(pictures(tmp_path / "out")) < 30 == len(rows)
 
@@ -206,7 +232,7 @@ def test_ctrl_c_leaves_a_clean_state(server, tmp_path):
 
 
 def test_people_are_measured_and_the_best_are_kept(server, face_models, astronaut, tmp_path, capsys):
-    """Core nodes in place of a model: the reference at several sizes, so that likeness differs."""
+    """Core nodes in place of a model: the reference at several sizes, so that similarity differs."""
     Image.fromarray((astronaut[0] * 255).byte().numpy()).save(tmp_path / "eileen.png")
     (tmp_path / "ada.webp").write_bytes(FACEWORLD_REFERENCE.read_bytes())
     (tmp_path / "w.json").write_text(

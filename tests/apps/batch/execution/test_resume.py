@@ -16,7 +16,7 @@ def table(folder: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_no_server_any_more_and_on_with_resume(play, tmp_path):
+def test_resume_after_the_last_server_went_away(play, tmp_path):
     async def scene(server):
         server.seconds = 0.05
         plan = make_plan(tmp_path, server.address, give_up=1)
@@ -37,7 +37,7 @@ def test_no_server_any_more_and_on_with_resume(play, tmp_path):
     assert made(tmp_path) == exactly(12) and again == 12 - before
 
 
-def test_stopped_and_resumed(play, tmp_path):
+def test_resume_after_a_stop(play, tmp_path):
     """What Ctrl-C does: the queue there is empty, nothing half is here, and no finished job runs again."""
 
     async def scene(server):
@@ -78,9 +78,9 @@ def test_a_plan_that_changed_is_refused(play, tmp_path):
         with pytest.raises(JournalMistake, match="3 of 3 jobs.*--resume"):
             await run_async(make_plan(tmp_path, server.address, seeds=3))
         changed = {**NODES, "1": {**NODES["1"], "inputs": {**NODES["1"]["inputs"], "text": "new"}}}
-        with pytest.raises(JournalMistake, match=r'Draw it.text is "new", it was ""') as told:
+        with pytest.raises(JournalMistake, match=r'Draw it.text is "new", it was ""') as message:
             await run_async(make_plan(tmp_path, server.address, seeds=5, workflow=changed), resume=True)
-        assert "there are 5, there were 3" in str(told.value)
+        assert "there are 5, there were 3" in str(message.value)
         return len(server.submitted)
 
     assert play(scene) == 3

@@ -1,4 +1,4 @@
-"""Which job goes where: never to two, never to nobody."""
+"""Which job goes to which server: never to two, and none is left over."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,9 +19,9 @@ def entry(number: int, state: str = WAITING, server=None, prompt_id=None) -> Job
     return JobRecord(number, state, 0, 0, server, prompt_id, "", None)
 
 
-def test_what_is_done_stays_done_and_what_a_server_may_have_stays_its():
-    mine, nobodys = entry(2, server="a", prompt_id="x"), entry(4, server="gone", prompt_id="y")
-    found = schedule(entry(1, DONE), mine, entry(3), nobodys)
+def test_queued_jobs_stay_with_their_server():
+    mine, orphan = entry(2, server="a", prompt_id="x"), entry(4, server="gone", prompt_id="y")
+    found = schedule(entry(1, DONE), mine, entry(3), orphan)
     found.live.update("ab")
     assert [found.take("b").number, found.take("b").number] == [3, 4] and found.take("b") is None
     assert found.take("a").prompt_id == "x"
@@ -33,14 +33,14 @@ def test_a_server_that_is_away_loses_its_jobs():
     assert found.take("b").owner == "a"
 
 
-def test_nothing_is_taken_ahead_when_others_are_free():
+def test_no_second_job_while_other_servers_are_free():
     found = schedule(entry(1), entry(2), entry(3))
     found.live.update("ab")
     assert found.take("a", ahead=True).number == 1
     assert found.take("a", ahead=True) is None and found.take("b").number == 2
 
 
-def test_a_failed_job_goes_elsewhere_while_there_is_an_elsewhere():
+def test_a_failed_job_goes_to_another_server_if_there_is_one():
     found = schedule(entry(1))
     found.live.update("ab")
     task = found.take("a")
@@ -52,7 +52,7 @@ def test_a_failed_job_goes_elsewhere_while_there_is_an_elsewhere():
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Servers that come, go, take and finish in any order: every job ends once, and none is held by two."""
+    """Servers come, go, take and finish jobs in any order: every job ends once and is on one server at a time."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.schedule.live.update(SERVERS)
         while not self.schedule.settled:
             tasks = [task for server in SERVERS if (task := self.schedule.take(server))]
-            assert tasks or self.schedule.working, "jobs wait, servers are free, and nobody takes one"
+            assert tasks or self.schedule.working, "jobs wait, servers are free, and no server takes one"
             for task in [*tasks, *self.schedule.working.values()]:
                 self.schedule.settle(task)
 

@@ -31,7 +31,7 @@ def test_references_are_uploaded_once(play, tmp_path):
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 20
 
 
-def test_a_reference_that_changes_under_way_is_told(play, tmp_path):
+def test_a_reference_that_changes_during_the_batch(play, tmp_path):
     for name in ("ada", "bob", "eve"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
 

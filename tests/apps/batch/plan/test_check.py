@@ -1,4 +1,4 @@
-"""A plan against a server's /object_info: all mistakes at once, and nothing that a server takes is refused."""
+"""A plan against a server's /object_info: all mistakes at once, no valid value refused."""
 
 import asyncio
 import copy
@@ -26,9 +26,9 @@ def prepare(plan: Plan, infos: dict):
 
 
 def mistakes(plan: Plan, **infos) -> list[str]:
-    with pytest.raises(PlanMistake, match="nothing was queued") as told:
+    with pytest.raises(PlanMistake, match="nothing was queued") as message:
         prepare(plan, infos or {"here": INFO})
-    return told.value.mistakes
+    return message.value.mistakes
 
 
 def test_all_mistakes_at_once(tmp_path):
@@ -42,7 +42,7 @@ def test_all_mistakes_at_once(tmp_path):
             "model": "1.model_name",
             "person": "Draw it.image",
             "typo": "Draw it.sede",
-            "nobody": "Nobody.text",
+            "missing": "Nobody.text",
             "images": "Save.images",
             "unused": "Draw it.text",
         },
@@ -52,13 +52,13 @@ def test_all_mistakes_at_once(tmp_path):
             {"model": "big.safetensors"},
             {"person": ["no.png", "gone.png", "old.png"]},
             {"typo": 1},
-            {"nobody": 1},
+            {"missing": 1},
             {"images": 1},
             {"lost": 1},
             {"state": 1},
         ],
     )
-    told = "\n".join(mistakes(plan))
+    message = "\n".join(mistakes(plan))
     for line in (
         "5000 is more than 1000",
         "'x' is not a whole number",
@@ -74,18 +74,18 @@ def test_all_mistakes_at_once(tmp_path):
         "'state' is a column of results.csv",
         "would both be 'x'",
     ):
-        assert line in told, line
-    assert "old.png" not in told
+        assert line in message, line
+    assert "old.png" not in message
 
 
-def test_the_workflow_itself_is_looked_at(tmp_path):
+def test_the_workflow_itself_is_checked(tmp_path):
     nodes = copy.deepcopy(NODES)
     nodes["1"]["inputs"]["style"] = "dotted"
     del nodes["1"]["inputs"]["text"]
     nodes["2"]["inputs"]["images"] = ["9", 0]
     nodes["3"] = {"class_type": "Gone", "inputs": {}}
     nodes["4"] = {"class_type": "Save", "inputs": {"images": ["1", 3], "filename_prefix": ["1", 0]}}
-    told = "\n".join(mistakes(make_plan(tmp_path, workflow=nodes)))
+    message = "\n".join(mistakes(make_plan(tmp_path, workflow=nodes)))
     for line in (
         "'dotted' is no choice",
         "input 'text' is missing",
@@ -94,10 +94,10 @@ def test_the_workflow_itself_is_looked_at(tmp_path):
         "output 3 of node 1, which has 1",
         "takes STRING, but is linked to IMAGE",
     ):
-        assert line in told, line
+        assert line in message, line
 
 
-def test_what_leads_nowhere_is_not_looked_at(tmp_path):
+def test_nodes_without_output_are_not_checked(tmp_path):
     nodes = {**NODES, "7": {"class_type": "Draw", "inputs": {"style": "dotted"}}}
     assert len(prepare(make_plan(tmp_path, workflow=nodes), {"here": INFO}).jobs) == 12
 
@@ -109,16 +109,16 @@ def test_a_workflow_that_saves_nothing(tmp_path):
 def test_a_mistake_on_one_server_names_it(tmp_path):
     other = copy.deepcopy(INFO)
     other["Draw"]["input"]["required"]["model_name"] = [["other.safetensors"]]
-    told = mistakes(make_plan(tmp_path), here=INFO, there=other)
-    assert len(told) == 1 and told[0].endswith("(on there)") and "no model file 'small.safetensors'" in told[0]
+    message = mistakes(make_plan(tmp_path), here=INFO, there=other)
+    assert len(message) == 1 and message[0].endswith("(on there)") and "no model file 'small.safetensors'" in message[0]
 
 
-def test_a_hundred_mistakes_are_not_listed(tmp_path):
-    told = mistakes(make_plan(tmp_path, jobs=[{"seed": {"from": 2000, "count": 100}}]))
-    assert len(told) == 41 and told[-1] == "… and 60 more"
+def test_at_most_forty_mistakes_are_listed(tmp_path):
+    message = mistakes(make_plan(tmp_path, jobs=[{"seed": {"from": 2000, "count": 100}}]))
+    assert len(message) == 41 and message[-1] == "… and 60 more"
 
 
-def test_what_a_server_says_does_not_reach_the_terminal_raw(tmp_path):
+def test_control_characters_of_a_server_are_removed(tmp_path):
     info = copy.deepcopy(INFO)
     info["Draw"]["input"]["required"]["style"] = [["\x1b]0;title\x07"]]
     assert "\x1b" not in "\n".join(mistakes(make_plan(tmp_path), here=info))
@@ -156,7 +156,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(JSON, JSON)
-def test_no_answer_of_a_server_crashes_the_check(draw, save):
+def test_no_object_info_crashes_the_check(draw, save):
     async def answer():
         return {"Draw": draw, "Save": save}
 
@@ -168,25 +168,25 @@ def test_no_answer_of_a_server_crashes_the_check(draw, save):
         assert error.mistakes
 
 
-def test_the_person_and_the_prompt_are_found_where_there_is_one(tmp_path):
+def test_a_single_reference_and_a_single_prompt_are_found(tmp_path):
     for name in ("ada", "bob"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
     jobs = [{"Draw.image": ["ada.png", "bob.png"]}, {"Draw.text": ["one", "two"]}]
     batch = prepare(make_plan(tmp_path, name=None, inputs={}, jobs=jobs), {"here": INFO})
     assert (batch.person_name, batch.prompt_name) == ("Draw.image", "Draw.text")
     assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "bob/3", "bob/4"]
-    told = mistakes(make_plan(tmp_path, name=None, inputs={}, jobs=jobs, person="who"))
-    assert told == ["person: jobs give 'who' no value"]
+    message = mistakes(make_plan(tmp_path, name=None, inputs={}, jobs=jobs, person="them"))
+    assert message == ["person: jobs give 'them' no value"]
 
 
-def test_values_from_a_table_become_what_the_server_wants(tmp_path):
+def test_values_of_a_table_are_converted(tmp_path):
     (tmp_path / "plan.csv").write_text("Draw it.seed,Draw it.text,1.style,note\n7,12,striped,for me\n")
     plan = Plan.load(tmp_path / "plan.csv", workflow=NODES, servers=["x"], inputs={"note": None})
     (job,) = prepare(plan, {"here": INFO}).jobs
     assert job.edits == {("1", "seed"): 7, ("1", "text"): "12", ("1", "style"): "striped"}
 
 
-def test_one_name_for_several_inputs_and_inputs_that_are_optional(tmp_path):
+def test_one_name_for_several_inputs_and_optional_inputs(tmp_path):
     second = {"class_type": "Save", "inputs": {"images": ["5", 0], "filename_prefix": ""}}
     nodes = {**NODES, "5": NODES["1"], "6": second}
     plan = make_plan(
@@ -207,13 +207,13 @@ def test_two_names_for_one_input(tmp_path):
     assert "'b' and 'a' both set 1.seed" in mistakes(plan)[0]
 
 
-def test_titles_may_have_dots(tmp_path):
+def test_titles_with_dots(tmp_path):
     nodes = {**NODES, "1": {**NODES["1"], "_meta": {"title": "v1.5 draw.er"}}}
     plan = make_plan(tmp_path, workflow=nodes, inputs={"seed": "v1.5 draw.er.seed"})
     assert prepare(plan, {"here": INFO}).jobs[0].edits == {("1", "seed"): 0}
 
 
-def test_a_list_is_no_link():
+def test_a_list_is_wrapped():
     changed = prompt_of(Workflow.parse(NODES), {("1", "text"): ["2", 0]})
     assert changed.nodes["1"]["inputs"]["text"] == {"__value__": ["2", 0]}
 
@@ -250,21 +250,21 @@ def test_mistakes_in_the_portrait(offered, tmp_path):
                 {"KSampler.steps": [0, 5]},
                 {"KSampler.sampler_name": "eular"},
                 {"KSampler.cfg": 500},
-                {"Reference.image": "nobody.webp"},
+                {"Reference.image": "missing.webp"},
                 {"Load Face Analyzer.pack": "buffalo_xl"},
                 {"Apply FaceCDM.face_strength": "strong"},
             ],
         },
         WORKFLOW.parents[2] / "tests",
     )
-    told = "\n".join(mistakes(plan, here=offered))
+    message = "\n".join(mistakes(plan, here=offered))
     for line in (
         "0 is less than 1",
         "'eular' is no choice",
         "euler",
         "500 is more than 100",
-        "no file 'nobody.webp'",
+        "no file 'missing.webp'",
         "'buffalo_xl' is no choice",
         "'strong' is not a number",
     ):
-        assert line in told, line
+        assert line in message, line

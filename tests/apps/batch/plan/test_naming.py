@@ -1,4 +1,4 @@
-"""Names of pictures: inside the folder, no two alike, the same on every system."""
+"""Names of images: inside the folder, unique, valid on every system."""
 
 import unicodedata
 from pathlib import Path
@@ -22,14 +22,14 @@ def named(template: str, rows: list[dict]) -> list[str]:
     return made
 
 
-ROW = st.fixed_dictionaries({"who": TEXT, "words": TEXT | st.integers() | st.none()})
+ROW = st.fixed_dictionaries({"person": TEXT, "prompt": TEXT | st.integers() | st.none()})
 
 
 @settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=6))
-def test_any_values_make_names_that_stay(tmp_path_factory, rows):
+def test_any_values_make_valid_names(tmp_path_factory, rows):
     folder = tmp_path_factory.getbasetemp()
-    made = named("{who}/{words}-{job}", rows)
+    made = named("{person}/{prompt}-{job}", rows)
     keys = [unicodedata.normalize("NFC", name).casefold() for name in made]
     assert len(made) == len(rows) == len(set(keys))
     for name in made:
@@ -41,7 +41,7 @@ def test_any_values_make_names_that_stay(tmp_path_factory, rows):
 @settings(deadline=None)
 @given(TEXT)
 @example("\ud800")
-def test_any_template_makes_names_that_stay_or_a_mistake(tmp_path_factory, template):
+def test_any_template_makes_valid_names_or_a_mistake(tmp_path_factory, template):
     mistakes: list[str] = []
     made = names(template, [{"a": 1}, {"a": 2}], mistakes)
     assert bool(made) != bool(mistakes)
@@ -55,24 +55,26 @@ def test_tokens():
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("../{job}", "leaves the output folder"),
         ("/{job}", "leaves the output folder"),
         ("a//{job}", "leaves the output folder"),
         ("a\\{job}", "leaves the output folder"),
-        ("{seed}", "there is no {seed}: use {job}, {who}"),
-        ("{who}", "jobs 1 and 2 would both be 'Ada'"),
+        ("{seed}", "there is no {seed}: use {job}, {person}"),
+        ("{person}", "jobs 1 and 2 would both be 'Ada'"),
     ],
 )
-def test_templates_that_are_mistakes(template, told):
+def test_invalid_templates(template, message):
     mistakes: list[str] = []
-    assert names(template, [{"who": "Ada"}, {"who": "ADA"}, {"who": "Ada"}], mistakes) == []
-    assert len(mistakes) == 1 and told in mistakes[0]
+    assert names(template, [{"person": "Ada"}, {"person": "ADA"}, {"person": "Ada"}], mistakes) == []
+    assert len(mistakes) == 1 and message in mistakes[0]
 
 
-def test_our_own_folders_are_nobodys_name():
-    assert named("{who}/{job}", [{"who": "Sheets"}, {"who": "not-kept"}, {"who": ".."}, {"who": "nul"}]) == [
+def test_reserved_names_get_an_underscore():
+    assert named(
+        "{person}/{job}", [{"person": "Sheets"}, {"person": "not-kept"}, {"person": ".."}, {"person": "nul"}]
+    ) == [
         "_Sheets/1",
         "_not-kept/2",
         "unnamed/3",
@@ -80,6 +82,6 @@ def test_our_own_folders_are_nobodys_name():
     ]
 
 
-def test_files_of_one_name_are_told_apart():
+def test_files_of_one_name_are_numbered():
     files = [Upload(Path("a/face.jpg")), Upload(Path("b/face.jpg")), Upload(Path("a/face.jpg"))]
     assert labels(files) == ["face", "face-2", "face"]

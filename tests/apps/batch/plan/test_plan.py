@@ -13,7 +13,7 @@ from facecdm.apps.batch.plan.jobs import build
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({}, "workflow: is missing"),
         ({"workflow": "x", "jobs": []}, "jobs: List should have at least 1"),
@@ -25,14 +25,14 @@ from facecdm.apps.batch.plan.jobs import build
         ({1: 2}, "keys are not all text"),
     ],
 )
-def test_plans_that_are_none(tmp_path, keys, told):
+def test_invalid_plans(tmp_path, keys, message):
     with pytest.raises(PlanMistake) as error:
         check(Plan.make(keys, tmp_path), {"here": INFO})
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["a: [", "\t", "- 1", "\x00", "!!python/object:os.system x"])
-def test_files_that_are_no_plan(tmp_path, text):
+def test_invalid_yaml_files(tmp_path, text):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(PlanMistake):
         Plan.load(tmp_path / "plan.yaml")
@@ -55,7 +55,7 @@ jobs:
     assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "ada/3"] and len(batch.files) == 1
 
 
-def test_plans_that_are_nested_too_deeply(tmp_path):
+def test_deeply_nested_plans(tmp_path):
     deep: dict = {}
     for _ in range(2000):
         deep = {"x": deep}
@@ -74,14 +74,14 @@ def test_plans_that_are_nested_too_deeply(tmp_path):
         ("plan.jsonl", b"[" * 100_000, "line 1 is not JSON: nested"),
     ],
 )
-def test_files_that_are_no_text_or_too_deep(tmp_path, name, content, message):
+def test_files_of_another_encoding_or_too_deep(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PlanMistake, match=message):
         check(Plan.load(tmp_path / name, workflow=NODES), {"here": INFO})
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b'{"1": ' + b"[" * 99 + b"]" * 99 + b"}"])
-def test_workflows_that_are_no_text_or_too_deep(tmp_path, content):
+def test_workflows_of_another_encoding_or_too_deep(tmp_path, content):
     (tmp_path / "w.json").write_bytes(content)
     with pytest.raises(PlanMistake, match="UTF-8|nested"):
         check(Plan.make({"workflow": "w.json", "jobs": {"a": 1}}, tmp_path), {"here": INFO})

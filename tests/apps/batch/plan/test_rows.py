@@ -1,4 +1,4 @@
-"""Products and zips, ranges, files: every row once, and every mistake told."""
+"""Products and zips, ranges, files: every row once, every mistake reported."""
 
 import itertools
 import math
@@ -49,7 +49,7 @@ def test_groups_multiply(lists):
         lambda size: st.lists(st.lists(st.integers(), min_size=size, max_size=size), min_size=1, max_size=4)
     )
 )
-def test_lists_of_a_group_go_together(lists):
+def test_lists_of_a_group_are_zipped(lists):
     rows = rows_of({f"v{index}": values for index, values in enumerate(lists)})
     assert [tuple(row.values()) for row in rows] == list(zip(*lists))
 
@@ -57,19 +57,23 @@ def test_lists_of_a_group_go_together(lists):
 @settings(deadline=None)
 @example(["~nobody0"])
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), ANYTHING, max_size=3) | st.text(max_size=5), max_size=4))
-def test_no_plan_crashes_it(groups):
+def test_no_groups_crash_expand(groups):
     mistakes: list[str] = []
     rows = expand(groups, Folders(Path("/nowhere")), mistakes)
     assert mistakes or all(isinstance(row, dict) for row in rows)
 
 
-def test_one_value_goes_with_every_other():
+def test_one_value_is_repeated():
     assert rows_of({"a": [1, 2], "b": "x"}) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
 
 
-def test_lists_that_do_not_match():
-    told = mistake_of({"a": [1, 2, 3], "b": [1, 2]}, {"a": 1}, {})
-    assert "'b' has 2 values and 'a' 3" in told and "groups of their own" in told and "group 3: it is empty" in told
+def test_lists_of_different_lengths():
+    message = mistake_of({"a": [1, 2, 3], "b": [1, 2]}, {"a": 1}, {})
+    assert (
+        "'b' has 2 values and 'a' 3" in message
+        and "groups of their own" in message
+        and "group 3: it is empty" in message
+    )
 
 
 def test_a_name_in_two_groups():
@@ -78,20 +82,20 @@ def test_a_name_in_two_groups():
 
 @settings(deadline=None)
 @given(st.integers(-1000, 1000), st.integers(-1000, 1000), st.integers(-50, 50).filter(bool))
-def test_whole_ranges_are_those_of_python_with_the_end(start, end, step):
+def test_whole_ranges_include_their_end(start, end, step):
     spec = {"a": {"from": start, "to": end, "step": step}}
     want = list(range(start, end + (1 if step > 0 else -1), step))
     assert [row["a"] for row in expand([spec], Folders(Path(".")), [])] == want
     assert want or "no value" in mistake_of(spec)
 
 
-def test_fractions_are_what_they_look_like():
+def test_decimal_fractions_are_exact():
     assert [row["a"] for row in rows_of({"a": {"from": 0.1, "to": 0.7, "step": 0.2}})] == [0.1, 0.3, 0.5, 0.7]
     assert [row["a"] for row in rows_of({"a": {"from": 5, "count": 3}})] == [5, 6, 7]
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ({"from": 1, "to": 2, "step": 0}, "step is 0"),
         ({"from": 1, "to": math.inf}, "to is inf"),
@@ -106,13 +110,13 @@ def test_fractions_are_what_they_look_like():
         ([], "no value"),
     ],
 )
-def test_wrong_specifications(spec, told, tmp_path):
+def test_invalid_values(spec, message, tmp_path):
     import re
 
-    assert re.search(told, mistake_of({"a": spec}, folder=tmp_path))
+    assert re.search(message, mistake_of({"a": spec}, folder=tmp_path))
 
 
-def test_too_many_jobs_are_not_made():
+def test_too_many_jobs():
     assert "1000000000000 jobs" in mistake_of(*({name: list(range(10_000))} for name in "abc"))
 
 
@@ -121,8 +125,8 @@ def test_files_by_pattern_and_by_name(tmp_path):
     folder.mkdir()
     for name in ("b.png", "a.png", "a [1].png"):
         (folder / name).touch()
-    rows = rows_of({"who": {"files": ["*.png", "a [1].png"]}}, folder=folder)
-    assert [row["who"] for row in rows] == [
+    rows = rows_of({"person": {"files": ["*.png", "a [1].png"]}}, folder=folder)
+    assert [row["person"] for row in rows] == [
         Upload(folder / name) for name in ("a [1].png", "a.png", "b.png", "a [1].png")
     ]
 
@@ -138,7 +142,7 @@ def test_tables_and_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("t.csv", "a,b\n1\n", "line 2 has not as many cells"),
         ("t.csv", "a,a\n1,2\n", "name of its own"),
@@ -150,6 +154,6 @@ def test_tables_and_lines(tmp_path):
         ("t.xlsx", "", "neither .csv nor .jsonl"),
     ],
 )
-def test_tables_that_are_none(tmp_path, name, text, told):
+def test_invalid_tables(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    assert told in mistake_of(name, folder=tmp_path)
+    assert message in mistake_of(name, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Values against declarations: what a server would take is taken, and what it would refuse is told."""
+"""Values against declarations: valid ones are converted, others refused with a reason."""
 
 import pytest
 from hypothesis import given, settings
@@ -42,7 +42,7 @@ def test_values_that_fit(value, kind, options, want):
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "options", "told"),
+    ("value", "kind", "options", "message"),
     [
         (0, "INT", WHOLE, "0 is less than 1"),
         (101, "INT", WHOLE, "more than 100"),
@@ -65,8 +65,8 @@ def test_values_that_fit(value, kind, options, want):
         ("sdxl", [f"sd{n}.ckpt" for n in range(20)] + ["sdxl_base.ckpt"], {}, "sdxl_base.ckpt"),
     ],
 )
-def test_values_that_do_not(value, kind, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_values_that_do_not_fit(value, kind, options, message):
+    with pytest.raises(ValueError, match=message):
         fit(value, kind, options)
 
 
@@ -78,7 +78,7 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None)
 @given(ANYTHING, st.sampled_from(["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "*", "INT,FLOAT"]), ANYTHING, ANYTHING)
-def test_no_value_and_no_declaration_crashes_it(value, kind, choices, least):
+def test_no_value_and_no_declaration_crashes_fit(value, kind, choices, least):
     try:
         fit(value, kind, {"options": choices, "min": least})
     except ValueError as error:
@@ -87,7 +87,7 @@ def test_no_value_and_no_declaration_crashes_it(value, kind, choices, least):
 
 @settings(deadline=None)
 @given(ANYTHING)
-def test_no_answer_of_a_server_crashes_it(answer):
+def test_no_object_info_crashes_declarations(answer):
     for _, options, required in declarations({"input": {"required": {"x": answer}, "optional": answer}}).values():
         assert isinstance(options, dict) and isinstance(required, bool)
         takes_file(options)

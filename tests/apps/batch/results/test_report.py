@@ -1,4 +1,4 @@
-"""What a batch leaves: the table, the best, the sheets; and what it shows while it works."""
+"""The table, the best images and the sheets of a batch; its command line."""
 
 import asyncio
 import csv
@@ -20,16 +20,16 @@ from facecdm.cli import main
 
 @pytest.fixture
 def finished(tmp_path):
-    """Two people, two prompts, three seeds; likeness falls with the seed, and the first of each shows no face."""
+    """Two people, two prompts, three seeds. Similarity falls with the seed; the images of seed 1 show no face."""
     for name in ("ada", "bob"):
         Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
     plan = make_plan(
         tmp_path,
-        name="{who}/{prompt#}-{seed}",
-        person="who",
+        name="{face}/{prompt#}-{seed}",
+        person="face",
         keep_best=1,
-        inputs={"who": "Draw.image", "prompt": "Draw.text", "seed": "Draw.seed"},
-        jobs=[{"who": ["ada.png", "bob.png"]}, {"prompt": ["one", '=two, \n"quoted"']}, {"seed": [1, 2, 3]}],
+        inputs={"face": "Draw.image", "prompt": "Draw.text", "seed": "Draw.seed"},
+        jobs=[{"face": ["ada.png", "bob.png"]}, {"prompt": ["one", '=two, \n"quoted"']}, {"seed": [1, 2, 3]}],
     )
     batch, folder = build(check(plan, {"here": INFO})), tmp_path / "out"
     with Journal(folder, batch.record(), resume=False) as journal:
@@ -51,7 +51,7 @@ def kept(folder: Path) -> set[str]:
 def test_the_best_stay(finished):
     batch, journal, folder = finished
     keep_best(batch, journal, folder)
-    best = {f"{who}/{prompt}-2.png" for who in ("ada", "bob") for prompt in (1, 2)}
+    best = {f"{face}/{prompt}-2.png" for face in ("ada", "bob") for prompt in (1, 2)}
     assert {name for name in kept(folder) if not name.startswith("not-kept")} == best
     assert len(kept(folder)) == 11
     object.__setattr__(batch, "plan", batch.plan.model_copy(update={"keep_best": 2}))
@@ -60,7 +60,7 @@ def test_the_best_stay(finished):
     assert len(kept(folder)) == 11
 
 
-def test_a_move_that_was_cut_off_is_made_good(finished, monkeypatch):
+def test_an_interrupted_move_is_completed(finished, monkeypatch):
     batch, journal, folder = finished
     monkeypatch.setattr(Journal, "moved", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -76,7 +76,7 @@ def test_the_table_has_every_parameter(finished):
     keep_best(batch, journal, folder)
     write_table(batch, journal, folder)
     rows = list(csv.DictReader((folder / "results.csv").open(encoding="utf-8", newline="")))
-    assert len(rows) == 12 and rows[3]["prompt"] == '=two, \n"quoted"' and rows[0]["who"].endswith("ada.png")
+    assert len(rows) == 12 and rows[3]["prompt"] == '=two, \n"quoted"' and rows[0]["face"].endswith("ada.png")
     assert [row["identity"] for row in rows[:3]] == ["", "0.5", "0.3333"] and rows[0]["faces"] == "0"
     assert rows[0]["file"] == "not-kept/ada/1-1.png" and rows[1]["file"] == "ada/1-2.png"
     assert rows[11]["state"] == "failed" and rows[11]["file"] == ""
@@ -94,7 +94,7 @@ def test_a_sheet_for_each_person(finished):
     assert reference[0] > 200 > 100 > reference[1] and first[1] > 100 > 50 > first[0]
 
 
-def test_sheets_have_pages_and_need_no_person(tmp_path):
+def test_sheets_without_a_person_and_with_pages(tmp_path):
     batch = build(check(make_plan(tmp_path, name="{job}", seeds=200), {"here": INFO}))
     with Journal(tmp_path / "out", batch.record(), resume=False) as journal:
         write_sheets(batch, journal, tmp_path / "out")
@@ -138,14 +138,17 @@ def test_a_table_on_the_command_line(play, tmp_path, capsys):
         server.behave = lambda nodes: 1 / 0
         (tmp_path / "plan.csv").write_text("Draw it.seed,Draw it.text\n3,a\n")
         assert await asyncio.to_thread(call, "--output", str(tmp_path / "other")) == 1
-        told = capsys.readouterr()
-        assert "0 of 1 jobs are done" in told.out and "job 1 is set aside: node 1 (Draw) failed: division" in told.err
+        message = capsys.readouterr()
+        assert (
+            "0 of 1 jobs are done" in message.out
+            and "job 1 is set aside: node 1 (Draw) failed: division" in message.err
+        )
 
     play(scene)
     assert made(tmp_path) == {1: 1, 2: 2}
 
 
-def test_keep_best_without_likeness_is_told_before_anything_is_queued(play, tmp_path):
+def test_keep_best_needs_a_face_pack_before_anything_is_queued(play, tmp_path):
     from facecdm.apps.batch.errors import PlanMistake
 
     async def scene(server):

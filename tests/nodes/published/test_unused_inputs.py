@@ -1,4 +1,4 @@
-"""What is connected or set and changes nothing is told in the console, once, and the MODEL is made all the same."""
+"""Inputs without effect give one warning each, and the MODEL is made."""
 
 from dataclasses import replace
 
@@ -8,35 +8,35 @@ from published_nodes import ARCFACE, person
 
 
 @pytest.fixture
-def told(caplog):
-    """(node's function, its inputs) → what it warned of while it ran."""
+def warnings(caplog):
+    """(function, its inputs) → the warnings while it runs."""
 
-    def told(run, *args, **inputs) -> list[str]:
+    def warnings(run, *args, **inputs) -> list[str]:
         caplog.clear()
         run(*args, **inputs)
         return [record.message for record in caplog.records if record.name == "facecdm"]
 
-    return told
+    return warnings
 
 
 @pytest.mark.parametrize("family", ["faceid", "faceid-portrait", "faceid-portrait-unnorm"])
-def test_a_picture_that_nobody_looks_at(load, apply, told, family):
+def test_a_picture_that_no_stream_encodes(load, apply, warnings, family):
     adapter = load(family)
     name = adapter.config.parts["face"].family.name
-    assert told(apply, adapter) == [
-        f"FaceCDM: image and clip_vision are connected, and {name} looks at no picture: nothing of it is heard. "
-        "Disconnect it, or add an image stream with Combine Adapters."
+    assert warnings(apply, adapter) == [
+        f"FaceCDM: image and clip_vision are connected and are not used: {name} encodes no picture. Disconnect them, "
+        "or add an image stream with Combine Adapters."
     ]
-    assert "FaceCDM: clip_vision is connected, and" in told(apply, adapter, image=None)[0]
-    assert not told(apply, adapter, image=None, clip_vision=None)
+    assert "FaceCDM: clip_vision is connected and is not used" in warnings(apply, adapter, image=None)[0]
+    assert not warnings(apply, adapter, image=None, clip_vision=None)
 
 
-def test_a_picture_that_somebody_looks_at(in_comfy, load, apply, told):
+def test_a_picture_that_the_image_stream_encodes(in_comfy, load, apply, warnings):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter"))
-    assert not told(apply, both) and not told(apply, load("ip-adapter"))
+    assert not warnings(apply, both) and not warnings(apply, load("ip-adapter"))
 
 
-def test_of_several_people_who_it_is(in_comfy, sd15, load, told, make_faces, picture):
+def test_the_warning_names_the_person(in_comfy, sd15, load, warnings, make_faces, picture):
     masks = in_comfy.run(
         "FaceCDMPersonRegions",
         width=64,
@@ -48,7 +48,7 @@ def test_of_several_people_who_it_is(in_comfy, sd15, load, told, make_faces, pic
         fill="regions only",
     )[0]
     people = {f"faces_{n}": make_faces(n, recogniser=ARCFACE) for n in (1, 2)}
-    said = told(
+    found = warnings(
         in_comfy.run,
         "FaceCDMApplyPeople",
         model=sd15,
@@ -62,7 +62,7 @@ def test_of_several_people_who_it_is(in_comfy, sd15, load, told, make_faces, pic
         image_2=picture(),
         **people,
     )
-    assert len(said) == 1 and said[0].startswith("FaceCDM: person 2: image is connected, and FaceID looks at no")
+    assert len(found) == 1 and found[0].startswith("FaceCDM: person 2: image is connected and is not used: FaceID ")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_of_several_people_who_it_is(in_comfy, sd15, load, told, make_faces, pic
     [
         ("ip-adapter-plus", "ip-adapter-plus-face", "the whole image"),
         ("ip-adapter-full-face", "auto", "the whole image"),
-        ("faceid-plus", "auto", "the crops that Detect & Embed Faces made"),
-        ("faceid-plusv2", "auto", "the crops that Detect & Embed Faces made"),
+        ("faceid-plus", "auto", "the crops of Detect & Embed Faces"),
+        ("faceid-plusv2", "auto", "the crops of Detect & Embed Faces"),
     ],
 )
 def test_faces_that_are_not_in_the_picture(
-    in_comfy, load, apply, told, make_faces, found_in, picture, vision, family, choice, instead
+    in_comfy, load, apply, warnings, make_faces, found_in, picture, vision, family, choice, instead
 ):
     face = replace(
         make_faces(1)[0],
@@ -86,17 +86,17 @@ def test_faces_that_are_not_in_the_picture(
     faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture())
     adapter = load(family, choice)
     part = next(iter(adapter.config.parts.values()))
-    assert not told(apply, adapter, faces=faces)
-    said = told(apply, adapter, faces=faces, image=picture(7))
-    assert len(said) == 1 and said[0].startswith(
-        f"FaceCDM: not all of the 1 face(s) were found in image (1 picture(s) of 32 × 40), so {part.family.name} looks "
-        f"at {instead}"
-    ), said
+    assert not warnings(apply, adapter, faces=faces)
+    found = warnings(apply, adapter, faces=faces, image=picture(7))
+    assert len(found) == 1 and found[0].startswith(
+        f"FaceCDM: not all of the 1 face(s) were found in image (1 picture(s) of 32 × 40), so {part.family.name} uses "
+        f"{instead}"
+    ), found
     shown = person(in_comfy, apply(adapter, faces=faces, image=picture(7)))
     seen = picture(7) if part.family.stream == "image" else faces[0].crop[None]
     assert (shown.face or shown.image).states.equal(vision.encode_image(seen).penultimate_hidden_states)
     if part.family.stream == "image":
-        assert not told(apply, adapter, faces=None)
-        assert not told(apply, adapter, faces=faces, image=None, clip_vision_output=vision.encode_image(picture(7)))
+        assert not warnings(apply, adapter, faces=None)
+        assert not warnings(apply, adapter, faces=faces, image=None, clip_vision_output=vision.encode_image(picture(7)))
     else:
-        assert not told(apply, adapter, faces=faces, image=None)
+        assert not warnings(apply, adapter, faces=faces, image=None)

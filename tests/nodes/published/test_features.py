@@ -1,4 +1,4 @@
-"""What each family is shown of the face and the picture, and what of nobody."""
+"""The features that each family's recipe computes, for the prompt and for the negative prompt."""
 
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ def test_the_embedding_is_raw_for_unnorm_alone(in_comfy, load, apply, make_faces
 
 
 @pytest.mark.parametrize("text,size", [(768, 224), (2048, 256)])
-def test_an_aligned_face_is_cut_as_insightface_does(in_comfy, load, apply, vision, make_faces, found_in, text, size):
-    """224 pixels for SD1.5, 256 for SDXL, which the width of their text tells apart."""
+def test_the_aligned_face_is_insightfaces(in_comfy, load, apply, vision, make_faces, found_in, text, size):
+    """224 pixels for SD1.5, 256 for SDXL; the text width decides."""
     from insightface.utils import face_align
 
     generator = torch.Generator().manual_seed(5)
@@ -53,40 +53,40 @@ def test_frames_of_the_two_sizes_are_insightfaces(in_comfy):
         assert abs(ours - face_align.estimate_norm(points, size)).max() < 1e-3
 
 
-def test_no_picture_is_zeroed_normalised_pixels(in_comfy, load, apply, vision):
-    nothing = person(in_comfy, apply(load("ip-adapter-plus"))).negative["image"].states
+def test_the_empty_picture_has_normalised_pixels_of_zero(in_comfy, load, apply, vision):
+    empty = person(in_comfy, apply(load("ip-adapter-plus"))).negative["image"].states
     with torch.no_grad():
         grey = vision.model(pixel_values=torch.zeros(1, 3, 32, 32), intermediate_output=-2)[1]
-    assert nothing.equal(grey)
+    assert empty.equal(grey)
     black = vision.encode_image(torch.zeros(1, 32, 32, 3)).penultimate_hidden_states
-    assert not torch.allclose(nothing, black), "a black picture is something else"
+    assert not torch.allclose(empty, black), "a black picture differs"
     assert not person(in_comfy, apply(load("ip-adapter"))).negative["image"].embedding.any()
     assert not person(in_comfy, apply(load("faceid"))).negative["face"].embedding.any()
 
 
 @pytest.mark.parametrize("family", ["ip-adapter", "ip-adapter-plus", "ip-adapter-full-face"])
-def test_a_negative_picture_is_seen_by_the_negative_prompt_alone(in_comfy, load, apply, noise, picture, vision, family):
+def test_a_negative_picture_acts_on_the_negative_prompt_only(in_comfy, load, apply, noise, picture, vision, family):
     adapter = load(family)
     plain, avoiding = apply(adapter), apply(adapter, options={"negative_image": picture(9)})
     assert noise(plain).equal(noise(avoiding)) and not noise(plain, cfg=4.0).equal(noise(avoiding, cfg=4.0))
-    seen, nobody = vision.encode_image(picture(9)), person(in_comfy, avoiding).negative["image"]
+    output, negative = vision.encode_image(picture(9)), person(in_comfy, avoiding).negative["image"]
     if family == "ip-adapter":
-        assert nobody.embedding.equal(seen.image_embeds)
+        assert negative.embedding.equal(output.image_embeds)
     else:
-        assert nobody.states.equal(seen.penultimate_hidden_states)
+        assert negative.states.equal(output.penultimate_hidden_states)
 
 
-def test_faceid_plus_looks_away_from_a_negative_picture(in_comfy, load, apply, noise, picture, vision):
-    """As IPAdapter_plus has it: an empty face, with the look of that picture."""
+def test_faceid_plus_uses_a_negative_picture(in_comfy, load, apply, noise, picture, vision):
+    """As in IPAdapter_plus: a zero embedding, with the states of that picture."""
     adapter = load("faceid-plusv2")
     plain, avoiding = apply(adapter), apply(adapter, options={"negative_image": picture(9)})
     assert noise(plain).equal(noise(avoiding)) and not noise(plain, cfg=4.0).equal(noise(avoiding, cfg=4.0))
-    nobody = person(in_comfy, avoiding).negative["face"]
-    assert nobody.states.equal(vision.encode_image(picture(9)).penultimate_hidden_states)
-    assert not nobody.embedding.any()
+    negative = person(in_comfy, avoiding).negative["face"]
+    assert negative.states.equal(vision.encode_image(picture(9)).penultimate_hidden_states)
+    assert not negative.embedding.any()
 
 
-def test_beside_an_image_stream_a_negative_picture_is_for_that_alone(in_comfy, load, apply, picture):
+def test_with_an_image_stream_a_negative_picture_is_for_that_stream(in_comfy, load, apply, picture):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid-plusv2"), other=load("ip-adapter-plus"))
     plain, avoiding = (
         person(in_comfy, apply(both, options=options)).negative for options in ({}, {"negative_image": picture(9)})
@@ -94,10 +94,10 @@ def test_beside_an_image_stream_a_negative_picture_is_for_that_alone(in_comfy, l
     assert not plain["image"].states.equal(avoiding["image"].states)
     assert plain["face"].states.equal(avoiding["face"].states)
     without = person(in_comfy, apply(both, image=None, options={"negative_image": picture(9)})).negative
-    assert without["face"].states.equal(avoiding["image"].states), "where no picture is shown, the face looks away"
+    assert without["face"].states.equal(avoiding["image"].states), "without a picture, for the face stream"
 
 
-def test_of_several_negative_pictures_the_mean(in_comfy, load, apply, picture, vision):
+def test_several_negative_pictures(in_comfy, load, apply, picture, vision):
     two = picture(9, 2)
     seen = vision.encode_image(two).penultimate_hidden_states
     for kind, expected in (("mean", seen.mean(0, keepdim=True)), ("side by side", seen)):
@@ -105,45 +105,51 @@ def test_of_several_negative_pictures_the_mean(in_comfy, load, apply, picture, v
         torch.testing.assert_close(person(in_comfy, model).negative["image"].states, expected)
 
 
-def test_noise_is_in_the_empty_face(in_comfy, load, apply, noise):
+def test_noise_is_added_to_the_empty_face(in_comfy, load, apply, noise):
     for family in ("faceid", "faceid-plusv2"):
         adapter = load(family)
         plain, noisy = apply(adapter), apply(adapter, options={"noise": 0.4})
         assert noise(plain).equal(noise(noisy)) and not noise(plain, cfg=4.0).equal(noise(noisy, cfg=4.0))
-        nobody = person(in_comfy, noisy).negative["face"].embedding
-        assert 0.3 < nobody.max() <= 0.4 and nobody.min() >= 0
+        negative = person(in_comfy, noisy).negative["face"].embedding
+        assert 0.3 < negative.max() <= 0.4 and negative.min() >= 0
 
 
 @pytest.mark.parametrize(
-    "family,options,told",
+    "family,options,message",
     [
-        ("faceid", "negative_image", "FaceID shows the negative prompt an empty face.*Combine Adapters. Adapters that"),
+        (
+            "faceid",
+            "negative_image",
+            "FaceID uses an empty face for the neg.*Combine Adapters. Adapters that",
+        ),
         (
             "ip-adapter",
             "noise",
-            "noise is 0.4.*IP-Adapter shows no face: set it to 0; for a picture.*FaceID and its kin",
+            "noise is 0.4.*IP-Adapter has no face stream: set it to 0; for a picture.*the FaceID families",
         ),
-        ("native", "negative_image", "FaceCDM's own adapters show the negative prompt no picture: disconnect it"),
-        ("native", "noise", "noise is 0.4.*FaceCDM's own adapters show the negative prompt nobody.*set it to 0"),
+        ("native", "negative_image", "FaceCDM's own adapters use no picture for the negative prompt: disconnect it"),
+        ("native", "noise", "noise is 0.4.*FaceCDM's own adapters use no face for the negative prompt.*set it to 0"),
     ],
 )
-def test_what_nobody_would_hear_is_refused(errors, load, apply, adapter, make_faces, picture, family, options, told):
+def test_negative_inputs_without_a_use_are_refused(
+    errors, load, apply, adapter, make_faces, picture, family, options, message
+):
     given = {"negative_image": {"negative_image": picture(9)}, "noise": {"noise": 0.4}}[options]
     one, faces = (adapter, make_faces()) if family == "native" else (load(family), make_faces(1, recogniser=ARCFACE))
     apply(one, faces=faces)
-    with pytest.raises(errors.Mismatch, match=told):
+    with pytest.raises(errors.Mismatch, match=message):
         apply(one, faces=faces, options=given)
 
 
-def test_a_negative_picture_needs_one_to_stand_against(errors, in_comfy, load, apply, picture):
+def test_a_negative_picture_needs_a_positive_one(errors, in_comfy, load, apply, picture):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
     apply(both, options={"negative_image": picture(9)})
-    with pytest.raises(errors.Mismatch, match="image stream .IP-Adapter Plus. shows no picture.*connect image, too"):
+    with pytest.raises(errors.Mismatch, match="image stream .IP-Adapter Plus. has no picture.*connect image, too"):
         apply(both, image=None, options={"negative_image": picture(9)})
 
 
-def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, make_faces, found_in):
-    """Plus-Face looks at a square around the face, where the picture is the one that the face was found in."""
+def test_plus_face_cuts_out_the_face(in_comfy, load, apply, vision, picture, make_faces, found_in):
+    """Plus-Face encodes a square around the face if the picture is the one that the face was found in."""
     face = replace(
         make_faces(1)[0],
         box=torch.tensor([4.0, 6, 14, 16]),
@@ -165,20 +171,18 @@ def test_a_face_is_found_in_its_picture(in_comfy, load, apply, vision, picture, 
     "family,choice",
     [("faceid-plusv2", "auto"), ("ip-adapter-plus", "ip-adapter-plus-face"), ("ip-adapter-full-face", "auto")],
 )
-def test_photos_of_one_size_each_show_their_own_face(
-    in_comfy, load, apply, picture, make_faces, found_in, family, choice
-):
-    """As Combine Faces leaves them: each was the first picture of its own node, and the batch has them in its order."""
+def test_each_photo_of_a_batch_gives_its_own_face(in_comfy, load, apply, picture, make_faces, found_in, family, choice):
+    """After Combine Faces each face has picture index 0, and the batch has its own order."""
     faces_of, pictures = in_comfy.module("facecdm.faces.value").Faces, picture(1, 2)
     points = torch.tensor([[7.0, 10], [12, 10], [9, 12], [7, 14], [11, 14]])
-    apart = [
+    separate = [
         found_in(
             faces_of((replace(face, keypoints=points, box=torch.tensor([4.0, 6, 14, 16])),), ARCFACE),
             pictures[number : number + 1],
         )
         for number, face in enumerate(make_faces(2, recogniser=ARCFACE))
     ]
-    together = faces_of((apart[0][0], apart[1][0]), ARCFACE)
+    together = faces_of((separate[0][0], separate[1][0]), ARCFACE)
     assert [face.image_index for face in together] == [0, 0]
     adapter = load(family, choice)
 
@@ -186,7 +190,7 @@ def test_photos_of_one_size_each_show_their_own_face(
         shown = person(in_comfy, apply(adapter, faces=faces, image=image, references="side by side"))
         return (shown.face or shown.image).states
 
-    single = torch.cat([states(faces, pictures[n : n + 1]) for n, faces in enumerate(apart)])
+    single = torch.cat([states(faces, pictures[n : n + 1]) for n, faces in enumerate(separate)])
     assert not torch.allclose(single[0], single[1])
     for order in ([0, 1], [1, 0]):
         torch.testing.assert_close(states(together, pictures[order]), single)

@@ -1,32 +1,31 @@
-"""What is told where something does not fit."""
+"""Errors for inputs that are missing or do not fit."""
 
 import pytest
 
 
-def test_what_is_not_connected(errors, load, apply):
-    for family, without, told in (
+def test_a_needed_input_is_not_connected(errors, load, apply):
+    for family, without, message in (
         ("faceid", {"faces": None}, "connect faces"),
-        ("faceid-plusv2", {"clip_vision": None}, "FaceID PlusV2 looks at the aligned face.*clip_vision is not"),
-        ("ip-adapter-plus", {"image": None}, "IP-Adapter Plus looks at the whole image: connect a picture"),
+        ("faceid-plusv2", {"clip_vision": None}, "FaceID PlusV2 encodes the aligned face.*clip_vision is not"),
+        ("ip-adapter-plus", {"image": None}, "IP-Adapter Plus needs the whole image: connect a picture"),
         ("ip-adapter", {"clip_vision": None}, "clip_vision is not connected"),
     ):
-        with pytest.raises(errors.FaceCDMError, match=told):
+        with pytest.raises(errors.FaceCDMError, match=message):
             apply(load(family), **without)
 
 
 def test_the_wrong_encoder_is_named_with_the_right_file(errors, load, apply, make_vision, in_comfy, monkeypatch):
-    families = in_comfy.module("facecdm.formats.families")
-    small = families.Encoder("ViT-small", 32, 8, "small.safetensors")
-    other = families.Encoder("ViT-other", 64, 8, "other.safetensors")
-    for module in ("facecdm.formats.families", "facecdm.hosts.comfy.features"):
-        monkeypatch.setattr(in_comfy.module(module), "ENCODERS", (small, other))
+    encoders = in_comfy.module("facecdm.formats.encoders")
+    small = encoders.Encoder("ViT-small", 32, 8, "small.safetensors")
+    other = encoders.Encoder("ViT-other", 64, 8, "other.safetensors")
+    monkeypatch.setattr(encoders, "ENCODERS", (small, other))
     for family in ("ip-adapter-plus", "faceid-plusv2"):
         with pytest.raises(errors.Mismatch, match=r"gives 64 features \(ViT-other\).*reads 32: load small.safetensors"):
             apply(load(family), clip_vision=make_vision(64))
 
 
 def test_the_wrong_encoder_for_the_empty_picture(errors, load, apply, make_vision, vision, picture):
-    """The picture was encoded by the right one; the negative prompt's is looked at by another."""
+    """The picture was encoded by the right tower; the empty picture would be by another."""
     encoded = vision.encode_image(picture())
     for family in ("ip-adapter-plus", "ip-adapter-full-face"):
         with pytest.raises(errors.Mismatch, match="the CLIP vision model gives 64 features.*reads 32"):
@@ -38,7 +37,7 @@ def test_the_wrong_recogniser_is_named_with_the_right_pack(errors, load, apply, 
         apply(load("faceid"), faces=make_faces())
 
 
-def test_an_adapter_of_another_base(errors, load, apply, sdxl):
+def test_an_adapter_for_another_base_model(errors, load, apply, sdxl):
     with pytest.raises(errors.Mismatch, match="made for small SD1.5, and the MODEL is U-Net of 28"):
         apply(load("faceid"), model=sdxl)
 
@@ -48,6 +47,6 @@ def test_an_image_for_a_face_adapter(errors, load, apply, vision, picture):
         apply(load("faceid"), clip_vision_output=vision.encode_image(picture()))
 
 
-def test_save_adapter_says_what_to_do_with_others(errors, in_comfy, load):
+def test_save_adapter_refuses_published_adapters(errors, in_comfy, load):
     with pytest.raises(errors.FaceCDMError, match="Export as IP-Adapter"):
         in_comfy.run("FaceCDMSaveAdapter", adapter=load("faceid"), name="x", overwrite=False)

@@ -4,19 +4,23 @@ import argparse
 from pathlib import Path
 
 from ..errors import FaceCDMError, MissingPackage
-from . import config as configuration
-from .stages import Stage
+from ..training import config as configuration
+from ..training.stages import Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="a YAML file; docs/training.md explains its keys")
     parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan, train nothing")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an adapter and LoRA of another training that are in `out`"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     import torch
 
-    from .session import Session
+    from ..hosts.diffusers.denoiser import open_base
+    from ..training.session import Session
 
     config = configuration.read(arguments.config)
     if config.threads:
@@ -24,12 +28,17 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         for stage in config.plan():
             print(describe(stage))
-    session = Session(config, _accelerator(config))
+    session = Session(
+        config,
+        lambda config, device: open_base(config.base, device, config.control),
+        _accelerator(config),
+        overwrite=arguments.overwrite,
+    )
     if arguments.dry_run:
         print(session.describe())
         return 0
     if session.worker.count > 1:
-        print(f"process {session.worker.rank + 1} of {session.worker.count}, which share every batch", flush=True)
+        print(f"process {session.worker.rank + 1} of {session.worker.count}, sharing every batch", flush=True)
     session.run()
     return 0
 
@@ -42,7 +51,7 @@ def describe(stage: Stage) -> str:
 
 
 def _accelerator(config):
-    """accelerate's Accelerator where several processes run or a tracker is wanted; None for one plain process."""
+    """accelerate's Accelerator for several processes or a tracker; None for one plain process."""
     import os
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -54,7 +63,7 @@ def _accelerator(config):
         raise MissingPackage("several processes and trackers need accelerate: pip install accelerate") from error
     import torch
 
-    # Several processes that accelerate has to find a device for, and finds none, would each train alone.
+    # Without a GPU accelerate would let each of several processes train alone.
     on_cpu = config.device == "cpu" or (processes > 1 and not torch.cuda.is_available())
     try:
         return Accelerator(cpu=on_cpu, log_with=config.tracker, project_dir=str(config.out))

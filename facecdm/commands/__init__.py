@@ -1,0 +1,1 @@
+"""Commands of the shell that join the library's parts with a host."""

@@ -1,0 +1,43 @@
+"""The vision towers that the published families were trained with."""
+
+from dataclasses import dataclass
+
+from .eva import FILE as EVA_FILE
+
+# What of a tower's output a family reads.
+POOLED, PENULTIMATE, FIVE = "pooled", "penultimate", "five states and pooled"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A CLIP vision tower.
+
+    states  features of its hidden states
+    pooled  features of its pooled embedding
+    file    the published file's name
+    """
+
+    name: str
+    states: int
+    pooled: int
+    file: str
+
+
+ENCODERS = (
+    Encoder("ViT-H", 1280, 1024, "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
+    Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
+    Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors"),
+)
+EVA = Encoder("EVA02-CLIP-L-336", 1024, 768, EVA_FILE)
+
+
+def encoder_for(vision: str, width: int) -> Encoder | None:
+    """The tower whose output `vision` has `width` features; None if it is not a known one."""
+    if vision == FIVE:
+        return EVA
+    return next((e for e in ENCODERS if (e.pooled if vision == POOLED else e.states) == width), None)
+
+
+def encoder_of(pooled: int, states: int) -> Encoder | None:
+    """The tower with these widths; None if it is not a known one."""
+    return next((e for e in ENCODERS if (e.pooled, e.states) == (pooled, states)), None)

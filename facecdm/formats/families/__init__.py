@@ -1,0 +1,33 @@
+"""The published families, one file each. A new family is a new file and a line here.
+
+The order decides twice: a file belongs to the first rule that it matches (so special rules stand before general ones),
+and of the families with that rule the first is the default.
+"""
+
+from ..family import Family
+from . import faceid, faceid_plus, full_face, instantid, ip_adapter, ip_adapter_plus, kolors, portrait, pulid
+
+_ORDER = (
+    ip_adapter.FAMILY,
+    ip_adapter.LIGHT,
+    full_face.FAMILY,
+    faceid_plus.FAMILY,
+    faceid_plus.V2,
+    portrait.FAMILY,
+    faceid.FAMILY,
+    instantid.FAMILY,
+    portrait.UNNORM,
+    kolors.FAMILY,
+    ip_adapter_plus.FAMILY,
+    ip_adapter_plus.FACE,
+    ip_adapter_plus.COMPOSITION,
+    pulid.FAMILY,
+    pulid.V1_1,
+)
+FAMILIES: dict[str, Family] = {family.key: family for family in _ORDER}
+
+
+def file_for(key: str, base: str) -> str:
+    """The published file of a family for a base model, else that of its substitute; "" where there is neither."""
+    family = FAMILIES[key]
+    return family.files.get(base) or (FAMILIES[family.substitute].files.get(base, "") if family.substitute else "")

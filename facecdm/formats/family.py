@@ -1,0 +1,138 @@
+"""What a published family declares about itself. Each has one file in `families/`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from ..adapter.features import Features
+
+if TYPE_CHECKING:
+    from .recognised import Recognised
+    from .sources import Sources
+
+State = dict[str, Tensor]
+FeaturePair = tuple[Features, Features]  # for the prompt, for the negative prompt
+
+# What of the recogniser's embedding a family reads: scaled to length 1, or as computed.
+NORMED, RAW = "normed", "raw"
+# Which picture it encodes.
+WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
+UPRIGHT = "the face in its picture, grey on white,"
+
+BUFFALO, ANTELOPE = "buffalo_l/w600k_r50.onnx", "antelopev2/glintr100.onnx"
+
+
+class Recipe(Protocol):
+    """How a family's features are computed from the connected inputs.
+
+    picture    which picture it encodes; "" for none
+    vision     what of the vision tower's output it reads; "" for nothing
+    embedding  NORMED or RAW; "" where no recogniser is needed
+    """
+
+    picture: str
+    vision: str
+    embedding: str
+
+    def __call__(self, part: "Recognised", sources: "Sources") -> FeaturePair:
+        """Features of every reference. Raises NoFace, Mismatch, FaceCDMError."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A projector's sizes.
+
+    tokens        tokens per reference
+    face_width    features of the recogniser's embedding; 0 without one
+    vision_width  features of the vision tower's output; 0 without one
+    """
+
+    tokens: int
+    face_width: int = 0
+    vision_width: int = 0
+
+
+class Projector(Protocol):
+    """An nn.Module from features to tokens [R, N, context], with the keys of the published files."""
+
+    @classmethod
+    def of(cls, state: State) -> "Projector":
+        """A module with the shapes of a state dict."""
+
+    @staticmethod
+    def sizes(state: State) -> Sizes: ...
+
+    def __call__(self, features: Features) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which projectors a family recognises: `shapes` by key (None: any size), and `condition`."""
+
+    shapes: dict[str, tuple[int | None, ...]]
+    condition: Callable[[State], bool] | None = None
+
+    def matches(self, state: State) -> bool:
+        fits = all(key in state and _fits(state[key].shape, shape) for key, shape in self.shapes.items())
+        return fits and (self.condition is None or self.condition(state))
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(want in (None, have) for want, have in zip(wanted, found))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published family.
+
+    key              its name in metadata, exports and the `family` widget
+    name             its name in reports
+    stream           "face" (reads a recogniser's embedding) or "image" (reads pictures only)
+    rule             recognises its projector; families with an equal rule are distinguished by file name
+    projector        the class that makes its tokens
+    recipe           how its features are computed
+    files            published file by base model
+    substitute       key of the family to suggest for a base model without a file; "" for none
+    renames          parts of keys in the authors' own file, and IP-Adapter's names for them
+    recogniser       the recogniser that it was trained with
+    projection       how κ removes the text's part (adapter.person.Stream)
+    kappa            κ of the published method
+    zeros            number of zero tokens by projection
+    strength         recommended strength
+    prompt_factor    factor on the strength at `balance` = -1
+    identity_factor  factor on the strength at `balance` = 1
+    prompt_kappa     κ at `balance` = -1
+    name_parts       parts of a file name that identify it, joined by "-", where its content does not
+    note             what else a user must know
+    """
+
+    key: str
+    name: str
+    stream: str
+    rule: Rule
+    projector: type
+    recipe: Recipe
+    files: dict[str, str] = field(default_factory=dict)
+    substitute: str = ""
+    renames: tuple[tuple[str, str], ...] = ()
+    recogniser: str = BUFFALO
+    projection: str = "feature"
+    kappa: float = 0.0
+    zeros: dict[str, int] = field(default_factory=dict)
+    strength: float = 0.8
+    prompt_factor: float = 0.5
+    identity_factor: float = 1.3
+    prompt_kappa: float = 0.5
+    name_parts: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def reads(self) -> str:
+        """What to connect, in words."""
+        recipe = self.recipe
+        parts = [f"a face's embedding ({recipe.embedding})"] if recipe.embedding else []
+        return " and ".join(
+            parts + ([f"{recipe.picture} through CLIP vision ({recipe.vision})"] if recipe.picture else [])
+        )

@@ -1,0 +1,45 @@
+"""What a vision tower offers to the families' recipes. Each host has its own towers (hosts/comfy/{vision,eva}.py)."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..faces.value import Faces
+
+
+@dataclass(frozen=True, eq=False)
+class VisionOutput:
+    """A tower's output for R pictures, float32 on the CPU.
+
+    pooled  [R, C]     pooled embeddings
+    states  [R, N, W]  penultimate hidden states
+    """
+
+    pooled: Tensor
+    states: Tensor
+
+    def mean(self) -> "VisionOutput":
+        """The mean over the pictures, as one."""
+        return VisionOutput(self.pooled.mean(0, keepdim=True), self.states.mean(0, keepdim=True))
+
+
+class VisionTower(Protocol):
+    """A CLIP image encoder."""
+
+    def encode(self, pictures: Tensor) -> VisionOutput:
+        """Pictures [R, H, W, 3] in 0…1, scaled and cut to the tower's square. Raises FaceCDMError for NaN."""
+
+    def encode_empty(self) -> VisionOutput:
+        """One picture whose *normalised* pixels are zero: what the adapters were trained to take for no picture."""
+
+
+@runtime_checkable
+class FaceTower(Protocol):
+    """PuLID's EVA02-CLIP, which encodes faces and prepares them itself."""
+
+    def encode_faces(self, faces: Faces, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Embeddings [faces, 768] and five hidden states [faces, 577, 1024], float32 on the CPU.
+
+        Raises FaceCDMError where the faces were not found in `pictures` [B, H, W, 3].
+        """

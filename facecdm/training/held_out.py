@@ -1,0 +1,25 @@
+"""The pictures that are held out: kept from training, used to measure."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .source import Source
+
+HELD_OUT = 0.02  # the share that is held out unless the user says otherwise
+
+
+def choose_held_out(data: "Source", share: float) -> frozenset[int]:
+    """`share` (0…1) of the people with all their pictures, evenly spaced; at least one person is left to train on.
+
+    Where that is less than one person, `share` of the pictures instead, of people who have other pictures.
+    """
+    people = sorted(data.people)
+    chosen = _spaced(people, min(round(len(people) * share), len(people) - 1))
+    if chosen:
+        return frozenset(picture for person in chosen for picture in data.people[person])
+    several = [picture for pictures in data.people.values() if len(pictures) > 1 for picture in sorted(pictures)]
+    return frozenset(_spaced(several, min(round(len(data) * share), len(several) - 1)))
+
+
+def _spaced(values: list[int], count: int) -> list[int]:
+    return [values[int((number + 0.5) * len(values) / count)] for number in range(max(count, 0))]

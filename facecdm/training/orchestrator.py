@@ -1,0 +1,165 @@
+"""One training, whichever host runs the base model: its checks, stages, pictures, reports and files."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..adapter.model import TripletAdapter
+from .chart import draw_losses
+from .checks import Inputs, Job, check_adapter, check_stage, fitted
+from .held_out import choose_held_out
+from .initialise import initialised
+from .lora import Lora
+from .losses import LossInputs
+from .preview import choose, preview, side_by_side
+from .report import stage_report
+from .stages import Stage
+from .terms import check_losses, terms_of
+from .trainer import Trainer, start_hash
+
+
+class Observer(Protocol):
+    """Follows a training, as a progress bar does. What it raises stops the run, which is saved."""
+
+    def begin(self, trainer: Trainer) -> None:
+        """Before the first step of a stage in this run."""
+
+    def step(self, trainer: Trainer, pictures: Tensor | None) -> None:
+        """After each step; `pictures` [N, 3, H, W] in 0…1 where new ones were made."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a training made.
+
+    adapter   trained, on the CPU
+    lora      of the U-Net; empty where none was trained
+    control   the LoRA of the ControlNet, likewise
+    history   a dictionary for every step and validation of all stages
+    pictures  [N, 3, H, W] in 0…1 of held-out people after the last stage; None without a decoder
+    report    lines for a person
+    """
+
+    adapter: TripletAdapter
+    lora: Lora
+    control: Lora
+    history: list[dict] = field(default_factory=list)
+    pictures: Tensor | None = None
+    report: list[str] = field(default_factory=list)
+
+
+class Training:
+    """The stages of one training, one after the other, on one denoiser.
+
+    Raises FaceCDMError at once where parts do not fit together. The given adapter and LoRAs stay as they are.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        jobs: list[Job],
+        adapter: TripletAdapter,
+        lora: Lora | None = None,
+        control: Lora | None = None,
+    ):
+        self.inputs = inputs
+        self._lora, self._control = lora or Lora(), control or Lora()
+        check_adapter(adapter, inputs.denoiser, inputs.data)
+        self._lora.check_fits(inputs.denoiser.layers())
+        self._control.check_fits(inputs.denoiser.control_layers())
+        self.stages, self._notices = [], []
+        for job in jobs:
+            stage, notices = fitted(job, inputs)
+            check_stage(stage, inputs)
+            self.stages.append(stage)
+            self._notices.append(notices)
+        self.held_out = choose_held_out(inputs.data, inputs.held_out)
+        self.adapter = initialised(adapter, inputs.denoiser, inputs.data, inputs.positions)
+        for stage in self.stages:
+            check_losses(stage, self._loss_inputs(self.adapter))
+        self.start = start_hash(self.adapter, self._lora, self._control)
+
+    def run(self, observer: Observer | None = None) -> TrainingResult:
+        """Train what is left of the stages; a finished one is read from its checkpoint.
+
+        Raises state.RunMismatch where the folder holds another training, divergence.Diverged.
+        """
+        result = TrainingResult(self.adapter, self._lora, self._control)
+        for stage, notices in zip(self.stages, self._notices):
+            result = self._stage(stage, notices, result, observer)
+        return result
+
+    def _stage(
+        self, stage: Stage, notices: list[str], before: TrainingResult, observer: Observer | None
+    ) -> TrainingResult:
+        trainer = self._trainer(stage, before)
+        began, first, pictures = time.monotonic(), trainer.step, None
+        if trainer.denoiser.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.denoiser.device)
+
+        def watch(trainer: Trainer) -> None:
+            nonlocal pictures
+            pictures = self._pictures(trainer) if _is_due(trainer) else None
+            if observer is not None:
+                observer.step(trainer, pictures)
+
+        if observer is not None:
+            observer.begin(trainer)
+        made = trainer.run(watch)
+        seconds = time.monotonic() - began
+        if first == stage.steps:
+            with trainer.applied():
+                pictures = self._pictures(trainer)
+        self._record(trainer)
+        report = [*before.report, *notices, *stage_report(trainer, first, seconds), ""]
+        history = before.history + made.history
+        return TrainingResult(made.adapter, made.lora, made.control, history, pictures, report)
+
+    def _trainer(self, stage: Stage, before: TrainingResult) -> Trainer:
+        inputs = self.inputs
+        return Trainer(
+            inputs.denoiser,
+            before.adapter,
+            before.lora,
+            inputs.data,
+            stage,
+            terms_of(stage, self._loss_inputs(before.adapter)),
+            inputs.folder,
+            self.held_out,
+            inputs.denoiser.fingerprint,
+            inputs.worker,
+            before.control,
+        )
+
+    def _loss_inputs(self, adapter: TripletAdapter) -> LossInputs:
+        recogniser = self.inputs.recogniser and self.inputs.recogniser.file
+        return LossInputs(self.inputs.data, self.inputs.denoiser, adapter, recogniser)
+
+    def _pictures(self, trainer: Trainer) -> Tensor | None:
+        """Held-out people (any people where none are held out); they and the loss plot go into the folder."""
+        inputs = self.inputs
+        if inputs.worker.rank or not inputs.denoiser.can_decode:
+            return None
+        people, prompts = choose(inputs.data, sorted(self.held_out) or list(range(len(inputs.data))))
+        pictures = preview(trainer.denoiser, trainer.learner, inputs.data, people, prompts).cpu()
+        folder = inputs.folder / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        side_by_side(pictures).save(folder / f"{trainer.stage.name}-{trainer.step:06d}.png")
+        draw_losses(trainer.history).save(inputs.folder / f"{trainer.stage.name}.png")
+        return pictures
+
+    def _record(self, trainer: Trainer) -> None:
+        """Keep the history of a finished stage as a plot and as JSON lines."""
+        if self.inputs.worker.rank:
+            return
+        path = self.inputs.folder / f"{trainer.stage.name}.jsonl"
+        path.write_text("\n".join(json.dumps(line) for line in trainer.history) + "\n", encoding="utf-8")
+        draw_losses(trainer.history).save(path.with_suffix(".png"))
+
+
+def _is_due(trainer: Trainer) -> bool:
+    return trainer.step % trainer.stage.validate_every == 0 or trainer.step == trainer.stage.steps

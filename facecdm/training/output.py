@@ -1,0 +1,65 @@
+"""The files that a training from the shell leaves beside its checkpoints."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..adapter.native import save_adapter
+from ..errors import FaceCDMError
+from ..files import SUFFIX, write_named
+from .divergence import check_weights
+from .lora import Lora
+
+KINDS = ("lora", "control lora")
+
+
+@dataclass(frozen=True)
+class Output:
+    """folder/name.safetensors, and its LoRAs beside it; `notes` go into the metadata and name the training."""
+
+    folder: Path
+    name: str
+    notes: dict[str, str]
+
+    def check_free(self) -> None:
+        """Raises FaceCDMError where one of the files is there already, of another training."""
+        for path in [self._path(), *map(self._path, KINDS)]:
+            if path.exists() and not self._is_ours(path):
+                raise FaceCDMError(
+                    f"{path} exists and was not made by this training: choose another name or out, or give --overwrite"
+                )
+
+    def save(self, adapter, lora: Lora, control: Lora) -> dict[str, Path]:
+        """Write what was trained; gives the paths by kind. Raises Diverged, FaceCDMError."""
+        paths = {"adapter": save_adapter(adapter, self.folder, self.name, overwrite=True, notes=self.notes)}
+        for kind, part in zip(KINDS, (lora, control)):
+            if part.parts:
+                tensors = {name: value.contiguous() for name, value in part.tensors().items()}
+                check_weights(tensors, f"the {kind}")
+                content = save(tensors, self.notes | {"format": "pt", "ss_network_module": "networks.lora"})
+                paths[kind] = write_named(content, self.folder, f"{self.name} {kind}", overwrite=True)
+        return paths
+
+    def _path(self, kind: str = "") -> Path:
+        return self.folder / (" ".join(filter(None, (self.name, kind))) + SUFFIX)
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            with safe_open(path, "pt") as file:
+                found = file.metadata() or {}
+        except (SafetensorError, OSError):
+            return False
+        return all(found.get(name, value) == value for name, value in self.notes.items()) and "facecdm.data" in found
+
+
+def notes_of(data: str, base: str, stages: list, start: str) -> dict[str, str]:
+    """The metadata that names a training: data set, base model, stages, and the weights that it began with."""
+    return {
+        "facecdm.data": data,
+        "facecdm.base": base,
+        "facecdm.stages": json.dumps([stage.to_dict() for stage in stages]),
+        "facecdm.start": start,
+    }

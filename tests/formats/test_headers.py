@@ -1,0 +1,45 @@
+"""Every published file is recognised from the names and shapes of its tensors and its file name; no data is read."""
+
+import headers
+import pytest
+
+from facecdm.bases import name_of
+from facecdm.formats.families import FAMILIES
+from facecdm.formats.imported import import_adapter
+from facecdm.formats.recognise import recognise
+
+ENTRIES = headers.entries()
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_published_file(name):
+    entry = ENTRIES[name]
+    found = recognise(headers.published(entry))
+    assert (found.family.key, name_of(found.layer_map)) == (entry["family"], entry["base"])
+    assert (found.sizes.tokens, found.lora) == (entry["tokens"], entry["lora"])
+    assert (found.encoder.name if found.encoder else None) == entry["encoder"]
+    assert found.sizes.face_width == (512 if found.family.stream == "face" else 0)
+    assert "it may also be" not in found.why
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_its_projector_and_layers_fit_the_shapes(name):
+    adapter = import_adapter(headers.published(ENTRIES[name]))
+    assert adapter.streams.keys() == {FAMILIES[ENTRIES[name]["family"]].stream}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_report(name):
+    found = recognise(headers.published(ENTRIES[name]))
+    family, report = found.family, found.report()
+    assert family.name in report and name_of(found.layer_map) in report and f"{found.sizes.tokens} tokens" in report
+    assert found.encoder is None or found.encoder.file in report
+    assert f"recommended {family.stream}_strength: {family.strength:g}" in report
+    assert ("on Kolors' U-Net" in report) == (family.key == "kolors-plus")
+    assert ("LoRA inside: rank 128" in report) == bool(found.lora)
+
+
+def test_every_family_has_a_header():
+    assert {entry["family"] for entry in ENTRIES.values()} == FAMILIES.keys()
+    named = {file for family in FAMILIES.values() for file in family.files.values()}
+    assert named - ENTRIES.keys() == {"ip_plus_composition_sdxl.safetensors"}, "as Plus for SDXL"

@@ -1,0 +1,127 @@
+"""Every setting and loss is declared once; the node, its help page and docs/losses.md say the same."""
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+from moments import StubDenoiser
+
+from facecdm.errors import FaceCDMError
+from facecdm.training import stages
+from facecdm.training.losses import LOSSES, Loss, LossInputs, LossSettings
+from facecdm.training.settings import Rule, flat, rule, setting
+from facecdm.training.stages import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = {one.name: rule(one) for one in fields(Stage) if rule(one)}
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_every_setting_has_one_sentence_of_help():
+    assert {one.name for one in fields(Stage)} - RULES.keys() == {"name", "seed", "train"}
+    assert all(re.fullmatch(r"[A-Zγ][^.].*\.", found.help) for found in RULES.values())
+
+
+def test_the_help_page_says_what_the_settings_declare():
+    page = plain((ROOT / "web" / "docs" / "FaceCDMStageSettings.md").read_text(encoding="utf-8"))
+    for name, found in RULES.items():
+        text = found.help[:-1]
+        assert re.search(rf"- `{name}` \(default [^)]+\): {re.escape(text[:1].lower() + text[1:])}", page), (name, text)
+
+
+def test_the_table_in_the_docs_is_what_the_losses_declare():
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    rows = [f"| {loss.name} | {loss.formula} | {loss.requires or '–'} | {loss.trains} |" for loss in LOSSES]
+    assert "\n".join(rows) in page, "the table must read\n" + "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    "rule, good, bad",
+    [
+        (Rule("", 1), [1, 5], [0, -1]),
+        (Rule("", 0, 1), [0, 0.5, 1.0], [-0.01, 1.01, float("nan")]),
+        (Rule(""), [-3.0, 1e9], [float("inf"), float("-inf"), float("nan")]),
+        (Rule("", choices=("a", "b")), ["a", "b"], ["c", ""]),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(rule, good, bad):
+    for value in good:
+        rule.check("setting", value)
+    for value in bad:
+        with pytest.raises(FaceCDMError, match="^setting must be .*; got "):
+            rule.check("setting", value)
+
+
+@pytest.mark.parametrize("name", [name for name, found in RULES.items() if found.low is not None])
+def test_a_stage_checks_every_setting(name):
+    low = RULES[name].low
+    with pytest.raises(FaceCDMError, match=f"^{name} must be"):
+        Stage().but(**{name: low - 1})
+
+
+def test_settings_that_contradict_one_another_are_refused():
+    for values, message in (
+        ({"noise_low": 500, "noise_high": 500}, "noise_low must be less than noise_high"),
+        ({"few_steps": 2, "few_steps_learnt": 3}, r"few_steps_learnt must be in 1 … few_steps \(2\)"),
+    ):
+        with pytest.raises(FaceCDMError, match=message):
+            Stage().but(**values)
+    Stage().but(few_steps=2, few_steps_learnt=2)
+
+
+@dataclass(frozen=True)
+class OneLoss(Loss):
+    value: float
+
+    def __call__(self, step_data):
+        return self.value
+
+
+@dataclass(frozen=True)
+class OneSettings(LossSettings):
+    name = "one more"
+    formula, requires = "", "an adapter"
+
+    one_more: float = setting(0.0, "Weight of one more loss.", 0)
+    one_more_every: int = setting(1, "Steps between such losses.", 1)
+
+    @property
+    def every(self):
+        return self.one_more_every
+
+    def check_inputs(self, stage, inputs):
+        if inputs.recogniser is None:
+            raise FaceCDMError(f"{stage.name} lacks a recogniser")
+
+    def make(self, inputs):
+        return OneLoss(self.one_more)
+
+
+def test_a_loss_needs_nothing_but_its_declaration(monkeypatch):
+    """A stage of the existing losses and one more has its settings, checks and term."""
+    from facecdm.training import terms
+
+    monkeypatch.setattr(stages, "LOSSES", (*LOSSES, OneSettings))
+    more = stages.make_dataclass("More", flat((*stages._GROUPS, OneSettings)), bases=(Stage,), frozen=True)
+    stage = more(one_more=0.5, one_more_every=3, bottleneck=0.0)
+    assert [loss.name for loss in stage.losses()] == ["diffusion", "one more"]
+    inputs = LossInputs(None, StubDenoiser(), None, Path("recogniser.onnx"))
+    term = terms.terms_of(stage, inputs)[1]
+    assert (term.name, term.weight, term.every, term.loss(None)) == ("one more", 0.5, 3, 0.5)
+    with pytest.raises(FaceCDMError, match="broad lacks a recogniser"):
+        terms.check_losses(stage, LossInputs(None, StubDenoiser(), None))
+    with pytest.raises(FaceCDMError, match="one_more must be at least 0"):
+        more(one_more=-1.0)
+
+
+def test_groups_that_declare_a_setting_differently_are_refused():
+    @dataclass(frozen=True)
+    class Other:
+        batch: int = setting(8, "Pictures per batch.", 1)
+
+    with pytest.raises(TypeError, match="Other: another group declares batch differently"):
+        flat((*stages._GROUPS, Other))

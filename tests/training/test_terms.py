@@ -1,0 +1,110 @@
+"""A stage's settings reach its losses, and its terms weigh what they say."""
+
+import pytest
+import torch
+from moments import ManyPeople, StubDenoiser
+
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.model import TripletAdapter
+from facecdm.errors import FaceCDMError
+from facecdm.training.losses import FewStepIdentityLoss, IdentityLoss, LossInputs, identity_settings, person_means
+from facecdm.training.stages import PRESETS, Stage
+from facecdm.training.step import Term
+from facecdm.training.terms import check_losses, terms_of
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """Of a data set of 60 people; the recogniser is a stub, so that no file is read."""
+    monkeypatch.setattr(identity_settings, "ArcFace", lambda path: torch.nn.Identity())
+    return LossInputs(ManyPeople(), StubDenoiser(), adapter(), tmp_path / "recogniser.onnx")
+
+
+def adapter(places: bool = False) -> TripletAdapter:
+    return TripletAdapter(AdapterConfig(StubDenoiser.layer_map, face_rank=8, face_tokens=4, places=places))
+
+
+def terms(inputs: LossInputs, **settings) -> dict[str, Term]:
+    return {term.name: term for term in terms_of(Stage(**{"bottleneck": 0.0} | settings), inputs)}
+
+
+def test_the_diffusion_loss_is_always_there_and_others_where_they_weigh_something(inputs):
+    assert list(terms(inputs)) == ["diffusion"]
+    stages = [list({term.name: term for term in terms_of(stage, inputs)}) for stage in PRESETS["adapter"]]
+    assert stages == [
+        ["diffusion", "bottleneck"],
+        ["diffusion", "bottleneck", "identity", "localisation"],
+        ["diffusion", "bottleneck", "identity", "alignment", "background"],
+    ]
+
+
+def test_a_seldom_term_weighs_the_more():
+    """Over any number of whole intervals the sum of its weights is that of a term of every step."""
+    for every in (1, 2, 5):
+        weights = [Term("", abs, 0.5, every).weight_at(step) for step in range(1, 41)]
+        assert sum(weights) == pytest.approx(0.5 * 40)
+        assert [step for step, weight in enumerate(weights, 1) if weight] == list(range(every, 41, every))
+
+
+def test_a_ramp_grows_to_the_whole_weight():
+    term = Term("", abs, 0.4, ramp=8)
+    assert [term.weight_at(step) for step in (1, 4, 8, 9, 100)] == pytest.approx([0.05, 0.2, 0.4, 0.4, 0.4])
+
+
+def test_alignment_and_background(inputs):
+    made = terms(inputs, alignment=0.5, alignment_layout=0.2, alignment_every=3, background=0.7)
+    alignment, background = made["alignment"], made["background"]
+    assert (alignment.weight, alignment.every, alignment.needs) == (0.5, 3, {"queries"})
+    assert (background.weight, background.every, background.needs) == (0.7, 3, {"plain"})
+    # The layout's own weight is `alignment_layout`, whatever the weight of the response.
+    assert alignment.weight * alignment.loss.layout == pytest.approx(0.2)
+
+
+def test_min_snr_and_localisation(inputs):
+    made = terms(inputs, min_snr=2.5, localisation=0.3)
+    assert made["diffusion"].loss.gamma == 2.5 and made["diffusion"].weight == 1
+    assert made["localisation"].weight == 0.3 and made["localisation"].needs == {"outputs"}
+
+
+def test_identity(inputs):
+    settings = {"identity": 0.2, "identity_below": 450, "identity_every": 4, "identity_ramp": 30}
+    term = terms(inputs, **settings, identity_toward="reference")["identity"]
+    assert (term.weight, term.every, term.ramp) == (0.2, 4, 30)
+    loss = term.loss
+    assert type(loss) is IdentityLoss and (loss.high, loss.toward, loss.bank) == (450, "reference", None)
+    assert torch.equal(loss.mean, inputs.data.mean_face) and loss.persons is None
+    loss = terms(inputs, identity=0.2, identity_toward="person")["identity"].loss
+    assert torch.equal(loss.persons, person_means(inputs.data, inputs.data.mean_face))
+
+
+def test_identity_after_a_few_steps(inputs):
+    settings = {"few_steps": 6, "few_steps_learnt": 3, "few_steps_guidance": 2.5}
+    loss = terms(inputs, identity=0.2, **settings)["identity"].loss
+    assert type(loss) is FewStepIdentityLoss
+    assert (loss.steps, loss.learnt, loss.guidance, loss.begin) == (6, 3, 2.5, "picture")
+
+
+@pytest.mark.parametrize("most, expected", [(4096, range(180)), (50, range(0, 150, 3)), (60, range(0, 180, 3))])
+def test_the_bank_holds_every_nth_picture(inputs, monkeypatch, most, expected):
+    monkeypatch.setattr(identity_settings, "MOST_OTHERS", most)
+    loss = terms(inputs, identity=0.2, contrast=0.3)["identity"].loss
+    assert loss.contrast == 0.3
+    assert torch.equal(loss.bank.embeddings, inputs.data.rows.face[list(expected)])
+    assert torch.equal(loss.bank.identity, inputs.data.rows.identity[list(expected)])
+
+
+def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
+    def check(recogniser=inputs.recogniser, data=inputs.data, places=False, **settings):
+        check_losses(Stage(name="fine", **settings), LossInputs(data, None, adapter(places), recogniser))
+
+    with pytest.raises(FaceCDMError, match="'fine' has an identity loss, and no recogniser"):
+        check(recogniser=None, identity=0.1)
+    with pytest.raises(FaceCDMError, match="at least 32 people and this one has 5"):
+        check(data=ManyPeople(5), linear_identity=0.1)
+    from_noise = {"identity": 0.1, "few_steps": 2, "few_steps_from": "noise"}
+    with pytest.raises(FaceCDMError, match="'fine' has few_steps_from: noise, .* conditioned on face location"):
+        check(**from_noise)
+    with pytest.raises(FaceCDMError, match="conditioned on face location"):
+        check(places=True, **from_noise, drop_pose=1.0)
+    check(places=True, **from_noise, drop_pose=0.9)
+    check(recogniser=None)
