@@ -1,8 +1,8 @@
-"""Adds what the face nodes need to the Python that runs this; ComfyUI-Manager calls it after cloning.
+"""Install what the face nodes need into the Python that runs this. ComfyUI-Manager calls it after cloning.
 
-It adds packages and never changes one that is there: everything installed is handed to pip as a constraint.
-InsightFace goes in without its requirements, plain onnxruntime only where no variant of it is installed,
-OpenCV only where there is no cv2. `python install.py --plan` only says what it would do.
+It adds packages and changes none: every installed package is given to pip as a constraint. InsightFace is installed
+without its requirements, plain onnxruntime only if no variant of it is installed, OpenCV only if there is no cv2.
+`python install.py --plan` prints what it would do.
 """
 
 import importlib.metadata
@@ -15,9 +15,9 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 
-# What insightface 2 imports, less the two that come in variants.
+# Imports of insightface 2, without the two that come in variants.
 LIGHT = ("onnx", "scikit-image", "scipy", "tqdm", "requests")
-# Packages of the onnxruntime family that are no runtime.
+# Packages named onnxruntime-… that are no runtime.
 NO_RUNTIME = ("onnxruntime-extensions", "onnxruntime-tools", "onnxruntime-genai", "onnxruntime-easy")
 
 
@@ -26,7 +26,7 @@ def canonical(name: str) -> str:
 
 
 def has_runtime(installed: Iterable[str]) -> bool:
-    """Whether some ONNX Runtime is among the distributions: onnxruntime, -gpu, -directml, -silicon, …"""
+    """Whether an ONNX Runtime is among the distributions: onnxruntime, -gpu, -directml, -silicon, …"""
     return any(
         name.startswith(("onnxruntime", "ort-nightly")) and not name.startswith(NO_RUNTIME) for name in installed
     )
@@ -36,7 +36,7 @@ def plan(installed: Mapping[str, str], modules: Iterable[str]) -> list[list[str]
     """The pip commands (after `pip install`) for an environment.
 
     installed  canonical distribution name → version
-    modules    which of cv2, onnxruntime can be imported, whoever put them there
+    modules    which of cv2, onnxruntime can be imported, however they were installed
     """
     modules = set(modules)
     wanted = [name for name in LIGHT if name not in installed]
@@ -51,8 +51,8 @@ def plan(installed: Mapping[str, str], modules: Iterable[str]) -> list[list[str]
 
 
 def constraints(installed: Mapping[str, str]) -> str:
-    """A constraints file that keeps every installed package as it is."""
-    # pip and its kin may be told otherwise by the machine; odd local versions would not parse.
+    """A constraints file that keeps every installed package at its version."""
+    # pip, setuptools and wheel may be pinned by the environment; odd local versions would not parse.
     lines = [
         f"{name}=={version}"
         for name, version in sorted(installed.items())
@@ -62,7 +62,7 @@ def constraints(installed: Mapping[str, str]) -> str:
 
 
 def installed_here() -> tuple[dict[str, str], list[str]]:
-    """What is installed here: (distributions, importable modules)."""
+    """(installed distributions, importable modules)."""
     installed = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -72,7 +72,7 @@ def installed_here() -> tuple[dict[str, str], list[str]]:
 
 
 def installer() -> list[str]:
-    """`pip install` for this Python; environments made by uv have no pip of their own."""
+    """`pip install` for this Python. Environments made by uv have no pip."""
     if importlib.util.find_spec("pip") is None and (uv := shutil.which("uv")):
         return [uv, "pip", "install", "--python", sys.executable]
     return [sys.executable, "-m", "pip", "install"]
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     installed, modules = installed_here()
     commands = plan(installed, modules)
     if not commands:
-        print("FaceCDM: everything that the face nodes need is installed")
+        print("FaceCDM: all packages of the face nodes are installed")
         return 0
     if "--plan" in arguments:
         for command in commands:
@@ -96,9 +96,9 @@ def main(arguments: list[str]) -> int:
             code = subprocess.call([*installer(), "--constraint", kept, *command])
             if code:
                 print(
-                    f"FaceCDM: pip could not install {' '.join(command)} without changing a package that you "
-                    "have, or without a network. The pack loads all the same; its face nodes will tell what "
-                    "they miss. `python -m facecdm doctor` in the pack's folder says more.",
+                    f"FaceCDM: pip could not install {' '.join(command)}: there is no network, or an installed package "
+                    "would change. The pack still loads, and its face nodes name what they lack. "
+                    "`python -m facecdm doctor` in the pack's folder says more.",
                     file=sys.stderr,
                 )
                 return code

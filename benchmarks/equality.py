@@ -1,9 +1,9 @@
-"""Full-size U-Nets: how far ComfyUI with FaceCDM is from diffusers with its own load_ip_adapter, family by family.
+"""Difference between ComfyUI with FaceCDM and diffusers' own load_ip_adapter in full-size U-Nets, by family.
 
     python benchmarks/equality.py --comfyui DIR [--base SD1.5 SDXL] [--family faceid-plusv2 …]
 
-Random weights, shared tensors, fp32, one prompt and one negative prompt at CFG 3. Printed is the largest difference of
-the noise predictions as part of the largest value; 1e-4 is what the tests hold to. SD1.5 needs 6 GB of memory, SDXL 16.
+Random weights, shared tensors, fp32, one prompt and one negative prompt at CFG 3. It prints the largest difference of
+the noise predictions as part of the largest value; the tests allow 1e-4. SD1.5 needs 6 GB of memory, SDXL 16.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "formats")]
+from shared import ROOT, open_comfyui
+
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "formats")]
 
 
 def main() -> int:
@@ -24,10 +25,7 @@ def main() -> int:
     parser.add_argument("--family", nargs="+")
     parser.add_argument("--size", type=int, default=8, help="side of the latents")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
+    open_comfyui(arguments.comfyui, cpu=True)
     worst = max(compare_base(base, arguments.family, arguments.size) for base in arguments.base)
     print(f"largest: {worst:.1e}")
     return 0 if worst <= 1e-4 else 1

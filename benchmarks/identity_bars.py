@@ -1,17 +1,16 @@
-"""Does the demo model with an adapter show the person, and still do what the prompt says? Asked of FaceWorld's `val`.
+"""Identity similarity and prompt adherence of an adapter on the demo model, for FaceWorld's `val` people.
 
     python benchmarks/identity_bars.py --adapter FILE --faceworld ../shared/faceworld --comfyui DIR --models DIR/models
 
-48 people whom no training has seen. The reference is one view of each; the prompts are captions of other people; the
-pictures are made as a user's graph makes them. Judged against *another* view of the same person: by InsightFace
-(cosines after the mean of other people is taken away; a picture without a face counts 0), and with --dlib by dlib,
-which took no part in any training. The same seeds without identity say what the prompt has lost. Sharpness is the
-variance of the Laplacian of the upright face.
+48 people held out from training. One view of each is the reference, and the prompts are captions of other people;
+images are sampled as in a user's graph. Another view of the same person is compared with the result: by InsightFace
+(cosines after the mean of other people is subtracted; an image without a face counts 0), and with --dlib by dlib, which
+no training used. The same seeds without an adapter show what prompt adherence is lost. Sharpness is the variance of the
+Laplacian of the aligned face.
 """
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,21 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).resolve().parent))
-from demo_bars import Judge, Painter, save_sheet, to_bytes  # noqa: E402
+from shared import open_comfyui, with_lora_beside  # isort: skip
+from demo_bars import Judge, Painter, save_sheet, to_bytes
 
-from facecdm.demo import data, measure  # noqa: E402
-from facecdm.demo.weights import default_path, read  # noqa: E402
-from facecdm.evaluation.recognisers import Dlib  # noqa: E402
+from facecdm.demo import data, measure
+from facecdm.demo.weights import default_path, read
+from facecdm.evaluation.recognisers import Dlib
 
-PEOPLE, REFERENCE, OTHER = 48, 0, 1  # identities in val, and the views that are reference and judge
+PEOPLE, REFERENCE, OTHER = 48, 0, 1  # identities in val; views: the reference, the compared one
 BARS = {"cosine": 0.40, "rank1": 0.75, "dlib_rank1": 0.40, "face": 0.95, "colours_lost": 0.03}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--adapter", type=Path, nargs="+", required=True, help="adapters; a LoRA beside one (NAME lora) is applied")
+    add("--adapter", type=Path, nargs="+", required=True, help="adapters; a LoRA beside one (NAME_lora) is applied")
     add("--weights", type=Path, default=default_path(), help="the demo model's weights")
     add("--faceworld", type=Path, required=True)
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder (main.py in it)")
@@ -41,17 +40,17 @@ def parse() -> argparse.Namespace:
     add("--prompts", type=int, default=1, help="for each person")
     add("--people", type=int, default=PEOPLE)
     add("--strength", type=float, default=1.0)
-    add("--image-strength", type=float, default=0.0, help="of the reference as a whole image")
+    add("--image-strength", type=float, default=0.0, help="of the image stream")
     add("--keep-prompt", type=float, default=0.0)
-    add("--pose", action="store_true", help="under the demo's pose ControlNet, in the pose of the prompt's own picture")
-    add("--untold", action="store_true", help="--pose, but the adapter is not told where the face is to be")
-    add("--told", action="store_true", help="the adapter is told where the face is, and no ControlNet holds the pose")
+    add("--pose", action="store_true", help="use the pose ControlNet, with the pose of the prompt's own picture")
+    add("--untold", action="store_true", help="--pose, but the adapter is not conditioned on face location")
+    add("--told", action="store_true", help="condition the adapter on face location, without a ControlNet")
     add("--sampler", default="euler")
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
     add("--seed", type=int, default=0)
-    add("--dlib", action="store_true", help="judge with dlib, too: pip install dlib face_recognition_models")
+    add("--dlib", action="store_true", help="also compare by dlib: pip install dlib face_recognition_models")
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
     add("--out", type=Path, default=Path("output/identity_bars.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)
@@ -59,7 +58,7 @@ def parse() -> argparse.Namespace:
 
 
 class People:
-    """The val people: their views, and for each the captions of others."""
+    """The val people: their views, and captions of others for each."""
 
     def __init__(self, val: data.Portraits, count: int, prompts: int):
         by_person: dict[str, list[int]] = {}
@@ -87,7 +86,7 @@ def dlib_embeddings(judge: Dlib, pixels: Tensor) -> list[Tensor | None]:
 def likeness(
     shown: list[Tensor | None], people: list[int], gallery: list[Tensor | None], centre: Tensor
 ) -> tuple[float, float]:
-    """(mean cosine to one's own other view, share of pictures nearest to it among all); no face counts 0 and wrong."""
+    """(mean cosine to the person's other view, share of images nearest to it); no face counts 0 and wrong."""
     known = torch.stack([torch.zeros_like(centre) if face is None else _centred(face, centre) for face in gallery])
     cosines, right = [], []
     for face, person in zip(shown, people):
@@ -102,7 +101,7 @@ def _centred(face: Tensor, centre: Tensor) -> Tensor:
 
 
 def paint(painter: Painter, people: People, val: data.Portraits, adapter, arguments) -> Tensor:
-    """Every asked picture, with its person where there is an adapter."""
+    """Every requested image, with its person where there is an adapter."""
     from tqdm import tqdm
 
     from facecdm.adapter.person import Person, Stream
@@ -134,7 +133,7 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
 
 
 def poses(people: People, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Drawn [A, 3, H, W], and the faces' places in them [A, 5, 2]: of the pictures whose captions are asked for."""
+    """Pose drawings [A, 3, H, W] and face key points [A, 5, 2] of the pictures whose captions are the prompts."""
     from pose_bars import val_pictures
 
     from facecdm.faces.analyzer import open_pack
@@ -154,7 +153,7 @@ def controlled(hint: Tensor) -> dict:
 
 
 def sharp(pixels: Tensor, analyzer) -> float:
-    """Mean over the faces that are found."""
+    """Mean over the detected faces."""
     from facecdm.evaluation.measures import sharpness
     from facecdm.evaluation.recognisers import InsightFace
 
@@ -163,16 +162,6 @@ def sharp(pixels: Tensor, analyzer) -> float:
         if (seen := recogniser.recognise(picture)) is not None:
             found.append(sharpness(picture, seen.keypoints))
     return float(np.mean(found)) if found else 0.0
-
-
-def with_lora(model, path: Path):
-    """The MODEL with the LoRA beside the adapter, by core's own loader."""
-    import comfy.sd
-    import comfy.utils
-
-    if not path.is_file():
-        return model
-    return comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(path), safe_load=True), 1, 0)[0]
 
 
 def run(arguments: argparse.Namespace) -> list[dict]:
@@ -221,8 +210,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     plain = paint(painter, people, val, None, arguments)
     score("no identity", plain, asked, people.labels)
     for path in arguments.adapter:
-        lora = path.with_name(f"{path.stem} lora.safetensors")
-        painter.demo = replace(painter.demo, model=with_lora(base, lora))
+        painter.demo = replace(painter.demo, model=with_lora_beside(base, path))
         painted = paint(painter, people, val, load_adapter(path), arguments)
         painter.demo = replace(painter.demo, model=base)
         score(path.stem, painted, asked, people.labels)
@@ -259,10 +247,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> int:
     arguments = parse()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    open_comfyui(arguments.comfyui)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with torch.inference_mode():

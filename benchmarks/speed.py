@@ -1,73 +1,17 @@
-"""What people cost: seconds and peak memory a step, plain / one stream / two streams, in one run.
+"""The cost of an adapter: seconds and peak memory per step, without one, with one stream, with two.
 
     python benchmarks/speed.py --comfyui DIR [--base SD1.5 SDXL] [--latent 32] [--steps 5]
 
-Full-size U-Nets of random weights, CFG (two conditionings), through ComfyUI's own sampling. The ratio to the plain
-model is what counts; seconds depend on the machine. The variants take turns, so that a busy machine treats them alike.
+Full-size U-Nets of random weights, CFG (two conditionings), through ComfyUI's own sampling. Compare the ratios: seconds
+depend on the machine. The variants take turns, so that other load affects all of them.
 """
 
 import argparse
-import gc
-import sys
-import threading
 import time
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-COMMON = dict(
-    image_size=32,
-    in_channels=4,
-    out_channels=4,
-    use_spatial_transformer=True,
-    legacy=False,
-    use_temporal_attention=False,
-    use_temporal_resblock=False,
-    model_channels=320,
-)
-CONFIGS = {
-    "SD1.5": COMMON
-    | dict(
-        num_res_blocks=[2] * 4,
-        channel_mult=[1, 2, 4, 4],
-        context_dim=768,
-        num_heads=8,
-        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
-        transformer_depth_middle=1,
-        transformer_depth_output=[1] * 9 + [0] * 3,
-        use_linear_in_transformer=False,
-        adm_in_channels=None,
-    ),
-    "SDXL": COMMON
-    | dict(
-        num_res_blocks=[2] * 3,
-        channel_mult=[1, 2, 4],
-        context_dim=2048,
-        num_head_channels=64,
-        transformer_depth=[0, 0, 2, 2, 10, 10],
-        transformer_depth_middle=10,
-        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
-        use_linear_in_transformer=True,
-        num_classes="sequential",
-        adm_in_channels=2816,
-    ),
-}
-
-
-def make_model(base: str, device, dtype):
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-    import torch
-
-    config = getattr(comfy.supported_models, base.replace(".", ""))(CONFIGS[base] | {"dtype": dtype})
-    kind = comfy.model_base.SDXL if base == "SDXL" else comfy.model_base.BaseModel
-    model = kind(config, device=device)
-    with torch.no_grad():
-        for value in model.diffusion_model.parameters():
-            value.normal_(0, 0.02)
-    return comfy.model_patcher.ModelPatcher(model, device, device)
+from shared import CONFIGS, PeakMemory, make_model, open_comfyui
 
 
 def make_adapter(model, streams: int):
@@ -85,48 +29,13 @@ def make_adapter(model, streams: int):
     return adapter.requires_grad_(False)
 
 
-class PeakMemory:
-    """Peak bytes within a `with` block: what CUDA allocated, or the process' resident memory over that at its start."""
-
-    def __init__(self, device):
-        self.cuda = device.type == "cuda"
-
-    def __enter__(self):
-        import psutil
-        import torch
-
-        gc.collect()
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            return self
-        process, self.peak, self._done = psutil.Process(), 0, threading.Event()
-        start = process.memory_info().rss
-
-        def watch():
-            while not self._done.wait(0.005):
-                self.peak = max(self.peak, process.memory_info().rss - start)
-
-        self._thread = threading.Thread(target=watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        import torch
-
-        if self.cuda:
-            self.peak = torch.cuda.max_memory_allocated()
-        else:
-            self._done.set()
-            self._thread.join()
-
-
 def measure(model, latent: int, steps: int, device) -> tuple[list[float], int]:
-    """Seconds of each step after the first, and the peak memory in bytes."""
+    """The seconds of each step after the first, and the peak memory in bytes."""
     import comfy.samplers
     import torch
 
     context = model.model.model_config.unet_config["context_dim"]
-    # On a CPU the time that the process computed: what other programs do at the same time is not our cost.
+    # On a CPU the process' own time, which other load does not change.
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     seconds = []
 
@@ -172,7 +81,7 @@ def benchmark(base: str, latent: int, steps: int, rounds: int) -> list[str]:
         "face + image": apply_person(plain, Person(make_adapter(plain, 2), face, image)),
     }
     seconds, memory = {name: [] for name in variants}, dict.fromkeys(variants, 0)
-    for model in variants.values():  # the first rounds pay for memory that the later ones find ready
+    for model in variants.values():  # warm-up: memory is allocated
         measure(model, latent, 1, device)
     for _ in range(rounds):
         for name, model in variants.items():
@@ -196,12 +105,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     arguments = parser.parse_args()
-    sys.argv = sys.argv[:1]
-    sys.path.insert(0, str(arguments.comfyui))
+    open_comfyui(arguments.comfyui)
     import torch
     from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

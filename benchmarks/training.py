@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+from shared import ROOT, PeakMemory, make_model
+
 RANK, RATE, SKIPPED = 8, 1e-4, 2
 
 
@@ -27,8 +27,6 @@ class Steps:
     """Marks the beginnings of steps; seconds from one to the next, and the peak memory of all."""
 
     def __init__(self, device):
-        from speed import PeakMemory
-
         self._clock = time.perf_counter if device.type == "cuda" else time.process_time
         self._device, self._marks, self.memory = device, [], PeakMemory(device)
 
@@ -59,7 +57,6 @@ def batch(arguments, context: int, count: int = 1) -> dict:
 
 def ours(arguments, device, dtype) -> dict:
     import torch
-    from speed import make_model
 
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.training.lora import Lora
@@ -96,7 +93,6 @@ def core(arguments, device, dtype) -> dict:
     """The node itself, kept to the layers that the others train."""
     import comfy_extras.nodes_train as train
     import torch
-    from speed import make_model
 
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
 
@@ -192,7 +188,7 @@ CONTESTANTS = {"ours": ours, "core's TrainLoraNode": core, "diffusers + PEFT": p
 
 
 def child(arguments) -> None:
-    sys.path[:0] = [str(HERE.parent / "tests" / "support"), str(arguments.comfyui)]
+    sys.path[:0] = [str(ROOT / "tests" / "support"), str(arguments.comfyui)]
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

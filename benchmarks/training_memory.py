@@ -7,11 +7,10 @@ LoRA on every q, k, v and out of its attentions, a face and an image stream besi
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+from shared import make_model, open_comfyui
+
 BYTES, GIB = 2, 2**30
 
 
@@ -37,7 +36,6 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
     import torch
     from comfy.ldm.modules.attention import BasicTransformerBlock
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
-    from speed import make_model
 
     from facecdm.adapter.attention import LayerStream
     from facecdm.hosts.comfy.training.denoiser import _linears, _Listening
@@ -167,10 +165,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=16)
     arguments = parser.parse_args()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
+    open_comfyui(arguments.comfyui, cpu=True)
     print(
         "| base | pixels | weights | LoRA and AdamW | a picture | with checkpointing | batch 1 | batch 4 "
         "| batch 4, checkpointing |\n|---|---|---|---|---|---|---|---|---|"

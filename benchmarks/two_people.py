@@ -1,21 +1,19 @@
-"""Two people in one picture: does each half show its own person? And how far does one reach into the other's half?
+"""Two people in one image: does each half show its own person, and does one affect the other's half?
 
     python benchmarks/two_people.py --adapter FILE --faceworld DIR --comfyui DIR --models DIR/models [--pairs 24]
 
-Pairs of FaceWorld's `val` identities, or one pair of --identities again and again, 256 × 128 pixels with the demo
-model, words for each half (captions of the person's other views, so of other hair, clothes and background), masks of
-Person Regions, as workflows/two_people.json does it. A LoRA beside the adapter (NAME lora) is applied. --views says
-which views may be the reference, where an adapter has learnt the others. The adapter is told that each face is to be
-where it is in its reference, unless --untold. In each half the best face is compared with both references (ArcFace
-cosine, after the mean embedding of the other people is taken away); a half without a face counts as a miss. The same
-noise and words without masks, and without people, say what masks and adapter are worth.
-`reach` is how much the left half's pixels change when only the right person is another one, as a share of the right
-half's change.
+Pairs of FaceWorld's `val` identities (or one pair, --identities, repeatedly), 256 × 128 pixels on the demo model, a
+prompt for each half (captions of the person's other views, so other hair, clothes and background), masks of Person
+Regions as in workflows/two_people.json. A LoRA beside the adapter (NAME_lora) is applied. --views restricts the
+references, where an adapter was trained on the other views. The adapter is conditioned on the face locations of the
+references, unless --untold. In each half the best face is compared with both references (ArcFace cosine, after the mean
+embedding of the other people is subtracted); a half without a face counts as a miss. The same noise and prompts are
+sampled without masks, and without people. `reach` is how much the left half's pixels change when only the right person
+changes, as a share of the right half's change.
 """
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-from identity_bars import with_lora  # noqa: E402
+from shared import open_comfyui, with_lora_beside  # isort: skip
 
-from facecdm.adapter.native import load_adapter  # noqa: E402
-from facecdm.adapter.person import Person  # noqa: E402
-from facecdm.demo import data, measure  # noqa: E402
-from facecdm.people import parse_boxes, regions_of_boxes  # noqa: E402
+from facecdm.adapter.native import load_adapter
+from facecdm.adapter.person import Person
+from facecdm.demo import data, measure
+from facecdm.people import parse_boxes, regions_of_boxes
 
 SIDE = 128
 HALVES = regions_of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), SIDE, 2 * SIDE, softness=0.2).masks
@@ -49,7 +46,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
     add("--strength", type=float, default=1.0)
-    add("--untold", action="store_true", help="the adapter is not told where the faces are to be")
+    add("--untold", action="store_true", help="do not condition the adapter on face locations")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("output/two_people.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)
@@ -57,42 +54,46 @@ def parse() -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Someone:
-    """A val identity: the row of the reference, its embedding, picture and key points [5, 2] in 0…1, and captions of
-    other views."""
+class Identity:
+    """A val identity.
+
+    reference  row of its reference
+    prompts    captions of other views
+    face, picture, keypoints  embedding, image, [5, 2] in 0…1 of the reference
+    """
 
     reference: int
-    words: list[str]
+    prompts: list[str]
     face: Tensor
     picture: Tensor
     keypoints: Tensor
 
 
 class Stage:
-    """The demo model, and pictures of two."""
+    """The demo model with the adapter; samples images of two people."""
 
     def __init__(self, options: argparse.Namespace):
         from facecdm.hosts.comfy.demo import model as comfy_demo
 
         self.demo, self.adapter, self.how = comfy_demo.load(), load_adapter(options.adapter), options
-        self.model = with_lora(self.demo.model, options.adapter.with_name(f"{options.adapter.stem} lora.safetensors"))
+        self.model = with_lora_beside(self.demo.model, options.adapter)
 
-    def paint(self, people: list[Someone], seed: int, how: str, words: list[str]) -> Tensor:
-        """[128, 256, 3]; `how` is masks, everywhere (people without masks), or nobody (the base model alone)."""
+    def paint(self, people: list[Identity], seed: int, how: str, prompts: list[str]) -> Tensor:
+        """[128, 256, 3]; `how` is masks, everywhere (people without masks), or base (the base model alone)."""
         import comfy.sample
         import node_helpers
 
         from facecdm.hosts.comfy.sampling.apply import apply_person
 
         model = self.demo.model
-        if how != "nobody":
+        if how != "base":
             model = self.model
-            for half, (someone, mask) in enumerate(zip(people, HALVES)):
-                model = apply_person(model, self._person(someone, half, mask if how == "masks" else None))
+            for half, (identity, mask) in enumerate(zip(people, HALVES)):
+                model = apply_person(model, self._person(identity, half, mask if how == "masks" else None))
         positive = []
-        for text, mask in zip(words, HALVES):
+        for text, mask in zip(prompts, HALVES):
             positive += node_helpers.conditioning_set_values(
-                self._words(text), {"mask": mask[None], "set_area_to_bounds": True, "mask_strength": 1.0}
+                self._encode(text), {"mask": mask[None], "set_area_to_bounds": True, "mask_strength": 1.0}
             )
         latent = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, SIDE // 8, SIDE // 4))
         noise = comfy.sample.prepare_noise(latent, seed)
@@ -104,27 +105,27 @@ class Stage:
             "euler",
             "karras",
             positive,
-            self._words(""),
+            self._encode(""),
             latent,
             seed=seed,
             disable_pbar=True,
         )
         return self.demo.vae.decode(sampled)[0]
 
-    def _words(self, text: str) -> list:
+    def _encode(self, text: str) -> list:
         return self.demo.clip.encode_from_tokens_scheduled(self.demo.clip.tokenize(text))
 
-    def _person(self, someone: Someone, half: int, mask: Tensor | None) -> Person:
+    def _person(self, identity: Identity, half: int, mask: Tensor | None) -> Person:
         from facecdm.adapter.person import Stream
 
         states = None
         if self.adapter.config.image_width:
-            states = self.demo.clip_vision.encode_image(someone.picture[None]).penultimate_hidden_states.float()
+            states = self.demo.clip_vision.encode_image(identity.picture[None]).penultimate_hidden_states.float()
         settings = {name: Stream(self.how.strength) for name in ("face", "image")}
-        places = (someone.keypoints + someone.keypoints.new_tensor([half, 0])) / someone.keypoints.new_tensor([2, 1])
+        places = (identity.keypoints + identity.keypoints.new_tensor([half, 0])) / identity.keypoints.new_tensor([2, 1])
         return Person(
             self.adapter,
-            F.normalize(someone.face, dim=0)[None],
+            F.normalize(identity.face, dim=0)[None],
             states,
             settings,
             mask,
@@ -140,8 +141,8 @@ def to_bytes(pictures: list[Tensor]) -> Tensor:
     return (torch.stack(pictures) * 255).round().to(torch.uint8)
 
 
-def own_best(picture: Tensor, people: list[Someone], analyzer, centre: Tensor) -> list[dict]:
-    """For each half: is there a face, its cosine to its own reference and to the other's, and whether its own wins."""
+def own_best(picture: Tensor, people: list[Identity], analyzer, centre: Tensor) -> list[dict]:
+    """For each half: whether it has a face, its cosines to both references, and whether its own is higher."""
     results = []
     for place, found in enumerate(measure.embeddings(to_bytes(halves(picture)), analyzer)):
         if found is None:
@@ -160,8 +161,8 @@ def reach(first: Tensor, second: Tensor) -> float:
     return left / max(right, 1e-9)
 
 
-def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
-    """One of each identity: the reference is the most frontal of the views that has a face."""
+def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Identity]:
+    """The identities; each reference is the most frontal view that has a face."""
     from facecdm.evaluation.recognisers import InsightFace
 
     people, recogniser = [], InsightFace.of(analyzer)
@@ -174,9 +175,9 @@ def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Someone]:
         pixels = torch.from_numpy(val.pixels[reference].copy())
         (face,), seen = measure.embeddings(pixels[None], analyzer), recogniser.recognise(pixels.numpy())
         if face is not None and seen is not None:
-            words = [val.labels[row]["caption"] for row in reversed(rows) if row != reference]
+            prompts = [val.labels[row]["caption"] for row in reversed(rows) if row != reference]
             places = torch.as_tensor(seen.keypoints).float() / SIDE
-            people.append(Someone(reference, words, face, pixels.float() / 255, places))
+            people.append(Identity(reference, prompts, face, pixels.float() / 255, places))
     return people
 
 
@@ -195,10 +196,7 @@ def main() -> None:
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
-    sys.path.insert(0, str(options.comfyui.absolute()))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    open_comfyui(options.comfyui)
     from PIL import Image
 
     from facecdm.faces.analyzer import open_pack
@@ -206,29 +204,30 @@ def main() -> None:
     analyzer = open_pack([options.models / "insightface"], "buffalo_s")
     val = data.load(options.faceworld, ("val",), SIDE, options.cache)
     people = cast(val, analyzer, options.views)
-    centre = torch.stack([someone.face for someone in people]).mean(0)
+    centre = torch.stack([identity.face for identity in people]).mean(0)
     chosen = people
     if options.identities:
         chosen = [
-            someone
+            identity
             for name in options.identities
-            for someone in people
-            if val.labels[someone.reference]["identity"] == name
+            for identity in people
+            if val.labels[identity.reference]["identity"] == name
         ]
-    rows: dict[str, list[dict]] = {how: [] for how in ("masks", "everywhere", "nobody")}
+    rows: dict[str, list[dict]] = {how: [] for how in ("masks", "everywhere", "base")}
     reaches, shown = [], []
     with torch.inference_mode():
         stage = Stage(options)
         for number in range(options.pairs):
             pair = [chosen[(2 * number + n) % len(chosen)] for n in (0, 1)]
             other = people[(2 * number + 2) % len(people)]
-            # in one pair's rounds ever other words; else those of the view that is most turned
-            words = [someone.words[number % len(someone.words) if options.identities else 0] for someone in pair]
-            pictures = {how: stage.paint(pair, options.seed + number, how, words) for how in rows}
+            # A repeated pair gets another prompt each time, other pairs that of the most turned view.
+            turn = number if options.identities else 0
+            prompts = [identity.prompts[turn % len(identity.prompts)] for identity in pair]
+            pictures = {how: stage.paint(pair, options.seed + number, how, prompts) for how in rows}
             for how, picture in pictures.items():
                 rows[how] += own_best(picture, pair, analyzer, centre)
             if number % 4 == 0:
-                swapped = stage.paint([pair[0], other], options.seed + number, "masks", words)
+                swapped = stage.paint([pair[0], other], options.seed + number, "masks", prompts)
                 reaches.append(reach(pictures["masks"], swapped))
             shown.append(torch.cat([pair[0].picture, pictures["masks"], pair[1].picture], 1))
             print(

@@ -31,6 +31,17 @@ COMMANDS = {
         "say what is installed, what is missing, and what to do about it",
         ("doctor", "doctor --comfyui ~/ComfyUI"),
     ),
+    "get": Command(
+        ".models.command",
+        "fetch the model files of a workflow, a family or a face pack",
+        (
+            "get sdxl_faceid_plusv2",
+            "get faceid-plusv2 --for SDXL",
+            "get antelopev2 --yes",
+            "get sdxl_pulid --dry-run",
+            "get --list",
+        ),
+    ),
     "portrait": Command(
         ".apps.portrait",
         "make portraits of the people in reference pictures, and a contact sheet",

@@ -1,4 +1,4 @@
-"""Files with names from a graph: they stay in their folder, appear whole or not at all, and replace nothing unasked."""
+"""Files with names from a graph: inside their folder, written atomically, without overwriting."""
 
 import os
 import re
@@ -10,22 +10,22 @@ from .errors import FaceCDMError, MissingModel, UnsafeName
 PACKAGE = Path(__file__).resolve().parent  # this library
 REPOSITORY = PACKAGE.parent  # the pack: workflows, docs, the quick start's folder
 SUFFIX, PART = ".safetensors", ".part"
-# Of Windows, with any extension: the devices of DOS.
+# Device names on Windows, with any extension.
 _RESERVED = {"con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt") for digit in "123456789¹²³")}
 
 
 def is_reserved(name: str) -> bool:
-    """Whether Windows has no file of that name."""
+    """Whether the name is a device on Windows."""
     return name.split(".")[0].rstrip().lower() in _RESERVED
 
 
 def check_filename(name: str) -> str:
-    """The name without suffix, if it is one plain file name on every system. Raises UnsafeName."""
+    """The name without suffix, if it is a plain file name on every system. Raises UnsafeName."""
     stem = name.strip().removesuffix(SUFFIX)
     plain = re.fullmatch(r"[\w][\w .,()+\-]{0,99}", stem) is not None and stem == stem.rstrip(" .")
     if not plain or len(stem.encode()) > 200 or is_reserved(stem):
         raise UnsafeName(
-            f"{name!r} cannot be the name of a file. Use letters, digits, spaces and - _ . , ( ) +, "
+            f"{name[:100]!r} cannot be the name of a file. Use letters, digits, spaces and - _ . , ( ) +, "
             "begin with a letter or digit, and name no folder."
         )
     return stem
@@ -34,8 +34,8 @@ def check_filename(name: str) -> str:
 def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -> Path:
     """Write folder/name.safetensors and return the path.
 
-    A file that is there already stays: "_2", "_3" … is appended, unless `overwrite`. The file appears whole or
-    not at all. Raises UnsafeName, FaceCDMError (the folder cannot be written).
+    An existing file stays, and "_2", "_3" … is appended, unless `overwrite`. The write is atomic. Raises UnsafeName,
+    FaceCDMError (the folder cannot be written).
     """
     stem = check_filename(name)
     try:
@@ -45,29 +45,30 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
     except OSError as error:
         raise FaceCDMError(
             f"{stem + SUFFIX} could not be written into {folder}: {error}. "
-            "Look at the folder's rights and the free space."
+            "Look at the permissions of the folder and the free space."
         ) from error
     return path
 
 
 def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Path:
-    """The file of that name (perhaps in a subfolder, as ComfyUI lists it) in the first folder that has it.
+    """The file of that name, perhaps in a subfolder as ComfyUI lists it, in the first folder that has it.
 
-    A name without one of `suffixes` gets the first. Raises UnsafeName, MissingModel (which ends in `hint`: what to do).
+    A name without one of `suffixes` gets the first. `hint` ends the message of MissingModel. Raises UnsafeName,
+    MissingModel.
     """
     name = name if name.lower().endswith(suffixes) else name + suffixes[0]
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name:
-        raise UnsafeName(f"{name!r} cannot be the name of a file: it leaves its folder.")
+        raise UnsafeName(f"{name[:100]!r} cannot be the name of a file: it leaves its folder.")
     for folder in folders:
         if (folder / relative).is_file():
             return folder / relative
-    looked = ", ".join(str(folder) for folder in folders)
-    raise MissingModel(f"There is no file {relative} (looked in {looked}). {hint}")
+    searched = ", ".join(str(folder) for folder in folders)
+    raise MissingModel(f"There is no file {str(relative)[:300]} (searched: {searched}). {hint}")
 
 
 def _reserve(folder: Path, stem: str) -> Path:
-    """The first free name, taken at once by an empty file, so that no other writer takes it."""
+    """The first free name, reserved by an empty file."""
     for count in range(1, 100_000):
         path = folder / f"{stem}{'' if count == 1 else f'_{count}'}{SUFFIX}"
         try:
@@ -75,13 +76,13 @@ def _reserve(folder: Path, stem: str) -> Path:
             return path
         except FileExistsError:
             continue
-    raise FaceCDMError(f"{folder} is full of files named {stem}: choose another name.")
+    raise FaceCDMError(f"{folder} has too many files named {stem}: choose another name.")
 
 
 def write_atomically(path: Path, data: bytes, reserved: bool = False) -> None:
-    """The file appears whole or not at all, also where the power fails. Raises OSError.
+    """Write a file completely or not at all, also in a power failure. Raises OSError.
 
-    `reserved`: an empty file holds its place, and goes where the writing fails.
+    reserved: `path` is an empty file that reserves the name; it is removed if writing fails.
     """
     temporary = path.with_name(f".{uuid4().hex}{PART}")
     try:
@@ -99,7 +100,7 @@ def write_atomically(path: Path, data: bytes, reserved: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """A new name reaches the disk with its folder; Windows sees to that itself."""
+    """Flush a new name in `folder` to the disk. Windows does so itself."""
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -148,7 +148,9 @@ class ApplyLora(io.ComfyNode):
                     default=NO_LORA,
                     tooltip="A file in models/loras; not read where a control_lora is connected.",
                 ),
-                io.Custom("LORA_MODEL").Input("control_lora", optional=True, tooltip="From Train or Train Stage."),
+                io.Custom("LORA_MODEL").Input(
+                    "control_lora", optional=True, tooltip="From Train FaceCDM or Train FaceCDM Stage."
+                ),
             ],
             outputs=[
                 io.ControlNet.Output(

@@ -45,7 +45,7 @@ class PrepareDataSet(io.ComfyNode):
             display_name="Prepare Data Set",
             category="FaceCDM/training",
             description="Finds the faces in pictures, encodes pictures and captions once, and keeps the result on disk "
-            "for Train Stage. A second run makes only what is new or changed.",
+            "for Train FaceCDM Stage. A second run makes only what is new or changed.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model to be trained; sets the scale of the latents."),
@@ -157,7 +157,7 @@ class PrepareDataSet(io.ComfyNode):
                 ),
             ],
             outputs=[
-                DATA_SET.Output(display_name="data set", tooltip="For Train Stage."),
+                DATA_SET.Output(display_name="data set", tooltip="For Train FaceCDM Stage."),
                 io.String.Output(display_name="report", tooltip="Which pictures were kept, which dropped and why."),
                 io.Image.Output(display_name="contact sheet", tooltip="Kept and dropped pictures."),
             ],

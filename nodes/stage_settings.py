@@ -50,7 +50,7 @@ class StageSettings(io.ComfyNode):
                     "settings", optional=True, tooltip="From another Stage Settings; values set here win."
                 ),
             ],
-            outputs=[STAGE_SETTINGS.Output(display_name="settings", tooltip="For Train Stage or Train.")],
+            outputs=[STAGE_SETTINGS.Output(display_name="settings", tooltip="For Train FaceCDM (Stage).")],
         )
 
     @classmethod

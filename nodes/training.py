@@ -1,4 +1,4 @@
-"""Train Stage, Train, and the settings of a stage."""
+"""Train FaceCDM Stage and Train FaceCDM."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -29,16 +29,15 @@ def _shared_inputs() -> list:
     return [
         io.Model.Input(
             "model",
-            tooltip="The base: SD1.5, SD2, SDXL, a fine-tune of theirs, or the demo model. It is "
-            "trained as it is loaded, with the LoRAs patched into it.",
+            tooltip="The base model: SD1.5, SD2, SDXL, a fine-tune of theirs, or the demo model, with its LoRA "
+            "patches.",
         ),
         ADAPTER.Input("adapter", tooltip="From New Adapter, Load Adapter, or the stage before."),
         DATA_SET.Input("data_set", tooltip="From Prepare Data Set."),
         io.String.Input(
             "run",
             default="my training",
-            tooltip="Folder below output/facecdm_training for the state; one "
-            "of that name goes on where it was stopped.",
+            tooltip="Folder below output/facecdm_training for the state; a stopped run resumes.",
         ),
         io.Combo.Input(
             "preset",
@@ -58,14 +57,14 @@ def _common_inputs() -> list:
             min=0,
             max=2**53,
             control_after_generate=False,
-            tooltip="Of every decision left to chance: the same seed, the same training.",
+            tooltip="Of all random choices: the same seed, the same training.",
         ),
     ]
 
 
 def _optional_inputs() -> list:
     return [
-        io.Vae.Input("vae", optional=True, tooltip="For the identity loss, and to show pictures while it trains."),
+        io.Vae.Input("vae", optional=True, tooltip="For the identity loss and the preview pictures."),
         FACE_ANALYZER.Input(
             "face_analyzer",
             optional=True,
@@ -74,10 +73,10 @@ def _optional_inputs() -> list:
         io.ControlNet.Input(
             "control_net",
             optional=True,
-            tooltip="A pose ControlNet, for data sets with pose pictures. It stays as it is; a LoRA "
-            "of it can learn (control, in Stage Settings' train).",
+            tooltip="A pose ControlNet, for data sets with pose pictures. It is not changed; a LoRA of it can be "
+            "trained (control, in Stage Settings' train).",
         ),
-        LORA_MODEL.Input("lora", optional=True, tooltip="From the stage before, to go on with."),
+        LORA_MODEL.Input("lora", optional=True, tooltip="From the stage before, to train further."),
         LORA_MODEL.Input("control_lora", optional=True, tooltip="The ControlNet's LoRA from the stage before."),
     ]
 
@@ -105,13 +104,13 @@ def _outputs() -> list:
         LOSS_MAP.Output(display_name="loss_map", tooltip="The diffusion loss, for core's Plot Loss Graph."),
         io.Image.Output(display_name="loss_plot", tooltip="Every loss over the steps."),
         io.Image.Output(
-            display_name="pictures", tooltip="Held-out people drawn by what was learnt; without a VAE, the loss plot."
+            display_name="pictures",
+            tooltip="Held-out people, generated with the trained weights; without a VAE, the loss plot.",
         ),
         io.String.Output(display_name="report", tooltip="What was done, the losses, and what was left out and why."),
         LORA_MODEL.Output(
             display_name="control_lora",
-            tooltip="Of the ControlNet, where one was trained; for Apply "
-            "LoRA to ControlNet, and core's Save LoRA Weights.",
+            tooltip="Of the ControlNet, if one was trained; for Apply LoRA to ControlNet and core's Save LoRA Weights.",
         ),
     ]
 
@@ -123,8 +122,8 @@ class TrainStage(io.ComfyNode):
             node_id="FaceCDMTrainStage",
             display_name="Train FaceCDM Stage",
             category=CATEGORY,
-            description="One of the three stages: broad strokes, identity, fine details. Chain three of them. Stopped, "
-            "it keeps what was learnt and goes on when queued again.",
+            description="Trains one of the three stages: broad, identity, fine. Chain three of them. A stopped "
+            "stage resumes when queued again.",
             is_output_node=True,
             inputs=[
                 *_shared_inputs(),
@@ -137,7 +136,7 @@ class TrainStage(io.ComfyNode):
                 STAGE_SETTINGS.Input(
                     "settings",
                     optional=True,
-                    tooltip="From Stage Settings: every value that shall not be the preset's.",
+                    tooltip="From Stage Settings: the values that differ from the preset's.",
                 ),
                 _held_out(),
             ],
@@ -161,7 +160,7 @@ class Train(io.ComfyNode):
             node_id="FaceCDMTrain",
             display_name="Train FaceCDM",
             category=CATEGORY,
-            description="All three stages, one after the other: broad strokes, identity, fine details.",
+            description="Trains all three stages, one after the other: broad, identity, fine.",
             is_output_node=True,
             inputs=[
                 *_shared_inputs(),
@@ -177,7 +176,9 @@ class Train(io.ComfyNode):
                 *_optional_inputs(),
                 STAGE_SETTINGS.Input("settings", optional=True, tooltip="From Stage Settings: for all three stages."),
                 *(
-                    STAGE_SETTINGS.Input(f"settings_{n}", optional=True, tooltip=f"For stage {n} alone; comes first.")
+                    STAGE_SETTINGS.Input(
+                        f"settings_{n}", optional=True, tooltip=f"For stage {n} alone; overrides settings."
+                    )
                     for n in (1, 2, 3)
                 ),
                 _held_out(),

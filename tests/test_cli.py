@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from facecdm import cli
+from facecdm.faces.packs import default_pack
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +53,31 @@ def test_a_command_that_is_none(capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["potrait"])
     assert end.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_no_command_has_its_own_default_pack(name):
+    parser = cli._parser(name)
+    module = importlib.import_module(f"facecdm{cli.COMMANDS[name].module}")
+    getattr(module, "add_server_arguments", module.add_arguments)(parser)
+    packs = [action for action in parser._actions if "--pack" in action.option_strings]
+    assert all(action.default is None and "buffalo_l if it is there" in action.help for action in packs)
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (["buffalo_s", "buffalo_l"], "buffalo_l"),
+        (["buffalo_s", "antelopev2"], "antelopev2"),
+        (["buffalo_s"], "buffalo_s"),
+        ([], "buffalo_l"),
+    ],
+)
+def test_the_default_pack(tmp_path, there, chosen):
+    for name in there:
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "x.onnx").touch()
+    assert default_pack([tmp_path]) == chosen
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

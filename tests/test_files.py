@@ -97,7 +97,7 @@ def test_finding_a_file_of_the_list(tmp_path: Path):
     write_named(b"", second / "friends", "Bob")
     assert find_named([first, second], "Ada.safetensors", "") == first / "Ada.safetensors"
     assert find_named([first, second], "friends\\Bob.safetensors", "") == second / "friends" / "Bob.safetensors"
-    with pytest.raises(MissingModel, match=r"Eve\.safetensors \(looked in .*a, .*b\)\. Save one\."):
+    with pytest.raises(MissingModel, match=r"Eve\.safetensors \(searched: .*a, .*b\)\. Save one\."):
         find_named([first, second], "Eve", "Save one.")
 
 

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from ..bases.layers import LayerMap
+from ..bases.layers import MOST_LAYERS, LayerMap
 from ..errors import BadFile
 
 FEW, CONTENT = 64, 48  # so many tokens say whatever they like; what each of more of them says
@@ -58,8 +58,11 @@ class AdapterConfig:
         """Raises BadFile, naming `source`, where `text` is not what `dumps` wrote."""
         try:
             fields = json.loads(text)
-            return cls(**fields | {"layer_map": LayerMap.from_json(fields["layer_map"])})
-        except (ValueError, TypeError, KeyError) as error:
+            config = cls(**fields | {"layer_map": LayerMap.from_json(fields["layer_map"])})
+            if config.image_layers > MOST_LAYERS:
+                raise ValueError(f"it declares more than {MOST_LAYERS} layers")
+            return config
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             raise BadFile(
                 f"{source}: its FaceCDM configuration cannot be read ({error}); "
                 "it was written by another version or is damaged: save it anew"

@@ -10,11 +10,13 @@ from .. import __version__
 from ..bases import name_of
 from ..errors import BadFile, FaceCDMError
 from ..files import write_named
+from ..tensor_file import check_weights
 from .config import AdapterConfig
 from .model import TripletAdapter
 
 FORMAT = "facecdm.adapter"
 VERSION = "1"
+DIVERGED = "The training that made it diverged, or the file is damaged: use an earlier checkpoint."
 KEYS_VALUES = re.compile(r"streams\.\w+\.to_[kv]\..*")
 
 
@@ -73,11 +75,7 @@ def load_adapter(path: Path) -> TripletAdapter:
             f"{path} cannot be read: {error}. It is damaged or was cut off: copy or save it again."
         ) from error
     for key, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise BadFile(
-                f"{path}: {key} holds NaN or infinity. The training that made it diverged, or the file is "
-                "damaged: use an earlier checkpoint."
-            )
+        check_weights(key, value, path, DIVERGED)
         if not KEYS_VALUES.fullmatch(key):
             tensors[key] = value.float()
     try:

@@ -44,17 +44,18 @@ def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> N
 
 
 def one_per_image(faces: Faces) -> Faces:
-    """For each of a video's frames its own largest face; where none was found, that of the frame before, and before
-    the first that of the first.
+    """The largest face of each picture of a batch, such as the frames of a video.
+
+    A picture without a face gets that of the picture before; the first ones get the first that was found. Faces of one
+    picture, or of several batches, are returned as they are: they are references in their order.
     """
-    numbers = [face.image_index for face in faces]
-    if len(set(numbers)) < 2 or numbers != sorted(numbers):  # photos from several nodes: in their order
+    if faces.pictures < 2 or not len(faces):
         return faces
     largest: dict[int, Face] = {}
     for face in sorted(faces, key=lambda face: face.area):
         largest[face.image_index] = face
-    shown, frames = largest[numbers[0]], []
-    for number in range(numbers[-1] + 1):
+    shown, frames = largest[min(largest)], []
+    for number in range(faces.pictures):
         shown = largest.get(number, shown)
         frames.append(shown)
     return replace(faces, faces=tuple(frames))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from itertools import groupby
 
+MOST_LAYERS = 1000  # that a file may declare; SDXL has 70
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -59,4 +61,7 @@ class LayerMap:
 
     @classmethod
     def from_json(cls, value: dict) -> "LayerMap":
+        """Raises ValueError for more than MOST_LAYERS layers, before any is made; KeyError, TypeError."""
+        if sum(run[3] for run in value["layers"]) > MOST_LAYERS:
+            raise ValueError(f"it declares more than {MOST_LAYERS} layers")
         return cls.of_runs(value["context"], *(tuple(run) for run in value["layers"]))

@@ -21,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--comfyui", type=Path, metavar="DIR", help="the ComfyUI folder (default: the one around this pack)")
     add("--base", type=Path, metavar="DIR", help="its base directory, where that is another folder")
     add("--json", action="store_true", help="print a list of findings as JSON")
-    parser.epilog = "example: python -m facecdm doctor --base ~/Documents/ComfyUI"
 
 
 def main(options: argparse.Namespace) -> int:

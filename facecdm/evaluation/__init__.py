@@ -1,1 +1,1 @@
-"""Does a method show the person, and still do what the prompt says? Measures, intervals, and a report."""
+"""Evaluation of identity similarity and prompt adherence: measures, intervals, a report."""

@@ -1,4 +1,4 @@
-"""`python -m facecdm evaluate TABLE`: how much pictures show the person, and still follow the prompt."""
+"""`python -m facecdm evaluate TABLE`: identity similarity and prompt adherence of generated pictures."""
 
 import argparse
 from pathlib import Path
@@ -11,20 +11,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "table",
         type=Path,
-        help="CSV or JSONL: picture, person, condition, reference, and where known held_out, "
-        "prompt, plain, yaw, strength",
+        help="CSV or JSONL: picture, person, condition, reference, and if known held_out, prompt, plain, yaw, strength",
     )
-    add("--out", type=Path, default=Path("evaluation"), help="folder of the report")
+    add("--out", type=Path, default=Path("evaluation"), help="folder of the report (default: evaluation)")
+    add("--overwrite", action="store_true", help="replace a report in that folder")
     add("--faces", type=Path, required=True, metavar="DIR", help="models/insightface of a ComfyUI")
     add("--pack", metavar="NAME", help="the face pack in it (default: buffalo_l if it is there, else another that is)")
-    add("--dlib", action="store_true", help="also judge with dlib, which took part in no training")
+    add("--dlib", action="store_true", help="also measure with dlib, which no training used")
     add(
         "--others",
         type=Path,
         metavar="DIR",
-        help="pictures of other people of the same kind, whose mean embedding is taken off",
+        help="other people in the same kind of picture; their mean embedding is subtracted",
     )
-    add("--clip", type=Path, metavar="DIR", help="a CLIP model's folder, for prompt following")
+    add("--clip", type=Path, metavar="DIR", help="folder of a CLIP model, for prompt adherence")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -36,6 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
     from .pictures import opener
     from .recognisers import Dlib, InsightFace
 
+    if not arguments.overwrite:
+        report.check_folder(arguments.out)
     chosen = samples.read(arguments.table)
     others = (
         sorted(path for path in arguments.others.rglob("*") if path.suffix.lower() in PICTURES)

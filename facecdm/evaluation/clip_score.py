@@ -1,4 +1,4 @@
-"""Prompt following by a CLIP that the user has: the cosine of picture and prompt (Hessel et al. 2021, unscaled)."""
+"""Prompt adherence: CLIP's cosine of picture and prompt (Hessel et al. 2021, unscaled)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ..errors import MissingModel, MissingPackage
 
 
 class ClipScore:
-    """A folder as transformers saves a CLIPModel with its processor. Nothing is fetched."""
+    """A CLIPModel with its processor, from a folder as transformers saves them. Nothing is downloaded."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
         try:
@@ -21,8 +21,8 @@ class ClipScore:
             self._processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise MissingModel(
-                f"{folder} is no CLIP model's folder ({error}); it needs config.json, "
-                "model.safetensors, and the files of tokenizer and image processor"
+                f"{folder} is no folder of a CLIP model ({error}); it needs config.json, model.safetensors, and the "
+                "files of tokenizer and image processor"
             ) from error
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""From samples to numbers: every picture looked at once, people and conditions summed up with intervals."""
+"""From samples to measures: each picture is measured once, and people and conditions are summarised."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from .recognisers import RecognisedFace, Recogniser
 from .samples import Sample
 
 Pictures = Callable[[Path], np.ndarray]  # RGB uint8 [H, W, 3]
-Scorer = Callable[[np.ndarray, str], float]  # picture, prompt → how well it follows
+Scorer = Callable[[np.ndarray, str], float]  # picture, prompt → prompt adherence
 
 
 @dataclass(frozen=True)
 class SampleScores:
-    """A sample and its numbers by name; a number that does not apply is absent."""
+    """A sample and its measures by name. A measure that does not apply is absent."""
 
     sample: Sample
     values: dict[str, float]
@@ -28,7 +28,11 @@ class SampleScores:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one condition: (mean, low, high) by measure, and the paired difference to the first condition."""
+    """Summary of one condition.
+
+    values         measure → (mean, low, high)
+    against_first  measure → (mean, low, high) of the paired difference to the first condition
+    """
 
     condition: str
     pictures: int
@@ -46,10 +50,12 @@ class Evaluation:
 
 
 class Evaluator:
-    """Looks at pictures with one or two recognisers; the first also finds key points.
+    """Measures pictures with one or more recognisers. The first also gives the key points.
 
-    `centres` are mean embeddings of other people, one per recogniser or None: renders of one kind share a part of
-    their embeddings, which says nothing about the person.
+    recognisers   see `recognisers.Recogniser`
+    open_picture  path → RGB uint8 [H, W, 3]
+    score         prompt adherence, or None
+    others        pictures of other people; their mean embedding, which pictures of one kind share, is subtracted
     """
 
     def __init__(
@@ -65,7 +71,7 @@ class Evaluator:
         self.centres: list[Tensor | None] = [self._centre(recogniser, others or []) for recogniser in recognisers]
 
     def _centre(self, recogniser: Recogniser, others: list[Path]) -> Tensor | None:
-        found = [seen.embedding for path in others if (seen := self._recognise(recogniser, path)) is not None]
+        found = [face.embedding for path in others if (face := self._recognise(recogniser, path)) is not None]
         return torch.stack(found).mean(0) if found else None
 
     def _recognise(self, recogniser: Recogniser, path: Path) -> RecognisedFace | None:
@@ -75,7 +81,7 @@ class Evaluator:
         return self._recognised[key]
 
     def run(self, samples: list[Sample], progress: Callable[[int, int], None] | None = None) -> Evaluation:
-        """Raises NoFace where a reference or held-out photo shows none to the first recogniser."""
+        """Raises NoFace where the first recogniser finds no face in a reference or held-out photo."""
         rows = []
         for number, sample in enumerate(samples, 1):
             rows.append(SampleScores(sample, self._numbers(sample)))
@@ -86,17 +92,19 @@ class Evaluator:
 
     def _numbers(self, sample: Sample) -> dict[str, float]:
         values: dict[str, float] = {}
-        for place, (recogniser, centre) in enumerate(zip(self.recognisers, self.centres)):
-            values |= self._identity_similarity(sample, recogniser, centre, "" if place == 0 else f"{recogniser.name} ")
+        for number, (recogniser, centre) in enumerate(zip(self.recognisers, self.centres)):
+            values |= self._identity_similarity(
+                sample, recogniser, centre, "" if number == 0 else f"{recogniser.name} "
+            )
         picture = self._open(sample.picture)
-        seen = self._recognise(self.recognisers[0], sample.picture)
-        if seen is not None and seen.keypoints is not None:
-            values["sharpness"] = measures.sharpness(picture, seen.keypoints)
-            turned = measures.yaw(seen.keypoints)
-            if turned is not None:
-                values["yaw"] = turned
+        face = self._recognise(self.recognisers[0], sample.picture)
+        if face is not None and face.keypoints is not None:
+            values["sharpness"] = measures.sharpness(picture, face.keypoints)
+            yaw = measures.yaw(face.keypoints)
+            if yaw is not None:
+                values["yaw"] = yaw
                 if sample.yaw is not None:
-                    values["yaw error"] = abs(turned - sample.yaw)
+                    values["yaw error"] = abs(yaw - sample.yaw)
         if self._score is not None and sample.prompt:
             values["prompt"] = self._score(picture, sample.prompt)
         if sample.plain is not None:
@@ -113,16 +121,16 @@ class Evaluator:
             for name, path in (("reference", sample.reference), ("held out", sample.held_out))
             if path is not None
         }
-        for name, seen in known.items():
-            if seen is None and not prefix:
+        for name, face in known.items():
+            if face is None and not prefix:
                 raise NoFace(f"no face was found in the {name} photo of {sample.person}: choose another photo")
-        # A picture without a face shows nobody: it counts 0, and is never left out.
+        # A picture without a face counts 0. It is never left out.
         values = {
-            f"{prefix}similarity to {name}": measures.cosine(shown.embedding, seen.embedding, centre)
+            f"{prefix}similarity to {name}": measures.cosine(shown.embedding, face.embedding, centre)
             if shown is not None
             else 0.0
-            for name, seen in known.items()
-            if seen is not None
+            for name, face in known.items()
+            if face is not None
         }
         values[f"{prefix}face found"] = float(shown is not None)
         if shown is not None and all(known.get(name) for name in ("reference", "held out")):
@@ -132,7 +140,7 @@ class Evaluator:
         return values
 
     def _with_diversity(self, rows: list[SampleScores]) -> list[SampleScores]:
-        """Adds, to each picture of a person under one condition, how different the person's pictures are."""
+        """Add the diversity of a person's pictures under one condition to each of them."""
         groups = defaultdict(list)
         for row in rows:
             groups[row.sample.condition, row.sample.person].append(row)
@@ -145,7 +153,7 @@ class Evaluator:
 
 
 def summarise(rows: list[SampleScores]) -> list[Summary]:
-    """Each condition's means over people, in the order in which conditions come; a person's pictures count as one."""
+    """Means over people for each condition, in order of appearance. The pictures of a person count as one."""
     order = list(dict.fromkeys(row.sample.condition for row in rows))
     means = {condition: by_person([row for row in rows if row.sample.condition == condition]) for condition in order}
     summaries = []

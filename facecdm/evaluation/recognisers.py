@@ -1,4 +1,4 @@
-"""Who looks at the faces: InsightFace's packs, and dlib, which takes no part in any of our trainings."""
+"""Recognisers for evaluation: InsightFace's packs, and dlib, which none of our trainings uses."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ..errors import MissingPackage
 
 @dataclass(frozen=True, eq=False)
 class RecognisedFace:
-    """A picture's largest face: unit `embedding` [D]; where known its `keypoints` [5, 2] in pixels."""
+    """The largest face of a picture: unit `embedding` [D], and if known `keypoints` [5, 2] in pixels."""
 
     embedding: Tensor
     keypoints: np.ndarray | None = None
@@ -25,11 +25,11 @@ class Recogniser(Protocol):
     name: str
 
     def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
-        """The largest face of an RGB picture, uint8 [H, W, 3]; None where it finds none."""
+        """The largest face of an RGB picture, uint8 [H, W, 3]; None without a face."""
 
 
 class InsightFace:
-    """A pack of models/insightface by name. Raises MissingModel, MissingPackage, BadFile."""
+    """A pack below a folder models/insightface. Raises MissingModel, MissingPackage, BadFile."""
 
     def __init__(self, folder: Path, pack: str):
         from ..faces.analyzer import open_pack
@@ -39,7 +39,7 @@ class InsightFace:
 
     @classmethod
     def of(cls, analyzer) -> "InsightFace":
-        """Around an analyzer that is open already."""
+        """With an analyzer that is already open."""
         made = cls.__new__(cls)
         made._analyzer, made.name = analyzer, analyzer.recogniser
         return made
@@ -53,10 +53,10 @@ class InsightFace:
 
 
 class Dlib:
-    """dlib's ResNet (King 2017) behind its own detector; the weights come with face_recognition_models.
+    """dlib's ResNet (King 2017) with its own detector; the weights come with face_recognition_models.
 
-    The detector (HOG) misses small and blurred faces. Another recogniser's `find` may stand in for it there: the place
-    is then that of its key points, and the embedding is dlib's all the same.
+    The detector (HOG) misses small and blurred faces. For these, `find` (another recogniser) may give key points; the
+    embedding is still dlib's.
     """
 
     name = "dlib"
@@ -72,7 +72,7 @@ class Dlib:
         if files is None:
             raise MissingPackage(
                 "dlib as a second recogniser needs two packages: pip install dlib "
-                "face_recognition_models (where there is no compiler: dlib-bin)"
+                "face_recognition_models (without a compiler: dlib-bin)"
             )
         folder = Path(files.submodule_search_locations[0]) / "models"
         self._detect = dlib.get_frontal_face_detector()
@@ -82,20 +82,20 @@ class Dlib:
     def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
         picture = np.ascontiguousarray(picture)
         boxes = self._detect(picture, 1)
-        box = max(boxes, key=lambda box: box.area()) if boxes else self._elsewhere(picture)
+        box = max(boxes, key=lambda box: box.area()) if boxes else self._box_of_find(picture)
         if box is None:
             return None
         found = self._net.compute_face_descriptor(picture, self._shape(picture, box))
         return RecognisedFace(torch.nn.functional.normalize(torch.tensor(list(found)), dim=0))
 
-    def _elsewhere(self, picture: np.ndarray):
-        """The box that dlib's detector would have drawn around the face that `find` sees: its side is about 2.32 times
-        the way from the eyes to the mouth."""
+    def _box_of_find(self, picture: np.ndarray):
+        """The box that dlib's detector would give around the face of `find`: its side is about 2.32 times the distance
+        from the eyes to the mouth."""
         import dlib
 
-        seen = self._find(picture) if self._find is not None else None
-        if seen is None or seen.keypoints is None:
+        face = self._find(picture) if self._find is not None else None
+        if face is None or face.keypoints is None:
             return None
-        eyes, mouth = seen.keypoints[:2].mean(0), seen.keypoints[3:].mean(0)
+        eyes, mouth = face.keypoints[:2].mean(0), face.keypoints[3:].mean(0)
         centre, half = (eyes + mouth) / 2, 2.32 / 2 * np.linalg.norm(mouth - eyes)
         return dlib.rectangle(*(int(round(float(at))) for at in (*(centre - half), *(centre + half))))

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: tables, plots, and one HTML file that holds them all."""
+"""The report of an evaluation: tables, plots, and one HTML file with all of them."""
 
 import base64
 import csv
@@ -7,15 +7,25 @@ import io
 from dataclasses import fields
 from pathlib import Path
 
+from ..errors import FaceCDMError
+from ..files import write_atomically
 from .evaluate import Evaluation, Summary
 from .samples import Sample
 
-INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face counts 0 as a likeness."
+INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face has the similarity 0."
+
+
+def check_folder(folder: Path) -> None:
+    """Raise FaceCDMError where `folder` holds a report already, or is a file."""
+    if folder.exists() and (not folder.is_dir() or (folder / "report.html").exists()):
+        raise FaceCDMError(f"{folder} exists and holds a report: choose another --out, or add --overwrite.")
 
 
 def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
-    """pictures.csv, summary.csv, summary.md, plots and report.html in `folder`; paths by name."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write pictures.csv, summary.csv, summary.md, plots and report.html to `folder`; paths by name.
+
+    Existing files of these names are replaced. Raises FaceCDMError where the folder cannot be written.
+    """
     plots = draw(evaluation)
     contents = {
         "pictures.csv": pictures_csv(evaluation),
@@ -23,15 +33,19 @@ def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
         "summary.md": markdown(evaluation),
         "report.html": page(evaluation, plots),
     }
-    for name, text in contents.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    for name, picture in plots.items():
-        (folder / f"{name}.png").write_bytes(picture)
-    return {name: folder / name for name in (*contents, *(f"{name}.png" for name in plots))}
+    files = {name: text.encode() for name, text in contents.items()}
+    files |= {f"{name}.png": picture for name, picture in plots.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+    except OSError as error:
+        raise FaceCDMError(f"the report could not be written to {folder}: {error}") from error
+    return {name: folder / name for name in files}
 
 
 def names_of(evaluation: Evaluation) -> list[str]:
-    """The measures, in the order in which they were taken."""
+    """The names of the measures, in order of appearance."""
     return list(dict.fromkeys(name for row in evaluation.rows for name in row.values))
 
 
@@ -68,7 +82,7 @@ def summary_csv(evaluation: Evaluation) -> str:
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """What is told, the means, the differences, and who judged."""
+    """Introduction, means, differences, recognisers and notes."""
     parts = [
         INTRODUCTION,
         means_table(evaluation),
@@ -79,7 +93,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def means_table(evaluation: Evaluation) -> str:
-    """One row per condition; in brackets the interval."""
+    """A row for each condition, with the interval in brackets."""
     names = names_of(evaluation)
     lines = ["| | pictures | people | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 3)]
     for summary in evaluation.summaries:
@@ -92,13 +106,13 @@ def means_table(evaluation: Evaluation) -> str:
 
 
 def differences_table(evaluation: Evaluation) -> str:
-    """Each condition's paired differences to the first one; empty where there is but one."""
+    """The paired differences of each condition to the first; empty for a single condition."""
     compared = [summary for summary in evaluation.summaries if summary.against_first]
     if not compared:
         return ""
     names, first = names_of(evaluation), evaluation.summaries[0].condition
     lines = [
-        f"Paired differences to *{_cell(first)}*, people by people:",
+        f"Paired differences to *{_cell(first)}*, by person:",
         "",
         "| | " + " | ".join(names) + " |",
         "|" + "---|" * (len(names) + 1),
@@ -125,7 +139,9 @@ def _cell(text: str) -> str:
 
 
 def draw(evaluation: Evaluation) -> dict[str, bytes]:
-    """PNG plots by name: histograms of the likeness, and likeness against prompt following over the strength."""
+    """PNG plots by name: a histogram of identity similarity, and if strengths are known similarity against prompt
+    adherence.
+    """
     names = names_of(evaluation)
     similarity = next(name for name in ("similarity to held out", "similarity to reference") if name in names)
     plots = {"likeness": _histogram(evaluation, similarity)}
@@ -167,9 +183,9 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
     for summary, x, y in zip(shown, xs, ys):
         axis.annotate(f"{strengths[summary.condition]:g}", (x, y), textcoords="offset points", xytext=(5, 5))
     axis.set(
-        xlabel={"prompt": "prompt following", "change": "change of the picture"}[follows],
+        xlabel={"prompt": "prompt adherence", "change": "change of the picture"}[follows],
         ylabel=similarity,
-        title="over the strength",
+        title="by strength",
     )
     return _png(figure)
 
@@ -190,7 +206,7 @@ def _png(figure) -> bytes:
 
 
 def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
-    """One HTML file: summary, plots, every picture's numbers. It loads nothing."""
+    """One self-contained HTML file: summary, plots, and the measures of every picture."""
     names = names_of(evaluation)
     rows = [
         [
@@ -215,14 +231,14 @@ def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
         for name, data in plots.items()
     )
     return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Identity, evaluated</title>
+<html lang="en"><meta charset="utf-8"><title>Identity evaluation</title>
 <style>body{{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}}
 table{{border-collapse:collapse;font-size:13px;margin:1rem 0}}th,td{{padding:.3rem .6rem;border-bottom:1px solid #ddd;
 text-align:left}}th{{position:sticky;top:0;background:#fff}}img{{max-width:100%}}</style>
-<h1>Identity, evaluated</h1><p>{INTRODUCTION} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
+<h1>Identity evaluation</h1><p>{INTRODUCTION} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
 {_table(["condition", "pictures", "people", *names], rows)}{images}
 {"".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)}
-<h2>Every picture</h2>{_table(["picture", "person", "condition", *names], pictures)}</html>
+<h2>Pictures</h2>{_table(["picture", "person", "condition", *names], pictures)}</html>
 """
 
 

@@ -1,10 +1,11 @@
-"""What is evaluated: one line for every generated picture."""
+"""The table of an evaluation: one row for each generated picture."""
 
 import csv
-import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ..documents import parse_json, read_text
 from ..errors import BadFile
 
 OPTIONAL = ("held_out", "prompt", "plain", "yaw", "strength")
@@ -12,11 +13,17 @@ OPTIONAL = ("held_out", "prompt", "plain", "yaw", "strength")
 
 @dataclass(frozen=True)
 class Sample:
-    """A generated `picture` of `person`, made by `condition` (a method, an adapter, a strength).
+    """A generated picture. Paths are absolute.
 
-    `reference` is the photo that was given, `held_out` another photo of the same person that was not; `plain` is the
-    picture of the same seed without identity; `yaw` the head's turn that was asked for, in degrees; `strength` a number
-    for the curve. All paths are whole.
+    picture    the picture
+    person     a name
+    condition  a method, an adapter, a strength …
+    reference  the photo that was used
+    held_out   a photo of the same person that was not used
+    prompt     of the picture
+    plain      the picture of the same seed without the adapter
+    yaw        intended rotation of the head in degrees
+    strength   a number for the plot
     """
 
     picture: Path
@@ -35,15 +42,15 @@ _NUMBERS = ("yaw", "strength")
 
 
 def read(table: Path) -> list[Sample]:
-    """A CSV or JSONL file whose columns are Sample's; paths are relative to it. Raises BadFile, naming each mistake."""
+    """Read a CSV or JSONL file with the fields of Sample; paths are relative to it. Raises BadFile."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = read_text(table)
         rows = (
-            [json.loads(line) for line in text.splitlines() if line.strip()]
+            [parse_json(line) for line in text.splitlines() if line.strip()]
             if table.suffix == ".jsonl"
             else list(csv.DictReader(text.splitlines()))
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise BadFile(f"{table} cannot be read: {error}") from error
     mistakes, samples = [], []
     for number, row in enumerate(rows, 1):
@@ -52,11 +59,13 @@ def read(table: Path) -> list[Sample]:
         except ValueError as error:
             mistakes.append(f"row {number}: {error}")
     if mistakes or not samples:
-        raise BadFile(f"{table}: " + ("; ".join(mistakes[:10]) or "there is no row in it"))
+        raise BadFile(f"{table}: " + ("; ".join(mistakes[:10]) or "it has no rows"))
     return samples
 
 
-def _sample(row: dict, here: Path) -> Sample:
+def _sample(row: object, here: Path) -> Sample:
+    if not isinstance(row, dict):
+        raise ValueError("it is no object with the fields of a sample")
     missing = [name for name in ("picture", "person", "condition", "reference") if not row.get(name)]
     if missing:
         raise ValueError(f"{', '.join(missing)} is missing")
@@ -69,5 +78,15 @@ def _sample(row: dict, here: Path) -> Sample:
             value = (here / str(value)).resolve()
             if not value.is_file():
                 raise ValueError(f"{name}: there is no file {value}")
-        values[name] = float(value) if name in _NUMBERS else value if name in _PATHS else str(value)
+        values[name] = _number(name, value) if name in _NUMBERS else value if name in _PATHS else str(value)
     return Sample(**values)
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a number; it is {str(value)[:60]!r}")
+    return number

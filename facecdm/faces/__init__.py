@@ -1,4 +1,4 @@
-"""Faces: from pictures to embeddings, and what one does with them. Usable without ComfyUI."""
+"""Faces: detection, embedding, alignment, comparison, files. Runs without ComfyUI."""
 
 from .value import Face, Faces
 

@@ -1,4 +1,4 @@
-"""Alignment: the similarity between a picture and the upright face of the recogniser, both ways."""
+"""Alignment: the similarity transform between a picture and the recogniser's upright face."""
 
 import numpy as np
 
@@ -13,17 +13,17 @@ FACE_AXES = np.array([43.0, 58.0])
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[2, 3] matrix: the rotation, scale and shift that brings source [N, 2] nearest to target [N, 2].
+    """[2, 3] matrix: the rotation, scale and shift from source [N, 2] to target [N, 2] with the least squared error.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
-    Raises ValueError where all source points are one.
+    Raises ValueError where all source points coincide.
     """
     source, target = np.asarray(source, float), np.asarray(target, float)
     middle_s, middle_t = source.mean(0), target.mean(0)
     s, t = source - middle_s, target - middle_t
     variance = (s**2).sum() / len(s)
     if variance < 1e-12:
-        raise ValueError("all key points are at one place")
+        raise ValueError("all key points coincide")
     u, d, vt = np.linalg.svd(t.T @ s / len(s))
     sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
     rotation = u @ np.diag(sign) @ vt
@@ -33,29 +33,29 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def upstream_template(size: int) -> np.ndarray:
-    """[5, 2]: where insightface's `norm_crop` puts the key points in a square of a multiple of 112 or 128 pixels."""
+    """[5, 2]: the key points in the square of insightface's `norm_crop`, whose size is a multiple of 112 or 128."""
     scale = size / (112 if size % 112 == 0 else 128)
     return TEMPLATE * scale + [0 if size % 112 == 0 else 8 * scale, 0]
 
 
 def to_crop(keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
-    """[2, 3] matrix from the picture to a crop of size × size; margin 0.5 adds half a face on each side."""
+    """[2, 3] matrix from the picture to a crop of size × size. A margin of 0.5 adds half a face on each side."""
     scale = size / 112 / (1 + 2 * margin)
     shift = (size - 112 * scale) / 2
     return similarity(keypoints, TEMPLATE * scale + shift)
 
 
 def aligned_crop(picture: np.ndarray, keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
-    """The upright face, uint8 [size, size, 3], of a uint8 picture [H, W, 3]; black outside of it."""
+    """The upright face, uint8 [size, size, 3], of a uint8 picture [H, W, 3]; black beyond the picture."""
     return warped(picture, to_crop(keypoints, size, margin), size)
 
 
 def warped(picture: np.ndarray, matrix: np.ndarray, size: int, outside: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
-    """uint8 [size, size, 3]: what `matrix` [2, 3] brings of a uint8 picture [H, W, 3] into a square of that size."""
+    """uint8 [size, size, 3]: a uint8 picture [H, W, 3], transformed by `matrix` [2, 3]."""
     import cv2
 
     shrink = int(1 / max(np.hypot(*matrix[:, 0]), 1e-6))
-    if shrink >= 2:  # a warp reads 2 × 2 pixels only: average first, lest a big face comes out jagged
+    if shrink >= 2:  # a warp reads 2 × 2 pixels only, so a large face would alias: average first
         height, width = max(picture.shape[0] // shrink, 1), max(picture.shape[1] // shrink, 1)
         factors = np.array([picture.shape[1] / width, picture.shape[0] / height])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
@@ -65,9 +65,10 @@ def warped(picture: np.ndarray, matrix: np.ndarray, size: int, outside: tuple[in
 
 
 def ellipse_mask(keypoints: np.ndarray, height: int, width: int, grow: float, feather: float) -> np.ndarray:
-    """float32 [height, width], 1 in the face and 0 outside: an ellipse that turns with the head.
+    """float32 [height, width], 1 in the face and 0 outside: an ellipse, rotated with the head.
 
-    grow: 1 is the face from forehead to chin. feather: width of the soft edge, part of the half axis.
+    grow     size; 1 is the face from forehead to chin
+    feather  width of the soft edge, in half axes
     """
     matrix = to_crop(keypoints, 112)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)

@@ -24,15 +24,15 @@ _licence_shown = threading.Event()
 
 
 def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks: bool = False) -> "FaceAnalyzer":
-    """A loaded analyzer for the pack of that name below the given `insightface` folders.
+    """Load the pack of that name below the given `insightface` folders.
 
     Raises MissingModel, BadFile, MissingPackage.
     """
     packs = find_packs(folders)
     if name not in packs:
         have = ", ".join(packs) or "none"
-        looked = ", ".join(str(folder) for folder in folders) or "no folder"
-        raise MissingModel(f"Face pack {name!r} not found (found: {have}; looked below {looked}). {ADVICE}")
+        searched = ", ".join(str(folder) for folder in folders) or "no folder"
+        raise MissingModel(f"Face pack {name!r} not found (found: {have}; searched: {searched}). {ADVICE}")
     analyzer = FaceAnalyzer(sort_pack(name, packs[name], landmarks), provider)
     analyzer.load()
     return analyzer
@@ -40,10 +40,10 @@ def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks:
 
 @dataclass
 class FaceAnalyzer:
-    """Detector + recogniser (+ 106 landmarks). Pictures are uint8 BGR [H, W, 3], as InsightFace wants them.
+    """Detector and recogniser, and perhaps 106 landmarks. Pictures are uint8 BGR [H, W, 3], as in InsightFace.
 
-    Sessions are made by load(), dropped by unload(), and made again when next needed.
-    One lock: a session may be shared by threads, the detector's settings may not.
+    load() makes the sessions, unload() drops them; they are made again when needed. Thread-safe: sessions may be
+    shared, but the detector's settings need a lock.
     """
 
     files: PackFiles
@@ -94,7 +94,7 @@ class FaceAnalyzer:
 
     @property
     def provider_got(self) -> str:
-        """The provider that runs the recogniser, as the session itself says."""
+        """The provider that runs the recogniser, as its session reports it."""
         self.load()
         return self._models["recogniser"].session.get_providers()[0]
 
@@ -135,7 +135,7 @@ class FaceAnalyzer:
         return turned_points(np.asarray(points, dtype=np.float32)[:, :2], -turns, *upright.shape[:2])
 
     def report(self) -> str:
-        """Pack, files, the provider really got, warnings; the licence of the weights once per process."""
+        """Pack, files, provider, warnings, and once per process the licence of the weights."""
         files = [self.files.detector, self.files.recogniser, self.files.landmarks]
         lines = [
             f"Face pack {self.files.name} on {self.provider_got.removesuffix('ExecutionProvider')}: "
@@ -159,15 +159,14 @@ def _open(path: Path, providers: list[str]):
     """One model of InsightFace's model zoo. Raises BadFile."""
     from insightface import model_zoo
 
-    # InsightFace 2 would make a session per detection size; 0.7 does not know the option and ignores it.
-    # CoreML needs the fixed shapes.
+    # InsightFace 2 would make a session for each detection size; 0.7 ignores the option. CoreML needs fixed shapes.
     options = {} if "CoreMLExecutionProvider" in providers else {"static_shape_sessions": False}
     try:
         model = model_zoo.get_model(str(path), providers=providers, **options)
     except Exception as error:  # ONNX Runtime's own error types are private and differ between versions
         raise BadFile(
             f"{path} cannot be opened by ONNX Runtime ({str(error).splitlines()[0][:200]}). The file is "
-            "probably damaged or was cut off: delete it and get the pack anew."
+            "probably damaged or was cut off: delete it and get the pack again."
         ) from error
     if model is None:
         raise BadFile(f"{path} is not a face model that InsightFace knows. {ADVICE}")
@@ -178,7 +177,7 @@ def _open(path: Path, providers: list[str]):
 
 
 class _Unbatched:
-    """A detector's session whose outputs lose their batch axis, which InsightFace 0.7 does not expect."""
+    """A detector's session without the batch axis of its outputs, which InsightFace 0.7 does not expect."""
 
     def __init__(self, session) -> None:
         self._session = session

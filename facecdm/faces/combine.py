@@ -1,4 +1,4 @@
-"""Several faces made one: a weighted mean, a blend of two people, or simply all of them in a row."""
+"""Combining faces: a weighted mean, a blend of two people, or a list."""
 
 from dataclasses import dataclass, replace
 
@@ -13,21 +13,21 @@ MODES = ("weighted mean", "concatenate", "blend two people")
 
 @dataclass(frozen=True)
 class Weighted:
-    """One group of faces (say, photos of one person) and what it counts."""
+    """A group of faces, such as photos of one person, and its weight."""
 
     faces: Faces
     weight: float = 1.0
 
 
 def combine(parts: list[Weighted], mode: str = "weighted mean", blend: float = 0.5) -> Faces:
-    """Faces out of several. Raises Mismatch (different recognisers), NoFace, FaceCDMError.
+    """Combine groups of faces. Raises Mismatch (different recognisers), NoFace, FaceCDMError.
 
-    weighted mean     one face: Σ weight · mean direction of a group, brought to length 1; the raw embedding
-                      has the weighted mean length
+    weighted mean     one face: Σ weight · mean direction of a group, scaled to length 1; the raw embedding has
+                      the weighted mean length
     concatenate       every face of every group with a weight above 0
     blend two people  one face between two groups, on the arc between them: 0 is the first, 1 the second
 
-    A made face borrows picture, key points and box from the face that is most like it.
+    A combined face has picture, key points and box of the most similar face.
     """
     if mode not in MODES:
         raise FaceCDMError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
@@ -36,7 +36,10 @@ def combine(parts: list[Weighted], mode: str = "weighted mean", blend: float = 0
         Faces((), "").required("Combine Faces")
     require_same_recogniser([part.faces for part in parts], "The faces to combine")
     if mode == "concatenate":
-        faces = tuple(face for part in parts if part.weight > 0 for face in part.faces)
+        used = [part.faces for part in parts if part.weight > 0]
+        if len(used) == 1:
+            return used[0]
+        faces = tuple(face for part in used for face in part)
         return Faces(faces, parts[0].faces.recogniser).required("Combine Faces (every weight is 0)")
     if mode == "blend two people":
         return _blend(parts, blend)
@@ -51,7 +54,7 @@ def mean_direction(faces: Faces) -> tuple[Tensor, float]:
 def _mean(parts: list[Weighted]) -> Faces:
     weights = torch.tensor([part.weight for part in parts])
     if not torch.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-        raise FaceCDMError("Weights must be 0 or more, and one at least above 0.")
+        raise FaceCDMError("Weights must be 0 or more, and at least one above 0.")
     weights = weights / weights.sum()
     directions, lengths = zip(*(mean_direction(part.faces) for part in parts), strict=True)
     direction = _unit((weights[:, None] * torch.stack(directions)).sum(0))
@@ -79,14 +82,14 @@ def slerp(a: Tensor, b: Tensor, factor: float) -> Tensor:
     if angle < 1e-4:
         return _unit(torch.lerp(a, b, factor))
     if torch.pi - angle < 1e-3:
-        raise BadFace("The two people's embeddings are opposite: there is no way between them.")
+        raise BadFace("The embeddings of the two people are opposite, so there is no blend between them.")
     return _unit((torch.sin((1 - factor) * angle) * a + torch.sin(factor * angle) * b) / torch.sin(angle))
 
 
 def _unit(vector: Tensor) -> Tensor:
     length = vector.norm()
     if length < 1e-6:
-        raise BadFace("These faces cancel each other out: their mean points nowhere.")
+        raise BadFace("These faces cancel each other: the mean of their embeddings is zero.")
     return vector / length
 
 

@@ -1,4 +1,4 @@
-"""How alike faces are: cosines of their embeddings, as numbers and as a table."""
+"""Identity similarity of faces: cosines of their embeddings, as numbers and as a table."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .value import Face, Faces, require_same_recogniser
 
 @dataclass(frozen=True)
 class Comparison:
-    """matrix [rows, columns] of cosines −1 … 1; mean, lowest, highest over the pairs of different faces."""
+    """Cosines −1 … 1: `matrix` [rows, columns], and `pairs`, those of different faces."""
 
     rows: Faces
     columns: Faces
@@ -31,10 +31,10 @@ class Comparison:
 
 
 def compare(a: Faces, b: Faces | None = None, baseline: Faces | None = None) -> Comparison:
-    """Every face of a with every face of b, or with each other where b is None.
+    """Compare every face of a with every face of b, or those of a with each other if b is None.
 
-    baseline: faces of other people of the same kind (renders, say); their mean normed embedding is subtracted
-    before the cosine, which takes away what all such pictures share. Raises NoFace, Mismatch.
+    baseline: faces of other people in the same kind of picture, such as renders. Their mean normed embedding, which
+    all such pictures share, is subtracted before the cosine. Raises NoFace, Mismatch.
     """
     a.required("Faces A")
     if b is not None:
@@ -45,7 +45,7 @@ def compare(a: Faces, b: Faces | None = None, baseline: Faces | None = None) -> 
     rows = _centred(a, shared)
     matrix = (rows @ (rows if b is None else _centred(b, shared)).T).clamp(-1, 1)
     pairs = matrix.flatten()
-    if b is None and len(a) > 1:  # a face against itself says nothing
+    if b is None and len(a) > 1:  # without the diagonal
         pairs = matrix[~torch.eye(len(a), dtype=torch.bool)]
     return Comparison(a, a if b is None else b, matrix, pairs)
 
@@ -59,7 +59,7 @@ def label(face: Face, index: int) -> str:
 
 
 def table(comparison: Comparison) -> str:
-    """The matrix as a markdown table, with the summary above it."""
+    """The matrix as a Markdown table, below a summary."""
     columns = [label(face, i) for i, face in enumerate(comparison.columns)]
     lines = [
         f"Similarity (cosine): mean {comparison.mean:.3f}, lowest {comparison.lowest:.3f}, "

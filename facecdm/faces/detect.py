@@ -121,7 +121,7 @@ def detect_faces(
             progress(index + 1, len(images))
     crops = [face.crop for face in faces] or [torch.zeros(options.crop_size, options.crop_size, 3)]
     return DetectionResult(
-        faces=Faces(tuple(faces), analyzer.recogniser),
+        faces=Faces(tuple(faces), analyzer.recogniser, len(images)),
         crops=torch.stack(crops),
         mask=_masks(faces, images.shape, options),
         pictures=tuple(pictures),

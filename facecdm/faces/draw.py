@@ -1,4 +1,4 @@
-"""Pictures for the eye: found faces marked in their picture, similarities as a heat map. Pillow alone."""
+"""Previews: detected faces marked in their picture, and similarities as a heat map. Needs only Pillow."""
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ _SCALE = (
 
 
 def draw_pictures(images: Tensor, pictures: tuple[PictureFaces, ...]) -> Tensor:
-    """[B, H, W, 3] float 0 … 1: the pictures with box, key points, number and score of every found face.
+    """[B, H, W, 3] float 0 … 1: the pictures with box, key points, number and score of every face.
 
-    Taken faces are bright, others grey; a picture without a taken face says why not.
+    Chosen faces are green, others grey. A picture without a chosen face shows the reason.
     """
     if images.numel() == 0:
         return torch.zeros(1, 64, 64, 3)
@@ -39,10 +39,10 @@ def _draw_picture(image: Tensor, picture: PictureFaces) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     unit = max(1.0, min(canvas.size) / 256)
     order = [i for i in range(len(picture.found)) if i not in picture.chosen] + list(picture.chosen)
-    for place in order:  # taken ones last, so that they lie on top
-        chosen = place in picture.chosen
-        text = f"{place} · {picture.found[place].score:.2f}" if chosen else str(place)
-        _mark(draw, canvas.size, picture.found[place], text, CHOSEN if chosen else OTHER, unit)
+    for number in order:  # chosen faces last, so that they are on top
+        chosen = number in picture.chosen
+        text = f"{number} · {picture.found[number].score:.2f}" if chosen else str(number)
+        _mark(draw, canvas.size, picture.found[number], text, CHOSEN if chosen else OTHER, unit)
     if picture.problem:
         _tag(draw, canvas.size, (4 * unit, 4 * unit), _wrap(picture.problem, canvas.size[0], unit), BAD, unit)
     return canvas
@@ -70,7 +70,7 @@ def _tag(
     colour: tuple,
     unit: float,
 ) -> None:
-    """Dark text on a coloured label that stays in the picture."""
+    """Dark text on a coloured label inside the picture."""
     font, pad = _font(unit), 2.5 * unit
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
@@ -92,9 +92,9 @@ def _font(unit: float) -> ImageFont.FreeTypeFont:
 
 
 def heat_map(comparison: Comparison, cell: int = 72) -> Tensor:
-    """[1, H, W, 3] float 0 … 1: the matrix of cosines, with the faces' crops along both edges.
+    """[1, H, W, 3] float 0 … 1: the matrix of cosines, with the crops of the faces along both edges.
 
-    Cells shrink where there are many, and lose their numbers and names when these could not be read.
+    Many cells become small, and small cells have no numbers and names.
     """
     count_y, count_x = comparison.matrix.shape
     cell = max(4, min(cell, 2400 // max(count_x, count_y)))
@@ -159,7 +159,7 @@ def _thumbnail(crop: Tensor, size: int) -> Image.Image:
 
 
 def _colour(value: float) -> tuple[int, int, int]:
-    """Of a cosine: dark at 0 and below, bright at 1."""
+    """The colour of a cosine: dark up to 0, bright at 1."""
     value = min(max(value, 0.0), 1.0)
     for (low, a), (high, b) in zip(_SCALE, _SCALE[1:], strict=False):
         if value <= high:

@@ -1,4 +1,4 @@
-"""The library of faces: FACES in safetensors files, by name, in a folder that no name can leave."""
+"""The library of faces: FACES as safetensors files in one folder."""
 
 import json
 from pathlib import Path
@@ -16,10 +16,10 @@ HINT = "Write one with Save Faces, then refresh the list (R)."
 
 
 def save_faces(faces: Faces, folder: Path, name: str, overwrite: bool = False) -> Path:
-    """Write FACES to folder/name.safetensors (see `files.write_named`) and return the path. Raises NoFace, too."""
+    """Write folder/name.safetensors and return the path. Raises NoFace, and the errors of `files.write_named`."""
     from safetensors.torch import save
 
-    check_filename(name)  # a wrong name is told first
+    check_filename(name)  # before anything else is reported
     data = save(_tensors(faces.required("Save Faces")), _metadata(faces))
     return write_named(data, folder, name, overwrite)
 
@@ -30,7 +30,7 @@ def find_faces_file(folders: list[Path], name: str) -> Path:
 
 
 def load_faces(path: Path) -> Faces:
-    """Read FACES. Raises MissingModel (no such file), BadFile (truncated, foreign, newer, NaN)."""
+    """Read FACES. Raises MissingModel, BadFile (truncated, of another or a newer format, NaN)."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -61,12 +61,13 @@ def _metadata(faces: Faces) -> dict[str, str]:
         "version": VERSION,
         "recogniser": faces.recogniser,
         "count": str(len(faces)),
+        "pictures": str(faces.pictures),
         "names": json.dumps([face.name for face in faces], ensure_ascii=False),
     }
 
 
 def _tensors(faces: Faces) -> dict[str, Tensor]:
-    """Crops and landmarks stand one by one: their sizes may differ, or they may be absent."""
+    """Crops and landmarks are separate tensors: sizes may differ, and landmarks may be absent."""
     tensors = {
         "embeddings": faces.raw,
         "keypoints": torch.stack([face.keypoints for face in faces]),
@@ -84,7 +85,7 @@ def _tensors(faces: Faces) -> dict[str, Tensor]:
 
 def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
     names = json.loads(metadata["names"])
-    made = [
+    faces = [
         Face(
             embedding=embedding.clone(),
             keypoints=tensors["keypoints"][i].clone(),
@@ -98,6 +99,12 @@ def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
         )
         for i, embedding in enumerate(tensors["embeddings"])
     ]
-    if not made:
-        raise ValueError("no face in it")
-    return Faces(tuple(made), metadata["recogniser"])
+    if not faces:
+        raise ValueError("it holds no face")
+    return Faces(tuple(faces), metadata["recogniser"], int(metadata.get("pictures", _frames(faces))))
+
+
+def _frames(faces: list[Face]) -> int:
+    """The pictures of a file from before their number was saved: rising indices are taken for a video's."""
+    indices = [face.image_index for face in faces]
+    return indices[-1] + 1 if len(set(indices)) > 1 and indices == sorted(indices) else 0

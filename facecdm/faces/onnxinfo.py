@@ -1,7 +1,7 @@
-"""What an ONNX file takes and gives, read in milliseconds without making a session.
+"""Input and output shapes of an ONNX file, read in milliseconds without a session.
 
 Walks the protobuf wire format (ModelProto.graph = 7; GraphProto.initializer = 5, input = 11, output = 12)
-over a memory map and skips the weights, so that a pack of 300 MB is sorted without reading it.
+over a memory map and skips the weights, so a pack of 300 MB is not read.
 Source: onnx.proto3 of the ONNX project and the protobuf encoding guide.
 """
 
@@ -17,7 +17,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Signature:
-    """Shapes of the real inputs (weights listed as inputs left out) and of the outputs; None: free size."""
+    """Shapes of the inputs, without weights that are listed as inputs, and of the outputs. None: free size."""
 
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
@@ -32,14 +32,14 @@ def read_signature(path: Path) -> Signature:
         size = path.stat().st_size
         raise BadFile(
             f"{path} is not a whole ONNX file ({size:,} bytes; {error}). The download was probably cut off: "
-            "delete it, get the pack anew, and compare the file's size."
+            "delete it, get the pack again, and compare the file's size."
         ) from error
 
 
 def _signature(data: mmap.mmap) -> Signature:
-    graph = dict(_fields(data, 0, len(data))).get(7)  # all fields, so that a missing last byte is noticed
+    graph = dict(_fields(data, 0, len(data))).get(7)  # reads all fields, so that a truncated file is noticed
     if graph is None:
-        raise ValueError("no graph in it")
+        raise ValueError("it has no graph")
     inputs, outputs, weights = {}, {}, set()
     for field, span in _fields(data, *graph):
         if field == 5:

@@ -1,4 +1,4 @@
-"""Face model packs on disk: where they are, and which file of a pack does what."""
+"""Packs of face models: their folders, and the task of each file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ PACKS_HOME = "models/insightface/models"
 DEFAULT_PACK = "buffalo_l"
 ADVICE = (
     "Get a pack of InsightFace (buffalo_l, buffalo_s or antelopev2; model zoo of the deepinsight/insightface "
-    f"project) and unpack it so that the .onnx files lie in ComfyUI/{PACKS_HOME}/<pack>/. "
-    "`python quickstart.py demo` lays out a small pack by itself."
+    f"project) and unpack it so that the .onnx files are in ComfyUI/{PACKS_HOME}/<pack>/. "
+    "`python quickstart.py demo` installs a small pack."
 )
 
 
 @dataclass(frozen=True)
 class PackFiles:
-    """The files of one pack that are needed, by what they do."""
+    """The files of a pack that are used, by task."""
 
     name: str
     detector: Path
@@ -26,15 +26,14 @@ class PackFiles:
 
     @property
     def recogniser_name(self) -> str:
-        """What stands in Faces.recogniser: `pack/file.onnx`."""
+        """The value of Faces.recogniser: `pack/file.onnx`."""
         return f"{self.name}/{self.recogniser.name}"
 
 
 def find_packs(folders: list[Path]) -> dict[str, Path]:
-    """Pack name → folder that holds its .onnx files, below each `insightface` folder or its `models`.
+    """Pack name → folder of its .onnx files, below each `insightface` folder or its `models`.
 
-    A pack that was unpacked into a folder of its own name (antelopev2/antelopev2) is understood;
-    the first folder of a name wins.
+    A pack inside a folder of its own name (antelopev2/antelopev2) is found. The first folder of a name counts.
     """
     packs: dict[str, Path] = {}
     for folder in folders:
@@ -60,7 +59,7 @@ def _onnx_folder(candidate: Path) -> Path | None:
 
 
 def task_of(signature: Signature) -> str:
-    """What a model does, by the rule of InsightFace's own ModelRouter (model_zoo/model_zoo.py)."""
+    """The task of a model, by the rules of InsightFace's ModelRouter (model_zoo/model_zoo.py)."""
     if len(signature.outputs) >= 5:
         return "detection" if len(signature.outputs) in (9, 15) else "detection without key points"
     height, width = signature.inputs[0][2:4] if signature.inputs and len(signature.inputs[0]) == 4 else (0, 0)
@@ -77,9 +76,9 @@ def task_of(signature: Signature) -> str:
 
 
 def sort_pack(name: str, folder: Path, landmarks: bool = False) -> PackFiles:
-    """Find detector and recogniser (and the 106 landmarks, if asked) of a pack. First of a kind wins.
+    """Find detector, recogniser and, if asked, the 106 landmarks of a pack. The first file of a task counts.
 
-    Raises MissingModel where one is not there, BadFile where a file that may be it cannot be read.
+    Raises MissingModel where one is missing, BadFile where one is missing and a file cannot be read.
     """
     found: dict[str, Path] = {}
     broken: list[BadFile] = []

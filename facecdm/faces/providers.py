@@ -1,4 +1,4 @@
-"""Where ONNX Runtime computes: names, what this machine has, what was really got."""
+"""ONNX Runtime's providers and packages, and the import of InsightFace."""
 
 import importlib.util
 from importlib import metadata
@@ -6,7 +6,7 @@ from importlib import metadata
 from ..errors import FaceCDMError, MissingPackage
 
 CPU = "CPUExecutionProvider"
-# The provider names are ONNX Runtime's; a wrong one is dropped by it without a word.
+# ONNX Runtime's names; it drops unknown ones silently.
 PROVIDERS = {
     "auto": (
         "CUDAExecutionProvider",
@@ -36,7 +36,7 @@ _VARIANTS = (
     "onnxruntime-silicon",
 )
 
-# module → package: what insightface 2 needs besides an ONNX Runtime
+# (module, package) of what insightface 2 needs besides an ONNX Runtime
 _NEEDS = (
     ("onnx", "onnx"),
     ("cv2", "opencv-python-headless"),
@@ -48,7 +48,7 @@ _NEEDS = (
 
 
 def installed_runtimes() -> list[str]:
-    """Names of the ONNX Runtime packages in this environment; more than one get in each other's way."""
+    """The ONNX Runtime packages in this environment. More than one overwrite each other."""
     have = []
     for name in _VARIANTS:
         try:
@@ -60,7 +60,7 @@ def installed_runtimes() -> list[str]:
 
 
 def import_insightface():
-    """The `insightface` module. Raises MissingPackage with the command that mends it."""
+    """Import and return insightface. Raises MissingPackage with the command that installs it."""
     try:
         import insightface
         import insightface.app.common
@@ -75,8 +75,8 @@ def import_insightface():
 
 
 def _install_commands() -> str:
-    """What to run here. --no-deps, because insightface would bring the plain onnxruntime and opencv-python,
-    which get in the way of onnxruntime-gpu and opencv-python-headless."""
+    """The pip commands. --no-deps, because insightface would bring plain onnxruntime and opencv-python, which
+    overwrite onnxruntime-gpu and opencv-python-headless."""
     lacking = [package for module, package in _NEEDS if importlib.util.find_spec(module) is None]
     if not installed_runtimes():
         lacking.append("onnxruntime")
@@ -88,7 +88,7 @@ def _install_commands() -> str:
 
 
 def choose_providers(wanted: str, available: list[str]) -> tuple[list[str], str]:
-    """The list for a session (CPU last) and a warning for the user, or "".
+    """(providers for a session, CPU last; a warning for the user or "").
 
     wanted: a key of PROVIDERS. available: onnxruntime.get_available_providers(). Raises FaceCDMError.
     """
@@ -105,7 +105,7 @@ def choose_providers(wanted: str, available: list[str]) -> tuple[list[str], str]
     runtimes = installed_runtimes()
     if len(runtimes) > 1 and not have and wanted != "CPU":
         warning = (
-            f"{warning} {' and '.join(runtimes)} are installed side by side, which switches the GPU off: "
+            f"{warning} {' and '.join(runtimes)} are installed together, which disables the GPU: "
             "uninstall all of them, then install one."
         ).strip()
     return have + [CPU], warning

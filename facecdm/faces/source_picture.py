@@ -1,4 +1,4 @@
-"""In which picture of a batch a face was found, told by its looks: sizes and places may be those of any photo."""
+"""Find the picture of a batch that a face was cut from, by comparing its crop: sizes alone do not identify it."""
 
 import numpy as np
 import torch
@@ -9,12 +9,12 @@ from .align import aligned_crop
 from .value import Face, Faces
 
 SIDE = 32
-MARGINS = tuple(step / 20 for step in range(21))  # of a crop, which does not say its own
-MAX_DIFFERENCE = 0.06  # mean difference, in 0…1: the next margin's crop is nearer, another photo's is not
+MARGINS = tuple(step / 20 for step in range(21))  # tried in turn, since a crop does not record its own
+MAX_DIFFERENCE = 0.06  # mean absolute difference, 0 … 1; larger for other photos, smaller for the next margin
 
 
 def source_pictures(faces: Faces, pictures: Tensor | None) -> list[int] | None:
-    """For each face the number of its picture in the batch [B, H, W, 3]; None where one of them is not there."""
+    """For each face the index of its picture in the batch [B, H, W, 3]; None if one is not in it."""
     if pictures is None:
         return None
     found = [_source(face, pictures) for face in faces]
@@ -30,7 +30,7 @@ def _source(face: Face, pictures: Tensor) -> int | None:
 
 
 def contains_face(picture: Tensor, face: Face) -> bool:
-    """Whether the picture [H, W, 3] in 0…1 has, at the face's key points, what the face's crop shows."""
+    """Whether the picture [H, W, 3] in 0 … 1 matches the crop of the face at its key points."""
     uint8 = (picture[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     crop = face.crop.movedim(-1, 0)[None].float()
     crop = F.interpolate(crop, (SIDE, SIDE), mode="area")[0].movedim(0, -1).numpy()

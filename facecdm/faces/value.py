@@ -1,4 +1,4 @@
-"""The value that travels from pictures to the adapter: faces with their embeddings."""
+"""Faces with their embeddings, as they are passed from detection to the adapter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from ..errors import FaceCDMError, Mismatch, NoFace
 
 
 class BadFace(FaceCDMError, ValueError):
-    """A face holds a tensor of a wrong shape or type, NaN, or an embedding of length zero."""
+    """A face has a tensor of a wrong shape or type, NaN, or an embedding of length zero."""
 
 
 def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor:
-    """Refuse anything but a finite float32 CPU tensor of that shape (None: any size but zero).
+    """The tensor, if it is a finite float32 CPU tensor of that shape (None: any size but zero). Raises BadFace.
 
-    ComfyUI runs nodes in inference mode, whose tensors no training can use: such a one is copied out of it.
+    ComfyUI runs nodes in inference mode. Inference tensors are copied, since training cannot use them.
     """
     if not isinstance(tensor, Tensor):
         raise BadFace(f"A face's {name} must be a torch tensor, not {type(tensor).__name__}.")
@@ -29,7 +29,7 @@ def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         raise BadFace(f"A face's {name} must be float32 on the CPU, not {tensor.dtype} on {tensor.device}.")
     if not torch.isfinite(tensor).all():
-        raise BadFace(f"A face's {name} holds NaN or infinity: detect this face anew.")
+        raise BadFace(f"A face's {name} holds NaN or infinity: detect the face again.")
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -38,17 +38,16 @@ def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face of one picture; all tensors float32 on the CPU, coordinates in pixels of the source picture.
+    """One face of one picture. Tensors are float32 on the CPU, coordinates in pixels of the source picture.
 
-    embedding    [D]       raw (un-normed) output of the recogniser
-    keypoints    [5, 2]    x, y of left eye, right eye, nose, left and right corner of the mouth
-                           (left and right as the viewer sees them)
-    box          [4]       x0, y0, x1, y1; may reach over the picture's edge
-    score                  how sure the detector is, 0 … 1
+    embedding    [D]       raw output of the recogniser
+    keypoints    [5, 2]    x, y of left eye, right eye, nose, left and right corner of the mouth, from the viewer's side
+    box          [4]       x0, y0, x1, y1; may extend beyond the picture
+    score                  confidence of the detector, 0 … 1
     image_size             (height, width) of the source picture
-    image_index            which picture of its batch
-    crop         [S, S, 3] aligned picture of the face, RGB, 0 … 1
-    landmarks    [106, 2]  or None, where the analyzer was asked for them
+    image_index            index of the picture in its batch
+    crop         [S, S, 3] the aligned face, RGB, 0 … 1
+    landmarks    [106, 2]  or None where the analyzer did not load them
     name                   free text for reports and lists
 
     Raises BadFace.
@@ -71,7 +70,7 @@ class Face:
         for name, shape in shapes.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), shape))
         if self.embedding.norm() == 0:
-            raise BadFace("A face's embedding is all zero: it points nowhere; detect this face anew.")
+            raise BadFace("A face's embedding is all zero: detect the face again.")
 
     @property
     def width(self) -> float:
@@ -83,23 +82,29 @@ class Face:
 
     @property
     def area(self) -> float:
-        """Of the box, in square pixels."""
+        """Area of the box in square pixels."""
         return max(self.width, 0.0) * max(self.height, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Any number of faces, even none, embedded by one recogniser (`pack/file.onnx`). Raises Mismatch."""
+    """Faces, perhaps none, embedded by one recogniser. Raises Mismatch.
+
+    faces
+    recogniser  `pack/file.onnx`
+    pictures    number of pictures in the batch in which all of them were searched; 0: several batches
+    """
 
     faces: tuple[Face, ...]
     recogniser: str
+    pictures: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faces", tuple(self.faces))
         sizes = {len(face.embedding) for face in self.faces}
         if len(sizes) > 1:
             raise Mismatch(
-                f"Embeddings of different sizes ({sorted(sizes)}) cannot stand in one FACES value: "
+                f"Embeddings of different sizes ({sorted(sizes)}) cannot be in one FACES value: "
                 "embed all pictures with the same face analyzer."
             )
 
@@ -113,30 +118,30 @@ class Faces:
         return self.faces[index]
 
     def named(self, name: str) -> "Faces":
-        """The same faces under a name, numbered where there are several; an empty name changes nothing."""
+        """The same faces with a name, numbered where there are several. An empty name changes nothing."""
         if not name:
             return self
         names = [name] if len(self) == 1 else [f"{name} {i + 1}" for i in range(len(self))]
         named = (replace(face, name=own) for face, own in zip(self, names, strict=True))
-        return Faces(tuple(named), self.recogniser)
+        return replace(self, faces=tuple(named))
 
     @property
     def dim(self) -> int:
-        """Features of an embedding; 0 where there is no face."""
+        """Size of an embedding; 0 without faces."""
         return len(self.faces[0].embedding) if self.faces else 0
 
     @property
     def raw(self) -> Tensor:
-        """[N, D] float32, as the recogniser gave them; [0, 0] where there is no face."""
+        """[N, D] float32, the raw embeddings; [0, 0] without faces."""
         return torch.stack([face.embedding for face in self.faces]) if self.faces else torch.zeros(0, 0)
 
     @property
     def normed(self) -> Tensor:
-        """[N, D] float32, every row of length 1."""
+        """[N, D] float32, rows of length 1."""
         return self.raw / self.raw.norm(dim=-1, keepdim=True) if self.faces else self.raw
 
     def required(self, what: str) -> "Faces":
-        """Itself; raises NoFace where it is empty, `what` being the input that needs a face."""
+        """Itself, if there is a face. Raises NoFace; `what` is the input that needs one."""
         if not self.faces:
             raise NoFace(
                 f"{what} holds no face: no face was found in the pictures. Look at the report and the "
@@ -146,16 +151,22 @@ class Faces:
 
 
 def same_recogniser(a: str, b: str) -> bool:
-    """Whether two recognisers are the same file: packs share them (buffalo_s and buffalo_sc do)."""
+    """Whether two recognisers are the same file. Packs share files: buffalo_s and buffalo_sc do."""
     return a.replace("\\", "/").rsplit("/", 1)[-1].lower() == b.replace("\\", "/").rsplit("/", 1)[-1].lower()
 
 
 def require_same_recogniser(parts: list[Faces], what: str) -> None:
-    """Raises Mismatch where embeddings of different recognisers would be mixed; empty parts do not count."""
+    """Raise Mismatch where embeddings of different recognisers or sizes would be mixed. Empty parts do not count."""
     names = list(dict.fromkeys(part.recogniser for part in parts if len(part)))
-    strangers = [name for name in names[1:] if not same_recogniser(names[0], name)]
-    if strangers:
+    others = [name for name in names[1:] if not same_recogniser(names[0], name)]
+    if others:
         raise Mismatch(
-            f"{what} were embedded by different recognisers ({names[0]}; {', '.join(strangers)}), whose "
-            "numbers mean different things. Embed all of them with one Load Face Analyzer."
+            f"{what} were embedded by different recognisers ({names[0]}; {', '.join(others)}), which cannot be "
+            "compared. Embed all of them with one Load Face Analyzer."
+        )
+    sizes = sorted({part.dim for part in parts if len(part)})
+    if len(sizes) > 1:
+        raise Mismatch(
+            f"{what} have embeddings of different sizes ({', '.join(map(str, sizes))}), although all name the "
+            f"recogniser {names[0]}. Embed all of them with one Load Face Analyzer."
         )

@@ -1,4 +1,4 @@
-"""Who is where in a picture of several people."""
+"""Regions of several people in one picture."""
 
 from .regions import Regions, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 

@@ -1,4 +1,4 @@
-"""Regions of people: soft masks that never sum to more than 1, and to exactly 1 where two people touch."""
+"""Regions of people: soft masks whose sum is at most 1, and exactly 1 where two people touch."""
 
 import re
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from ..faces.value import Faces
 
 SHAPES = ("box", "ellipse")
 FILLS = ("regions only", "whole picture")
-# What a person is around the box of their face, in faces: to the left, above, to the right, below.
+# Margins of a person's region around the box of the face, in faces: left, above, right, below.
 _MARGINS = (0.7, 0.7, 0.7, 1.6)
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """masks [N, H, W] float32 in 0 … 1, one a person."""
+    """masks [N, H, W] float32 in 0 … 1, one for each person."""
 
     masks: Tensor
 
     @property
     def background(self) -> Tensor:
-        """[H, W]: what is nobody's; with the masks it sums to 1."""
+        """[H, W]: the rest; with the masks it sums to 1."""
         return (1 - self.masks.sum(0)).clamp(0, 1)
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Regions:
 
 
 def parse_boxes(text: str) -> Tensor:
-    """[N, 4] x0, y0, x1, y1 as shares of the picture (0 … 1), a person a line. Raises FaceCDMError."""
+    """[N, 4] x0, y0, x1, y1 in shares of the picture (0 … 1), one line for each person. Raises FaceCDMError."""
     boxes = []
     for number, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
         try:
@@ -41,8 +41,8 @@ def parse_boxes(text: str) -> Tensor:
             box = []
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise FaceCDMError(
-                f"boxes, line {number} ({line.strip()!r}): write four numbers between 0 and 1 for left, "
-                "top, right and bottom as parts of the picture, as in: 0 0 0.5 1"
+                f"boxes, line {number} ({line.strip()[:100]!r}): write four numbers between 0 and 1 for left, "
+                "top, right and bottom as shares of the picture, as in: 0 0 0.5 1"
             )
         boxes.append(box)
     if not boxes:
@@ -51,14 +51,14 @@ def parse_boxes(text: str) -> Tensor:
 
 
 def boxes_of_faces(faces: Faces) -> Tensor:
-    """[N, 4] as `parse_boxes`: head and shoulders of each face, in the order of the faces, cut at the edge.
+    """[N, 4] as in `parse_boxes`: head and shoulders around each face, in the order of the faces, cut at the edge.
 
-    Raises FaceCDMError where the faces come from different pictures: they say nothing about one layout then.
+    Raises FaceCDMError where the faces are from different pictures, which give no common layout.
     """
     faces = faces.required("faces")
     if len({(face.image_size, face.image_index) for face in faces}) > 1:
         raise FaceCDMError(
-            "faces come from several pictures: for the layout give Detect & Embed Faces one picture "
+            "faces are from several pictures: for the layout give Detect & Embed Faces one picture "
             "that shows all people, with choice 'all'"
         )
     boxes = torch.stack([face.box for face in faces])
@@ -80,9 +80,9 @@ def regions_of_boxes(
 ) -> Regions:
     """A region around each of `boxes` [N, 4] (shares of the picture).
 
-    The distance d from a person is 0 in the middle of their box and 1 at its edge (times `grow`). A place belongs to
-    whom it is nearest to; within `softness` of the border between two people it belongs to both in parts. Outside of
-    d = 1 it fades into nobody's by d = 1 + `softness`, unless `fill` says that people share the whole picture.
+    The distance d from a person is 0 in the centre of their box and 1 at its edge (times `grow`). A pixel belongs to
+    the nearest person; within `softness` of the border between two people it is shared. Beyond d = 1 the region fades
+    out until d = 1 + `softness`, unless `fill` is "whole picture".
     """
     y = (torch.arange(height) + 0.5) / height
     x = (torch.arange(width) + 0.5) / width
@@ -100,17 +100,17 @@ def regions_of_boxes(
 
 
 def regions_of_layout(layout: Tensor, height: int, width: int, softness: float = 0.1) -> Regions:
-    """A region for each colour of a painted `layout` [H, W, 3] in 0 … 1, from left to right; black is nobody.
+    """A region for each colour of a painted `layout` [H, W, 3] in 0 … 1, from left to right; black is background.
 
-    Colours are the seven that come of full red, green and blue; specks under a thousandth of the picture are not
-    people. `softness` is the width of the edges, as part of the shorter side. Raises FaceCDMError where all is black.
+    The seven colours are combinations of full red, green and blue. Areas under a thousandth of the picture are ignored.
+    softness: width of the edges, relative to the shorter side. Raises FaceCDMError where everything is black.
     """
     codes = ((layout[..., :3] > 0.5).long() * torch.tensor([1, 2, 4])).sum(-1)
     spots = [(codes == code).float() for code in range(1, 8)]
     spots = [spot for spot in spots if spot.mean() >= 1e-3]
     if not spots:
         raise FaceCDMError(
-            "the layout picture is black: paint each person's place in red, green, blue, yellow, cyan, "
+            "the layout picture is black: paint each person's region in red, green, blue, yellow, cyan, "
             "magenta or white, and leave the rest black"
         )
     columns = torch.arange(codes.shape[1]).float()
@@ -120,13 +120,13 @@ def regions_of_layout(layout: Tensor, height: int, width: int, softness: float =
 
 
 def _smooth(t: Tensor) -> Tensor:
-    """0 below 0, 1 above 1, and without a corner between."""
+    """0 below 0, 1 above 1, smooth between."""
     t = t.clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _blur(masks: Tensor, size: int) -> Tensor:
-    """Mean over a square, twice; linear, so that what sums to 1 goes on to do so, also at the picture's edge."""
+    """Mean over a square, twice. It is linear, so masks that sum to 1 still do, also at the edge of the picture."""
     for _ in range(2):
         if size > 1:
             before, after = (size - 1) // 2, size // 2

@@ -1,4 +1,4 @@
-"""Poses: key points of people, as OpenPose orders and draws them. Usable without ComfyUI."""
+"""Poses: key points of people in OpenPose's order, their extraction, editing and drawing. Runs without ComfyUI."""
 
 from .value import Pose, PosePerson
 

@@ -1,4 +1,4 @@
-"""Opening a body detector: which class, from which folders; the last one stays open."""
+"""Opening body detectors. The last one stays open."""
 
 import threading
 from pathlib import Path
@@ -16,15 +16,15 @@ _last: dict[tuple, Detector] = {}
 def open_detector(
     name: str, folders: list[Path], device: str = "cpu", hands: bool = True, face: bool = True, min_score: float = 0.5
 ) -> Detector:
-    """OpenPose or DWPose with weights from `folders`. Opened anew where a file, or what is asked for, has changed.
+    """Open OpenPose or DWPose with weights from `folders`, or return the open one if files and settings are the same.
 
     Raises MissingPackage, MissingModel, BadFile.
     """
     if name == DWPOSE:
-        files, asked = dwpose_files(folders), (min_score,)
+        files, settings = dwpose_files(folders), (min_score,)
     else:
-        files, asked = [openpose_file(folders, file) for file in FILES.values()], (device, hands, face)
-    key = (name, *asked, *((str(path), path.stat().st_mtime_ns) for path in files))
+        files, settings = [openpose_file(folders, file) for file in FILES.values()], (device, hands, face)
+    key = (name, *settings, *((str(path), path.stat().st_mtime_ns) for path in files))
     with _lock:
         if key not in _last:
             _last.clear()  # one at a time: OpenPose alone is half a gigabyte
@@ -37,6 +37,6 @@ def open_detector(
 
 
 def close_detectors() -> None:
-    """Frees the memory; the next use opens the detector again."""
+    """Free the memory. The next use opens the detector again."""
     with _lock:
         _last.clear()

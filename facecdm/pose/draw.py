@@ -1,4 +1,4 @@
-"""Poses as the pictures that ControlNets were trained on: OpenPose's sticks and dots, InstantID's five points."""
+"""Control images of poses: OpenPose's sticks and dots, InstantID's five points."""
 
 import colorsys
 import math
@@ -9,18 +9,18 @@ from PIL import Image, ImageDraw
 from .layout import COLOURS, FINGERS, FIVE_COLOURS, FIVE_NOSE, LIMBS
 from .value import VISIBLE, Pose, PosePerson
 
-OPENPOSE_SIDE, INSTANTID_SIDE = 512, 1024  # shorter side of a picture for which the widths below hold
+OPENPOSE_SIDE, INSTANTID_SIDE = 512, 1024  # shorter side in pixels at which the widths below apply
 STICK, JOINT, DOT, FINGER = 4.0, 4.0, 3.0, 2.0  # OpenPose: half width of a limb, radii, width of a finger's line
 FIVE_STICK, FIVE_JOINT = 4.0, 10.0  # InstantID
-DIM = 0.6  # limbs are darker than joints
+DIM = 0.6  # brightness of limbs, relative to joints
 
 
 def draw_openpose(
     pose: Pose, body: bool = True, hands: bool = True, face: bool = True, thickness: float = 1.0
 ) -> np.ndarray:
-    """uint8 [H, W, 3] RGB on black, as OpenPose's ControlNets expect it. Widths grow with the picture.
+    """uint8 [H, W, 3] RGB on black, for OpenPose's ControlNets. Widths scale with the picture.
 
-    Sizes and colours are those of ControlNet's annotator at 512 pixels (lllyasviel, annotator/openpose/util.py).
+    Widths and colours are those of ControlNet's annotator at 512 pixels (lllyasviel, annotator/openpose/util.py).
     """
     canvas, draw = _canvas(pose)
     unit = thickness * min(pose.size) / OPENPOSE_SIDE
@@ -37,14 +37,14 @@ def draw_openpose(
 
 
 def draw_five(pose: Pose, thickness: float = 1.0) -> np.ndarray:
-    """uint8 [H, W, 3] RGB on black: eyes, nose and mouth as InstantID's ControlNet expects them.
+    """uint8 [H, W, 3] RGB on black: eyes, nose and mouth, for InstantID's ControlNet.
 
-    Sizes and colours are those of InstantID (instantX-research/InstantID, draw_kps) at 1024 pixels.
+    Widths and colours are those of InstantID (instantX-research/InstantID, draw_kps) at 1024 pixels.
     """
     canvas, draw = _canvas(pose)
     unit = thickness * min(pose.size) / INSTANTID_SIDE
-    limbs = tuple((place, FIVE_NOSE) for place in range(len(FIVE_COLOURS)) if place != FIVE_NOSE)
-    colours = tuple(FIVE_COLOURS[place] for place, _ in limbs)
+    limbs = tuple((point, FIVE_NOSE) for point in range(len(FIVE_COLOURS)) if point != FIVE_NOSE)
+    colours = tuple(FIVE_COLOURS[point] for point, _ in limbs)
     for person in pose.people:
         five = person.with_five().five
         _sticks(draw, five, limbs, colours, FIVE_STICK * unit)
@@ -64,7 +64,7 @@ def _sticks(draw: ImageDraw.ImageDraw, points: np.ndarray, limbs, colours, width
 
 
 def _ellipse(a: np.ndarray, b: np.ndarray, half_width: float) -> list[tuple[float, float]]:
-    """Corners of an ellipse whose long axis runs from a to b."""
+    """Corners of an ellipse with the long axis from a to b."""
     (x0, y0), (x1, y1) = a[:2].tolist(), b[:2].tolist()
     angle, half_length = math.atan2(y1 - y0, x1 - x0), math.hypot(x1 - x0, y1 - y0) / 2
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
@@ -95,7 +95,7 @@ def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
 
 
 def person_box(person: PosePerson) -> np.ndarray | None:
-    """x0, y0, x1, y1 around every seen point; None where there is none."""
+    """x0, y0, x1, y1 around the visible points; None where there are none."""
     points = np.concatenate(list(person.parts.values()))
     seen = points[points[:, 2] >= VISIBLE, :2]
     return np.concatenate([seen.min(0), seen.max(0)]) if len(seen) else None

@@ -1,4 +1,4 @@
-"""DWPose through the package rtmlib and ONNX Runtime: a YOLOX that finds people, an RTMPose of 133 key points."""
+"""DWPose by the package rtmlib and ONNX Runtime: YOLOX detects people, RTMPose finds 133 key points of each."""
 
 import io
 from contextlib import redirect_stdout
@@ -16,22 +16,22 @@ FOLDER = "dwpose"  # below models/
 SOURCE = "yzd-v/DWPose on Hugging Face (yolox_l.onnx and dw-ll_ucoco_384.onnx)"
 INSTALL = (
     "DWPose needs the package rtmlib. In ComfyUI's Python: `python -m pip install --no-deps rtmlib` (--no-deps keeps "
-    "your onnxruntime and OpenCV as they are). Then restart ComfyUI. Or choose the detector 'face key points', which "
+    "your onnxruntime and OpenCV). Then restart ComfyUI. Or choose the detector 'face key points', which "
     "needs nothing more."
 )
-# Where the 134 points lie once rtmlib has put the neck in and ordered the body as OpenPose (COCO-WholeBody's order).
+# Of the 134 points after rtmlib has added the neck and ordered the body as OpenPose does (COCO-WholeBody's order).
 BODY, FACE68, LEFT_HAND, RIGHT_HAND = slice(0, 18), slice(24, 92), slice(92, 113), slice(113, 134)
-EYES = (14, 15)  # the body's, which stand for the face's pupils
-SURE = 0.3  # of a key point
+EYES = (14, 15)  # of the body; they are used as the pupils of the face
+MIN_CONFIDENCE = 0.3  # of a key point
 
 
 @dataclass(frozen=True, eq=False)
 class DWPoseDetector:
-    """Finds people in uint8 BGR pictures. Weights are read from files alone, never fetched."""
+    """Finds people in uint8 BGR pictures. Weights are read from files, never downloaded."""
 
     people: object  # rtmlib's YOLOX
     points: object  # rtmlib's RTMPose
-    provider: str  # the one really got
+    provider: str  # that ONNX Runtime uses
 
     @classmethod
     def open(cls, folders: list[Path], provider: str = "auto", min_score: float = 0.5) -> "DWPoseDetector":
@@ -47,14 +47,14 @@ class DWPoseDetector:
 
     def __call__(self, bgr: np.ndarray) -> list[PosePerson]:
         boxes = _boxes(self.people(bgr))
-        if not len(boxes):  # rtmlib would take the whole picture for a person
+        if not len(boxes):  # rtmlib would take the whole picture as a person
             return []
         points, scores = self.points(bgr, bboxes=boxes)
         return [_person(np.hstack([xy, score[:, None]])) for xy, score in zip(points, scores, strict=True)]
 
 
 def find_files(folders: list[Path]) -> tuple[Path, Path]:
-    """(detector, pose model): the .onnx file with "yolo" in its name, and the first of the others."""
+    """(detector, pose model): the first .onnx file with "yolo" in its name, and another. Raises MissingModel."""
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.onnx"))]
     detectors = [path for path in files if "yolo" in path.name.lower()]
     poses = [path for path in files if path not in detectors]
@@ -62,8 +62,8 @@ def find_files(folders: list[Path]) -> tuple[Path, Path]:
         first = folders[0] if folders else Path("models") / FOLDER
         have = ", ".join(path.name for path in files) or "nothing"
         raise MissingModel(
-            f"DWPose wants a people detector (yolox….onnx) and a pose model in {first}, which has "
-            f"{have}. Get them from {SOURCE} and put them there (nothing is downloaded by itself), or "
+            f"DWPose needs a people detector (yolox….onnx) and a pose model in {first}, which has "
+            f"{have}. Get them from {SOURCE} and put them there (nothing is downloaded automatically), or "
             "choose the detector 'face key points'."
         )
     return detectors[0], poses[0]
@@ -80,20 +80,20 @@ def import_rtmlib() -> tuple[type, type]:
 
 
 def _load(kind: type, path: Path, providers: list[str], size: tuple[int, int], **options):
-    """A model of rtmlib; `size` (height, width) is for models that do not say theirs. Raises BadFile."""
+    """A model of rtmlib. `size` (height, width) is used for models with a free input size. Raises BadFile."""
     import onnxruntime
 
     try:
         signature = read_signature(path)
         sides = signature.inputs[0][2:]
-        height, width = sides if len(sides) == 2 and all(sides) else size  # None or 0: a free size
+        height, width = sides if len(sides) == 2 and all(sides) else size  # None or 0: free
         if kind.__name__ == "YOLOX":
-            # Five columns: the file suppresses doubles by itself and knows people alone; else it names classes.
+            # Five columns: a detector of people with non-maximum suppression in the file; else one with classes.
             options["det_mode"] = "human" if signature.outputs[0][-1] == 5 else "multiclass"
             size = (height, width)
         else:
             size = (width, height)
-        with redirect_stdout(io.StringIO()):  # it prints where it loads from
+        with redirect_stdout(io.StringIO()):  # rtmlib prints the path
             model = kind(str(path), model_input_size=size, backend="onnxruntime", device="cpu", **options)
         if providers != [CPU]:
             model.session = onnxruntime.InferenceSession(str(path), providers=providers)
@@ -102,13 +102,13 @@ def _load(kind: type, path: Path, providers: list[str], size: tuple[int, int], *
     except Exception as error:  # ONNX Runtime's own error types are private and differ between versions
         raise BadFile(
             f"{path} cannot be opened by ONNX Runtime ({str(error).splitlines()[0][:200]}). The file is "
-            f"probably damaged or was cut off: get it anew from {SOURCE}."
+            f"probably damaged or was cut off: get it again from {SOURCE}."
         ) from error
     return model
 
 
 def _boxes(found) -> np.ndarray:
-    """[N, 4] of people, from what YOLOX gives: boxes, or boxes and classes, of which a person's is 0."""
+    """[N, 4]: the boxes of people in YOLOX's output, which is boxes, or (boxes, classes) with class 0 for people."""
     boxes, classes = found if isinstance(found, tuple) else (found, None)
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     boxes = boxes if classes is None else boxes[np.asarray(classes).reshape(-1) == 0]
@@ -116,8 +116,8 @@ def _boxes(found) -> np.ndarray:
 
 
 def _person(points: np.ndarray) -> PosePerson:
-    """[134, 3] → a Person; what is less sure than SURE is not seen."""
-    points = np.where((points[:, 2:] >= SURE) & np.isfinite(points).all(1, keepdims=True), points, 0)
+    """[134, 3] → a PosePerson. Points below MIN_CONFIDENCE are invisible."""
+    points = np.where((points[:, 2:] >= MIN_CONFIDENCE) & np.isfinite(points).all(1, keepdims=True), points, 0)
     points[:, 2] = points[:, 2].clip(0, 1)
     return PosePerson(
         body=points[BODY],

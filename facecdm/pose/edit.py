@@ -1,4 +1,4 @@
-"""Changing a pose: scale, move, mirror, turn the head, fit it onto another picture. Confidences stay as they are."""
+"""Edits of a pose: turn heads, mirror, scale, move, fit into another picture. Confidences do not change."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +15,12 @@ FITS = ("stretch", "fit inside", "cover")
 
 @dataclass(frozen=True)
 class Edit:
-    """What to do, in this order: turn the heads, mirror, scale about the picture's middle, move.
+    """An edit, applied in the order of its fields. Raises FaceCDMError.
 
-    yaw, pitch, roll   degrees that the head turns further; see head.py for the signs
-    scale              1 keeps the size
-    right, down        shift in parts of the picture's width and height
+    yaw, pitch, roll  degrees by which heads turn; signs as in head.py
+    mirror            swap left and right
+    scale             about the centre of the picture; 1 keeps the size
+    right, down       shift in picture widths and heights
     """
 
     yaw: float = 0.0
@@ -33,7 +34,7 @@ class Edit:
     def __post_init__(self) -> None:
         numbers = (self.yaw, self.pitch, self.roll, self.scale, self.right, self.down)
         if not np.isfinite(numbers).all() or self.scale <= 0:
-            raise FaceCDMError("Edit Pose wants finite numbers, and a scale above 0.")
+            raise FaceCDMError("Edit Pose needs finite numbers, and a scale above 0.")
 
 
 def edited(pose: Pose, edit: Edit) -> Pose:
@@ -49,17 +50,17 @@ def edited(pose: Pose, edit: Edit) -> Pose:
 
 
 def turned(pose: Pose, by: Angles) -> Pose:
-    """Every head turned further."""
+    """The pose with every head turned further."""
     return Pose(tuple(turn_head(person, by) for person in pose.people), pose.size)
 
 
 def mirrored(pose: Pose) -> Pose:
-    """Left and right swapped: places, and what they are called."""
+    """The pose with left and right swapped, both positions and names."""
     width = pose.size[1]
 
     def flip(points: np.ndarray, order: tuple[int, ...] | None = None) -> np.ndarray:
         points = points if order is None else points[list(order)]
-        x = np.where(points[:, 2] > 0, width - points[:, 0], points[:, 0])  # an unseen point stays nowhere
+        x = np.where(points[:, 2] > 0, width - points[:, 0], points[:, 0])  # invisible points keep 0
         return np.stack([x, points[:, 1], points[:, 2]], 1)
 
     return Pose(tuple(
@@ -72,9 +73,9 @@ def mirrored(pose: Pose) -> Pose:
 def retargeted(pose: Pose, size: tuple[int, int], fit: str = "fit inside") -> Pose:
     """The pose in a picture of another size (height, width).
 
-    stretch     each side by itself
-    fit inside  keeps its proportions, all of the old picture visible, centred
-    cover       keeps its proportions, no border, centred: what lies beyond the edge stays beyond it
+    stretch     scale width and height separately
+    fit inside  keep the proportions, centred, all of the old picture visible
+    cover       keep the proportions, centred, without a border
     """
     if fit not in FITS:
         raise FaceCDMError(f"fit is {fit!r}; choose one of {', '.join(FITS)}.")
@@ -86,9 +87,9 @@ def retargeted(pose: Pose, size: tuple[int, int], fit: str = "fit inside") -> Po
     return replace(moved, size=size)
 
 
-def _moved(pose: Pose, place: Callable[[np.ndarray], np.ndarray]) -> Pose:
+def _moved(pose: Pose, transform: Callable[[np.ndarray], np.ndarray]) -> Pose:
     def move(points: np.ndarray) -> np.ndarray:
-        moved = np.hstack([place(points[:, :2].astype(float)), points[:, 2:]])
+        moved = np.hstack([transform(points[:, :2].astype(float)), points[:, 2:]])
         return np.where(points[:, 2:] > 0, moved, points)
 
     people = (PosePerson(**{name: move(points) for name, points in person.parts.items()}) for person in pose.people)

@@ -1,4 +1,4 @@
-"""Poses of faces, from InsightFace's own key points: nothing more to download than the face pack."""
+"""Poses of faces from InsightFace's key points."""
 
 import numpy as np
 
@@ -10,23 +10,23 @@ from .value import BadPose, PosePerson
 def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> PosePerson:
     """A Person of the detector's five points [5, 2] and, where they are known, 2d106det's landmarks [106, 2].
 
-    The body gets nose and eyes; the 70 points of the face want the landmarks.
+    The body gets nose and eyes. The 70 points of the face need the landmarks. Raises BadPose.
     """
-    five = _seen(five)
+    five = _visible(five)
     body = np.zeros((BODY_SIZE, 3), np.float32)
-    for place, source in BODY_OF_FIVE.items():
-        body[place] = five[source]
+    for point, source in BODY_OF_FIVE.items():
+        body[point] = five[source]
     if landmarks is None:
         return PosePerson(body=body, five=five)
     if np.shape(landmarks) != (LANDMARKS_SIZE, 2):
         raise BadPose(f"Landmarks must be [{LANDMARKS_SIZE}, 2], not {list(np.shape(landmarks))}.")
-    return PosePerson(body=body, face=_seen(landmarks)[list(FACE_OF_LANDMARKS)], five=five)
+    return PosePerson(body=body, face=_visible(landmarks)[list(FACE_OF_LANDMARKS)], five=five)
 
 
 def person_of_face(face: Face) -> PosePerson:
-    """The same of a face that Detect & Embed Faces found; landmarks where its analyzer was asked for them."""
+    """The same from a face of Detect & Embed Faces."""
     return person_of_points(face.keypoints.numpy(), None if face.landmarks is None else face.landmarks.numpy())
 
 
-def _seen(points: np.ndarray) -> np.ndarray:
+def _visible(points: np.ndarray) -> np.ndarray:
     return np.hstack([np.asarray(points, np.float32), np.ones((len(points), 1), np.float32)])

@@ -1,10 +1,10 @@
 """A generic face in three dimensions: OpenPose's 70 points, InsightFace's five, and the ears.
 
-Measured: the shape that explains best where 2d106det and SCRFD see the points of 1593 FaceWorld pictures of
-`train` whose turn is known (weak perspective, left and right alike). FaceWorld is rendered from CC0 data.
+Measured: the shape that best explains the points of 2d106det and SCRFD in 1593 FaceWorld pictures of `train` with known
+rotation (weak perspective, symmetric). FaceWorld is rendered from CC0 data.
 
-x to the viewer's right, y up, z towards the viewer; the unit is the distance of the eyes. The origin is where a head
-turns on its neck: 0.7 below and 1.4 behind the eyes.
+x to the viewer's right, y up, z towards the viewer; the unit is the distance between the eyes. The origin is the
+joint of the neck: 0.7 below and 1.4 behind the eyes.
 """
 
 import numpy as np
@@ -33,4 +33,4 @@ FIVE = np.array((
     (-0.500, 0.700, 1.400), (0.500, 0.700, 1.400), (0.000, 0.115, 1.971), (-0.398, -0.385, 1.382),
     (0.398, -0.385, 1.382),
 ))  # fmt: skip
-EARS = np.array(((-1.15, 0.55, 0.4), (1.15, 0.55, 0.4)))  # right and left; estimated, no detector gives them
+EARS = np.array(((-1.15, 0.55, 0.4), (1.15, 0.55, 0.4)))  # right and left; estimated

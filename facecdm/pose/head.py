@@ -1,7 +1,7 @@
-"""How a head is turned, told from its key points by laying a generic 3-D face over them; and turning them further.
+"""Head rotation: a generic 3-D face is fitted to the key points, and key points are rotated with it.
 
-Axes: x to the viewer's right, y up, z towards the viewer. Angles in degrees, turned in the order yaw, pitch, roll:
-yaw > 0 looks to the viewer's right, pitch > 0 looks down, roll > 0 tips counter-clockwise as the viewer sees it.
+Axes: x to the viewer's right, y up, z towards the viewer. Angles are degrees, applied in the order yaw, pitch, roll:
+yaw > 0 is to the viewer's right, pitch > 0 down, roll > 0 counter-clockwise for the viewer.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from .generic_face import EARS, FACE, FIVE
 from .layout import BODY_HEAD, BODY_OF_FIVE
 from .value import VISIBLE, PosePerson
 
-ROUNDS = 12  # of Gauss–Newton; it settles in about six
+ROUNDS = 12  # of Gauss–Newton; it converges in about six
 
 
 @dataclass(frozen=True)
 class Angles:
-    """Degrees; see the module for the signs."""
+    """Degrees; signs as in the module's docstring."""
 
     yaw: float
     pitch: float
@@ -43,12 +43,18 @@ class Angles:
 
 @dataclass(frozen=True, eq=False)
 class HeadFit:
-    """Where the generic face lies: picture point = scale · (rotation · point)[x, −y] + shift (weak perspective)."""
+    """A fit of the generic face: pixel = scale · (rotation · point)[x, −y] + shift (weak perspective).
 
-    rotation: np.ndarray  # [3, 3]
-    scale: float  # pixels per unit of the generic face, which is the distance of the eyes
-    shift: np.ndarray  # [2] pixels, where the middle of the head is
-    error: float  # root mean square distance of the points, in units of the eyes' distance
+    rotation  [3, 3]
+    scale     pixels per distance between the eyes
+    shift     [2] pixels: the origin of the generic face
+    error     root mean square distance of the points, in distances between the eyes
+    """
+
+    rotation: np.ndarray
+    scale: float
+    shift: np.ndarray
+    error: float
 
     @property
     def angles(self) -> Angles:
@@ -59,7 +65,7 @@ class HeadFit:
         return self.scale * (points @ self.rotation.T)[:, :2] * (1, -1) + self.shift
 
     def turned(self, points: np.ndarray, model: np.ndarray, by: Angles) -> np.ndarray:
-        """Pixels [N, 2] whose places on the generic face are `model` [N, 3], after the head turns further."""
+        """Pixels [N, 2] of the points `model` [N, 3] of the generic face, after the head has turned further."""
         flat = (points - self.shift) * (1, -1) / self.scale
         depth = (model @ self.rotation.T)[:, 2:]
         now = self.angles
@@ -69,16 +75,16 @@ class HeadFit:
 
 
 def fit_head(person: PosePerson) -> HeadFit | None:
-    """The generic face over the face's 70 points, or the five where these are not known; None with fewer than 4."""
+    """Fit the generic face to the 70 points, or else to the five. None with fewer than 4 visible points."""
     for points, model in ((person.face, FACE), (person.five, FIVE)):
-        seen = points[:, 2] >= VISIBLE
-        if seen.sum() >= 4:
-            return _fit(points[seen, :2].astype(float), model[seen])
+        visible = points[:, 2] >= VISIBLE
+        if visible.sum() >= 4:
+            return _fit(points[visible, :2].astype(float), model[visible])
     return None
 
 
 def _fit(points: np.ndarray, model: np.ndarray) -> HeadFit | None:
-    """Gauss–Newton over rotation, scale and shift, from a frontal start. None where the points are all at one place."""
+    """Gauss–Newton over rotation, scale and shift, from a frontal start. None where all points coincide."""
     target = points * (1, -1)
     spread = np.sqrt(((target - target.mean(0)) ** 2).sum())
     if spread < 1e-6:
@@ -100,7 +106,7 @@ def _fit(points: np.ndarray, model: np.ndarray) -> HeadFit | None:
             np.stack([zero, one], 1),
         )
         jacobian = np.stack([column.ravel() for column in columns], 1)
-        size = np.linalg.norm(jacobian, axis=0) + 1e-9  # columns of one length, so that a little damping is fair
+        size = np.linalg.norm(jacobian, axis=0) + 1e-9  # equal column lengths make the damping uniform
         step = (
             np.linalg.lstsq(
                 np.vstack([jacobian / size, 0.03 * np.eye(6)]), np.append(residual, np.zeros(6)), rcond=None
@@ -115,14 +121,14 @@ def _fit(points: np.ndarray, model: np.ndarray) -> HeadFit | None:
 
 
 def _upright(target: np.ndarray, model: np.ndarray) -> np.ndarray:
-    """A start: the rotation in the picture's plane that brings the frontal face nearest (2-D Procrustes)."""
+    """The start: the rotation in the picture plane that fits the frontal face best (2-D Procrustes)."""
     a, b = model[:, :2] - model[:, :2].mean(0), target - target.mean(0)
     angle = np.arctan2((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(), (a * b).sum())
     return Angles(0, 0, float(np.degrees(angle))).matrix
 
 
 def _rotate(vector: np.ndarray) -> np.ndarray:
-    """Rodrigues: the rotation about a vector by its length."""
+    """The rotation about a vector by its length (Rodrigues)."""
     angle = np.linalg.norm(vector)
     if angle < 1e-12:
         return np.eye(3)
@@ -132,7 +138,7 @@ def _rotate(vector: np.ndarray) -> np.ndarray:
 
 
 def turn_head(person: PosePerson, by: Angles) -> PosePerson:
-    """The person with the head turned further; body, hands and the neck stay. Unchanged where no face is known."""
+    """The person with the head turned further. Body, hands and neck stay. Unchanged without a face."""
     from dataclasses import replace
 
     fit = fit_head(person)
@@ -149,6 +155,6 @@ def turn_head(person: PosePerson, by: Angles) -> PosePerson:
 
 
 def body_model() -> np.ndarray:
-    """[5, 3]: the generic face's places of BODY_HEAD."""
-    known = {place: FIVE[five] for place, five in BODY_OF_FIVE.items()} | dict(zip((16, 17), EARS, strict=True))
-    return np.stack([known[place] for place in BODY_HEAD])
+    """[5, 3]: the points BODY_HEAD on the generic face."""
+    known = {point: FIVE[five] for point, five in BODY_OF_FIVE.items()} | dict(zip((16, 17), EARS, strict=True))
+    return np.stack([known[point] for point in BODY_HEAD])

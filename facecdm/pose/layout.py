@@ -1,7 +1,7 @@
-"""The one home of key-point orders: OpenPose's body, hands and face, InsightFace's landmarks, and how they meet.
+"""Orders of key points: OpenPose's body, hands and face, InsightFace's landmarks, and the mapping between them.
 
-Sides are the person's own ("right eye" is on the viewer's left), as OpenPose names them, except in FIVE, which
-is InsightFace's order and counts from the viewer's left.
+Sides are the person's own ("right eye" is on the viewer's left), as in OpenPose. FIVE is InsightFace's order, which
+begins on the viewer's left.
 """
 
 BODY = (
@@ -27,14 +27,14 @@ COLOURS = (
 # Wrist to the tip of each finger: thumb 1–4, then 5–8, 9–12, 13–16, 17–20.
 FINGERS = tuple((0 if joint % 4 == 0 else joint, joint + 1) for joint in range(20))
 
-# InstantID's ControlNet: each of the five points in its colour, and joined to the nose.
+# InstantID's ControlNet: the colours of the five points; each is joined to the nose.
 FIVE_COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 FIVE_NOSE = 2
 
 # The 70 points of a face: 68 of iBUG (jaw 0–16, brows 17–26, nose 27–35, eyes 36–47, mouth 48–67) and two pupils.
 RIGHT_EYE, LEFT_EYE = tuple(range(36, 42)), tuple(range(42, 48))
 FACE_NOSE_TIP, FACE_MOUTH = 30, (48, 54)
-# Which of the 106 landmarks of InsightFace's 2d106det each of the 70 is.
+# Index of each of the 70 among the 106 landmarks of InsightFace's 2d106det.
 FACE_OF_LANDMARKS = (
     1, 10, 12, 14, 16, 3, 5, 7, 0, 23, 21, 19, 32, 30, 28, 26, 17,
     43, 48, 49, 51, 50, 102, 103, 104, 105, 101,
@@ -44,7 +44,7 @@ FACE_OF_LANDMARKS = (
     38, 88,
 )  # fmt: skip
 
-# What each point becomes in a mirror.
+# Index of the mirrored point.
 BODY_MIRROR = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 FIVE_MIRROR = (1, 0, 2, 4, 3)
 FACE_MIRROR = (
@@ -52,6 +52,6 @@ FACE_MIRROR = (
     45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
     54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65, 69, 68,
 )  # fmt: skip
-# The body's points that turn with the head, and from which of the FIVE they can be told.
+# The points of the body that turn with the head, and the FIVE that give them.
 BODY_HEAD = (0, 14, 15, 16, 17)
 BODY_OF_FIVE = {0: 2, 14: 0, 15: 1}

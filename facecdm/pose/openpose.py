@@ -1,4 +1,4 @@
-"""OpenPose through the package controlnet_aux: body, hands and face from three weight files."""
+"""OpenPose by the package controlnet_aux: body, hands and face from three weight files."""
 
 import logging
 import warnings
@@ -16,22 +16,22 @@ FILES = {"body": "body_pose_model.pth", "hands": "hand_pose_model.pth", "face": 
 SOURCE = "lllyasviel/Annotators on Hugging Face"
 INSTALL = (
     "OpenPose needs the package controlnet_aux. In ComfyUI's Python: `python -m pip install --no-deps controlnet_aux` "
-    "and `python -m pip install timm einops scikit-image scipy` (--no-deps keeps your torch and OpenCV as they are). "
+    "and `python -m pip install timm einops scikit-image scipy` (--no-deps keeps your torch and OpenCV). "
     "Then restart ComfyUI. Or choose the detector 'face key points', which needs nothing more."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class OpenPoseDetector:
-    """Finds people in uint8 BGR pictures. Weights are read from files alone, never fetched.
+    """Finds people in uint8 BGR pictures. Weights are read from files, never downloaded.
 
-    Its licence (CMU) allows non-commercial use only.
+    OpenPose's licence (CMU) allows non-commercial use only.
     """
 
     model: object
     hands: bool
     face: bool
-    side: int = 512  # the shorter side to which a picture is brought, as controlnet_aux does
+    side: int = 512  # to which the shorter side is scaled, as in controlnet_aux
 
     @classmethod
     def open(
@@ -68,23 +68,24 @@ def import_openpose() -> dict[str, type]:
     """The classes of controlnet_aux. Raises MissingPackage."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of mmcv, mediapipe … which OpenPose does not need
+            warnings.simplefilter("ignore")  # about mmcv, mediapipe …, which OpenPose does not need
             from controlnet_aux.open_pose import Body, Face, Hand, OpenposeDetector
     except ImportError as error:
         raise MissingPackage(f"{INSTALL} ({error})") from error
-    except AttributeError as error:  # a version that this mediapipe or OpenCV does not fit
+    except AttributeError as error:  # a version that does not fit this mediapipe or OpenCV
         raise MissingPackage(f"controlnet_aux is installed but cannot be imported ({error}). {INSTALL}") from error
     return {"body": Body, "hands": Hand, "face": Face, "all": OpenposeDetector}
 
 
 def find_file(folders: list[Path], name: str) -> Path:
+    """The first file of that name. Raises MissingModel."""
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
     first = folders[0] if folders else Path("models") / FOLDER
     raise MissingModel(
         f"OpenPose's weights {name} are not in {first}. Get {', '.join(FILES.values())} from {SOURCE} "
-        "and put them there (nothing is downloaded by itself), or choose the detector 'face key "
+        "and put them there (nothing is downloaded automatically), or choose the detector 'face key "
         "points'."
     )
 
@@ -96,14 +97,14 @@ def _load(part: type, path: Path):
         logging.getLogger("facecdm").debug("OpenPose", exc_info=error)
         raise BadFile(
             f"{path} cannot be read as OpenPose's weights ({str(error).splitlines()[0][:200]}). It is "
-            f"probably cut off or another file: get it anew from {SOURCE}."
+            f"probably cut off or another file: get it again from {SOURCE}."
         ) from error
 
 
 def _table(points: list | None, count: int, width: int, height: int) -> np.ndarray:
-    """controlnet_aux's points, parts of the picture's sides, → [count, 3] in pixels. A point at −1 is not seen."""
+    """controlnet_aux's points, in shares of the picture, → [count, 3] in pixels. A point at −1 is invisible."""
     table = np.zeros((count, 3), np.float32)
-    for place, point in enumerate((points or [])[:count]):
+    for index, point in enumerate((points or [])[:count]):
         if point is not None and point.x >= 0 and point.y >= 0:
-            table[place] = point.x * width, point.y * height, 1.0
+            table[index] = point.x * width, point.y * height, 1.0
     return table

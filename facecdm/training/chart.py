@@ -1,4 +1,4 @@
-"""The losses of a training as a picture, by nothing but Pillow."""
+"""The losses of a training as a picture, with Pillow alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 WIDTH, ROW, LEFT, BOTTOM, TOP = 960, 18, 70, 40, 12
-HEIGHT = 380  # of the frame's picture, beside the legend
+HEIGHT = 380  # without the legend
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#57606a", "#0a7ea4")
 SKIPPED = ("step", "gradient")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A loss over steps: dots as they came, a line through their moving mean."""
+    """A loss over steps; `smooth` is its moving mean."""
 
     name: str
     steps: np.ndarray
@@ -28,7 +28,7 @@ class Curve:
 
 
 def curves(history: Sequence[dict]) -> list[Curve]:
-    """Each loss of the history's lines; steps count on where a next stage begins at 1 again."""
+    """Each loss of the history; where a stage begins at step 1 again, steps are counted on."""
     points: dict[str, list[tuple[int, float]]] = {}
     offset = last = 0
     for line in history:
@@ -41,7 +41,7 @@ def curves(history: Sequence[dict]) -> list[Curve]:
 
 
 def draw_losses(history: Sequence[dict]) -> Image.Image:
-    """Every loss of the history in one frame, each scaled to its own highest mean, which the legend names."""
+    """Every loss of the history in one frame, scaled to its highest moving mean, which the legend gives."""
     found = curves(history)
     last = max((curve.steps[-1] for curve in found), default=1.0)
     legend = TOP + ROW * -(-len(found) // 2)
@@ -53,11 +53,11 @@ def draw_losses(history: Sequence[dict]) -> Image.Image:
         colour = COLOURS[number % len(COLOURS)]
         top = max(float(np.abs(curve.smooth).max()), 1e-12)
         if len(curve.values) <= 2000:
-            pen.point(_places(frame, curve.steps / last, curve.values / top), fill=_pale(colour))
-        line = _places(frame, curve.steps / last, curve.smooth / top)
+            pen.point(_points(frame, curve.steps / last, curve.values / top), fill=_pale(colour))
+        line = _points(frame, curve.steps / last, curve.smooth / top)
         pen.line(line if len(line) > 1 else line * 2, fill=colour, width=2)
-        place = (LEFT + number % 2 * (WIDTH - LEFT) // 2, TOP + ROW * (number // 2))
-        pen.text(place, f"{curve.name}: 1 is {top:.3g}, now {curve.smooth[-1]:.3g}", fill=colour)
+        corner = (LEFT + number % 2 * (WIDTH - LEFT) // 2, TOP + ROW * (number // 2))
+        pen.text(corner, f"{curve.name}: 1 is {top:.3g}, now {curve.smooth[-1]:.3g}", fill=colour)
     return picture
 
 
@@ -72,7 +72,7 @@ def _axes(pen: ImageDraw.ImageDraw, frame: tuple, last: float) -> None:
     pen.text((right - 40, bottom + 22), "steps", fill="#57606a")
 
 
-def _places(frame: tuple, x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
+def _points(frame: tuple, x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
     left, top, right, bottom = frame
     return list(zip((left + x * (right - left)).tolist(), (bottom - np.clip(y, 0, 1.02) * (bottom - top)).tolist()))
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..documents import read_yaml
 from ..errors import BadFile, FaceCDMError
 from ..files import check_filename
 from .held_out import HELD_OUT
@@ -88,17 +89,10 @@ class Config(BaseModel):
 
 def read(path: Path) -> Config:
     """The checked file; its paths are relative to it. Raises BadFile, which names every mistake, FaceCDMError."""
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = Config.model_validate(values)
+        config = Config.model_validate(read_yaml(path))
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadFile(f"{path} is not a YAML file in UTF-8 ({type(error).__name__})") from error
-    except yaml.YAMLError as error:
-        raise BadFile(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, mistake['loc'])) or 'file'}: {mistake['msg']}" for mistake in error.errors()]
         raise BadFile(f"{path}: " + "; ".join(lines) + f". Known presets: {', '.join(PRESETS)}") from error

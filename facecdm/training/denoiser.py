@@ -1,4 +1,4 @@
-"""What the trainer needs of a base model, whoever hosts it."""
+"""What the trainer needs of a base model; each host has its own."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -18,9 +18,13 @@ Watch = Callable[[int, Tensor, Tensor], None]
 class Denoiser(Protocol):
     """A frozen U-Net and its autoencoder, on one device.
 
-    `signal` and `noise` [steps] are α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1); `prediction` is "epsilon" or
-    "v" (α_t ε − σ_t z). `dtype` is that of the U-Net's computations. `fingerprint` names the base,
-    `control_fingerprint` its pose ControlNet ("" without one).
+    layer_map            its cross-attention layers
+    prediction           "epsilon" or "v" (α_t ε − σ_t z)
+    signal, noise        [steps] α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1)
+    device, dtype        where and in which dtype the U-Net computes
+    fingerprint          names the base model
+    control_fingerprint  names its pose ControlNet; "" without one
+    can_decode           whether there is an autoencoder
     """
 
     layer_map: LayerMap
@@ -42,39 +46,40 @@ class Denoiser(Protocol):
         control: Tensor | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
-        """The U-Net's raw prediction for z_t [B, C, h, w] at steps t [B] int64, float32, with gradients.
+        """The U-Net's raw prediction for z_t [B, C, h, w] at timesteps t [B] int64, float32, with gradients.
 
-        `people` holds the streams of every layer of the map; None: the base model alone. `control` [B, 3, H, W] in
-        0…1 goes through the pose ControlNet, if one was given to the host.
+        people   the streams of every layer of the map; None: the base model alone
+        control  [B, 3, H, W] pose pictures in 0…1 for the pose ControlNet, if the host has one
+        watch    is called in every cross-attention layer
         """
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents → pixels [B, 3, H, W] in −1…1, float32, with gradients."""
 
     def linears(self) -> dict[str, nn.Linear]:
-        """The linear layers of the U-Net's attentions, by the names that a LoRA file uses."""
+        """The linear layers of the U-Net's attentions, by their names in a LoRA file."""
 
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
-        """These and every other linear layer and convolution of the U-Net's blocks."""
+        """All linear layers and convolutions of the U-Net's blocks, by the same names."""
 
     def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
-        """Those of the pose ControlNet's encoder, by "control_model." and ComfyUI's path; none without one."""
+        """Those of the pose ControlNet's encoder, named "control_model." and ComfyUI's path; {} without one."""
 
     def learn_control(self, on: bool) -> None:
-        """Let gradients through to what is added to the ControlNet's layers; they are not asked for else."""
+        """Whether the ControlNet computes gradients, for a LoRA on its layers."""
 
     def text_keys_values(self):
-        """Pairs (k, v) of the base's own text weights in the layer map's order, for new adapters."""
+        """Pairs (k, v) of the base model's own text weights in the layer map's order, for new adapters."""
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """The dtype of the U-Net's arithmetic; `dtype` then names it."""
+        """Set the dtype of the U-Net's computations."""
 
     def checkpoint(self, on: bool) -> None:
-        """Gradient checkpointing in the U-Net."""
+        """Switch gradient checkpointing of the U-Net."""
 
 
 def digest_of(name: str, tensors: Iterable[Tensor]) -> str:
-    """Of a name and a sample of every tensor: the same on every device, and quick for a whole U-Net."""
+    """A hash of a name and a sample of every tensor: the same on every device, and quick for a whole U-Net."""
     digest = hashlib.sha256(name.encode())
     for value in tensors:
         sample = value.detach().flatten()[:16].to("cpu", torch.float16)
@@ -83,6 +88,6 @@ def digest_of(name: str, tensors: Iterable[Tensor]) -> str:
 
 
 def clean_from(prediction: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor, kind: str) -> Tensor:
-    """z as the prediction implies it; `signal` and `noise` [B] are α_t and σ_t (α_t is kept from 0)."""
+    """The z that the prediction implies; `signal` and `noise` [B] are α_t and σ_t (α_t is kept from 0)."""
     a, s = (x.view(-1, 1, 1, 1) for x in (signal, noise))
     return a * noisy - s * prediction if kind == "v" else (noisy - s * prediction) / a.clamp(min=1e-3)

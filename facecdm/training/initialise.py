@@ -1,4 +1,4 @@
-"""How a new adapter begins: its bottleneck from what tells the data's people apart, all else from the base model."""
+"""Initialisation of a new adapter: its bottleneck from the data set's people, all else from the base model."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from .denoiser import Denoiser
 from .position_init import can_init_positions, init_positions
 from .source import Source
 
-RIDGE = 0.03  # of the mean variance within people, added to it: a direction that photos hardly touch is not endless
-FAINTEST = 0.05  # that a direction is heard at, however little it says of the person: more may be learnt of it
+RIDGE = 0.03  # of the mean variance within people, added to it, so that no direction's ratio is infinite
+SMALLEST = 0.05  # scale of a direction that hardly depends on the person, so that it can still be trained
 
 
 def new_adapter(
@@ -75,10 +75,10 @@ def _init_from_data(adapter: TripletAdapter, denoiser: Denoiser, data: Source, p
 
 @torch.no_grad()
 def init_streams(adapter: TripletAdapter) -> TripletAdapter:
-    """Open the gates and let the values be zero: still nobody's face, bit for bit, and learnt sooner.
+    """Set gates to one and values to zero: still an exact no-op, and faster to train than zero gates.
 
-    For values that learn whole: those that learn a low-rank addition need the text's to add to. Zero gates before the
-    text's values must first let in the noise of these. Tensors are replaced, not written to: others may hold them.
+    Only for values that are trained whole; a low-rank addition needs the text's values to add to. Tensors are replaced,
+    not written to: they may be shared.
     """
     for stream in adapter.streams.values():
         stream.gate.knots.data = torch.ones_like(stream.gate.knots)
@@ -88,7 +88,7 @@ def init_streams(adapter: TripletAdapter) -> TripletAdapter:
 
 
 def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
-    """Unit embeddings [N, W] of the data set's pictures and whose they are [N] int64; whole people, evenly taken."""
+    """Unit embeddings [N, W] of the data set's pictures and their people [N] int64; evenly spaced whole people."""
     people = list(data.people.values())
     every = max(len(data) // most, 1)
     chosen = [picture for pictures in people[::every] for picture in pictures]
@@ -98,10 +98,10 @@ def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def init_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> None:
-    """Centre the face projector on `faces` [N, W] and let its code say what tells the `people` [N] apart.
+    """Centre the face projector on `faces` [N, W] and let its code distinguish the `people` [N].
 
-    The code takes `identity_directions`; where it passes a GELU, in pairs of opposite sign, since that keeps only half
-    of a feature: gelu(c) − gelu(−c) = c. Where there are fewer directions than that, the other rows stay as they were.
+    The code's rows are `identity_directions`; before a GELU they come in pairs of opposite sign, since
+    gelu(c) − gelu(−c) = c. Rows for which there is no direction stay as they were.
     """
     projector = adapter.face_projector
     projector.mean.copy_(faces.mean(0))
@@ -122,8 +122,8 @@ def init_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> N
 def identity_directions(faces: Tensor, people: Tensor, most: int) -> Tensor:
     """[K ≤ most, W]: directions of centred `faces` [N, W] in which people differ more than photos of one person.
 
-    Fisher's discriminants (Fisher 1936), each as long as its share of identity says, together of unit variance; so
-    what the recogniser is sure of comes first and loudest. Where too few people have several photos, principal ones.
+    Fisher's discriminants (Fisher 1936), scaled by their share of identity, together of unit variance. Where too few
+    people have several photos, the principal directions.
     """
     faces = faces.double()
     known, whose, count = people.unique(return_inverse=True, return_counts=True)
@@ -137,7 +137,7 @@ def identity_directions(faces: Tensor, people: Tensor, most: int) -> Tensor:
     white = torch.linalg.inv(torch.linalg.cholesky(within))
     ratio, turned = torch.linalg.eigh(white @ between @ white.T)
     ratio, turned = ratio.flip(0)[:most].clamp(min=0), turned.flip(1)[:, :most]
-    directions = turned.T @ white * (ratio / (ratio + 1)).clamp(min=FAINTEST)[:, None]
+    directions = turned.T @ white * (ratio / (ratio + 1)).clamp(min=SMALLEST)[:, None]
     return (directions / (faces @ directions.T).square().mean().sqrt()).float()
 
 

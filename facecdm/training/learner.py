@@ -1,4 +1,4 @@
-"""The parameters of one stage: which learn, at which rate, their moving average, and what becomes of them."""
+"""The parameters of one stage: which are trained, at which rate, their moving average, and the result."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +13,14 @@ from .stages import Stage
 
 
 class Learner:
-    """An adapter and a LoRA in training. The adapter and the LoRA that were given stay as they were.
+    """An adapter and LoRAs in training; the given ones are not changed.
 
-    `adapter` holds frozen weights of the given one and copies of those that learn, in float32; `extra` the low-rank
-    additions to its keys and values; `lora` that of the U-Net, whose `layers` a new one is made for, and `control` that
-    of its ControlNet likewise.
+    adapter  frozen weights of the given one, and float32 copies of those that are trained
+    extra    low-rank additions to its keys and values, by layer
+    lora     of the U-Net; a new one is made for the `layers`
+    control  of the ControlNet, likewise
+    named    the trained parameters by name
+    average  their moving average by name; empty without one
     """
 
     def __init__(
@@ -32,36 +35,36 @@ class Learner:
     ):
         torch.random.default_generator.manual_seed(stage.seed)
         self.stage = stage
-        learns = set(stage.train)
-        self.adapter = _fork(adapter, learns - {"keys_values"} if stage.rank else learns).to(device)
-        if "keys_values" in learns and not stage.rank and adapter.is_new:
+        trained = set(stage.train)
+        self.adapter = _fork(adapter, trained - {"keys_values"} if stage.rank else trained).to(device)
+        if "keys_values" in trained and not stage.rank and adapter.is_new:
             init_streams(self.adapter)
         self.extra: dict[nn.Linear, LowRank] = {}
-        if "keys_values" in learns and stage.rank:
+        if "keys_values" in trained and stage.rank:
             self.extra = {
                 linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)
                 for stream in self.adapter.streams.values()
                 for linear in (*stream.to_k, *stream.to_v)
             }
-        self.lora = _learning(lora, layers, stage, "lora" in learns, device)
-        self.control = _learning(control or Lora(), control_layers or {}, stage, "control" in learns, device)
-        self.named = dict(self._named(learns))
+        self.lora = _trainable(lora, layers, stage, "lora" in trained, device)
+        self.control = _trainable(control or Lora(), control_layers or {}, stage, "control" in trained, device)
+        self.named = dict(self._named(trained))
         for value in self.named.values():
             value.requires_grad_(True)
         self.average = {name: value.detach().clone() for name, value in self.named.items()} if stage.ema else {}
 
-    def _named(self, learns: set[str]):
+    def _named(self, trained: set[str]):
         for name, value in self.adapter.named_parameters():
-            if group_of(name) in learns and not (group_of(name) == "keys_values" and self.stage.rank):
+            if group_of(name) in trained and not (group_of(name) == "keys_values" and self.stage.rank):
                 yield f"adapter.{name}", value
         for number, part in enumerate(self.extra.values()):
             yield from ((f"extra.{number}.{name}", value) for name, value in part.named_parameters())
         for group, lora in (("lora", self.lora), ("control", self.control)):
-            for layer, part in lora.parts.items() if group in learns else ():
+            for layer, part in lora.parts.items() if group in trained else ():
                 yield from ((f"{group}.{layer}.{name}", value) for name, value in part.named_parameters())
 
     def groups(self) -> list[dict]:
-        """Parameter groups for an optimiser: the gates and κ learn faster, and are not pulled towards zero."""
+        """Parameter groups for an optimiser: gates and κ have a higher learning rate and no weight decay."""
         stage, fast = self.stage, ("gates", "kappa")
         quick = [value for name, value in self.named.items() if group_of(name.removeprefix("adapter.")) in fast]
         chosen = {id(value) for value in quick}
@@ -74,7 +77,7 @@ class Learner:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Move the average towards the parameters after `step` steps; fast at first."""
+        """Update the average after `step` steps; its decay grows to the stage's `ema`."""
         if self.average:
             decay = min(self.stage.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(
@@ -93,7 +96,7 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the parameters are their average, where one is kept."""
+        """Within the block the parameters have their average's values, where one is kept."""
         self._swap()
         try:
             yield
@@ -109,7 +112,7 @@ class Learner:
 
     @torch.no_grad()
     def result(self) -> tuple[TripletAdapter, Lora, Lora]:
-        """The trained adapter, low-rank parts merged, and both LoRAs: on the CPU, frozen, from the average."""
+        """The trained adapter with low-rank parts merged, and both LoRAs: averaged, frozen, on the CPU."""
         with self.averaged():
             adapter = _with(
                 self.adapter,
@@ -125,17 +128,17 @@ class Learner:
         return adapter.eval(), *loras
 
 
-def _learning(
-    lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage, learns: bool, device: torch.device
+def _trainable(
+    lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage, trained: bool, device: torch.device
 ) -> Lora:
-    """A copy of the LoRA on that device, or a new one for the layers where it is empty and learns."""
-    if learns and not lora.parts:
+    """A copy of the LoRA on `device`; a new one for the layers where it is empty and to be trained."""
+    if trained and not lora.parts:
         lora = Lora.new(layers, stage.lora_rank)
-    return Lora({name: part.copy().to(device).requires_grad_(learns) for name, part in lora.parts.items()})
+    return Lora({name: part.copy().to(device).requires_grad_(trained) for name, part in lora.parts.items()})
 
 
 def group_of(name: str) -> str:
-    """The group of `stages.GROUPS` to which an adapter's parameter belongs."""
+    """The group in `stages.GROUPS` of an adapter's parameter."""
     if name.startswith(("face_projector", "image_projector")):
         return "projectors"
     if name.startswith("interplay"):
@@ -148,13 +151,13 @@ def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:
     return [linear for stream in adapter.streams.values() for linear in (*stream.to_k, *stream.to_v)]
 
 
-def _fork(adapter: TripletAdapter, learns: set[str]) -> TripletAdapter:
-    """Float32 copies of the groups that learn beside the others' very tensors (not inference tensors, though)."""
+def _fork(adapter: TripletAdapter, trained: set[str]) -> TripletAdapter:
+    """Float32 copies of the trained groups; other tensors are shared, or copied where they are inference tensors."""
     return _with(
         adapter,
         {
             name: value.detach().float().clone()
-            if group_of(name) in learns
+            if group_of(name) in trained
             else value.detach().clone()
             if value.is_inference()
             else value.detach()

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import Mismatch
+from ..errors import BadFile, Mismatch
+from ..tensor_file import check_weights
 
 
 class LowRank(nn.Module):
-    """x [..., in] → scale · up(down(x)) [..., out]; zero at birth. `scale` is alpha / rank.
+    """x [..., in] → scale · up(down(x)) [..., out], zero at initialisation; `scale` is alpha / rank.
 
-    With a `kernel` (height, width) it is a convolution's: `down` has the kernel, `up` is 1 × 1, as in LoRA files.
+    For a convolution with a `kernel` (height, width), `down` has the kernel and `up` is 1 × 1, as in LoRA files.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear | nn.Conv2d, rank: int) -> "LowRank":
-        """For that layer; its rank is no larger than the layer's widths."""
+        """For `layer`; the rank is at most the layer's widths."""
         width_out, width_in, *kernel = layer.weight.shape
         return cls(width_in, width_out, min(rank, width_in, width_out), kernel=tuple(kernel))
 
@@ -37,30 +38,30 @@ class LowRank(nn.Module):
         return self.alpha / len(self.down)
 
     def forward(self, x: Tensor, layer: nn.Conv2d | None = None) -> Tensor:
-        """`layer` is the convolution that it adds to, whose steps and borders it has."""
+        """`layer` is the convolution that it adds to, whose stride and padding it uses."""
         if self.down.dim() == 2:
             return F.linear(F.linear(x, self.down.to(x)), self.up.to(x)) * self.scale
-        seen = F.conv2d(x, self.down.to(x), stride=layer.stride, padding=layer.padding)
-        return F.conv2d(seen, self.up.to(x)) * self.scale
+        reduced = F.conv2d(x, self.down.to(x), stride=layer.stride, padding=layer.padding)
+        return F.conv2d(reduced, self.up.to(x)) * self.scale
 
     @property
     def weight(self) -> Tensor:
-        """What it adds to the layer's weight, [out, in, …]."""
+        """The equivalent change of the layer's weight, [out, in, …]."""
         return (self.up.flatten(1) @ self.down.flatten(1)).view(len(self.up), *self.down.shape[1:]) * self.scale
 
     def copy(self) -> "LowRank":
-        """The same numbers in tensors of their own, frozen."""
-        twin = LowRank(self.down.shape[1], len(self.up), len(self.down), self.alpha, tuple(self.down.shape[2:]))
-        twin.down.data, twin.up.data = (part.detach().clone() for part in (self.down, self.up))
-        return twin.requires_grad_(False)
+        """A frozen copy."""
+        copy = LowRank(self.down.shape[1], len(self.up), len(self.down), self.alpha, tuple(self.down.shape[2:]))
+        copy.down.data, copy.up.data = (part.detach().clone() for part in (self.down, self.up))
+        return copy.requires_grad_(False)
 
 
 class Lora:
-    """A LoRA of a U-Net: `parts` by the name of the linear layer as a LoRA file has it."""
+    """A LoRA: `parts` by the layers' names in a LoRA file."""
 
     def __init__(self, parts: Mapping[str, LowRank] | None = None):
         self.parts = dict(parts or {})
-        self._heard = True
+        self._active = True
 
     @classmethod
     def new(cls, layers: Mapping[str, nn.Linear | nn.Conv2d], rank: int) -> "Lora":
@@ -68,21 +69,15 @@ class Lora:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Lora":
-        """From what `tensors` gave; ranks are read from the shapes."""
-        parts = {}
-        for key, down in tensors.items():
-            if key.endswith(".lora_down.weight"):
-                name = key.removesuffix(".lora_down.weight")
-                up, alpha = tensors[f"{name}.lora_up.weight"], tensors.get(f"{name}.alpha")
-                part = LowRank(
-                    down.shape[1], len(up), len(down), None if alpha is None else float(alpha), tuple(down.shape[2:])
-                )
-                part.down.data, part.up.data = down.float().clone(), up.float().clone()
-                parts[name] = part
-        return cls(parts)
+        """The inverse of `tensors`; ranks are read from the shapes.
+
+        Raises BadFile: a layer with one half only, halves of different rank, NaN or infinity.
+        """
+        names = dict.fromkeys(key.partition(".lora_")[0] for key in tensors if ".lora_" in key)
+        return cls({name: _low_rank(name, tensors) for name in names})
 
     def tensors(self) -> dict[str, Tensor]:
-        """In the naming that ComfyUI's LoRA loaders read: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
+        """As ComfyUI's LoRA loaders read them: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
         result = {}
         for name, part in self.parts.items():
             result |= {
@@ -117,13 +112,32 @@ class Lora:
                 handle.remove()
 
     def _hook(self, part: LowRank):
-        return lambda layer, inputs, out: out + part(inputs[0], layer) if self._heard else out
+        return lambda layer, inputs, out: out + part(inputs[0], layer) if self._active else out
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Within the block the U-Net is the base again."""
-        self._heard = False
+        """Within the block the LoRA adds nothing."""
+        self._active = False
         try:
             yield
         finally:
-            self._heard = True
+            self._active = True
+
+
+def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRank:
+    """One layer of a LoRA file. Raises BadFile."""
+    down, up, alpha = (tensors.get(f"{name}.{part}") for part in ("lora_down.weight", "lora_up.weight", "alpha"))
+    if down is None or up is None:
+        raise BadFile(f"the LoRA's layer {name} has one half only: get the file again")
+    for part, tensor in (("lora_down", down), ("lora_up", up), ("alpha", alpha)):
+        if tensor is not None:
+            check_weights(f"{name}.{part}", tensor.float(), "the LoRA")
+    if min(down.ndim, up.ndim) < 2 or up.shape[1] != len(down) or not len(down):
+        raise BadFile(
+            f"the LoRA's layer {name} has halves of shapes {list(down.shape)} and {list(up.shape)}, which do not fit "
+            "together: get the file again"
+        )
+    scale = None if alpha is None else float(alpha)
+    part = LowRank(down.shape[1], len(up), len(down), scale, tuple(down.shape[2:]))
+    part.down.data, part.up.data = down.float().clone(), up.float().clone()
+    return part

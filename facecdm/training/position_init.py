@@ -1,9 +1,9 @@
-"""How a new adapter begins to see: each token of the face is a place in it, which the U-Net's queries find.
+"""Initialisation of a new adapter's face tokens as positions in the face, which the U-Net's queries attend to.
 
-A token that begins at random says the same to every place of the picture, until values, then keys, then both together
-have been learnt. Regressions on the data set, without a gradient, spare a training that: what an embedding says of each
-part of the upright face becomes that part's token; and in every layer a query points at the part that it stands in, as
-far as it knows where it stands.
+Tokens that are initialised at random give every position of the picture the same, until values, keys, and both together
+have been trained. Regressions on the data set, without gradients, give a better start: each token says what the
+embedding implies for one part of the aligned face, and in every layer a query attends to the part at its own position,
+as far as it encodes that position.
 """
 
 from dataclasses import replace
@@ -23,73 +23,72 @@ from .randomness import generator
 from .rows import moved
 from .source import Source
 
-PIXELS = 96  # of the upright face, per side, or a few more
-MOST = 6000  # pictures whose faces are looked at
+PIXELS = 96  # per side of the aligned face, at least
+MOST = 6000  # pictures whose faces are used
 BATCH = 32  # of them at a time
-WATCHED = 12  # batches of 8 pictures whose queries are watched
-NOISY = (0.3, 1.0)  # of all steps: where the watched pictures' noise lies
+WATCHED = 12  # batches of 8 pictures whose queries are used
+NOISY = (0.3, 1.0)  # range of their timesteps, as shares of all
 RIDGE = 0.03
-LOUDNESS = 1.2  # of what tells a token's place, against what it says of the person, 1
-BLUR = 0.03  # added to the variance with which a query knows its place, in half crops
+POSITION_SCALE = 1.2  # of a token's position features; those of the person have 1
+BLUR = 0.03  # added to the variance of a query's position, in half crops
 
 
 def can_init_positions(adapter: TripletAdapter, data: Source) -> bool:
-    """Whether the tokens make a square, and there are people enough to say in what they differ."""
+    """Whether the tokens form a square, and the data set has enough people for the regression."""
     side = adapter.config.grid_side
     return side > 1 and side * side == adapter.config.face_tokens and len(data.people) >= FEWEST_PEOPLE
 
 
 @torch.no_grad()
 def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> TripletAdapter:
-    """Give a new adapter's face tokens and its face keys in every layer their places; values and gates stay.
+    """Initialise the face tokens and every layer's face keys of a new adapter as positions; values and gates stay.
 
-    So an adapter that did nothing still does nothing. The same data give the same adapter. Tensors are replaced, not
-    written to: others may hold them.
+    So the adapter remains a no-op. The same data give the same adapter. Tensors are replaced, not written to: they may
+    be shared.
     """
     side = adapter.config.grid_side
-    where = _begin_tokens(adapter, *_faces(adapter, denoiser, data, side))
-    _begin_keys(adapter, _watch(denoiser, data), where, token_centres(side))
+    positions = _init_tokens(adapter, *_faces(adapter, denoiser, data, side))
+    _init_keys(adapter, _query_moments(denoiser, data), positions, token_centres(side))
     adapter.config = replace(adapter.config, places=True)
     return adapter
 
 
-def _begin_tokens(adapter: TripletAdapter, codes: Tensor, drawn: Tensor, seen: int) -> Tensor:
-    """Each token: in its first features what the person's face is like there, in the others which place it is.
+def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size: int) -> Tensor:
+    """Let each token's first features describe its part of the person's face, and the others its position.
 
-    `codes` [N, r] of faces; `drawn` [r, 3, H, H], the upright face by a straight line from them; a token sees `seen`
-    pixels each way. Gives the tokens of a face like all others [T, context], without what they say of a person.
+    `codes` [N, r] of faces; `face_map` [r, 3, H, H], linear from codes to aligned faces; a token covers `size` × `size`
+    pixels. Gives the tokens [T, context] without the features of a person.
     """
     projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.grid_side
-    count, own = side * side, drawn.shape[-1] // side
-    around = F.pad(drawn, ((seen - own) // 2,) * 4, mode="replicate")
-    parts = F.unfold(around, seen, stride=own).movedim(2, 0)  # [T, r, 3 · seen²]
-    _, turned = torch.linalg.eigh(parts.flatten(0, 1).T @ parts.flatten(0, 1))
-    kept = turned.T.flip(0)[: min(projector.content, width // 2) or width // 2]
-    said = torch.einsum("kp,trp->tkr", kept, parts)
-    spread = torch.einsum("tkr,rs,tks->k", said, torch.cov(codes.T), said) / count
-    # Half-way towards equal variance, so that fine features are not too faint to be learnt from.
-    said = said * (spread.clamp(min=1e-6 * float(spread.max())) ** -0.25)[:, None]
-    said = said / torch.einsum("tkr,rs,tks->", said, torch.cov(codes.T), said).div(count * len(kept)).sqrt()
-    where = torch.zeros(count, width)
-    where[:, len(kept) :] = LOUDNESS * _addresses(side, width - len(kept))
-    told = F.linear(codes.mean(0), said.flatten(0, 1)).view(count, -1)
+    count, own = side * side, face_map.shape[-1] // side
+    padded = F.pad(face_map, ((size - own) // 2,) * 4, mode="replicate")
+    parts = F.unfold(padded, size, stride=own).movedim(2, 0)  # [T, r, 3 · size²]
+    _, directions = torch.linalg.eigh(parts.flatten(0, 1).T @ parts.flatten(0, 1))
+    kept = directions.T.flip(0)[: min(projector.content, width // 2) or width // 2]
+    content = torch.einsum("kp,trp->tkr", kept, parts)
+    spread = torch.einsum("tkr,rs,tks->k", content, torch.cov(codes.T), content) / count
+    # Half-way towards equal variance, so that fine features are large enough to be trained on.
+    content = content * (spread.clamp(min=1e-6 * float(spread.max())) ** -0.25)[:, None]
+    content = content / torch.einsum("tkr,rs,tks->", content, torch.cov(codes.T), content).div(count * len(kept)).sqrt()
+    positions = torch.zeros(count, width)
+    positions[:, len(kept) :] = POSITION_SCALE * _addresses(side, width - len(kept))
+    mean = F.linear(codes.mean(0), content.flatten(0, 1)).view(count, -1)
+    offset = positions - F.pad(mean, (0, width - len(kept)))
     if projector.content:
-        projector.uplift.weight.data = F.pad(said, (0, 0, 0, projector.content - len(kept))).flatten(0, 1)
+        projector.uplift.weight.data = F.pad(content, (0, 0, 0, projector.content - len(kept))).flatten(0, 1)
         projector.spread.weight.data = torch.eye(width, projector.content)
-        projector.place.data = where - F.pad(told, (0, width - len(kept)))
+        projector.place.data = offset
     else:
-        projector.uplift.weight.data = F.pad(said, (0, 0, 0, width - len(kept))).flatten(0, 1)
-        projector.uplift.bias.data = (where - F.pad(told, (0, width - len(kept)))).flatten()
-    tokens = projector.norm(where)
+        projector.uplift.weight.data = F.pad(content, (0, 0, 0, width - len(kept))).flatten(0, 1)
+        projector.uplift.bias.data = offset.flatten()
+    tokens = projector.norm(positions)
     tokens[:, : len(kept)] = 0
     return tokens
 
 
 def _addresses(side: int, features: int) -> Tensor:
-    """[side², features] of about unit variance: x, y and x² + y² of each place, then waves that tell it from others.
-
-    So what is learnt of a place is near to what its neighbours learn (Rahimi & Recht 2007, random Fourier features).
-    """
+    """[side², features] of about unit variance: x, y and x² + y² of each position, then random Fourier features
+    (Rahimi & Recht 2007), so that neighbouring positions are similar."""
     draw, at = generator("places", 0), token_centres(side)
     waves = torch.randn(2, features - 3, generator=draw) * side / (2 * REACH) / 2
     phases = torch.rand(features - 3, generator=draw) * 2 * torch.pi
@@ -97,54 +96,55 @@ def _addresses(side: int, features: int) -> Tensor:
 
 
 def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int) -> tuple[Tensor, Tensor, int]:
-    """Codes of faces as they are uplifted [N, r], the person's mean upright face by a straight line from them
-    [r, 3, H, H], and how many of its pixels a token sees: its own and at least those of a latent."""
+    """(codes, face_map, size): the codes of faces [N, r], the linear map from them to the person's mean aligned face
+    [r, 3, H, H], and the side in its pixels of what a token covers: its own part, and at least a latent."""
     from tqdm import tqdm
 
     decoder, own = linear_decoder(denoiser, data), -(-PIXELS // side)
     pixels = own * side
     people = list(data.people)[:: max(-(-len(data) // MOST), 1)]
-    codes, whose, latent, total = [], [], [], torch.zeros(len(people), 3 * pixels**2)
+    codes, persons, latent, total = [], [], [], torch.zeros(len(people), 3 * pixels**2)
     numbers = {person: number for number, person in enumerate(people)}
     for bucket in data.buckets:
         wanted = [picture for picture in bucket if data.identity(picture) in numbers]
-        for start in tqdm(range(0, len(wanted), BATCH), desc="looking at faces", unit="batch", leave=False):
+        for start in tqdm(range(0, len(wanted), BATCH), desc="face regression", unit="batch", leave=False):
             rows = data.load(wanted[start : start + BATCH])
-            there = rows.box[:, 2] > rows.box[:, 0]
-            shown = decoded(rows.latents[there].to(denoiser.device).float(), decoder)
+            found = rows.box[:, 2] > rows.box[:, 0]
+            shown = decoded(rows.latents[found].to(denoiser.device).float(), decoder)
             faces = F.interpolate(
-                upright(shown, widened(rows.keypoints[there], shown)), (pixels, pixels), mode="bilinear", antialias=True
+                upright(shown, widened(rows.keypoints[found], shown)), (pixels, pixels), mode="bilinear", antialias=True
             )
-            person = torch.tensor([numbers[int(one)] for one in rows.identity[there]], dtype=torch.long)
+            person = torch.tensor([numbers[int(one)] for one in rows.identity[found]], dtype=torch.long)
             total.index_add_(0, person, faces.flatten(1).cpu())
             codes.append(
-                adapter.face_projector.heard(adapter.face_projector.code(F.normalize(rows.face[there].float(), dim=1)))
+                adapter.face_projector.heard(adapter.face_projector.code(F.normalize(rows.face[found].float(), dim=1)))
             )
-            whose.append(person)
+            persons.append(person)
             size = rows.keypoints.new_tensor(rows.latents.shape[:-3:-1])
-            latent.append(1 / from_crop(rows.keypoints[there] * size)[:, :, 0].norm(dim=1))
-    codes, whose = torch.cat(codes), torch.cat(whose)
-    often = whose.bincount(minlength=len(people))
-    known = often > 0
-    means = total[known] / often[known, None]
-    means -= (means * often[known, None]).sum(0) / len(whose)
-    summed = torch.zeros(len(people), codes.shape[1]).index_add_(0, whose, codes - codes.mean(0))[known]
-    drawn = straight((codes - codes.mean(0)).T @ (codes - codes.mean(0)), summed.T @ means, RIDGE)
+            latent.append(1 / from_crop(rows.keypoints[found] * size)[:, :, 0].norm(dim=1))
+    codes, persons = torch.cat(codes), torch.cat(persons)
+    counts = persons.bincount(minlength=len(people))
+    known = counts > 0
+    means = total[known] / counts[known, None]
+    means -= (means * counts[known, None]).sum(0) / len(persons)
+    summed = torch.zeros(len(people), codes.shape[1]).index_add_(0, persons, codes - codes.mean(0))[known]
+    face_map = straight((codes - codes.mean(0)).T @ (codes - codes.mean(0)), summed.T @ means, RIDGE)
     wide = float(torch.cat(latent).mean()) * pixels / (SIZE * REACH)
-    return codes, drawn.view(-1, 3, pixels, pixels), own + 2 * max(round((wide - own) / 2), 0)
+    return codes, face_map.view(-1, 3, pixels, pixels), own + 2 * max(round((wide - own) / 2), 0)
 
 
-def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
-    """For every layer: means of q qᵀ [heads, d, d], q pᵀ [heads, d, 3] and p pᵀ [3, 3], p the place (x, y, 1) of q.
+def _query_moments(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
+    """For every layer, means of q qᵀ [heads, d, d], q pᵀ [heads, d, 3] and p pᵀ [3, 3].
 
-    In half crops from the middle of the upright face. Every other batch has its pose picture, where there is one.
+    p = (x, y, 1) is the position of query q, in half crops from the centre of the aligned face. Every other batch has
+    its pose picture, where there is one.
     """
     from tqdm import trange
 
     bucket, low, high = data.buckets[0], *(round(share * (len(denoiser.signal) - 1)) for share in NOISY)
     sums = [[torch.zeros((), dtype=torch.float64)] * 3 for _ in denoiser.layer_map.layers]
     draw = generator("queries", 0)
-    for number in trange(WATCHED, desc="asking queries where they stand", unit="batch", leave=False):
+    for number in trange(WATCHED, desc="query positions", unit="batch", leave=False):
         chosen = [bucket[(8 * number + i) * len(bucket) // (8 * WATCHED)] for i in range(8)]
         rows, device = moved(data.load(chosen), denoiser.device), denoiser.device
         t = torch.randint(low, high, (len(rows.latents),), generator=draw).to(device)
@@ -169,31 +169,33 @@ def _watch(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
     return sums
 
 
-def _begin_keys(adapter: TripletAdapter, moments: list[list[Tensor]], tokens: Tensor, where: Tensor) -> None:
-    """Keys to which a query attends as to a Gaussian around the place where it seems to stand.
+def _init_keys(adapter: TripletAdapter, moments: list[list[Tensor]], tokens: Tensor, centres: Tensor) -> None:
+    """Keys with which a query's attention is a Gaussian around its estimated position.
 
-    The place is a linear function of the query, by least squares over pictures of much noise; how sure it is, is the
-    variance of what is left.
+    The estimate is linear in the query, by least squares over noisy pictures; the Gaussian has the variance of its
+    error.
     """
     gram = (tokens @ tokens.T).double()
     gram.diagonal().add_(1e-3 * gram.diagonal().mean())
-    for linear, (queries, crossed, places) in zip(adapter.streams["face"].to_k, moments):
-        keys = torch.cat([_keys(q, c, places, where.double()) for q, c in zip(queries, crossed)], 1)  # [T, width]
+    for linear, (queries, crossed, positions) in zip(adapter.streams["face"].to_k, moments):
+        keys = torch.cat([_keys(q, c, positions, centres.double()) for q, c in zip(queries, crossed)], 1)  # [T, width]
         weight = keys.T @ torch.linalg.solve(gram, tokens.double())
         linear.weight.data = weight.to(linear.weight).contiguous()
 
 
-def _keys(queries: Tensor, crossed: Tensor, places: Tensor, where: Tensor) -> Tensor:
-    """[T, d] of one head: −½ |p − where|² / variance, but for what all tokens share, as √d times a product with q."""
+def _keys(queries: Tensor, crossed: Tensor, positions: Tensor, centres: Tensor) -> Tensor:
+    """[T, d] of one head: q · key / √d = −½ |p − centre|² / variance, up to what all tokens share."""
     queries = queries + 1e-3 * queries.diagonal().mean() * torch.eye(len(queries), dtype=queries.dtype)
-    told = torch.linalg.solve(queries, crossed)  # [d, 3]
-    missed = (places - told.T @ crossed - crossed.T @ told + told.T @ queries @ told).diagonal()[:2] + BLUR
-    keys = (where / missed) @ told[:, :2].T - (where.square() / missed).sum(1, keepdim=True) / 2 * told[:, 2]
+    estimate = torch.linalg.solve(queries, crossed)  # [d, 3]
+    error = positions - estimate.T @ crossed - crossed.T @ estimate + estimate.T @ queries @ estimate
+    variance = error.diagonal()[:2] + BLUR
+    keys = (centres / variance) @ estimate[:, :2].T
+    keys -= (centres.square() / variance).sum(1, keepdim=True) / 2 * estimate[:, 2]
     return keys * len(queries) ** 0.5
 
 
 def widened(keypoints: Tensor, pictures: Tensor) -> Tensor:
-    """Key points [B, 5, 2] whose upright face of `pictures` [B, C, H, W] is REACH times as wide, with its middle."""
+    """Key points [B, 5, 2] whose aligned face in `pictures` [B, C, H, W] is REACH times as wide, around one centre."""
     size = keypoints.new_tensor([pictures.shape[3], pictures.shape[2]])
     middle = from_crop(keypoints * size) @ keypoints.new_tensor([SIZE / 2 - 0.5, SIZE / 2 - 0.5, 1]) / size
     return middle[:, None] + (keypoints - middle[:, None]) * REACH

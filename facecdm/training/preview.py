@@ -1,4 +1,4 @@
-"""Pictures of held-out people while a training runs: a small sampler on the trainer's own view of the model."""
+"""Preview pictures of held-out people while a training runs."""
 
 from dataclasses import replace
 
@@ -29,11 +29,10 @@ def preview(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
 ) -> Tensor:
-    """Pictures [N, 3, H, W] in 0…1 of person `people[i]` with the caption of picture `prompts[i]`, ever the same noise.
+    """Pictures [N, 3, H, W] in 0…1 of the face in picture `people[i]` with the caption of picture `prompts[i]`.
 
-    The learner's average is shown, its LoRA must be on. All `prompts` are of one bucket. Unless
-    the stage knows no poses, faces are to be where those of the prompts' pictures are: an adapter that listens is told,
-    and a pose ControlNet draws their poses.
+    The noise is always the same. The learner's averaged weights are used; its LoRA must be on. All `prompts` are of one
+    bucket. Unless the stage drops every pose, the pose and the face's location are those of the prompts' pictures.
     """
     device, count = denoiser.device, len(people)
     rows = moved(data.load(prompts), device)
@@ -62,7 +61,7 @@ def preview(
 
 
 def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int], list[int]]:
-    """(people, prompts): up to `count` held-out people, each with the caption of another one's picture."""
+    """(people, prompts): up to `count` held-out people, each with the caption of the next one's picture."""
     first: dict[int, int] = {}
     for index in held_out:
         first.setdefault(data.identity(index), index)

@@ -1,11 +1,11 @@
-"""A line that says how a stage goes: steps, steps a second, loss, time left."""
+"""The progress bar of a stage: steps, steps a second, loss, time left."""
 
 from ..errors import MissingPackage
 from .stages import Stage
 
 
 class Progress:
-    """A rich progress bar over the steps of a stage, from `done` on."""
+    """A rich progress bar over the steps of a stage, from step `done`."""
 
     def __init__(self, stage: Stage, done: int, quiet: bool = False):
         try:

@@ -1,4 +1,4 @@
-"""What the data set hands to the trainer: the encoded pictures of one batch."""
+"""The encoded pictures of one batch."""
 
 from dataclasses import dataclass, replace
 
@@ -9,8 +9,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Text as the U-Net takes it: `states` [B or 1, T, context]; SDXL's `pooled` [B or 1, P] and `sizes` [B or 1, 6]
-    (original height and width, crop top and left, target height and width, pixels)."""
+    """Encoded prompts.
+
+    states  [B or 1, T, context]
+    pooled  [B or 1, P], SDXL's
+    sizes   [B or 1, 6], SDXL's: original height and width, crop top and left, target height and width, in pixels
+    """
 
     states: Tensor
     pooled: Tensor | None = None
@@ -18,7 +22,7 @@ class Prompt:
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
-    """The prompt with the empty text in rows where `off` [B]; the empty text is cut or padded to its length."""
+    """The prompts, with the empty text in the rows `off` [B] bool, cut or padded to their length."""
     states = empty.states.to(prompt.states)
     states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, : prompt.states.shape[1]]
     pooled = prompt.pooled
@@ -29,7 +33,7 @@ def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Pictures of one bucket, encoded. Float tensors are float32 on the CPU; places are in 0…1 of the picture.
+    """Pictures of one bucket, encoded. Float tensors are float32 on the CPU; coordinates are in 0…1 of the picture.
 
     latents    [B, C, h, w]    scaled as the U-Net takes them
     prompt     their captions

@@ -1,4 +1,4 @@
-"""Pictures from noise on the trainer's own view of a model: previews while it trains, and measurements after it."""
+"""Sampling with a Denoiser: for previews while a training runs, and for measurements after it."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from ..adapter.attention import LayerStream
 from .denoiser import Denoiser, clean_from
 from .rows import Prompt, without_text
 
-People = Callable[[Tensor], list[list[LayerStream]]]  # σ [B] → what every layer listens to
+People = Callable[[Tensor], list[list[LayerStream]]]  # σ [B] → every layer's streams
 
 
 @torch.no_grad()
@@ -23,10 +23,10 @@ def sample(
     guidance: float,
     control: Tensor | None = None,
 ) -> Tensor:
-    """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, by the steps of noise `levels`, falling.
+    """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, over the timesteps `levels`, falling.
 
-    DDIM (Song et al. 2021, η = 0) with classifier-free guidance; as in a graph, the rows of the empty text are those of
-    the base model. A LoRA of the U-Net must be on already. Everything is on the denoiser's device.
+    DDIM (Song et al. 2021, η = 0) with classifier-free guidance; as in a graph, the unconditional prediction is the
+    base model's. A LoRA of the U-Net must be on already. Everything is on the denoiser's device.
     """
     rows = len(noisy)
     negative = without_text(prompt, empty, torch.ones(rows, dtype=torch.bool, device=noisy.device))
@@ -45,13 +45,13 @@ def sample(
 
 
 def even(denoiser: Denoiser, steps: int) -> list[int]:
-    """So many steps of noise at even distances, from the last one."""
+    """`steps` evenly spaced timesteps, from the last one."""
     return torch.linspace(len(denoiser.signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
 
 
 def karras(denoiser: Denoiser, steps: int, rho: float = 7.0) -> list[int]:
-    """The steps of noise next to the levels σ of Karras et al. 2022 (eq. 5), from the highest; a few fewer where
-    several are next to the same one."""
+    """The timesteps nearest to the noise levels σ of Karras et al. 2022 (eq. 5), from the highest; fewer where several
+    levels share one."""
     sigmas = denoiser.noise / denoiser.signal
     high, low = (float(sigmas[end]) ** (1 / rho) for end in (-1, 0))
     wanted = torch.linspace(high, low, steps) ** rho

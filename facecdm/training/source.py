@@ -1,4 +1,4 @@
-"""What the trainer asks of a data set."""
+"""What the trainer needs of a data set."""
 
 from typing import Protocol
 
@@ -8,11 +8,15 @@ from .rows import Prompt, Rows
 
 
 class Source(Protocol):
-    """Encoded pictures, by number; see `dataset.DataSet`.
+    """Encoded pictures by index; see `dataset.DataSet`.
 
-    `buckets` are lists of the numbers of pictures of one size; `empty_prompt` is the empty text; `fingerprint` names
-    the contents; `recogniser` the face recogniser of the embeddings; `mean_face` [W] is the mean of the unit
-    embeddings; `people` lists each person's pictures; `has_pose` says whether rows have pose pictures.
+    fingerprint   names the contents
+    recogniser    the face recogniser of the embeddings, pack/file
+    empty_prompt  the empty text
+    buckets       the indices of the pictures of each size
+    mean_face     [W], the mean of the unit embeddings
+    people        the indices of each person's pictures
+    has_pose      whether rows have pose pictures
     """
 
     fingerprint: str
@@ -36,7 +40,7 @@ class Source(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Raw face embeddings [B, W] and, if wanted, vision states [B, N, V] of pictures as references.
 
-        Where `augmented` holds a number in 0…1, that of an augmented version which the number chooses.
+        A number in 0…1 in `augmented` chooses an augmented version of that picture.
         """
 
     def identity(self, index: int) -> int:

@@ -1,4 +1,4 @@
-"""One batch forward: rows and draws in, losses out."""
+"""The forward pass of one batch, from rows and random draws to losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -78,7 +78,7 @@ def see(
     draws: RandomDraws,
     step: int,
 ) -> StepData:
-    """Call the U-Net on noisy rows with `reference_batch` applied; the learner's LoRA must be on already."""
+    """Call the U-Net on noised rows with `reference_batch` applied; the learner's LoRA must be on already."""
     device = denoiser.device
     t, epsilon = draws.t.to(device), draws.epsilon.to(device)
     signal, level = (table.to(device)[t] for table in (denoiser.signal, denoiser.noise))
@@ -132,7 +132,7 @@ def see(
 
 
 def face_locations(rows: Rows, config: AdapterConfig) -> FaceLocation:
-    """What the key points of the rows' own faces say; a row without a face has a face all over it."""
+    """The location of the rows' own faces; for a row without one, a face that fills the picture."""
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
     return FaceLocation(

@@ -1,4 +1,4 @@
-"""Everything that one training step knows; losses are functions of it."""
+"""The data of one training step; losses are functions of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,20 +14,27 @@ from .rows import Prompt, Rows
 
 @dataclass(frozen=True, eq=False)
 class StepData:
-    """One step on the device of the denoiser, all float32.
+    """One step, float32 on the denoiser's device.
 
-    rows       the batch, moved to the device
-    t          [B] int64 steps; `signal`, `noise_level` [B] are α_t and σ_t
-    noise      [B, C, h, w] ε; `noisy` = α z + σ ε
-    prediction [B, C, h, w] the U-Net's output, with gradients; `clean` [B, C, h, w] the z that it implies
-    face_on    [B] 1 where the row shows its face, 0 where it was dropped; `image_on`, `text_on` likewise
-    outputs    per layer, the face stream's weighted output [B, n, C] (where a loss asked for it)
-    plain      the same U-Net call without people, no gradient: `plain_prediction`; and queries of both
-    face_region [B] bool: the diffusion loss of the row counts its face's region alone
-    people     the streams that the U-Net saw; `prompt` and `control` likewise (for a loss that calls it again)
-    adapter    the adapter in training; `reference_batch` the references that it was given (for the bottleneck's loss);
-               `extra` the low-rank additions to its keys and values
-    empty      the empty text (for a loss that samples with guidance)
+    rows              the batch
+    t                 [B] int64 timesteps
+    signal            [B] α_t
+    noise_level       [B] σ_t
+    noise             [B, C, h, w] ε
+    noisy             [B, C, h, w] α z + σ ε
+    prediction        [B, C, h, w] the U-Net's output, with gradients
+    clean             [B, C, h, w] the z that it implies
+    face_on           [B] 1 where the row has its face, 0 where it was dropped; `image_on`, `text_on` likewise
+    outputs           per layer, the face stream's gated output [B, n, C], where a loss needs it
+    queries           per layer (queries, text keys) of the call, where a loss needs them
+    plain_queries     the same without face and image, no gradient
+    plain_prediction  the U-Net's output without face and image, no gradient
+    face_region       [B] bool: the row's diffusion loss counts the face's region alone
+    people            the streams of the call; `prompt` and `control` likewise, for a loss that calls the U-Net again
+    adapter           the adapter in training
+    reference_batch   its references
+    extra             the low-rank additions to its keys and values
+    empty             the empty text, for a loss that samples with guidance
     """
 
     denoiser: Denoiser
@@ -44,8 +51,8 @@ class StepData:
     text_on: Tensor
     step: int
     outputs: list[Tensor] = field(default_factory=list)
-    queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # per layer (q, text k), with people
-    plain_queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # the same without, no gradient
+    queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    plain_queries: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     plain_prediction: Tensor | None = None
     face_region: Tensor | None = None
     people: list[list[LayerStream]] | None = None

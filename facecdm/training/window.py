@@ -1,7 +1,6 @@
-"""A batch cut down to its faces: the same loss where it matters, on a quarter of the latents.
+"""A batch cropped to windows around its faces, a quarter of the latents.
 
-Most of a portrait is not face, and a U-Net takes pictures of any size; so some steps may see only the middle of half
-the picture's side, with the face in it (compare Wang et al. 2023, "Patch Diffusion").
+Most of a portrait is not face, and a U-Net takes pictures of any size (compare Wang et al. 2023, "Patch Diffusion").
 """
 
 from dataclasses import replace
@@ -12,14 +11,14 @@ from torch import Tensor
 from .randomness import RandomDraws
 from .rows import Rows
 
-MULTIPLE = 8  # of the window's latents, so that every level of a U-Net halves it evenly
-WANDERS = 0.125  # of the window's side: how far its middle may be from the face's
+MULTIPLE = 8  # of the window's sides in latents, so that every level of a U-Net halves it evenly
+OFFSET = 0.125  # largest distance between the window's centre and the face's, in window sides
 
 
 def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
-    """Both cut to windows of half the pictures' height and width around the faces; as they are where that is no less.
+    """Both cropped to windows of half the pictures' height and width around the faces; unchanged where that is no less.
 
-    Places are then in 0…1 of the window, and SDXL is told where it was cut.
+    Box and key points are then in 0…1 of the window, and SDXL's sizes give its crop.
     """
     height, width = rows.latents.shape[-2:]
     h, w = (-(-side // 2 // MULTIPLE) * MULTIPLE for side in (height, width))
@@ -48,12 +47,12 @@ def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
 
 
 def _corners(box: Tensor, wander: Tensor, whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top and left latent of each row's window, inside of the picture."""
+    """Top and left latent of each row's window, which lies inside the picture."""
     size = box.new_tensor([whole[1], whole[0]])
     middle = (box[:, :2] + box[:, 2:]) / 2
     middle = torch.where((box[:, 2:] > box[:, :2]).all(1, keepdim=True), middle, torch.full_like(middle, 0.5)) * size
     side = box.new_tensor([window[1], window[0]])
-    left_top = (middle - side / 2 + (wander * 2 - 1) * WANDERS * side).round()
+    left_top = (middle - side / 2 + (wander * 2 - 1) * OFFSET * side).round()
     left_top = torch.minimum(left_top.clamp(min=0), size - side)
     return [(int(y), int(x)) for x, y in left_top.tolist()]
 

@@ -1,5 +1,4 @@
 import pytest
-from clones import clones  # noqa: F401
 from twins import SMALL_SD15, SMALL_SDXL, Twins, make_twins
 
 

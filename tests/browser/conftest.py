@@ -12,7 +12,6 @@ from chromium import Tab, find_browser
 from frontend import Frontend, settle_in
 
 from facecdm.apps.references import copy_examples
-from workflows.source import needed_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -78,6 +77,8 @@ def own_page(server, browser):
 def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory):
     """The newest frontend marks missing model files as errors, so empty files stand in for them."""
     from facecdm.comfy_api.server import LocalServer, link_pack
+    from facecdm.models.download import target_of
+    from facecdm.models.needs import of_workflow
 
     base = tmp_path_factory.mktemp("newest")
     (base / "input").mkdir()
@@ -86,9 +87,11 @@ def newest_page(comfyui, face_models, browser, newest_frontend, tmp_path_factory
     for name in ("buffalo_s", "buffalo_l", "antelopev2"):
         (packs / name).symlink_to(face_models / "models/insightface/models/buffalo_s", target_is_directory=True)
     for path in (REPOSITORY / "workflows" / "api").glob("*.json"):
-        for file in needed_files(json.loads(path.read_text(encoding="utf-8"))):
-            (base / "models" / file).parent.mkdir(parents=True, exist_ok=True)
-            (base / "models" / file).touch()
+        for file in of_workflow(path).files:
+            if not file.is_archive:
+                target = target_of(file, base / "models")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.touch()
     link_pack(REPOSITORY, base)
     settle_in(base)
     with LocalServer(comfyui, base, arguments=("--front-end-root", str(newest_frontend))) as server:

@@ -1,5 +1,6 @@
 """An evaluation of real portraits by real recognisers, from the table to the report."""
 
+import contextlib
 import csv
 import json
 
@@ -8,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from facecdm import cli
-from facecdm.errors import BadFile, MissingPackage, NoFace
-from facecdm.evaluation import samples
+from facecdm.errors import BadFile, FaceCDMError, MissingPackage, NoFace
+from facecdm.evaluation import report, samples
 from facecdm.evaluation.evaluate import Evaluator
 from facecdm.evaluation.pictures import opener
 from facecdm.evaluation.recognisers import Dlib, InsightFace
@@ -25,8 +26,8 @@ def people(faceworld_val):
 
 @pytest.fixture(scope="module")
 def table(people, tmp_path_factory):
-    """The second view plays the generated picture: under "right" of the person, under "wrong" of the other one, and
-    once a picture without any face."""
+    """The second view stands for the generated picture: in "right" that of the person, in "wrong" that of the other,
+    and once a picture without a face."""
     folder = tmp_path_factory.mktemp("evaluation")
     Image.fromarray(np.full((128, 128, 3), 90, np.uint8)).save(folder / "empty.png")
     blurred = folder / "blurred.png"
@@ -62,17 +63,17 @@ def result(table, face_models):
     return Evaluator([judge], opener()).run(samples.read(table))
 
 
-def test_the_right_person_scores_and_the_wrong_one_does_not(result):
+def test_the_right_person_has_a_higher_similarity_than_the_wrong_one(result):
     means = {
         summary.condition: {name: value[0] for name, value in summary.values.items()} for summary in result.summaries
     }
     # Person 0005 has one picture without a face under "right": it counts as 0, not as nothing.
-    likeness = {
+    similarity = {
         row.sample.picture.name: row.values["similarity to held out"]
         for row in result.rows
         if row.sample.condition == "right"
     }
-    assert likeness["empty.png"] == 0
+    assert similarity["empty.png"] == 0
     assert means["right"]["similarity to held out"] > means["wrong"]["similarity to held out"]
     assert means["wrong"]["face found"] == 1 and means["right"]["face found"] == pytest.approx(0.75)
     right = next(summary for summary in result.summaries if summary.condition == "right")
@@ -131,13 +132,13 @@ def test_mistakes_of_a_table_are_named(tmp_path):
         samples.read(path)
 
 
-def test_dlib_tells_people_apart_without_having_guided_anything(people):
+def test_dlib_separates_people(people):
     try:
         judge = Dlib()
     except MissingPackage as error:
         pytest.skip(str(error))
-    look = opener()
-    seen = {name: [judge.recognise(look(view)) for view in views] for name, views in people.items()}
+    read = opener()
+    seen = {name: [judge.recognise(read(view)) for view in views] for name, views in people.items()}
     found = [value for views in seen.values() for value in views if value is not None]
     assert len(found) >= 4
     own = float(seen["0005"][0].embedding @ seen["0005"][2].embedding)
@@ -145,7 +146,7 @@ def test_dlib_tells_people_apart_without_having_guided_anything(people):
     assert own > strange
 
 
-def test_dlib_takes_another_ones_key_points_where_it_finds_no_face_itself(people, face_models):
+def test_dlib_uses_another_recognisers_key_points_where_it_finds_no_face(people, face_models):
     try:
         alone = Dlib()
     except MissingPackage as error:
@@ -176,3 +177,48 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(BadFile, match="a.png cannot be read as a picture"):
         opener()(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"picture": 1}\n[1, 2]\nnull\n', "row 1: person, condition, reference is missing; row 2: it is no object"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"", "it has no rows"),
+        (b"{" * 100000, "cannot be read"),
+        (b'{"a": ' * 5000 + b"1" + b"}" * 5000, "cannot be read"),
+    ],
+    ids=["rows", "latin", "empty", "brackets", "deep"],
+)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content, message):
+    path = tmp_path / "table.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match=message) as caught:
+        samples.read(path)
+    assert len(str(caught.value)) <= 1000
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1e999", "much", "9" * 5000])
+def test_a_number_that_is_none_is_named(table, tmp_path, value):
+    row = json.loads(table.read_text().splitlines()[0]) | {"strength": value}
+    path = tmp_path / "table.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(BadFile, match="row 1: strength must be a number"):
+        samples.read(path)
+
+
+def test_a_report_is_not_replaced_unasked(table, face_models, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("mine")
+    command = ["evaluate", str(table), "--faces", str(face_models / "models/insightface"), "--out", str(tmp_path)]
+    with contextlib.suppress(SystemExit):
+        assert cli.main(command) != 0
+    assert "--overwrite" in capsys.readouterr().err and (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_report_that_cannot_be_written_is_named(result, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_atomically", full)
+    with pytest.raises(FaceCDMError, match="report could not be written .*No space left"):
+        report.write(result, tmp_path / "new")

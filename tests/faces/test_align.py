@@ -27,7 +27,7 @@ def test_a_mirrored_face_is_not_mirrored_back():
 
 
 def test_points_at_one_place_are_refused():
-    with pytest.raises(ValueError, match="one place"):
+    with pytest.raises(ValueError, match="coincide"):
         similarity(np.ones((5, 2)), TEMPLATE)
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from facecdm.errors import BadFile, MissingModel, NoFace
-from facecdm.faces import Faces
+from facecdm.faces import Faces, library
 from facecdm.faces.library import find_faces_file, load_faces, save_faces
 
 
@@ -29,6 +30,16 @@ def test_round_trip(make_faces, tmp_path_factory, count, seed, dim, name):
         assert (new.landmarks is None) == (old.landmarks is None)
         assert (new.name, new.score, new.image_size, new.image_index) == (
             old.name, old.score, old.image_size, old.image_index)  # fmt: skip
+
+
+def test_the_pictures_are_kept_and_those_of_older_files_concluded(make_faces, tmp_path: Path, monkeypatch):
+    """Rising indices in a file without their number are taken for a video's."""
+    faces = replace(make_faces(3), pictures=7)
+    assert load_faces(save_faces(faces, tmp_path, "new")).pictures == 7
+    new = library._metadata
+    monkeypatch.setattr(library, "_metadata", lambda faces: {k: v for k, v in new(faces).items() if k != "pictures"})
+    assert load_faces(save_faces(faces, tmp_path, "old")).pictures == 3
+    assert load_faces(save_faces(make_faces(1), tmp_path, "one")).pictures == 0
 
 
 def test_an_old_file_stays(make_faces, tmp_path: Path):

@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from facecdm.errors import Mismatch, NoFace
+from facecdm.errors import FaceCDMError, Mismatch, NoFace
+from facecdm.faces.combine import MODES, Weighted, combine
+from facecdm.faces.compare import compare
 from facecdm.faces.value import BadFace, Faces, require_same_recogniser, same_recogniser
 
 
@@ -69,3 +71,21 @@ def test_names(make_faces):
     assert [face.name for face in make_faces(2).named("Ada")] == ["Ada 1", "Ada 2"]
     assert make_faces(1).named("Ada")[0].name == "Ada"
     assert make_faces(1).named("")[0].name == "person 0.0"
+
+
+def test_embeddings_of_one_recogniser_and_of_different_sizes_do_not_mix(make_faces):
+    """As a damaged or forged face file would bring them."""
+    small, large = make_faces(2, seed=1, dim=16), make_faces(2, seed=2, dim=32)
+    for mode in MODES:
+        with pytest.raises(Mismatch, match="embeddings of different sizes \\(16, 32\\)"):
+            combine([Weighted(small), Weighted(large)], mode)
+    with pytest.raises(Mismatch, match="different sizes"):
+        compare(small, large)
+    with pytest.raises(Mismatch, match="different sizes"):
+        compare(small, baseline=large)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0, 0.0])
+def test_weights_that_make_no_mean_are_refused(make_faces, weight):
+    with pytest.raises(FaceCDMError, match="Weights must be"):
+        combine([Weighted(make_faces(1), weight)])

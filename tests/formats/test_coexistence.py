@@ -122,13 +122,14 @@ def test_windows_of_a_video_see_their_own_references():
     """Core's context windows and AnimateDiff's sample a part of the batch at a time."""
     from types import SimpleNamespace
 
-    from facecdm.hosts.comfy.sampling.run import _rows, sampled_images
+    from facecdm.hosts.comfy.sampling.chunks import join_chunks, sampled_images
 
     assert sampled_images({"context_window": SimpleNamespace(index_list=[2, 3])}) == (2, 3)
     assert sampled_images({"ad_params": {"sub_idxs": [4]}}) == (4,) and sampled_images({"ad_params": None}) is None
+    assert sampled_images({"context_window": SimpleNamespace(index_list=[2, 3], dim=3)}) is None, "columns, no images"
     references = torch.arange(4.0).view(4, 1, 1)
-    assert _rows([references], 3, (1, 3, 9)).flatten().tolist() == [1, 3, 3]
-    assert _rows([references, references[:1]], 2, None).flatten().tolist() == [0, 1, 0, 0]
+    assert join_chunks([references], 3, (1, 3, 9)).flatten().tolist() == [1, 3, 3]
+    assert join_chunks([references, references[:1]], 2, None).flatten().tolist() == [0, 1, 0, 0]
 
 
 def test_freeu(small, show, epsilon):

@@ -176,7 +176,7 @@ BAD = {
     "infinity": (lambda t: t[first(t, "gate")].view(-1)[0].fill_(float("inf")), {}, "gate.* holds NaN or infinity"),
     "incomplete": (lambda t: t.pop(first(t, "to_v")), {}, "does not hold what .* says .*Missing key.*save it again"),
     "another shape": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2)}), {}, "size mismatch.*save it again"),
-    "integers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "save it again"),
+    "integers": (lambda t: t.update({first(t, "to_v"): torch.zeros(2, 2).int()}), {}, "holds int32, not weights"),
     "newer version": (lambda t: None, {"version": "2"}, "version 2.*Update FaceCDM"),
     "another kind": (lambda t: None, {"format": "pt"}, "a file of another kind.*FaceCDM reads its own adapters"),
     "no configuration": (lambda t: None, {"config": "["}, "configuration cannot be read.*save it anew"),

@@ -1,5 +1,7 @@
 """Apply FaceCDM to ControlNet: face tokens where a ControlNet would read the text, as diffusers would have it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from control_twins import cldm_keys, held, make_control_twins
@@ -139,6 +141,37 @@ def test_a_mask_weighs_what_the_net_says(host, twins, control, x, picture):
         predict(twins.model, x, SIGMA, positive),
         control.diffusers(twins, x, SIGMA, text, TOKENS["face"], picture, pooled, 0.7, weigh),
     )
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_area_gets_its_part_of_the_mask(host, twins, control, x, picture, side):
+    """In a conditioning for the left half, a mask of the left half is everywhere and one of the right half nowhere."""
+    import nodes
+
+    width = SIZE[1] * 4
+    mask = torch.zeros(1, SIZE[0] * 8, 2 * width)
+    mask[..., side * width : (side + 1) * width] = 1.0
+
+    def left(given, strength=0.7):
+        positive, _ = host.control_with_faces(
+            words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), strength, 0.0, 1.0, given
+        )
+        (area,) = nodes.ConditioningSetArea().append(positive, width, SIZE[0] * 8, 0, 0, 1.0)
+        return predict(twins.model, x, SIGMA, area)[..., : SIZE[1] // 2]
+
+    everywhere, nowhere = left(None), left(None, 0.0)
+    assert not torch.allclose(everywhere, nowhere, atol=1e-3)
+    same(left(mask), nowhere if side else everywhere)
+
+
+def test_the_pictures_size_is_the_runs_where_people_are_applied(host, in_comfy):
+    """A mask of any size is cut by it; without people the mask is taken to have the picture's own size."""
+    mask = torch.zeros(1, 30, 50)
+    mask[..., 25:] = 1.0
+    link, areas = host.FaceControl(None, "", mask), torch.tensor([[8, 4, 0, 4], [8, 4, 0, 8], [8, 4, 0, 12]])
+    run = in_comfy.module("facecdm.hosts.comfy.sampling.run")
+    parts = link._mask_for(torch.zeros(3, 4, 8, 4), areas, {run.RUN: SimpleNamespace(size=(8, 16))})
+    assert parts.shape == (3, 8, 4) and parts.mean((1, 2)).tolist() == [0, 1, 1]
 
 
 def test_outside_its_time_the_net_is_silent(host, twins, control, x, picture):

@@ -84,7 +84,7 @@ def test_without_pictures(in_comfy, sockets):
         ({"pose": "x"}, "pose must be one of"),
     ],
 )
-def test_wrong_inputs_are_told_before_anything_runs(in_comfy, given, words):
+def test_wrong_inputs_are_refused_before_anything_runs(in_comfy, given, words):
     assert words in in_comfy.nodes["FaceCDMPrepareDataSet"].validate_inputs(**given)
 
 

@@ -59,7 +59,7 @@ def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
     cond = {"uuid": "a", "model_conds": {"c_crossattn": SimpleNamespace(cond=torch.zeros(1, 77, 96))}}
     runs = [Run(tuple(two)) for two in people]
     for run in runs:
-        run.step(sd15.model, [[cond]], torch.tensor([SIGMA]), (8, 16))
+        run.step(sd15.model, [[cond]], torch.tensor([SIGMA]), torch.zeros(1, 4, 8, 16))
     patches = apply_person(sd15, people[0][0]).model_options["transformer_options"]["patches_replace"]["attn2"]
     for key, patch in patches.items():
         width, heads = layers[patch.index].width, layers[patch.index].heads

@@ -122,3 +122,17 @@ def test_the_five_points_of_seventy_begin_with_the_eye_on_the_viewers_left():
     assert np.abs(five[:, :2] - expected).max() < 10  # a tenth of the distance between the eyes
     assert five[0, 0] < five[2, 0] < five[1, 0] and five[3, 0] < five[4, 0]
     assert (five[:, 2] == 1).all()
+
+
+@pytest.mark.parametrize("value", [1e9, 1e30, 10**400, float("inf")], ids=str)
+@pytest.mark.parametrize("part", ["pose_keypoints_2d", "hand_left_keypoints_2d", "canvas_width"])
+def test_numbers_without_measure_are_refused_at_once(part, value):
+    """Such a hand took Pillow 40 s to draw, such a canvas all memory."""
+    frame = {"people": [{}], "canvas_height": 64, "canvas_width": 64}
+    if part == "canvas_width":
+        frame[part] = value
+    else:
+        frame["people"] = [{part: [value, 1, 1] * (18 if part.startswith("pose") else 21)}]
+    with pytest.raises(BadPose) as caught:
+        poses_from_openpose([frame])
+    assert len(str(caught.value)) < 500

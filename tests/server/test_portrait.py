@@ -14,7 +14,8 @@ from facecdm.comfy_api.client import Client
 from facecdm.comfy_api.errors import JobFailed
 from facecdm.comfy_api.workflow import Workflow
 from facecdm.demo.weights import default_path
-from workflows.source import needed_files
+from facecdm.models.download import target_of
+from facecdm.models.needs import of_nodes
 
 WORKFLOWS = WORKFLOW.parent.parent
 NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
@@ -44,7 +45,7 @@ def owned(server, request):
     for node in nodes.values():
         if node["class_type"] == "FaceCDMLoadFaceAnalyzer":
             node["inputs"]["pack"] = "buffalo_s"
-    files = [server.base / "models" / file for file in needed_files(nodes)]
+    files = [target_of(file, server.base / "models") for file in of_nodes(nodes).files if not file.is_archive]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

@@ -1,6 +1,6 @@
-"""The ablation's experiment in seconds: lab.py's U-Net and data, a recogniser that looks at colours, two people.
+"""The ablation in seconds: lab.py's U-Net and data, a recogniser of mean colours, two people.
 
-ablation_lab.py FOLDER STEPS PICTURES: run it, and kill this process at that training step or that picture.
+`ablation_lab.py FOLDER STEPS IMAGES` runs it and kills this process at that training step or image.
 """
 
 import os
@@ -12,13 +12,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
-from ablating import pictures  # noqa: E402
-from ablating.experiment import Experiment, available, jobs  # noqa: E402
-from ablating.judging import Judge, Remembered  # noqa: E402
-from ablating.people import Asked, Cast  # noqa: E402
-from ablating.pictures import Artist  # noqa: E402
-from ablating.training import Lab  # noqa: E402
+sys.path += [str(ROOT), str(Path(__file__).parent)]
 from lab import CONTEXT, VISION, WIDTH, TinySource, tiny_denoiser  # noqa: E402
 
 from facecdm.evaluation.evaluate import Evaluator  # noqa: E402
@@ -26,6 +20,12 @@ from facecdm.evaluation.pictures import opener  # noqa: E402
 from facecdm.evaluation.recognisers import RecognisedFace  # noqa: E402
 from facecdm.training.config import Config  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
+from research.ablation import sampling  # noqa: E402
+from research.ablation.experiment import Experiment, available, jobs  # noqa: E402
+from research.ablation.people import Cast, Request  # noqa: E402
+from research.ablation.sampling import ImageSampler  # noqa: E402
+from research.ablation.scoring import CachedRecogniser, Scorer  # noqa: E402
+from research.ablation.training import Lab  # noqa: E402
 
 ARMS = ["face alone", "triplet", "κ 1"]
 STEPS = 8
@@ -75,19 +75,21 @@ def experiment(folder: Path) -> Experiment:
         [view[1] for view in views],
         torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=draw), dim=1),
         torch.randn(2, 5, VISION, generator=draw),
-        [Asked(0, "a", 0.0), Asked(1, "b", 0.0)],
+        [Request(0, "a", 0.0), Request(1, "b", 0.0)],
         torch.randn(2, 7, CONTEXT, generator=draw),
         torch.zeros(1, 7, CONTEXT),
     )
     lab = make_lab(folder)
     evaluator = Evaluator(
-        [Remembered(Colours(), folder / "seen.jsonl")], opener(), lambda picture, words: float(picture.mean()) / 255
+        [CachedRecogniser(Colours(), folder / "seen.jsonl")],
+        opener(),
+        lambda picture, prompt: float(picture.mean()) / 255,
     )
     names, left_out = available(ARMS, pose=False)
     return Experiment(
         lab,
-        Artist(lab.denoiser, cast, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
-        Judge(evaluator, cast),
+        ImageSampler(lab.denoiser, cast, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
+        Scorer(evaluator, cast),
         folder,
         jobs(names, 1, [0.5]),
         {},
@@ -95,9 +97,9 @@ def experiment(folder: Path) -> Experiment:
     )
 
 
-def die_at(steps: int, drawn: int) -> None:
-    """Have this process killed, as by a machine that goes off, at the so-many-th training step or picture."""
-    left = {"steps": steps, "drawn": drawn}
+def die_at(steps: int, generated: int) -> None:
+    """Kill this process, as by a power cut, at that training step or image."""
+    left = {"steps": steps, "generated": generated}
 
     def counted(name, call):
         def wrapped(*given, **named):
@@ -109,11 +111,11 @@ def die_at(steps: int, drawn: int) -> None:
         return wrapped
 
     Trainer._train_step = counted("steps", Trainer._train_step)
-    pictures.sample = counted("drawn", pictures.sample)
+    sampling.sample = counted("generated", sampling.sample)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     die_at(int(sys.argv[2]), int(sys.argv[3]))
     experiment(Path(sys.argv[1])).run()
-    sys.exit("it came to its end")
+    sys.exit("it was not killed")

@@ -1,4 +1,4 @@
-"""Stand-ins for encoders and face finder, quick and exact, that count what they are asked."""
+"""Stubs for encoders and face finder that count their calls."""
 
 import hashlib
 import time
@@ -20,7 +20,7 @@ SETTINGS = Settings(64, 8, aspect=1.0, min_picture=0.1)
 
 @dataclass
 class StubEncoders:
-    """Latents are 8 × 8 means, repeated `width` times; words and vision states are drawn from hashes and means."""
+    """Latents are 8 × 8 means, repeated `width` times; prompts follow from hashes, vision states from means."""
 
     resolution: int = 64
     step: int = 8
@@ -37,14 +37,14 @@ class StubEncoders:
 
     def text(self, captions):
         self.asked["text"] += len(captions)
-        return [words(caption, self.large) for caption in captions]
+        return [prompt_of(caption, self.large) for caption in captions]
 
     def vision(self, pictures):
         self.asked["vision"] += len(pictures)
         return torch.stack([torch.from_numpy(picture.mean((0, 1))).float().repeat(5, 4) for picture in pictures])
 
 
-def words(caption: str, large: bool = False) -> Prompt:
+def prompt_of(caption: str, large: bool = False) -> Prompt:
     """Two tokens, four where the caption is long."""
     generator = torch.Generator().manual_seed(int(hashlib.sha256(caption.encode()).hexdigest()[:12], 16))
     states = torch.randn(1, 4 if len(caption) > 40 else 2, 6, generator=generator)
@@ -55,7 +55,7 @@ def words(caption: str, large: bool = False) -> Prompt:
 class StubFinder:
     """One face in the middle half of every picture, embedded as its mean colour; none in black pictures.
 
-    The eyes' distance follows the red of the middle pixel, so that "expressions" differ.
+    The mouth's height follows the red of the middle pixel, so that "expressions" differ.
     """
 
     recogniser: str = "stub/mean.onnx"
@@ -109,7 +109,7 @@ def save(path: Path, pixels: np.ndarray, caption: str | None = None) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, object]:
-    """Every shard's tensors and header, and the manifest, by name; equal where a byte for byte reader sees the same."""
+    """Every shard's tensors and metadata, and the manifest's bytes, by name."""
     from safetensors import safe_open
 
     seen: dict[str, object] = {"manifest.json": (folder / "manifest.json").read_bytes()}

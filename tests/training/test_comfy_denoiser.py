@@ -1,4 +1,4 @@
-"""A ComfyUI MODEL in training: the same predictions and gradients as diffusers', and nothing left behind."""
+"""A ComfyUI MODEL in training: predictions and gradients equal diffusers', and the MODEL is restored."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ class Step:
     def predict(self, denoiser, **more):
         return denoiser.predict(self.noisy, self.t, self.prompt, self.people(denoiser), **more)
 
-    def see_and_learn(self, denoiser, **more) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def predict_and_backward(self, denoiser, **more) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with self.lora.on(denoiser.layers()):
             prediction = self.predict(denoiser, **more)
             return prediction.detach(), self.learn(prediction)
@@ -92,12 +92,12 @@ def same(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("touched", ["linears", "layers"])
-def test_learns_what_diffusers_learns(twins, denoiser_class, touched):
+def test_gradients_equal_diffusers(twins, denoiser_class, touched):
     import comfy.utils
 
     with denoiser_class(twins.model) as denoiser:
         step = Step(twins.context, denoiser.layer_map, getattr(denoiser, touched)())
-        ours, learnt = step.see_and_learn(denoiser)
+        ours, learnt = step.predict_and_backward(denoiser)
         people = step.people(denoiser)
 
     host = DiffusersHost(twins.unet)
@@ -117,7 +117,7 @@ def test_learns_what_diffusers_learns(twins, denoiser_class, touched):
     assert sum(value.abs().max() > 1e-7 for value in learnt.values()) > 0.9 * len(learnt)
 
 
-def test_checkpointing_learns_the_same_and_watches_once(twins, denoiser_class):
+def test_checkpointing_gives_the_same_gradients_and_calls_the_observer_once(twins, denoiser_class):
     with denoiser_class(twins.model) as denoiser:
         step = Step(twins.context, denoiser.layer_map, denoiser.linears())
         results = []
@@ -184,9 +184,9 @@ def test_samples_as_before_once_it_is_closed(sd15, denoiser_class):
     with denoiser_class(sd15.model, dtype=torch.bfloat16) as denoiser:
         denoiser.checkpoint(True)
         step = Step(sd15.context, denoiser.layer_map, denoiser.linears())
-        rough, learnt = step.see_and_learn(denoiser)
+        rough, learnt = step.predict_and_backward(denoiser)
         denoiser.compute_in(torch.float32)
-        exact, reference = step.see_and_learn(denoiser)
+        exact, reference = step.predict_and_backward(denoiser)
         assert 1e-4 < (rough - exact).abs().max() / exact.abs().max() < 0.1
         assert torch.equal(predict(denoiser.model, x, 3.0, text), before)
     assert torch.equal(predict(sd15.model, x, 3.0, text), before)
@@ -194,14 +194,14 @@ def test_samples_as_before_once_it_is_closed(sd15, denoiser_class):
     assert not any("forward" in vars(part) or "forward_comfy_cast_weights" in vars(part) for part in unet.modules())
 
 
-def test_mends_weights_that_were_loaded_in_inference_mode(in_comfy, denoiser_class):
+def test_weights_loaded_in_inference_mode_are_replaced(in_comfy, denoiser_class):
     with torch.inference_mode():
         twins = make_twins(SMALL_SD15)
         assert all(value.is_inference() for value in twins.model.model.diffusion_model.parameters())
         with torch.inference_mode(False):
             with denoiser_class(twins.model) as denoiser:
                 step = Step(twins.context, denoiser.layer_map, denoiser.linears())
-                learnt = step.see_and_learn(denoiser)[1]
+                learnt = step.predict_and_backward(denoiser)[1]
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         denoiser_class(twins.model)
     assert len(learnt) > 200 and all(torch.isfinite(value).all() for value in learnt.values())
@@ -221,7 +221,7 @@ def test_weights_of_another_dtype_are_not_kept_twice(in_comfy, denoiser_class):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            learnt = step.see_and_learn(denoiser)[1]
+            learnt = step.predict_and_backward(denoiser)[1]
     weights = {tuple(value.shape) for value in half.unet.parameters() if value.dim() == 4 and value.shape[-1] == 3}
     assert not weights & set(shapes)
     full = make_twins(SMALL_SD15)
@@ -231,10 +231,10 @@ def test_weights_of_another_dtype_are_not_kept_twice(in_comfy, denoiser_class):
         ours.data = theirs.float()
     with denoiser_class(full.model) as denoiser:
         reference = Step(full.context, denoiser.layer_map, denoiser.linears())
-        same(learnt, reference.see_and_learn(denoiser)[1])
+        same(learnt, reference.predict_and_backward(denoiser)[1])
 
 
-def test_learns_on_the_lora_that_is_patched_in(sd15, denoiser_class):
+def test_patched_in_loras_are_part_of_the_base(sd15, denoiser_class):
     model = sd15.model.clone()
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
     generator = torch.Generator().manual_seed(3)
@@ -252,7 +252,7 @@ def test_learns_on_the_lora_that_is_patched_in(sd15, denoiser_class):
         torch.testing.assert_close(step.predict(plain).detach(), without)
 
 
-def test_pose_controls_without_learning(in_comfy, denoiser_class):
+def test_a_controlnet_is_used_without_training_it(in_comfy, denoiser_class):
     from control_twins import make_control_twins
 
     twins, control = make_twins(SMALL_SDXL), make_control_twins(SMALL_SDXL)
@@ -260,9 +260,9 @@ def test_pose_controls_without_learning(in_comfy, denoiser_class):
         step = Step(twins.context, denoiser.layer_map, denoiser.linears())
         pose = torch.rand(ROWS, 3, *(8 * length for length in SIZE))
         ours = denoiser.predict(step.noisy, step.t, step.prompt, control=pose)
-        learnt = step.see_and_learn(denoiser, control=pose)[1]
+        learnt = step.predict_and_backward(denoiser, control=pose)[1]
         denoiser.checkpoint(True)
-        same(step.see_and_learn(denoiser, control=pose)[1], learnt, 1e-6)
+        same(step.predict_and_backward(denoiser, control=pose)[1], learnt, 1e-6)
     added = {"text_embeds": step.prompt.pooled, "time_ids": step.prompt.sizes}
     down, middle = control.model(
         step.noisy, step.t, step.prompt.states, pose, added_cond_kwargs=added, return_dict=False
@@ -347,7 +347,7 @@ def test_a_model_in_dynamic_vram_is_trained_on_its_non_dynamic_clone(sd15, denoi
             or (not denoiser.model.is_dynamic())
         )
         step = Step(sd15.context, denoiser.layer_map, denoiser.linears())
-        assert len(step.see_and_learn(denoiser)[1]) > 200
+        assert len(step.predict_and_backward(denoiser)[1]) > 200
     control = make_control_twins(SMALL_SDXL).net
     assert static_control(control).control_model is control.control_model
     wrapped = control.control_model_wrapped

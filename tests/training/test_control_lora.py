@@ -1,4 +1,4 @@
-"""A LoRA of the pose ControlNet: learnt in the stages on both hosts, and applied to a CONTROL_NET."""
+"""A LoRA of the pose ControlNet: trained on both hosts, and applied to a CONTROL_NET."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def trainer(folder, control, **stage):
 
 
 @pytest.mark.parametrize("layers,count", [("attention", 24), ("all", 50)])
-def test_it_learns_and_the_net_itself_does_not(tmp_path, layers, count):
+def test_it_is_trained_and_the_controlnet_is_not(tmp_path, layers, count):
     control = net()
     before = {name: value.clone() for name, value in control.state_dict().items()}
     made = trainer(tmp_path, control, train=["gates", "control"], lora_layers=layers)
@@ -66,7 +66,7 @@ def test_it_learns_and_the_net_itself_does_not(tmp_path, layers, count):
     assert torch.equal(seen(), alone)
 
 
-def test_the_next_stage_goes_on_with_it_or_leaves_it_as_it_is(tmp_path):
+def test_the_next_stage_trains_it_further_or_leaves_it(tmp_path):
     first = trainer(tmp_path, net(), train=["control"]).run()
     for group, moves in (("control", True), ("gates", False)):
         made = tiny_trainer(
@@ -118,7 +118,7 @@ def asked(denoiser, twins):
     )
 
 
-def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(pair):
+def test_both_hosts_give_the_same_gradients_and_names_and_the_node_applies_it(pair):
     from facecdm.hosts.comfy.control.lora import control_with_lora
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
@@ -162,7 +162,7 @@ def test_both_hosts_learn_the_same_under_the_same_names_and_the_node_applies_it(
         torch.testing.assert_close(asked(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
 
 
-def test_a_control_lora_takes_one_too(in_comfy):
+def test_a_control_lora_accepts_one(in_comfy):
     """The demo's own pose ControlNet, which core builds from the MODEL: as the shell's training has it."""
     from comfy.controlnet import load_controlnet
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from facecdm.errors import BadFile
 from facecdm.training.lora import Lora, LowRank
 from facecdm.training.rows import Prompt
 
 
-def loud(part: LowRank) -> LowRank:
+def randomised(part: LowRank) -> LowRank:
     nn.init.normal_(part.up, 0, 0.1)
     return part
 
@@ -25,21 +26,21 @@ def loud(part: LowRank) -> LowRank:
 )
 def test_it_is_a_change_of_the_weight(layer, shape):
     torch.manual_seed(0)
-    part, x = loud(LowRank.of(layer, 2)), torch.randn(shape)
+    part, x = randomised(LowRank.of(layer, 2)), torch.randn(shape)
     with Lora({"layer": part}).on({"layer": layer}):
-        heard = layer(x)
+        added = layer(x)
     with torch.no_grad():
         base = layer.weight.clone()
         layer.weight += part.weight
         expected = layer(x)
         layer.weight.copy_(base)
-    torch.testing.assert_close(heard, expected)
-    assert not torch.allclose(heard, layer(x), atol=1e-3)
+    torch.testing.assert_close(added, expected)
+    assert not torch.allclose(added, layer(x), atol=1e-3)
 
 
 def test_alpha_over_rank_scales_it():
     torch.manual_seed(0)
-    part, x = loud(LowRank(5, 7, rank=4, alpha=2.0)), torch.randn(3, 5)
+    part, x = randomised(LowRank(5, 7, rank=4, alpha=2.0)), torch.randn(3, 5)
     torch.testing.assert_close(part.weight, part.up @ part.down / 2)
     torch.testing.assert_close(part(x), x @ (part.up @ part.down / 2).T)
     again = Lora.from_tensors(Lora({"layer": part}).tensors()).parts["layer"]
@@ -50,7 +51,7 @@ def test_a_convolution_travels_through_its_tensors():
     layers = {"lora_unet_conv": nn.Conv2d(4, 6, 3, padding=1), "lora_unet_linear": nn.Linear(4, 6)}
     lora = Lora.new(layers, 3)
     for part in lora.parts.values():
-        loud(part)
+        randomised(part)
     again = Lora.from_tensors(lora.tensors())
     assert lora.tensors()["lora_unet_conv.lora_up.weight"].shape == (6, 3, 1, 1)
     for name, value in lora.tensors().items():
@@ -86,3 +87,25 @@ def test_core_loads_what_the_shell_trains(in_comfy):
         got = theirs.predict(noisy, t, prompt)
     assert (expected - plain).abs().max() > 0.05
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda t: t.pop("layer.lora_up.weight"), "layer has one half only"),
+        (lambda t: t.pop("layer.lora_down.weight"), "layer has one half only"),
+        (lambda t: t.update({"layer.lora_up.weight": torch.ones(7, 3)}), r"halves of shapes \[4, 5\] and \[7, 3\]"),
+        (lambda t: t.update({"layer.lora_up.weight": torch.ones(7)}), "halves of shapes"),
+        (lambda t: t["layer.lora_up.weight"][0].fill_(float("nan")), "layer.lora_up holds NaN"),
+        (lambda t: t["layer.alpha"].fill_(float("inf")), "layer.alpha holds NaN or infinity"),
+        (lambda t: t.update({"layer.lora_up.weight": torch.ones(7, 4).to(torch.float8_e5m2)}), ""),
+    ],
+)
+def test_damaged_files(change, message):
+    tensors = {key: value.clone() for key, value in Lora({"layer": LowRank(5, 7, rank=4)}).tensors().items()}
+    change(tensors)
+    if not message:  # fp8 is no damage
+        assert Lora.from_tensors(tensors).parts["layer"].up.dtype == torch.float32
+        return
+    with pytest.raises(BadFile, match=message):
+        Lora.from_tensors(tensors)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from moments import StubDenoiser
+from step_stubs import StubDenoiser
 
 from facecdm.errors import FaceCDMError
 from facecdm.training import stages

@@ -221,7 +221,9 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
         ("all: {steps: 0}", "every stage has steps: 0"),
         ("name: ../x", "'../x' cannot be the name of a file"),
         ("out: train.yaml", "out .train.yaml. is a file"),
-        ("data: caf\xe9", "is not a YAML file in UTF-8"),
+        ("data: caf\xe9", "is not UTF-8 text"),
+        ("all: &all {steps: 2}\nstages: {broad: *all}", "aliases are refused"),
+        ("data: " + "[" * 2000, "nested"),
         ("all: {learning_rate: .inf}", "learning_rate must be a finite number"),
     ],
 )
@@ -242,7 +244,7 @@ def test_another_recogniser_than_the_data_sets_is_refused(data_set, face_models,
 
 
 def test_a_users_adapter_is_not_overwritten_unless_asked(alone, data_set, face_models, tmp_path):
-    path = write(tmp_path, data_set, face_models, out=str(alone))
+    path = write(tmp_path, data_set, face_models, out=str(alone), stages={"fine": {"steps": 7}})
     with pytest.raises(FaceCDMError, match="adapter.safetensors exists and was not made by this training"):
         opened(configuration.read(path))
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from moments import ManyPeople, StubDenoiser
+from step_stubs import ManyPeople, StubDenoiser
 
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.model import TripletAdapter
@@ -38,7 +38,7 @@ def test_the_diffusion_loss_is_always_there_and_others_where_they_weigh_somethin
     ]
 
 
-def test_a_seldom_term_weighs_the_more():
+def test_the_weight_of_an_infrequent_term_is_multiplied_by_its_interval():
     """Over any number of whole intervals the sum of its weights is that of a term of every step."""
     for every in (1, 2, 5):
         weights = [Term("", abs, 0.5, every).weight_at(step) for step in range(1, 41)]
@@ -99,6 +99,8 @@ def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
 
     with pytest.raises(FaceCDMError, match="'fine' has an identity loss, and no recogniser"):
         check(recogniser=None, identity=0.1)
+    with pytest.raises(FaceCDMError, match="'broad' has linear_identity, which needs a VAE"):
+        check_losses(Stage(linear_identity=1.0), LossInputs(inputs.data, StubDenoiser(can_decode=False), None))
     with pytest.raises(FaceCDMError, match="at least 32 people and this one has 5"):
         check(data=ManyPeople(5), linear_identity=0.1)
     from_noise = {"identity": 0.1, "few_steps": 2, "few_steps_from": "noise"}

@@ -33,7 +33,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nobody stopped."""
+    """An uninterrupted run."""
     trainer = tiny_trainer(tmp_path_factory.mktemp("whole"))
     result = trainer.run()
     return trainer, everything(trainer), result
@@ -45,13 +45,12 @@ def equal(ours: dict, theirs: dict) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-def test_everything_that_should_learn_has_moved(whole, tmp_path):
+def test_every_trained_parameter_has_changed(whole, tmp_path):
     _, learnt, _ = whole
     fresh = everything(tiny_trainer(tmp_path))
     still = [
         name for name, value in learnt.items() if name.startswith("parameters") and torch.equal(value, fresh[name])
     ]
-    # What reads only the interplay's output projections, zero at birth, gets its gradient a step later: it has moved.
     # The face's decoder is no part of these losses.
     assert {name.split(".")[-2] for name in still} <= {"restore"}
 

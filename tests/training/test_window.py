@@ -1,4 +1,4 @@
-"""A window around the face: the cut says of itself where it lies, and nothing else of the batch changes."""
+"""A window around the face: coordinates follow the crop, and nothing else of the batch changes."""
 
 from dataclasses import replace
 
@@ -20,14 +20,14 @@ def batch(height: int, width: int, box: list[float], sizes: bool = False) -> Row
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     latents = torch.stack([y, x]).repeat(B, 1, 1, 1)
     control = latents.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    told = torch.tensor([[900.0, 700, 3, 5, height * 8, width * 8]]).repeat(B, 1) if sizes else None
+    given = torch.tensor([[900.0, 700, 3, 5, height * 8, width * 8]]).repeat(B, 1) if sizes else None
     box = torch.tensor([box]).repeat(B, 1)
     points = box[:, None, :2] + torch.rand(B, 5, 2, generator=torch.Generator().manual_seed(0)) * (
         box[:, None, 2:] - box[:, None, :2]
     )
     return Rows(
         latents,
-        Prompt(torch.zeros(B, 7, 8), None, told),
+        Prompt(torch.zeros(B, 7, 8), None, given),
         torch.zeros(B, 4),
         None,
         box,
@@ -46,16 +46,16 @@ def batch(height: int, width: int, box: list[float], sizes: bool = False) -> Row
     y=st.floats(0, 0.6),
     side=st.floats(0, 0.4),
 )
-def test_a_window_lies_in_the_picture_and_knows_where(step, height, width, x, y, side):
+def test_a_window_lies_in_the_picture_and_coordinates_follow(step, height, width, x, y, side):
     rows = batch(height, width, [x, y, x + side, y + side], sizes=True)
     draws = draw(STAGE.but(face_window=1.0), step, 0, rows.latents.shape)
     assert draws.window.all()
     draws = replace(draws, epsilon=rows.latents)
-    cut, drawn = windowed(rows, draws)
+    cut, cropped = windowed(rows, draws)
     h, w = cut.latents.shape[-2:]
     assert h % 8 == w % 8 == 0 and height / 2 <= h < height / 2 + 8 and width / 2 <= w < width / 2 + 8
     top, left = cut.latents[:, 0, 0, 0], cut.latents[:, 1, 0, 0]
-    assert torch.equal(drawn.epsilon, cut.latents), "noise is cut where the picture is"
+    assert torch.equal(cropped.epsilon, cut.latents), "noise is cut where the picture is"
     assert torch.equal(cut.latents[:, 0, :, 0], top[:, None] + torch.arange(h)), "whole rows, in order"
     assert torch.equal(cut.latents[:, 1, 0], left[:, None] + torch.arange(w))
     assert torch.equal(cut.control[:, :, ::8, ::8], cut.latents), "the pose is cut where the picture is"
@@ -70,18 +70,18 @@ def test_a_window_lies_in_the_picture_and_knows_where(step, height, width, x, y,
     ]
 
 
-def test_a_face_is_seen_and_a_small_picture_stays_whole():
+def test_the_face_is_inside_and_a_small_picture_stays_whole():
     rows = batch(32, 32, [0.6, 0.1, 0.8, 0.3])
     draws = draw(STAGE.but(face_window=1.0), 1, 0, rows.latents.shape)
     cut, _ = windowed(rows, draws)
     assert (cut.box > 0).all() and (cut.box < 1).all() and cut.prompt.sizes is None
-    assert len({tuple(corner) for corner in cut.box.tolist()}) > 1, "each stands elsewhere"
+    assert len({tuple(corner) for corner in cut.box.tolist()}) > 1, "each has its own offset"
     rows = batch(8, 16, [0.2, 0.2, 0.5, 0.5])
     assert windowed(rows, draw(STAGE, 1, 0, rows.latents.shape))[0] is rows
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_as_many_steps_as_asked_are_windows_and_the_other_draws_stay(share):
+def test_the_share_of_windows_and_the_other_random_draws_stay(share):
     shape = (4, 4, 16, 16)
     with_windows = [draw(STAGE.but(face_window=share), step, 0, shape) for step in range(400)]
     assert sum(bool(d.window[0]) for d in with_windows) == pytest.approx(400 * share, abs=40)

@@ -68,14 +68,26 @@ def write(frontend: Frontend, plan: Plan) -> dict:
         name=plan.name,
         groups=groups,
         sizes=sizes,
-        note=plan.note,
+        note=plan.full_note,
         id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"facecdm/{plan.name}")),
     )
     for node in opened["nodes"]:
         node.setdefault("widgets_values", [])  # as after opening and saving
+        offer_downloads(node, plan)
     for data, path in ((opened, WORKFLOWS / f"{plan.name}.json"), (api, WORKFLOWS / "api" / f"{plan.name}.json")):
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return api
+
+
+def offer_downloads(node: dict, plan: Plan) -> None:
+    """Name the node's model files in its properties: the frontend then offers to download those that are missing."""
+    offered = [
+        {"name": file.choice, "url": file.url, "directory": file.folder}
+        for file in plan.models
+        if file.in_browser and file.choice in node["widgets_values"]
+    ]
+    if offered:
+        node["properties"]["models"] = offered
 
 
 def show_graph(frontend: Frontend, plan: Plan) -> None:

@@ -5,6 +5,8 @@ A value "@name" or "@name:1" links to an output of another node. Inputs that are
 
 from dataclasses import dataclass, field
 
+from facecdm.models.catalogue import PACKS, ModelFile, by_choice
+
 PHOTO, MODEL, PROMPT, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
 
 
@@ -42,6 +44,21 @@ class Plan:
     groups: tuple[tuple[Group, ...], ...]
     runs: bool = True
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[ModelFile]:
+        """The model files that its widgets name."""
+        values = [value for node in self.nodes.values() for value in node.inputs.values() if isinstance(value, str)]
+        return [file for value in dict.fromkeys(values) if (file := by_choice(value) or PACKS.get(value))]
+
+    @property
+    def full_note(self) -> str:
+        """The note, and what to download where the pack does not have everything."""
+        if self.runs:
+            return self.note
+        lines = [f"- {file.note}" for file in self.models]
+        get = f"All of them with one command, in the pack's folder: `python -m facecdm get {self.name}`"
+        return "\n".join([self.note, "", "It needs:", "", *lines, "", get])
 
     def api(self) -> dict:
         """API JSON, without the inputs that keep their defaults."""

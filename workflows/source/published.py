@@ -1,4 +1,4 @@
-"""The workflows on SD1.5 and SDXL with published adapters; each note lists the files that the user needs."""
+"""The workflows on SD1.5 and SDXL with published adapters; the note of each ends in the list of its files."""
 
 from .parts import (
     MODEL,
@@ -44,23 +44,12 @@ def real(prefix: str, **changes) -> dict[str, Node]:
     )
 
 
-def files(*lines: str) -> str:
-    return "It needs:\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-BUFFALO = "models/insightface/models/buffalo_l (InsightFace; weights for non-commercial research only)"
-ANTELOPE = BUFFALO.replace("buffalo_l", "antelopev2")
-SD15_FILE = f"models/checkpoints/{SD15}, or any SD1.5"
-SDXL_FILE = f"models/checkpoints/{SDXL}, or any SDXL"
-
 FACEID = Plan(
     "sd15_faceid",
-    f"""## Your photo with SD1.5 and FaceID
+    """## Your photo with SD1.5 and FaceID
 
 The face sets the identity; hair, clothes and place come from your prompt. With face_strength 0.7 the prompt counts \
-more. FaceID's LoRA is in the adapter's file and is applied with it.
-
-{files(SD15_FILE, "models/ipadapter/ip-adapter-faceid_sd15.bin", BUFFALO)}""",
+more. FaceID's LoRA is in the adapter's file and is applied with it.""",
     checkpoint(SD15, 512)
     | pack("buffalo_l")
     | photo_of()
@@ -73,18 +62,9 @@ more. FaceID's LoRA is in the adapter's file and is applied with it.
 
 PLUS_V2 = Plan(
     "sdxl_faceid_plusv2",
-    f"""## Your photo with SDXL and FaceID PlusV2
+    """## Your photo with SDXL and FaceID PlusV2
 
-PlusV2 uses the image of the face beside its embedding, so it needs a CLIP vision model and the photo.
-
-{
-        files(
-            SDXL_FILE,
-            "models/ipadapter/ip-adapter-faceid-plusv2_sdxl.bin",
-            "models/clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
-            BUFFALO,
-        )
-    }""",
+PlusV2 uses the image of the face beside its embedding, so it needs a CLIP vision model and the photo.""",
     checkpoint(SDXL, 1024)
     | pack("buffalo_l")
     | photo_of()
@@ -112,22 +92,13 @@ PlusV2 uses the image of the face beside its embedding, so it needs a CLIP visio
 
 INSTANTID = Plan(
     "sdxl_instantid",
-    f"""## Your photo with SDXL and InstantID
+    """## Your photo with SDXL and InstantID
 
 Two parts show the person: the adapter in the model, and a ControlNet that gets five key points of the face, and the \
 face in place of the text. The key points set pose and size: take those of another picture to turn the head (Edit \
 Pose), and lower strength of Apply FaceCDM to ControlNet where the pose is too rigid.
 
-CFG 4 – 5 looks natural with InstantID.
-
-{
-        files(
-            SDXL_FILE,
-            "models/instantid/ip-adapter.bin",
-            "models/controlnet/instantid/diffusion_pytorch_model.safetensors",
-            ANTELOPE,
-        )
-    }""",
+CFG 4 – 5 looks natural with InstantID.""",
     checkpoint(SDXL, 1024)
     | pack("antelopev2")
     | photo_of()
@@ -166,19 +137,10 @@ CFG 4 – 5 looks natural with InstantID.
 
 PULID = Plan(
     "sdxl_pulid",
-    f"""## Your photo with SDXL and PuLID
+    """## Your photo with SDXL and PuLID
 
 PuLID encodes the face on a plain background with EVA CLIP. face_strength, and projection and balance of Apply \
-Options, set how much of the prompt's own picture remains.
-
-{
-        files(
-            SDXL_FILE,
-            "models/pulid/ip-adapter_pulid_sdxl_fp16.safetensors",
-            "models/clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt",
-            ANTELOPE,
-        )
-    }""",
+Options, set how much of the prompt's own picture remains.""",
     checkpoint(SDXL, 1024)
     | pack("antelopev2")
     | photo_of()
@@ -205,16 +167,14 @@ Options, set how much of the prompt's own picture remains.
 )
 
 
-def posed(name: str, title: str, base: str, base_file: str, size: int, file: str, net: str) -> Plan:
+def posed(name: str, title: str, base: str, size: int, file: str, net: str) -> Plan:
     return Plan(
         name,
         f"""## A portrait in another picture's pose, with {title}
 
 Extract Pose draws the key points of the picture on the right for an OpenPose ControlNet; the identity comes from your \
 photo. The face's own key points need no further weights: choose OpenPose or DWPose as detector for the whole body. \
-Edit Pose, put between, turns the head or fits the pose to another size.
-
-{files(base_file, f"models/ipadapter/{file}", f"models/controlnet/{net}", BUFFALO)}""",
+Edit Pose, put between, turns the head or fits the pose to another size.""",
         checkpoint(base, size)
         | pack("buffalo_l", True)
         | photo_of()
@@ -258,13 +218,12 @@ SD15_POSE = posed(
     "sd15_pose",
     "SD1.5",
     SD15,
-    SD15_FILE,
     512,
     "ip-adapter-faceid_sd15.bin",
     "control_v11p_sd15_openpose_fp16.safetensors",
 )
 SDXL_POSE = posed(
-    "sdxl_pose", "SDXL", SDXL, SDXL_FILE, 1024, "ip-adapter-faceid_sdxl.bin", "controlnet-openpose-sdxl-1.0.safetensors"
+    "sdxl_pose", "SDXL", SDXL, 1024, "ip-adapter-faceid_sdxl.bin", "controlnet-openpose-sdxl-1.0.safetensors"
 )
 
 ALL = (FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE, SDXL_POSE)

@@ -1,4 +1,4 @@
-"""The trainer's view of a diffusers U-Net: the demo model's, or a Stable Diffusion 1.5 / XL folder."""
+"""The `Denoiser` of a diffusers U-Net: the demo model's, or that of a Stable Diffusion 1.5 or XL folder."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
 from ...bases import name_of
-from ...errors import FaceCDMError, MissingModel
+from ...errors import BadFile, FaceCDMError, MissingModel
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
 from .sampling import DiffusersHost
 
 
 class DiffusersDenoiser:
-    """See `training.denoiser.Denoiser`. `decoder` maps latents as the U-Net has them to pixels in −1…1."""
+    """See `training.denoiser.Denoiser`. `decoder` maps the U-Net's latents to pixels in −1…1."""
 
     can_decode = True
 
@@ -52,7 +52,7 @@ class DiffusersDenoiser:
         return "" if self._control is None else digest_of("control", self._control.state_dict().values())
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """The dtype of the U-Net's arithmetic: float32, or another one by autocast."""
+        """Set the dtype of the U-Net's computations: float32, or another one by autocast."""
         self._autocast = None if dtype == torch.float32 else dtype
 
     def predict(
@@ -137,7 +137,7 @@ class DiffusersDenoiser:
 
 
 class _Decoder(nn.Module):
-    """AutoencoderKL from scaled latents, without its statistics' noise."""
+    """AutoencoderKL for scaled latents."""
 
     def __init__(self, vae: nn.Module):
         super().__init__()
@@ -195,25 +195,27 @@ def folder_denoiser(
 ) -> DiffusersDenoiser:
     """A model folder as diffusers saves it (unet/, vae/, scheduler/), with a ControlNet's folder beside it.
 
-    Raises MissingModel where a part is not there. Nothing is fetched.
+    Nothing is fetched; weights are read from safetensors only. Raises MissingModel where a part is missing, BadFile.
     """
     from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 
     for part in ("unet", "vae", "scheduler"):
         if not (folder / part).is_dir():
             raise MissingModel(
-                f"{folder} has no {part}/: it wants a model folder as diffusers' save_pretrained "
-                "writes it, with unet, vae, scheduler, text encoder and tokenizer"
+                f"{folder} has no {part}/: name a model folder as diffusers' save_pretrained writes it, with unet, "
+                "vae, scheduler, text encoder and tokenizer"
             )
     local = {"local_files_only": True}
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **local).to(device)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **local).to(device)
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **local)
-    net = (
-        ControlNetModel.from_pretrained(control, torch_dtype=dtype, **local).to(device).eval().requires_grad_(False)
-        if control
-        else None
-    )
+    weights = local | {"use_safetensors": True}
+    try:
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **weights).to(device)
+        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **weights).to(device)
+        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **local)
+        net = ControlNetModel.from_pretrained(control, torch_dtype=dtype, **weights) if control else None
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{folder} or its ControlNet cannot be read, in safetensors: {str(error)[:300]}") from error
+    if net is not None:
+        net = net.to(device).eval().requires_grad_(False)
     signal = scheduler.alphas_cumprod.sqrt()
     kind = "v" if scheduler.config.prediction_type == "v_prediction" else "epsilon"
     return DiffusersDenoiser(unet, _Decoder(vae), signal, (1 - signal**2).sqrt(), kind, net)

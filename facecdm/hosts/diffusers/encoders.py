@@ -15,8 +15,11 @@ from ...training.rows import Prompt
 
 
 class DiffusersEncoders:
-    """`folder` as `save_pretrained` writes a pipeline: vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and
-    text_encoder_2/. `vision_folder` holds a CLIPVisionModelWithProjection. Captions are cut after 75 tokens."""
+    """The encoders of `folder`, which holds vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and
+    text_encoder_2/, as `save_pretrained` writes them. `vision_folder` holds a CLIPVisionModelWithProjection.
+
+    Weights are read from safetensors only. Captions are cut after 75 tokens.
+    """
 
     def __init__(
         self, folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -38,7 +41,7 @@ class DiffusersEncoders:
         kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
         self._texts = [
             (
-                CLIPTokenizer.from_pretrained(_there(folder / f"tokenizer{suffix}")),
+                CLIPTokenizer.from_pretrained(_existing(folder / f"tokenizer{suffix}"), local_files_only=True),
                 _open(kind, folder / f"text_encoder{suffix}", device, dtype),
             )
             for suffix, kind in kinds
@@ -95,7 +98,7 @@ class DiffusersEncoders:
         return self._vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2].float()
 
 
-def _there(folder: Path) -> Path:
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise MissingModel(f"{folder} is missing: name a diffusers folder, as pipeline.save_pretrained writes it")
     return folder
@@ -103,16 +106,16 @@ def _there(folder: Path) -> Path:
 
 def _open(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
     try:
-        model = kind.from_pretrained(_there(folder), torch_dtype=dtype, local_files_only=True)
+        model = kind.from_pretrained(_existing(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadFile(f"{folder} cannot be read as a {kind.__name__}: {str(error)[:200]}") from error
+        raise BadFile(f"{folder} cannot be read as a {kind.__name__} in safetensors: {str(error)[:200]}") from error
     return model.to(device).eval().requires_grad_(False)
 
 
 def _normal(folder: Path) -> tuple[tuple, ...]:
-    """Mean and deviation of the pixels: CLIP's, unless the folder's preprocessor says others."""
+    """Mean and deviation of the pixels: those of the folder's preprocessor, or CLIP's."""
     from ...demo.clip import PIXEL_MEAN, PIXEL_STD
 
     path = folder / "preprocessor_config.json"
-    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tuple(said.get("image_mean", PIXEL_MEAN)), tuple(said.get("image_std", PIXEL_STD))
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tuple(settings.get("image_mean", PIXEL_MEAN)), tuple(settings.get("image_std", PIXEL_STD))

@@ -117,11 +117,11 @@ def _comfyui(wanted: str, option: str) -> Path:
 
     Raises MissingModel, which names what was `wanted` from it and the `option` that gives it.
     """
-    places = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
-    places += [REPOSITORY.parents[1], REPOSITORY / ".quickstart" / "ComfyUI"]
-    for place in places:
-        if (place / "comfy").is_dir():
-            return place
+    folders = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
+    folders += [REPOSITORY.parents[1], REPOSITORY / ".quickstart" / "ComfyUI"]
+    for folder in folders:
+        if (folder / "comfy").is_dir():
+            return folder
     raise MissingModel(f"no ComfyUI was found to take {wanted} from: give {option}, or its folder as FACECDM_COMFYUI")
 
 

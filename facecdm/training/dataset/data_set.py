@@ -32,7 +32,7 @@ class DataSet:
         self._stores = {stage: Store(self.folder / stage) for stage in STAGES}
         for entry in self.entries:
             for stage, key in zip(STAGES, entry.keys.all()):
-                if key and key not in self._stores[stage].places:
+                if key and key not in self._stores[stage].locations:
                     raise BadFile(
                         f"{self.folder / stage} lacks a record of {entry.name}: prepare the data set again (only what "
                         "is missing is made)"

@@ -110,7 +110,7 @@ class Encoding:
             )
         return [
             replace(entry, keys=replace(entry.keys, augmented=alone[entry.key]))
-            if alone.get(entry.key) in self.augmented.places
+            if alone.get(entry.key) in self.augmented.locations
             else entry
             for entry in entries
         ]

@@ -29,11 +29,11 @@ class FaceWorldSource:
     def items(self) -> list[Item]:
         """In the order of the label files. Raises MissingModel, BadFile (a picture is in no tar file)."""
         labels = [label for split in self.splits for label in self._labels(split)]
-        places = {}
+        members = {}
         for shard in sorted({label["shard"] for label in labels}):
             with tarfile.open(self.root / shard) as archive:
-                places |= {member.name: (self.root / shard, member.offset_data, member.size) for member in archive}
-        lacking = [label["file"] for label in labels if label["file"] not in places]
+                members |= {member.name: (self.root / shard, member.offset_data, member.size) for member in archive}
+        lacking = [label["file"] for label in labels if label["file"] not in members]
         if lacking:
             raise BadFile(
                 f"{self.root}: {len(lacking)} pictures of the label files are in no shard, such as "
@@ -42,7 +42,7 @@ class FaceWorldSource:
         return [
             Item(
                 label["file"],
-                functools.partial(_read, *places[label["file"]]),
+                functools.partial(_read, *members[label["file"]]),
                 decode_file,
                 label["caption"],
                 label["identity"],

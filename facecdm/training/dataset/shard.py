@@ -83,6 +83,10 @@ class Shard:
         self.keys: list[str] = json.loads(metadata["keys"])
         self.notes: dict[str, dict] = json.loads(metadata["notes"])
         self.sums: dict[str, list[str]] = json.loads(metadata.get("sums", "{}"))
+        for entry in self._tensors.values():
+            begin, end = entry["data_offsets"]
+            if begin < 0 or math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize != end - begin:
+                raise ValueError("its header is damaged")
         if self._start + max((entry["data_offsets"][1] for entry in self._tensors.values()), default=0) != size:
             raise ValueError("it was cut short or added to")
 

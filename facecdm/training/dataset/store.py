@@ -21,7 +21,7 @@ from ...errors import BadFile, FaceCDMError
 from .shard import Shard, write_shard
 
 OPEN_FILES = 128
-LEFT_OVER = 3600  # seconds after which a half-written file has no writer any more
+LEFT_OVER = 3600  # seconds after which a half-written file is deleted
 
 logger = logging.getLogger("facecdm")
 
@@ -46,14 +46,14 @@ class RecordLocation:
 class Store:
     """A folder of shards. A record is a row of each tensor of its shard, or a note alone.
 
-    places   shard and row of each record, by key
-    notes    by key
+    locations   shard and row of each record, by key
+    notes       by key
     """
 
     def __init__(self, folder: Path):
         """Reads the headers. A shard that cannot be read counts as missing, with a warning: it is made again."""
         self.folder = folder
-        self.places: dict[str, RecordLocation] = {}
+        self.locations: dict[str, RecordLocation] = {}
         self.notes: dict[str, dict] = {}
         self._noted: dict[str, str] = {}  # the shard of each note
         self._sums: dict[str, list[str]] = {}  # of each row, by shard
@@ -76,10 +76,10 @@ class Store:
 
     def __len__(self) -> int:
         """Records and notes."""
-        return len(self.places.keys() | self.notes.keys())
+        return len(self.locations.keys() | self.notes.keys())
 
     def __contains__(self, key: str) -> bool:
-        return key in self.places or key in self.notes
+        return key in self.locations or key in self.notes
 
     def add(self, keys: list[str], tensors: dict[str, Tensor], notes: dict[str, dict] | None = None) -> None:
         """Write one shard: row i of every tensor belongs to keys[i]; notes may have further keys, without rows.
@@ -111,19 +111,19 @@ class Store:
         """The tensor of that name of each record, as stored. Raises BadFile where a record is gone."""
         by_shard: dict[str, list[tuple[int, int]]] = {}
         for number, key in enumerate(keys):
-            place = self.places.get(key)
-            if place is None:
+            location = self.locations.get(key)
+            if location is None:
                 raise BadFile(
                     f"{self.folder} lacks a record of the data set: prepare the data set again "
                     "(only what is missing is made)"
                 )
-            by_shard.setdefault(place.shard, []).append((number, place.row))
+            by_shard.setdefault(location.shard, []).append((number, location.row))
         out: dict[int, Tensor] = {}
-        for shard, places in by_shard.items():
+        for shard, wanted in by_shard.items():
             try:
                 with self._lock:
                     file = self._file(shard)
-                    out |= {number: file.row(name, row) for number, row in places}
+                    out |= {number: file.row(name, row) for number, row in wanted}
             except (OSError, ValueError, LookupError, TypeError) as error:
                 raise BadFile(
                     f"{self.folder / shard} is damaged ({error}): delete it and prepare the data set again (only what "
@@ -133,7 +133,7 @@ class Store:
 
     def prune(self, wanted: set[str]) -> int:
         """Delete the shards that hold nothing of `wanted`; gives the bytes that became free."""
-        useful = {place.shard for key, place in self.places.items() if key in wanted}
+        useful = {location.shard for key, location in self.locations.items() if key in wanted}
         useful |= {shard for key, shard in self._noted.items() if key in wanted}
         free = 0
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
@@ -141,7 +141,7 @@ class Store:
                 free += path.stat().st_size
                 self._close(path.name)
                 path.unlink()
-        self.places = {key: place for key, place in self.places.items() if place.shard in useful}
+        self.locations = {key: location for key, location in self.locations.items() if location.shard in useful}
         self.notes = {key: note for key, note in self.notes.items() if self._noted[key] in useful}
         return free
 
@@ -152,7 +152,7 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def _remember(self, shard: str, keys: list[str], notes: dict[str, dict], sums: dict[str, list[str]]) -> None:
-        self.places.update((key, RecordLocation(shard, row)) for row, key in enumerate(keys))
+        self.locations.update((key, RecordLocation(shard, row)) for row, key in enumerate(keys))
         self.notes.update(notes)
         self._noted.update((key, shard) for key in notes)
         if sums:
@@ -160,8 +160,8 @@ class Store:
 
     def checksum(self, key: str) -> str:
         """Of all tensors of a record; "" where its shard has none."""
-        place = self.places[key]
-        return self._sums[place.shard][place.row] if place.shard in self._sums else ""
+        location = self.locations[key]
+        return self._sums[location.shard][location.row] if location.shard in self._sums else ""
 
     def _file(self, shard: str) -> Shard:
         if shard not in self._open:

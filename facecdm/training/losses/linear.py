@@ -94,6 +94,10 @@ class LinearIdentitySettings(LossSettings):
 
     def check_inputs(self, stage, inputs: LossInputs) -> None:
         check_people(inputs.data)
+        if inputs.denoiser is not None and not inputs.denoiser.can_decode:
+            raise FaceCDMError(
+                f"the stage {stage.name!r} has linear_identity, which needs a VAE: connect one, or set it to 0"
+            )
 
     def make(self, inputs: LossInputs) -> LinearIdentityLoss:
         if inputs.data not in _fitted:

@@ -98,10 +98,10 @@ def test_a_weight_for_each_frame(load, apply, faces):
 
 @pytest.fixture
 def frames(in_comfy, make_faces):
-    """FACES with a face found in each of the pictures `numbers`, so wide as `widths` say."""
+    """FACES with a face in each of the pictures `numbers` of a batch, as wide as `widths`."""
     value = in_comfy.module("facecdm.faces.value")
 
-    def frames(numbers, widths=None):
+    def frames(numbers, widths=None, pictures=0):
         faces = make_faces(len(numbers), recogniser=ARCFACE)
         return value.Faces(
             tuple(
@@ -109,6 +109,7 @@ def frames(in_comfy, make_faces):
                 for face, number, width in zip(faces, numbers, widths or [9] * len(numbers))
             ),
             ARCFACE,
+            pictures or numbers[-1] + 1,
         )
 
     return frames
@@ -123,6 +124,17 @@ def test_each_frame_gets_a_face_of_its_own_picture(in_comfy, load, apply, frames
 
 def test_frames_without_a_face_keep_the_one_before(in_comfy, make_faces, frames):
     one_per_image = in_comfy.module("facecdm.adapter.references").one_per_image
-    assert [face.image_index for face in one_per_image(frames((1, 2, 5)))] == [1, 1, 2, 2, 2, 5]
-    for photos in (make_faces(3), frames((0, 1, 0, 1))):
-        assert one_per_image(photos) is photos, "photos of several nodes come in their order"
+    assert [face.image_index for face in one_per_image(frames((1, 2, 5), pictures=8))] == [1, 1, 2, 2, 2, 5, 5, 5]
+    both = frames((2, 2), widths=(5, 9), pictures=4)
+    assert list(one_per_image(both)) == [both[1]] * 4, "two faces in the only picture that has any: the larger one"
+
+
+def test_photos_of_several_nodes_are_references_in_their_order(in_comfy, frames):
+    """Two nodes with the indices [0 | 0, 1]: three references, not the two pictures of one batch."""
+    one_per_image = in_comfy.module("facecdm.adapter.references").one_per_image
+    combine, weighted = (getattr(in_comfy.module("facecdm.faces.combine"), name) for name in ("combine", "Weighted"))
+    first, second = frames((0,)), frames((0, 1))
+    photos = combine([weighted(first), weighted(second)], "concatenate")
+    assert one_per_image(photos) is photos and len(photos) == 3
+    assert one_per_image(first) is first
+    assert combine([weighted(first, 0.0), weighted(second)], "concatenate").pictures == 2

@@ -10,16 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ....bases import BASES
+from ....bases.base import LATENT_PIXELS
 from ....errors import Mismatch, UnsupportedModel
-from ..sampling.run import rows_for_images, sampled_images
+from ..sampling.chunks import rows_for_images, sampled_images
+from ..sampling.run import run_of
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 _CONTEXT = "crossattn_controlnet"  # where core's ControlNets look for tokens before they take the text's
+_AREAS = "facecdm_areas"
 
 
 class TokensPerImage(comfy.conds.CONDRegular):
-    """Face tokens [pictures, N, context]. Which of them a row sees is not known before the net is asked, so the chunks
-    of a batch stay apart, as a list.
+    """Face tokens [pictures, N, context]. The chunks of a batch stay a list, because the picture of each row is known
+    only when the net is called.
     """
 
     def process_cond(self, batch_size, **kwargs):
@@ -32,11 +35,20 @@ class TokensPerImage(comfy.conds.CONDRegular):
         return [self.cond, *(other.cond for other in others)]
 
 
-class FaceControl(ControlBase):
-    """A link in a conditioning's chain of ControlNets: `net` reads the tokens that the conditioning has under `key`.
+class Areas(comfy.conds.CONDRegular):
+    """The area of each chunk of a batch, [chunks, 4]: height, width, top, left in latents; zeros: the whole picture."""
 
-    Core's own `cross_attn_controlnet` would show them to every net of the chain, and one person's alone. `mask`
-    [1, H, W] weighs the places where the net acts.
+    def process_cond(self, batch_size, area=None, **kwargs):
+        return self._copy_with(torch.tensor([[0, 0, 0, 0] if area is None else list(area)]))
+
+
+class FaceControl(ControlBase):
+    """A link in a conditioning's chain of ControlNets.
+
+    net   the ControlNet
+    key   of the tokens in the conditioning that it reads; core's own `cross_attn_controlnet` would show one person's
+          tokens to every net of the chain
+    mask  [1, H, W] in 0…1 of the whole picture: the positions where the net acts; None: everywhere
     """
 
     def __init__(self, net: ControlBase, key: str, mask: Tensor | None = None):
@@ -51,15 +63,32 @@ class FaceControl(ControlBase):
         if self.key in cond:
             tokens = cond[self.key]
             if isinstance(tokens, list):
-                rows, places = len(x_noisy) // len(tokens), sampled_images(transformer_options or {})
-                tokens = torch.cat([rows_for_images(chunk, rows, places) for chunk in tokens])
+                rows, images = len(x_noisy) // len(tokens), sampled_images(transformer_options or {})
+                tokens = torch.cat([rows_for_images(chunk, rows, images) for chunk in tokens])
             shown = {**cond, _CONTEXT: tokens}
         control = self.net.get_control(x_noisy, t, shown, *options)
         if control is None:
             return before
         if self.mask is not None:
-            control = {part: [_masked(value, self.mask) for value in values] for part, values in control.items()}
+            mask = self._mask_for(x_noisy, cond.get(_AREAS), transformer_options or {})
+            control = {part: [_masked(value, mask) for value in values] for part, values in control.items()}
         return self.control_merge(control, before, None)
+
+    def _mask_for(self, x_noisy: Tensor, areas: Tensor | None, options: dict) -> Tensor:
+        """[1 or rows, h, w]: the part of the mask that each row's conditioning covers.
+
+        The picture's size is not said where no person is applied to the MODEL; the mask is then taken to have it.
+        """
+        if areas is None or not areas.any():
+            return self.mask
+        parts, run = [[int(value) for value in area] for area in areas], run_of(options)
+        sizes = run.size if run else tuple(side // LATENT_PIXELS for side in self.mask.shape[-2:])
+        size = [max(sizes[axis], *(part[axis] + part[axis + 2] for part in parts)) for axis in (0, 1)]
+        whole, rows = F.interpolate(self.mask[:, None].float(), size, mode="area")[:, 0], len(x_noisy) // len(parts)
+        cut = [
+            whole[:, top : top + height, left : left + width] if height else whole for height, width, top, left in parts
+        ]
+        return torch.cat([part.expand(rows, -1, -1) for part in cut])
 
     def pre_run(self, model, percent_to_timestep_function):
         super().pre_run(model, percent_to_timestep_function)
@@ -109,6 +138,8 @@ def control_with_faces(
         read = tokens(text)
         kind = comfy.conds.CONDCrossAttn if len(read) == 1 else TokensPerImage
         own = {**options.get("model_conds", {}), key: kind(read)}
+        if mask is not None:
+            own[_AREAS] = Areas(torch.zeros(1, 4, dtype=torch.long))
         return [text, {**options, "control": links[before], "control_apply_to_uncond": False, "model_conds": own}]
 
     return ([linked(*entry, shown) for entry in positive], [linked(*entry, empty) for entry in negative])

@@ -10,7 +10,7 @@ from ....bases import name_of
 from ....errors import Mismatch
 from ..unet import cross_attentions, layer_map
 from .patch import TripletPatch, own_patches
-from .run import PEOPLE, prepare_step, sample_with_run
+from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
 
 
 def schedule(model, values: tuple[float, ...]) -> Schedule | None:
@@ -56,6 +56,7 @@ def apply_person(model, person: Person):
         kinds = comfy.patcher_extension.WrappersMP
         model.add_wrapper_with_key(kinds.OUTER_SAMPLE, PEOPLE, sample_with_run)
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, PEOPLE, prepare_step)
+        model.add_wrapper_with_key(kinds.APPLY_MODEL, PEOPLE, apply_with_tiles)
         model.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, PEOPLE, own_patches)
     _occupy(options, [layer.key for layer in cross_attentions(model)])
     return model

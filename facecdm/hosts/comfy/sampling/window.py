@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ....adapter.person import Person
 from ....faces.window import STEP, Window
-from .run import PEOPLE, PICTURES
+from .chunks import IMAGES
+from .run import PEOPLE
 
 LATENTS = ("concat_latent_image", "concat_mask")  # of inpainting and editing models
 
@@ -19,7 +20,7 @@ def model_in(model, window: Window, picture: int = 0, face: Tensor | None = None
     """
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
-    options[PICTURES] = (picture,)
+    options[IMAGES] = (picture,)
     if PEOPLE in options:
         options[PEOPLE] = tuple(_person_in(person, window, face) for person in options[PEOPLE])
     return model

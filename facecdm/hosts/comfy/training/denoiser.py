@@ -25,12 +25,15 @@ _LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class ComfyDenoiser:
-    """A `Denoiser` that computes with the MODEL's own U-Net, LoRA patches included, and puts it back on `close`.
+    """A `Denoiser` that computes with the MODEL's own U-Net, LoRA patches included, and restores it on `close`.
 
-    Attention patches of the MODEL take no part: what is learnt is learnt on the U-Net itself. `vae` is a VAE, for
-    `decode`; `control` a CONTROL_NET, frozen, without which control pictures are not used. `dtype` is that of the
-    computations: the MODEL's own unless that is fp16, whose small gradients vanish. Use it outside of inference mode;
-    call `prepare` where ComfyUI may have moved the models since, as by sampling.
+    Attention patches of the MODEL are not used.
+
+    vae      a VAE, for `decode`
+    control  a CONTROL_NET, for pose pictures
+    dtype    of the computations; by default the MODEL's own, unless that is fp16, whose small gradients vanish
+
+    Use it outside of inference mode, and call `prepare` where ComfyUI may have moved the models since, as by sampling.
     """
 
     def __init__(self, model, vae=None, control=None, dtype: torch.dtype | None = None):
@@ -48,7 +51,9 @@ class ComfyDenoiser:
         self._vae, self._vae_patcher = vae, static_patcher(vae.patcher) if vae is not None else None
         self._control = static_control(control) if control is not None else None
         self._percent_to_sigma = sampling.percent_to_sigma
-        self._patches = {key: _Listening(index) for index, (key, _, _) in enumerate(cross_attentions(self.model))}
+        self._patches = {
+            key: _TrainedAttention(index) for index, (key, _, _) in enumerate(cross_attentions(self.model))
+        }
         self._linears = dict(_linears(self.model))
         self._repeated: Repeated | None = None
         self._recast: Recast | None = None
@@ -56,7 +61,7 @@ class ComfyDenoiser:
         self.prepare()
 
     def prepare(self) -> None:
-        """Have ComfyUI load what is trained on, and make it fit for gradients."""
+        """Have ComfyUI load the models, and make gradients through them possible."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError("a ComfyDenoiser works outside of torch.inference_mode only")
         self._undo_recast()
@@ -72,7 +77,7 @@ class ComfyDenoiser:
         if self._control is not None:
             self._control.pre_run(self.model.model, self._percent_to_sigma)
             if (net := getattr(self._control, "control_model", None)) is not None:
-                leave_inference(net)  # a control-LoRA has made it this moment
+                leave_inference(net)  # a control-LoRA has just made it
 
     def compute_in(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -104,7 +109,7 @@ class ComfyDenoiser:
 
     @property
     def control_fingerprint(self) -> str:
-        """A control-LoRA's weights are in no model before it runs."""
+        """From a control-LoRA's own weights: it has no model before it runs."""
         lora, model = (getattr(self._control, name, None) for name in ("control_weights", "control_model"))
         found = lora or ({} if model is None else model.state_dict())
         return digest_of("control", found.values()) if self._control is not None else ""
@@ -156,7 +161,7 @@ class ComfyDenoiser:
     def _residuals(
         self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor, options: dict
     ) -> tuple[dict, dict]:
-        """What the ControlNet adds to the middle, and a patch that adds the rest to the skips.
+        """The ControlNet's residual of the middle block, and a patch that adds the others to the skips.
 
         Core adds them in place, to tensors that the backward pass still needs.
         """
@@ -182,7 +187,7 @@ class ComfyDenoiser:
 
     def decode(self, latents: Tensor) -> Tensor:
         if self._vae is None:
-            raise FaceCDMError("a loss looks at pictures, and no VAE is connected")
+            raise FaceCDMError("a loss needs decoded pictures: connect a VAE")
         latents = self.model.model.latent_format.process_out(latents)
         pixels = self._vae_patcher.model.decode(latents.to(self._vae.device, self._vae.vae_dtype)).float()
         centred = float(self._vae.process_output(torch.zeros(1))) > 0  # so −1…1 becomes 0…1
@@ -232,8 +237,8 @@ class ComfyDenoiser:
             self._repeated = Repeated(modules)
 
 
-class _Listening:
-    """The attention over the text in layer `index` of a U-Net in training, and over the people beside it."""
+class _TrainedAttention:
+    """The cross-attention of layer `index` of a U-Net in training, with the streams."""
 
     def __init__(self, index: int):
         self.index = index
@@ -248,7 +253,7 @@ class _Listening:
 
 
 def natural_dtype(model) -> torch.dtype:
-    """The dtype that a MODEL computes in, or one with as few bits and a wider range where that is fp16."""
+    """The dtype that a MODEL computes in; instead of fp16, bf16 where the device is fast in it, else fp32."""
     dtype = model.get_model_object("manual_cast_dtype") or model.model_dtype()
     if dtype in (torch.float32, torch.bfloat16):
         return dtype

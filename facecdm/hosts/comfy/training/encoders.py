@@ -11,7 +11,7 @@ from ....training.rows import Prompt
 
 
 class ComfyEncoders:
-    """`model` says how latents are scaled, and how large pictures are; its weights are not used."""
+    """Encoders for `model`, of which only the latents' scaling and the picture size are used."""
 
     def __init__(self, model, clip, vae, clip_vision=None):
         """Raises Mismatch where VAE or CLIP do not belong to the MODEL."""
@@ -77,13 +77,13 @@ class ComfyEncoders:
 
 
 def _originals(patcher):
-    """(name, weights) without LoRA patches, whether these are baked in at the moment or not."""
+    """(name, weights) without LoRA patches, also where these are applied at the moment."""
     for name, value in sorted(patcher.model.state_dict().items()):
         yield name, patcher.backup[name].weight if name in patcher.backup else value
 
 
 def _patches(patches: dict) -> str:
-    """A hash of what LoRAs and merges would do to the weights."""
+    """A hash of the LoRAs and merges on the weights."""
     found = sorted(
         (name, number, tensor) for name, entries in patches.items() for number, tensor in enumerate(_tensors(entries))
     )

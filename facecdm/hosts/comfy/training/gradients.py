@@ -1,4 +1,4 @@
-"""What a module of ComfyUI needs so that gradients pass through it: made for inference, and asked to learn."""
+"""Gradients through ComfyUI's modules, which are made for inference."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ CALL = "facecdm_training"  # in transformer_options, while a Denoiser predicts: 
 
 
 class Call:
-    """Whom one U-Net call shows, layer by layer, and who watches. `again` says that the backward pass repeats it."""
+    """The streams of one U-Net call by layer, and its observer; `again` while the backward pass repeats it."""
 
     def __init__(self, people: list | None, watch: Callable[[int, Tensor, Tensor], None] | None):
         self._people, self._watch = people, watch
@@ -23,7 +23,7 @@ class Call:
         return self._people is None and self._watch is None
 
     def streams(self, index: int) -> list:
-        """What layer `index` listens to; who looks at a stream looks once."""
+        """The streams of layer `index`; a repeated call is not observed."""
         streams = self._people[index] if self._people is not None else []
         return [replace(stream, watch=None) for stream in streams] if self.again else streams
 
@@ -33,27 +33,27 @@ class Call:
 
 
 def leave_inference(module: nn.Module) -> None:
-    """Freeze; and replace tensors that were made under inference mode, which autograd refuses, by ordinary ones.
+    """Freeze the module, and replace inference tensors, which autograd refuses, by ordinary ones.
 
-    `.to()` does not mend them, and moving a module within inference mode makes them anew: call it, outside of that
-    mode, after each time that ComfyUI may have moved the module.
+    `.to()` keeps them, and moving a module in inference mode makes new ones: call this outside of inference mode, after
+    each time that ComfyUI may have moved the module.
     """
-    mended: dict[int, Tensor] = {}
+    replaced: dict[int, Tensor] = {}
     for part in module.modules():
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_inference():
-                    if id(tensor) not in mended:
+                    if id(tensor) not in replaced:
                         new = tensor.clone()
-                        mended[id(tensor)] = (
+                        replaced[id(tensor)] = (
                             nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
                         )
-                    table[name] = mended[id(tensor)]
+                    table[name] = replaced[id(tensor)]
     module.requires_grad_(False)
 
 
 def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
-    """An `optimized_attention_override`: PyTorch's attention, whatever the user chose; some have no backward."""
+    """An `optimized_attention_override`: PyTorch's attention, since some that users choose have no backward pass."""
     from comfy.ldm.modules.attention import attention_pytorch
 
     kwargs.pop("transformer_options", None)
@@ -61,7 +61,7 @@ def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
 
 
 class Repeated:
-    """Gradient checkpointing of some modules, until `undo`: their insides are computed again in the backward pass."""
+    """Gradient checkpointing of some modules, until `undo`."""
 
     def __init__(self, modules: list[nn.Module]):
         self._modules = modules
@@ -77,7 +77,7 @@ def _repeated(forward: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        # ComfyUI writes into the options while it goes through the U-Net: the second time needs those of the first.
+        # ComfyUI writes into the options during the forward pass; the repetition needs them as they were.
         args = [_own(value) for value in args]
         kwargs = {name: _own(value) for name, value in kwargs.items()}
         calls = [value[CALL] for value in (*args, *kwargs.values()) if isinstance(value, dict) and CALL in value]
@@ -100,9 +100,9 @@ def _own(value: object) -> object:
 
 
 class Recast:
-    """Layers compute in `dtype` until `undo`, whatever their weights are kept in.
+    """Layers compute in `dtype` until `undo`, whatever dtype their weights are kept in.
 
-    Autograd would hold every weight's cast copy until the backward pass, a second U-Net in all; here it is cast again.
+    Autograd would keep every weight's cast copy for the backward pass, a second U-Net in all; here it is cast again.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype):

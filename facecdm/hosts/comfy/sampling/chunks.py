@@ -1,0 +1,52 @@
+"""The rows of a batch: core puts several conditionings into one, a chunk of rows for each."""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ....adapter.model import KeysValues
+
+IMAGES = "facecdm_pictures"  # in transformer_options: which images of the batch are sampled, if not all of them
+
+Spans = Iterator[tuple[int, int, list[tuple[Tensor, Tensor]]]]
+
+
+def spans(layers: list[KeysValues | None], index: int) -> Spans:
+    """Neighbouring chunks that have a stream with equally many tokens: (first, count, keys and values of each)."""
+    start = 0
+    for present, group in groupby(layers, lambda chunk: chunk[index][0].shape[1] if chunk else 0):
+        chunks = list(group)
+        if present:
+            yield start, len(chunks), [chunk[index] for chunk in chunks]
+        start += len(chunks)
+
+
+def join_chunks(chunks: list[Tensor], rows: int, images: tuple[int, ...] | None = None) -> Tensor:
+    """Values of neighbouring chunks [1 or images, N, C] for all their rows; [1, N, C] where these are the same."""
+    if len(chunks[0]) == 1 and all(chunk is chunks[0] for chunk in chunks):
+        return chunks[0]
+    return torch.cat([rows_for_images(chunk, rows, images) for chunk in chunks])
+
+
+def rows_for_images(chunk: Tensor, rows: int, images: tuple[int, ...] | None) -> Tensor:
+    """Row i gets the i-th of `chunk`, or the last one where there are fewer; all rows get the only one."""
+    if len(chunk) == 1:
+        return chunk.expand(rows, -1, -1)
+    wanted = images if images is not None and len(images) == rows else range(rows)
+    return chunk[[min(image, len(chunk) - 1) for image in wanted]]
+
+
+def sampled_images(extra_options: dict) -> tuple[int, ...] | None:
+    """Which images of the batch are sampled now; None: all of them.
+
+    Detail Faces, core's context windows and AnimateDiff sample a batch part by part.
+    """
+    if IMAGES in extra_options:
+        return extra_options[IMAGES]
+    window = extra_options.get("context_window")
+    indices = getattr(window, "index_list", None) if getattr(window, "dim", 0) == 0 else None
+    if indices is None:
+        indices = (extra_options.get("ad_params") or {}).get("sub_idxs")
+    return None if indices is None else tuple(indices)

@@ -1,0 +1,283 @@
+"""The one table of model files. Notes, docs, help pages, the doctor and `get` read it.
+
+Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
+the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI and PuLID. The sizes of SD1.5, EVA-CLIP and PuLID
+for SDXL are two bytes a parameter. A licence that could not be read at its source says "see the repository".
+"""
+
+from dataclasses import dataclass
+
+HUB = "https://huggingface.co"
+# What ComfyUI's frontend offers to download; anything else gets a link in the workflow's note.
+DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
+# Folders whose files Load Adapter lists with the folder's name before them.
+PREFIXED = ("ipadapter", "instantid", "pulid")
+
+APACHE, MIT = "Apache-2.0", "MIT"
+OPENRAIL, OPENRAIL_PP = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
+NON_COMMERCIAL = "non-commercial research only"
+UNREAD = "see the repository"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file to download.
+
+    folder      below ComfyUI's `models`
+    name        the file's name in that folder, with its subfolder where it has one
+    repository  on the Hugging Face hub, or "" where `link` says everything
+    path        in that repository
+    megabytes   size, 10^6 bytes, as its page states it
+    licence     of the weights
+    purpose     what it is for, a noun phrase
+    link        where the file is not on the hub
+    sha256      of the file, where the publisher states it outside the hub (the hub states its own)
+    requires    names of the table's files that it does not work without: its face pack, its vision tower
+    """
+
+    folder: str
+    name: str
+    repository: str
+    path: str
+    megabytes: float
+    licence: str
+    purpose: str
+    link: str = ""
+    sha256: str = ""
+    requires: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        return self.link or f"{HUB}/{self.repository}/resolve/main/{self.path}"
+
+    @property
+    def page(self) -> str:
+        """Where a person reads about the file."""
+        return f"{HUB}/{self.repository}" if self.repository else self.link.rpartition("/download/")[0] or self.link
+
+    @property
+    def choice(self) -> str:
+        """The value of the loader's widget that selects it."""
+        return f"{self.folder}/{self.name}" if self.folder in PREFIXED else self.name
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is unpacked into a folder of its own name."""
+        return self.url.endswith(".zip")
+
+    @property
+    def in_browser(self) -> bool:
+        """Whether ComfyUI's frontend can download it."""
+        return self.url.lower().endswith(DOWNLOADABLE)
+
+    @property
+    def size(self) -> str:
+        return f"{self.megabytes / 1000:.2f} GB" if self.megabytes >= 1000 else f"{self.megabytes:.0f} MB"
+
+    @property
+    def note(self) -> str:
+        """A line of Markdown for notes and docs: link, size, licence, folder, and the name to save it under."""
+        saved = self.name.rpartition("/")[2]
+        renamed = "" if self.is_archive or self.url.endswith(f"/{saved}") else f", saved as `{saved}`"
+        folder = "/".join(["models", self.folder, *self.name.split("/")[:-1]])
+        return f"[{saved}]({self.url}) ({self.size}, {self.licence}) into `{folder}`{renamed}"
+
+
+VIT_H = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+VIT_BIGG = "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"
+VIT_L = "clip-vit-large-patch14-336.bin"
+EVA = "EVA02_CLIP_L_336_psz14_s6B.pt"
+
+
+def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
+    path = f"{folder}/{name}"
+    return ModelFile("ipadapter", name, "h94/IP-Adapter", path, megabytes, APACHE, purpose, requires=(tower,))
+
+
+def _composition(name: str, megabytes: float, purpose: str) -> ModelFile:
+    repository = "ostris/ip-composition-adapter"
+    return ModelFile("ipadapter", name, repository, name, megabytes, UNREAD, purpose, requires=(VIT_H,))
+
+
+def _face_id(name: str, megabytes: float, purpose: str, *towers: str) -> ModelFile:
+    requires, repository = ("buffalo_l", *towers), "h94/IP-Adapter-FaceID"
+    return ModelFile("ipadapter", name, repository, name, megabytes, NON_COMMERCIAL, purpose, requires=requires)
+
+
+def _pulid(name: str, repository: str, megabytes: float, purpose: str) -> ModelFile:
+    requires = ("antelopev2", EVA)
+    return ModelFile("pulid", name, repository, name, megabytes, UNREAD, purpose, requires=requires)
+
+
+def _pack(name: str, megabytes: float, purpose: str, sha256: str = "") -> ModelFile:
+    link = f"https://github.com/deepinsight/insightface/releases/download/v0.7/{name}.zip"
+    return ModelFile("insightface/models", name, "", "", megabytes, NON_COMMERCIAL, purpose, link, sha256)
+
+
+PACKS = {
+    pack.name: pack
+    for pack in (
+        _pack(
+            "buffalo_l",
+            326,
+            "face pack: detector and recogniser for FaceID",
+            "80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
+        ),
+        _pack(
+            "antelopev2",
+            407,
+            "face pack: detector and recogniser for InstantID and PuLID",
+            "8e182f14fc6e80b3bfa375b33eb6cff7ee05d8ef7633e738d1c89021dcf0c5c5",
+        ),
+        _pack("buffalo_s", 159, "small face pack: the demo model's"),
+    )
+}
+
+FILES = (
+    # base models
+    ModelFile(
+        "checkpoints",
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        "Comfy-Org/stable-diffusion-v1-5-archive",
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        2133,
+        OPENRAIL,
+        "base model SD1.5",
+    ),
+    ModelFile(
+        "checkpoints",
+        "sd_xl_base_1.0.safetensors",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "sd_xl_base_1.0.safetensors",
+        6940,
+        OPENRAIL_PP,
+        "base model SDXL",
+    ),
+    # vision towers
+    ModelFile(
+        "clip_vision",
+        VIT_H,
+        "h94/IP-Adapter",
+        "models/image_encoder/model.safetensors",
+        2528,
+        APACHE,
+        "CLIP vision ViT-H of most IP-Adapter and FaceID Plus files",
+    ),
+    ModelFile(
+        "clip_vision",
+        VIT_BIGG,
+        "h94/IP-Adapter",
+        "sdxl_models/image_encoder/model.safetensors",
+        3690,
+        APACHE,
+        "CLIP vision ViT-bigG of two IP-Adapter files",
+    ),
+    ModelFile(
+        "clip_vision",
+        VIT_L,
+        "Kwai-Kolors/Kolors-IP-Adapter-Plus",
+        "image_encoder/pytorch_model.bin",
+        1710,
+        UNREAD,
+        "CLIP vision ViT-L of Kolors IP-Adapter Plus",
+    ),
+    ModelFile(
+        "clip_vision",
+        EVA,
+        "QuanSun/EVA-CLIP",
+        EVA,
+        856,
+        MIT,
+        "EVA-CLIP, the vision tower of PuLID",
+    ),
+    # IP-Adapter
+    _ip_adapter("ip-adapter_sd15.safetensors", "models", 44.6, "IP-Adapter for SD1.5"),
+    _ip_adapter("ip-adapter_sd15_light_v11.bin", "models", 44.6, "IP-Adapter light for SD1.5"),
+    _ip_adapter("ip-adapter_sd15_vit-G.safetensors", "models", 46.2, "IP-Adapter for SD1.5 with ViT-bigG", VIT_BIGG),
+    _ip_adapter("ip-adapter-plus_sd15.safetensors", "models", 98.2, "IP-Adapter Plus for SD1.5"),
+    _ip_adapter("ip-adapter-plus-face_sd15.safetensors", "models", 98.2, "IP-Adapter Plus-Face for SD1.5"),
+    _ip_adapter("ip-adapter-full-face_sd15.safetensors", "models", 43.6, "IP-Adapter Full-Face for SD1.5"),
+    _ip_adapter("ip-adapter_sdxl_vit-h.safetensors", "sdxl_models", 698.4, "IP-Adapter for SDXL"),
+    _ip_adapter("ip-adapter_sdxl.safetensors", "sdxl_models", 702.6, "IP-Adapter for SDXL with ViT-bigG", VIT_BIGG),
+    _ip_adapter("ip-adapter-plus_sdxl_vit-h.safetensors", "sdxl_models", 847.5, "IP-Adapter Plus for SDXL"),
+    _ip_adapter("ip-adapter-plus-face_sdxl_vit-h.safetensors", "sdxl_models", 847.5, "IP-Adapter Plus-Face for SDXL"),
+    _composition("ip_plus_composition_sd15.safetensors", 98.2, "IP-Adapter Plus Composition for SD1.5"),
+    _composition("ip_plus_composition_sdxl.safetensors", 847.5, "IP-Adapter Plus Composition for SDXL"),
+    ModelFile(
+        "ipadapter",
+        "Kolors-IP-Adapter-Plus.bin",
+        "Kwai-Kolors/Kolors-IP-Adapter-Plus",
+        "ip_adapter_plus_general.bin",
+        1010,
+        UNREAD,
+        "IP-Adapter Plus for Kolors",
+        requires=(VIT_L,),
+    ),
+    # FaceID
+    _face_id("ip-adapter-faceid_sd15.bin", 96.7, "FaceID for SD1.5"),
+    _face_id("ip-adapter-faceid_sdxl.bin", 1070, "FaceID for SDXL"),
+    _face_id("ip-adapter-faceid-plus_sd15.bin", 156.6, "FaceID Plus for SD1.5 (use PlusV2)", VIT_H),
+    _face_id("ip-adapter-faceid-plusv2_sd15.bin", 156.6, "FaceID PlusV2 for SD1.5", VIT_H),
+    _face_id("ip-adapter-faceid-plusv2_sdxl.bin", 1490, "FaceID PlusV2 for SDXL", VIT_H),
+    _face_id("ip-adapter-faceid-portrait-v11_sd15.bin", 64.6, "FaceID Portrait for SD1.5"),
+    _face_id("ip-adapter-faceid-portrait_sdxl.bin", 749.8, "FaceID Portrait for SDXL"),
+    _face_id("ip-adapter-faceid-portrait_sdxl_unnorm.bin", 1010, "FaceID Portrait-unnorm for SDXL"),
+    # InstantID, PuLID
+    ModelFile(
+        "instantid",
+        "ip-adapter.bin",
+        "InstantX/InstantID",
+        "ip-adapter.bin",
+        1690,
+        APACHE,
+        "InstantID's adapter for SDXL",
+        requires=("antelopev2", "diffusion_pytorch_model.safetensors"),
+    ),
+    ModelFile(
+        "controlnet",
+        "instantid/diffusion_pytorch_model.safetensors",
+        "InstantX/InstantID",
+        "ControlNetModel/diffusion_pytorch_model.safetensors",
+        2500,
+        APACHE,
+        "InstantID's ControlNet for SDXL",
+    ),
+    _pulid("ip-adapter_pulid_sdxl_fp16.safetensors", "huchenlei/ipadapter_pulid", 791, "PuLID for SDXL"),
+    _pulid("pulid_v1.1.safetensors", "guozinan/PuLID", 984, "PuLID v1.1 for SDXL"),
+    # pose ControlNets
+    ModelFile(
+        "controlnet",
+        "control_v11p_sd15_openpose_fp16.safetensors",
+        "comfyanonymous/ControlNet-v1-1_fp16_safetensors",
+        "control_v11p_sd15_openpose_fp16.safetensors",
+        722.6,
+        UNREAD,
+        "pose ControlNet for SD1.5",
+    ),
+    ModelFile(
+        "controlnet",
+        "controlnet-openpose-sdxl-1.0.safetensors",
+        "xinsir/controlnet-openpose-sdxl-1.0",
+        "diffusion_pytorch_model.safetensors",
+        2500,
+        APACHE,
+        "pose ControlNet for SDXL",
+    ),
+)
+
+ALL = (*FILES, *PACKS.values())
+
+
+def by_choice(value: str) -> ModelFile | None:
+    """The file that a loader's widget value selects, or None."""
+    return next((file for file in FILES if file.choice == value.replace("\\", "/")), None)
+
+
+def by_name(name: str) -> ModelFile | None:
+    """The file of that name in any folder, or None."""
+    return next((file for file in ALL if file.name.rpartition("/")[2] == name), None)
+
+
+def with_required(file: ModelFile) -> tuple[ModelFile, ...]:
+    """The file and those that it does not work without."""
+    return (file, *(found for name in file.requires if (found := by_name(name)) is not None))

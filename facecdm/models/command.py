@@ -1,0 +1,89 @@
+"""`python -m facecdm get`: fetch what a workflow, a family or a face pack needs into ComfyUI's models folders."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..doctor.folders import find_base, find_comfyui
+from ..errors import FaceCDMError
+from . import catalogue
+from .download import download, target_of
+from .needs import missing, needs_of, workflow_names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="workflows, families, face packs or files")
+    add(
+        "--for", dest="base_model", metavar="BASE", choices=("SD1.5", "SDXL"), help="only the files for this base model"
+    )
+    add("--comfyui", type=Path, metavar="DIR", help="the ComfyUI folder (default: the one around this pack)")
+    add("--base", type=Path, metavar="DIR", help="its base directory, where that is another folder")
+    add("--list", action="store_true", help="show every file of the table, and stop")
+    add("--dry-run", action="store_true", help="show what would be fetched, and stop")
+    add("--yes", action="store_true", help="fetch without asking")
+
+
+def main(options: argparse.Namespace) -> int:
+    """0 where everything is there at the end."""
+    if options.list:
+        print(table(catalogue.ALL))
+        print(f"workflows: {', '.join(workflow_names())}")
+        return 0
+    if not options.names:
+        raise FaceCDMError(f"name what to get, such as {workflow_names()[-1]}; --list shows all")
+    needs = [needs_of(name, options.base_model) for name in options.names]
+    for name in dict.fromkeys(name for need in needs for name in need.unknown):
+        print(f"not in the table, get it yourself: {name}")
+    files = tuple(dict.fromkeys(file for need in needs for file in need.files))
+    models = models_folder(options.comfyui, options.base)
+    lacking = missing(files, models)
+    for file in files:
+        if file not in lacking:
+            print(f"there already: {target_of(file, models)}")
+    if not lacking:
+        return 0
+    print(table(lacking, models))
+    print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {models}")
+    if options.dry_run:
+        return 0
+    if not options.yes and not confirmed():
+        return 1
+    for number, file in enumerate(lacking, 1):
+        print(f"[{number}/{len(lacking)}] {file.name}", flush=True)
+        print(f"  {download(file, models, Meter())}")
+    return 0
+
+
+def models_folder(comfyui: Path | None, base: Path | None) -> Path:
+    """Raises FaceCDMError where there is no ComfyUI to fetch for."""
+    folder = base or find_base(comfyui or find_comfyui())
+    if folder is None or not folder.is_dir():
+        raise FaceCDMError(
+            "no ComfyUI around this pack: name its folder with --comfyui DIR, or its base with --base DIR"
+        )
+    return folder / "models"
+
+
+def table(files, models: Path | None = None) -> str:
+    """A row a file: size, licence, folder, purpose, link."""
+    rows = []
+    for file in files:
+        where = f"models/{file.folder}/{file.name}" if models is None else str(target_of(file, models))
+        rows += [f"{file.purpose} ({file.size}, {file.licence})", f"  from {file.url}", f"  into {where}"]
+    return "\n".join(rows)
+
+
+def confirmed() -> bool:
+    if not sys.stdin.isatty():
+        raise FaceCDMError("nothing was fetched: this is no terminal to ask in; add --yes")
+    return input("Fetch these, and accept their licences? [y/N] ").strip().lower() in ("y", "yes")
+
+
+class Meter:
+    """A line that shows how far a download is, on a terminal."""
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            share = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
+            print(f"\r  {done / 1e6:,.0f}{share}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Ablation: which parts of the adapter and of its training improve identity similarity? Answers: docs/results.md."""

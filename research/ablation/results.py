@@ -1,0 +1,222 @@
+"""What the ablation writes: one table in Markdown, CSV files, the curve over the strength, a sheet, JSON."""
+
+import csv
+import io
+import itertools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from facecdm.evaluation import report
+from facecdm.evaluation.evaluate import Evaluation, SampleScores, Summary
+from facecdm.files import write_atomically
+
+from . import conditioning
+from .arms import NOT_REQUESTED, TRIPLET, arm
+from .people import Cast
+from .scoring import Generated, Scorer
+
+MARKS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
+TILE, BAND, SHEET_ROWS = 128, 14, 12
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The results so far.
+
+    rows       scores of all images
+    generated  the images by arm and training
+    facts      of the trainings: weights, stages, losses
+    settings   the command's options
+    wanted     number of conditions in the whole run
+    left_out   arms that were not run, and why
+    probed     errors by training, from conditioning.ConditioningProbe
+    """
+
+    scorer: Scorer
+    rows: list[SampleScores]
+    generated: list[Generated]
+    facts: list[dict]
+    settings: dict
+    wanted: int
+    left_out: dict[str, str] = field(default_factory=dict)
+    probed: dict[str, dict] = field(default_factory=dict)
+
+    def write(self, out: Path) -> Path:
+        """Write everything into `out`. Returns the Markdown's path."""
+        out.mkdir(parents=True, exist_ok=True)
+        arms = self.scorer.of_arms(self.rows, self.generated)
+        report.write(arms, out / "report")
+        (out / "tables").mkdir(exist_ok=True)
+        for name, text in self.tables().items():
+            write_atomically(out / "tables" / name, text.encode())
+        write_atomically(out / "results.json", json.dumps(self.as_json(), indent=1, default=str).encode())
+        if curve := self.curve():
+            write_atomically(out / "strength.png", curve)
+        write_atomically(out / "sheet.jpg", sheet(self.scorer.cast, self.generated))
+        write_atomically(out / "results.md", self.markdown().encode())
+        return out / "results.md"
+
+    def as_json(self) -> dict:
+        evaluations = {
+            name: view(self.rows, self.generated)
+            for name, view in (
+                ("arms", self.scorer.of_arms),
+                ("against face alone", self.scorer.of_headline),
+                ("against the triplet", self.scorer.of_one_training),
+                ("seeds", self.scorer.of_seeds),
+                ("strengths", self.scorer.of_strengths),
+            )
+        }
+        tables = {
+            name: {
+                summary.condition: {
+                    "pictures": summary.pictures,
+                    "people": summary.people,
+                    "means": summary.values,
+                    "differences": summary.against_first,
+                }
+                for summary in evaluation.summaries
+            }
+            for name, evaluation in evaluations.items()
+        }
+        return {
+            "settings": self.settings,
+            "complete": self._complete,
+            "left out": self.left_out,
+            "trainings": self.facts,
+            "probed": self.probed,
+            **tables,
+        }
+
+    def curve(self) -> bytes | None:
+        evaluation = self.scorer.of_strengths(self.rows, self.generated)
+        return report.draw(evaluation).get("strength") if len(evaluation.summaries) > 1 else None
+
+    @property
+    def _complete(self) -> bool:
+        return len(self.generated) == self.wanted and not self.left_out
+
+    def markdown(self) -> str:
+        """The part of docs/results.md: one table. The sheet is beside it; `tables` has everything else."""
+        overview = self.scorer.of_arms(self.rows, self.generated)
+        names = list(dict.fromkeys(one.arm for one in self.generated))
+        parts = [
+            self._scale(),
+            overview_table(overview),
+            "\n".join(f"- *{name}*: {arm(name).says}" for name in names),
+            self.curve() and "![Identity similarity against prompt adherence over the strength](strength.png)",
+            "![Same prompts, same noise, every arm side by side](sheet.jpg)",
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def tables(self) -> dict[str, str]:
+        """CSV by file name: every measure of every condition, with 95 % intervals."""
+        evaluations = {
+            "arms": self.scorer.of_arms,
+            "against_face_alone": self.scorer.of_headline,
+            "against_triplet": self.scorer.of_one_training,
+            "trainings": self.scorer.of_seeds,
+            "strengths": self.scorer.of_strengths,
+        }
+        found = {f"{name}.csv": report.summary_csv(of(self.rows, self.generated)) for name, of in evaluations.items()}
+        if self.probed:
+            out = io.StringIO()
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(conditioning.HEAD)
+            writer.writerows(conditioning.rows(self.probed, self.scorer.cast.names, TRIPLET))
+            found["conditioning.csv"] = out.getvalue()
+        return found
+
+    def _scale(self) -> str:
+        cast, steps = self.scorer.cast, {fact["arm"]: self._steps(fact) for fact in self.facts}
+        arms = len(dict.fromkeys(one.arm for one in self.generated))
+        done = f"{len(self.generated)} of {self.wanted} conditions of this run are done"
+        kind = (
+            "Complete."
+            if self._complete
+            else (
+                f"**Partial**: {arms} of {arms + len(self.left_out)} arms"
+                f"{'' if len(self.generated) == self.wanted else f', {done}'}."
+            )
+        )
+        lines = [f"{kind} {len(cast.names)} people × {len(cast.requests) // len(cast.names)} prompts."]
+        for name, same in itertools.groupby(steps, key=steps.get):
+            lines.append(f"Steps × batch of {', '.join(f'*{arm}*' for arm in same)}: {name}.")
+        weights = {fact["arm"]: f"*{fact['arm']}* {fact['weights'] / 1e6:.2f}" for fact in self.facts}
+        lines.append(f"Millions of weights: {', '.join(weights.values())}.")
+        not_requested = [f"*{name}*" for name, why in self.left_out.items() if why == NOT_REQUESTED]
+        lines += [f"Left out: *{name}* ({why})." for name, why in self.left_out.items() if why != NOT_REQUESTED]
+        return " ".join([*lines, *([f"Not run: {', '.join(not_requested)}."] if not_requested else [])])
+
+    def _steps(self, fact: dict) -> str:
+        stages = ", ".join(f"{stage['name']} {stage['steps']} × {stage['batch']}" for stage in fact["stages"])
+        return f"{stages} (given: {fact['file']})" if "file" in fact else stages
+
+
+SCORES = {"similarity to held out": "identity similarity", "dlib similarity to held out": "the same by dlib"}
+SHARES = {"face found": "face found", "prompt": "prompt adherence"}
+
+
+def overview_table(evaluation: Evaluation) -> str:
+    """A row per arm: identity similarities as differences to the first arm, faces and prompt adherence as shares."""
+    lines = [
+        f"| arm | {' | '.join((*SCORES.values(), *SHARES.values()))} |",
+        "|" + "---|" * (1 + len(SCORES) + len(SHARES)),
+    ]
+    for summary in evaluation.summaries:
+        cells = [_difference(summary, name) for name in SCORES]
+        cells += [f"{summary.values[name][0]:.1%}" if name in summary.values else "–" for name in SHARES]
+        lines.append(f"| {summary.condition} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _difference(summary: Summary, name: str) -> str:
+    """The difference to the first arm with its interval; of the first arm its own mean."""
+    if name in summary.against_first:
+        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*summary.against_first[name])
+    return f"{summary.values[name][0]:.3f}" if name in summary.values else "–"
+
+
+def sheet(cast: Cast, generated: list[Generated]) -> bytes:
+    """JPEG: a row for each of the first people, a column for each arm's first training."""
+    from PIL import Image, ImageDraw
+
+    columns: dict[str, list[Path]] = {}
+    places = [place for place in range(len(cast.requests)) if place < len(cast.names)][:SHEET_ROWS]
+    people = [cast.requests[place].person for place in places]
+    columns["reference"] = [cast.references[person] for person in people]
+    columns["held out"] = [cast.held_out[person] for person in people]
+    for one in generated:
+        if one.strength is None and one.arm not in columns:
+            columns[one.arm] = [one.paths[place] for place in places]
+    picture = Image.new("RGB", (TILE * len(columns), BAND + TILE * len(places)), "white")
+    pen = ImageDraw.Draw(picture)
+    for number, (name, paths) in enumerate(columns.items()):
+        pen.text((number * TILE + 3, 1), name.replace("κ", "kappa"), fill="black")
+        for row, path in enumerate(paths):
+            tile = Image.open(path).convert("RGB").resize((TILE, TILE), Image.LANCZOS)
+            picture.paste(tile, (number * TILE, BAND + row * TILE))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=88)
+    return out.getvalue()
+
+
+def put_into(document: Path, out: Path) -> None:
+    """Replace the marked part of `document` by the results in `out`; pictures and tables go beside it."""
+    text = document.read_text(encoding="utf-8")
+    before, found, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (found and end):
+        raise SystemExit(f"{document} has no marked part: it needs the lines {MARKS[0]} and {MARKS[1]}")
+    fragment = (out / "results.md").read_text(encoding="utf-8")
+    for name in ("strength.png", "sheet.jpg"):
+        if (out / name).exists():
+            target = document.with_name(f"{document.stem}-{name}")
+            write_atomically(target, (out / name).read_bytes())
+            fragment = fragment.replace(f"({name})", f"({target.name})")
+    folder = document.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for table in (out / "tables").glob("*.csv"):
+        write_atomically(folder / table.name, table.read_bytes())
+    write_atomically(document, f"{before}{MARKS[0]}\n\n{fragment}\n{MARKS[1]}{after}".encode())

@@ -1,0 +1,130 @@
+"""The images of an arm, sampled in batches and kept on disk, so that an interrupted run continues."""
+
+import copy
+import io
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facecdm.adapter.location import FaceLocation
+from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.files import write_atomically
+from facecdm.training.lora import Lora
+from facecdm.training.randomness import generator
+from facecdm.training.rows import Prompt
+from facecdm.training.sample import karras, sample
+
+from .arms import SamplingSettings
+from .people import Cast
+from .training import Trained, digest
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSampler:
+    """Samples all requests on one denoiser; `latent` is the shape [C, h, w] of an image's latents.
+
+    The noise of a picture depends on `seed` and its place alone: it is the same in every arm. `control` names the
+    denoiser's pose ControlNet.
+    """
+
+    denoiser: object
+    cast: Cast
+    latent: tuple[int, ...]
+    folder: Path
+    steps: int = 20
+    guidance: float = 4.0
+    batch: int = 8
+    seed: int = 0
+    control: str | None = None
+
+    def draw(self, trained: Trained | None, sampling: SamplingSettings, progress: Callable[[int], None]) -> list[Path]:
+        """A PNG for each request, in order; `progress` gets the number of new ones after each batch."""
+        settings = [
+            trained and trained.key,
+            trained and asdict(sampling),
+            sampling.pose and self.control,
+            self.cast.key,
+            self.denoiser.fingerprint,
+            self.steps,
+            self.guidance,
+            self.batch,
+            self.seed,
+        ]
+        folder = self.folder / digest(settings)
+        paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.requests))]
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter = lora = None
+        for start in range(0, len(paths), self.batch):
+            places = list(range(start, min(start + self.batch, len(paths))))
+            if not all(paths[place].exists() for place in places):
+                if trained is not None and adapter is None:
+                    adapter, lora = tuned(trained.adapter, sampling).to(self.denoiser.device), trained.lora
+                    for part in lora.parts.values():
+                        part.to(self.denoiser.device)
+                for place, picture in zip(places, self._batch(places, adapter, lora, sampling)):
+                    write_atomically(paths[place], png(picture))
+            progress(len(places))
+        return paths
+
+    def _batch(
+        self, places: list[int], adapter: TripletAdapter | None, lora: Lora | None, sampling: SamplingSettings
+    ) -> Tensor:
+        """uint8 [B, H, W, 3]."""
+        denoiser, cast = self.denoiser, self.cast
+        device = denoiser.device
+        noise = torch.stack(
+            [torch.randn(self.latent, generator=generator("ablation", self.seed, place)) for place in places]
+        ).to(device)
+        prompt, empty = Prompt(cast.prompts[places].to(device)), Prompt(cast.empty.to(device))
+        people = None
+        if adapter is not None:
+            reference_batch = self._references([cast.requests[place].person for place in places], sampling)
+            if sampling.located and adapter.config.places and cast.places is not None:
+                reference_batch = replace(
+                    reference_batch,
+                    where=FaceLocation(
+                        cast.places[places].to(device), tuple(noise.shape[-2:]), adapter.config.grid_side
+                    ),
+                )
+
+            def people(sigma: Tensor):
+                return reference_batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
+
+        hint = cast.hints[places].to(device) if sampling.pose and cast.hints is not None else None
+        with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
+            pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
+        return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
+
+    def _references(self, people: list[int], sampling: SamplingSettings) -> ReferenceBatch:
+        device, vision = self.denoiser.device, self.cast.vision
+        on = torch.ones(len(people), dtype=torch.bool, device=device)
+        return ReferenceBatch(
+            self.cast.faces[people].to(device),
+            None if vision is None else vision[people].to(device),
+            on if sampling.face else ~on,
+            on if sampling.image else ~on,
+        )
+
+
+@torch.no_grad()
+def tuned(adapter: TripletAdapter, sampling: SamplingSettings) -> TripletAdapter:
+    """A copy with the strengths and κ of `sampling`."""
+    adapter = copy.deepcopy(adapter)
+    for name, stream in adapter.streams.items():
+        stream.gate.knots *= getattr(sampling, name)
+        if sampling.kappa is not None:
+            stream.kappa.fill_(sampling.kappa)
+    return adapter.requires_grad_(False)
+
+
+def png(picture: Tensor) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,143 @@
+"""Scores of the images by facecdm.evaluation; recognised faces are cached."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, summarise
+from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
+from facecdm.evaluation.samples import Sample
+
+from .arms import FACE, NONE, TRIPLET, arm
+from .people import Cast
+
+# The measures that are reported, by the evaluation's names.
+MEASURES = (
+    "similarity to held out",
+    "similarity to reference",
+    "dlib similarity to held out",
+    "dlib similarity to reference",
+    "copy-paste",
+    "dlib copy-paste",
+    "face found",
+    "prompt",
+    "sharpness",
+    "diversity",
+    "yaw error",
+)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The images of one training and one arm, in the cast's order; with a `strength` they belong to the curve."""
+
+    arm: str
+    seed: int
+    paths: list[Path]
+    strength: float | None = None
+
+    @property
+    def condition(self) -> str:
+        return f"{self.arm}/{self.seed}/{self.strength}"
+
+
+class CachedRecogniser:
+    """A recogniser that caches its results, one JSON line per image."""
+
+    def __init__(self, recogniser: Recogniser, file: Path):
+        self._recogniser, self._file, self.name = recogniser, file, recogniser.name
+        self._known: dict[str, list | None] = {}
+        for line in file.read_text().splitlines() if file.exists() else ():
+            try:
+                self._known |= json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
+        key = hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+        if key not in self._known:
+            face = self._recogniser.recognise(picture)
+            points = None if face is None or face.keypoints is None else np.asarray(face.keypoints).tolist()
+            self._known[key] = None if face is None else [face.embedding.tolist(), points]
+            with self._file.open("a") as file:
+                file.write("\n" + json.dumps({key: self._known[key]}))
+        if self._known[key] is None:
+            return None
+        embedding, points = self._known[key]
+        return RecognisedFace(torch.tensor(embedding), None if points is None else np.array(points, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    evaluator: Evaluator
+    cast: Cast
+    poses: bool = False
+
+    def score(self, one: Generated, plain: list[Path]) -> list[SampleScores]:
+        """Scores of every image; `plain` are the same images without identity."""
+        return self.evaluator.run([self._sample(place, one, plain) for place in range(len(one.paths))]).rows
+
+    def _sample(self, place: int, one: Generated, plain: list[Path]) -> Sample:
+        requests, cast = self.cast.requests[place], self.cast
+        return Sample(
+            one.paths[place],
+            cast.names[requests.person],
+            one.condition,
+            cast.references[requests.person],
+            cast.held_out[requests.person],
+            requests.prompt,
+            plain[place],
+            requests.yaw if self.poses else None,
+            one.strength,
+        )
+
+    def of_arms(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        """All arms, with all trainings of each, against *no identity*."""
+        return self._against(NONE, rows, [one for one in generated if one.strength is None])
+
+    def of_headline(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        """The arms with several trainings, against *face alone*."""
+        return self._against(FACE, rows, [one for one in generated if one.strength is None and arm(one.arm).headline])
+
+    def of_one_training(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        """The other arms, against the triplet's first training."""
+        return self._against(
+            TRIPLET,
+            rows,
+            [one for one in generated if one.strength is None and one.seed == 0 and one.arm not in (NONE, FACE)],
+        )
+
+    def _against(self, first: str, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        """Empty where arm `first` has no images."""
+        names = {one.condition: one.arm for one in generated} if any(one.arm == first for one in generated) else {}
+        chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
+        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition != first))
+
+    def of_seeds(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        """Each training of the arms that have several."""
+        arms = [one.arm for one in generated if one.strength is None]
+        names = {
+            one.condition: f"{one.arm}, seed {one.seed}"
+            for one in generated
+            if one.strength is None and arms.count(one.arm) > 1
+        }
+        chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
+        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition))
+
+    def of_strengths(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        names = {one.condition: f"strength {one.strength:g}" for one in generated if one.strength is not None}
+        return self._evaluation(
+            [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
+        )
+
+    def _row(self, row: SampleScores, condition: str) -> SampleScores:
+        values = {name: row.values[name] for name in MEASURES if name in row.values}
+        return SampleScores(replace(row.sample, condition=condition), values)
+
+    def _evaluation(self, rows: list[SampleScores]) -> Evaluation:
+        return Evaluation(rows, summarise(rows), [one.name for one in self.evaluator.recognisers], [])

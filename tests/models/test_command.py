@@ -1,0 +1,104 @@
+"""`python -m facecdm get`: what is needed, what is asked, and what lies on the disk afterwards."""
+
+import json
+import sys
+
+import pytest
+from hub import Hub, serving
+
+from facecdm.cli import main
+from facecdm.models import catalogue, needs
+from facecdm.models.catalogue import ModelFile
+
+SMALL = ModelFile("checkpoints", "small.safetensors", "someone/small", "small.safetensors", 1, "MIT", "small model")
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """An empty base directory, a table with one small file, and a local hub that has it."""
+    monkeypatch.setattr(catalogue, "FILES", (SMALL,))
+    monkeypatch.setattr(catalogue, "ALL", (SMALL,))
+    with serving(Hub({"/someone/small/resolve/main/small.safetensors": b"weights"})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        (tmp_path / "models").mkdir()
+        yield tmp_path
+
+
+def get(base, *words: str) -> int:
+    return main(["get", "--base", str(base), *words])
+
+
+def test_a_file_is_fetched_after_one_question(base, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
+    assert get(base, "small.safetensors") == 0
+    assert (base / "models" / "checkpoints" / "small.safetensors").read_bytes() == b"weights"
+    printed = capsys.readouterr().out
+    assert len(asked) == 1 and printed.index("MIT") < printed.index("[1/1]"), "licence and size come first"
+
+
+def test_no_is_no(base, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    assert get(base, "small.safetensors") == 1
+    assert not (base / "models" / "checkpoints").exists()
+
+
+def test_without_a_terminal_yes_is_said_in_the_command(base, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    assert get(base, "small.safetensors") == 1
+    assert "--yes" in capsys.readouterr().err
+    assert get(base, "small.safetensors", "--yes") == 0
+
+
+def test_a_dry_run_fetches_nothing(base, capsys):
+    assert get(base, "small.safetensors", "--dry-run") == 0
+    assert "someone/small" in capsys.readouterr().out
+    assert not (base / "models" / "checkpoints").exists()
+
+
+def test_what_is_there_is_not_fetched_again(base, capsys):
+    assert get(base, "small.safetensors", "--yes") == 0
+    (base / "models" / "checkpoints" / "small.safetensors").write_bytes(b"mine")
+    assert get(base, "small.safetensors", "--yes") == 0
+    assert "there already" in capsys.readouterr().out
+    assert (base / "models" / "checkpoints" / "small.safetensors").read_bytes() == b"mine"
+
+
+def test_an_unknown_name_lists_what_there_is(base, capsys):
+    assert get(base, "nothing-of-that-name") == 1
+    assert "sdxl_pulid" in capsys.readouterr().err
+
+
+def test_the_list_names_every_file_and_workflow(capsys):
+    assert main(["get", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(file.url in printed for file in catalogue.ALL) and "sdxl_pulid" in printed
+
+
+def test_a_family_is_fetched_with_its_pack_and_tower():
+    found = needs.needs_of("faceid-plusv2", "SDXL")
+    assert [file.name for file in found.files] == [
+        "ip-adapter-faceid-plusv2_sdxl.bin",
+        "buffalo_l",
+        "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+    ]
+    assert len(needs.needs_of("faceid-plusv2").files) == 4, "for both base models"
+
+
+def test_models_that_the_table_lacks_are_named(base, capsys, tmp_path):
+    path = tmp_path / "mine.json"
+    nodes = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "my_own.safetensors"}}}
+    path.write_text(json.dumps(nodes))
+    assert get(base, str(path)) == 0
+    assert "get it yourself: my_own.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"1": 2}', '{"1": {"class_type": "A"}}', "[" * 100_000])
+def test_a_file_that_is_no_workflow_is_said(base, capsys, tmp_path, text):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    assert get(base, str(path)) == 1
+    assert "no workflow in API form" in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""The random numbers of a training: equal for equal steps, distributed as the stage says."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facecdm.training.randomness import _timesteps, batches, draw
+from facecdm.training.stages import Stage
+
+
+@settings(max_examples=40, deadline=None)
+@given(low=st.integers(0, 900), width=st.integers(1, 1000), share=st.floats(0, 1))
+def test_timesteps_follow_range_and_share(low, width, share):
+    high = min(low + width, 1000)
+    stage = Stage(noise_low=low, noise_high=high, noise_share=share)
+    u = (torch.arange(4000) + 0.5) / 4000
+    t = _timesteps(stage, u)
+    assert t.min() >= 0 and t.max() <= 999
+    inside = ((t >= low) & (t < high)).float().mean().item()
+    wanted = share if share and high - low < 1000 else (high - low) / 1000
+    assert abs(inside - wanted) < 0.01
+
+
+def test_a_step_has_the_same_random_numbers_again():
+    stage = Stage(batch=8)
+    one, two = draw(stage, 5, 0, (8, 4, 4, 4)), draw(stage, 5, 0, (8, 4, 4, 4))
+    assert all(torch.equal(vars(one)[name], vars(two)[name]) for name in vars(one))
+    assert not torch.equal(one.epsilon, draw(stage, 6, 0, (8, 4, 4, 4)).epsilon)
+    part = one.part(slice(1, None, 2))
+    assert torch.equal(part.epsilon, one.epsilon[1::2]) and torch.equal(part.t, one.t[1::2])
+
+
+def test_dropout_has_its_probability():
+    stage = Stage(drop_text=0.2, drop_face=0.1, drop_image=0.5, drop_all=0.1)
+    draws = draw(stage, 1, 0, (20_000, 1, 1, 1))
+    for on, kept in ((draws.text_on, 0.72), (draws.face_on, 0.81), (draws.image_on, 0.45)):
+        assert abs(on.float().mean().item() - kept) < 0.02
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(1, 23), min_size=1, max_size=4), size=st.integers(1, 7), start=st.integers(0, 50))
+def test_batches_resume_and_leave_no_picture_out(sizes, size, start):
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    buckets = [list(range(end - count, end)) for count, end in zip(sizes, ends)]
+    per_epoch = sum(-(-len(bucket) // size) for bucket in buckets)
+    order = batches(buckets, size, 7, 0)
+    all_of_them = [next(order) for _ in range(per_epoch + start + 3)]
+    later = batches(buckets, size, 7, start)
+    assert [next(later) for _ in range(3)] == all_of_them[start : start + 3]
+    assert {index for batch in all_of_them[:per_epoch] for index in batch} == set(range(ends[-1]))
+    assert all(len(batch) == size and any(set(batch) <= set(bucket) for bucket in buckets) for batch in all_of_them)
