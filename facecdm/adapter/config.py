@@ -24,7 +24,8 @@ class AdapterConfig:
     `image_width` features of each of the CLIP vision tower's penultimate states become `image_tokens` tokens
     (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated; `router`
     weighs the streams anew at every place (method.md, part 3). `places` says that the face's tokens are places of the
-    upright face, in a square, which may be told where they are to be.
+    upright face, in a square, which may be told where they are to be. `location_channels` is the number of the base's
+    latent channels if the adapter has a LocationHead, which finds that out by itself (0: it has none).
     """
 
     layer_map: LayerMap
@@ -39,6 +40,7 @@ class AdapterConfig:
     knots: int = 8
     router: bool = False
     places: bool = False
+    location_channels: int = 0
     recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
 
     @property

@@ -20,12 +20,14 @@ class FaceLocation:
     scores [1 or B, n, m] to be added to those of queries and keys, and how much [1 or B, n, 1] of the place is face,
     0…1. The tokens are places of the upright face, in a square of `side`. A layer's answer is made once. `grid`
     (height, width) is that of the layer, where it is known; else the latents are halved until they are as many.
+    `trust` [1 or B], 0…1, weakens the stream where the location is an estimate.
     """
 
     keypoints: Tensor
     size: tuple[int, int]
     side: int
     grid: tuple[int, int] | None = None
+    trust: Tensor | None = None
     _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
 
     @property
@@ -42,7 +44,10 @@ class FaceLocation:
             scores = -(where[:, :, None] - token_centres(self.side).to(where)[near]).square().sum(-1) / (2 * apart**2)
             scores = scores - scores.amax(-1, keepdim=True)  # beyond the face, too, half precision holds them
             beyond = where.abs().amax(-1, keepdim=True) - REACH
-            self._made[places, dtype] = near, scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
+            share = (1 - beyond / FADES).clamp(0, 1)
+            if self.trust is not None:
+                share = share * self.trust.view(-1, 1, 1)
+            self._made[places, dtype] = near, scores.to(dtype), share.to(dtype)
         return self._made[places, dtype]
 
     def everywhere(self, places: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,9 +60,9 @@ class FaceLocation:
 
     def part(self, rows: Tensor) -> "FaceLocation":
         """Of some rows [k] alone."""
-        return FaceLocation(
-            self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side, self.grid
-        )
+        keypoints = self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows]
+        trust = self.trust if self.trust is None or len(self.trust) == 1 else self.trust[rows]
+        return FaceLocation(keypoints, self.size, self.side, self.grid, trust)
 
     def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
         """As a part of the picture sees it: `area` is its height, width, top and left in latents."""
@@ -65,7 +70,7 @@ class FaceLocation:
         scale, corner, part = (
             self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
         )
-        return FaceLocation((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid)
+        return FaceLocation((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid, self.trust)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ class LocationHead(nn.Module):
     regression"); the uncertainty is one number for all five.
     """
 
-    def __init__(self, channels: int, width: int = 48):
+    def __init__(self, channels: int, width: int = 64):
         super().__init__()
         self.channels = channels
         # Position enters as two channels: faces are rarely at the rim.

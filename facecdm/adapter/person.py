@@ -78,6 +78,11 @@ class Person:
         """Whether it is known where the face is to be, and the adapter listens."""
         return self.keypoints is not None and getattr(self.adapter.config, "places", False)
 
+    @property
+    def finds_location(self) -> bool:
+        """Whether the adapter estimates during the sampling where the face will be, since nothing else says so."""
+        return self.keypoints is None and getattr(self.adapter, "location_head", None) is not None
+
     def keypoints_in(self, height: int, width: int) -> Tensor:
         """[1 or pictures, 5, 2]: `keypoints` in 0…1 of a picture of height × width."""
         return self.keypoints if self.aspects is None else centre_crop(self.keypoints, self.aspects, height, width)
