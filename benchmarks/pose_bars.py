@@ -1,11 +1,10 @@
-"""How well key points tell a head's turn, and how well the demo's pose ControlNet obeys it, on FaceWorld's `val`.
+"""Accuracy of the head rotation from key points, and of the demo's pose ControlNet, on FaceWorld's `val`.
 
     python benchmarks/pose_bars.py --faceworld ../shared/faceworld --comfyui DIR --models DIR/models
 
-Key points: the yaw that they tell against the label's. ControlNet: pictures are made as a user's graph makes them
-(control image drawn from a val picture's key points, that picture's caption, ComfyUI's sampling), and their yaw against
-the one asked. A picture in which no face is found counts as yaw 0, which can only lower the correlation.
-Without control the same captions say what chance gives.
+Key points: their yaw against the label's. ControlNet: pictures are generated as in a user's graph (control image from
+the key points of a val picture, its caption, ComfyUI's sampling), and their yaw is compared with the given one. A
+picture without a face counts as yaw 0, which can only lower the correlation. --without samples without control.
 """
 
 import argparse
@@ -62,7 +61,7 @@ def val_pictures(root: Path, labels: list[dict]) -> Tensor:
 
 
 def turns(extraction) -> np.ndarray:
-    """[N, 3]: yaw, pitch, roll; zeros where no head was seen."""
+    """[N, 3]: yaw, pitch, roll; zeros where no head is visible."""
     return np.array([(a.yaw, a.pitch, a.roll) if a else (0.0, 0.0, 0.0) for a in extraction.angles])
 
 
@@ -72,12 +71,12 @@ def labelled(labels: list[dict]) -> np.ndarray:
 
 def compare(what: str, extraction, wanted: np.ndarray) -> dict:
     found = turns(extraction)
-    seen = np.array([angles is not None for angles in extraction.angles])
-    row = {"what": what, "pictures": len(wanted), "face": float(seen.mean())}
+    visible = np.array([angles is not None for angles in extraction.angles])
+    row = {"what": what, "pictures": len(wanted), "face": float(visible.mean())}
     for axis, name in enumerate(("yaw", "pitch", "roll")):
         row[name] = correlation(found[:, axis], wanted[:, axis])
-        row[f"{name} off"] = float(np.abs(found - wanted)[seen, axis].mean()) if seen.any() else float("nan")
-    row["yaw of faces found"] = correlation(found[seen, 0], wanted[seen, 0])
+        row[f"{name} off"] = float(np.abs(found - wanted)[visible, axis].mean()) if visible.any() else float("nan")
+    row["yaw of faces found"] = correlation(found[visible, 0], wanted[visible, 0])
     print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
     return row
 
@@ -105,24 +104,24 @@ class Artist:
 
         how, model, pictures = self.how, self.demo.model, []
         for start in range(0, len(captions), batch):
-            words = captions[start : start + batch]
+            prompts = captions[start : start + batch]
             extra = {}
             if hints is not None:
                 hint = hints[start : start + batch].movedim(-1, 1)
                 control = self.control.copy().set_cond_hint(hint, how.strength)
                 extra = {"control": control, "control_apply_to_uncond": False}
-            empty = torch.zeros(len(words), 4, self.size // 8, self.size // 8)
+            empty = torch.zeros(len(prompts), 4, self.size // 8, self.size // 8)
             latent = comfy.sample.fix_empty_latent_channels(model, empty)
             noise = comfy.sample.prepare_noise(latent, how.seed + start)
             samples = comfy.sample.sample(model, noise, how.steps, how.cfg, how.sampler, how.scheduler,
-                                          self._words(words, extra), self._words([""], extra), latent,
+                                          self._encode(prompts, extra), self._encode([""], extra), latent,
                                           seed=how.seed + start, disable_pbar=True)  # fmt: skip
             pictures.append(self.demo.vae.decode(samples))
         return torch.cat(pictures)
 
-    def _words(self, captions: list[str], extra: dict) -> list:
+    def _encode(self, captions: list[str], extra: dict) -> list:
         clip = self.demo.clip
-        return [[torch.cat([clip.encode_from_tokens(clip.tokenize(words)) for words in captions]), dict(extra)]]
+        return [[torch.cat([clip.encode_from_tokens(clip.tokenize(prompts)) for prompts in captions]), dict(extra)]]
 
 
 def run(arguments: argparse.Namespace) -> list[dict]:

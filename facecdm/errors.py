@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend. Each message names the problem, the file or input, and the remedy."""
+"""Errors that a user can cause and correct. A message names the problem, the file or input, and the remedy."""
 
 LONGEST = 1000  # characters of a message
 

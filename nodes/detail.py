@@ -239,7 +239,7 @@ class FaceSampler:
 def _faces(image, analyzer, faces, min_score: float) -> tuple[list[Face], list[str]]:
     """(the faces to sample, a line for every picture that has none). Raises FaceCDMError."""
     if not torch.isfinite(image).all():
-        raise FaceCDMError("image holds NaN or infinity: look at the node that it comes from.")
+        raise FaceCDMError("image holds NaN or infinity: check the node that it comes from.")
     if faces is None and analyzer is None:
         raise FaceCDMError(
             "connect an analyzer (Load Face Analyzer) to find the faces, or faces that were found in this image"

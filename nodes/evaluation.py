@@ -136,7 +136,7 @@ class Album:
         for key, picture in zip(keys, pictures):
             bgr = to_bgr(picture)
             if bgr is None:
-                raise FaceCDMError(f"{key} holds NaN or infinity, or no pixels: look at the node that it comes from.")
+                raise FaceCDMError(f"{key} holds NaN or infinity, or no pixels: check the node that it comes from.")
             self._pictures[key] = np.ascontiguousarray(bgr[..., ::-1])
         return keys
 

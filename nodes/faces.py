@@ -54,7 +54,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
         if pack is not None and pack not in find_packs(folders(FACE_PACKS)):
             return (
                 f"Face pack {str(pack)[:100]!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
-                "so that its .onnx files lie in models/insightface/models/<pack>, then refresh the list (R)."
+                "so that its .onnx files are in models/insightface/models/<pack>, then refresh the list (R)."
             )
         return check_choices(provider=(provider, tuple(PROVIDERS)))
 

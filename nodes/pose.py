@@ -21,7 +21,7 @@ SHOWN = 16  # pictures in the preview under the node; the output has all of them
 
 
 def weight_folders(detector: str) -> list[Path]:
-    """Where a body detector's weights lie: models/openpose or models/dwpose, and what extra_model_paths.yaml adds."""
+    """Folders of a body detector's weights: models/openpose or models/dwpose, and those of extra_model_paths.yaml."""
     from ..facecdm.pose import dwpose, openpose
 
     return folders(openpose.FOLDER if detector == OPENPOSE else dwpose.FOLDER)

@@ -1,4 +1,4 @@
-"""Names from a graph stay in their folder, files appear whole, nothing is replaced unasked."""
+"""Names from a graph stay in their folder, writes are atomic, nothing is overwritten unasked."""
 
 import os
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path, monkeypa
     assert [entry.name for entry in tmp_path.iterdir()] == ["Ada.safetensors"] and path.read_bytes() == b"before"
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "taken").write_bytes(b"a file, not a folder")
     with pytest.raises(FaceCDMError, match="Ada.safetensors could not be written into .*taken.*Look at"):
         write_named(b"", tmp_path / "taken", "Ada")

@@ -1,4 +1,4 @@
-"""Quarter turns of a picture, for faces that lie on their side or stand on their head."""
+"""Quarter turns of a picture, for faces on their side or upside down."""
 
 import numpy as np
 

@@ -69,6 +69,11 @@ class Face:
             shapes["landmarks"] = (106, 2)
         for name, shape in shapes.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), shape))
+        if not (0 <= self.score <= 1.001 and min(self.image_size) >= 1 and self.image_index >= 0):
+            raise BadFace(
+                f"A face has the score {self.score}, a picture of the size {tuple(self.image_size)} and the index "
+                f"{self.image_index}: detect the face again."
+            )
         if self.embedding.norm() == 0:
             raise BadFace("A face's embedding is all zero: detect the face again.")
 

@@ -74,6 +74,15 @@ def table(files, models: Path | None = None) -> str:
     return "\n".join(rows)
 
 
+def markdown() -> str:
+    """The table as docs/models.md has it, by folder."""
+    folders: dict[str, list[str]] = {}
+    for file in catalogue.ALL:
+        requires = f"; requires {', '.join(f'`{name}`' for name in file.requires)}" if file.requires else ""
+        folders.setdefault(file.folder, []).append(f"- {file.purpose}: {file.note}{requires}")
+    return "\n\n".join(f"## models/{folder}\n\n" + "\n".join(lines) for folder, lines in folders.items())
+
+
 def confirmed() -> bool:
     if not sys.stdin.isatty():
         raise FaceCDMError("nothing was fetched: this is no terminal to ask in; add --yes")

@@ -36,7 +36,7 @@ def parse_boxes(text: str) -> Tensor:
     boxes = []
     for number, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
         try:
-            box = [float(word) for word in re.split(r"[\s,;]+", line.strip())]
+            box = [float(part) for part in re.split(r"[\s,;]+", line.strip())]
         except ValueError:
             box = []
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):

@@ -97,5 +97,5 @@ def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
 def person_box(person: PosePerson) -> np.ndarray | None:
     """x0, y0, x1, y1 around the visible points; None where there are none."""
     points = np.concatenate(list(person.parts.values()))
-    seen = points[points[:, 2] >= VISIBLE, :2]
-    return np.concatenate([seen.min(0), seen.max(0)]) if len(seen) else None
+    visible = points[points[:, 2] >= VISIBLE, :2]
+    return np.concatenate([visible.min(0), visible.max(0)]) if len(visible) else None

@@ -65,7 +65,7 @@ class PosePerson:
         if (self.five[:, 2] > 0).any() or not (self.face[:, 2] > 0).any():
             return self
         eyes = [mean_point(self.face[list(eye)]) for eye in (RIGHT_EYE, LEFT_EYE)]
-        rest = [self.face[place] for place in (FACE_NOSE_TIP, *FACE_MOUTH)]
+        rest = [self.face[point] for point in (FACE_NOSE_TIP, *FACE_MOUTH)]
         return replace(self, five=np.stack(eyes + rest))
 
 

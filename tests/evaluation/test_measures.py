@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, where the right one is known."""
+"""Measures with known results."""
 
 import math
 
@@ -15,7 +15,7 @@ def unit(*values: float) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.tensor(values, dtype=torch.float32), dim=0)
 
 
-def test_copy_paste_is_1_for_a_copy_and_minus_1_for_the_unseen_photo():
+def test_copy_paste_is_1_for_the_reference_and_minus_1_for_the_held_out_photo():
     reference, held_out = unit(1, 0, 0), unit(0.5, 1, 0)
     assert measures.copy_paste(reference, reference, held_out) == pytest.approx(1, abs=1e-3)
     assert measures.copy_paste(held_out, reference, held_out) == pytest.approx(-1, abs=1e-3)
@@ -31,7 +31,7 @@ def test_copy_paste_stays_in_its_range(values):
     assert -1.001 <= measures.copy_paste(a, b, c) <= 1.001
 
 
-def test_a_common_part_is_taken_off():
+def test_a_common_part_is_subtracted():
     shared = torch.tensor([3.0, 0, 0])
     a, b = shared + torch.tensor([0.0, 1, 0]), shared + torch.tensor([0.0, 0, 1])
     assert measures.cosine(a, b) == pytest.approx(0.9)
@@ -76,5 +76,5 @@ def enumerate_names(values):
     return ((f"{number:03d}", float(value)) for number, value in enumerate(values))
 
 
-def test_nobody_has_no_interval():
+def test_no_people_have_no_interval():
     assert all(math.isnan(value) for value in measures.interval({}))

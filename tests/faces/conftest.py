@@ -1,4 +1,4 @@
-"""What the tests of faces share: a real analyzer, pictures, and made-up faces."""
+"""Fixtures: a real analyzer, pictures, and random faces."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -26,7 +26,7 @@ def test_a_mirrored_face_is_not_mirrored_back():
     assert np.linalg.det(matrix[:, :2]) > 0
 
 
-def test_points_at_one_place_are_refused():
+def test_coinciding_points_are_refused():
     with pytest.raises(ValueError, match="coincide"):
         similarity(np.ones((5, 2)), TEMPLATE)
 
@@ -40,7 +40,7 @@ def test_crop_is_insightfaces_own(size):
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 2
 
 
-def test_a_big_face_is_shrunk_smoothly_and_stays_in_place():
+def test_a_large_face_is_antialiased_and_not_shifted():
     import cv2
 
     big = cv2.resize(picture(), None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
@@ -53,7 +53,7 @@ def test_a_big_face_is_shrunk_smoothly_and_stays_in_place():
     assert np.abs(small - shrunk).mean() < 0.4 * np.abs(small - jagged).mean()
 
 
-def test_shrinking_first_moves_nothing():
+def test_averaging_first_shifts_nothing():
     import cv2
 
     big = cv2.resize(picture(), None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)

@@ -51,13 +51,13 @@ def test_a_provider_that_is_not_there_is_said_with_what_to_install():
         choose_providers("DirectMLExecutionProvider", [CPU])
 
 
-def test_two_runtimes_side_by_side_are_reported(monkeypatch):
+def test_two_runtimes_are_reported(monkeypatch):
     monkeypatch.setattr(providers, "installed_runtimes", lambda: ["onnxruntime", "onnxruntime-gpu"])
-    assert "side by side" in choose_providers("auto", [CPU])[1]
+    assert "installed together" in choose_providers("auto", [CPU])[1]
     assert choose_providers("CPU", [CPU])[1] == ""
 
 
-def test_report_tells_the_provider_really_got(insightface_folder, monkeypatch):
+def test_the_report_names_the_provider_that_is_used(insightface_folder, monkeypatch):
     import onnxruntime
 
     # A runtime that promises CUDA and then starts without it, as onnxruntime-gpu does without cuDNN.
@@ -68,7 +68,7 @@ def test_report_tells_the_provider_really_got(insightface_folder, monkeypatch):
     assert "on CPU" in opened.report() and "CUDAExecutionProvider could not be started" in opened.report()
 
 
-def test_licence_is_told_once_per_process(analyzer, monkeypatch, caplog):
+def test_the_licence_is_shown_once_per_process(analyzer, monkeypatch, caplog):
     import threading
 
     monkeypatch.setattr(analyzer_module, "_licence_shown", threading.Event())
@@ -108,7 +108,7 @@ def test_threads_may_share_an_analyzer(analyzer, astronaut, faceworld):
 
 
 def test_an_unknown_pack_lists_those_present_and_the_folder(insightface_folder):
-    with pytest.raises(MissingModel, match=r"'antelopev2' not found \(found: buffalo_s; looked below .*insightface"):
+    with pytest.raises(MissingModel, match=r"'antelopev2' not found \(found: buffalo_s; searched: .*insightface"):
         open_pack([insightface_folder], "antelopev2")
 
 

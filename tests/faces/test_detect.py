@@ -100,19 +100,19 @@ def test_a_small_picture(analyzer, astronaut, reference):
     assert cosine(head.faces, reference.faces) > 0.75
 
 
-def test_identities_are_told_apart(analyzer, faceworld):
+def test_identities_are_separated(analyzer, faceworld):
     a, b = (detect_faces(analyzer, views).faces.normed for views in faceworld.values())
     same = torch.cat([(x @ x.T)[torch.triu(torch.ones(3, 3), 1) > 0] for x in (a, b)])
     assert same.min() > (a @ b.T).max() + 0.1
 
 
-def test_every_look_together_finds_each_face_once(analyzer, astronaut, monkeypatch):
+def test_all_views_together_find_each_face_once(analyzer, astronaut, monkeypatch):
     monkeypatch.setattr(search_module, "CONFIDENT", 2.0)
     found = search(analyzer, to_bgr(astronaut[0]), 640, 0.5, True)
     assert len(found) == 1 and found[0].score > 0.85  # a smaller look sees this face better than 640 does
 
 
-def test_a_sure_first_look_ends_the_search(analyzer, astronaut, monkeypatch):
+def test_a_confident_first_view_ends_the_search(analyzer, astronaut, monkeypatch):
     sizes, real = [], type(analyzer).detect
     monkeypatch.setattr(type(analyzer), "detect", lambda self, p, s, m: sizes.append(s) or real(self, p, s, m))
     search(analyzer, to_bgr(astronaut[0]), 640, 0.5, True)
@@ -267,7 +267,7 @@ def test_a_huge_picture_is_searched_within_bounded_memory(analyzer, astronaut, r
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16384, 3), (1, 16384, 8, 1), (1, 200, 3, 4), (1, 3, 200, 2), (1, 1, 5000, 3)])
-def test_odd_shapes_have_no_face_and_raise_nothing(analyzer, shape):
+def test_odd_shapes_are_skipped_without_an_error(analyzer, shape):
     picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     found = detect_faces(analyzer, picture, Options(crop_size=32))
     assert len(found.faces) == 0 and found.mask.shape == shape[:3] and "skipped" in found.report

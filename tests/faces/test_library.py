@@ -116,7 +116,7 @@ def test_foreign_and_newer_files(make_faces, tmp_path: Path):
         load_faces(tmp_path / "nobody.safetensors")
 
 
-def test_a_file_that_is_not_there_says_how_to_make_one(make_faces, tmp_path: Path):
+def test_the_error_for_a_missing_file_says_how_to_make_one(make_faces, tmp_path: Path):
     path = save_faces(make_faces(), tmp_path, "Ada")
     assert find_faces_file([tmp_path], "Ada.safetensors") == path
     with pytest.raises(MissingModel, match="Eve.*Save Faces"):

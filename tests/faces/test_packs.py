@@ -59,7 +59,7 @@ def test_weights_listed_as_inputs_are_left_out(tmp_path: Path):
         ((), (), "unknown"),
     ],
 )
-def test_other_files_of_packs_are_told_apart(inputs, outputs, task):
+def test_other_files_of_packs_are_recognised(inputs, outputs, task):
     assert task_of(Signature(inputs, outputs)) == task
 
 
@@ -97,7 +97,7 @@ def test_packs_are_found_where_people_put_them(pack_folder: Path, tmp_path: Path
     assert sort_pack("antelopev2", nested).recogniser_name == "antelopev2/w600k_mbf.onnx"
 
 
-def test_a_pack_without_recogniser_says_what_it_has_and_what_to_get(pack_folder: Path, tmp_path: Path):
+def test_the_error_for_a_pack_without_recogniser_lists_its_files_and_what_to_get(pack_folder: Path, tmp_path: Path):
     folder = lay_out(pack_folder, tmp_path / "half", "det_500m.onnx", "2d106det.onnx")
     with pytest.raises(MissingModel, match=r"no model for recognition .*det_500m.onnx: detection.*buffalo_l"):
         sort_pack("half", folder)

@@ -18,7 +18,7 @@ def test_raw_and_normed(make_faces):
     assert [face.image_index for face in faces] == [0, 1, 2] and faces[1] is faces.faces[1]
 
 
-def test_empty_is_a_value_and_says_so_where_a_face_is_needed():
+def test_empty_faces_are_valid_and_refused_where_a_face_is_needed():
     empty = Faces((), "pack/r.onnx")
     assert len(empty) == 0 and empty.raw.shape == (0, 0) and empty.dim == 0
     with pytest.raises(NoFace, match="Apply FaceCDM holds no face"):
@@ -58,7 +58,7 @@ def test_inference_tensors_are_copied_out_so_that_training_may_use_them(make_fac
     assert not face.embedding.is_inference() and not face.crop.is_inference()
 
 
-def test_one_recogniser_in_two_packs_is_one(make_faces):
+def test_a_recogniser_in_two_packs_is_the_same(make_faces):
     assert same_recogniser("buffalo_s/w600k_mbf.onnx", "buffalo_sc\\W600K_mbf.onnx")
     assert not same_recogniser("buffalo_s/w600k_mbf.onnx", "buffalo_l/w600k_r50.onnx")
     faces = [make_faces(recogniser="a/x.onnx"), make_faces(recogniser="b/y.onnx"), Faces((), "c/z.onnx")]
@@ -89,3 +89,11 @@ def test_embeddings_of_one_recogniser_and_of_different_sizes_do_not_mix(make_fac
 def test_weights_that_make_no_mean_are_refused(make_faces, weight):
     with pytest.raises(FaceCDMError, match="Weights must be"):
         combine([Weighted(make_faces(1), weight)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"score": float("nan")}, {"score": -1.0}, {"image_size": (0, 5)}, {"image_index": -1}], ids=str
+)
+def test_numbers_of_a_face_are_checked(make_faces, change):
+    with pytest.raises(BadFace, match="detect the face again"):
+        replace(make_faces(1)[0], **change)

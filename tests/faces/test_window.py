@@ -1,4 +1,4 @@
-"""Cutting out and putting back."""
+"""Windows: cutting and putting back."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_the_face_is_in_the_middle_where_there_is_room():
     assert (edge.x0, edge.x1) == (0, 40), "moved into the picture"
 
 
-def test_what_is_put_back_unchanged_changes_nothing():
+def test_putting_back_an_unchanged_window_changes_nothing():
     picture = torch.rand(60, 90, 3)
     window = window_around(torch.tensor([30.0, 20, 50, 40]), 60, 90, 0.5, 40)
     assert torch.equal(window.put_back(picture, window.enlarged(picture)[0], torch.ones(60, 90)), picture)

@@ -7,8 +7,10 @@ import pytest
 from hub import Hub, serving
 
 from facecdm.cli import main
+from facecdm.files import REPOSITORY
 from facecdm.models import catalogue, needs
 from facecdm.models.catalogue import ModelFile
+from facecdm.models.command import markdown
 
 SMALL = ModelFile("checkpoints", "small.safetensors", "someone/small", "small.safetensors", 1, "MIT", "small model")
 
@@ -76,6 +78,13 @@ def test_the_list_names_every_file_and_workflow(capsys):
     assert main(["get", "--list"]) == 0
     printed = capsys.readouterr().out
     assert all(file.url in printed for file in catalogue.ALL) and "sdxl_pulid" in printed
+
+
+def test_the_page_of_model_files_is_the_table():
+    page = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    assert page.partition("\n## ")[2] == markdown().removeprefix("## ") + "\n", (
+        "write it anew from models.command.markdown"
+    )
 
 
 def test_a_family_is_fetched_with_its_pack_and_tower():

@@ -92,7 +92,7 @@ def net(in_comfy):
     return Net
 
 
-def test_faces_are_made_anew_and_nothing_else(detail, analyzer, group):
+def test_faces_are_sampled_again_and_nothing_else_changes(detail, analyzer, group):
     image, mask, pairs, report = detail(group, analyzer=analyzer)
     changed = (image != group).any(-1)
     assert not (changed & (mask == 0)).any(), "outside of the mask every bit stays"
@@ -122,7 +122,7 @@ def test_only_the_faces_that_are_connected(in_comfy, detail, analyzer, group):
     assert torch.equal(image[:, :, :128], group[:1, :, :128]) and not torch.equal(image, group[:1])
 
 
-def test_sizes_that_are_left_alone(detail, analyzer, group):
+def test_sizes_that_are_skipped(detail, analyzer, group):
     image, mask, pairs, report = detail(analyzer=analyzer, min_size=100)
     assert (
         torch.equal(image, group[:1])
@@ -132,7 +132,7 @@ def test_sizes_that_are_left_alone(detail, analyzer, group):
     )
 
 
-def test_nothing_to_go_by_is_refused(in_comfy, detail, analyzer, make_faces):
+def test_missing_or_foreign_faces_are_refused(in_comfy, detail, analyzer, make_faces):
     errors = in_comfy.module("facecdm.errors")
     with pytest.raises(errors.FaceCDMError, match="connect an analyzer"):
         detail()
@@ -140,7 +140,7 @@ def test_nothing_to_go_by_is_refused(in_comfy, detail, analyzer, make_faces):
         detail(faces=make_faces(1))
 
 
-def test_everybody_gets_their_own_person(in_comfy, demo, make_adapter, make_faces, group):
+def test_each_window_has_its_own_person(in_comfy, demo, make_adapter, make_faces, group):
     """In a window of the left half, the mask of the left person is everywhere, and that of the right one nowhere."""
     adapter = stir(make_adapter(demo.model, clip_vision=demo.vision))
     window_around = in_comfy.module("facecdm.faces.window").window_around
@@ -192,7 +192,7 @@ def test_every_frame_keeps_its_own_reference(in_comfy, sd15, adapter, make_faces
     assert not torch.allclose(*alone)
 
 
-def test_words_of_other_places_are_left_out(in_comfy):
+def test_prompts_of_other_regions_are_left_out(in_comfy):
     window = in_comfy.module("facecdm.faces.window").window_around(torch.tensor([0.0, 0, 64, 64]), 128, 256, 0, 128)
     cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").conditioning_in
     left, right = torch.zeros(2, 1, 128, 256)
@@ -205,7 +205,7 @@ def test_words_of_other_places_are_left_out(in_comfy):
     assert areas == [["inner", {"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}]]
 
 
-def test_controlnets_see_the_window_of_their_picture(in_comfy, net):
+def test_controlnets_use_the_window_of_their_picture(in_comfy, net):
     first, second = net(), net()
     first.cond_hint_original, second.cond_hint_original = torch.rand(1, 3, 128, 256), torch.rand(1, 3, 256, 512)
     second.set_previous_controlnet(first)
@@ -221,11 +221,11 @@ def test_controlnets_see_the_window_of_their_picture(in_comfy, net):
         assert torch.equal(own.previous_controlnet.cond_hint_original, expected)
 
 
-def test_a_wrong_word_is_refused_before_it_runs(in_comfy):
+def test_an_unknown_sampler_is_refused_before_the_run(in_comfy):
     assert "sampler_name must be one of" in in_comfy.nodes["FaceCDMDetailFaces"].validate_inputs(sampler_name="best")
 
 
-def test_a_window_knows_where_the_face_is_in_it(in_comfy, sd15, adapter):
+def test_a_face_location_is_relative_to_the_window(in_comfy, sd15, adapter):
     """Of a picture of 256 × 160 pixels, the window's own corners are 0 and 1."""
     person = in_comfy.module("facecdm.adapter.person").Person
     comfy, run = (
@@ -259,7 +259,7 @@ def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
     torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
-def test_an_adapter_is_told_where_the_face_is_that_is_drawn_anew(in_comfy, demo, group, analyzer, detail, monkeypatch):
+def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, analyzer, detail, monkeypatch):
     """Every face by its own key points, as the detector found them, whatever pose the whole picture had."""
     host, run = (
         in_comfy.module("facecdm.hosts.comfy.sampling.window"),
@@ -269,8 +269,8 @@ def test_an_adapter_is_told_where_the_face_is_that_is_drawn_anew(in_comfy, demo,
     shipped = in_comfy.module("facecdm.hosts.comfy.demo.adapter")
     with torch.inference_mode():
         model, adapter = shipped.load(demo.model)
-    told = person(adapter, torch.eye(1, 512), keypoints=torch.zeros(1, 5, 2), aspects=torch.ones(1))
-    model = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, told)
+    located = person(adapter, torch.eye(1, 512), keypoints=torch.zeros(1, 5, 2), aspects=torch.ones(1))
+    model = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, located)
     seen, model_in = [], host.model_in
 
     def watched(*given):

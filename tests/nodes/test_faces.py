@@ -33,7 +33,7 @@ def analyzer(run):
 
 
 @pytest.fixture(scope="module")
-def seen(run, analyzer, astronaut):
+def detected(run, analyzer, astronaut):
     return run("DetectFaces", analyzer=analyzer, image=astronaut, name=" Eileen ", **DETECT)
 
 
@@ -70,12 +70,12 @@ def test_analyzer_node(in_comfy, nodes, run):
         run("LoadFaceAnalyzer", pack="antelopev2", provider="CPU", landmarks=False)
 
 
-def test_detect_node(seen, in_comfy):
-    faces, crops, mask, preview, report = seen.result
+def test_detect_node(detected, in_comfy):
+    faces, crops, mask, preview, report = detected.result
     assert len(faces) == 1 and faces[0].name == "Eileen" and not faces[0].embedding.is_inference()
     assert crops.shape == (1, 112, 112, 3) and mask.shape == (1, 512, 512) and preview.shape == (1, 512, 512, 3)
     assert "1 face from 1 picture" in report
-    (image,) = seen.ui.as_dict()["images"]
+    (image,) = detected.ui.as_dict()["images"]
     assert (in_comfy.base / "temp" / image["filename"]).is_file()
 
 
@@ -117,8 +117,8 @@ def test_unload_after(run, analyzer, astronaut):
     assert not analyzer.loaded
 
 
-def test_save_then_load(run, nodes, seen, in_comfy):
-    faces = seen.result[0]
+def test_save_then_load(run, nodes, detected, in_comfy):
+    faces = detected.result[0]
     load = nodes["LoadFaces"]
     first = run("SaveFaces", faces=faces, name="Eileen", overwrite=False)
     assert first.result == (faces, "Eileen.safetensors")
@@ -144,16 +144,16 @@ def test_load_refuses_other_files(nodes, run, in_comfy):
         run("SaveFaces", faces=None, name="../x", overwrite=False)
 
 
-def test_faces_are_not_offered_as_adapters(run, seen):
+def test_faces_are_not_offered_as_adapters(run, detected):
     """facecdm (adapters) and facecdm_faces are different folders: ComfyUI lists subfolders, too."""
     import folder_paths
 
-    run("SaveFaces", faces=seen.result[0], name="Grace", overwrite=False)
+    run("SaveFaces", faces=detected.result[0], name="Grace", overwrite=False)
     assert not any("Grace" in name for name in folder_paths.get_filename_list("facecdm"))
 
 
-def test_combine_node(run, seen, analyzer, astronaut):
-    faces = seen.result[0]
+def test_combine_node(run, detected, analyzer, astronaut):
+    faces = detected.result[0]
     mirrored = run("DetectFaces", analyzer=analyzer, image=astronaut.flip(2), name="mirror", **DETECT).result[0]
     mean = run("CombineFaces", mode="weighted mean", blend=0.5, faces_1=faces, faces_3=mirrored, weight_1=1.0,
                weight_2=1.0, weight_3=0.0).result[0]  # fmt: skip
@@ -162,8 +162,8 @@ def test_combine_node(run, seen, analyzer, astronaut):
     assert torch.allclose(blend.raw, mirrored.raw, atol=1e-4)
 
 
-def test_compare_node(run, seen):
-    faces = seen.result[0]
+def test_compare_node(run, detected):
+    faces = detected.result[0]
     output = run("CompareFaces", faces_a=faces, faces_b=faces)
     table, picture, mean, lowest, highest = output.result
     assert "| Eileen | 1.000 |" in table and picture.ndim == 4

@@ -19,15 +19,15 @@ def analyzer(in_comfy):
 
 
 @pytest.fixture(scope="module")
-def seen(in_comfy, analyzer, astronaut):
+def extracted(in_comfy, analyzer, astronaut):
     batch = torch.cat([astronaut, torch.zeros_like(astronaut)])
     return in_comfy.run("FaceCDMExtractPose", image=batch, analyzer=analyzer, **EXTRACT)
 
 
 @pytest.fixture
-def edit(in_comfy, seen):
+def edit(in_comfy, extracted):
     def edit(pose=None, **inputs):
-        return in_comfy.run("FaceCDMEditPose", pose=pose or seen[1], **EDIT | inputs)
+        return in_comfy.run("FaceCDMEditPose", pose=pose or extracted[1], **EDIT | inputs)
 
     return edit
 
@@ -44,8 +44,8 @@ def test_schema_execute_and_page_agree(in_comfy, name):
     assert all(f"`{entry.display_name or entry.get_io_type()}`" in page for entry in schema.outputs)
 
 
-def test_a_photograph_and_an_empty_picture(seen):
-    control, pose, yaw, pitch, roll, report = seen
+def test_a_photograph_and_an_empty_picture(extracted):
+    control, pose, yaw, pitch, roll, report = extracted
     assert control.shape == (2, 512, 512, 3) and control.dtype == torch.float32
     assert control[0].any() and not control[1].any() and control.max() == 1
     assert [len(frame["people"]) for frame in pose] == [1, 0] and pose[0]["canvas_width"] == 512
@@ -53,33 +53,33 @@ def test_a_photograph_and_an_empty_picture(seen):
     assert len(report.splitlines()) == 2 and "no person" in report
 
 
-def test_core_draws_what_we_give(seen):
+def test_core_can_draw_our_poses(extracted):
     """As core's SDPoseDrawKeypoints (newer ComfyUI) and controlnet_aux read a POSE_KEYPOINT: flat, whole lists."""
-    for person in seen[1][0]["people"]:
+    for person in extracted[1][0]["people"]:
         for key, count in (("pose_keypoints_2d", 18), ("face_keypoints_2d", 70), ("hand_left_keypoints_2d", 21)):
             assert len(person[key]) == 3 * count and all(isinstance(number, float) for number in person[key])
             assert set(person[key][2::3]) <= {0.0, 1.0}
 
 
-def test_without_landmarks_there_are_five_points_and_a_word_about_it(in_comfy, astronaut):
+def test_without_landmarks_there_are_five_points_and_a_note(in_comfy, astronaut):
     plain = in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="CPU", landmarks=False)[0]
     inputs = EXTRACT | {"drawing": "InstantID 5 points", "people": "largest"}
     control, pose, *_, report = in_comfy.run("FaceCDMExtractPose", image=astronaut, analyzer=plain, **inputs)
     assert "landmarks" in report and control.any() and not any(pose[0]["people"][0]["face_keypoints_2d"])
 
 
-def test_an_edit_that_does_nothing_gives_the_same(edit, seen):
+def test_an_edit_that_does_nothing_gives_the_same(edit, extracted):
     again = edit()
-    assert torch.equal(again[0], seen[0]) and again[1] == seen[1]
-    assert again[2:5] == pytest.approx(seen[2:5], abs=0.1)
+    assert torch.equal(again[0], extracted[0]) and again[1] == extracted[1]
+    assert again[2:5] == pytest.approx(extracted[2:5], abs=0.1)
 
 
-def test_edits_do_what_they_say(edit, seen):
-    yaw = seen[2]
+def test_edits_do_what_they_say(edit, extracted):
+    yaw = extracted[2]
     assert edit(turn_yaw=25.0)[2] == pytest.approx(yaw + 25, abs=2)
     assert edit(mirror=True)[2] == pytest.approx(-yaw, abs=4)
     moved = edit(move_right=0.1)[1][0]["people"][0]["face_keypoints_2d"][0]
-    assert moved == pytest.approx(seen[1][0]["people"][0]["face_keypoints_2d"][0] + 51.2, abs=0.1)
+    assert moved == pytest.approx(extracted[1][0]["people"][0]["face_keypoints_2d"][0] + 51.2, abs=0.1)
     assert edit(width=256, height=384)[0].shape == (2, 384, 256, 3)
     assert edit(onto=torch.zeros(1, 96, 64, 3))[0].shape == (2, 96, 64, 3)
 
@@ -95,7 +95,7 @@ def test_other_packs_poses_are_taken(edit):
     assert pose[0]["people"][0]["pose_keypoints_2d"][:3] == [32, 32, 1]
 
 
-def test_mistakes_are_told_in_words(in_comfy, astronaut, edit):
+def test_mistakes_are_named(in_comfy, astronaut, edit):
     error = in_comfy.module("facecdm.errors").FaceCDMError
     with pytest.raises(error, match="connect Load Face Analyzer"):
         in_comfy.run("FaceCDMExtractPose", image=astronaut, **EXTRACT)

@@ -44,12 +44,12 @@ def test_two_halves_touch_softly_and_fill_the_picture():
     assert (left[10].diff() <= 0).all() and 0 < left[10, 19] < 1
 
 
-def test_without_softness_everybody_is_apart():
+def test_without_softness_regions_do_not_overlap():
     masks = regions_of_boxes(HALVES, 20, 40, softness=0.0).masks
     assert set(masks.unique().tolist()) == {0.0, 1.0} and (masks.sum(0) == 1).all()
 
 
-def test_outside_of_all_regions_is_nobody():
+def test_outside_of_all_regions_is_background():
     regions = regions_of_boxes(parse_boxes("0.1 0.1 0.3 0.9"), 50, 100)
     assert regions.background[:, 50:].eq(1).all() and regions.masks[0, 25, 20] == 1
 
@@ -93,7 +93,7 @@ def test_painted_regions_that_touch_share_the_border():
 
 
 @pytest.mark.parametrize("text", ["", "0 0 1", "0 0 1 one", "0.5 0 0.5 1", "0 0 2 1", "0, 0, nan, 1"])
-def test_boxes_that_say_nothing_are_refused(text):
+def test_meaningless_boxes_are_refused(text):
     with pytest.raises(FaceCDMError, match="boxes"):
         parse_boxes(text)
 

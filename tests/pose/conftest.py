@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-# Of Extract Pose, but for the detector.
+# Inputs of Extract Pose without the detector.
 SETTINGS = {
     "people": "all",
     "min_score": 0.5,
@@ -38,17 +38,17 @@ def analyzer(face_models):
 
 
 @pytest.fixture
-def asked(monkeypatch) -> list:
-    """Whom this process looked up or connected to while the test ran: it gets no answer."""
-    asked = []
+def connections(monkeypatch) -> list:
+    """The look-ups and connections that the test tried; all of them fail."""
+    connections = []
 
     def refuse(*given, **_):
-        asked.append(given)
+        connections.append(given)
         raise OSError("no network in this test")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    return asked
+    return connections
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Drawings: colours in their places, what is switched off stays away, and the annotator of ControlNet as the oracle."""
+"""Drawings: colours, switched-off parts, and a comparison with the annotator of ControlNet."""
 
 import numpy as np
 import pytest
@@ -53,9 +53,9 @@ def test_what_is_switched_off_is_not_drawn(switch):
     assert draw_openpose(pose, **off | {switch: True}).any()
 
 
-def test_unseen_and_unsure_points_and_empty_pictures_are_black():
-    nobody = Pose((PosePerson(),), (40, 30))
-    for picture in (draw_openpose(nobody), draw_five(nobody)):
+def test_invisible_points_and_empty_pictures_are_black():
+    empty = Pose((PosePerson(),), (40, 30))
+    for picture in (draw_openpose(empty), draw_five(empty)):
         assert picture.shape == (40, 30, 3) and not picture.any()
     unsure = PosePerson(body=np.tile((20.0, 20.0, 0.1), (18, 1)))
     assert not draw_openpose(Pose((unsure,), (40, 40))).any()

@@ -111,7 +111,7 @@ def test_the_known_person_is_found_where_it_is(rtmlib, folder, picture):
     assert person.face[UNSURE - 23, 2] == 0 and (person.face[68:, :2] == person.body[[14, 15], :2]).all()
 
 
-def test_nobody_is_nobody(rtmlib, folder, picture):
+def test_a_picture_without_people(rtmlib, folder, picture):
     """rtmlib alone would take the whole picture for a person."""
     sure = dwpose.DWPoseDetector.open([folder], "CPU", min_score=0.99)
     assert extract(sure, picture).poses[0].people == ()
@@ -154,7 +154,7 @@ def test_a_file_that_was_cut_off_is_named(rtmlib, folder, tmp_path):
         dwpose.DWPoseDetector.open([tmp_path], "CPU")
 
 
-def test_the_node_finds_the_same_and_asks_nobody(rtmlib, in_comfy, extract_node, folder, picture, asked):
+def test_the_node_finds_the_same_without_network(rtmlib, in_comfy, extract_node, folder, picture, connections):
     """With its weights in models/dwpose; and without them, where rtmlib by itself would fetch some."""
     control, frames, *_, report = extract_node(DWPOSE, "dwpose", folder, picture)
     hand = np.reshape(frames[0]["people"][0]["hand_left_keypoints_2d"], (21, 3))
@@ -162,11 +162,11 @@ def test_the_node_finds_the_same_and_asks_nobody(rtmlib, in_comfy, extract_node,
     assert control.shape == (1, HEIGHT, WIDTH, 3) and control.any() and "1 person" in report
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="yolox"):
         extract_node(DWPOSE, "dwpose", None, picture)
-    assert asked == []
+    assert connections == []
 
 
-def test_somebody_who_fetched_would_be_seen(rtmlib, asked):
+def test_a_download_would_be_noticed(rtmlib, connections):
     """So that the silence above says something: rtmlib alone, given an address in place of a file."""
     with pytest.raises(Exception):  # noqa: B017 - whatever it makes of a closed door
         rtmlib[0]("https://example.invalid/yolox.onnx", backend="onnxruntime")
-    assert asked
+    assert connections

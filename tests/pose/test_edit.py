@@ -1,4 +1,4 @@
-"""Edits: what undoes what, what stays, on any person at any place."""
+"""Edits: inverses and invariants, for random people."""
 
 import numpy as np
 import pytest
@@ -83,14 +83,14 @@ def test_what_is_in_the_picture_stays_in_it_or_is_cropped_by_cover(pose, height,
 
 @quickly
 @given(poses(), st.floats(0.1, 9), st.booleans(), st.floats(-50, 50))
-def test_unseen_points_stay_nowhere(pose, scale, mirror, yaw):
+def test_invisible_points_stay_zero(pose, scale, mirror, yaw):
     again = edited(pose, Edit(yaw=yaw, scale=scale, right=0.3, down=-0.2, mirror=mirror))
     for person in again.people:
         for points in person.parts.values():
             assert not points[points[:, 2] == 0].any()
 
 
-def test_a_mirror_swaps_names_as_well_as_places():
+def test_a_mirror_swaps_names_and_positions():
     body, hand = np.zeros((18, 3)), np.ones((21, 3))
     body[BODY.index("right wrist")] = (10, 50, 1)
     pose = mirrored(Pose((PosePerson(body=body, right_hand=hand),), (100, 200)))

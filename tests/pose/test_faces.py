@@ -1,4 +1,4 @@
-"""The face's own key points on pictures whose turn is known, on photographs, and over a batch with gaps."""
+"""Face key points on pictures with known rotation, on photographs, and over a batch with gaps."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def portraits(faceworld_val: Path) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def seen(detector, portraits):
+def extracted(detector, portraits):
     return extract(detector, portraits)
 
 
@@ -52,23 +52,23 @@ def group() -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float()[None] / 255
 
 
-def test_the_turn_of_known_heads(seen):
+def test_the_rotation_of_labelled_heads(extracted):
     """All of val: yaw correlates .990 (benchmarks/pose_bars.py); here six pictures, within a few degrees."""
-    found = np.array([(a.yaw, a.pitch, a.roll) for a in seen.angles])
+    found = np.array([(a.yaw, a.pitch, a.roll) for a in extracted.angles])
     wanted = np.array(list(KNOWN.values()))
     assert np.corrcoef(found[:, 0], wanted[:, 0])[0, 1] > 0.97
     assert np.abs(found - wanted)[:, 0].max() < 7 and np.abs(found - wanted)[:, 2].max() < 5
 
 
-def test_five_points_alone_tell_it_almost_as_well(seen):
-    fits = [fit_head(person_of_points(pose.people[0].five[:, :2])) for pose in seen.poses]
+def test_five_points_give_almost_the_same_rotation(extracted):
+    fits = [fit_head(person_of_points(pose.people[0].five[:, :2])) for pose in extracted.poses]
     wanted = [turn[0] for turn in KNOWN.values()]
     assert np.corrcoef([fit.angles.yaw for fit in fits], wanted)[0, 1] > 0.95
 
 
-def test_points_lie_where_their_names_say(seen):
+def test_points_are_where_their_names_say(extracted):
     """In every picture, not only on average: the right places in the face, and inside it."""
-    for pose in seen.poses:
+    for pose in extracted.poses:
         person = pose.people[0]
         face, five = person.face[:, :2], person.five[:, :2]
         between = np.linalg.norm(five[0] - five[1])
@@ -107,9 +107,9 @@ def test_a_batch_with_gaps_goes_on(detector, portraits):
     assert extract(detector, batch[1:2]).first_angles.yaw == 0
 
 
-def test_drawn_points_lie_on_the_face(seen):
+def test_drawn_points_are_on_the_face(extracted):
     """The five colours where the five points are, in the picture's own size."""
-    pose = seen.poses[0]
+    pose = extracted.poses[0]
     picture = draw_five(pose, thickness=3)
     assert picture.shape == (256, 256, 3)
     for (x, y, _), colour in zip(pose.people[0].five, FIVE_COLOURS):

@@ -14,7 +14,7 @@ angle = st.floats(-40, 40)
 quickly = settings(deadline=None, max_examples=25)
 
 
-def seen(angles: Angles, model: np.ndarray, scale: float = 50, shift=(200, 150)) -> np.ndarray:
+def visible(angles: Angles, model: np.ndarray, scale: float = 50, shift=(200, 150)) -> np.ndarray:
     """The generic face as a picture shows it."""
     flat = scale * (model @ angles.matrix.T)[:, :2] * (1, -1) + shift
     return np.hstack([flat, np.ones((len(flat), 1))])
@@ -31,7 +31,7 @@ def test_angles_and_matrix_are_inverse(yaw, pitch, roll):
 @given(angle, st.floats(-25, 25), angle, st.floats(5, 500))
 def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
     want = Angles(yaw, pitch, roll)
-    fit = fit_head(PosePerson(face=seen(want, FACE, scale)))
+    fit = fit_head(PosePerson(face=visible(want, FACE, scale)))
     found = fit.angles
     assert (found.yaw, found.pitch, found.roll) == pytest.approx((yaw, pitch, roll), abs=0.3)
     assert fit.scale == pytest.approx(scale, rel=0.01) and fit.error < 0.01
@@ -40,7 +40,7 @@ def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
 @quickly
 @given(angle, st.floats(-20, 20), angle)
 def test_five_points_tell_the_turn_too(yaw, pitch, roll):
-    found = fit_head(PosePerson(five=seen(Angles(yaw, pitch, roll), FIVE))).angles
+    found = fit_head(PosePerson(five=visible(Angles(yaw, pitch, roll), FIVE))).angles
     assert found.yaw == pytest.approx(yaw, abs=3) and found.roll == pytest.approx(roll, abs=3)
 
 
@@ -61,7 +61,7 @@ def test_the_generic_face_is_symmetric():
 @quickly
 @given(angle, angle, st.floats(-20, 20))
 def test_turning_turns_by_that_much(first, then, pitch):
-    person = PosePerson(face=seen(Angles(first, 0, 5), FACE))
+    person = PosePerson(face=visible(Angles(first, 0, 5), FACE))
     found = fit_head(turn_head(person, Angles(then, pitch, 0))).angles
     assert found.yaw == pytest.approx(first + then, abs=1.5) and found.pitch == pytest.approx(pitch, abs=1.5)
 
@@ -70,7 +70,7 @@ def test_turning_turns_by_that_much(first, then, pitch):
 @given(angle, angle, st.integers(0, 99))
 def test_turning_there_and_back_keeps_the_person(first, then, seed):
     """Also where the face is not the generic one: its own shape is kept, not replaced."""
-    points = seen(Angles(first / 2, 0, 0), FACE)
+    points = visible(Angles(first / 2, 0, 0), FACE)
     points[:, :2] += np.random.default_rng(seed).normal(0, 1, (70, 2))
     person = PosePerson(face=points)
     again = turn_head(turn_head(person, Angles(then / 2, 0, 0)), Angles(-then / 2, 0, 0))
@@ -79,8 +79,8 @@ def test_turning_there_and_back_keeps_the_person(first, then, seed):
     np.testing.assert_allclose(same.face, person.face, atol=1e-3)
 
 
-def test_the_body_stays_and_unseen_points_stay_unseen():
-    face, body = seen(Angles(0, 0, 0), FACE), np.zeros((18, 3))
+def test_the_body_stays_and_invisible_points_stay_invisible():
+    face, body = visible(Angles(0, 0, 0), FACE), np.zeros((18, 3))
     body[[0, 1, 2]] = (200, 150, 1), (200, 300, 1), (150, 300, 1)
     face[5] = 0
     turned = turn_head(PosePerson(body=body, face=face), Angles(30, 0, 0))

@@ -107,7 +107,7 @@ def test_the_dots_are_one_person(folder, dots):
 
 
 @pytest.mark.slow
-def test_the_node_finds_the_same_and_asks_nobody(in_comfy, extract_node, folder, dots, asked):
+def test_the_node_finds_the_same_without_network(in_comfy, extract_node, folder, dots, connections):
     """With its weights in models/openpose; and without them, where controlnet_aux by itself would fetch some."""
     control, frames, *_ = extract_node(OPENPOSE, "openpose", folder, dots)
     body = np.reshape(frames[0]["people"][0]["pose_keypoints_2d"], (18, 3))
@@ -115,7 +115,7 @@ def test_the_node_finds_the_same_and_asks_nobody(in_comfy, extract_node, folder,
     assert control.shape == (1, SIDE, SIDE, 3) and control.any()
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="body_pose_model"):
         extract_node(OPENPOSE, "openpose", None, dots)
-    assert asked == []
+    assert connections == []
 
 
 def test_missing_files_and_packages_are_named(tmp_path, monkeypatch):

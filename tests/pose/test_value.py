@@ -57,7 +57,7 @@ def test_the_keys_and_counts_are_those_of_controlnet_aux_and_core():
     }
 
 
-def test_confidence_is_one_or_nothing_for_controlnet_aux():
+def test_confidences_are_one_or_zero_for_controlnet_aux():
     """It takes any confidence below 1 as not seen."""
     body = np.zeros((18, 3))
     body[0], body[1] = (10, 20, 0.6), (30, 40, 0.1)
@@ -93,7 +93,7 @@ def test_body_25_and_68_face_points_are_understood():
     [{"canvas_height": 9, "canvas_width": 9, "people": ["somebody"]}],
     [{"version": "ap10k", "animals": [[1.0]]}],
 ])  # fmt: skip
-def test_what_is_no_pose_is_refused_in_words(wrong):
+def test_other_values_are_refused_with_a_message(wrong):
     with pytest.raises(BadPose):
         poses_from_openpose(wrong)
 

@@ -1,4 +1,4 @@
-"""install.py adds packages and never changes one: its plan, and one real dry run of pip."""
+"""install.py adds packages and changes none: its plan, and a dry run of pip."""
 
 import importlib.util
 import json
@@ -96,7 +96,7 @@ def test_pip_agrees_that_nothing_changes(install, tmp_path):
     assert json.loads(report.read_text())["install"] == []
 
 
-def test_pip_refuses_rather_than_changes(install, tmp_path):
+def test_pip_refuses_to_change_a_package(install, tmp_path):
     """What would need another numpy fails under the constraints."""
     installed, _ = install.installed_here()
     kept = tmp_path / "kept.txt"

@@ -112,10 +112,10 @@ def files_of(folder: Path) -> dict[str, object]:
     """Every shard's tensors and metadata, and the manifest's bytes, by name."""
     from safetensors import safe_open
 
-    seen: dict[str, object] = {"manifest.json": (folder / "manifest.json").read_bytes()}
+    contents: dict[str, object] = {"manifest.json": (folder / "manifest.json").read_bytes()}
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}
             rows = {name: (value.dtype.str, value.tobytes()) for name, value in tensors.items()}
-            seen[path.relative_to(folder).as_posix()] = file.metadata(), rows
-    return seen
+            contents[path.relative_to(folder).as_posix()] = file.metadata(), rows
+    return contents

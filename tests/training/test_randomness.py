@@ -37,6 +37,18 @@ def test_dropout_has_its_probability():
         assert abs(on.float().mean().item() - kept) < 0.02
 
 
+def test_shares_of_rows_and_of_batches():
+    stage = Stage(own_photo=0.3, face_region=0.7, drop_pose=0.4, face_window=0.2)
+    rows = draw(stage, 1, 0, (20_000, 1, 1, 1))
+    for on, share in ((rows.own, 0.3), (rows.face_region, 0.7)):
+        assert abs(on.float().mean().item() - share) < 0.02
+    steps = [draw(stage, step, 0, (3, 1, 1, 1)) for step in range(2000)]
+    for name, share in (("pose_on", 0.6), ("window", 0.2)):
+        batches_on = torch.stack([vars(one)[name] for one in steps])
+        assert (batches_on == batches_on[:, :1]).all(), f"{name} differs within a batch"
+        assert abs(batches_on.float().mean().item() - share) < 0.04
+
+
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(1, 23), min_size=1, max_size=4), size=st.integers(1, 7), start=st.integers(0, 50))
 def test_batches_resume_and_leave_no_picture_out(sizes, size, start):

@@ -223,7 +223,7 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
         ("out: train.yaml", "out .train.yaml. is a file"),
         ("data: caf\xe9", "is not UTF-8 text"),
         ("all: &all {steps: 2}\nstages: {broad: *all}", "aliases are refused"),
-        ("data: " + "[" * 2000, "nested"),
+        ("data: " + "[" * 70, "nested more than"),
         ("all: {learning_rate: .inf}", "learning_rate must be a finite number"),
     ],
 )

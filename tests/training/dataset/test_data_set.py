@@ -209,9 +209,9 @@ class FarFinder(StubFinder):
     """The face is a tenth as wide as the picture, in its middle."""
 
     def find(self, item):
-        seen, half = super().find(item), np.float32([item.read().pixels.shape[1] / 2] * 2)
-        box = (half + (seen.box.reshape(2, 2) - half) / 5).reshape(4)
-        return replace(seen, keypoints=half + (seen.keypoints - half) / 5, box=box)
+        face, half = super().find(item), np.float32([item.read().pixels.shape[1] / 2] * 2)
+        box = (half + (face.box.reshape(2, 2) - half) / 5).reshape(4)
+        return replace(face, keypoints=half + (face.keypoints - half) / 5, box=box)
 
 
 def test_a_small_face_is_dropped_in_the_whole_and_kept_as_a_portrait(tmp_path):

@@ -81,9 +81,9 @@ def test_latents_decode_to_the_picture(made):
     autoencoder = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
     autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
     with torch.no_grad():
-        seen = autoencoder.decode(data.load([0]).latents)[0].movedim(0, -1) / 2 + 0.5
+        decoded = autoencoder.decode(data.load([0]).latents)[0].movedim(0, -1) / 2 + 0.5
     picture = Image.open(made[0] / data.entries[0].name).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)
-    error = (seen.clamp(0, 1) - torch.from_numpy(np.array(picture)).float() / 255).square().mean()
+    error = (decoded.clamp(0, 1) - torch.from_numpy(np.array(picture)).float() / 255).square().mean()
     assert -10 * error.log10() > 25  # dB
 
 
@@ -91,13 +91,13 @@ def test_variations_of_a_single_photo_are_other_pictures_of_the_same_person(made
     data = DataSet(made[1])
     index = next(i for i, entry in enumerate(data.entries) if entry.name == "astronaut.jpg")
     assert data.references(index) == [] and all(len(data.references(i)) == 2 for i in range(7) if i != index)
-    own, seen = data.features([index])
+    own, vision = data.features([index])
     varied, states = data.features([index] * 3, [0.1, 0.5, 0.9])
-    alike = cosine_similarity(varied, own)
-    assert ((alike > 0.4) & (alike < 0.99)).all(), alike
+    similarity = cosine_similarity(varied, own)
+    assert ((similarity > 0.4) & (similarity < 0.99)).all(), similarity
     others = torch.cat([data.features([i])[0] for i in range(7) if i != index])
-    assert cosine_similarity(varied[:, None], others[None], dim=-1).max() < alike.min()
-    assert states.shape == (3, *seen.shape[1:]) and (states - seen).abs().mean() > 0.05 * seen.abs().mean()
+    assert cosine_similarity(varied[:, None], others[None], dim=-1).max() < similarity.min()
+    assert states.shape == (3, *vision.shape[1:]) and (states - vision).abs().mean() > 0.05 * vision.abs().mean()
 
 
 def test_known_faces_replace_detection(tmp_path):

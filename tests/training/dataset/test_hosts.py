@@ -84,15 +84,15 @@ def test_fingerprints_follow_weights_loras_and_settings(both, in_comfy, demo):
     skipping.clip_layer(-2)
     assert make(demo.model, skipping, demo.vae).fingerprints.text != first.text
     name = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
-    seen = set()
+    texts = set()
     for strength in (1.0, 0.5):
         clip = demo.clip.clone()
         assert clip.add_patches({name: ("diff", (torch.ones(192, 192),))}, strength)
-        seen.add(make(demo.model, clip, demo.vae).fingerprints.text)
+        texts.add(make(demo.model, clip, demo.vae).fingerprints.text)
         clip.patcher.patch_model()  # as while it is used
-        seen.add(make(demo.model, clip, demo.vae).fingerprints.text)
+        texts.add(make(demo.model, clip, demo.vae).fingerprints.text)
         clip.patcher.unpatch_model()
-    assert len(seen) == 2 and first.text not in seen
+    assert len(texts) == 2 and first.text not in texts
     vae = in_comfy.module("facecdm.hosts.comfy.demo.model").build_vae(in_comfy.module("facecdm.demo.weights").read())
     vae.first_stage_model.encoder.weight.data += 0.1
     assert make(demo.model, demo.clip, vae).fingerprints.latents != first.latents

@@ -28,13 +28,13 @@ def test_captions_and_people_of_a_folder(tmp_path):
     save(tmp_path / "anna" / "two.png", colourful(2), "beside")
     save(tmp_path / "alone.png", colourful(3))
     save(tmp_path / ".hidden" / "no.png", colourful(4))
-    lines = [{"file_name": "two.png", "text": "from the list", "identity": "somebody else"}]
+    lines = [{"file_name": "two.png", "text": "from the list", "identity": "another"}]
     (tmp_path / "anna" / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     items = FolderSource(tmp_path).items()
     assert [(item.name, item.caption, item.identity) for item in items] == [
         ("alone.png", None, None),
         ("anna/one.png", "a woman laughing", "anna"),
-        ("anna/two.png", "from the list", "somebody else"),
+        ("anna/two.png", "from the list", "another"),
     ]
 
 
@@ -162,12 +162,12 @@ def test_a_shard_returns_its_records(tmp_path):
     store = Store(tmp_path)
     values = torch.randn(3, 4)
     store.add(["a", "b", "c"], {"x": values, "y": torch.arange(3)}, {"a": {"note": 1}, "d": {"problem": "gone"}})
-    for seen in (store, Store(tmp_path)):
-        assert "a" in seen and "d" in seen and "e" not in seen
-        assert torch.equal(torch.stack(seen.rows(["c", "a"], "x")), values[[2, 0]])
-        assert seen.notes["d"] == {"problem": "gone"}
+    for opened in (store, Store(tmp_path)):
+        assert "a" in opened and "d" in opened and "e" not in opened
+        assert torch.equal(torch.stack(opened.rows(["c", "a"], "x")), values[[2, 0]])
+        assert opened.notes["d"] == {"problem": "gone"}
         with pytest.raises(BadFile, match="prepare the data set again"):
-            seen.rows(["d"], "x")
+            opened.rows(["d"], "x")
 
 
 def test_what_float16_cannot_hold_stays_float32():

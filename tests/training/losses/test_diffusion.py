@@ -2,7 +2,7 @@ import pytest
 import torch
 from step_stubs import StubDenoiser, make_rows, make_step_data
 
-from facecdm.training.losses import DiffusionLoss
+from facecdm.training.losses import DiffusionLoss, Loss
 from facecdm.training.losses.diffusion import min_snr, target
 
 LEVELS = [0, 1, 250, 500, 900, 999]
@@ -86,3 +86,11 @@ def test_descent_predicts_the_noise():
         optimiser.step()
         values.append(loss.item())
     assert values[-1] < 0.2 * values[0]
+
+
+@pytest.mark.parametrize(
+    "box, counts", [((0.2, 0.2, 0.8, 0.8), 1), ((0.2, 0.5, 0.8, 0.5), 0), ((0.5, 0.2, 0.5, 0.8), 0)]
+)
+def test_a_row_without_an_area_of_its_face_is_left_out(box, counts):
+    step_data = make_step_data([100], rows=make_rows(1, box=torch.tensor([box])))
+    assert Loss().chosen(step_data).tolist() == [bool(counts)]

@@ -109,8 +109,10 @@ def test_descent_makes_the_picture_another_person(painting, people, recogniser, 
     picture = ((painted[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
     analyzer = open_pack([folder], "buffalo_s", "CPU")
     bgr = np.ascontiguousarray(picture[..., ::-1])
-    seen = torch.from_numpy(analyzer.embed(bgr, analyzer.detect(bgr, 640, 0.5)[0])[0])
-    assert torch.cosine_similarity(seen, wanted[0], dim=0) > torch.cosine_similarity(seen, own[0], dim=0) + 0.1
+    embedding = torch.from_numpy(analyzer.embed(bgr, analyzer.detect(bgr, 640, 0.5)[0])[0])
+    assert (
+        torch.cosine_similarity(embedding, wanted[0], dim=0) > torch.cosine_similarity(embedding, own[0], dim=0) + 0.1
+    )
 
 
 def test_value_is_one_minus_cosine(painting, people, recogniser):
@@ -134,6 +136,35 @@ def test_the_contrast_excludes_the_own_person(painting, people, recogniser):
     assert torch.equal(IdentityLoss(recogniser, bank=same)(step_data), plain)
     near, far = (IdentityLoss(recogniser, bank=Bank(other, torch.tensor([99])))(step_data) for other in (own, -own))
     assert near > far >= plain
+
+
+class FirstPixels(nn.Module):
+    """A recogniser whose embedding is the first 512 values of the picture."""
+
+    def embed(self, pixels, keypoints):
+        return pixels.flatten(1)[:, :512]
+
+
+def test_the_contrast_is_infonce_with_its_weight_and_temperature():
+    torch.manual_seed(0)
+    rows = make_rows(2)
+    bank = Bank(torch.randn(5, 512), torch.tensor([0, 1, 7, 8, 9]))
+    step_data = make_step_data([100, 200], rows=rows)
+    plain = IdentityLoss(FirstPixels()).per_row(step_data)
+    added = IdentityLoss(FirstPixels(), bank=bank, contrast=0.3, temperature=0.2).per_row(step_data) - plain
+    embedding = nn.functional.normalize(step_data.clean.flatten(1)[:, :512], dim=1)
+    own = (embedding * nn.functional.normalize(rows.face, dim=1)).sum(1)
+    others = embedding @ nn.functional.normalize(bank.embeddings, dim=1).T
+    for row in range(2):
+        logits = torch.cat([own[row : row + 1], others[row][bank.identity != row]]) / 0.2
+        assert added[row].item() == pytest.approx(-0.3 * logits.log_softmax(0)[0].item(), rel=1e-4)
+
+
+def test_few_steps_reach_the_higher_of_top_and_high():
+    t = torch.tensor([650, 750, 850, 950])
+    assert FewStepIdentityLoss(None, high=900).applies(t).tolist() == [True, True, True, False]
+    assert FewStepIdentityLoss(None, high=300).applies(t).tolist() == [True, False, False, False]
+    assert FewStepIdentityLoss(None, begin="noise").applies(t).all()
 
 
 @pytest.mark.parametrize(
@@ -272,11 +303,11 @@ def test_few_steps_use_the_same_references_at_the_new_noise_level(recogniser):
         extra=extra,
         control=torch.rand(count, 3, 8, 8),
     )
-    seen = []
-    denoiser.predict = lambda noisy, t, prompt, people, control: seen.append((prompt, people, control)) or noisy
+    calls = []
+    denoiser.predict = lambda noisy, t, prompt, people, control: calls.append((prompt, people, control)) or noisy
     chosen, t = torch.tensor([1, 2]), torch.tensor([350, 50])
     predict_again(step_data, step_data.noisy[chosen], t, chosen)
-    ((prompt, people, control),) = seen
+    ((prompt, people, control),) = calls
     sigma = denoiser.noise / denoiser.signal
     whole = reference_batch.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
     assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, step_data.control[1:])
@@ -304,7 +335,7 @@ def test_toward_the_reference(painting, people, recogniser):
     loss = IdentityLoss(recogniser, toward="reference")
     assert loss(step_data).item() == pytest.approx(2 - loss(other).item(), abs=1e-5)
     with pytest.raises(ValueError, match="toward"):
-        IdentityLoss(recogniser, toward="nobody")
+        IdentityLoss(recogniser, toward="none")
 
 
 def test_toward_the_person_for_any_picture(painting, people, recogniser):

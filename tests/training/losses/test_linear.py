@@ -32,14 +32,20 @@ def test_it_recognises_people_that_it_was_not_fitted_to():
     fitted = ManyPeople(90)
     fitted.buckets = [list(range(180))]
     fitted.people = dict(list(fitted.people.items())[:60])
-    seen = LinearRecogniser.fit(StubDenoiser(), fitted)(everyone.rows.latents, everyone.rows.keypoints)
-    first, second = F.normalize(seen[180::3], dim=1), F.normalize(seen[181::3], dim=1)
+    estimated = LinearRecogniser.fit(StubDenoiser(), fitted)(everyone.rows.latents, everyone.rows.keypoints)
+    first, second = F.normalize(estimated[180::3], dim=1), F.normalize(estimated[181::3], dim=1)
     assert ((first @ second.T).argmax(1) == torch.arange(30)).float().mean() > 0.9  # chance: 1 in 30
 
 
 def test_the_same_data_give_the_same_bits(people, linear):
     again = LinearRecogniser.fit(StubDenoiser(), people)
     assert torch.equal(again.weights, linear.weights) and torch.equal(again.decoder, linear.decoder)
+
+
+def test_a_constant_in_all_pictures_and_embeddings_does_not_matter(people, linear):
+    shifted = ManyPeople()
+    shifted.rows = replace(shifted.rows, latents=shifted.rows.latents + 2)
+    torch.testing.assert_close(LinearRecogniser.fit(StubDenoiser(), shifted).weights, linear.weights, atol=1e-3, rtol=0)
 
 
 def test_the_decoder_is_the_nearest_linear_one(linear):

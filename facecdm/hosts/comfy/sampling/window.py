@@ -42,7 +42,7 @@ def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> lis
     """CONDITIONING for a window of the `picture`-th picture of the batch.
 
     Masks, areas, GLIGEN boxes, inpainting latents and the pictures of ControlNets are cut to the window. An entry
-    whose mask or area lies outside of it is left out. If that leaves none, all stay without mask and area, since
+    whose mask or area is outside of it is left out. If that leaves none, all stay without mask and area, since
     sampling needs a prompt.
     """
     inside = [(text, own) for text, options in conditioning if (own := _regional(options, window)) is not None]
@@ -53,7 +53,7 @@ def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> lis
 
 
 def _regional(options: dict, window: Window) -> dict | None:
-    """The options with mask and area cut to the window; None where one of them lies outside."""
+    """The options with mask and area cut to the window; None where one of them is outside."""
     own = dict(options)
     if "mask" in own:
         own["mask"] = window.cut(own["mask"])

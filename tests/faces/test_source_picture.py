@@ -1,4 +1,4 @@
-"""A face is found again in its own picture, and in no other of the same size."""
+"""A face is matched to its own picture, and to no other of the same size."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def photos(faceworld):
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.18, 0.5])
-def test_each_face_has_its_own_picture_wherever_that_stands(analyzer, photos, margin):
+def test_each_face_has_its_own_picture_at_any_index(analyzer, photos, margin):
     single = [detect_faces(analyzer, photo[None], Options(crop_margin=margin)).faces for photo in photos]
     assert all(faces[0].image_index == 0 for faces in single)
     together = Faces(tuple(faces[0] for faces in single), single[0].recogniser)  # as Combine Faces leaves them

@@ -1,4 +1,4 @@
-"""People stay apart: what the attention says outside of a mask, and how far a person reaches in a whole U-Net.
+"""Separation of people: attention outside of a mask, and the reach of a person in a whole U-Net.
 
 In one layer nothing of a person is outside of their mask, to the bit. A U-Net has more: its convolutions and its
 self-attention carry what happens in one place to others. That is the reach that masks cannot take away.
@@ -26,7 +26,7 @@ def person(adapter, seed: int, mask) -> Person:
 
 @pytest.mark.parametrize("kappa", [None, torch.tensor(0.5)], ids=["plain", "keep_prompt"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_a_layer_says_nothing_of_a_person_outside_their_mask(kappa, dtype):
+def test_a_layer_outputs_nothing_of_a_person_outside_their_mask(kappa, dtype):
     """Bit by bit, with two different people in the right half and the same one in the left."""
     generator = torch.Generator().manual_seed(0)
 
@@ -82,7 +82,7 @@ def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
         assert not torch.equal(results[0], results[1]), key
 
 
-def test_in_a_whole_unet_a_person_acts_in_their_region_first(sd15, adapter):
+def test_in_a_whole_unet_a_person_acts_mostly_in_their_region(sd15, adapter):
     """What changes in the left half when the person on the right is another one, beside what changes on the right.
 
     Weights are random here, and group norms, self-attention and convolutions carry everything far: no measure of a
