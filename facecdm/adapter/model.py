@@ -103,7 +103,7 @@ class TripletAdapter(nn.Module):
         head = self.location_head
         if clean.shape[1] * 4 == head.channels:
             clean = F.pixel_unshuffle(clean, 2)
-        head.to(clean.device)  # small, and the same device at every step
+        head.to(clean.device, torch.float32)  # small, and the same device at every step
         points, log_std = head(clean.float(), sigma.float().expand(len(clean)))
         return points, trust(log_std)
 
