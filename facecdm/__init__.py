@@ -1,3 +1,3 @@
-"""FaceCDM: pictures of a fixed face, by triplet cross-attention. Usable without ComfyUI."""
+"""FaceCDM: identity-preserving portraits by triplet cross-attention. Usable without ComfyUI."""
 
 __version__ = "0.1.0"

@@ -65,7 +65,7 @@ COMMANDS = {
         ),
     ),
     "dataset": Command(
-        ".training.dataset.cli",
+        ".commands.dataset",
         "make a data set for training from a folder of pictures",
         ("dataset photos data/me --model ~/models/sd15 --faces ~/ComfyUI/models/insightface",),
     ),

@@ -16,8 +16,10 @@ from ..facecdm.formats.families import FAMILIES
 from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
+from .checks import checked
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .sockets import ADAPTER
+from .towers import tower_of_adapter
 
 NO_FILE = "none saved yet"
 CATEGORY = "FaceCDM/adapter"
@@ -91,6 +93,7 @@ class NewAdapter(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
         from ..facecdm.hosts.comfy.unet import layer_map, text_keys_values
 
@@ -136,13 +139,19 @@ class LoadAdapter(io.ComfyNode):
                     tooltip="The file's family, if neither its content nor its name decides; see the report.",
                 ),
             ],
-            outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."), _report()],
+            outputs=[
+                ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."),
+                _report(),
+                io.ClipVision.Output(
+                    display_name="clip_vision",
+                    tooltip="The vision tower that the adapter was trained with, found in models/clip_vision and "
+                    "loaded when first used. Nothing for an adapter that encodes no picture.",
+                ),
+            ],
         )
 
     @classmethod
-    def validate_inputs(cls, name=None, family=AUTO):
-        if family not in (AUTO, *FAMILIES):
-            return f"family must be {AUTO} or one of {', '.join(FAMILIES)}; got {family!r}"
+    def validate_inputs(cls, name=None):
         try:
             return name is None or adapter_file(name).is_file()
         except FaceCDMError as error:
@@ -157,10 +166,11 @@ class LoadAdapter(io.ComfyNode):
         return f"{status.st_mtime_ns}/{status.st_size}/{family}"
 
     @classmethod
+    @checked
     def execute(cls, name, family=AUTO):
         with torch.inference_mode(False):
             adapter = load_any(adapter_file(name), family)
-        return io.NodeOutput(adapter, describe(adapter))
+        return io.NodeOutput(adapter, describe(adapter), tower_of_adapter(adapter))
 
 
 class CombineAdapters(io.ComfyNode):

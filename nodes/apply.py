@@ -1,18 +1,16 @@
 """Apply FaceCDM: a MODEL that shows a person."""
 
-import logging
-
 from comfy_api.latest import io
 
 from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored
+from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
+from .checks import checked
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
-
-logger = logging.getLogger("facecdm")
+from .warn import output
 
 SEVERAL = (
     "Several references as their mean, all side by side, or the first for the first picture of the batch, the "
@@ -43,7 +41,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     min=-2.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How strongly the face is heard; 0 leaves its stream out.",
+                    tooltip="Strength of the face stream; 0 leaves it out.",
                 ),
                 io.Float.Input(
                     "image_strength",
@@ -51,7 +49,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     min=-2.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How strongly the whole image is heard; 0 leaves its stream out.",
+                    tooltip="Strength of the image stream; 0 leaves it out.",
                 ),
                 io.Float.Input(
                     "keep_prompt",
@@ -59,7 +57,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Takes out of the streams what the text already says, so that the prompt wins.",
+                    tooltip="Removes from both streams what the prompt already determines.",
                 ),
                 io.Float.Input(
                     "start_at",
@@ -100,8 +98,8 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The whole image, with clothes and surroundings; adapters that look at a face "
-                    "find it here if this is what Detect & Embed Faces saw.",
+                    tooltip="The whole image, with clothes and surroundings; adapters that encode a face's "
+                    "picture cut it out of this, the input of Detect & Embed Faces.",
                 ),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
@@ -111,13 +109,12 @@ class ApplyFaceCDM(io.ComfyNode):
                 io.Mask.Input(
                     "mask", optional=True, tooltip="Where in the picture the person is; of a batch the first counts."
                 ),
-                OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, all of them at rest."),
+                OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, their defaults."),
                 POSE_KEYPOINT.Input(
                     "pose",
                     optional=True,
-                    tooltip="Where the face is to be: the pose that the ControlNet draws (cropped as "
-                    "that is). Likeness is better where it is known. For FaceCDM's own "
-                    "adapters whose face tokens are places.",
+                    tooltip="The location of the face: the pose that the ControlNet gets, cropped in the same way. "
+                    "It raises identity similarity. For FaceCDM's own adapters with spatial tokens.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
@@ -135,11 +132,10 @@ class ApplyFaceCDM(io.ComfyNode):
             return str(error)
 
     @classmethod
+    @checked
     def execute(cls, **inputs):
-        model, unused_inputs = applied(**inputs)
-        for text in unused_inputs:
-            logger.warning("FaceCDM: %s", text)
-        return io.NodeOutput(model)
+        model, warnings = applied(**inputs)
+        return output(model, warnings=warnings)
 
 
 def applied(
@@ -161,10 +157,10 @@ def applied(
     options=None,
     pose=None,
 ):
-    """(the MODEL with the person, what of the inputs changes nothing in it, in sentences)."""
+    """(the MODEL with the person, warnings in sentences: inputs without effect, and a missing pose)."""
     from ..facecdm.formats.features import features
     from ..facecdm.formats.sources import Sources
-    from ..facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+    from ..facecdm.hosts.comfy.sampling.apply import apply_person, check_base, sigma_at
     from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
     from ..facecdm.hosts.comfy.sampling.lora import apply_lora
     from ..facecdm.hosts.comfy.vision import tower_of, vision_output
@@ -173,6 +169,7 @@ def applied(
 
     if start_at >= end_at:
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
+    check_base(model, adapter)  # before faces and towers are asked for
     options = options or ApplyOptions()
     shown = features(
         adapter,
@@ -213,11 +210,11 @@ def applied(
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-    unused_inputs = shown.unused_inputs + pose_ignored(person)
+    warnings = shown.unused_inputs + pose_ignored(person) + pose_missing(person)
     if options.projection != NONE:
         streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
-        unused_inputs += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
-    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, unused_inputs
+        warnings += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
 
 
 def _stream(
@@ -231,7 +228,7 @@ def _stream(
     weights: tuple[float, ...],
     options: ApplyOptions,
 ) -> Stream:
-    """One stream's setting: the family's own, the user's, and the balance between prompt and likeness."""
+    """One stream's setting: the family's own, the user's, and the balance between prompt and identity."""
     from ..facecdm.formats.families import FAMILIES
     from ..facecdm.hosts.comfy.sampling.apply import schedule
 

@@ -1,4 +1,4 @@
-"""Apply Options: what few people change, kept out of Apply FaceCDM."""
+"""Apply Options: rarely changed settings of Apply FaceCDM."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from .sockets import OPTIONS
 
 SAME, OWN, NONE = "the face's", "the adapter's own", "none"
 LORA = 0.6
-WEIGHTS = "One number for each reference, or for each frame of a video, as 1, 0.5; empty: all alike."
+WEIGHTS = "One number for each reference, or for each frame of a video, as 1, 0.5; empty: equal weights."
 
 
 @dataclass(frozen=True, eq=False)
 class ApplyOptions:
-    """What Apply FaceCDM does where no options are connected, and what they change. Lists are numbers by now."""
+    """Options of Apply FaceCDM, parsed; the defaults apply if the node is not connected."""
 
     balance: float = 0.0
     lora_strength: float = LORA
@@ -39,7 +39,7 @@ class ApplyOptionsNode(io.ComfyNode):
             node_id="FaceCDMApplyOptions",
             display_name="Apply Options",
             category="FaceCDM",
-            description="More settings for Apply FaceCDM, all of them at rest: connect it and change what you need.",
+            description="More settings for Apply FaceCDM. The defaults change nothing.",
             inputs=[
                 io.Float.Input(
                     "balance",
@@ -47,7 +47,7 @@ class ApplyOptionsNode(io.ComfyNode):
                     min=-1.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Between the prompt (-1) and the likeness (1), by strengths and keep_prompt "
+                    tooltip="Balance between prompt (-1) and identity (1), by strengths and keep_prompt "
                     "that suit the adapter's family; 0 is as published.",
                 ),
                 io.Float.Input(
@@ -56,7 +56,7 @@ class ApplyOptionsNode(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="Of the LoRA inside a FaceID file; other adapters have none.",
+                    tooltip="Strength of the LoRA inside a FaceID file; other adapters have none.",
                 ),
                 io.Float.Input(
                     "structure",
@@ -64,7 +64,7 @@ class ApplyOptionsNode(io.ComfyNode):
                     min=0.0,
                     max=5.0,
                     step=0.05,
-                    tooltip="FaceID PlusV2: how much of the look of the face's picture is added.",
+                    tooltip="FaceID PlusV2: weight of the tokens of the face's picture.",
                 ),
                 io.String.Input(
                     "over_steps",
@@ -76,7 +76,7 @@ class ApplyOptionsNode(io.ComfyNode):
                     "image_curve",
                     options=[SAME, *NAMES],
                     default=SAME,
-                    tooltip="Strength of the image stream over the depth, where it is not the face's.",
+                    tooltip="Strength of the image stream over the U-Net's depth, if it differs from the face's.",
                 ),
                 io.String.Input(
                     "image_custom_curve",
@@ -88,9 +88,9 @@ class ApplyOptionsNode(io.ComfyNode):
                     "projection",
                     options=[OWN, *PROJECTIONS, NONE],
                     default=OWN,
-                    tooltip="How keep_prompt finds what the text already says: at each place over the "
-                    "features, or over all places (PuLID's fidelity is token_v2, its style token); "
-                    "none takes nothing out.",
+                    tooltip="How keep_prompt finds what the prompt determines: at each position over the "
+                    "features, or over all positions (PuLID's fidelity is token_v2, its style token); "
+                    "none removes nothing.",
                 ),
                 io.Float.Input(
                     "cfg_rescale",
@@ -98,8 +98,8 @@ class ApplyOptionsNode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Against burnt pictures at high CFG: brings the result's contrast back to the "
-                    "prompt's own. Of several people's the largest acts, once.",
+                    tooltip="Against overexposed pictures at high CFG: rescales the result to the contrast of "
+                    "the conditional prediction. Of several people's values the largest is used.",
                 ),
                 io.Float.Input(
                     "noise",
@@ -107,14 +107,14 @@ class ApplyOptionsNode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Noise in the empty face that the negative prompt sees (InstantID, PuLID, "
-                    "FaceID; others refuse it): some softens burnt pictures.",
+                    tooltip="Noise in the empty face of the negative prompt (InstantID, PuLID, FaceID; an error "
+                    "with others). A little makes overexposed pictures softer.",
                 ),
                 io.Image.Input(
                     "negative_image",
                     optional=True,
-                    tooltip="What the image stream should avoid, or FaceID Plus' look at the face: the "
-                    "negative prompt sees it. Others refuse it.",
+                    tooltip="The image stream, or FaceID Plus, moves away from this picture: it replaces the "
+                    "empty one of the negative prompt. An error with other adapters.",
                 ),
             ],
             outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM, alone or to People.")],
@@ -170,7 +170,7 @@ class ApplyOptionsNode(io.ComfyNode):
 
 
 def weights_of(reference_weights: str) -> tuple[float, ...]:
-    """None of an empty text. Raises FaceCDMError."""
+    """The numbers; () for an empty text. Raises FaceCDMError."""
     return _numbers(reference_weights, "reference_weights") if reference_weights.strip() else ()
 
 

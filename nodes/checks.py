@@ -2,6 +2,7 @@
 
 import functools
 import math
+from inspect import signature
 
 from comfy_api.latest import io
 
@@ -20,16 +21,22 @@ def check_choices(**chosen: tuple[str | None, tuple[str, ...]]) -> bool | str:
 
 
 def checked(execute):
-    """Decorate `execute`: refuse numbers that are NaN, infinite or out of range.
+    """Decorate `execute`: refuse numbers that are NaN, infinite or out of range, and unknown choices.
 
-    The server compares unlinked numbers only, and NaN passes its comparisons. Raises FaceCDMError.
+    The server compares unlinked numbers only, NaN passes its comparisons, and ComfyUI 0.3.75 compares no choices.
+    Choices that `validate_inputs` reads are left to it: those are files. Raises FaceCDMError.
     """
 
     @functools.wraps(execute)
     def run(cls, **inputs):
         for entry in cls.define_schema().inputs:
-            if isinstance(entry, io.Float.Input | io.Int.Input) and inputs.get(entry.id) is not None:
-                _check_number(entry, inputs[entry.id])
+            value = inputs.get(entry.id)
+            if isinstance(entry, io.Float.Input | io.Int.Input) and value is not None:
+                _check_number(entry, value)
+            elif isinstance(entry, io.Combo.Input) and entry.id not in signature(cls.validate_inputs).parameters:
+                message = check_choices(**{entry.id: (value, tuple(entry.options))})
+                if message is not True:
+                    raise FaceCDMError(message)
         return execute(cls, **inputs)
 
     return run

@@ -1,4 +1,4 @@
-"""A ControlNet that reads the face where it would read the prompt, and one that has learnt beside the adapter."""
+"""Apply a ControlNet that reads face tokens in place of the prompt, or a LoRA for a ControlNet."""
 
 from comfy_api.latest import io
 
@@ -6,7 +6,9 @@ from ..facecdm.adapter.references import REFERENCES
 from ..facecdm.errors import BadFile, FaceCDMError, MissingModel
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
+from .checks import checked
 from .sockets import ADAPTER, FACES
+from .warn import output
 
 NO_LORA = "none"
 
@@ -22,11 +24,11 @@ class ApplyToControlNet(io.ComfyNode):
             "from the picture, identity from the faces. Other ControlNets of the chain keep the prompt.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt; ControlNets that it has already stay."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt; its ControlNet sees nobody's face."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt; its ControlNet reads an empty face."),
                 io.ControlNet.Input("control_net", tooltip="For InstantID its own ControlNet, from Load ControlNet."),
                 io.Image.Input(
                     "image",
-                    tooltip="What the ControlNet sees: for InstantID the five key points of a face, from Extract Pose.",
+                    tooltip="The control image: for InstantID the five key points of a face, from Extract Pose.",
                 ),
                 ADAPTER.Input("adapter", tooltip="The adapter whose face tokens the ControlNet was trained with."),
                 FACES.Input("faces", tooltip="The same faces as for Apply FaceCDM."),
@@ -36,7 +38,7 @@ class ApplyToControlNet(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How strongly the ControlNet holds the picture.",
+                    tooltip="Strength of the ControlNet.",
                 ),
                 io.Float.Input(
                     "start_at",
@@ -61,8 +63,8 @@ class ApplyToControlNet(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Noise in the empty face that the negative prompt sees; some makes hard, burnt "
-                    "pictures softer. Set the same in Apply FaceCDM.",
+                    tooltip="Noise in the empty face of the negative prompt. A little makes overexposed pictures "
+                    "softer. Set the same in Apply FaceCDM.",
                 ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="Where in the picture it acts; of a batch the first counts."
@@ -86,6 +88,7 @@ class ApplyToControlNet(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         positive,
@@ -110,13 +113,13 @@ class ApplyToControlNet(io.ComfyNode):
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
         check_net(control_net, adapter.config.layer_map.context)
         sources = Sources(faces, references=references, weights=weights_of(reference_weights), noise=noise)
-        shown, nobody = face_tokens(adapter, sources)
+        shown, empty = face_tokens(adapter, sources)
         if not strength:
             return io.NodeOutput(positive, negative)
         mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[:1]
         return io.NodeOutput(
             *control_with_faces(
-                positive, negative, control_net, image[..., :3], shown, nobody, strength, start_at, end_at, mask
+                positive, negative, control_net, image[..., :3], shown, empty, strength, start_at, end_at, mask
             )
         )
 
@@ -160,14 +163,18 @@ class ApplyLora(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, control_net, strength, file, control_lora=None):
         from ..facecdm.hosts.comfy.control.lora import control_with_lora
 
         if not control_lora and file == NO_LORA:
             raise FaceCDMError("no LoRA is given: connect control_lora, or choose a file from models/loras")
-        if not strength:
-            return io.NodeOutput(control_net)
-        return io.NodeOutput(control_with_lora(control_net, control_lora or _read_lora(file), strength))
+        warnings = []
+        if control_lora and file != NO_LORA:
+            warnings.append(f"file ({file}) is not read, because control_lora is connected. Set file to {NO_LORA}.")
+        if strength:
+            control_net = control_with_lora(control_net, control_lora or _read_lora(file), strength)
+        return output(control_net, warnings=warnings)
 
 
 def _read_lora(file: str) -> dict:

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..facecdm.errors import MissingModel
 from ..facecdm.formats import bisenet, eva
+from ..facecdm.formats.vision import FaceTower
 from ..facecdm.tensor_file import read_tensors
 
 NO_FILE = "none found"
@@ -30,8 +31,8 @@ def tower_file(name: str) -> Path:
     if name not in found:
         raise MissingModel(
             f"There is no file {name} in models/clip_vision or models/pulid. PuLID needs "
-            f"{eva.FILE} (QuanSun/EVA-CLIP on Hugging Face): put it into models/clip_vision, then "
-            "refresh the list (R)."
+            f"{eva.FILE}: put it into models/clip_vision (`python -m facecdm get {eva.FILE}` in the pack's folder "
+            "does that), then refresh the list (R)."
         )
     return found[name]
 
@@ -67,19 +68,23 @@ class LoadEvaClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, name) -> io.NodeOutput:
-        from ..facecdm.hosts.comfy.eva import EvaVision
+        return io.NodeOutput(*load(tower_file(name)))
 
-        path = tower_file(name)
-        parser = next(iter(files(bisenet.FILE).values()), None)
-        tower = eva.load_eva(read_tensors(path)[0], path)
-        vision = EvaVision(tower, bisenet.load_parser(parser) if parser else None)
-        background = (
-            f"face parser {parser}"
-            if parser
-            else "all but an oval around the face, which keeps some of the real background. PuLID's authors use "
-            f"{bisenet.FILE} of facexlib: put that file into models/facexlib to do the same"
-        )
-        return io.NodeOutput(vision, f"tower: {path}\nbackground: {background}")
+
+def load(path: Path) -> tuple[FaceTower, str]:
+    """(the tower with the face parser, if there is one, a report of both). Raises BadFile."""
+    from ..facecdm.hosts.comfy.eva import EvaVision
+
+    parser = next(iter(files(bisenet.FILE).values()), None)
+    tower = eva.load_eva(read_tensors(path)[0], path)
+    vision = EvaVision(tower, bisenet.load_parser(parser) if parser else None)
+    background = (
+        f"face parser {parser}"
+        if parser
+        else "all but an oval around the face, which keeps some of the real background. PuLID's authors use "
+        f"{bisenet.FILE} of facexlib: put that file into models/facexlib to do the same"
+    )
+    return vision, f"tower: {path}\nbackground: {background}"
 
 
 NODES: list[type[io.ComfyNode]] = [LoadEvaClip]

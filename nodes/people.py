@@ -7,8 +7,10 @@ from ..facecdm.adapter.references import MEAN
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
-from .apply import applied, logger
+from .apply import applied
+from .checks import checked
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
+from .warn import output
 
 PEOPLE = 4
 
@@ -59,7 +61,7 @@ class PersonRegions(io.ComfyNode):
                     "fill",
                     options=list(FILLS),
                     default="regions only",
-                    tooltip="Leave the rest to nobody, or divide the whole picture among the people.",
+                    tooltip="Leave the rest as background, or divide the whole picture among the people.",
                 ),
                 FACES.Input(
                     "faces",
@@ -67,7 +69,7 @@ class PersonRegions(io.ComfyNode):
                     tooltip="Faces found in a layout picture: everybody gets head and shoulders around them.",
                 ),
                 io.Image.Input(
-                    "layout", optional=True, tooltip="A painted picture: one colour a person, black for nobody."
+                    "layout", optional=True, tooltip="A painted picture: one colour a person, black background."
                 ),
             ],
             outputs=[
@@ -78,7 +80,7 @@ class PersonRegions(io.ComfyNode):
                     )
                     for n in range(1, PEOPLE + 1)
                 ),
-                io.Mask.Output(display_name="background", tooltip="What is nobody's."),
+                io.Mask.Output(display_name="background", tooltip="The part outside of all regions."),
                 io.Image.Output(display_name="preview", tooltip="The regions in colours, with numbers."),
             ],
         )
@@ -91,6 +93,7 @@ class PersonRegions(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, width, height, boxes, shape, grow, softness, fill, faces=None, layout=None):
         if faces is not None and layout is not None:
             raise FaceCDMError(
@@ -108,8 +111,8 @@ class PersonRegions(io.ComfyNode):
                 softness=softness,
                 fill=fill,
             )
-        nobody = torch.zeros(1, height, width)
-        single = [regions.masks[n : n + 1] if n < len(regions) else nobody for n in range(PEOPLE)]
+        none = torch.zeros(1, height, width)
+        single = [regions.masks[n : n + 1] if n < len(regions) else none for n in range(PEOPLE)]
         preview = draw_regions(regions)
         return io.NodeOutput(
             regions.masks, *single, regions.background[None], preview, ui=ui.PreviewImage(preview, cls=cls)
@@ -136,7 +139,7 @@ class ApplyToPeople(io.ComfyNode):
                     min=-2.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How strongly the faces are heard.",
+                    tooltip="Strength of the face streams.",
                 ),
                 io.Float.Input(
                     "image_strength",
@@ -144,7 +147,7 @@ class ApplyToPeople(io.ComfyNode):
                     min=-2.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How strongly the whole images are heard.",
+                    tooltip="Strength of the image streams.",
                 ),
                 io.Float.Input(
                     "keep_prompt",
@@ -152,7 +155,7 @@ class ApplyToPeople(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Takes out of the streams what the text already says, so that the prompt wins.",
+                    tooltip="Removes from both streams what the prompt already determines.",
                 ),
                 io.Float.Input(
                     "start_at",
@@ -199,6 +202,7 @@ class ApplyToPeople(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -222,17 +226,18 @@ class ApplyToPeople(io.ComfyNode):
         present = [n for n, names in connected.items() if names]
         if not present:
             raise FaceCDMError(
-                "nobody is connected: connect faces_1 (from Detect & Embed Faces), or image_1 for an "
-                "adapter that looks at pictures"
+                "no person is connected: connect faces_1 (from Detect & Embed Faces), or image_1 for an "
+                "adapter that encodes pictures"
             )
         if present[-1] > len(masks):
             raise FaceCDMError(
                 f"{connected[present[-1]][0]} is connected, and masks has {len(masks)} "
                 f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody"
             )
+        warnings = []
         for n in present:
             try:
-                model, unused_inputs = applied(
+                model, of_person = applied(
                     model=model,
                     adapter=adapter,
                     faces=people.get(f"faces_{n}"),
@@ -251,9 +256,8 @@ class ApplyToPeople(io.ComfyNode):
                 )
             except FaceCDMError as error:
                 raise type(error)(f"person {n}: {error}") from error
-            for text in unused_inputs:
-                logger.warning("FaceCDM: person %d: %s", n, text)
-        return io.NodeOutput(model)
+            warnings += [f"person {n}: {text}" for text in of_person]
+        return output(model, warnings=warnings)
 
 
 NODES = [PersonRegions, ApplyToPeople]

@@ -1,4 +1,4 @@
-"""What an adapter is made of. Travels as JSON in the metadata of its file."""
+"""The sizes of an adapter, which are saved as JSON in the metadata of its file."""
 
 import json
 import math
@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from ..bases.layers import MOST_LAYERS, LayerMap
 from ..errors import BadFile
 
-FEW, CONTENT = 64, 48  # so many tokens say whatever they like; what each of more of them says
+FEW, CONTENT = 64, 48  # up to so many tokens are free; the features that each of more tokens carries
+_SPATIAL = "places"  # the JSON's name for spatial_tokens
 
 
 def content_of(face_tokens: int) -> int:
-    """The `face_content` that so many tokens have unless told otherwise."""
+    """The default `face_content` of an adapter with so many face tokens."""
     return CONTENT if face_tokens > FEW else 0
 
 
@@ -19,13 +20,21 @@ def content_of(face_tokens: int) -> int:
 class AdapterConfig:
     """Sizes of a triplet adapter.
 
-    `face_width` features of the recogniser become `face_tokens` tokens through a bottleneck of `face_rank`, of which
-    each says `face_content` features (0: whatever it likes, which many tokens pay for with many weights);
-    `image_width` features of each of the CLIP vision tower's penultimate states become `image_tokens` tokens
-    (0 width: no image stream). `knots` is the number of noise levels between which a gate is interpolated; `router`
-    weighs the streams anew at every place (method.md, part 3). `places` says that the face's tokens are places of the
-    upright face, in a square, which may be told where they are to be. `location_channels` is the number of the base's
-    latent channels if the adapter has a LocationHead, which finds that out by itself (0: it has none).
+    layer_map       the base model's cross-attention layers
+    face_width      features of a face embedding
+    face_tokens     tokens that are made of it
+    face_rank       width of the bottleneck between them
+    face_content    features that each token carries; 0: no limit, which costs many weights if there are many tokens
+    image_width     features of the CLIP vision tower's penultimate states; 0: no image stream
+    image_tokens    tokens that are made of them
+    image_layers    layers of the resampler that makes them
+    interplay       whether face, image and text tokens attend to each other
+    knots           noise levels between which a gate is interpolated
+    router          whether each position weighs the streams by how they agree (method.md, part 3)
+    spatial_tokens  whether the face tokens are a square grid over the aligned face, which can be conditioned on the
+                    location of the face
+    location_channels  latent channels of the base model if the adapter has a LocationHead; 0: it has none
+    recogniser      the face recogniser that it was trained with; empty while untrained
     """
 
     layer_map: LayerMap
@@ -39,13 +48,13 @@ class AdapterConfig:
     interplay: bool = True
     knots: int = 8
     router: bool = False
-    places: bool = False
+    spatial_tokens: bool = False
     location_channels: int = 0
-    recogniser: str = ""  # the face recogniser it was trained with; empty while untrained
+    recogniser: str = ""
 
     @property
     def grid_side(self) -> int:
-        """Of the square that the face's tokens make."""
+        """Tokens along a side of the grid of spatial tokens."""
         return math.isqrt(self.face_tokens)
 
     @property
@@ -53,13 +62,16 @@ class AdapterConfig:
         return ("face", "image") if self.image_width else ("face",)
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self) | {"layer_map": self.layer_map.to_json()})
+        fields = asdict(self) | {"layer_map": self.layer_map.to_json()}
+        return json.dumps({_SPATIAL if key == "spatial_tokens" else key: value for key, value in fields.items()})
 
     @classmethod
     def loads(cls, text: str, source: str) -> "AdapterConfig":
-        """Raises BadFile, naming `source`, where `text` is not what `dumps` wrote."""
+        """Raises BadFile, naming `source`, if `text` is not a configuration."""
         try:
             fields = json.loads(text)
+            if _SPATIAL in fields:
+                fields["spatial_tokens"] = fields.pop(_SPATIAL)
             config = cls(**fields | {"layer_map": LayerMap.from_json(fields["layer_map"])})
             if config.image_layers > MOST_LAYERS:
                 raise ValueError(f"it declares more than {MOST_LAYERS} layers")

@@ -4,7 +4,7 @@ from ..bases import BASES, Base, base_of, name_of
 from ..bases.layers import LayerMap
 from ..errors import FaceCDMError
 
-# Values at even distances from the first input block to the last output block, joined by straight lines.
+# Values at equal distances from the first input block to the last output block, linear between them.
 CURVES = {
     "flat": (1.0,),
     "ease in": (0.0, 1.0),
@@ -22,9 +22,9 @@ NAMES = (*CURVES, *PRESETS, CUSTOM)
 
 
 def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]:
-    """A factor for each layer, by a name of `NAMES`; `custom` is read for that name alone.
+    """A factor for each layer, by a name in `NAMES`; `custom` is read for "custom" alone.
 
-    Raises FaceCDMError: `custom` is no curve, or a preset's blocks are not known for this base.
+    Raises FaceCDMError: `custom` is not a curve, or this base has no such preset.
     """
     if name == CUSTOM:
         points = parse_custom(custom)
@@ -46,18 +46,18 @@ def parse_custom(text: str) -> tuple[float, ...] | dict[int, float]:
         pairs = [part.split(":") for part in text.replace(";", ",").split(",") if part.strip()]
         blocks = {int(number): float(value) for number, value in pairs}
     except ValueError as error:
-        raise FaceCDMError(f"custom_curve {text!r} is no list of blocks; write some such as 3:1, 6:0.5") from error
+        raise FaceCDMError(f"custom_curve {text!r} is not a list of blocks; write one such as 3:1, 6:0.5") from error
     if not all(abs(value) < 100 for value in blocks.values()):
         raise FaceCDMError(f"custom_curve {text!r} has a factor that is not between -100 and 100")
     return blocks
 
 
 def parse_curve(text: str) -> tuple[float, ...]:
-    """ "0, 0.5, 1" → (0.0, 0.5, 1.0). Raises FaceCDMError where that is no list of numbers."""
+    """ "0, 0.5, 1" → (0.0, 0.5, 1.0). Raises FaceCDMError."""
     try:
         values = tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError as error:
-        raise FaceCDMError(f"custom_curve {text!r} is no list of numbers; write some such as 0, 0.5, 1") from error
+        raise FaceCDMError(f"custom_curve {text!r} is not a list of numbers; write one such as 0, 0.5, 1") from error
     if not values or not all(abs(value) < 100 for value in values):
         raise FaceCDMError(f"custom_curve {text!r} needs at least one number, each between -100 and 100")
     return values
@@ -66,8 +66,8 @@ def parse_curve(text: str) -> tuple[float, ...]:
 def layer_factors(curve: tuple[float, ...], layer_map: LayerMap) -> tuple[float, ...]:
     """The curve's value at each layer, in the layer map's order."""
     factors = [1.0] * len(layer_map.layers)
-    for place, index in enumerate(layer_map.by_depth):
-        at = place / max(len(factors) - 1, 1) * (len(curve) - 1)
+    for position, index in enumerate(layer_map.by_depth):
+        at = position / max(len(factors) - 1, 1) * (len(curve) - 1)
         low = min(int(at), max(len(curve) - 2, 0))
         high = min(low + 1, len(curve) - 1)
         factors[index] = curve[low] + (at - low) * (curve[high] - curve[low])

@@ -1,4 +1,4 @@
-"""What a stream reads of its pictures, before a projector makes tokens of it."""
+"""Features of reference pictures, from which a projector makes tokens."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Of one or several reference pictures, float32 on the CPU.
+    """Features of one or several reference pictures, float32 on the CPU.
 
-    embedding  [R, D]      of a recogniser (unit or raw, as the adapter wants it) or a vision tower's pooled one
-    states     [R, N, W]   hidden states of a vision tower, or several of them
-    shortcut               how much of what the states say is added (FaceID PlusV2)
+    embedding  [R, D]     of a recogniser (normed or raw, as the adapter needs it), or a vision tower's pooled embedding
+    states     [R, N, W]  hidden states of a vision tower, or several of them
+    shortcut              weight of the states' part of the tokens (FaceID PlusV2)
 
-    A native adapter takes plain tensors in its place: unit embeddings for the face, states for the image.
+    FaceCDM's own adapters take plain tensors instead: unit embeddings for the face, states for the image.
     """
 
     embedding: Tensor | None = None
@@ -36,22 +36,22 @@ class Features:
         return mixed
 
     def repeated(self, count: int) -> "Features":
-        """`count` references: the first ones, or all of them and the last one again and again."""
+        """`count` references: the first ones, or all of them with the last one repeated."""
         return self._each(
             lambda x: torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])]) if len(x) < count else x[:count]
         )
 
-    def nothing(self, states: Tensor | tuple[Tensor, ...] | None = None) -> "Features":
-        """What stands for no picture: a zero embedding, and the given states of an empty picture, as many of them."""
+    def empty(self, states: Tensor | tuple[Tensor, ...] | None = None) -> "Features":
+        """Features of no picture, for as many references: a zero embedding and the given states."""
         empty = Features(None if self.embedding is None else torch.zeros_like(self.embedding), states, self.shortcut)
         return empty.repeated(self.count)
 
-    def noisy(self, amount: float, shown: "Features") -> "Features":
-        """With even noise of 0 … `amount`, the same for the same `shown`, as packs for InstantID and PuLID offer it for
-        the negative prompt (cubiq/ComfyUI_InstantID).
+    def with_noise(self, amount: float, shown: "Features") -> "Features":
+        """With uniform noise in 0 … `amount`, seeded by `shown`: an option of packs for InstantID and PuLID, for the
+        negative prompt (cubiq/ComfyUI_InstantID).
         """
-        told = next(part for part in shown._parts() if part is not None)
-        generator = torch.Generator().manual_seed(int(told.sum()) % 1_000_000_007)
+        first = next(part for part in shown._parts() if part is not None)
+        generator = torch.Generator().manual_seed(int(first.sum()) % 1_000_000_007)
         return self._each(lambda x: x + amount * torch.rand(x.shape, generator=generator))
 
     def _parts(self) -> tuple:

@@ -1,4 +1,4 @@
-"""How strongly each head listens to a stream at each noise level: γ(σ), interpolated between learnt knots."""
+"""Gates: a factor for each head, layer and noise level, γ(σ), interpolated between learnt knots."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ SIGMA_RANGE = (0.03, 15.0)  # of the knots, evenly spaced in log σ; beyond them
 def knot_weights(sigma: Tensor, knots: int) -> Tensor:
     """σ [B] → weights [B, knots] ≥ 0 that sum to 1: linear interpolation in log σ, without a host sync."""
     low, high = (math.log(value) for value in SIGMA_RANGE)
-    place = (sigma.float().log().clamp(low, high) - low) * ((knots - 1) / (high - low))
-    return (1 - (place[:, None] - torch.arange(knots, device=sigma.device)).abs()).clamp(min=0)
+    knot = (sigma.float().log().clamp(low, high) - low) * ((knots - 1) / (high - low))
+    return (1 - (knot[:, None] - torch.arange(knots, device=sigma.device)).abs()).clamp(min=0)
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A factor over the noise level: `values` [K] at falling `sigmas` [K], straight lines in log σ between them."""
+    """A factor over the noise level: `values` [K] at falling `sigmas` [K], linear in log σ between them."""
 
     sigmas: Tensor
     values: Tensor
@@ -39,8 +39,8 @@ class Schedule:
 class NoiseGate(nn.Module):
     """A linear spline over the noise level for every head of every layer.
 
-    It stands in for the tiny MLP of method.md: as expressive for a function of one number, and evaluated by one
-    weighted sum for all layers. Zero at birth, so that a new adapter does nothing; one for imported adapters.
+    It replaces the small MLP of method.md: it can express the same functions of one number, and one weighted sum
+    evaluates all layers. Zero in a new adapter, which is a no-op; one in imported adapters.
     """
 
     def __init__(self, layer_map: LayerMap, knots: int):

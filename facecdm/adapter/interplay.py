@@ -1,4 +1,4 @@
-"""Where face, image and text meet: once per prompt, before keys and values."""
+"""The interplay of face, image and text tokens: once per prompt, before keys and values."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from .projectors import CrossAttention
 
 
 class Interplay(nn.Module):
-    """F' = F + Z_f·CrossAttn(LN F; [T, I]) and I' = I + Z_i·CrossAttn(LN I; [T, F]); Z is zero at birth."""
+    """F' = F + Z_f·CrossAttn(LN F; [T, I]) and I' = I + Z_i·CrossAttn(LN I; [T, F]); Z is zero at initialisation."""
 
     def __init__(self, width: int, streams: tuple[str, ...]):
         super().__init__()
@@ -15,7 +15,7 @@ class Interplay(nn.Module):
             nn.init.zeros_(block.to_out.weight)
 
     def forward(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
-        """`tokens` by stream, [B, N, width]; `text` [B or 1, T, width]. An absent stream is simply not attended to."""
+        """`tokens` by stream, [B, N, width]; `text` [B or 1, T, width]. Absent streams are left out."""
         return {
             stream: own
             + self.attention[stream](own, text, *(other for name, other in tokens.items() if name != stream))

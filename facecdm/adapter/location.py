@@ -14,13 +14,13 @@ NEAR = 3  # tokens each way that a position attends to
 
 @dataclass(frozen=True, eq=False)
 class FaceLocation:
-    """Faces that are to be where `keypoints` [1 or B, 5, 2] say, in 0…1 of a picture of `size` (height, width) latents.
+    """A `LocationBias` for faces at known key points. What a layer needs is computed once.
 
-    Called with a layer's number of places n and its dtype: the tokens that stand where each place does [1 or B, n, m],
-    scores [1 or B, n, m] to be added to those of queries and keys, and how much [1 or B, n, 1] of the place is face,
-    0…1. The tokens are places of the upright face, in a square of `side`. A layer's answer is made once. `grid`
-    (height, width) is that of the layer, where it is known; else the latents are halved until they are as many.
-    `trust` [1 or B], 0…1, weakens the stream where the location is an estimate.
+    keypoints  [1 or B, 5, 2] in 0…1 of the picture
+    size       (height, width) of the picture in latents
+    side       tokens along a side of their grid over the aligned face
+    grid       (rows, columns) of the layer, if known; else the latents are halved until they fit
+    trust      [1 or B] in 0…1, weakens the stream where the location is an estimate; None: it is known
     """
 
     keypoints: Tensor
@@ -34,38 +34,38 @@ class FaceLocation:
     def tokens(self) -> int:
         return self.side**2
 
-    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-        if (places, dtype) not in self._made:
-            where = aligned_coordinates(self.keypoints, self.size, layer_grid(places, *(self.grid or self.size)))[
+    def __call__(self, positions: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+        if (positions, dtype) not in self._made:
+            at = aligned_coordinates(self.keypoints, self.size, layer_grid(positions, *(self.grid or self.size)))[
                 ..., :2
             ]
-            near = nearest(where, self.side)
-            apart = 2 * REACH / self.side * WIDTH
-            scores = -(where[:, :, None] - token_centres(self.side).to(where)[near]).square().sum(-1) / (2 * apart**2)
-            scores = scores - scores.amax(-1, keepdim=True)  # beyond the face, too, half precision holds them
-            beyond = where.abs().amax(-1, keepdim=True) - REACH
+            near = nearest(at, self.side)
+            width = 2 * REACH / self.side * WIDTH
+            scores = -(at[:, :, None] - token_centres(self.side).to(at)[near]).square().sum(-1) / (2 * width**2)
+            scores = scores - scores.amax(-1, keepdim=True)  # so that half precision holds them far from the face
+            beyond = at.abs().amax(-1, keepdim=True) - REACH
             share = (1 - beyond / FADES).clamp(0, 1)
             if self.trust is not None:
                 share = share * self.trust.view(-1, 1, 1)
-            self._made[places, dtype] = near, scores.to(dtype), share.to(dtype)
-        return self._made[places, dtype]
+            self._made[positions, dtype] = near, scores.to(dtype), share.to(dtype)
+        return self._made[positions, dtype]
 
-    def everywhere(self, places: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The scores for all tokens, [1 or B, n, side²], −∞ for those that a place does not hear; made once, too."""
-        if (places, dtype, "all") not in self._made:
-            near, scores, _ = self(places, dtype)
-            silent = torch.full((*scores.shape[:2], self.tokens), -torch.inf, dtype=dtype, device=scores.device)
-            self._made[places, dtype, "all"] = silent.scatter(2, near, scores)
-        return self._made[places, dtype, "all"]
+    def everywhere(self, positions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """See `LocationBias.everywhere`; computed once, too."""
+        if (positions, dtype, "all") not in self._made:
+            near, scores, _ = self(positions, dtype)
+            full = torch.full((*scores.shape[:2], self.tokens), -torch.inf, dtype=dtype, device=scores.device)
+            self._made[positions, dtype, "all"] = full.scatter(2, near, scores)
+        return self._made[positions, dtype, "all"]
 
     def part(self, rows: Tensor) -> "FaceLocation":
-        """Of some rows [k] alone."""
+        """The same for some rows [k]."""
         keypoints = self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows]
         trust = self.trust if self.trust is None or len(self.trust) == 1 else self.trust[rows]
         return FaceLocation(keypoints, self.size, self.side, self.grid, trust)
 
     def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
-        """As a part of the picture sees it: `area` is its height, width, top and left in latents."""
+        """The same in a part of the picture; `area` is its height, width, top and left in latents."""
         height, width, top, left = area
         scale, corner, part = (
             self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
@@ -75,7 +75,7 @@ class FaceLocation:
 
 @dataclass(frozen=True, eq=False)
 class FaceLocations:
-    """Neighbouring rows of a batch, each `FaceLocation` of as many as it has faces."""
+    """A `LocationBias` for neighbouring rows of a batch, of several `FaceLocation`s."""
 
     parts: list[FaceLocation]
     _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
@@ -84,29 +84,29 @@ class FaceLocations:
     def tokens(self) -> int:
         return self.parts[0].tokens
 
-    def __call__(self, places: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-        if (places, dtype) not in self._made:
-            parts = zip(*(part(places, dtype) for part in self.parts))
-            self._made[places, dtype] = tuple(torch.cat(made) for made in parts)
-        return self._made[places, dtype]
+    def __call__(self, positions: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+        if (positions, dtype) not in self._made:
+            parts = zip(*(part(positions, dtype) for part in self.parts))
+            self._made[positions, dtype] = tuple(torch.cat(made) for made in parts)
+        return self._made[positions, dtype]
 
-    def everywhere(self, places: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        if (places, dtype, "all") not in self._made:
-            self._made[places, dtype, "all"] = torch.cat([part.everywhere(places, dtype) for part in self.parts])
-        return self._made[places, dtype, "all"]
+    def everywhere(self, positions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        if (positions, dtype, "all") not in self._made:
+            self._made[positions, dtype, "all"] = torch.cat([part.everywhere(positions, dtype) for part in self.parts])
+        return self._made[positions, dtype, "all"]
 
 
 def token_centres(side: int) -> Tensor:
-    """[side², 2]: x, y of the places' middles, in half crops from the middle of the crop."""
+    """x, y of the tokens' centres, [side², 2], in half crops from the centre of the crop."""
     steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def nearest(where: Tensor, side: int) -> Tensor:
+def nearest(at: Tensor, side: int) -> Tensor:
     """Positions [B, n, 2] in `token_centres` units → the at most NEAR × NEAR tokens around each, [B, n, m] int64."""
     reach = min(NEAR, side)
-    first = ((where / REACH + 1) * side / 2 - (reach - 1) / 2).floor().long().clamp(0, side - reach)
-    step = torch.arange(reach, device=where.device)
+    first = ((at / REACH + 1) * side / 2 - (reach - 1) / 2).floor().long().clamp(0, side - reach)
+    step = torch.arange(reach, device=at.device)
     x, y = (first[..., axis, None] + step for axis in (0, 1))
     return (y[..., :, None] * side + x[..., None, :]).flatten(-2)

@@ -1,4 +1,4 @@
-"""The triplet adapter: features to tokens, tokens to keys and values, and how strongly they are heard."""
+"""The triplet adapter: features to tokens, tokens to keys and values, and the gates on them."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]
 
 
 class StreamLayers(nn.Module):
-    """One stream's keys, values and gates in every cross-attention layer, and the `router` [layers, 4] if wanted."""
+    """One stream's keys, values and gates in every cross-attention layer, and perhaps a `router` [layers, 4]."""
 
     def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype, router: bool = False):
         super().__init__()
@@ -32,10 +32,10 @@ class StreamLayers(nn.Module):
         self.router = nn.Parameter(torch.zeros(len(layer_map.layers), 4)) if router else None
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        """tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
+        """Tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
 
-        Weights that lie elsewhere pass through that device one layer at a time: what is kept while sampling is
-        the result, a hundredth of their size.
+        Weights on another device are moved one layer at a time. Only the result is kept while sampling, a hundredth of
+        their size.
         """
         return [
             (F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
@@ -46,8 +46,8 @@ class StreamLayers(nn.Module):
 class TripletAdapter(nn.Module):
     """Face and image streams for the cross-attention of one base model (docs/method.md).
 
-    At birth the gates are zero and V is not, so the base model is bit-exactly unchanged and the first gradient
-    reaches the gates. `dtype` is that of the keys' and values' weights, by far the most; the rest is fp32.
+    A new one is a no-op: the gates are zero, so the base model is bit-exactly unchanged. The values are not, so the
+    first gradient reaches the gates. `dtype` is that of the key and value weights, by far the most; the rest is fp32.
     """
 
     def __init__(self, config: AdapterConfig, dtype: torch.dtype = torch.float32):
@@ -70,7 +70,7 @@ class TripletAdapter(nn.Module):
 
     @torch.no_grad()
     def init_from_text(self, keys_values: Iterable[tuple[Tensor, Tensor]]) -> "TripletAdapter":
-        """Copy the base model's own text keys' and values' weights, in the layer map's order, into every stream."""
+        """Copy the base model's key and value weights for text, in the layer map's order, into every stream."""
         for i, (k, v) in enumerate(keys_values):
             for stream in self.streams.values():
                 stream.to_k[i].weight.copy_(k)
@@ -109,7 +109,7 @@ class TripletAdapter(nn.Module):
 
     @property
     def is_new(self) -> bool:
-        """Whether every gate is still shut, as at birth."""
+        """Whether every gate is zero, as at initialisation."""
         return all(stream.gate.is_zero for stream in self.streams.values())
 
     @property

@@ -1,4 +1,4 @@
-"""One person applied to a model: features, strengths, and the keys and values they lead to."""
+"""One person applied to a MODEL: features, settings, and the keys and values made of them."""
 
 from dataclasses import dataclass, field
 
@@ -14,16 +14,21 @@ from .model import KeysValues, TripletAdapter
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One stream's setting: `strength` times `curve` (a factor per layer of the map), κ and how it projects.
+    """The settings of one stream.
 
-    `zeros` tokens of nothing stand beside the stream's own, for places that need not listen (PuLID). `schedule` is a
-    factor over the noise level; `weights`, one a reference, weigh those that are not one mean.
+    strength    factor on its gates
+    curve       a factor for each layer of the map; empty: 1
+    kappa       added to the κ that was learnt
+    projection  one of attention.PROJECTIONS
+    zeros       zero tokens beside the stream's own, for positions that should attend to none of these (PuLID)
+    schedule    a factor over the noise level
+    weights     one for each reference, where references are not merged into a mean
     """
 
     strength: float = 1.0
     curve: tuple[float, ...] = ()
     kappa: float = 0.0
-    projection: str = "feature"  # one of attention.PROJECTIONS
+    projection: str = "feature"
     zeros: int = 0
     schedule: Schedule | None = None
     weights: tuple[float, ...] = ()
@@ -39,18 +44,22 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """A face (and a whole image) held against a U-Net. Immutable, and shared by every copy of a model.
+    """A person in a MODEL, by references of the face and perhaps of whole images. Immutable; clones share it.
 
-    `face` are unit embeddings [references, width], `image` vision states [references, N, width], or `Features` where
-    the adapter wants more; `settings` holds a `Stream` for each stream that is wanted; `mask` weighs the places of the
-    picture, [H, W] in 0…1; `keypoints` [1 or pictures, 5, 2] say where the face is to be, which only adapters listen to
-    whose tokens are places: in 0…1 of a canvas of `aspects` [1 or pictures], width over height, whose middle fills the
-    picture; without `aspects` it has the picture's. The person acts at noise levels `sigma_end` ≤ σ ≤ `sigma_start`.
-    `evaluate_zero` computes streams whose gate is zero, too.
-
-    `negative` is what the rows of the negative prompt see, by stream, of as many references; of a stream that is not
-    in it they see nothing and stay the base model's own. References stand side by side, or, with `per_picture`,
-    reference i is shown in picture i of the batch alone.
+    face           unit embeddings [references, width], or `Features` where the adapter needs more
+    image          vision states [references, N, width], or `Features`
+    settings       a `Stream` for each stream that acts
+    mask           [H, W] in 0…1, the region mask
+    keypoints      [1 or pictures, 5, 2], the location of the face in 0…1 of a canvas; used by adapters with spatial
+                   tokens alone
+    aspects        [1 or pictures], width over height of that canvas, of which the picture is the centre crop; None: it
+                   is the picture
+    sigma_start    the person acts at noise levels sigma_end ≤ σ ≤ sigma_start
+    sigma_end
+    evaluate_zero  whether streams whose gate is zero are computed, too
+    negative       features for the rows of the negative prompt by stream, of as many references; without them these
+                   rows stay the base model's own
+    per_picture    whether reference i is for picture i of the batch; else all references act side by side
     """
 
     adapter: TripletAdapter
@@ -67,7 +76,7 @@ class Person:
     per_picture: bool = False
 
     def __deepcopy__(self, memo: dict) -> "Person":
-        return self  # ComfyUI copies a model's options at every clone; weights and features must not follow
+        return self  # ComfyUI 0.3 copies a MODEL's options at every clone; weights and features must not be copied
 
     @property
     def has_window(self) -> bool:
@@ -75,8 +84,8 @@ class Person:
 
     @property
     def has_location(self) -> bool:
-        """Whether it is known where the face is to be, and the adapter listens."""
-        return self.keypoints is not None and getattr(self.adapter.config, "places", False)
+        """Whether the location of the face is given and the adapter uses it."""
+        return self.keypoints is not None and getattr(self.adapter.config, "spatial_tokens", False)
 
     @property
     def finds_location(self) -> bool:
@@ -88,8 +97,9 @@ class Person:
         return self.keypoints if self.aspects is None else centre_crop(self.keypoints, self.aspects, height, width)
 
     def tokens(self, negative: bool = False) -> dict[str, Tensor]:
-        """Tokens of the streams that act, for the prompt's rows or the negative one's, float32: references side by side
-        [1, references × count, context], or one a picture [references, count, context].
+        """Tokens of the streams that act, for the prompt's rows or the negative prompt's, float32.
+
+        [1, references × count, context] side by side, or [references, count, context] with one reference per picture.
         """
         given = self.negative if negative else {"face": self.face, "image": self.image}
         wanted = {
@@ -126,8 +136,8 @@ class Person:
         return tokens
 
     def token_weights(self, name: str, tokens: Tensor) -> Tensor | None:
-        """The references' weights as those of their tokens, [1, N, 1] side by side or [references, 1, 1] one a picture;
-        None where they have none.
+        """The references' weights for each token: [1, N, 1] side by side, or [references, 1, 1] with one reference per
+        picture; None without weights.
         """
         setting = self.settings[name]
         if not setting.weights:
@@ -139,7 +149,7 @@ class Person:
         return F.pad(own, (0, setting.zeros))[None, :, None]
 
     def gates(self, device: torch.device) -> dict[str, Tensor]:
-        """Per stream, [knots, Σ width] on `device`; [1, Σ width] where all knots agree and none is being learnt."""
+        """Gate tables by stream, [knots, Σ width] on `device`; [1, Σ width] if all knots are equal and not trained."""
         gates = {}
         for name, setting in self.settings.items():
             if name in self.adapter.streams:
@@ -153,7 +163,7 @@ class Person:
         return {name: setting.schedule and setting.schedule.to(device) for name, setting in self.settings.items()}
 
     def kappa_of(self, name: str) -> Tensor | None:
-        """κ of a stream, what the adapter learnt plus what the user asks; None where it is zero and need not be."""
+        """κ of a stream, the learnt value plus the user's; None where it is zero and not trained."""
         learnt = self.adapter.streams[name].kappa
         if learnt.requires_grad and torch.is_grad_enabled():
             return learnt + self.settings[name].kappa
@@ -161,7 +171,7 @@ class Person:
         return torch.tensor(total) if total else None
 
     def router_of(self, name: str) -> Tensor | None:
-        """The router of a stream, [layers, 4]; None where there is none, or it changes nothing and is not learning."""
+        """The router of a stream, [layers, 4]; None where there is none, or it is zero and not trained."""
         learnt = self.adapter.streams[name].router
         if learnt is None or learnt.requires_grad and torch.is_grad_enabled():
             return learnt
@@ -187,5 +197,5 @@ def gates_at(
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """[H, W] → [1, height × width, 1], each place the mean of what it covers."""
+    """[H, W] → [1, height × width, 1]: each position is the mean of the pixels it covers."""
     return F.interpolate(mask[None, None].float(), (height, width), mode="area").flatten(2).transpose(1, 2)

@@ -10,9 +10,9 @@ from .attention import attend
 class Bottleneck(nn.Module):
     """Reduce, then uplift: unit embedding [B, width] → tokens [B, count, context].
 
-    The embedding is centred and passes a code of `rank` features, from which `reconstruct` must get it back in
-    training, so that the code keeps what matters before tokens are made of it. With `content`, each of many tokens says
-    only so many features of the person, by a straight line, in a language that all tokens share, beside its `place`.
+    The centred embedding is reduced to a code of `rank` features. In training the embedding is reconstructed from the
+    code, so that the code keeps what matters. With `content`, each token carries so many features, linear in the code,
+    through weights that all tokens share (`spread`), and adds them to a vector of its own (`place`).
     """
 
     def __init__(self, width: int, rank: int, count: int, context: int, content: int = 0):
@@ -28,15 +28,15 @@ class Bottleneck(nn.Module):
         self.norm = nn.LayerNorm(context)
 
     def code(self, embedding: Tensor) -> Tensor:
-        """Unit embedding [B, width] → code [B, rank]; features are brought to about unit variance first."""
+        """Unit embedding [B, width] → code [B, rank]; features are scaled to about unit variance first."""
         return self.reduce((embedding - self.mean) * embedding.shape[-1] ** 0.5)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        tokens = self.uplift(self.heard(self.code(embedding))).unflatten(-1, (self.count, -1))
+        tokens = self.uplift(self.activate(self.code(embedding))).unflatten(-1, (self.count, -1))
         return self.norm(self.place + self.spread(tokens) if self.content else tokens)
 
-    def heard(self, code: Tensor) -> Tensor:
-        """What is uplifted of a code [..., rank]."""
+    def activate(self, code: Tensor) -> Tensor:
+        """The input of `uplift` for a code [..., rank]."""
         return code if self.content else F.gelu(code)
 
     def reconstruction_loss(self, embedding: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Vision states [B, N, width] → tokens [B, count, context], by attention from learnt queries.
+    """Vision states [B, N, width] → tokens [B, count, context], by cross-attention from learnt queries.
 
     The perceiver of Flamingo (Alayrac et al. 2022): queries attend to the states and to themselves.
     """

@@ -1,4 +1,4 @@
-"""The people of a training batch: one in every row, each at a noise level and with a prompt of its own."""
+"""The references of a training batch: one person a row, each with its own noise level and prompt."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +15,20 @@ from .model import StreamLayers, TripletAdapter
 
 @dataclass(frozen=True, eq=False)
 class ReferenceBatch:
-    """One person a row: unit face embeddings `face` [B, W], vision states `image` [B, N, V] or None.
+    """One person a row.
 
-    `face_on` and `image_on` [B] bool say in which rows the stream is there; a stream that is not there is not seen
-    by the interplay either. `where` says where their faces are to be, if that is known.
+    face      unit face embeddings [B, W]
+    image     vision states [B, N, V] or None
+    face_on   [B] bool: the rows that have the face stream; the interplay leaves out an absent stream, too
+    image_on  [B] bool: the rows that have the image stream
+    location  of the faces, where the adapter is conditioned on it
     """
 
     face: Tensor
     image: Tensor | None
     face_on: Tensor
     image_on: Tensor
-    where: LocationBias | None = None
+    location: LocationBias | None = None
 
     def tokens(self, adapter: TripletAdapter, text: Tensor) -> dict[str, Tensor]:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
@@ -52,10 +55,11 @@ class ReferenceBatch:
         extra: Mapping[nn.Linear, nn.Module] | None = None,
         watch: Callable[[Tensor], None] | None = None,
     ) -> list[list[LayerStream]]:
-        """What every layer listens to, with gradients; σ [B] is the noise level of each row.
+        """The streams of every layer, with gradients.
 
-        `extra` adds a low-rank module to some of the key and value weights; `watch` sees the face's result in every
-        layer.
+        sigma  noise level of each row [B]
+        extra  low-rank modules that are added to key and value weights
+        watch  called with the face stream's result in every layer
         """
         layers = adapter.config.layer_map.layers
         people: list[list[LayerStream]] = [[] for _ in layers]
@@ -68,9 +72,9 @@ class ReferenceBatch:
             if router is not None and not (router.requires_grad or router.any()):
                 router = None
             kappa = stream.kappa if stream.kappa.requires_grad or stream.kappa.item() else None
-            where, tokens = self.where if name == "face" else None, tokens.to(dtype)
+            location, tokens = self.location if name == "face" else None, tokens.to(dtype)
             for index, project in enumerate(_projections(stream, extra or {})):
-                k, v = project(tokens) if where is None else (tokens, tokens)
+                k, v = project(tokens) if location is None else (tokens, tokens)
                 people[index].append(
                     LayerStream(
                         0,
@@ -82,8 +86,8 @@ class ReferenceBatch:
                         mask,
                         watch if name == "face" else None,
                         router=None if router is None else router[index],
-                        where=where,
-                        project=None if where is None else project,
+                        location=location,
+                        project=None if location is None else project,
                     )
                 )
         return people
@@ -94,7 +98,7 @@ def _weights(part: nn.Module | None):
 
 
 def _gates(stream: StreamLayers, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
-    """[B, Σ width]: the gates of every row at its own noise level."""
+    """The gates of every row at its own noise level, [B, Σ width]."""
     heads = torch.ones(adapter.config.layer_map.heads, device=sigma.device)
     return knot_weights(sigma, len(stream.gate.knots)) @ stream.gate.table(heads)
 

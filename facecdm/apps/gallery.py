@@ -73,8 +73,8 @@ def with_adapter(workflow: Workflow, name: str) -> Workflow:
     nodes = copy.deepcopy(workflow.nodes)
     for node in nodes.values():
         if workflow.is_link(node["inputs"].get("adapter")):
-            node["inputs"]["adapter"] = ["lent", 0]
-    nodes["lent"] = {"class_type": "FaceCDMLoadAdapter", "inputs": {"name": name, "family": "auto"},
+            node["inputs"]["adapter"] = ["adapter_file", 0]
+    nodes["adapter_file"] = {"class_type": "FaceCDMLoadAdapter", "inputs": {"name": name, "family": "auto"},
                      "_meta": {"title": "Load Adapter"}}  # fmt: skip
     return Workflow(nodes, workflow.name)
 
@@ -141,7 +141,7 @@ def example(name: str) -> Reference:
 
 
 @contextlib.contextmanager
-def lent(file: Path | None, base: Path | None) -> Iterator[str | None]:
+def adapter_copy(file: Path | None, base: Path | None) -> Iterator[str | None]:
     """Copy an adapter into models/facecdm of `base` while the block runs; its name there, None without a file."""
     if file is None:
         yield None
@@ -170,7 +170,7 @@ def main(options: argparse.Namespace) -> int:
     base = options.base or options.comfyui
     options.output.mkdir(parents=True, exist_ok=True)
     options.docs.mkdir(parents=True, exist_ok=True)
-    with lent(options.adapter, base) as adapter, running_server(options) as (address, _):
+    with adapter_copy(options.adapter, base) as adapter, running_server(options) as (address, _):
         meter = open_meter(options, [example(name) for name in sorted(path.name for path in EXAMPLES.iterdir())])
         rows = asyncio.run(make_rows(address, meter, options, adapter))
     subtitle = "The shipped workflows on the demo model · identity: cosine of face embeddings"

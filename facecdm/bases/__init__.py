@@ -1,7 +1,7 @@
 """Everything that is known of a base model, in one entry each. A new base model is one file here and a line in `BASES`.
 
 Imports nothing of the package but `errors`. What a base model's layers are called in a host stands there, in its
-attacher (hosts/comfy/sampling/unet.py, hosts/diffusers/unet.py).
+attacher (hosts/comfy/unet.py, hosts/diffusers/unet.py).
 """
 
 from .base import Base

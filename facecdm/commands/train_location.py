@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     adapter = load_adapter(arguments.adapter)
-    if not getattr(adapter.config, "places", False):
+    if not getattr(adapter.config, "spatial_tokens", False):
         raise FaceCDMError(
             f"{arguments.adapter.name} has no spatial tokens, so the location of the face changes nothing in it; "
             "train an adapter with a square number of face tokens (docs/training.md)"

@@ -1,4 +1,4 @@
-"""A small CLIP for the demo model: the CLIP tokenizer's words, two towers, one space (Radford et al. 2021)."""
+"""A small CLIP for the demo model: CLIP's tokenizer, two towers, one space (Radford et al. 2021)."""
 
 import random
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ClipSizes:
     patch_size: int = 16
 
     def text_config(self) -> dict:
-        """Configuration of a CLIPTextModel, the same for transformers and ComfyUI (but for the vocabulary)."""
+        """Configuration of a CLIPTextModel, the same for transformers and ComfyUI (except the vocabulary)."""
         return {
             "hidden_size": self.width,
             "num_hidden_layers": self.text_layers,
@@ -54,7 +54,7 @@ class ClipSizes:
 
 
 class Vocabulary:
-    """The CLIP tokenizer's ids that captions use, as rows of a short embedding; row 0 is every other word."""
+    """The tokenizer's ids that captions use, as rows of a short embedding; row 0 stands for all other tokens."""
 
     def __init__(self, token_ids: list[int]):
         self.token_ids = sorted(set(token_ids) | {START, END})
@@ -81,7 +81,7 @@ class CaptionTokens:
         self.vocabulary = Vocabulary([i for ids in self._ids.values() for i in ids] + self._comma)
 
     def __call__(self, captions: list[str], unknown: float = 0.0, rng: random.Random | None = None) -> Tensor:
-        """`unknown` is the share of words replaced by the unknown one, drawn from `rng`."""
+        """`unknown` is the share of tokens replaced by row 0, sampled with `rng`."""
         out = torch.full((len(captions), TEXT_LENGTH), END)
         for row, caption in enumerate(captions):
             ids = [START]
@@ -136,11 +136,11 @@ class TinyClip(nn.Module):
         return self.vision_tower(pixel_values=pixels).image_embeds
 
     def text_loss(self, rows: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of naming each attribute from the caption; a value the caption leaves out is −1."""
+        """Mean cross-entropy of classifying each attribute from the caption; −1 marks an omitted value."""
         return self._naming(self.text(rows)[1], targets)
 
     def image_loss(self, rows: Tensor, pixels: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """InfoNCE against the locked text tower (LiT, Zhai et al. 2022), plus naming by the same heads."""
+        """InfoNCE against the frozen text tower (LiT, Zhai et al. 2022), plus the same heads' cross-entropy."""
         with torch.no_grad():
             text = F.normalize(self.text(rows)[1], dim=1)
         image = self.image(pixels)
@@ -156,7 +156,7 @@ class TinyClip(nn.Module):
 
 
 def normalise(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [B, H, W, 3] → float [B, 3, size, size], as CLIP wants it."""
+    """uint8 [B, H, W, 3] → float [B, 3, size, size], normalised for CLIP."""
     image = pixels.permute(0, 3, 1, 2).float() / 255
     if image.shape[-1] != size:
         image = F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(0, 1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import BadFile, MissingModel
 
-# What a caption states and a picture shows; the CLIP towers are taught to tell each of them.
+# What a caption states and a picture shows; the CLIP towers are trained to classify each of them.
 ATTRIBUTES = (
     "gender",
     "age",
@@ -45,7 +45,7 @@ class Portraits:
 
 
 def read_labels(root: Path, splits: tuple[str, ...]) -> list[dict]:
-    """The label dictionaries of whole splits; MissingModel where FaceWorld is not at `root`."""
+    """The label dictionaries of whole splits. Raises MissingModel where FaceWorld is not at `root`."""
     for split in splits:
         if not (root / f"{split}.jsonl").is_file():
             raise MissingModel(f"no FaceWorld in {root} ({split}.jsonl is missing); --data wants its folder")
@@ -100,7 +100,7 @@ def _decode(root: Path, labels: list[dict], size: int) -> np.ndarray:
 
 
 def reword(caption: str, rng: random.Random) -> str:
-    """The caption as another person might put it: clauses left out or in another order, now and then.
+    """The caption rephrased: clauses sometimes omitted or reordered.
 
     Without this a model understands only the one order of clauses that the data set happens to use.
     """

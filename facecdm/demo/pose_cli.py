@@ -1,4 +1,4 @@
-"""`python -m facecdm demo train-pose …`: the pose ControlNet of a demo model that is trained already."""
+"""`python -m facecdm demo train-pose …`: train the pose ControlNet of a trained demo model."""
 
 import argparse
 from pathlib import Path

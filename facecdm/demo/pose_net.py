@@ -22,7 +22,7 @@ MARK = "lora_controlnet"  # a tensor of this name tells core what the file is
 
 
 class PoseNet(nn.Module):
-    """The trained parts alone are parameters; the copied encoder is frozen and kept out of the state.
+    """Only the trained parts are parameters; the copied encoder is frozen and not in the state.
 
     So a run that is resumed takes the encoder of the U-Net as it is then.
     """
@@ -64,7 +64,7 @@ class PoseNet(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """diffusers' ControlNet, whose layers the low-rank changes hang on."""
+        """diffusers' ControlNet, to whose layers the low-rank changes are added."""
         return self._control[0]
 
     def forward(
@@ -108,7 +108,7 @@ def control_lora(state: dict[str, Tensor], blocks: tuple[int, ...]) -> dict[str,
 
 
 def write(state: dict[str, Tensor], sizes: DemoSizes, step: int, path: Path) -> None:
-    """The weights file, at once or not at all."""
+    """Write the weights file atomically."""
     from safetensors.torch import save_file
 
     metadata = {"format": FORMAT, "sizes": sizes.to_json(), "steps": str(step), "licence": LICENCE, "data": DATA}

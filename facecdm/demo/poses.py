@@ -1,4 +1,4 @@
-"""Key points of FaceWorld's pictures, found once by InsightFace and kept: what the pose ControlNet learns from."""
+"""Key points of FaceWorld's pictures, found once by InsightFace and cached: training data of the pose ControlNet."""
 
 import io
 import tarfile
@@ -27,20 +27,20 @@ class KeyPoints:
     points: np.ndarray
 
     def pose(self, place: int, side: int, mirror: bool = False) -> Pose:
-        """The pose of the `place`-th of them in a picture of side × side."""
+        """The pose of entry `place`, in a picture of side × side."""
         points = self.points[place] * side
         pose = Pose((person_of_points(points[:FIVE_SIZE], points[FIVE_SIZE:]),), (side, side))
         return mirrored(pose) if mirror else pose
 
     def hint(self, place: int, side: int, drawn: int, mirror: bool = False) -> np.ndarray:
-        """uint8 [side, side, 3]: drawn in a picture of `drawn` pixels and brought to `side` as core's nodes do."""
+        """uint8 [side, side, 3]: drawn at `drawn` pixels and resized to `side` as core's nodes do."""
         picture = draw_openpose(self.pose(place, drawn, mirror))
         nearest = ((np.arange(side) + 0.5) * drawn / side).astype(int)  # "nearest-exact"
         return picture[nearest][:, nearest]
 
 
 def load(root: Path, splits: tuple[str, ...], count: int, cache: Path, analyzer=None) -> KeyPoints:
-    """Of `count` pictures spread over the splits; pictures without a face are left out.
+    """The poses of `count` pictures spread over the splits, without those that have no face.
 
     Kept in the folder `cache`. `analyzer()` opens a FaceAnalyzer with landmarks where nothing is kept yet.
     """

@@ -39,7 +39,7 @@ class DemoWeights:
 
 
 def read(path: Path | None = None) -> DemoWeights:
-    """MissingModel where there is no file; BadFile where it is cut off, of another format, or holds NaN."""
+    """Raises MissingModel without a file; BadFile where it is truncated, of another format, or holds NaN."""
     path = path or default_path()
     metadata, tensors = _open(path)
     if metadata.get("format") != FORMAT:
@@ -78,7 +78,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def write(weights: DemoWeights, path: Path) -> None:
-    """Write fp16, all at once or not at all."""
+    """Write fp16, atomically."""
     from safetensors.torch import save_file
 
     tensors = {
@@ -131,7 +131,7 @@ def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: Demo
 
 
 def checkpoint(path: Path) -> dict:
-    """What a part's training left at `path`; MissingModel where it has not run, BadFile where it is cut off."""
+    """A part's training result at `path`. Raises MissingModel before that training, BadFile if truncated."""
     if not path.is_file():
         raise MissingModel(f"no {path}: train this part first (python -m facecdm demo train {path.stem} …)")
     from .train import load_checkpoint
@@ -140,5 +140,5 @@ def checkpoint(path: Path) -> dict:
 
 
 def part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """One part of what was trained together; naming heads and discriminator, scaffolding of the training, stay out."""
+    """The tensors below a prefix, without it; so without the heads and the discriminator that only training uses."""
     return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import FaceCDMError
 from ..files import REPOSITORY
 from .finding import MISSING, NOTE, OK, WARNING, Finding
-from .models import check_models
+from .models import check_models, check_workflow
 
 OLDEST_PYTHON, TESTED_PYTHON = (3, 10), (3, 11)
 OLDEST_COMFYUI = (0, 3, 75)
@@ -26,8 +26,8 @@ OPTIONAL = {
 Check = Callable[[], Iterator[Finding]]
 
 
-def examine(comfyui: Path | None, base: Path | None = None) -> Iterator[Finding]:
-    """All findings, the most basic first. `base` is the base directory, by default `comfyui`.
+def examine(comfyui: Path | None, base: Path | None = None, workflow: str | None = None) -> Iterator[Finding]:
+    """All findings, the most basic first; `base` is `comfyui` unless named, `workflow` one whose models are checked.
 
     A check that itself fails is a finding, too.
     """
@@ -35,6 +35,8 @@ def examine(comfyui: Path | None, base: Path | None = None) -> Iterator[Finding]
     checks: list[Check] = [check_python, check_torch, lambda: check_comfyui(comfyui, base)]
     if importlib.util.find_spec("torch"):  # all others need it
         checks += [check_faces, check_runtime, check_optional, lambda: check_models(base)]
+    if workflow:
+        checks.append(lambda: check_workflow(workflow, base))
     for check in checks:
         try:
             yield from check()

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import __version__
+from ..comfyui_folders import find_base, find_comfyui
 from .checks import examine
 from .finding import MISSING, OK, Finding
-from .folders import find_base, find_comfyui
 
 FOR_OWN_MODELS = ("checkpoint", "adapter")  # topics of what portraits with SD1.5 or SDXL need
 
@@ -20,13 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--comfyui", type=Path, metavar="DIR", help="the ComfyUI folder (default: the one around this pack)")
     add("--base", type=Path, metavar="DIR", help="its base directory, where that is another folder")
+    add("--workflow", metavar="NAME", help="also list the model files of a shipped workflow, or of one in API form")
     add("--json", action="store_true", help="print a list of findings as JSON")
 
 
 def main(options: argparse.Namespace) -> int:
     """0 where portraits can be made, 1 where something for it is missing."""
     comfyui = options.comfyui or find_comfyui()
-    findings = list(examine(comfyui, options.base or find_base(comfyui)))
+    findings = list(examine(comfyui, options.base or find_base(comfyui), options.workflow))
     if options.json:
         report = json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
     else:

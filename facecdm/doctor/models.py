@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..demo.paths import default_path
+from ..models.catalogue import VIT_H, ModelFile
+from ..models.download import target_of
+from ..models.needs import needs_of
 from .finding import MISSING, NOTE, OK, WARNING, Finding
 
 ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
@@ -29,22 +32,20 @@ OPTIONAL_MODELS = (
         "checkpoint",
         "SD1.5 or SDXL checkpoint",
         ("checkpoints",),
-        "any SD1.5 or SDXL checkpoint, such as sd_xl_base_1.0.safetensors of "
-        "stabilityai/stable-diffusion-xl-base-1.0 on Hugging Face, into {models}/checkpoints",
+        "any SD1.5 or SDXL checkpoint into {models}/checkpoints, such as `facecdm get sd_xl_base_1.0.safetensors`",
     ),
     Kind(
         "clip_vision",
         "CLIP Vision model (image stream)",
         ("clip_vision",),
-        "models/image_encoder/model.safetensors of h94/IP-Adapter on Hugging Face (ViT-H/14), into "
-        "{models}/clip_vision as CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+        f"`facecdm get {VIT_H}`, into {{models}}/clip_vision",
     ),
     Kind(
         "adapter",
         "adapter",
         ("facecdm", "ipadapter", "instantid", "pulid"),
-        "Save Adapter writes to {models}/facecdm; published ones (docs/formats.md) go into {models}/ipadapter, "
-        "{models}/instantid or {models}/pulid",
+        "Save Adapter writes to {models}/facecdm; `facecdm get faceid-plusv2` fetches a published one into "
+        "{models}/ipadapter (docs/formats.md lists all)",
     ),
 )
 
@@ -62,6 +63,28 @@ def check_models(base: Path | None) -> Iterator[Finding]:
     yield from check_packs(models / "insightface")
     for kind in OPTIONAL_MODELS:
         yield check_kind(kind, models)
+
+
+def check_workflow(name: str, base: Path | None) -> Iterator[Finding]:
+    """Every model file that a workflow needs. Raises FaceCDMError for an unknown name."""
+    if base is None:
+        yield Finding(NOTE, "workflow", "no ComfyUI, so models were not checked", "name it with --comfyui DIR")
+        return
+    needs = needs_of(name)
+    lacking = False
+    for file in needs.files:
+        found = target_of(file, base / "models")
+        lacking |= not found.exists()
+        yield Finding(OK, "workflow", f"{name}: {found}") if found.exists() else _missing(name, file)
+    for other in needs.unknown:
+        yield Finding(NOTE, "workflow", f"{name} also names {other}, which is not in the table of models")
+    if lacking:
+        yield Finding(NOTE, "workflow", f"{name} lacks the files above", f"python -m facecdm get {name}")
+
+
+def _missing(name: str, file: ModelFile) -> Finding:
+    text = f"{name}: no {file.name} in models/{file.folder} ({file.size}, {file.licence})"
+    return Finding(MISSING, "workflow", text, f"download {file.url}")
 
 
 def check_demo() -> Iterator[Finding]:

@@ -12,23 +12,25 @@ POOLED, PENULTIMATE, FIVE = "pooled", "penultimate", "five states and pooled"
 class Encoder:
     """A CLIP vision tower.
 
-    states  features of its hidden states
-    pooled  features of its pooled embedding
-    file    the published file's name
+    states     features of its hidden states
+    pooled     features of its pooled embedding
+    file       the published file's name
+    positions  patches of its pictures, and the class token
     """
 
     name: str
     states: int
     pooled: int
     file: str
+    positions: int = 257
 
 
 ENCODERS = (
     Encoder("ViT-H", 1280, 1024, "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
     Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
-    Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors"),
+    Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors", 577),
 )
-EVA = Encoder("EVA02-CLIP-L-336", 1024, 768, EVA_FILE)
+EVA = Encoder("EVA02-CLIP-L-336", 1024, 768, EVA_FILE, 577)
 
 
 def encoder_for(vision: str, width: int) -> Encoder | None:

@@ -81,7 +81,7 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
     }
     negative = {stream: empty.repeated(shown[stream].count) for stream, (_, empty) in pairs.items()}
     if sources.noise:
-        negative["face"] = negative["face"].noisy(sources.noise, shown["face"])
+        negative["face"] = negative["face"].with_noise(sources.noise, shown["face"])
     return PreparedInputs(shown.get("face"), shown.get("image"), negative, sources.separate_weights, unused)
 
 

@@ -25,7 +25,7 @@ class FaceEmbedding:
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         shown = Features(face_embeddings(part, sources), None, sources.shortcut)
-        return shown, shown.nothing()
+        return shown, shown.empty()
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pictures:
             raise FaceCDMError(f"{part.family.name} needs {self.picture}: connect a picture to image{vision}")
         shown = self._features(check_output(self._output(part, sources), part))
         if self.vision == POOLED and sources.negative_image is None:
-            return shown, shown.nothing()
+            return shown, shown.empty()
         return shown, self._features(negative_output(part, sources))
 
     def _output(self, part: Recognised, sources: Sources) -> VisionOutput:
@@ -128,4 +128,7 @@ def check_output(output: VisionOutput, part: Recognised) -> VisionOutput:
 def where_to_get(part: Recognised) -> str:
     if part.encoder is None:
         return f"load the CLIP vision model of {part.sizes.vision_width} features that it was trained with"
-    return f"load {part.encoder.file} ({part.encoder.name}; models/clip_vision) with Load CLIP Vision"
+    return (
+        f"connect clip_vision of Load Adapter, or load {part.encoder.file} ({part.encoder.name}; models/clip_vision) "
+        "with Load CLIP Vision"
+    )

@@ -34,7 +34,7 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
         )
     prepared = features(adapter, replace(sources, noise=0.0))
     face = prepared.face if isinstance(prepared.face, Features) else Features(prepared.face)
-    empty = face.nothing()
+    empty = face.empty()
     own = parts is None
 
     def person(negative: Features) -> Person:
@@ -48,7 +48,7 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
             per_picture=sources.references == PER_PICTURE,
         )
 
-    return _shown(person(empty)), _empty(person(empty.noisy(sources.noise, face) if sources.noise else empty))
+    return _shown(person(empty)), _empty(person(empty.with_noise(sources.noise, face) if sources.noise else empty))
 
 
 def _shown(person: Person) -> Tokens:

@@ -1,4 +1,7 @@
-"""Warnings for inputs that have no effect. They are no errors, so that a graph also works with another adapter."""
+"""Warnings for inputs that have no effect or that an adapter lacks.
+
+They are no errors, so that a graph also works with another adapter.
+"""
 
 from torch import Tensor
 
@@ -47,6 +50,19 @@ def pose_ignored(person: Person) -> tuple[str, ...]:
     return (
         "pose is connected and not used: it conditions only FaceCDM's own adapters with spatial tokens "
         "(docs/training.md)",
+    )
+
+
+def pose_missing(person: Person) -> tuple[str, ...]:
+    """If an adapter with spatial tokens acts without the location of the face."""
+    face = person.settings.get("face")
+    if person.keypoints is not None or not getattr(person.adapter.config, "spatial_tokens", False):
+        return ()
+    if face is None or not face.strength:
+        return ()
+    return (
+        "pose is not connected, and this adapter's face tokens depend on the location of the face: without it the "
+        "face may be missing from the picture. Connect the pose of Extract Pose or Edit Pose.",
     )
 
 

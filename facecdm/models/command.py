@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..doctor.folders import find_base, find_comfyui
+from ..comfyui_folders import find_base, find_comfyui
 from ..errors import FaceCDMError
 from . import catalogue
 from .download import download, target_of

@@ -49,7 +49,7 @@ def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) ->
     side = adapter.config.grid_side
     positions = _init_tokens(adapter, *_faces(adapter, denoiser, data, side))
     _init_keys(adapter, _query_moments(denoiser, data), positions, token_centres(side))
-    adapter.config = replace(adapter.config, places=True)
+    adapter.config = replace(adapter.config, spatial_tokens=True)
     return adapter
 
 
@@ -117,7 +117,9 @@ def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int)
             person = torch.tensor([numbers[int(one)] for one in rows.identity[found]], dtype=torch.long)
             total.index_add_(0, person, faces.flatten(1).cpu())
             codes.append(
-                adapter.face_projector.heard(adapter.face_projector.code(F.normalize(rows.face[found].float(), dim=1)))
+                adapter.face_projector.activate(
+                    adapter.face_projector.code(F.normalize(rows.face[found].float(), dim=1))
+                )
             )
             persons.append(person)
             size = rows.keypoints.new_tensor(rows.latents.shape[:-3:-1])

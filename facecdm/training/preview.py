@@ -43,8 +43,8 @@ def preview(
         F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on
     )
     posed = learner.stage.drop_pose < 1
-    if posed and learner.adapter.config.places:
-        reference_batch = replace(reference_batch, where=face_locations(rows, learner.adapter.config))
+    if posed and learner.adapter.config.spatial_tokens:
+        reference_batch = replace(reference_batch, location=face_locations(rows, learner.adapter.config))
     with learner.averaged():
         return sample(
             denoiser,

@@ -86,8 +86,8 @@ def see(
     prompt = without_text(rows.prompt, empty, ~draws.text_on.to(device))
     outputs: list[Tensor] = []
     queries: list[tuple[Tensor, Tensor]] = []
-    if learner.adapter.config.places and bool(draws.pose_on[0]):
-        reference_batch = replace(reference_batch, where=face_locations(rows, learner.adapter.config))
+    if learner.adapter.config.spatial_tokens and bool(draws.pose_on[0]):
+        reference_batch = replace(reference_batch, location=face_locations(rows, learner.adapter.config))
     people = reference_batch.streams(
         learner.adapter,
         prompt.states,

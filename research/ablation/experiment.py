@@ -82,7 +82,7 @@ class Experiment:
         for (name, seed), trained in sorted(self._trained.items(), key=lambda item: item[0][1]) if self.probe else ():
             name = f"{name}, seed {seed}" if seed else name
             probed[name] = self.probe.measure(trained)
-            if trained.adapter.config.places:
+            if trained.adapter.config.spatial_tokens:
                 probed[name + LOCATED] = self.probe.measure(trained, located=True)
         return probed
 

@@ -84,10 +84,10 @@ class ImageSampler:
         people = None
         if adapter is not None:
             reference_batch = self._references([cast.requests[place].person for place in places], sampling)
-            if sampling.located and adapter.config.places and cast.places is not None:
+            if sampling.located and adapter.config.spatial_tokens and cast.places is not None:
                 reference_batch = replace(
                     reference_batch,
-                    where=FaceLocation(
+                    location=FaceLocation(
                         cast.places[places].to(device), tuple(noise.shape[-2:]), adapter.config.grid_side
                     ),
                 )

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,15 @@ from facecdm.errors import BadFile, FaceCDMError
 def test_config_survives_json():
     config = AdapterConfig(BASES["SDXL"].layer_map, image_width=1280, recogniser="antelopev2/glintr100.onnx")
     assert AdapterConfig.loads(config.dumps(), "a.safetensors") == config
+
+
+def test_spatial_tokens_keep_their_name_in_files():
+    """Adapters and training states from before the rename hold "places"."""
+    config = AdapterConfig(BASES["FaceCDM demo"].layer_map, face_tokens=16, spatial_tokens=True)
+    text = config.dumps()
+    assert json.loads(text)["places"] is True and "spatial_tokens" not in text
+    assert AdapterConfig.loads(text, "a.safetensors") == config
+    assert AdapterConfig.loads(text.replace('"places"', '"spatial_tokens"'), "a.safetensors") == config
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"layer_map": 1}', '{"surprise": 1}'])

@@ -91,7 +91,7 @@ def test_router_with_both_streams_and_with_one(twins):
 @pytest.mark.parametrize("pictures", [1, 2], ids=["one place for all", "one a picture"])
 def test_faces_that_are_told_where_to_be(twins, pictures):
     """Two people, one of them placed, in pictures that are not square; two references side by side."""
-    adapter = stir(new_adapter(layer_map(twins.model), places=True, face_tokens=4))
+    adapter = stir(new_adapter(layer_map(twins.model), spatial_tokens=True, face_tokens=4))
     points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
     places = torch.cat([points * 0.5, points * 0.4 + 0.5])[:pictures]
     shown = Person(adapter, features(adapter)[0], keypoints=places)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from facecdm.apps import gallery
-from facecdm.apps.gallery import GALLERY, GalleryItem, edited, lent, settings
+from facecdm.apps.gallery import GALLERY, GalleryItem, adapter_copy, edited, settings
 from facecdm.apps.references import EXAMPLES
 from facecdm.cli import main
 from facecdm.comfy_api.errors import WorkflowMistake
@@ -82,9 +82,9 @@ def test_a_trained_adapter_replaces_the_workflows_own(run, server, tmp_path, mon
     assert run("--adapter", tmp_path / "mine.safetensors") == 0
     assert len(recipes(tmp_path)) == 2
     for recipe in recipes(tmp_path).values():
-        (giver,) = {node["inputs"]["adapter"][0] for node in recipe.values() if "adapter" in node["inputs"]}
-        assert recipe[giver]["class_type"] == "FaceCDMLoadAdapter"
-    assert not list(folder.glob("gallery*")), "what was lent is taken back"
+        (loader,) = {node["inputs"]["adapter"][0] for node in recipe.values() if "adapter" in node["inputs"]}
+        assert recipe[loader]["class_type"] == "FaceCDMLoadAdapter"
+    assert not list(folder.glob("gallery*")), "the copy is left"
 
 
 def test_a_failed_picture_has_its_reason_on_the_page(run, tmp_path, monkeypatch):
@@ -111,5 +111,5 @@ def test_items_name_existing_inputs_and_photos(item):
 def test_mistakes_of_items_and_options(tmp_path):
     with pytest.raises(WorkflowMistake, match="has no node 'Promt'"):
         edited(GalleryItem("portrait", {("Promt", "text"): "a man"}), None, None)
-    with pytest.raises(FaceCDMError, match="--base"), lent(tmp_path / "mine.safetensors", None):
+    with pytest.raises(FaceCDMError, match="--base"), adapter_copy(tmp_path / "mine.safetensors", None):
         pass

@@ -37,11 +37,11 @@ def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_
         time.sleep(0.1)
     children = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)
     (server,) = map(int, children.stdout.split())
-    lent = list((base / "models" / "facecdm").glob("*")) if name == "gallery" else []
-    assert bool(lent) == (name == "gallery")
+    copies = list((base / "models" / "facecdm").glob("*")) if name == "gallery" else []
+    assert bool(copies) == (name == "gallery")
     process.send_signal(number)
     assert process.wait(30) in (130, 143)
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
-    assert not any(path.exists() for path in lent)
+    assert not any(path.exists() for path in copies)
     assert not any(path.is_file() for folder in ("out", "docs") for path in (tmp_path / folder).rglob("*"))

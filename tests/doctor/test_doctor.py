@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from facecdm import comfyui_folders as folders
 from facecdm.cli import main
 from facecdm.doctor import checks as doctor
-from facecdm.doctor import folders
 from facecdm.doctor import models as doctor_models
 from facecdm.doctor.command import lines
 from facecdm.doctor.finding import MISSING, NOTE, OK, WARNING, Finding
@@ -28,13 +28,25 @@ def test_a_whole_installation(comfyui, face_models, capsys):
     text = capsys.readouterr().out
     assert code == 0, text
     assert "face pack buffalo_s: det_500m.onnx, w600k_mbf.onnx" in text and "ComfyUI 0.3." in text
-    assert "h94/IP-Adapter on Hugging Face" in text and f"into {face_models}/models/clip_vision" in text
+    assert "facecdm get CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors" in text
 
 
 def test_json_is_for_programs(comfyui, face_models, capsys):
     assert main(["doctor", "--comfyui", str(comfyui), "--base", str(face_models), "--json"]) == 0
     levels = {finding["topic"]: finding["level"] for finding in json.loads(capsys.readouterr().out)}
     assert levels["insightface"] == levels["face pack"] == OK
+
+
+def test_what_a_workflow_lacks_is_listed_with_one_command(comfyui, tmp_path):
+    adapter = tmp_path / "models" / "ipadapter" / "ip-adapter-faceid-plusv2_sdxl.bin"
+    adapter.parent.mkdir(parents=True)
+    adapter.touch()
+    found = findings(doctor.examine(comfyui, tmp_path, "sdxl_faceid_plusv2"), "workflow")
+    assert [finding.level for finding in found].count(OK) == 1 and str(adapter) in str(found)
+    lacking = [finding for finding in found if finding.level == MISSING]
+    assert len(lacking) == 3 and any("CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors" in one.text for one in lacking)
+    assert all("https://" in finding.advice for finding in lacking)
+    assert found[-1].advice == "python -m facecdm get sdxl_faceid_plusv2"
 
 
 def test_no_face_pack(comfyui, tmp_path):
@@ -164,5 +176,5 @@ def test_python_versions(monkeypatch, version, level):
 def test_the_encoder_is_named_as_the_workflows_name_it():
     workflows = [path.read_text(encoding="utf-8") for path in (ROOT / "workflows/api").glob("*.json")]
     kind = next(kind for kind in doctor_models.OPTIONAL_MODELS if kind.topic == "clip_vision")
-    name = kind.advice.rpartition(" ")[2]
+    name = kind.advice.partition("`, ")[0].rpartition(" ")[2]
     assert name.endswith(".safetensors") and any(name in text for text in workflows)

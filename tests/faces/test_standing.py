@@ -118,7 +118,7 @@ def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references,
             2,
             *shown,
             torch.ones(8, dtype=torch.float64),
-            where=where,
+            location=where,
             project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None,
         )
         seen = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
@@ -136,7 +136,7 @@ def test_half_precision_hears_the_same_places(dtype):
         triplet_attention(
             q.to(kind),
             text.to(kind),
-            [LayerStream(0, 2, k.to(kind), v.to(kind), torch.ones(32, dtype=kind), where=where)],
+            [LayerStream(0, 2, k.to(kind), v.to(kind), torch.ones(32, dtype=kind), location=where)],
             2,
             attend,
         )

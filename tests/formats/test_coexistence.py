@@ -1,4 +1,4 @@
-"""Published adapters beside what else is patched into a MODEL."""
+"""Published adapters together with other patches of a MODEL."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ SIGMA = 3.0
 
 
 @pytest.fixture
-def show(small, make_state):
+def apply(small, make_state):
     """MODEL → MODEL with a FaceID person, prompt and negative prompt."""
     state = make_state("faceid", lora_rank=0)
     adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")))
     face = torch.randn(1, 512, generator=torch.Generator().manual_seed(1))
     face = Features(torch.nn.functional.normalize(face, dim=1))
-    return lambda model: apply_person(model, Person(adapter, face, negative={"face": face.nothing()}))
+    return lambda model: apply_person(model, Person(adapter, face, negative={"face": face.empty()}))
 
 
 @pytest.fixture
@@ -85,16 +85,16 @@ def patched_by_theirs(model, sdxl: bool):
     return model
 
 
-def test_ipadapter_plus_before_and_after(small, show, epsilon, clones):
+def test_ipadapter_plus_before_and_after(small, apply, epsilon, clones):
     twins, _ = small
-    before = epsilon(show(patched_by_theirs(twins.model, twins.sdxl)))
-    after = epsilon(patched_by_theirs(show(twins.model), twins.sdxl))
+    before = epsilon(apply(patched_by_theirs(twins.model, twins.sdxl)))
+    after = epsilon(patched_by_theirs(apply(twins.model), twins.sdxl))
     torch.testing.assert_close(before, after, rtol=0, atol=1e-4)
-    for alone in (show(twins.model), patched_by_theirs(twins.model, twins.sdxl)):
-        assert (epsilon(alone) - after).abs().max() > 1e-2, "both act"
+    for alone in (apply(twins.model), patched_by_theirs(twins.model, twins.sdxl)):
+        assert (epsilon(alone) - after).abs().max() > 1e-2, "both have an effect"
     for first in (
-        patched_by_theirs(show(twins.model), twins.sdxl),
-        show(patched_by_theirs(twins.model, twins.sdxl)),
+        patched_by_theirs(apply(twins.model), twins.sdxl),
+        apply(patched_by_theirs(twins.model, twins.sdxl)),
     ):
         alone = epsilon(first)
         for _ in range(2):
@@ -103,22 +103,22 @@ def test_ipadapter_plus_before_and_after(small, show, epsilon, clones):
 
 
 @pytest.mark.parametrize("small", ["sd15"], indirect=True)
-def test_a_step_costs_attention_and_nothing_else(small, show, epsilon, monkeypatch):
-    """With a negative prompt that sees nobody, too: no linear layer, no copy, no host sync in a step."""
+def test_a_step_adds_only_attention(small, apply, epsilon, monkeypatch):
+    """Also with an empty face for the negative prompt: no linear layer, no copy, no host sync per step."""
     import comfy.ldm.modules.attention as attention
 
     monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
     twins, _ = small
     prompts = [conditioning(torch.randn(1, 77, twins.context), torch.zeros(1, 1280)) for _ in range(2)]
-    model = show(twins.model)
-    epsilon(model)  # its tokens are made in the first sampling, once for all
+    model = apply(twins.model)
+    epsilon(model)  # the first sampling makes its tokens, once
     plain, shown = operations(twins.model, *prompts), operations(model, *prompts)
     for names in (LINEAR, COPIES, SYNCS):
         assert total(shown, names) == total(plain, names)
     assert total(shown, ATTENTION) - total(plain, ATTENTION) == len(layer_map(twins.model).layers)
 
 
-def test_windows_of_a_video_see_their_own_references():
+def test_windows_of_a_video_use_their_own_references():
     """Core's context windows and AnimateDiff's sample a part of the batch at a time."""
     from types import SimpleNamespace
 
@@ -132,21 +132,21 @@ def test_windows_of_a_video_see_their_own_references():
     assert join_chunks([references, references[:1]], 2, None).flatten().tolist() == [0, 1, 0, 0]
 
 
-def test_freeu(small, show, epsilon):
+def test_freeu(small, apply, epsilon):
     from comfy_extras.nodes_freelunch import FreeU_V2
 
-    twins, size = small[0], (16, 16)  # of one place, FreeU makes NaN
+    twins, size = small[0], (16, 16)  # FreeU gives NaN for a feature map of 1 × 1
 
     def freeu(model):
         return FreeU_V2().patch(model, 1.3, 1.4, 0.9, 0.2)[0]
 
-    both = epsilon(freeu(show(twins.model)), size=size)
-    torch.testing.assert_close(both, epsilon(show(freeu(twins.model)), size=size))
-    for alone in (show(twins.model), freeu(twins.model)):
+    both = epsilon(freeu(apply(twins.model)), size=size)
+    torch.testing.assert_close(both, epsilon(apply(freeu(twins.model)), size=size))
+    for alone in (apply(twins.model), freeu(twins.model)):
         assert (epsilon(alone, size=size) - both).abs().max() > 1e-3
 
 
-def test_lcm_at_cfg_1_has_no_negative_row(small, show, epsilon):
+def test_lcm_at_cfg_1_has_no_negative_row(small, apply, epsilon):
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     twins, _ = small
@@ -158,22 +158,22 @@ def test_lcm_at_cfg_1_has_no_negative_row(small, show, epsilon):
         return apply_model(args["input"], args["timestep"], **args["c"])
 
     lcm.set_model_unet_function_wrapper(watch)
-    shown, plain = epsilon(show(lcm), cfg=1.0), epsilon(lcm, cfg=1.0)
+    shown, plain = epsilon(apply(lcm), cfg=1.0), epsilon(lcm, cfg=1.0)
     assert rows == [1, 1] and torch.isfinite(shown).all() and not shown.equal(plain)
-    assert not epsilon(show(lcm), cfg=1.5).equal(epsilon(lcm, cfg=1.5)) and rows[2:] == [2, 2]
+    assert not epsilon(apply(lcm), cfg=1.5).equal(epsilon(lcm, cfg=1.5)) and rows[2:] == [2, 2]
 
 
-def test_every_tile_of_a_tiled_sampling_sees_the_person(small, show, epsilon):
+def test_every_tile_is_conditioned_on_the_person(small, apply, epsilon):
     """A wrapper that calls the U-Net tile by tile, as packs for tiled diffusion do."""
     twins, _ = small
 
     def tiles(apply_model, args):
         return torch.cat([apply_model(tile, args["timestep"], **args["c"]) for tile in args["input"].chunk(2, -1)], -1)
 
-    tiled = show(twins.model)
+    tiled = apply(twins.model)
     tiled.set_model_unet_function_wrapper(tiles)
     plain = twins.model.clone()
     plain.set_model_unet_function_wrapper(tiles)
     whole, without = epsilon(tiled, size=(8, 16)), epsilon(plain, size=(8, 16))
     assert all((a - b).abs().max() > 1e-2 for a, b in zip(whole.chunk(2, -1), without.chunk(2, -1)))
-    torch.testing.assert_close(epsilon(show(plain), size=(8, 16)), whole)
+    torch.testing.assert_close(epsilon(apply(plain), size=(8, 16)), whole)

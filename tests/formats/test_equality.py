@@ -1,4 +1,4 @@
-"""Every family that diffusers can load predicts the same noise in ComfyUI, prompt and negative prompt alike."""
+"""Every family that diffusers can load predicts the same noise in ComfyUI, with prompt and negative prompt."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def adapter_of(state: dict, family: str):
 
 
 def features(family: str, sizes, count: int = 1, seed: int = 7) -> tuple[Features, Features]:
-    """(of `count` pictures, of no picture), as an encoder and a recogniser would give them."""
+    """(of `count` pictures, of an empty picture), as a vision tower and a recogniser would give them."""
     recipe, generator = FAMILIES[family].recipe, torch.Generator().manual_seed(seed)
     embedding = states = empty = None
     if recipe.embedding:
@@ -50,21 +50,21 @@ def features(family: str, sizes, count: int = 1, seed: int = 7) -> tuple[Feature
         states = torch.randn(count, 257, width, generator=generator)
         empty = torch.randn(1, 257, width, generator=generator)
     shown = Features(embedding, states, shortcut=0.7)
-    return shown, shown.nothing(empty)
+    return shown, shown.empty(empty)
 
 
-def for_diffusers(projection, shown: Features, nothing: Features):
+def for_diffusers(projection, shown: Features, empty: Features):
     """Features in the layout of image_embeds: negative row, positive row. FaceID Plus takes states by attribute, and a
     resampler an embedding as one state.
     """
     if hasattr(projection, "latents") and shown.states is None:
-        return torch.stack([nothing.embedding, shown.embedding])[:, :, None]
+        return torch.stack([empty.embedding, shown.embedding])[:, :, None]
     if shown.embedding is None:
-        return torch.stack([nothing.states, shown.states])
+        return torch.stack([empty.states, shown.states])
     if shown.states is not None:
-        projection.clip_embeds = torch.stack([nothing.states, shown.states])
+        projection.clip_embeds = torch.stack([empty.states, shown.states])
         projection.shortcut_scale = shown.shortcut
-    return torch.stack([nothing.embedding, shown.embedding])
+    return torch.stack([empty.embedding, shown.embedding])
 
 
 def compare(
@@ -77,19 +77,19 @@ def compare(
     strengths=(1.0, 1.0),
     check: bool = True,
 ) -> float:
-    """Largest difference between the hosts, as part of the output's largest value; `check` that the adapter acts."""
+    """Largest difference between the hosts as part of the output's largest value; `check` that the adapter acts."""
     torch.manual_seed(3)
     x = torch.randn(1, 4, size, size) * SIGMA
     text, pooled = torch.randn(2, 77, twins.context), torch.randn(1, 1280)
     model, given = twins.model, [features(family, sizes, count, seed) for seed, family in enumerate(families)]
-    for family, state, (shown, nothing), strength in zip(families, states, given, strengths):
+    for family, state, (shown, empty), strength in zip(families, states, given, strengths):
         stream = FAMILIES[family].stream
         model = apply_person(
             model,
             Person(
                 adapter_of(state, family),
                 **{"face": None, "image": None, stream: shown},
-                negative={stream: nothing},
+                negative={stream: empty},
                 settings={stream: Stream(strength)},
             ),
         )
@@ -107,7 +107,7 @@ def compare(
     scale = theirs.abs().max().item()
     if check:
         plain = predict(twins.model, x, SIGMA, *prompts, cfg=CFG)
-        assert (plain - theirs).abs().max().item() > 1e-2 * scale, "the adapter did nothing"
+        assert (plain - theirs).abs().max().item() > 1e-2 * scale, "the adapter has an effect"
     return (ours - theirs).abs().max().item() / scale
 
 
@@ -137,7 +137,9 @@ def test_a_file_in_half_precision(small, make_state):
     twins, sizes = small
     state = make_state("ip-adapter-plus")
     half = {part: {key: value.half() for key, value in inner.items()} for part, inner in state.items()}
-    assert adapter_of(half, "ip-adapter-plus").streams["image"].to_k[0].weight.dtype == torch.float16, "kept as it is"
+    assert adapter_of(half, "ip-adapter-plus").streams["image"].to_k[0].weight.dtype == torch.float16, (
+        "the dtype is kept"
+    )
     whole = {part: {key: value.half().float() for key, value in inner.items()} for part, inner in state.items()}
     shown, _ = features("ip-adapter-plus", sizes)
     x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, twins.context), torch.zeros(1, 1280))

@@ -1,4 +1,4 @@
-"""The tower that PuLID looks with, against timm's, which its authors' weights were published for, too."""
+"""PuLID's vision tower against timm's, for which its authors' weights were also published."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def oracle():
 
 
 def as_published(state: dict) -> dict:
-    """timm's names → those of EVA-CLIP's own file, a whole CLIP with the rotary positions in it."""
+    """timm's names → those of EVA-CLIP's own file, a whole CLIP that includes the rotary positions."""
     names = {
         "mlp.fc1_g": "mlp.w1",
         "mlp.fc1_x": "mlp.w2",
@@ -66,7 +66,7 @@ def as_published(state: dict) -> dict:
 
 
 @pytest.mark.parametrize("layout", [dict, as_published])
-def test_sees_what_timm_sees(oracle, layout):
+def test_output_equals_timms(oracle, layout):
     tower = load_eva(layout(oracle.state_dict()), FILE)
     assert tower.sizes == SMALL
     pictures = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(1))
@@ -80,7 +80,7 @@ def test_sees_what_timm_sees(oracle, layout):
         torch.testing.assert_close(own, torch.cat([prefix, patches], 1), rtol=1e-4, atol=1e-4)
 
 
-def test_the_true_size_has_timms_shapes():
+def test_shapes_of_the_full_size_equal_timms():
     with torch.device("meta"):
         theirs = tower_state(timm.create_model("eva02_large_patch14_clip_336").state_dict())
         own = EvaTower().state_dict()
@@ -88,14 +88,14 @@ def test_the_true_size_has_timms_shapes():
     assert own["blocks.23.mlp.w3.weight"].shape == (1024, 2730)
 
 
-def test_another_file_is_refused():
+def test_another_kind_of_file():
     clip = {"vision_model.embeddings.class_embedding": torch.zeros(1)}
     assert not is_eva(clip)
     with pytest.raises(BadFile, match="EVA02_CLIP_L_336_psz14_s6B.pt.*models/clip_vision"):
         load_eva(clip, FILE)
 
 
-def test_a_smaller_or_spoilt_tower_is_refused(oracle):
+def test_a_smaller_or_incomplete_tower(oracle):
     state = oracle.state_dict()
     with pytest.raises(BadFile, match="of 20 blocks.*of 24 blocks"):
         load_eva({key: value for key, value in state.items() if "blocks.20." not in key}, FILE)

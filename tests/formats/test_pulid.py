@@ -1,4 +1,4 @@
-"""PuLID against a reference written from its paper's and its authors' equations."""
+"""PuLID against a reference written from the equations of its paper and its authors' code."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA, CFG, STRENGTH = 3.0, 3.0, 0.8
-# PuLID's modes: tokens of nothing (NUM_ZERO), and our Stream, on top of the family's κ of 1.
+# PuLID's modes: number of zero tokens (NUM_ZERO), and our Stream, beside the family's κ of 1.
 MODES = {
     "fidelity": (8, Stream(STRENGTH, projection="token_v2", zeros=8)),
     "style": (16, Stream(STRENGTH, projection="token", zeros=16)),
@@ -37,15 +37,15 @@ def stack(state: dict, name: str, x):
     return F.linear(x, state[f"{name}.6.weight"], state[f"{name}.6.bias"])
 
 
-def known(recognised, seen):
-    """Of both; `seen` is the tower's embedding before it is brought to length 1, nobody's is zero."""
-    norm = seen.pow(2).sum(-1, keepdim=True).sqrt()
-    return torch.cat([recognised, torch.where(norm > 0, seen / norm, seen)], 1)
+def identity_of(recognised, vision):
+    """The identity vector; `vision` is the tower's embedding before it is scaled to length 1, and zero for zeros."""
+    norm = vision.pow(2).sum(-1, keepdim=True).sqrt()
+    return torch.cat([recognised, torch.where(norm > 0, vision / norm, vision)], 1)
 
 
-def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
+def encoded(state: dict, recognised, vision, states) -> torch.Tensor:
     """Tokens as pulid/encoders.py has them."""
-    tokens = [stack(state, "body", known(recognised, seen)).reshape(len(recognised), 5, -1)]
+    tokens = [stack(state, "body", identity_of(recognised, vision)).reshape(len(recognised), 5, -1)]
     for i, x in enumerate(states):
         tokens.append(
             stack(state, f"mapping_{i}", x[:, :1]) + stack(state, f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True)
@@ -53,14 +53,14 @@ def encoded(state: dict, recognised, seen, states) -> torch.Tensor:
     return torch.cat(tokens, 1)
 
 
-def encoded_v11(state: dict, recognised, seen, states) -> torch.Tensor:
+def encoded_v11(state: dict, recognised, vision, states) -> torch.Tensor:
     """Tokens as pulid/encoders_transformer.py has them."""
 
     def norm(name, x):
         return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
 
     queries = state["latents"].shape[1]
-    x = stack(state, "id_embedding_mapping", known(recognised, seen)).reshape(len(recognised), 5, -1)
+    x = stack(state, "id_embedding_mapping", identity_of(recognised, vision)).reshape(len(recognised), 5, -1)
     latents = torch.cat([state["latents"].repeat(len(x), 1, 1), x], 1)
     for i in range(5):
         context = torch.cat([x, stack(state, f"mapping_{i}", states[i])], 1)
@@ -95,13 +95,13 @@ def adapter_of(state: dict):
 
 def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
     """Largest difference between our host and the reference, as part of the output's largest value."""
-    state, (recognised, seen, states) = published_state(family, layer_map(twins.model), sizes), face(sizes)
+    state, (recognised, vision, states) = published_state(family, layer_map(twins.model), sizes), face(sizes)
     encode, (zeros, stream) = encoded if family == "pulid" else encoded_v11, MODES[mode]
-    nobody = tuple(torch.zeros_like(x) for x in (recognised, seen, *states))
+    empty = tuple(torch.zeros_like(x) for x in (recognised, vision, *states))
     tokens = torch.cat(
         [
-            encode(state["image_proj"], nobody[0], nobody[1], nobody[2:]),
-            encode(state["image_proj"], recognised, seen, states),
+            encode(state["image_proj"], empty[0], empty[1], empty[2:]),
+            encode(state["image_proj"], recognised, vision, states),
         ]
     )
     tokens = torch.cat([tokens, tokens.new_zeros(2, zeros, tokens.shape[-1])], 1)
@@ -113,13 +113,13 @@ def compare(twins: Twins, sizes, mode: str, family: str = "pulid") -> float:
         negative, positive = twins.diffusers(x.expand(2, -1, -1, -1), SIGMA, text, pooled)
     theirs = (negative + CFG * (positive - negative))[None]
 
-    shown = Features(identity_vector(recognised, seen), states)
-    person = Person(adapter_of(state), shown, settings={"face": stream}, negative={"face": shown.nothing(nobody[2:])})
+    shown = Features(identity_vector(recognised, vision), states)
+    person = Person(adapter_of(state), shown, settings={"face": stream}, negative={"face": shown.empty(empty[2:])})
     prompts = [conditioning(text[i : i + 1], pooled, height=64, width=96) for i in (1, 0)]
     ours = predict(apply_person(twins.model, person), x, SIGMA, *prompts, cfg=CFG)
     plain = predict(twins.model, x, SIGMA, *prompts, cfg=CFG)
     scale = theirs.abs().max()
-    assert (plain - theirs).abs().max() > 0.01 * scale, "the adapter did nothing"
+    assert (plain - theirs).abs().max() > 0.01 * scale, "the adapter has an effect"
     return ((ours - theirs).abs().max() / scale).item()
 
 
@@ -145,10 +145,10 @@ def test_at_sdxls_widths(narrow_sdxl, monkeypatch):
 
 
 def test_modes_differ(small):
-    """Else the three tests above would compare one thing thrice."""
-    state, (recognised, seen, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face(SMALL_XL)
+    """Otherwise the test above would compare the same thing three times."""
+    state, (recognised, vision, states) = published_state("pulid", layer_map(small.model), SMALL_XL), face(SMALL_XL)
     x, text = torch.randn(1, 4, 8, 8) * SIGMA, conditioning(torch.randn(1, 77, small.context), torch.randn(1, 1280))
-    shown = Features(identity_vector(recognised, seen), states)
+    shown = Features(identity_vector(recognised, vision), states)
     noises = [
         predict(apply_person(small.model, Person(adapter_of(state), shown, settings={"face": stream})), x, SIGMA, text)
         for _, stream in MODES.values()
@@ -158,7 +158,7 @@ def test_modes_differ(small):
 
 
 def test_the_authors_own_file(small):
-    """pulid_v1.bin names its parts otherwise."""
+    """pulid_v1.bin has other names."""
     state = published_state("pulid", layer_map(small.model), SMALL_XL)
     theirs = {f"id_adapter.{key}": value for key, value in state["image_proj"].items()}
     theirs |= {

@@ -1,4 +1,4 @@
-"""The picture that PuLID looks at: FFHQ's frame, grey, on white."""
+"""The picture that PuLID encodes: in FFHQ's frame, grey, on white."""
 
 import cv2
 import numpy as np
@@ -29,8 +29,8 @@ def upright(faces, astronaut):
     return upright_faces(faces, astronaut)
 
 
-def test_the_frame_is_facexlibs(upright, astronaut):
-    """As its FaceRestoreHelper.align_warp_face makes it."""
+def test_the_frame_equals_facexlibs(upright, astronaut):
+    """As FaceRestoreHelper.align_warp_face does it."""
     matrix = cv2.estimateAffinePartial2D(EYES_NOSE_MOUTH.numpy(), FFHQ, method=cv2.LMEDS)[0]
     picture = (astronaut[0].numpy() * 255).round().astype(np.uint8)
     theirs = cv2.warpAffine(picture, matrix, (512, 512), borderValue=(132, 133, 135))
@@ -46,25 +46,25 @@ def test_grey_on_white(upright):
         torch.tensor(v).view(3, 1, 1)
         for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     )
-    seen = prepared(upright, oval) * std + mean
-    assert seen.shape == (1, 3, 336, 336)
-    torch.testing.assert_close(seen[:, :1].expand(-1, 3, -1, -1), seen)
-    assert seen[0, :, 0, 0].min() > 0.99 and seen[0, :, 335, 335].min() > 0.99
+    output = prepared(upright, oval) * std + mean
+    assert output.shape == (1, 3, 336, 336)
+    torch.testing.assert_close(output[:, :1].expand(-1, 3, -1, -1), output)
+    assert output[0, :, 0, 0].min() > 0.99 and output[0, :, 335, 335].min() > 0.99
     eye_x, eye_y = (FFHQ[0] * 336 / 512).round().astype(int)
     grey = (upright[0] * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
-    assert abs(seen[0, 0, eye_y, eye_x] - grey[round(FFHQ[0][1]), round(FFHQ[0][0])]) < 0.1
+    assert abs(output[0, 0, eye_y, eye_x] - grey[round(FFHQ[0][1]), round(FFHQ[0][0])]) < 0.1
 
 
-def test_faces_of_another_picture_are_refused(faces, astronaut):
+def test_faces_of_another_picture(faces, astronaut):
     with pytest.raises(FaceCDMError, match="1 picture.s. of 256 × 512, and not all of the 1 face.s. were found"):
         upright_faces(faces, astronaut[:, :, :256])
-    with pytest.raises(FaceCDMError, match="connect the same picture"):  # of the same size, but another one
+    with pytest.raises(FaceCDMError, match="connect the same picture"):  # another one of the same size
         upright_faces(faces, astronaut.flip(2))
 
 
 @pytest.fixture(scope="module")
 def published():
-    """The tensors of facexlib's file: random, at true size, with the two heads that only training uses."""
+    """The tensors of facexlib's file: random, at true size, with the two heads that are used only in training."""
     torch.manual_seed(0)
     state = BiSeNet().state_dict()
     for key, value in state.items():
@@ -82,7 +82,7 @@ def parser_file(published, tmp_path_factory):
 
 
 def test_background_by_the_parsers_classes(parser_file, upright):
-    """What it calls background, ears, neck, clothes and hat becomes white; skin, eyes, mouth and hair stay."""
+    """Background, ears, neck, clothes and hat become white; skin, eyes, mouth and hair stay."""
     parser = load_parser(parser_file)
     background = parsed(parser)(upright)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -91,14 +91,14 @@ def test_background_by_the_parsers_classes(parser_file, upright):
     assert background.equal(expected) and expected.any() and not expected.all()
 
 
-def test_the_parser_is_facexlibs(parser_file, published, upright):
+def test_the_parser_equals_facexlibs(parser_file, published, upright):
     theirs = pytest.importorskip("facexlib.parsing.bisenet").BiSeNet(num_class=19).eval()
     assert not theirs.load_state_dict(published, strict=False).unexpected_keys
     with torch.no_grad():
         torch.testing.assert_close(load_parser(parser_file)(upright), theirs(upright)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_spoilt_parser_is_refused(tmp_path):
+def test_a_damaged_parser_file(tmp_path):
     (tmp_path / "parsing_bisenet.pth").write_bytes(b"nothing")
     with pytest.raises(BadFile, match="parsing_bisenet.pth does not hold the weights"):
         load_parser(tmp_path / "parsing_bisenet.pth")

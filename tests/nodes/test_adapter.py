@@ -81,7 +81,7 @@ def test_other_architectures_are_refused(in_comfy, errors, make_adapter):
 
 def test_what_is_saved_is_loaded_bit_for_bit(adapter, save, load, folder):
     path = save(adapter)
-    back, report = load("mine.safetensors")
+    back, report, _ = load("mine.safetensors")
     assert path == folder / "mine.safetensors" and same(back, adapter) and back.config == adapter.config
     assert "untrained" not in report and "recogniser: any" in report
     assert not any(value.is_inference() or value.requires_grad for value in back.state_dict().values())
@@ -217,3 +217,80 @@ def test_files_of_other_programs_are_named(errors, folder, load, key, kind):
     save_file({key: torch.ones(2, 2)}, folder / "theirs.safetensors")
     with pytest.raises(errors.BadFile, match=f"theirs.safetensors is {kind}.*FaceCDM reads"):
         load("theirs")
+
+
+# ---- the vision tower of an adapter ----
+
+
+def vit(states: int, pooled: int, positions: int) -> dict[str, torch.Tensor]:
+    """The tensors that tell a tower's widths, as in CLIP's files."""
+    return {
+        "vision_model.embeddings.position_embedding.weight": torch.zeros(positions, states),
+        "visual_projection.weight": torch.zeros(pooled, states),
+    }
+
+
+@pytest.fixture
+def towers(in_comfy, tmp_path, monkeypatch):
+    """An empty models/clip_vision."""
+    import folder_paths
+
+    folder = tmp_path / "towers"
+    folder.mkdir()
+    kinds = {".safetensors", ".bin", ".pt"}
+    for key in ("clip_vision", "pulid", "facexlib"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(folder)], kinds))
+    return folder
+
+
+def test_a_tower_is_found_by_its_name_or_its_shapes(in_comfy, towers):
+    path = in_comfy.module("nodes.towers").tower_path
+    vit_h, vit_g, vit_l = in_comfy.module("facecdm.formats.encoders").ENCODERS
+    save_file(vit(1664, 1280, 257), towers / "a.safetensors")
+    save_file(vit(1280, 1024, 257), towers / "b.safetensors")
+    save_file(vit(1024, 768, 257), towers / "c.safetensors")  # 224 pixels, and Kolors' has 336
+    (towers / "damaged.safetensors").write_bytes(b"no header")
+    assert [path(tower).name for tower in (vit_g, vit_h)] == ["a.safetensors", "b.safetensors"]
+    save_file(vit(1024, 768, 577), towers / "d.safetensors")
+    assert path(vit_l).name == "d.safetensors"
+    (towers / vit_h.file).write_bytes(b"")
+    assert path(vit_h).name == vit_h.file, "its name counts first"
+
+
+def test_a_missing_tower_is_named_with_its_command(in_comfy, errors, towers):
+    encoders = in_comfy.module("facecdm.formats.encoders")
+    for tower, name in ((encoders.ENCODERS[2], "clip-vit-large-patch14-336.bin"), (encoders.EVA, encoders.EVA.file)):
+        with pytest.raises(errors.MissingModel, match=rf"{tower.name}.*python -m facecdm get {name}"):
+            in_comfy.module("nodes.towers").tower_path(tower)
+
+
+def test_the_tower_is_loaded_when_it_is_first_used(in_comfy, vision, picture, adapter, save, load, towers, errors):
+    """Adapter and report stay the first outputs, as old graphs link them."""
+    encoders = in_comfy.module("facecdm.formats.encoders")
+    save(adapter)
+    assert load("mine")[2] is None, "no known tower has 32 features"
+    with pytest.MonkeyPatch.context() as patch:
+        small = encoders.Encoder("ViT-small", 32, 8, encoders.ENCODERS[0].file, 5)
+        patch.setattr(encoders, "ENCODERS", (small,))
+        loaded, report, lazy = load("mine")
+        assert same(loaded, adapter) and "16 cross-attention layers" in report
+        with pytest.raises(errors.MissingModel, match="ViT-small"):
+            lazy.encode_image(picture())
+        calls = []
+        patch.setattr("comfy.clip_vision.load", lambda path: calls.append(Path(path).name) or vision)
+        (towers / small.file).write_bytes(b"")
+        lazy = load("mine")[2]
+        assert not calls
+        expected = vision.encode_image(picture()).penultimate_hidden_states
+        for _ in range(2):
+            assert lazy.encode_image(picture()).penultimate_hidden_states.equal(expected)
+        assert calls == [small.file]
+
+
+def test_pulids_tower_is_eva(in_comfy, towers):
+    """It is a FaceTower before it is loaded; other towers are not, and are not loaded to find out."""
+    lazy, vision = (in_comfy.module(f"facecdm.{name}") for name in ("hosts.comfy.lazy_vision", "formats.vision"))
+    unused = (lazy.LazyFaceTower(lambda: pytest.fail("loaded")), lazy.LazyVision(lambda: pytest.fail("loaded")))
+    assert [isinstance(tower, vision.FaceTower) for tower in unused] == [True, False]
+    eva = in_comfy.module("facecdm.formats.families").FAMILIES["pulid"]
+    assert in_comfy.module("facecdm.formats.encoders").encoder_for(eva.recipe.vision, 1024).file.startswith("EVA02")

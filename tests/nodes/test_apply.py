@@ -9,7 +9,9 @@ from twins import stir
 
 
 @pytest.fixture
-def apply(in_comfy, sd15, adapter, make_faces):
+def apply_output(in_comfy, sd15, adapter, make_faces):
+    """The NodeOutput of Apply FaceCDM."""
+
     def apply(**changes):
         inputs = {
             "model": sd15,
@@ -24,9 +26,20 @@ def apply(in_comfy, sd15, adapter, make_faces):
             "curve": "flat",
             "custom_curve": "1, 1, 1",
         }
-        return in_comfy.run("FaceCDMApply", **inputs | changes)[0]
+        return in_comfy.node_output("FaceCDMApply", **inputs | changes)
 
     return apply
+
+
+@pytest.fixture
+def apply(apply_output):
+    return lambda **changes: apply_output(**changes).result[0]
+
+
+@pytest.fixture
+def warnings(apply_output):
+    """What the node shows of its warnings."""
+    return lambda **changes: (apply_output(**changes).ui or {}).get("facecdm_warnings", [])
 
 
 def person(in_comfy, model):
@@ -170,6 +183,21 @@ def test_an_adapter_of_another_base(errors, apply, sdxl):
         apply(model=sdxl)
 
 
+def test_bases_are_compared_before_faces_are_asked_for(errors, apply, sdxl, make_adapter, sd15):
+    adapter = stir(make_adapter(sd15))
+    adapter.config = replace(adapter.config, recogniser="buffalo_l/w600k_r50.onnx")
+    with pytest.raises(errors.Mismatch, match="choose the first in Load Face Analyzer"):
+        apply(adapter=adapter)
+    for changes in ({}, {"faces": None}):
+        with pytest.raises(errors.Mismatch, match="made for U-Net of 16"):
+            apply(adapter=adapter, model=sdxl, **changes)
+
+
+def test_numbers_over_links_are_checked(errors, apply):
+    with pytest.raises(errors.FaceCDMError, match="face_strength must be a number from -2 to 4; got nan"):
+        apply(face_strength=float("nan"))
+
+
 def test_an_image_without_an_encoder(errors, apply, picture):
     with pytest.raises(errors.FaceCDMError, match="image is connected and clip_vision is not: connect"):
         apply(image=picture())
@@ -218,7 +246,7 @@ def pose():
 
 def test_a_pose_says_where_the_face_is_to_be(in_comfy, sd15, make_adapter, apply, noise, pose):
     placed = stir(make_adapter(sd15))
-    placed.config = replace(placed.config, places=True)
+    placed.config = replace(placed.config, spatial_tokens=True)
     here = apply(adapter=placed, pose=pose)
     assert person(in_comfy, here).keypoints.shape == (1, 5, 2)
     assert person(in_comfy, here).keypoints[0, 2].tolist() == pytest.approx([56 / 112, 71.7 / 112], abs=1e-5)
@@ -243,9 +271,17 @@ def test_a_pose_of_another_shape_is_where_core_draws_it(
     assert said.tolist() == pytest.approx([float(x) / (8 * width), float(y) / (8 * height)], abs=0.01)
 
 
-def test_an_adapter_without_places_says_that_it_does_not_listen(apply, noise, pose, caplog):
+def test_a_pose_without_effect_is_a_warning_on_the_node(apply, warnings, noise, pose):
     assert noise(apply(pose=pose)).equal(noise(apply()))
-    assert "does not listen" in caplog.text
+    assert len(warnings(pose=pose)) == 1 and "pose is connected and not used" in warnings(pose=pose)[0]
+    assert not warnings()
+
+
+def test_a_missing_pose_is_a_warning_on_the_node(sd15, make_adapter, warnings, pose):
+    spatial = stir(make_adapter(sd15))
+    spatial.config = replace(spatial.config, spatial_tokens=True)
+    assert len(warnings(adapter=spatial)) == 1 and "pose is not connected" in warnings(adapter=spatial)[0]
+    assert not warnings(adapter=spatial, pose=pose) and not warnings(adapter=spatial, face_strength=0.0)
 
 
 def test_a_pose_without_a_face_is_refused(in_comfy, apply):

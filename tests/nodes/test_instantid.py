@@ -98,8 +98,8 @@ def key_points(in_comfy):
         0,
         torch.zeros(8, 8, 3),
     )
-    drawn = draw.draw_five(in_comfy.module("facecdm.pose.value").Pose((poses.person_of_face(face),), face.image_size))
-    picture = torch.from_numpy(drawn.copy()).float()[None] / 255
+    canvas = draw.draw_five(in_comfy.module("facecdm.pose.value").Pose((poses.person_of_face(face),), face.image_size))
+    picture = torch.from_numpy(canvas.copy()).float()[None] / 255
     assert picture.shape == (1, 8 * SIZE[0], 8 * SIZE[1], 3) and picture.any()
     return picture
 
@@ -270,8 +270,8 @@ def test_an_own_adapter(in_comfy, twins, apply_control, make_adapter, faces):
     with torch.no_grad():
         mean = F.normalize(faces.normed.mean(0, keepdim=True), dim=1)
         tokens_for_text = [
-            own.apply_interplay(own.project(face, None), words[None])["face"]
-            for face, words in ((mean, text[1]), (torch.zeros_like(mean), text[0]))
+            own.apply_interplay(own.project(face, None), prompt[None])["face"]
+            for face, prompt in ((mean, text[1]), (torch.zeros_like(mean), text[0]))
         ]
     torch.testing.assert_close(tokens_in(positive), tokens_for_text[0])
     torch.testing.assert_close(tokens_in(negative), tokens_for_text[1])

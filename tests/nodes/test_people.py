@@ -208,7 +208,7 @@ def test_who_it_is_that_lacks_something(in_comfy, sd15, published, make_faces, r
         (published("faceid"), {"faces_1": faces, "image_2": torch.rand(1, 8, 8, 3)}, "person 2: .* connect faces"),
         (published("faceid"), {"faces_1": make_faces()}, "person 1: FaceID was trained with the recogniser"),
         (published("ip-adapter"), {"faces_1": faces, "clip_vision": vision}, "person 1: .*connect a picture"),
-        (published("ip-adapter"), {}, "nobody is connected: connect faces_1"),
+        (published("ip-adapter"), {}, "no person is connected: connect faces_1"),
     ):
         with pytest.raises(errors.FaceCDMError, match=told):
             in_comfy.run("FaceCDMApplyPeople", adapter=adapter, **given, **people)

@@ -113,7 +113,7 @@ def person_of(in_comfy, model, pulid, eva, faces, picture, stream):
     shown = features.Features(
         in_comfy.module("facecdm.formats.families.pulid").identity_vector(faces.raw, embedding), states
     )
-    empty = shown.nothing(tuple(torch.zeros_like(state) for state in states))
+    empty = shown.empty(tuple(torch.zeros_like(state) for state in states))
     made = person.Person(pulid, shown, settings={"face": person.Stream(**stream)}, negative={"face": empty})
     return in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, made)
 
@@ -240,14 +240,14 @@ def test_with_an_image_stream_of_another_tower(errors, in_comfy, apply, pulid, m
     for family, end in (("ip-adapter", "or connect the picture by CLIP Vision Encode"), ("ip-adapter-plus", "other$")):
         with pytest.raises(errors.Mismatch, match=f"PuLID uses the tower EVA02.* ViT-small.*an Apply FaceCDM.*{end}"):
             apply(adapter=both[family])
-    seen = SimpleNamespace(image_embeds=torch.rand(1, SMALL_XL.pooled), penultimate_hidden_states=None)
-    shown = apply(adapter=both["ip-adapter"], clip_vision_output=seen)
-    keeping = apply(adapter=both["ip-adapter"], clip_vision_output=seen, keep_prompt=0.5)
+    output = SimpleNamespace(image_embeds=torch.rand(1, SMALL_XL.pooled), penultimate_hidden_states=None)
+    shown = apply(adapter=both["ip-adapter"], clip_vision_output=output)
+    keeping = apply(adapter=both["ip-adapter"], clip_vision_output=output, keep_prompt=0.5)
     differ(noise(keeping), noise(shown))
     assert not caplog.records, "keep_prompt acts on the image stream"
     differ(noise(shown), noise(apply()))
     with pytest.raises(errors.Mismatch, match="PuLID uses the tower EVA02"):
-        apply(adapter=both["ip-adapter-plus"], clip_vision_output=seen)
+        apply(adapter=both["ip-adapter-plus"], clip_vision_output=output)
 
 
 def test_the_tower_for_another_adapter(errors, apply, make_imported, picture):

@@ -1,4 +1,4 @@
-"""Train Stage, Train, Stage Settings: the demo model and six pictures, as the executor runs them."""
+"""Train FaceCDM, Train FaceCDM Stage, Stage Settings: the demo model and six pictures, as the executor runs them."""
 
 import shutil
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ def adapter(in_comfy, demo):
 
 @pytest.fixture(scope="module")
 def train(in_comfy, demo, adapter, data):
-    """Train Stage with little to do; more inputs by name."""
+    """Train FaceCDM Stage with little to do; more inputs by name."""
 
     def run(stage: str = "1 broad", settings: dict | None = None, **inputs):
         usual = {
@@ -140,12 +140,12 @@ def test_names_stay_in_their_folder_and_combos_are_checked(in_comfy, values):
 
 
 @contextmanager
-def heard(hear):
-    """ComfyUI's progress, as its server hears it."""
+def progress_to(report):
+    """ComfyUI's progress goes to `report(value, total, preview)`, as to its server."""
     import comfy.utils
 
     before = comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: hear(value, total, preview))
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: report(value, total, preview))
     try:
         yield
     finally:
@@ -153,12 +153,12 @@ def heard(hear):
 
 
 def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, train):
-    before, told = {name: value.clone() for name, value in adapter.state_dict().items()}, []
-    with heard(lambda *what: told.append(what)):
+    before, reports = {name: value.clone() for name, value in adapter.state_dict().items()}, []
+    with progress_to(lambda *what: reports.append(what)):
         trained, lora, losses, plot, pictures, report, control = train(settings={"validate_every": 1}, vae=demo[2])
-    assert [what[:2] for what in told] == [(1, 2), (2, 2)]
-    kind, preview, _ = told[0][2]
-    assert kind == "JPEG" and preview.size == (256, 128) and told[1][2][1].size == (256, 128)
+    assert [what[:2] for what in reports] == [(1, 2), (2, 2)]
+    kind, preview, _ = reports[0][2]
+    assert kind == "JPEG" and preview.size == (256, 128) and reports[1][2][1].size == (256, 128)
     assert trained.config.recogniser == data.recogniser and not trained.streams["face"].gate.is_zero
     assert not any(value.is_inference() for value in trained.parameters())
     assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
@@ -236,7 +236,7 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
         settings=settings, data_set=posed, control_net=net, vae=demo[2], run="controlled"
     )
     freely = train(settings={"validate_every": 1}, data_set=posed, vae=demo[2], run="free")[4]
-    assert pictures.shape == freely.shape and (pictures - freely).abs().mean() > 0.02, "drawn in their own poses"
+    assert pictures.shape == freely.shape and (pictures - freely).abs().mean() > 0.02, "previews have their own poses"
     assert control and not lora and all(name.startswith("control_model.") for name in control)
     (in_comfy.base / "models" / "loras").mkdir(parents=True, exist_ok=True)
     save_file(control, in_comfy.base / "models" / "loras" / "posed.safetensors")
@@ -257,6 +257,9 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
     assert torch.equal(seen["socket"], seen["file"]) and (seen["socket"] - seen["plain"]).abs().max() > 1e-3
     assert (seen["twice"] - seen["plain"]).norm() > 1.2 * (seen["socket"] - seen["plain"]).norm()
     assert apply(0.0, control_lora=control) is net
+    both = {"control_net": net, "strength": 1.0, "file": "posed.safetensors", "control_lora": control}
+    shown = in_comfy.node_output("FaceCDMApplyControlLora", **both).ui["facecdm_warnings"]
+    assert len(shown) == 1 and "file (posed.safetensors) is not read" in shown[0]
     with pytest.raises(errors.FaceCDMError, match="no LoRA is given"):
         apply()
     with pytest.raises(errors.FaceCDMError, match="trains the LoRA of a ControlNet"):
@@ -268,7 +271,7 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
 
     whole, *_ = train(run="whole", steps=4)
     with (
-        heard(lambda *_: management.interrupt_current_processing()),  # newer ComfyUI reports the first step, then fewer
+        progress_to(lambda *_: management.interrupt_current_processing()),  # newer ones skip some reports
         pytest.raises(management.InterruptProcessingException),
     ):
         train(run="stopped", steps=4)
@@ -280,7 +283,7 @@ def test_an_interrupt_keeps_what_was_learnt(in_comfy, train):
         train(run="stopped", steps=4, settings={"learning_rate": 1.0})
 
 
-def test_what_is_not_connected_is_left_out_and_said(in_comfy, demo, analyzer, train):
+def test_what_is_not_connected_is_left_out_and_reported(in_comfy, demo, analyzer, train):
     _, lora, *_, report, _ = train("2 identity", run="alone", steps=1)
     assert "no identity loss: the identity loss needs a face recogniser" in report and "and a VAE" in report and lora
     error = in_comfy.module("facecdm.errors")

@@ -70,7 +70,7 @@ def test_an_area_sees_its_part_of_where_a_face_is_to_be(sd15):
     """Someone who is to be in the left half, in a conditioning for the left half: as in a picture that is this half."""
     from facecdm.hosts.comfy.unet import layer_map
 
-    adapter = stir(new_adapter(layer_map(sd15), places=True))
+    adapter = stir(new_adapter(layer_map(sd15), spatial_tokens=True))
     points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
     x, prompt = latents(), words(area=LEFT, strength=1.0)
     placed = apply_person(sd15, replace(person(adapter), keypoints=points * torch.tensor([0.5, 1.0])))

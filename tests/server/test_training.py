@@ -1,4 +1,4 @@
-"""A training on a real server: stopped, gone on with, and its LoRA saved and loaded by core's own nodes."""
+"""A training on a real server: interrupted, resumed, and its LoRA saved and loaded by core's own nodes."""
 
 import asyncio
 import io
@@ -22,8 +22,8 @@ def people(server, faceworld_val) -> str:
 
 
 @pytest.fixture(scope="module")
-def graph(server, people) -> dict:
-    """Demo model, data set, new adapter, the second stage; what the nodes' inputs leave out is as they offer it."""
+def node(server):
+    """node(class, **inputs): an API node; required inputs that are not given have their default."""
 
     async def ask():
         async with Client(server.address) as client:
@@ -31,7 +31,7 @@ def graph(server, people) -> dict:
 
     offered = asyncio.run(ask())
 
-    def node(kind: str, **inputs) -> dict:
+    def make(kind: str, **inputs) -> dict:
         usual = {}
         for name, (type_, *options) in offered[kind]["input"]["required"].items():
             options = options[0] if options else {}
@@ -39,6 +39,12 @@ def graph(server, people) -> dict:
             usual[name] = options.get("default", choices[0])
         return {"class_type": kind, "inputs": {k: v for k, v in usual.items() if v is not None} | inputs}
 
+    return make
+
+
+@pytest.fixture(scope="module")
+def graph(node, people) -> dict:
+    """Demo model, data set, new adapter, the second stage."""
     return {
         "demo": node("FaceCDMLoadDemoModel"),
         "analyzer": node("FaceCDMLoadFaceAnalyzer", pack="buffalo_s"),
@@ -73,14 +79,14 @@ def graph(server, people) -> dict:
 
 def sampled(graph: dict, model: list) -> dict:
     return graph | {
-        "words": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["demo", 1], "text": "a young woman, smiling"}},
+        "prompt": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["demo", 1], "text": "a young woman, smiling"}},
         "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
         "sample": {
             "class_type": "KSampler",
             "inputs": {
                 "model": model,
-                "positive": ["words", 0],
-                "negative": ["words", 0],
+                "positive": ["prompt", 0],
+                "negative": ["prompt", 0],
                 "latent_image": ["latent", 0],
                 "seed": 1,
                 "steps": 4,
@@ -102,18 +108,18 @@ def picture(server, finished) -> np.ndarray:
 
 
 def interrupt_at(server, graph: dict, step: int) -> None:
-    """Queue, and interrupt when Train Stage has come so far."""
+    """Queue, and interrupt when the training node has reached `step`."""
 
     async def job():
         async with Client(server.address) as client:
             prompt = await client.submit(Workflow.parse(graph))
             reached = asyncio.Event()
 
-            def hear(progress) -> None:
+            def on_progress(progress) -> None:
                 if progress.node == "train" and progress.value >= step:
                     reached.set()
 
-            waiting = asyncio.create_task(client.wait(prompt, hear))
+            waiting = asyncio.create_task(client.wait(prompt, on_progress))
             await asyncio.wait({asyncio.create_task(reached.wait()), waiting}, return_when="FIRST_COMPLETED")
             await client.interrupt()
             return await waiting
@@ -122,16 +128,13 @@ def interrupt_at(server, graph: dict, step: int) -> None:
         asyncio.run(job())
 
 
-def test_stopped_gone_on_with_and_its_lora_loaded_by_core(server, graph):
+def test_interrupted_and_resumed_and_its_lora_loaded_by_core(server, graph, node):
     interrupt_at(server, graph, 3)
     state = server.base / "output" / "facecdm_training" / "server" / "identity.pt"
     assert state.is_file()
 
     trained = sampled(graph, ["load", 0]) | {
-        "load": {
-            "class_type": "LoraModelLoader",
-            "inputs": {"model": ["demo", 0], "lora": ["train", 1], "strength_model": 1.0},
-        },
+        "load": node("LoraModelLoader", model=["demo", 0], lora=["train", 1], strength_model=1.0),
         "keep": {"class_type": "SaveLoRA", "inputs": {"lora": ["train", 1], "prefix": "loras/facecdm"}},
     }
     done = server.run(trained)

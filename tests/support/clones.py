@@ -15,7 +15,8 @@ def clones(request, in_comfy, monkeypatch):
     import comfy.utils
     from comfy.patcher_extension import copy_nested_dicts
 
-    if request.param == "shared":
+    if hasattr(comfy.utils, "deepcopy_list_dict"):
+        if request.param == "copied":
+            pytest.skip("this ComfyUI shares the objects of a MODEL's options")
+    elif request.param == "shared":
         monkeypatch.setattr(comfy.model_patcher, "copy", SimpleNamespace(deepcopy=copy_nested_dicts))
-    elif hasattr(comfy.utils, "deepcopy_list_dict"):
-        pytest.skip("this ComfyUI shares the objects of a MODEL's options")

@@ -1,4 +1,4 @@
-"""Decoupled attention written from its authors' equations, in diffusers' U-Net."""
+"""Decoupled attention in diffusers' U-Net, written from its authors' equations."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ from twins import Twins
 
 
 class Reference:
-    """One cross-attention layer of diffusers' U-Net with identity tokens: in the mode "neutral" InstantID's
+    """One cross-attention layer of diffusers' U-Net with identity tokens: InstantID's in the mode "neutral"
     (ip_adapter/attention_processor.py), else PuLID's (pulid/attention_processor.py).
     """
 
@@ -18,15 +18,15 @@ class Reference:
         q = attn.to_q(x)
         text = self.attend(q, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states), attn.heads)
         k, v = self.tokens @ self.to_k.T, self.tokens @ self.to_v.T
-        seen = self.attend(q, k, v, attn.heads)
-        shared = (text * seen).sum(-2, keepdim=True) / (text * text).sum(-2, keepdim=True) * text
+        identity = self.attend(q, k, v, attn.heads)
+        shared = (text * identity).sum(-2, keepdim=True) / (text * text).sum(-2, keepdim=True) * text
         if self.mode == "style":
-            seen = seen - shared
+            identity = identity - shared
         elif self.mode == "fidelity":
             scores = torch.einsum("bnhd,bmhd->bhnm", *(y.unflatten(-1, (attn.heads, -1)) for y in (q, k)))
             mass = scores.softmax(-1).mean(1)[:, :, :5].sum(-1, keepdim=True)
-            seen = seen + (mass - 1) * shared
-        return attn.to_out[0](text + self.strength * seen)
+            identity = identity + (mass - 1) * shared
+        return attn.to_out[0](text + self.strength * identity)
 
     @staticmethod
     def attend(q, k, v, heads: int):
@@ -37,9 +37,9 @@ class Reference:
 
 @contextlib.contextmanager
 def reference(twins: Twins, ip_adapter: dict, tokens, strength: float, mode: str = "neutral"):
-    """diffusers' U-Net with an adapter in it, whose file numbers the attention processors in diffusers' order.
+    """diffusers' U-Net with an adapter whose file numbers the attention processors in diffusers' order.
 
-    `tokens` [rows, N, context], a row for each of the batch.
+    `tokens` [rows, N, context], one row per row of the batch.
     """
     before = twins.unet.attn_processors
     after = {

@@ -1,4 +1,4 @@
-"""What nobody here wrote: diffusers' own load_ip_adapter, on the U-Net of `twins`."""
+"""An independent reference: diffusers' own load_ip_adapter, on the U-Net of `twins`."""
 
 from contextlib import contextmanager
 
@@ -7,7 +7,7 @@ from diffusers.loaders import IPAdapterMixin
 
 
 class _Pipeline(IPAdapterMixin):
-    """As little of a pipeline as load_ip_adapter needs."""
+    """The parts of a pipeline that load_ip_adapter needs."""
 
     unet_name = "unet"
 
@@ -23,7 +23,7 @@ class _Pipeline(IPAdapterMixin):
 
 @contextmanager
 def diffusers_adapters(twins, *sources, names=None):
-    """The twins' diffusers U-Net with adapters in it: nested states, or a folder with the files' `names`."""
+    """The twins' diffusers U-Net with adapters: nested states, or a folder with the files' `names`."""
     unet = twins.unet
     before = unet.attn_processors
     try:
@@ -34,7 +34,7 @@ def diffusers_adapters(twins, *sources, names=None):
     finally:
         if getattr(unet, "peft_config", None):
             unet.unload_lora()
-        unet.encoder_hid_proj, unet.config.encoder_hid_dim_type = None, None  # it has attentions of its own
+        unet.encoder_hid_proj, unet.config.encoder_hid_dim_type = None, None  # keep its own attention processors
         unet.set_attn_processor(before)
 
 

@@ -1,4 +1,4 @@
-"""Files of the published families, made up: every key and shape that the real ones have, random values.
+"""Made-up files of the published families: the keys and shapes of the real ones, random values.
 
 The shapes are those of weight-formats.md, not of the code under test.
 """
@@ -14,7 +14,7 @@ LARGE_STATES = 1024  # of ViT-L's, whatever the base
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a base, and of the resamplers that were trained for it; small bases have small ones."""
+    """Sizes of a base model and of the resamplers for it; small bases have small ones."""
 
     context: int
     plus: int  # width of Plus' resampler
@@ -121,7 +121,7 @@ WITH_LORA = ("faceid", "faceid-plus", "faceid-plusv2")
 
 
 def random_state(shapes: dict, seed: int) -> dict[str, torch.Tensor]:
-    """Values of the size that keeps tokens of a sensible size: 1/√inputs; norms around 1."""
+    """Values that keep tokens at a sensible size: 1/√inputs; norms around 1."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, shape in shapes.items():
@@ -144,8 +144,8 @@ def published_state(family: str, layer_map, sizes: Sizes, seed: int = 0, lora_ra
         width = layer_map.layers[number // 2].width
         inputs = {"q": width, "out": width}
         for part in ("q", "k", "v", "out"):
-            seen = inputs.get(part, layer_map.context if number % 2 else width)
-            layers[f"{number}.to_{part}_lora.down.weight"] = (rank, seen)
+            reads = inputs.get(part, layer_map.context if number % 2 else width)
+            layers[f"{number}.to_{part}_lora.down.weight"] = (rank, reads)
             layers[f"{number}.to_{part}_lora.up.weight"] = (width, rank)
     return {"image_proj": random_state(PROJECTORS[family](sizes), seed), "ip_adapter": random_state(layers, seed + 1)}
 

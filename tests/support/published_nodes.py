@@ -1,4 +1,4 @@
-"""What the tests of published adapters in nodes share beside their fixtures."""
+"""Helpers of the tests of published adapters in nodes."""
 
 from dataclasses import replace
 

@@ -110,7 +110,7 @@ def test_keys_depend_on_the_position_and_less_on_the_person(setup):
         changed = not torch.equal(value, plain.state_dict()[name])
         initialised = ("face_projector.uplift", "face_projector.spread", "face_projector.place", "streams.face.to_k")
         assert changed == name.startswith(initialised), name
-    assert adapter.is_new and adapter.config.places and not plain.config.places
+    assert adapter.is_new and adapter.config.spatial_tokens and not plain.config.spatial_tokens
 
 
 def test_the_same_data_give_the_same_adapter(setup):
@@ -160,7 +160,7 @@ def test_limited_content_is_linear_in_the_code(setup):
     _, data, adapter = setup
     projector = adapter.face_projector
     codes = projector.code(F.normalize(data.faces[:2], dim=1))
-    curvature = projector.heard(codes.mean(0)) - projector.heard(codes).mean(0)
+    curvature = projector.activate(codes.mean(0)) - projector.activate(codes).mean(0)
     assert (curvature.abs().max() < 1e-5) == bool(projector.content)
 
 

@@ -58,7 +58,7 @@ def test_a_row_without_face_and_image_is_the_base_model():
 def test_a_row_is_conditioned_on_face_location_as_a_person_is():
     denoiser, data = tiny_denoiser(), TinySource()
     adapter = stir(new_adapter(denoiser, data, face_rank=8, face_tokens=4, image_tokens=2, image_layers=1))
-    adapter.config = replace(adapter.config, places=True)
+    adapter.config = replace(adapter.config, spatial_tokens=True)
     chosen = [0, 4]
     rows, (face, vision) = data.load(chosen), data.features(chosen)
     t, on = torch.tensor([300, 600]), torch.tensor([True, True])
@@ -80,7 +80,7 @@ def test_a_row_is_conditioned_on_face_location_as_a_person_is():
 @pytest.mark.parametrize("places", [True, False])
 def test_a_step_with_a_pose_is_conditioned_on_face_location(tmp_path, pose, places):
     adapter = new_adapter(tiny_denoiser(), TinySource(), face_rank=8, face_tokens=4, image_tokens=2, image_layers=1)
-    adapter.config = replace(adapter.config, places=places)
+    adapter.config = replace(adapter.config, spatial_tokens=places)
     trainer = tiny_trainer(tmp_path, adapter=adapter)
     rows = trainer.data.load([0, 4])
     draws = draw(trainer.stage, 1, 0, tuple(rows.latents.shape))
@@ -88,7 +88,7 @@ def test_a_step_with_a_pose_is_conditioned_on_face_location(tmp_path, pose, plac
     on = torch.tensor([True, True])
     reference_batch = ReferenceBatch(trainer.data.features([0, 4])[0], None, on, ~on)
     step_data = see(trainer.denoiser, trainer.learner, set(), rows, reference_batch, trainer.empty, draws, 1)
-    assert (step_data.reference_batch.where is not None) == (pose and places)
+    assert (step_data.reference_batch.location is not None) == (pose and places)
 
 
 def test_a_picture_without_a_face_has_a_finite_location():

@@ -188,7 +188,7 @@ def test_what_is_no_lora_of_the_base_is_refused(alone, data_set, face_models, tm
         opened(configuration.read(write(tmp_path, data_set, face_models, lora="other.safetensors")))
 
 
-def test_faces_drawn_from_noise_want_places_before_the_first_stage(data_set, face_models, tmp_path):
+def test_sampling_from_noise_without_positions_is_refused_before_the_first_stage(data_set, face_models, tmp_path):
     path = write(tmp_path, data_set, face_models, stages={"identity": {"few_steps": 2, "few_steps_from": "noise"}})
     with pytest.raises(FaceCDMError, match="conditioned on face location"):  # two people: no positions
         opened(configuration.read(path))
@@ -249,7 +249,7 @@ def test_a_users_adapter_is_not_overwritten_unless_asked(alone, data_set, face_m
         opened(configuration.read(path))
 
 
-def test_too_few_people_are_told_before_the_first_stage(data_set, face_models, tmp_path):
+def test_too_few_people_are_refused_before_the_first_stage(data_set, face_models, tmp_path):
     path = write(tmp_path, data_set, face_models, stages={"identity": {"linear_identity": 1.0}})
     with pytest.raises(FaceCDMError, match="at least 32 people and this one has 2"):
         opened(configuration.read(path))

@@ -21,7 +21,7 @@ def inputs(tmp_path, monkeypatch):
 
 
 def adapter(places: bool = False) -> TripletAdapter:
-    return TripletAdapter(AdapterConfig(StubDenoiser.layer_map, face_rank=8, face_tokens=4, places=places))
+    return TripletAdapter(AdapterConfig(StubDenoiser.layer_map, face_rank=8, face_tokens=4, spatial_tokens=places))
 
 
 def terms(inputs: LossInputs, **settings) -> dict[str, Term]:

@@ -62,7 +62,7 @@ class AlignedFace:
         embedding, tower = face_embeddings(part, sources), tower_of(part, sources)
         crops = aligned(sources.faces, sources.image, base_for_text(part.layer_map.context).face_crop)
         shown = Features(embedding, check_output(tower.encode(crops), part).states, sources.shortcut)
-        return shown, shown.nothing(negative_output(part, sources).states)
+        return shown, shown.empty(negative_output(part, sources).states)
 
 
 RULE = Rule({"perceiver_resampler.proj_in.weight": (None, None)})

@@ -118,14 +118,16 @@ class UprightFace:
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         embedding = face_embeddings(part, sources)
         if not isinstance(sources.clip_vision, FaceTower):
-            raise Mismatch(f"PuLID encodes faces with {EVA_FILE}: connect Load EVA CLIP to clip_vision")
+            raise Mismatch(
+                f"PuLID encodes faces with {EVA_FILE}: connect clip_vision of Load Adapter, or Load EVA CLIP"
+            )
         if sources.image is None:
             raise FaceCDMError(
                 "PuLID encodes the faces in their pictures: connect the picture of Detect & Embed Faces to image"
             )
         pooled, states = sources.clip_vision.encode_faces(sources.faces, sources.image)
         shown = Features(identity_vector(embedding, pooled), states, sources.shortcut)
-        return shown, shown.nothing(tuple(torch.zeros_like(state) for state in states))
+        return shown, shown.empty(tuple(torch.zeros_like(state) for state in states))
 
 
 def identity_vector(embedding: Tensor, pooled: Tensor) -> Tensor:

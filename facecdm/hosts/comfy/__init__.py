@@ -1,0 +1,1 @@
+"""ComfyUI: the only package that imports `comfy`."""

@@ -1,4 +1,4 @@
-"""The triplet attention in a diffusers U-Net: an attention processor around the same code as in ComfyUI."""
+"""The triplet attention in a diffusers U-Net: an attention processor around the code that ComfyUI's host uses."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,49 +31,51 @@ class _Session:
     spans: list[Span] = field(default_factory=list)
     keys_values: list[dict] = field(default_factory=list)
     gates: list[dict] = field(default_factory=list)
-    size: tuple[int, int] = (0, 0)  # of the latents, for masks and places
-    where: dict[int, FaceLocation] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)  # of the latents, for masks and face locations
+    locations: dict[int, FaceLocation] = field(default_factory=dict)
 
-    def streams(self, index: int, places: int) -> list[LayerStream]:
+    def streams(self, index: int, positions: int) -> list[LayerStream]:
         streams = []
         for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
             for name, layers in keys_values.items():
                 kappa, router = span.person.kappa_of(name), span.person.router_of(name)
+                k, v = layers[index]
                 streams.append(
                     LayerStream(
                         span.start,
                         span.rows,
-                        *layers[index],
+                        k,
+                        v,
                         gates[name][index],
                         kappa,
-                        self._mask(span.person, places, gates[name][index]),
+                        self._mask(span.person, positions, gates[name][index]),
                         projection=span.person.settings[name].projection,
-                        router=None if router is None else router[index].to(layers[index][0].device),
+                        router=None if router is None else router[index].to(k.device),
                         person=number,
-                        where=self._where(number) if name == "face" else None,
+                        location=self._location(number) if name == "face" else None,
                     )
                 )
         return streams
 
-    def _where(self, number: int) -> FaceLocation | None:
-        """Where a person's face is to be; made once in a block."""
+    def _location(self, number: int) -> FaceLocation | None:
+        """The location of a person's face; computed once in a `with` block."""
         person = self.spans[number].person
-        if person.has_location and number not in self.where:
+        if person.has_location and number not in self.locations:
             points = person.keypoints_in(*self.size).to(next(iter(self.gates[number].values()))[0].device)
-            self.where[number] = FaceLocation(points, self.size, person.adapter.config.grid_side)
-        return self.where.get(number)
+            self.locations[number] = FaceLocation(points, self.size, person.adapter.config.grid_side)
+        return self.locations.get(number)
 
-    def _mask(self, person: Person, places: int, like: Tensor) -> Tensor | None:
+    def _mask(self, person: Person, positions: int, like: Tensor) -> Tensor | None:
         if person.mask is None:
             return None
-        return resize_mask(person.mask, *layer_grid(places, *self.size)).to(like)
+        return resize_mask(person.mask, *layer_grid(positions, *self.size)).to(like)
 
 
 class _Processor:
     """diffusers' plain attention for cross-attention layer `index`, with the triplet before its output projection.
 
-    A trainer hands `people`, the streams of every layer, and `watch` (index, queries, text keys) through diffusers'
-    cross_attention_kwargs, which gradient checkpointing keeps for its second forward pass.
+    A trainer passes `people`, the streams of every layer, and `watch` (index, queries, text keys) through diffusers'
+    cross_attention_kwargs: gradient checkpointing keeps these for its second forward pass.
     """
 
     def __init__(self, index: int, session: _Session):
@@ -103,7 +105,7 @@ class _Processor:
 
 
 def _self_attention():
-    """diffusers' plain processor, which lets the cross-attention's arguments pass without a warning."""
+    """diffusers' plain processor, which ignores the arguments of cross-attention without a warning."""
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     class SelfAttention(AttnProcessor2_0):
@@ -114,7 +116,7 @@ def _self_attention():
 
 
 class DiffusersHost:
-    """A diffusers `UNet2DConditionModel` whose cross-attention listens to people. Patches it on construction."""
+    """A diffusers `UNet2DConditionModel` with people in its cross-attention. The constructor patches the U-Net."""
 
     def __init__(self, unet: nn.Module):
         self.unet = unet
@@ -128,19 +130,19 @@ class DiffusersHost:
                 module.set_processor(_self_attention())
 
     def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The weights of the base model's own text keys and values, in the layer map's order."""
+        """The base model's own key and value weights for text, in the layer map's order."""
         return ((module.to_k.weight, module.to_v.weight) for module in self._attentions)
 
     @contextmanager
     def people(self, spans: list[Span], sigma: Tensor, size: tuple[int, int]) -> Iterator[nn.Module]:
-        """Within the block, the U-Net sees `spans` at noise level σ [1]; `size` is the latents' height and width.
+        """Apply `spans` to the U-Net in a `with` block, at noise level σ [1]; `size`: (height, width) of the latents.
 
-        Keys and values are made here, with gradients where they are enabled, once for all calls in the block.
+        Keys and values are computed here once for all calls in the block, with gradients where these are enabled.
         """
         parameter = next(self.unet.parameters())
         widths = [layer.width for layer in self.layer_map.layers]
         session = self._session
-        session.spans, session.size, session.where = spans, size, {}
+        session.spans, session.size, session.locations = spans, size, {}
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
         session.gates = [
             gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)

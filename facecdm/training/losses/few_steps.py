@@ -49,7 +49,7 @@ class FewStepIdentityLoss(IdentityLoss):
 
     def chosen(self, step_data: StepData) -> Tensor:
         chosen = super().chosen(step_data)
-        return chosen & (self.begin == "picture" or step_data.reference_batch.where is not None)
+        return chosen & (self.begin == "picture" or step_data.reference_batch.location is not None)
 
     def latents(self, step_data: StepData, rows: Tensor) -> Tensor:
         if self.begin == "noise":
@@ -124,7 +124,7 @@ def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, u
             None if references.image is None else references.image[rows],
             references.face_on[rows],
             references.image_on[rows],
-            None if references.where is None else references.where.part(rows),
+            None if references.location is None else references.location.part(rows),
         )
         signal, noise = _levels(step_data, t)
         people = chosen.streams(

@@ -63,7 +63,7 @@ class IdentitySettings(LossSettings):
                 f"the stage {stage.name!r} has an identity loss, and no recogniser was given: name InsightFace's "
                 f"ONNX file that embedded the data set ({inputs.data.recogniser}), or set identity to 0"
             )
-        located = inputs.adapter.config.places and stage.drop_pose < 1
+        located = inputs.adapter.config.spatial_tokens and stage.drop_pose < 1
         if self.few_steps and self.few_steps_from == "noise" and not located:
             raise FaceCDMError(
                 f"the stage {stage.name!r} has few_steps_from: noise, which needs an adapter conditioned on face "

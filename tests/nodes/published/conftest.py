@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 @pytest.fixture(scope="module", autouse=True)
 def small_base(in_comfy, sd15):
-    """The small U-Net has a name among the bases."""
+    """Give the small U-Net a name among the bases."""
     bases = in_comfy.module("facecdm.bases")
     layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(sd15)
     bases.BASES["small SD1.5"] = bases.Base("small SD1.5", layer_map)
@@ -24,12 +24,12 @@ def states(in_comfy, sd15):
 
 @pytest.fixture
 def load(in_comfy, folder, states):
-    """family → its ADAPTER, from a file in models/ipadapter with the name that it was published under."""
+    """family → its ADAPTER, from a file with its published name in models/ipadapter."""
     import folder_paths
 
     def load(family: str, choice: str = "auto"):
-        place = folder_paths.get_folder_paths("ipadapter")[0]
-        save_file(flat(states[family]), f"{place}/ip-adapter-{family}_sd15.safetensors")
+        folder = folder_paths.get_folder_paths("ipadapter")[0]
+        save_file(flat(states[family]), f"{folder}/ip-adapter-{family}_sd15.safetensors")
         return in_comfy.run(
             "FaceCDMLoadAdapter", name=f"ipadapter/ip-adapter-{family}_sd15.safetensors", family=choice
         )[0]

@@ -99,8 +99,8 @@ def test_with_an_image_stream_a_negative_picture_is_for_that_stream(in_comfy, lo
 
 def test_several_negative_pictures(in_comfy, load, apply, picture, vision):
     two = picture(9, 2)
-    seen = vision.encode_image(two).penultimate_hidden_states
-    for kind, expected in (("mean", seen.mean(0, keepdim=True)), ("side by side", seen)):
+    output = vision.encode_image(two).penultimate_hidden_states
+    for kind, expected in (("mean", output.mean(0, keepdim=True)), ("side by side", output)):
         model = apply(load("ip-adapter-plus"), image=picture(1, 2), references=kind, options={"negative_image": two})
         torch.testing.assert_close(person(in_comfy, model).negative["image"].states, expected)
 

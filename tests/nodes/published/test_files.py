@@ -15,7 +15,8 @@ def test_published_folders_are_listed(in_comfy, load):
     assert node.validate_inputs("ipadapter/ip-adapter-faceid_sd15.safetensors") is True
     assert "models/ipadapter" in node.validate_inputs("ipadapter/gone.bin")
     assert "leaves its folder" in node.validate_inputs("ipadapter/../../x.bin")
-    assert "family must be auto or one of" in node.validate_inputs("a", "wavy")
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="family must be one of auto, .*'wavy'"):
+        load("faceid", "wavy")
 
 
 def test_the_pack_adds_folders_and_keeps_those_of_others(in_comfy):

@@ -9,7 +9,7 @@ from published_nodes import ARCFACE, person
 
 @pytest.fixture
 def warnings(caplog):
-    """(function, its inputs) → the warnings while it runs."""
+    """(function, its inputs) → the warnings while it runs; the log has them all, as the node does (test_apply.py)."""
 
     def warnings(run, *args, **inputs) -> list[str]:
         caplog.clear()
@@ -36,7 +36,7 @@ def test_a_picture_that_the_image_stream_encodes(in_comfy, load, apply, warnings
     assert not warnings(apply, both) and not warnings(apply, load("ip-adapter"))
 
 
-def test_the_warning_names_the_person(in_comfy, sd15, load, warnings, make_faces, picture):
+def test_the_warning_names_the_person(in_comfy, sd15, load, make_faces, picture):
     masks = in_comfy.run(
         "FaceCDMPersonRegions",
         width=64,
@@ -48,8 +48,7 @@ def test_the_warning_names_the_person(in_comfy, sd15, load, warnings, make_faces
         fill="regions only",
     )[0]
     people = {f"faces_{n}": make_faces(n, recogniser=ARCFACE) for n in (1, 2)}
-    found = warnings(
-        in_comfy.run,
+    shown = in_comfy.node_output(
         "FaceCDMApplyPeople",
         model=sd15,
         adapter=load("faceid"),
@@ -62,7 +61,8 @@ def test_the_warning_names_the_person(in_comfy, sd15, load, warnings, make_faces
         image_2=picture(),
         **people,
     )
-    assert len(found) == 1 and found[0].startswith("FaceCDM: person 2: image is connected and is not used: FaceID ")
+    found = shown.ui["facecdm_warnings"]
+    assert len(found) == 1 and found[0].startswith("person 2: image is connected and is not used: FaceID ")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_faces_that_are_not_in_the_picture(
         f"{instead}"
     ), found
     shown = person(in_comfy, apply(adapter, faces=faces, image=picture(7)))
-    seen = picture(7) if part.family.stream == "image" else faces[0].crop[None]
-    assert (shown.face or shown.image).states.equal(vision.encode_image(seen).penultimate_hidden_states)
+    encoded = picture(7) if part.family.stream == "image" else faces[0].crop[None]
+    assert (shown.face or shown.image).states.equal(vision.encode_image(encoded).penultimate_hidden_states)
     if part.family.stream == "image":
         assert not warnings(apply, adapter, faces=None)
         assert not warnings(apply, adapter, faces=faces, image=None, clip_vision_output=vision.encode_image(picture(7)))

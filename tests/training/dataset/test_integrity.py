@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.dataset.pipeline import prepare
+from facecdm.training.dataset.shard import _index_sum
 from facecdm.training.dataset.sources import FolderSource
 from facecdm.training.dataset.store import Store
 
@@ -100,6 +101,29 @@ def test_swapped_rows_are_named(folder, stage):
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({name: value.flip(0).contiguous() for name, value in load_file(path).items()}, path, metadata)
+    with pytest.raises(BadFile, match="checksum"):
+        everything(DataSet(folder))
+
+
+def test_a_changed_note_is_named(folder):
+    """The notes of faces hold scores and sizes."""
+    path = shard_of(folder, "faces")
+    content = path.read_bytes()
+    changed = content.replace(b"0.9", b"0.8", 1)
+    assert changed != content
+    path.write_bytes(changed)
+    with pytest.raises(BadFile, match="lacks a record of .*prepare the data set again"):
+        DataSet(folder)
+
+
+def test_rows_under_other_keys_are_named(folder):
+    """Also where the index is whole: a row's checksum covers its key."""
+    path = shard_of(folder, "latents")
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    metadata["keys"] = json.dumps(json.loads(metadata["keys"])[::-1])
+    del metadata["index"]
+    save_file(load_file(path), path, metadata | {"index": _index_sum(metadata)})
     with pytest.raises(BadFile, match="checksum"):
         everything(DataSet(folder))
 

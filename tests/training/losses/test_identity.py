@@ -254,7 +254,7 @@ def test_from_noise_the_picture_is_not_used(people, recogniser, kind):
     assert loss.chosen(step_data).tolist() == [False, False] and loss(step_data) == 0
     step_data = replace(
         step_data,
-        reference_batch=replace(step_data.reference_batch, where=FaceLocation(rows.keypoints, (SIZE, SIZE), 2)),
+        reference_batch=replace(step_data.reference_batch, location=FaceLocation(rows.keypoints, (SIZE, SIZE), 2)),
     )
     denoiser.calls = []
     assert torch.allclose(loss.latents(step_data, torch.tensor([0, 1])), sampled, atol=1e-3)

@@ -67,7 +67,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     denoiser.net.requires_grad_(False)
     located = losses.get("few_steps_from") == "noise"
     adapter = TripletAdapter(
-        AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=4 if located else 2, places=located)
+        AdapterConfig(denoiser.layer_map, face_rank=8, face_tokens=4 if located else 2, spatial_tokens=located)
     )
     nn.init.constant_(adapter.streams["face"].gate.knots, 0.5)
     stage = Stage(

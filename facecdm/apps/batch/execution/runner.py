@@ -254,7 +254,7 @@ class Runner:
         self.journal.failed(task.number, message)
         self.display.set_aside(task, message)
 
-    # ---- around it ----
+    # ---- measuring and clean-up ----
 
     async def _measure(self) -> None:
         """Measure every stored image while the servers work."""

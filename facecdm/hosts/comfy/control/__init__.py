@@ -1,0 +1,1 @@
+"""ControlNets that read face tokens, and LoRAs for ControlNets."""

@@ -1,0 +1,1 @@
+"""The demo model, its adapter and its pose ControlNet as ComfyUI objects."""

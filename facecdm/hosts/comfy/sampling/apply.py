@@ -32,22 +32,27 @@ def sigma_at(model, percent: float) -> float:
     return model.get_model_object("model_sampling").percent_to_sigma(percent) if percent > 0 else float("inf")
 
 
-def apply_person(model, person: Person):
-    """A copy of MODEL that shows `person`, beside everybody and everything already patched into it.
-
-    Raises Mismatch where the person's adapter was made for another base.
-    """
-    import comfy.patcher_extension
-
+def check_base(model, adapter) -> None:
+    """Raises Mismatch if `adapter` was made for another base than MODEL, UnsupportedModel if no adapter fits it."""
     found = layer_map(model)
-    wanted = person.adapter.config.layer_map
+    wanted = adapter.config.layer_map
     if found != wanted:
-        published = getattr(person.adapter.config, "counterpart", lambda base: "")(name_of(found))
+        published = getattr(adapter.config, "counterpart", lambda base: "")(name_of(found))
         raise Mismatch(
             f"this adapter was made for {name_of(wanted)}, and the MODEL is {name_of(found)}; load an adapter "
             f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
             "made for"
         )
+
+
+def apply_person(model, person: Person):
+    """A copy of MODEL that shows `person`, beside everybody and everything already patched into it.
+
+    Raises as `check_base`.
+    """
+    import comfy.patcher_extension
+
+    check_base(model, person.adapter)
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
     first = PEOPLE not in options

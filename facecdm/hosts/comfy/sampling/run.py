@@ -285,7 +285,7 @@ class Run:
                         projection=shown.person.settings[name].projection,
                         router=None if router is None else router[index],
                         person=number,
-                        where=self._location(number, covered, rows, size, images, device)
+                        location=self._location(number, covered, rows, size, images, device)
                         if name == "face" and (shown.person.has_location or shown.person.finds_location)
                         else None,
                     )

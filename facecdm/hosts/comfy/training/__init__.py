@@ -1,0 +1,1 @@
+"""Training on a loaded MODEL: denoiser, encoders, gradients."""

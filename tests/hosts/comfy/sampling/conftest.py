@@ -27,4 +27,4 @@ def spatial_adapter(sd15):
     """An adapter that is conditioned on face location."""
     from facecdm.hosts.comfy.unet import layer_map
 
-    return stir(new_adapter(layer_map(sd15.model), places=True))
+    return stir(new_adapter(layer_map(sd15.model), spatial_tokens=True))

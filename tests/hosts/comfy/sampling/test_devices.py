@@ -41,5 +41,5 @@ def test_every_device_has_its_own_keys_values_and_gates(sd15, spatial_adapter):
             for stream in streams:
                 held = [getattr(stream, name) for name in TENSORS]
                 assert {tensor.device for tensor in held if tensor is not None} == {device}
-            assert streams[0].where.keypoints.device == device
+            assert streams[0].location.keypoints.device == device
         assert unet(split[1])[0] is both[1][0], "and makes them once a step"

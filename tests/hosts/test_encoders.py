@@ -1,16 +1,12 @@
 """The encoders of ComfyUI and diffusers equal their own pipelines and the demo's own code."""
 
-import argparse
-
 import numpy as np
 import pytest
 import torch
 from datasets import colourful
 
 from facecdm.errors import MissingModel
-from facecdm.training.dataset import cli
 from facecdm.training.dataset.demo import DemoEncoders
-from facecdm.training.dataset.settings import Settings
 
 CAPTIONS = ["a young man, short brown hair, smiling", "", "a woman (laughing), red shirt", "words " * 100]
 
@@ -28,21 +24,6 @@ def demo(in_comfy):
 @pytest.fixture(scope="module")
 def tokenizer(comfyui):
     return comfyui / "comfy" / "sd1_tokenizer"
-
-
-def test_the_command_needs_no_comfyui_if_all_is_given(tokenizer, face_models, monkeypatch, tmp_path):
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    packs = ["--faces", str(face_models / "models" / "insightface"), "--pack", "buffalo_s"]
-    monkeypatch.delenv("FACECDM_BASE", raising=False)
-    monkeypatch.setenv("FACECDM_COMFYUI", str(tmp_path))
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "a" / "b" / "c" / "d" / "cli.py"))
-    given = parser.parse_args([*packs, "--tokenizer", str(tokenizer), "pictures", "out"])
-    assert cli._encoders(given) and cli._finder(given, Settings())
-    with pytest.raises(MissingModel, match="CLIP's tokenizer"):
-        cli._encoders(parser.parse_args([*packs, "pictures", "out"]))
-    with pytest.raises(MissingModel, match="InsightFace's packs"):
-        cli._finder(parser.parse_args(["--tokenizer", str(tokenizer), "pictures", "out"]), Settings())
 
 
 @pytest.fixture(scope="module")

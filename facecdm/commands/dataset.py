@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 
-from ...errors import FaceCDMError, MissingModel
-from ...files import REPOSITORY
-from .settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+from ..comfyui_folders import find_base, find_comfyui
+from ..errors import FaceCDMError, MissingModel
+from ..training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
 
 CHOICES = {"framing": FRAMINGS, "several": SEVERAL, "no_caption": NO_CAPTION, "identities": IDENTITIES, "pose": POSES}
 HELP = {
@@ -76,9 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from .faceworld import FaceWorldSource
-    from .pipeline import prepare
-    from .sources import FolderSource
+    from ..training.dataset.faceworld import FaceWorldSource
+    from ..training.dataset.pipeline import prepare
+    from ..training.dataset.sources import FolderSource
 
     encoders = _encoders(arguments)
     chosen = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
@@ -103,40 +102,38 @@ def _encoders(arguments: argparse.Namespace):
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.model == "demo":
-        from .demo import DemoEncoders
+        from ..training.dataset.demo import DemoEncoders
 
-        tokenizer = arguments.tokenizer or _comfyui("CLIP's tokenizer", "--tokenizer") / "comfy/sd1_tokenizer"
+        tokenizer = arguments.tokenizer
+        if tokenizer is None:
+            tokenizer = _found(find_comfyui(), "CLIP's tokenizer", "--tokenizer") / "comfy/sd1_tokenizer"
         return DemoEncoders(tokenizer, device=device)
-    from ...hosts.diffusers.encoders import DiffusersEncoders
+    from ..hosts.diffusers.encoders import DiffusersEncoders
 
     return DiffusersEncoders(Path(arguments.model), arguments.clip_vision, device, getattr(torch, arguments.dtype))
 
 
-def _comfyui(wanted: str, option: str) -> Path:
-    """The ComfyUI that FACECDM_COMFYUI names, else the one around this pack or the quick start's.
-
-    Raises MissingModel, which names what was `wanted` from it and the `option` that gives it.
-    """
-    folders = [Path(os.environ["FACECDM_COMFYUI"])] if os.environ.get("FACECDM_COMFYUI") else []
-    folders += [REPOSITORY.parents[1], REPOSITORY / ".quickstart" / "ComfyUI"]
-    for folder in folders:
-        if (folder / "comfy").is_dir():
-            return folder
-    raise MissingModel(f"no ComfyUI was found to take {wanted} from: give {option}, or its folder as FACECDM_COMFYUI")
+def _found(folder: Path | None, wanted: str, option: str) -> Path:
+    """The folder. Raises MissingModel where there is none to take `wanted` from; `option` names it directly."""
+    if folder is None:
+        raise MissingModel(
+            f"no ComfyUI was found to take {wanted} from: give {option}, or ComfyUI's folder as FACECDM_COMFYUI"
+        )
+    return folder
 
 
 def _finder(arguments: argparse.Namespace, settings: Settings):
-    from .faces import AnalyzerFinder, known_from_npz
+    from ..training.dataset.faces import AnalyzerFinder, known_from_npz
 
     if arguments.known_faces:
         return _known(arguments, known_from_npz)
-    from ...faces.analyzer import open_pack
-    from ...faces.packs import default_pack
+    from ..faces.analyzer import open_pack
+    from ..faces.packs import default_pack
 
     faces = arguments.faces
     if faces is None:
-        base = os.environ.get("FACECDM_BASE") or _comfyui("InsightFace's packs", "--faces")
-        faces = Path(base) / "models" / "insightface"
+        base = _found(find_base(find_comfyui()), "InsightFace's packs", "--faces")
+        faces = base / "models" / "insightface"
     return AnalyzerFinder(
         open_pack([faces], arguments.pack or default_pack([faces]), arguments.provider, arguments.landmarks), settings
     )
@@ -144,10 +141,10 @@ def _finder(arguments: argparse.Namespace, settings: Settings):
 
 def _known(arguments: argparse.Namespace, known_from_npz):
     """Tables of FaceWorld's faces, in the order of the label files; its pictures have 256 × 256 pixels."""
-    from ...demo.data import read_labels
+    from ..demo.data import read_labels
 
     if len(arguments.splits or ()) != len(arguments.known_faces):
-        raise FaceCDMError("--known-faces wants one table for each of FaceWorld's --splits")
+        raise FaceCDMError("--known-faces needs one table for each of FaceWorld's --splits")
     tables = [
         (path, [label["file"] for label in read_labels(arguments.source, (split,))])
         for path, split in zip(arguments.known_faces, arguments.splits)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..files import REPOSITORY
+from .files import REPOSITORY
 
 QUICKSTART = REPOSITORY / ".quickstart"
 

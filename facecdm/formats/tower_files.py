@@ -1,0 +1,41 @@
+"""Find the file of a vision tower among a user's files: by its published name, else by the shapes in it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .encoders import Encoder
+
+# Position embeddings, and the pooled embedding's projection with its axis, as transformers and OpenCLIP name them.
+_LAYOUTS = (
+    ("vision_model.embeddings.position_embedding.weight", "visual_projection.weight", 0),
+    ("visual.positional_embedding", "visual.proj", 1),
+    ("visual.pos_embed", "visual.head.weight", 0),  # EVA-CLIP
+    ("pos_embed", "head.weight", 0),
+)
+
+
+def find_tower(encoder: Encoder, files: Iterable[Path]) -> Path | None:
+    """The first of `files` with the tower's published name and any suffix, else the first with its shapes."""
+    files = list(files)
+    wanted = Path(encoder.file).stem.lower()
+    named = (path for path in files if path.stem.lower() == wanted)
+    return next(named, None) or next((path for path in files if _has_shapes_of(encoder, path)), None)
+
+
+def _has_shapes_of(encoder: Encoder, path: Path) -> bool:
+    """Whether a .safetensors file's header has the tower's widths and positions. Unreadable files have not."""
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            keys = set(file.keys())
+            for positions, projection, axis in _LAYOUTS:
+                if {positions, projection} <= keys:
+                    *_, count, states = file.get_slice(positions).get_shape()
+                    pooled = file.get_slice(projection).get_shape()[axis]
+                    return (count, states, pooled) == (encoder.positions, encoder.states, encoder.pooled)
+    except (SafetensorError, OSError, ValueError):
+        pass
+    return False

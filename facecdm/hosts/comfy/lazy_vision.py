@@ -1,0 +1,31 @@
+"""A CLIP_VISION that is loaded when it is first used."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor
+
+from ...faces.value import Faces
+
+
+class LazyVision:
+    """Has what the loaded CLIP_VISION has. An error of `load` is raised by whatever uses it first."""
+
+    def __init__(self, load: Callable[[], object]):
+        self._load = load
+
+    @cached_property
+    def _tower(self):
+        return self._load()
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or name == "encode_faces":  # isinstance(…, FaceTower) asks for it: not a use
+            raise AttributeError(name)
+        return getattr(self._tower, name)
+
+
+class LazyFaceTower(LazyVision):
+    """A FaceTower (formats.vision)."""
+
+    def encode_faces(self, faces: Faces, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self._tower.encode_faces(faces, pictures)

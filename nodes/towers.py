@@ -1,0 +1,58 @@
+"""The vision tower that an adapter was trained with, found among the user's files and loaded when first used."""
+
+from pathlib import Path
+
+from ..facecdm.errors import BadFile, MissingModel
+from ..facecdm.formats.encoders import EVA, PENULTIMATE, Encoder, encoder_for
+from ..facecdm.formats.tower_files import find_tower
+from ..facecdm.models.catalogue import FILES
+from . import eva
+
+
+def tower_of_adapter(adapter):
+    """A CLIP_VISION; None for an adapter that encodes no picture, or that needs an unknown tower."""
+    from ..facecdm.hosts.comfy.lazy_vision import LazyFaceTower, LazyVision
+
+    encoder = _encoder_of(adapter.config)
+    if encoder is None:
+        return None
+    if encoder == EVA:
+        return LazyFaceTower(lambda: eva.load(tower_path(encoder))[0])
+    return LazyVision(lambda: _load(tower_path(encoder)))
+
+
+def tower_path(encoder: Encoder) -> Path:
+    """Raises MissingModel, with the command that fetches it."""
+    import folder_paths
+
+    keys = eva.FOLDERS if encoder == EVA else ("clip_vision",)
+    files = [
+        Path(folder_paths.get_full_path_or_raise(key, name))
+        for key in keys
+        for name in folder_paths.get_filename_list(key)
+    ]
+    found = find_tower(encoder, files)
+    if found is None:
+        name = next(file.name for file in FILES if Path(file.name).stem == Path(encoder.file).stem)
+        raise MissingModel(
+            f"the adapter needs the vision tower {encoder.name}, and models/clip_vision has neither {name} nor "
+            f"another file of it: run `python -m facecdm get {name}` in the pack's folder, or connect a loaded one "
+            "to clip_vision"
+        )
+    return found
+
+
+def _encoder_of(config) -> Encoder | None:
+    parts = getattr(config, "parts", None)
+    if parts is None:
+        return encoder_for(PENULTIMATE, config.image_width) if config.image_width else None
+    return next((part.encoder for part in parts.values() if part.encoder), None)
+
+
+def _load(path: Path):
+    import comfy.clip_vision
+
+    vision = comfy.clip_vision.load(str(path))
+    if vision is None:
+        raise BadFile(f"{path} is no CLIP vision model that ComfyUI reads: get it again, or rename it")
+    return vision
