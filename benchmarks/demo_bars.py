@@ -82,7 +82,7 @@ class Judge:
         found = [face for face in measure.embeddings(others, analyzer) if face is not None]
         features = None
         if attributes is not None:
-            crops, _ = demo_judge.head_crops(np.array(train.pixels[spread(len(train), known)]), analyzer)
+            crops, _ = demo_judge.crops_of(np.array(train.pixels[spread(len(train), known)]), analyzer)
             features = attributes.describe(crops)
         background, shirt = measure.background_namer(train), measure.shirt_namer(train)
         return cls(background, shirt, analyzer, torch.stack(found).mean(0), attributes, features)
@@ -94,11 +94,11 @@ class Judge:
         return row if self.attributes is None else row | self.obeyed(pixels, labels)
 
     def obeyed(self, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
-        crops, found = demo_judge.head_crops(pixels.numpy(), self.analyzer)
+        crops, found = demo_judge.crops_of(pixels.numpy(), self.analyzer)
         named = self.attributes.name(crops)
         named = {name: [value if seen else "" for value, seen in zip(named[name], found)] for name in demo_judge.JUDGED}
         row = {name: demo_judge.share(named[name], labels, name) for name in demo_judge.JUDGED}
-        features = self.attributes.describe(crops[torch.tensor(found)])
+        features = self.attributes.describe({view: value[torch.tensor(found)] for view, value in crops.items()})
         precision, recall = measure.precision_recall(self.known, features) if len(features) > 3 else (0.0, 0.0)
         return row | {"precision": precision * float(np.mean(found)), "recall": recall}
 

@@ -23,45 +23,59 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from facecdm.demo import data  # noqa: E402
 from facecdm.faces.align import aligned_crop  # noqa: E402
 
-CROP = 112  # pixels of a stored head crop; the network sees INPUT of them, shifted at random in training
-INPUT = 96
-MARGIN = 0.5  # half a face more on each side, so that the hair is in the crop
 JUDGED = ("expression", "hair_style", "hair_colour", "gender", "age")
-AUXILIARY = ("beard",)  # not in captions; trained for the sake of the features
 POSE = ("yaw", "pitch", "roll")
 DEGREES = 30.0  # unit of the pose outputs
 
 
-class Judge(nn.Module):
-    """Residual network on crops [B, 3, 96, 96] in -1 … 1; `features` is [B, 256]."""
+@dataclass(frozen=True)
+class View:
+    """A crop of the aligned face, and what is judged of it.
 
-    def __init__(self, classes: dict[str, list[str]], people: int = 0):
+    margin      part of a face shown more on each side
+    stored      pixels of a stored crop; the network gets `side` of them, shifted at random in training
+    side        pixels of the network's input
+    attributes  FaceWorld's labels; `beard` is in no caption, and is trained for the features
+    """
+
+    margin: float
+    stored: int
+    side: int
+    attributes: tuple[str, ...]
+
+
+# Hair needs the whole head, and an expression the face in detail.
+VIEWS = {
+    "head": View(0.5, 112, 96, ("hair_style", "hair_colour", "gender")),
+    "face": View(0.1, 104, 96, ("expression", "gender", "age", "beard")),
+}
+DECIDES = {"hair_style": "head", "hair_colour": "head"}  # the view that names an attribute; else the face
+Crops = dict[str, Tensor]  # by view: uint8 [N, stored, stored, 3]
+
+
+class Network(nn.Module):
+    """Features [B, 256] of one view's crops, and logits of its attributes.
+
+    The head's features are means over positions; the aligned face's keep them, since its parts are always at the same.
+    """
+
+    def __init__(self, view: View, classes: dict[str, list[str]], people: int = 0, flat: bool = False):
         super().__init__()
-        self.classes = classes
+        self.flat = flat
+        widths = (32, 64, 96) if flat else (32, 64, 128)
         self.body = nn.Sequential(
-            _conv(3, 32, 2),
-            _conv(32, 64, 2),
-            Residual(64),
-            _conv(64, 128, 2),
-            Residual(128),
-            _conv(128, 256, 2),
-            Residual(256),
+            _conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), Residual(widths[1]), _conv(widths[1], widths[2], 2)
         )
-        self.embed = nn.Linear(256, 256)
-        self.heads = nn.ModuleDict({name: nn.Linear(256, len(values)) for name, values in classes.items()})
+        if not flat:
+            self.body.extend([Residual(128), _conv(128, 256, 2), Residual(256)])
+        self.embed = nn.Linear(widths[2] * (view.side // 8) ** 2 if flat else 256, 256)
+        self.heads = nn.ModuleDict({name: nn.Linear(256, len(classes[name])) for name in view.attributes})
         self.pose = nn.Linear(256, len(POSE))
         self.person = nn.Linear(256, people) if people else None
 
-    def maps(self, pixels: Tensor) -> list[Tensor]:
-        """Feature maps of every stage, finest first."""
-        out = []
-        for layer in self.body:
-            pixels = layer(pixels)
-            out.append(pixels)
-        return out
-
     def features(self, pixels: Tensor) -> Tensor:
-        return F.relu(self.embed(self.body(pixels).mean((2, 3))))
+        maps = self.body(pixels)
+        return F.relu(self.embed(maps.flatten(1) if self.flat else maps.mean((2, 3))))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits of each attribute; `pose` in units of 30 degrees; `person` where people are known."""
@@ -69,19 +83,39 @@ class Judge(nn.Module):
         out = {name: head(seen) for name, head in self.heads.items()} | {"pose": self.pose(seen)}
         return out | ({"person": self.person(seen)} if self.person is not None else {})
 
+
+class Judge(nn.Module):
+    """A network for each view."""
+
+    def __init__(self, classes: dict[str, list[str]], people: int = 0):
+        super().__init__()
+        self.classes = classes
+        self.networks = nn.ModuleDict(
+            {name: Network(view, classes, people, flat=name == "face") for name, view in VIEWS.items()}
+        )
+
     @torch.no_grad()
-    def name(self, crops: Tensor) -> dict[str, list[str]]:
-        """Attributes of uint8 crops [B, 112, 112, 3]."""
-        logits = [self(batch) for batch in _centred(crops).split(64)]
+    def name(self, crops: Crops) -> dict[str, list[str]]:
+        """The attributes of every picture."""
+        logits = {}
+        for view, network in self.networks.items():
+            parts = [network(batch) for batch in _centred(crops[view], VIEWS[view]).split(64)]
+            logits[view] = {name: torch.cat([part[name] for part in parts]) for name in VIEWS[view].attributes}
         return {
-            name: [values[i] for i in torch.cat([part[name] for part in logits]).argmax(1).tolist()]
+            name: [values[i] for i in logits[DECIDES.get(name, "face")][name].argmax(1).tolist()]
             for name, values in self.classes.items()
         }
 
     @torch.no_grad()
-    def describe(self, crops: Tensor) -> Tensor:
-        """Features [B, 256] of uint8 crops [B, 112, 112, 3]."""
-        return torch.cat([self.features(batch) for batch in _centred(crops).split(64)])
+    def describe(self, crops: Crops) -> Tensor:
+        """Features [B, 512] of every picture."""
+        return torch.cat(
+            [
+                torch.cat([network.features(batch) for batch in _centred(crops[view], VIEWS[view]).split(64)])
+                for view, network in self.networks.items()
+            ],
+            1,
+        )
 
 
 class Residual(nn.Module):
@@ -103,17 +137,17 @@ def to_input(crops: Tensor) -> Tensor:
     return crops.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _centred(crops: Tensor) -> Tensor:
-    edge = (CROP - INPUT) // 2
-    return to_input(crops)[:, :, edge : edge + INPUT, edge : edge + INPUT]
+def _centred(crops: Tensor, view: View) -> Tensor:
+    edge = (view.stored - view.side) // 2
+    return to_input(crops[:, edge : edge + view.side, edge : edge + view.side])
 
 
-def _shifted(crops: Tensor, rng: random.Random) -> Tensor:
-    """Each crop shifted by up to 8 pixels and mirrored at random."""
-    pixels, out = to_input(crops), []
-    for picture in pixels:
-        top, left = rng.randrange(CROP - INPUT + 1), rng.randrange(CROP - INPUT + 1)
-        cut = picture[:, top : top + INPUT, left : left + INPUT]
+def _shifted(crops: Tensor, view: View, rng: random.Random) -> Tensor:
+    """Each crop shifted and mirrored at random."""
+    out, room = [], view.stored - view.side + 1
+    for picture in to_input(crops):
+        top, left = rng.randrange(room), rng.randrange(room)
+        cut = picture[:, top : top + view.side, left : left + view.side]
         out.append(cut.flip(-1) if rng.random() < 0.5 else cut)
     return torch.stack(out)
 
@@ -121,34 +155,35 @@ def _shifted(crops: Tensor, rng: random.Random) -> Tensor:
 # ---- crops ----
 
 
-def head_crops(pixels: np.ndarray, analyzer) -> tuple[Tensor, list[bool]]:
-    """uint8 crops [N, 112, 112, 3] of the surest face of uint8 pictures [N, S, S, 3], and whether one was found.
-
-    Where none was found, the crop is black.
-    """
+def crops_of(pixels: np.ndarray, analyzer) -> tuple[Crops, list[bool]]:
+    """Crops of the surest face of uint8 pictures [N, S, S, 3], and whether one was found; black where none was."""
     from facecdm.faces.search import search
 
-    crops, found = np.zeros((len(pixels), CROP, CROP, 3), np.uint8), []
+    crops = {name: np.zeros((len(pixels), v.stored, v.stored, 3), np.uint8) for name, v in VIEWS.items()}
+    found = []
     for row, picture in enumerate(pixels):
         bgr = np.ascontiguousarray(picture[..., ::-1])
         faces = search(analyzer, bgr, max(picture.shape[:2]), 0.4, thorough=True)
         found.append(bool(faces))
-        if faces:
-            crops[row] = aligned_crop(np.ascontiguousarray(picture), faces[0].keypoints, CROP, MARGIN)
-    return torch.from_numpy(crops), found
+        for name, view in VIEWS.items() if faces else ():
+            crops[name][row] = aligned_crop(np.ascontiguousarray(picture), faces[0].keypoints, view.stored, view.margin)
+    return {name: torch.from_numpy(value) for name, value in crops.items()}, found
 
 
-def cached_crops(portraits: data.Portraits, analyzer, path: Path) -> Tensor:
-    if not path.exists():
+def cached_crops(portraits: data.Portraits, analyzer, folder: Path, name: str) -> Crops:
+    """Those of all pictures, kept in `folder` as NAME-VIEW.npy."""
+    paths = {view: folder / f"{name}-{view}.npy" for view in VIEWS}
+    if not all(path.exists() for path in paths.values()):
         from tqdm import tqdm
 
         parts = [
-            head_crops(portraits.pixels[start : start + 100], analyzer)[0]
-            for start in tqdm(range(0, len(portraits), 100), desc=f"faces of {path.stem}", mininterval=5)
+            crops_of(portraits.pixels[start : start + 100], analyzer)[0]
+            for start in tqdm(range(0, len(portraits), 100), desc=f"faces of {name}", mininterval=5)
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, torch.cat(parts).numpy())
-    return torch.from_numpy(np.load(path))
+        folder.mkdir(parents=True, exist_ok=True)
+        for view, path in paths.items():
+            np.save(path, torch.cat([part[view] for part in parts]).numpy())
+    return {view: torch.from_numpy(np.load(path)) for view, path in paths.items()}
 
 
 # ---- training ----
@@ -178,51 +213,45 @@ class Targets:
         )
 
 
-def train(crops: Tensor, labels: list[dict], epochs: float, batch: int, path: Path, seed: int = 0) -> Judge:
-    """Train from scratch; saves every 200 steps, and resumes."""
+def train(view: str, network: Network, crops: Tensor, targets: Targets, epochs: float, batch: int, kept: Path) -> None:
+    """Train one view's network from scratch; saves every 100 steps to `kept`, and resumes."""
     from tqdm import tqdm
 
-    torch.manual_seed(seed)
-    classes = {name: sorted({label[name] for label in labels}) for name in (*JUDGED, *AUXILIARY)}
-    targets = Targets.of(labels, classes)
-    judge = Judge(classes, int(targets.person.max()) + 1).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
+    network.to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     steps, first = int(epochs * len(crops) / batch), 0
-    kept = path.with_suffix(".training.pt")
     if kept.exists():
         state = torch.load(kept, weights_only=True)
-        judge.load_state_dict(state["model"])
+        network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
-    for step in tqdm(range(first, steps), initial=first, total=steps, mininterval=10):
-        rng = random.Random(f"{seed}/{step}")
+    for step in tqdm(range(first, steps), desc=view, initial=first, total=steps, mininterval=10):
+        rng = random.Random(f"{view}/{step}")
         rows = torch.tensor(rng.sample(range(len(crops)), batch))
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 50) * max(1 - step / steps, 0.01)
-        pixels = _shifted(crops[rows], rng).contiguous(memory_format=torch.channels_last)
+        pixels = _shifted(crops[rows], VIEWS[view], rng).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            out = judge(pixels)
+            out = network(pixels)
         losses = {
-            name: F.cross_entropy(out[name].float(), wanted[rows], ignore_index=-1, label_smoothing=0.05)
-            for name, wanted in targets.names.items()
+            name: F.cross_entropy(out[name].float(), targets.names[name][rows], ignore_index=-1, label_smoothing=0.05)
+            for name in VIEWS[view].attributes
         }
-        # A mirrored head turns the other way: |yaw| and |roll| stay, so those are what is asked for.
-        losses["pose"] = F.mse_loss(
-            out["pose"].float(),
-            targets.pose[rows] * torch.tensor([0, 1, 0]) + targets.pose[rows].abs() * torch.tensor([1, 0, 1]),
-        )
+        # A mirrored head turns the other way: of yaw and roll, the size is asked for.
+        pose = torch.stack([targets.pose[rows, 0].abs(), targets.pose[rows, 1], targets.pose[rows, 2].abs()], 1)
+        losses["pose"] = F.mse_loss(out["pose"].float(), pose)
         losses["person"] = 0.3 * F.cross_entropy(out["person"].float(), targets.person[rows])
         sum(losses.values()).backward()
         optimiser.step()
         optimiser.zero_grad()
         if step % 50 == 0:
             print(step, {name: round(loss.item(), 3) for name, loss in losses.items()}, flush=True)
-        if (step + 1) % 200 == 0:
-            torch.save({"model": judge.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, kept)
-    return judge.eval()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            torch.save({"model": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, kept)
+    network.eval()
 
 
 def save(judge: Judge, path: Path) -> None:
-    state = {name: value for name, value in judge.state_dict().items() if not name.startswith("person.")}
+    state = {name: value for name, value in judge.state_dict().items() if ".person." not in name}
     torch.save({"classes": judge.classes, "model": state}, path)
 
 
@@ -233,7 +262,7 @@ def load(path: Path) -> Judge:
     return judge.eval()
 
 
-def accuracy(judge: Judge, crops: Tensor, labels: list[dict]) -> dict[str, float]:
+def accuracy(judge: Judge, crops: Crops, labels: list[dict]) -> dict[str, float]:
     """The share of `labels` that the judge names, per attribute; hair colour where there is hair."""
     named = judge.name(crops)
     return {name: share(named[name], labels, name) for name in judge.classes}
@@ -263,10 +292,16 @@ def main() -> int:
     sets = {}
     for splits in (("train", "wide"), ("val",)):
         portraits = data.load(how.faceworld, splits, 256, how.cache)
-        sets[splits] = cached_crops(portraits, analyzer, how.out / f"{'-'.join(splits)}-heads.npy"), portraits.labels
-    started = time.time()
-    judge = train(*sets["train", "wide"], how.epochs, how.batch, how.out / "judge.pt")
-    save(judge, how.out / "judge.pt")
+        sets[splits] = cached_crops(portraits, analyzer, how.out, "-".join(splits)), portraits.labels
+    (crops, labels), started = sets["train", "wide"], time.time()
+    attributes = sorted({name for view in VIEWS.values() for name in view.attributes})
+    classes = {name: sorted({label[name] for label in labels}) for name in attributes}
+    targets = Targets.of(labels, classes)
+    torch.manual_seed(0)
+    judge = Judge(classes, int(targets.person.max()) + 1)
+    for view, network in judge.networks.items():
+        train(view, network, crops[view], targets, how.epochs, how.batch, how.out / f"{view}.training.pt")
+    save(judge.eval(), how.out / "judge.pt")
     found = accuracy(judge, *sets["val",])
     print(json.dumps({"seconds": round(time.time() - started), "val": found}, indent=1))
     return 0
