@@ -18,6 +18,7 @@ from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
 from .checks import checked
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
+from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER
 from .towers import tower_of_adapter
 
@@ -51,6 +52,7 @@ class NewAdapter(io.ComfyNode):
             node_id="FaceCDMNewAdapter",
             display_name="New Adapter",
             category=CATEGORY,
+            **aliases("train identity", "ipadapter training"),
             description="Makes a new triplet adapter for this model. It is an exact no-op until it is trained.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model (SD1.5, SD2, SDXL or the demo model)."),
@@ -67,11 +69,13 @@ class NewAdapter(io.ComfyNode):
                     min=4,
                     max=512,
                     tooltip="Width of the face projector's bottleneck.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "interplay",
                     default=True,
                     tooltip="Let face, image and text tokens attend to each other before the U-Net.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "seed",
@@ -80,6 +84,7 @@ class NewAdapter(io.ComfyNode):
                     max=2**53,
                     control_after_generate=False,
                     tooltip="Seed of the projectors' initial weights.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "router",
@@ -87,6 +92,7 @@ class NewAdapter(io.ComfyNode):
                     optional=True,
                     tooltip="Weight face and image at each position of the picture by how well they and the prompt "
                     "agree there. Slower; read docs/results.md before you use it.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save Adapter."), _report()],
@@ -123,6 +129,7 @@ class LoadAdapter(io.ComfyNode):
             node_id="FaceCDMLoadAdapter",
             display_name="Load Adapter",
             category=CATEGORY,
+            **aliases("ipadapter", "ip-adapter", "faceid", "instantid", "pulid", "identity"),
             description="Reads a FaceCDM adapter from models/facecdm, or a published one (IP-Adapter, FaceID, "
             "InstantID, PuLID) from models/ipadapter, models/instantid or models/pulid, and reports what it is.",
             inputs=[
@@ -137,6 +144,7 @@ class LoadAdapter(io.ComfyNode):
                     default=AUTO,
                     optional=True,
                     tooltip="The file's family, if neither its content nor its name decides; see the report.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[
@@ -180,6 +188,7 @@ class CombineAdapters(io.ComfyNode):
             node_id="FaceCDMCombineAdapters",
             display_name="Combine Adapters",
             category=CATEGORY,
+            **aliases("ipadapter", "faceid plus"),
             description="Combines two published adapters into one triplet: the face stream of one (FaceID, InstantID, "
             "PuLID) and the image stream of the other (IP-Adapter, Plus, Plus-Face …).",
             inputs=[
@@ -202,6 +211,7 @@ class ExportAdapter(io.ComfyNode):
             node_id="FaceCDMExportAdapter",
             display_name="Export as IP-Adapter",
             category=CATEGORY,
+            **aliases("save ipadapter"),
             description="Writes an adapter into models/ipadapter as a plain IP-Adapter file for other programs. If the "
             "format cannot hold all of the adapter, the error says what would be lost.",
             is_output_node=True,

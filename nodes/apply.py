@@ -9,6 +9,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import checked
+from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
 
@@ -25,6 +26,17 @@ class ApplyFaceCDM(io.ComfyNode):
             node_id="FaceCDMApply",
             display_name="Apply FaceCDM",
             category="FaceCDM",
+            **aliases(
+                "ipadapter",
+                "ip-adapter",
+                "faceid",
+                "instantid",
+                "pulid",
+                "identity",
+                "face swap",
+                "consistent character",
+                "reference face",
+            ),
             description="Patches a person into the model's cross-attention: face identity and, if connected, the "
             "whole image, beside the text. For several people chain one of these for each, with masks.",
             inputs=[
@@ -66,6 +78,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the sampling after which the person begins to act.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "end_at",
@@ -74,14 +87,16 @@ class ApplyFaceCDM(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the sampling after which the person no longer acts.",
+                    **ADVANCED,
                 ),
-                io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL),
+                io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
                 io.Combo.Input(
                     "curve",
                     options=list(NAMES),
                     default="flat",
                     tooltip="Strength over the U-Net's depth, from the first input block to the last "
                     "output block; or the blocks of a picture's style or composition.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "custom_curve",
@@ -89,6 +104,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     optional=True,
                     tooltip="For the curve 'custom': numbers at even distances, joined by lines "
                     "(0, 1, 0.5), or single blocks (3:1, 6:0.5).",
+                    **ADVANCED,
                 ),
                 io.ClipVision.Input(
                     "clip_vision",

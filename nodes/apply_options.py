@@ -8,6 +8,7 @@ from torch import Tensor
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
+from .new_fields import aliases
 from .sockets import OPTIONS
 
 SAME, OWN, NONE = "the face's", "the adapter's own", "none"
@@ -39,6 +40,7 @@ class ApplyOptionsNode(io.ComfyNode):
             node_id="FaceCDMApplyOptions",
             display_name="Apply Options",
             category="FaceCDM",
+            **aliases("facecdm settings", "ipadapter advanced"),
             description="More settings for Apply FaceCDM. The defaults change nothing.",
             inputs=[
                 io.Float.Input(

@@ -7,6 +7,7 @@ from ..facecdm.errors import BadFile, FaceCDMError, MissingModel
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .checks import checked
+from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
 from .warn import output
 
@@ -20,6 +21,7 @@ class ApplyToControlNet(io.ComfyNode):
             node_id="FaceCDMApplyControlNet",
             display_name="Apply FaceCDM to ControlNet",
             category="FaceCDM",
+            **aliases("instantid", "identity", "face controlnet"),
             description="Applies a ControlNet that reads face tokens in place of the prompt, as InstantID's does: pose "
             "from the picture, identity from the faces. Other ControlNets of the chain keep the prompt.",
             inputs=[
@@ -47,6 +49,7 @@ class ApplyToControlNet(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the sampling after which it begins to act.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "end_at",
@@ -55,8 +58,9 @@ class ApplyToControlNet(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the sampling after which it no longer acts.",
+                    **ADVANCED,
                 ),
-                io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL),
+                io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
                 io.Float.Input(
                     "noise",
                     default=0.0,
@@ -65,11 +69,12 @@ class ApplyToControlNet(io.ComfyNode):
                     step=0.05,
                     tooltip="Noise in the empty face of the negative prompt. A little makes overexposed pictures "
                     "softer. Set the same in Apply FaceCDM.",
+                    **ADVANCED,
                 ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="Where in the picture it acts; of a batch the first counts."
                 ),
-                io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS),
+                io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS, **ADVANCED),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with one more ControlNet."),

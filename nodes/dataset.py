@@ -11,6 +11,7 @@ from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
 
 IMAGES = "(the images input)"
@@ -44,6 +45,7 @@ class PrepareDataSet(io.ComfyNode):
             node_id="FaceCDMPrepareDataSet",
             display_name="Prepare Data Set",
             category="FaceCDM/training",
+            **aliases("dataset", "training images"),
             description="Finds the faces in pictures, encodes pictures and captions once, and keeps the result on disk "
             "for Train FaceCDM Stage. A second run makes only what is new or changed.",
             is_output_node=True,

@@ -11,6 +11,7 @@ from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import Window, resize, window_around
 from .checks import check_choices, checked
+from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
 from .warn import output
 
@@ -31,6 +32,7 @@ class DetailFaces(io.ComfyNode):
             node_id="FaceCDMDetailFaces",
             display_name="Detail Faces",
             category="FaceCDM/people",
+            **aliases("face detailer", "adetailer", "face swap", "fix faces"),
             description="Cuts every face out of a picture, samples it again at a larger size with the same model and "
             "person, and blends it back. A picture without a face stays as it is.",
             inputs=[
@@ -82,6 +84,7 @@ class DetailFaces(io.ComfyNode):
                     max=4.0,
                     step=0.05,
                     tooltip="Size of the replaced area; 1 reaches from forehead to chin.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "feather",
@@ -90,11 +93,10 @@ class DetailFaces(io.ComfyNode):
                     max=2.0,
                     step=0.05,
                     tooltip="Width of its soft edge, in half faces.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
-                    "noise_mask",
-                    default=True,
-                    tooltip="Keep the surroundings of the face while sampling.",
+                    "noise_mask", default=True, tooltip="Keep the surroundings of the face while sampling.", **ADVANCED
                 ),
                 io.Float.Input(
                     "min_score",
@@ -103,6 +105,7 @@ class DetailFaces(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="Lowest score of the detector that counts as a face. Connected faces all count.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "min_size",
@@ -110,6 +113,7 @@ class DetailFaces(io.ComfyNode):
                     min=0,
                     max=4096,
                     tooltip="Faces narrower than this many pixels stay as they are.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "max_size",
@@ -117,6 +121,7 @@ class DetailFaces(io.ComfyNode):
                     min=1,
                     max=16384,
                     tooltip="Faces wider than this many pixels stay as they are.",
+                    **ADVANCED,
                 ),
                 FACE_ANALYZER.Input("analyzer", optional=True, tooltip="Finds the faces. Or connect faces."),
                 FACES.Input(

@@ -8,6 +8,7 @@ from ..facecdm.errors import MissingModel
 from ..facecdm.formats import bisenet, eva
 from ..facecdm.formats.vision import FaceTower
 from ..facecdm.tensor_file import read_tensors
+from .new_fields import aliases
 
 NO_FILE = "none found"
 FOLDERS = ("pulid", "clip_vision", "facexlib")
@@ -44,6 +45,7 @@ class LoadEvaClip(io.ComfyNode):
             node_id="FaceCDMLoadEvaClip",
             display_name="Load EVA CLIP (PuLID)",
             category="FaceCDM/adapter",
+            **aliases("pulid", "eva02"),
             description="Loads PuLID's vision tower, for clip_vision of Apply FaceCDM. Core's Load CLIP Vision cannot "
             "read it.",
             inputs=[

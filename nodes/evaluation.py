@@ -10,6 +10,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.faces.detect import to_bgr
 from ..facecdm.files import check_filename
 from .checks import checked
+from .new_fields import aliases
 from .sockets import FACE_ANALYZER
 from .warn import output
 
@@ -23,6 +24,7 @@ class EvaluateIdentity(io.ComfyNode):
             node_id="FaceCDMEvaluateIdentity",
             display_name="Evaluate Identity",
             category="FaceCDM/faces",
+            **aliases("identity similarity", "face similarity", "benchmark"),
             description="Measures generated pictures against photos of the person: identity similarity to the "
             "reference and to a held-out photo, copy-paste, sharpness, head rotation. Writes an HTML report.",
             is_output_node=True,

@@ -9,6 +9,7 @@ from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
 from .checks import check_choices, checked
 from .model_folders import SAVED_FACES, folders
+from .new_fields import aliases
 from .sockets import FACES
 from .warn import output
 
@@ -61,6 +62,7 @@ class CombineFaces(io.ComfyNode):
             node_id="FaceCDMCombineFaces",
             display_name="Combine Faces",
             category="FaceCDM/faces",
+            **aliases("average faces", "mix faces", "consistent character"),
             description="Combines faces into one identity, a blend of two people, or a list.",
             inputs=inputs,
             outputs=[FACES.Output(display_name="faces", tooltip="The combined face, or all faces.")],
@@ -87,6 +89,7 @@ class SaveFaces(io.ComfyNode):
             node_id="FaceCDMSaveFaces",
             display_name="Save Faces",
             category="FaceCDM/faces",
+            **aliases("face library", "consistent character"),
             description="Saves faces in models/facecdm_faces. Load Faces reads them without the photo or a face model.",
             is_output_node=True,
             inputs=[
@@ -117,6 +120,7 @@ class LoadFaces(io.ComfyNode):
             node_id="FaceCDMLoadFaces",
             display_name="Load Faces",
             category="FaceCDM/faces",
+            **aliases("face library", "consistent character"),
             description="Loads faces that Save Faces wrote into models/facecdm_faces.",
             inputs=[
                 io.Combo.Input(
@@ -157,6 +161,7 @@ class CompareFaces(io.ComfyNode):
             node_id="FaceCDMCompareFaces",
             display_name="Compare Faces",
             category="FaceCDM/faces",
+            **aliases("identity similarity", "face similarity"),
             description="Compares faces: the cosine similarity of every pair, as a table and a heat map.",
             is_output_node=True,
             inputs=[

@@ -9,6 +9,7 @@ from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
 from .checks import check_choices, checked
 from .model_folders import FACE_PACKS, folders
+from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
 from .warn import output
 
@@ -23,6 +24,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
             node_id="FaceCDMLoadFaceAnalyzer",
             display_name="Load Face Analyzer",
             category="FaceCDM/faces",
+            **aliases("insightface", "buffalo", "antelopev2", "faceid"),
             description="Loads an InsightFace pack: a detector that finds faces and a recogniser that embeds them. "
             "The weights are for non-commercial research only.",
             inputs=[
@@ -36,11 +38,13 @@ class LoadFaceAnalyzer(io.ComfyNode):
                     options=list(PROVIDERS),
                     default="auto",
                     tooltip="Where ONNX Runtime computes. The report names the provider that it got.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "landmarks",
                     default=False,
                     tooltip="Also load the pack's model for 106 landmarks (2d106det).",
+                    **ADVANCED,
                 ),
             ],
             outputs=[
@@ -71,6 +75,7 @@ class DetectFaces(io.ComfyNode):
             node_id="FaceCDMDetectFaces",
             display_name="Detect & Embed Faces",
             category="FaceCDM/faces",
+            **aliases("insightface", "face embedding", "faceid", "identity", "crop face"),
             description="Finds faces in a batch of pictures, also close-ups and faces on their side, and returns their "
             "identity embeddings, aligned crops, a mask and a preview.",
             inputs=[
@@ -98,6 +103,7 @@ class DetectFaces(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="Lowest score of the detector that counts as a face. Lower it for difficult pictures.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "no_face",
@@ -112,6 +118,7 @@ class DetectFaces(io.ComfyNode):
                     max=1024,
                     step=8,
                     tooltip="Side of the aligned crops in pixels.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "crop_margin",
@@ -120,6 +127,7 @@ class DetectFaces(io.ComfyNode):
                     max=2.0,
                     step=0.05,
                     tooltip="What the crops show beyond the face, in faces on each side.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "mask_grow",
@@ -128,6 +136,7 @@ class DetectFaces(io.ComfyNode):
                     max=4.0,
                     step=0.05,
                     tooltip="Size of the mask: 1 reaches from forehead to chin.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "mask_feather",
@@ -136,6 +145,7 @@ class DetectFaces(io.ComfyNode):
                     max=2.0,
                     step=0.05,
                     tooltip="Width of the mask's soft edge, in half faces.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "detection_size",
@@ -144,12 +154,14 @@ class DetectFaces(io.ComfyNode):
                     max=2048,
                     step=32,
                     tooltip="Size to which pictures are scaled for the detector. A larger one finds smaller faces.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "search_harder",
                     default=True,
                     tooltip="Where no face is certain, search again at other sizes, with a border around the picture "
                     "(close-ups), and with the picture turned.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "name",
@@ -162,6 +174,7 @@ class DetectFaces(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip="Free the analyzer's memory afterwards. It is loaded again when needed.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[

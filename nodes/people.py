@@ -9,6 +9,7 @@ from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 from .apply import applied
 from .checks import checked
+from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
 
@@ -22,6 +23,7 @@ class PersonRegions(io.ComfyNode):
             node_id="FaceCDMPersonRegions",
             display_name="Person Regions",
             category="FaceCDM/people",
+            **aliases("several people", "regional masks", "couple"),
             description="A soft mask for each person of a picture: from boxes, from the faces of a layout picture, or "
             "from a painted one. Masks share their borders and never overlap to more than one.",
             inputs=[
@@ -127,6 +129,7 @@ class ApplyToPeople(io.ComfyNode):
             node_id="FaceCDMApplyPeople",
             display_name="Apply FaceCDM to People",
             category="FaceCDM/people",
+            **aliases("several people", "couple", "regional", "identity", "consistent character"),
             description="Patches several people into the model, each in a region of their own: as one Apply FaceCDM "
             "a person.",
             inputs=[
@@ -164,6 +167,7 @@ class ApplyToPeople(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the sampling after which the people begin to act.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "end_at",
@@ -172,6 +176,7 @@ class ApplyToPeople(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the sampling after which the people no longer act.",
+                    **ADVANCED,
                 ),
                 *(
                     FACES.Input(

@@ -13,6 +13,7 @@ from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, 
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
 from .checks import check_choices, checked
 from .model_folders import folders
+from .new_fields import aliases
 from .sockets import FACE_ANALYZER, POSE_KEYPOINT
 from .warn import output
 
@@ -83,6 +84,7 @@ class ExtractPose(io.ComfyNode):
             node_id="FaceCDMExtractPose",
             display_name="Extract Pose",
             category=CATEGORY,
+            **aliases("openpose", "dwpose", "face key points"),
             description="Extracts the poses of people in pictures: a control image for a ControlNet, OpenPose key "
             "points, "
             "and the head's rotation. Face key points need only a face pack.",
@@ -170,6 +172,7 @@ class EditPose(io.ComfyNode):
             node_id="FaceCDMEditPose",
             display_name="Edit Pose",
             category=CATEGORY,
+            **aliases("turn head", "openpose editor"),
             description="Edits a pose before it is drawn: turns heads, mirrors, scales, moves, and fits it into "
             "another size.",
             inputs=[

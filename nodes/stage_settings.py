@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.training.settings import rule
 from ..facecdm.training.stages import GROUPS, Stage
+from .new_fields import aliases
 
 STAGE_SETTINGS = io.Custom("FACECDM_STAGE_SETTINGS")
 PRESET = "preset"
@@ -38,6 +39,7 @@ class StageSettings(io.ComfyNode):
             node_id="FaceCDMStageSettings",
             display_name="Stage Settings",
             category="FaceCDM/training",
+            **aliases("training settings", "hyperparameters"),
             description="Every setting of a training stage. What stays at −1, preset or empty is as the preset has it.",
             inputs=[
                 io.String.Input(

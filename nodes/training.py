@@ -10,6 +10,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
 from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
+from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
 
@@ -122,6 +123,7 @@ class TrainStage(io.ComfyNode):
             node_id="FaceCDMTrainStage",
             display_name="Train FaceCDM Stage",
             category=CATEGORY,
+            **aliases("train identity", "ipadapter training", "fine-tune"),
             description="Trains one of the three stages: broad, identity, fine. Chain three of them. A stopped "
             "stage resumes when queued again.",
             is_output_node=True,
@@ -160,6 +162,7 @@ class Train(io.ComfyNode):
             node_id="FaceCDMTrain",
             display_name="Train FaceCDM",
             category=CATEGORY,
+            **aliases("train identity", "ipadapter training", "fine-tune", "consistent character"),
             description="Trains all three stages, one after the other: broad, identity, fine.",
             is_output_node=True,
             inputs=[

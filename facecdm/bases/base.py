@@ -21,8 +21,8 @@ class Base:
     step         the sides of training pictures are multiples of it, in pixels
     pooled_text  whether it also reads a pooled text embedding and picture sizes
     face_crop    side in pixels of the aligned face that its FaceID Plus adapters read
-    checkpoint   a file to start with, for messages; empty where there is none to get
-    noise        the process that it was trained with
+    noise        the process that it was trained with; only the demo model's is read (demo/schedule.py), since hosts
+                 take it from the MODEL or the scheduler
     """
 
     name: str
@@ -33,7 +33,6 @@ class Base:
     step: int = 64
     pooled_text: bool = False
     face_crop: int = 256
-    checkpoint: str = ""
     noise: Discrete = field(default_factory=Discrete.scaled_linear)
 
     @property

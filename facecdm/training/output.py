@@ -1,6 +1,7 @@
 """The files that a training from the shell leaves beside its checkpoints."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from .divergence import check_weights
 from .lora import Lora
 
 KINDS = ("lora", "control lora")
+_OTHER_NAME = str.maketrans(" _", "_ ")
 
 
 @dataclass(frozen=True)
 class Output:
-    """folder/name.safetensors, and its LoRAs beside it; `notes` go into the metadata and name the training."""
+    """folder/name.safetensors, and its LoRAs beside it, name_lora and name_control_lora.
+
+    notes  metadata that names the training
+    """
 
     folder: Path
     name: str
@@ -40,11 +45,14 @@ class Output:
                 tensors = {name: value.contiguous() for name, value in part.tensors().items()}
                 check_weights(tensors, f"the {kind}")
                 content = save(tensors, self.notes | {"format": "pt", "ss_network_module": "networks.lora"})
-                paths[kind] = write_named(content, self.folder, f"{self.name} {kind}", overwrite=True)
+                paths[kind] = write_named(content, self.folder, self._path(kind).stem, overwrite=True)
         return paths
 
     def _path(self, kind: str = "") -> Path:
-        return self.folder / (" ".join(filter(None, (self.name, kind))) + SUFFIX)
+        """Of a kind's file; one that an older version wrote as "name lora" keeps its name."""
+        parts = [self.name, *kind.split()]
+        former = self.folder / (" ".join(parts) + SUFFIX)
+        return former if kind and former.exists() else self.folder / ("_".join(parts) + SUFFIX)
 
     def _is_ours(self, path: Path) -> bool:
         try:
@@ -53,6 +61,13 @@ class Output:
         except (SafetensorError, OSError):
             return False
         return all(found.get(name, value) == value for name, value in self.notes.items()) and "facecdm.data" in found
+
+
+def find_lora(path: Path) -> Path:
+    """`path`; where it does not exist, the same LoRA by its other name: NAME_lora, or "NAME lora" (older versions)."""
+    stem = re.sub(r"[ _](control[ _])?lora$", lambda ending: ending[0].translate(_OTHER_NAME), path.stem)
+    other = path.with_name(stem + path.suffix)
+    return other if other.exists() and not path.exists() else path
 
 
 def notes_of(data: str, base: str, stages: list, start: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from .denoiser import Denoiser
 from .initialise import random_adapter
 from .lora import Lora
 from .orchestrator import Training, TrainingResult
-from .output import Output, notes_of
+from .output import Output, find_lora, notes_of
 from .progress import Progress
 from .trainer import Trainer
 from .worker import Worker
@@ -85,10 +85,11 @@ class Session:
     def _first_lora(self) -> Lora:
         if self.config.lora is None:
             return Lora()
-        lora = Lora.from_tensors(read_tensors(self.config.lora)[0])
+        path = find_lora(self.config.lora)
+        lora = Lora.from_tensors(read_tensors(path)[0])
         if not lora.parts:
             raise BadFile(
-                f"{self.config.lora} holds no LoRA as the training writes it (NAME.lora_down.weight): name "
+                f"{path} holds no LoRA as the training writes it (NAME.lora_down.weight): name "
                 "the file that lies beside the adapter"
             )
         return lora

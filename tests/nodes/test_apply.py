@@ -235,7 +235,7 @@ def test_a_model_without_cross_attention(errors, apply):
         apply(model=flux)
 
 
-# ---- where the face is to be ----
+# ---- face location ----
 
 
 @pytest.fixture

@@ -309,7 +309,7 @@ def test_a_net_without_a_place_for_tokens(errors, apply_control, in_comfy):
     import comfy.controlnet
 
     t2i = comfy.controlnet.T2IAdapter(torch.nn.Linear(1, 1), 3, 8, "nearest-exact", torch.device("cpu"))
-    with pytest.raises(errors.UnsupportedModel, match="T2I-Adapter, which reads no tokens"):
+    with pytest.raises(errors.UnsupportedModel, match="T2I-Adapter, which cannot read face tokens"):
         apply_control([], [], control_net=t2i)
 
 

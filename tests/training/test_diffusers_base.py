@@ -26,12 +26,12 @@ def test_a_folder_in_safetensors_is_opened(folder):
 
 
 def test_pickled_weights_missing_parts_and_unknown_devices_are_refused(folder):
-    with pytest.raises(FaceCDMError, match="device 'gpu' is none that torch knows"):
+    with pytest.raises(FaceCDMError, match="device 'gpu' is not one that torch knows"):
         open_base(str(folder), "gpu")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(tiny_denoiser().unet.state_dict(), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(BadFile, match="cannot be read, in safetensors"):
+    with pytest.raises(BadFile, match="cannot be read from safetensors"):
         open_base(str(folder), "cpu")
     for path in (folder / "scheduler").iterdir():
         path.unlink()

@@ -16,7 +16,7 @@ from facecdm.training.held_out import choose_held_out
 from facecdm.training.initialise import new_adapter, random_adapter
 from facecdm.training.lora import Lora
 from facecdm.training.orchestrator import Training
-from facecdm.training.output import Output, notes_of
+from facecdm.training.output import Output, find_lora, notes_of
 from facecdm.training.worker import Worker
 
 SIZES = {"face_rank": 8, "face_tokens": 2, "image_tokens": 2, "image_layers": 1}
@@ -155,7 +155,7 @@ def test_another_trainings_files_are_not_overwritten(denoiser, adapter, tmp_path
     ours.check_free()
     lora = Lora.new(denoiser.linears(), 1)
     paths = ours.save(adapter, lora, Lora())
-    assert set(paths) == {"adapter", "lora"} and paths["lora"].name == "adapter lora.safetensors"
+    assert set(paths) == {"adapter", "lora"} and paths["lora"].name == "adapter_lora.safetensors"
     ours.check_free()
     for name in notes:
         with pytest.raises(FaceCDMError, match="exists and was not made by this training.*--overwrite"):
@@ -164,6 +164,23 @@ def test_another_trainings_files_are_not_overwritten(denoiser, adapter, tmp_path
     save_adapter(adapter, tmp_path, "adapter")
     with pytest.raises(FaceCDMError, match="--overwrite"):
         ours.check_free()
+
+
+def test_a_lora_under_its_former_name_is_found_and_replaced(denoiser, adapter, tmp_path):
+    ours = Output(tmp_path, "adapter", notes_of("data", "demo", [STAGE], "start"))
+    lora = Lora.new(denoiser.linears(), 1)
+    new = ours.save(adapter, lora, lora)
+    former = {kind: path.with_name(path.name.replace("_", " ")) for kind, path in new.items()}
+    assert former["control lora"].name == "adapter control lora.safetensors"
+    for kind in ("lora", "control lora"):
+        assert find_lora(former[kind]) == find_lora(new[kind]) == new[kind], "a config may name the former file"
+        new[kind].rename(former[kind])
+        assert find_lora(former[kind]) == find_lora(new[kind]) == former[kind]
+    ours.check_free()
+    assert ours.save(adapter, lora, lora) == former, "a run that goes on keeps its files' names"
+    with pytest.raises(FaceCDMError, match="adapter lora.safetensors exists"):
+        former["adapter"].unlink()
+        Output(tmp_path, "adapter", notes_of("other", "demo", [STAGE], "start")).check_free()
 
 
 def test_an_adapter_with_nan_is_not_written(adapter, tmp_path):

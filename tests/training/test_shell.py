@@ -105,7 +105,7 @@ def test_three_stages_leave_an_adapter_a_lora_plots_and_pictures(alone):
     adapter = load_adapter(alone / "adapter.safetensors")
     assert adapter.config.recogniser.endswith("w600k_mbf.onnx")
     assert not adapter.streams["face"].gate.is_zero
-    assert any(name.endswith("lora_up.weight") for name in load_file(alone / "adapter lora.safetensors"))
+    assert any(name.endswith("lora_up.weight") for name in load_file(alone / "adapter_lora.safetensors"))
     for stage in ("broad", "identity", "fine"):
         assert (alone / f"{stage}.png").stat().st_size > 1000
         lines = [json.loads(line) for line in (alone / f"{stage}.jsonl").read_text().splitlines()]
@@ -132,7 +132,7 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
             for path in (one, two)
         )
         assert ours == pytest.approx(theirs, rel=1e-3) and len(ours) == 2
-    for name in ("adapter", "adapter lora"):
+    for name in ("adapter", "adapter_lora"):
         ours, theirs = (load_file(path.parent / "run" / f"{name}.safetensors") for path in (one, two))
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
@@ -156,8 +156,8 @@ def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_model
         "stages": {"identity": {"steps": 0}, "fine": {"steps": 0}},
     }
     said = command("facecdm", "train", write(tmp_path, data_set, face_models, control="demo", **plan)).stdout
-    assert "control lora: " in said and not (tmp_path / "run" / "adapter lora.safetensors").exists()
-    lora = load_file(tmp_path / "run" / "adapter control lora.safetensors")
+    assert "control lora: " in said and not (tmp_path / "run" / "adapter_lora.safetensors").exists()
+    lora = load_file(tmp_path / "run" / "adapter_control_lora.safetensors")
     assert lora and all(name.startswith("control_model.") for name in lora)
     assert any(value.any() for name, value in lora.items() if "lora_up" in name)
     with pytest.raises(AssertionError, match="name the ControlNet as control"):
@@ -166,13 +166,13 @@ def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_model
 
 def test_a_training_goes_on_from_an_adapter_and_its_lora(alone, data_set, face_models, tmp_path):
     """A stage that all but stands still leaves both as they were."""
-    begin = {"adapter": str(alone / "adapter.safetensors"), "lora": str(alone / "adapter lora.safetensors")}
+    begin = {"adapter": str(alone / "adapter.safetensors"), "lora": str(alone / "adapter_lora.safetensors")}
     still = {
         "all": {"steps": 1, "batch": 2, "rank": 0, "learning_rate": 1e-12, "weight_decay": 0.0, "identity": 0.0},
         "stages": {"broad": {"steps": 0}, "fine": {"steps": 0}},
     }
     command("facecdm", "train", write(tmp_path, data_set, face_models, **begin, **still))
-    for name in ("adapter", "adapter lora"):
+    for name in ("adapter", "adapter_lora"):
         before, after = (load_file(folder / f"{name}.safetensors") for folder in (alone, tmp_path / "run"))
         assert before.keys() == after.keys()
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)

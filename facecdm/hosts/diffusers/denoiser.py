@@ -44,7 +44,7 @@ class DiffusersDenoiser:
 
     @property
     def fingerprint(self) -> str:
-        """Names the base: its family, its schedule and a sample of every weight."""
+        """Digest of the base model: its name, schedule and a sample of every weight."""
         return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self.unet.parameters()))
 
     @property
@@ -52,7 +52,7 @@ class DiffusersDenoiser:
         return "" if self._control is None else digest_of("control", self._control.state_dict().values())
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Set the dtype of the U-Net's computations: float32, or another one by autocast."""
+        """Set the dtype in which the U-Net computes: float32, or another one by autocast."""
         self._autocast = None if dtype == torch.float32 else dtype
 
     def predict(
@@ -129,7 +129,7 @@ class DiffusersDenoiser:
 
     def checkpoint(self, on: bool) -> None:
         if on:
-            self.unet.train()  # diffusers checkpoints in training mode alone; these U-Nets have no dropout
+            self.unet.train()  # diffusers checkpoints only in training mode; these U-Nets have no dropout
             self.unet.enable_gradient_checkpointing()
         else:
             self.unet.disable_gradient_checkpointing()
@@ -149,22 +149,30 @@ class _Decoder(nn.Module):
 
 
 def open_base(base: str, device: str, control: Path | None = None) -> DiffusersDenoiser:
-    """`base` is "demo" or a folder as diffusers saves it; so is `control`, the pose ControlNet, or for the demo model a
-    file of its own. Raises MissingModel, FaceCDMError."""
+    """The denoiser of a base model.
+
+    base     "demo", or a folder that diffusers saved
+    control  its pose ControlNet: such a folder; for the demo model "demo" or a file
+
+    Raises MissingModel, BadFile, FaceCDMError.
+    """
     from ...demo.paths import POSE_CONTROLNET
 
     try:
         torch.device(device)
     except RuntimeError as error:
-        raise FaceCDMError(f"device {device!r} is none that torch knows: cpu, cuda, cuda:1 …") from error
+        raise FaceCDMError(f"device {device!r} is not one that torch knows: use cpu, cuda, cuda:1 …") from error
     if base == "demo":
         return demo_denoiser(device=device, pose=POSE_CONTROLNET if str(control) == "demo" else control)
     return folder_denoiser(Path(base), device, control=control)
 
 
 def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -> DiffusersDenoiser:
-    """The demo model (`weights`: DemoWeights, by default those of the pack), in float32; `pose` is the file of its pose
-    ControlNet."""
+    """The denoiser of the demo model, in float32.
+
+    weights  DemoWeights; None reads the packaged ones
+    pose     file of its pose ControlNet
+    """
     from ...demo import pose_net, schedule
     from ...demo import weights as demo
     from ...demo.autoencoder import build_autoencoder
@@ -193,17 +201,17 @@ class _DemoDecoder(nn.Module):
 def folder_denoiser(
     folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, control: Path | None = None
 ) -> DiffusersDenoiser:
-    """A model folder as diffusers saves it (unet/, vae/, scheduler/), with a ControlNet's folder beside it.
+    """The denoiser of a folder that diffusers saved (unet/, vae/, scheduler/), and of a ControlNet's folder `control`.
 
-    Nothing is fetched; weights are read from safetensors only. Raises MissingModel where a part is missing, BadFile.
+    Nothing is downloaded; weights are read from safetensors only. Raises MissingModel where a part is missing, BadFile.
     """
     from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 
     for part in ("unet", "vae", "scheduler"):
         if not (folder / part).is_dir():
             raise MissingModel(
-                f"{folder} has no {part}/: name a model folder as diffusers' save_pretrained writes it, with unet, "
-                "vae, scheduler, text encoder and tokenizer"
+                f"{folder} has no {part}/: give a folder that diffusers' save_pretrained wrote, with unet, vae, "
+                "scheduler, text encoder and tokenizer"
             )
     local = {"local_files_only": True}
     weights = local | {"use_safetensors": True}
@@ -213,7 +221,7 @@ def folder_denoiser(
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **local)
         net = ControlNetModel.from_pretrained(control, torch_dtype=dtype, **weights) if control else None
     except (OSError, ValueError) as error:
-        raise BadFile(f"{folder} or its ControlNet cannot be read, in safetensors: {str(error)[:300]}") from error
+        raise BadFile(f"{folder} or its ControlNet cannot be read from safetensors: {str(error)[:300]}") from error
     if net is not None:
         net = net.to(device).eval().requires_grad_(False)
     signal = scheduler.alphas_cumprod.sqrt()

@@ -15,10 +15,13 @@ from ...training.rows import Prompt
 
 
 class DiffusersEncoders:
-    """The encoders of `folder`, which holds vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and
-    text_encoder_2/, as `save_pretrained` writes them. `vision_folder` holds a CLIPVisionModelWithProjection.
+    """The encoders of a folder.
 
-    Weights are read from safetensors only. Captions are cut after 75 tokens.
+    folder         vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and text_encoder_2/, which
+                   `save_pretrained` wrote
+    vision_folder  of a CLIPVisionModelWithProjection; None: no vision encoder
+
+    Weights are read from safetensors only. Captions are truncated to 75 tokens.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class DiffusersEncoders:
         self._device = device
         self.large = (folder / "text_encoder_2").is_dir()
         self._vae = _open(AutoencoderKL, folder / "vae", device, dtype)
-        # SDXL's autoencoder overflows in float16: its own configuration says so.
+        # SDXL's autoencoder overflows in float16; its configuration says so.
         if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
             self._vae.float()
         kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
@@ -68,7 +71,7 @@ class DiffusersEncoders:
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
-        """One picture at a time: at full size the autoencoder is what needs memory."""
+        """One picture at a time, since the autoencoder needs the most memory."""
         images = pixels.movedim(-1, 1).to(self._device, self._vae.dtype) * 2 - 1
         made = torch.cat([self._vae.encode(image[None]).latent_dist.mode() for image in images]).float()
         return (made - (self._vae.config.get("shift_factor") or 0.0)) * self._vae.config.scaling_factor
@@ -100,7 +103,7 @@ class DiffusersEncoders:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise MissingModel(f"{folder} is missing: name a diffusers folder, as pipeline.save_pretrained writes it")
+        raise MissingModel(f"{folder} is missing: give a diffusers folder that pipeline.save_pretrained wrote")
     return folder
 
 
@@ -108,12 +111,12 @@ def _open(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Modul
     try:
         model = kind.from_pretrained(_existing(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadFile(f"{folder} cannot be read as a {kind.__name__} in safetensors: {str(error)[:200]}") from error
+        raise BadFile(f"{folder} cannot be read as a {kind.__name__} from safetensors: {str(error)[:200]}") from error
     return model.to(device).eval().requires_grad_(False)
 
 
 def _normal(folder: Path) -> tuple[tuple, ...]:
-    """Mean and deviation of the pixels: those of the folder's preprocessor, or CLIP's."""
+    """Mean and standard deviation of the pixels: the folder's preprocessor's, or CLIP's."""
     from ...demo.clip import PIXEL_MEAN, PIXEL_STD
 
     path = folder / "preprocessor_config.json"

@@ -1,4 +1,4 @@
-"""The triplet attention in a diffusers U-Net: an attention processor around the code that ComfyUI's host uses."""
+"""The triplet attention in a diffusers U-Net: an attention processor around the code that both hosts share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,12 @@ from .unet import cross_attentions, layer_map
 
 @dataclass(frozen=True)
 class Span:
-    """The rows `start … start + rows` of the batch show `person`, prompted by `text` [1 or rows, T, context]."""
+    """Rows of the batch that one person is applied to.
+
+    person
+    start, rows  the batch's rows start … start + rows
+    text         the prompt's tokens [1 or rows, T, context]
+    """
 
     person: Person
     start: int
@@ -26,7 +31,7 @@ class Span:
 
 @dataclass
 class _Session:
-    """What the processors of one U-Net share while it runs."""
+    """The state that the processors of one U-Net share while it runs."""
 
     spans: list[Span] = field(default_factory=list)
     keys_values: list[dict] = field(default_factory=list)
@@ -72,7 +77,7 @@ class _Session:
 
 
 class _Processor:
-    """diffusers' plain attention for cross-attention layer `index`, with the triplet before its output projection.
+    """diffusers' plain attention of cross-attention layer `index`, with the triplet before its output projection.
 
     A trainer passes `people`, the streams of every layer, and `watch` (index, queries, text keys) through diffusers'
     cross_attention_kwargs: gradient checkpointing keeps these for its second forward pass.
@@ -93,7 +98,9 @@ class _Processor:
         **kwargs,
     ):
         if attention_mask is not None:
-            raise UnsupportedModel("FaceCDM's diffusers host takes no attention mask over the text; pass None")
+            raise UnsupportedModel(
+                "FaceCDM's diffusers host does not support an attention mask over the text; pass None"
+            )
         q = attn.to_q(hidden_states)
         k, v = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
         if watch is not None:
@@ -105,7 +112,7 @@ class _Processor:
 
 
 def _self_attention():
-    """diffusers' plain processor, which ignores the arguments of cross-attention without a warning."""
+    """diffusers' plain processor, without its warning about the arguments of cross-attention."""
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     class SelfAttention(AttnProcessor2_0):
@@ -135,9 +142,12 @@ class DiffusersHost:
 
     @contextmanager
     def people(self, spans: list[Span], sigma: Tensor, size: tuple[int, int]) -> Iterator[nn.Module]:
-        """Apply `spans` to the U-Net in a `with` block, at noise level σ [1]; `size`: (height, width) of the latents.
+        """Apply `spans` to the U-Net in a `with` block.
 
-        Keys and values are computed here once for all calls in the block, with gradients where these are enabled.
+        sigma  the noise level σ [1]
+        size   (height, width) of the latents
+
+        Keys and values are computed once for all calls in the block, with gradients where these are enabled.
         """
         parameter = next(self.unet.parameters())
         widths = [layer.width for layer in self.layer_map.layers]

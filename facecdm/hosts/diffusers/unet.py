@@ -1,4 +1,4 @@
-"""U-Nets of diffusers: how one is built, and the attacher that finds its cross-attention layers."""
+"""Builds U-Nets of diffusers, and finds their cross-attention layers."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ _PARTS = {"down_blocks": "input", "up_blocks": "output", "mid_block": "middle"}
 
 
 def build_unet(config: dict) -> nn.Module:
-    """A `UNet2DConditionModel` of random weights from its configuration."""
+    """A `UNet2DConditionModel` with random weights, from its configuration."""
     try:
         from diffusers import UNet2DConditionModel
     except ImportError as error:
@@ -18,7 +18,7 @@ def build_unet(config: dict) -> nn.Module:
 
 
 def controlnet_of(unet: nn.Module) -> nn.Module:
-    """A `ControlNetModel` that begins with a copy of the U-Net's encoder, on its device."""
+    """A `ControlNetModel` initialised with a copy of the U-Net's encoder, on its device."""
     try:
         from diffusers import ControlNetModel
     except ImportError as error:
@@ -27,7 +27,7 @@ def controlnet_of(unet: nn.Module) -> nn.Module:
 
 
 def cross_attentions(unet: nn.Module) -> list[nn.Module]:
-    """The cross-attention layers in the layer map's order. Raises UnsupportedModel where it has none of the kind."""
+    """The cross-attention layers in the layer map's order. Raises UnsupportedModel for a model of another kind."""
     return [module for _, module in _cross_attentions(unet)]
 
 
@@ -44,7 +44,7 @@ def _cross_attentions(unet: nn.Module) -> list[tuple[str, nn.Module]]:
     if not all(hasattr(unet, part) for part in _PARTS):
         raise UnsupportedModel(
             f"{type(unet).__name__} is not a U-Net with cross-attention; "
-            "FaceCDM needs one such as Stable Diffusion 1.5's or XL's"
+            "FaceCDM needs one such as that of Stable Diffusion 1.5 or XL"
         )
     found = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn2")]
     order = list(_PARTS)

@@ -1,4 +1,4 @@
-"""A ControlNet in ComfyUI that reads face tokens where it would read the text."""
+"""A ControlNet in ComfyUI that reads face tokens in place of the text."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -16,13 +16,13 @@ from ..sampling.chunks import rows_for_images, sampled_images
 from ..sampling.run import run_of
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
-_CONTEXT = "crossattn_controlnet"  # where core's ControlNets look for tokens before they take the text's
+_CONTEXT = "crossattn_controlnet"  # the key that core's ControlNets prefer over the text
 _AREAS = "facecdm_areas"
 
 
 class TokensPerImage(comfy.conds.CONDRegular):
-    """Face tokens [pictures, N, context]. The chunks of a batch stay a list, because the picture of each row is known
-    only when the net is called.
+    """Face tokens [pictures, N, context]. The chunks of a batch stay a list, since only the call of the net shows which
+    picture a row belongs to.
     """
 
     def process_cond(self, batch_size, **kwargs):
@@ -36,7 +36,7 @@ class TokensPerImage(comfy.conds.CONDRegular):
 
 
 class Areas(comfy.conds.CONDRegular):
-    """The area of each chunk of a batch, [chunks, 4]: height, width, top, left in latents; zeros: the whole picture."""
+    """Area of each chunk of a batch, [chunks, 4]: height, width, top, left in latents; zeros mean the whole picture."""
 
     def process_cond(self, batch_size, area=None, **kwargs):
         return self._copy_with(torch.tensor([[0, 0, 0, 0] if area is None else list(area)]))
@@ -46,9 +46,9 @@ class FaceControl(ControlBase):
     """A link in a conditioning's chain of ControlNets.
 
     net   the ControlNet
-    key   of the tokens in the conditioning that it reads; core's own `cross_attn_controlnet` would show one person's
-          tokens to every net of the chain
-    mask  [1, H, W] in 0…1 of the whole picture: the positions where the net acts; None: everywhere
+    key   the conditioning's key of the tokens that it reads; under core's own `cross_attn_controlnet` every net of the
+          chain would read one person's tokens
+    mask  [1, H, W] in 0…1 over the whole picture: where the net acts; None means everywhere
     """
 
     def __init__(self, net: ControlBase, key: str, mask: Tensor | None = None):
@@ -77,7 +77,7 @@ class FaceControl(ControlBase):
     def _mask_for(self, x_noisy: Tensor, areas: Tensor | None, options: dict) -> Tensor:
         """[1 or rows, h, w]: the part of the mask that each row's conditioning covers.
 
-        The picture's size is not said where no person is applied to the MODEL; the mask is then taken to have it.
+        The picture's size is unknown where no person is applied to the MODEL; the mask's size is used then.
         """
         if areas is None or not areas.any():
             return self.mask
@@ -125,14 +125,18 @@ def control_with_faces(
     end: float,
     mask: Tensor | None = None,
 ) -> tuple[list, list]:
-    """Both conditionings with one more ControlNet, which reads `shown` beside the positive prompts and `empty` beside
-    the negative ones. `picture` [B, H, W, 3] in 0…1; it acts from `start` to `end`, shares of the sampling.
+    """Both conditionings with one more ControlNet; it reads the tokens `shown` with the positive prompts and `empty`
+    with the negative ones.
+
+    picture     control image [B, H, W, 3] in 0…1
+    start, end  shares of the sampling between which it acts
+    mask        [1, H, W] in 0…1: where it acts; None means everywhere
     """
     key, links = f"facecdm_face_tokens_{uuid4().hex}", {}
 
     def linked(text: Tensor, options: dict, tokens: Tokens) -> list:
         before = options.get("control")
-        if before not in links:  # the same link for both, so that they share a batch
+        if before not in links:  # one link for both, so that they share a batch
             own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end))
             links[before] = FaceControl(own, key, mask).set_previous_controlnet(before)
         read = tokens(text)
@@ -146,20 +150,20 @@ def control_with_faces(
 
 
 def check_net(net, context: int) -> None:
-    """Raises UnsupportedModel (no cross-attention to read tokens), Mismatch (tokens of another width)."""
+    """Raises UnsupportedModel for a net without cross-attention, Mismatch for tokens of another width."""
     model = getattr(net, "control_model", None)
     if model is None:
         if hasattr(net, "t2i_model"):
             raise UnsupportedModel(
-                "control_net is a T2I-Adapter, which reads no tokens. Connect a ControlNet, or "
+                "control_net is a T2I-Adapter, which cannot read face tokens. Connect a ControlNet, or "
                 "apply this one with core's Apply ControlNet."
             )
-        return  # a Control-LoRA, which has no weights of its own until it samples
+        return  # a Control-LoRA, which has no attention weights before sampling
     widths = {module.in_features for name, module in model.named_modules() if name.endswith("attn2.to_k")}
     if not widths:
         raise UnsupportedModel(
-            f"control_net is a {type(model).__name__} without cross-attention to a text, so it has "
-            "no place for face tokens. Use a ControlNet for SD1.5, SD2 or SDXL."
+            f"control_net is a {type(model).__name__} without cross-attention, so it cannot read face "
+            "tokens. Use a ControlNet for SD1.5, SD2 or SDXL."
         )
     if context not in widths:
         base = next((base.name for base in BASES.values() if base.text_width == max(widths)), "another base")

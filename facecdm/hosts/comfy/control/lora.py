@@ -1,4 +1,4 @@
-"""A LoRA that a training has made for a ControlNet, put on a CONTROL_NET."""
+"""Applies a ControlNet's LoRA, made by a training, to a CONTROL_NET."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ PREFIX = "control_model."
 
 
 def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength: float) -> ControlBase:
-    """A copy of CONTROL_NET with the LoRA at that strength; the given one stays as it is, and no weight is copied.
+    """A copy of CONTROL_NET with the LoRA at `strength`. The given net is unchanged; its weights are shared.
 
-    `tensors` are a training's LORA_MODEL. Raises Mismatch where they are of something else, or of another ControlNet;
-    UnsupportedModel for nets that no such LoRA fits.
+    `tensors` is the LORA_MODEL of a training. Raises Mismatch where it is not a LoRA of a ControlNet, or one of another
+    ControlNet; UnsupportedModel for a net that is not a ControlNet.
     """
     lora = Lora.from_tensors(tensors)
     if not lora.parts or not all(name.startswith(PREFIX) for name in lora.parts):
@@ -30,7 +30,7 @@ def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength:
         return _joined(net, changes, strength)
     patcher = getattr(net, "control_model_wrapped", None)
     if patcher is None:
-        raise UnsupportedModel(f"a {type(net).__name__} takes no LoRA of a ControlNet: connect a ControlNet")
+        raise UnsupportedModel(f"a {type(net).__name__} cannot take the LoRA of a ControlNet: connect a ControlNet")
     shapes = {key: tuple(value.shape) for key, value in patcher.model.state_dict().items()}
     _check(changes, {name: shapes.get(f"{name}.weight") for name in changes})
     copy = net.copy()
@@ -42,7 +42,7 @@ def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength:
 
 
 def _joined(net: ControlLora, changes: dict, strength: float) -> ControlLora:
-    """A control-LoRA is low-rank itself, on weights that the MODEL brings: ranks add up."""
+    """Both are low-rank updates of the MODEL's weights, so their ranks are concatenated."""
     weights = dict(net.control_weights)
     for name, part in changes.items():
         up, down = part.up.detach().flatten(1) * part.scale * strength, part.down.detach()

@@ -1,4 +1,4 @@
-"""The demo model's adapter, and the LoRA that was learnt beside it, for a ComfyUI MODEL."""
+"""The demo model's adapter, and the LoRA that was trained with it, for a ComfyUI MODEL."""
 
 from pathlib import Path
 
@@ -11,22 +11,22 @@ from ....demo.paths import ADAPTER, ADAPTER_LORA
 from ....errors import BadFile, Mismatch, MissingModel
 from ..unet import layer_map
 
-AGAIN = "clone the pack anew"
+ADVICE = "clone the pack again"
 
 
 def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[object, TripletAdapter]:
     """A copy of MODEL with the LoRA, and the adapter.
 
-    Raises MissingModel where a file is not there, BadFile where one is damaged, Mismatch on another base model.
+    Raises MissingModel where a file is missing, BadFile where one is damaged, Mismatch for another base model.
     """
     for path in (adapter, lora):
         if not path.is_file():
-            raise MissingModel(f"the demo model's adapter is not at {path}; {AGAIN}")
+            raise MissingModel(f"the demo model's adapter is not at {path}; {ADVICE}")
     read = load_adapter(adapter)
     if read.config.layer_map != layer_map(model):
         raise Mismatch(
-            f"this adapter is the demo model's, and the model is {name_of(layer_map(model))}: connect Load Demo "
-            "Model, or take Load Adapter with a file for your model"
+            f"this adapter is for the demo model, and the model is {name_of(layer_map(model))}: connect Load Demo "
+            "Model, or use Load Adapter with a file for your model"
         )
     return comfy.sd.load_lora_for_models(model, None, _read(lora), 1.0, 0.0)[0], read
 
@@ -38,4 +38,4 @@ def _read(path: Path) -> dict:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BadFile(f"{path} is cut off or no safetensors file ({error}); {AGAIN}") from error
+        raise BadFile(f"{path} is cut off or not a safetensors file ({error}); {ADVICE}") from error

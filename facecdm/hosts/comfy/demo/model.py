@@ -1,4 +1,4 @@
-"""The demo model as ComfyUI's own objects: MODEL, CLIP, VAE, CLIP_VISION, from the one weights file."""
+"""The demo model as ComfyUI's MODEL, CLIP, VAE and CLIP_VISION, from one weights file."""
 
 import functools
 import json
@@ -30,13 +30,13 @@ from ....demo.sizes import DemoSizes
 from ....demo.weights import DemoWeights, read
 from ....errors import BadFile
 
-# Not CoreModelPatcher: dynamic VRAM has nothing to save on so small a model, and could not be trained on.
+# Not CoreModelPatcher: dynamic VRAM saves nothing on so small a model, and does not support training.
 Patcher = comfy.model_patcher.ModelPatcher
 
 
 @dataclass(frozen=True)
 class DemoModel:
-    """What the sockets of Load Demo Model carry."""
+    """The outputs of Load Demo Model."""
 
     model: comfy.model_patcher.ModelPatcher
     clip: comfy.sd.CLIP
@@ -45,7 +45,7 @@ class DemoModel:
 
 
 def load(path: Path | None = None) -> DemoModel:
-    """Read and build; MissingModel or BadFile as `read`."""
+    """Read and build. Raises MissingModel, BadFile as `read`."""
     return build(read(path))
 
 
@@ -54,8 +54,8 @@ def build(weights: DemoWeights) -> DemoModel:
 
 
 def core_unet_config(sizes: DemoSizes) -> dict:
-    """The configuration of ComfyUI's UNetModel that computes what diffusers' `sizes.unet_config()` does."""
-    depths = [int(here) for here in sizes.attention]
+    """The configuration of ComfyUI's UNetModel that equals `sizes.unet_config()` of diffusers."""
+    depths = [int(attends) for attends in sizes.attention]
     return {
         "use_checkpoint": False,
         "image_size": 32,
@@ -106,7 +106,7 @@ class ShuffledAutoencoder(nn.Module):
 
 
 class DemoLatents(comfy.latent_formats.LatentFormat):
-    """Latents as the autoencoder gives them; previews show the mean colour of every decoded patch."""
+    """Unscaled latents; previews show the mean colour of every decoded patch."""
 
     scale_factor = 1.0
 
@@ -123,7 +123,7 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
 
 
 class DemoConfig(comfy.supported_models_base.BASE):
-    """What core's loader would have found out about a checkpoint."""
+    """The description that core's loader derives from a checkpoint."""
 
     unet_extra_config = {}
     sampling_settings = SAMPLING_SETTINGS
@@ -143,7 +143,7 @@ class DemoConfig(comfy.supported_models_base.BASE):
         return comfy.model_base.BaseModel(self, self.model_type(state_dict), device=device, unet_model=unet)
 
     def inpaint_model(self) -> bool:
-        return False  # BASE takes more than four channels for a mask
+        return False  # BASE infers a mask from more than four channels
 
 
 def build_model(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.model_patcher.ModelPatcher:
@@ -166,7 +166,7 @@ def build_model(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy
 
 
 def build_clip(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.sd.CLIP:
-    """A CLIP with the tokenizer's whole vocabulary, whose rows that no caption used are the unknown word's."""
+    """A CLIP with the tokenizer's whole vocabulary; words that no caption used share the row of the unknown word."""
     import folder_paths
 
     config = weights.sizes.clip.text_config() | {"vocab_size": FULL_VOCABULARY}
@@ -186,7 +186,7 @@ def build_clip(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.
     )
     table = "text_model.embeddings.token_embedding.weight"
     if table not in weights.text or len(weights.text[table]) != len(weights.vocabulary):
-        raise BadFile("the demo model's text tower and its vocabulary are not of one size; clone the pack anew")
+        raise BadFile("the demo model's text tower and vocabulary differ in size; clone the pack again")
     whole = weights.text | {table: weights.vocabulary.expand(weights.text[table])}
     _fill(clip.cond_stage_model.clip_l.transformer, whole, "text tower")
     return clip
@@ -198,11 +198,11 @@ def _tokenizer(sizes: ClipSizes):
 
 
 class DemoVAE(comfy.sd.VAE):
-    """Core's VAE around our autoencoder: batches, tiles, device and memory are core's affair."""
+    """Core's VAE around our autoencoder; core handles batches, tiles, device and memory."""
 
     def __init__(self, weights: DemoWeights, dtype: torch.dtype | None = None):
         management = comfy.model_management
-        with _no_warnings():  # core sets every attribute of its version, then misses weights that it knows
+        with _no_warnings():  # core sets all its attributes, then warns of missing weights
             super().__init__(sd={})
         sizes = weights.sizes
         self.latent_channels = sizes.latent_channels // sizes.shuffle**2
@@ -248,7 +248,7 @@ def _no_warnings():
 
 
 def build_clip_vision(weights: DemoWeights) -> comfy.clip_vision.ClipVisionModel:
-    """Core's constructor wants its configuration as a file."""
+    """A temporary file holds the configuration, since core's constructor reads it from one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(weights.sizes.clip.vision_config()))
@@ -262,6 +262,6 @@ def _fill(module: nn.Module, state: dict[str, Tensor], part: str) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise BadFile(
-            f"the demo model's {part} does not have the shape that its description says; clone the "
-            f"pack anew ({str(error).splitlines()[-1].strip()})"
+            f"the shapes of the demo model's {part} differ from its configuration; clone the "
+            f"pack again ({str(error).splitlines()[-1].strip()})"
         ) from error

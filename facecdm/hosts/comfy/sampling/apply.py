@@ -1,4 +1,4 @@
-"""The triplet attention in ComfyUI: what a MODEL is made of, and how a person is patched into it."""
+"""Patches a person into a ComfyUI MODEL, and converts times of the sampling to noise levels."""
 
 from collections import Counter
 
@@ -14,21 +14,21 @@ from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
 
 
 def schedule(model, values: tuple[float, ...]) -> Schedule | None:
-    """Factors at even distances over the sampling → over the noise level; None where they do not change."""
+    """Factors at even distances over the sampling, as a function of the noise level; None where all are 1."""
     if len(set(values)) == 1 and values[0] == 1:
         return None
-    sampling, places = model.get_model_object("model_sampling"), torch.linspace(0, 1, max(len(values) - 1, 1) * 8 + 1)
+    sampling, shares = model.get_model_object("model_sampling"), torch.linspace(0, 1, max(len(values) - 1, 1) * 8 + 1)
     values = values if len(values) > 1 else values * 2
-    at = places * (len(values) - 1)
+    at = shares * (len(values) - 1)
     low = at.floor().clamp(max=len(values) - 2).long()
     points = torch.tensor(values)
-    sigmas = torch.tensor([float(sampling.percent_to_sigma(float(place))) for place in places])
+    sigmas = torch.tensor([float(sampling.percent_to_sigma(float(share))) for share in shares])
     ends = (float(sampling.sigma_min), float(sampling.sigma_max))
     return Schedule(sigmas.clamp(*ends), points[low] + (at - low) * (points[low + 1] - points[low]))
 
 
 def sigma_at(model, percent: float) -> float:
-    """The noise level at `percent` (0…1) of the sampling; infinity at its start."""
+    """The noise level after the share `percent` (0…1) of the sampling; infinity at 0."""
     return model.get_model_object("model_sampling").percent_to_sigma(percent) if percent > 0 else float("inf")
 
 
@@ -46,7 +46,7 @@ def check_base(model, adapter) -> None:
 
 
 def apply_person(model, person: Person):
-    """A copy of MODEL that shows `person`, beside everybody and everything already patched into it.
+    """A copy of MODEL with `person` added; people and patches already in it stay.
 
     Raises as `check_base`.
     """
@@ -68,7 +68,7 @@ def apply_person(model, person: Person):
 
 
 def _occupy(options: dict, keys: list[tuple]) -> None:
-    """Put our patch on every cross-attention layer; who sits there already is kept, inside ours."""
+    """Put our patch on every cross-attention layer; a patch already there is kept, inside ours."""
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
     patches = replace["attn2"] = dict(replace.get("attn2", {}))
     alone = {block for block, count in Counter(key[:2] for key in keys).items() if count == 1}
@@ -76,5 +76,5 @@ def _occupy(options: dict, keys: list[tuple]) -> None:
         occupant = patches.get(key, patches.get(key[:2]))
         patch = occupant if isinstance(occupant, TripletPatch) else TripletPatch(index, occupant)
         patches[key] = patch
-        if key[:2] in alone:  # where IPAdapter_plus looks for a patch to add to; core would take the longer key
+        if key[:2] in alone:  # IPAdapter_plus extends the patch at this key; core reads the longer key first
             patches[key[:2]] = patch

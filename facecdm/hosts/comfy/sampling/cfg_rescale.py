@@ -1,15 +1,15 @@
-"""Guidance without its burn: CFG whose result has the spread of the prompt's own prediction."""
+"""CFG rescale: guidance whose result has the standard deviation of the conditional prediction."""
 
 from dataclasses import dataclass
 
-_FUNCTIONS = "sampler_post_cfg_function"  # where core keeps them in a model's options
+_FUNCTIONS = "sampler_post_cfg_function"  # the key of these functions in a model's options
 
 
 @dataclass(frozen=True)
 class Rescale:
     """Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2023, section 3.4.
 
-    As core's RescaleCFG computes it, in v, but after CFG: other nodes' CFG functions stay.
+    Computed in v as core's RescaleCFG does, but after CFG, so that other nodes' CFG functions stay.
     """
 
     amount: float
@@ -21,14 +21,14 @@ class Rescale:
         def v(denoised):
             return (args["input"] / size**2 - denoised) * size / sigma
 
-        guided, own = v(args["denoised"]), v(args["cond_denoised"])
-        over = tuple(range(1, own.ndim))
-        even = guided * (own.std(over, keepdim=True) / guided.std(over, keepdim=True))
-        return args["input"] / size**2 - (self.amount * even + (1 - self.amount) * guided) * sigma / size
+        guided, conditional = v(args["denoised"]), v(args["cond_denoised"])
+        axes = tuple(range(1, guided.ndim))
+        rescaled = guided * (conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
+        return args["input"] / size**2 - (self.amount * rescaled + (1 - self.amount) * guided) * sigma / size
 
 
 def rescale_cfg(model, amount: float):
-    """A copy of MODEL that is rescaled once: of several people's amounts, by the largest."""
+    """A copy of MODEL with CFG rescale; it acts once, by the largest amount of all calls."""
     model = model.clone()
     before = model.model_options.get(_FUNCTIONS, [])
     amounts = [function.amount for function in before if isinstance(function, Rescale)]

@@ -1,18 +1,18 @@
-"""The LoRA inside a FaceID file, on the attentions of a ComfyUI model."""
+"""Applies the LoRA inside a FaceID file to the attention layers of a MODEL."""
 
 from torch import Tensor
 
 from ..unet import attention_paths
 
-APPLIED = "facecdm_loras"  # in a model's transformer_options: strength by what the LoRA is known as
+APPLIED = "facecdm_loras"  # in a model's transformer_options: strength by the LoRA's name
 _TARGETS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
 
 
 def apply_lora(model, lora: dict[str, Tensor], strength: float, name: object):
-    """A copy of MODEL with the LoRA at that strength ≥ 0, `name` being what it is known as.
+    """A copy of MODEL with the LoRA at `strength` ≥ 0.
 
-    A model has one LoRA of a name: applied again, by the next person of the same adapter, it comes to the larger of
-    both strengths, not to their sum.
+    A LoRA applied again under the same `name`, by the next person of the same adapter, gets the larger of both
+    strengths, not their sum.
     """
     import comfy.lora
 

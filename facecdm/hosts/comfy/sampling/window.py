@@ -1,4 +1,4 @@
-"""A MODEL and its conditionings, cut to a window of the picture."""
+"""Crops a MODEL's people and its conditionings to a window of the picture."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ LATENTS = ("concat_latent_image", "concat_mask")  # of inpainting and editing mo
 def model_in(model, window: Window, picture: int = 0, face: Tensor | None = None):
     """A copy of MODEL for a window of the `picture`-th picture of the batch.
 
-    Masks and face locations of its people are cut to the window; of references per picture the picture's one counts.
+    Masks and face locations of its people are cropped to the window. Of references per picture, the picture's is used.
     face: key points [5, 2] of the face in the window, in pixels of the picture; they replace all face locations.
     """
     model = model.clone()
@@ -41,9 +41,8 @@ def _person_in(person: Person, window: Window, face: Tensor | None) -> Person:
 def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> list:
     """CONDITIONING for a window of the `picture`-th picture of the batch.
 
-    Masks, areas, GLIGEN boxes, inpainting latents and the pictures of ControlNets are cut to the window. An entry
-    whose mask or area is outside of it is left out. If that leaves none, all stay without mask and area, since
-    sampling needs a prompt.
+    Masks, areas, GLIGEN boxes, inpainting latents and control images are cropped to the window. An entry whose mask or
+    area is outside is left out. If none remains, all stay without mask and area, since sampling needs a prompt.
     """
     inside = [(text, own) for text, options in conditioning if (own := _regional(options, window)) is not None]
     if not inside:
@@ -53,7 +52,7 @@ def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> lis
 
 
 def _regional(options: dict, window: Window) -> dict | None:
-    """The options with mask and area cut to the window; None where one of them is outside."""
+    """The options with mask and area cropped to the window; None where one of them is outside."""
     own = dict(options)
     if "mask" in own:
         own["mask"] = window.cut(own["mask"])
@@ -67,7 +66,7 @@ def _regional(options: dict, window: Window) -> dict | None:
 
 
 def _spatial(options: dict, window: Window, picture: int) -> dict:
-    """The options with everything else that is laid out over the picture cut to the window."""
+    """The options with their other spatial values cropped to the window."""
     own = dict(options)
     for key in LATENTS:
         if own.get(key) is not None:
@@ -84,7 +83,7 @@ def _spatial(options: dict, window: Window, picture: int) -> dict:
 
 
 def _area_in(area: tuple, window: Window) -> tuple | None:
-    """("percentage", h, w, y, x) of the window, from an area of the picture in latents or in shares."""
+    """("percentage", h, w, y, x) in the window, of an area of the picture in latents or shares; None where outside."""
     parts = (window.height, window.width) * 2
     box = area[1:] if area[0] == "percentage" else tuple(STEP * a / p for a, p in zip(area, parts))
     cut = _box_in(box, window)
@@ -92,14 +91,14 @@ def _area_in(area: tuple, window: Window) -> tuple | None:
 
 
 def _gligen_box_in(box: tuple, window: Window) -> tuple | None:
-    """(embedding, h, w, y, x) in latents of the picture → the same in latents of the window."""
+    """(embedding, h, w, y, x) in latents of the picture → in latents of the window; None where outside."""
     embedding, *sides = box
     cut = _box_in(tuple(STEP * side / part for side, part in zip(sides, (window.height, window.width) * 2)), window)
     return None if cut is None else (embedding, *(c * side / STEP for c, side in zip(cut, window.size * 2)))
 
 
 def _box_in(box: tuple, window: Window) -> tuple[float, float, float, float] | None:
-    """(h, w, y, x) in shares of the picture → its part in the window, in shares of that; None where it has none."""
+    """(h, w, y, x) in shares of the picture → its part in the window, in shares of the window; None where outside."""
     height, width, y, x = box
     spans = []
     for start, length, low, high in (
@@ -115,9 +114,9 @@ def _box_in(box: tuple, window: Window) -> tuple[float, float, float, float] | N
 
 
 def control_in(control, window: Window, picture: int = 0):
-    """A copy of a chain of ControlNets with their pictures cut to the window.
+    """A copy of a chain of ControlNets with their control images cropped to the window.
 
-    A ControlNet with several pictures uses the one of the `picture`-th picture of the batch, in turn, as core does.
+    Of several control images the `picture`-th is used, counted cyclically as core does.
     """
     own = control.copy()
     for net in (own, getattr(own, "net", None)):  # FaceControl holds another net

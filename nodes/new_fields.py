@@ -1,0 +1,13 @@
+"""Fields of schemas that newer ComfyUI versions know and 0.3.75 does not."""
+
+from inspect import signature
+
+from comfy_api.latest import io
+
+# For an input that few users change: newer versions show it on demand.
+ADVANCED: dict[str, bool] = {"advanced": True} if "advanced" in signature(io.Float.Input).parameters else {}
+
+
+def aliases(*names: str) -> dict[str, list[str]]:
+    """For io.Schema: other names under which the node is found."""
+    return {"search_aliases": list(names)} if "search_aliases" in signature(io.Schema).parameters else {}
