@@ -202,7 +202,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         row["sharpness"] = sharp(pixels, analyzer)
         if labels is not None:
             obeyed = judge.score(pixels, labels)
-            row |= {"background": obeyed.background, "shirt": obeyed.shirt}
+            row |= {name: obeyed[name] for name in ("background", "shirt")}
         rows.append(row)
         print(json.dumps(row), flush=True)
 

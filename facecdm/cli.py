@@ -74,6 +74,11 @@ COMMANDS = {
         "train an adapter and a LoRA in three stages from a data set",
         ("train config.yaml --dry-run", "train config.yaml"),
     ),
+    "train-location": Command(
+        ".commands.train_location",
+        "give an adapter a head that finds the face's location while it samples",
+        ("train-location adapter.safetensors --data data/me --out runs/me --name adapter_located",),
+    ),
     "evaluate": Command(
         ".evaluation.cli",
         "measure identity similarity and prompt adherence of pictures: tables, plots, a report",

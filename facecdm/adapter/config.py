@@ -33,6 +33,7 @@ class AdapterConfig:
     router          whether each position weighs the streams by how they agree (method.md, part 3)
     spatial_tokens  whether the face tokens are a square grid over the aligned face, which can be conditioned on the
                     location of the face
+    location_channels  latent channels of the base model if the adapter has a LocationHead; 0: it has none
     recogniser      the face recogniser that it was trained with; empty while untrained
     """
 
@@ -48,6 +49,7 @@ class AdapterConfig:
     knots: int = 8
     router: bool = False
     spatial_tokens: bool = False
+    location_channels: int = 0
     recogniser: str = ""
 
     @property

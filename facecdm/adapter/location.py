@@ -20,12 +20,14 @@ class FaceLocation:
     size       (height, width) of the picture in latents
     side       tokens along a side of their grid over the aligned face
     grid       (rows, columns) of the layer, if known; else the latents are halved until they fit
+    trust      [1 or B] in 0…1, weakens the stream where the location is an estimate; None: it is known
     """
 
     keypoints: Tensor
     size: tuple[int, int]
     side: int
     grid: tuple[int, int] | None = None
+    trust: Tensor | None = None
     _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
 
     @property
@@ -42,7 +44,10 @@ class FaceLocation:
             scores = -(at[:, :, None] - token_centres(self.side).to(at)[near]).square().sum(-1) / (2 * width**2)
             scores = scores - scores.amax(-1, keepdim=True)  # so that half precision holds them far from the face
             beyond = at.abs().amax(-1, keepdim=True) - REACH
-            self._made[positions, dtype] = near, scores.to(dtype), (1 - beyond / FADES).clamp(0, 1).to(dtype)
+            share = (1 - beyond / FADES).clamp(0, 1)
+            if self.trust is not None:
+                share = share * self.trust.view(-1, 1, 1)
+            self._made[positions, dtype] = near, scores.to(dtype), share.to(dtype)
         return self._made[positions, dtype]
 
     def everywhere(self, positions: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,9 +60,9 @@ class FaceLocation:
 
     def part(self, rows: Tensor) -> "FaceLocation":
         """The same for some rows [k]."""
-        return FaceLocation(
-            self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows], self.size, self.side, self.grid
-        )
+        keypoints = self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows]
+        trust = self.trust if self.trust is None or len(self.trust) == 1 else self.trust[rows]
+        return FaceLocation(keypoints, self.size, self.side, self.grid, trust)
 
     def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
         """The same in a part of the picture; `area` is its height, width, top and left in latents."""
@@ -65,7 +70,7 @@ class FaceLocation:
         scale, corner, part = (
             self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
         )
-        return FaceLocation((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid)
+        return FaceLocation((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid, self.trust)
 
 
 @dataclass(frozen=True, eq=False)

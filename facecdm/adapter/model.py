@@ -10,6 +10,7 @@ from ..bases.layers import LayerMap
 from .config import AdapterConfig
 from .gates import NoiseGate
 from .interplay import Interplay
+from .location_head import LocationHead, trust
 from .projectors import Bottleneck, Resampler
 
 KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]
@@ -62,6 +63,7 @@ class TripletAdapter(nn.Module):
             else None
         )
         self.interplay = Interplay(context, config.streams) if config.interplay else None
+        self.location_head = LocationHead(config.location_channels) if config.location_channels else None
         self.streams = nn.ModuleDict(
             {stream: StreamLayers(config.layer_map, config.knots, dtype, config.router) for stream in config.streams}
         )
@@ -90,6 +92,20 @@ class TripletAdapter(nn.Module):
     def apply_interplay(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
         """The interplay with one prompt's text tokens [B or 1, T, context]; the tokens themselves without one."""
         return self.interplay(tokens, text) if self.interplay is not None else tokens
+
+    @torch.no_grad()
+    def locate(self, clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Key points [B, 5, 2] in 0…1 of the picture and trust [B] in 0…1, from predicted clean latents [B, C, h, w].
+
+        sigma [1 or B] is the noise level at which they were predicted. Latents may be shown at twice their height and
+        width with a quarter of the channels, as the demo model's are.
+        """
+        head = self.location_head
+        if clean.shape[1] * 4 == head.channels:
+            clean = F.pixel_unshuffle(clean, 2)
+        head.to(clean.device, torch.float32)  # small, and the same device at every step
+        points, log_std = head(clean.float(), sigma.float().expand(len(clean)))
+        return points, trust(log_std)
 
     @property
     def is_new(self) -> bool:

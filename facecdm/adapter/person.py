@@ -87,6 +87,11 @@ class Person:
         """Whether the location of the face is given and the adapter uses it."""
         return self.keypoints is not None and getattr(self.adapter.config, "spatial_tokens", False)
 
+    @property
+    def finds_location(self) -> bool:
+        """Whether the adapter estimates during the sampling where the face will be, since nothing else says so."""
+        return self.keypoints is None and getattr(self.adapter, "location_head", None) is not None
+
     def keypoints_in(self, height: int, width: int) -> Tensor:
         """[1 or pictures, 5, 2]: `keypoints` in 0…1 of a picture of height × width."""
         return self.keypoints if self.aspects is None else centre_crop(self.keypoints, self.aspects, height, width)

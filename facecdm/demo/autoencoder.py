@@ -1,11 +1,20 @@
-"""The demo model's autoencoder: principal components of 8×8 patches, and a small refiner against block edges."""
+"""The demo model's autoencoders: principal components of 8×8 patches, and learned decoders against block edges."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from .sizes import DemoSizes
+
 PATCH = 8
+
+
+def build_autoencoder(sizes: DemoSizes) -> nn.Module:
+    """The autoencoder, of random weights, that `sizes` asks for; it has `encode`, `decode` and `encoder`."""
+    if sizes.decoder:
+        return SharpAutoencoder(sizes.latent_channels, sizes.decoder)
+    return PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
 
 
 class PatchAutoencoder(nn.Module):
@@ -63,3 +72,85 @@ class PatchAutoencoder(nn.Module):
         self.decoder.weight.copy_((basis / scale)[:, :, None, None])
         self.decoder.bias.copy_(mean)
         return variance
+
+
+class SharpAutoencoder(nn.Module):
+    """f16 autoencoder: the encoder of `PatchAutoencoder` on the picture at half its size, and a `SharpDecoder`.
+
+    So its latents are those of a `PatchAutoencoder` for half the resolution, and a U-Net of one serves the other.
+    """
+
+    def __init__(self, channels: int = 48, widths: tuple[int, int, int] = (128, 96, 48)):
+        super().__init__()
+        self.encoder = nn.Conv2d(3, channels, PATCH, PATCH)
+        self.decoder = SharpDecoder(channels, widths)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, 16h, 16w] in -1 … 1 -> latents [B, C, h, w] of about unit variance."""
+        return self.encoder(halved(pixels))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents [B, C, h, w] -> [B, 3, 16h, 16w], about -1 … 1 (not clamped)."""
+        return self.decoder(latents)
+
+    @torch.no_grad()
+    def begin(self, trained: "PatchAutoencoder") -> None:
+        """Take over the encoder and the linear decoding, which are not trained further."""
+        self.encoder.load_state_dict(trained.encoder.state_dict())
+        self.decoder.linear.load_state_dict(trained.decoder.state_dict())
+
+
+def halved(pixels: Tensor) -> Tensor:
+    """[B, 3, 2h, 2w] -> [B, 3, h, w]"""
+    half = nn.functional.interpolate(pixels.float(), scale_factor=0.5, mode="bicubic", antialias=True)
+    return half.to(pixels.dtype)
+
+
+class SharpDecoder(nn.Module):
+    """Decodes the latents of `PatchAutoencoder` at twice its size: [B, C, h, w] -> [B, 3, 16h, 16w].
+
+    The linear decoding, enlarged, plus a residual computed at 1, 2 and 4 times the latents' resolution. Trained
+    against a discriminator and the features of a face classifier, and on latents that the U-Net predicted, so that
+    what the U-Net leaves soft comes out sharp.
+    """
+
+    def __init__(self, channels: int = 48, widths: tuple[int, int, int] = (128, 96, 48), depth: int = 2):
+        super().__init__()
+        self.linear = nn.Conv2d(channels, 3 * PATCH * PATCH, 1)
+        coarse, middle, fine = widths
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, coarse, 3, padding=1),
+            *(ResidualBlock(coarse) for _ in range(depth)),
+            *_enlarged(coarse, middle),
+            *(ResidualBlock(middle) for _ in range(depth)),
+            *_enlarged(middle, fine),
+            *(ResidualBlock(fine) for _ in range(depth)),
+            nn.GELU(),
+            nn.Conv2d(fine, 3 * 16, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+        nn.init.zeros_(self.residual[-2].weight)
+        nn.init.zeros_(self.residual[-2].bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Pixels, about -1 … 1 (not clamped)."""
+        small = nn.functional.pixel_shuffle(self.linear(latents), PATCH)
+        return nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear") + self.residual(latents)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(GELU(conv(GELU(x)))), the identity at initialisation."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(nn.functional.gelu(self.first(nn.functional.gelu(x))))
+
+
+def _enlarged(inside: int, outside: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inside, 4 * outside, 1), nn.PixelShuffle(2)

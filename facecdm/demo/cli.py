@@ -1,21 +1,26 @@
 """`python -m facecdm demo …`: train the demo model and put it into one file."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from ..errors import MissingModel, MissingPackage
+from ..errors import BadFile, FaceCDMError, MissingModel, MissingPackage
 from . import pose_cli
 from .paths import MODEL
 
-PARTS = ("autoencoder", "text", "unet", "vision")
+PARTS = ("autoencoder", "text", "unet", "decoder", "vision")
 SPLITS = ("train", "wide")
+DEFAULTS = {
+    "steps": (1500, 500, 20000, 4000, 1500),
+    "batch": (16, 64, 64, 12, 128),
+    "rate": (1e-3, 1e-3, 6e-4, 1e-3, 1e-3),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="demo_command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train the demo model on FaceWorld; resumes where it stopped")
     add = train.add_argument
-    names = tuple(part.upper() for part in PARTS)
     add(
         "part",
         choices=(*PARTS, "all", "export"),
@@ -26,11 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, required=True, help="a CLIP tokenizer's folder, such as ComfyUI's comfy/sd1_tokenizer"
     )
     add("--run", type=Path, default=Path("runs/demo"), help="checkpoints and logs")
-    add("--image-size", type=int, default=128, help="pixels; 256 is for a GPU")
+    add("--image-size", type=int, default=256, help="pixels of what the model draws")
+    add(
+        "--decoder",
+        type=int,
+        nargs="*",
+        default=pose_cli.DECODER,
+        metavar="WIDTH",
+        help="widths of the decoder to twice the latents' size; none: a decoder without it, latents twice as large",
+    )
+    add(
+        "--begin",
+        type=Path,
+        metavar="WEIGHTS",
+        help="a demo weights file: its autoencoder's encoder and text tower are taken as they are, and the U-Net "
+        "starts from its weights",
+    )
     add("--latent-channels", type=int, default=48)
-    add("--steps", type=int, nargs=4, default=(1500, 500, 5000, 1500), metavar=names)
-    add("--batch", type=int, nargs=4, default=(16, 64, 32, 128), metavar=names)
-    add("--rate", type=float, nargs=4, default=(1e-3, 1e-3, 8e-4, 1e-3), metavar=names, help="learning rates")
+    for name, kind in (("steps", int), ("batch", int), ("rate", float)):
+        add(f"--{name}", type=kind, nargs="+", default=DEFAULTS[name], metavar="N", help=f"for {', '.join(PARTS)}")
+    add("--save-every", type=int, default=250, metavar="STEPS", help="between checkpoints")
+    add("--keep-pictures", type=int, default=0, metavar="N", help="keep the U-Net's averages every N pictures seen")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     add("--device", default=None, help="cuda or cpu; the GPU where there is one")
@@ -47,35 +68,45 @@ def main(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     import torch
 
-    from . import data, train
+    from . import data, train, train_decoder, weights
     from .clip import CaptionTokens
     from .sizes import DemoSizes
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    sizes = DemoSizes(image_size=arguments.image_size, latent_channels=arguments.latent_channels)
-    plans = dict(
-        zip(
-            PARTS,
-            (
-                train.Plan(steps, batch, rate, arguments.seed)
-                for steps, batch, rate in zip(arguments.steps, arguments.batch, arguments.rate, strict=True)
-            ),
-            strict=True,
-        )
+    begin = weights.read(arguments.begin) if arguments.begin else None
+    sizes = dataclasses.replace(
+        begin.sizes if begin else DemoSizes(latent_channels=arguments.latent_channels),
+        image_size=arguments.image_size,
+        decoder=tuple(arguments.decoder),
     )
+    plans = _plans(arguments)
     captions = [label["caption"] for label in data.read_labels(arguments.data, SPLITS)]
     tokens = CaptionTokens(_tokenizer(arguments.tokenizer), captions)
-    wanted = (*PARTS, "export") if arguments.part == "all" else (arguments.part,)
+    if begin and tokens.vocabulary.token_ids != begin.vocabulary.token_ids:
+        raise BadFile(f"{arguments.begin} was trained on captions of other words than {arguments.data} has")
+    parts = _parts(sizes, begin is not None)
+    wanted = (*parts, "export") if arguments.part == "all" else (arguments.part,)
+    if missing := set(wanted) - {*parts, "export"}:
+        raise FaceCDMError(
+            f"{missing.pop()} is not trained here: --begin takes it from the file, or this model has no decoder of "
+            "its own"
+        )
 
     if set(wanted) & set(PARTS):
         portraits = data.load(arguments.data, SPLITS, sizes.image_size, arguments.run / "cache")
 
     def autoencoder():
+        if begin:
+            return train.begun_autoencoder(begin, sizes)
+        if sizes.decoder:
+            return train.linear_autoencoder(portraits, sizes)
         return train.fit_autoencoder(portraits, sizes, plans["autoencoder"], arguments.run, device)
 
     def text():
+        if begin:
+            return train.begun_text(begin, tokens)
         return train.train_text(portraits, sizes, plans["text"], tokens, arguments.run, device)
 
     if "autoencoder" in wanted:
@@ -84,19 +115,73 @@ def _train(arguments: argparse.Namespace) -> int:
         text()
     if "unet" in wanted:
         train.train_unet(
-            portraits, sizes, plans["unet"], tokens, autoencoder(), text(), arguments.run, device, arguments.compile
+            portraits,
+            sizes,
+            plans["unet"],
+            tokens,
+            autoencoder().to(device),
+            text().to(device),
+            arguments.run,
+            device,
+            arguments.compile,
+            begin.unet if begin else None,
+        )
+    if "decoder" in wanted:
+        unet = weights.checkpoint(arguments.run / "unet.pt")["ema"]
+        train_decoder.train_decoder(
+            portraits,
+            train.encode_all(portraits, autoencoder(), arguments.run / "cache" / "latents.npy", device),
+            train_decoder.predictor(unet, sizes, tokens, text(), device),
+            autoencoder(),
+            plans["decoder"],
+            arguments.run,
+            device,
         )
     if "vision" in wanted:
         train.train_vision(portraits, sizes, plans["vision"], tokens, text(), arguments.run, device)
     if "export" in wanted:
-        _export(arguments, sizes, tokens.vocabulary)
+        _export(arguments, sizes, tokens.vocabulary, begin)
     return 0
 
 
-def _export(arguments: argparse.Namespace, sizes, vocabulary) -> None:
+def _plans(arguments: argparse.Namespace) -> dict:
+    """A plan for each part. Four numbers are those of commands from before there was a decoder to train."""
+    from . import train
+
+    columns = []
+    for name in ("steps", "batch", "rate"):
+        given, default = list(getattr(arguments, name)), DEFAULTS[name]
+        if len(given) == len(PARTS) - 1:
+            given.insert(PARTS.index("decoder"), default[PARTS.index("decoder")])
+        if len(given) != len(PARTS):
+            raise FaceCDMError(f"--{name} wants {len(PARTS)} numbers: {', '.join(PARTS)}")
+        columns.append(given)
+    kept = {"unet": arguments.keep_pictures}
+    return {
+        part: train.Plan(
+            int(steps),
+            int(batch),
+            rate,
+            arguments.seed,
+            save_every=arguments.save_every,
+            keep_pictures=kept.get(part, 0),
+        )
+        for part, steps, batch, rate in zip(PARTS, *columns, strict=True)
+    }
+
+
+def _parts(sizes, begun: bool) -> tuple[str, ...]:
+    """What is trained: a sharp decoder instead of the autoencoder's refiner; only U-Net and decoder upon a file."""
+    left_out = {"autoencoder"} if sizes.decoder else {"decoder"}
+    return tuple(
+        part for part in PARTS if part not in left_out | ({"autoencoder", "text", "vision"} if begun else set())
+    )
+
+
+def _export(arguments: argparse.Namespace, sizes, vocabulary, begin=None) -> None:
     from . import weights
 
-    demo = weights.from_run(arguments.run, sizes, vocabulary)
+    demo = weights.from_run(arguments.run, sizes, vocabulary, begin)
     weights.write(demo, arguments.out)
     trained = ", ".join(f"{part} {count}" for part, count in demo.steps.items())
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB (steps trained: {trained})")

@@ -1,5 +1,6 @@
 """Does a picture show what its caption says? Colours by nearest neighbours, faces by InsightFace."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ def _medians(patches: list[Tensor]) -> Tensor:
 
 def background_namer(portraits: Portraits) -> ColourNamer:
     return ColourNamer(
-        background_features(torch.from_numpy(np.array(portraits.pixels))),
+        _of_rows(background_features, portraits, range(len(portraits))),
         tuple(label["background_colour"] for label in portraits.labels),
     )
 
@@ -55,9 +56,15 @@ def shirt_namer(portraits: Portraits) -> ColourNamer:
     """From plain shirts only; a striped one shows two colours."""
     rows = plain_shirts(portraits.labels)
     return ColourNamer(
-        shirt_features(torch.from_numpy(np.array(portraits.pixels[rows]))),
+        _of_rows(shirt_features, portraits, rows),
         tuple(portraits.labels[row]["shirt_colour"] for row in rows),
     )
+
+
+def _of_rows(features, portraits: Portraits, rows: Sequence[int]) -> Tensor:
+    """A few pictures at a time, since all of them at 256 pixels are 4 GB."""
+    parts = [rows[start : start + 256] for start in range(0, len(rows), 256)]
+    return torch.cat([features(torch.from_numpy(np.array(portraits.pixels[list(part)]))) for part in parts])
 
 
 def plain_shirts(labels: list[dict]) -> list[int]:
@@ -107,3 +114,21 @@ def identity_kept(originals: list[Tensor | None], again: list[Tensor | None], ce
     """
     pairs = [(a, b) for a, b in zip(originals, again, strict=True) if a is not None]
     return [-1.0 if b is None else torch.cosine_similarity(a - centre, b - centre, 0).item() for a, b in pairs]
+
+
+def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[float, float]:
+    """Share of generated pictures that lie among real ones, and of real ones among generated ones (0 … 1).
+
+    real [N, F], generated [M, F]: features. A point lies among a set where it is no farther from one of its members
+    than that member is from its `neighbours`-th nearest (Kynkäänniemi et al. 2019, algorithm 1). The values depend on
+    N and M, so compare only rows of equal numbers.
+    """
+    across = torch.cdist(generated, real)
+    inside_real = across <= _radii(real, neighbours)[None]
+    inside_generated = across.T <= _radii(generated, neighbours)[None]
+    return inside_real.any(1).float().mean().item(), inside_generated.any(1).float().mean().item()
+
+
+def _radii(points: Tensor, neighbours: int) -> Tensor:
+    """[N]: the distance of each point to its `neighbours`-th nearest other."""
+    return torch.cdist(points, points).kthvalue(min(neighbours + 1, len(points)), 1).values

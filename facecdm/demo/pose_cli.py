@@ -7,6 +7,7 @@ from .paths import POSE_CONTROLNET
 
 SPLITS = ("train", "wide")
 PACK = "buffalo_s"
+DECODER = (128, 96, 48)  # widths of the decoder to twice the latents' size, by default
 
 
 def add_arguments(commands) -> None:
@@ -21,7 +22,9 @@ def add_arguments(commands) -> None:
         help=f"a models folder with insightface/models/{PACK}, its 2d106det.onnx included: it finds the key points",
     )
     add("--run", type=Path, default=Path("runs/demo"), help="the folder in which `train` left autoencoder, text, U-Net")
-    add("--image-size", type=int, default=128, help="as for train")
+    add("--weights", type=Path, help="a demo weights file to train it for, instead of the parts in --run")
+    add("--image-size", type=int, default=256, help="as for train; of the parts in --run")
+    add("--decoder", type=int, nargs="*", default=DECODER, metavar="WIDTH", help="as for train")
     add("--latent-channels", type=int, default=48, help="as for train")
     add("--pictures", type=int, default=7000, help="how many pictures' key points to find, once")
     add("--steps", type=int, default=2000)
@@ -37,15 +40,20 @@ def add_arguments(commands) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     from .sizes import DemoSizes
+    from .weights import read
 
-    sizes = DemoSizes(image_size=arguments.image_size, latent_channels=arguments.latent_channels)
+    base = read(arguments.weights) if arguments.weights else None
+    sizes = DemoSizes(
+        image_size=arguments.image_size, latent_channels=arguments.latent_channels, decoder=tuple(arguments.decoder)
+    )
+    sizes = base.sizes if base else sizes
     if not arguments.export_only:
-        _train(arguments, sizes)
+        _train(arguments, sizes, base)
     _export(arguments, sizes)
     return 0
 
 
-def _train(arguments: argparse.Namespace, sizes) -> None:
+def _train(arguments: argparse.Namespace, sizes, base) -> None:
     import torch
 
     from . import data, poses, train, train_pose
@@ -59,11 +67,15 @@ def _train(arguments: argparse.Namespace, sizes) -> None:
     found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: _analyzer(arguments.models))
     portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)
     tokens = CaptionTokens(_tokenizer(arguments.tokenizer), portraits.captions)
-    autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
+    if base is None:
+        autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
+    else:
+        autoencoder, clip = train.begun_autoencoder(base, sizes).to(device), train.begun_text(base, tokens).to(device)
     plan = train.Plan(
         arguments.steps, arguments.batch, arguments.rate, arguments.seed, warmup=50, save_every=arguments.save_every
     )
-    train_pose.train_pose(portraits, found, sizes, plan, tokens, autoencoder, clip, arguments.run, device)
+    unet = base.unet if base else None
+    train_pose.train_pose(portraits, found, sizes, plan, tokens, autoencoder, clip, arguments.run, device, unet)
 
 
 def _analyzer(models: Path):

@@ -8,20 +8,40 @@ from .clip import ClipSizes
 
 @dataclass(frozen=True)
 class DemoSizes:
-    """Pixels, widths and depths. `attention` says which levels of the U-Net see the caption."""
+    """Pixels, widths and depths.
+
+    attention    which levels of the U-Net see the caption
+    decoder      widths of the decoder to twice the size, at 1, 2 and 4 times the latents' resolution;
+                 empty: the decoder of one size, with its refiner of `refiner_width`
+    """
 
     image_size: int = 128
     latent_channels: int = 48
     refiner_width: int = 128
+    decoder: tuple[int, ...] = ()
     channels: tuple[int, ...] = (128, 128, 256)
     attention: tuple[bool, ...] = (True, True, False)
     clip: ClipSizes = field(default_factory=ClipSizes)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent position of the U-Net, along one side."""
+        return 16 if self.decoder else 8
+
+    @property
+    def shuffle(self) -> int:
+        """How many of ComfyUI's latent positions are one of the U-Net's, along one side.
+
+        ComfyUI's nodes make latents of an eighth of the picture. So there, the latents of f16 are shown as twice the
+        height and width and a quarter of the channels (the pixel shuffle), and the U-Net undoes it.
+        """
+        return self.downscale // 8
 
     def unet_config(self) -> dict:
         """Configuration of diffusers' UNet2DConditionModel; heads are 64 wide."""
         down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in self.attention]
         return {
-            "sample_size": self.image_size // 8,
+            "sample_size": self.image_size // self.downscale,
             "in_channels": self.latent_channels,
             "out_channels": self.latent_channels,
             "block_out_channels": list(self.channels),
@@ -44,6 +64,7 @@ class DemoSizes:
             | {
                 "channels": tuple(fields["channels"]),
                 "attention": tuple(fields["attention"]),
+                "decoder": tuple(fields.get("decoder", ())),  # files before 2026-11 have none
                 "clip": ClipSizes(**fields["clip"]),
             }
         )

@@ -4,12 +4,14 @@ Every step draws its batch and noise from a generator seeded by (seed, step), so
 resumed goes through the very same batches as one that was not.
 """
 
+import copy
 import json
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,16 +21,24 @@ from torch.nn import functional as F
 from ..errors import BadFile
 from ..tensor_file import load_pickle
 from . import data, schedule
-from .autoencoder import PatchAutoencoder
+from .autoencoder import PatchAutoencoder, SharpAutoencoder, build_autoencoder, halved
 from .clip import CaptionTokens, TinyClip, normalise
+from .optimise import HalfCopy, Muon
 from .sizes import DemoSizes
+
+if TYPE_CHECKING:
+    from .weights import DemoWeights
 
 LEFT_NOISE = 0.5  # the most that the refiner is taught to see through, in units of the latents' standard deviation
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast; `learning_rate` warms up, stays, and falls over the last quarter of `steps`."""
+    """How long and how fast; `learning_rate` warms up, stays, and falls over the last quarter of `steps`.
+
+    save_every     steps between checkpoints; the one before is kept as NAME.previous.pt
+    keep_pictures  pictures between moving averages that are kept for a curve (NAME-PICTURES.pt); 0: none
+    """
 
     steps: int
     batch: int
@@ -36,6 +46,7 @@ class Plan:
     seed: int = 0
     warmup: int = 100
     save_every: int = 250
+    keep_pictures: int = 0
 
     def rate(self, step: int) -> float:
         falling = max((self.steps - step) / (0.25 * self.steps), 0.02)
@@ -51,20 +62,42 @@ def load_checkpoint(path: Path) -> dict:
 
 
 class Run:
-    """One model's training loop: optimiser, moving average, atomic checkpoints, a log of the loss."""
+    """One model's training loop: optimiser, moving average, atomic checkpoints, a log of the loss.
 
-    def __init__(self, folder: Path, name: str, model: nn.Module, plan: Plan, average: float | None = None):
+    With `half`, gradients are computed in bfloat16 by `self.live`, a copy of the model, and the optimiser is Muon;
+    otherwise `self.live` is the model itself and the optimiser AdamW. `begin` is the state of a model to start from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        model: nn.Module,
+        plan: Plan,
+        average: float | None = None,
+        half: bool = False,
+        begin: dict[str, Tensor] | None = None,
+    ):
         self.model, self.plan, self.average = model, plan, average
+        if begin is not None:
+            model.load_state_dict({name: value.float() for name, value in begin.items()})
         self.checkpoint = folder / f"{name}.pt"
         self.log = folder / f"{name}.jsonl"
-        self.optimiser = torch.optim.AdamW(
-            model.parameters(), plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
-        )
+        trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        if half:
+            self.optimiser = Muon(trained, plan.learning_rate)
+        else:
+            weights = [weight for _, weight in trained]
+            self.optimiser = torch.optim.AdamW(
+                weights, plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
+            )
         self.ema = {k: v.detach().clone() for k, v in model.state_dict().items()} if average else None
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
+        self._half = HalfCopy(model) if half else None
+        self.live = self._half.module if half else model
 
     def _resume(self) -> None:
         state = load_checkpoint(self.checkpoint)
@@ -91,7 +124,17 @@ class Run:
             },
             partial,
         )
+        if self.plan.keep_pictures and self.checkpoint.exists():
+            self.checkpoint.replace(self.checkpoint.with_suffix(".previous.pt"))
         partial.replace(self.checkpoint)
+
+    def _keep(self) -> None:
+        """The moving average of this step, for a curve over pictures seen."""
+        pictures, every = self.step * self.plan.batch, self.plan.keep_pictures
+        if self.ema is not None and every and pictures // every > (pictures - self.plan.batch) // every:
+            half = {name: value.half() for name, value in self.ema.items()}
+            kept = self.checkpoint.with_name(f"{self.checkpoint.stem}-{pictures}.pt")
+            torch.save({"ema": half, "step": self.step, "pictures": pictures}, kept)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -115,10 +158,15 @@ class Run:
                 group["lr"] = self.plan.rate(self.step - 1)
             loss = loss_of(random.Random(f"{self.plan.seed}/{self.step}"))
             loss.backward()
+            if self._half is not None:
+                self._half.collect()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
+            if self._half is not None:
+                self._half.refresh()
             self._follow()
+            self._keep()
             recent.append(loss.item())
             if self.step % 50 == 0 or self.step == self.plan.steps:
                 line = {
@@ -162,6 +210,34 @@ def fit_autoencoder(
 
     run.train(loss_of)
     return model.eval()
+
+
+def linear_autoencoder(portraits: data.Portraits, sizes: DemoSizes) -> SharpAutoencoder:
+    """Principal components of the pictures at half their size, in closed form; the decoder's residual is untrained."""
+    trained = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
+    trained.fit(halved(batch) for batch in _batches(portraits, 64, count=60))
+    model = SharpAutoencoder(sizes.latent_channels, sizes.decoder)
+    model.begin(trained)
+    return model
+
+
+def begun_autoencoder(begin: "DemoWeights", sizes: DemoSizes) -> nn.Module:
+    """That of a weights file; its encoder and linear decoding alone where the file has no decoder to twice the size."""
+    before = build_autoencoder(begin.sizes)
+    before.load_state_dict({name: value.float() for name, value in begin.vae.items()})
+    if begin.sizes.decoder == sizes.decoder:
+        return before
+    torch.manual_seed(0)
+    model = SharpAutoencoder(sizes.latent_channels, sizes.decoder)
+    model.begin(before)
+    return model
+
+
+def begun_text(begin: "DemoWeights", tokens: CaptionTokens) -> TinyClip:
+    """The text tower of a weights file."""
+    model = TinyClip(begin.sizes.clip, len(tokens.vocabulary))
+    model.text_tower.load_state_dict({name: value.float() for name, value in begin.text.items()})
+    return model.eval().requires_grad_(False)
 
 
 def train_text(
@@ -216,46 +292,74 @@ def _targets(portraits: data.Portraits) -> dict[str, Tensor]:
     }
 
 
+def encode_all(portraits: data.Portraits, autoencoder: nn.Module, kept: Path, device: str) -> np.ndarray:
+    """Latents of all pictures, then of all mirrored ones: float16 [2N, C, h, w], memory-mapped from `kept`."""
+    count = len(portraits)
+    if kept.exists():
+        latents = np.load(kept, mmap_mode="r")
+        if len(latents) == 2 * count:
+            return latents
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial, latents = kept.with_suffix(".partial"), None
+    with torch.no_grad():
+        for start in range(0, count, 64):
+            pixels = _pixels(portraits, slice(start, start + 64)).to(device)
+            for offset, view in ((0, pixels), (count, pixels.flip(-1))):
+                encoded = autoencoder.encode(view).half().cpu().numpy()
+                if latents is None:
+                    shape = (2 * count, *encoded.shape[1:])
+                    latents = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+                latents[offset + start : offset + start + len(encoded)] = encoded
+    latents.flush()
+    partial.replace(kept)
+    return np.load(kept, mmap_mode="r")
+
+
 def train_unet(
     portraits: data.Portraits,
     sizes: DemoSizes,
     plan: Plan,
     tokens: CaptionTokens,
-    autoencoder: PatchAutoencoder,
+    autoencoder: nn.Module,
     clip: TinyClip,
     folder: Path,
     device: str,
     compiled: bool = False,
+    begin: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """v-prediction on every noise level alike; returns the averaged weights in diffusers' naming."""
+    """v-prediction on every noise level alike; returns the averaged weights in diffusers' naming.
+
+    The latents are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
+    """
     from ..hosts.diffusers.unet import build_unet
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config()).to(device, memory_format=torch.channels_last)
-    run = Run(folder, "unet", unet, plan, average=0.999)
+    run = Run(folder, "unet", unet, plan, average=0.9999, half=True, begin=begin)
+    live = run.live
     if compiled:
-        unet.compile()
+        live.compile()
+    if run.step < plan.steps:
+        latents = encode_all(portraits, autoencoder, folder / "cache" / "latents.npy", device)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
-    half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
+    read = copy.deepcopy(clip.text_tower.text_model).bfloat16()
 
     def loss_of(rng: random.Random) -> Tensor:
         rows = [rng.randrange(len(portraits)) for _ in range(plan.batch)]
         captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
-        pixels = _pixels(portraits, rows).to(device)
-        mirrored = torch.tensor([rng.random() < 0.5 for _ in rows], device=device)
-        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+        mirrored = [len(portraits) * (rng.random() < 0.5) for _ in rows]
+        clean = np.stack([latents[row + offset] for row, offset in zip(rows, mirrored, strict=True)])
+        clean = torch.from_numpy(clean).to(device).float()
         with torch.no_grad():
-            context = clip.text(tokens(captions, unknown=0.03, rng=rng).to(device))[0]
-            clean = autoencoder.encode(pixels)
+            context = read(input_ids=tokens(captions, unknown=0.03, rng=rng).to(device)).last_hidden_state
         draw = _torch_rng(rng)
         noise = torch.randn(clean.shape, generator=draw).to(device)
         # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
         level = (torch.arange(plan.batch) + torch.rand(1, generator=draw)) / plan.batch
         level = (level * schedule.STEPS).long().clamp(max=schedule.STEPS - 1).to(device)
         a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
-        noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
-        with half:
-            velocity = unet(noisy, level, context).sample
+        noisy = (a * clean + s * noise).bfloat16().contiguous(memory_format=torch.channels_last)
+        velocity = live(noisy, level, context).sample
         return F.mse_loss(velocity.float(), a * noise - s * clean)
 
     run.train(loss_of)

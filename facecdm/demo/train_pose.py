@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BadFile
 from . import data, schedule
-from .autoencoder import PatchAutoencoder
+from .autoencoder import build_autoencoder
 from .clip import CaptionTokens, TinyClip
 from .pose_net import PoseNet
 from .poses import KeyPoints
 from .sizes import DemoSizes
 from .train import Plan, Run
-from .weights import checkpoint
+from .weights import checkpoint, part
 
 # Sides at which the control picture is drawn before it is brought to the model's: users' pictures differ.
 DRAWN = (128, 192, 256, 384, 512)
@@ -28,12 +28,15 @@ def train_pose(
     sizes: DemoSizes,
     plan: Plan,
     tokens: CaptionTokens,
-    autoencoder: PatchAutoencoder,
+    autoencoder: nn.Module,
     clip: TinyClip,
     folder: Path,
     device: str,
+    base: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """v-prediction through the frozen U-Net (its moving average in `folder`); gives the averaged weights of PoseNet.
+    """v-prediction through the frozen U-Net (`base`, else its moving average in `folder`).
+
+    Returns the averaged weights of PoseNet.
 
     Noise levels lean towards the high ones, t = 1 − u³ (as T2I-Adapter does, Mou et al. 2023): there the pose is
     decided.
@@ -42,9 +45,11 @@ def train_pose(
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config())
-    unet.load_state_dict(checkpoint(folder / "unet.pt")["ema"])
+    state = base if base is not None else checkpoint(folder / "unet.pt")["ema"]
+    unet.load_state_dict({name: value.float() for name, value in state.items()})
     unet = unet.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    some = [found.hint(place, sizes.image_size, DRAWN[place % len(DRAWN)]) for place in range(min(16, len(found.rows)))]
+    side = sizes.image_size // sizes.shuffle  # the control picture is eight times the U-Net's latents
+    some = [found.hint(place, side, DRAWN[place % len(DRAWN)]) for place in range(min(16, len(found.rows)))]
     net = PoseNet(unet).wake(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
     run = Run(folder, "pose", net, plan, average=0.995)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
@@ -56,10 +61,7 @@ def train_pose(
         rows = [int(found.rows[place]) for place in places]
         captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
         hint = np.stack(
-            [
-                found.hint(place, sizes.image_size, rng.choice(DRAWN), mirror)
-                for place, mirror in zip(places, mirrored, strict=True)
-            ]
+            [found.hint(place, side, rng.choice(DRAWN), mirror) for place, mirror in zip(places, mirrored, strict=True)]
         )
         pixels = torch.from_numpy(np.array(portraits.pixels[rows]))
         pixels = torch.where(torch.tensor(mirrored)[:, None, None, None], pixels.flip(2), pixels)
@@ -85,13 +87,14 @@ def train_pose(
 
 def trained_parts(
     portraits: data.Portraits, sizes: DemoSizes, tokens: CaptionTokens, folder: Path, device: str
-) -> tuple[PatchAutoencoder, TinyClip]:
+) -> tuple[nn.Module, TinyClip]:
     """Autoencoder and CLIP as `train` left them in the run folder. Raises MissingModel, BadFile."""
-    autoencoder = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
+    autoencoder = build_autoencoder(sizes)
     clip = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes())
-    for name, model in (("autoencoder", autoencoder), ("text", clip)):
+    kept = ("decoder", autoencoder, "autoencoder.") if sizes.decoder else ("autoencoder", autoencoder, "")
+    for name, model, prefix in (kept, ("text", clip, "")):
         try:
-            model.load_state_dict(checkpoint(folder / f"{name}.pt")["model"])
+            model.load_state_dict(part(checkpoint(folder / f"{name}.pt")["model"], prefix))
         except RuntimeError as error:
             raise BadFile(f"{folder / name}.pt was trained with other sizes; give the same here") from error
         model.to(device).eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """The demo model as one file: safetensors in fp16, with everything that a host needs to build it again.
 
-Tensor names are `unet.` + diffusers' names, `vae.` + PatchAutoencoder's, `text.` and `vision.` + the names of
+Tensor names are `unet.` + diffusers' names, `vae.` + those of demo.autoencoder, `text.` and `vision.` + the names of
 transformers' CLIP models. The metadata says sizes, vocabulary, steps trained, licence and origin.
 """
 
@@ -96,19 +96,32 @@ def write(weights: DemoWeights, path: Path) -> None:
     partial.replace(path)
 
 
-def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary) -> DemoWeights:
-    """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already."""
-    unet, autoencoder, text = (checkpoint(folder / f"{name}.pt") for name in ("unet", "autoencoder", "text"))
+def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: DemoWeights | None = None) -> DemoWeights:
+    """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already.
+
+    A run upon a weights file (`begin`) trains U-Net and decoder; the other parts, and the steps before, are the file's.
+    """
+    unet = checkpoint(folder / "unet.pt")
+    if sizes.decoder:
+        decoder = checkpoint(folder / "decoder.pt")
+        vae, vae_steps = part(decoder["ema"], "autoencoder."), decoder["step"]
+    else:
+        autoencoder = checkpoint(folder / "autoencoder.pt")
+        vae, vae_steps = autoencoder["model"], autoencoder["step"]
+    if begin is not None:
+        steps = begin.steps | {"unet": begin.steps.get("unet", 0) + unet["step"], "vae": vae_steps}
+        return DemoWeights(sizes, vocabulary, steps, unet=unet["ema"], vae=vae, text=begin.text, vision=begin.vision)
+    text = checkpoint(folder / "text.pt")
     vision = checkpoint(folder / "vision.pt") if (folder / "vision.pt").exists() else text | {"step": 0}
-    steps = {"unet": unet["step"], "vae": autoencoder["step"], "text": text["step"], "vision": vision["step"]}
+    steps = {"unet": unet["step"], "vae": vae_steps, "text": text["step"], "vision": vision["step"]}
     return DemoWeights(
         sizes,
         vocabulary,
         steps,
         unet=unet["ema"],
-        vae=autoencoder["model"],
-        text=_tower(text["model"], "text_tower."),
-        vision=_tower(vision["model"], "vision_tower."),
+        vae=vae,
+        text=part(text["model"], "text_tower."),
+        vision=part(vision["model"], "vision_tower."),
     )
 
 
@@ -121,6 +134,6 @@ def checkpoint(path: Path) -> dict:
     return load_checkpoint(path)
 
 
-def _tower(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """One tower of TinyClip in transformers' naming; without the heads that only training uses."""
+def part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it; so without the heads and the discriminator that only training uses."""
     return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}

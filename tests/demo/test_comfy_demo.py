@@ -185,3 +185,53 @@ def test_loras_find_their_layers(model, clip):
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k" in keys
     assert any(key.startswith("lora_te") for key in comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}))
+
+
+@pytest.fixture(scope="module")
+def sharp(in_comfy, random_weights):
+    """(weights, autoencoder) of a model with a decoder to twice the size, float32."""
+    from dataclasses import replace
+
+    sizes = replace(random_weights.sizes, image_size=256, decoder=(16, 16, 16))
+    torch.manual_seed(3)
+    autoencoder = in_comfy.module("facecdm.demo.autoencoder").build_autoencoder(sizes).eval()
+    torch.nn.init.normal_(autoencoder.decoder.residual[-2].weight, std=0.05)
+    return replace(random_weights, sizes=sizes, vae=autoencoder.state_dict()), autoencoder
+
+
+@torch.no_grad()
+def test_latents_of_a_sharp_model_are_an_eighth_of_the_picture(hosts, sharp, originals):
+    weights, autoencoder = sharp
+    model, vae = hosts.build_model(weights, torch.float32), hosts.build_vae(weights, torch.float32)
+    assert model.model.latent_format.latent_channels == vae.latent_channels == 12
+    image = torch.rand(2, 256, 192, 3)
+    with torch.inference_mode():
+        latents = vae.encode(image)
+        assert latents.shape == (2, 12, 32, 24)
+        inner = torch.nn.functional.pixel_unshuffle(latents, 2)
+        close(inner, autoencoder.encode(image.movedim(-1, 1) * 2 - 1))
+        close(vae.decode(latents), ((autoencoder.decode(inner) + 1) / 2).clamp(0, 1).movedim(1, -1))
+        assert vae.encode(torch.rand(1, 264, 200, 3)).shape == (1, 12, 32, 24), "cropped to what the U-Net halves"
+    noisy, context, level = torch.randn(2, 12, 32, 24), torch.randn(2, 77, 192), torch.tensor([3.0, 801.0])
+    velocity = originals[0](torch.nn.functional.pixel_unshuffle(noisy, 2), level, context).sample
+    expected = torch.nn.functional.pixel_shuffle(velocity, 2)
+    close(model.model.diffusion_model(noisy, level, context=context), expected)
+    odd = model.model.diffusion_model(torch.randn(1, 12, 33, 31), level[:1], context=context[:1])
+    assert odd.shape == (1, 12, 33, 31)
+
+
+def test_previews_of_a_sharp_model(hosts, sharp):
+    import latent_preview
+
+    weights, autoencoder = sharp
+    form = hosts.DemoLatents(weights.vae, weights.sizes.shuffle)
+    previewer = latent_preview.Latent2RGBPreviewer(
+        form.latent_rgb_factors, form.latent_rgb_factors_bias, form.latent_rgb_factors_reshape
+    )
+    inner = torch.randn(1, 48, 16, 16) * 0.1
+    with torch.no_grad():
+        picture = torch.nn.functional.pixel_shuffle(autoencoder.decoder.linear(inner), 8)
+    expected = torch.nn.functional.avg_pool2d((picture + 1) / 2, 8)[0].movedim(0, -1).clamp(0, 1)
+    latents = torch.nn.functional.pixel_shuffle(inner, 2)
+    shown = torch.tensor(list(previewer.decode_latent_to_preview(latents).getdata())).view(16, 16, 3) / 255
+    assert (shown - expected).abs().max() < 0.01

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ import torch
 from PIL import Image
 
 from facecdm import cli
-from facecdm.demo import data, train
-from facecdm.demo.clip import CaptionTokens, ClipSizes
+from facecdm.demo import data, train, train_decoder
+from facecdm.demo.autoencoder import build_autoencoder
+from facecdm.demo.clip import CaptionTokens, ClipSizes, TinyClip
+from facecdm.demo.paths import MODEL
 from facecdm.demo.sizes import DemoSizes
+from facecdm.demo.weights import read
 from facecdm.errors import BadFile
 
 SMALL = DemoSizes(
@@ -187,29 +191,100 @@ def test_the_command_line_says_what_is_missing(tiny_world, tokenizer_folder, tmp
     assert "train this part first" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_command_line_trains_and_exports(tiny_world, tokenizer_folder, tmp_path, capsys):
-    out = tmp_path / "demo.safetensors"
-    assert (
-        cli.main(
-            [
-                *command(tiny_world, tokenizer_folder, "all"),
-                "--run",
-                str(tmp_path),
-                "--out",
-                str(out),
-                "--image-size",
-                "32",
-                "--steps",
-                *"1111",
-                "--batch",
-                *"2222",
-            ]
-        )
-        == 0
-    )
-    from facecdm.demo.weights import read
+SHARP = replace(SMALL, image_size=64, decoder=(16, 16, 16))
 
-    weights = read(out)
+
+@pytest.fixture(scope="module")
+def large_portraits(tiny_world):
+    return data.load(tiny_world, ("train", "wide"), 64)
+
+
+def sharp_parts(portraits, tokens, folder):
+    """U-Net and decoder to twice the size, upon a text tower without training."""
+    torch.manual_seed(0)
+    text = TinyClip(SHARP.clip, len(tokens.vocabulary), portraits.classes()).eval().requires_grad_(False)
+    autoencoder = train.linear_autoencoder(portraits, SHARP)
+    unet = train.train_unet(portraits, SHARP, plan(keep_pictures=4), tokens, autoencoder, text, folder, "cpu")
+    latents = train.encode_all(portraits, autoencoder, folder / "cache" / "latents.npy", "cpu")
+    predict = train_decoder.predictor(unet, SHARP, tokens, text, "cpu")
+    trained = train_decoder.train_decoder(portraits, latents, predict, autoencoder, plan(), folder, "cpu")
+    return unet, trained.state_dict()
+
+
+def test_the_sharp_decoder_resumed_is_bit_equal(large_portraits, tokens, tmp_path, monkeypatch):
+    whole = sharp_parts(large_portraits, tokens, tmp_path / "whole")
+    follow, stopped = train.Run._follow, set()
+
+    def stop_after_three(run):
+        follow(run)
+        if run.step == 3 and run.checkpoint.stem not in stopped:
+            stopped.add(run.checkpoint.stem)
+            raise Interrupted
+
+    monkeypatch.setattr(train.Run, "_follow", stop_after_three)
+    while True:
+        try:
+            parts = sharp_parts(large_portraits, tokens, tmp_path / "stopped")
+            break
+        except Interrupted:
+            continue
+    assert stopped == {"unet", "decoder"}
+    for one, other in zip(whole, parts, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_averages_are_kept_for_a_curve(large_portraits, tokens, tmp_path):
+    sharp_parts(large_portraits, tokens, tmp_path)
+    kept = sorted(path.name for path in tmp_path.glob("unet-*.pt"))
+    assert kept == ["unet-4.pt", "unet-8.pt"]
+    assert (tmp_path / "unet.previous.pt").exists()
+
+
+def test_an_untrained_sharp_decoder_is_the_linear_one(large_portraits):
+    model = train.linear_autoencoder(large_portraits, SHARP)
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    latents = model.encode(pixels)
+    assert latents.shape == (2, 8, 4, 4)
+    small = torch.nn.functional.pixel_shuffle(model.decoder.linear(latents), 8)
+    linear = torch.nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear")
+    assert torch.equal(model.decode(latents), linear)
+
+
+def test_pictures_are_encoded_once(large_portraits, tmp_path):
+    model = train.linear_autoencoder(large_portraits, SHARP)
+    latents = train.encode_all(large_portraits, model, tmp_path / "latents.npy", "cpu")
+    assert latents.shape == (48, 8, 4, 4)
+    first = torch.from_numpy(np.array(large_portraits.pixels[:1])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    mirrored = model.encode(first.flip(-1)).detach()
+    assert torch.allclose(torch.tensor(latents[24:25]).float(), mirrored, atol=2e-2)
+    model.encoder.weight.data.zero_()
+    assert np.array_equal(train.encode_all(large_portraits, model, tmp_path / "latents.npy", "cpu"), latents)
+
+
+def train_and_export(world, tokenizer, folder, *more):
+    """Every part for one step, and the file read again."""
+    out = folder / "demo.safetensors"
+    options = ["--run", str(folder), "--out", str(out), "--batch", *"22222", *more]
+    assert cli.main([*command(world, tokenizer, "all"), *options]) == 0
+    return read(out)
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_and_exports(tiny_world, tokenizer_folder, tmp_path):
+    before = ["--image-size", "32", "--decoder", "--steps", *"1111"]
+    weights = train_and_export(tiny_world, tokenizer_folder, tmp_path / "plain", *before)
     assert weights.sizes.image_size == 32 and set(weights.steps.values()) == {1}
-    assert out.stat().st_size < 40e6
+    assert (tmp_path / "plain" / "demo.safetensors").stat().st_size < 40e6
+
+    sharp = ["--image-size", "64", "--steps", *"11111", "--decoder", *("16", "16", "16")]
+    begin = ["--begin", str(tmp_path / "plain" / "demo.safetensors")]
+    weights = train_and_export(tiny_world, tokenizer_folder, tmp_path / "sharp", *sharp, *begin)
+    assert weights.sizes.image_size == 64 and weights.sizes.decoder == (16, 16, 16)
+    assert weights.steps == {"unet": 2, "vae": 1, "text": 1, "vision": 1}
+    build_autoencoder(weights.sizes).load_state_dict(weights.vae)
+
+
+def test_a_part_that_the_file_gives_is_not_trained(tiny_world, tokenizer_folder, tmp_path, capsys):
+    begin = ["--begin", str(MODEL), "--run", str(tmp_path)]
+    assert cli.main([*command(tiny_world, tokenizer_folder, "text"), *begin]) == 1
+    assert "other words" in capsys.readouterr().err

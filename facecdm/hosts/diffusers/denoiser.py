@@ -175,13 +175,13 @@ def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -
     """
     from ...demo import pose_net, schedule
     from ...demo import weights as demo
-    from ...demo.autoencoder import PatchAutoencoder
+    from ...demo.autoencoder import build_autoencoder
     from .unet import build_unet
 
     weights = weights or demo.read()
     unet = build_unet(weights.sizes.unet_config())
     unet.load_state_dict({name: value.float() for name, value in weights.unet.items()})
-    autoencoder = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
+    autoencoder = build_autoencoder(weights.sizes)
     autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
     signal, noise = schedule.signal_and_noise()
     unet = unet.to(device, memory_format=torch.channels_last)

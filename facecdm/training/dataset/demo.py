@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...demo.autoencoder import PatchAutoencoder
+from ...demo.autoencoder import build_autoencoder
 from ...demo.clip import PIXEL_MEAN, PIXEL_STD, TEXT_LENGTH, TinyClip
 from ...demo.weights import DemoWeights, read
 from ...errors import MissingModel, MissingPackage
@@ -18,17 +18,16 @@ from .encoders import Fingerprints, weights_fingerprint
 class DemoEncoders:
     """The autoencoder and CLIP towers of a demo weights file; `tokenizer` is the folder of CLIP's (ComfyUI has one)."""
 
-    step = 8
     large = False
 
     def __init__(self, tokenizer: Path, weights: DemoWeights | None = None, device: str = "cpu"):
         """Reads the packaged file unless weights are given. Raises MissingModel, MissingPackage, BadFile."""
         weights = weights or read()
-        self.resolution = weights.sizes.image_size
+        self.resolution, self.step = weights.sizes.image_size, weights.sizes.downscale
         self._device = device
         self._tokens = open_tokenizer(tokenizer)
         self._vocabulary = weights.vocabulary
-        self._autoencoder = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
+        self._autoencoder = build_autoencoder(weights.sizes)
         self._autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
         self._clip = TinyClip(weights.sizes.clip, len(weights.vocabulary))
         self._clip.text_tower.load_state_dict({name: value.float() for name, value in weights.text.items()})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy.clip_vision
 import comfy.latent_formats
+import comfy.ldm.common_dit
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -18,9 +19,11 @@ import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ....demo.autoencoder import PATCH, PatchAutoencoder
+from ....demo.autoencoder import PATCH, build_autoencoder
 from ....demo.clip import FULL_VOCABULARY, ClipSizes
 from ....demo.schedule import SAMPLING_SETTINGS
 from ....demo.sizes import DemoSizes
@@ -77,14 +80,45 @@ def core_unet_config(sizes: DemoSizes) -> dict:
     }
 
 
+class ShuffledUNet(UNetModel):
+    """Core's U-Net on latents that are shown at twice its resolution (`DemoSizes.shuffle`)."""
+
+    shuffle = 2
+
+    def forward(self, x: Tensor, *arguments, **options) -> Tensor:
+        height, width = x.shape[-2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, (self.shuffle, self.shuffle))
+        out = super().forward(F.pixel_unshuffle(x, self.shuffle), *arguments, **options)
+        return F.pixel_shuffle(out, self.shuffle)[..., :height, :width]
+
+
+class ShuffledAutoencoder(nn.Module):
+    """An autoencoder whose latents are shown at twice its resolution."""
+
+    def __init__(self, inner: nn.Module, shuffle: int):
+        super().__init__()
+        self.inner, self.shuffle = inner, shuffle
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.inner.encode(pixels), self.shuffle)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.inner.decode(F.pixel_unshuffle(latents, self.shuffle))
+
+
 class DemoLatents(comfy.latent_formats.LatentFormat):
     """Unscaled latents; previews show the mean colour of every decoded patch."""
 
     scale_factor = 1.0
 
-    def __init__(self, vae: dict[str, Tensor]):
-        weight, bias = vae["decoder.weight"].float(), vae["decoder.bias"].float()
-        self.latent_channels = weight.shape[1]
+    def __init__(self, vae: dict[str, Tensor], shuffle: int = 1):
+        linear = "decoder.linear" if "decoder.linear.weight" in vae else "decoder"
+        weight, bias = vae[f"{linear}.weight"].float(), vae[f"{linear}.bias"].float()
+        self.latent_channels = weight.shape[1] // shuffle**2
+        if shuffle > 1:
+            if not hasattr(super(), "latent_rgb_factors_reshape"):
+                return  # a ComfyUI that cannot show such latents while it samples
+            self.latent_rgb_factors_reshape = functools.partial(F.pixel_unshuffle, downscale_factor=shuffle)
         self.latent_rgb_factors = weight.reshape(3, PATCH * PATCH, -1).mean(1).T.tolist()
         self.latent_rgb_factors_bias = bias.reshape(3, PATCH * PATCH).mean(1).tolist()
 
@@ -98,10 +132,16 @@ class DemoConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, weights: DemoWeights):
         super().__init__(core_unet_config(weights.sizes))
-        self.latent_format = DemoLatents(weights.vae)
+        self.latent_format = DemoLatents(weights.vae, weights.sizes.shuffle)
+        self.shuffle = weights.sizes.shuffle
+        self.image_size, self.step = weights.sizes.image_size, weights.sizes.downscale
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.V_PREDICTION
+
+    def get_model(self, state_dict, prefix="", device=None):
+        unet = ShuffledUNet if self.shuffle > 1 else UNetModel
+        return comfy.model_base.BaseModel(self, self.model_type(state_dict), device=device, unet_model=unet)
 
     def inpaint_model(self) -> bool:
         return False  # BASE infers a mask from more than four channels
@@ -166,13 +206,16 @@ class DemoVAE(comfy.sd.VAE):
         management = comfy.model_management
         with _no_warnings():  # core sets all its attributes, then warns of missing weights
             super().__init__(sd={})
-        self.latent_channels = weights.sizes.latent_channels
+        sizes = weights.sizes
+        self.latent_channels = sizes.latent_channels // sizes.shuffle**2
+        self.multiple = sizes.downscale
         self.working_dtypes = [torch.float16, torch.bfloat16, torch.float32]
-        # Bytes per value of about three copies of the widest layer: the 192 channels before the last shuffle.
+        widest = 3 * 8**2  # values per latent position in the widest layer
         self.memory_used_encode = lambda shape, dtype: 8 * shape[2] * shape[3] * management.dtype_size(dtype)
-        self.memory_used_decode = lambda shape, dtype: 3 * 192 * shape[2] * shape[3] * management.dtype_size(dtype)
-        self.first_stage_model = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
-        _fill(self.first_stage_model, weights.vae, "autoencoder")
+        self.memory_used_decode = lambda shape, dtype: 3 * widest * shape[2] * shape[3] * management.dtype_size(dtype)
+        autoencoder = build_autoencoder(sizes)
+        _fill(autoencoder, weights.vae, "autoencoder")
+        self.first_stage_model = ShuffledAutoencoder(autoencoder, sizes.shuffle) if sizes.shuffle > 1 else autoencoder
         self.first_stage_model.eval().requires_grad_(False)
         self.device = management.vae_device()
         self.vae_dtype = dtype or management.vae_dtype(self.device, self.working_dtypes)
@@ -183,6 +226,13 @@ class DemoVAE(comfy.sd.VAE):
         )
         self.size = None
         self.model_size()
+
+    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
+        """IMAGE [B, H, W, C] cropped, in the middle, to multiples of what one position of the U-Net covers."""
+        for axis in (1, 2):
+            left = pixels.shape[axis] % self.multiple
+            pixels = pixels.narrow(axis, left // 2, pixels.shape[axis] - left)
+        return pixels
 
 
 def build_vae(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.sd.VAE:

@@ -23,4 +23,25 @@ def load(path: Path = POSE_CONTROLNET) -> comfy.controlnet.ControlLora:
     for name, tensor in tensors.items():
         if name != MARK:
             check_weights(name, tensor, path, f"{ADVICE[0].upper()}{ADVICE[1:]}.")
-    return comfy.controlnet.load_controlnet_state_dict(tensors)
+    return DemoControl(tensors)
+
+
+class DemoControl(comfy.controlnet.ControlLora):
+    """Core's, which also takes latents that are shown at twice the U-Net's resolution (see model.ShuffledUNet)."""
+
+    channels, shuffle = 0, 1
+
+    def pre_run(self, model, percent_to_timestep_function):
+        super().pre_run(model, percent_to_timestep_function)
+        self.channels = model.model_config.unet_config["in_channels"]
+        self.shuffle = getattr(model.model_config, "shuffle", 1)
+
+    def get_control(self, x_noisy, *arguments, **options):
+        if x_noisy.shape[1] != self.channels:  # else a control that is applied after this one has done it already
+            x_noisy = torch.nn.functional.pixel_unshuffle(x_noisy, self.shuffle)
+        return super().get_control(x_noisy, *arguments, **options)
+
+    def copy(self):
+        again = DemoControl(self.control_weights, global_average_pooling=self.global_average_pooling)
+        self.copy_to(again)
+        return again

@@ -12,6 +12,7 @@ from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at, resize_mask
+from ....faces.align import TEMPLATE
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
 
@@ -40,7 +41,9 @@ def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options
         run = Run(options[PEOPLE])
         model_options = {**model_options, "transformer_options": {**options, RUN: run}}
     run.step(model, conds, timestep, x_in)
-    return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
+    predicted = executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
+    run.keep_prediction(conds, predicted, timestep)
+    return predicted
 
 
 def apply_with_tiles(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
@@ -120,6 +123,8 @@ class Run:
         self._locations: dict[tuple, LocationBias] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
         self._joined: dict[tuple, tuple[Tensor, Tensor]] = {}  # keys and values of neighbouring chunks of a batch
+        self._predicted: tuple[Tensor, Tensor] | None = None  # clean latents of the step before, and its σ
+        self._estimates: dict[int, tuple[Tensor, Tensor]] = {}  # key points and trust, by person
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
@@ -139,6 +144,30 @@ class Run:
         self._gates.clear()
         self._ready.clear()
         self._gates_on(sigma.device)
+        self._estimate_locations(latents)
+
+    def keep_prediction(self, conds: list, predicted: list[Tensor], sigma: Tensor) -> None:
+        """After the U-Net was called: its clean latents under the prompt, for the location heads of the next step."""
+        if not any(shown.person.finds_location for shown in self._shown):
+            return
+        positive = {id(cond) for cond in self._conditional(conds)}
+        for group, clean in zip(conds, predicted):
+            if any(id(cond) in positive for cond in group or ()):
+                self._predicted = clean, sigma
+                return
+
+    def _estimate_locations(self, latents: Tensor) -> None:
+        """Where the faces of this step will be; nowhere, until there is a prediction. No look at the host."""
+        for number, shown in enumerate(self._shown):
+            if not shown.person.finds_location:
+                continue
+            if self._predicted is None or self._predicted[0].shape != latents.shape:
+                points, trusted = torch.tensor(TEMPLATE / 112)[None].float(), torch.zeros(1)
+            else:
+                clean, sigma = self._predicted
+                points, trusted = shown.person.adapter.locate(clean, sigma)
+            self._estimates[number] = points, trusted
+            self._locations = {key: value for key, value in self._locations.items() if key[0] != number}
 
     def _conditional(self, conds: list) -> list[dict]:
         """The conditionings that show people: all but the negative ones, which get at most a person's negative."""
@@ -189,7 +218,10 @@ class Run:
         if area is not None:
             height, width, top, left = area
             whole = whole[..., top : top + height, left : left + width]
-        located = any(shown.person.mask is not None or shown.person.has_location for shown in self._shown)
+        located = any(
+            person.mask is not None or person.has_location or person.finds_location
+            for person in (shown.person for shown in self._shown)
+        )
         tiles = find_tiles(x, whole, len(uuids), located)
         if tiles is not None and located and not self._warned:
             self._warned = warn_unknown(tiles)
@@ -254,7 +286,7 @@ class Run:
                         router=None if router is None else router[index],
                         person=number,
                         location=self._location(number, covered, rows, size, images, device)
-                        if name == "face" and shown.person.has_location
+                        if name == "face" and (shown.person.has_location or shown.person.finds_location)
                         else None,
                     )
                 )
@@ -277,15 +309,16 @@ class Run:
         person, parts = self._shown[number].person, self._parts(chunks)
         key = (number, rows, size, images, self.size, device, *parts)
         if key not in self._locations:
-            points = person.keypoints_in(*self.size).to(device)
-            whole = FaceLocation(points, self.size, person.adapter.config.grid_side, size)
+            points, trusted = self._estimates.get(number, (None, None))
+            points = person.keypoints_in(*self.size) if points is None else points
+            trusted = None if trusted is None else trusted.to(device)
+            side = person.adapter.config.grid_side
+            whole = FaceLocation(points.to(device), self.size, side, size, trusted)
             cut = [whole if part is None else whole.within(part) for part in parts]
             self._locations[key] = (
                 cut[0]
                 if len(whole.keypoints) == 1 and len(set(parts)) == 1
-                else FaceLocations(
-                    [replace(one, keypoints=rows_for_images(one.keypoints, rows, images)) for one in cut]
-                )
+                else FaceLocations([_for_images(one, rows, images) for one in cut])
             )
         return self._locations[key]
 
@@ -308,6 +341,14 @@ class Run:
                 mask = whole[top : top + height, left : left + width]
             self._masks[key] = resize_mask(mask, *size).to(like)
         return self._masks[key]
+
+
+def _for_images(location: FaceLocation, rows: int, images: tuple[int, ...] | None) -> FaceLocation:
+    """A location of one row or of one for each image, for the images that are sampled."""
+    trust = location.trust
+    if trust is not None:
+        trust = rows_for_images(trust.view(-1, 1, 1), rows, images).flatten()
+    return replace(location, keypoints=rows_for_images(location.keypoints, rows, images), trust=trust)
 
 
 def _make_uuids_unique(conditional: list[dict], conds: list) -> None:

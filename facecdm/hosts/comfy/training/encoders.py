@@ -24,6 +24,8 @@ class ComfyEncoders:
         demo = type(base.model_config).__name__ == "DemoConfig"
         known = BASES["FaceCDM demo"] if demo else base_for_text(width, self.large)
         self.resolution, self.step = known.resolution, known.step
+        if demo:  # a weights file of one's own may be of another size
+            self.resolution, self.step = base.model_config.image_size, base.model_config.step
         if vae.latent_channels != self._format.latent_channels:
             raise Mismatch(
                 f"the VAE makes latents of {vae.latent_channels} channels, and the MODEL takes "

@@ -1,0 +1,53 @@
+"""`python -m facecdm train-location`: give an adapter a head that finds the face while pictures are sampled."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import FaceCDMError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("adapter", type=Path, help="an adapter of this pack whose tokens are spatial (places: true)")
+    add("--data", type=Path, required=True, help="a data set of `python -m facecdm dataset`, for the same base model")
+    add("--base", default="demo", help="demo (default), or a diffusers model folder")
+    add("--out", type=Path, required=True, help="the folder of the new adapter")
+    add("--name", help="its file name without .safetensors (default: that of ADAPTER)")
+    add("--steps", type=int, default=1000)
+    add("--batch", type=int, default=64)
+    add("--rate", type=float, default=3e-3, help="learning rate")
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
+    add("--device", help="cuda or cpu; the GPU where there is one")
+    add("--overwrite", action="store_true", help="replace a file of that name")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from ..adapter.native import load_adapter, save_adapter
+    from ..hosts.diffusers.denoiser import open_base
+    from ..training.dataset.data_set import DataSet
+    from ..training.location import LocationPlan, train_location_head, with_location_head
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    adapter = load_adapter(arguments.adapter)
+    if not getattr(adapter.config, "spatial_tokens", False):
+        raise FaceCDMError(
+            f"{arguments.adapter.name} has no spatial tokens, so the location of the face changes nothing in it; "
+            "train an adapter with a square number of face tokens (docs/training.md)"
+        )
+    denoiser = open_base(arguments.base, arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if adapter.config.layer_map != denoiser.layer_map:
+        raise FaceCDMError(f"{arguments.adapter.name} was made for another base model than {arguments.base}")
+    plan = LocationPlan(arguments.steps, arguments.batch, learning_rate=arguments.rate, seed=arguments.seed)
+
+    def report(step: int, loss: float) -> None:
+        print(f"step {step} of {plan.steps}: loss {loss:.3f}", flush=True)
+
+    head = train_location_head(denoiser, DataSet(arguments.data), plan, report)
+    made = with_location_head(adapter, head)
+    name = arguments.name or arguments.adapter.stem
+    print(save_adapter(made, arguments.out, name, arguments.overwrite, {"location_steps": str(plan.steps)}))
+    return 0

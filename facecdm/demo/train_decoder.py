@@ -1,0 +1,164 @@
+"""Training of the decoder to twice the size: reconstruction, and a discriminator against softness.
+
+A part of the latents are not clean but what the U-Net predicts of them from noise. What it leaves soft is so made
+sharp by the decoder, which sees what a sampler gives it, and not only what the encoder does.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import data, schedule
+from .autoencoder import SharpAutoencoder
+from .clip import CaptionTokens, TinyClip
+from .sizes import DemoSizes
+from .train import Plan, Run
+
+WINDOW = 10  # latent positions along a side of what is decoded in training
+LEFT_NOISE = 0.15  # the most noise on clean latents, in units of their standard deviation
+HIGHEST_LEVEL = 500  # of the noise from which the U-Net predicts
+
+
+class Discriminator(nn.Module):
+    """Real or decoded? Logits for patches of about 50 pixels, on an eighth of the resolution."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        normed = nn.utils.parametrizations.spectral_norm
+        self.layers = nn.ModuleList(
+            [
+                normed(nn.Conv2d(48, width, 3, padding=1)),
+                normed(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+                normed(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+                normed(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+            ]
+        )
+        self.score = nn.Conv2d(2 * width, 1, 1)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """pixels [B, 3, H, W] -> (logits [B, 1, H/8, W/8], the feature maps)."""
+        x, maps = F.pixel_unshuffle(pixels, 4), []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            maps.append(x)
+        return self.score(x), maps
+
+
+class Pair(nn.Module):
+    """Decoder and discriminator, which one optimiser and one checkpoint hold."""
+
+    def __init__(self, autoencoder: SharpAutoencoder):
+        super().__init__()
+        self.autoencoder, self.discriminator = autoencoder, Discriminator()
+
+
+def predictor(
+    unet: dict[str, Tensor], sizes: DemoSizes, tokens: CaptionTokens, clip: TinyClip, device: str
+) -> Callable[[Tensor, Tensor, list[str]], Tensor]:
+    """(noisy latents, levels, captions) -> the clean latents that the U-Net of these weights predicts."""
+    from ..hosts.diffusers.unet import build_unet
+
+    model = build_unet(sizes.unet_config())
+    model.load_state_dict({name: value.float() for name, value in unet.items()})
+    model = model.to(device, torch.bfloat16, memory_format=torch.channels_last).eval().requires_grad_(False)
+    clip = clip.to(device)
+    alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
+
+    @torch.no_grad()
+    def predict(noisy: Tensor, level: Tensor, captions: list[str]) -> Tensor:
+        context = clip.text(tokens(captions).to(device))[0].bfloat16()
+        a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
+        half = noisy.bfloat16().contiguous(memory_format=torch.channels_last)
+        return a * noisy - s * model(half, level, context).sample.float()
+
+    return predict
+
+
+def train_decoder(
+    portraits: data.Portraits,
+    latents: np.ndarray,
+    predict: Callable[[Tensor, Tensor, list[str]], Tensor] | None,
+    autoencoder: SharpAutoencoder,
+    plan: Plan,
+    folder: Path,
+    device: str,
+    adversarial: float = 0.02,
+) -> SharpAutoencoder:
+    """Train the residual of the decoder; returns the autoencoder with averaged weights.
+
+    portraits    at the decoder's size
+    latents      [2N, C, h, w] of the same pictures, the mirrored ones last (train.encode_all)
+    predict      (noisy latents, levels, captions) -> clean latents as the U-Net predicts them; None: clean ones only
+    adversarial  weight of the discriminator's loss, beside the mean absolute error
+    """
+    torch.manual_seed(plan.seed)
+    autoencoder.encoder.requires_grad_(False)
+    autoencoder.decoder.linear.requires_grad_(False)
+    pair = Pair(autoencoder).to(device, memory_format=torch.channels_last)
+    run = Run(folder, "decoder", pair, plan, average=0.999)
+    alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
+    half = torch.autocast("cuda" if device == "cuda" else "cpu", torch.bfloat16)
+    count, grid = len(portraits), latents.shape[-1]
+    scale = portraits.pixels.shape[1] // grid
+
+    def windows(rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+        """(latents [B, C, W, W], pixels [B, 3, 16W, 16W], which are predicted [B])."""
+        rows = [rng.randrange(count) for _ in range(plan.batch)]
+        mirrored = [rng.random() < 0.5 for _ in rows]
+        clean = np.stack([latents[row + count * flip] for row, flip in zip(rows, mirrored, strict=True)])
+        clean = torch.from_numpy(clean).to(device).float()
+        draw = torch.Generator().manual_seed(rng.getrandbits(48))
+        noise = torch.randn(clean.shape, generator=draw).to(device)
+        guessed = plan.batch // 2 if predict is not None else 0
+        if guessed:
+            level = torch.tensor([rng.randrange(10, HIGHEST_LEVEL) for _ in range(guessed)], device=device)
+            a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
+            noisy = a * clean[:guessed] + s * noise[:guessed]
+            captions = [portraits.labels[row]["caption"] for row in rows[:guessed]]
+            clean[:guessed] = predict(noisy, level, captions)
+        left = torch.tensor([max(0.0, rng.uniform(-LEFT_NOISE, LEFT_NOISE)) for _ in rows[guessed:]], device=device)
+        clean[guessed:] += left[:, None, None, None] * noise[guessed:]
+        side = min(WINDOW, grid)
+        cut, seen = [], []
+        for place, (row, flip) in enumerate(zip(rows, mirrored, strict=True)):
+            top, start = rng.randrange(grid - side + 1), rng.randrange(grid - side + 1)
+            cut.append(clean[place, :, top : top + side, start : start + side])
+            picture = portraits.pixels[row][:, ::-1] if flip else portraits.pixels[row]
+            picture = picture[top * scale : (top + side) * scale, start * scale : (start + side) * scale]
+            seen.append(torch.from_numpy(np.ascontiguousarray(picture)))
+        pixels = torch.stack(seen).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return torch.stack(cut), pixels, torch.arange(plan.batch, device=device) < guessed
+
+    def loss_of(rng: random.Random) -> Tensor:
+        cut, real, predicted = windows(rng)
+        with half:
+            made = pair.autoencoder.decode(cut).float()
+        # A prediction is a mean of many pictures: only its coarse colours have to be those of this one.
+        exact = (made - real).abs().mean((1, 2, 3))
+        coarse = (F.avg_pool2d(made, 4) - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3))
+        loss = torch.where(predicted, 2 * coarse + 0.2 * exact, 2 * exact).mean()
+        pair.discriminator.requires_grad_(False)
+        with half:
+            logits, maps = pair.discriminator(made)
+            with torch.no_grad():
+                wanted = pair.discriminator(real)[1]
+        likeness = [
+            ((one - other).abs().mean((1, 2, 3)) / other.abs().mean().clamp(min=1e-3))[~predicted].mean()
+            for one, other in zip(maps, wanted, strict=True)
+        ]
+        warm = min(1.0, run.step / 300)
+        loss = loss + adversarial * warm * (-logits.float().mean() + torch.stack(likeness).mean())
+        pair.discriminator.requires_grad_(True)
+        with half:
+            told = [pair.discriminator(pixels)[0].float() for pixels in (real, made.detach())]
+        return loss + F.relu(1 - told[0]).mean() + F.relu(1 + told[1]).mean()
+
+    run.train(loss_of)
+    if run.ema is not None:
+        pair.load_state_dict(run.ema)
+    return pair.autoencoder.eval()

@@ -1,0 +1,91 @@
+"""An adapter that finds the face by itself, in ComfyUI's own sampling, is like one that is told where it is."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+WHERE = torch.tensor([[[0.40, 0.42], [0.58, 0.42], [0.49, 0.52], [0.42, 0.62], [0.57, 0.62]]])
+
+
+@pytest.fixture(scope="module")
+def shown(in_comfy, hosts):
+    """(MODEL with the shipped LoRA, the shipped adapter with an untrained location head)."""
+    host = in_comfy.module("facecdm.hosts.comfy.demo.adapter")
+    with torch.inference_mode():
+        demo = hosts.load()
+        model, adapter = host.load(demo.model)
+        channels = demo.model.model.model_config.unet_config["in_channels"]
+        finding = in_comfy.module("facecdm.adapter.model").TripletAdapter(
+            replace(adapter.config, location_channels=channels)
+        )
+        missing = finding.load_state_dict(adapter.state_dict(), strict=False).missing_keys
+    assert missing and all(name.startswith("location_head.") for name in missing)
+    return demo, model, finding.requires_grad_(False)
+
+
+def sample(in_comfy, demo, model, adapter, pictures=1, **person):
+    import comfy.sample
+
+    shown = in_comfy.module("facecdm.adapter.person").Person(
+        adapter, torch.nn.functional.normalize(torch.ones(1, 512), dim=1), **person
+    )
+    patched = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, shown)
+    words = demo.clip.encode_from_tokens(demo.clip.tokenize("a young man, bald"))
+    latent = torch.zeros(pictures, patched.model.latent_format.latent_channels, 16, 16)
+    noise = comfy.sample.prepare_noise(latent, 7)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            patched, noise, 4, 3.0, "euler", "karras", [[words, {}]], [[words * 0, {}]], latent, disable_pbar=True
+        )
+
+
+def second_sigma(model) -> float:
+    import comfy.samplers
+
+    return float(comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", 4)[1])
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_a_trusted_estimate_is_like_being_told(in_comfy, shown, monkeypatch, pictures):
+    """From the second step on, since the first has no prediction yet."""
+    demo, model, adapter = shown
+    seen = []
+
+    def locate(clean, sigma):
+        seen.append((clean.shape, float(sigma.max())))
+        return WHERE.expand(len(clean), -1, -1), torch.ones(len(clean))
+
+    monkeypatch.setattr(adapter, "locate", locate)
+    found = sample(in_comfy, demo, model, adapter, pictures)
+    told = sample(in_comfy, demo, model, adapter, pictures, keypoints=WHERE, sigma_start=second_sigma(model) * 1.001)
+    assert len(seen) == 3 and all(shape[0] == pictures for shape, _ in seen)
+    assert torch.allclose(found, told, atol=2e-3 * told.abs().max().item())
+
+
+def test_an_estimate_without_trust_shows_nobody(in_comfy, shown, monkeypatch):
+    demo, model, adapter = shown
+    monkeypatch.setattr(adapter, "locate", lambda clean, sigma: (WHERE, torch.zeros(1)))
+    nobody = sample(in_comfy, demo, model, adapter, sigma_start=0.0)
+    assert torch.allclose(sample(in_comfy, demo, model, adapter), nobody, atol=1e-5)
+
+
+def test_key_points_that_are_given_are_taken(in_comfy, shown, monkeypatch):
+    demo, model, adapter = shown
+
+    def fail(clean, sigma):
+        raise AssertionError("the location is known")
+
+    monkeypatch.setattr(adapter, "locate", fail)
+    assert torch.isfinite(sample(in_comfy, demo, model, adapter, keypoints=WHERE)).all()
+
+
+def test_the_head_travels_in_the_adapters_file(in_comfy, shown, tmp_path):
+    native = in_comfy.module("facecdm.adapter.native")
+    path = native.save_adapter(shown[2], tmp_path, "finds")
+    again = native.load_adapter(path)
+    clean, sigma = torch.randn(2, 48, 16, 16), torch.tensor([3.0])
+    for one, other in zip(again.locate(clean, sigma), shown[2].locate(clean, sigma)):
+        assert torch.equal(one, other)
+    shuffled = torch.nn.functional.pixel_shuffle(clean, 2)
+    assert torch.equal(again.locate(shuffled, sigma)[0], again.locate(clean, sigma)[0])
