@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import comfy.controlnet
+import torch
 
 from ....demo.paths import POSE_CONTROLNET
 from ....demo.pose_net import FORMAT, MARK
