@@ -97,7 +97,7 @@ def test_what_is_written_is_read_again(net, unet, sample, tmp_path):
         (skips, middle), (other_skips, other_middle) = net(*sample), again(*sample, return_dict=False)
     assert all(mine.any() and mine.equal(other) for mine, other in zip([*skips, middle], [*other_skips, other_middle]))
     (tmp_path / "pose.safetensors").write_bytes(b"cut off")
-    with pytest.raises(BadFile, match="pose ControlNet"):
+    with pytest.raises(BadFile, match="pose.safetensors cannot be read"):
         read(tmp_path / "pose.safetensors", unet)
 
 
