@@ -59,8 +59,8 @@ class Judge:
         found = [face for face in measure.embeddings(others, analyzer) if face is not None]
         return cls(measure.background_namer(train), measure.shirt_namer(train), analyzer, torch.stack(found).mean(0))
 
-    def score(self, pixels: Tensor, labels: list[dict]) -> measure.Obedience:
-        return measure.obedience(pixels, labels, self.background, self.shirt, self.analyzer)
+    def score(self, pixels: Tensor, labels: list[dict]) -> measure.PromptAdherence:
+        return measure.prompt_adherence(pixels, labels, self.background, self.shirt, self.analyzer)
 
     def identity(self, originals: Tensor, again: Tensor) -> float:
         found = [measure.embeddings(pixels, self.analyzer) for pixels in (originals, again)]

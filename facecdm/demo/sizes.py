@@ -1,4 +1,4 @@
-"""What the demo model is made of: one table, which travels with the weights."""
+"""Sizes of the demo model, which are saved with its weights."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,7 @@ from .clip import ClipSizes
 
 @dataclass(frozen=True)
 class DemoSizes:
-    """Pixels, widths and depths. `attention` says which levels of the U-Net see the caption."""
+    """Pixels, widths and depths. `attention` tells which levels of the U-Net attend to the caption."""
 
     image_size: int = 128
     latent_channels: int = 48
@@ -37,7 +37,7 @@ class DemoSizes:
 
     @classmethod
     def from_json(cls, text: str) -> "DemoSizes":
-        """The inverse of `to_json`; ValueError, TypeError or KeyError where the text is another thing."""
+        """The inverse of `to_json`; ValueError, TypeError or KeyError for any other text."""
         fields = json.loads(text)
         return cls(
             **fields

@@ -18,7 +18,7 @@ from .sizes import DemoSizes
 from .train import Plan, Run
 from .weights import checkpoint
 
-# Sides at which the control picture is drawn before it is brought to the model's: users' pictures differ.
+# Sides at which the control picture is drawn before it is resized to the model's: users' pictures differ in size.
 DRAWN = (128, 192, 256, 384, 512)
 
 
@@ -33,10 +33,9 @@ def train_pose(
     folder: Path,
     device: str,
 ) -> dict[str, Tensor]:
-    """v-prediction through the frozen U-Net (its moving average in `folder`); gives the averaged weights of PoseNet.
+    """Train v-prediction through the frozen U-Net (its moving average in `folder`); returns PoseNet's averaged weights.
 
-    Noise levels lean towards the high ones, t = 1 − u³ (as T2I-Adapter does, Mou et al. 2023): there the pose is
-    decided.
+    High noise levels are more frequent, t = 1 − u³ (as in T2I-Adapter, Mou et al. 2023), because they decide the pose.
     """
     from ..hosts.diffusers.unet import build_unet
 
@@ -44,21 +43,21 @@ def train_pose(
     unet = build_unet(sizes.unet_config())
     unet.load_state_dict(checkpoint(folder / "unet.pt")["ema"])
     unet = unet.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    some = [found.hint(place, sizes.image_size, DRAWN[place % len(DRAWN)]) for place in range(min(16, len(found.rows)))]
-    net = PoseNet(unet).wake(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
+    some = [found.hint(entry, sizes.image_size, DRAWN[entry % len(DRAWN)]) for entry in range(min(16, len(found.rows)))]
+    net = PoseNet(unet).scale_hint(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
     run = Run(folder, "pose", net, plan, average=0.995)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
     half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
 
     def loss_of(rng: random.Random) -> Tensor:
-        places = [rng.randrange(len(found.rows)) for _ in range(plan.batch)]
-        mirrored = [rng.random() < 0.5 for _ in places]
-        rows = [int(found.rows[place]) for place in places]
+        entries = [rng.randrange(len(found.rows)) for _ in range(plan.batch)]
+        mirrored = [rng.random() < 0.5 for _ in entries]
+        rows = [int(found.rows[entry]) for entry in entries]
         captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
         hint = np.stack(
             [
-                found.hint(place, sizes.image_size, rng.choice(DRAWN), mirror)
-                for place, mirror in zip(places, mirrored, strict=True)
+                found.hint(entry, sizes.image_size, rng.choice(DRAWN), mirror)
+                for entry, mirror in zip(entries, mirrored, strict=True)
             ]
         )
         pixels = torch.from_numpy(np.array(portraits.pixels[rows]))
@@ -66,9 +65,9 @@ def train_pose(
         with torch.no_grad():
             context = clip.text(tokens(captions, unknown=0.03, rng=rng).to(device))[0]
             clean = autoencoder.encode(_channels_first(pixels).to(device) / 127.5 - 1)
-        draw = torch.Generator().manual_seed(rng.getrandbits(48))
-        noise = torch.randn(clean.shape, generator=draw).to(device)
-        spread = (torch.arange(plan.batch) + torch.rand(1, generator=draw)) / plan.batch
+        seeded = torch.Generator().manual_seed(rng.getrandbits(48))
+        noise = torch.randn(clean.shape, generator=seeded).to(device)
+        spread = (torch.arange(plan.batch) + torch.rand(1, generator=seeded)) / plan.batch
         level = ((1 - spread**3) * schedule.STEPS).long().clamp(0, schedule.STEPS - 1).to(device)
         a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
         noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)

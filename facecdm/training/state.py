@@ -98,7 +98,7 @@ def resume(
 ) -> tuple[int, dict, list[dict]]:
     """(step, scaler's state, history) of the checkpoint at `path`, its weights put in place; step 0 without one.
 
-    Of several processes all take rank 0's, or its initial weights, whatever lies on their own disks.
+    All processes use rank 0's checkpoint or initial weights, not files on their own disks.
     Raises RunMismatch, which says what differs; BadFile where the file is damaged.
     """
     source: Path | io.BytesIO = path
