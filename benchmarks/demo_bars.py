@@ -89,7 +89,7 @@ class Judge:
 
     def score(self, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
         """uint8 [B, S, S, 3] and the labels whose captions they were made from."""
-        row = asdict(measure.obedience(pixels, labels, self.background, self.shirt, self.analyzer))
+        row = asdict(measure.prompt_adherence(pixels, labels, self.background, self.shirt, self.analyzer))
         row["sharpness"] = self.sharpness(pixels)
         return row if self.attributes is None else row | self.obeyed(pixels, labels)
 

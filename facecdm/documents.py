@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Raises ValueError, for text that is nested too deeply as well."""
+    """Parse JSON. Raises ValueError, also for text that is nested too deeply."""
     try:
         value = json.loads(text)
         deep = is_deep(value)

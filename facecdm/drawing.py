@@ -20,7 +20,7 @@ def write(
     width: int,
     colours: tuple[str, ...],
 ) -> None:
-    """Lines from `at` on, one colour each; the last colour goes on."""
+    """Lines from `at` on, one colour each; the last colour serves all further lines."""
     for number, line in enumerate(lines):
         colour = colours[min(number, len(colours) - 1)]
         draw.text((at[0], at[1] + number * round(text.size * 1.35)), fit(draw, line, text, width), colour, text)

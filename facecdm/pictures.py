@@ -13,7 +13,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def open_picture(source: Path | bytes) -> "Image":
-    """Open a picture as PIL.Image.open does, lazily; raises what that raises, for other formats too."""
+    """Open a picture as PIL.Image.open does, lazily. Raises the same errors, also for other formats."""
     from PIL import Image
 
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
@@ -21,7 +21,7 @@ def open_picture(source: Path | bytes) -> "Image":
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow reads."""
+    """The common formats that this Pillow reads."""
     from PIL import Image
 
     Image.init()

@@ -1,1 +1,1 @@
-"""The triplet adapter: projectors, interplay, gates, attention. Plain torch: no host and no file format of others."""
+"""The triplet adapter: projectors, interplay, gates, attention. Plain torch, without hosts or file formats."""

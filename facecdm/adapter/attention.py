@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class LocationBias(Protocol):
-    """Which of a face's `tokens` each position attends to, and how much of the position is face."""
+    """Which of a face's `tokens` each position attends to, and the weight of the face at each position."""
 
     tokens: int
 
@@ -62,7 +62,7 @@ def gather_tokens(x: Tensor, near: Tensor) -> Tensor:
 class LayerStream:
     """One stream of one person in one layer, for the rows `start … start + rows` of the batch.
 
-    k, v        [1 or rows, N, C]; with `project`, the tokens that it makes keys and values of
+    k, v        [1 or rows, N, C]; with `project`, the tokens that it projects
     gate        [C], weights of the features
     kappa       ≥ 0, the share of the stream's attention along the text's that is removed
     mask        [1 or rows, n, 1], weights of the positions
@@ -102,7 +102,7 @@ def triplet_attention(
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and (compared or not writable) else text
     attended: Iterable[Tensor] = (_attended(q[_span(stream)], stream, heads, attend) for stream in streams)
-    if any(stream.router is not None for stream in streams):  # it compares all; else one at a time saves memory
+    if any(stream.router is not None for stream in streams):  # it compares all; without one, memory is saved
         attended = list(attended)
     for stream, attention in zip(streams, attended):
         span = _span(stream)

@@ -22,7 +22,7 @@ NAMES = (*CURVES, *PRESETS, CUSTOM)
 
 
 def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]:
-    """A factor for each layer, by a name in `NAMES`; `custom` is read for "custom" alone.
+    """A factor for each layer, by a name in `NAMES`; `custom` is read only if the name is "custom".
 
     Raises FaceCDMError: `custom` is not a curve, or this base has no such preset.
     """

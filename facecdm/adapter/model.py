@@ -17,7 +17,7 @@ KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]
 
 
 class StreamLayers(nn.Module):
-    """One stream's keys, values and gates in every cross-attention layer, and perhaps a `router` [layers, 4]."""
+    """One stream's keys, values and gates in every cross-attention layer, and optionally a `router` [layers, 4]."""
 
     def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype, router: bool = False):
         super().__init__()

@@ -44,7 +44,7 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """A person in a MODEL, by references of the face and perhaps of whole images. Immutable; clones share it.
+    """A person in a MODEL, by references of the face and optionally of whole images. Immutable; clones share it.
 
     face           unit embeddings [references, width], or `Features` where the adapter needs more
     image          vision states [references, N, width], or `Features`

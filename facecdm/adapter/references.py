@@ -10,21 +10,21 @@ from .features import Features
 
 MEAN, SIDE_BY_SIDE, PER_PICTURE = "mean", "side by side", "one per picture"
 REFERENCES = (MEAN, SIDE_BY_SIDE, PER_PICTURE)
-NOTHING = 1e-6  # a sum of weights that no mean can be divided by
+NOTHING = 1e-6  # smallest sum of weights that a mean is divided by
 
 
 def merged(given: Features, mode: str, weights: tuple[float, ...] = (), unit: bool = False) -> Features:
-    """One reference, the mean of all (`unit`: of length 1); or as many as they are, or as `weights` ask frames for."""
+    """MEAN: the mean of all (`unit`: of length 1). PER_PICTURE: one for each frame that has a weight. Else all."""
     if mode == MEAN and given.count > 1:
         return given.mean(torch.tensor(weights) if len(weights) == given.count else None, unit)
     return given.repeated(max(given.count, len(weights)) if mode == PER_PICTURE else given.count)
 
 
 def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> None:
-    """`counts` are the references of each stream; one alone (a picture beside three faces) needs no weight, and of
-    frames the last reference stays.
+    """Check that each reference has a weight; `counts` are the numbers of references of each stream.
 
-    Raises FaceCDMError: a number is lacking or too many; or a mean whose weights cancel each other out.
+    A stream with one reference needs no weight (a picture beside three faces). Raises FaceCDMError: too few or too
+    many weights, or weights of a mean that sum to zero.
     """
     if not weights or not counts:
         return

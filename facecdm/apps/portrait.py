@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..comfy_api.server import LocalServer
 
 WORKFLOW = REPOSITORY / "workflows" / "api" / "portrait.json"
-# In the language of FaceWorld's captions, the only one that the demo model knows.
+# In the words of FaceWorld's captions: the demo model was trained on no others.
 PROMPTS = (
     "a young woman, long blond hair, smiling, red striped shirt, plain blue background",
     "a middle-aged woman, short black hair, neutral, white shirt, gradient green background",

@@ -36,7 +36,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 def require_pack(instead: str) -> None:
     """Raises FaceCDMError if only the library is installed, without nodes and workflows.
 
-    instead  what to do then
+    instead  what to do without them
     """
     if not (REPOSITORY / "nodes").is_dir():
         raise FaceCDMError(f"only the library is installed here, without the node pack: {instead}")
@@ -62,7 +62,7 @@ def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalSer
 
 
 def open_meter(options: argparse.Namespace, references: list[Reference]) -> SimilarityMeter | None:
-    """A meter that knows the references; None, with a message, where there is no face pack. Raises NoFace."""
+    """A meter with the references added; None, with a message, where there is no face pack. Raises NoFace."""
     base = options.base or options.comfyui
     try:
         if base is None:

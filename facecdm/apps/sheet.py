@@ -21,7 +21,7 @@ class SheetImage:
     picture     None if it was not made
     similarity  identity similarity, -1 … 1; None if not known
     problem     why there is no picture
-    measured    whether a face was looked for
+    measured    whether face detection has run
     """
 
     prompt: str

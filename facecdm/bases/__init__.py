@@ -1,6 +1,6 @@
 """Everything that is known of a base model, in one entry each. A new base model is one file here and a line in `BASES`.
 
-Imports nothing of the package but `errors`. What a base model's layers are called in a host stands there, in its
+Imports nothing of the package but `errors`. The names of its layers in a host are in that host's
 attacher (hosts/comfy/unet.py, hosts/diffusers/unet.py).
 """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from .layers import LayerMap
 from .noise import Discrete
 
-LATENT_PIXELS = 8  # of the picture to one latent, each way, in every base known here
+LATENT_PIXELS = 8  # pixels per latent along each side, in every base model here
 
 
 @dataclass(frozen=True, eq=False)

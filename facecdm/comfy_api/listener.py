@@ -1,4 +1,4 @@
-"""A server's web socket: progress of jobs, and a wake-up when one ends. Whatever it sends, the listener goes on."""
+"""A server's web socket: progress of jobs, and a wake-up when one ends. Malformed messages do not stop it."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ class Listener:
                     self.connected.set()
                     async for message in self.socket:
                         if message.type == aiohttp.WSMsgType.TEXT:
-                            with contextlib.suppress(Exception):  # a message that cannot be read is none
+                            with contextlib.suppress(Exception):  # unreadable messages are ignored
                                 self._handle(parse_json(message.data))
             self.connected.clear()
             for _, wake in self.watchers.values():

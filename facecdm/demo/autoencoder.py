@@ -21,7 +21,7 @@ class PatchAutoencoder(nn.Module):
     """f8 autoencoder. Encoding is linear; decoding is its transpose plus a residual of a few convolutions.
 
     The components are scaled towards equal variance by `whitening` (0: as they are, 1: equal), so that the
-    fine ones, which carry the face, are not drowned by the first noise that a sampler adds.
+    fine ones, which carry the face, are not lost in a sampler's first noise.
     """
 
     def __init__(self, channels: int = 48, width: int = 128):

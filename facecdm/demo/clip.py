@@ -99,8 +99,8 @@ class CaptionTokens:
 class TinyClip(nn.Module):
     """Text and vision towers of transformers.
 
-    The text tower learns to name each attribute that its caption states; the vision tower is then taught into
-    the text tower's space. So the U-Net's training can begin while the vision tower's has yet to.
+    The text tower is trained to classify each attribute of a caption; the vision tower is then trained to match the
+    text tower's embeddings. So the U-Net can be trained before the vision tower.
     """
 
     def __init__(self, sizes: ClipSizes, vocabulary_size: int, classes: dict[str, list[str]] | None = None):

@@ -1,4 +1,4 @@
-"""Does a picture show what its caption says? Colours by nearest neighbours, faces by InsightFace."""
+"""Prompt adherence of the demo model: colours by nearest neighbours, faces by InsightFace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def plain_shirts(labels: list[dict]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Obedience:
+class PromptAdherence:
     """Shares 0…1 of pictures in which a face is found and the colours are those of the caption."""
 
     pictures: int
@@ -81,12 +81,12 @@ class Obedience:
     shirt: float
 
 
-def obedience(
+def prompt_adherence(
     pixels: Tensor, labels: list[dict], background: ColourNamer, shirt: ColourNamer, analyzer: FaceAnalyzer
-) -> Obedience:
+) -> PromptAdherence:
     """uint8 [B, S, S, 3] and the labels that the pictures were made from."""
     plain = plain_shirts(labels)
-    return Obedience(
+    return PromptAdherence(
         len(labels),
         face=float(np.mean([face is not None for face in embeddings(pixels, analyzer)])),
         background=_share(background(background_features(pixels)), [label["background_colour"] for label in labels]),
@@ -108,7 +108,7 @@ def embeddings(pixels: Tensor, analyzer: FaceAnalyzer) -> list[Tensor | None]:
 
 
 def identity_kept(originals: list[Tensor | None], again: list[Tensor | None], centre: Tensor) -> list[float]:
-    """Cosine of each pair after `centre`, the mean embedding of other people, is taken away; −1 without a face.
+    """Cosine of each pair after `centre`, the mean embedding of other people, is subtracted; −1 without a face.
 
     Renders share a bias, so that two strangers have a cosine of .29; centred, of .03 (FaceWorld's README).
     """

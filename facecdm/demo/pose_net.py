@@ -25,7 +25,7 @@ MARK = "lora_controlnet"  # a tensor of this name tells core what the file is
 class PoseNet(nn.Module):
     """Only the trained parts are parameters; the copied encoder is frozen and not in the state.
 
-    So a run that is resumed takes the encoder of the U-Net as it is then.
+    So a resumed run uses the encoder of the current U-Net.
     """
 
     def __init__(self, unet: nn.Module, rank: int = RANK):
@@ -47,20 +47,20 @@ class PoseNet(nn.Module):
         self.to(next(unet.parameters()).device)
 
     @torch.no_grad()
-    def wake(self, hints: Tensor) -> "PoseNet":
-        """Scale the hint block: each layer varies by 1 over `hints` [B, 3, H, W], as the encoder's own input does.
+    def scale_hint(self, hints: Tensor) -> "PoseNet":
+        """Scale the hint block so that each layer's output has unit deviation over `hints` [B, 3, H, W].
 
-        Thin lines on black leave a block of usual first weights at 0.003, where the first hundreds of steps would be
-        spent on waking it. (Mishkin and Matas 2016, "All you need is a good init".)
+        The encoder's own input has that, too. With default weights it is 0.003 for thin lines on black, and the first
+        hundreds of steps would only raise it. (Mishkin and Matas 2016, "All you need is a good init".)
         """
         layers = (self.hint.conv_in, *self.hint.blocks, self.hint.conv_out)
         nn.init.kaiming_normal_(self.hint.conv_out.weight)  # diffusers starts it at zero
         for layer in layers:
             nn.init.zeros_(layer.bias)
-            seen = layer(hints)
-            scale = seen.std().clamp(min=1e-6)
+            output = layer(hints)
+            scale = output.std().clamp(min=1e-6)
             layer.weight.div_(scale)
-            hints = F.silu(seen / scale)
+            hints = F.silu(output / scale)
         return self
 
     @property
@@ -73,7 +73,7 @@ class PoseNet(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1.
 
-        `return_dict` is there, and means nothing, so that it is called as diffusers' ControlNets are.
+        `return_dict` is ignored; it is there because diffusers' ControlNets have it.
         """
         return self._control[0](noisy, level, context, hint, return_dict=False)
 

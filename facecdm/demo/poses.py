@@ -26,15 +26,15 @@ class KeyPoints:
     rows: np.ndarray
     points: np.ndarray
 
-    def pose(self, place: int, side: int, mirror: bool = False) -> Pose:
-        """The pose of entry `place`, in a picture of side × side."""
-        points = self.points[place] * side
+    def pose(self, entry: int, side: int, mirror: bool = False) -> Pose:
+        """The pose of an entry, in a picture of side × side."""
+        points = self.points[entry] * side
         pose = Pose((person_of_points(points[:FIVE_SIZE], points[FIVE_SIZE:]),), (side, side))
         return mirrored(pose) if mirror else pose
 
-    def hint(self, place: int, side: int, drawn: int, mirror: bool = False) -> np.ndarray:
+    def hint(self, entry: int, side: int, drawn: int, mirror: bool = False) -> np.ndarray:
         """uint8 [side, side, 3]: drawn at `drawn` pixels and resized to `side` as core's nodes do."""
-        picture = draw_openpose(self.pose(place, drawn, mirror))
+        picture = draw_openpose(self.pose(entry, drawn, mirror))
         nearest = ((np.arange(side) + 0.5) * drawn / side).astype(int)  # "nearest-exact"
         return picture[nearest][:, nearest]
 
@@ -42,7 +42,7 @@ class KeyPoints:
 def load(root: Path, splits: tuple[str, ...], count: int, cache: Path, analyzer=None) -> KeyPoints:
     """The poses of `count` pictures spread over the splits, without those that have no face.
 
-    Kept in the folder `cache`. `analyzer()` opens a FaceAnalyzer with landmarks where nothing is kept yet.
+    Kept in the folder `cache`. `analyzer()` opens a FaceAnalyzer with landmarks if nothing is cached.
     """
     kept = cache / f"{'-'.join(splits)}-poses-{count}.npz"
     if not kept.exists():

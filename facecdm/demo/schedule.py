@@ -15,6 +15,6 @@ def signal_and_noise() -> tuple[Tensor, Tensor]:
     """(α, σ), each float32 [1000], with α² + σ² = 1 and α almost 0 at the last step.
 
     Without zero terminal SNR a start from pure noise cannot reach the plain bright and dark backgrounds
-    that captions ask for, since the mean colour of a picture shines through the training noise.
+    that captions ask for, since a picture's mean colour remains visible in the training noise.
     """
     return DEMO.noise.alpha, DEMO.noise.sigma

@@ -1,4 +1,4 @@
-"""What the demo model is made of: one table, which travels with the weights."""
+"""Sizes of the demo model, which are saved with its weights."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -57,7 +57,7 @@ class DemoSizes:
 
     @classmethod
     def from_json(cls, text: str) -> "DemoSizes":
-        """The inverse of `to_json`; ValueError, TypeError or KeyError where the text is another thing."""
+        """The inverse of `to_json`; ValueError, TypeError or KeyError for any other text."""
         fields = json.loads(text)
         return cls(
             **fields

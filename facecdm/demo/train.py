@@ -1,7 +1,7 @@
 """Training of the demo model: autoencoder, CLIP, U-Net, each from FaceWorld's captions alone.
 
-Every step draws its batch and noise from a generator seeded by (seed, step), so a run that was stopped and
-resumed goes through the very same batches as one that was not.
+Every step samples its batch and noise from a generator seeded by (seed, step), so a resumed run has the same
+batches as an uninterrupted one.
 """
 
 import copy
@@ -29,7 +29,7 @@ from .sizes import DemoSizes
 if TYPE_CHECKING:
     from .weights import DemoWeights
 
-LEFT_NOISE = 0.5  # the most that the refiner is taught to see through, in units of the latents' standard deviation
+LEFT_NOISE = 0.5  # highest noise that the refiner is trained to remove, in units of the latents' standard deviation
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Run:
         return self.ema if self.ema is not None else self.model.state_dict()
 
     def train(self, loss_of: Callable[[random.Random], Tensor]) -> None:
-        """Call `loss_of(rng)` for every step that is left, where `rng` depends on seed and step alone."""
+        """Call `loss_of(rng)` for every remaining step, where `rng` depends on seed and step alone."""
         from tqdm import tqdm
 
         started, recent = time.time(), []
@@ -202,10 +202,10 @@ def fit_autoencoder(
     def loss_of(rng: random.Random) -> Tensor:
         pixels = _pixels(portraits, rng.sample(range(len(portraits)), plan.batch)).to(device)
         latents = model.encode(pixels)
-        draw = _torch_rng(rng)
-        noise = torch.randn(latents.shape, generator=draw).to(device)
-        # What a sampler leaves of its noise is unknown; so is what the refiner has to see through here.
-        left = torch.rand(len(pixels), 1, 1, 1, generator=draw).to(device) * LEFT_NOISE
+        seeded = _torch_rng(rng)
+        noise = torch.randn(latents.shape, generator=seeded).to(device)
+        # The noise that a sampler leaves is unknown, so its level is random here.
+        left = torch.rand(len(pixels), 1, 1, 1, generator=seeded).to(device) * LEFT_NOISE
         return F.mse_loss(model.decode(latents + left * noise), pixels)
 
     run.train(loss_of)
@@ -243,7 +243,7 @@ def begun_text(begin: "DemoWeights", tokens: CaptionTokens) -> TinyClip:
 def train_text(
     portraits: data.Portraits, sizes: DemoSizes, plan: Plan, tokens: CaptionTokens, folder: Path, device: str
 ) -> TinyClip:
-    """The text tower and the naming heads, from captions alone."""
+    """Train the text tower and the attribute heads, from captions alone."""
     torch.manual_seed(plan.seed)
     model = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes()).to(device)
     run = Run(folder, "text", model, plan)
@@ -268,7 +268,7 @@ def train_vision(
     folder: Path,
     device: str,
 ) -> TinyClip:
-    """The vision tower, into the space of `clip`'s text tower."""
+    """Train the vision tower to match the embeddings of `clip`'s text tower."""
     torch.manual_seed(plan.seed)
     clip.vision_tower.requires_grad_(True)
     run = Run(folder, "vision", clip, plan)
@@ -352,10 +352,10 @@ def train_unet(
         clean = torch.from_numpy(clean).to(device).float()
         with torch.no_grad():
             context = read(input_ids=tokens(captions, unknown=0.03, rng=rng).to(device)).last_hidden_state
-        draw = _torch_rng(rng)
-        noise = torch.randn(clean.shape, generator=draw).to(device)
+        seeded = _torch_rng(rng)
+        noise = torch.randn(clean.shape, generator=seeded).to(device)
         # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
-        level = (torch.arange(plan.batch) + torch.rand(1, generator=draw)) / plan.batch
+        level = (torch.arange(plan.batch) + torch.rand(1, generator=seeded)) / plan.batch
         level = (level * schedule.STEPS).long().clamp(max=schedule.STEPS - 1).to(device)
         a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
         noisy = (a * clean + s * noise).bfloat16().contiguous(memory_format=torch.channels_last)

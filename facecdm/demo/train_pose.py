@@ -18,7 +18,7 @@ from .sizes import DemoSizes
 from .train import Plan, Run
 from .weights import checkpoint, part
 
-# Sides at which the control picture is drawn before it is brought to the model's: users' pictures differ.
+# Sides at which the control picture is drawn before it is resized to the model's: users' pictures differ in size.
 DRAWN = (128, 192, 256, 384, 512)
 
 
@@ -34,12 +34,11 @@ def train_pose(
     device: str,
     base: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """v-prediction through the frozen U-Net (`base`, else its moving average in `folder`).
+    """Train v-prediction through the frozen U-Net (`base`, else its moving average in `folder`).
 
     Returns the averaged weights of PoseNet.
 
-    Noise levels lean towards the high ones, t = 1 − u³ (as T2I-Adapter does, Mou et al. 2023): there the pose is
-    decided.
+    High noise levels are more frequent, t = 1 − u³ (as in T2I-Adapter, Mou et al. 2023), because they decide the pose.
     """
     from ..hosts.diffusers.unet import build_unet
 
@@ -49,28 +48,31 @@ def train_pose(
     unet.load_state_dict({name: value.float() for name, value in state.items()})
     unet = unet.to(device, memory_format=torch.channels_last).requires_grad_(False)
     side = sizes.image_size // sizes.shuffle  # the control picture is eight times the U-Net's latents
-    some = [found.hint(place, side, DRAWN[place % len(DRAWN)]) for place in range(min(16, len(found.rows)))]
-    net = PoseNet(unet).wake(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
+    some = [found.hint(entry, side, DRAWN[entry % len(DRAWN)]) for entry in range(min(16, len(found.rows)))]
+    net = PoseNet(unet).scale_hint(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
     run = Run(folder, "pose", net, plan, average=0.995)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
     half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
 
     def loss_of(rng: random.Random) -> Tensor:
-        places = [rng.randrange(len(found.rows)) for _ in range(plan.batch)]
-        mirrored = [rng.random() < 0.5 for _ in places]
-        rows = [int(found.rows[place]) for place in places]
+        entries = [rng.randrange(len(found.rows)) for _ in range(plan.batch)]
+        mirrored = [rng.random() < 0.5 for _ in entries]
+        rows = [int(found.rows[entry]) for entry in entries]
         captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
         hint = np.stack(
-            [found.hint(place, side, rng.choice(DRAWN), mirror) for place, mirror in zip(places, mirrored, strict=True)]
+            [
+                found.hint(entry, side, rng.choice(DRAWN), mirror)
+                for entry, mirror in zip(entries, mirrored, strict=True)
+            ]
         )
         pixels = torch.from_numpy(np.array(portraits.pixels[rows]))
         pixels = torch.where(torch.tensor(mirrored)[:, None, None, None], pixels.flip(2), pixels)
         with torch.no_grad():
             context = clip.text(tokens(captions, unknown=0.03, rng=rng).to(device))[0]
             clean = autoencoder.encode(_channels_first(pixels).to(device) / 127.5 - 1)
-        draw = torch.Generator().manual_seed(rng.getrandbits(48))
-        noise = torch.randn(clean.shape, generator=draw).to(device)
-        spread = (torch.arange(plan.batch) + torch.rand(1, generator=draw)) / plan.batch
+        seeded = torch.Generator().manual_seed(rng.getrandbits(48))
+        noise = torch.randn(clean.shape, generator=seeded).to(device)
+        spread = (torch.arange(plan.batch) + torch.rand(1, generator=seeded)) / plan.batch
         level = ((1 - spread**3) * schedule.STEPS).long().clamp(0, schedule.STEPS - 1).to(device)
         a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
         noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """The demo model as one file: safetensors in fp16, with everything that a host needs to build it again.
 
 Tensor names are `unet.` + diffusers' names, `vae.` + those of demo.autoencoder, `text.` and `vision.` + the names of
-transformers' CLIP models. The metadata says sizes, vocabulary, steps trained, licence and origin.
+transformers' CLIP models. The metadata holds sizes, vocabulary, steps trained, licence and origin.
 """
 
 import json

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 where portraits can be made, 1 where something for it is missing."""
+    """Exit code: 0 if portraits can be made, 1 if something for it is missing."""
     comfyui = options.comfyui or find_comfyui()
     findings = list(examine(comfyui, options.base or find_base(comfyui), options.workflow))
     if options.json:
@@ -45,7 +45,7 @@ def _print(text: str) -> None:
 
 
 def lines(findings: list[Finding]) -> Iterator[str]:
-    """The report for a person."""
+    """The report as text."""
     yield f"FaceCDM {__version__}"
     for finding in findings:
         yield f"  {finding.level:8} {finding.text}"

@@ -55,7 +55,7 @@ class Evaluator:
     recognisers   see `recognisers.Recogniser`
     open_picture  path → RGB uint8 [H, W, 3]
     score         prompt adherence, or None
-    others        pictures of other people; their mean embedding, which pictures of one kind share, is subtracted
+    others        pictures of other people; their mean embedding is subtracted (pictures of one kind share a bias)
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
 
 
 def _without_lost_faces(part: Recognised, sources: Sources) -> tuple[Sources, str]:
-    """(sources, warning): without what a recipe would only search again where the faces are not in the pictures."""
+    """(sources, warning): without the pictures (or faces) if the faces are not in them, so that no recipe searches."""
     face_stream = part.family.stream == "face"
     pictures = sources.image if face_stream or sources.encoded is None else None
     warning = face_not_in_image(part, sources.faces, pictures)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 where everything is there at the end."""
+    """Exit code: 0 if all files are there at the end."""
     if options.list:
         print(table(catalogue.ALL))
         print(f"workflows: {', '.join(workflow_names())}")

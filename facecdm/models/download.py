@@ -98,7 +98,7 @@ def _from_link(file: ModelFile, staging: Path, progress: Progress | None) -> Pat
 
 
 def _stream(url: str, part: Path, staging: Path, progress: Progress | None) -> int:
-    """Append to `part` what it lacks; the size in all as the server states it, 0 where it does not."""
+    """Append the missing bytes to `part`; return the total size, 0 if the server does not state it."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -186,7 +186,7 @@ def _place(staged: Path, target: Path) -> None:
 
 
 def _unpack(file: ModelFile, archive: Path, target: Path) -> None:
-    """The archive's files in the folder `target`, which appears whole; one folder around them all is left out."""
+    """The archive's files in the folder `target`, which appears whole; a single top-level folder is removed."""
     draft = archive.with_suffix(".unpacked")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -65,7 +65,7 @@ class Extraction:
 
     @property
     def first_angles(self) -> Angles:
-        """Those of the first picture that shows a head; zeros where none does."""
+        """The angles of the first picture that shows a head; zeros if none does."""
         return next((angles for angles in self.angles if angles), Angles(0.0, 0.0, 0.0))
 
 
@@ -92,7 +92,7 @@ def extract(
 
 
 def head_angles(pose: Pose) -> Angles | None:
-    """Those of the first person whose head is visible."""
+    """The head rotation of the first person whose head is visible; None without one."""
     fits = (fit_head(person) for person in pose.people)
     return next((fit.angles for fit in fits if fit), None)
 

@@ -66,7 +66,7 @@ def steps_of_own_environment(tests: bool) -> list[Step]:
 
 
 def steps_of_overlay(python: Path, venv: Path) -> list[Step]:
-    """An environment on top of the user's: it sees their packages, and what is installed goes into .quickstart."""
+    """An environment on top of the user's: it imports their packages, and installs into .quickstart only."""
     made = Step(venv.name, f"environment on top of {python}", (str(python),), lambda: make_overlay(python, venv), venv)
     own = paths.python_of(venv)
     return [made, *steps_of_pack(own, str(own)), *steps_of_tests(own, str(own))]
@@ -146,7 +146,7 @@ def own_python(comfyui: Path, asked: str | None) -> Path:
         Path(sys.executable),
     ]
     for candidate in [Path(asked)] if asked else candidates:
-        # Absolute, but not resolved: a venv's python is a link, and behind it is another environment.
+        # Absolute, but not resolved: a venv's python is a link into another environment.
         python = Path(os.path.abspath(candidate))
         test = "from importlib.util import find_spec as f; raise SystemExit(not (f('torch') and f('aiohttp')))"
         if python.is_file() and subprocess.run([str(python), "-c", test], check=False).returncode == 0:

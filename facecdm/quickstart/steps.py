@@ -119,7 +119,7 @@ def run(command: list[str], failure: str) -> None:
 
 
 def _show(line: str) -> None:
-    """The newest line, in place; nothing where the output is not a terminal."""
+    """Show the newest line in place of the last one; nothing if the output is no terminal."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 6
         print(f"\r\033[K{'    ' + line.strip()[:width] if line else ''}", end="", flush=True)

@@ -28,7 +28,7 @@ class Curve:
 
 
 def curves(history: Sequence[dict]) -> list[Curve]:
-    """Each loss of the history; where a stage begins at step 1 again, steps are counted on."""
+    """Each loss of the history; steps are counted across stages, each of which begins at 1."""
     points: dict[str, list[tuple[int, float]]] = {}
     offset = last = 0
     for line in history:

@@ -35,7 +35,7 @@ class Inputs:
     folder      the run's folder: checkpoints, histories, plots, pictures
     recogniser  for the identity loss; None without one
     held_out    the share of the data set, 0…1, that is held out (see held_out.py)
-    positions   whether a new adapter's face tokens begin as positions in the face (see position_init.py)
+    positions   whether a new adapter's face tokens are initialised as positions in the face (see position_init.py)
     worker      this process among those that share the batches
     """
 

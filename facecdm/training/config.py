@@ -15,8 +15,8 @@ from .stages import PRESETS, Stage, preset
 class Sizes(BaseModel):
     """Sizes of a new adapter (see adapter.config.AdapterConfig).
 
-    face_content  features that a face token says of the person; None: by the number of tokens
-    places        whether the face tokens begin as positions in the face (see position_init.py)
+    face_content  features of the person in each face token; None: by the number of tokens
+    places        whether the face tokens are initialised as positions in the face (see position_init.py)
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,7 +31,7 @@ class Sizes(BaseModel):
 
 
 class Config(BaseModel):
-    """What a training's file says.
+    """The configuration of a training.
 
     base        "demo", or a model folder as diffusers saves it
     data        a folder that `python -m facecdm dataset` made with the same base

@@ -1,4 +1,4 @@
-"""A training that diverged stops with an error instead of saving what it made."""
+"""Detection of divergence: the training stops with an error and saves no weights."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -17,11 +17,11 @@ SMALLEST = 0.05  # scale of a direction that hardly depends on the person, so th
 
 
 def new_adapter(
-    denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, places: bool = True, **sizes
+    denoiser: Denoiser, data: Source, recogniser: str = "", seed: int = 0, positions: bool = True, **sizes
 ) -> TripletAdapter:
-    """A `random_adapter`, initialised from the data set; without `places` its face tokens and keys stay random."""
+    """A `random_adapter`, initialised from the data set; without `positions` its face tokens and keys stay random."""
     adapter = random_adapter(denoiser, data, recogniser, seed, **sizes)
-    _init_from_data(adapter, denoiser, data, places)
+    _init_from_data(adapter, denoiser, data, positions)
     return adapter.requires_grad_(False)
 
 
@@ -47,7 +47,7 @@ def random_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed:
 def initialised(adapter: TripletAdapter, denoiser: Denoiser, data: Source, positions: bool = True) -> TripletAdapter:
     """A frozen copy for training: it names the data set's recogniser, and a new one is initialised from the data set.
 
-    One that was initialised from faces before keeps that. Without `positions` face tokens and keys stay random.
+    An adapter is initialised from faces only once. Without `positions` face tokens and keys stay random.
     Tensors that are not written to are shared with the given adapter.
     """
     state = adapter.state_dict()

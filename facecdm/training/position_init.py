@@ -1,9 +1,9 @@
 """Initialisation of a new adapter's face tokens as positions in the face, which the U-Net's queries attend to.
 
-Tokens that are initialised at random give every position of the picture the same, until values, keys, and both together
-have been trained. Regressions on the data set, without gradients, give a better start: each token says what the
-embedding implies for one part of the aligned face, and in every layer a query attends to the part at its own position,
-as far as it encodes that position.
+With random tokens every position of the picture gets the same result until keys and values have been trained.
+Regressions on the data set, without gradients, give a better start: each token describes one part of the aligned face,
+as far as the embedding determines it, and in every layer a query attends to the part at its own position, as far as it
+encodes that position.
 """
 
 from dataclasses import replace
@@ -71,7 +71,7 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
     content = content * (spread.clamp(min=1e-6 * float(spread.max())) ** -0.25)[:, None]
     content = content / torch.einsum("tkr,rs,tks->", content, torch.cov(codes.T), content).div(count * len(kept)).sqrt()
     positions = torch.zeros(count, width)
-    positions[:, len(kept) :] = POSITION_SCALE * _addresses(side, width - len(kept))
+    positions[:, len(kept) :] = POSITION_SCALE * _position_features(side, width - len(kept))
     mean = F.linear(codes.mean(0), content.flatten(0, 1)).view(count, -1)
     offset = positions - F.pad(mean, (0, width - len(kept)))
     if projector.content:
@@ -86,12 +86,12 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
     return tokens
 
 
-def _addresses(side: int, features: int) -> Tensor:
+def _position_features(side: int, features: int) -> Tensor:
     """[side², features] of about unit variance: x, y and x² + y² of each position, then random Fourier features
     (Rahimi & Recht 2007), so that neighbouring positions are similar."""
-    draw, at = generator("places", 0), token_centres(side)
-    waves = torch.randn(2, features - 3, generator=draw) * side / (2 * REACH) / 2
-    phases = torch.rand(features - 3, generator=draw) * 2 * torch.pi
+    seeded, at = generator("places", 0), token_centres(side)
+    waves = torch.randn(2, features - 3, generator=seeded) * side / (2 * REACH) / 2
+    phases = torch.rand(features - 3, generator=seeded) * 2 * torch.pi
     return torch.cat([at, at.square().sum(1, keepdim=True), (at @ waves + phases).cos() * 2**0.5], 1)
 
 
@@ -145,13 +145,13 @@ def _query_moments(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
 
     bucket, low, high = data.buckets[0], *(round(share * (len(denoiser.signal) - 1)) for share in NOISY)
     sums = [[torch.zeros((), dtype=torch.float64)] * 3 for _ in denoiser.layer_map.layers]
-    draw = generator("queries", 0)
+    seeded = generator("queries", 0)
     for number in trange(WATCHED, desc="query positions", unit="batch", leave=False):
         chosen = [bucket[(8 * number + i) * len(bucket) // (8 * WATCHED)] for i in range(8)]
         rows, device = moved(data.load(chosen), denoiser.device), denoiser.device
-        t = torch.randint(low, high, (len(rows.latents),), generator=draw).to(device)
+        t = torch.randint(low, high, (len(rows.latents),), generator=seeded).to(device)
         a, s = (scale.to(device)[t].view(-1, 1, 1, 1) for scale in (denoiser.signal, denoiser.noise))
-        noise = torch.randn(rows.latents.shape, generator=draw).to(device)
+        noise = torch.randn(rows.latents.shape, generator=seeded).to(device)
         height, width = rows.latents.shape[-2:]
 
         def watch(index: int, q: Tensor, _: Tensor, rows=rows, size=(height, width)) -> None:

@@ -103,7 +103,7 @@ class Stage(_Settings):  # type: ignore[misc, valid-type]
         return [own for loss in LOSSES if (own := loss.of(self)).weight]
 
     def but(self, **values) -> "Stage":
-        """A copy with other values, "1e-4" being a number.
+        """A copy with other values; numbers may be text, as "1e-4".
 
         Raises FaceCDMError for an unknown name, and for a value of another type or out of range.
         """

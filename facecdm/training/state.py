@@ -76,14 +76,21 @@ def save(
     step: int,
     history: list[dict],
 ) -> None:
-    """Write the checkpoint to `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(_content(learner, optimiser, scaler, identity, step, history), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write the checkpoint to `path`, whole or not at all. Raises FaceCDMError for a full disk."""
+    content, partial = _content(learner, optimiser, scaler, identity, step, history), path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
+        partial.unlink(missing_ok=True)
+        raise FaceCDMError(
+            f"{path} could not be written: {str(error)[:200]}. Free some space and start the same training again: the "
+            "last checkpoint is kept, and it resumes from there."
+        ) from error
 
 
 def resume(
@@ -91,7 +98,7 @@ def resume(
 ) -> tuple[int, dict, list[dict]]:
     """(step, scaler's state, history) of the checkpoint at `path`, its weights put in place; step 0 without one.
 
-    Of several processes all take rank 0's, or its initial weights, whatever lies on their own disks.
+    All processes use rank 0's checkpoint or initial weights, not files on their own disks.
     Raises RunMismatch, which says what differs; BadFile where the file is damaged.
     """
     source: Path | io.BytesIO = path

@@ -20,9 +20,9 @@ from .step_data import StepData
 
 @dataclass(frozen=True)
 class Term:
-    """A loss in the sum: `loss(moment)` times `weight`, which grows over `ramp` steps, every `every` steps.
+    """A loss in the sum: `loss(step_data)` times `weight`, which grows over `ramp` steps, every `every` steps.
 
-    `needs` names what the moment must hold for it: "outputs", "queries", "plain".
+    `needs` names the fields of StepData to be filled for it: "outputs", "queries", "plain".
     """
 
     name: str
@@ -33,7 +33,7 @@ class Term:
     needs: frozenset[str] = frozenset()
 
     def weight_at(self, step: int) -> float:
-        """The weight at `step` (from 1); seldom terms weigh the more."""
+        """The weight at `step` (from 1); multiplied by `every`, so that rare terms count as much."""
         if step % self.every:
             return 0.0
         return self.weight * self.every * (min(1.0, step / self.ramp) if self.ramp else 1.0)
@@ -50,7 +50,7 @@ def forward(
     step: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the terms of this step, and each term by name (detached)."""
-    step_data = see(
+    step_data = compute_step_data(
         denoiser,
         learner,
         {need for term in terms if term.weight_at(step) for need in term.needs},
@@ -68,7 +68,7 @@ def forward(
     return total, values
 
 
-def see(
+def compute_step_data(
     denoiser: Denoiser,
     learner: Learner,
     needs: set[str],

@@ -24,7 +24,7 @@ from .randomness import RandomDraws, batches, draw
 from .rows import moved
 from .source import Source
 from .stages import Stage
-from .step import Term, forward, see
+from .step import Term, compute_step_data, forward
 from .window import windowed
 from .worker import Worker
 
@@ -131,7 +131,7 @@ class Trainer:
             denoiser.checkpoint(False)
             denoiser.learn_control(False)
             denoiser.compute_in(torch.float32)
-            if self._whole:  # a half-done step is left to the checkpoint before it
+            if self._whole:  # an interrupted step is repeated from the last checkpoint
                 self.save()
         check_steps(self.history, stage)
         adapter, lora, control = self.learner.result()
@@ -251,7 +251,9 @@ class Trainer:
             for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
                 draws = draw(stage, 0, number, (len(indices), *self._shape(indices)))
                 rows, reference_batch = self._batch(indices, draws)
-                step_data = see(self.denoiser, self.learner, {"plain"}, rows, reference_batch, self.empty, draws, 0)
+                step_data = compute_step_data(
+                    self.denoiser, self.learner, {"plain"}, rows, reference_batch, self.empty, draws, 0
+                )
                 sums["validation"] += float(plain(step_data)) * len(indices)
                 without = replace(step_data, prediction=step_data.plain_prediction)
                 sums["validation without face"] += float(plain(without)) * len(indices)

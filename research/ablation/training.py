@@ -112,19 +112,20 @@ def _read(arm: Arm, path: Path) -> Trained:
 
 def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     """A new adapter of that design; the seed decides every weight."""
-    sizes = lab.recipe.sizes.model_dump() | {
+    given = lab.recipe.sizes.model_dump(exclude={"places"})
+    sizes = given | {
         "interplay": design.interplay and lab.recipe.sizes.interplay,
         "router": design.router or lab.recipe.sizes.router,
-        "places": design.places and lab.recipe.sizes.places,
     }
-    full = new_adapter(lab.denoiser, lab.data, seed=seed, **lab.recipe.sizes.model_dump() | {"places": False})
+    full = new_adapter(lab.denoiser, lab.data, seed=seed, positions=False, **given)
     if not design.image:
         sizes["image_width"] = 0
     if design.whole_code:
         sizes["face_rank"] = 2 * full.config.face_width  # its features come in pairs of opposite sign
     if design.faceid:
         return _faceid(full, lab, sizes, seed)
-    return new_adapter(lab.denoiser, lab.data, seed=seed, **sizes)
+    positions = design.places and lab.recipe.sizes.places
+    return new_adapter(lab.denoiser, lab.data, seed=seed, positions=positions, **sizes)
 
 
 def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAdapter:
@@ -134,7 +135,7 @@ def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAd
     like ours, so that a short training is not spent on repairing the base; the embedding is centred like ours.
     """
     torch.random.default_generator.manual_seed(seed)
-    sizes = {name: value for name, value in sizes.items() if name != "places"} | {"knots": 1}
+    sizes = sizes | {"knots": 1}
     small = _plain(full, {**sizes, "face_rank": 4})
     one = _count_weights(_plain(full, {**sizes, "face_rank": 5})) - _count_weights(small)
     wide = 4 + round((_count_weights(full) - _count_weights(small)) / one)

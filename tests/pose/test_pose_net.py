@@ -261,9 +261,9 @@ def test_the_loader_names_what_is_wrong(file, in_comfy, monkeypatch):
         host.load(file)
 
 
-def test_a_woken_hint_block_varies_as_much_as_the_encoders_input(net, key_points):
+def test_scale_hint_gives_unit_deviation(net, key_points):
     hints = torch.from_numpy(np.stack([key_points.hint(0, 128, drawn) for drawn in (128, 256, 512)]))
     hints = hints.permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        asleep, awake = net.hint(hints).std(), net.wake(hints).hint(hints).std()
-    assert asleep < 0.05 and awake == pytest.approx(1, rel=0.2)
+        before, after = net.hint(hints).std(), net.scale_hint(hints).hint(hints).std()
+    assert before < 0.05 and after == pytest.approx(1, rel=0.2)

@@ -87,20 +87,20 @@ def test_a_token_describes_the_face_at_its_position(setup):
 def test_a_query_attends_to_its_position():
     draw = torch.Generator().manual_seed(1)
     where, turn = token_centres(3).double(), torch.randn(8, 3, generator=draw).double()
-    places = torch.cat([torch.rand(4000, 2, generator=draw).double() * 3 - 1.5, torch.ones(4000, 1).double()], 1)
-    queries = places @ turn.T + 0.02 * torch.randn(4000, 8, generator=draw).double()
-    keys = _keys(queries.T @ queries / 4000, queries.T @ places / 4000, places.T @ places / 4000, where)
+    points = torch.cat([torch.rand(4000, 2, generator=draw).double() * 3 - 1.5, torch.ones(4000, 1).double()], 1)
+    queries = points @ turn.T + 0.02 * torch.randn(4000, 8, generator=draw).double()
+    keys = _keys(queries.T @ queries / 4000, queries.T @ points / 4000, points.T @ points / 4000, where)
     attention = (queries @ keys.T / math.sqrt(8)).softmax(1)
-    nearest = torch.cdist(places[:, :2], where).argmin(1)
+    nearest = torch.cdist(points[:, :2], where).argmin(1)
     assert (attention.argmax(1) == nearest).double().mean() > 0.97
     noise = torch.randn(4000, 8, generator=draw).double()
-    keys = _keys(noise.T @ noise / 4000, noise.T @ places / 4000, places.T @ places / 4000, where)
+    keys = _keys(noise.T @ noise / 4000, noise.T @ points / 4000, points.T @ points / 4000, where)
     assert (noise @ keys.T / math.sqrt(8)).softmax(1).max() < 0.6, "queries without a position attend everywhere"
 
 
 def test_keys_depend_on_the_position_and_less_on_the_person(setup):
     denoiser, data, adapter = setup
-    plain = new_adapter(denoiser, data, places=False, **SIZES, face_content=adapter.config.face_content)
+    plain = new_adapter(denoiser, data, positions=False, **SIZES, face_content=adapter.config.face_content)
     tokens = adapter.face_projector(F.normalize(data.faces, dim=1))
     for own, before in zip(adapter.streams["face"].to_k, plain.streams["face"].to_k):
         assert not torch.equal(own.weight, before.weight)
@@ -151,7 +151,7 @@ def test_few_people_or_tokens_that_form_no_square_stay_random(setup):
 @pytest.mark.parametrize("side, content", [(8, 0), (9, CONTENT)])
 def test_many_tokens_have_limited_content_each(side, content):
     """Linear in the code, through a basis that all tokens share, so that a file can hold the weights."""
-    projector = new_adapter(tiny_denoiser(), TinySource(), face_tokens=side**2, places=False).face_projector
+    projector = new_adapter(tiny_denoiser(), TinySource(), face_tokens=side**2, positions=False).face_projector
     assert projector.content == content
     assert projector.uplift.weight.numel() == side**2 * 128 * (content or 32)
 

@@ -13,7 +13,7 @@ from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.hosts.diffusers.sampling import Span
 from facecdm.training.initialise import new_adapter
 from facecdm.training.randomness import draw
-from facecdm.training.step import face_locations, see
+from facecdm.training.step import compute_step_data, face_locations
 
 
 @pytest.mark.parametrize("image_on", [True, False])
@@ -77,18 +77,20 @@ def test_a_row_is_conditioned_on_face_location_as_a_person_is():
 
 
 @pytest.mark.parametrize("pose", [True, False])
-@pytest.mark.parametrize("places", [True, False])
-def test_a_step_with_a_pose_is_conditioned_on_face_location(tmp_path, pose, places):
+@pytest.mark.parametrize("spatial", [True, False])
+def test_a_step_with_a_pose_is_conditioned_on_face_location(tmp_path, pose, spatial):
     adapter = new_adapter(tiny_denoiser(), TinySource(), face_rank=8, face_tokens=4, image_tokens=2, image_layers=1)
-    adapter.config = replace(adapter.config, spatial_tokens=places)
+    adapter.config = replace(adapter.config, spatial_tokens=spatial)
     trainer = tiny_trainer(tmp_path, adapter=adapter)
     rows = trainer.data.load([0, 4])
     draws = draw(trainer.stage, 1, 0, tuple(rows.latents.shape))
     draws = replace(draws, pose_on=torch.full((2,), pose))
     on = torch.tensor([True, True])
     reference_batch = ReferenceBatch(trainer.data.features([0, 4])[0], None, on, ~on)
-    step_data = see(trainer.denoiser, trainer.learner, set(), rows, reference_batch, trainer.empty, draws, 1)
-    assert (step_data.reference_batch.location is not None) == (pose and places)
+    step_data = compute_step_data(
+        trainer.denoiser, trainer.learner, set(), rows, reference_batch, trainer.empty, draws, 1
+    )
+    assert (step_data.reference_batch.location is not None) == (pose and spatial)
 
 
 def test_a_picture_without_a_face_has_a_finite_location():

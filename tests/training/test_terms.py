@@ -20,8 +20,8 @@ def inputs(tmp_path, monkeypatch):
     return LossInputs(ManyPeople(), StubDenoiser(), adapter(), tmp_path / "recogniser.onnx")
 
 
-def adapter(places: bool = False) -> TripletAdapter:
-    return TripletAdapter(AdapterConfig(StubDenoiser.layer_map, face_rank=8, face_tokens=4, spatial_tokens=places))
+def adapter(spatial: bool = False) -> TripletAdapter:
+    return TripletAdapter(AdapterConfig(StubDenoiser.layer_map, face_rank=8, face_tokens=4, spatial_tokens=spatial))
 
 
 def terms(inputs: LossInputs, **settings) -> dict[str, Term]:
@@ -94,8 +94,8 @@ def test_the_bank_holds_every_nth_picture(inputs, monkeypatch, most, expected):
 
 
 def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
-    def check(recogniser=inputs.recogniser, data=inputs.data, places=False, **settings):
-        check_losses(Stage(name="fine", **settings), LossInputs(data, None, adapter(places), recogniser))
+    def check(recogniser=inputs.recogniser, data=inputs.data, spatial=False, **settings):
+        check_losses(Stage(name="fine", **settings), LossInputs(data, None, adapter(spatial), recogniser))
 
     with pytest.raises(FaceCDMError, match="'fine' has an identity loss, and no recogniser"):
         check(recogniser=None, identity=0.1)
@@ -107,6 +107,6 @@ def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
     with pytest.raises(FaceCDMError, match="'fine' has few_steps_from: noise, .* conditioned on face location"):
         check(**from_noise)
     with pytest.raises(FaceCDMError, match="conditioned on face location"):
-        check(places=True, **from_noise, drop_pose=1.0)
-    check(places=True, **from_noise, drop_pose=0.9)
+        check(spatial=True, **from_noise, drop_pose=1.0)
+    check(spatial=True, **from_noise, drop_pose=0.9)
     check(recogniser=None)

@@ -1,4 +1,4 @@
-"""Variations of a photo, in place of other photos of a person who has only one."""
+"""Variations of a photo, as references for a person with only one photo."""
 
 import random
 from dataclasses import dataclass

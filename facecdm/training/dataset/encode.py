@@ -1,4 +1,4 @@
-"""Encoding of pictures, variations of single photos, and captions; each makes what its store lacks."""
+"""Encoding of pictures, variations of single photos, and captions; each adds what is missing in its store."""
 
 import random
 from dataclasses import replace

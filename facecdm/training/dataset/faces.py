@@ -42,7 +42,7 @@ class Finder(Protocol):
     """Finds and embeds faces.
 
     recogniser    PACK/FILE of the embeddings
-    fingerprint   faces found under the same one are used again
+    fingerprint   stored faces with the same one are reused
     """
 
     recogniser: str
@@ -51,7 +51,7 @@ class Finder(Protocol):
     def describe(self) -> str: ...
 
     def find(self, item: Item) -> DetectedFace | str:
-        """The largest face of the picture, or why there is none. Raises Unreadable."""
+        """The largest face of the picture, or the reason why there is none. Raises Unreadable."""
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
         """The raw embedding at key points that are known; None where this finder cannot embed."""

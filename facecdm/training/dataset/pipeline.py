@@ -161,7 +161,7 @@ class _Preparation:
         )
 
     def _prune(self, records: list[Record], empty: str) -> None:
-        """Notes of pictures without a face are kept, so that they are not searched again."""
+        """Delete unused records, but not the notes of pictures without a face: these are not searched again."""
         wanted = {empty, *self.screening.searched}
         for name, store in self._stores.items():
             store.prune(wanted | {getattr(record.keys, name) for record in records})

@@ -26,7 +26,7 @@ DTYPES = {
 
 
 def checksum(key: str, name: str, row: Tensor) -> str:
-    """Of the row's type, shape and bytes, and of the record's key, so that swapped rows show."""
+    """Of the row's type, shape and bytes, and of the record's key, so that swapped rows are detected."""
     total = hashlib.blake2b(f"{key} {name} {row.dtype} {tuple(row.shape)} ".encode(), digest_size=16)
     total.update(row.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""The loss of the projector's bottleneck: its code must still hold the face."""
+"""The loss of the projector's bottleneck: its code must keep the identity."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from .loss import Loss, LossInputs, LossSettings
 class BottleneckLoss(Loss):
     """Error of the face embedding restored from its code, and a floor under the spread of the code.
 
-    A feature whose standard deviation over the batch is below `floor` is pushed apart (the variance term of VICReg,
+    A feature whose standard deviation over the batch is below `floor` is penalised (the variance term of VICReg,
     Bardes et al. 2022). 0 for a projector without a bottleneck.
     """
 
@@ -26,7 +26,7 @@ class BottleneckLoss(Loss):
         return torch.ones_like(step_data.t, dtype=torch.bool)
 
     def per_row(self, step_data: StepData) -> Tensor:
-        """The same for every row, since the spread is the batch's."""
+        """The same value for every row: the spread is computed over the batch."""
         return self(step_data).expand(len(step_data.t))
 
     def __call__(self, step_data: StepData) -> Tensor:

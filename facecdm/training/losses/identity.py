@@ -33,7 +33,7 @@ class IdentityLoss(Loss):
     recogniser    on the denoiser's device
     low, high     timesteps low ≤ t < high: one step from more noise gives too blurred a picture for a recogniser
     toward        the wanted embedding: of the "picture" itself; of the "person", the mean over all their pictures,
-                  without what is chance in one; of the "reference" that the adapter was given
+                  without what is specific to one; of the "reference" that the adapter was given
     persons       for "person": unit vectors [people, D] by the person's number, centred with `mean`
     mean          mean unit embedding [D] of the data set, subtracted from both: embeddings share a common part
     bank          adds InfoNCE against other people, weighted by `contrast`, at `temperature` (WithAnyone 2025)

@@ -65,7 +65,7 @@ class LinearRecogniser(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LinearIdentityLoss(Loss):
-    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w from `noise_weight`; 1 where all that P measures is missed.
+    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w from `noise_weight`; 1 if the prediction lacks all that P measures.
 
     A recogniser cannot read a blurred prediction, and a large weight fools it. A squared error behind a linear map has
     the minimum of the diffusion loss at every noise level, and weighs most what distinguishes people.

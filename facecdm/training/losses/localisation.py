@@ -19,7 +19,7 @@ class LocalisationLoss(Loss):
     that the size of the face does not matter: an even spread gives one half.
 
     grow    size of the box, as a multiple of the detector's
-    quiet   energy below which a stream is left alone, as that of a new adapter: the loss and its gradient fade to 0
+    quiet   energy below which the loss and its gradient fade to 0, as for a new adapter
     """
 
     grow: float = 1.25

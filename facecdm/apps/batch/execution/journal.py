@@ -36,7 +36,7 @@ class JobRecord:
     state      WAITING, DONE or FAILED (set aside)
     attempts   that ended, in failure or success
     losses     servers that went away while they had it
-    server     that has it, or that did it
+    server     that has it, or finished it
     prompt_id  its id there while it is not settled
     message    of the last failure
     seconds    that it ran
@@ -59,8 +59,8 @@ class FileRecord:
     job        its number
     number     of the file, from 1 on
     path       below the output folder, never changed
-    kept       where it lies instead, None if at `path`
-    measured   whether faces were looked for
+    kept       its current path, None if it is at `path`
+    measured   whether face detection has run
     identity   similarity to the reference, -1 … 1
     faces      how many
     detection  score of the largest face, 0 … 1
@@ -166,19 +166,19 @@ class Journal:
         self._set(number, server=server, prompt_id=prompt_id)
 
     def free(self, number: int, lost: bool = False) -> None:
-        """No server has the job any more; `lost`: its server went away while it had it."""
+        """Take the job from its server; `lost`: because the server went away."""
         self._set(number, prompt_id=None, server=None, add="losses" if lost else None)
 
     def tried(self, number: int, message: str) -> None:
-        """An attempt failed; the job waits for the next one."""
+        """Record a failed attempt; the job waits for the next one."""
         self._set(number, prompt_id=None, message=message, add="attempts")
 
     def failed(self, number: int, message: str) -> None:
-        """The job is set aside."""
+        """Set the job aside."""
         self._set(number, state=FAILED, prompt_id=None, message=message)
 
     def done(self, number: int, server: str, seconds: float) -> None:
-        """Its files are complete and on disk."""
+        """Record that its files are complete and on disk."""
         self._set(number, state=DONE, server=server, prompt_id=None, message="", seconds=seconds, add="attempts")
 
     def retry_failed(self) -> None:
@@ -199,7 +199,7 @@ class Journal:
     # ---- files ----
 
     def claim(self, job: int, names: list[str], suffixes: list[str], folder: Path) -> list[str]:
-        """Paths for the files of a job, the same on every call; never another job's, never a file that was there."""
+        """Paths for the files of a job, the same on every call; never those of another job or of an existing file."""
         with self._writing():
             held = {row[0]: row[1] for row in self._db.execute("SELECT number, path FROM files WHERE job = ?", (job,))}
             for number, (name, suffix) in enumerate(zip(names, suffixes), 1):
@@ -229,7 +229,7 @@ class Journal:
         ]
 
     def unfinished_files(self) -> list[str]:
-        """Paths of jobs that are not done: a file there is left of an interrupted attempt."""
+        """Paths of jobs that are not done: a file there was left by an interrupted attempt."""
         return [
             row[0]
             for row in self._db.execute(

@@ -171,7 +171,7 @@ def _begin(address: str | None, tries: int = 3) -> None:
     """Join a cluster, or start one on this machine. Raises FaceCDMError."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to Ray's makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     # The library is sent to the nodes without weights, which only ComfyUI's nodes need.
     environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/*.safetensors", "**/__pycache__"]}
     for left in range(tries - 1, -1, -1):

@@ -125,7 +125,7 @@ class Runner:
         return True
 
     async def _find_again(self, server: Server, task: Task) -> None:
-        """Free a job that the server no longer has, or about which it does not answer; raises what it raises then."""
+        """Free a job if the server no longer has it. If it does not answer, free the job and raise the error."""
         prompt_id = task.prompt_id
         try:
             found = await server.still_has(prompt_id)
@@ -146,7 +146,7 @@ class Runner:
         """Give the server jobs until all are settled. Raises ServerUnreachable, BadAnswer, DiskFull."""
         slots: set[asyncio.Task] = set()
         ended: set[asyncio.Task] = set()
-        # A second job lets it go on at once; with a timeout, that job's waiting would count as its time.
+        # A queued second job avoids idle time; but its waiting would count towards a timeout.
         most = 1 if self.batch.plan.timeout else 2
         try:
             while slots or not self.schedule.settled:
@@ -193,7 +193,7 @@ class Runner:
             if isinstance(error, WorkflowRejected):
                 server.forget_uploads()
             self._failed(server, task, error)
-        except BadAnswer as error:  # the job's fault or the server's, which is checked before it gets another
+        except BadAnswer as error:  # caused by the job or the server, so the server is checked before its next job
             self._failed(server, task, error)
             raise
         except JobLost:
@@ -239,7 +239,7 @@ class Runner:
             self.schedule.put_back(task)
 
     def _count_loss(self, task: Task) -> bool:
-        """No server has the job any more. False if that happened too often: the job is set aside."""
+        """Count a lost server. After too many, set the job aside and return False."""
         task.losses += 1
         task.prompt_id = task.owner = None
         self.journal.free(task.number, lost=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ..plan.jobs import Job
 from .journal import WAITING, JobRecord
 
-MOST_LOSSES = 5  # a job whose server goes away so often is taken to be the reason
+MOST_LOSSES = 5  # lost servers after which the job is taken to be the cause
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Task:
 class Schedule:
     def __init__(self, jobs: list[Job], entries: list[JobRecord], servers: list[str]):
         """
-        jobs, entries  the same jobs, and their journal entries
+        jobs, entries  jobs, and their journal entries in the same order
         servers        of this run; a job whose server is none of them has no owner
         """
         self.live: set[str] = set()
@@ -56,10 +56,10 @@ class Schedule:
         """The next job for a server, None if there is none for it.
 
         A server gets its own jobs, those without an owner, and those of servers that are away. A job that failed here
-        goes to another server as long as there is one. A job that lost its server runs without a second one, so that
-        only it is blamed if it is the reason.
+        goes to another server as long as there is one. A job that lost its server runs alone, so that a
+        second loss can only be its own fault.
 
-        ahead  the job would wait behind another one there
+        ahead  whether the job would be queued behind another one
         """
         alone = any(task.losses and task.owner in (server, None) for task in self.working.values())
         if ahead and (alone or len(self.waiting) <= len(self.live)):

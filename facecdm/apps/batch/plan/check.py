@@ -1,4 +1,4 @@
-"""First pass: a plan against the servers that are to run it. Everything that can be wrong is found here, at once."""
+"""First pass: a plan against the servers that are to run it. All mistakes are found here, at once."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A workflow, and the values that a plan gives it, against a server's /object_info. Nothing is queued for that."""
+"""A workflow, and the values that a plan gives it, against a server's /object_info, without queuing anything."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

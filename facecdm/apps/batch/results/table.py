@@ -35,7 +35,7 @@ def write_table(batch: "Batch", journal: "Journal", folder: Path) -> None:
 
 
 def _results(entry: "JobRecord", file: "FileRecord | None") -> list[Any]:
-    """The values of COLUMNS."""
+    """One row's values, in the order of COLUMNS."""
     path = (file.kept or file.path) if file else ""
     measured = (_rounded(file.identity), file.faces, _rounded(file.detection)) if file else ("", "", "")
     server = entry.server if entry.state == "done" else ""

@@ -63,18 +63,18 @@ def apply_person(model, person: Person):
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, PEOPLE, prepare_step)
         model.add_wrapper_with_key(kinds.APPLY_MODEL, PEOPLE, apply_with_tiles)
         model.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, PEOPLE, own_patches)
-    _occupy(options, [layer.key for layer in cross_attentions(model)])
+    _patch_layers(options, [layer.key for layer in cross_attentions(model)])
     return model
 
 
-def _occupy(options: dict, keys: list[tuple]) -> None:
+def _patch_layers(options: dict, keys: list[tuple]) -> None:
     """Put our patch on every cross-attention layer; a patch already there is kept, inside ours."""
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
     patches = replace["attn2"] = dict(replace.get("attn2", {}))
     alone = {block for block, count in Counter(key[:2] for key in keys).items() if count == 1}
     for index, key in enumerate(keys):
-        occupant = patches.get(key, patches.get(key[:2]))
-        patch = occupant if isinstance(occupant, TripletPatch) else TripletPatch(index, occupant)
+        previous = patches.get(key, patches.get(key[:2]))
+        patch = previous if isinstance(previous, TripletPatch) else TripletPatch(index, previous)
         patches[key] = patch
         if key[:2] in alone:  # IPAdapter_plus extends the patch at this key; core reads the longer key first
             patches[key[:2]] = patch

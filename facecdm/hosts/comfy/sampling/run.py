@@ -1,4 +1,4 @@
-"""One sampling with people: what is computed once, once a step, and what a layer finds ready."""
+"""The state of one sampling with people: what is computed once, and what once a step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -104,7 +104,7 @@ class _Shown:
 
 
 class Run:
-    """People in one sampling. A layer calls `streams`, and finds there what was made before.
+    """The people of one sampling. A layer gets its streams from `streams`; keys and values are computed before.
 
     Newer ComfyUI splits the conditionings of a step over several GPUs, in threads with the same options: settings,
     gates, keys and values are kept for each device that asks.
@@ -138,7 +138,7 @@ class Run:
         positive = {id(cond) for cond in conditional}
         for cond in (cond for group in conds for cond in group or ()):
             self._prepare(cond, sigma.device, id(cond) not in positive)
-        # One look at σ on the host where a person's noise levels are limited; else none.
+        # σ is read on the host only if a person's noise levels are limited, and then once.
         level = sigma.max().item() if any(shown.person.has_window for shown in self._shown) else None
         self._acting = [_acts(shown.person, level) for shown in self._shown]
         self._gates.clear()

@@ -1,6 +1,6 @@
 """Tiled diffusion: the part of the picture that one call of the U-Net computes.
 
-Packs such as ComfyUI-TiledDiffusion cut the noisy latents into tiles and say nowhere where each of them lies. A tile is
+Packs such as ComfyUI-TiledDiffusion cut the noisy latents into tiles and do not report their positions. A tile is
 an exact copy of its part, so it is found by its content.
 """
 
@@ -51,7 +51,7 @@ def within(tile: Area | None, area: Area | None) -> Area | None:
 
 
 def warn_unknown(tiles: tuple[Area | None, ...]) -> bool:
-    """Log a warning where a tile was not found; whether it did."""
+    """Log a warning if a tile was not found; return whether that is so."""
     if None in tiles:
         logging.warning(UNKNOWN)
     return None in tiles

@@ -85,7 +85,7 @@ class ComfyDenoiser:
         self._recast = Recast(self._unet, dtype)
 
     def close(self) -> None:
-        """Leave the models as they were found."""
+        """Restore the models."""
         self.checkpoint(False)
         self._undo_recast()
         if self._control is not None:
@@ -104,7 +104,7 @@ class ComfyDenoiser:
 
     @property
     def fingerprint(self) -> str:
-        """Names the base: its family, its schedule and a sample of every weight, LoRA patches included."""
+        """A hash of the base model's family, schedule and a sample of every weight, LoRA patches included."""
         return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self._unet.parameters()))
 
     @property
@@ -245,7 +245,7 @@ class _TrainedAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
         call: Call = extra_options[CALL]
-        call.see(self.index, q, k)
+        call.observe(self.index, q, k)
         heads = extra_options["n_heads"]
         text = attend(q, k, v, heads)
         streams = call.streams(self.index)

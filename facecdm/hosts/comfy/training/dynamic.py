@@ -22,7 +22,7 @@ def static_patcher(patcher):
 
 
 def static_control(control):
-    """A copy of a CONTROL_NET, likewise; as core has it, a deep copy of the weights where they are in dynamic VRAM."""
+    """The same for a CONTROL_NET: a copy; in dynamic VRAM a deep copy of the weights, which is how core makes it."""
     if any(_is_dynamic(patcher) for patcher in control.get_models()):
         return control.deepclone_multigpu(control.load_device)
     return control.copy()

@@ -27,7 +27,7 @@ class Call:
         streams = self._people[index] if self._people is not None else []
         return [replace(stream, watch=None) for stream in streams] if self.again else streams
 
-    def see(self, index: int, q: Tensor, k: Tensor) -> None:
+    def observe(self, index: int, q: Tensor, k: Tensor) -> None:
         if self._watch is not None and not self.again:
             self._watch(index, q, k)
 
