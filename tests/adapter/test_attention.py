@@ -60,7 +60,7 @@ def slow_triplet(q, text, streams):
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 4), data=st.data())
-def test_triplet_is_the_formula(seed, batch, data):
+def test_triplet_attention_equals_the_formula(seed, batch, data):
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape):
@@ -109,24 +109,24 @@ def test_triplet_is_the_formula(seed, batch, data):
     torch.testing.assert_close(with_gradient, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_kappa_of_a_silent_text_is_harmless():
-    q, silence = torch.randn(1, 5, WIDTH), torch.zeros(1, 5, WIDTH)
+def test_kappa_of_a_text_output_of_zeros_is_finite():
+    q, zeros = torch.randn(1, 5, WIDTH), torch.zeros(1, 5, WIDTH)
     stream = LayerStream(0, 1, torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.ones(WIDTH), torch.tensor(1.0))
     with torch.no_grad():
-        assert torch.isfinite(triplet_attention(q, silence, [stream], HEADS, attend)).all()
+        assert torch.isfinite(triplet_attention(q, zeros, [stream], HEADS, attend)).all()
 
 
-def test_a_router_of_zeros_changes_nothing_and_one_that_hears_silence_is_finite():
+def test_a_router_of_zeros_is_a_no_op_and_one_of_zero_values_is_finite():
     q, text = torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH)
     k, v, gate = torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.randn(WIDTH)
     plain, routed = (LayerStream(0, 1, k, v, gate, router=router) for router in (None, torch.zeros(4)))
-    silent = LayerStream(0, 1, k, torch.zeros_like(v), gate, router=torch.randn(4))
+    without_values = LayerStream(0, 1, k, torch.zeros_like(v), gate, router=torch.randn(4))
     with torch.no_grad():
         assert torch.equal(
             triplet_attention(q, text.clone(), [routed], HEADS, attend),
             triplet_attention(q, text.clone(), [plain], HEADS, attend),
         )
-        assert torch.equal(triplet_attention(q, text.clone(), [silent], HEADS, attend), text)
+        assert torch.equal(triplet_attention(q, text.clone(), [without_values], HEADS, attend), text)
 
 
 @given(sigma=st.floats(1e-4, 1e5), knots=st.integers(2, 16))

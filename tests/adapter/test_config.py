@@ -32,7 +32,7 @@ def test_a_foreign_config_is_refused_by_name(text):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=9))
-def test_a_curve_begins_and_ends_where_it_says(values):
+def test_a_curve_starts_and_ends_at_its_values(values):
     layer_map = BASES["SD1.5"].layer_map
     factors = layer_factors(tuple(values), layer_map)
     order = layer_map.by_depth
@@ -46,7 +46,7 @@ def test_flat_is_one_everywhere():
 
 
 @pytest.mark.parametrize("text", ["", "a, b", "1e9", "nan", "1,,x"])
-def test_curves_that_are_none(text):
+def test_invalid_curves_are_refused(text):
     with pytest.raises(FaceCDMError, match="custom_curve"):
         parse_curve(text)
 

@@ -35,7 +35,7 @@ def test_single_blocks_by_number():
     assert factors_of("custom", "0, 1", BASES["SD1.5"].layer_map) == factors_of("ease in", "", BASES["SD1.5"].layer_map)
 
 
-def test_what_is_no_block():
+def test_invalid_block_numbers_are_refused():
     with pytest.raises(FaceCDMError, match="custom_curve names block 11; SDXL has the blocks 0 to 10"):
         factors_of("custom", "11:1", BASES["SDXL"].layer_map)
     for text in ("3:a", "a:1", "3:1:2", "3:1000"):

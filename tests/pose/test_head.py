@@ -39,7 +39,7 @@ def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
 
 @quickly
 @given(angle, st.floats(-20, 20), angle)
-def test_five_points_tell_the_turn_too(yaw, pitch, roll):
+def test_five_points_give_the_rotation_too(yaw, pitch, roll):
     found = fit_head(PosePerson(five=visible(Angles(yaw, pitch, roll), FIVE))).angles
     assert found.yaw == pytest.approx(yaw, abs=3) and found.roll == pytest.approx(roll, abs=3)
 
@@ -88,7 +88,7 @@ def test_the_body_stays_and_invisible_points_stay_invisible():
     assert not turned.body[14:].any() and not turned.face[5].any()
 
 
-def test_without_a_face_there_is_no_turn():
+def test_without_a_face_there_is_no_rotation():
     assert fit_head(PosePerson()) is None
     assert fit_head(PosePerson(face=np.full((70, 3), 5.0) * (1, 1, 0.2))) is None
     assert fit_head(PosePerson(face=np.tile((5.0, 5.0, 1.0), (70, 1)))) is None

@@ -41,7 +41,7 @@ def sample():
     return randn(2, 8, 16, 16), torch.tensor([300, 900]), randn(2, 77, 64), torch.rand(2, 3, 128, 128, generator=draw)
 
 
-def test_a_new_one_changes_nothing(net, sample):
+def test_a_new_net_is_a_no_op(net, sample):
     skips, middle = net(*sample)
     assert len(skips) == 6 and not any(skip.any() for skip in skips) and not middle.any()
 
@@ -129,7 +129,7 @@ def key_points() -> KeyPoints:
     return KeyPoints(np.arange(3), np.stack([np.concatenate([five, landmarks])] * 3).astype(np.float32))
 
 
-def test_hints_are_alike_at_every_size_they_are_drawn_at(key_points):
+def test_hints_agree_at_every_size(key_points):
     hints = [key_points.hint(0, 128, drawn).astype(float) / 255 for drawn in (128, 256, 512)]
     assert all(hint.shape == (128, 128, 3) and hint.any() for hint in hints)
     blurred = [_blur(hint) for hint in hints]

@@ -1,18 +1,8 @@
-"""Small base models under ComfyUI, and an adapter for them as if trained."""
+"""Adapters for the small SD1.5, with random weights and open gates."""
 
 import pytest
 from clones import clones  # noqa: F401
-from twins import SMALL_SD15, SMALL_SDXL, Twins, make_twins, new_adapter, stir
-
-
-@pytest.fixture(scope="session")
-def sd15(in_comfy) -> Twins:
-    return make_twins(SMALL_SD15)
-
-
-@pytest.fixture(scope="session")
-def sdxl(in_comfy) -> Twins:
-    return make_twins(SMALL_SDXL)
+from twins import new_adapter, stir
 
 
 @pytest.fixture(scope="session")

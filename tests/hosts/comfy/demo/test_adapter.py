@@ -1,4 +1,4 @@
-"""Load Demo Adapter: the files that ship, and what is said where one is not as it should be."""
+"""Load Demo Adapter: the packaged files, and the errors for missing or damaged ones."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_another_model_is_refused(host, in_comfy):
 
 
 @pytest.mark.parametrize("which", ["adapter", "lora"])
-def test_a_file_that_is_not_there_or_cut_off_is_named(host, in_comfy, demo, tmp_path, which):
+def test_a_missing_or_truncated_file_is_named(host, in_comfy, demo, tmp_path, which):
     errors = in_comfy.module("facecdm.errors")
     path = tmp_path / "half.safetensors"
     with pytest.raises(errors.MissingModel, match="half.safetensors"):

@@ -84,28 +84,28 @@ def test_router_with_both_streams_and_with_one(twins):
             for stream in adapter.streams.values():
                 stream.router.zero_()
         quiet, _ = compare(twins, [Person(adapter, face, shown), Person(adapter, features(adapter, 6)[0])])
-        assert (ours - quiet).abs().max() > 1e-3 * quiet.abs().max(), "the router did nothing"
+        assert (ours - quiet).abs().max() > 1e-3 * quiet.abs().max(), "the router had no effect"
         stir(adapter)
 
 
-@pytest.mark.parametrize("pictures", [1, 2], ids=["one place for all", "one a picture"])
-def test_faces_that_are_told_where_to_be(twins, pictures):
-    """Two people, one of them placed, in pictures that are not square; two references side by side."""
+@pytest.mark.parametrize("pictures", [1, 2], ids=["one location for all", "one a picture"])
+def test_face_locations(twins, pictures):
+    """Two people, one with a face location, in pictures that are not square; two references side by side."""
     adapter = stir(new_adapter(layer_map(twins.model), spatial_tokens=True, face_tokens=4))
     points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
-    places = torch.cat([points * 0.5, points * 0.4 + 0.5])[:pictures]
-    shown = Person(adapter, features(adapter)[0], keypoints=places)
+    locations = torch.cat([points * 0.5, points * 0.4 + 0.5])[:pictures]
+    shown = Person(adapter, features(adapter)[0], keypoints=locations)
     other = Person(adapter, features(adapter, 6)[0])
     ours, theirs = compare(twins, [shown, other])
     same(ours, theirs)
     anywhere, _ = compare(twins, [replace(shown, keypoints=None), other])
-    assert (ours - anywhere).abs().max() > 1e-2 * anywhere.abs().max(), "its place did nothing"
+    assert (ours - anywhere).abs().max() > 1e-2 * anywhere.abs().max(), "the face location had no effect"
     wide, _ = compare(twins, [replace(shown, aspects=torch.full((pictures,), 3.0)), other])
     assert (ours - wide).abs().max() > 1e-2 * ours.abs().max(), "the pose's canvas is wider than the picture"
     same(*compare(twins, [replace(shown, aspects=torch.full((pictures,), 3.0)), other]))
-    deaf = stir(new_adapter(layer_map(twins.model), face_tokens=4))
-    placed, free = (compare(twins, [Person(deaf, features(deaf)[0], keypoints=at)])[0] for at in (places, None))
-    assert torch.equal(placed, free), "an adapter without places does not listen"
+    plain = stir(new_adapter(layer_map(twins.model), face_tokens=4))
+    placed, free = (compare(twins, [Person(plain, features(plain)[0], keypoints=at)])[0] for at in (locations, None))
+    assert torch.equal(placed, free), "an adapter without spatial tokens ignores it"
 
 
 @pytest.mark.slow

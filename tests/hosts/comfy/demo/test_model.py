@@ -40,7 +40,7 @@ def test_the_unet_takes_other_sizes(model, originals):
     close(model.model.diffusion_model(noisy, level, context=context), originals[0](noisy, level, context).sample)
 
 
-def test_the_noise_schedule_is_the_one_trained_on(in_comfy, model):
+def test_the_noise_schedule_is_that_of_the_training(in_comfy, model):
     alpha, sigma = in_comfy.module("facecdm.demo.schedule").signal_and_noise()
     theirs = model.model.model_sampling.sigmas
     torch.testing.assert_close(sigma / alpha, theirs, rtol=1e-3, atol=0)

@@ -7,7 +7,7 @@ import pytest
 
 from facecdm.demo.weights import default_path
 
-WORDS = "a young woman, long red hair, smiling, green shirt, plain blue background"
+PROMPT = "a young woman, long red hair, smiling, green shirt, plain blue background"
 
 
 def graph(seed: int) -> dict:
@@ -16,7 +16,7 @@ def graph(seed: int) -> dict:
 
     return {
         "1": node("FaceCDMLoadDemoModel"),
-        "2": node("CLIPTextEncode", clip=["1", 1], text=WORDS),
+        "2": node("CLIPTextEncode", clip=["1", 1], text=PROMPT),
         "3": node("CLIPTextEncode", clip=["1", 1], text=""),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=4),
         "5": node(
@@ -43,7 +43,7 @@ def weights():
         pytest.skip(f"no demo weights at {default_path()}")
 
 
-def test_words_become_a_picture(weights, server):
+def test_a_prompt_becomes_a_picture(weights, server):
     from PIL import Image
 
     done = server.run(graph(1))

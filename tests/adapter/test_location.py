@@ -1,4 +1,4 @@
-"""Where a picture's places stand on an upright face."""
+"""Positions of a layer in the coordinates of an aligned face, and attention limited to near tokens."""
 
 import pytest
 import torch
@@ -13,26 +13,26 @@ from facecdm.faces.location import FADES, REACH, SIZE
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 
 
-def test_every_place_hears_the_token_that_stands_where_it_does():
-    """The face a half as wide as a picture of 24 × 24 latents: places in its crop, the nearest token by hand."""
+def test_every_position_scores_the_nearest_token_highest():
+    """A face half as wide as a picture of 24 × 24 latents, and the nearest token computed here."""
     keypoints = UPRIGHT / 2 + 0.25
     near, scores, face = FaceLocation(keypoints, (24, 24), 6)(24 * 24)
     assert near.shape == scores.shape == (1, 576, 9) and face.shape == (1, 576, 1)
     for row, column in ((12, 12), (9, 14), (6, 6), (17, 12)):
         at = torch.tensor([(column + 0.5) / 24, (row + 0.5) / 24]) * 4 - 2  # half crops from its middle
-        apart = (token_centres(6) - at).square().sum(1)
-        place = row * 24 + column
-        assert near[0, place, scores[0, place].argmax()] == apart.argmin()
-        beside = sorted(set(range(36)) - set(near[0, place].tolist()))
-        assert apart[beside].min() > 1.4**2 * (2 * REACH / 6) ** 2, "whom it does not hear stands further away"
+        distances = (token_centres(6) - at).square().sum(1)
+        position = row * 24 + column
+        assert near[0, position, scores[0, position].argmax()] == distances.argmin()
+        beside = sorted(set(range(36)) - set(near[0, position].tolist()))
+        assert distances[beside].min() > 1.4**2 * (2 * REACH / 6) ** 2, "tokens that are not near are further away"
     inside = face.view(24, 24)
     assert inside[12, 12] == 1 and inside[0, 0] == 0 and (inside[:, 12] > 0).sum() >= 2 * REACH / 4 * 24 - 1
     assert 2 * (REACH + FADES) / 4 * 24 + 1 >= (inside[:, 12] > 0).sum()
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))
-def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
-    """Tiny, huge, turned round, beyond the picture: half precision holds every score, and no place is left without."""
+def test_scores_are_finite_for_any_face_location(height, width, side, seed):
+    """Tiny, huge, rotated, beyond the picture: every score fits half precision, and every position has near tokens."""
     points = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(seed)) * 4 - 1.5
     points[1] = points[1, :1] + (points[1] - points[1, :1]) * 1e-3
     near, scores, face = FaceLocation(points, (height, width), side)(height * width)
@@ -41,13 +41,13 @@ def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
     assert face.ge(0).all() and face.le(1).all()
 
 
-def test_a_layers_answer_is_made_once():
+def test_a_layers_result_is_cached():
     aligned_coordinates = FaceLocation(UPRIGHT, (16, 16), 4)
     assert aligned_coordinates(64) is aligned_coordinates(64) and aligned_coordinates(64)[1].shape == (1, 64, 9)
 
 
-def test_a_layer_of_any_size_sees_the_whole_picture():
-    """As patches make them that shrink a U-Net's middle: three quarters are no halves."""
+def test_a_layer_of_any_size_covers_the_whole_picture():
+    """Other packs shrink the middle of the U-Net to sizes that are no halves, such as three quarters."""
     points = UPRIGHT * 0.5 + 0.3
     near, scores, face = FaceLocation(points, (16, 24), 4, (6, 9))(54)
     assert scores.shape == (1, 54, 9) and face.shape == (1, 54, 1)
@@ -56,15 +56,15 @@ def test_a_layer_of_any_size_sees_the_whole_picture():
     torch.testing.assert_close(scores, again, rtol=1e-5, atol=1e-4)
 
 
-def test_an_area_sees_its_part():
-    """What the lower right quarter sees of a face is what the whole picture has there."""
+def test_an_area_equals_its_part_of_the_picture():
+    """The lower right quarter equals that part of the whole picture."""
     aligned_coordinates = FaceLocation(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
     whole = [one.view(16, 24, -1)[8:, 12:] for one in aligned_coordinates(16 * 24)]
     part = [one.view(8, 12, -1) for one in aligned_coordinates.within((8, 12, 8, 12))(8 * 12)]
     torch.testing.assert_close(part, whole)
 
 
-def test_chunks_stand_one_after_the_other():
+def test_locations_of_chunks_are_concatenated():
     one, other = FaceLocation(UPRIGHT, (8, 8), 2), FaceLocation(UPRIGHT * 0.5, (8, 8), 2)
     near, scores, face = FaceLocations([one, other])(64)
     assert torch.equal(near[:1], one(64)[0]) and torch.equal(scores[:1], one(64)[1])
@@ -72,7 +72,7 @@ def test_chunks_stand_one_after_the_other():
     assert torch.equal(FaceLocations([one, other]).everywhere(64)[1:], other.everywhere(64))
 
 
-def test_what_a_place_does_not_hear_has_no_weight():
+def test_tokens_that_are_not_near_have_no_weight():
     aligned_coordinates = FaceLocation(UPRIGHT, (16, 16), 8)
     near, scores, _ = aligned_coordinates(256)
     everywhere = aligned_coordinates.everywhere(256)
@@ -80,38 +80,38 @@ def test_what_a_place_does_not_hear_has_no_weight():
     assert torch.equal(everywhere.gather(2, near), scores) and everywhere.isfinite().sum() == 256 * 9
 
 
-class There:
-    """Six tokens, of which each place hears three."""
+class StubLocation:
+    """Six tokens, three of them near each position."""
 
     def __init__(self, rows: int, draw: torch.Generator):
         self.tokens = 6
         self.near = torch.rand(rows, 5, 6, generator=draw).argsort(-1)[..., :3]
         self.scores = torch.randn(rows, 5, 3, generator=draw, dtype=torch.float64)
 
-    def __call__(self, places: int, dtype: torch.dtype):
-        return self.near, self.scores, torch.ones(1, places, 1, dtype=dtype)
+    def __call__(self, positions: int, dtype: torch.dtype):
+        return self.near, self.scores, torch.ones(1, positions, 1, dtype=dtype)
 
-    def everywhere(self, places: int, dtype: torch.dtype):
-        return torch.full((len(self.near), places, 6), -torch.inf, dtype=dtype).scatter(2, self.near, self.scores)
+    def everywhere(self, positions: int, dtype: torch.dtype):
+        return torch.full((len(self.near), positions, 6), -torch.inf, dtype=dtype).scatter(2, self.near, self.scores)
 
 
-@pytest.mark.parametrize("keys, places", [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("keys, rows", [(1, 1), (1, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize("references", [1, 2])
 @pytest.mark.parametrize("projected", [False, True])
-def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references, projected):
-    """softmax(q kᵀ/√d + s) v, where s is −∞ for what is not near, and the same for each reference's tokens."""
+def test_attention_to_near_tokens_equals_the_slow_formula(keys, rows, references, projected):
+    """softmax(q kᵀ/√d + s) v, where s is −∞ for tokens that are not near, equal for each reference."""
     draw = torch.Generator().manual_seed(0)
     q, tokens = (
         torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((2, 5, 8), (keys, 6 * references, 7))
     )
     to_k, to_v = torch.randn(2, 8, 7, generator=draw, dtype=torch.float64)
-    where, k, v = There(places, draw), tokens @ to_k.T, tokens @ to_v.T
+    where, k, v = StubLocation(rows, draw), tokens @ to_k.T, tokens @ to_v.T
     everywhere = torch.cat([where.everywhere(5, torch.float64)] * references, -1)
     heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
     weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + everywhere[:, None]).softmax(-1)
     expected = (weights @ heads[2]).transpose(1, 2).flatten(2)
     shown = (tokens, tokens) if projected else (k, v)
-    for some in (slice(None), slice(1)):  # many places look at everything, few at what was gathered for them
+    for some in (slice(None), slice(1)):  # many positions attend to all tokens, few to gathered ones
         where.near, where.scores = where.near[:, some], where.scores[:, some]
         stream = LayerStream(
             0,
@@ -121,13 +121,13 @@ def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references,
             location=where,
             project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None,
         )
-        seen = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
-        torch.testing.assert_close(seen, expected[:, some])
+        computed = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
+        torch.testing.assert_close(computed, expected[:, some])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_hears_the_same_places(dtype):
-    """In a whole layer, beside single precision; what lies beyond the face is the text's own to the bit."""
+def test_half_precision_is_close(dtype):
+    """To single precision, in a whole layer; beyond the face the text's attention is unchanged to the bit."""
     draw = torch.Generator().manual_seed(1)
     q, text = torch.randn(2, 2, 256, 32, generator=draw)
     k, v = torch.randn(2, 1, 16, 32, generator=draw)

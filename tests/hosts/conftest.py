@@ -1,3 +1,5 @@
+"""Small base models, each as ComfyUI's MODEL and as diffusers' U-Net; see tests/support/twins.py."""
+
 import pytest
 from twins import SMALL_SD15, SMALL_SDXL, Twins, make_twins
 

@@ -1,4 +1,4 @@
-"""A new adapter is the base model, bit for bit; and it can learn."""
+"""A new adapter is a no-op, to the bit, and gets gradients."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def person(adapter, **more) -> Person:
 
 
 @pytest.mark.parametrize("evaluate_zero", [True, False], ids=["evaluated", "skipped"])
-def test_new_adapter_is_bit_exactly_the_base(twins, evaluate_zero):
+def test_a_new_adapter_is_a_no_op(twins, evaluate_zero):
     adapter = new_adapter(layer_map(twins.model)).init_from_text(text_keys_values(twins.model))
     shown = person(adapter, evaluate_zero=evaluate_zero)
     x, prompt = inputs(twins)
@@ -40,7 +40,7 @@ def test_new_adapter_is_bit_exactly_the_base(twins, evaluate_zero):
     assert torch.equal(predict(model, x, SIGMA, prompt), predict(twins.model, x, SIGMA, prompt))
 
 
-def test_one_optimiser_step_makes_a_difference(twins):
+def test_one_optimiser_step_changes_the_output(twins):
     adapter = new_adapter(layer_map(twins.model)).init_from_text(text_keys_values(twins.model))
     x, prompt = inputs(twins)
     before = predict(apply_person(twins.model, person(adapter)), x, SIGMA, prompt)
@@ -61,7 +61,7 @@ def test_one_optimiser_step_makes_a_difference(twins):
 
 
 @pytest.mark.parametrize("content", [0, 3])
-def test_every_part_learns_once_the_gates_are_open(sd15, content):
+def test_every_part_gets_gradients_once_the_gates_are_open(sd15, content):
     adapter = stir(new_adapter(layer_map(sd15.model), face_content=content)).requires_grad_(True)
     x, prompt = inputs(sd15)
     host = DiffusersHost(sd15.unet)
@@ -72,7 +72,7 @@ def test_every_part_learns_once_the_gates_are_open(sd15, content):
     assert adapter.face_projector.reconstruction_loss(person(adapter).face).requires_grad
 
 
-def test_strength_zero_is_the_base(sd15):
+def test_strength_zero_is_a_no_op(sd15):
     from facecdm.adapter.person import Stream
 
     adapter = stir(new_adapter(layer_map(sd15.model)))

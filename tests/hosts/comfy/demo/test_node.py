@@ -85,7 +85,7 @@ def test_it_loads_all_four(hosts, node):
     assert vision.image_size == 96
 
 
-def test_the_schema_tells_what_it_understands(node):
+def test_the_description_lists_the_known_captions(node):
     schema = node.GET_SCHEMA()
     assert schema.node_id == "FaceCDMLoadDemoModel" and schema.inputs == []
     assert "128 × 128" in schema.description and "blue background" in schema.description
@@ -101,7 +101,7 @@ def test_it_loads_again_only_when_the_file_changes(node, weights_file):
     node.fingerprint_inputs()
 
 
-def test_a_missing_file_is_told(in_comfy, node, weights_file):
+def test_a_missing_file_is_named(in_comfy, node, weights_file):
     weights_file.unlink()
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="demo"):
         run(node)

@@ -1,7 +1,7 @@
 """Separation of people: attention outside of a mask, and the reach of a person in a whole U-Net.
 
-In one layer nothing of a person is outside of their mask, to the bit. A U-Net has more: its convolutions and its
-self-attention carry what happens in one place to others. That is the reach that masks cannot take away.
+In one layer a person has no effect outside of their mask, to the bit. Convolutions and self-attention of the U-Net then
+spread the effect to other positions; masks cannot prevent that.
 """
 
 from types import SimpleNamespace
@@ -19,6 +19,11 @@ SIGMA = 2.0
 REGIONS = regions_of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), 64, 128, softness=0.1)
 
 
+@pytest.fixture(scope="module")
+def base(sd15):
+    return sd15.model
+
+
 def person(adapter, seed: int, mask) -> Person:
     face = torch.randn(1, 512, generator=torch.Generator().manual_seed(seed))
     return Person(adapter, torch.nn.functional.normalize(face, dim=1), mask=mask)
@@ -26,7 +31,7 @@ def person(adapter, seed: int, mask) -> Person:
 
 @pytest.mark.parametrize("kappa", [None, torch.tensor(0.5)], ids=["plain", "keep_prompt"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_a_layer_outputs_nothing_of_a_person_outside_their_mask(kappa, dtype):
+def test_a_person_has_no_effect_outside_of_their_mask_in_a_layer(kappa, dtype):
     """Bit by bit, with two different people in the right half and the same one in the left."""
     generator = torch.Generator().manual_seed(0)
 
@@ -50,7 +55,7 @@ def test_a_layer_outputs_nothing_of_a_person_outside_their_mask(kappa, dtype):
     assert not torch.isclose(one[:, ~outside], two[:, ~outside]).all()
 
 
-def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
+def test_nor_in_any_patched_layer_of_a_model(base, adapter):
     """Each layer of a MODEL, called as its U-Net calls it."""
     from facecdm.hosts.comfy.sampling.run import RUN, Run
 
@@ -59,8 +64,8 @@ def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
     cond = {"uuid": "a", "model_conds": {"c_crossattn": SimpleNamespace(cond=torch.zeros(1, 77, 96))}}
     runs = [Run(tuple(two)) for two in people]
     for run in runs:
-        run.step(sd15.model, [[cond]], torch.tensor([SIGMA]), torch.zeros(1, 4, 8, 16))
-    patches = apply_person(sd15, people[0][0]).model_options["transformer_options"]["patches_replace"]["attn2"]
+        run.step(base.model, [[cond]], torch.tensor([SIGMA]), torch.zeros(1, 4, 8, 16))
+    patches = apply_person(base, people[0][0]).model_options["transformer_options"]["patches_replace"]["attn2"]
     for key, patch in patches.items():
         width, heads = layers[patch.index].width, layers[patch.index].heads
         height = {32: 8, 64: 4, 128: 2}[width] if key[0] != "middle" else 1
@@ -82,7 +87,7 @@ def test_the_same_through_every_patch_of_comfyui(sd15, adapter):
         assert not torch.equal(results[0], results[1]), key
 
 
-def test_in_a_whole_unet_a_person_acts_mostly_in_their_region(sd15, adapter):
+def test_in_a_whole_unet_a_person_acts_mostly_in_their_region(base, adapter):
     """What changes in the left half when the person on the right is another one, beside what changes on the right.
 
     Weights are random here, and group norms, self-attention and convolutions carry everything far: no measure of a
@@ -90,7 +95,7 @@ def test_in_a_whole_unet_a_person_acts_mostly_in_their_region(sd15, adapter):
     """
     x = torch.randn(1, 4, 16, 32, generator=torch.Generator().manual_seed(9)) * SIGMA
     prompt = conditioning(torch.randn(1, 77, 96, generator=torch.Generator().manual_seed(1)))
-    first = apply_person(sd15, person(adapter, 1, REGIONS.masks[0]))
+    first = apply_person(base, person(adapter, 1, REGIONS.masks[0]))
     one, two = (
         predict(apply_person(first, person(adapter, seed, REGIONS.masks[1])), x, SIGMA, prompt) for seed in (2, 3)
     )

@@ -1,4 +1,4 @@
-"""A demo model of random weights: conversions are exact or not, whatever was learnt."""
+"""A demo model of random weights, which is enough to compare conversions."""
 
 from dataclasses import replace
 
