@@ -9,6 +9,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import checked
+from .inputs import share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -47,47 +48,18 @@ class ApplyFaceCDM(io.ComfyNode):
                     optional=True,
                     tooltip="One or several photos' faces of one person; an adapter for images needs none.",
                 ),
-                io.Float.Input(
-                    "face_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Strength of the face stream; 0 leaves it out.",
-                ),
-                io.Float.Input(
-                    "image_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Strength of the image stream; 0 leaves it out.",
-                ),
-                io.Float.Input(
-                    "keep_prompt",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Removes from both streams what the prompt already determines.",
-                ),
-                io.Float.Input(
+                strength("face_strength", 1.0, "Strength of the face stream; 0 leaves it out."),
+                strength("image_strength", 1.0, "Strength of the image stream; 0 leaves it out."),
+                share("keep_prompt", 0.0, "Removes from both streams what the prompt already determines."),
+                share(
                     "start_at",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
+                    0.0,
+                    "Share of the sampling after which the person begins to act.",
                     step=0.01,
-                    tooltip="Share of the sampling after which the person begins to act.",
                     **ADVANCED,
                 ),
-                io.Float.Input(
-                    "end_at",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling after which the person no longer acts.",
-                    **ADVANCED,
+                share(
+                    "end_at", 1.0, "Share of the sampling after which the person no longer acts.", step=0.01, **ADVANCED
                 ),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
                 io.Combo.Input(

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
+from .inputs import share
 from .new_fields import aliases
 from .sockets import OPTIONS
 
@@ -94,22 +95,16 @@ class ApplyOptionsNode(io.ComfyNode):
                     "features, or over all positions (PuLID's fidelity is token_v2, its style token); "
                     "none removes nothing.",
                 ),
-                io.Float.Input(
+                share(
                     "cfg_rescale",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Against overexposed pictures at high CFG: rescales the result to the contrast of "
+                    0.0,
+                    "Against overexposed pictures at high CFG: rescales the result to the contrast of "
                     "the conditional prediction. Of several people's values the largest is used.",
                 ),
-                io.Float.Input(
+                share(
                     "noise",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Noise in the empty face of the negative prompt (InstantID, PuLID, FaceID; an error "
+                    0.0,
+                    "Noise in the empty face of the negative prompt (InstantID, PuLID, FaceID; an error "
                     "with others). A little makes overexposed pictures softer.",
                 ),
                 io.Image.Input(

@@ -10,6 +10,7 @@ from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .checks import checked
+from .inputs import share
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
 from .warn import output
@@ -45,32 +46,13 @@ class ApplyToControlNet(io.ComfyNode):
                     step=0.05,
                     tooltip="Strength of the ControlNet.",
                 ),
-                io.Float.Input(
-                    "start_at",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling after which it begins to act.",
-                    **ADVANCED,
-                ),
-                io.Float.Input(
-                    "end_at",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling after which it no longer acts.",
-                    **ADVANCED,
-                ),
+                share("start_at", 0.0, "Share of the sampling after which it begins to act.", step=0.01, **ADVANCED),
+                share("end_at", 1.0, "Share of the sampling after which it no longer acts.", step=0.01, **ADVANCED),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
-                io.Float.Input(
+                share(
                     "noise",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Noise in the empty face of the negative prompt. A little makes overexposed pictures "
+                    0.0,
+                    "Noise in the empty face of the negative prompt. A little makes overexposed pictures "
                     "softer. Set the same in Apply FaceCDM.",
                     **ADVANCED,
                 ),

@@ -9,6 +9,7 @@ from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 from .apply import applied
 from .checks import checked
+from .inputs import share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -50,14 +51,11 @@ class PersonRegions(io.ComfyNode):
                     step=0.05,
                     tooltip="Makes every region larger or smaller about its middle.",
                 ),
-                io.Float.Input(
+                share(
                     "softness",
-                    default=0.1,
-                    min=0.0,
-                    max=1.0,
+                    0.1,
+                    "Width of the soft borders: as part of half a region, or of a painted layout's shorter side.",
                     step=0.01,
-                    tooltip="Width of the soft borders: as part of half a region, or of a painted layout's "
-                    "shorter side.",
                 ),
                 io.Combo.Input(
                     "fill",
@@ -136,47 +134,14 @@ class ApplyToPeople(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
                 ADAPTER.Input("adapter", tooltip="An adapter made for this base model."),
                 io.Mask.Input("masks", tooltip="The batch of Person Regions: its first mask for faces_1, and so on."),
-                io.Float.Input(
-                    "face_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Strength of the face streams.",
+                strength("face_strength", 1.0, "Strength of the face streams."),
+                strength("image_strength", 1.0, "Strength of the image streams."),
+                share("keep_prompt", 0.0, "Removes from both streams what the prompt already determines."),
+                share(
+                    "start_at", 0.0, "Share of the sampling after which the people begin to act.", step=0.01, **ADVANCED
                 ),
-                io.Float.Input(
-                    "image_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Strength of the image streams.",
-                ),
-                io.Float.Input(
-                    "keep_prompt",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Removes from both streams what the prompt already determines.",
-                ),
-                io.Float.Input(
-                    "start_at",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling after which the people begin to act.",
-                    **ADVANCED,
-                ),
-                io.Float.Input(
-                    "end_at",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the sampling after which the people no longer act.",
-                    **ADVANCED,
+                share(
+                    "end_at", 1.0, "Share of the sampling after which the people no longer act.", step=0.01, **ADVANCED
                 ),
                 *(
                     FACES.Input(
