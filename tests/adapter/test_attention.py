@@ -109,14 +109,14 @@ def test_triplet_is_the_formula(seed, batch, data):
     torch.testing.assert_close(with_gradient, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_kappa_of_a_silent_text_is_harmless():
+def test_kappa_is_finite_for_zero_text_attention():
     q, silence = torch.randn(1, 5, WIDTH), torch.zeros(1, 5, WIDTH)
     stream = LayerStream(0, 1, torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.ones(WIDTH), torch.tensor(1.0))
     with torch.no_grad():
         assert torch.isfinite(triplet_attention(q, silence, [stream], HEADS, attend)).all()
 
 
-def test_a_router_of_zeros_changes_nothing_and_one_that_hears_silence_is_finite():
+def test_a_router_of_zeros_is_a_no_op_and_a_router_of_zero_attention_is_finite():
     q, text = torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH)
     k, v, gate = torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.randn(WIDTH)
     plain, routed = (LayerStream(0, 1, k, v, gate, router=router) for router in (None, torch.zeros(4)))

@@ -89,7 +89,7 @@ def test_router_with_both_streams_and_with_one(twins):
 
 
 @pytest.mark.parametrize("pictures", [1, 2], ids=["one place for all", "one a picture"])
-def test_faces_that_are_told_where_to_be(twins, pictures):
+def test_faces_conditioned_on_face_location(twins, pictures):
     """Two people, one of them placed, in pictures that are not square; two references side by side."""
     adapter = stir(new_adapter(layer_map(twins.model), spatial_tokens=True, face_tokens=4))
     points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
@@ -105,7 +105,7 @@ def test_faces_that_are_told_where_to_be(twins, pictures):
     same(*compare(twins, [replace(shown, aspects=torch.full((pictures,), 3.0)), other]))
     deaf = stir(new_adapter(layer_map(twins.model), face_tokens=4))
     placed, free = (compare(twins, [Person(deaf, features(deaf)[0], keypoints=at)])[0] for at in (places, None))
-    assert torch.equal(placed, free), "an adapter without places does not listen"
+    assert torch.equal(placed, free), "an adapter without spatial tokens ignores the location"
 
 
 @pytest.mark.slow

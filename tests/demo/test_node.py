@@ -101,7 +101,7 @@ def test_it_loads_again_only_when_the_file_changes(node, weights_file):
     node.fingerprint_inputs()
 
 
-def test_a_missing_file_is_told(in_comfy, node, weights_file):
+def test_a_missing_file_is_reported(in_comfy, node, weights_file):
     weights_file.unlink()
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="demo"):
         run(node)

@@ -43,7 +43,7 @@ def weights():
         pytest.skip(f"no demo weights at {default_path()}")
 
 
-def test_words_become_a_picture(weights, server):
+def test_a_prompt_becomes_a_picture(weights, server):
     from PIL import Image
 
     done = server.run(graph(1))

@@ -1,4 +1,4 @@
-"""Where a picture's places stand on an upright face."""
+"""The tokens that a layer's positions attend to, given the location of a face."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from facecdm.faces.location import FADES, REACH, SIZE
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 
 
-def test_every_place_hears_the_token_that_stands_where_it_does():
-    """The face a half as wide as a picture of 24 × 24 latents: places in its crop, the nearest token by hand."""
+def test_every_position_attends_most_to_the_nearest_token():
+    """The face is half as wide as a picture of 24 × 24 latents; the nearest token is computed by hand."""
     keypoints = UPRIGHT / 2 + 0.25
     near, scores, face = FaceLocation(keypoints, (24, 24), 6)(24 * 24)
     assert near.shape == scores.shape == (1, 576, 9) and face.shape == (1, 576, 1)
@@ -24,7 +24,7 @@ def test_every_place_hears_the_token_that_stands_where_it_does():
         place = row * 24 + column
         assert near[0, place, scores[0, place].argmax()] == apart.argmin()
         beside = sorted(set(range(36)) - set(near[0, place].tolist()))
-        assert apart[beside].min() > 1.4**2 * (2 * REACH / 6) ** 2, "whom it does not hear stands further away"
+        assert apart[beside].min() > 1.4**2 * (2 * REACH / 6) ** 2, "the other tokens are further away"
     inside = face.view(24, 24)
     assert inside[12, 12] == 1 and inside[0, 0] == 0 and (inside[:, 12] > 0).sum() >= 2 * REACH / 4 * 24 - 1
     assert 2 * (REACH + FADES) / 4 * 24 + 1 >= (inside[:, 12] > 0).sum()
@@ -32,7 +32,7 @@ def test_every_place_hears_the_token_that_stands_where_it_does():
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))
 def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
-    """Tiny, huge, turned round, beyond the picture: half precision holds every score, and no place is left without."""
+    """Tiny, huge, rotated, outside of the picture: half precision holds every score, and every position has a token."""
     points = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(seed)) * 4 - 1.5
     points[1] = points[1, :1] + (points[1] - points[1, :1]) * 1e-3
     near, scores, face = FaceLocation(points, (height, width), side)(height * width)
@@ -41,13 +41,13 @@ def test_scores_are_finite_wherever_a_face_is(height, width, side, seed):
     assert face.ge(0).all() and face.le(1).all()
 
 
-def test_a_layers_answer_is_made_once():
-    aligned_coordinates = FaceLocation(UPRIGHT, (16, 16), 4)
-    assert aligned_coordinates(64) is aligned_coordinates(64) and aligned_coordinates(64)[1].shape == (1, 64, 9)
+def test_a_layers_bias_is_computed_once():
+    location = FaceLocation(UPRIGHT, (16, 16), 4)
+    assert location(64) is location(64) and location(64)[1].shape == (1, 64, 9)
 
 
-def test_a_layer_of_any_size_sees_the_whole_picture():
-    """As patches make them that shrink a U-Net's middle: three quarters are no halves."""
+def test_a_layer_of_any_size_covers_the_whole_picture():
+    """Some patches shrink a U-Net's middle by other factors than two, such as three quarters."""
     points = UPRIGHT * 0.5 + 0.3
     near, scores, face = FaceLocation(points, (16, 24), 4, (6, 9))(54)
     assert scores.shape == (1, 54, 9) and face.shape == (1, 54, 1)
@@ -56,15 +56,15 @@ def test_a_layer_of_any_size_sees_the_whole_picture():
     torch.testing.assert_close(scores, again, rtol=1e-5, atol=1e-4)
 
 
-def test_an_area_sees_its_part():
-    """What the lower right quarter sees of a face is what the whole picture has there."""
-    aligned_coordinates = FaceLocation(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
-    whole = [one.view(16, 24, -1)[8:, 12:] for one in aligned_coordinates(16 * 24)]
-    part = [one.view(8, 12, -1) for one in aligned_coordinates.within((8, 12, 8, 12))(8 * 12)]
+def test_an_area_has_its_part_of_the_bias():
+    """The bias of the lower right quarter is that of the whole picture there."""
+    location = FaceLocation(UPRIGHT * 0.6 + 0.3, (16, 24), 4)
+    whole = [one.view(16, 24, -1)[8:, 12:] for one in location(16 * 24)]
+    part = [one.view(8, 12, -1) for one in location.within((8, 12, 8, 12))(8 * 12)]
     torch.testing.assert_close(part, whole)
 
 
-def test_chunks_stand_one_after_the_other():
+def test_chunks_are_concatenated():
     one, other = FaceLocation(UPRIGHT, (8, 8), 2), FaceLocation(UPRIGHT * 0.5, (8, 8), 2)
     near, scores, face = FaceLocations([one, other])(64)
     assert torch.equal(near[:1], one(64)[0]) and torch.equal(scores[:1], one(64)[1])
@@ -72,46 +72,46 @@ def test_chunks_stand_one_after_the_other():
     assert torch.equal(FaceLocations([one, other]).everywhere(64)[1:], other.everywhere(64))
 
 
-def test_what_a_place_does_not_hear_has_no_weight():
-    aligned_coordinates = FaceLocation(UPRIGHT, (16, 16), 8)
-    near, scores, _ = aligned_coordinates(256)
-    everywhere = aligned_coordinates.everywhere(256)
-    assert everywhere is aligned_coordinates.everywhere(256) and everywhere.shape == (1, 256, 64)
+def test_a_position_gives_no_weight_to_other_tokens():
+    location = FaceLocation(UPRIGHT, (16, 16), 8)
+    near, scores, _ = location(256)
+    everywhere = location.everywhere(256)
+    assert everywhere is location.everywhere(256) and everywhere.shape == (1, 256, 64)
     assert torch.equal(everywhere.gather(2, near), scores) and everywhere.isfinite().sum() == 256 * 9
 
 
-class There:
-    """Six tokens, of which each place hears three."""
+class RandomBias:
+    """Six tokens; each position attends to three of them."""
 
     def __init__(self, rows: int, draw: torch.Generator):
         self.tokens = 6
         self.near = torch.rand(rows, 5, 6, generator=draw).argsort(-1)[..., :3]
         self.scores = torch.randn(rows, 5, 3, generator=draw, dtype=torch.float64)
 
-    def __call__(self, places: int, dtype: torch.dtype):
-        return self.near, self.scores, torch.ones(1, places, 1, dtype=dtype)
+    def __call__(self, positions: int, dtype: torch.dtype):
+        return self.near, self.scores, torch.ones(1, positions, 1, dtype=dtype)
 
-    def everywhere(self, places: int, dtype: torch.dtype):
-        return torch.full((len(self.near), places, 6), -torch.inf, dtype=dtype).scatter(2, self.near, self.scores)
+    def everywhere(self, positions: int, dtype: torch.dtype):
+        return torch.full((len(self.near), positions, 6), -torch.inf, dtype=dtype).scatter(2, self.near, self.scores)
 
 
-@pytest.mark.parametrize("keys, places", [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("keys, rows", [(1, 1), (1, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize("references", [1, 2])
 @pytest.mark.parametrize("projected", [False, True])
-def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references, projected):
-    """softmax(q kᵀ/√d + s) v, where s is −∞ for what is not near, and the same for each reference's tokens."""
+def test_attention_to_near_tokens_equals_the_slow_formula(keys, rows, references, projected):
+    """softmax(q kᵀ/√d + s) v, where s is −∞ for other tokens, and the same for each reference's tokens."""
     draw = torch.Generator().manual_seed(0)
     q, tokens = (
         torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((2, 5, 8), (keys, 6 * references, 7))
     )
     to_k, to_v = torch.randn(2, 8, 7, generator=draw, dtype=torch.float64)
-    where, k, v = There(places, draw), tokens @ to_k.T, tokens @ to_v.T
+    where, k, v = RandomBias(rows, draw), tokens @ to_k.T, tokens @ to_v.T
     everywhere = torch.cat([where.everywhere(5, torch.float64)] * references, -1)
     heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
     weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + everywhere[:, None]).softmax(-1)
     expected = (weights @ heads[2]).transpose(1, 2).flatten(2)
     shown = (tokens, tokens) if projected else (k, v)
-    for some in (slice(None), slice(1)):  # many places look at everything, few at what was gathered for them
+    for some in (slice(None), slice(1)):  # many positions: all tokens with a bias; few positions: gathered tokens
         where.near, where.scores = where.near[:, some], where.scores[:, some]
         stream = LayerStream(
             0,
@@ -121,13 +121,13 @@ def test_attention_to_what_is_near_is_the_slow_formula(keys, places, references,
             location=where,
             project=(lambda x: (x @ to_k.T, x @ to_v.T)) if projected else None,
         )
-        seen = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
-        torch.testing.assert_close(seen, expected[:, some])
+        result = triplet_attention(q[:, some], torch.zeros_like(q[:, some]), [stream], 2, attend)
+        torch.testing.assert_close(result, expected[:, some])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_hears_the_same_places(dtype):
-    """In a whole layer, beside single precision; what lies beyond the face is the text's own to the bit."""
+def test_half_precision_is_close_to_single(dtype):
+    """In a whole layer. Positions outside of the face keep the text's attention to the bit."""
     draw = torch.Generator().manual_seed(1)
     q, text = torch.randn(2, 2, 256, 32, generator=draw)
     k, v = torch.randn(2, 1, 16, 32, generator=draw)

@@ -1,4 +1,4 @@
-"""A conditioning that sees a part of the picture sees that part of a person's mask, and no person in the negative."""
+"""A conditioning for a part of the picture uses that part of a person's mask; the negative one shows no person."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ def test_the_negative_prompt_of_an_area_stays_the_base_models(sd15, adapter):
     )
 
 
-def test_an_area_sees_its_part_of_where_a_face_is_to_be(sd15):
+def test_an_area_uses_its_part_of_the_face_location(sd15):
     """Someone who is to be in the left half, in a conditioning for the left half: as in a picture that is this half."""
     from facecdm.hosts.comfy.unet import layer_map
 

@@ -129,7 +129,7 @@ def key_points() -> KeyPoints:
     return KeyPoints(np.arange(3), np.stack([np.concatenate([five, landmarks])] * 3).astype(np.float32))
 
 
-def test_hints_are_alike_at_every_size_they_are_drawn_at(key_points):
+def test_hints_are_similar_at_every_drawing_size(key_points):
     hints = [key_points.hint(0, 128, drawn).astype(float) / 255 for drawn in (128, 256, 512)]
     assert all(hint.shape == (128, 128, 3) and hint.any() for hint in hints)
     blurred = [_blur(hint) for hint in hints]
