@@ -174,7 +174,7 @@ def test_the_pictures_size_is_the_runs_where_people_are_applied(host, in_comfy):
     assert parts.shape == (3, 8, 4) and parts.mean((1, 2)).tolist() == [0, 1, 1]
 
 
-def test_outside_its_time_the_net_is_silent(host, twins, control, x, picture):
+def test_the_net_adds_nothing_before_start_and_after_end(host, twins, control, x, picture):
     plain = predict(twins.model, x, SIGMA, words("a"))
     model_sampling = twins.model.get_model_object("model_sampling")
     acts = []

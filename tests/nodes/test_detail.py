@@ -43,7 +43,7 @@ def analyzer(in_comfy):
 
 @pytest.fixture(scope="module")
 def group(faceworld_val) -> torch.Tensor:
-    """Two people of 64 pixels on grey, [1, 160, 256, 3]; and a picture of nobody."""
+    """Two people of 64 pixels on grey, [1, 160, 256, 3]; and a picture without people."""
     picture = torch.full((2, 160, 256, 3), 0.5)
     for x, person in ((20, "0005"), (160, "0006")):
         small = Image.open(faceworld_val / person / "00.webp").convert("RGB").resize((80, 80), Image.Resampling.LANCZOS)
@@ -302,7 +302,7 @@ def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, an
         torch.testing.assert_close(pixels, face.keypoints)
 
 
-def test_control_pictures_are_cut_where_no_regional_prompt_meets_the_face(window_host, left_window, net):
+def test_control_pictures_are_cut_where_no_regional_prompt_covers_the_face(window_host, left_window, net):
     """The prompts stay then, without their regions; their ControlNets see the window all the same."""
     right = torch.zeros(1, 128, 256)
     right[..., 128:] = 1

@@ -100,7 +100,7 @@ def test_people_are_one_apply_each(in_comfy, sd15, adapter, make_faces, vision, 
 
 
 def test_a_person_may_be_left_out(in_comfy, sd15, adapter, make_faces, regions):
-    """faces_3 is in the third region, also where faces_2 is nobody."""
+    """faces_3 is in the third region, also if faces_2 is not connected."""
     three = regions(boxes="0 0 0.3 1\n0.3 0 0.6 1\n0.6 0 1 1")[0]
     model = in_comfy.run(
         "FaceCDMApplyPeople",
@@ -201,7 +201,7 @@ def test_an_adapter_for_images_needs_no_faces(in_comfy, sd15, published, vision,
     assert torch.equal(noise(together), noise(chain)) and not torch.equal(noise(together), noise(sd15))
 
 
-def test_who_it_is_that_lacks_something(in_comfy, sd15, published, make_faces, regions, vision, errors):
+def test_an_error_names_the_person(in_comfy, sd15, published, make_faces, regions, vision, errors):
     given = {"model": sd15, "masks": regions()[0], **SETTINGS}
     faces = make_faces(recogniser="buffalo_l/w600k_r50.onnx")
     for adapter, people, told in (

@@ -10,7 +10,7 @@ from facecdm.pose.value import Pose, PosePerson
 
 
 def standing(height: int = 512, width: int = 512) -> PosePerson:
-    """Somebody who stands with one arm out, hands and face seen."""
+    """A standing person with one arm out, hands and face visible."""
     body = np.array([(.5, .15), (.5, .28), (.4, .28), (.3, .38), (.2, .48), (.6, .28), (.66, .42), (.7, .55),
                      (.43, .55), (.42, .74), (.41, .93), (.57, .55), (.58, .74), (.59, .93), (.47, .12), (.53, .12),
                      (.43, .14), (.57, .14)])  # fmt: skip

@@ -78,7 +78,7 @@ def write_iresnet(path: Path, blocks: tuple[int, ...], seed: int = 0) -> Path:
         for block in range(count):
             stride = 2 if block == 0 else 1
             y = graph.prelu(graph.conv(graph.norm(x, width_in), width_in, width, 3), width)
-            y = graph.conv(y, width, width, 3, stride, gain=0.3)  # lest the sum grows from block to block
+            y = graph.conv(y, width, width, 3, stride, gain=0.3)  # so that the sum does not grow from block to block
             x = graph.add("Add", [y, graph.conv(x, width_in, width, 1, stride) if block == 0 else x])
             width_in = width
     flat = graph.add("Flatten", [graph.norm(x, 512)], axis=1)

@@ -184,7 +184,7 @@ def new_adapter(layer_map, image_width: int = 32, seed: int = 1, **sizes) -> Tri
 
 
 def stir(adapter: TripletAdapter, seed: int = 2) -> TripletAdapter:
-    """Give everything that is zero at birth a value, as training would."""
+    """Give every weight that is initialised to zero a value, as training would."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in adapter.named_parameters():
         if "gate" in name or "to_out" in name or "kappa" in name or "router" in name:

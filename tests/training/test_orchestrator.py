@@ -92,7 +92,7 @@ def test_whole_people_are_held_out_or_pictures_where_there_are_few_people():
     assert choose_held_out(data, 0.0) == frozenset()
     third = choose_held_out(data, 1 / 3)
     assert {data.identity(i) for i in third} == {1, 4} and len(third) == 2 * PHOTOS
-    assert len({data.identity(i) for i in choose_held_out(data, 0.99)}) == 5, "somebody is left to train on"
+    assert len({data.identity(i) for i in choose_held_out(data, 0.99)}) == 5, "one person is left to train on"
     data.people = {0: list(range(17)), 1: [17]}
     pictures = choose_held_out(data, 0.2)
     assert len(pictures) == 4 and 17 not in pictures, "the only picture of a person would lose its reference"

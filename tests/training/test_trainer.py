@@ -157,7 +157,7 @@ def test_a_lora_travels_through_its_tensors(whole):
     equal(again.tensors(), result.lora.tensors())
 
 
-def test_validation_sees_held_out_pictures_alone(tmp_path):
+def test_validation_uses_held_out_pictures_only(tmp_path):
     trainer = tiny_trainer(tmp_path, STAGE.but(steps=2, validate_every=1), held_out=frozenset({0, 1, 2, 17}))
     trainer.run()
     lines = [line for line in trainer.history if "validation" in line]

@@ -50,7 +50,7 @@ def test_a_batch_is_its_pictures_one_by_one(sd15, adapter):
 
 
 def test_several_conditionings_of_different_length(sd15, adapter):
-    """Two positive prompts are averaged; each meets the person on its own (the interplay sees its own text)."""
+    """Two positive prompts are averaged; the person's tokens are computed for each (the interplay reads its text)."""
     model, x = apply_person(sd15.model, person(adapter)), latents()
     one, two = prompt(96, 1), prompt(96, 2, tokens=154)
     both = predict(model, x, SIGMA, one + two, prompt(96, 3), cfg=1.0)
@@ -119,7 +119,7 @@ def test_a_previous_occupant_is_kept(sd15, adapter):
 
 
 def test_others_may_add_to_our_patch(sd15, adapter):
-    """As IPAdapter_plus does: `patches[key].add(callback, **options)` on a clone, heard within its σ range."""
+    """As IPAdapter_plus does: `patches[key].add(callback, **options)` on a clone, called within its σ range."""
     model, x = apply_person(sd15.model, person(adapter)), latents()
     clone = model.clone()
     seen = []
@@ -134,7 +134,7 @@ def test_others_may_add_to_our_patch(sd15, adapter):
     assert seen == [0.5] and not torch.equal(before, after)
     assert torch.equal(predict(clone.clone(), x, SIGMA, prompt(96)), after), "a clone keeps what was added"
     predict(clone, x, 7.0, prompt(96))
-    assert seen == [0.5] * 2, "outside its range the callback is silent"
+    assert seen == [0.5] * 2, "outside its range the callback is not called"
 
 
 @pytest.mark.parametrize("key", [("middle", 0), ("middle", 0, 0)])
