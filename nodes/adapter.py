@@ -17,6 +17,7 @@ from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
 from .checks import checked
+from .inputs import choice, whole
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER
@@ -63,27 +64,20 @@ class NewAdapter(io.ComfyNode):
                 ),
                 io.Int.Input("face_tokens", default=4, min=1, max=1296, tooltip="Number of face tokens."),
                 io.Int.Input("image_tokens", default=8, min=1, max=64, tooltip="Number of image tokens."),
-                io.Int.Input(
-                    "face_rank",
-                    default=128,
-                    min=4,
-                    max=512,
-                    tooltip="Width of the face projector's bottleneck.",
-                    **ADVANCED,
-                ),
+                whole("face_rank", 128, 4, 512, "Width of the face projector's bottleneck.", **ADVANCED),
                 io.Boolean.Input(
                     "interplay",
                     default=True,
                     tooltip="Let face, image and text tokens attend to each other before the U-Net.",
                     **ADVANCED,
                 ),
-                io.Int.Input(
+                whole(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=2**53,
+                    0,
+                    0,
+                    2**53,
+                    "Seed of the projectors' initial weights.",
                     control_after_generate=False,
-                    tooltip="Seed of the projectors' initial weights.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(
@@ -138,12 +132,12 @@ class LoadAdapter(io.ComfyNode):
                     options=saved_names() or [NO_FILE],
                     tooltip="A file in models/facecdm, models/ipadapter, models/instantid or models/pulid.",
                 ),
-                io.Combo.Input(
+                choice(
                     "family",
-                    options=[AUTO, *FAMILIES],
-                    default=AUTO,
+                    [AUTO, *FAMILIES],
+                    AUTO,
+                    "The file's family, if neither its content nor its name decides; see the report.",
                     optional=True,
-                    tooltip="The file's family, if neither its content nor its name decides; see the report.",
                     **ADVANCED,
                 ),
             ],

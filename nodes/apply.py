@@ -9,7 +9,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import checked
-from .inputs import share, strength
+from .inputs import choice, share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -62,11 +62,11 @@ class ApplyFaceCDM(io.ComfyNode):
                     "end_at", 1.0, "Share of the sampling after which the person no longer acts.", step=0.01, **ADVANCED
                 ),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
-                io.Combo.Input(
+                choice(
                     "curve",
-                    options=list(NAMES),
-                    default="flat",
-                    tooltip="Strength over the U-Net's depth, from the first input block to the last "
+                    NAMES,
+                    "flat",
+                    "Strength over the U-Net's depth, from the first input block to the last "
                     "output block; or the blocks of a picture's style or composition.",
                     **ADVANCED,
                 ),

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
-from .inputs import share
+from .inputs import choice, number, share
 from .new_fields import aliases
 from .sockets import OPTIONS
 
@@ -44,42 +44,35 @@ class ApplyOptionsNode(io.ComfyNode):
             **aliases("facecdm settings", "ipadapter advanced"),
             description="More settings for Apply FaceCDM. The defaults change nothing.",
             inputs=[
-                io.Float.Input(
+                number(
                     "balance",
-                    default=0.0,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Balance between prompt (-1) and identity (1), by strengths and keep_prompt "
+                    0.0,
+                    -1.0,
+                    1.0,
+                    0.05,
+                    "Balance between prompt (-1) and identity (1), by strengths and keep_prompt "
                     "that suit the adapter's family; 0 is as published.",
                 ),
-                io.Float.Input(
+                number(
                     "lora_strength",
-                    default=LORA,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="Strength of the LoRA inside a FaceID file; other adapters have none.",
+                    LORA,
+                    0.0,
+                    2.0,
+                    0.05,
+                    "Strength of the LoRA inside a FaceID file; other adapters have none.",
                 ),
-                io.Float.Input(
-                    "structure",
-                    default=1.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="FaceID PlusV2: weight of the tokens of the face's picture.",
-                ),
+                number("structure", 1.0, 0.0, 5.0, 0.05, "FaceID PlusV2: weight of the tokens of the face's picture."),
                 io.String.Input(
                     "over_steps",
                     default="1",
                     tooltip="Strength over the sampling: numbers at even distances from its start to "
                     "its end, as 0, 1, 0.5.",
                 ),
-                io.Combo.Input(
+                choice(
                     "image_curve",
-                    options=[SAME, *NAMES],
-                    default=SAME,
-                    tooltip="Strength of the image stream over the U-Net's depth, if it differs from the face's.",
+                    [SAME, *NAMES],
+                    SAME,
+                    "Strength of the image stream over the U-Net's depth, if it differs from the face's.",
                 ),
                 io.String.Input(
                     "image_custom_curve",
@@ -87,11 +80,11 @@ class ApplyOptionsNode(io.ComfyNode):
                     tooltip="For the image curve 'custom': a curve 0, 1, 0.5, or blocks 3:1, 6:0.5.",
                 ),
                 io.String.Input("reference_weights", default="", tooltip=WEIGHTS),
-                io.Combo.Input(
+                choice(
                     "projection",
-                    options=[OWN, *PROJECTIONS, NONE],
-                    default=OWN,
-                    tooltip="How keep_prompt finds what the prompt determines: at each position over the "
+                    [OWN, *PROJECTIONS, NONE],
+                    OWN,
+                    "How keep_prompt finds what the prompt determines: at each position over the "
                     "features, or over all positions (PuLID's fidelity is token_v2, its style token); "
                     "none removes nothing.",
                 ),

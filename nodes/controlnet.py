@@ -10,7 +10,7 @@ from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .checks import checked
-from .inputs import share
+from .inputs import choice, number, share
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
 from .warn import output
@@ -38,14 +38,7 @@ class ApplyToControlNet(io.ComfyNode):
                 ),
                 ADAPTER.Input("adapter", tooltip="The adapter whose face tokens the ControlNet was trained with."),
                 FACES.Input("faces", tooltip="The same faces as for Apply FaceCDM."),
-                io.Float.Input(
-                    "strength",
-                    default=0.8,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="Strength of the ControlNet.",
-                ),
+                number("strength", 0.8, 0.0, 10.0, 0.05, "Strength of the ControlNet."),
                 share("start_at", 0.0, "Share of the sampling after which it begins to act.", step=0.01, **ADVANCED),
                 share("end_at", 1.0, "Share of the sampling after which it no longer acts.", step=0.01, **ADVANCED),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
@@ -127,19 +120,19 @@ class ApplyLora(io.ComfyNode):
             "a file in models/loras.",
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="The ControlNet that the LoRA was trained on."),
-                io.Float.Input(
+                number(
                     "strength",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How much of the LoRA is added; 0 leaves the ControlNet as it is.",
+                    1.0,
+                    -10.0,
+                    10.0,
+                    0.05,
+                    "How much of the LoRA is added; 0 leaves the ControlNet as it is.",
                 ),
-                io.Combo.Input(
+                choice(
                     "file",
-                    options=[NO_LORA, *folder_paths.get_filename_list("loras")],
-                    default=NO_LORA,
-                    tooltip="A file in models/loras; not read where a control_lora is connected.",
+                    [NO_LORA, *folder_paths.get_filename_list("loras")],
+                    NO_LORA,
+                    "A file in models/loras; not read where a control_lora is connected.",
                 ),
                 io.Custom("LORA_MODEL").Input(
                     "control_lora", optional=True, tooltip="From Train FaceCDM or Train FaceCDM Stage."

@@ -11,6 +11,7 @@ from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+from .inputs import choice, number, whole
 from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
 
@@ -67,82 +68,72 @@ class PrepareDataSet(io.ComfyNode):
                     tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, a sub-folder per "
                     "person.",
                 ),
-                io.Int.Input(
+                whole(
                     "resolution",
-                    default=0,
-                    min=0,
-                    max=4096,
+                    0,
+                    0,
+                    4096,
+                    "Side of the square whose area is the largest of a bucket; 0: the model's own.",
                     step=8,
-                    tooltip="Side of the square whose area is the largest of a bucket; 0: the model's own.",
                 ),
-                io.Float.Input(
+                number(
                     "aspect",
-                    default=defaults.aspect,
-                    min=1.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Largest ratio of a bucket's longer to its shorter side; 1: one square bucket.",
+                    defaults.aspect,
+                    1.0,
+                    4.0,
+                    0.05,
+                    "Largest ratio of a bucket's longer to its shorter side; 1: one square bucket.",
                 ),
-                io.Combo.Input(
-                    "framing",
-                    options=list(FRAMINGS),
-                    default=defaults.framing,
-                    tooltip="Train on whole pictures, or on portraits around the faces.",
+                choice(
+                    "framing", FRAMINGS, defaults.framing, "Train on whole pictures, or on portraits around the faces."
                 ),
-                io.Combo.Input(
+                choice(
                     "several_faces",
-                    options=list(SEVERAL),
-                    default=defaults.several,
-                    tooltip="A picture with several faces: use the largest, or drop the picture.",
+                    SEVERAL,
+                    defaults.several,
+                    "A picture with several faces: use the largest, or drop the picture.",
                 ),
-                io.Combo.Input(
+                choice(
                     "no_caption",
-                    options=list(NO_CAPTION),
-                    default=defaults.no_caption,
-                    tooltip="A picture without a caption: use the empty one, or drop the picture.",
+                    NO_CAPTION,
+                    defaults.no_caption,
+                    "A picture without a caption: use the empty one, or drop the picture.",
                 ),
-                io.Combo.Input(
+                choice(
                     "identities",
-                    options=list(IDENTITIES),
-                    default=defaults.identities,
-                    tooltip="How people are identified: by sub-folders and meta.jsonl, else by clustering the faces.",
+                    IDENTITIES,
+                    defaults.identities,
+                    "How people are identified: by sub-folders and meta.jsonl, else by clustering the faces.",
                 ),
-                io.Float.Input(
+                number(
                     "same_person",
-                    default=defaults.same_person,
-                    min=0.05,
-                    max=0.95,
-                    step=0.01,
-                    tooltip="Mean cosine from which clustered faces are one person.",
+                    defaults.same_person,
+                    0.05,
+                    0.95,
+                    0.01,
+                    "Mean cosine from which clustered faces are one person.",
                 ),
-                io.Combo.Input(
+                choice(
                     "pose",
-                    options=list(POSES),
-                    default=defaults.pose,
-                    tooltip="Pictures for a pose ControlNet, drawn from the key points during training.",
+                    POSES,
+                    defaults.pose,
+                    "Pictures for a pose ControlNet, drawn from the key points during training.",
                 ),
-                io.Int.Input(
+                whole(
                     "augmented",
-                    default=defaults.augmented,
-                    min=0,
-                    max=64,
-                    tooltip="Number of variations of a photo, the references of a person with no other photo.",
+                    defaults.augmented,
+                    0,
+                    64,
+                    "Number of variations of a photo, the references of a person with no other photo.",
                 ),
-                io.Float.Input(
-                    "min_score",
-                    default=defaults.min_score,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Smallest score of the face detector.",
-                ),
-                io.Float.Input(
+                number("min_score", defaults.min_score, 0.05, 1.0, 0.05, "Smallest score of the face detector."),
+                number(
                     "min_face",
-                    default=defaults.min_face,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Smallest ratio of the face's width to the shorter side of the bucket.",
+                    defaults.min_face,
+                    0.0,
+                    1.0,
+                    0.01,
+                    "Smallest ratio of the face's width to the shorter side of the bucket.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",

@@ -11,6 +11,7 @@ from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import Window, resize, window_around
 from .checks import check_choices, checked
+from .inputs import number, whole
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
 from .warn import output
@@ -41,88 +42,59 @@ class DetailFaces(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt, best one that describes the face."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
-                io.Int.Input(
+                whole(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    0,
+                    0,
+                    0xFFFFFFFFFFFFFFFF,
+                    "Seed of the noise; each further face adds one.",
                     control_after_generate=True,
-                    tooltip="Seed of the noise; each further face adds one.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Steps of the sampler."),
                 io.Float.Input("cfg", default=6.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                 io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip="As in KSampler."),
                 io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip="As in KSampler."),
-                io.Float.Input(
+                number(
                     "denoise",
-                    default=0.45,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the noise levels that are sampled: 0.3 sharpens, 0.6 changes the identity.",
+                    0.45,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "Share of the noise levels that are sampled: 0.3 sharpens, 0.6 changes the identity.",
                 ),
-                io.Int.Input(
+                whole(
                     "guide_size",
-                    default=512,
-                    min=64,
-                    max=2048,
+                    512,
+                    64,
+                    2048,
+                    "Longer side of the cut-out while it is sampled. Larger cut-outs keep their size.",
                     step=8,
-                    tooltip="Longer side of the cut-out while it is sampled. Larger cut-outs keep their size.",
                 ),
-                io.Float.Input(
-                    "padding",
-                    default=0.5,
-                    min=0.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Surroundings in the cut-out, in faces on each side.",
-                ),
-                io.Float.Input(
+                number("padding", 0.5, 0.0, 4.0, 0.05, "Surroundings in the cut-out, in faces on each side."),
+                number(
                     "mask_grow",
-                    default=1.25,
-                    min=0.2,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Size of the replaced area; 1 reaches from forehead to chin.",
+                    1.25,
+                    0.2,
+                    4.0,
+                    0.05,
+                    "Size of the replaced area; 1 reaches from forehead to chin.",
                     **ADVANCED,
                 ),
-                io.Float.Input(
-                    "feather",
-                    default=0.3,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="Width of its soft edge, in half faces.",
-                    **ADVANCED,
-                ),
+                number("feather", 0.3, 0.0, 2.0, 0.05, "Width of its soft edge, in half faces.", **ADVANCED),
                 io.Boolean.Input(
                     "noise_mask", default=True, tooltip="Keep the surroundings of the face while sampling.", **ADVANCED
                 ),
-                io.Float.Input(
+                number(
                     "min_score",
-                    default=0.5,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Lowest score of the detector that counts as a face. Connected faces all count.",
+                    0.5,
+                    0.05,
+                    1.0,
+                    0.05,
+                    "Lowest score of the detector that counts as a face. Connected faces all count.",
                     **ADVANCED,
                 ),
-                io.Int.Input(
-                    "min_size",
-                    default=8,
-                    min=0,
-                    max=4096,
-                    tooltip="Faces narrower than this many pixels stay as they are.",
-                    **ADVANCED,
-                ),
-                io.Int.Input(
-                    "max_size",
-                    default=4096,
-                    min=1,
-                    max=16384,
-                    tooltip="Faces wider than this many pixels stay as they are.",
-                    **ADVANCED,
-                ),
+                whole("min_size", 8, 0, 4096, "Faces narrower than this many pixels stay as they are.", **ADVANCED),
+                whole("max_size", 4096, 1, 16384, "Faces wider than this many pixels stay as they are.", **ADVANCED),
                 FACE_ANALYZER.Input("analyzer", optional=True, tooltip="Finds the faces. Or connect faces."),
                 FACES.Input(
                     "faces",
@@ -181,7 +153,7 @@ class DetailFaces(io.ComfyNode):
         )
         height, width = image.shape[1:3]
         result, masks, pairs = image.clone(), torch.zeros(image.shape[:3]), []
-        for number, face in enumerate(found):
+        for order, face in enumerate(found):
             index = face.image_index
             if not min_size <= face.width <= max_size:
                 lines.append(f"Picture {index}: face of {face.width:.0f} px skipped, not within min_size … max_size")
@@ -189,7 +161,7 @@ class DetailFaces(io.ComfyNode):
             window = window_around(face.box, height, width, padding, guide_size)
             mask = _mask(face, window, mask_grow, feather)
             before = window.enlarged(result[index])
-            detail = sampler(before, mask, window, face, number)
+            detail = sampler(before, mask, window, face, order)
             result[index] = window.put_back(result[index], detail.to(result), mask)
             masks[index] = torch.maximum(masks[index], mask)
             pairs.append(_pair(before, window.enlarged(result[index]), guide_size))

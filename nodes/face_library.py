@@ -8,6 +8,7 @@ from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
 from .checks import check_choices, checked
+from .inputs import choice, number
 from .model_folders import SAVED_FACES, folders
 from .new_fields import aliases
 from .sockets import FACES
@@ -27,20 +28,13 @@ class CombineFaces(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [
-            io.Combo.Input(
+            choice(
                 "mode",
-                options=list(MODES),
-                default="weighted mean",
-                tooltip="One face as the weighted mean, a list of all faces, or one face between two people.",
+                MODES,
+                "weighted mean",
+                "One face as the weighted mean, a list of all faces, or one face between two people.",
             ),
-            io.Float.Input(
-                "blend",
-                default=0.5,
-                min=0.0,
-                max=1.0,
-                step=0.01,
-                tooltip="For 'blend two people': 0 is the first, 1 the second.",
-            ),
+            number("blend", 0.5, 0.0, 1.0, 0.01, "For 'blend two people': 0 is the first, 1 the second."),
         ]
         for n in range(1, GROUPS + 1):
             inputs.append(
@@ -48,14 +42,14 @@ class CombineFaces(io.ComfyNode):
             )
         for n in range(1, GROUPS + 1):
             inputs.append(
-                io.Float.Input(
+                number(
                     f"weight_{n}",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
+                    1.0,
+                    0.0,
+                    10.0,
+                    0.05,
+                    f"Weight of faces_{n} in the mean; 0 leaves it out.",
                     optional=True,
-                    tooltip=f"Weight of faces_{n} in the mean; 0 leaves it out.",
                 )
             )
         return io.Schema(

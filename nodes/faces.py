@@ -8,6 +8,7 @@ from ..facecdm.faces.draw import draw_pictures
 from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
 from .checks import check_choices, checked
+from .inputs import choice, number, whole
 from .model_folders import FACE_PACKS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
@@ -33,11 +34,11 @@ class LoadFaceAnalyzer(io.ComfyNode):
                     options=list(find_packs(folders(FACE_PACKS))) or [NO_PACK],
                     tooltip="Folder of InsightFace models below models/insightface/models.",
                 ),
-                io.Combo.Input(
+                choice(
                     "provider",
-                    options=list(PROVIDERS),
-                    default="auto",
-                    tooltip="Where ONNX Runtime computes. The report names the provider that it got.",
+                    PROVIDERS,
+                    "auto",
+                    "Where ONNX Runtime computes. The report names the provider that it got.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(
@@ -82,79 +83,58 @@ class DetectFaces(io.ComfyNode):
             inputs=[
                 FACE_ANALYZER.Input("analyzer", tooltip="From Load Face Analyzer."),
                 io.Image.Input("image", tooltip="One picture or a batch."),
-                io.Combo.Input(
+                choice(
                     "choice",
-                    options=list(CHOICES),
-                    default="largest",
-                    tooltip="Which face of each picture: the largest, the one with the best score, the one at 'index' "
+                    CHOICES,
+                    "largest",
+                    "Which face of each picture: the largest, the one with the best score, the one at 'index' "
                     "counted from left to right or by size, or all.",
                 ),
-                io.Int.Input(
+                whole(
                     "index",
-                    default=0,
-                    min=0,
-                    max=999,
-                    tooltip="Number of the face, from 0, for 'index' and 'left to right'. The preview shows the "
-                    "numbers.",
+                    0,
+                    0,
+                    999,
+                    "Number of the face, from 0, for 'index' and 'left to right'. The preview shows the numbers.",
                 ),
-                io.Float.Input(
+                number(
                     "min_score",
-                    default=0.5,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Lowest score of the detector that counts as a face. Lower it for difficult pictures.",
+                    0.5,
+                    0.05,
+                    1.0,
+                    0.05,
+                    "Lowest score of the detector that counts as a face. Lower it for difficult pictures.",
                     **ADVANCED,
                 ),
-                io.Combo.Input(
+                choice(
                     "no_face",
-                    options=list(NO_FACE),
-                    default="skip",
-                    tooltip="For a picture without a face: skip it and report it, or stop with an error.",
+                    NO_FACE,
+                    "skip",
+                    "For a picture without a face: skip it and report it, or stop with an error.",
                 ),
-                io.Int.Input(
-                    "crop_size",
-                    default=224,
-                    min=64,
-                    max=1024,
-                    step=8,
-                    tooltip="Side of the aligned crops in pixels.",
-                    **ADVANCED,
-                ),
-                io.Float.Input(
+                whole("crop_size", 224, 64, 1024, "Side of the aligned crops in pixels.", step=8, **ADVANCED),
+                number(
                     "crop_margin",
-                    default=0.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="What the crops show beyond the face, in faces on each side.",
+                    0.0,
+                    0.0,
+                    2.0,
+                    0.05,
+                    "What the crops show beyond the face, in faces on each side.",
                     **ADVANCED,
                 ),
-                io.Float.Input(
-                    "mask_grow",
-                    default=1.0,
-                    min=0.2,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Size of the mask: 1 reaches from forehead to chin.",
-                    **ADVANCED,
+                number(
+                    "mask_grow", 1.0, 0.2, 4.0, 0.05, "Size of the mask: 1 reaches from forehead to chin.", **ADVANCED
                 ),
-                io.Float.Input(
-                    "mask_feather",
-                    default=0.15,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="Width of the mask's soft edge, in half faces.",
-                    **ADVANCED,
+                number(
+                    "mask_feather", 0.15, 0.0, 2.0, 0.05, "Width of the mask's soft edge, in half faces.", **ADVANCED
                 ),
-                io.Int.Input(
+                whole(
                     "detection_size",
-                    default=640,
-                    min=64,
-                    max=2048,
+                    640,
+                    64,
+                    2048,
+                    "Size to which pictures are scaled for the detector. A larger one finds smaller faces.",
                     step=32,
-                    tooltip="Size to which pictures are scaled for the detector. A larger one finds smaller faces.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(

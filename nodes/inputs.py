@@ -1,13 +1,27 @@
-"""Inputs that several nodes have."""
+"""Inputs with a widget, one line each."""
+
+from collections.abc import Sequence
 
 from comfy_api.latest import io
 
 
+def number(name: str, default: float, low: float, high: float, step: float, tooltip: str, **more) -> io.Input:
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
+
+
+def whole(name: str, default: int, low: int, high: int, tooltip: str, **more) -> io.Input:
+    return io.Int.Input(name, default=default, min=low, max=high, tooltip=tooltip, **more)
+
+
+def choice(name: str, options: Sequence[str], default: str, tooltip: str, **more) -> io.Input:
+    return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip, **more)
+
+
 def strength(name: str, default: float, tooltip: str, **more) -> io.Input:
     """A stream's strength, in -2…4."""
-    return io.Float.Input(name, default=default, min=-2.0, max=4.0, step=0.05, tooltip=tooltip, **more)
+    return number(name, default, -2.0, 4.0, 0.05, tooltip, **more)
 
 
 def share(name: str, default: float, tooltip: str, step: float = 0.05, **more) -> io.Input:
     """A number in 0…1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, **more)
+    return number(name, default, 0.0, 1.0, step, tooltip, **more)

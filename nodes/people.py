@@ -9,7 +9,7 @@ from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 from .apply import applied
 from .checks import checked
-from .inputs import share, strength
+from .inputs import choice, number, share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -37,31 +37,19 @@ class PersonRegions(io.ComfyNode):
                     tooltip="Left, top, right, bottom as parts of the picture, one line a person; not used "
                     "where faces or a layout are connected.",
                 ),
-                io.Combo.Input(
-                    "shape",
-                    options=list(SHAPES),
-                    default="box",
-                    tooltip="Rectangles, or ellipses in them; a painted layout has its own shapes.",
-                ),
-                io.Float.Input(
-                    "grow",
-                    default=1.0,
-                    min=0.1,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Makes every region larger or smaller about its middle.",
-                ),
+                choice("shape", SHAPES, "box", "Rectangles, or ellipses in them; a painted layout has its own shapes."),
+                number("grow", 1.0, 0.1, 4.0, 0.05, "Makes every region larger or smaller about its middle."),
                 share(
                     "softness",
                     0.1,
                     "Width of the soft borders: as part of half a region, or of a painted layout's shorter side.",
                     step=0.01,
                 ),
-                io.Combo.Input(
+                choice(
                     "fill",
-                    options=list(FILLS),
-                    default="regions only",
-                    tooltip="Leave the rest as background, or divide the whole picture among the people.",
+                    FILLS,
+                    "regions only",
+                    "Leave the rest as background, or divide the whole picture among the people.",
                 ),
                 FACES.Input(
                     "faces",

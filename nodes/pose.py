@@ -12,6 +12,7 @@ from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
 from .checks import check_choices, checked
+from .inputs import choice, number, whole
 from .model_folders import folders
 from .new_fields import aliases
 from .sockets import FACE_ANALYZER, POSE_KEYPOINT
@@ -30,25 +31,24 @@ def weight_folders(detector: str) -> list[Path]:
 
 def drawing_inputs() -> list:
     return [
-        io.Combo.Input(
+        choice(
             "drawing",
-            options=list(DRAWINGS),
-            default=DRAWINGS[0],
-            tooltip="What the ControlNet was trained on: OpenPose's sticks and dots, or InstantID's five "
-            "coloured points.",
+            DRAWINGS,
+            DRAWINGS[0],
+            "What the ControlNet was trained on: OpenPose's sticks and dots, or InstantID's five coloured points.",
         ),
         io.Boolean.Input(
             "draw_body", default=True, tooltip="OpenPose drawing: show the body. Face key points give nose and eyes."
         ),
         io.Boolean.Input("draw_hands", default=True, tooltip="OpenPose drawing: show the hands."),
         io.Boolean.Input("draw_face", default=True, tooltip="OpenPose drawing: show the face's 70 points."),
-        io.Float.Input(
+        number(
             "thickness",
-            default=1.0,
-            min=0.1,
-            max=10.0,
-            step=0.1,
-            tooltip="Thickness of lines and dots; 1 is what ControlNets were trained on. It scales with the picture.",
+            1.0,
+            0.1,
+            10.0,
+            0.1,
+            "Thickness of lines and dots; 1 is what ControlNets were trained on. It scales with the picture.",
         ),
     ]
 
@@ -90,11 +90,11 @@ class ExtractPose(io.ComfyNode):
             "and the head's rotation. Face key points need only a face pack.",
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
-                io.Combo.Input(
+                choice(
                     "detector",
-                    options=list(DETECTORS),
-                    default=FACE,
-                    tooltip="Face key points by the analyzer, or whole bodies by OpenPose or DWPose, whose weights are "
+                    DETECTORS,
+                    FACE,
+                    "Face key points by the analyzer, or whole bodies by OpenPose or DWPose, whose weights are "
                     "in models/openpose or models/dwpose.",
                 ),
                 FACE_ANALYZER.Input(
@@ -103,19 +103,14 @@ class ExtractPose(io.ComfyNode):
                     tooltip="For face key points: from Load Face Analyzer. With landmarks on a face has 70 points, "
                     "else five.",
                 ),
-                io.Combo.Input(
-                    "people",
-                    options=list(PEOPLE),
-                    default=PEOPLE[0],
-                    tooltip="All people of a picture, or the largest only.",
-                ),
-                io.Float.Input(
+                choice("people", PEOPLE, PEOPLE[0], "All people of a picture, or the largest only."),
+                number(
                     "min_score",
-                    default=0.5,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Lowest score that counts as a face or a person. Lower it for difficult pictures.",
+                    0.5,
+                    0.05,
+                    1.0,
+                    0.05,
+                    "Lowest score that counts as a face or a person. Lower it for difficult pictures.",
                 ),
                 *drawing_inputs(),
             ],
@@ -177,70 +172,22 @@ class EditPose(io.ComfyNode):
             "another size.",
             inputs=[
                 POSE_KEYPOINT.Input("pose", tooltip="From Extract Pose, or another pack's DWPose or OpenPose node."),
-                io.Float.Input(
-                    "turn_yaw",
-                    default=0.0,
-                    min=-90.0,
-                    max=90.0,
-                    step=1.0,
-                    tooltip="Degrees by which heads turn to the viewer's right.",
-                ),
-                io.Float.Input(
-                    "turn_pitch",
-                    default=0.0,
-                    min=-60.0,
-                    max=60.0,
-                    step=1.0,
-                    tooltip="Degrees by which heads turn down.",
-                ),
-                io.Float.Input(
-                    "turn_roll",
-                    default=0.0,
-                    min=-180.0,
-                    max=180.0,
-                    step=1.0,
-                    tooltip="Degrees by which heads roll counter-clockwise.",
-                ),
+                number("turn_yaw", 0.0, -90.0, 90.0, 1.0, "Degrees by which heads turn to the viewer's right."),
+                number("turn_pitch", 0.0, -60.0, 60.0, 1.0, "Degrees by which heads turn down."),
+                number("turn_roll", 0.0, -180.0, 180.0, 1.0, "Degrees by which heads roll counter-clockwise."),
                 io.Boolean.Input("mirror", default=False, tooltip="Swap left and right."),
-                io.Float.Input(
-                    "scale",
-                    default=1.0,
-                    min=0.05,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Scale of the people about the centre of the picture.",
-                ),
-                io.Float.Input(
-                    "move_right",
-                    default=0.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="Shift in picture widths; negative to the left.",
-                ),
-                io.Float.Input(
-                    "move_down",
-                    default=0.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.01,
-                    tooltip="Shift in picture heights; negative upwards.",
-                ),
+                number("scale", 1.0, 0.05, 20.0, 0.05, "Scale of the people about the centre of the picture."),
+                number("move_right", 0.0, -2.0, 2.0, 0.01, "Shift in picture widths; negative to the left."),
+                number("move_down", 0.0, -2.0, 2.0, 0.01, "Shift in picture heights; negative upwards."),
                 io.Int.Input(
                     "width", default=0, min=0, max=16384, tooltip="Width of the new picture; 0 keeps that of the pose."
                 ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=16384,
-                    tooltip="Height of the new picture; 0 keeps that of the pose.",
-                ),
-                io.Combo.Input(
+                whole("height", 0, 0, 16384, "Height of the new picture; 0 keeps that of the pose."),
+                choice(
                     "fit",
-                    options=list(FITS),
-                    default="fit inside",
-                    tooltip="Where the new picture has other proportions: stretch, keep everything visible, or leave "
+                    FITS,
+                    "fit inside",
+                    "Where the new picture has other proportions: stretch, keep everything visible, or leave "
                     "no border.",
                 ),
                 io.Image.Input("onto", optional=True, tooltip="A picture whose size replaces width and height."),

@@ -10,6 +10,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
 from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
+from .inputs import choice, number, whole
 from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
@@ -40,11 +41,11 @@ def _shared_inputs() -> list:
             default="my training",
             tooltip="Folder below output/facecdm_training for the state; a stopped run resumes.",
         ),
-        io.Combo.Input(
+        choice(
             "preset",
-            options=list(PRESETS),
-            default="one person",
-            tooltip="Starting values: an adapter for many people, or for one person from some photos.",
+            PRESETS,
+            "one person",
+            "Starting values: an adapter for many people, or for one person from some photos.",
         ),
     ]
 
@@ -52,13 +53,13 @@ def _shared_inputs() -> list:
 def _common_inputs() -> list:
     return [
         io.Int.Input("batch", default=0, min=0, max=1024, tooltip="Pictures in a batch; 0: as the preset has it."),
-        io.Int.Input(
+        whole(
             "seed",
-            default=0,
-            min=0,
-            max=2**53,
+            0,
+            0,
+            2**53,
+            "Of all random choices: the same seed, the same training.",
             control_after_generate=False,
-            tooltip="Of all random choices: the same seed, the same training.",
         ),
     ]
 
@@ -83,15 +84,15 @@ def _optional_inputs() -> list:
 
 
 def _held_out() -> io.Float.Input:
-    return io.Float.Input(
+    return number(
         "held_out",
-        default=HELD_OUT,
-        min=0.0,
-        max=0.5,
-        step=0.01,
-        optional=True,
-        tooltip="Share of the people (of the pictures, where there are few people) that is not trained on: validation "
+        HELD_OUT,
+        0.0,
+        0.5,
+        0.01,
+        "Share of the people (of the pictures, where there are few people) that is not trained on: validation "
         "and preview use it.",
+        optional=True,
     )
 
 
@@ -167,14 +168,7 @@ class Train(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_shared_inputs(),
-                io.Float.Input(
-                    "length",
-                    default=1.0,
-                    min=0.0001,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Factor on the preset's steps: 0.5 trains half as long.",
-                ),
+                number("length", 1.0, 0.0001, 100.0, 0.01, "Factor on the preset's steps: 0.5 trains half as long."),
                 *_common_inputs(),
                 *_optional_inputs(),
                 STAGE_SETTINGS.Input("settings", optional=True, tooltip="From Stage Settings: for all three stages."),
@@ -198,10 +192,10 @@ class Train(io.ComfyNode):
         cls, preset, length, batch, seed, settings=None, settings_1=None, settings_2=None, settings_3=None, **parts
     ):
         jobs = []
-        for number, own in enumerate((settings_1, settings_2, settings_3)):
-            steps = max(round(PRESETS[preset][number].steps * length), 1)
+        for stage, own in enumerate((settings_1, settings_2, settings_3)):
+            steps = max(round(PRESETS[preset][stage].steps * length), 1)
             given = _given(steps=0 if length == 1 else steps, batch=batch)
-            jobs.append(_job(preset, number, {**given, "seed": seed, **(settings or {}), **(own or {})}))
+            jobs.append(_job(preset, stage, {**given, "seed": seed, **(settings or {}), **(own or {})}))
         return _train(cls, jobs, **parts)
 
 

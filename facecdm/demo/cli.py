@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ..errors import BadFile, FaceCDMError, MissingModel, MissingPackage
+from ..errors import BadFile, FaceCDMError
 from . import pose_cli
 from .paths import MODEL
 
@@ -69,7 +69,7 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
 
     from . import data, train, train_decoder, weights
-    from .clip import CaptionTokens
+    from .clip import CaptionTokens, open_tokenizer
     from .sizes import DemoSizes
 
     if arguments.threads:
@@ -83,7 +83,7 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     plans = _plans(arguments)
     captions = [label["caption"] for label in data.read_labels(arguments.data, SPLITS)]
-    tokens = CaptionTokens(_tokenizer(arguments.tokenizer), captions)
+    tokens = CaptionTokens(open_tokenizer(arguments.tokenizer), captions)
     if begin and tokens.vocabulary.token_ids != begin.vocabulary.token_ids:
         raise BadFile(f"{arguments.begin} was trained on captions of other words than {arguments.data} has")
     parts = _parts(sizes, begin is not None)
@@ -185,19 +185,6 @@ def _export(arguments: argparse.Namespace, sizes, vocabulary, begin=None) -> Non
     weights.write(demo, arguments.out)
     trained = ", ".join(f"{part} {count}" for part, count in demo.steps.items())
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB (steps trained: {trained})")
-
-
-def _tokenizer(folder: Path):
-    try:
-        from transformers import CLIPTokenizer
-    except ImportError as error:
-        raise MissingPackage("training needs transformers: pip install transformers") from error
-    if not (folder / "vocab.json").is_file():
-        raise MissingModel(
-            f"no CLIP tokenizer in {folder} (vocab.json is missing); --tokenizer wants a folder such "
-            "as ComfyUI's comfy/sd1_tokenizer"
-        )
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..errors import MissingModel, MissingPackage
 
 START, END = 49406, 49407  # of the CLIP tokenizer; END also pads, as in Stable Diffusion
 FULL_VOCABULARY = 49408
@@ -162,3 +165,17 @@ def normalise(pixels: Tensor, size: int) -> Tensor:
         image = F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)
     return (image - mean) / std
+
+
+def open_tokenizer(folder: Path):
+    """The CLIP tokenizer in a folder. Raises MissingPackage, MissingModel."""
+    try:
+        from transformers import CLIPTokenizer
+    except ImportError as error:
+        raise MissingPackage("reading captions needs transformers: pip install transformers") from error
+    if not (folder / "vocab.json").is_file():
+        raise MissingModel(
+            f"no CLIP tokenizer in {folder} (vocab.json is missing): give a folder such as ComfyUI's "
+            "comfy/sd1_tokenizer"
+        )
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

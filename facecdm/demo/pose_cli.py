@@ -57,8 +57,7 @@ def _train(arguments: argparse.Namespace, sizes, base) -> None:
     import torch
 
     from . import data, poses, train, train_pose
-    from .cli import _tokenizer
-    from .clip import CaptionTokens
+    from .clip import CaptionTokens, open_tokenizer
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -66,7 +65,7 @@ def _train(arguments: argparse.Namespace, sizes, base) -> None:
     cache = arguments.run / "cache"
     found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: _analyzer(arguments.models))
     portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)
-    tokens = CaptionTokens(_tokenizer(arguments.tokenizer), portraits.captions)
+    tokens = CaptionTokens(open_tokenizer(arguments.tokenizer), portraits.captions)
     if base is None:
         autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
     else:

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...demo.autoencoder import build_autoencoder
-from ...demo.clip import PIXEL_MEAN, PIXEL_STD, TEXT_LENGTH, TinyClip
+from ...demo.clip import PIXEL_MEAN, PIXEL_STD, TEXT_LENGTH, TinyClip, open_tokenizer
 from ...demo.weights import DemoWeights, read
-from ...errors import MissingModel, MissingPackage
 from ..rows import Prompt
 from .encoders import Fingerprints, weights_fingerprint
 
@@ -70,16 +69,3 @@ def clip_pixels(picture: np.ndarray, size: int, mean: tuple = PIXEL_MEAN, std: t
         image = image[..., top : top + size, left : left + size]
     image = (image * 255).clamp(0, 255).round() / 255
     return ((image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))[0]
-
-
-def open_tokenizer(folder: Path):
-    try:
-        from transformers import CLIPTokenizer
-    except ImportError as error:
-        raise MissingPackage("reading captions needs transformers: pip install transformers") from error
-    if not (folder / "vocab.json").is_file():
-        raise MissingModel(
-            f"no CLIP tokenizer in {folder} (vocab.json is missing): give a folder such as ComfyUI's "
-            "comfy/sd1_tokenizer"
-        )
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
