@@ -1,8 +1,8 @@
-"""Every node of the pack; a module holds the nodes of one subject and lists them in NODES.
+"""All nodes of the pack. Each module holds the nodes of one subject and lists them in NODES.
 
-A node is laid out as define_schema (as ruff formats it, inputs in the order of execute; inputs that nodes share come
-from functions named *_inputs), validate_inputs (what the server does not check: `check_choices`), fingerprint_inputs,
-and execute (`@checked`), which calls facecdm and returns `warn.output`.
+The methods of a node, in order: define_schema (inputs in the order of execute; shared inputs come from functions named
+*_inputs), validate_inputs (`check_choices`, which the server does not check), fingerprint_inputs, and execute
+(`@checked`), which calls facecdm and returns `warn.output`.
 """
 
 from . import (

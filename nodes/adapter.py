@@ -29,7 +29,7 @@ HINT = "Save an adapter with Save Adapter, or put its file into that folder, the
 
 
 def saved_names() -> list[str]:
-    """FaceCDM's own files by name, then published ones as folder/name."""
+    """List FaceCDM's own files by name, then published ones as folder/name."""
     import folder_paths
 
     found = list(folder_paths.get_filename_list(ADAPTERS))
@@ -39,7 +39,7 @@ def saved_names() -> list[str]:
 
 
 def adapter_file(name: str) -> Path:
-    """Raises UnsafeName, MissingModel."""
+    """Find an adapter file. Raises UnsafeName, MissingModel."""
     key, _, rest = name.replace("\\", "/").partition("/")
     if key in PUBLISHED_ADAPTERS and not any((folder / name).is_file() for folder in folders(ADAPTERS)):
         return find_named(folders(key), rest, f"Put it into models/{key}, then refresh the list (R).", SUFFIXES)
@@ -109,7 +109,7 @@ class NewAdapter(io.ComfyNode):
         )
         weights = list(text_keys_values(model))
         dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
-        # Not inference tensors, so that a trainer can take them as they are.
+        # A trainer cannot use inference tensors.
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             adapter = TripletAdapter(config, dtype).init_from_text(weights)
@@ -260,7 +260,7 @@ def _report() -> io.String.Output:
 
 
 def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
-    """An adapter's base model, streams, size and state, in a few lines."""
+    """Describe an adapter's base model, streams, size and state in a few lines."""
     config = adapter.config
     if isinstance(adapter, ImportedAdapter):
         return "\n".join(part.report() for part in config.parts.values())
@@ -280,7 +280,7 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
 
 
 def _vision_width(clip_vision) -> int:
-    """Features of the tower's penultimate states; 0 without a tower."""
+    """Width of the tower's penultimate hidden states; 0 without a tower."""
     if clip_vision is None:
         return 0
     return clip_vision.encode_image(torch.zeros(1, 64, 64, 3)).penultimate_hidden_states.shape[-1]

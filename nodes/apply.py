@@ -145,7 +145,7 @@ def applied(
     options=None,
     pose=None,
 ):
-    """(the MODEL with the person, warnings in sentences: inputs without effect, and a missing pose)."""
+    """Return (the MODEL with the person, warnings about unused inputs and a missing pose)."""
     from ..facecdm.formats.features import features
     from ..facecdm.formats.sources import Sources
     from ..facecdm.hosts.comfy.sampling.apply import apply_person, check_base, sigma_at
@@ -157,7 +157,7 @@ def applied(
 
     if start_at >= end_at:
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
-    check_base(model, adapter)  # before faces and towers are asked for
+    check_base(model, adapter)  # before faces and towers are loaded
     options = options or ApplyOptions()
     shown = features(
         adapter,
@@ -216,7 +216,7 @@ def _stream(
     weights: tuple[float, ...],
     options: ApplyOptions,
 ) -> Stream:
-    """One stream's setting: the family's own, the user's, and the balance between prompt and identity."""
+    """Combine the family's and the user's settings of one stream with the balance between prompt and identity."""
     from ..facecdm.formats.families import FAMILIES
     from ..facecdm.hosts.comfy.sampling.apply import schedule
 
@@ -230,7 +230,7 @@ def _stream(
     return Stream(
         strength=strength * (1 + share * (end - 1)),
         curve=factors_of(curve, custom, adapter.config.layer_map),
-        kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # 1 takes everything out
+        kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # at most 1 in total
         projection=projection,
         zeros=0 if options.projection == NONE else family.zeros.get(projection, 0),
         schedule=schedule(model, options.over_steps),

@@ -19,7 +19,7 @@ WEIGHTS = "One number for each reference, or for each frame of a video, as 1, 0.
 
 @dataclass(frozen=True, eq=False)
 class ApplyOptions:
-    """Options of Apply FaceCDM, parsed; the defaults apply if the node is not connected."""
+    """Parsed options of Apply FaceCDM. The defaults apply if the node is not connected."""
 
     balance: float = 0.0
     lora_strength: float = LORA
@@ -160,12 +160,12 @@ class ApplyOptionsNode(io.ComfyNode):
 
 
 def weights_of(reference_weights: str) -> tuple[float, ...]:
-    """The numbers; () for an empty text. Raises FaceCDMError."""
+    """Parse the weights; () for an empty text. Raises FaceCDMError."""
     return _numbers(reference_weights, "reference_weights") if reference_weights.strip() else ()
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:
-    """As a curve is read, under this input's name; a curve's name stands for its numbers."""
+    """Parse numbers or the name of a curve. Errors name the input `name`."""
     if text.strip() in CURVES:
         return CURVES[text.strip()]
     try:

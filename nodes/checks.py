@@ -23,8 +23,8 @@ def check_choices(**chosen: tuple[str | None, tuple[str, ...]]) -> bool | str:
 def checked(execute):
     """Decorate `execute`: refuse numbers that are NaN, infinite or out of range, and unknown choices.
 
-    The server compares unlinked numbers only, NaN passes its comparisons, and ComfyUI 0.3.75 compares no choices.
-    Choices that `validate_inputs` reads are left to it: those are files. Raises FaceCDMError.
+    The server checks unlinked numbers only, lets NaN pass, and in ComfyUI 0.3.75 does not check choices. Choices that
+    `validate_inputs` takes are files and are checked there. Raises FaceCDMError.
     """
 
     @functools.wraps(execute)

@@ -181,7 +181,7 @@ class PrepareDataSet(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_):
-        """Runs again when a file of the folder has changed."""
+        """Run again when a file of the folder has changed."""
         try:
             root = None if folder in (None, IMAGES) else inside(input_folder(), folder)
         except FaceCDMError:
@@ -252,7 +252,7 @@ def _source(folder, images, captions):
 
 
 class _Bars:
-    """ComfyUI's progress bar, one for each stage; raises where the user interrupts."""
+    """ComfyUI's progress bar, one for each stage. Raises if the user interrupts."""
 
     def __init__(self) -> None:
         self._stage, self._bar = "", None

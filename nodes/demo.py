@@ -28,7 +28,7 @@ class LoadDemoModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """Loads again only when the file has changed. ComfyUI writes this into every picture: no path in it."""
+        """Load again only when the file has changed. Contains no path, because ComfyUI writes it into every picture."""
         path = default_path()
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 
@@ -59,7 +59,7 @@ class LoadDemoAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
-        """Loads again only when a file has changed."""
+        """Load again only when a file has changed."""
         return " ".join(
             f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
             for path in (ADAPTER, ADAPTER_LORA)
@@ -73,7 +73,7 @@ class LoadDemoAdapter(io.ComfyNode):
 
 
 def _show_unknown(words: list[str]) -> None:
-    """On the node that encodes the prompt."""
+    """Show unknown words on the node that encodes the prompt."""
     names = ", ".join(words[:20]) + (" …" if len(words) > 20 else "")
     show_on_running_node(
         [f"the demo model does not know: {names}. It knows the words of its captions only."] if words else []

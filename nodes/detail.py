@@ -1,4 +1,4 @@
-"""Detail Faces: small faces sampled again at a size that suits the model."""
+"""Detail Faces: sample small faces again at a size that suits the model."""
 
 from dataclasses import dataclass
 
@@ -191,8 +191,8 @@ class FaceSampler:
     noise_mask: bool
 
     def __call__(self, before: torch.Tensor, mask: torch.Tensor, window: Window, face: Face, number: int):
-        """The cut-out `before` [1, h, w, C] sampled again, IMAGE [h, w, 3]. `mask` [H, W] is that of the picture."""
-        from nodes import common_ksampler  # core's, of the running ComfyUI
+        """Sample the cut-out `before` [1, h, w, C] again: IMAGE [h, w, 3]. `mask` [H, W] covers the whole picture."""
+        from nodes import common_ksampler  # ComfyUI's own nodes.py
 
         from ..facecdm.hosts.comfy.sampling.window import conditioning_in, model_in
 
@@ -214,7 +214,7 @@ class FaceSampler:
 
 
 def _faces(image, analyzer, faces, min_score: float) -> tuple[list[Face], list[str]]:
-    """(the faces to sample, a line for every picture that has none). Raises FaceCDMError."""
+    """Return (the faces to sample, a line for every picture without a face). Raises FaceCDMError."""
     if not torch.isfinite(image).all():
         raise FaceCDMError("image holds NaN or infinity: check the node that it comes from.")
     if faces is None and analyzer is None:
@@ -234,7 +234,7 @@ def _faces(image, analyzer, faces, min_score: float) -> tuple[list[Face], list[s
 
 
 def _mask(face: Face, window: Window, grow: float, feather: float) -> torch.Tensor:
-    """[H, W]: what is replaced; 0 outside of the window, where nothing is sampled."""
+    """Mask [H, W] of the replaced pixels; 0 outside the window, where nothing is sampled."""
     mask = torch.from_numpy(ellipse_mask(face.keypoints.numpy(), window.height, window.width, grow, feather))
     inside = torch.zeros_like(mask)
     inside[window.y0 : window.y1, window.x0 : window.x1] = 1
@@ -246,12 +246,12 @@ def _scale(window: Window) -> float:
 
 
 def _rgb(image: torch.Tensor) -> torch.Tensor:
-    """[..., 3] of RGB, RGBA or grey."""
+    """Convert RGB, RGBA or grey to [..., 3]."""
     return image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(*image.shape[:-1], 3)
 
 
 def _pair(before, after, side: int):
-    """[1, side, 2·side, 3]: a face before and after, side by side."""
+    """Show a face before and after, side by side: [1, side, 2·side, 3]."""
     both = [
         resize(_rgb(picture).movedim(-1, 1).float().cpu(), (side, side)).movedim(1, -1) for picture in (before, after)
     ]

@@ -15,7 +15,7 @@ FOLDERS = ("pulid", "clip_vision", "facexlib")
 
 
 def files(part: str) -> dict[str, Path]:
-    """Path by ComfyUI's name of the files in PuLID's folders whose name contains `part`."""
+    """Find files with `part` in their name in PuLID's folders: ComfyUI's name → path."""
     import folder_paths
 
     found = {}
@@ -27,7 +27,7 @@ def files(part: str) -> dict[str, Path]:
 
 
 def tower_file(name: str) -> Path:
-    """Raises MissingModel."""
+    """Find the tower's file. Raises MissingModel."""
     found = files("eva")
     if name not in found:
         raise MissingModel(
@@ -74,7 +74,7 @@ class LoadEvaClip(io.ComfyNode):
 
 
 def load(path: Path) -> tuple[FaceTower, str]:
-    """(the tower with the face parser, if there is one, a report of both). Raises BadFile."""
+    """Return (the tower, with the face parser if its file is found; a report of both). Raises BadFile."""
     from ..facecdm.hosts.comfy.eva import EvaVision
 
     parser = next(iter(files(bisenet.FILE).values()), None)

@@ -118,7 +118,7 @@ class EvaluateIdentity(io.ComfyNode):
 
 
 class Album:
-    """The pictures of a graph under paths, for the evaluator. Raises FaceCDMError."""
+    """The pictures of a graph, keyed by path because the evaluator opens paths. Raises FaceCDMError."""
 
     def __init__(self, images: torch.Tensor, **sets: torch.Tensor | None):
         self._pictures: dict[Path, np.ndarray] = {}
@@ -147,7 +147,7 @@ class Album:
         return self._pictures[key]
 
     def samples(self) -> list:
-        """The pictures without identity first, if given: the others are compared with them."""
+        """Make the samples. Pictures without identity come first, since the others are compared with them."""
         from ..facecdm.evaluation.samples import Sample
 
         references, held_out, plain = (self._names.get(name) for name in ("reference", "held_out", "without_identity"))
@@ -170,13 +170,13 @@ class Album:
         ]
 
     def _people(self, references: list[Path]) -> list[str]:
-        """A name for each reference; equal photos are one person."""
+        """Name the person of each reference; equal photos show one person."""
         names: dict[bytes, str] = {}
         return [names.setdefault(self._pictures[key].tobytes(), f"person {len(names) + 1}") for key in references]
 
 
 def _folder(name: str) -> Path:
-    """A folder that does not exist yet."""
+    """Choose a folder that does not exist yet."""
     import folder_paths
 
     home = Path(folder_paths.get_output_directory()) / HOME

@@ -1,4 +1,4 @@
-"""The pack's folders below ComfyUI's models/. All are registered here; extra_model_paths.yaml may add to each key."""
+"""Registration of the pack's folders below ComfyUI's models/. extra_model_paths.yaml may add to each key."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def register() -> None:
 
     for key, extensions in EXTENSIONS.items():
         new = key not in folder_paths.folder_names_and_paths
-        default = key == ADAPTERS  # saved adapters go there, whatever extra_model_paths.yaml adds
+        default = key == ADAPTERS  # saved adapters go there even if extra_model_paths.yaml adds folders
         folder_paths.add_model_folder_path(key, str(Path(folder_paths.models_dir) / key), is_default=default)
         if new or key in (ADAPTERS, SAVED_FACES):
             folder_paths.folder_names_and_paths[key][1].update(extensions)

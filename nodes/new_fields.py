@@ -1,4 +1,4 @@
-"""Fields of schemas that newer ComfyUI versions know and 0.3.75 does not."""
+"""Schema fields that newer ComfyUI versions have and 0.3.75 lacks."""
 
 from inspect import signature
 
@@ -9,5 +9,5 @@ ADVANCED: dict[str, bool] = {"advanced": True} if "advanced" in signature(io.Flo
 
 
 def aliases(*names: str) -> dict[str, list[str]]:
-    """For io.Schema: other names under which the node is found."""
+    """Arguments for io.Schema: other names to find the node by."""
     return {"search_aliases": list(names)} if "search_aliases" in signature(io.Schema).parameters else {}

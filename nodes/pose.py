@@ -23,7 +23,7 @@ SHOWN = 16  # pictures in the preview under the node; the output has all of them
 
 
 def weight_folders(detector: str) -> list[Path]:
-    """Folders of a body detector's weights: models/openpose or models/dwpose, and those of extra_model_paths.yaml."""
+    """List a body detector's weight folders: models/openpose or models/dwpose, and those of extra_model_paths.yaml."""
     from ..facecdm.pose import dwpose, openpose
 
     return folders(openpose.FOLDER if detector == OPENPOSE else dwpose.FOLDER)
@@ -71,7 +71,7 @@ def pose_outputs() -> list:
 
 
 def draw_all(poses: list[Pose], drawing: Drawing) -> torch.Tensor:
-    """IMAGE [B, H, W, 3]. Poses of other sizes are fitted into the size of the first one."""
+    """Draw the poses, IMAGE [B, H, W, 3]. All are fitted into the size of the first one."""
     size = poses[0].size
     pictures = [drawing(pose if pose.size == size else retargeted(pose, size)) for pose in poses]
     return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
@@ -142,7 +142,7 @@ class ExtractPose(io.ComfyNode):
 
 
 def open_finder(detector: str, analyzer, min_score: float, hands: bool, face: bool):
-    """The detector for `extract`. Raises FaceCDMError where face key points have no analyzer."""
+    """Open the detector for `extract`. Raises FaceCDMError if face key points are asked for without an analyzer."""
     if detector == FACE:
         if analyzer is None:
             raise FaceCDMError(
@@ -265,7 +265,7 @@ class LoadDemoPose(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """Loads again only when the file has changed. ComfyUI writes this into every picture: no path in it."""
+        """Load again only when the file has changed. Contains no path, because ComfyUI writes it into every picture."""
         path = POSE_CONTROLNET
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 

@@ -1,4 +1,4 @@
-"""Socket types that core does not offer by name; everything else that a graph carries is a core type."""
+"""Socket types that core does not define; all other sockets have core types."""
 
 from comfy_api.latest import io
 
@@ -6,5 +6,5 @@ FACES = io.Custom("FACES")
 FACE_ANALYZER = io.Custom("FACE_ANALYZER")
 ADAPTER = io.Custom("FACECDM_ADAPTER")
 DATA_SET = io.Custom("FACECDM_DATA_SET")
-POSE_KEYPOINT = io.Custom("POSE_KEYPOINT")  # as core's and controlnet_aux' nodes have it
+POSE_KEYPOINT = io.Custom("POSE_KEYPOINT")  # also used by nodes of core and controlnet_aux
 OPTIONS = io.Custom("FACECDM_OPTIONS")

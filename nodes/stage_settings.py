@@ -1,4 +1,4 @@
-"""Stage Settings: every setting of a training stage; what is not set stays as the preset has it."""
+"""Stage Settings: every setting of a training stage. Unset ones keep the preset's values."""
 
 from dataclasses import Field, fields
 
@@ -15,7 +15,7 @@ UNSET = -1
 
 
 def _settings() -> list[Field]:
-    """The fields of Stage that the node offers; the name and the seed are inputs of Train Stage and Train."""
+    """List the fields of Stage that the node offers; the name and the seed are inputs of Train Stage and Train."""
     return [field for field in fields(Stage) if rule(field)]
 
 
@@ -69,7 +69,7 @@ class StageSettings(io.ComfyNode):
 
 
 def chosen_settings(values: dict) -> dict:
-    """The values that were set. Raises FaceCDMError for one out of range."""
+    """Select the values that were set. Raises FaceCDMError if one is out of range."""
     chosen = {
         name: value == "on" if value in ("on", "off") else value
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""The vision tower that an adapter was trained with, found among the user's files and loaded when first used."""
+"""The vision tower that an adapter was trained with, found among the user's files and loaded on first use."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from . import eva
 
 
 def tower_of_adapter(adapter):
-    """A CLIP_VISION; None for an adapter that encodes no picture, or that needs an unknown tower."""
+    """Return a CLIP_VISION, or None if the adapter has no image encoder or needs an unknown tower."""
     from ..facecdm.hosts.comfy.lazy_vision import LazyFaceTower, LazyVision
 
     encoder = _encoder_of(adapter.config)
@@ -22,7 +22,7 @@ def tower_of_adapter(adapter):
 
 
 def tower_path(encoder: Encoder) -> Path:
-    """Raises MissingModel, with the command that fetches it."""
+    """Find the tower's file. Raises MissingModel with the command that downloads it."""
     import folder_paths
 
     keys = eva.FOLDERS if encoder == EVA else ("clip_vision",)

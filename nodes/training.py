@@ -17,7 +17,7 @@ from .stage_settings import STAGE_SETTINGS
 
 CATEGORY = "FaceCDM/training"
 HOME = "facecdm_training"  # below ComfyUI's output folder
-LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")  # core's, of Train LoRA and its neighbours
+LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")  # types of core's Train LoRA and related nodes
 STAGES = ("1 broad", "2 identity", "3 fine")
 
 
@@ -215,7 +215,7 @@ def _given(**values: int) -> dict[str, int]:
 
 
 def _job(preset_name: str, number: int, values: dict):
-    """Stage `number` of a preset with the values that the user set."""
+    """Make stage `number` of a preset, with the user's values."""
     from ..facecdm.training.checks import Job
 
     return Job(preset(preset_name)[number].but(**values), frozenset(values))
@@ -264,9 +264,9 @@ def _train(
 
 
 class _Bar:
-    """An Observer: ComfyUI's progress bar over all stages, with pictures in it, and a line in the console.
+    """Observer: ComfyUI's progress bar over all stages, with preview pictures, and a line in the console.
 
-    An interrupt raises after each step.
+    After each step it raises if the user has interrupted.
     """
 
     def __init__(self, stages: list[Stage]):

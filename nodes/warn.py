@@ -10,22 +10,22 @@ KEY = "facecdm_warnings"  # read by web/warnings.js
 
 
 def show_on_running_node(warnings: list[str]) -> None:
-    """Show warnings on the node that runs now, also one of core's; an empty list removes those of an earlier run.
+    """Show warnings on the running node, even one of core's; an empty list removes those of an earlier run.
 
     They are sent to the open page and are not kept in the history.
     """
     for text in warnings:
         logger.warning("FaceCDM: %s", text)
-    module = sys.modules.get("server")  # ComfyUI's; absent outside of a server
+    module = sys.modules.get("server")  # ComfyUI's module; absent without a server
     server = getattr(getattr(module, "PromptServer", None), "instance", None)
     if server is not None and server.client_id is not None:
         server.send_sync(KEY, {"node": server.last_node_id, "warnings": warnings}, server.client_id)
 
 
 def output(*values, warnings=(), preview: ui.PreviewImage | None = None) -> io.NodeOutput:
-    """The output of a node with its preview and its warnings (sentences).
+    """Make a node's output with its preview and warnings (sentences).
 
-    ComfyUI keeps both beside the cached values, so a node that is not run again still shows its warnings.
+    ComfyUI caches both with the values, so a cached node still shows its warnings.
     """
     for text in warnings:
         logger.warning("FaceCDM: %s", text)

@@ -1,4 +1,4 @@
-"""The demo model's autoencoders: principal components of 8×8 patches, and learned decoders against block edges."""
+"""The demo model's autoencoders: principal components of 8×8 patches, and learned decoders that remove block edges."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ PATCH = 8
 
 
 def build_autoencoder(sizes: DemoSizes) -> nn.Module:
-    """The autoencoder, of random weights, that `sizes` asks for; it has `encode`, `decode` and `encoder`."""
+    """Build the autoencoder that fits `sizes`, with random weights. It has `encode`, `decode` and `encoder`."""
     if sizes.decoder:
         return SharpAutoencoder(sizes.latent_channels, sizes.decoder)
     return PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
@@ -20,8 +20,8 @@ def build_autoencoder(sizes: DemoSizes) -> nn.Module:
 class PatchAutoencoder(nn.Module):
     """f8 autoencoder. Encoding is linear; decoding is its transpose plus a residual of a few convolutions.
 
-    The components are scaled towards equal variance by `whitening` (0: as they are, 1: equal), so that the
-    fine ones, which carry the face, are not lost in a sampler's first noise.
+    `whitening` scales the components towards equal variance (0: unchanged, 1: equal). Otherwise a sampler's
+    first noise would hide the fine components, which carry the face.
     """
 
     def __init__(self, channels: int = 48, width: int = 128):
@@ -75,9 +75,9 @@ class PatchAutoencoder(nn.Module):
 
 
 class SharpAutoencoder(nn.Module):
-    """f16 autoencoder: the encoder of `PatchAutoencoder` on the picture at half its size, and a `SharpDecoder`.
+    """f16 autoencoder: `PatchAutoencoder`'s encoder on the picture at half its size, and a `SharpDecoder`.
 
-    So its latents are those of a `PatchAutoencoder` for half the resolution, and a U-Net of one serves the other.
+    Its latents equal those of a `PatchAutoencoder` at half the resolution, so both can share a U-Net.
     """
 
     def __init__(self, channels: int = 48, widths: tuple[int, int, int] = (128, 96, 48)):
@@ -95,13 +95,13 @@ class SharpAutoencoder(nn.Module):
 
     @torch.no_grad()
     def begin(self, trained: "PatchAutoencoder") -> None:
-        """Take over the encoder and the linear decoding, which are not trained further."""
+        """Copy the encoder and the linear decoding, which are not trained further."""
         self.encoder.load_state_dict(trained.encoder.state_dict())
         self.decoder.linear.load_state_dict(trained.decoder.state_dict())
 
 
 def halved(pixels: Tensor) -> Tensor:
-    """[B, 3, 2h, 2w] -> [B, 3, h, w]"""
+    """Halve the resolution: [B, 3, 2h, 2w] -> [B, 3, h, w]."""
     half = nn.functional.interpolate(pixels.float(), scale_factor=0.5, mode="bicubic", antialias=True)
     return half.to(pixels.dtype)
 
@@ -109,9 +109,9 @@ def halved(pixels: Tensor) -> Tensor:
 class SharpDecoder(nn.Module):
     """Decodes the latents of `PatchAutoencoder` at twice its size: [B, C, h, w] -> [B, 3, 16h, 16w].
 
-    The linear decoding, enlarged, plus a residual computed at 1, 2 and 4 times the latents' resolution. Trained
-    against a discriminator and the features of a face classifier, and on latents that the U-Net predicted, so that
-    what the U-Net leaves soft comes out sharp.
+    The output is the enlarged linear decoding plus a residual computed at 1, 2 and 4 times the latents' resolution.
+    Training uses a discriminator and a face classifier's features. It includes latents predicted by the U-Net, so
+    that the decoder sharpens the U-Net's soft details.
     """
 
     def __init__(self, channels: int = 48, widths: tuple[int, int, int] = (128, 96, 48), depth: int = 2):

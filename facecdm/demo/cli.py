@@ -145,7 +145,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _plans(arguments: argparse.Namespace) -> dict:
-    """A plan for each part. Four numbers are those of commands from before there was a decoder to train."""
+    """Make a plan for each part. Four numbers come from older commands, which trained no decoder."""
     from . import train
 
     columns = []
@@ -171,7 +171,7 @@ def _plans(arguments: argparse.Namespace) -> dict:
 
 
 def _parts(sizes, begun: bool) -> tuple[str, ...]:
-    """What is trained: a sharp decoder instead of the autoencoder's refiner; only U-Net and decoder upon a file."""
+    """List the parts to train, with either autoencoder or sharp decoder; from a file only U-Net and decoder."""
     left_out = {"autoencoder"} if sizes.decoder else {"decoder"}
     return tuple(
         part for part in PARTS if part not in left_out | ({"autoencoder", "text", "vision"} if begun else set())

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import MissingModel, MissingPackage
 
-START, END = 49406, 49407  # of the CLIP tokenizer; END also pads, as in Stable Diffusion
+START, END = 49406, 49407  # ids of the CLIP tokenizer; END is also the padding, as in Stable Diffusion
 FULL_VOCABULARY = 49408
 TEXT_LENGTH = 77
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -57,7 +57,7 @@ class ClipSizes:
 
 
 class Vocabulary:
-    """The tokenizer's ids that captions use, as rows of a short embedding; row 0 stands for all other tokens."""
+    """Token ids used in captions, mapped to rows of a short embedding; row 0 stands for all other tokens."""
 
     def __init__(self, token_ids: list[int]):
         self.token_ids = sorted(set(token_ids) | {START, END})
@@ -68,12 +68,12 @@ class Vocabulary:
         return len(self.token_ids) + 1
 
     def expand(self, embedding: Tensor) -> Tensor:
-        """Short embedding [rows, width] → the tokenizer's whole table [49408, width]."""
+        """Expand the short embedding [rows, width] to the tokenizer's whole table [49408, width]."""
         return embedding[self.rows]
 
 
 class CaptionTokens:
-    """Captions to rows of the vocabulary, [B, 77], padded with END."""
+    """Convert captions to rows of the vocabulary, [B, 77], padded with END."""
 
     def __init__(self, tokenizer, captions: list[str]):
         self._ids = {}
@@ -103,7 +103,7 @@ class TinyClip(nn.Module):
     """Text and vision towers of transformers.
 
     The text tower is trained to classify each attribute of a caption; the vision tower is then trained to match the
-    text tower's embeddings. So the U-Net can be trained before the vision tower.
+    text tower's embeddings. This lets the U-Net be trained before the vision tower.
     """
 
     def __init__(self, sizes: ClipSizes, vocabulary_size: int, classes: dict[str, list[str]] | None = None):
@@ -115,7 +115,7 @@ class TinyClip(nn.Module):
         )
 
         super().__init__()
-        # A pooling end token of 2 would select transformers' legacy arg-max pooling; ours is pooled in `text`.
+        # An eos_token_id of 2 would select transformers' legacy arg-max pooling; `text` does the pooling here.
         text = CLIPTextConfig(
             **sizes.text_config()
             | {"vocab_size": vocabulary_size, "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
@@ -126,7 +126,7 @@ class TinyClip(nn.Module):
             {name: nn.Linear(sizes.width, len(values)) for name, values in (classes or {}).items()}
         )
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-        self.end_row = vocabulary_size - 1  # END has the highest id, so the last row
+        self.end_row = vocabulary_size - 1  # the last row, since END has the highest id
 
     def text(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """rows [B, L] → (hidden states after the last norm [B, L, width], embedding [B, width])."""
@@ -143,7 +143,7 @@ class TinyClip(nn.Module):
         return self._naming(self.text(rows)[1], targets)
 
     def image_loss(self, rows: Tensor, pixels: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """InfoNCE against the frozen text tower (LiT, Zhai et al. 2022), plus the same heads' cross-entropy."""
+        """InfoNCE against the frozen text tower (LiT, Zhai et al. 2022), plus the attribute heads' cross-entropy."""
         with torch.no_grad():
             text = F.normalize(self.text(rows)[1], dim=1)
         image = self.image(pixels)
@@ -168,7 +168,7 @@ def normalise(pixels: Tensor, size: int) -> Tensor:
 
 
 def open_tokenizer(folder: Path):
-    """The CLIP tokenizer in a folder. Raises MissingPackage, MissingModel."""
+    """Open the CLIP tokenizer in a folder. Raises MissingPackage, MissingModel."""
     try:
         from transformers import CLIPTokenizer
     except ImportError as error:

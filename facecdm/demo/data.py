@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import BadFile, MissingModel
 from ..pictures import open_picture
 
-# What a caption states and a picture shows; the CLIP towers are trained to classify each of them.
+# Attributes that a caption states and its picture shows; the CLIP towers are trained to classify each.
 ATTRIBUTES = (
     "gender",
     "age",
@@ -45,7 +45,7 @@ class Portraits:
 
 
 def read_labels(root: Path, splits: tuple[str, ...]) -> list[dict]:
-    """The label dictionaries of whole splits. Raises MissingModel where FaceWorld is not at `root`."""
+    """Read the label dictionaries of whole splits. Raises MissingModel if FaceWorld is not at `root`."""
     for split in splits:
         if not (root / f"{split}.jsonl").is_file():
             raise MissingModel(f"no FaceWorld in {root} ({split}.jsonl is missing); --data wants its folder")
@@ -55,7 +55,7 @@ def read_labels(root: Path, splits: tuple[str, ...]) -> list[dict]:
 def load(root: Path, splits: tuple[str, ...], size: int, cache: Path | None = None) -> Portraits:
     """Read whole splits of FaceWorld (`SPLIT.jsonl` beside `SPLIT/NN.tar`), resized to `size` pixels.
 
-    The decoded pixels are kept in `cache` (a folder) and memory-mapped, if one is given.
+    If the folder `cache` is given, decoded pixels are saved there and memory-mapped.
     """
     labels = read_labels(root, splits)
     kept = cache / f"{'-'.join(splits)}-{size}.npy" if cache else None
@@ -100,9 +100,9 @@ def _decode(root: Path, labels: list[dict], size: int) -> np.ndarray:
 
 
 def reword(caption: str, rng: random.Random) -> str:
-    """The caption rephrased: clauses sometimes omitted or reordered.
+    """Rephrase the caption: sometimes omit or reorder clauses.
 
-    Without this a model understands only the one order of clauses that the data set happens to use.
+    Without this, a model understands only the data set's own order of clauses.
     """
     if rng.random() < 0.5:
         return caption

@@ -22,7 +22,7 @@ class ColourNamer:
     names: tuple[str, ...]
 
     def __call__(self, features: Tensor) -> list[str]:
-        """[B, F] → the commonest name among the nearest; between equals, that of the nearest."""
+        """Name each of [B, F] by the commonest label of its nearest neighbours; the nearest decides a tie."""
         nearest = torch.cdist(features, self.features).topk(min(NEIGHBOURS, len(self.names)), largest=False)
         found = [[self.names[row] for row in rows] for rows in nearest.indices.tolist()]
         return [max(names, key=lambda name: (names.count(name), -names.index(name))) for names in found]
@@ -53,7 +53,7 @@ def background_namer(portraits: Portraits) -> ColourNamer:
 
 
 def shirt_namer(portraits: Portraits) -> ColourNamer:
-    """From plain shirts only; a striped one shows two colours."""
+    """Fit on plain shirts only, since a striped one shows two colours."""
     rows = plain_shirts(portraits.labels)
     return ColourNamer(
         _of_rows(shirt_features, portraits, rows),
@@ -62,7 +62,7 @@ def shirt_namer(portraits: Portraits) -> ColourNamer:
 
 
 def _of_rows(features, portraits: Portraits, rows: Sequence[int]) -> Tensor:
-    """A few pictures at a time, since all of them at 256 pixels are 4 GB."""
+    """Compute features in chunks, since all pictures at 256 pixels take 4 GB."""
     parts = [rows[start : start + 256] for start in range(0, len(rows), 256)]
     return torch.cat([features(torch.from_numpy(np.array(portraits.pixels[list(part)]))) for part in parts])
 
@@ -73,7 +73,7 @@ def plain_shirts(labels: list[dict]) -> list[int]:
 
 @dataclass(frozen=True)
 class PromptAdherence:
-    """Shares 0…1 of pictures in which a face is found and the colours are those of the caption."""
+    """Shares 0…1 of pictures with a detected face, and with the colours of the caption."""
 
     pictures: int
     face: float
@@ -84,7 +84,7 @@ class PromptAdherence:
 def prompt_adherence(
     pixels: Tensor, labels: list[dict], background: ColourNamer, shirt: ColourNamer, analyzer: FaceAnalyzer
 ) -> PromptAdherence:
-    """uint8 [B, S, S, 3] and the labels that the pictures were made from."""
+    """Measure pictures, uint8 [B, S, S, 3], against the labels that they were generated from."""
     plain = plain_shirts(labels)
     return PromptAdherence(
         len(labels),
@@ -99,7 +99,7 @@ def _share(found: list[str], wanted: list[str]) -> float:
 
 
 def embeddings(pixels: Tensor, analyzer: FaceAnalyzer) -> list[Tensor | None]:
-    """The unit ArcFace embedding of the largest face of each picture; None where SCRFD finds none."""
+    """Unit ArcFace embedding of the largest face of each picture; None if SCRFD finds no face."""
     out = []
     for picture in pixels:
         faces = detect_faces(analyzer, picture[None].float() / 255, Options(crop_size=16)).faces
@@ -108,9 +108,9 @@ def embeddings(pixels: Tensor, analyzer: FaceAnalyzer) -> list[Tensor | None]:
 
 
 def identity_kept(originals: list[Tensor | None], again: list[Tensor | None], centre: Tensor) -> list[float]:
-    """Cosine of each pair after `centre`, the mean embedding of other people, is subtracted; −1 without a face.
+    """Cosine of each pair after subtracting `centre`, the mean embedding of other people; −1 without a face.
 
-    Renders share a bias, so that two strangers have a cosine of .29; centred, of .03 (FaceWorld's README).
+    Renders share a bias: two strangers have a cosine of .29, and of .03 once centred (FaceWorld's README).
     """
     pairs = [(a, b) for a, b in zip(originals, again, strict=True) if a is not None]
     return [-1.0 if b is None else torch.cosine_similarity(a - centre, b - centre, 0).item() for a, b in pairs]
@@ -119,9 +119,9 @@ def identity_kept(originals: list[Tensor | None], again: list[Tensor | None], ce
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[float, float]:
     """Share of generated pictures that lie among real ones, and of real ones among generated ones (0 … 1).
 
-    real [N, F], generated [M, F]: features. A point lies among a set where it is no farther from one of its members
-    than that member is from its `neighbours`-th nearest (Kynkäänniemi et al. 2019, algorithm 1). The values depend on
-    N and M, so compare only rows of equal numbers.
+    real [N, F], generated [M, F]: features. A point lies among a set if its distance to one of the members is at
+    most that member's distance to its own `neighbours`-th nearest (Kynkäänniemi et al. 2019, algorithm 1). The values
+    depend on N and M, so compare only results with equal N and M.
     """
     across = torch.cdist(generated, real)
     inside_real = across <= _radii(real, neighbours)[None]
@@ -130,5 +130,5 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tu
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """[N]: the distance of each point to its `neighbours`-th nearest other."""
+    """Distance [N] of each point to its `neighbours`-th nearest neighbour."""
     return torch.cdist(points, points).kthvalue(min(neighbours + 1, len(points)), 1).values

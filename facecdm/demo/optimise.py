@@ -1,4 +1,4 @@
-"""What makes a training of the demo model fast: Muon for matrices, and half-precision copies of the weights."""
+"""Fast training of the demo model: Muon for matrices, and half-precision copies of the weights."""
 
 import copy
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float = 0.01):
         matrices, others = [], []
         for name, parameter in named:
-            # Input and output layers face data, not hidden features: AdamW, as Muon's author advises.
+            # Input and output layers use AdamW, as Muon's author advises.
             hidden = parameter.ndim >= 2 and not name.startswith(("conv_in.", "conv_out."))
             (matrices if hidden else others).append(parameter)
         groups = [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            update = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
+            update = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov momentum
             by_shape.setdefault(tuple(sorted(update.shape)), []).append((parameter, update))
         for (_, larger), members in by_shape.items():
             wide = torch.stack([update if update.shape[0] <= update.shape[1] else update.T for _, update in members])
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest (half-)orthogonal matrices, roughly, of [B, r, c] with r <= c; computed in bfloat16, float32 out."""
+    """Approximate the nearest semi-orthogonal matrices of [B, r, c], r <= c; computes in bfloat16, returns float32."""
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()
     x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
@@ -76,8 +76,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 class HalfCopy:
     """A bfloat16 copy of a module that computes the gradients of its float32 weights.
 
-    Weights that are themselves bfloat16 lose small steps; under autocast, every step converts them. `module` is the
-    copy; call `collect` after backward and `refresh` after the optimiser's step.
+    Training bfloat16 weights directly would lose small updates; autocast would convert the weights in every step.
+    `module` is the copy. Call `collect` after backward and `refresh` after the optimiser's step.
     """
 
     def __init__(self, master: nn.Module):

@@ -1,4 +1,4 @@
-"""The files in facecdm/demo/weights. Imports no torch, so that the command line can name them."""
+"""The files in facecdm/demo/weights. Imports no torch, so the command line can use it."""
 
 import os
 from pathlib import Path
@@ -12,5 +12,5 @@ VARIABLE = "FACECDM_DEMO_WEIGHTS"
 
 
 def default_path() -> Path:
-    """The demo model's file: the one that FACECDM_DEMO_WEIGHTS names, else the package's."""
+    """Path of the demo model's file: FACECDM_DEMO_WEIGHTS if set, else the package's."""
     return Path(os.environ.get(VARIABLE) or MODEL)

@@ -7,7 +7,7 @@ from .paths import POSE_CONTROLNET
 
 SPLITS = ("train", "wide")
 PACK = "buffalo_s"
-DECODER = (128, 96, 48)  # widths of the decoder to twice the latents' size, by default
+DECODER = (128, 96, 48)  # default widths of the decoder to twice the size
 
 
 def add_arguments(commands) -> None:

@@ -1,7 +1,7 @@
 """A pose ControlNet as small as a LoRA: the U-Net's own encoder, low-rank changes, a hint block, zero convolutions.
 
-Exported it is a "control-LoRA", which ComfyUI's own ControlNet loader reads: at sampling time core builds the
-ControlNet from the U-Net that it is applied to, and adds these weights (comfy/controlnet.py, ControlLora).
+The exported file is a "control-LoRA", which ComfyUI's own ControlNet loader reads. At sampling time core builds the
+ControlNet from the sampled U-Net and adds these weights (comfy/controlnet.py, ControlLora).
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ FORMAT = "facecdm-demo-pose/1"
 DATA = ("FaceWorld: synthetic portraits rendered from CC0 MakeHuman data, and key points that InsightFace's detectors "
         "found in them.")  # fmt: skip
 RANK = 32
-MARK = "lora_controlnet"  # a tensor of this name tells core what the file is
+MARK = "lora_controlnet"  # core recognises the file by a tensor of this name
 
 
 class PoseNet(nn.Module):
-    """Only the trained parts are parameters; the copied encoder is frozen and not in the state.
+    """Pose ControlNet. Only the trained parts are parameters; the copied encoder is frozen and not in the state.
 
-    So a resumed run uses the encoder of the current U-Net.
+    A resumed run therefore uses the encoder of the current U-Net.
     """
 
     def __init__(self, unet: nn.Module, rank: int = RANK):
@@ -33,7 +33,7 @@ class PoseNet(nn.Module):
         from ..hosts.diffusers.unet import controlnet_of
 
         control = controlnet_of(unet)
-        self._control = (control,)  # in a tuple, so that it is no submodule
+        self._control = (control,)  # the tuple keeps it from being a submodule
         control.requires_grad_(False)
         self.hint = control.controlnet_cond_embedding.requires_grad_(True)
         self.zero = control.controlnet_down_blocks.requires_grad_(True)
@@ -50,8 +50,8 @@ class PoseNet(nn.Module):
     def scale_hint(self, hints: Tensor) -> "PoseNet":
         """Scale the hint block so that each layer's output has unit deviation over `hints` [B, 3, H, W].
 
-        The encoder's own input has that, too. With default weights it is 0.003 for thin lines on black, and the first
-        hundreds of steps would only raise it. (Mishkin and Matas 2016, "All you need is a good init".)
+        The encoder's own input has unit deviation, too. The hint's is 0.003 with default weights, for thin lines on
+        black; the first hundreds of steps would only raise it. (Mishkin and Matas 2016, "All you need is a good init".)
         """
         layers = (self.hint.conv_in, *self.hint.blocks, self.hint.conv_out)
         nn.init.kaiming_normal_(self.hint.conv_out.weight)  # diffusers starts it at zero
@@ -65,7 +65,7 @@ class PoseNet(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """diffusers' ControlNet, to whose layers the low-rank changes are added."""
+        """diffusers' ControlNet; the low-rank changes are added to its layers."""
         return self._control[0]
 
     def forward(
@@ -73,13 +73,13 @@ class PoseNet(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1.
 
-        `return_dict` is ignored; it is there because diffusers' ControlNets have it.
+        `return_dict` is ignored; diffusers' ControlNets have it.
         """
         return self._control[0](noisy, level, context, hint, return_dict=False)
 
 
 class LowRank(nn.Module):
-    """up · down, to be added to a weight; `down` [rank, inputs (· kernel)], `up` [outputs, rank], zero at first."""
+    """up · down, to be added to a weight; `down` [rank, inputs (· kernel)], `up` [outputs, rank], initially zero."""
 
     def __init__(self, module: nn.Conv2d | nn.Linear, rank: int):
         super().__init__()
@@ -96,7 +96,7 @@ class LowRank(nn.Module):
 
 
 def control_lora(state: dict[str, Tensor], blocks: tuple[int, ...]) -> dict[str, Tensor]:
-    """A PoseNet's state → core's control-LoRA, fp16. `blocks` are the residual blocks of each level of the U-Net."""
+    """Convert a PoseNet's state to core's control-LoRA, fp16. `blocks`: residual blocks in each level of the U-Net."""
     out = {MARK: torch.zeros(())}
     for name, tensor in state.items():
         part, rest = name.split(".", 1)
@@ -116,12 +116,12 @@ def write(state: dict[str, Tensor], sizes: DemoSizes, step: int, path: Path) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(control_lora(state, (1,) * len(sizes.channels)), partial, metadata)
-    partial.chmod(0o644)  # safetensors writes for the owner alone
+    partial.chmod(0o644)  # safetensors makes it readable by the owner only
     partial.replace(path)
 
 
 def read(path: Path, unet: nn.Module) -> PoseNet:
-    """The net of a weights file for diffusers' `unet`, frozen. Raises MissingModel, BadFile."""
+    """Load a weights file for diffusers' `unet`, frozen. Raises MissingModel, BadFile."""
     if not path.is_file():
         raise MissingModel(f"no pose ControlNet at {path}; make it with `python -m facecdm demo train-pose`")
     tensors = read_tensors(path)[0]
@@ -145,7 +145,7 @@ def _trained_name(part: str, rest: str) -> str:
     if part == "zero":
         number, kind = rest.split(".")
         return f"zero_convs.{number}.0.{kind}"
-    *module, kind = rest.split(".")  # conv_in, then the blocks in a row, conv_out; an activation after each
+    *module, kind = rest.split(".")  # conv_in, the blocks, conv_out, with an activation after each
     number = {"conv_in": 0, "conv_out": 7}.get(module[0], 0) or (int(module[1]) + 1 if module[0] == "blocks" else 0)
     return f"input_hint_block.{2 * number}.{kind}"
 
@@ -155,7 +155,7 @@ _RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "em
 
 
 def core_name(name: str, blocks: tuple[int, ...]) -> str:
-    """The name in ComfyUI's (that is, CompVis') layout of a module of diffusers' U-Net encoder."""
+    """Convert a module name of diffusers' U-Net encoder to ComfyUI's (CompVis') layout."""
     fixed = {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
              "time_embedding.linear_2": "time_embed.2"}  # fmt: skip
     if name in fixed:

@@ -1,4 +1,4 @@
-"""Key points of FaceWorld's pictures, found once by InsightFace and cached: training data of the pose ControlNet."""
+"""Training data of the pose ControlNet: key points of FaceWorld's pictures, detected by InsightFace and cached."""
 
 import tarfile
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ from ..pose.layout import FIVE_SIZE
 from ..pose.value import Pose
 from .data import read_labels
 
-DETECTION_SIZE = 256  # a FaceWorld picture's own
+DETECTION_SIZE = 256  # the size of FaceWorld's pictures
 
 
 @dataclass(frozen=True)
 class KeyPoints:
-    """`rows` [N] of a split's labels; `points` float32 [N, 5 + 106, 2]: SCRFD's, then 2d106det's, 0 … 1 of the side."""
+    """Key points: `rows` [N] index the labels; `points` float32 [N, 5 + 106, 2] are SCRFD's, then 2d106det's, 0 … 1."""
 
     rows: np.ndarray
     points: np.ndarray
 
     def pose(self, entry: int, side: int, mirror: bool = False) -> Pose:
-        """The pose of an entry, in a picture of side × side."""
+        """Return the pose of an entry in a picture of side × side."""
         points = self.points[entry] * side
         pose = Pose((person_of_points(points[:FIVE_SIZE], points[FIVE_SIZE:]),), (side, side))
         return mirrored(pose) if mirror else pose
 
     def hint(self, entry: int, side: int, drawn: int, mirror: bool = False) -> np.ndarray:
-        """uint8 [side, side, 3]: drawn at `drawn` pixels and resized to `side` as core's nodes do."""
+        """Draw the control picture at `drawn` pixels and resize it as core's nodes do: uint8 [side, side, 3]."""
         picture = draw_openpose(self.pose(entry, drawn, mirror))
         nearest = ((np.arange(side) + 0.5) * drawn / side).astype(int)  # "nearest-exact"
         return picture[nearest][:, nearest]
 
 
 def load(root: Path, splits: tuple[str, ...], count: int, cache: Path, analyzer=None) -> KeyPoints:
-    """The poses of `count` pictures spread over the splits, without those that have no face.
+    """Load the poses of `count` pictures spread over the splits; pictures without a face are left out.
 
-    Kept in the folder `cache`. `analyzer()` opens a FaceAnalyzer with landmarks if nothing is cached.
+    They are cached in the folder `cache`. If nothing is cached, `analyzer()` opens a FaceAnalyzer with landmarks.
     """
     kept = cache / f"{'-'.join(splits)}-poses-{count}.npz"
     if not kept.exists():
@@ -57,7 +57,7 @@ def load(root: Path, splits: tuple[str, ...], count: int, cache: Path, analyzer=
 
 
 def find(root: Path, splits: tuple[str, ...], count: int, analyzer: FaceAnalyzer) -> KeyPoints:
-    """About 30 ms a picture on one core."""
+    """Detect the key points; takes about 30 ms a picture on one core."""
     from tqdm import tqdm
 
     labels = read_labels(root, splits)

@@ -10,9 +10,9 @@ from .clip import ClipSizes
 class DemoSizes:
     """Pixels, widths and depths.
 
-    attention    which levels of the U-Net see the caption
-    decoder      widths of the decoder to twice the size, at 1, 2 and 4 times the latents' resolution;
-                 empty: the decoder of one size, with its refiner of `refiner_width`
+    attention    levels of the U-Net with cross-attention to the caption
+    decoder      widths of the f16 decoder at 1, 2 and 4 times the latents' resolution;
+                 empty: the f8 decoder with a refiner of `refiner_width`
     """
 
     image_size: int = 128
@@ -30,10 +30,10 @@ class DemoSizes:
 
     @property
     def shuffle(self) -> int:
-        """How many of ComfyUI's latent positions are one of the U-Net's, along one side.
+        """ComfyUI's latent positions per position of the U-Net, along one side.
 
-        ComfyUI's nodes make latents of an eighth of the picture. So there, the latents of f16 are shown as twice the
-        height and width and a quarter of the channels (the pixel shuffle), and the U-Net undoes it.
+        ComfyUI's nodes make latents of an eighth of the picture. A pixel shuffle therefore gives f16 latents twice the
+        height and width and a quarter of the channels; the U-Net undoes it.
         """
         return self.downscale // 8
 
@@ -57,7 +57,7 @@ class DemoSizes:
 
     @classmethod
     def from_json(cls, text: str) -> "DemoSizes":
-        """The inverse of `to_json`; ValueError, TypeError or KeyError for any other text."""
+        """Read `to_json`'s text. Raises ValueError, TypeError or KeyError for any other text."""
         fields = json.loads(text)
         return cls(
             **fields

@@ -1,4 +1,4 @@
-"""Training of the demo model: autoencoder, CLIP, U-Net, each from FaceWorld's captions alone.
+"""Training of the demo model: autoencoder, CLIP and U-Net, each trained on FaceWorld alone.
 
 Every step samples its batch and noise from a generator seeded by (seed, step), so a resumed run has the same
 batches as an uninterrupted one.
@@ -34,10 +34,10 @@ LEFT_NOISE = 0.5  # highest noise that the refiner is trained to remove, in unit
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast; `learning_rate` warms up, stays, and falls over the last quarter of `steps`.
+    """Length and pace of a training. `learning_rate` warms up, stays, and falls over the last quarter of `steps`.
 
-    save_every     steps between checkpoints; the one before is kept as NAME.previous.pt
-    keep_pictures  pictures between moving averages that are kept for a curve (NAME-PICTURES.pt); 0: none
+    save_every     steps between checkpoints; with keep_pictures the one before stays as NAME.previous.pt
+    keep_pictures  training pictures between saved moving averages (NAME-PICTURES.pt); 0: none
     """
 
     steps: int
@@ -54,7 +54,7 @@ class Plan:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """What `Run.save` wrote: model, optimiser, ema, step."""
+    """Load a checkpoint of `Run.save`: model, optimiser, ema, step."""
     try:
         return load_pickle(path)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
@@ -65,7 +65,7 @@ class Run:
     """One model's training loop: optimiser, moving average, atomic checkpoints, a log of the loss.
 
     With `half`, gradients are computed in bfloat16 by `self.live`, a copy of the model, and the optimiser is Muon;
-    otherwise `self.live` is the model itself and the optimiser AdamW. `begin` is the state of a model to start from.
+    otherwise `self.live` is the model itself and the optimiser AdamW. `begin` is the model state to start from.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Run:
         partial.replace(self.checkpoint)
 
     def _keep(self) -> None:
-        """The moving average of this step, for a curve over pictures seen."""
+        """Save the moving average every `keep_pictures` training pictures, for a curve."""
         pictures, every = self.step * self.plan.batch, self.plan.keep_pictures
         if self.ema is not None and every and pictures // every > (pictures - self.plan.batch) // every:
             half = {name: value.half() for name, value in self.ema.items()}
@@ -138,7 +138,7 @@ class Run:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The moving average where one is kept, else the weights themselves."""
+        """The moving average if there is one, else the weights."""
         return self.ema if self.ema is not None else self.model.state_dict()
 
     def train(self, loss_of: Callable[[random.Random], Tensor]) -> None:
@@ -191,7 +191,7 @@ class Run:
 def fit_autoencoder(
     portraits: data.Portraits, sizes: DemoSizes, plan: Plan, folder: Path, device: str
 ) -> PatchAutoencoder:
-    """Principal components in closed form, then the refiner by gradient on slightly noisy latents."""
+    """Fit principal components in closed form, then train the refiner on slightly noisy latents."""
     torch.manual_seed(plan.seed)
     model = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
     model.fit(_batches(portraits, 64, count=60))
@@ -204,7 +204,7 @@ def fit_autoencoder(
         latents = model.encode(pixels)
         seeded = _torch_rng(rng)
         noise = torch.randn(latents.shape, generator=seeded).to(device)
-        # The noise that a sampler leaves is unknown, so its level is random here.
+        # The level is random, because the noise that a sampler leaves is unknown.
         left = torch.rand(len(pixels), 1, 1, 1, generator=seeded).to(device) * LEFT_NOISE
         return F.mse_loss(model.decode(latents + left * noise), pixels)
 
@@ -213,7 +213,7 @@ def fit_autoencoder(
 
 
 def linear_autoencoder(portraits: data.Portraits, sizes: DemoSizes) -> SharpAutoencoder:
-    """Principal components of the pictures at half their size, in closed form; the decoder's residual is untrained."""
+    """Fit principal components of the pictures at half size in closed form; the decoder's residual stays untrained."""
     trained = PatchAutoencoder(sizes.latent_channels, sizes.refiner_width)
     trained.fit(halved(batch) for batch in _batches(portraits, 64, count=60))
     model = SharpAutoencoder(sizes.latent_channels, sizes.decoder)
@@ -222,7 +222,7 @@ def linear_autoencoder(portraits: data.Portraits, sizes: DemoSizes) -> SharpAuto
 
 
 def begun_autoencoder(begin: "DemoWeights", sizes: DemoSizes) -> nn.Module:
-    """That of a weights file; its encoder and linear decoding alone where the file has no decoder to twice the size."""
+    """Take the autoencoder of a weights file, or only its encoder and linear decoding if the decoders differ."""
     before = build_autoencoder(begin.sizes)
     before.load_state_dict({name: value.float() for name, value in begin.vae.items()})
     if begin.sizes.decoder == sizes.decoder:
@@ -234,7 +234,7 @@ def begun_autoencoder(begin: "DemoWeights", sizes: DemoSizes) -> nn.Module:
 
 
 def begun_text(begin: "DemoWeights", tokens: CaptionTokens) -> TinyClip:
-    """The text tower of a weights file."""
+    """Load the text tower of a weights file."""
     model = TinyClip(begin.sizes.clip, len(tokens.vocabulary))
     model.text_tower.load_state_dict({name: value.float() for name, value in begin.text.items()})
     return model.eval().requires_grad_(False)
@@ -293,7 +293,7 @@ def _targets(portraits: data.Portraits) -> dict[str, Tensor]:
 
 
 def encode_all(portraits: data.Portraits, autoencoder: nn.Module, kept: Path, device: str) -> np.ndarray:
-    """Latents of all pictures, then of all mirrored ones: float16 [2N, C, h, w], memory-mapped from `kept`."""
+    """Encode all pictures, then all mirrored ones: float16 [2N, C, h, w], memory-mapped from `kept`."""
     count = len(portraits)
     if kept.exists():
         latents = np.load(kept, mmap_mode="r")
@@ -327,9 +327,9 @@ def train_unet(
     compiled: bool = False,
     begin: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """v-prediction on every noise level alike; returns the averaged weights in diffusers' naming.
+    """Train v-prediction evenly over all noise levels; returns the averaged weights in diffusers' naming.
 
-    The latents are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
+    The pictures are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
     """
     from ..hosts.diffusers.unet import build_unet
 
@@ -354,7 +354,7 @@ def train_unet(
             context = read(input_ids=tokens(captions, unknown=0.03, rng=rng).to(device)).last_hidden_state
         seeded = _torch_rng(rng)
         noise = torch.randn(clean.shape, generator=seeded).to(device)
-        # Levels spread evenly over the batch vary the loss less from step to step than independent ones.
+        # Evenly spread levels make the loss vary less between steps than independent ones.
         level = (torch.arange(plan.batch) + torch.rand(1, generator=seeded)) / plan.batch
         level = (level * schedule.STEPS).long().clamp(max=schedule.STEPS - 1).to(device)
         a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]

@@ -1,7 +1,7 @@
 """Training of the decoder to twice the size: reconstruction, and a discriminator against softness.
 
-A part of the latents are not clean but what the U-Net predicts of them from noise. What it leaves soft is so made
-sharp by the decoder, which sees what a sampler gives it, and not only what the encoder does.
+Some of the latents are the U-Net's predictions from noise instead of clean ones. The decoder thus trains on latents
+like a sampler's, and learns to sharpen details that the U-Net leaves soft.
 """
 
 import random
@@ -19,9 +19,9 @@ from .clip import CaptionTokens, TinyClip
 from .sizes import DemoSizes
 from .train import Plan, Run
 
-WINDOW = 10  # latent positions along a side of what is decoded in training
-LEFT_NOISE = 0.15  # the most noise on clean latents, in units of their standard deviation
-HIGHEST_LEVEL = 500  # of the noise from which the U-Net predicts
+WINDOW = 10  # side of the decoded training window in latent positions
+LEFT_NOISE = 0.15  # highest noise on clean latents, in units of their standard deviation
+HIGHEST_LEVEL = 500  # highest noise level that the U-Net predicts from
 
 
 class Discriminator(nn.Module):
@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
 
 
 class Pair(nn.Module):
-    """Decoder and discriminator, which one optimiser and one checkpoint hold."""
+    """Decoder and discriminator, sharing one optimiser and one checkpoint."""
 
     def __init__(self, autoencoder: SharpAutoencoder):
         super().__init__()
@@ -60,7 +60,7 @@ class Pair(nn.Module):
 def predictor(
     unet: dict[str, Tensor], sizes: DemoSizes, tokens: CaptionTokens, clip: TinyClip, device: str
 ) -> Callable[[Tensor, Tensor, list[str]], Tensor]:
-    """(noisy latents, levels, captions) -> the clean latents that the U-Net of these weights predicts."""
+    """Make a function (noisy latents, levels, captions) -> clean latents, predicted by the U-Net with these weights."""
     from ..hosts.diffusers.unet import build_unet
 
     model = build_unet(sizes.unet_config())
@@ -92,8 +92,8 @@ def train_decoder(
     """Train the residual of the decoder; returns the autoencoder with averaged weights.
 
     portraits    at the decoder's size
-    latents      [2N, C, h, w] of the same pictures, the mirrored ones last (train.encode_all)
-    predict      (noisy latents, levels, captions) -> clean latents as the U-Net predicts them; None: clean ones only
+    latents      [2N, C, h, w] of these pictures, then of their mirror images (train.encode_all)
+    predict      (noisy latents, levels, captions) -> latents predicted by the U-Net; None: clean latents only
     adversarial  weight of the discriminator's loss, beside the mean absolute error
     """
     torch.manual_seed(plan.seed)
@@ -107,7 +107,7 @@ def train_decoder(
     scale = portraits.pixels.shape[1] // grid
 
     def windows(rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
-        """(latents [B, C, W, W], pixels [B, 3, 16W, 16W], which are predicted [B])."""
+        """Sample (latents [B, C, W, W], pixels [B, 3, 16W, 16W], flags of the predicted ones [B])."""
         rows = [rng.randrange(count) for _ in range(plan.batch)]
         mirrored = [rng.random() < 0.5 for _ in rows]
         clean = np.stack([latents[row + count * flip] for row, flip in zip(rows, mirrored, strict=True)])
@@ -138,7 +138,7 @@ def train_decoder(
         cut, real, predicted = windows(rng)
         with half:
             made = pair.autoencoder.decode(cut).float()
-        # A prediction is a mean of many pictures: only its coarse colours have to be those of this one.
+        # A prediction averages many pictures, so only its coarse colours must match this one.
         exact = (made - real).abs().mean((1, 2, 3))
         coarse = (F.avg_pool2d(made, 4) - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3))
         loss = torch.where(predicted, 2 * coarse + 0.2 * exact, 2 * exact).mean()

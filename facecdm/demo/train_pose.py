@@ -1,4 +1,4 @@
-"""Training of the demo model's pose ControlNet, the U-Net frozen: key points of FaceWorld's pictures → the pictures."""
+"""Training of the demo model's pose ControlNet on FaceWorld's pictures and key points, with the U-Net frozen."""
 
 import random
 from pathlib import Path
@@ -18,7 +18,7 @@ from .sizes import DemoSizes
 from .train import Plan, Run
 from .weights import checkpoint, part
 
-# Sides at which the control picture is drawn before it is resized to the model's: users' pictures differ in size.
+# The control picture is drawn at these sides, then resized to the model's, since users' pictures differ in size.
 DRAWN = (128, 192, 256, 384, 512)
 
 
@@ -90,7 +90,7 @@ def train_pose(
 def trained_parts(
     portraits: data.Portraits, sizes: DemoSizes, tokens: CaptionTokens, folder: Path, device: str
 ) -> tuple[nn.Module, TinyClip]:
-    """Autoencoder and CLIP as `train` left them in the run folder. Raises MissingModel, BadFile."""
+    """Load the autoencoder and CLIP that `train` left in the run folder. Raises MissingModel, BadFile."""
     autoencoder = build_autoencoder(sizes)
     clip = TinyClip(sizes.clip, len(tokens.vocabulary), portraits.classes())
     kept = ("decoder", autoencoder, "autoencoder.") if sizes.decoder else ("autoencoder", autoencoder, "")

@@ -1,4 +1,4 @@
-"""The demo model as one file: safetensors in fp16, with everything that a host needs to build it again.
+"""The demo model as one file: safetensors in fp16, with everything needed to build the model.
 
 Tensor names are `unet.` + diffusers' names, `vae.` + those of demo.autoencoder, `text.` and `vision.` + the names of
 transformers' CLIP models. The metadata holds sizes, vocabulary, steps trained, licence and origin.
@@ -40,7 +40,7 @@ class DemoWeights:
 
 
 def read(path: Path | None = None) -> DemoWeights:
-    """Raises MissingModel without a file; BadFile where it is truncated, of another format, or holds NaN."""
+    """Read the file. Raises MissingModel without one, BadFile if it is truncated, of another format, or holds NaN."""
     path = path or default_path()
     metadata, tensors = _open(path)
     if metadata.get("format") != FORMAT:
@@ -92,14 +92,14 @@ def write(weights: DemoWeights, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes for the owner alone
+    partial.chmod(0o644)  # safetensors makes it readable by the owner only
     partial.replace(path)
 
 
 def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: DemoWeights | None = None) -> DemoWeights:
-    """What a run folder holds: the U-Net's moving average, and the vision tower where it is trained already.
+    """Collect a run folder's weights: the U-Net's moving average, and the vision tower if it is trained already.
 
-    A run upon a weights file (`begin`) trains U-Net and decoder; the other parts, and the steps before, are the file's.
+    A run from a weights file (`begin`) trains U-Net and decoder; other parts and earlier steps come from the file.
     """
     unet = checkpoint(folder / "unet.pt")
     if sizes.decoder:
@@ -126,7 +126,7 @@ def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: Demo
 
 
 def checkpoint(path: Path) -> dict:
-    """A part's training result at `path`. Raises MissingModel before that training, BadFile if truncated."""
+    """Load a part's training result. Raises MissingModel if it is not trained yet, BadFile if truncated."""
     if not path.is_file():
         raise MissingModel(f"no {path}: train this part first (python -m facecdm demo train {path.stem} …)")
     from .train import load_checkpoint
@@ -135,5 +135,5 @@ def checkpoint(path: Path) -> dict:
 
 
 def part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, without it; so without the heads and the discriminator that only training uses."""
+    """Select tensors by prefix and strip it; this leaves out the heads and the discriminator, used only in training."""
     return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}

@@ -33,7 +33,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def upstream_template(size: int) -> np.ndarray:
-    """[5, 2]: the key points in the square of insightface's `norm_crop`, whose size is a multiple of 112 or 128."""
+    """Key points [5, 2] in the square of insightface's `norm_crop`; `size` is a multiple of 112 or 128."""
     scale = size / (112 if size % 112 == 0 else 128)
     return TEMPLATE * scale + [0 if size % 112 == 0 else 8 * scale, 0]
 
@@ -46,16 +46,16 @@ def to_crop(keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray
 
 
 def aligned_crop(picture: np.ndarray, keypoints: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
-    """The upright face, uint8 [size, size, 3], of a uint8 picture [H, W, 3]; black beyond the picture."""
+    """Cut the upright face, uint8 [size, size, 3], out of a uint8 picture [H, W, 3]; black beyond the picture."""
     return warped(picture, to_crop(keypoints, size, margin), size)
 
 
 def warped(picture: np.ndarray, matrix: np.ndarray, size: int, outside: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
-    """uint8 [size, size, 3]: a uint8 picture [H, W, 3], transformed by `matrix` [2, 3]."""
+    """Transform a uint8 picture [H, W, 3] by `matrix` [2, 3] into uint8 [size, size, 3]."""
     import cv2
 
     shrink = int(1 / max(np.hypot(*matrix[:, 0]), 1e-6))
-    if shrink >= 2:  # a warp reads 2 × 2 pixels only, so a large face would alias: average first
+    if shrink >= 2:  # a warp reads only 2 × 2 pixels; averaging first keeps a large face from aliasing
         height, width = max(picture.shape[0] // shrink, 1), max(picture.shape[1] // shrink, 1)
         factors = np.array([picture.shape[1] / width, picture.shape[0] / height])
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
@@ -65,7 +65,7 @@ def warped(picture: np.ndarray, matrix: np.ndarray, size: int, outside: tuple[in
 
 
 def ellipse_mask(keypoints: np.ndarray, height: int, width: int, grow: float, feather: float) -> np.ndarray:
-    """float32 [height, width], 1 in the face and 0 outside: an ellipse, rotated with the head.
+    """Elliptical mask, float32 [height, width]: 1 in the face, 0 outside, rotated with the head.
 
     grow     size; 1 is the face from forehead to chin
     feather  width of the soft edge, in half axes

@@ -24,7 +24,7 @@ _licence_shown = threading.Event()
 
 
 def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks: bool = False) -> "FaceAnalyzer":
-    """Load the pack of that name below the given `insightface` folders.
+    """Load the pack called `name` from the given `insightface` folders.
 
     Raises MissingModel, BadFile, MissingPackage.
     """
@@ -40,10 +40,10 @@ def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks:
 
 @dataclass
 class FaceAnalyzer:
-    """Detector and recogniser, and perhaps 106 landmarks. Pictures are uint8 BGR [H, W, 3], as in InsightFace.
+    """Detector, recogniser and optional 106-landmark model. Pictures are uint8 BGR [H, W, 3], as in InsightFace.
 
-    load() makes the sessions, unload() drops them; they are made again when needed. Thread-safe: sessions may be
-    shared, but the detector's settings need a lock.
+    load() makes the sessions and unload() drops them; they are made again when needed. Thread-safe: sessions are
+    shared, and a lock guards the detector's settings.
     """
 
     files: PackFiles
@@ -99,7 +99,7 @@ class FaceAnalyzer:
         return self._models["recogniser"].session.get_providers()[0]
 
     def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[FaceDetection]:
-        """The faces of a picture, scaled into size × size for the detector, best first."""
+        """Detect the faces of a picture, which is scaled to fit size × size. Best score first."""
         if min(picture.shape[:2]) * size < max(picture.shape[:2]):
             return []  # the shorter side would be scaled to less than a pixel
         with self._lock:
@@ -116,16 +116,16 @@ class FaceAnalyzer:
         return [face for face in found if np.isfinite(face.box).all() and np.isfinite(face.keypoints).all()]
 
     def embed(self, picture: np.ndarray, face: FaceDetection) -> tuple[np.ndarray, np.ndarray | None]:
-        """(raw embedding [D], landmarks [106, 2] or None), float32, of one face of a picture."""
+        """Return (raw embedding [D], landmarks [106, 2] or None), float32, of one face."""
         with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # InsightFace calls scikit-image's old names
+            warnings.simplefilter("ignore", FutureWarning)  # InsightFace uses deprecated scikit-image names
             self.load()
             embedding = self._models["recogniser"].get(picture, _insightface_face(face))
             points = self._landmarks(picture, face) if "landmarks" in self._models else None
         return np.asarray(embedding, dtype=np.float32).reshape(-1), points
 
     def _landmarks(self, picture: np.ndarray, face: FaceDetection) -> np.ndarray:
-        """[106, 2] float32. The model expects an upright face; the recogniser aligns by the key points itself."""
+        """Landmarks [106, 2] float32. This model needs an upright face; the recogniser aligns the face itself."""
         turns = turns_upright(face.keypoints)
         if turns == 0:
             points = self._models["landmarks"].get(picture, _insightface_face(face))
@@ -135,7 +135,7 @@ class FaceAnalyzer:
         return turned_points(np.asarray(points, dtype=np.float32)[:, :2], -turns, *upright.shape[:2])
 
     def report(self) -> str:
-        """Pack, files, provider, warnings, and once per process the licence of the weights."""
+        """Describe pack, files, provider and warnings; once per process also the licence of the weights."""
         files = [self.files.detector, self.files.recogniser, self.files.landmarks]
         lines = [
             f"Face pack {self.files.name} on {self.provider_got.removesuffix('ExecutionProvider')}: "
@@ -156,7 +156,7 @@ def _insightface_face(face: FaceDetection):
 
 
 def _open(path: Path, providers: list[str]):
-    """One model of InsightFace's model zoo. Raises BadFile."""
+    """Open one model of InsightFace's model zoo. Raises BadFile."""
     from insightface import model_zoo
 
     # InsightFace 2 would make a session for each detection size; 0.7 ignores the option. CoreML needs fixed shapes.
@@ -177,7 +177,7 @@ def _open(path: Path, providers: list[str]):
 
 
 class _Unbatched:
-    """A detector's session without the batch axis of its outputs, which InsightFace 0.7 does not expect."""
+    """Detector session that removes the batch axis of its outputs; InsightFace 0.7 does not expect one."""
 
     def __init__(self, session) -> None:
         self._session = session

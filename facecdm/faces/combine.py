@@ -24,10 +24,10 @@ def combine(parts: list[Weighted], mode: str = "weighted mean", blend: float = 0
 
     weighted mean     one face: Σ weight · mean direction of a group, scaled to length 1; the raw embedding has
                       the weighted mean length
-    concatenate       every face of every group with a weight above 0
-    blend two people  one face between two groups, on the arc between them: 0 is the first, 1 the second
+    concatenate       all faces of the groups with a weight above 0
+    blend two people  one face on the arc between two groups: 0 is the first, 1 the second
 
-    A combined face has picture, key points and box of the most similar face.
+    A combined face takes its picture, key points and box from the most similar face.
     """
     if mode not in MODES:
         raise FaceCDMError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
@@ -47,7 +47,7 @@ def combine(parts: list[Weighted], mode: str = "weighted mean", blend: float = 0
 
 
 def mean_direction(faces: Faces) -> tuple[Tensor, float]:
-    """(unit mean of the normed embeddings [D], mean length of the raw ones). Raises BadFace: they cancel."""
+    """(unit mean of the normed embeddings [D], mean length of the raw ones). Raises BadFace if they cancel out."""
     return _unit(faces.normed.mean(0)), float(faces.raw.norm(dim=-1).mean())
 
 
@@ -74,7 +74,7 @@ def _blend(parts: list[Weighted], factor: float) -> Faces:
 
 
 def slerp(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """The unit vector on the arc from unit vector a (factor 0) to b (factor 1). Raises BadFace: opposite.
+    """The unit vector on the arc from unit vector a (factor 0) to b (factor 1). Raises BadFace if they are opposite.
 
     Shoemake, "Animating rotation with quaternion curves", 1985.
     """

@@ -10,7 +10,7 @@ from .value import Face, Faces, require_same_recogniser
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cosines −1 … 1: `matrix` [rows, columns], and `pairs`, those of different faces."""
+    """Cosines −1 … 1: `matrix` [rows, columns] of all, and `pairs` without comparisons of a face with itself."""
 
     rows: Faces
     columns: Faces
@@ -31,10 +31,10 @@ class Comparison:
 
 
 def compare(a: Faces, b: Faces | None = None, baseline: Faces | None = None) -> Comparison:
-    """Compare every face of a with every face of b, or those of a with each other if b is None.
+    """Compare every face of a with every face of b, or the faces of a with each other if b is None.
 
-    baseline: faces of other people in the same kind of picture, such as renders. Their mean normed embedding, which
-    all such pictures share, is subtracted before the cosine. Raises NoFace, Mismatch.
+    baseline: faces of other people in the same kind of picture, such as renders. Their mean normed embedding is
+    subtracted before the cosine, because all such pictures share it. Raises NoFace, Mismatch.
     """
     a.required("Faces A")
     if b is not None:

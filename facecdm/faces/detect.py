@@ -1,4 +1,4 @@
-"""From pictures to `Faces`: search, choose, embed, crop, report."""
+"""Detection of `Faces` in pictures: search, choose, embed, crop, report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Options:
     min_score       lowest score that counts as a face, 0 … 1
     no_face         "skip": leave the picture out and report it · "error": raise NoFace
     crop_size       side of the crops in pixels
-    crop_margin     what the crop shows beyond the face on each side, in faces
-    detection_size  size in pixels to which pictures are scaled for the detector
+    crop_margin     border of the crop on each side, in face sizes
+    detection_size  pictures are scaled to this size in pixels for the detector
     thorough        see `search.search`
     mask_grow       size of the mask; 1 reaches from forehead to chin
     mask_feather    width of the mask's soft edge, in half faces
@@ -58,9 +58,9 @@ class Options:
 class PictureFaces:
     """The faces of one picture.
 
-    found    all of them, in the order of the choice
-    chosen   indices of the chosen ones
-    problem  why none was chosen, or ""
+    found    all faces, in the order of the choice
+    chosen   indices into `found`
+    problem  the reason why no face was chosen, or ""
     """
 
     found: tuple[FaceDetection, ...]
@@ -73,7 +73,7 @@ class DetectionResult:
     """Result for a batch of B pictures with N chosen faces.
 
     crops     [N, S, S, 3] RGB 0 … 1; one black picture if N is 0
-    mask      [B, H, W] 0 … 1, the chosen faces
+    mask      [B, H, W] 0 … 1, covers the chosen faces
     pictures  one entry for each picture
     report    for the user
     """
@@ -130,7 +130,7 @@ def detect_faces(
 
 
 def to_bgr(image: Tensor) -> np.ndarray | None:
-    """uint8 BGR [H, W, 3] of one IMAGE [H, W, C] RGB 0 … 1; None where it has NaN or no pixels."""
+    """Convert one IMAGE [H, W, C] RGB 0 … 1 to uint8 BGR [H, W, 3]; None if it has NaN or no pixels."""
     if image.numel() == 0:
         return None
     image = image.detach().float().cpu()
@@ -141,7 +141,7 @@ def to_bgr(image: Tensor) -> np.ndarray | None:
 
 
 def choose(found: list[FaceDetection], options: Options) -> tuple[list[FaceDetection], list[int]]:
-    """(the faces in the order of the choice, indices of the chosen ones, perhaps none)."""
+    """Return (the faces in the order of the choice, indices of the chosen ones, possibly none)."""
     keys = {
         "largest": lambda face: -_area(face),
         "index": lambda face: -_area(face),
@@ -177,7 +177,7 @@ def _one_picture(
         try:
             faces.append(_embedded(analyzer, bgr, found[number], index, options))
             kept.append(number)
-        except (BadFace, ValueError) as error:  # degenerate key points, a recogniser that overflows
+        except (BadFace, ValueError) as error:  # degenerate key points, overflow in the recogniser
             problem = f"face {number} could not be embedded: {error}"
     return PictureFaces(tuple(found), tuple(kept), problem if not kept else ""), faces
 

@@ -1,4 +1,4 @@
-"""What the detector gives."""
+"""The detector's result."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FaceDetection:
-    """A face in the picture that was searched.
+    """A face found in a picture.
 
     box        [4] float32: x0, y0, x1, y1 in pixels
     score      confidence of the detector, 0 … 1

@@ -1,4 +1,4 @@
-"""Previews: detected faces marked in their picture, and similarities as a heat map. Needs only Pillow."""
+"""Previews: pictures with their faces marked, and a heat map of similarities. Needs only Pillow."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ _SCALE = (
 
 
 def draw_pictures(images: Tensor, pictures: tuple[PictureFaces, ...]) -> Tensor:
-    """[B, H, W, 3] float 0 … 1: the pictures with box, key points, number and score of every face.
+    """Draw box, key points, number and score of every face: [B, H, W, 3] float 0 … 1.
 
     Chosen faces are green, others grey. A picture without a chosen face shows the reason.
     """
@@ -70,7 +70,7 @@ def _tag(
     colour: tuple,
     unit: float,
 ) -> None:
-    """Dark text on a coloured label inside the picture."""
+    """Draw dark text on a coloured label inside the picture."""
     font, pad = _font(unit), 2.5 * unit
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
@@ -92,9 +92,9 @@ def _font(unit: float) -> ImageFont.FreeTypeFont:
 
 
 def heat_map(comparison: Comparison, cell: int = 72) -> Tensor:
-    """[1, H, W, 3] float 0 … 1: the matrix of cosines, with the crops of the faces along both edges.
+    """Draw the matrix of cosines with the faces' crops along both edges: [1, H, W, 3] float 0 … 1.
 
-    Many cells become small, and small cells have no numbers and names.
+    Large matrices have small cells, and small cells have no numbers or names.
     """
     count_y, count_x = comparison.matrix.shape
     cell = max(4, min(cell, 2400 // max(count_x, count_y)))

@@ -23,7 +23,7 @@ def save_faces(faces: Faces, folder: Path, name: str, overwrite: bool = False) -
     """Write folder/name.safetensors and return the path. Raises NoFace, and the errors of `files.write_named`."""
     from safetensors.torch import save
 
-    check_filename(name)  # before anything else is reported
+    check_filename(name)  # report a bad name first
     data = save(_tensors(faces.required("Save Faces")), _metadata(faces))
     return write_named(data, folder, name, overwrite)
 
@@ -34,8 +34,8 @@ def find_faces_file(folders: list[Path], name: str) -> Path:
 
 
 def load_faces(path: Path) -> Faces:
-    """Read FACES. Raises MissingModel, BadFile (truncated, of another or a newer format, NaN)."""
-    if not os.path.isfile(path):  # unlike Path.is_file, without an error for a name that is too long
+    """Read FACES. Raises MissingModel, BadFile (truncated, other or newer format, NaN)."""
+    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
         raise MissingModel(f"There is no face file {path}. {HINT}")
     with open_safetensors(path) as file:
         metadata = file.metadata() or {}
@@ -68,7 +68,7 @@ def _metadata(faces: Faces) -> dict[str, str]:
 
 
 def _tensors(faces: Faces) -> dict[str, Tensor]:
-    """Crops and landmarks are separate tensors: sizes may differ, and landmarks may be absent."""
+    """Tensors to save. Crops and landmarks are separate: sizes may differ, and landmarks may be absent."""
     tensors = {
         "embeddings": faces.raw,
         "keypoints": torch.stack([face.keypoints for face in faces]),
@@ -117,6 +117,6 @@ def _faces(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Faces:
 
 
 def _frames(faces: list[Face]) -> int:
-    """The pictures of a file from before their number was saved: rising indices are taken for a video's."""
+    """Guess the number of pictures for old files, which lack it: rising indices mean a video; else 0."""
     indices = [face.image_index for face in faces]
     return indices[-1] + 1 if len(set(indices)) > 1 and indices == sorted(indices) else 0

@@ -7,19 +7,19 @@ from torch.nn import functional as F
 from .align import TEMPLATE
 
 SIZE = 112  # side in pixels of the recogniser's crop
-REACH = 1.4  # half side of the square that the face's tokens cover, in half crops: it includes hair and chin
+REACH = 1.4  # half side of the square that the face tokens cover (with hair and chin), in half crops
 FADES = 0.3  # half crops beyond REACH over which a face fades out
 RIM = REACH + 2 * FADES
 
 
 def aligned_coordinates(keypoints: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """x, y and 1 of a layer's positions on the aligned face, [B, rows × columns, 3], in half crops from its centre.
+    """Homogeneous coordinates (x, y, 1) of a layer's positions on the aligned face, [B, rows × columns, 3].
+
+    The unit is half a crop, measured from its centre. Coordinates are clamped to ±RIM.
 
     keypoints  [B, 5, 2] in 0…1 of the picture
     size       (height, width) of the picture in latents
     grid       (rows, columns) of the layer
-
-    Coordinates are clamped to the rim, RIM half crops from the centre.
     """
     (height, width), (h, w) = size, grid
     to_crop = from_crop(keypoints * keypoints.new_tensor([width, height]))
@@ -35,9 +35,9 @@ def aligned_coordinates(keypoints: Tensor, size: tuple[int, int], grid: tuple[in
 
 
 def centre_crop(keypoints: Tensor, aspects: Tensor, height: int, width: int) -> Tensor:
-    """Key points [N, 5, 2] in 0…1 of a canvas → in 0…1 of the centre crop that has the aspect of height × width.
+    """Convert key points [N, 5, 2] from 0…1 of a canvas to 0…1 of its centre crop with the aspect of height × width.
 
-    ComfyUI fits a ControlNet's picture in this way. `aspects` [N]: width over height of each canvas.
+    ComfyUI crops a ControlNet's picture in the same way. `aspects` [N]: width over height of each canvas.
     """
     wider = aspects.to(keypoints) * height / width
     scale = torch.stack([wider.clamp(min=1), (1 / wider).clamp(min=1)], -1)[:, None]
@@ -45,7 +45,7 @@ def centre_crop(keypoints: Tensor, aspects: Tensor, height: int, width: int) -> 
 
 
 def from_crop(keypoints: Tensor) -> Tensor:
-    """Matrices [B, 2, 3] from pixels of the crop to pixels of the picture, for key points [B, 5, 2] in pixels.
+    """Matrices [B, 2, 3] from crop pixels to picture pixels, for key points [B, 5, 2] in pixels.
 
     Umeyama 1991: in two dimensions the least-squares similarity is one division of complex numbers. It is fitted from
     picture to crop, as in InsightFace, and inverted.

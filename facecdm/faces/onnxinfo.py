@@ -17,14 +17,14 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Signature:
-    """Shapes of the inputs, without weights that are listed as inputs, and of the outputs. None: free size."""
+    """Shapes of inputs and outputs; weights that are listed as inputs are left out. None: free size."""
 
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
 
 
 def read_signature(path: Path) -> Signature:
-    """Raises BadFile where the file is empty, truncated, or no ONNX model."""
+    """Read the shapes. Raises BadFile if the file is empty, truncated, or not an ONNX model."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _signature(data)
@@ -37,7 +37,7 @@ def read_signature(path: Path) -> Signature:
 
 
 def _signature(data: mmap.mmap) -> Signature:
-    graph = dict(_fields(data, 0, len(data))).get(7)  # reads all fields, so that a truncated file is noticed
+    graph = dict(_fields(data, 0, len(data))).get(7)  # reads all fields to detect a truncated file
     if graph is None:
         raise ValueError("it has no graph")
     inputs, outputs, weights = {}, {}, set()
@@ -50,7 +50,7 @@ def _signature(data: mmap.mmap) -> Signature:
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """(field number, (start, end)) of each field; the span of a varint is (its value, -1)."""
+    """Yield (field number, (start, end)) of each field; a varint has (its value, -1) in place of the span."""
     while start < end:
         tag, start = _varint(data, start)
         kind = tag & 7

@@ -17,7 +17,7 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class PackFiles:
-    """The files of a pack that are used, by task."""
+    """The used files of a pack, by task."""
 
     name: str
     detector: Path
@@ -33,7 +33,8 @@ class PackFiles:
 def find_packs(folders: list[Path]) -> dict[str, Path]:
     """Pack name → folder of its .onnx files, below each `insightface` folder or its `models`.
 
-    A pack inside a folder of its own name (antelopev2/antelopev2) is found. The first folder of a name counts.
+    A pack nested in a folder of the same name (antelopev2/antelopev2) is found. Of equal names
+    the first counts.
     """
     packs: dict[str, Path] = {}
     for folder in folders:
@@ -46,7 +47,7 @@ def find_packs(folders: list[Path]) -> dict[str, Path]:
 
 
 def default_pack(folders: list[Path]) -> str:
-    """The pack that is used where none is named: buffalo_l if it is there, else the first by name that is."""
+    """The default pack: buffalo_l if it is installed, else the first installed pack by name."""
     names = sorted(find_packs(folders))
     return DEFAULT_PACK if DEFAULT_PACK in names or not names else names[0]
 
@@ -59,7 +60,7 @@ def _onnx_folder(candidate: Path) -> Path | None:
 
 
 def task_of(signature: Signature) -> str:
-    """The task of a model, by the rules of InsightFace's ModelRouter (model_zoo/model_zoo.py)."""
+    """Infer the task of a model by the rules of InsightFace's ModelRouter (model_zoo/model_zoo.py)."""
     if len(signature.outputs) >= 5:
         return "detection" if len(signature.outputs) in (9, 15) else "detection without key points"
     height, width = signature.inputs[0][2:4] if signature.inputs and len(signature.inputs[0]) == 4 else (0, 0)
@@ -78,7 +79,7 @@ def task_of(signature: Signature) -> str:
 def sort_pack(name: str, folder: Path, landmarks: bool = False) -> PackFiles:
     """Find detector, recogniser and, if asked, the 106 landmarks of a pack. The first file of a task counts.
 
-    Raises MissingModel where one is missing, BadFile where one is missing and a file cannot be read.
+    Raises MissingModel if a model is missing, or BadFile if a file is unreadable as well.
     """
     found: dict[str, Path] = {}
     broken: list[BadFile] = []

@@ -6,7 +6,7 @@ from importlib import metadata
 from ..errors import FaceCDMError, MissingPackage
 
 CPU = "CPUExecutionProvider"
-# ONNX Runtime's names; it drops unknown ones silently.
+# ONNX Runtime's names; it ignores unknown ones silently.
 PROVIDERS = {
     "auto": (
         "CUDAExecutionProvider",
@@ -36,7 +36,7 @@ _VARIANTS = (
     "onnxruntime-silicon",
 )
 
-# (module, package) of what insightface 2 needs besides an ONNX Runtime
+# (module, package): insightface 2 needs these besides an ONNX Runtime
 _NEEDS = (
     ("onnx", "onnx"),
     ("cv2", "opencv-python-headless"),
@@ -48,7 +48,7 @@ _NEEDS = (
 
 
 def installed_runtimes() -> list[str]:
-    """The ONNX Runtime packages in this environment. More than one overwrite each other."""
+    """The ONNX Runtime packages in this environment. Two or more overwrite each other's files."""
     have = []
     for name in _VARIANTS:
         try:
@@ -75,7 +75,7 @@ def import_insightface():
 
 
 def _install_commands() -> str:
-    """The pip commands. --no-deps, because insightface would bring plain onnxruntime and opencv-python, which
+    """The pip commands. --no-deps keeps out insightface's plain onnxruntime and opencv-python, which would
     overwrite onnxruntime-gpu and opencv-python-headless."""
     lacking = [package for module, package in _NEEDS if importlib.util.find_spec(module) is None]
     if not installed_runtimes():

@@ -9,8 +9,8 @@ from .detection import FaceDetection
 from .turns import turned_face, turned_picture
 
 CONFIDENT = 0.7  # a detection with this score ends the search for upright faces
-UPRIGHT = 0.78  # with this score a face is taken to be upright: false key points on turned faces score up to 0.76
-BETTER = 0.05  # by how much the score of a turned picture must exceed that of the upright one
+UPRIGHT = 0.78  # a face with this score counts as upright: turned faces with false key points score up to 0.76
+BETTER = 0.05  # a detection in the turned picture must score this much more than the upright one
 LARGEST = 100_000_000  # pixels of a picture with its border; larger ones are scaled down first
 OVERLAP = 0.4  # two detections that overlap more are one face
 
@@ -36,10 +36,10 @@ def further_views(size: int, longer_side: int) -> list[list[SearchView]]:
 
 
 def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[FaceDetection]:
-    """The faces of a uint8 BGR picture, each once, best first, in the picture's own coordinates.
+    """Find the faces of a uint8 BGR picture: each once, best first, in the picture's own coordinates.
 
     The first view is the plain picture at `size`. With `thorough`, further groups of views follow until a face is
-    CONFIDENT. Where none is certainly UPRIGHT, the picture is searched turned by one, two and three quarters as well.
+    CONFIDENT. If none scores UPRIGHT, the picture is also searched after one, two and three quarter turns.
     """
     size = max(32, size // 32 * 32)  # the detector's coarsest stride
     found = _detect_in_view(analyzer, bgr, SearchView(size), min_score)
@@ -59,7 +59,7 @@ def _best(found: list[FaceDetection]) -> float:
 
 
 def _with_turned(upright: list[FaceDetection], turned: list[FaceDetection]) -> list[FaceDetection]:
-    """Both, best first. Of one face the turned detection counts where its score is clearly better."""
+    """Merge both lists, best first. A turned detection replaces an upright one if its score is clearly better."""
 
     def rivals(face: FaceDetection, others: list[FaceDetection]) -> list[FaceDetection]:
         return [other for other in others if overlap(face.box, other.box) > OVERLAP]
@@ -70,7 +70,7 @@ def _with_turned(upright: list[FaceDetection], turned: list[FaceDetection]) -> l
 
 
 def _detect_turned(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float) -> list[FaceDetection]:
-    """The faces of the picture in its three other turns."""
+    """Detect faces after one, two and three quarter turns."""
     found = []
     for turns in (1, 3, 2):
         turned = turned_picture(bgr, turns)
@@ -107,14 +107,14 @@ def _detect_in_view(analyzer: FaceAnalyzer, bgr: np.ndarray, view: SearchView, m
 
 
 def _inside(face: FaceDetection, bgr: np.ndarray) -> bool:
-    """Whether at least three key points are in the picture: the border can cause false detections."""
+    """Whether at least three key points are in the picture; the border can cause false detections."""
     height, width = bgr.shape[:2]
     x, y = face.keypoints.T
     return int(((x >= 0) & (x < width) & (y >= 0) & (y < height)).sum()) >= 3
 
 
 def dedupe(found: list[FaceDetection]) -> list[FaceDetection]:
-    """Each face once, its detection with the highest score, best first."""
+    """Keep the detection with the highest score of each face, best first."""
     kept: list[FaceDetection] = []
     for face in sorted(found, key=lambda face: -face.score):
         if all(overlap(face.box, other.box) <= OVERLAP for other in kept):

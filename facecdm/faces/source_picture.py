@@ -1,4 +1,4 @@
-"""Find the picture of a batch that a face was cut from, by comparing its crop: sizes alone do not identify it."""
+"""Search a batch for the picture of a face by comparing crops, since picture sizes alone do not identify it."""
 
 import numpy as np
 import torch
@@ -9,12 +9,12 @@ from .align import aligned_crop
 from .value import Face, Faces
 
 SIDE = 32
-MARGINS = tuple(step / 20 for step in range(21))  # tried in turn, since a crop does not record its own
-MAX_DIFFERENCE = 0.06  # mean absolute difference, 0 … 1; larger for other photos, smaller for the next margin
+MARGINS = tuple(step / 20 for step in range(21))  # tried in turn, since a crop does not record its margin
+MAX_DIFFERENCE = 0.06  # mean absolute difference, 0 … 1: above that of neighbouring margins, below that of other photos
 
 
 def source_pictures(faces: Faces, pictures: Tensor | None) -> list[int] | None:
-    """For each face the index of its picture in the batch [B, H, W, 3]; None if one is not in it."""
+    """Index of each face's picture in the batch [B, H, W, 3]; None if one face is not in the batch."""
     if pictures is None:
         return None
     found = [_source(face, pictures) for face in faces]

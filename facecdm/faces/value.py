@@ -1,4 +1,4 @@
-"""Faces with their embeddings, as they are passed from detection to the adapter."""
+"""Faces with their embeddings, passed from detection to the adapter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ..errors import FaceCDMError, Mismatch, NoFace
 
-MOST = 10_000_000  # for pixels of a side, the index of a picture, numbers of an embedding
+MOST = 10_000_000  # upper bound of sides in pixels, picture indices and values of an embedding
 
 
 class BadFace(FaceCDMError, ValueError):
-    """A face has a tensor of a wrong shape or type, NaN, or an embedding of length zero."""
+    """A face's tensor has the wrong shape or type or holds NaN, or its embedding has length zero."""
 
 
 def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor:
-    """The tensor, if it is a finite float32 CPU tensor of that shape (None: any size but zero). Raises BadFace.
+    """Return the tensor if it is finite float32 on the CPU with that shape (None: any size but zero). Raises BadFace.
 
     ComfyUI runs nodes in inference mode. Inference tensors are copied, since training cannot use them.
     """
@@ -30,7 +30,7 @@ def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor
         raise BadFace(f"A face's {name} must have the shape [{wanted}], not {list(tensor.shape)}.")
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         raise BadFace(f"A face's {name} must be float32 on the CPU, not {tensor.dtype} on {tensor.device}.")
-    if not (tensor.abs() <= MOST).all():  # no comparison holds for NaN
+    if not (tensor.abs() <= MOST).all():  # comparisons with NaN are false
         raise BadFace(f"A face's {name} holds NaN or infinity, or a number beyond {MOST:,}: detect the face again.")
     if not tensor.is_inference():
         return tensor
@@ -97,11 +97,11 @@ class Face:
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Faces, perhaps none, embedded by one recogniser. Raises Mismatch.
+    """Any number of faces, embedded by one recogniser. Raises Mismatch.
 
     faces
     recogniser  `pack/file.onnx`
-    pictures    number of pictures in the batch in which all of them were searched; 0: several batches
+    pictures    number of pictures in the batch that they come from; 0: several batches
     """
 
     faces: tuple[Face, ...]
@@ -150,7 +150,7 @@ class Faces:
         return self.raw / self.raw.norm(dim=-1, keepdim=True) if self.faces else self.raw
 
     def required(self, what: str) -> "Faces":
-        """Itself, if there is a face. Raises NoFace; `what` is the input that needs one."""
+        """Return itself if it has a face. Raises NoFace; `what` names the input that needs one."""
         if not self.faces:
             raise NoFace(
                 f"{what} holds no face: no face was found in the pictures. Look at the report and the "
@@ -160,12 +160,12 @@ class Faces:
 
 
 def same_recogniser(a: str, b: str) -> bool:
-    """Whether two recognisers are the same file. Packs share files: buffalo_s and buffalo_sc do."""
+    """Whether two recognisers are the same file. Some packs share files, such as buffalo_s and buffalo_sc."""
     return a.replace("\\", "/").rsplit("/", 1)[-1].lower() == b.replace("\\", "/").rsplit("/", 1)[-1].lower()
 
 
 def require_same_recogniser(parts: list[Faces], what: str) -> None:
-    """Raise Mismatch where embeddings of different recognisers or sizes would be mixed. Empty parts do not count."""
+    """Raise Mismatch if the parts have embeddings of different recognisers or sizes. Empty parts are ignored."""
     names = list(dict.fromkeys(part.recogniser for part in parts if len(part)))
     others = [name for name in names[1:] if not same_recogniser(names[0], name)]
     if others:

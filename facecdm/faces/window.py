@@ -27,7 +27,7 @@ class Window:
     size: tuple[int, int]
 
     def cut(self, picture: Tensor) -> Tensor:
-        """The window of the whole picture [..., H, W], which may have any resolution. The resolution stays."""
+        """Cut the window out of the whole picture [..., H, W] of any resolution, without resizing."""
         down, right = picture.shape[-2] / self.height, picture.shape[-1] / self.width
         rows, columns = (
             slice(int(a * scale), max(round(b * scale), int(a * scale) + 1))
@@ -36,7 +36,7 @@ class Window:
         return picture[..., rows, columns]
 
     def resampled(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
-        """The window of [..., H, W] at `size`, linear, exact to fractions of a pixel: for latents, which are coarse."""
+        """Resample the window of [..., H, W] to `size`: linear, and subpixel-exact because latents are coarse."""
         y, x = (
             ((torch.arange(count, device=picture.device) + 0.5) / count * (last - first) + first) / whole * 2 - 1
             for count, first, last, whole in zip(
@@ -49,12 +49,12 @@ class Window:
         return cut.view(*picture.shape[:-2], *size).to(picture.dtype)
 
     def relative(self, points: Tensor) -> Tensor:
-        """Points [..., 2] in pixels of the picture → in 0 … 1 of the window."""
+        """Convert points [..., 2] from picture pixels to 0 … 1 of the window."""
         corner = points.new_tensor([self.x0, self.y0])
         return (points - corner) / points.new_tensor([self.x1 - self.x0, self.y1 - self.y0])
 
     def enlarged(self, image: Tensor) -> Tensor:
-        """The window of an IMAGE [H, W, C] at the sampling size, [1, h, w, C]."""
+        """Resize the window of an IMAGE [H, W, C] to the sampling size, [1, h, w, C]."""
         return resize(self.cut(image.movedim(-1, 0))[None], self.size).movedim(1, -1)
 
     def put_back(self, image: Tensor, detail: Tensor, mask: Tensor) -> Tensor:
@@ -63,18 +63,18 @@ class Window:
         weight = mask[self.y0 : self.y1, self.x0 : self.x1, None]
         result = image.clone()
         part = result[self.y0 : self.y1, self.x0 : self.x1]
-        # Where the mask is 0 the picture keeps every bit.
-        colours = min(part.shape[-1], own.shape[-1])  # alpha stays
+        # The picture is bit-equal where the mask is 0.
+        colours = min(part.shape[-1], own.shape[-1])  # alpha is unchanged
         part, own = part[..., :colours], own[..., :colours]
         part.copy_(torch.where(weight > 0, part + (own - part) * weight, part))
         return result
 
 
 def window_around(box: Tensor, height: int, width: int, padding: float, guide_size: int) -> Window:
-    """A square around a face's `box` [4] in a picture of that size, with `padding` on each side, in faces.
+    """Square window around a face's `box` [4] in a picture of height × width. `padding` per side is in face sizes.
 
-    It is moved into the picture, and cut where it is larger. Its longer side is sampled at `guide_size`, or at its
-    own size if that is larger: a face is never shrunk.
+    It is moved into the picture, and cut if it is larger. Its longer side is sampled at `guide_size`, or at its
+    own size if that is larger, so a face is never shrunk.
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     side = max(x1 - x0, y1 - y0, 1.0) * (1 + 2 * padding)
@@ -92,7 +92,7 @@ def _within(middle: float, side: float, limit: int) -> tuple[int, int]:
 
 
 def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, C, h, w] at another size: bicubic, antialiased, clamped to the range of the input."""
+    """Resize [B, C, h, w]: bicubic, antialiased, clamped to the range of the input."""
     if tuple(picture.shape[-2:]) == tuple(size):
         return picture
     smooth = F.interpolate(picture.float(), size, mode="bicubic", antialias=True, align_corners=False)

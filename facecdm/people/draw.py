@@ -12,7 +12,7 @@ _GROUND = (28, 30, 36)
 
 
 def draw_regions(regions: Regions) -> Tensor:
-    """[1, H, W, 3] float 0 … 1: each region in a colour, with its number."""
+    """Draw each region in a colour, with its number: [1, H, W, 3] float 0 … 1."""
     colours = torch.tensor([COLOURS[n % len(COLOURS)] for n in range(len(regions))]).float()
     flat = torch.einsum("nhw,nc->hwc", regions.masks, colours) + regions.background[..., None] * torch.tensor(_GROUND)
     canvas = Image.fromarray(flat.round().clamp(0, 255).byte().numpy())

@@ -1,4 +1,4 @@
-"""Regions of people: soft masks whose sum is at most 1, and exactly 1 where two people touch."""
+"""Regions of people: soft masks that sum to at most 1, and to exactly 1 where two people touch."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Regions:
 
     @property
     def background(self) -> Tensor:
-        """[H, W]: the rest; with the masks it sums to 1."""
+        """[H, W]: 1 minus the sum of the masks."""
         return (1 - self.masks.sum(0)).clamp(0, 1)
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Regions:
 
 
 def parse_boxes(text: str) -> Tensor:
-    """[N, 4] x0, y0, x1, y1 in shares of the picture (0 … 1), one line for each person. Raises FaceCDMError."""
+    """Read boxes [N, 4] x0, y0, x1, y1 in shares of the picture (0 … 1), one line per person. Raises FaceCDMError."""
     boxes = []
     for number, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
         try:
@@ -51,9 +51,9 @@ def parse_boxes(text: str) -> Tensor:
 
 
 def boxes_of_faces(faces: Faces) -> Tensor:
-    """[N, 4] as in `parse_boxes`: head and shoulders around each face, in the order of the faces, cut at the edge.
+    """Boxes [N, 4] as in `parse_boxes`: head and shoulders of each face, in the faces' order, cut at the edge.
 
-    Raises FaceCDMError where the faces are from different pictures, which give no common layout.
+    Raises FaceCDMError if the faces are from different pictures, which have no common layout.
     """
     faces = faces.required("faces")
     if len({(face.image_size, face.image_index) for face in faces}) > 1:
@@ -78,10 +78,10 @@ def regions_of_boxes(
     softness: float = 0.1,
     fill: str = "regions only",
 ) -> Regions:
-    """A region around each of `boxes` [N, 4] (shares of the picture).
+    """Make a region around each of `boxes` [N, 4] (shares of the picture).
 
-    The distance d from a person is 0 in the centre of their box and 1 at its edge (times `grow`). A pixel belongs to
-    the nearest person; within `softness` of the border between two people it is shared. Beyond d = 1 the region fades
+    The distance d from a person is 0 at the centre of the box and 1 at its edge (times `grow`). A pixel belongs to
+    the nearest person. Within `softness` of the border between two people, both share it. Beyond d = 1 the region fades
     out until d = 1 + `softness`, unless `fill` is "whole picture".
     """
     y = (torch.arange(height) + 0.5) / height
@@ -100,10 +100,10 @@ def regions_of_boxes(
 
 
 def regions_of_layout(layout: Tensor, height: int, width: int, softness: float = 0.1) -> Regions:
-    """A region for each colour of a painted `layout` [H, W, 3] in 0 … 1, from left to right; black is background.
+    """Make a region for each colour of a painted `layout` [H, W, 3] in 0 … 1, from left to right; black is background.
 
     The seven colours are combinations of full red, green and blue. Areas under a thousandth of the picture are ignored.
-    softness: width of the edges, relative to the shorter side. Raises FaceCDMError where everything is black.
+    softness: width of the edges, relative to the shorter side. Raises FaceCDMError if everything is black.
     """
     codes = ((layout[..., :3] > 0.5).long() * torch.tensor([1, 2, 4])).sum(-1)
     spots = [(codes == code).float() for code in range(1, 8)]
@@ -120,13 +120,13 @@ def regions_of_layout(layout: Tensor, height: int, width: int, softness: float =
 
 
 def _smooth(t: Tensor) -> Tensor:
-    """0 below 0, 1 above 1, smooth between."""
+    """Smooth step from 0 (t ≤ 0) to 1 (t ≥ 1)."""
     t = t.clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _blur(masks: Tensor, size: int) -> Tensor:
-    """Mean over a square, twice. It is linear, so masks that sum to 1 still do, also at the edge of the picture."""
+    """Blur by a mean over a square, twice. It is linear, so masks that sum to 1 still do, even at the edges."""
     for _ in range(2):
         if size > 1:
             before, after = (size - 1) // 2, size // 2

@@ -1,4 +1,4 @@
-"""Opening body detectors. The last one stays open."""
+"""Body detectors: the last one opened stays open."""
 
 import threading
 from pathlib import Path
@@ -37,6 +37,6 @@ def open_detector(
 
 
 def close_detectors() -> None:
-    """Free the memory. The next use opens the detector again."""
+    """Free the open detector's memory. The next use opens it again."""
     with _lock:
         _last.clear()

@@ -11,14 +11,14 @@ from .value import VISIBLE, Pose, PosePerson
 
 OPENPOSE_SIDE, INSTANTID_SIDE = 512, 1024  # shorter side in pixels at which the widths below apply
 STICK, JOINT, DOT, FINGER = 4.0, 4.0, 3.0, 2.0  # OpenPose: half width of a limb, radii, width of a finger's line
-FIVE_STICK, FIVE_JOINT = 4.0, 10.0  # InstantID
+FIVE_STICK, FIVE_JOINT = 4.0, 10.0  # InstantID: half width of a limb, radius
 DIM = 0.6  # brightness of limbs, relative to joints
 
 
 def draw_openpose(
     pose: Pose, body: bool = True, hands: bool = True, face: bool = True, thickness: float = 1.0
 ) -> np.ndarray:
-    """uint8 [H, W, 3] RGB on black, for OpenPose's ControlNets. Widths scale with the picture.
+    """Draw the pose on black for OpenPose's ControlNets, uint8 [H, W, 3] RGB. Widths scale with the picture.
 
     Widths and colours are those of ControlNet's annotator at 512 pixels (lllyasviel, annotator/openpose/util.py).
     """
@@ -37,7 +37,7 @@ def draw_openpose(
 
 
 def draw_five(pose: Pose, thickness: float = 1.0) -> np.ndarray:
-    """uint8 [H, W, 3] RGB on black: eyes, nose and mouth, for InstantID's ControlNet.
+    """Draw eyes, nose and mouth on black for InstantID's ControlNet, uint8 [H, W, 3] RGB.
 
     Widths and colours are those of InstantID (instantX-research/InstantID, draw_kps) at 1024 pixels.
     """
@@ -95,7 +95,7 @@ def _hand(draw: ImageDraw.ImageDraw, points: np.ndarray, unit: float) -> None:
 
 
 def person_box(person: PosePerson) -> np.ndarray | None:
-    """x0, y0, x1, y1 around the visible points; None where there are none."""
+    """Box x0, y0, x1, y1 around the visible points; None without any."""
     points = np.concatenate(list(person.parts.values()))
     visible = points[points[:, 2] >= VISIBLE, :2]
     return np.concatenate([visible.min(0), visible.max(0)]) if len(visible) else None

@@ -19,9 +19,9 @@ INSTALL = (
     "your onnxruntime and OpenCV). Then restart ComfyUI. Or choose the detector 'face key points', which "
     "needs nothing more."
 )
-# Of the 134 points after rtmlib has added the neck and ordered the body as OpenPose does (COCO-WholeBody's order).
+# Slices of the 134 points: rtmlib adds the neck to COCO-WholeBody's points and puts the body in OpenPose's order.
 BODY, FACE68, LEFT_HAND, RIGHT_HAND = slice(0, 18), slice(24, 92), slice(92, 113), slice(113, 134)
-EYES = (14, 15)  # of the body; they are used as the pupils of the face
+EYES = (14, 15)  # body points that are used as the pupils of the face
 MIN_CONFIDENCE = 0.3  # of a key point
 
 
@@ -31,11 +31,11 @@ class DWPoseDetector:
 
     people: object  # rtmlib's YOLOX
     points: object  # rtmlib's RTMPose
-    provider: str  # that ONNX Runtime uses
+    provider: str  # used by ONNX Runtime
 
     @classmethod
     def open(cls, folders: list[Path], provider: str = "auto", min_score: float = 0.5) -> "DWPoseDetector":
-        """Raises MissingPackage, MissingModel (which file, into which folder), BadFile."""
+        """Open the weights. Raises MissingPackage, MissingModel (names file and folder), BadFile."""
         detector, pose = find_files(folders)
         yolox, rtmpose = import_rtmlib()
         import onnxruntime
@@ -47,14 +47,14 @@ class DWPoseDetector:
 
     def __call__(self, bgr: np.ndarray) -> list[PosePerson]:
         boxes = _boxes(self.people(bgr))
-        if not len(boxes):  # rtmlib would take the whole picture as a person
+        if not len(boxes):  # rtmlib would treat the whole picture as a person
             return []
         points, scores = self.points(bgr, bboxes=boxes)
         return [_person(np.hstack([xy, score[:, None]])) for xy, score in zip(points, scores, strict=True)]
 
 
 def find_files(folders: list[Path]) -> tuple[Path, Path]:
-    """(detector, pose model): the first .onnx file with "yolo" in its name, and another. Raises MissingModel."""
+    """(detector, pose model): the first .onnx files with and without "yolo" in the name. Raises MissingModel."""
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.onnx"))]
     detectors = [path for path in files if "yolo" in path.name.lower()]
     poses = [path for path in files if path not in detectors]
@@ -70,7 +70,7 @@ def find_files(folders: list[Path]) -> tuple[Path, Path]:
 
 
 def import_rtmlib() -> tuple[type, type]:
-    """YOLOX and RTMPose. Raises MissingPackage."""
+    """Import YOLOX and RTMPose. Raises MissingPackage."""
     try:
         from rtmlib import YOLOX, RTMPose
 
@@ -80,7 +80,7 @@ def import_rtmlib() -> tuple[type, type]:
 
 
 def _load(kind: type, path: Path, providers: list[str], size: tuple[int, int], **options):
-    """A model of rtmlib. `size` (height, width) is used for models with a free input size. Raises BadFile."""
+    """Load a model of rtmlib. `size` (height, width) applies to models with a free input size. Raises BadFile."""
     import onnxruntime
 
     try:
@@ -88,7 +88,7 @@ def _load(kind: type, path: Path, providers: list[str], size: tuple[int, int], *
         sides = signature.inputs[0][2:]
         height, width = sides if len(sides) == 2 and all(sides) else size  # None or 0: free
         if kind.__name__ == "YOLOX":
-            # Five columns: a detector of people with non-maximum suppression in the file; else one with classes.
+            # Five columns: the file detects people only and includes non-maximum suppression; else it has classes.
             options["det_mode"] = "human" if signature.outputs[0][-1] == 5 else "multiclass"
             size = (height, width)
         else:
@@ -108,7 +108,7 @@ def _load(kind: type, path: Path, providers: list[str], size: tuple[int, int], *
 
 
 def _boxes(found) -> np.ndarray:
-    """[N, 4]: the boxes of people in YOLOX's output, which is boxes, or (boxes, classes) with class 0 for people."""
+    """Boxes of people [N, 4] from YOLOX's output: boxes alone, or (boxes, classes) with class 0 for people."""
     boxes, classes = found if isinstance(found, tuple) else (found, None)
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     boxes = boxes if classes is None else boxes[np.asarray(classes).reshape(-1) == 0]

@@ -17,9 +17,9 @@ FITS = ("stretch", "fit inside", "cover")
 class Edit:
     """An edit, applied in the order of its fields. Raises FaceCDMError.
 
-    yaw, pitch, roll  degrees by which heads turn; signs as in head.py
+    yaw, pitch, roll  degrees that heads turn by; signs as in head.py
     mirror            swap left and right
-    scale             about the centre of the picture; 1 keeps the size
+    scale             factor about the centre of the picture; 1 keeps the size
     right, down       shift in picture widths and heights
     """
 
@@ -50,12 +50,12 @@ def edited(pose: Pose, edit: Edit) -> Pose:
 
 
 def turned(pose: Pose, by: Angles) -> Pose:
-    """The pose with every head turned further."""
+    """Turn every head of the pose further."""
     return Pose(tuple(turn_head(person, by) for person in pose.people), pose.size)
 
 
 def mirrored(pose: Pose) -> Pose:
-    """The pose with left and right swapped, both positions and names."""
+    """Mirror the pose: swap left and right in positions and names."""
     width = pose.size[1]
 
     def flip(points: np.ndarray, order: tuple[int, ...] | None = None) -> np.ndarray:
@@ -71,10 +71,10 @@ def mirrored(pose: Pose) -> Pose:
 
 
 def retargeted(pose: Pose, size: tuple[int, int], fit: str = "fit inside") -> Pose:
-    """The pose in a picture of another size (height, width).
+    """Fit the pose into a picture of another size (height, width).
 
     stretch     scale width and height separately
-    fit inside  keep the proportions, centred, all of the old picture visible
+    fit inside  keep the proportions, centred, with the whole old picture visible
     cover       keep the proportions, centred, without a border
     """
     if fit not in FITS:

@@ -1,4 +1,4 @@
-"""From pictures to poses: one detector over a batch. Pictures without people are reported."""
+"""Extraction of poses from a batch with one detector. Pictures without people are reported."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Extraction:
     """Result for a batch.
 
     poses   one for each picture
-    angles  rotation of each picture's largest head; None where no head is visible
+    angles  rotation of the first visible head of each picture; None without one
     report  a line for each picture
     """
 
@@ -65,7 +65,7 @@ class Extraction:
 
     @property
     def first_angles(self) -> Angles:
-        """The angles of the first picture that shows a head; zeros if none does."""
+        """Angles of the first picture with a visible head; zeros if there is none."""
         return next((angles for angles in self.angles if angles), Angles(0.0, 0.0, 0.0))
 
 
@@ -116,7 +116,7 @@ def _area(person: PosePerson) -> float:
 
 @dataclass(frozen=True, eq=False)
 class FaceDetector:
-    """Key points by the face analyzer: five for every face, and 70 where it has loaded landmarks."""
+    """Key points from the face analyzer: five for every face, and 70 if it has loaded landmarks."""
 
     analyzer: FaceAnalyzer
     min_score: float = 0.5

@@ -8,9 +8,9 @@ from .value import BadPose, PosePerson
 
 
 def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> PosePerson:
-    """A Person of the detector's five points [5, 2] and, where they are known, 2d106det's landmarks [106, 2].
+    """Make a PosePerson from the detector's five points [5, 2] and, if known, 2d106det's landmarks [106, 2].
 
-    The body gets nose and eyes. The 70 points of the face need the landmarks. Raises BadPose.
+    The body gets nose and eyes. The face's 70 points need the landmarks. Raises BadPose.
     """
     five = _visible(five)
     body = np.zeros((BODY_SIZE, 3), np.float32)
@@ -24,7 +24,7 @@ def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> P
 
 
 def person_of_face(face: Face) -> PosePerson:
-    """The same from a face of Detect & Embed Faces."""
+    """Make a PosePerson from a face of Detect & Embed Faces."""
     return person_of_points(face.keypoints.numpy(), None if face.landmarks is None else face.landmarks.numpy())
 
 

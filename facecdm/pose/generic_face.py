@@ -1,7 +1,7 @@
 """A generic face in three dimensions: OpenPose's 70 points, InsightFace's five, and the ears.
 
-Measured: the shape that best explains the points of 2d106det and SCRFD in 1593 FaceWorld pictures of `train` with known
-rotation (weak perspective, symmetric). FaceWorld is rendered from CC0 data.
+The shape is a least-error fit (weak perspective, symmetric) to the points of 2d106det and SCRFD in 1593 FaceWorld
+pictures of `train` with known rotation. FaceWorld is rendered from CC0 data.
 
 x to the viewer's right, y up, z towards the viewer; the unit is the distance between the eyes. The origin is the
 joint of the neck: 0.7 below and 1.4 behind the eyes.

@@ -1,7 +1,7 @@
-"""Head rotation: a generic 3-D face is fitted to the key points, and key points are rotated with it.
+"""Head rotation: fit a generic 3-D face to the key points, and rotate the key points with it.
 
 Axes: x to the viewer's right, y up, z towards the viewer. Angles are degrees, applied in the order yaw, pitch, roll:
-yaw > 0 is to the viewer's right, pitch > 0 down, roll > 0 counter-clockwise for the viewer.
+yaw > 0 turns to the viewer's right, pitch > 0 down, roll > 0 counter-clockwise for the viewer.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .generic_face import EARS, FACE, FIVE
 from .layout import BODY_HEAD, BODY_OF_FIVE
 from .value import VISIBLE, PosePerson
 
-ROUNDS = 12  # of Gauss–Newton; it converges in about six
+ROUNDS = 12  # Gauss–Newton iterations; it converges in about six
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class HeadFit:
 
     rotation  [3, 3]
     scale     pixels per distance between the eyes
-    shift     [2] pixels: the origin of the generic face
+    shift     [2] pixels: position of the generic face's origin
     error     root mean square distance of the points, in distances between the eyes
     """
 
@@ -65,7 +65,7 @@ class HeadFit:
         return self.scale * (points @ self.rotation.T)[:, :2] * (1, -1) + self.shift
 
     def turned(self, points: np.ndarray, model: np.ndarray, by: Angles) -> np.ndarray:
-        """Pixels [N, 2] of the points `model` [N, 3] of the generic face, after the head has turned further."""
+        """Turn the head further and move `points` (pixels [N, 2]); `model` [N, 3] are those of the generic face."""
         flat = (points - self.shift) * (1, -1) / self.scale
         depth = (model @ self.rotation.T)[:, 2:]
         now = self.angles
@@ -75,7 +75,7 @@ class HeadFit:
 
 
 def fit_head(person: PosePerson) -> HeadFit | None:
-    """Fit the generic face to the 70 points, or else to the five. None with fewer than 4 visible points."""
+    """Fit the generic face to the 70 points, else to the five. None with fewer than 4 visible points."""
     for points, model in ((person.face, FACE), (person.five, FIVE)):
         visible = points[:, 2] >= VISIBLE
         if visible.sum() >= 4:
@@ -121,14 +121,14 @@ def _fit(points: np.ndarray, model: np.ndarray) -> HeadFit | None:
 
 
 def _upright(target: np.ndarray, model: np.ndarray) -> np.ndarray:
-    """The start: the rotation in the picture plane that fits the frontal face best (2-D Procrustes)."""
+    """Initial rotation: the one in the picture plane that fits the frontal face best (2-D Procrustes)."""
     a, b = model[:, :2] - model[:, :2].mean(0), target - target.mean(0)
     angle = np.arctan2((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(), (a * b).sum())
     return Angles(0, 0, float(np.degrees(angle))).matrix
 
 
 def _rotate(vector: np.ndarray) -> np.ndarray:
-    """The rotation about a vector by its length (Rodrigues)."""
+    """Rotation matrix about `vector` by its length in radians (Rodrigues)."""
     angle = np.linalg.norm(vector)
     if angle < 1e-12:
         return np.eye(3)
@@ -138,7 +138,7 @@ def _rotate(vector: np.ndarray) -> np.ndarray:
 
 
 def turn_head(person: PosePerson, by: Angles) -> PosePerson:
-    """The person with the head turned further. Body, hands and neck stay. Unchanged without a face."""
+    """Turn a person's head further. Body, hands and neck stay. No effect without a face."""
     from dataclasses import replace
 
     fit = fit_head(person)

@@ -13,18 +13,18 @@ FIVE = ("right eye", "left eye", "nose", "right corner of the mouth", "left corn
 HAND_SIZE, FACE_SIZE, FIVE_SIZE, LANDMARKS_SIZE = 21, 70, 5, 106
 BODY_SIZE = len(BODY)
 
-# OpenPose's COCO limbs in the order in which they are drawn, one colour each.
+# OpenPose's COCO limbs in drawing order, one colour each.
 LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
     (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
-# Eighteen hues, 20° apart, from red to crimson: colour n is limb n's and point n's.
+# Eighteen hues, 20° apart, from red to crimson: colour n is used for limb n and point n.
 COLOURS = (
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85),
     (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255),
     (255, 0, 255), (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
-# Wrist to the tip of each finger: thumb 1–4, then 5–8, 9–12, 13–16, 17–20.
+# From the wrist to the tip of each finger: thumb 1–4, then 5–8, 9–12, 13–16, 17–20.
 FINGERS = tuple((0 if joint % 4 == 0 else joint, joint + 1) for joint in range(20))
 
 # InstantID's ControlNet: the colours of the five points; each is joined to the nose.
@@ -52,6 +52,6 @@ FACE_MIRROR = (
     45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
     54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65, 69, 68,
 )  # fmt: skip
-# The points of the body that turn with the head, and the FIVE that give them.
+# The body's points that turn with the head, and the FIVE that they are computed from.
 BODY_HEAD = (0, 14, 15, 16, 17)
 BODY_OF_FIVE = {0: 2, 14: 0, 15: 1}

@@ -8,11 +8,10 @@ from .value import VISIBLE, BadPose, Pose, PosePerson
 
 
 def face_keypoints(poses: list[Pose], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(key points [pictures, 5, 2] in 0…1 of the pose's canvas, aspect ratio of the canvas [pictures]).
+    """Return (key points [pictures, 5, 2] in 0…1 of the pose's canvas, aspect ratio of the canvas [pictures]).
 
-    Of several people the largest face is used, or the one that `mask` [H, W] in 0…1 covers most. A picture without a
-    face gets that of the picture before; leading ones that of the first picture with a face. Raises BadPose where no
-    picture has a face.
+    The largest face is used, or the one that `mask` [H, W] in 0…1 covers most. A picture without a face repeats the
+    face of the picture before it; leading ones use the first face found. Raises BadPose if no picture has a face.
     """
     found = [None if (points := _chosen(pose, mask)) is None else (points, _aspect(pose)) for pose in poses]
     first = next((one for one in found if one is not None), None)
@@ -53,7 +52,7 @@ def _aspect(pose: Pose) -> Tensor:
 
 
 def _five(person: PosePerson, size: tuple[int, int]) -> Tensor | None:
-    """Key points [5, 2] in 0…1; None where one is not visible, or all are one point."""
+    """Key points [5, 2] in 0…1; None if one is not visible, or if all coincide."""
     five = torch.from_numpy(person.with_five().five)
     if (five[:, 2] < VISIBLE).any() or not five[:, :2].std(0).any():
         return None

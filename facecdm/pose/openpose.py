@@ -32,13 +32,13 @@ class OpenPoseDetector:
     model: object
     hands: bool
     face: bool
-    side: int = 512  # to which the shorter side is scaled, as in controlnet_aux
+    side: int = 512  # the shorter side is scaled to it, as in controlnet_aux
 
     @classmethod
     def open(
         cls, folders: list[Path], device: str = "cpu", hands: bool = True, face: bool = True
     ) -> "OpenPoseDetector":
-        """Raises MissingPackage, MissingModel (which file, into which folder), BadFile."""
+        """Open the weights. Raises MissingPackage, MissingModel (names file and folder), BadFile."""
         paths = {task: find_file(folders, name) for task, name in FILES.items()}  # upstream loads all three or none
         parts = import_openpose()
         loaded = {task: _load(parts[task], path) for task, path in paths.items()}
@@ -50,7 +50,7 @@ class OpenPoseDetector:
 
         height, width = bgr.shape[:2]
         scale = self.side / min(height, width)
-        size = tuple(max(64, round(side * scale / 64) * 64) for side in (width, height))  # upstream's multiples
+        size = tuple(max(64, round(side * scale / 64) * 64) for side in (width, height))  # multiples of 64, as upstream
         method = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA
         rgb = cv2.resize(np.ascontiguousarray(bgr[..., ::-1]), size, interpolation=method)
         found = self.model.detect_poses(rgb, include_hand=self.hands, include_face=self.face)
@@ -66,14 +66,14 @@ class OpenPoseDetector:
 
 
 def import_openpose() -> dict[str, type]:
-    """The classes of controlnet_aux. Raises MissingPackage."""
+    """Import the classes of controlnet_aux. Raises MissingPackage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about mmcv, mediapipe …, which OpenPose does not need
             from controlnet_aux.open_pose import Body, Face, Hand, OpenposeDetector
     except ImportError as error:
         raise MissingPackage(f"{INSTALL} ({error})") from error
-    except AttributeError as error:  # a version that does not fit this mediapipe or OpenCV
+    except AttributeError as error:  # incompatible with the installed mediapipe or OpenCV
         raise MissingPackage(f"controlnet_aux is installed but cannot be imported ({error}). {INSTALL}") from error
     return {"body": Body, "hands": Hand, "face": Face, "all": OpenposeDetector}
 
@@ -92,7 +92,7 @@ def find_file(folders: list[Path], name: str) -> Path:
 
 
 def _load(part: type, path: Path):
-    for name, tensor in read_tensors(path)[0].items():  # first: controlnet_aux reads what it is given
+    for name, tensor in read_tensors(path)[0].items():  # check first, since controlnet_aux does not
         check_weights(name, tensor, path)
     try:
         return part(str(path))
@@ -105,7 +105,7 @@ def _load(part: type, path: Path):
 
 
 def _table(points: list | None, count: int, width: int, height: int) -> np.ndarray:
-    """controlnet_aux's points, in shares of the picture, → [count, 3] in pixels. A point at −1 is invisible."""
+    """Convert controlnet_aux's points from shares of the picture to [count, 3] in pixels. −1 means invisible."""
     table = np.zeros((count, 3), np.float32)
     for index, point in enumerate((points or [])[:count]):
         if point is not None and point.x >= 0 and point.y >= 0:

@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import FaceCDMError
 from .layout import BODY_SIZE, FACE_MOUTH, FACE_NOSE_TIP, FACE_SIZE, FIVE_SIZE, HAND_SIZE, LEFT_EYE, RIGHT_EYE
 
-# Field of PosePerson → (key in the JSON, number of points). The five points are our addition, which others ignore.
+# Field of PosePerson → (key in the JSON, number of points). The five points are our extension; other packs ignore them.
 PARTS = {
     "body": ("pose_keypoints_2d", BODY_SIZE),
     "face": ("face_keypoints_2d", FACE_SIZE),
@@ -17,11 +17,11 @@ PARTS = {
     "five": ("face_5_keypoints_2d", FIVE_SIZE),
 }
 VISIBLE = 0.3  # lowest confidence of a visible point, as in core's drawing node
-LARGEST_SIDE, FARTHEST = 16384, 1e6  # pixels of a picture, and of a point's coordinates
+LARGEST_SIDE, FARTHEST = 16384, 1e6  # limits in pixels of a picture's side and a point's coordinates
 
 
 class BadPose(FaceCDMError, ValueError):
-    """A POSE_KEYPOINT or a table of key points has a wrong shape, or numbers that are NaN or too large."""
+    """A POSE_KEYPOINT or a table of key points has the wrong shape, NaN, or numbers that are too large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class PosePerson:
         return int(sum((points[:, 2] >= VISIBLE).sum() for points in self.parts.values()))
 
     def with_five(self) -> "PosePerson":
-        """The same with the five points, computed from the face's 70 where they are unknown."""
+        """Fill in missing five points, computed from the face's 70."""
         if (self.five[:, 2] > 0).any() or not (self.face[:, 2] > 0).any():
             return self
         eyes = [mean_point(self.face[list(eye)]) for eye in (RIGHT_EYE, LEFT_EYE)]
@@ -92,7 +92,7 @@ class Pose:
     def to_openpose(self) -> dict[str, Any]:
         """The dictionary of controlnet_aux and ComfyUI's core: pixels, every part present.
 
-        Confidences are written as 1 or 0: for controlnet_aux anything below 1 is not visible.
+        Confidences are written as 1 or 0, because controlnet_aux treats anything below 1 as invisible.
         """
         people = []
         for person in self.people:
@@ -106,8 +106,8 @@ class Pose:
 
     @classmethod
     def from_openpose(cls, frame: dict[str, Any]) -> "Pose":
-        """The inverse. Also reads numbers that are shares of the canvas (0 … 1), missing parts, and BODY_25 (the 18
-        points without the mid-hip). Raises BadPose.
+        """Read `to_openpose`'s dictionary. Accepts shares of the canvas (0 … 1) in place of pixels, missing parts, and
+        BODY_25, of which it keeps the 18 points. Raises BadPose.
         """
         try:
             size = int(frame["canvas_height"]), int(frame["canvas_width"])
@@ -132,7 +132,7 @@ BODY_OF_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 
 
 def _table(flat: list[float] | None, count: int) -> np.ndarray:
-    """x, y, c, x, y, c … → [count, 3]; zeros where there is none."""
+    """Convert x, y, c, x, y, c … to [count, 3]; zeros if `flat` is missing."""
     if flat is None or not len(flat):
         return np.zeros((count, 3), np.float32)
     points = np.asarray(flat, np.float32).reshape(-1, 3)
@@ -154,7 +154,7 @@ def poses_to_openpose(poses: list[Pose]) -> list[dict[str, Any]]:
 
 
 def poses_from_openpose(frames: Any) -> list[Pose]:
-    """POSE_KEYPOINT → poses. A single dictionary is a batch of one. Raises BadPose."""
+    """Read poses from a POSE_KEYPOINT. A single dictionary is a batch of one. Raises BadPose."""
     frames = [frames] if isinstance(frames, dict) else frames
     if not isinstance(frames, (list, tuple)) or not frames:
         raise BadPose("A POSE_KEYPOINT is a list with a dictionary per picture; this one is empty or something else.")
