@@ -1,4 +1,4 @@
-"""The command line: `python -m facecdm COMMAND`. A command's module is imported when it is called."""
+"""The command line: `python -m facecdm COMMAND`. A command's module is imported only when the command runs."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from .errors import FaceCDMError
 
 class Command(NamedTuple):
     """
-    module    has add_arguments(parser) and main(options) → exit code
+    module    module with add_arguments(parser) and main(options) → exit code
     summary   one line of help
     examples  command lines, for --help
     """
@@ -93,17 +93,17 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 a mistake that the message explains, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM."""
+    """Exit code: 0 done, 1 error explained by a message, 2 wrong command line, 130 Ctrl-C, 143 SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):  # consoles that lack a letter show another one
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows another
         getattr(stream, "reconfigure", dict)(errors="replace")
     if not arguments or arguments[0] not in COMMANDS:
-        _overview().parse_args(arguments or ["--help"])  # prints help, the version or the mistake, and exits
+        _overview().parse_args(arguments or ["--help"])  # prints help, the version or the error, and exits
     name, *arguments = arguments
     module = importlib.import_module(COMMANDS[name].module, __package__)
     parser = _parser(name)
     module.add_arguments(parser)
-    if hasattr(module, "add_server_arguments"):  # quickstart.py gives these itself
+    if hasattr(module, "add_server_arguments"):  # quickstart.py sets these itself
         module.add_server_arguments(parser)
     try:
         with _exit_on_sigterm():
@@ -137,13 +137,13 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit(143) while the block runs, so that servers end and temporary files go."""
+    """Raise SystemExit(143) on SIGTERM while the block runs, so that servers stop and temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not interrupt the clean-up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM does not interrupt the clean-up
         sys.exit(143)
 
     before = signal.signal(signal.SIGTERM, stop)

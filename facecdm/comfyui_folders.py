@@ -1,4 +1,4 @@
-"""Where this pack's ComfyUI and its base directory are."""
+"""Find this pack's ComfyUI and its base directory."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ QUICKSTART = REPOSITORY / ".quickstart"
 
 
 def _around() -> list[Path]:
-    """The folders that hold custom_nodes with this pack. The unresolved path too: the pack may be a link there."""
+    """Folders that may have custom_nodes with this pack, including unresolved paths: the pack may be a link there."""
     return [REPOSITORY.parent.parent, Path.cwd().parent.parent, Path.cwd()]
 
 
 def find_comfyui() -> Path | None:
-    """FACECDM_COMFYUI, else the ComfyUI whose custom_nodes holds this pack, else the quick start's, else None."""
+    """FACECDM_COMFYUI, else the ComfyUI whose custom_nodes contains this pack, else the quick start's, else None."""
     named = os.environ.get("FACECDM_COMFYUI")
     around = [Path(named)] if named else _around()
     for folder in (*around, QUICKSTART / "ComfyUI"):
@@ -24,8 +24,8 @@ def find_comfyui() -> Path | None:
 
 
 def find_base(comfyui: Path | None) -> Path | None:
-    """The folder of models, input and output: FACECDM_BASE, else the base directory whose custom_nodes holds this
-    pack, else the quick start's for its own ComfyUI, else the ComfyUI folder.
+    """The folder with models, input and output: FACECDM_BASE, else the base directory whose custom_nodes contains this
+    pack, else the quick start's (if `comfyui` is the quick start's), else the ComfyUI folder.
     """
     if named := os.environ.get("FACECDM_BASE"):
         return Path(named)

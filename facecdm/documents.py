@@ -1,4 +1,4 @@
-"""Text, JSON and YAML from outside: UTF-8, of bounded size and depth, without aliases. Mistakes raise BadFile."""
+"""Untrusted text, JSON and YAML: UTF-8, of bounded size and depth, without aliases. Mistakes raise BadFile."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from .errors import BadFile
 
-LARGEST, DEEPEST = 8 << 20, 60  # bytes of a YAML file; nested lists and mappings
+LARGEST, DEEPEST = 8 << 20, 60  # bytes of a YAML file; depth of nested lists and mappings
 
 
 def read_text(path: Path) -> str:
@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON. Raises ValueError, also for text that is nested too deeply."""
+    """Parse JSON. Raises ValueError, also for JSON that is nested too deeply."""
     try:
         value = json.loads(text)
         deep = is_deep(value)
@@ -52,7 +52,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def is_deep(value: Any) -> bool:
-    """Whether lists and mappings are nested more than DEEPEST levels; a value that contains itself is."""
+    """Whether lists and mappings are nested deeper than DEEPEST. True for a value that contains itself."""
     level = [value]
     for _ in range(DEEPEST + 1):
         level = [inner for item in level if isinstance(item, dict | list) for inner in _inner(item)]

@@ -20,7 +20,7 @@ def write(
     width: int,
     colours: tuple[str, ...],
 ) -> None:
-    """Lines from `at` on, one colour each; the last colour serves all further lines."""
+    """Draw lines of text downwards from `at`, one colour each. The last colour is used for all further lines."""
     for number, line in enumerate(lines):
         colour = colours[min(number, len(colours) - 1)]
         draw.text((at[0], at[1] + number * round(text.size * 1.35)), fit(draw, line, text, width), colour, text)
@@ -37,7 +37,7 @@ def fitted(picture: "Image", cell: int) -> "Image":
 
 
 def wrap(draw: "ImageDraw", text: str, font: "Font", width: int, most: int) -> list[str]:
-    """At most `most` lines of at most `width` pixels; an ellipsis for the rest."""
+    """Wrap the text to at most `most` lines of at most `width` pixels, with an ellipsis if it is cut."""
     lines: list[str] = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -51,7 +51,7 @@ def wrap(draw: "ImageDraw", text: str, font: "Font", width: int, most: int) -> l
 
 
 def fit(draw: "ImageDraw", text: str, font: "Font", width: int) -> str:
-    """The text, cut with an ellipsis to at most `width` pixels."""
+    """The text, cut to `width` pixels with an ellipsis."""
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "…", font) > width:
@@ -60,7 +60,7 @@ def fit(draw: "ImageDraw", text: str, font: "Font", width: int) -> str:
 
 
 def font(size: int) -> "Font":
-    """A common font, else the one inside Pillow (10.1 and newer)."""
+    """A common font, else Pillow's built-in font (10.1 and newer)."""
     from PIL import ImageFont
 
     for name in FONTS:

@@ -1,13 +1,13 @@
 """Errors that a user can cause and correct. A message names the problem, the file or input, and the remedy."""
 
-LONGEST = 1000  # characters of a message
+LONGEST = 1000  # most characters of a message
 
 
 class FaceCDMError(Exception):
-    """Base of all of them. A message over 1,000 characters is cut in the middle.
+    """Base class. A message over 1,000 characters is cut in the middle.
 
-    ComfyUI shows the type with its module, and imports the pack under the path of its folder, so the module of every
-    subclass is cut down to the name inside the library.
+    ComfyUI shows an error's type with its module, whose name contains the path of the pack's folder. The module of
+    every subclass is therefore shortened to its name inside the library.
     """
 
     __module__ = "facecdm.errors"
@@ -34,16 +34,16 @@ class UnsupportedModel(FaceCDMError):
 
 
 class Mismatch(FaceCDMError):
-    """Two inputs do not fit each other: adapter and base model, encoder and adapter, …"""
+    """Two inputs are incompatible: adapter and base model, encoder and adapter, …"""
 
 
 class BadFile(FaceCDMError):
-    """A file is truncated, of an unknown format, or holds NaN."""
+    """A file is truncated, has an unknown format, or contains NaN."""
 
 
 class NoFace(FaceCDMError):
-    """A picture that needs a face shows none."""
+    """No face was found in a picture that needs one."""
 
 
 class UnsafeName(FaceCDMError):
-    """A name from a graph or a plan is no plain file name, or leaves its folder."""
+    """A name from a graph or a plan is not a plain file name, or leaves its folder."""

@@ -1,4 +1,4 @@
-"""Files with names from a graph: inside their folder, written atomically, without overwriting."""
+"""Read and write files with names from a graph: inside their folder, atomically, without overwriting."""
 
 import os
 import re
@@ -15,12 +15,12 @@ _RESERVED = {"con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt
 
 
 def is_reserved(name: str) -> bool:
-    """Whether the name is a device on Windows."""
+    """Whether Windows reserves the name for a device."""
     return name.split(".")[0].rstrip().lower() in _RESERVED
 
 
 def check_filename(name: str) -> str:
-    """The name without suffix, if it is a plain file name on every system. Raises UnsafeName."""
+    """The name without suffix. Raises UnsafeName unless it is a plain file name on every system."""
     stem = name.strip().removesuffix(SUFFIX)
     plain = re.fullmatch(r"[\w][\w .,()+\-]{0,99}", stem) is not None and stem == stem.rstrip(" .")
     if not plain or len(stem.encode()) > 200 or is_reserved(stem):
@@ -34,7 +34,7 @@ def check_filename(name: str) -> str:
 def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -> Path:
     """Write folder/name.safetensors and return the path.
 
-    An existing file stays, and "_2", "_3" … is appended, unless `overwrite`. The write is atomic. Raises UnsafeName,
+    Unless `overwrite`, an existing file is kept and "_2", "_3" … is appended. The write is atomic. Raises UnsafeName,
     FaceCDMError (the folder cannot be written).
     """
     stem = check_filename(name)
@@ -51,9 +51,9 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
 
 
 def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Path:
-    """The file of that name, perhaps in a subfolder as ComfyUI lists it, in the first folder that has it.
+    """The named file from the first folder that has it. The name may include a subfolder, as in ComfyUI's lists.
 
-    A name without one of `suffixes` gets the first. `hint` ends the message of MissingModel. Raises UnsafeName,
+    The first of `suffixes` is added to a name without one. `hint` ends the message of MissingModel. Raises UnsafeName,
     MissingModel.
     """
     name = name if name.lower().endswith(suffixes) else name + suffixes[0]
@@ -61,14 +61,14 @@ def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, .
     if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name:
         raise UnsafeName(f"{name[:100]!r} cannot be the name of a file: it leaves its folder.")
     for folder in folders:
-        if os.path.isfile(folder / relative):  # False for a name that is too long, too
+        if os.path.isfile(folder / relative):  # also False for a name that is too long
             return folder / relative
     searched = ", ".join(str(folder) for folder in folders)
     raise MissingModel(f"There is no file {str(relative)[:300]} (searched: {searched}). {hint}")
 
 
 def _reserve(folder: Path, stem: str) -> Path:
-    """The first free name, reserved by an empty file."""
+    """Reserve the first free name with an empty file."""
     for count in range(1, 100_000):
         path = folder / f"{stem}{'' if count == 1 else f'_{count}'}{SUFFIX}"
         try:
@@ -80,9 +80,9 @@ def _reserve(folder: Path, stem: str) -> Path:
 
 
 def write_atomically(path: Path, data: bytes, reserved: bool = False) -> None:
-    """Write a file completely or not at all, also in a power failure. Raises OSError.
+    """Write a file completely or not at all, even if the power fails. Raises OSError.
 
-    reserved: `path` is an empty file that reserves the name; it is removed if writing fails.
+    reserved: `path` is an empty placeholder file, which is removed if writing fails.
     """
     temporary = path.with_name(f".{uuid4().hex}{PART}")
     try:

@@ -1,4 +1,4 @@
-"""Pictures from outside, opened in common raster formats only."""
+"""Open untrusted pictures, in common raster formats only."""
 
 import io
 from functools import cache
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Not among them: EPS, for which Pillow starts Ghostscript, whatever the file is called.
+# Without EPS: Pillow would start Ghostscript for it, whatever the file's suffix.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def open_picture(source: Path | bytes) -> "Image":
-    """Open a picture as PIL.Image.open does, lazily. Raises the same errors, also for other formats."""
+    """Open a picture as PIL.Image.open does, lazily. Raises the same errors; other formats count as unreadable."""
     from PIL import Image
 
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())

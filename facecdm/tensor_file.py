@@ -1,4 +1,4 @@
-"""Tensors of a file from outside: the one place where they are read and checked."""
+"""Read and check the tensors of an untrusted file. No other module does this."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -15,16 +15,16 @@ from .errors import BadFile, FaceCDMError
 
 DAMAGED = "The file is damaged: get it again."
 MOST_ENTRIES = 50_000  # tensors and nested parts of one file; full SDXL has 2,500
-LARGEST_WEIGHT = 1e10  # far beyond any trained one; larger ones overflow in a product
-SAFE_TORCH = (2, 10)  # older ones run code in a crafted pickle, weights_only or not (CVE-2025-32434, CVE-2026-24747)
+LARGEST_WEIGHT = 1e10  # far above any trained weight; larger ones overflow in products
+SAFE_TORCH = (2, 10)  # older ones run code in a crafted pickle, even with weights_only (CVE-2025-32434, CVE-2026-24747)
 CODE = "it holds more than tensors, perhaps code, and no code in a file is run"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor of a .safetensors file or a tensors-only pickle, nested names joined by dots, and the metadata.
+    """All tensors of a .safetensors file or a tensors-only pickle (nested names joined by dots), and the metadata.
 
-    No code in a file is run. Raises BadFile: unreadable, not a plain file, more than tensors, or tensors that claim
-    more memory than the file holds.
+    No code in a file is run. Raises BadFile: unreadable, not a plain file, content other than tensors, or
+    tensors that claim more memory than the file holds.
     """
     if path.suffix.lower() == ".safetensors":
         with open_safetensors(path) as file:
@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
-    """A file as `safe_open` gives it. Within the block every error but a FaceCDMError becomes BadFile."""
+    """Open a file with `safe_open`. Within the block, every error except FaceCDMError becomes BadFile."""
     from safetensors import safe_open
 
     with _reading(path), safe_open(path, "pt") as file:
@@ -48,7 +48,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
 
 
 def check_pickle_allowed(path: Path) -> None:
-    """Raises BadFile for a pickle from outside where this torch reads none safely."""
+    """Raise BadFile if this torch version cannot read untrusted pickles safely."""
     if not pickles_are_safe():
         raise BadFile(
             f"{path} is not read: before torch {'.'.join(map(str, SAFE_TORCH))} (here {torch.__version__}) a crafted "
@@ -57,7 +57,7 @@ def check_pickle_allowed(path: Path) -> None:
 
 
 def load_pickle(source: Path | BytesIO) -> Any:
-    """Tensors and plain values of a pickle; no code in it is run. Raises ValueError, and torch's many types."""
+    """Tensors and plain values of a pickle. No code in it is run. Raises ValueError and many torch errors."""
     try:
         return torch.load(source, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -65,7 +65,7 @@ def load_pickle(source: Path | BytesIO) -> Any:
 
 
 def pickles_are_safe() -> bool:
-    """Whether no advisory is known against this torch's reading of pickles."""
+    """Whether this torch version has no known security advisory about reading pickles."""
     return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= SAFE_TORCH
 
 
@@ -77,7 +77,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FaceCDMError:
         raise
-    except Exception as error:  # pickle, zip and safetensors each have types of their own
+    except Exception as error:  # pickle, zip and safetensors each raise their own types
         raise BadFile(
             f"{path} cannot be read: {_first_line(error)}. It is damaged, was cut off, or holds more than tensors: "
             "get it again, as .safetensors where there is a choice."
@@ -85,21 +85,21 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def check_weights(name: str, tensor: Tensor, source: object, advice: str = DAMAGED) -> None:
-    """Raises BadFile, naming `source`, if `tensor` is no weight: integers, NaN, infinity, or far too large."""
+    """Raise BadFile, which names `source`, if `tensor` holds integers, NaN, infinity or far too large values."""
     if not tensor.is_floating_point():
         raise BadFile(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights. {advice}")
     if not tensor.numel():
         return
-    wide = tensor if tensor.element_size() > 1 else tensor.float()  # torch compares no fp8
+    wide = tensor if tensor.element_size() > 1 else tensor.float()  # torch cannot compare fp8
     low, high = map(float, torch.aminmax(wide.detach()))
-    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes NaN on
+    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax propagates NaN
         raise BadFile(f"{source}: {name} holds NaN or infinity. {advice}")
     if max(-low, high) > LARGEST_WEIGHT:
         raise BadFile(f"{source}: {name} holds {max(low, high, key=abs):.3g}, which no training gives. {advice}")
 
 
 def count_numbered(names: Iterable[str], prefix: str) -> int:
-    """Number of `prefix0.…`, `prefix1.…`. Raises ValueError for a gap, so that a name cannot declare a huge count."""
+    """Count `prefix0.…`, `prefix1.…`. Raises ValueError for a gap, so that a name cannot declare a huge count."""
     numbers = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
     if numbers != {str(number) for number in range(len(numbers))}:
         raise ValueError(f"{prefix}N is not numbered 0, 1, 2 …")
@@ -107,7 +107,7 @@ def count_numbered(names: Iterable[str], prefix: str) -> int:
 
 
 def _flatten(value: object) -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of a nested dict. A shared part counts each time, so that none unfolds without end."""
+    """(dotted name, tensor) of a nested dict. Shared parts count each time, so a cycle reaches the limit."""
     pending, visited = [("", value)], 0
     while pending:
         name, value = pending.pop()
@@ -125,7 +125,7 @@ def _check_memory(tensors: dict[str, Tensor], size: int) -> None:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
             raise ValueError(f"{name} is not a plain tensor")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if claimed > 4 * size:  # shared tensors count more than once
+    if claimed > 4 * size:  # shared tensors are counted repeatedly
         raise ValueError(f"its tensors claim {claimed:,} bytes and the file has {size:,}")
 
 

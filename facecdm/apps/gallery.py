@@ -1,4 +1,4 @@
-"""The gallery: shipped workflows with some values changed, run by a real ComfyUI; a sheet, and a page of settings."""
+"""The gallery: run variants of the shipped workflows in ComfyUI; write a sheet and a page of settings."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ from .serving import existing_file, open_meter, require_pack, running_server
 from .sheet import SheetRow, contact_sheet
 from .similarity import SimilarityMeter
 
-CELL, TEXT_LINES = 320, 7  # of the sheet; the longest settings fit
+CELL, TEXT_LINES = 320, 7  # of the sheet; enough for the longest settings
 
 Changes = dict[tuple[str, str], Any]  # (node's title, input) → value
 
@@ -32,7 +32,7 @@ Changes = dict[tuple[str, str], Any]  # (node's title, input) → value
 class GalleryItem:
     """
     workflow  name of a shipped workflow
-    changes   values that replace its own
+    changes   values to replace
     """
 
     workflow: str
@@ -43,7 +43,7 @@ PROMPT, PHOTO = ("Prompt", "text"), ("Reference", "image")
 OLD = {PROMPT: "a old man, short grey hair, neutral, white shirt, gradient green background"}
 LAUGHING = {PROMPT: "a young man, short black hair, laughing, red striped shirt, blurred yellow background"}
 OTHER = {PHOTO: "faceworld-2.webp"}
-# Rows of the sheet; the first photo of a row's first workflow is its reference.
+# Rows of the sheet. A row's reference is the first photo of its first workflow.
 GALLERY: tuple[tuple[GalleryItem, ...], ...] = (
     (GalleryItem("portrait"), GalleryItem("portrait", OLD), GalleryItem("portrait", LAUGHING)),
     (GalleryItem("portrait", OTHER), GalleryItem("portrait", OTHER | OLD), GalleryItem("portrait", OTHER | LAUGHING)),
@@ -80,7 +80,7 @@ def with_adapter(workflow: Workflow, name: str) -> Workflow:
 
 
 def edited(item: GalleryItem, steps: int | None, adapter: str | None) -> Workflow:
-    """The item's workflow with its changes. Raises WorkflowMistake if it lacks an input that is changed."""
+    """The item's workflow with its changes. Raises WorkflowMistake if a changed input does not exist."""
     workflow = Workflow.load(WORKFLOW.parent / f"{item.workflow}.json")
     for (node, name), value in item.changes.items():
         workflow = workflow.set(node, name, value)
@@ -90,12 +90,12 @@ def edited(item: GalleryItem, steps: int | None, adapter: str | None) -> Workflo
 
 
 def photos(workflow: Workflow) -> list[str]:
-    """Ids of the Load Image nodes; the first loads the person."""
+    """Ids of the Load Image nodes. The first one loads the reference."""
     return [node_id for node_id, node in workflow.nodes.items() if node["class_type"] == "LoadImage"]
 
 
 def settings(item: GalleryItem, workflow: Workflow) -> str:
-    """One line: workflow, sampler, changes, photos; prompts last, because a caption may be cut."""
+    """One line: workflow, sampler, changes, photos, then prompts. A caption may be cut at its end."""
     sampler = workflow.nodes[workflow.find("KSampler")]["inputs"]
     changes = [f"{node} {name} {value}" for (node, name), value in item.changes.items()
                if node not in ("Prompt", "Reference", "KSampler")]  # fmt: skip
@@ -127,7 +127,7 @@ async def make_rows(
                     workflow = workflow.set(node_id, "image", sent[workflow.get(node_id, "image")])
                 line.begin(f"{number} {item.workflow}")
                 job = Job(photo, number, caption, workflow)
-                one_person = meter if workflow.has("FaceCDMApply") else None  # of several, none is the reference's
+                one_person = meter if workflow.has("FaceCDMApply") else None  # the others show several people
                 results.append(
                     await finish(client, job, await client.submit(workflow), line, one_person, options.output)
                 )
@@ -142,7 +142,7 @@ def example(name: str) -> Reference:
 
 @contextlib.contextmanager
 def adapter_copy(file: Path | None, base: Path | None) -> Iterator[str | None]:
-    """Copy an adapter into models/facecdm of `base` while the block runs; its name there, None without a file."""
+    """Copy an adapter into models/facecdm of `base` while the block runs. Yields its name, or None without a file."""
     if file is None:
         yield None
         return
@@ -156,7 +156,7 @@ def adapter_copy(file: Path | None, base: Path | None) -> Iterator[str | None]:
 
 
 def markdown(rows: list[SheetRow]) -> str:
-    """The page: the sheet, and a line of settings for each image, in the sheet's order."""
+    """The page in Markdown: the sheet, then one line of settings per image, in the sheet's order."""
     results = [result for row in rows for result in row.results]
     lines = [f"{number}. {made.prompt} · {made.problem or made.verdict}" for number, made in enumerate(results, 1)]
     return "\n".join(["# Gallery", "", "![Images of the shipped workflows](gallery.jpg)", "",
@@ -165,7 +165,7 @@ def markdown(rows: list[SheetRow]) -> str:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Exit code 1 if an image could not be made; the sheet says why."""
+    """Exit code: 1 if an image could not be made. The sheet shows the reason."""
     require_pack("call the gallery in a clone")
     base = options.base or options.comfyui
     options.output.mkdir(parents=True, exist_ok=True)

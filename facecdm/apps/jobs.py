@@ -1,4 +1,4 @@
-"""One image of a workflow: queued, waited for, written, measured."""
+"""Make one image of a workflow: queue it, wait for it, write it, measure it."""
 
 import contextlib
 from collections import deque
@@ -22,10 +22,10 @@ from .similarity import SimilarityMeter
 @dataclass(frozen=True)
 class Job:
     """
-    reference  the person
-    number     of the image; part of its file name
-    prompt     or settings; shown below the image
-    workflow   what is queued
+    reference  the reference
+    number     number of the image; part of its file name
+    prompt     prompt or settings, shown below the image
+    workflow   the workflow to queue
     """
 
     reference: Reference
@@ -45,9 +45,9 @@ async def make_all(
     meter: SimilarityMeter | None,
     output: Path,
 ) -> list[SheetRow]:
-    """Upload the references, queue all jobs, finish each; if stopped, cancel those that are left.
+    """Upload the references, queue all jobs and finish each. If stopped, cancel the remaining jobs.
 
-    jobs_of  names of the uploads → jobs
+    jobs_of  makes the jobs from the names of the uploads
     """
     async with Client(address, patience=5) as client:
         jobs = jobs_of([await client.upload(item.data, item.name) for item in references])
@@ -74,7 +74,7 @@ async def make_all(
 async def finish(
     client: Client, job: Job, prompt_id: str, line: ProgressLine, meter: SimilarityMeter | None, output: Path
 ) -> SheetImage:
-    """Wait for a queued job, write its image, measure it. A job that fails gives a SheetImage with the reason."""
+    """Wait for a queued job, write and measure its image. A failed job gives a SheetImage with the reason."""
     try:
         pictures = (await client.wait(prompt_id, line.step)).images()
     except JobFailed as error:

@@ -1,4 +1,4 @@
-"""Portraits: references × prompts through one workflow, and a contact sheet of them.
+"""Portraits of every reference with every prompt from one workflow, and a contact sheet.
 
 The workflow's nodes are found by title: "Reference" (LoadImage), "Prompt" (CLIPTextEncode); KSampler and SaveImage by
 class. Any workflow in API format with these four works.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..comfy_api.server import LocalServer
 
 WORKFLOW = REPOSITORY / "workflows" / "api" / "portrait.json"
-# In the words of FaceWorld's captions: the demo model was trained on no others.
+# Worded like FaceWorld's captions, the only ones that the demo model was trained on.
 PROMPTS = (
     "a young woman, long blond hair, smiling, red striped shirt, plain blue background",
     "a middle-aged woman, short black hair, neutral, white shirt, gradient green background",
@@ -60,7 +60,7 @@ def plan(
     seed: int,
     steps: int | None,
 ) -> list[Job]:
-    """Every reference with every prompt. Raises WorkflowMistake if the workflow lacks a node for it."""
+    """Jobs for every reference and prompt. Raises WorkflowMistake if the workflow lacks a required node."""
     workflow = workflow.set("KSampler", "seed", seed)
     if steps is not None:
         workflow = workflow.set("KSampler", "steps", steps)
@@ -74,7 +74,7 @@ def plan(
 
 
 def main(options: argparse.Namespace) -> int:
-    """Exit code 1 if no image was made."""
+    """Exit code: 1 if no image was made."""
     started = time.monotonic()
     if not options.workflow:
         require_pack("name a workflow with --workflow")
@@ -136,7 +136,7 @@ def write_report(path: Path, rows: list[SheetRow], options: argparse.Namespace) 
 
 
 def serve(address: str, local: "LocalServer | None") -> None:
-    """Return on Ctrl-C, or when the server ends."""
+    """Keep the server running until Ctrl-C or until it ends."""
     print(f"\nComfyUI stays up at http://{address} (Templates → FaceCDM). Ctrl-C ends it.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while local is None or local.alive:

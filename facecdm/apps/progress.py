@@ -1,4 +1,4 @@
-"""Progress in the terminal: one line that is redrawn; in a log, a line per finished image."""
+"""Progress as one redrawn line in a terminal, or one line per finished image in a log."""
 
 import shutil
 import sys
@@ -9,7 +9,7 @@ from ..comfy_api.names import one_line
 
 
 class ProgressLine:
-    """Progress of `total` jobs, one after the other."""
+    """Progress of `total` jobs that run one after the other."""
 
     def __init__(self, total: int, stream: TextIO | None = None):
         self.total, self.stream = total, stream or sys.stdout
@@ -21,7 +21,7 @@ class ProgressLine:
         self._draw(0.0, "")
 
     def step(self, progress: Progress) -> None:
-        """A Client's on_progress."""
+        """Callback for a Client's `on_progress`."""
         if progress.maximum > 1:
             self._draw(progress.value / progress.maximum, f"step {progress.value}/{progress.maximum}")
 

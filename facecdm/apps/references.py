@@ -14,7 +14,7 @@ from ..pictures import open_picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXAMPLES = PACKAGE / "demo" / "assets"  # under the names that the shipped workflows use
+EXAMPLES = PACKAGE / "demo" / "assets"  # file names as in the shipped workflows
 FACEWORLD_REFERENCE = EXAMPLES / "faceworld.webp"
 
 
@@ -22,8 +22,8 @@ FACEWORLD_REFERENCE = EXAMPLES / "faceworld.webp"
 class Reference:
     """
     name     safe file name
-    data     the file
-    picture  decoded, RGB, upright
+    data     content of the file
+    picture  decoded picture, RGB, upright
     """
 
     name: str
@@ -32,7 +32,7 @@ class Reference:
 
 
 def read_references(paths: list[Path] | None) -> list[Reference]:
-    """The given images; without paths, an astronaut's photo and a FaceWorld face. Raises BadFile."""
+    """Read the given images; without paths, an astronaut's photo and a FaceWorld face. Raises BadFile."""
     if paths:
         return unique([reference(path.name, path.read_bytes()) for path in paths])
     default = reference(FACEWORLD_REFERENCE.name, FACEWORLD_REFERENCE.read_bytes())
@@ -48,7 +48,7 @@ def read_references(paths: list[Path] | None) -> list[Reference]:
 
 
 def copy_examples(folder: Path) -> None:
-    """Copy the images that the shipped workflows name into an input folder; existing files stay."""
+    """Copy the shipped workflows' images into an input folder. Existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for example in EXAMPLES.iterdir():
         if not (folder / example.name).exists():
@@ -67,7 +67,7 @@ def reference(name: str, data: bytes) -> Reference:
 
 
 def unique(references: list[Reference]) -> list[Reference]:
-    """Number the names that occur twice: results are written under them."""
+    """Add numbers to repeated names, because results are stored under these names."""
     count: dict[str, int] = {}
     renamed = []
     for item in references:

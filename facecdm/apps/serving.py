@@ -1,4 +1,4 @@
-"""The server that portrait and gallery use, and what measures identity beside it."""
+"""The ComfyUI server and the similarity meter of `portrait` and `gallery`."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def existing_file(text: str) -> Path:
-    """For argparse."""
+    """Path of an existing file, as an argparse type."""
     path = Path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
@@ -34,9 +34,9 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def require_pack(instead: str) -> None:
-    """Raises FaceCDMError if only the library is installed, without nodes and workflows.
+    """Raise FaceCDMError if the nodes and workflows are not installed.
 
-    instead  what to do without them
+    instead  advice for the error message
     """
     if not (REPOSITORY / "nodes").is_dir():
         raise FaceCDMError(f"only the library is installed here, without the node pack: {instead}")
@@ -44,7 +44,7 @@ def require_pack(instead: str) -> None:
 
 @contextlib.contextmanager
 def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalServer | None"]]:
-    """(address, the server that was started for it or None) while the block runs."""
+    """Provide a server while the block runs. Yields (address, the server if it was started here, else None)."""
     if options.server:
         yield options.server, None
         return
@@ -55,14 +55,14 @@ def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalSer
 
     base = (options.base or options.comfyui).absolute()
     link_pack(REPOSITORY, base)
-    if options.base:  # a base directory of our own; the input folder of a user's ComfyUI is theirs
+    if options.base:  # never change the input folder of the user's ComfyUI
         copy_examples(base / "input")
     with LocalServer(options.comfyui.absolute(), base, port=options.port, cpu=not has_accelerator()) as local:
         yield local.address, local
 
 
 def open_meter(options: argparse.Namespace, references: list[Reference]) -> SimilarityMeter | None:
-    """A meter with the references added; None, with a message, where there is no face pack. Raises NoFace."""
+    """A meter with the references added. Without a face pack, print a message and return None. Raises NoFace."""
     base = options.base or options.comfyui
     try:
         if base is None:

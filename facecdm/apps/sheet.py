@@ -1,4 +1,4 @@
-"""Contact sheets: a row per person, the reference first, then each image with its prompt and identity similarity."""
+"""Contact sheets: one row per person, with the reference, then each image with its prompt and identity similarity."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont as Font
 
 TEXT_LINES = 4
-SIMILAR = 0.3  # similarities below it are not green
+SIMILAR = 0.3  # lower similarities are not green
 
 
 @dataclass(frozen=True)
 class SheetImage:
     """
     prompt      shown below the image
-    picture     None if it was not made
-    similarity  identity similarity, -1 … 1; None if not known
-    problem     why there is no picture
+    picture     the picture; None if it was not made
+    similarity  identity similarity, -1 … 1; None if unknown
+    problem     why the picture was not made
     measured    whether face detection has run
     """
 
@@ -42,8 +42,8 @@ class SheetImage:
 @dataclass(frozen=True)
 class SheetRow:
     """
-    name       of the person, or a prompt
-    reference  None leaves the first cell empty
+    name       name of the person, or a prompt
+    reference  picture in the first cell; None leaves it empty
     results    the other cells
     """
 
@@ -55,7 +55,7 @@ class SheetRow:
 def contact_sheet(
     title: str, subtitle: str, rows: list[SheetRow], cell: int = 256, text_lines: int = TEXT_LINES
 ) -> "Image":
-    """Draw a sheet, RGB. Images of any size are fitted into cells of `cell` pixels."""
+    """Draw an RGB sheet. Images are scaled to fit cells of `cell` pixels."""
     from PIL import Image, ImageDraw
 
     heading, text = font(26), font(14)
@@ -89,7 +89,7 @@ def contact_sheet(
 
 
 def draw_verdict(draw: "ImageDraw", at: tuple[int, int], width: int, result: SheetImage, text: "Font") -> None:
-    """The verdict; beside a similarity, a bar from 0 to 1, green from .3 on."""
+    """Draw the verdict. A similarity also gets a bar from 0 to 1, which is green from 0.3."""
     x, y = at
     similar = result.similarity is not None and result.similarity >= SIMILAR
     draw.text((x, y - 2), result.verdict, GREEN if similar else AMBER, text)

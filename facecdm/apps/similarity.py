@@ -1,4 +1,4 @@
-"""Identity similarity of an image to a reference, measured outside the graph."""
+"""Identity similarity of an image to a reference, measured outside ComfyUI."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class SimilarityMeter:
-    """Cosines of face embeddings, by an InsightFace pack."""
+    """Measures cosines of face embeddings with an InsightFace pack."""
 
     def __init__(self, models: Path, pack: str | None = None):
         """
-        models  ComfyUI's models folder; the pack is in its insightface folder
-        pack    default: faces.packs.default_pack
+        models  ComfyUI's models folder, which has the pack in insightface/
+        pack    name of the pack; default: faces.packs.default_pack
 
         Raises MissingModel, MissingPackage, BadFile.
         """
@@ -27,18 +27,18 @@ class SimilarityMeter:
         self._references: dict[str, object] = {}
 
     def add_reference(self, name: str, picture: "Image") -> None:
-        """Keep the largest face of an image under a name. Raises NoFace."""
+        """Store the largest face of an image under a name. Raises NoFace."""
         faces = self._detect(picture).faces
         if not len(faces):
             raise NoFace(f"no face was found in the reference {name}: choose a picture with a clear face")
         self._references[name] = faces
 
     def measure(self, name: str | None, picture: "Image") -> tuple[float | None, int, float | None]:
-        """(similarity, count, score) of an image.
+        """Return (similarity, count, score) of an image.
 
-        similarity  cosine of the largest face to the reference `name`, -1 … 1; None without a face or a name
-        count       of faces
-        score       of the largest face's detection, 0 … 1; None without a face
+        similarity  cosine of the largest face and the reference `name`, -1 … 1; None without a face or a name
+        count       number of faces
+        score       detection score of the largest face, 0 … 1; None without a face
         """
         from ..faces.compare import compare
 

@@ -1,4 +1,4 @@
-"""The API of one ComfyUI server, asynchronous.
+"""Asynchronous client for the API of one ComfyUI server.
 
     async with Client("127.0.0.1:8188") as client:
         name = await client.upload(Path("me.jpg"))
@@ -6,8 +6,8 @@
         finished = await client.wait(job, on_progress=print)
         data = await client.fetch(finished.images()[0])
 
-The web socket only carries progress and wakes a waiter early. Whether a job has ended is always read from /history,
-so a dropped socket loses nothing. Only the given address is contacted: no redirects, no proxies.
+The web socket only carries progress and ends a wait early. The end of a job is always read from /history, so a
+dropped socket loses nothing. Only the given address is contacted: no redirects, no proxies.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ class Client:
     def __init__(self, address: str, *, patience: float = 20.0, answer_limit: int = 256 * MEBI, client_id: str = ""):
         """
         address       host:port or a URL
-        patience      seconds to repeat a request to an unreachable server
-        answer_limit  bytes of an answer
-        client_id     the server sends a job's progress to the client id that queued it; default: a new one
+        patience      seconds for which a request to an unreachable server is repeated
+        answer_limit  largest size of an answer, bytes
+        client_id     id for queuing jobs; the server sends their progress to it; default: a new id
         """
         self._transport = Transport(address, patience, answer_limit)
         self.client_id = client_id or uuid.uuid4().hex
@@ -58,7 +58,7 @@ class Client:
     async def upload(self, picture: Path | bytes, name: str | None = None, subfolder: str = "") -> str:
         """Store a file in the server's input folder; return the name that LoadImage takes.
 
-        The server stores equal content under one name once; other content gets a new name.
+        The server keeps one copy of equal content. Different content under the same name gets a new name.
         """
         import aiohttp
 
@@ -75,22 +75,22 @@ class Client:
         return f"{folder}/{answer['name']}" if folder else answer["name"]
 
     async def fetch(self, output: Output, limit: int = 256 * MEBI) -> bytes:
-        """The content of a job's file. Raises BadAnswer if it is larger than `limit` bytes or takes too long."""
+        """Fetch a job's file. Raises BadAnswer if it is larger than `limit` bytes or takes too long."""
         names = {"filename": output.filename, "subfolder": output.subfolder, "type": output.type}
         return await self._transport.bytes("GET", "/view", params=names, limit=limit, transfer=True)
 
     # ---- jobs ----
 
     async def submit(self, workflow: Workflow, *, prompt_id: str | None = None, extra: dict | None = None) -> str:
-        """Queue a workflow; return the job's id, `prompt_id` where given.
+        """Queue a workflow; return the job's id (`prompt_id` if given).
 
-        Raises WorkflowRejected if *any* output node has a mistake: the server would run the others.
+        Raises WorkflowRejected if *any* output node has a mistake; the server itself would run the others.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         body = {"prompt": workflow.nodes, "client_id": self.client_id, "prompt_id": prompt_id}
         if extra:
             body["extra_data"] = {"extra_pnginfo": extra}
-        with contextlib.suppress(asyncio.TimeoutError):  # a server without a web socket is used without progress
+        with contextlib.suppress(asyncio.TimeoutError):  # without a web socket there is no progress
             await asyncio.wait_for(self._listener.connected.wait(), 2)
         answer = await self._transport.json("POST", "/prompt", json=body, accept=(200, 400))
         if mistakes := rejection(answer):
@@ -106,8 +106,8 @@ class Client:
     ) -> Finished:
         """Wait for the end of a job.
 
-        on_progress  called for each step; what it raises is ignored
-        timeout      seconds, slow answers included
+        on_progress  called for each step; its exceptions are ignored
+        timeout      seconds, including slow answers
 
         Raises JobFailed, JobInterrupted, JobLost, ServerUnreachable, BadAnswer, TimeoutError.
         """
@@ -126,7 +126,7 @@ class Client:
             if (finished := await self.finished(prompt_id)) is not None:
                 return finished
             if not await self.is_queued(prompt_id):
-                # It may have ended between the two requests.
+                # The job may have ended between the two requests.
                 if (finished := await self.finished(prompt_id)) is not None:
                     return finished
                 raise JobLost(f"{self.url} does not know job {prompt_id} (any more): queue it again")
@@ -134,10 +134,10 @@ class Client:
                 await asyncio.wait_for(wake.wait(), 1.0)
 
     async def run(self, workflow: Workflow, on_progress: OnProgress | None = None) -> Finished:
-        """submit, then wait; cancelling this coroutine cancels the job."""
+        """Submit a workflow and wait for it. Cancelling this coroutine cancels the job."""
         prompt_id = str(uuid.uuid4())
         watchers = self._listener.watchers
-        watchers[prompt_id] = (on_progress, asyncio.Event())  # a quick job ends before submit has its answer
+        watchers[prompt_id] = (on_progress, asyncio.Event())  # a quick job may end before submit returns
         try:
             await self.submit(workflow, prompt_id=prompt_id)
         except BaseException:
@@ -151,14 +151,14 @@ class Client:
             raise
 
     async def finished(self, prompt_id: str) -> Finished | None:
-        """The job's result, None while it has not ended. Raises like `wait`."""
+        """The job's result, or None until it has ended. Raises the errors of `wait`."""
         answer = await self._transport.json("GET", f"/history/{prompt_id}")
         if not isinstance(answer, dict):
             raise BadAnswer(f"{self.url} gave no readable history")
         return read_entry(prompt_id, answer[prompt_id]) if prompt_id in answer else None
 
     async def is_queued(self, prompt_id: str) -> bool:
-        """Whether the job runs or waits; for one that has ended call `finished`."""
+        """Whether the job runs or waits. For an ended job call `finished`."""
         queue = await self._transport.json("GET", "/queue")
         try:
             return any(item[1] == prompt_id for items in queue.values() for item in items)
@@ -171,13 +171,13 @@ class Client:
         await self.interrupt(prompt_id)
 
     async def interrupt(self, prompt_id: str | None = None) -> None:
-        """Interrupt this job if it runs; with None, whichever runs."""
+        """Interrupt this job if it runs; None: interrupt any running job."""
         await self._transport.bytes("POST", "/interrupt", json={"prompt_id": prompt_id} if prompt_id else {})
 
     # ---- the server ----
 
     async def object_info(self) -> dict[str, Any]:
-        """Node class → its inputs and outputs, for every class that the server knows."""
+        """Inputs and outputs of every node class that the server has, by class."""
         return await self._transport.json("GET", "/object_info")
 
     async def system_stats(self) -> dict[str, Any]:

@@ -13,13 +13,13 @@ class ServerUnreachable(FaceCDMError):
 
 
 class BadAnswer(FaceCDMError):
-    """The server's answer is not what its API promises."""
+    """The server's answer does not follow its API."""
 
 
 class WorkflowRejected(FaceCDMError):
     """The server refused the workflow or a part of it.
 
-    mistakes  a line for each
+    mistakes  one line per mistake
     """
 
     def __init__(self, mistakes: list[str]):
@@ -34,9 +34,9 @@ class WorkflowRejected(FaceCDMError):
 class JobFailed(FaceCDMError):
     """A node raised an exception.
 
-    node_id, node_type  of that node
-    message             of the exception, at most 800 characters
-    traceback           as the server gives it, at most 20,000 characters
+    node_id, node_type  id and class of that node
+    message             the exception's message, at most 800 characters
+    traceback           the server's traceback, at most 20,000 characters
     """
 
     def __init__(self, node_id: str, node_type: str, message: str, traceback: str = ""):
@@ -49,7 +49,7 @@ class JobFailed(FaceCDMError):
 
 
 class JobInterrupted(FaceCDMError):
-    """The job was interrupted, or removed from the queue."""
+    """The job was interrupted or removed from the queue."""
 
 
 class JobLost(FaceCDMError):
@@ -57,7 +57,7 @@ class JobLost(FaceCDMError):
 
 
 class ServerDied(FaceCDMError):
-    """The server process ended by itself; the message ends with the last lines of its log."""
+    """The server process exited. The message ends with the last lines of its log."""
 
 
 class PortTaken(FaceCDMError):

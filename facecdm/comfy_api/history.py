@@ -1,4 +1,4 @@
-"""A server's history entry of a job, and its refusal of a workflow. Neither is trusted."""
+"""Parse a job's history entry and a server's rejection of a workflow. Both are untrusted input."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from .errors import BadAnswer, JobFailed, JobInterrupted
 
 @dataclass(frozen=True)
 class Output:
-    """A file that a job made, as the server names it: for /view only, never for this machine's disk.
+    """A file that a job made. Use its names for /view only, never as local paths.
 
-    node_id    of the node that made it
+    node_id    id of the node that made it
     kind       "images", "gifs", "audio" …
-    filename   on the server
-    subfolder  on the server, "" for none
+    filename   name on the server
+    subfolder  folder on the server, or ""
     type       "output" or "temp"
     """
 
@@ -31,8 +31,8 @@ class Finished:
 
     prompt_id  the job's id
     outputs    its files
-    ui         node id → what the node showed
-    seconds    that it ran, None if the server does not say
+    ui         node id → the node's UI output
+    seconds    run time; None if the server does not report it
     """
 
     prompt_id: str
@@ -41,7 +41,7 @@ class Finished:
     seconds: float | None = None
 
     def images(self, node_id: str | None = None) -> tuple[Output, ...]:
-        """The saved images, of one node or of all; previews (type "temp") are left out."""
+        """Saved images of one node or all nodes, without previews (type "temp")."""
         return tuple(
             output
             for output in self.outputs
@@ -93,7 +93,7 @@ def _failure(messages: dict[str, Any]) -> Exception:
 
 
 def rejection(answer: Any) -> list[str]:
-    """The mistakes in an answer of /prompt, a line each: node, class, reason, details."""
+    """The mistakes in an answer of /prompt, one per line: node, class, reason, details."""
     try:
         return _rejection(answer)
     except (AttributeError, TypeError) as error:

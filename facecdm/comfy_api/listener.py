@@ -1,4 +1,4 @@
-"""A server's web socket: progress of jobs, and a wake-up when one ends. Malformed messages do not stop it."""
+"""A server's web socket: it reports progress and the end of jobs. Malformed messages do not stop it."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ class Progress:
     prompt_id  the job's id
     node       id of the node that runs
     value      steps done
-    maximum    steps in all; 0 when the node just started
+    maximum    total steps; 0 when the node has just started
     """
 
     prompt_id: str
@@ -34,7 +34,7 @@ OnProgress = Callable[[Progress], None]
 class Listener:
     """Keeps a web socket open until it is stopped.
 
-    connected  set while it is open
+    connected  event that is set while the socket is open
     watchers   prompt id → (callback, event that is set when the job may have ended)
     """
 

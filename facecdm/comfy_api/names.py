@@ -1,4 +1,4 @@
-"""File names and texts that come from a server, a plan or a prompt, made safe."""
+"""Sanitise file names and texts from a server, a plan or a prompt."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,9 @@ from ..files import is_reserved
 
 
 def sanitise_filename(name: str, limit: int = 120) -> str:
-    """A similar file name that is valid on Linux, Windows and macOS, of at most `limit` bytes.
+    """A similar file name of at most `limit` bytes that is valid on Linux, Windows and macOS.
 
-    Folders are cut off; a name that is shortened keeps its extension.
+    Folders are removed. A shortened name keeps its extension.
     """
     name = re.split(r"[/\\]", str(name))[-1]
     name = re.sub(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]', "_", name).strip(" .")
@@ -27,7 +27,7 @@ def sanitise_filename(name: str, limit: int = 120) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, resolved. Raises UnsafeName if that is outside `folder`."""
+    """`folder / name`, resolved. Raises UnsafeName if it is outside `folder`."""
     folder = folder.resolve()
     path = (folder / name).resolve()
     if path == folder or folder not in path.parents:
@@ -36,10 +36,10 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text, with an ellipsis for what is beyond `limit` characters."""
+    """The text, cut to `limit` characters with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def one_line(text: str, limit: int = 1000) -> str:
-    """The text in one line without control characters, fit for a terminal."""
+    """The text as one line without control characters, safe for a terminal."""
     return shorten(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text[: 4 * limit]), limit)

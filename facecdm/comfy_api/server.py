@@ -41,9 +41,9 @@ def has_accelerator() -> bool:
 
 
 def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
-    """Put the pack into the base directory's custom_nodes: a link, a junction on Windows, else a copy.
+    """Link the pack into the base directory's custom_nodes (on Windows by a junction), or copy it.
 
-    Replaces only links and copies made here. Raises FaceCDMError if another copy of the pack is there.
+    Replaces only links, and copies made by this function. Raises FaceCDMError if another copy of the pack exists.
     """
     home = base / "custom_nodes"
     home.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
     return target
 
 
-# Waits until the process that started it has ended, for whatever reason, and stops the server.
+# Waits until the process that started it has ended for any reason, then stops the server.
 GUARD = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
 
 
@@ -82,14 +82,14 @@ class LocalServer:
     """A context manager around `python main.py …`.
 
     comfyui      folder with main.py
-    base         base directory: models, input, output, custom_nodes …; missing folders are made
+    base         base directory: models, input, output, custom_nodes …; missing folders are created
     python       interpreter that has ComfyUI's requirements
-    port         None: any free one
+    port         port; None: any free one
     cpu          start with --cpu
     arguments    more arguments for main.py
     environment  more environment variables
-    log          default: server.log in base
-    guarded      the server ends with this process, even if this process is killed
+    log          log file; default: server.log in base
+    guarded      whether the server stops when this process ends, even if it is killed
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class LocalServer:
         self.stop()
 
     def start(self, timeout: float = 180) -> None:
-        """Return when the server answers. Raises PortTaken, ServerDied, ServerUnreachable."""
+        """Start the server; return when it answers. Raises PortTaken, ServerDied, ServerUnreachable."""
         try:
             self.spawn()
             deadline = time.monotonic() + timeout
@@ -155,7 +155,7 @@ class LocalServer:
         command = [self.python, "-u", "main.py", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         command += ["--cpu"] if self.cpu else []
-        # A process group of its own: Ctrl-C reaches only this process, which then stops the server.
+        # In a separate process group, so Ctrl-C reaches only this process, which then stops the server.
         group = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         )
@@ -176,7 +176,7 @@ class LocalServer:
             )
 
     def answers(self) -> bool:
-        """Whether this server answers; another program could have taken the port. Raises ServerDied."""
+        """Whether this server answers, not another program on the same port. Raises ServerDied."""
         if not self.alive:
             code = None if self.process is None else self.process.returncode
             raise ServerDied(f"ComfyUI ended by itself (exit code {code}); {self.log} ends:\n{self.tail()}")

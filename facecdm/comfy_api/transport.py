@@ -1,4 +1,4 @@
-"""HTTP requests to one server: bounded in time and size, never redirected, repeated where that is safe."""
+"""HTTP requests to one server: bounded in time and size, without redirects, repeated if that is safe."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ MEBI = 1 << 20
 class Transport:
     """Use as an async context manager.
 
-    url               of the server, without a slash at the end
-    patience          seconds to repeat a request to an unreachable server
-    answer_limit      bytes of an answer
-    answer_seconds    for a whole answer
-    transfer_seconds  for a whole file, up or down
+    url               URL of the server, without a trailing slash
+    patience          seconds for which a request to an unreachable server is repeated
+    answer_limit      largest size of an answer, bytes
+    answer_seconds    time limit of a whole answer
+    transfer_seconds  time limit of a whole upload or download
     """
 
     answer_seconds = 120.0
@@ -38,7 +38,7 @@ class Transport:
         import aiohttp
 
         tracing = aiohttp.TraceConfig()
-        tracing.on_request_redirect.append(_refuse_redirect)  # ws_connect has no allow_redirects
+        tracing.on_request_redirect.append(_refuse_redirect)  # ws_connect lacks allow_redirects
         self.session = aiohttp.ClientSession(trace_configs=[tracing])
         return self
 
@@ -46,7 +46,7 @@ class Transport:
         await self.session.close()
 
     async def json(self, method: str, path: str, **options: Any) -> Any:
-        """The answer, parsed. Raises as `bytes` does."""
+        """The parsed answer. Raises the errors of `bytes`."""
         data = await self.bytes(method, path, **options)
         try:
             return parse_json(data)
@@ -64,14 +64,14 @@ class Transport:
     ) -> bytes:
         """The answer of one request.
 
-        GETs are repeated for `patience` seconds while the server is unreachable; POSTs only where the connection
-        was refused, so that nothing is done twice.
+        GETs are repeated for `patience` seconds while the server is unreachable; POSTs only if the connection was
+        refused, so that no request is executed twice.
 
-        accept    HTTP states that are no error
-        limit     bytes; default: answer_limit
-        transfer  a file goes up or down
+        accept    HTTP status codes that are not errors
+        limit     largest size, bytes; default: answer_limit
+        transfer  whether a file is uploaded or downloaded
 
-        Raises ServerUnreachable; BadAnswer for another state, a longer answer, a transfer that takes too long.
+        Raises ServerUnreachable; BadAnswer for another status code, a larger answer, a transfer that takes too long.
         """
         import aiohttp
 

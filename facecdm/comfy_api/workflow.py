@@ -13,8 +13,8 @@ from .errors import WorkflowMistake
 @dataclass(frozen=True)
 class Workflow:
     """
-    nodes  what the server's /prompt takes; read only
-    name   for error messages
+    nodes  the workflow in the form that /prompt takes; read-only
+    name   name in error messages
     """
 
     nodes: dict[str, dict[str, Any]]
@@ -54,7 +54,7 @@ class Workflow:
         return (node.get("_meta") or {}).get("title") or node["class_type"]
 
     def find(self, key: str) -> str:
-        """The id of the only node with this id, title or class, tried in this order. Raises WorkflowMistake."""
+        """The id of the only node with this id, title or class, in this order. Raises WorkflowMistake."""
         if key in self.nodes:
             return key
         for name_of in (self.title, lambda node_id: self.nodes[node_id]["class_type"]):
@@ -91,7 +91,7 @@ class Workflow:
         return inputs[input_name]
 
     def set(self, node: str, input_name: str, value: Any) -> "Workflow":
-        """A copy with another value for one input, which must exist and not be a link. Raises WorkflowMistake."""
+        """A copy with a new value for one input, which must exist and must not be a link. Raises WorkflowMistake."""
         old = self.get(node, input_name)
         if self.is_link(old):
             raise WorkflowMistake(

@@ -1,1 +1,1 @@
-"""Commands of the shell that join the library's parts with a host."""
+"""Shell commands that connect the library's parts to a host."""

@@ -1,4 +1,4 @@
-"""`python -m facecdm dataset …`: makes a data set for the training from a folder of pictures."""
+"""`python -m facecdm dataset …`: make a training data set from a folder of pictures."""
 
 import argparse
 import dataclasses
@@ -114,7 +114,7 @@ def _encoders(arguments: argparse.Namespace):
 
 
 def _found(folder: Path | None, wanted: str, option: str) -> Path:
-    """The folder. Raises MissingModel where there is none to take `wanted` from; `option` names it directly."""
+    """The folder. If it is None, raises MissingModel, whose message names `wanted` and the `option` to give."""
     if folder is None:
         raise MissingModel(
             f"no ComfyUI was found to take {wanted} from: give {option}, or ComfyUI's folder as FACECDM_COMFYUI"
@@ -140,7 +140,7 @@ def _finder(arguments: argparse.Namespace, settings: Settings):
 
 
 def _known(arguments: argparse.Namespace, known_from_npz):
-    """Tables of FaceWorld's faces, in the order of the label files; its pictures have 256 × 256 pixels."""
+    """FaceWorld's known faces, in the order of the label files. The pictures have 256 × 256 pixels."""
     from ..demo.data import read_labels
 
     if len(arguments.splits or ()) != len(arguments.known_faces):

@@ -1,4 +1,4 @@
-"""`python -m facecdm train config.yaml`, alone or under `accelerate launch -m`: the three stages from a shell."""
+"""`python -m facecdm train config.yaml`, alone or under `accelerate launch -m`: run the three stages."""
 
 import argparse
 from pathlib import Path
@@ -63,7 +63,7 @@ def _accelerator(config):
         raise MissingPackage("several processes and trackers need accelerate: pip install accelerate") from error
     import torch
 
-    # Without a GPU accelerate would let each of several processes train alone.
+    # Without a GPU, accelerate would let each process train separately.
     on_cpu = config.device == "cpu" or (processes > 1 and not torch.cuda.is_available())
     try:
         return Accelerator(cpu=on_cpu, log_with=config.tracker, project_dir=str(config.out))

@@ -1,4 +1,4 @@
-"""`python -m facecdm train-location`: give an adapter a head that finds the face while pictures are sampled."""
+"""`python -m facecdm train-location`: give an adapter a head that locates the face during sampling."""
 
 import argparse
 from pathlib import Path

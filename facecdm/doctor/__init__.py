@@ -1,1 +1,1 @@
-"""The doctor: what is installed, what is missing, and how to get it."""
+"""The doctor reports installed and missing parts, and how to get them."""

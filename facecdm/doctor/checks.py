@@ -15,7 +15,7 @@ from .models import check_models, check_workflow
 
 OLDEST_PYTHON, TESTED_PYTHON = (3, 10), (3, 11)
 OLDEST_COMFYUI = (0, 3, 75)
-# package → what it does
+# package → purpose
 OPTIONAL = {
     "matplotlib": "draws the plots of Evaluate Identity",
     "diffusers": "runs adapters outside ComfyUI",
@@ -27,13 +27,13 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def examine(comfyui: Path | None, base: Path | None = None, workflow: str | None = None) -> Iterator[Finding]:
-    """All findings, the most basic first; `base` is `comfyui` unless named, `workflow` one whose models are checked.
+    """All findings, the most basic first. `base` defaults to `comfyui`. The models of `workflow` are checked.
 
-    A check that itself fails is a finding, too.
+    A failing check gives a finding, too.
     """
     base = base or comfyui
     checks: list[Check] = [check_python, check_torch, lambda: check_comfyui(comfyui, base)]
-    if importlib.util.find_spec("torch"):  # all others need it
+    if importlib.util.find_spec("torch"):  # all other checks need torch
         checks += [check_faces, check_runtime, check_optional, lambda: check_models(base)]
     if workflow:
         checks.append(lambda: check_workflow(workflow, base))
@@ -122,7 +122,7 @@ def check_faces() -> Iterator[Finding]:
         from ..faces.providers import import_insightface
 
         import_insightface()
-    except Exception as error:  # MissingPackage, or any type from a broken installation
+    except Exception as error:  # MissingPackage; a broken installation raises any type
         yield Finding(MISSING, "insightface", str(error), f"run `{sys.executable} install.py` in {REPOSITORY}")
         return
     yield Finding(OK, "insightface", f"insightface {version('insightface')} · onnx {version('onnx')}")

@@ -13,7 +13,7 @@ from ..comfyui_folders import find_base, find_comfyui
 from .checks import examine
 from .finding import MISSING, OK, Finding
 
-FOR_OWN_MODELS = ("checkpoint", "adapter")  # topics of what portraits with SD1.5 or SDXL need
+FOR_OWN_MODELS = ("checkpoint", "adapter")  # topics required for portraits with SD1.5 or SDXL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Exit code: 0 if portraits can be made, 1 if something for it is missing."""
+    """Exit code: 0 if portraits can be made, 1 if something required is missing."""
     comfyui = options.comfyui or find_comfyui()
     findings = list(examine(comfyui, options.base or find_base(comfyui), options.workflow))
     if options.json:
@@ -37,7 +37,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Print to a reader that may close early, such as `head`."""
+    """Print the report. The reader may close the pipe early, as `head` does."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Checks of model files: which are there, and which to get, from where, into which folder."""
+"""Checks of model files: files that exist, and advice for missing ones (source and folder)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 class Kind:
     """A kind of optional model file.
 
-    folders  below ComfyUI's models
-    advice   what to get, if there is none; {models} stands for the models folder
+    folders  folders below ComfyUI's models
+    advice   file to get if there is none; {models} stands for the models folder
     """
 
     topic: str
@@ -51,7 +51,7 @@ OPTIONAL_MODELS = (
 
 
 def check_models(base: Path | None) -> Iterator[Finding]:
-    """The demo model, and below `base`/models face packs and files for SD1.5 and SDXL."""
+    """Check the demo model, then face packs and files for SD1.5 and SDXL below `base`/models."""
     yield from check_demo()
     if base is None:
         yield Finding(NOTE, "models", "no ComfyUI, so models were not checked", "name it with --comfyui DIR")
@@ -66,7 +66,7 @@ def check_models(base: Path | None) -> Iterator[Finding]:
 
 
 def check_workflow(name: str, base: Path | None) -> Iterator[Finding]:
-    """Every model file that a workflow needs. Raises FaceCDMError for an unknown name."""
+    """Check every model file that a workflow needs. Raises FaceCDMError for an unknown name."""
     if base is None:
         yield Finding(NOTE, "workflow", "no ComfyUI, so models were not checked", "name it with --comfyui DIR")
         return
@@ -92,14 +92,14 @@ def check_demo() -> Iterator[Finding]:
     size = path.stat().st_size if path.is_file() else 0
     if not size:
         yield Finding(NOTE, "demo model", f"no demo model at {path}", "`python -m facecdm demo train` makes one")
-    elif size < 1_000_000:  # a pointer of Git LFS, or a cut-off copy
+    elif size < 1_000_000:  # a Git LFS pointer or a truncated copy
         yield Finding(WARNING, "demo model", f"{path} has only {size:,} bytes", "clone the pack again")
     else:
         yield Finding(OK, "demo model", f"demo model ({size / 2**20:.0f} MiB, comes with the pack)")
 
 
 def check_packs(folder: Path) -> Iterator[Finding]:
-    """Every face pack, complete or broken. One complete pack is needed."""
+    """List every face pack, complete or broken. One complete pack is needed."""
     from ..errors import FaceCDMError
     from ..faces.packs import ADVICE, find_packs, sort_pack
 

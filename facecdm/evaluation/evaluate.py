@@ -1,4 +1,4 @@
-"""From samples to measures: each picture is measured once, and people and conditions are summarised."""
+"""From samples to measures: measure each picture once, then summarise by person and condition."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Evaluator:
     recognisers   see `recognisers.Recogniser`
     open_picture  path → RGB uint8 [H, W, 3]
     score         prompt adherence, or None
-    others        pictures of other people; their mean embedding is subtracted (pictures of one kind share a bias)
+    others        pictures of other people; their mean embedding is subtracted, because similar pictures share a bias
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Evaluator:
         return self._recognised[key]
 
     def run(self, samples: list[Sample], progress: Callable[[int, int], None] | None = None) -> Evaluation:
-        """Raises NoFace where the first recogniser finds no face in a reference or held-out photo."""
+        """Measure all samples. Raises NoFace if the first recogniser finds no face in a reference or held-out photo."""
         rows = []
         for number, sample in enumerate(samples, 1):
             rows.append(SampleScores(sample, self._numbers(sample)))
@@ -124,7 +124,7 @@ class Evaluator:
         for name, face in known.items():
             if face is None and not prefix:
                 raise NoFace(f"no face was found in the {name} photo of {sample.person}: choose another photo")
-        # A picture without a face counts 0. It is never left out.
+        # A picture without a face counts as 0; it is never left out.
         values = {
             f"{prefix}similarity to {name}": measures.cosine(shown.embedding, face.embedding, centre)
             if shown is not None
@@ -153,7 +153,7 @@ class Evaluator:
 
 
 def summarise(rows: list[SampleScores]) -> list[Summary]:
-    """Means over people for each condition, in order of appearance. The pictures of a person count as one."""
+    """Means over people per condition, in order of appearance. Each person has equal weight."""
     order = list(dict.fromkeys(row.sample.condition for row in rows))
     means = {condition: by_person([row for row in rows if row.sample.condition == condition]) for condition in order}
     summaries = []

@@ -1,4 +1,4 @@
-"""The measures of one picture, and of several."""
+"""Measures of one picture and of several."""
 
 import math
 
@@ -10,7 +10,7 @@ SHARP_SIZE, COARSE = 112, 32
 
 
 def cosine(a: Tensor, b: Tensor, centre: Tensor | None = None) -> float:
-    """Cosine −1 … 1 of unit embeddings [D], after `centre` (the mean of other people) is subtracted from both."""
+    """Cosine of unit embeddings [D], −1 … 1, after subtracting `centre` (the mean of other people) from both."""
     if centre is not None:
         a, b = a - centre, b - centre
     return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
@@ -19,7 +19,7 @@ def cosine(a: Tensor, b: Tensor, centre: Tensor | None = None) -> float:
 def copy_paste(picture: Tensor, reference: Tensor, held_out: Tensor, centre: Tensor | None = None) -> float:
     """(θ(picture, held-out) − θ(picture, reference)) / θ(reference, held-out), in −1…1 (WithAnyone, 2025).
 
-    1: a copy of the reference; 0: equally similar to a photo that was not used; θ: the angle between embeddings.
+    1: a copy of the reference; 0: equally similar to the held-out photo; θ: the angle between embeddings.
     """
 
     def angle(a: Tensor, b: Tensor) -> float:
@@ -40,7 +40,7 @@ def sharpness(picture: np.ndarray, keypoints: np.ndarray) -> float:
 
 
 def yaw(keypoints: np.ndarray) -> float | None:
-    """Rotation of the head in degrees, from five key points [5, 2]; sign as in pose.head. None where they coincide."""
+    """Rotation of the head in degrees, from five key points [5, 2]; sign as in pose.head. None if they coincide."""
     from ..pose.faces import person_of_points
     from ..pose.head import fit_head
 
@@ -49,7 +49,7 @@ def yaw(keypoints: np.ndarray) -> float | None:
 
 
 def diversity(pictures: list[np.ndarray]) -> float:
-    """Mean root mean square difference (0 … 1) of all pairs at 32 × 32 pixels; 0 for fewer than two pictures."""
+    """Mean over all pairs of the RMS difference (0 … 1) at 32 × 32 pixels; 0 for fewer than two pictures."""
     from PIL import Image
 
     if len(pictures) < 2:
@@ -67,7 +67,7 @@ def diversity(pictures: list[np.ndarray]) -> float:
 def interval(by_person: dict[str, float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """(mean, low, high): the percentile bootstrap's 95 % interval over people (Efron 1979).
 
-    For a paired comparison pass the differences.
+    For a paired comparison, pass the differences.
     """
     values = np.array([by_person[name] for name in sorted(by_person)])
     if not len(values):

@@ -1,4 +1,4 @@
-"""Pictures from disk, with a cache of the last ones."""
+"""Read pictures from disk, with a cache of recent ones."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,7 +13,7 @@ KEPT = 64
 
 
 def opener() -> Callable[[Path], np.ndarray]:
-    """A function path → RGB uint8 [H, W, 3], turned upright by EXIF. It raises BadFile if a file is no picture."""
+    """A function: path → RGB uint8 [H, W, 3], rotated as EXIF says. It raises BadFile for an unreadable picture."""
     from PIL import Image, ImageOps
 
     @lru_cache(maxsize=KEPT)

@@ -1,4 +1,4 @@
-"""Recognisers for evaluation: InsightFace's packs, and dlib, which none of our trainings uses."""
+"""Recognisers for evaluation: InsightFace's packs, and dlib, which our training never uses."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ..errors import MissingPackage
 
 @dataclass(frozen=True, eq=False)
 class RecognisedFace:
-    """The largest face of a picture: unit `embedding` [D], and if known `keypoints` [5, 2] in pixels."""
+    """The largest face of a picture: unit `embedding` [D], and `keypoints` [5, 2] in pixels if known."""
 
     embedding: Tensor
     keypoints: np.ndarray | None = None
@@ -25,7 +25,7 @@ class Recogniser(Protocol):
     name: str
 
     def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
-        """The largest face of an RGB picture, uint8 [H, W, 3]; None without a face."""
+        """The largest face of an RGB picture, uint8 [H, W, 3]; None if there is no face."""
 
 
 class InsightFace:
@@ -39,7 +39,7 @@ class InsightFace:
 
     @classmethod
     def of(cls, analyzer) -> "InsightFace":
-        """With an analyzer that is already open."""
+        """Use an analyzer that is already open."""
         made = cls.__new__(cls)
         made._analyzer, made.name = analyzer, analyzer.recogniser
         return made
@@ -55,7 +55,7 @@ class InsightFace:
 class Dlib:
     """dlib's ResNet (King 2017) with its own detector; the weights come with face_recognition_models.
 
-    The detector (HOG) misses small and blurred faces. For these, `find` (another recogniser) may give key points; the
+    The detector (HOG) misses small and blurred faces. For these, another recogniser, `find`, may give key points. The
     embedding is still dlib's.
     """
 
@@ -89,8 +89,7 @@ class Dlib:
         return RecognisedFace(torch.nn.functional.normalize(torch.tensor(list(found)), dim=0))
 
     def _box_of_find(self, picture: np.ndarray):
-        """The box that dlib's detector would give around the face of `find`: its side is about 2.32 times the distance
-        from the eyes to the mouth."""
+        """dlib's box for the face that `find` detects: its side is about 2.32 times the distance from eyes to mouth."""
         import dlib
 
         face = self._find(picture) if self._find is not None else None

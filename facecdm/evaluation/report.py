@@ -16,15 +16,15 @@ INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture witho
 
 
 def check_folder(folder: Path) -> None:
-    """Raise FaceCDMError where `folder` holds a report already, or is a file."""
+    """Raise FaceCDMError if `folder` already holds a report or is a file."""
     if folder.exists() and (not folder.is_dir() or (folder / "report.html").exists()):
         raise FaceCDMError(f"{folder} exists and holds a report: choose another --out, or add --overwrite.")
 
 
 def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
-    """Write pictures.csv, summary.csv, summary.md, plots and report.html to `folder`; paths by name.
+    """Write pictures.csv, summary.csv, summary.md, plots and report.html to `folder`; return name → path.
 
-    Existing files of these names are replaced. Raises FaceCDMError where the folder cannot be written.
+    Existing files of these names are replaced. Raises FaceCDMError if the folder cannot be written.
     """
     plots = draw(evaluation)
     contents = {
@@ -93,7 +93,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def means_table(evaluation: Evaluation) -> str:
-    """A row for each condition, with the interval in brackets."""
+    """Table with one row per condition; intervals are in brackets."""
     names = names_of(evaluation)
     lines = ["| | pictures | people | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 3)]
     for summary in evaluation.summaries:
@@ -139,8 +139,8 @@ def _cell(text: str) -> str:
 
 
 def draw(evaluation: Evaluation) -> dict[str, bytes]:
-    """PNG plots by name: a histogram of identity similarity, and if strengths are known similarity against prompt
-    adherence.
+    """PNG plots by name: a histogram of identity similarity, and, if strengths are known, identity similarity against
+    prompt adherence.
     """
     names = names_of(evaluation)
     similarity = next(name for name in ("similarity to held out", "similarity to reference") if name in names)

@@ -16,14 +16,14 @@ class Sample:
     """A generated picture. Paths are absolute.
 
     picture    the picture
-    person     a name
-    condition  a method, an adapter, a strength …
+    person     name of the person
+    condition  name of a method, an adapter, a strength …
     reference  the photo that was used
     held_out   a photo of the same person that was not used
-    prompt     of the picture
-    plain      the picture of the same seed without the adapter
+    prompt     prompt of the picture
+    plain      the picture with the same seed and no adapter
     yaw        intended rotation of the head in degrees
-    strength   a number for the plot
+    strength   strength of the condition, for the plot
     """
 
     picture: Path

@@ -1,7 +1,7 @@
-"""Model files: which there are, where they come from, which folder they go into, and what a workflow needs.
+"""Model files: a catalogue with sources and folders, the files that a workflow needs, and downloads.
 
 catalogue.py  the one table of files
-needs.py      the files of a workflow, a family or a face pack; what is missing
-download.py   one file or archive, onto the disk
+needs.py      files that a workflow, a family or a face pack needs; missing files
+download.py   downloads one file or archive
 command.py    `python -m facecdm get`
 """

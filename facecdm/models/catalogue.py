@@ -2,15 +2,15 @@
 
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
 the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI and PuLID. The sizes of SD1.5, EVA-CLIP and PuLID
-for SDXL are two bytes a parameter. A licence that could not be read at its source says "see the repository".
+for SDXL assume two bytes per parameter. A licence that could not be read at its source says "see the repository".
 """
 
 from dataclasses import dataclass
 
 HUB = "https://huggingface.co"
-# What ComfyUI's frontend offers to download; anything else gets a link in the workflow's note.
+# Types that ComfyUI's frontend can download. Other files get a link in the workflow's note.
 DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
-# Folders whose files Load Adapter lists with the folder's name before them.
+# Load Adapter lists files of these folders with the folder name as a prefix.
 PREFIXED = ("ipadapter", "instantid", "pulid")
 
 APACHE, MIT = "Apache-2.0", "MIT"
@@ -23,16 +23,16 @@ UNREAD = "see the repository"
 class ModelFile:
     """One file to download.
 
-    folder      below ComfyUI's `models`
-    name        the file's name in that folder, with its subfolder where it has one
-    repository  on the Hugging Face hub, or "" where `link` says everything
-    path        in that repository
-    megabytes   size, 10^6 bytes, as its page states it
-    licence     of the weights
-    purpose     what it is for, a noun phrase
-    link        where the file is not on the hub
-    sha256      of the file, where the publisher states it outside the hub (the hub states its own)
-    requires    names of the table's files that it does not work without: its face pack, its vision tower
+    folder      folder below ComfyUI's `models`
+    name        file name in that folder, including any subfolder
+    repository  repository on the Hugging Face hub, or "" if `link` suffices
+    path        path in that repository
+    megabytes   size in 10^6 bytes, as stated by its page
+    licence     licence of the weights
+    purpose     purpose, as a noun phrase
+    link        URL of a file that is not on the hub
+    sha256      the file's hash, if its publisher states it outside the hub (the hub states its own)
+    requires    names of other files in the table that it needs: its face pack, its vision tower
     """
 
     folder: str
@@ -52,17 +52,17 @@ class ModelFile:
 
     @property
     def page(self) -> str:
-        """Where a person reads about the file."""
+        """URL of the page about the file."""
         return f"{HUB}/{self.repository}" if self.repository else self.link.rpartition("/download/")[0] or self.link
 
     @property
     def choice(self) -> str:
-        """The value of the loader's widget that selects it."""
+        """The loader's widget value that selects the file."""
         return f"{self.folder}/{self.name}" if self.folder in PREFIXED else self.name
 
     @property
     def is_archive(self) -> bool:
-        """Whether it is unpacked into a folder of its own name."""
+        """Whether it is an archive, to be unpacked into a folder of the same name."""
         return self.url.endswith(".zip")
 
     @property
@@ -76,7 +76,7 @@ class ModelFile:
 
     @property
     def note(self) -> str:
-        """A line of Markdown for notes and docs: link, size, licence, folder, and the name to save it under."""
+        """A line of Markdown for notes and docs: link, size, licence, folder, and file name to save as."""
         saved = self.name.rpartition("/")[2]
         renamed = "" if self.is_archive or self.url.endswith(f"/{saved}") else f", saved as `{saved}`"
         folder = "/".join(["models", self.folder, *self.name.split("/")[:-1]])
@@ -269,15 +269,15 @@ ALL = (*FILES, *PACKS.values())
 
 
 def by_choice(value: str) -> ModelFile | None:
-    """The file that a loader's widget value selects, or None."""
+    """The file selected by a loader's widget value, or None."""
     return next((file for file in FILES if file.choice == value.replace("\\", "/")), None)
 
 
 def by_name(name: str) -> ModelFile | None:
-    """The file of that name in any folder, or None."""
+    """The file with that name in any folder, or None."""
     return next((file for file in ALL if file.name.rpartition("/")[2] == name), None)
 
 
 def with_required(file: ModelFile) -> tuple[ModelFile, ...]:
-    """The file and those that it does not work without."""
+    """The file and all files that it requires."""
     return (file, *(found for name in file.requires if (found := by_name(name)) is not None))

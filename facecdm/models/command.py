@@ -1,4 +1,4 @@
-"""`python -m facecdm get`: fetch what a workflow, a family or a face pack needs into ComfyUI's models folders."""
+"""`python -m facecdm get`: download the files of a workflow, family or face pack into ComfyUI's models folders."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Exit code: 0 if all files are there at the end."""
+    """Exit code: 0 if all files exist at the end."""
     if options.list:
         print(table(catalogue.ALL))
         print(f"workflows: {', '.join(workflow_names())}")
@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def models_folder(comfyui: Path | None, base: Path | None) -> Path:
-    """Raises FaceCDMError where there is no ComfyUI to fetch for."""
+    """ComfyUI's models folder. Raises FaceCDMError if there is no ComfyUI."""
     folder = base or find_base(comfyui or find_comfyui())
     if folder is None or not folder.is_dir():
         raise FaceCDMError(
@@ -66,7 +66,7 @@ def models_folder(comfyui: Path | None, base: Path | None) -> Path:
 
 
 def table(files, models: Path | None = None) -> str:
-    """A row a file: size, licence, folder, purpose, link."""
+    """One row per file: size, licence, folder, purpose, link."""
     rows = []
     for file in files:
         where = f"models/{file.folder}/{file.name}" if models is None else str(target_of(file, models))
@@ -75,7 +75,7 @@ def table(files, models: Path | None = None) -> str:
 
 
 def markdown() -> str:
-    """The table as docs/models.md has it, by folder."""
+    """The table in docs/models.md, grouped by folder."""
     folders: dict[str, list[str]] = {}
     for file in catalogue.ALL:
         requires = f"; requires {', '.join(f'`{name}`' for name in file.requires)}" if file.requires else ""
@@ -90,7 +90,7 @@ def confirmed() -> bool:
 
 
 class Meter:
-    """A line that shows how far a download is, on a terminal."""
+    """Progress of a download as one line on a terminal."""
 
     def __call__(self, done: int, total: int) -> None:
         if sys.stderr.isatty():

@@ -1,6 +1,6 @@
-"""One model file, from its repository onto the disk: resumed, verified, and never over a file that is there.
+"""Download one model file: resume, verify, and never overwrite an existing file.
 
-The Hugging Face hub is read by its own library, which honours HF_ENDPOINT (a mirror) and HF_TOKEN.
+Downloads from the Hugging Face hub use its library, which honours HF_ENDPOINT (a mirror) and HF_TOKEN.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from pathlib import Path, PurePosixPath
 from ..errors import FaceCDMError, MissingPackage
 from .catalogue import ModelFile
 
-STAGING = ".facecdm-downloads"  # below models: unfinished downloads, which the next run resumes
+STAGING = ".facecdm-downloads"  # folder in models for unfinished downloads, which the next run resumes
 BLOCK = 1 << 20
-TIMEOUT = 30.0  # seconds without a byte
-SPARE = 64 << 20  # bytes that stay free on the disk
+TIMEOUT = 30.0  # seconds without data
+SPARE = 64 << 20  # bytes to keep free on the disk
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 
 class DownloadFailed(FaceCDMError):
-    """A file could not be fetched; what arrived stays, and the next run resumes it."""
+    """A file could not be downloaded. The partial file is kept, and the next run resumes it."""
 
 
 def target_of(file: ModelFile, models: Path) -> Path:
-    """Where the file goes (an archive: its folder). Raises FaceCDMError where that would be outside `models`."""
+    """Target path of the file (for an archive: its folder). Raises FaceCDMError if it is outside `models`."""
     relative = PurePosixPath(file.folder) / file.name
     if relative.is_absolute() or ".." in relative.parts:
         raise FaceCDMError(f"{relative} leaves the models folder")
@@ -37,9 +37,9 @@ def target_of(file: ModelFile, models: Path) -> Path:
 
 
 def download(file: ModelFile, models: Path, progress: Progress | None = None) -> Path:
-    """Fetch `file` below `models` unless it is there, and return its path.
+    """Download `file` into `models` unless it exists; return its path.
 
-    Raises DownloadFailed: no connection, another size or hash than stated, a full disk, an archive with unsafe names.
+    Raises DownloadFailed: no connection, wrong size or hash, full disk, archive with unsafe names.
     """
     target = target_of(file, models)
     if target.exists():
@@ -74,12 +74,12 @@ def _from_hub(file: ModelFile, staging: Path) -> Path:
         _check_space(staging, (stated.size or 0) - _staged_bytes(folder))
         path = Path(hf_hub_download(file.repository, file.path, local_dir=folder, endpoint=endpoint))
     except OSError as error:
-        if error.errno is not None:  # the disk; connection errors of the hub's library have no number
+        if error.errno is not None:  # a disk error; the hub library's connection errors have no errno
             raise
         raise _failed(file, error) from error
     except FaceCDMError:
         raise
-    except Exception as error:  # the library raises errors of several HTTP clients
+    except Exception as error:  # the library raises the errors of several HTTP clients
         raise _failed(file, error) from error
     _verify(file, path, stated.size or 0, stated.etag if len(stated.etag or "") == 64 else "")
     return path
@@ -98,11 +98,11 @@ def _from_link(file: ModelFile, staging: Path, progress: Progress | None) -> Pat
 
 
 def _stream(url: str, part: Path, staging: Path, progress: Progress | None) -> int:
-    """Append the missing bytes to `part`; return the total size, 0 if the server does not state it."""
+    """Append the missing bytes to `part`; return the total size, or 0 if the server does not state it."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - links of the catalogue alone
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - only links of the catalogue
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send
             return have
@@ -133,7 +133,7 @@ def _failed(file: ModelFile, error: object) -> DownloadFailed:
 
 
 def _verify(file: ModelFile, path: Path, size: int, sha256: str) -> None:
-    """Raises DownloadFailed, and removes the file, where it is not what the server states."""
+    """Compare the file with the stated size and hash. If they differ, remove it and raise DownloadFailed."""
     wrong = ""
     if size and path.stat().st_size != size:
         wrong = f"it has {path.stat().st_size:,} bytes, the server states {size:,}"
@@ -170,7 +170,7 @@ def _staged_bytes(folder: Path) -> int:
 
 
 def _place(staged: Path, target: Path) -> None:
-    """Move into place at once, without replacing a file that has appeared there meanwhile."""
+    """Move into place atomically, without replacing a file that another program has put there."""
     try:
         os.link(staged, target)
     except FileExistsError:
@@ -186,7 +186,7 @@ def _place(staged: Path, target: Path) -> None:
 
 
 def _unpack(file: ModelFile, archive: Path, target: Path) -> None:
-    """The archive's files in the folder `target`, which appears whole; a single top-level folder is removed."""
+    """Unpack the archive into the folder `target`, all or nothing, without a single top-level folder."""
     draft = archive.with_suffix(".unpacked")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -214,7 +214,7 @@ def _check_member(file: ModelFile, member: zipfile.ZipInfo) -> None:
 
 
 def _clear(staging: Path) -> None:
-    """Remove the staging folder where no unfinished download is left in it."""
+    """Remove the staging folder if it holds no unfinished download."""
     for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
         if folder.name == "huggingface" or not any(folder.iterdir()):
             unfinished = any(path.suffix == ".incomplete" for path in folder.rglob("*"))

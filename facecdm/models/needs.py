@@ -1,4 +1,4 @@
-"""The model files of a workflow, a family or a face pack, and which of them are missing."""
+"""Required and missing model files of a workflow, a family or a face pack."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx")
 
 @dataclass(frozen=True)
 class Needs:
-    """What something needs: files of the catalogue, and names of models that the catalogue does not have."""
+    """Required model files: `files` of the catalogue, and `unknown` names that the catalogue does not have."""
 
     files: tuple[ModelFile, ...]
     unknown: tuple[str, ...] = ()
@@ -26,10 +26,10 @@ def workflow_names() -> list[str]:
 
 
 def needs_of(name: str, base: str | None = None) -> Needs:
-    """Of a shipped workflow (its name), a workflow in API form (a path), a family, a face pack or a file's name.
+    """Needs of a shipped workflow (name), a workflow in API format (path), a family, a face pack or a file (name).
 
-    `base` limits a family to one base model. Raises FaceCDMError for an unknown name, BadFile for a file that is no
-    workflow.
+    `base` limits a family to one base model. Raises FaceCDMError for an unknown name, BadFile for a file that is not
+    a workflow.
     """
     if name in PACKS:
         return Needs((PACKS[name],))
@@ -48,7 +48,7 @@ def needs_of(name: str, base: str | None = None) -> Needs:
 
 
 def of_workflow(path: Path) -> Needs:
-    """Every model that the widgets of a workflow in API form name. Raises BadFile."""
+    """All models named by the widgets of a workflow in API format. Raises BadFile."""
     try:
         return of_nodes(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -56,7 +56,7 @@ def of_workflow(path: Path) -> Needs:
 
 
 def of_nodes(nodes: dict) -> Needs:
-    """The same for the nodes themselves."""
+    """All models named by the widgets of these nodes."""
     files: dict[ModelFile, None] = {}
     unknown: dict[str, None] = {}
     for node in nodes.values():
@@ -73,7 +73,7 @@ def of_nodes(nodes: dict) -> Needs:
 
 
 def of_family(key: str, base: str | None = None) -> Needs | None:
-    """The files of a published family, for one base model or all, with what they require; None for another name."""
+    """The files of a published family and all files they require, for one base model or all. None for other names."""
     from ..formats.families import FAMILIES  # imports torch
 
     if key not in FAMILIES:

@@ -1,1 +1,1 @@
-"""What quickstart.py does: fetch and set up what the demo and the tests need. Standard library only."""
+"""Implementation of quickstart.py: download and set up the demo and the tests. Standard library only."""

@@ -1,4 +1,4 @@
-"""A chromium for the browser tests."""
+"""Chromium for the browser tests."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ _IS_THERE = "from chromium import find_browser as f; raise SystemExit(f() is Non
 
 
 def get_browser(python: Path) -> str:
-    """Find or install a chromium. Returns the reason where neither works, else an empty string."""
+    """Find or install Chromium. Returns an empty string, or the reason if neither works."""
     if _is_there(python):
         return ""
     tried = []
@@ -36,7 +36,7 @@ def _is_there(python: Path) -> bool:
 
 
 def ways_to_a_browser(python: Path) -> list[tuple[str, list[list[str]]]]:
-    """Debian's package where we run as root, then playwright's download."""
+    """Ways to install Chromium: Debian's package if we are root, then playwright's download."""
     ways = []
     if shutil.which("apt-get") and getattr(os, "geteuid", lambda: 1)() == 0:
         install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]

@@ -1,4 +1,4 @@
-"""The Python environments: the quick start's own, or the one that runs the user's ComfyUI."""
+"""Python environments: the quick start's own, or the one that runs the user's ComfyUI."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from . import paths, wheels
 from .steps import SetupError, Step, pip, remove, run, run_all
 
 TORCH = ("torch", "torchvision")
-# What ComfyUI 0.3.75 asks for, less what only its audio nodes and templates need.
+# ComfyUI 0.3.75's requirements without those of its audio nodes and templates.
 COMFYUI_NEEDS = (
     *("numpy", "torchsde", "einops", "transformers>=4.50.3", "tokenizers", "sentencepiece", "safetensors>=0.4.2"),
     *("aiohttp>=3.11.8", "yarl>=1.18", "pyyaml", "Pillow>=10.1", "scipy", "tqdm", "psutil", "alembic", "SQLAlchemy"),
@@ -20,17 +20,17 @@ COMFYUI_NEEDS = (
     *("comfyui-frontend-package==1.32.9", "comfyui-embedded-docs==0.3.1"),
 )
 TEST_NEEDS = REPOSITORY / "tests" / "requirements.txt"
-# Installed without their requirements, which are other builds of onnxruntime and OpenCV.
+# Installed without their dependencies, which are other builds of onnxruntime and OpenCV.
 TEST_NEEDS_ALONE = ("controlnet_aux", "rtmlib")
 _LIST_SITE_PACKAGES = "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\\n')"
 
 
 def set_up(comfyui: str | None, python: str | None, tests: bool) -> tuple[Path, Path]:
-    """Do the steps that are not done yet.
+    """Run all steps that are not done yet.
 
-    comfyui  the user's ComfyUI folder; None: fetch one
-    python   the Python that runs it; None: look for it
-    tests    whether the tests are to run, which need more packages
+    comfyui  the user's ComfyUI folder; None: download ComfyUI
+    python   the Python that runs it; None: search for it
+    tests    whether to install the packages for the tests, too
 
     Returns (python, comfyui). Raises SetupError.
     """
@@ -48,7 +48,7 @@ def set_up(comfyui: str | None, python: str | None, tests: bool) -> tuple[Path, 
 
 
 def steps_of_own_environment(tests: bool) -> list[Step]:
-    """An environment in .quickstart/venv, and ComfyUI 0.3.75."""
+    """Steps that set up an environment in .quickstart/venv, and ComfyUI 0.3.75."""
     here = f"{sys.version_info.major}.{sys.version_info.minor} {sys.platform}"
     python = paths.python_of(paths.VENV)
 
@@ -66,14 +66,14 @@ def steps_of_own_environment(tests: bool) -> list[Step]:
 
 
 def steps_of_overlay(python: Path, venv: Path) -> list[Step]:
-    """An environment on top of the user's: it imports their packages, and installs into .quickstart only."""
+    """Steps for an environment that also imports the user's packages and installs into .quickstart only."""
     made = Step(venv.name, f"environment on top of {python}", (str(python),), lambda: make_overlay(python, venv), venv)
     own = paths.python_of(venv)
     return [made, *steps_of_pack(own, str(own)), *steps_of_tests(own, str(own))]
 
 
 def steps_of_pack(python: Path, environment: str) -> list[Step]:
-    """What the pack itself needs, in any Python: what ComfyUI-Manager installs, and face models."""
+    """Steps for the pack in any Python: install the packages that ComfyUI-Manager installs, and face models."""
     texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("requirements.txt", "install.py")]
 
     def install() -> None:
@@ -110,7 +110,7 @@ def _id(environment: str) -> str:
 
 
 def make_venv() -> None:
-    shutil.rmtree(paths.HOME / "done", ignore_errors=True)  # what was installed went with the old one
+    shutil.rmtree(paths.HOME / "done", ignore_errors=True)  # the new environment lacks everything installed before
     _new_venv(Path(sys.executable), paths.VENV)
 
 
@@ -135,18 +135,18 @@ def _new_venv(python: Path, venv: Path) -> None:
 
 
 def own_python(comfyui: Path, asked: str | None) -> Path:
-    """The Python that runs the user's ComfyUI: `asked`, else its venv, Windows' portable one, or this one."""
+    """The Python that runs the user's ComfyUI: `asked`, else its venv, the portable Windows build's, or this one."""
     candidates = [
         comfyui / "venv/bin/python",
         comfyui / ".venv/bin/python",
         comfyui.parent / "venv/bin/python",
         comfyui / "venv/Scripts/python.exe",
         comfyui / ".venv/Scripts/python.exe",
-        comfyui.parent / "python_embeded/python.exe",  # ComfyUI's spelling
+        comfyui.parent / "python_embeded/python.exe",  # sic: ComfyUI's spelling
         Path(sys.executable),
     ]
     for candidate in [Path(asked)] if asked else candidates:
-        # Absolute, but not resolved: a venv's python is a link into another environment.
+        # Do not resolve links: a venv's python is a link into another environment.
         python = Path(os.path.abspath(candidate))
         test = "from importlib.util import find_spec as f; raise SystemExit(not (f('torch') and f('aiohttp')))"
         if python.is_file() and subprocess.run([str(python), "-c", test], check=False).returncode == 0:

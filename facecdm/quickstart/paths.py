@@ -1,4 +1,4 @@
-"""Where the quick start puts things: .quickstart/ in the clone."""
+"""Paths of the quick start: .quickstart/ in the clone."""
 
 import os
 from pathlib import Path

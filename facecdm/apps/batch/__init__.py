@@ -1,9 +1,9 @@
-"""Hundreds of images through the API of one ComfyUI, of several, or of a Ray cluster: docs/batches.md.
+"""Make hundreds of images on one or more ComfyUI servers or a Ray cluster: docs/batches.md.
 
 command.py  the command line
 start.py    from a plan to running servers
 errors.py   exceptions
-plan/       what a person writes, checked against the servers, as jobs
+plan/       read a plan, check it against the servers, build its jobs
 execution/  servers, the journal, the schedule
 results/    results.csv, contact sheets, the best images
 """

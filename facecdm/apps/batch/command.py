@@ -55,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def changed(options: argparse.Namespace) -> dict[str, Any]:
-    """Keys of the plan that the command line replaces; its paths start at the current folder."""
+    """Keys of the plan that the command line replaces. Relative paths start at the current folder."""
     keys = {
         "workflow": options.workflow and str(options.workflow.absolute()),
         "servers": options.server,

@@ -7,7 +7,7 @@ from ...errors import FaceCDMError
 class PlanMistake(FaceCDMError):
     """A plan is invalid; nothing was queued.
 
-    mistakes  a line for each
+    mistakes  one line per mistake
     """
 
     def __init__(self, mistakes: list[str]):
@@ -18,12 +18,12 @@ class PlanMistake(FaceCDMError):
 
 
 class JournalMistake(FaceCDMError):
-    """The output folder holds the journal of another plan, or another batch works there."""
+    """The output folder holds the journal of another plan, or another batch uses it."""
 
 
 class NoServerLeft(FaceCDMError):
-    """No server answers any more; jobs that are not done wait for --resume."""
+    """No server answers any more. --resume continues with the unfinished jobs."""
 
 
 class DiskFull(FaceCDMError):
-    """A result or the journal could not be written; jobs that are not done wait for --resume."""
+    """A result or the journal could not be written. --resume continues with the unfinished jobs."""

@@ -1,4 +1,4 @@
-"""From a plan to running servers: connect, check, build the jobs, open the journal, run."""
+"""Start a batch: connect to the servers, check the plan, build the jobs, open the journal, run."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from .plan.jobs import build
 from .plan.plan import Plan
 from .results.measure import open_measure
 
-LONGEST_START = 300  # seconds until a server lists its nodes; a Ray worker starts ComfyUI first
+LONGEST_START = 300  # seconds for a server to list its nodes; a Ray worker starts ComfyUI first
 
 
 def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None) -> Summary:
@@ -32,7 +32,7 @@ def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: D
 
         def stop() -> None:
             stopped.append(True)
-            if len(stopped) > 1:  # the second Ctrl-C ends at once
+            if len(stopped) > 1:  # a second Ctrl-C exits at once
                 os._exit(130)
             task.cancel()
 
@@ -73,8 +73,8 @@ async def run_async(
 
 @contextlib.asynccontextmanager
 async def connected(plan: Plan) -> AsyncIterator[list[Server]]:
-    """The servers of a plan while the block runs."""
-    # The same id in every run of a batch: progress of jobs that an earlier run queued comes to this one.
+    """Connect to the servers of a plan while the block runs."""
+    # The id is the same in every run of a batch, so this run also gets the progress of jobs queued earlier.
     origin = f"{uuid.getnode()} {plan.at(plan.output).resolve()}"
     client_id = hashlib.sha256(origin.encode("utf-8", "replace")).hexdigest()[:32]
     async with contextlib.AsyncExitStack() as stack:
@@ -90,14 +90,14 @@ async def connected(plan: Plan) -> AsyncIterator[list[Server]]:
 
 
 async def ask_all(servers: list[Server]) -> dict[str, dict]:
-    """Server → its /object_info, of those that answer. Raises NoServerLeft if none does."""
+    """/object_info of every server that answers, by name. Raises NoServerLeft if none does."""
 
     async def ask(server: Server) -> dict | None:
         try:
             return await asyncio.wait_for(server.nodes(), LONGEST_START)
         except (ServerUnreachable, BadAnswer) as error:
             server.state, server.note = AWAY, str(error)
-        except asyncio.TimeoutError:  # for example a Ray worker for which the cluster has no room
+        except asyncio.TimeoutError:  # for example, the cluster has no room for a Ray worker
             server.state, server.note = AWAY, f"{server.name} gave no answer in {LONGEST_START} s"
         return None
 

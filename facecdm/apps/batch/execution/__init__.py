@@ -1,9 +1,9 @@
-"""A batch at work.
+"""Execution of a batch.
 
-runner.py       all servers, until every job is settled
+runner.py       runs all servers until every job is done or set aside
 server.py       one server: its state, its uploads, one job on it
 schedule.py     which job goes to which server
-journal.py      what has been done, in SQLite
+journal.py      state of all jobs and files, in SQLite
 display.py      progress in the terminal
 ray_workers.py  ComfyUI on the nodes of a Ray cluster
 """

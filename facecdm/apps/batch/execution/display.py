@@ -1,4 +1,4 @@
-"""Progress of a batch: jobs, images a minute, time left, a line for each server; in a log, one line at times."""
+"""Progress of a batch: jobs, images a minute, time left, one line per server. A log gets one line every 15 s."""
 
 import shutil
 import sys
@@ -26,9 +26,9 @@ class Display:
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
         self.runner: Runner | None = None
-        self._lines = 0  # of the block that is redrawn
+        self._lines = 0  # height of the redrawn block
         self._logged = 0.0
-        self._recent: deque[tuple[float, int]] = deque(maxlen=60)  # (when, pictures) of the last jobs
+        self._recent: deque[tuple[float, int]] = deque(maxlen=60)  # (time, pictures) of each recent job
 
     def begin(self, runner: "Runner") -> None:
         self.runner = runner
@@ -46,7 +46,7 @@ class Display:
         self.say(f"job {task.number} ({task.job.name}) is set aside: {message}")
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line above the redrawn block."""
         self._erase()
         self.stream.write(one_line(line) + "\n")
         self.stream.flush()
@@ -94,7 +94,7 @@ class Display:
         return line
 
     def _rates(self) -> tuple[float, float]:
-        """Jobs and images a second, over the last jobs."""
+        """Jobs and images per second, averaged over recent jobs."""
         if not self._recent:
             return 0.0, 0.0
         full = len(self._recent) == self._recent.maxlen

@@ -1,6 +1,6 @@
-"""What has been done, on disk: a job is in it before a server gets it, and done once its files are complete.
+"""State of a batch on disk. A job is recorded before a server gets it, and is done once its files are complete.
 
-One SQLite file in the output folder, locked as long as a batch works there and its process lives.
+It is one SQLite file in the output folder. The process that runs the batch holds a lock on it.
 """
 
 import json
@@ -32,14 +32,14 @@ CREATE TABLE files (
 class JobRecord:
     """A job.
 
-    number     from 1 on
+    number     index of the job, from 1
     state      WAITING, DONE or FAILED (set aside)
-    attempts   that ended, in failure or success
-    losses     servers that went away while they had it
-    server     that has it, or finished it
-    prompt_id  its id there while it is not settled
-    message    of the last failure
-    seconds    that it ran
+    attempts   number of finished attempts, failed or successful
+    losses     how often its server became unreachable or lost it
+    server     the one that has or finished it
+    prompt_id  its id on that server, until it is done or set aside
+    message    error of the last failed attempt
+    seconds    run time
     """
 
     number: int
@@ -57,12 +57,12 @@ class FileRecord:
     """A file of a job.
 
     job        its number
-    number     of the file, from 1 on
-    path       below the output folder, never changed
+    number     index of the file, from 1
+    path       first path, below the output folder; never changes
     kept       its current path, None if it is at `path`
     measured   whether face detection has run
-    identity   similarity to the reference, -1 … 1
-    faces      how many
+    identity   identity similarity to the reference, -1 … 1
+    faces      number of faces
     detection  score of the largest face, 0 … 1
     """
 
@@ -77,7 +77,7 @@ class FileRecord:
 
 
 class Journal:
-    """Use as a context manager. Raises JournalMistake if it belongs to another batch, DiskFull on writing."""
+    """Use as a context manager. Raises JournalMistake if it belongs to another batch, DiskFull if a write fails."""
 
     def __init__(self, folder: Path, record: dict[str, Any], resume: bool):
         self.path = folder / NAME
@@ -132,7 +132,7 @@ class Journal:
             )
 
     def _untouched(self) -> bool:
-        """Whether no server got any of its jobs."""
+        """Whether no job was ever given to a server."""
         query = "SELECT count(*) FROM jobs WHERE prompt_id IS NOT NULL OR state != ? OR attempts + losses > 0"
         return self._db.execute(query, (WAITING,)).fetchone()[0] == 0
 
@@ -162,11 +162,11 @@ class Journal:
         ]
 
     def queued(self, number: int, server: str, prompt_id: str) -> None:
-        """Call before the server gets the job."""
+        """Record the server of a job. Call this before the server gets the job."""
         self._set(number, server=server, prompt_id=prompt_id)
 
     def free(self, number: int, lost: bool = False) -> None:
-        """Take the job from its server; `lost`: because the server went away."""
+        """Take the job from its server. `lost`: count a lost server."""
         self._set(number, prompt_id=None, server=None, add="losses" if lost else None)
 
     def tried(self, number: int, message: str) -> None:
@@ -199,7 +199,7 @@ class Journal:
     # ---- files ----
 
     def claim(self, job: int, names: list[str], suffixes: list[str], folder: Path) -> list[str]:
-        """Paths for the files of a job, the same on every call; never those of another job or of an existing file."""
+        """Paths for the files of a job, the same on every call. Paths of other jobs and existing files are avoided."""
         with self._writing():
             held = {row[0]: row[1] for row in self._db.execute("SELECT number, path FROM files WHERE job = ?", (job,))}
             for number, (name, suffix) in enumerate(zip(names, suffixes), 1):
@@ -217,7 +217,7 @@ class Journal:
         return not taken and not (folder / path).exists()
 
     def files(self, job: int | None = None) -> list[FileRecord]:
-        """Files of all jobs that are done, or of one of them."""
+        """Files of all done jobs, or of one done job."""
         return [
             FileRecord(*row[:4], bool(row[4]), *row[5:])
             for row in self._db.execute(
@@ -229,7 +229,7 @@ class Journal:
         ]
 
     def unfinished_files(self) -> list[str]:
-        """Paths of jobs that are not done: a file there was left by an interrupted attempt."""
+        """Paths of jobs that are not done. A file at such a path is left over from an interrupted attempt."""
         return [
             row[0]
             for row in self._db.execute(
@@ -263,7 +263,7 @@ class Journal:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """SQLite's errors about the disk as DiskFull."""
+    """Raise DiskFull for SQLite's errors about the disk."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -278,7 +278,7 @@ def _candidates(name: str, suffix: str) -> Iterator[str]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], most: int = 8) -> list[str]:
-    """How two records differ, a line each, at most `most` and a count of the others."""
+    """Differences between two records, one per line: at most `most`, then a count of the others."""
     lines: list[str] = []
     old, new = before["workflow"], now["workflow"]
     for node_id in {**old, **new}:

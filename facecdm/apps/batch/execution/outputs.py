@@ -1,4 +1,4 @@
-"""Files that a job made: fetched within limits, checked, with suffixes that are safe on this disk."""
+"""Fetch the files that a job made, within size limits; check them and give them safe suffixes."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ....comfy_api.history import Finished
 from ....errors import FaceCDMError
 from ....pictures import open_picture
 
-MOST_FILES, MOST_BYTES = 1000, 1024 * MEBI  # of one job
+MOST_FILES, MOST_BYTES = 1000, 1024 * MEBI  # limits of one job
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
 SUFFIXES = {
     *PICTURES,
@@ -17,7 +17,7 @@ SUFFIXES = {
     *(".flac", ".mp3", ".opus", ".ogg", ".wav"),
     *(".latent", ".safetensors", ".glb", ".obj", ".exr", ".json", ".txt"),
 }
-CHECKED = tuple(suffix for suffix in PICTURES if suffix != ".avif")  # not every Pillow reads that
+CHECKED = tuple(suffix for suffix in PICTURES if suffix != ".avif")  # not every Pillow reads AVIF
 
 
 class NoOutput(FaceCDMError):
@@ -36,9 +36,9 @@ class OutputFile:
 
 
 async def fetch_outputs(connection, finished: Finished, file_limit: int) -> list[OutputFile]:
-    """The saved files of a job. Raises NoOutput, and what Connection.fetch raises.
+    """The saved files of a job. Raises NoOutput, and the errors of Connection.fetch.
 
-    file_limit  bytes of one file
+    file_limit  largest size of a file, bytes
     """
     outputs = list(dict.fromkeys(output for output in finished.outputs if output.type == "output"))
     if not outputs:
@@ -55,13 +55,13 @@ async def fetch_outputs(connection, finished: Finished, file_limit: int) -> list
 
 
 def suffix_of(filename: str) -> str:
-    """The suffix of a server's file name, if it is one of an image, video, audio or model file; else .bin."""
+    """The suffix of a server's file name if it is in SUFFIXES, else .bin."""
     suffix = Path(filename).suffix.lower()
     return suffix if suffix in SUFFIXES else ".bin"
 
 
 def _check_pictures(files: list[OutputFile]) -> None:
-    """Raises NoOutput for a picture that is damaged, or none."""
+    """Raises NoOutput if a picture cannot be read."""
     from PIL import Image
 
     for file in files:
@@ -70,6 +70,6 @@ def _check_pictures(files: list[OutputFile]) -> None:
                 with open_picture(file.data) as picture:
                     picture.load()
             except Image.DecompressionBombError:
-                continue  # large, and kept as it is
+                continue  # too large to check; it is kept
             except Exception as error:  # Pillow raises many types
                 raise NoOutput(f"a picture of the job cannot be read ({error!s:.200})") from error

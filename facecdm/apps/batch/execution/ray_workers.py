@@ -1,6 +1,6 @@
-"""ComfyUI on the nodes of a Ray cluster: each worker starts one and forwards a Client's calls to it.
+"""ComfyUI on the nodes of a Ray cluster. Each worker starts one server and forwards a Client's calls to it.
 
-Journal, schedule and results stay where the batch was started; workers keep nothing.
+The journal, schedule and results stay on the machine that started the batch. Workers keep nothing.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ METHODS = ("object_info", "upload", "submit", "finished", "is_queued", "fetch", 
 class Worker:
     """The Ray actor: a ComfyUI with its own folders for input and output, and a Client to it.
 
-    ComfyUI's API listens on the node's loopback interface only; the network carries Ray's traffic alone.
+    ComfyUI's API listens on the node's loopback interface only, so the network carries only Ray's traffic.
     """
 
     def __init__(self, keys: dict[str, Any], client_id: str, patience: float):
@@ -51,7 +51,7 @@ class Worker:
         self._starting = asyncio.Lock()
 
     async def ready(self) -> Client:
-        """The Client; ComfyUI is started if it does not run."""
+        """The Client. Starts ComfyUI if it is not running."""
         async with self._starting:
             if self.client is None or not self.server.alive:
                 await self._stop_client()
@@ -91,7 +91,7 @@ class Worker:
 
 
 class RayConnection:
-    """A worker as a batch's Connection. A dead worker or node is a server that is away; Ray starts it again."""
+    """A worker as a batch's Connection. A dead worker counts as an unreachable server until Ray restarts it."""
 
     def __init__(self, actor: Any):
         self.actor = actor
@@ -134,18 +134,18 @@ class RayConnection:
         try:
             return await reference
         except RayTaskError as error:
-            if isinstance(error.cause, ServerDied | PortTaken):  # this worker's ComfyUI only
+            if isinstance(error.cause, ServerDied | PortTaken):  # affects this worker's ComfyUI only
                 raise ServerUnreachable(f"the Ray worker's ComfyUI did not start: {error.cause}") from None
             if isinstance(error.cause, FaceCDMError | TimeoutError):
                 raise error.cause from None
             raise
-        except RayError as error:  # the actor, its node, or the cluster
+        except RayError as error:  # the actor, its node or the cluster failed
             raise ServerUnreachable(f"the Ray worker is gone ({type(error).__name__}); Ray starts another") from error
 
 
 @contextlib.asynccontextmanager
 async def workers(plan: Plan, client_id: str) -> AsyncIterator[dict[str, RayConnection]]:
-    """Name → connection of the workers that a plan asks for; raises MissingPackage, FaceCDMError."""
+    """The plan's workers: name → connection. Raises MissingPackage, FaceCDMError."""
     try:
         import ray
     except ImportError as error:
@@ -168,11 +168,11 @@ async def workers(plan: Plan, client_id: str) -> AsyncIterator[dict[str, RayConn
 
 
 def _begin(address: str | None, tries: int = 3) -> None:
-    """Join a cluster, or start one on this machine. Raises FaceCDMError."""
+    """Connect to a cluster, or start one on this machine. Raises FaceCDMError."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
-    # The library is sent to the nodes without weights, which only ComfyUI's nodes need.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
+    # Send the library without its weights; only ComfyUI's nodes need those.
     environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/*.safetensors", "**/__pycache__"]}
     for left in range(tries - 1, -1, -1):
         try:
@@ -184,7 +184,7 @@ def _begin(address: str | None, tries: int = 3) -> None:
                 include_dashboard=None if address else False,
             )
             return
-        except Exception as error:  # Ray raises many types, a plain one if a busy machine starts it slowly
+        except Exception as error:  # Ray raises many types; a slow start on a busy machine raises a plain Exception
             ray.shutdown()
             if not left or address:
                 raise FaceCDMError(f"no Ray at {address or 'this machine'}: {error}") from error

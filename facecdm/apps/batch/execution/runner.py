@@ -1,4 +1,4 @@
-"""All servers, until every job is settled: done, or set aside with its message."""
+"""Run all servers until every job is settled: done, or set aside with an error message."""
 
 import asyncio
 import contextlib
@@ -33,10 +33,10 @@ FAILURES = (JobFailed, JobInterrupted, WorkflowRejected, NoOutput)
 class Summary:
     """How a batch ended.
 
-    folder     of the output
-    jobs       in all
-    done       of them
-    set_aside  number → message of the others
+    folder     the output folder
+    jobs       number of jobs
+    done       number of done jobs
+    set_aside  job number → error message
     """
 
     folder: Path
@@ -51,9 +51,9 @@ class Summary:
 
 class Runner:
     """
-    folder      of the output
-    schedule    which job goes where
-    unmeasured  files that wait to be measured; None ends the measuring
+    folder      the output folder
+    schedule    assigns jobs to servers
+    unmeasured  queue of files to measure; None ends the measuring
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Runner:
         self.unmeasured: asyncio.Queue[FileRecord | None] = asyncio.Queue()
 
     async def run(self, up: list[str]) -> Summary:
-        """Run all jobs; write the table however that ends. Raises NoServerLeft, DiskFull.
+        """Run all jobs, then write the table, also after an error. Raises NoServerLeft, DiskFull.
 
         up  servers whose /object_info the plan was checked with
         """
@@ -96,7 +96,7 @@ class Runner:
     # ---- servers ----
 
     async def _serve(self, server: Server) -> None:
-        """Open a server and give it jobs; while it is away, try again every second."""
+        """Open a server and give it jobs. Retry every second while it is unreachable."""
         while not self.schedule.settled:
             try:
                 if not await self._open(server):
@@ -146,7 +146,7 @@ class Runner:
         """Give the server jobs until all are settled. Raises ServerUnreachable, BadAnswer, DiskFull."""
         slots: set[asyncio.Task] = set()
         ended: set[asyncio.Task] = set()
-        # A queued second job avoids idle time; but its waiting would count towards a timeout.
+        # A second queued job avoids idle time, but its time in the queue would count towards a timeout.
         most = 1 if self.batch.plan.timeout else 2
         try:
             while slots or not self.schedule.settled:
@@ -162,7 +162,7 @@ class Runner:
             await _end([*slots, *ended])
 
     async def _watch(self) -> None:
-        """Draw progress until all jobs are settled. Raises NoServerLeft if all servers are away for too long."""
+        """Draw progress until all jobs are settled. Raises NoServerLeft if all servers are unreachable for too long."""
         last = time.monotonic()
         while not self.schedule.settled:
             last = time.monotonic() if self.schedule.live else last
@@ -175,7 +175,7 @@ class Runner:
     # ---- one job ----
 
     async def _attempt(self, server: Server, task: Task) -> None:
-        if task.prompt_id and task.owner != server.name:  # its server is away, and may still run it
+        if task.prompt_id and task.owner != server.name:  # its unreachable server may still run it
             for other in self.servers:
                 if other.name == task.owner:
                     other.moved.add(task.prompt_id)
@@ -193,7 +193,7 @@ class Runner:
             if isinstance(error, WorkflowRejected):
                 server.forget_uploads()
             self._failed(server, task, error)
-        except BadAnswer as error:  # caused by the job or the server, so the server is checked before its next job
+        except BadAnswer as error:  # job or server at fault: check the server before its next job
             self._failed(server, task, error)
             raise
         except JobLost:
@@ -205,7 +205,7 @@ class Runner:
             raise
 
     async def _store(self, server: Server, task: Task, files: list[OutputFile], seconds: float | None) -> None:
-        """Write the files, then the journal: a job that is done has its files. Raises DiskFull."""
+        """Write the files, then the journal, so that a done job always has its files. Raises DiskFull."""
         names = [task.job.name + (f"-{number}" if number > 1 else "") for number in range(1, len(files) + 1)]
         suffixes = [file.suffix for file in files]
         paths = [inside(self.folder, path) for path in self.journal.claim(task.number, names, suffixes, self.folder)]
@@ -239,7 +239,7 @@ class Runner:
             self.schedule.put_back(task)
 
     def _count_loss(self, task: Task) -> bool:
-        """Count a lost server. After too many, set the job aside and return False."""
+        """Count the loss of the job's server. After too many losses, set the job aside and return False."""
         task.losses += 1
         task.prompt_id = task.owner = None
         self.journal.free(task.number, lost=True)
@@ -269,7 +269,7 @@ class Runner:
                 self.journal.measured(entry, found.identity, found.faces, found.detection)
 
     def _remove_leftovers(self) -> None:
-        """Remove what an interrupted attempt left: parts of files, and files of jobs that are not done."""
+        """Remove partial files, and files of unfinished jobs, that an interrupted attempt left."""
         for part in self.folder.rglob(f".*{PART}"):
             if re.fullmatch(rf"\.[0-9a-f]{{32}}\{PART}", part.name):
                 part.unlink(missing_ok=True)
@@ -277,7 +277,7 @@ class Runner:
             inside(self.folder, path).unlink(missing_ok=True)
 
     async def _cancel_queued(self) -> None:
-        """Cancel our jobs on the servers. The journal keeps their ids: a job that has just ended is not lost."""
+        """Cancel our jobs on the servers. The journal keeps their ids, so a job that has just ended is not lost."""
         up = {server.name: server for server in self.servers if server.state == UP}
         await asyncio.gather(
             *(
@@ -288,7 +288,7 @@ class Runner:
         )
 
     def _finish(self) -> Summary:
-        """Choose the best images, write the table and the sheets. Raises DiskFull."""
+        """Choose the best images; write the table and the sheets. Raises DiskFull."""
         try:
             keep_best(self.batch, self.journal, self.folder)
             write_table(self.batch, self.journal, self.folder)
@@ -304,7 +304,7 @@ class Runner:
 
 
 async def _until_first_error(serving: list[asyncio.Task], watching: asyncio.Task) -> None:
-    """Return when `watching` or all of `serving` end; raise the first exception of one of them."""
+    """Return when `watching` ends or all of `serving` have ended. Raise the first exception among them."""
     left = set(serving)
     while left and not watching.done():
         ended, _ = await asyncio.wait({*left, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -314,7 +314,7 @@ async def _until_first_error(serving: list[asyncio.Task], watching: asyncio.Task
 
 
 async def _uninterrupted(work: Coroutine) -> None:
-    """Await `work`; a cancellation takes effect after it."""
+    """Await `work`. A cancellation takes effect after it ends."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

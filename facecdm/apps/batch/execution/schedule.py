@@ -1,4 +1,4 @@
-"""Which job goes to which server. Servers are names here; nothing waits or communicates."""
+"""Assign jobs to servers. Servers are only names here; no function waits or communicates."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from ..plan.jobs import Job
 from .journal import WAITING, JobRecord
 
-MOST_LOSSES = 5  # lost servers after which the job is taken to be the cause
+MOST_LOSSES = 5  # after this many lost servers the job is considered the cause
 
 
 @dataclass
 class Task:
     """A job that is not settled.
 
-    job        what to do
-    attempts   that failed
-    losses     servers that went away while they had it
-    owner      server that may still have it
-    prompt_id  its id there
+    job        the job
+    attempts   number of failed attempts
+    losses     how often its server became unreachable or lost it
+    owner      the server that may still have it
+    prompt_id  its id on that server
     failed_on  servers on which an attempt failed
     """
 
@@ -36,8 +36,8 @@ class Task:
 class Schedule:
     def __init__(self, jobs: list[Job], entries: list[JobRecord], servers: list[str]):
         """
-        jobs, entries  jobs, and their journal entries in the same order
-        servers        of this run; a job whose server is none of them has no owner
+        jobs, entries  jobs and their journal entries, in the same order
+        servers        servers of this run; a job of any other server has no owner
         """
         self.live: set[str] = set()
         self.waiting: OrderedDict[int, Task] = OrderedDict()
@@ -53,13 +53,13 @@ class Schedule:
         return not self.waiting and not self.working
 
     def take(self, server: str, ahead: bool = False) -> Task | None:
-        """The next job for a server, None if there is none for it.
+        """The next job for a server, or None.
 
-        A server gets its own jobs, those without an owner, and those of servers that are away. A job that failed here
-        goes to another server as long as there is one. A job that lost its server runs alone, so that a
-        second loss can only be its own fault.
+        A server gets its own jobs, jobs without an owner, and jobs of unreachable servers. A job that failed here
+        goes to another server if one is left. A job that lost its server runs alone, so that it must be the
+        cause of a second loss.
 
-        ahead  whether the job would be queued behind another one
+        ahead  whether the job would wait behind another one
         """
         alone = any(task.losses and task.owner in (server, None) for task in self.working.values())
         if ahead and (alone or len(self.waiting) <= len(self.live)):
@@ -73,7 +73,7 @@ class Schedule:
         return None
 
     def put_back(self, task: Task, last: bool = False) -> None:
-        """Let a job wait again, as the first or the last one."""
+        """Return a job to the front or the end of the queue."""
         self.working.pop(task.number, None)
         self.waiting[task.number] = task
         self.waiting.move_to_end(task.number, last=last)

@@ -1,4 +1,4 @@
-"""One server in a batch: its state, its uploads, and one job on it from upload to fetched files."""
+"""One server in a batch: its state, its uploads, and the run of one job from upload to fetched files."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from .outputs import NoOutput, OutputFile, fetch_outputs
 from .schedule import Task
 
 STARTING, UP, AWAY, UNFIT = "starting", "up", "away", "unfit"
-CANCELLING = 5  # seconds that a server may take to cancel a job
+CANCELLING = 5  # seconds allowed for cancelling a job
 
 
 class Connection(Protocol):
-    """What a batch needs of a server: comfy_api.client.Client, or a Ray worker."""
+    """Interface that a batch needs from a server: comfy_api.client.Client, or a Ray worker."""
 
     async def __aenter__(self) -> "Connection": ...
     async def __aexit__(self, *_: object) -> None: ...
@@ -44,10 +44,10 @@ class Server:
     name        address, or name of the Ray worker
     connection  its API
     state       STARTING, UP, AWAY (does not answer) or UNFIT (cannot run this plan)
-    note        why it is away or unfit
-    done        jobs that it finished
-    steps       job number → progress, of the jobs that are there now
-    moved       ids of jobs that were given to others while this server was away
+    note        reason for AWAY or UNFIT
+    done        number of jobs that it finished
+    steps       job number → progress of each job on it
+    moved       prompt ids of jobs that other servers took over while it was unreachable
     """
 
     name: str
@@ -61,17 +61,17 @@ class Server:
     _uploading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def nodes(self) -> dict[str, dict[str, Any]]:
-        """Its /object_info, without unreadable entries."""
+        """The server's /object_info, without unreadable entries."""
         info = await self.connection.object_info()
         if not isinstance(info, dict):
             raise BadAnswer(f"{self.name} lists no nodes")
         return {name: node for name, node in info.items() if isinstance(node, dict)}
 
     async def still_has(self, prompt_id: str) -> bool:
-        """Whether a job that was queued here runs, waits, or has left a result or an error."""
+        """Whether the server still has a job: running, waiting, or ended with a result or an error."""
         try:
             finished = await self.connection.finished(prompt_id) is not None
-            # A job that ends between the first two requests is in neither answer, hence the third.
+            # A job that ends between the first two requests is in neither answer, so ask a third time.
             return (
                 finished
                 or await self.connection.is_queued(prompt_id)
@@ -83,25 +83,25 @@ class Server:
             return False
 
     def forget_uploads(self) -> None:
-        """Upload again: the server may have restarted without the files."""
+        """Upload all files again: the server may have restarted without them."""
         self._names.clear()
 
     async def reopen(self) -> None:
-        """After an absence: cancel the jobs that were given to others, forget the uploads."""
+        """Prepare a server that is reachable again: cancel jobs that others took over, forget the uploads."""
         self.forget_uploads()
         for prompt_id in list(self.moved):
             await self.connection.cancel(prompt_id)
             self.moved.discard(prompt_id)
 
     async def cancel(self, prompt_id: str) -> None:
-        """Cancel a job as far as the server does so quickly."""
+        """Cancel a job. Errors and slow answers are ignored."""
         with contextlib.suppress(FaceCDMError, asyncio.TimeoutError):
             await asyncio.wait_for(self.connection.cancel(prompt_id), CANCELLING)
 
     async def run(
         self, batch: Batch, task: Task, queued: Callable[[str], None]
     ) -> tuple[list[OutputFile], float | None]:
-        """Do a job within the plan's timeout; return its files and the seconds that it ran.
+        """Run a job within the plan's timeout; return its files and run time in seconds.
 
         queued  called with the prompt id before the server gets it
         """
@@ -130,7 +130,7 @@ class Server:
         return await fetch_outputs(self.connection, finished, batch.plan.file_limit * MEBI), finished.seconds
 
     async def _prompt(self, batch: Batch, task: Task) -> Workflow:
-        """The job's workflow with the names that its files have here, and its own prefix for what it saves."""
+        """The job's workflow with this server's names of the uploaded files, and a filename prefix for this job."""
         edits = {
             key: await self._upload(batch, value) if isinstance(value, Upload) else value
             for key, value in task.job.edits.items()
@@ -138,7 +138,7 @@ class Server:
         for node_id, node in batch.workflow.nodes.items():
             prefix = node["inputs"].get("filename_prefix")
             if isinstance(prefix, str) and (node_id, "filename_prefix") not in edits:
-                # Servers that share an output folder would use the same number for two images.
+                # Without it, servers that share an output folder could give two images the same name.
                 attempt = f"-{task.attempts + task.losses + 1}" if task.attempts + task.losses else ""
                 edits[node_id, "filename_prefix"] = f"{prefix}-{task.number:05}{attempt}"
         return prompt_of(batch.workflow, edits)

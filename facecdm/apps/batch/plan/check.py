@@ -1,4 +1,4 @@
-"""First pass: a plan against the servers that are to run it. All mistakes are found here, at once."""
+"""First pass: check a plan against the servers that will run it, and report all mistakes at once."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from .rows import Row, Upload, expand
 from .targets import Targets, resolve, role
 from .uploads import LocalFile, find_uploads
 
-LISTED = 40  # mistakes that are listed one by one
+LISTED = 40  # mistakes that are listed; the others are counted
 
 
 @dataclass(frozen=True)
 class CheckedPlan:
     """
-    plan         as written
-    workflow     as read
+    plan         the plan as written
+    workflow     the workflow as read
     targets      short name → inputs
-    rows         values by short name, one row a job
-    names        of the jobs: relative paths without suffix
+    rows         one row per job: short name → value
+    names        relative path of each job's image, without suffix
     files        local files to upload, by path
-    values       each value once for each input that it goes to
+    values       one entry per value and input
     info         /object_info of a server
     person_name  short name of the reference
     prompt_name  short name of the prompt
@@ -46,7 +46,7 @@ class CheckedPlan:
 
 
 def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
-    """Raises PlanMistake with everything that is wrong.
+    """Check a plan. Raises PlanMistake with all mistakes.
 
     infos  server → its /object_info; at least one
     """
@@ -76,7 +76,7 @@ def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
 
 
 def _values(rows: Iterable[Row], targets: Targets) -> list[PlanValue]:
-    """Each value once for each input that it goes to."""
+    """One entry per value and input."""
     found: dict[tuple[nodes.InputKey, str], PlanValue] = {}
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
@@ -87,7 +87,7 @@ def _values(rows: Iterable[Row], targets: Targets) -> list[PlanValue]:
 
 
 def _by_server(found: dict[str, list[str]]) -> list[str]:
-    """The mistakes that all servers report; those of only some with the servers' names."""
+    """Mistakes of all servers. If only some servers report a mistake, their names are added."""
     servers: dict[str, list[str]] = {}
     for server, lines in found.items():
         for line in lines:

@@ -1,10 +1,10 @@
-"""Which files a plan may read: those below its own folder, and below folders that the command names.
+"""Files that a plan may read: those below its own folder and below folders given on the command line.
 
-A plan from elsewhere could otherwise send any file of this machine to a server.
+Without this limit, a plan from a stranger could send any file of this machine to a server.
 """
 
 import glob
-from os.path import expanduser  # leaves the ~ of an unknown user, where Path raises
+from os.path import expanduser  # keeps the ~ of an unknown user; Path would raise
 from pathlib import Path
 
 
@@ -18,11 +18,11 @@ class Folders:
         self.home, self.allowed = home, list(allowed or [])
 
     def at(self, path: str | Path) -> Path:
-        """A path of the plan, relative to the current folder."""
+        """Resolve a path in the plan against the plan's folder."""
         return self.home / Path(expanduser(path))
 
     def matches(self, pattern: str) -> list[Path]:
-        """The file of that name, else those that match the pattern, sorted by name."""
+        """The file with that name, else the files that match the pattern, sorted by name."""
         path = self.at(pattern)
         if path.is_file():
             return [path]
@@ -30,7 +30,7 @@ class Folders:
         return [self.home / name for name in names if (self.home / name).is_file()]
 
     def readable(self, path: Path) -> Path:
-        """The path, if its file, links resolved, lies in one of the folders. Raises ValueError."""
+        """The path. Raises ValueError if it resolves to a file outside the folders."""
         resolved = path.resolve()
         if not any(resolved.is_relative_to(folder.resolve()) for folder in (self.home, *self.allowed)):
             raise ValueError(f"{path} lies outside the plan's folder: allow its folder with --files-from")

@@ -1,4 +1,4 @@
-"""Second pass: a checked plan as jobs, and the prompt that a job queues."""
+"""Second pass: build the jobs of a checked plan, and the prompt of a job."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,10 +14,10 @@ from .rows import Row, Upload
 class Job:
     """One run of the workflow.
 
-    number  from 1 on
+    number  index of the job, from 1
     name    relative path of its image, without suffix
     row     the plan's values, by short name
-    edits   input → value as the server takes it, or Upload
+    edits   input → value in the server's form, or Upload
     """
 
     number: int
@@ -33,7 +33,7 @@ class Batch(CheckedPlan):
     jobs: list[Job]
 
     def record(self) -> dict[str, Any]:
-        """The workflow and all values as JSON: a journal belongs to one such record."""
+        """The workflow and all values as JSON. It identifies the batch of a journal."""
         return {
             "workflow": self.workflow.nodes,
             "inputs": {name: [".".join(key) for key in keys] for name, keys in self.targets.items()},
@@ -56,7 +56,7 @@ class Batch(CheckedPlan):
 
 
 def build(checked: CheckedPlan) -> Batch:
-    """Jobs, with every value as its input takes it."""
+    """Build the jobs, with every value converted to its input's type."""
     workflow, targets = checked.workflow, checked.targets
     fitted = {
         (item.key, naming.key_of(item.value)): nodes.fitted(workflow, item.key, item.value, checked.info)
@@ -75,7 +75,7 @@ def build(checked: CheckedPlan) -> Batch:
 
 
 def prompt_of(workflow: Workflow, edits: dict[InputKey, Any]) -> Workflow:
-    """A copy with other values; lists are wrapped, because a server would take them for links."""
+    """A copy with other values. Lists are wrapped, because a server would read them as links."""
     nodes = dict(workflow.nodes)
     for (node_id, name), value in edits.items():
         value = {"__value__": value} if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A file name for every job, from a template: valid on every system, inside the output folder, unique."""
+"""File names of all jobs from a template: valid on every system, inside the output folder, unique."""
 
 import re
 import unicodedata
@@ -8,12 +8,12 @@ from ....comfy_api.names import sanitise_filename
 from .rows import Row, Upload
 
 TOKEN = re.compile(r"\{([^{}]*)\}")
-RESERVED = ("sheets", "not-kept")  # folders that a batch makes itself
-LONGEST = 60  # bytes of one value in a name
+RESERVED = ("sheets", "not-kept")  # names of folders that a batch makes
+LONGEST = 60  # most bytes of one value in a name
 
 
 def names(template: str, rows: list[Row], mistakes: list[str]) -> list[str]:
-    """Relative paths without suffix, one a row; none if there are mistakes, which are appended."""
+    """Relative paths without suffix, one per row. Mistakes are appended to `mistakes`; then the result is empty."""
     known = {name: None for row in rows for name in row}
     parts = template.split("/")
     if any(part.strip() in ("", ".", "..") for part in parts) or "\\" in template:
@@ -38,7 +38,7 @@ def names(template: str, rows: list[Row], mistakes: list[str]) -> list[str]:
 
 
 def labels(values: list[Any]) -> list[str]:
-    """A text for each value: a file's stem, numbered where several files have the same one."""
+    """A text for each value. A file gives its stem, with a number if several files share it."""
     label_of: dict[str, str] = {}
     taken: dict[str, int] = {}
     for value in values:
@@ -54,7 +54,7 @@ def labels(values: list[Any]) -> list[str]:
 
 
 def key_of(value: Any) -> str:
-    """Equal for equal values of the same type: 1, 1.0, "1" and true differ."""
+    """Key that is equal for equal values of the same type: 1, 1.0, "1" and true differ."""
     return f"{type(value).__name__} {value}"
 
 
@@ -77,7 +77,7 @@ def _all_different(made: list[str], mistakes: list[str]) -> bool:
     first: dict[str, int] = {}
     duplicates: dict[int, int] = {}
     for number, name in enumerate(made, 1):
-        key = unicodedata.normalize("NFC", name).casefold()  # as Windows and macOS compare names
+        key = unicodedata.normalize("NFC", name).casefold()  # Windows and macOS ignore case
         if first.setdefault(key, number) != number:
             duplicates.setdefault(number, first[key])
     for second, one in list(duplicates.items())[:1]:

@@ -1,4 +1,4 @@
-"""A workflow, and the values that a plan gives it, against a server's /object_info, without queuing anything."""
+"""Check a workflow and a plan's values against a server's /object_info, without queuing anything."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ InputKey = tuple[str, str]  # node id, input
 class PlanValue:
     """
     key    the input that the value goes to
-    label  of the value, for error messages
-    value  as the plan has it, or an Upload
+    label  name of the value in error messages
+    value  the plan's value, or an Upload
     """
 
     key: InputKey
@@ -27,9 +27,9 @@ class PlanValue:
 def mistakes_of(
     workflow: Workflow, edited: set[InputKey], values: list[PlanValue], info: dict[str, Any]
 ) -> Iterator[str]:
-    """A line for each mistake in node classes, links, the workflow's values, the plan's values.
+    """One line per mistake in node classes, links, the workflow's values or the plan's values.
 
-    edited  inputs that the plan sets; the workflow's own values there are not checked
+    edited  inputs that the plan sets; the workflow's own values for them are not checked
     """
     needed = reachable(workflow, info)
     if not any(info.get(node["class_type"], {}).get("output_node") for node in workflow.nodes.values()):
@@ -49,7 +49,7 @@ def mistakes_of(
 
 
 def fitted(workflow: Workflow, key: InputKey, value: Any, info: dict[str, Any]) -> Any:
-    """The value as /prompt takes it; an Upload stays an Upload. Raises ValueError."""
+    """Convert the value for /prompt. An Upload is returned unchanged. Raises ValueError."""
     node_id, name = key
     kind, options = _declared(workflow, key, info)
     if kind is None:
@@ -67,12 +67,12 @@ def fitted(workflow: Workflow, key: InputKey, value: Any, info: dict[str, Any]) 
 
 
 def file_inputs(workflow: Workflow, keys: set[InputKey], info: dict[str, Any]) -> dict[InputKey, dict[str, Any]]:
-    """Those of the inputs that take an uploaded file, with their options."""
+    """The inputs that take an uploaded file, with their options."""
     return {key: options for key in keys if takes_file(options := _declared(workflow, key, info)[1])}
 
 
 def reachable(workflow: Workflow, info: dict[str, Any]) -> set[str]:
-    """Ids of the nodes that lead to an output node: the only ones that a server checks."""
+    """Ids of the nodes that lead to an output node. A server checks only these."""
     todo = [node_id for node_id, node in workflow.nodes.items() if info.get(node["class_type"], {}).get("output_node")]
     found: set[str] = set()
     while todo:
@@ -101,7 +101,7 @@ def _node(workflow: Workflow, node_id: str, edited: set[InputKey], info: dict[st
         if (node_id, name) in edited:
             continue
         if name not in node["inputs"]:
-            if required and not str(kind).startswith("COMFY_"):  # autogrowing V3 inputs have other names
+            if required and not str(kind).startswith("COMFY_"):  # V3 autogrow inputs have other names
                 yield f"input {name!r} is missing"
             continue
         value = node["inputs"][name]
@@ -136,7 +136,7 @@ def _link(workflow: Workflow, name: str, link: list, kind: Any, info: dict[str, 
 
 
 def _name_on_server(value: str, kind: Any, options: dict[str, Any]) -> str:
-    """A file that is already on the server. Subfolders are not listed: the server checks these itself."""
+    """Name of a file on the server. Subfolders are not in its list; the server checks those itself."""
     choices = kind if isinstance(kind, list) else options.get("options")
     if isinstance(choices, list) and value not in choices and "/" not in value and not value.endswith("]"):
         raise ValueError(f"there is no file {value!r}, neither beside the plan nor on the server")

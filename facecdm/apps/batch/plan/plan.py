@@ -1,4 +1,4 @@
-"""What a person writes: a workflow, what varies in it, which servers, where to."""
+"""A plan as the user writes it: workflow, varied inputs, servers, output folder."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ Group = dict[str, Any] | list[dict[str, Any]] | str
 
 
 class RayPlan(BaseModel):
-    """ComfyUI on the nodes of a Ray cluster; every path is one on those nodes."""
+    """ComfyUI on the nodes of a Ray cluster. All paths are paths on those nodes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,7 +33,7 @@ class RayPlan(BaseModel):
 
 
 class Plan(BaseModel):
-    """A batch. Relative paths start at the plan's folder, or at the current one if the plan is no file."""
+    """A batch. Relative paths start at the plan's folder, or at the current folder if the plan is not a file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -75,9 +75,9 @@ class Plan(BaseModel):
 
     @classmethod
     def make(cls, keys: Any, folder: Path | None = None, files_from: list[Path] | None = None) -> "Plan":
-        """A plan from parsed keys. Raises PlanMistake with all mistakes, where `Plan(…)` raises ValidationError.
+        """Make a plan from parsed keys. Raises PlanMistake with all mistakes; `Plan(…)` would raise ValidationError.
 
-        folder      the plan's
+        folder      the plan's folder
         files_from  more folders whose files it may read
         """
         if not isinstance(keys, dict):
@@ -88,7 +88,7 @@ class Plan(BaseModel):
             plan = cls(**keys)
         except ValidationError as error:
             raise PlanMistake([_line(mistake) for mistake in error.errors()]) from error
-        except TypeError as error:  # a key that is not text
+        except TypeError as error:  # a key is not text
             raise PlanMistake([f"its keys are not all text: {error}"]) from error
         plan._folders = Folders(Path(folder or "."), files_from)
         return plan
@@ -98,7 +98,7 @@ class Plan(BaseModel):
         """Read YAML, JSON, CSV or JSONL. Raises PlanMistake.
 
         files_from  more folders whose files it may read
-        changed     replaces keys; a CSV or JSONL file has none but `jobs`
+        changed     keys to replace; a CSV or JSONL file only has `jobs`
         """
         path = Path(path)
         if path.suffix.lower() in ROW_FILES:
@@ -116,11 +116,11 @@ class Plan(BaseModel):
         return self._folders
 
     def at(self, path: str | Path) -> Path:
-        """A path of the plan, relative to the current folder."""
+        """Resolve a path in the plan against the plan's folder."""
         return self._folders.at(path)
 
     def read_workflow(self) -> Workflow:
-        """Raises WorkflowMistake."""
+        """Read the workflow file. Raises WorkflowMistake."""
         if isinstance(self.workflow, dict):
             return Workflow.parse(json.loads(json.dumps(self.workflow)))
         return Workflow.load(self.at(self.workflow))

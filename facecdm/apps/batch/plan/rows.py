@@ -20,13 +20,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of this machine that is uploaded to the servers."""
+    """A local file to upload to the servers."""
 
     path: Path
 
 
 def expand(groups: list, folders: Folders, mistakes: list[str]) -> list[Row]:
-    """Every row of the product. All mistakes are appended to `mistakes`."""
+    """All rows of the product. Mistakes are appended to `mistakes`."""
     tables = [_rows(group, folders, f"jobs, group {number}", mistakes) for number, group in enumerate(groups, 1)]
     groups_of: dict[str, int] = {}
     for number, table in enumerate(tables, 1):
@@ -128,7 +128,7 @@ def _files(patterns: str | list[str], folders: Folders) -> list[Upload]:
 
 
 def _table(folders: Folders, path: Path, label: str, mistakes: list[str]) -> list[Row]:
-    """The rows of a CSV file with a heading, or of a JSONL file with an object a line."""
+    """The rows of a CSV file with a header, or of a JSONL file with one object per line."""
     try:
         text = read_text(folders.readable(path))
         reader = {".csv": _csv, ".jsonl": _jsonl}.get(path.suffix.lower())

@@ -1,4 +1,4 @@
-"""Short names of a plan → inputs of the workflow that their values go to."""
+"""Map a plan's short names to inputs of the workflow."""
 
 from ....comfy_api.errors import WorkflowMistake
 from ....comfy_api.workflow import Workflow
@@ -11,7 +11,7 @@ Targets = dict[str, list[InputKey]]
 
 
 def resolve(plan: Plan, workflow: Workflow, rows: list[Row], mistakes: list[str]) -> Targets:
-    """Short name → inputs. A name that is not declared under `inputs` names its input itself ("Prompt.text")."""
+    """Short name → inputs. A name that is not declared under `inputs` must be an input itself ("Prompt.text")."""
     used = {name: None for row in rows for name in row}
     mistakes += [f"jobs: {name!r} is a column of results.csv: choose another name" for name in used if name in COLUMNS]
     targets: Targets = {}
@@ -33,7 +33,7 @@ def resolve(plan: Plan, workflow: Workflow, rows: list[Row], mistakes: list[str]
 
 
 def role(plan: Plan, key: str, targets: Targets, candidates: set[str], mistakes: list[str]) -> str | None:
-    """The short name that `person` or `prompt` says; else the only candidate; else None."""
+    """The short name given by `person` or `prompt`, else the only candidate, else None."""
     name = getattr(plan, key)
     if name in targets:
         return name
@@ -57,7 +57,7 @@ def _input(workflow: Workflow, target: str, declared: bool) -> InputKey:
     if not dots:
         raise WorkflowMistake(f"{target!r} names no input: write Node.input, as in Prompt.text")
     node, _, name = target.rpartition(".")
-    return workflow.find(node), name  # an optional input may be missing in the file: the server's list decides
+    return workflow.find(node), name  # the file may lack an optional input; the server's list decides
 
 
 def _unlinked(workflow: Workflow, node_id: str, name: str) -> InputKey:

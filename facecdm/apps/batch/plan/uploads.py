@@ -1,4 +1,4 @@
-"""Values of a plan that name files of this machine: read, checked, uploaded under a name of their content."""
+"""Local files in a plan's values: read and checked, then uploaded under names derived from their content."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from .targets import Targets
 @dataclass(frozen=True)
 class LocalFile:
     """
-    path    on this machine
+    path    local path
     digest  SHA-256 of its content
-    name    that servers are asked to store it under
+    name    requested name on the servers
     """
 
     path: Path
@@ -30,7 +30,7 @@ class LocalFile:
 def find_uploads(
     plan: Plan, rows: list[Row], targets: Targets, file_inputs: dict[InputKey, dict[str, Any]], mistakes: list[str]
 ) -> tuple[list[Row], dict[Path, LocalFile]]:
-    """The rows, with an Upload for each local file that goes to an input that takes files; and these files.
+    """Replace local files by Uploads where the input takes files; return the rows and these files.
 
     file_inputs  inputs that take files → their options
     """

@@ -1,4 +1,4 @@
-"""One value against what a server's /object_info declares of its input."""
+"""Check one value against the declaration of its input in a server's /object_info."""
 
 import difflib
 import math
@@ -9,7 +9,7 @@ UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_uploa
 
 
 def declarations(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any], bool]]:
-    """Input → (type, options, required) of a node class; unreadable entries are left out."""
+    """Inputs of a node class: name → (type, options, required). Unreadable entries are left out."""
     found = {}
     for group in ("optional", "required"):
         inputs = info.get("input", {}).get(group) if isinstance(info.get("input"), dict) else None
@@ -25,7 +25,7 @@ def takes_file(options: dict[str, Any]) -> bool:
 
 
 def fit(value: Any, kind: Any, options: dict[str, Any]) -> Any:
-    """The value as the input's type: "4" from a table becomes 4. Raises ValueError with the reason."""
+    """Convert the value to the input's type: "4" from a table becomes 4. Raises ValueError with the reason."""
     kinds = ["COMBO"] if isinstance(kind, list) else [part.strip() for part in str(kind).split(",")]
     if "COMBO" in kinds:
         return _choice(value, kind if isinstance(kind, list) else options.get("options"), options)
@@ -92,7 +92,7 @@ def _yes_no(value: Any, options: dict[str, Any]) -> bool:
 
 def _choice(value: Any, choices: Any, options: dict[str, Any]) -> Any:
     if not isinstance(choices, list) or "remote" in options:
-        return value  # its choices are not known here
+        return value  # the choices are not known here
     if isinstance(value, list) and (options.get("multiselect") or options.get("multi_select")):
         return [_choice(item, choices, {}) for item in value]
     if not isinstance(value, bool) and value in choices:

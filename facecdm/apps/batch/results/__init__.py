@@ -1,4 +1,4 @@
-"""What a batch leaves beside its images.
+"""Results of a batch beside its images.
 
 table.py    results.csv and its columns
 best.py     the best images of each person and prompt

@@ -1,4 +1,4 @@
-"""The best images of each person and prompt stay; the others move to a folder of their own."""
+"""Keep the best images of each person and prompt; move the others to a separate folder."""
 
 import math
 import os
@@ -12,7 +12,7 @@ NOT_KEPT = "not-kept"
 
 
 def keep_best(batch: Batch, journal: Journal, folder: Path) -> None:
-    """Move all but the most similar images of each person and prompt, if the plan says so. Raises OSError."""
+    """If the plan says so, move all but the most similar images of each person and prompt. Raises OSError."""
     most = batch.plan.keep_best
     if most is None:
         return
@@ -27,7 +27,7 @@ def keep_best(batch: Batch, journal: Journal, folder: Path) -> None:
 
 
 def _move(journal: Journal, folder: Path, file: FileRecord, kept: str | None) -> None:
-    """Move a file, unless an interrupted run moved it already, and record that."""
+    """Move a file and record the move. An interrupted run may have moved it already."""
     if kept == file.kept:
         return
     source, target = inside(folder, file.kept or file.path), inside(folder, kept or file.path)

@@ -1,4 +1,4 @@
-"""Identity similarity and detection of every image, by one face pack; without a pack a batch goes on unmeasured."""
+"""Identity similarity and face detection of every image, with one face pack. Without a pack nothing is measured."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Measurement:
     """
-    identity   cosine of the largest face to the reference, -1 … 1
-    faces      how many
-    detection  score of the largest, 0 … 1
+    identity   identity similarity of the largest face to the reference, -1 … 1
+    faces      number of faces
+    detection  score of the largest face, 0 … 1
     """
 
     identity: float | None = None
@@ -28,7 +28,7 @@ class Measurement:
 
 class Measure:
     """
-    notes  why the similarity to some references is not measured, a line each
+    notes  one line per reference without similarity: the reason
     """
 
     def __init__(self, batch: Batch, meter: "SimilarityMeter"):
@@ -58,7 +58,7 @@ class Measure:
             return None
 
     def measure(self, path: Path, person: object) -> Measurement | None:
-        """None if the file is no readable image."""
+        """Measure an image; None if the file is not a readable image."""
         from PIL import Image
 
         name = self._people.get(person.path) if isinstance(person, Upload) else None
@@ -70,7 +70,7 @@ class Measure:
 
 
 def open_measure(batch: Batch) -> tuple[Measure | None, str]:
-    """(Measure, "") or (None, the reason)."""
+    """Return (Measure, ""), or (None, reason) if faces cannot be measured."""
     from ...similarity import SimilarityMeter
 
     if batch.plan.base is None:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FOLDER = "sheets"
-ACROSS, DOWN, CELL = 8, 12, 192  # images of a page, pixels of one
+ACROSS, DOWN, CELL = 8, 12, 192  # images per page, pixels per image
 
 
 def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
-    """Write sheets/PERSON.jpg, further pages as "PERSON page 2.jpg" …. Raises OSError."""
+    """Write sheets/PERSON.jpg, and further pages as "PERSON page 2.jpg" …. Raises OSError."""
     people = labels([batch.person(job) for job in batch.jobs])
     files: dict[int, list[FileRecord]] = {}
     for file in journal.files():

@@ -1,4 +1,4 @@
-"""results.csv: a line for every file, and for every job without one."""
+"""results.csv: one line per file, and one per job without files."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ..plan.jobs import Batch, Job
 
 NAME = "results.csv"
-# Before the plan's own columns.
+# These precede the plan's own columns.
 COLUMNS = ("job", "file", "state", "message", "server", "seconds", "attempts", "identity", "faces", "detection")
 
 
 def write_table(batch: "Batch", journal: "Journal", folder: Path) -> None:
-    """Write COLUMNS, the plan's values, and every other parameter of the workflow. Raises OSError."""
+    """Write COLUMNS, the plan's values, and all other parameters of the workflow. Raises OSError."""
     files = {number: list(found) for number, found in groupby(journal.files(), lambda file: file.job)}
     names = list(batch.targets)
     constant = _constants(batch)
@@ -48,7 +48,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _cell(job: "Job", batch: "Batch", name: str) -> Any:
-    """The value as it was queued; a file's path."""
+    """The queued value, or the path of a file."""
     value = job.row.get(name, "")
     if isinstance(value, Upload):
         return str(value.path)
@@ -57,7 +57,7 @@ def _cell(job: "Job", batch: "Batch", name: str) -> Any:
 
 
 def _constants(batch: "Batch") -> dict[str, Any]:
-    """The parameters that the plan does not set, by "Title.input"."""
+    """Parameters that the plan does not set: "Title.input" → value."""
     varied = {key for keys in batch.targets.values() for key in keys}
     found = {}
     for node_id, node in batch.workflow.nodes.items():
