@@ -1,1 +1,1 @@
-"""Three-stage training: from a folder of pictures to an adapter and a LoRA, under either host."""
+"""Three-stage training of an adapter and a LoRA from a folder of pictures, under either host."""

@@ -1,4 +1,4 @@
-"""The losses of a training as a picture, with Pillow alone."""
+"""A plot of a training's losses, drawn with Pillow only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Curve:
 
 
 def curves(history: Sequence[dict]) -> list[Curve]:
-    """Each loss of the history; steps are counted across stages, each of which begins at 1."""
+    """Each loss of the history. Steps count on across stages, though the history restarts at 1 in each stage."""
     points: dict[str, list[tuple[int, float]]] = {}
     offset = last = 0
     for line in history:
@@ -41,7 +41,7 @@ def curves(history: Sequence[dict]) -> list[Curve]:
 
 
 def draw_losses(history: Sequence[dict]) -> Image.Image:
-    """Every loss of the history in one frame, scaled to its highest moving mean, which the legend gives."""
+    """Plot every loss of the history in one frame, scaled to its highest moving mean. The legend gives that mean."""
     found = curves(history)
     last = max((curve.steps[-1] for curve in found), default=1.0)
     legend = TOP + ROW * -(-len(found) // 2)

@@ -1,4 +1,4 @@
-"""Whether the parts of a training fit together: checked before the first stage, for every host."""
+"""Checks that the parts of a training fit together, made before the first stage, for every host."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 @dataclass(frozen=True)
 class Recogniser:
-    """InsightFace's recogniser for the identity loss: its ONNX `file`, and its `name` as a data set has it."""
+    """InsightFace's recogniser for the identity loss: its ONNX `file`, and its `name` in data sets."""
 
     file: Path
     name: str
@@ -28,15 +28,15 @@ class Recogniser:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What every stage of a training works with.
+    """The inputs of every stage of a training.
 
-    denoiser    the frozen base model, with its autoencoder and pose ControlNet where they are given
+    denoiser    the frozen base model, with its autoencoder and pose ControlNet if given
     data        the data set
     folder      the run's folder: checkpoints, histories, plots, pictures
     recogniser  for the identity loss; None without one
     held_out    the share of the data set, 0…1, that is held out (see held_out.py)
     positions   whether a new adapter's face tokens are initialised as positions in the face (see position_init.py)
-    worker      this process among those that share the batches
+    worker      this process, one of those that share the batches
     """
 
     denoiser: Denoiser
@@ -57,7 +57,7 @@ class Job:
 
 
 def fitted(job: Job, inputs: Inputs) -> tuple[Stage, list[str]]:
-    """The stage as the inputs allow it, and what was left out. Raises FaceCDMError where that was required."""
+    """The stage fitted to the inputs, and notices of what was left out. Raises FaceCDMError if that was required."""
     stage, notices = job.stage, []
     if "precision" not in job.required:
         stage = stage.but(precision=PRECISION[inputs.denoiser.dtype])
@@ -74,7 +74,7 @@ def fitted(job: Job, inputs: Inputs) -> tuple[Stage, list[str]]:
 
 
 def check_stage(stage: Stage, inputs: Inputs) -> None:
-    """Raises FaceCDMError, Mismatch or MissingModel for a stage that these inputs cannot train."""
+    """Check that these inputs can train the stage. Raises FaceCDMError, Mismatch or MissingModel."""
     data, worker = inputs.data, inputs.worker
     if stage.identity:
         _check_recogniser(inputs)
@@ -92,7 +92,7 @@ def check_stage(stage: Stage, inputs: Inputs) -> None:
 
 
 def check_adapter(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> None:
-    """Raises FaceCDMError or Mismatch where adapter, data set and base model were not made for each other."""
+    """Check that adapter, data set and base model were made for each other. Raises FaceCDMError or Mismatch."""
     base, text = denoiser.layer_map, data.empty_prompt.states.shape[-1]
     if text != base.context:
         raise Mismatch(

@@ -1,4 +1,4 @@
-"""The file of a training from the shell: YAML, every key checked."""
+"""The YAML configuration file of a training from the shell; every key is checked."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from .stages import PRESETS, Stage, preset
 class Sizes(BaseModel):
     """Sizes of a new adapter (see adapter.config.AdapterConfig).
 
-    face_content  features of the person in each face token; None: by the number of tokens
+    face_content  features of the person in each face token; None: set by the number of tokens
     places        whether the face tokens are initialised as positions in the face (see position_init.py)
     """
 
@@ -35,19 +35,19 @@ class Config(BaseModel):
 
     base        "demo", or a model folder as diffusers saves it
     data        a folder that `python -m facecdm dataset` made with the same base
-    out         the run's folder: checkpoints, pictures, and what was trained
-    name        of the adapter's file in `out`
+    out         the run's folder: checkpoints, pictures, and the trained weights
+    name        name of the adapter's file in `out`
     preset      "adapter" or "one person"; `all` and `stages` override its settings
-    adapter     an adapter to begin with; without it a new one of `sizes`
+    adapter     an adapter to begin with; without it, a new one with `sizes`
     lora        the LoRA that belongs to that adapter
     recogniser  InsightFace's ONNX file that embedded the data set, for the identity loss
     control     a pose ControlNet: a folder as diffusers saves it, or for the demo model "demo", or a file that
                 `python -m facecdm demo train-pose` wrote
     all         settings for all stages
     stages      settings by stage
-    held_out    share of the people (of the pictures, where there are few people) that is not trained on
-    tracker     a tracker that accelerate knows, such as tensorboard or wandb
-    device      cpu, cuda, cuda:1 …; without it the GPU where there is one
+    held_out    share of the people that is not trained on; share of the pictures if there are few people
+    tracker     a tracker that accelerate supports, such as tensorboard or wandb
+    device      cpu, cuda, cuda:1 …; without it, the GPU if there is one
     threads     CPU threads; 0 leaves the choice to torch
     """
 
@@ -88,7 +88,7 @@ class Config(BaseModel):
 
 
 def read(path: Path) -> Config:
-    """The checked file; its paths are relative to it. Raises BadFile, which names every mistake, FaceCDMError."""
+    """Read and check the file; its paths are relative to it. Raises FaceCDMError, BadFile (lists all mistakes)."""
     try:
         config = Config.model_validate(read_yaml(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the trainer needs of a base model; each host has its own."""
+"""The trainer's interface to a base model; each host implements it."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from ..adapter.attention import LayerStream
 from ..bases.layers import LayerMap
 from .rows import Prompt
 
-# Called in every cross-attention layer: index, queries [B, n, C], text keys [B, T, C].
+# Called in every cross-attention layer with its index, queries [B, n, C] and text keys [B, T, C].
 Watch = Callable[[int, Tensor, Tensor], None]
 
 
@@ -21,9 +21,9 @@ class Denoiser(Protocol):
     layer_map            its cross-attention layers
     prediction           "epsilon" or "v" (α_t ε − σ_t z)
     signal, noise        [steps] α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1)
-    device, dtype        where and in which dtype the U-Net computes
-    fingerprint          names the base model
-    control_fingerprint  names its pose ControlNet; "" without one
+    device, dtype        device and dtype of the U-Net's computations
+    fingerprint          identifies the base model
+    control_fingerprint  identifies its pose ControlNet; "" without one
     can_decode           whether there is an autoencoder
     """
 
@@ -48,7 +48,7 @@ class Denoiser(Protocol):
     ) -> Tensor:
         """The U-Net's raw prediction for z_t [B, C, h, w] at timesteps t [B] int64, float32, with gradients.
 
-        people   the streams of every layer of the map; None: the base model alone
+        people   the streams of every layer in the layer map; None: the base model alone
         control  [B, 3, H, W] pose pictures in 0…1 for the pose ControlNet, if the host has one
         watch    is called in every cross-attention layer
         """
@@ -63,19 +63,19 @@ class Denoiser(Protocol):
         """All linear layers and convolutions of the U-Net's blocks, by the same names."""
 
     def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
-        """Those of the pose ControlNet's encoder, named "control_model." and ComfyUI's path; {} without one."""
+        """The same layers of the pose ControlNet's encoder, named "control_model." + ComfyUI's path; {} without one."""
 
     def learn_control(self, on: bool) -> None:
-        """Whether the ControlNet computes gradients, for a LoRA on its layers."""
+        """Switch the ControlNet's gradients on or off, for a LoRA on its layers."""
 
     def text_keys_values(self):
-        """Pairs (k, v) of the base model's own text weights in the layer map's order, for new adapters."""
+        """Pairs (k, v) of the base model's text weights, in the layer map's order, for new adapters."""
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Set the dtype of the U-Net's computations."""
 
     def checkpoint(self, on: bool) -> None:
-        """Switch gradient checkpointing of the U-Net."""
+        """Switch gradient checkpointing of the U-Net on or off."""
 
 
 def digest_of(name: str, tensors: Iterable[Tensor]) -> str:
@@ -88,6 +88,6 @@ def digest_of(name: str, tensors: Iterable[Tensor]) -> str:
 
 
 def clean_from(prediction: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor, kind: str) -> Tensor:
-    """The z that the prediction implies; `signal` and `noise` [B] are α_t and σ_t (α_t is kept from 0)."""
+    """The z that the prediction implies; `signal` and `noise` [B] are α_t and σ_t (α_t is clamped above 0)."""
     a, s = (x.view(-1, 1, 1, 1) for x in (signal, noise))
     return a * noisy - s * prediction if kind == "v" else (noisy - s * prediction) / a.clamp(min=1e-3)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import FaceCDMError
 from .stages import Stage
 
-MOST_SKIPPED = 20  # in a row; the fp16 loss scale needs up to 16 to fall from 2¹⁶ to 1
+MOST_SKIPPED = 20  # in a row; the fp16 loss scale needs up to 16 skipped steps to fall from 2¹⁶ to 1
 
 
 class Diverged(FaceCDMError):
@@ -17,12 +17,12 @@ class Diverged(FaceCDMError):
 
 
 def skipped_steps(history: Sequence[dict]) -> list[int]:
-    """The steps whose gradient was not finite: they changed nothing."""
+    """The steps whose gradient was not finite; they changed no weights."""
     return [line["step"] for line in history if not math.isfinite(line.get("gradient", 0.0))]
 
 
 def check_steps(history: Sequence[dict], stage: Stage) -> None:
-    """Raises Diverged where the last steps were all skipped: MOST_SKIPPED, or half of a shorter stage."""
+    """Raise Diverged if the last MOST_SKIPPED steps, or half the steps of a shorter stage, were all skipped."""
     most = MOST_SKIPPED if stage.precision == "fp16" else min(MOST_SKIPPED, max(stage.steps // 2, 1))
     last = [line for line in history[-2 * most :] if "gradient" in line][-most:]
     if len(last) == most and all(not math.isfinite(line["gradient"]) for line in last):
@@ -34,7 +34,7 @@ def check_steps(history: Sequence[dict], stage: Stage) -> None:
 
 
 def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises Diverged where a tensor holds NaN or infinity."""
+    """Raise Diverged if a tensor holds NaN or infinity."""
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise Diverged(

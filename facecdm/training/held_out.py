@@ -9,9 +9,9 @@ HELD_OUT = 0.02  # the share that is held out unless the user says otherwise
 
 
 def choose_held_out(data: "Source", share: float) -> frozenset[int]:
-    """`share` (0…1) of the people with all their pictures, evenly spaced; at least one person is left to train on.
+    """Choose a `share` (0…1) of the people, evenly spaced, with all their pictures. At least one person is not chosen.
 
-    If that is less than one person: `share` of the pictures, only of people with other pictures.
+    If that is less than one person, choose `share` of the pictures, only from people with several pictures.
     """
     people = sorted(data.people)
     chosen = _spaced(people, min(round(len(people) * share), len(people) - 1))

@@ -1,4 +1,4 @@
-"""Initialisation of a new adapter: its bottleneck from the data set's people, all else from the base model."""
+"""Initialisation of a new adapter: the bottleneck from the data set's people, the rest from the base model."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from .denoiser import Denoiser
 from .position_init import can_init_positions, init_positions
 from .source import Source
 
-RIDGE = 0.03  # of the mean variance within people, added to it, so that no direction's ratio is infinite
-SMALLEST = 0.05  # scale of a direction that hardly depends on the person, so that it can still be trained
+RIDGE = 0.03  # share of the mean variance within people that is added to it, so that every ratio is finite
+SMALLEST = 0.05  # least scale of a direction, so that one that hardly depends on the person can still be trained
 
 
 def new_adapter(
@@ -45,9 +45,9 @@ def random_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed:
 
 
 def initialised(adapter: TripletAdapter, denoiser: Denoiser, data: Source, positions: bool = True) -> TripletAdapter:
-    """A frozen copy for training: it names the data set's recogniser, and a new one is initialised from the data set.
+    """A frozen copy for training that names the data set's recogniser. A new adapter is initialised from the data set.
 
-    An adapter is initialised from faces only once. Without `positions` face tokens and keys stay random.
+    An adapter is initialised from faces only once. Without `positions`, face tokens and keys stay random.
     Tensors that are not written to are shared with the given adapter.
     """
     state = adapter.state_dict()
@@ -77,8 +77,8 @@ def _init_from_data(adapter: TripletAdapter, denoiser: Denoiser, data: Source, p
 def init_streams(adapter: TripletAdapter) -> TripletAdapter:
     """Set gates to one and values to zero: still an exact no-op, and faster to train than zero gates.
 
-    Only for values that are trained whole; a low-rank addition needs the text's values to add to. Tensors are replaced,
-    not written to: they may be shared.
+    Use this only if the values are trained in full: a low-rank addition needs the text's values to add to. Tensors are
+    replaced, not written to, since they may be shared.
     """
     for stream in adapter.streams.values():
         stream.gate.knots.data = torch.ones_like(stream.gate.knots)
@@ -88,7 +88,7 @@ def init_streams(adapter: TripletAdapter) -> TripletAdapter:
 
 
 def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
-    """Unit embeddings [N, W] of the data set's pictures and their people [N] int64; evenly spaced whole people."""
+    """Unit embeddings [N, W] and person numbers [N] int64 of evenly spaced people, each with all pictures."""
     people = list(data.people.values())
     every = max(len(data) // most, 1)
     chosen = [picture for pictures in people[::every] for picture in pictures]
@@ -100,8 +100,8 @@ def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
 def init_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> None:
     """Centre the face projector on `faces` [N, W] and let its code distinguish the `people` [N].
 
-    The code's rows are `identity_directions`; before a GELU they come in pairs of opposite sign, since
-    gelu(c) − gelu(−c) = c. Rows for which there is no direction stay as they were.
+    The code's rows are `identity_directions`. Before a GELU they come in pairs of opposite sign, since
+    gelu(c) − gelu(−c) = c. Rows without a direction are not changed.
     """
     projector = adapter.face_projector
     projector.mean.copy_(faces.mean(0))
@@ -122,8 +122,8 @@ def init_bottleneck(adapter: TripletAdapter, faces: Tensor, people: Tensor) -> N
 def identity_directions(faces: Tensor, people: Tensor, most: int) -> Tensor:
     """[K ≤ most, W]: directions of centred `faces` [N, W] in which people differ more than photos of one person.
 
-    Fisher's discriminants (Fisher 1936), scaled by their share of identity, together of unit variance. Where too few
-    people have several photos, the principal directions.
+    These are Fisher's discriminants (Fisher 1936), scaled by their share of identity and to unit mean variance. If too
+    few people have several photos, they are the principal directions.
     """
     faces = faces.double()
     known, whose, count = people.unique(return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""The parameters of one stage: which are trained, at which rate, their moving average, and the result."""
+"""The trained parameters of one stage, their learning rates and moving average, and the result."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from .stages import Stage
 class Learner:
     """An adapter and LoRAs in training; the given ones are not changed.
 
-    adapter  frozen weights of the given one, and float32 copies of those that are trained
-    extra    low-rank additions to its keys and values, by layer
-    lora     of the U-Net; a new one is made for the `layers`
-    control  of the ControlNet, likewise
-    named    the trained parameters by name
-    average  their moving average by name; empty without one
+    adapter  the given adapter's frozen weights, and float32 copies of the trained ones
+    extra    low-rank additions to the adapter's keys and values, by layer
+    lora     the U-Net's LoRA; a new one is made for the `layers`
+    control  the ControlNet's LoRA, made in the same way
+    named    the trained parameters, by name
+    average  their moving averages, by name; empty without averaging
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Raises KeyError, ValueError for tensors that are missing or of another shape; BadFile for NaN."""
+        """Load a state. Raises KeyError (missing tensor), ValueError (wrong shape), BadFile (NaN)."""
         for name, value in self.named.items():
             value.copy_(_of_shape(state["parameters"], name, value))
         for name, value in self.average.items():
@@ -98,7 +98,7 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the parameters have their average's values, where one is kept."""
+        """Give the parameters their averaged values within the block, if averages are kept."""
         self._swap()
         try:
             yield
@@ -133,14 +133,14 @@ class Learner:
 def _trainable(
     lora: Lora, layers: Mapping[str, nn.Linear | nn.Conv2d], stage: Stage, trained: bool, device: torch.device
 ) -> Lora:
-    """A copy of the LoRA on `device`; a new one for the layers where it is empty and to be trained."""
+    """A copy of the LoRA on `device`, or a new LoRA for the layers if it is empty and to be trained."""
     if trained and not lora.parts:
         lora = Lora.new(layers, stage.lora_rank)
     return Lora({name: part.copy().to(device).requires_grad_(trained) for name, part in lora.parts.items()})
 
 
 def group_of(name: str) -> str:
-    """The group in `stages.GROUPS` of an adapter's parameter."""
+    """The group of an adapter's parameter, one of `stages.GROUPS`."""
     if name.startswith(("face_projector", "image_projector")):
         return "projectors"
     if name.startswith("interplay"):
@@ -161,7 +161,7 @@ def _of_shape(stored: dict[str, Tensor], name: str, value: Tensor) -> Tensor:
 
 
 def _fork(adapter: TripletAdapter, trained: set[str]) -> TripletAdapter:
-    """Float32 copies of the trained groups; other tensors are shared, or copied where they are inference tensors."""
+    """The adapter with float32 copies of the trained groups; other tensors are shared, inference tensors copied."""
     return _with(
         adapter,
         {

@@ -1,6 +1,6 @@
-"""Training of a location head: key points of a data set's faces from the clean latents that its base model predicts.
+"""Training of a location head, which finds a face's key points in the clean latents that the base model predicts.
 
-The base model is frozen and no adapter takes part, so this is done once for a base, before or after the adapter.
+The base model is frozen and no adapter is used, so one head is trained per base model, before or after the adapter.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,20 @@ from .randomness import batches, generator
 from .rows import Prompt, Rows, without_text
 from .source import Source
 
-LOW_NOISE = 0.4  # of the steps: below that, latents with some noise on them stand for what the base model predicts
-CLEAN_NOISE = 0.3  # that noise, as a share of the step's own
+LOW_NOISE = 0.4  # share of the timesteps; below it, slightly noisy latents are used instead of predicted ones
+CLEAN_NOISE = 0.3  # noise of those latents, as a share of the timestep's noise
 DROPPED_TEXT = 0.1
 
 
 @dataclass(frozen=True)
 class LocationPlan:
-    """
+    """Settings of the training.
+
     steps          optimiser steps
-    batch          pictures a step
-    predicted      share of them whose latents the base model predicts; the others are latents of little noise
-    learning_rate  after a warm-up; it falls over the last 60 % of the steps
-    seed           of pictures, noise and weights
+    batch          pictures per step
+    predicted      share of the pictures whose latents the base model predicts; the others have slightly noisy latents
+    learning_rate  the rate after a warm-up; it falls over the last 60 % of the steps
+    seed           seed of pictures, noise and weights
     """
 
     steps: int = 1000
@@ -41,7 +42,7 @@ class LocationPlan:
 def train_location_head(
     denoiser: Denoiser, data: Source, plan: LocationPlan = LocationPlan(), report: Callable[[int, float], None] = print
 ) -> LocationHead:
-    """A trained head, on the CPU. `report(step, loss)` is called every 50 steps."""
+    """Train a head; returns it on the CPU. `report(step, loss)` is called every 50 steps."""
     device = denoiser.device
     torch.manual_seed(plan.seed)
     head = LocationHead(data.latent_shape(0)[0]).to(device)
@@ -101,7 +102,7 @@ def prompts_of(rows: Rows, data: Source, off: Tensor, count: int, device: torch.
 
 
 def with_location_head(adapter: TripletAdapter, head: LocationHead) -> TripletAdapter:
-    """A copy of a TripletAdapter that finds the face's location by this head; one that it had is replaced."""
+    """A copy of a TripletAdapter that finds the face's location with this head, which replaces any earlier head."""
     made = TripletAdapter(replace(adapter.config, location_channels=head.channels))
     own = {name: value for name, value in adapter.state_dict().items() if not name.startswith("location_head.")}
     made.load_state_dict(own | {f"location_head.{name}": value for name, value in head.state_dict().items()})

@@ -29,7 +29,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear | nn.Conv2d, rank: int) -> "LowRank":
-        """For `layer`; the rank is at most the layer's widths."""
+        """A new one for `layer`; the rank is at most the layer's widths."""
         width_out, width_in, *kernel = layer.weight.shape
         return cls(width_in, width_out, min(rank, width_in, width_out), kernel=tuple(kernel))
 
@@ -38,7 +38,7 @@ class LowRank(nn.Module):
         return self.alpha / len(self.down)
 
     def forward(self, x: Tensor, layer: nn.Conv2d | None = None) -> Tensor:
-        """`layer` is the convolution that it adds to, whose stride and padding it uses."""
+        """The addition for input x; `layer` is the convolution it is added to, which gives stride and padding."""
         if self.down.dim() == 2:
             return F.linear(F.linear(x, self.down.to(x)), self.up.to(x)) * self.scale
         reduced = F.conv2d(x, self.down.to(x), stride=layer.stride, padding=layer.padding)
@@ -71,13 +71,13 @@ class Lora:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Lora":
         """The inverse of `tensors`; ranks are read from the shapes.
 
-        Raises BadFile: a layer with one half only, halves of different rank, NaN or infinity.
+        Raises BadFile for a layer with only one half, halves of different rank, NaN or infinity.
         """
         names = dict.fromkeys(key.partition(".lora_")[0] for key in tensors if ".lora_" in key)
         return cls({name: _low_rank(name, tensors) for name in names})
 
     def tensors(self) -> dict[str, Tensor]:
-        """As ComfyUI's LoRA loaders read them: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
+        """The tensors for ComfyUI's LoRA loaders: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
         result = {}
         for name, part in self.parts.items():
             result |= {
@@ -88,7 +88,7 @@ class Lora:
         return result
 
     def check_fits(self, layers: Mapping[str, nn.Linear | nn.Conv2d]) -> None:
-        """Raises Mismatch where a layer is missing, or is of another size than its part."""
+        """Raise Mismatch if a layer is missing, or if its size differs from its part's."""
         missing = sorted(self.parts.keys() - layers.keys())
         if missing:
             raise Mismatch(
@@ -102,7 +102,7 @@ class Lora:
 
     @contextmanager
     def on(self, layers: Mapping[str, nn.Linear | nn.Conv2d]) -> Iterator[None]:
-        """Within the block the layers add their low-rank part. Raises Mismatch where one is missing."""
+        """Add the low-rank parts to the layers within the block. Raises Mismatch if a layer does not fit."""
         self.check_fits(layers)
         handles = [layers[name].register_forward_hook(self._hook(part)) for name, part in self.parts.items()]
         try:
@@ -116,7 +116,7 @@ class Lora:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Within the block the LoRA adds nothing."""
+        """Disable the LoRA within the block."""
         self._active = False
         try:
             yield
@@ -125,7 +125,7 @@ class Lora:
 
 
 def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRank:
-    """One layer of a LoRA file. Raises BadFile."""
+    """Read one layer of a LoRA file. Raises BadFile."""
     down, up, alpha = (tensors.get(f"{name}.{part}") for part in ("lora_down.weight", "lora_up.weight", "alpha"))
     if down is None or up is None:
         raise BadFile(f"the LoRA's layer {name} has one half only: get the file again")

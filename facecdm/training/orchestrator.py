@@ -1,4 +1,4 @@
-"""One training, whichever host runs the base model: its checks, stages, pictures, reports and files."""
+"""One training with any host of the base model: its checks, stages, pictures, reports and files."""
 
 import json
 import time
@@ -23,25 +23,25 @@ from .trainer import Trainer, start_hash
 
 
 class Observer(Protocol):
-    """Follows a training, as a progress bar does. What it raises stops the run, which is saved."""
+    """Follows a training, like a progress bar. An exception that it raises stops the run, which is saved."""
 
     def begin(self, trainer: Trainer) -> None:
-        """Before the first step of a stage in this run."""
+        """Called before the first step of a stage in this run."""
 
     def step(self, trainer: Trainer, pictures: Tensor | None) -> None:
-        """After each step; `pictures` [N, 3, H, W] in 0…1 where new ones were made."""
+        """Called after each step; `pictures` are new previews [N, 3, H, W] in 0…1, or None."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What a training made.
+    """The result of a training.
 
-    adapter   trained, on the CPU
-    lora      of the U-Net; empty where none was trained
-    control   the LoRA of the ControlNet, likewise
+    adapter   the trained adapter, on the CPU
+    lora      the U-Net's LoRA; empty if none was trained
+    control   the ControlNet's LoRA; empty if none was trained
     history   a dictionary for every step and validation of all stages
     pictures  [N, 3, H, W] in 0…1 of held-out people after the last stage; None without a decoder
-    report    lines for a person
+    report    lines of the report for the user
     """
 
     adapter: TripletAdapter
@@ -55,7 +55,7 @@ class TrainingResult:
 class Training:
     """The stages of one training, one after the other, on one denoiser.
 
-    Raises FaceCDMError at once where parts do not fit together. The given adapter and LoRAs stay as they are.
+    Raises FaceCDMError at once if parts do not fit together. The given adapter and LoRAs are not changed.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Training:
         self.start = start_hash(self.adapter, self._lora, self._control)
 
     def run(self, observer: Observer | None = None) -> TrainingResult:
-        """Train what is left of the stages; a finished one is read from its checkpoint.
+        """Train the remaining stages; finished stages are read from their checkpoints.
 
-        Raises state.RunMismatch where the folder holds another training, divergence.Diverged.
+        Raises state.RunMismatch if the folder holds another training, and divergence.Diverged.
         """
         result = TrainingResult(self.adapter, self._lora, self._control)
         for stage, notices in zip(self.stages, self._notices):
@@ -140,7 +140,7 @@ class Training:
         return LossInputs(self.inputs.data, self.inputs.denoiser, adapter, recogniser)
 
     def _pictures(self, trainer: Trainer) -> Tensor | None:
-        """Held-out people (any people where none are held out); they and the loss plot go into the folder."""
+        """Preview held-out people, or any people if none are held out. Saves the previews and the loss plot."""
         inputs = self.inputs
         if inputs.worker.rank or not inputs.denoiser.can_decode:
             return None
@@ -153,7 +153,7 @@ class Training:
         return pictures
 
     def _record(self, trainer: Trainer) -> None:
-        """Keep the history of a finished stage as a plot and as JSON lines."""
+        """Save the history of a finished stage as a plot and as JSON lines."""
         if self.inputs.worker.rank:
             return
         path = self.inputs.folder / f"{trainer.stage.name}.jsonl"

@@ -20,9 +20,9 @@ _OTHER_NAME = str.maketrans(" _", "_ ")
 
 @dataclass(frozen=True)
 class Output:
-    """folder/name.safetensors, and its LoRAs beside it, name_lora and name_control_lora.
+    """The files folder/name.safetensors and, beside it, the LoRAs name_lora and name_control_lora.
 
-    notes  metadata that names the training
+    notes  metadata that identifies the training
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class Output:
     notes: dict[str, str]
 
     def check_free(self) -> None:
-        """Raises FaceCDMError where one of the files is there already, of another training."""
+        """Raise FaceCDMError if a file of another training would be overwritten."""
         for path in [self._path(), *map(self._path, KINDS)]:
             if path.exists() and not self._is_ours(path):
                 raise FaceCDMError(
@@ -38,7 +38,7 @@ class Output:
                 )
 
     def save(self, adapter, lora: Lora, control: Lora) -> dict[str, Path]:
-        """Write what was trained; gives the paths by kind. Raises Diverged, FaceCDMError."""
+        """Write the trained weights; returns the paths by kind. Raises Diverged, FaceCDMError."""
         paths = {"adapter": save_adapter(adapter, self.folder, self.name, overwrite=True, notes=self.notes)}
         for kind, part in zip(KINDS, (lora, control)):
             if part.parts:
@@ -49,7 +49,7 @@ class Output:
         return paths
 
     def _path(self, kind: str = "") -> Path:
-        """Of a kind's file; one that an older version wrote as "name lora" keeps its name."""
+        """The path of a kind's file. A file that an older version wrote as "name lora" keeps its name."""
         parts = [self.name, *kind.split()]
         former = self.folder / (" ".join(parts) + SUFFIX)
         return former if kind and former.exists() else self.folder / ("_".join(parts) + SUFFIX)
@@ -64,14 +64,14 @@ class Output:
 
 
 def find_lora(path: Path) -> Path:
-    """`path`; where it does not exist, the same LoRA by its other name: NAME_lora, or "NAME lora" (older versions)."""
+    """`path`, or if it does not exist, the LoRA's other name: NAME_lora, or "NAME lora" (older versions)."""
     stem = re.sub(r"[ _](control[ _])?lora$", lambda ending: ending[0].translate(_OTHER_NAME), path.stem)
     other = path.with_name(stem + path.suffix)
     return other if other.exists() and not path.exists() else path
 
 
 def notes_of(data: str, base: str, stages: list, start: str) -> dict[str, str]:
-    """The metadata that names a training: data set, base model, stages, and the weights that it began with."""
+    """The metadata that identifies a training: data set, base model, stages, and initial weights."""
     return {
         "facecdm.data": data,
         "facecdm.base": base,

@@ -1,9 +1,9 @@
 """Initialisation of a new adapter's face tokens as positions in the face, which the U-Net's queries attend to.
 
 With random tokens every position of the picture gets the same result until keys and values have been trained.
-Regressions on the data set, without gradients, give a better start: each token describes one part of the aligned face,
-as far as the embedding determines it, and in every layer a query attends to the part at its own position, as far as it
-encodes that position.
+Regressions on the data set, without gradients, give a better start. Each token describes one part of the aligned face,
+as far as the embedding determines that part. In every layer a query attends to the part at its own position, as far as
+the query encodes its position.
 """
 
 from dataclasses import replace
@@ -23,28 +23,28 @@ from .randomness import generator
 from .rows import moved
 from .source import Source
 
-PIXELS = 96  # per side of the aligned face, at least
+PIXELS = 96  # least number of pixels per side of the aligned face
 MOST = 6000  # pictures whose faces are used
-BATCH = 32  # of them at a time
+BATCH = 32  # pictures at a time
 WATCHED = 12  # batches of 8 pictures whose queries are used
-NOISY = (0.3, 1.0)  # range of their timesteps, as shares of all
+NOISY = (0.3, 1.0)  # range of the timesteps for the queries, as shares of all timesteps
 RIDGE = 0.03
-POSITION_SCALE = 1.2  # of a token's position features; those of the person have 1
-BLUR = 0.03  # added to the variance of a query's position, in half crops
+POSITION_SCALE = 1.2  # scale of a token's position features; its person features have scale 1
+BLUR = 0.03  # added to the variance of a query's position, with positions in half crops
 
 
 def can_init_positions(adapter: TripletAdapter, data: Source) -> bool:
-    """Whether the tokens form a square, and the data set has enough people for the regression."""
+    """Whether the tokens form a square and the data set has enough people for the regression."""
     side = adapter.config.grid_side
     return side > 1 and side * side == adapter.config.face_tokens and len(data.people) >= FEWEST_PEOPLE
 
 
 @torch.no_grad()
 def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> TripletAdapter:
-    """Initialise the face tokens and every layer's face keys of a new adapter as positions; values and gates stay.
+    """Initialise the face tokens and every layer's face keys of a new adapter as positions.
 
-    So the adapter remains a no-op. The same data give the same adapter. Tensors are replaced, not written to: they may
-    be shared.
+    Values and gates do not change, so the adapter remains a no-op. The same data give the same adapter. Tensors are
+    replaced, not written to, since they may be shared.
     """
     side = adapter.config.grid_side
     positions = _init_tokens(adapter, *_faces(adapter, denoiser, data, side))
@@ -54,10 +54,10 @@ def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) ->
 
 
 def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size: int) -> Tensor:
-    """Let each token's first features describe its part of the person's face, and the others its position.
+    """Make each token's first features describe its part of the person's face, and the others its position.
 
-    `codes` [N, r] of faces; `face_map` [r, 3, H, H], linear from codes to aligned faces; a token covers `size` × `size`
-    pixels. Gives the tokens [T, context] without the features of a person.
+    `codes` [N, r] are those of faces. `face_map` [r, 3, H, H] maps codes linearly to aligned faces. A token covers
+    `size` × `size` pixels. Returns the tokens [T, context] with the features of a person set to 0.
     """
     projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.grid_side
     count, own = side * side, face_map.shape[-1] // side
@@ -67,7 +67,7 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
     kept = directions.T.flip(0)[: min(projector.content, width // 2) or width // 2]
     content = torch.einsum("kp,trp->tkr", kept, parts)
     spread = torch.einsum("tkr,rs,tks->k", content, torch.cov(codes.T), content) / count
-    # Half-way towards equal variance, so that fine features are large enough to be trained on.
+    # Go half-way to equal variance, so that fine features are large enough for training.
     content = content * (spread.clamp(min=1e-6 * float(spread.max())) ** -0.25)[:, None]
     content = content / torch.einsum("tkr,rs,tks->", content, torch.cov(codes.T), content).div(count * len(kept)).sqrt()
     positions = torch.zeros(count, width)
@@ -87,8 +87,8 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
 
 
 def _position_features(side: int, features: int) -> Tensor:
-    """[side², features] of about unit variance: x, y and x² + y² of each position, then random Fourier features
-    (Rahimi & Recht 2007), so that neighbouring positions are similar."""
+    """Features [side², features] of about unit variance: x, y and x² + y² of each position, then random Fourier
+    features (Rahimi & Recht 2007). Neighbouring positions have similar features."""
     seeded, at = generator("places", 0), token_centres(side)
     waves = torch.randn(2, features - 3, generator=seeded) * side / (2 * REACH) / 2
     phases = torch.rand(features - 3, generator=seeded) * 2 * torch.pi
@@ -96,8 +96,8 @@ def _position_features(side: int, features: int) -> Tensor:
 
 
 def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int) -> tuple[Tensor, Tensor, int]:
-    """(codes, face_map, size): the codes of faces [N, r], the linear map from them to the person's mean aligned face
-    [r, 3, H, H], and the side in its pixels of what a token covers: its own part, and at least a latent."""
+    """(codes, face_map, size): the faces' codes [N, r], the linear map [r, 3, H, H] from a code to the person's mean
+    aligned face, and the side in pixels of the square that a token covers: its own part, and at least a latent."""
     from tqdm import tqdm
 
     decoder, own = linear_decoder(denoiser, data), -(-PIXELS // side)
@@ -138,8 +138,8 @@ def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int)
 def _query_moments(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
     """For every layer, means of q qᵀ [heads, d, d], q pᵀ [heads, d, 3] and p pᵀ [3, 3].
 
-    p = (x, y, 1) is the position of query q, in half crops from the centre of the aligned face. Every other batch has
-    its pose picture, where there is one.
+    p = (x, y, 1) is the position of query q, in half crops from the centre of the aligned face. Every other batch uses
+    its pose pictures, if it has any.
     """
     from tqdm import trange
 
@@ -172,10 +172,10 @@ def _query_moments(denoiser: Denoiser, data: Source) -> list[list[Tensor]]:
 
 
 def _init_keys(adapter: TripletAdapter, moments: list[list[Tensor]], tokens: Tensor, centres: Tensor) -> None:
-    """Keys with which a query's attention is a Gaussian around its estimated position.
+    """Set keys with which a query's attention is a Gaussian around the query's estimated position.
 
-    The estimate is linear in the query, by least squares over noisy pictures; the Gaussian has the variance of its
-    error.
+    The estimate is linear in the query, fitted by least squares on noisy pictures. The Gaussian's variance is that of
+    the estimate's error.
     """
     gram = (tokens @ tokens.T).double()
     gram.diagonal().add_(1e-3 * gram.diagonal().mean())
@@ -186,7 +186,7 @@ def _init_keys(adapter: TripletAdapter, moments: list[list[Tensor]], tokens: Ten
 
 
 def _keys(queries: Tensor, crossed: Tensor, positions: Tensor, centres: Tensor) -> Tensor:
-    """[T, d] of one head: q · key / √d = −½ |p − centre|² / variance, up to what all tokens share."""
+    """Keys [T, d] of one head: q · key / √d = −½ |p − centre|² / variance, up to a term that all tokens share."""
     queries = queries + 1e-3 * queries.diagonal().mean() * torch.eye(len(queries), dtype=queries.dtype)
     estimate = torch.linalg.solve(queries, crossed)  # [d, 3]
     error = positions - estimate.T @ crossed - crossed.T @ estimate + estimate.T @ queries @ estimate
@@ -197,7 +197,8 @@ def _keys(queries: Tensor, crossed: Tensor, positions: Tensor, centres: Tensor) 
 
 
 def widened(keypoints: Tensor, pictures: Tensor) -> Tensor:
-    """Key points [B, 5, 2] whose aligned face in `pictures` [B, C, H, W] is REACH times as wide, around one centre."""
+    """Key points [B, 5, 2] spread from the face's centre, so that the crop of `pictures` [B, C, H, W] is REACH times as
+    wide."""
     size = keypoints.new_tensor([pictures.shape[3], pictures.shape[2]])
     middle = from_crop(keypoints * size) @ keypoints.new_tensor([SIZE / 2 - 0.5, SIZE / 2 - 0.5, 1]) / size
     return middle[:, None] + (keypoints - middle[:, None]) * REACH

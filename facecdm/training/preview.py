@@ -1,4 +1,4 @@
-"""Preview pictures of held-out people while a training runs."""
+"""Preview pictures of held-out people during a training."""
 
 from dataclasses import replace
 
@@ -31,8 +31,8 @@ def preview(
 ) -> Tensor:
     """Pictures [N, 3, H, W] in 0…1 of the face in picture `people[i]` with the caption of picture `prompts[i]`.
 
-    The noise is always the same. The learner's averaged weights are used; its LoRA must be on. All `prompts` are of one
-    bucket. Unless the stage drops every pose, the pose and the face's location are those of the prompts' pictures.
+    The noise is always the same. The learner's averaged weights are used; its LoRA must be on. All `prompts` are in one
+    bucket. Pose and face location come from the prompts' pictures, unless the stage drops every pose.
     """
     device, count = denoiser.device, len(people)
     rows = moved(data.load(prompts), device)
@@ -72,7 +72,7 @@ def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int]
 
 
 def side_by_side(pictures: Tensor):
-    """[N, 3, H, W] in 0…1 as one PIL picture."""
+    """Pictures [N, 3, H, W] in 0…1 as one PIL picture."""
     from PIL import Image
 
     row = torch.cat(list(pictures), dim=2).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()

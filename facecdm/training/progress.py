@@ -1,11 +1,11 @@
-"""The progress bar of a stage: steps, steps a second, loss, time left."""
+"""The progress bar of a stage: steps, steps per second, loss, time left."""
 
 from ..errors import MissingPackage
 from .stages import Stage
 
 
 class Progress:
-    """A rich progress bar over the steps of a stage, from step `done`."""
+    """A progress bar (rich) over the steps of a stage, starting at step `done`."""
 
     def __init__(self, stage: Stage, done: int, quiet: bool = False):
         try:

@@ -1,6 +1,6 @@
-"""All random numbers of a training step, from (seed, stage, step) alone.
+"""The random numbers of a training step, derived only from (seed, stage, step).
 
-So a resumed run, another device, and processes that share a batch have the same ones.
+So they are the same in a resumed run, on another device, and in processes that share a batch.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class RandomDraws:
     text_on       [B] bool: the row has its prompt; `face_on`, `image_on`, `pose_on` likewise
     own           [B] bool: the picture is its own reference
     choice        [B] in 0…1, chooses a reference
-    face_region   [B] bool: the diffusion loss counts the face region alone
+    face_region   [B] bool: the diffusion loss counts only the face region
     window        [B] bool, equal in all rows: the step is trained on a window around the face
     wander        [B, 2] in 0…1, position of the window
     """
@@ -61,7 +61,7 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomD
     def uniform() -> Tensor:
         return torch.rand(rows, generator=random_from)
 
-    # Evenly spaced levels in a batch vary the loss less from step to step than independent ones.
+    # With evenly spaced levels in a batch, the loss varies less from step to step than with independent levels.
     levels = (torch.randperm(rows, generator=random_from) + torch.rand(1, generator=random_from)) / rows
     everything = uniform() >= stage.drop_all
     return RandomDraws(
@@ -80,7 +80,7 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomD
 
 
 def _timesteps(stage: Stage, u: Tensor) -> Tensor:
-    """Uniform u [B] in 0…1 → timesteps, `noise_share` of them in noise_low … noise_high, the others outside."""
+    """Uniform u [B] in 0…1 → timesteps: `noise_share` of them in noise_low … noise_high, the others outside."""
     low, high = stage.noise_low, stage.noise_high
     if stage.noise_share == 0 or high - low == STEPS:
         return (u * STEPS).long().clamp(max=STEPS - 1)
@@ -91,9 +91,9 @@ def _timesteps(stage: Stage, u: Tensor) -> Tensor:
 
 
 def batches(buckets: Sequence[Sequence[int]], size: int, seed: int, start: int) -> Iterator[list[int]]:
-    """Endless batches of `size` indices of one bucket each, from the `start`-th on; every epoch has a new order.
+    """Yield batches without end, from batch `start`: `size` indices of one bucket each. Every epoch has a new order.
 
-    A bucket's last batch is filled up from its beginning, so that no picture is left out.
+    A bucket's last batch is filled up with indices from the bucket's beginning, so no picture is left out.
     """
     per_epoch = sum(-(-len(bucket) // size) for bucket in buckets)
     number = start

@@ -1,4 +1,4 @@
-"""What a stage did, in lines for a person."""
+"""The report of a stage: lines of text for the user."""
 
 import torch
 
@@ -7,7 +7,7 @@ from .trainer import Trainer
 
 
 def stage_report(trainer: Trainer, first: int, seconds: float) -> list[str]:
-    """Of the steps after `first`, which took `seconds`."""
+    """Report the steps after `first`, which took `seconds`."""
     stage, done = trainer.stage, trainer.step - first
     trained = sum(value.numel() for value in trainer.learner.named.values())
     device = trainer.denoiser.device
@@ -25,7 +25,7 @@ def stage_report(trainer: Trainer, first: int, seconds: float) -> list[str]:
 
 
 def _losses(history: list[dict]) -> list[str]:
-    """Each loss as a mean over the first and over the last tenth of the steps, and the last validation."""
+    """Each loss's mean over the first tenth and over the last tenth of the steps, and the last validation."""
     steps = [line for line in history if "diffusion" in line]
     tenth, lines = max(len(steps) // 10, 1), []
     for name in dict.fromkeys(name for line in steps for name in line if name != "step"):

@@ -12,8 +12,8 @@ class Prompt:
     """Encoded prompts.
 
     states  [B or 1, T, context]
-    pooled  [B or 1, P], SDXL's
-    sizes   [B or 1, 6], SDXL's: original height and width, crop top and left, target height and width, in pixels
+    pooled  [B or 1, P], only for SDXL
+    sizes   [B or 1, 6], only for SDXL: original height and width, crop top and left, target height and width, in pixels
     """
 
     states: Tensor
@@ -22,7 +22,7 @@ class Prompt:
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
-    """The prompts, with the empty text in the rows `off` [B] bool, cut or padded to their length."""
+    """Replace the prompts of the rows `off` [B] bool by the empty text, cut or padded to the prompts' length."""
     states = empty.states.to(prompt.states)
     states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, : prompt.states.shape[1]]
     pooled = prompt.pooled
@@ -35,13 +35,13 @@ def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
 class Rows:
     """Pictures of one bucket, encoded. Float tensors are float32 on the CPU; coordinates are in 0…1 of the picture.
 
-    latents    [B, C, h, w]    scaled as the U-Net takes them
+    latents    [B, C, h, w]    scaled for the U-Net
     prompt     their captions
     face       [B, W]          raw face embedding of the picture itself
-    vision     [B, N, V]       penultimate states of the CLIP vision tower; None where the data set has none
+    vision     [B, N, V]       penultimate states of the CLIP vision tower; None if the data set has none
     box        [B, 4]          x0, y0, x1, y1 of the face
     keypoints  [B, 5, 2]       left eye, right eye, nose, left and right corner of the mouth (image left first)
-    control    [B, 3, H, W]    the pose picture in 0…1; None where the data set has none
+    control    [B, 3, H, W]    the pose picture in 0…1; None if the data set has none
     identity   [B]             int64, the person's number in the data set
     """
 

@@ -1,4 +1,4 @@
-"""Sampling with a Denoiser: for previews while a training runs, and for measurements after it."""
+"""Sampling with a Denoiser, for previews during a training and for measurements after it."""
 
 from collections.abc import Callable
 
@@ -23,10 +23,10 @@ def sample(
     guidance: float,
     control: Tensor | None = None,
 ) -> Tensor:
-    """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, over the timesteps `levels`, falling.
+    """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, over the falling timesteps `levels`.
 
-    DDIM (Song et al. 2021, η = 0) with classifier-free guidance; as in a graph, the unconditional prediction is the
-    base model's. A LoRA of the U-Net must be on already. Everything is on the denoiser's device.
+    DDIM (Song et al. 2021, η = 0) with classifier-free guidance. The base model gives the unconditional prediction, as
+    in a graph. A LoRA of the U-Net must already be on. Everything is on the denoiser's device.
     """
     rows = len(noisy)
     negative = without_text(prompt, empty, torch.ones(rows, dtype=torch.bool, device=noisy.device))
@@ -45,13 +45,13 @@ def sample(
 
 
 def even(denoiser: Denoiser, steps: int) -> list[int]:
-    """`steps` evenly spaced timesteps, from the last one."""
+    """`steps` evenly spaced timesteps, falling from the last timestep."""
     return torch.linspace(len(denoiser.signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
 
 
 def karras(denoiser: Denoiser, steps: int, rho: float = 7.0) -> list[int]:
-    """The timesteps nearest to the noise levels σ of Karras et al. 2022 (eq. 5), from the highest; fewer where several
-    levels share one."""
+    """The timesteps nearest to the noise levels σ of Karras et al. 2022 (eq. 5), highest first. Timesteps that several
+    levels share are listed once."""
     sigmas = denoiser.noise / denoiser.signal
     high, low = (float(sigmas[end]) ** (1 / rho) for end in (-1, 0))
     wanted = torch.linspace(high, low, steps) ** rho

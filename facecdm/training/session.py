@@ -1,4 +1,4 @@
-"""A training from the shell: what a Config names is opened, trained, and saved."""
+"""A training from the shell, which opens everything that a Config names, trains, and saves the result."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,13 +24,13 @@ from .progress import Progress
 from .trainer import Trainer
 from .worker import Worker
 
-OpenBase = Callable[[Config, str], Denoiser]  # the configuration's base model on a device
+OpenBase = Callable[[Config, str], Denoiser]  # opens the configuration's base model on a device
 
 
 class Session:
-    """Everything that a Config names, opened and checked. `data` is the data set where it is open already.
+    """Everything that a Config names, opened and checked. `data` is the data set, if it is already open.
 
-    Raises FaceCDMError where parts do not fit together, or a file of another training would be overwritten.
+    Raises FaceCDMError if parts do not fit together, or if a file of another training would be overwritten.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Session:
         )
 
     def run(self) -> TrainingResult:
-        """Train all stages, save what they made, and say where."""
+        """Train all stages, save the results, and print their paths."""
         with _Follow(self.worker, self.accelerator if self.config.tracker else None) as follow:
             result = self.training.run(follow)
         if self.worker.rank == 0:
@@ -100,7 +100,7 @@ class Session:
 
 
 class _Follow:
-    """An Observer: a progress bar for each stage, and the losses to accelerate's tracker."""
+    """An Observer with a progress bar for each stage. It sends the losses to accelerate's tracker."""
 
     def __init__(self, worker: Worker, tracking):
         self._worker, self._tracking = worker, tracking

@@ -1,4 +1,4 @@
-"""Settings of a training stage: each declares its default, its range and its help text once."""
+"""Declaration of training settings: each setting declares its default, range and help text once."""
 
 import math
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from ..errors import FaceCDMError
 
 @dataclass(frozen=True)
 class Rule:
-    """What a setting means and which values it takes.
+    """The meaning and the allowed values of a setting.
 
     help      one sentence, for tooltips and help pages
     low       smallest value; None: no limit
     high      largest value; None: no limit
-    choices   the values of a setting that is a word
+    choices   the allowed values of a text setting
     """
 
     help: str
@@ -23,7 +23,7 @@ class Rule:
     choices: tuple[str, ...] = ()
 
     def check(self, name: str, value: object) -> None:
-        """Raises FaceCDMError for a value that the setting does not take."""
+        """Raise FaceCDMError for a value that is not allowed."""
         if self.choices and value not in self.choices:
             raise FaceCDMError(f"{name} must be one of {', '.join(self.choices)}; got {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
@@ -45,14 +45,14 @@ def share(default: float, help: str):
 
 
 def rule(of: Field) -> Rule | None:
-    """The rule of a field that `setting` made; None for any other."""
+    """The rule of a field that was made by `setting`; None for any other field."""
     return of.metadata.get("rule")
 
 
 def flat(groups: Iterable[type]) -> list[tuple[str, type, Field]]:
     """The fields of all groups in order, for `make_dataclass`. Groups may share a setting with equal default and rule.
 
-    Raises TypeError where two groups declare one name differently.
+    Raises TypeError if two groups declare the same name differently.
     """
     found: dict[str, tuple[str, type, Field]] = {}
     for group in groups:

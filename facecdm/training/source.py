@@ -1,4 +1,4 @@
-"""What the trainer needs of a data set."""
+"""The trainer's interface to a data set."""
 
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from .rows import Prompt, Rows
 class Source(Protocol):
     """Encoded pictures by index; see `dataset.DataSet`.
 
-    fingerprint   names the contents
-    recogniser    the face recogniser of the embeddings, pack/file
+    fingerprint   identifies the contents
+    recogniser    the face recogniser of the embeddings, PACK/FILE
     empty_prompt  the empty text
     buckets       the indices of the pictures of each size
     mean_face     [W], the mean of the unit embeddings
@@ -38,13 +38,13 @@ class Source(Protocol):
     def features(
         self, indices: list[int], augmented: list[float | None] | None = None, vision: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Raw face embeddings [B, W] and, if wanted, vision states [B, N, V] of pictures as references.
+        """Raw face embeddings [B, W] of reference pictures and, with `vision`, vision states [B, N, V].
 
-        A number in 0…1 in `augmented` chooses an augmented version of that picture.
+        A number in 0…1 in `augmented` chooses a variation of that picture.
         """
 
     def identity(self, index: int) -> int:
         """The person's number in the data set."""
 
     def references(self, index: int) -> list[int]:
-        """Other photos of the same person; empty where there is none."""
+        """Other photos of the same person; may be empty."""

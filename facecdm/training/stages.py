@@ -15,7 +15,7 @@ GROUPS: tuple[str, ...] = get_args(Group)
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What is trained, how long and how fast.
+    """The trained parameters, the number of steps, and the learning rate.
 
     `train` names groups of parameters; "control" is a LoRA of the pose ControlNet.
     """
@@ -75,7 +75,7 @@ class Saving:
     validate_every: int = setting(100, "Steps between validations on held-out pictures.", 1)
 
 
-# In the order of the widgets of Stage Settings, by which graphs keep their values: later losses follow `Saving`.
+# Graphs store values by the order of Stage Settings' widgets, so this order is fixed: later losses follow `Saving`.
 _KEPT = 7
 _GROUPS = (Optimisation, Dropout, *LOSSES[:_KEPT], Saving, *LOSSES[_KEPT:])
 _Settings = make_dataclass("_Settings", flat(_GROUPS), frozen=True)
@@ -85,7 +85,7 @@ _Settings = make_dataclass("_Settings", flat(_GROUPS), frozen=True)
 class Stage(_Settings):  # type: ignore[misc, valid-type]
     """The settings of one stage: those of `Optimisation`, `Dropout`, every loss in `LOSSES`, and `Saving`.
 
-    Raises FaceCDMError for values out of range, or that contradict one another.
+    Raises FaceCDMError for values that are out of range or contradict one another.
     """
 
     def __post_init__(self) -> None:
@@ -103,9 +103,9 @@ class Stage(_Settings):  # type: ignore[misc, valid-type]
         return [own for loss in LOSSES if (own := loss.of(self)).weight]
 
     def but(self, **values) -> "Stage":
-        """A copy with other values; numbers may be text, as "1e-4".
+        """A copy with other values; numbers may be text, such as "1e-4".
 
-        Raises FaceCDMError for an unknown name, and for a value of another type or out of range.
+        Raises FaceCDMError for an unknown name, and for a value of the wrong type or out of range.
         """
         from pydantic import ValidationError
 
@@ -125,7 +125,7 @@ class Stage(_Settings):  # type: ignore[misc, valid-type]
 
 @cache
 def _checker():
-    from pydantic import TypeAdapter  # here: ComfyUI imports this module when it starts
+    from pydantic import TypeAdapter  # imported here, since ComfyUI imports this module at startup
 
     return TypeAdapter(Stage)
 
@@ -154,7 +154,7 @@ _FINE = Stage(
     background=0.1,
 )
 
-# The starting values of docs/method.md: for many people, and for one person from a handful of photos.
+# The default values in docs/method.md, for many people and for one person with a few photos.
 PRESETS = {
     "adapter": (
         replace(_BROAD, steps=30_000, batch=16),

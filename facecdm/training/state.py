@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: written atomically, and resumed from to the bit."""
+"""Checkpoints of a stage, written atomically. Resuming from one is bit-exact."""
 
 import io
 import json
@@ -19,14 +19,14 @@ FORMAT = 1
 
 
 class RunMismatch(FaceCDMError):
-    """A checkpoint belongs to other data, settings or weights than those given now."""
+    """A checkpoint was made with other data, settings or weights than the current ones."""
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """All that a stage's result depends on, as JSON values.
+    """Everything that a stage's result depends on, as JSON values.
 
-    settings    the stage's, its seed among them
+    settings    the stage's settings, including the seed
     data        the data set's fingerprint
     base        the base model's fingerprint
     start       a hash of the adapter and the LoRAs that the stage began with
@@ -44,7 +44,7 @@ class RunIdentity:
     recogniser: str = ""
 
     def differences(self, other: dict) -> list[str]:
-        """What differs in `other`, a RunIdentity's dictionary, in words."""
+        """Describe how `other`, a RunIdentity's dictionary, differs; one line for each difference."""
         settings = other.get("settings", {})
         lines = [
             f"{name} was {settings.get(name)!r} and is {value!r}"
@@ -64,7 +64,7 @@ class RunIdentity:
         ]
 
 
-FREE = ("save_every", "validate_every", "checkpointing")  # settings that do not change what is learnt
+FREE = ("save_every", "validate_every", "checkpointing")  # settings that do not change the trained weights
 
 
 def save(
@@ -76,7 +76,7 @@ def save(
     step: int,
     history: list[dict],
 ) -> None:
-    """Write the checkpoint to `path`, whole or not at all. Raises FaceCDMError for a full disk."""
+    """Write the checkpoint to `path` atomically. Raises FaceCDMError if the disk is full."""
     content, partial = _content(learner, optimiser, scaler, identity, step, history), path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def save(
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
+    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
         partial.unlink(missing_ok=True)
         raise FaceCDMError(
             f"{path} could not be written: {str(error)[:200]}. Free some space and start the same training again: the "
@@ -96,10 +96,10 @@ def save(
 def resume(
     path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity, worker: Worker
 ) -> tuple[int, dict, list[dict]]:
-    """(step, scaler's state, history) of the checkpoint at `path`, its weights put in place; step 0 without one.
+    """Load the checkpoint at `path`; returns (step, scaler's state, history), with step 0 if there is no checkpoint.
 
     All processes use rank 0's checkpoint or initial weights, not files on their own disks.
-    Raises RunMismatch, which says what differs; BadFile where the file is damaged.
+    Raises RunMismatch (the message lists the differences), BadFile (the file is damaged).
     """
     source: Path | io.BytesIO = path
     if worker.count > 1:
@@ -128,12 +128,12 @@ def resume(
 
 @contextmanager
 def _damaged(path: Path) -> Iterator[None]:
-    """Turn every error in the block, but a FaceCDMError, into BadFile."""
+    """Turn every error in the block except FaceCDMError into BadFile."""
     try:
         yield
     except FaceCDMError:
         raise
-    except Exception as error:  # torch's unpickler and zip reader raise types of their own
+    except Exception as error:  # torch's unpickler and zip reader raise their own types
         raise BadFile(
             f"{path} is damaged or no checkpoint of this trainer ({type(error).__name__}: {str(error)[:200]}); delete "
             "it to train this stage anew"
@@ -141,7 +141,7 @@ def _damaged(path: Path) -> Iterator[None]:
 
 
 def _own(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, identity: RunIdentity) -> bytes:
-    """The checkpoint at `path`, or one of the initial state."""
+    """The bytes of the checkpoint at `path`, or of a checkpoint of the initial state."""
     if path.exists():
         return path.read_bytes()
     buffer = io.BytesIO()

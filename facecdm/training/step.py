@@ -1,4 +1,4 @@
-"""The forward pass of one batch, from rows and random draws to losses."""
+"""The forward pass of one batch, from rows and random numbers to losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,9 +20,9 @@ from .step_data import StepData
 
 @dataclass(frozen=True)
 class Term:
-    """A loss in the sum: `loss(step_data)` times `weight`, which grows over `ramp` steps, every `every` steps.
+    """One term of the total loss: `weight` · `loss(step_data)`, computed every `every` steps.
 
-    `needs` names the fields of StepData to be filled for it: "outputs", "queries", "plain".
+    The weight grows over `ramp` steps. `needs` are fields of StepData, from "outputs", "queries", "plain".
     """
 
     name: str
@@ -33,7 +33,7 @@ class Term:
     needs: frozenset[str] = frozenset()
 
     def weight_at(self, step: int) -> float:
-        """The weight at `step` (from 1); multiplied by `every`, so that rare terms count as much."""
+        """The weight at `step` (from 1), multiplied by `every`, so that terms computed less often count as much."""
         if step % self.every:
             return 0.0
         return self.weight * self.every * (min(1.0, step / self.ramp) if self.ramp else 1.0)
@@ -49,7 +49,7 @@ def forward(
     draws: RandomDraws,
     step: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the terms of this step, and each term by name (detached)."""
+    """The weighted sum of this step's terms, and each term (detached) by name."""
     step_data = compute_step_data(
         denoiser,
         learner,
@@ -132,7 +132,7 @@ def compute_step_data(
 
 
 def face_locations(rows: Rows, config: AdapterConfig) -> FaceLocation:
-    """The location of the rows' own faces; for a row without one, a face that fills the picture."""
+    """The location of each row's face; for a row without a face, that of a face that fills the picture."""
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
     return FaceLocation(

@@ -23,17 +23,17 @@ class StepData:
     noise             [B, C, h, w] ε
     noisy             [B, C, h, w] α z + σ ε
     prediction        [B, C, h, w] the U-Net's output, with gradients
-    clean             [B, C, h, w] the z that it implies
-    face_on           [B] 1 where the row has its face, 0 where it was dropped; `image_on`, `text_on` likewise
-    outputs           per layer, the face stream's gated output [B, n, C], where a loss needs it
-    queries           per layer (queries, text keys) of the call, where a loss needs them
+    clean             [B, C, h, w] the z that the prediction implies
+    face_on           [B] 1 if the row has its face, 0 if the face was dropped; `image_on`, `text_on` likewise
+    outputs           per layer, the face stream's gated output [B, n, C], if a loss needs it
+    queries           per layer, (queries, text keys) of the call, if a loss needs them
     plain_queries     the same without face and image, no gradient
     plain_prediction  the U-Net's output without face and image, no gradient
-    face_region       [B] bool: the row's diffusion loss counts the face's region alone
+    face_region       [B] bool: the row's diffusion loss counts only the face's region
     people            the streams of the call; `prompt` and `control` likewise, for a loss that calls the U-Net again
     adapter           the adapter in training
-    reference_batch   its references
-    extra             the low-rank additions to its keys and values
+    reference_batch   the references of the batch
+    extra             the low-rank additions to the adapter's keys and values
     empty             the empty text, for a loss that samples with guidance
     """
 

@@ -1,4 +1,4 @@
-"""The losses of a stage, as its settings ask for them."""
+"""The losses of a stage, made from its settings."""
 
 from .losses import LossInputs
 from .stages import Stage
@@ -6,13 +6,13 @@ from .step import Term
 
 
 def check_losses(stage: Stage, inputs: LossInputs) -> None:
-    """Raises FaceCDMError where a loss of the stage lacks something."""
+    """Raise FaceCDMError if an input of one of the stage's losses is missing."""
     for settings in stage.losses():
         settings.check_inputs(stage, inputs)
 
 
 def terms_of(stage: Stage, inputs: LossInputs) -> list[Term]:
-    """The terms of the stage's loss. Raises FaceCDMError, as `check_losses`."""
+    """The terms of the stage's loss. Raises FaceCDMError like `check_losses`."""
     check_losses(stage, inputs)
     terms = []
     for settings in stage.losses():

@@ -33,12 +33,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, eq=False)
 class StageResult:
-    """What a stage made.
+    """The result of a stage.
 
-    adapter  trained, on the CPU
-    lora     of the U-Net
+    adapter  the trained adapter, on the CPU
+    lora     the U-Net's LoRA
     history  a dictionary for every step and validation
-    control  the ControlNet's LoRA, empty where none was trained
+    control  the ControlNet's LoRA; empty if none was trained
     """
 
     adapter: TripletAdapter
@@ -50,8 +50,8 @@ class StageResult:
 class Trainer:
     """One stage of a training on one denoiser. A run that was stopped resumes from its checkpoint in `folder`.
 
-    `terms` are the losses, `held_out` the indices of pictures that are kept for validation.
-    Raises state.RunMismatch where the folder holds the checkpoint of another training.
+    `terms` are the losses. `held_out` are the indices of pictures that are kept for validation.
+    Raises state.RunMismatch if the folder holds the checkpoint of another training.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Trainer:
         self._whole = True
 
     def run(self, watch: Callable[["Trainer"], None] | None = None) -> StageResult:
-        """Train the remaining steps. `watch` is called after each; what it raises stops the run, which is saved.
+        """Train the remaining steps. `watch` is called after each step; if it raises, the run is saved and stops.
 
         Raises Diverged.
         """
@@ -145,7 +145,7 @@ class Trainer:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the U-Net and the ControlNet have their LoRAs."""
+        """Apply the LoRAs to the U-Net and the ControlNet within the block."""
         learner, denoiser = self.learner, self.denoiser
         layers = denoiser.layers() if learner.lora.parts else {}
         control_layers = denoiser.control_layers() if learner.control.parts else {}
@@ -175,7 +175,7 @@ class Trainer:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value / stage.accumulation
         parameters = list(self.learner.named.values())
-        for value in parameters:  # no gradient where no row used the stream; processes share the same tensors
+        for value in parameters:  # zeros if no row used the stream, since all processes must average the same tensors
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         if self.worker.count > 1:
             self._share([value.grad for value in parameters])
@@ -194,7 +194,7 @@ class Trainer:
 
     @torch.no_grad()
     def _share(self, gradients: list[Tensor]) -> None:
-        """Average them over the processes, in one message instead of hundreds."""
+        """Average the gradients over the processes, in one message instead of hundreds."""
         whole = self.worker.mean(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, mean in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
             gradient.copy_(mean.view_as(gradient))
@@ -232,8 +232,8 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The diffusion loss of the averaged weights on held-out pictures, with and without the face stream, always at
-        the same noise."""
+        """The diffusion loss of the averaged weights on held-out pictures, with and without the face stream. The noise
+        is always the same."""
         stage = self.stage.but(
             drop_text=0.0,
             drop_face=0.0,
@@ -262,7 +262,7 @@ class Trainer:
 
 
 def rate(stage: Stage, step: int) -> float:
-    """The factor of the learning rate after `step` steps: a warm-up, then the stage's schedule down to a hundredth."""
+    """The learning rate's factor after `step` steps: a warm-up, then the stage's schedule down to 1/100."""
     rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
     share = step / max(stage.steps, 1)
     fall = {"constant": 1.0, "linear": 1 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}[stage.schedule]
@@ -276,13 +276,13 @@ def _same_size(buckets: list[list[int]], chosen: list[int], batch: int) -> list[
 
 
 def _recogniser_hash(terms: list[Term]) -> str:
-    """Names the network of an identity loss; "" without one."""
+    """A hash of the identity loss's network; "" without one."""
     found = [term.loss.recogniser for term in terms if hasattr(term.loss, "recogniser")]
     return digest_of("recogniser", (value for network in found for value in network.buffers())) if found else ""
 
 
 def start_hash(adapter: TripletAdapter, *loras: Lora) -> str:
-    """A hash of all weights that a training begins with."""
+    """A hash of all initial weights of a training."""
     digest = hashlib.sha256(json.dumps(adapter.config.dumps()).encode())
     for name, value in (*adapter.state_dict().items(), *(pair for lora in loras for pair in lora.tensors().items())):
         digest.update(name.encode())

@@ -1,6 +1,7 @@
-"""A batch cropped to windows around its faces, a quarter of the latents.
+"""Cropping of a batch to windows around its faces, with a quarter of the latents.
 
-Most of a portrait is not face, and a U-Net takes pictures of any size (compare Wang et al. 2023, "Patch Diffusion").
+The face is a small part of most portraits, and a U-Net accepts pictures of any size (compare Wang et al. 2023, "Patch
+Diffusion").
 """
 
 from dataclasses import replace
@@ -11,14 +12,15 @@ from torch import Tensor
 from .randomness import RandomDraws
 from .rows import Rows
 
-MULTIPLE = 8  # of the window's sides in latents, so that every level of a U-Net halves it evenly
+MULTIPLE = 8  # the window's sides in latents are multiples of it, so that every level of a U-Net halves them evenly
 OFFSET = 0.125  # largest distance between the window's centre and the face's, in window sides
 
 
 def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
-    """Both cropped to windows of half the pictures' height and width around the faces; unchanged where that is no less.
+    """Crop rows and noise to windows around the faces, with half the pictures' height and width.
 
-    Box and key points are then in 0…1 of the window, and SDXL's sizes give its crop.
+    Both are unchanged if the window would not be smaller. Box and key points are then in 0…1 of the window, and SDXL's
+    sizes give the window's crop.
     """
     height, width = rows.latents.shape[-2:]
     h, w = (-(-side // 2 // MULTIPLE) * MULTIPLE for side in (height, width))
@@ -29,7 +31,7 @@ def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
     corner = torch.tensor([(x, y) for y, x in corners], dtype=rows.box.dtype, device=rows.box.device)
     prompt = rows.prompt
     if prompt.sizes is not None:
-        pixels = prompt.sizes[:, 4:] / prompt.sizes.new_tensor([height, width])  # of a latent
+        pixels = prompt.sizes[:, 4:] / prompt.sizes.new_tensor([height, width])  # pixels per latent
         at = torch.tensor(corners, device=pixels.device) * pixels
         prompt = replace(
             prompt,
@@ -47,7 +49,7 @@ def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
 
 
 def _corners(box: Tensor, wander: Tensor, whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top and left latent of each row's window, which lies inside the picture."""
+    """The top and left latent of each row's window. The window lies inside the picture."""
     size = box.new_tensor([whole[1], whole[0]])
     middle = (box[:, :2] + box[:, 2:]) / 2
     middle = torch.where((box[:, 2:] > box[:, :2]).all(1, keepdim=True), middle, torch.full_like(middle, 0.5)) * size

@@ -1,4 +1,4 @@
-"""This process among those that train together."""
+"""One of the processes that train together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -10,8 +10,7 @@ SWAP = [1, 0, 2, 4, 3]  # key points of a mirrored face: left and right are swap
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """A variation.
-
+    """One variation of a photo.
     pixels      uint8 [H, W, 3] RGB, as large as the original
     keypoints   [5, 2] in its pixels
     """
@@ -21,7 +20,7 @@ class Variation:
 
 
 def vary(pixels: np.ndarray, keypoints: np.ndarray, rng: random.Random) -> Variation:
-    """Crop, rotate and scale around the face, mirror, recolour and blur, so that the person stays recognisable."""
+    """Crop, rotate and scale around the face, mirror, recolour and blur. The person stays recognisable."""
     import cv2
 
     height, width = pixels.shape[:2]

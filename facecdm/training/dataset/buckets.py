@@ -1,12 +1,12 @@
-"""Aspect buckets: pictures of similar shape form a batch, cropped as little as possible, not through the face."""
+"""Aspect buckets: a batch holds pictures of similar shape, cropped as little as possible and not through the face."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-PORTRAIT = 3.0  # side of a portrait over the longer side of its face's box
-ABOVE = 0.42  # height of the face's centre in a portrait, from the top, as a share
+PORTRAIT = 3.0  # ratio of a portrait's side to the longer side of the face's box
+ABOVE = 0.42  # distance of the face's centre from a portrait's top, as a share of the height
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Frame:
         return self.bucket[1] / (self.part[2] - self.part[0])
 
     def relative(self, points: np.ndarray) -> np.ndarray:
-        """Points [N, 2] in pixels of the picture → 0…1 of the part; below 0 or above 1 outside of it."""
+        """Points [N, 2] in pixels of the picture → 0…1 of the part; points outside it are below 0 or above 1."""
         x0, y0, x1, y1 = self.part
         return (np.asarray(points, np.float64) - (x0, y0)) / (x1 - x0, y1 - y0)
 
@@ -66,7 +66,7 @@ def portrait_window(size: tuple[int, int], box: np.ndarray) -> tuple[int, int, i
 
 
 def _start(low: int, high: int, cut: int, face_low: float, face_high: float) -> int:
-    """Start of a cut of that length: in the middle, moved as far as needed to hold the face."""
+    """Start of a cut of length `cut`: centred, then moved only as far as needed to contain the face."""
     start = low + (high - low - cut) / 2
     if face_high - face_low <= cut:
         start = min(max(start, face_high - cut), face_low)

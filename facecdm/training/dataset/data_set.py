@@ -1,4 +1,4 @@
-"""A prepared data set: what the trainer reads."""
+"""A prepared data set, as the trainer reads it."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ STAGES = ("faces", "latents", "text", "vision", "augmented")  # in the order of 
 
 
 class DataSet:
-    """Encoded pictures on disk (a `training.source.Source`), read when they are needed: memory does not grow with them.
+    """Encoded pictures on disk (a `training.source.Source`), read on demand: memory does not grow with their number.
 
     Indices count `entries` from 0; tensors are float32 on the CPU. Raises MissingModel or BadFile on opening, and
     BadFile on reading a damaged record.
@@ -53,9 +53,9 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of settings, contents and the records' bytes: equal data sets train equally.
+        """Hash of settings, contents and the records' bytes: data sets with one hash give the same training.
 
-        Bytes are covered by the records' checksums; data sets from versions without checksums keep their fingerprint.
+        The records' checksums stand for their bytes. Data sets from versions without checksums keep their fingerprint.
         """
         sums = [
             self._stores[stage].checksum(key)
@@ -76,7 +76,7 @@ class DataSet:
 
     @cached_property
     def vision_width(self) -> int:
-        """Features of the CLIP vision tower's states; 0 where the data set has none."""
+        """Features of the CLIP vision tower's states; 0 if the data set has none."""
         return self._rows("vision", [self.entries[0].keys.vision], "states")[0].shape[-1] if self.has_vision else 0
 
     @property
@@ -116,7 +116,7 @@ class DataSet:
 
     @torch.inference_mode(False)
     def load(self, indices: Sequence[int]) -> Rows:
-        """The pictures of those indices, all of one bucket. Raises FaceCDMError, BadFile."""
+        """Load the pictures at these indices, all of one bucket. Raises FaceCDMError, BadFile."""
         entries = [self.entries[index] for index in indices]
         if len({entry.bucket for entry in entries}) != 1:
             raise FaceCDMError(f"one batch holds pictures of one bucket, not {sorted({e.bucket for e in entries})}")
@@ -135,18 +135,18 @@ class DataSet:
     @cached_property
     @torch.inference_mode(False)
     def empty_prompt(self) -> Prompt:
-        """[1, T, C] the empty prompt; SDXL's sizes are those of a square picture of the data set's resolution."""
+        """The empty prompt [1, T, C]; its SDXL sizes are those of a square picture at the data set's resolution."""
         return self._prompt([self.manifest.empty], None)
 
     @torch.inference_mode(False)
     def features(
         self, indices: Sequence[int], augmented: Sequence[float | None] | None = None, vision: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """The features of pictures as references, of any buckets: raw face embeddings [B, W], and vision states
-        [B, N, V] where the data set has them.
+        """The features of reference pictures from any buckets: raw face embeddings [B, W], and vision states
+        [B, N, V] if the data set has them.
 
-        A number in 0…1 in `augmented` chooses a variation of that picture. Variations exist where a person has no
-        other photo; elsewhere the picture itself is used.
+        A number in 0…1 in `augmented` chooses a variation of that picture. Only a person's single photo has
+        variations; any other picture is used itself.
         """
         entries = [self.entries[index] for index in indices]
         picks = list(augmented) if augmented is not None else [None] * len(entries)
@@ -206,7 +206,7 @@ class DataSet:
 
 
 def repeat(states: list[Tensor], length: int) -> Tensor:
-    """[T, C] each, T a divisor of `length` → [B, length, C]; repeated tokens do not change attention."""
+    """B states [T, C] → [B, length, C]; each T divides `length`. Repeated tokens do not change attention."""
     return torch.stack([row.repeat(length // len(row), 1) for row in states])
 
 

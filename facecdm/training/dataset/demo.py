@@ -15,12 +15,12 @@ from .encoders import Fingerprints, weights_fingerprint
 
 
 class DemoEncoders:
-    """The autoencoder and CLIP towers of a demo weights file; `tokenizer` is the folder of CLIP's (ComfyUI has one)."""
+    """The autoencoder and CLIP towers of a demo weights file. `tokenizer` is a folder with CLIP's, as in ComfyUI."""
 
     large = False
 
     def __init__(self, tokenizer: Path, weights: DemoWeights | None = None, device: str = "cpu"):
-        """Reads the packaged file unless weights are given. Raises MissingModel, MissingPackage, BadFile."""
+        """Read the packaged file unless weights are given. Raises MissingModel, MissingPackage, BadFile."""
         weights = weights or read()
         self.resolution, self.step = weights.sizes.image_size, weights.sizes.downscale
         self._device = device
@@ -59,7 +59,7 @@ class DemoEncoders:
 
 
 def clip_pixels(picture: np.ndarray, size: int, mean: tuple = PIXEL_MEAN, std: tuple = PIXEL_STD) -> Tensor:
-    """uint8 [H, W, 3] → [3, size, size]: the central square, as ComfyUI's CLIPVisionEncode prepares it."""
+    """uint8 [H, W, 3] → [3, size, size]: the central square, prepared as by ComfyUI's CLIPVisionEncode."""
     image = torch.from_numpy(np.array(picture)).movedim(-1, 0)[None].float() / 255
     if image.shape[-2:] != (size, size):
         scale = size / min(image.shape[-2:])

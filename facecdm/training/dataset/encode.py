@@ -1,4 +1,4 @@
-"""Encoding of pictures, variations of single photos, and captions; each adds what is missing in its store."""
+"""Encoding of pictures, variations of single photos, and captions. Only records missing from a store are encoded."""
 
 import random
 from dataclasses import replace
@@ -30,7 +30,7 @@ class Encoding:
     def pictures(self, entries: list[Record], items: dict[str, Item]) -> set[str]:
         """Encode latents and vision states, bucket by bucket.
 
-        items   by the entries' keys
+        items   the items of the source, by the entries' keys
 
         Returns the keys of pictures that can no longer be read.
         """
@@ -79,7 +79,7 @@ class Encoding:
         return pixels[y0:y1, x0:x1]
 
     def variations(self, entries: list[Record], items: dict[str, Item], faces: Store, finder: Finder) -> list[Record]:
-        """The entries, with variations of the photos of people who have only one photo."""
+        """The entries, with variations added for people who have only one photo."""
         count: dict[int, int] = {}
         for entry in entries:
             count[entry.identity] = count.get(entry.identity, 0) + 1
@@ -144,7 +144,7 @@ class Encoding:
         return digest("text", caption, self.encoders.fingerprints.text)
 
     def captions(self, captions: list[str]) -> str:
-        """Encode each caption once, and the empty one; returns the key of the empty one."""
+        """Encode each caption once, and the empty caption; returns the key of the empty caption."""
         captions = list(dict.fromkeys(["", *captions]))
         todo = [caption for caption in captions if self.text_key(caption) not in self.text]
         for part in shards("encoding captions", todo, self.progress):
@@ -172,6 +172,6 @@ def cut(pixels: np.ndarray, part: tuple[int, int, int, int], bucket: tuple[int, 
 
 
 def _stacked(rows: dict[str, Tensor]) -> Tensor:
-    """A float32 row among float16 ones makes the shard float32."""
+    """The rows as one tensor: float32 if any row is float32, else float16."""
     dtypes = {row.dtype for row in rows.values()}
     return torch.stack([row.to(torch.float32) if len(dtypes) > 1 else row for row in rows.values()])

@@ -16,7 +16,7 @@ from ..rows import Prompt
 class Fingerprints:
     """Hashes of each encoder's weights and settings; equal hashes mean equal results.
 
-    vision   "" where there is none
+    vision   "" without a vision tower
     """
 
     latents: str
@@ -27,9 +27,9 @@ class Fingerprints:
 class Encoders(Protocol):
     """The frozen encoders of one base model.
 
-    resolution   the base model's, in pixels
-    step         sides of pictures are multiples of it
-    large        prompts need SDXL's sizes
+    resolution   the base model's resolution, in pixels
+    step         the sides of pictures are multiples of it
+    large        whether prompts need SDXL's sizes
     """
 
     fingerprints: Fingerprints
@@ -38,10 +38,10 @@ class Encoders(Protocol):
     large: bool
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """[B, H, W, 3] float32 in 0…1 → [B, C, h, w], scaled for the U-Net; the mean of a distribution."""
+        """[B, H, W, 3] float32 in 0…1 → [B, C, h, w], scaled for the U-Net: the mean of the encoder's distribution."""
 
     def text(self, captions: list[str]) -> list[Prompt]:
-        """One Prompt with one row each; lengths may differ."""
+        """One Prompt of one row for each caption; lengths may differ."""
 
     def vision(self, pictures: list[np.ndarray]) -> Tensor:
         """uint8 [H, W, 3] RGB each, of any size → penultimate states [B, N, V]; only called with a vision encoder."""

@@ -1,4 +1,4 @@
-"""Face finders: InsightFace, or a table of faces found before."""
+"""Face finders: InsightFace, or a table of faces that were found earlier."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ from .store import digest
 class DetectedFace:
     """The largest face of a picture, in pixels of the picture as read; arrays are float32.
 
-    embedding   [D] raw
+    embedding   [D], raw
     keypoints   [5, 2]
     box         [4] x0, y0, x1, y1
     landmarks   [106, 2] or [0, 2]
-    score       the detector's, 0…1
+    score       the detector's score, 0…1
     size        (height, width) of the picture as read
-    original    (height, width) in its file
+    original    (height, width) of the picture in its file
     others      number of further faces
     """
 
@@ -42,7 +42,7 @@ class Finder(Protocol):
     """Finds and embeds faces.
 
     recogniser    PACK/FILE of the embeddings
-    fingerprint   stored faces with the same one are reused
+    fingerprint   stored faces with the same fingerprint are reused
     """
 
     recogniser: str
@@ -54,7 +54,7 @@ class Finder(Protocol):
         """The largest face of the picture, or the reason why there is none. Raises Unreadable."""
 
     def embed(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray | None:
-        """The raw embedding at key points that are known; None where this finder cannot embed."""
+        """The raw embedding of the face at the given key points; None if this finder cannot embed."""
 
 
 class AnalyzerFinder:
@@ -106,11 +106,11 @@ class AnalyzerFinder:
 
 
 class KnownFinder:
-    """Faces that were found before; nothing is detected or embedded.
+    """Faces that were found earlier; nothing is detected or embedded.
 
-    faces        by name of the picture
+    faces        the faces, by name of the picture
     recogniser   PACK/FILE of the embeddings
-    origin       where they come from, for the manifest
+    origin       where the faces come from, for the manifest
     """
 
     def __init__(self, faces: dict[str, DetectedFace], recogniser: str, origin: str, fingerprint: str):
@@ -128,16 +128,16 @@ class KnownFinder:
 
 
 def known_from_npz(files: list[tuple[Path, list[str]]], size: tuple[int, int], recogniser: str) -> KnownFinder:
-    """From pairs of an npz file and the names of its rows' pictures, which are all of `size` (height, width).
+    """Read pairs of an npz file and the names of its rows' pictures. All pictures have the size (height, width).
 
     An npz file holds, in pixels of the pictures:
-    embedding   [N, D] raw
+    embedding   [N, D], raw
     keypoints   [N, 5, 2]
     box         [N, 4]
     score       [N]; 0: no face
     landmarks   [N, 106, 2]; may be missing
 
-    Raises BadFile, Mismatch (numbers of rows and names differ).
+    Raises BadFile, and Mismatch if the numbers of rows and names differ.
     """
     faces: dict[str, DetectedFace] = {}
     for path, names in files:

@@ -1,4 +1,4 @@
-"""FaceWorld's own layout (`SPLIT.jsonl` beside `SPLIT/NN.tar`) as a source."""
+"""FaceWorld's file layout (`SPLIT.jsonl` beside `SPLIT/NN.tar`) as a source."""
 
 import functools
 import tarfile
@@ -27,7 +27,7 @@ class FaceWorldSource:
         return f"FaceWorld {' + '.join(self.splits)}"
 
     def items(self) -> list[Item]:
-        """In the order of the label files. Raises MissingModel, BadFile (a picture is in no tar file)."""
+        """The items in the order of the label files. Raises MissingModel, BadFile (a picture is in no tar file)."""
         labels = [label for split in self.splits for label in self._labels(split)]
         members = {}
         for shard in sorted({label["shard"] for label in labels}):

@@ -1,4 +1,4 @@
-"""Folders of pictures that a graph may name: only those below one root."""
+"""Picture folders that a graph may name: only folders below one root."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 from ...errors import MissingModel, UnsafeName
 from .sources import PICTURES
 
-DEPTH = 2  # of listed folders
+DEPTH = 2  # levels of folders that are listed
 
 
 def inside(root: Path, name: str) -> Path:
-    """The folder of that name below `root`. Raises UnsafeName (it would lie elsewhere), MissingModel (no folder)."""
+    """The folder `name` below `root`. Raises UnsafeName (it is not below `root`), MissingModel (no such folder)."""
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name or not relative.parts:
         raise UnsafeName(f"{name!r} cannot be the name of a folder: it would not lie in {root.name}.")
@@ -20,7 +20,7 @@ def inside(root: Path, name: str) -> Path:
 
 
 def picture_folders(root: Path) -> list[str]:
-    """Folders below `root` with pictures in them or in their sub-folders, by name."""
+    """Folders below `root` that hold pictures, also in their sub-folders; sorted by name."""
     found = set()
     for folder, below, files in os.walk(root):
         parts = Path(folder).relative_to(root).parts

@@ -1,4 +1,4 @@
-"""Identities where the source names none: faces of similar embedding are one person."""
+"""Identities for a source that names none: faces with similar embeddings are one person."""
 
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,11 @@ MOST = 12_000  # faces in one linkage; its distances take n²/2 · 8 bytes
 
 
 def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
-    """Embeddings [N, D] → [N] numbers of people, in the order of their first picture.
+    """Embeddings [N, D] → the person's number for each [N]; people are numbered by their first picture.
 
-    Average linkage (scipy), cut where the mean cosine of two groups falls below `same`. Two groups can only be joined
-    if one pair reaches `same`, so linkage runs within the connected parts of the graph of such pairs: the result is the
-    same, and the memory is that of the largest part.
+    Average linkage (scipy) joins groups while their mean cosine is at least `same`. Joining two groups needs a pair
+    that reaches `same`, so linkage runs separately on each connected component of the graph of such pairs. The result
+    does not change, and memory is that of the largest component.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import pdist
@@ -36,7 +36,7 @@ def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
 
 
 def _connected(unit: np.ndarray, same: float) -> np.ndarray:
-    """[N] numbers of the connected parts of the graph of pairs with a cosine ≥ same, computed in blocks of rows."""
+    """Component numbers [N] in the graph of pairs with a cosine ≥ `same`, computed in blocks of rows."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -50,7 +50,7 @@ def _connected(unit: np.ndarray, same: float) -> np.ndarray:
 
 
 def find_outliers(data: "DataSet", same: float) -> list[int]:
-    """Pictures whose mean cosine to the other pictures of their person is below `same`; people with three or more."""
+    """Pictures whose mean cosine to their person's others is below `same`, for people with three pictures or more."""
     found = []
     for indices in data.people.values():
         if len(indices) < 3:

@@ -15,11 +15,11 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one picture's records; "" where the data set has no such stage.
+    """The keys of one picture's records; "" if the data set has no such stage.
 
     face        embedding, key points, box, landmarks
-    latents     of the bucket's picture
-    text        of the caption
+    latents     latents of the picture cut to its bucket
+    text        encoded caption
     vision      states of the CLIP vision tower
     augmented   embeddings and vision states of its variations
     """
@@ -39,18 +39,18 @@ class Record:
     """One picture of the data set.
 
     key         sha256 of the picture's bytes
-    name        in the source
+    name        its name in the source
     identity    the person's number
     person      the person's name
-    caption     "" where there is none
+    caption     "" without one
     bucket      (height, width) in pixels
-    part        x0, y0, x1, y1 of the picture, as read, that the bucket shows
+    part        the part cut to the bucket: x0, y0, x1, y1 in pixels of the picture as read
     size        (height, width) of the picture as read
-    original    (height, width) in the file
+    original    (height, width) of the picture in its file
     box         x0, y0, x1, y1 of the face in 0…1 of the bucket's picture
-    keypoints   five x, y, likewise
-    score       the detector's, 0…1
-    keys        of its records
+    keypoints   five pairs x, y in the same units
+    score       the detector's score, 0…1
+    keys        the keys of its records
     pose        yaw, pitch, roll in degrees; None: unknown
     """
 
@@ -79,12 +79,12 @@ class Record:
 class Manifest:
     """The contents of a data set.
 
-    source       in words
-    faces        how they were found, in words
+    source       a description of the source
+    faces        a description of how the faces were found
     recogniser   PACK/FILE of the embeddings
-    encoders     fingerprints, by name
-    settings     as chosen
-    large        prompts have SDXL's sizes
+    encoders     fingerprints of the encoders, by name
+    settings     the settings of the preparation
+    large        whether prompts have SDXL's sizes
     empty        key of the empty prompt's record
     entries      the pictures
     """
@@ -106,14 +106,14 @@ class Manifest:
         return digest(FORMAT, {name: plain[name] for name in hashed})
 
     def write(self, folder: Path) -> None:
-        """The file appears whole or not at all. Raises OSError."""
+        """Write the file atomically. Raises OSError."""
         plain = asdict(self)
         plain = {"format": FORMAT, "checksum": digest(plain)} | plain
         write_atomically(folder / NAME, json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises MissingModel (nothing was prepared there), BadFile."""
+    """Read a folder's manifest. Raises MissingModel (nothing was prepared there), BadFile."""
     path = folder / NAME
     if not path.is_file():
         raise MissingModel(
@@ -124,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
         plain = parse_json(path.read_text(encoding="utf-8"))
         if plain.pop("format") != FORMAT:
             raise ValueError("another format")
-        written = plain.pop("checksum", None)  # None: from a version before checksums
+        written = plain.pop("checksum", None)  # None: written before checksums existed
         if written not in (None, digest(plain)):
             raise ValueError("its checksum does not match")
         plain["entries"] = tuple(_entry(entry) for entry in plain["entries"])

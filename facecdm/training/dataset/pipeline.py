@@ -1,4 +1,4 @@
-"""From a source to a data set on disk, in stages whose results are kept by content."""
+"""Preparation of a data set on disk from a source, in stages; each result is stored under a hash of its inputs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -32,14 +32,14 @@ def prepare(
 ) -> DataSet:
     """Make, finish or update the data set in `folder`, and open it.
 
-    A record's key is the hash of what it is made from (the picture's bytes or the caption, the settings that affect it,
-    the model's weights), so only what is new or changed is made, and a killed run goes on where it stopped. Writes
+    A record's key is the hash of its inputs: the picture's bytes or the caption, the settings that affect it, and the
+    model's weights. So only new or changed records are made, and a killed run continues where it stopped. Also writes
     report.json, report.md and contact.jpg beside the manifest.
 
     prune       delete records that the data set no longer uses
     overwrite   replace files of these names in a folder that holds no data set
 
-    Raises FaceCDMError, and NoFace where no picture is left.
+    Raises FaceCDMError, and NoFace if no picture is left.
     """
     settings = settings or Settings(encoders.resolution, encoders.step)
     if settings.step % encoders.step:
@@ -66,7 +66,7 @@ class _Preparation:
         self.encoding = Encoding(folder, encoders, settings, progress)
 
     def check_folder(self) -> None:
-        """Raises FaceCDMError where files of other programs would be replaced."""
+        """Raise FaceCDMError if files of other programs would be replaced."""
         taken = [name for name in (MANIFEST, *REPORTS) if (self.folder / name).exists()]
         if taken and not any(self._stores.values()):
             raise FaceCDMError(
@@ -99,7 +99,7 @@ class _Preparation:
         return data
 
     def _encode(self, records: list[Record], items: dict[str, Item]) -> tuple[list[Record], list[Dropped]]:
-        """The records that are encoded, and the pictures that can no longer be read; `items` by the records' keys."""
+        """Encode; returns the encoded records and the pictures no longer readable. `items` are by the records' keys."""
         unreadable = self.encoding.pictures(records, items)
         records = [record for record in records if record.key not in unreadable]
         lost = [Dropped(items[key].name, "cannot be read any more", items[key]) for key in sorted(unreadable)]
@@ -119,7 +119,7 @@ class _Preparation:
 
     @property
     def _stores(self) -> dict[str, Store]:
-        """By the field of Keys that names their records."""
+        """The stores, by the field of Keys that names their records."""
         return {
             "face": self.faces,
             "latents": self.encoding.latents,
@@ -161,7 +161,7 @@ class _Preparation:
         )
 
     def _prune(self, records: list[Record], empty: str) -> None:
-        """Delete unused records, but not the notes of pictures without a face: these are not searched again."""
+        """Delete unused records. Keep the notes on pictures without a face, so that these are not searched again."""
         wanted = {empty, *self.screening.searched}
         for name, store in self._stores.items():
             store.prune(wanted | {getattr(record.keys, name) for record in records})

@@ -1,4 +1,4 @@
-"""Difference in pose and expression between photos of a person; the more different ones are the better references."""
+"""Difference in pose and expression between photos of a person. A more different photo is a better reference."""
 
 import numpy as np
 
@@ -11,8 +11,8 @@ UPRIGHT = (TEMPLATE - TEMPLATE[0]) / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0])
 def shape(keypoints: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """The aligned landmarks [106, 2], or key points [5, 2] without landmarks, in units of the eyes' distance.
 
-    Without translation, rotation and scale they show head pose and expression; the person is the same in all photos
-    that are compared.
+    Translation, rotation and scale are removed. All compared photos show one person, so only head pose and expression
+    differ.
     """
     points = np.asarray(landmarks if len(landmarks) else keypoints, np.float64)
     upright = similarity(keypoints, UPRIGHT)

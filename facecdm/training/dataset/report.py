@@ -1,4 +1,4 @@
-"""Which pictures were kept, which dropped and why: for people (report.md, contact.jpg) and programs (report.json)."""
+"""Report of the kept and the dropped pictures, with reasons: report.md, contact.jpg, and report.json for programs."""
 
 import io
 import json
@@ -27,8 +27,8 @@ class Cell:
     """A picture of the contact sheet.
 
     item      the picture
-    name      the line below it
-    caption   its caption, or why it was dropped
+    name      the line below the picture
+    caption   the picture's caption, or why it was dropped
     """
 
     item: Item
@@ -47,9 +47,9 @@ def write_report(
 ) -> None:
     """Write report.json, report.md and contact.jpg. Raises OSError.
 
-    items      of the records, by name, for the contact sheet
+    items      the records' items by name, for the contact sheet
     total      number of pictures in the source
-    outliers   names of pictures whose face differs from the other faces of its person
+    outliers   names of pictures whose face differs from the person's other faces
     """
     summary = summarise(records, dropped, total)
     plain = {
@@ -89,7 +89,7 @@ def summarise(records: list[Record], dropped: list[Dropped], total: int) -> dict
 
 
 def kind(reason: str) -> str:
-    """The reason without the details of one picture."""
+    """The reason without details of the single picture."""
     if reason.startswith("the same picture"):
         return "the same picture as another"
     return reason.split(":")[0].split(" (")[0]
@@ -123,13 +123,13 @@ def describe(source: str, summary: dict, dropped: list[Dropped], outliers: list[
 
 
 def sample_evenly(values: list) -> list:
-    """At most SHOWN of them, evenly spaced."""
+    """At most SHOWN of the values, evenly spaced."""
     count = min(SHOWN, len(values))
     return [values[number * len(values) // count] for number in range(count)]
 
 
 def contact_sheet(title: str, groups: list[tuple[str, list[Cell], str]]) -> "Image":
-    """RGB: for each (heading, cells, colour of the captions) a grid of pictures."""
+    """An RGB image with a grid of pictures for each group (heading, cells, colour of the captions)."""
     from PIL import Image, ImageDraw
 
     heading, text = font(22), font(12)

@@ -1,4 +1,4 @@
-"""Which pictures can be trained on: read, searched for faces, assigned to people, framed; the rest with the reason."""
+"""Screening of pictures: read, find faces, assign to people, frame. Rejected pictures are kept with the reason."""
 
 from dataclasses import dataclass, replace
 
@@ -29,9 +29,9 @@ class Candidate:
 
     item       the picture
     key        sha256 of its bytes
-    face_key   of its record in the face store
+    face_key   key of its record in the face store
     person     name of the person
-    caption    "" where there is none
+    caption    "" without one
     frame      the part that is trained on
     """
 
@@ -46,8 +46,8 @@ class Candidate:
 class Screening:
     """Turns items into candidates with a person, a caption and a frame.
 
-    dropped    the rest
-    searched   keys of the face records of all pictures, also of those without a face
+    dropped    the rejected pictures
+    searched   keys of the face records of all pictures, including pictures without a face
     """
 
     def __init__(self, faces: Store, finder: Finder, settings: Settings, progress: Progress):
@@ -62,14 +62,14 @@ class Screening:
         return self._frame(self._assign_people(self._filter(candidates)))
 
     def face(self, candidate: Candidate, name: str) -> np.ndarray:
-        """A tensor of its record: embedding, keypoints, box or landmarks, in pixels of the picture as read."""
+        """A tensor of the face record: embedding, keypoints, box or landmarks, in pixels of the picture as read."""
         return self.faces.rows([candidate.face_key], name)[0].numpy()
 
     def _drop(self, item: Item, reason: str) -> None:
         self.dropped.append(Dropped(item.name, reason, item))
 
     def _hash(self, items: list[Item]) -> list[Candidate]:
-        """Reads every picture's bytes once; the second of two equal files is dropped."""
+        """Read every picture's bytes once; the second of two equal files is dropped."""
         first: dict[str, str] = {}
         out = []
         for number, item in enumerate(items):
@@ -118,7 +118,7 @@ class Screening:
             self.faces.add(list(found), tensors, notes)
 
     def _filter(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Drops what the settings reject; its record stays in the store, for other settings."""
+        """Drop pictures that the settings reject. Their records stay in the store, for other settings."""
         out = []
         for candidate in candidates:
             note, caption = self.faces.notes[candidate.face_key], candidate.item.caption

@@ -1,4 +1,4 @@
-"""Settings of the preparation of a data set."""
+"""Settings for preparing a data set."""
 
 from dataclasses import dataclass
 
@@ -15,21 +15,21 @@ IDENTITIES = ("auto", "cluster", "one person")
 class Settings:
     """How pictures become rows.
 
-    resolution      side, in pixels, of the square whose area is the largest of a bucket (512: SD1.5, 1024: SDXL)
-    step            sides of buckets are multiples of it
+    resolution      in pixels; a bucket's area is at most its square (512: SD1.5, 1024: SDXL)
+    step            the sides of buckets are multiples of it
     aspect          largest ratio of a bucket's longer to its shorter side; 1: one square bucket
     framing         "whole" picture, or "portrait" around the face
-    several         a picture with several faces: use the "largest", or "drop" the picture
+    several         in a picture with several faces, use the "largest", or "drop" the picture
     min_score       smallest score of the detector, 0…1
     min_face        smallest ratio of the face's width to the shorter side of the bucket
     min_picture     smallest ratio of the picture's shorter side to the bucket's; smaller ones would be enlarged
-    no_caption      a picture without a caption: use the "empty" one, or "drop" the picture
+    no_caption      for a picture without a caption, use the "empty" one, or "drop" the picture
     identities      "auto": from the source (sub-folders, meta.jsonl), else by clustering; "cluster"; "one person"
-    same_person     mean cosine from which clustered faces are one person
+    same_person     smallest mean cosine at which clustered faces are one person
     pose            picture for the pose ControlNet, drawn when a batch is loaded: "none", the "five points" of
                     InstantID, or "openpose" with eyes, nose and, with landmarks, the face
-    augmented       number of variations of a photo, the references of a person with no other photo
-    detection_size  size, in pixels, to which pictures are brought for the detector
+    augmented       number of variations made of a person's only photo, as its references
+    detection_size  size, in pixels, to which pictures are scaled for the detector
     """
 
     resolution: int = 512

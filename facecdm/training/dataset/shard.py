@@ -1,6 +1,6 @@
 """One file of records: a safetensors file, read row by row, with a checksum of each row.
 
-Rows are read and not mapped, so that a file which is cut while it is open gives an error and not a bus error.
+Rows are read, not memory-mapped: a file truncated while open then raises an exception instead of a bus error.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ DTYPES = {
 
 
 def checksum(key: str, name: str, row: Tensor) -> str:
-    """Of the row's type, shape and bytes, and of the record's key, so that swapped rows are detected."""
+    """Checksum of the row's type, shape and bytes, and of the record's key, which detects swapped rows."""
     total = hashlib.blake2b(f"{key} {name} {row.dtype} {tuple(row.shape)} ".encode(), digest_size=16)
     total.update(row.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
 def write_shard(path: Path, keys: list[str], tensors: Mapping[str, Tensor], notes: Mapping[str, dict]) -> None:
-    """Row i of every tensor is the record keys[i]; notes may have other keys. Raises OSError."""
+    """Write one shard: row i of every tensor belongs to keys[i]; notes may have other keys. Raises OSError."""
     from safetensors.torch import save_file
 
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -54,11 +54,11 @@ def _index_sum(metadata: Mapping[str, str]) -> str:
 
 
 class Shard:
-    """An open shard. Raises OSError or ValueError for a file that is damaged or of another format.
+    """An open shard. Raises OSError or ValueError for a file that is damaged or in another format.
 
-    keys    of its records, by row
-    notes   by key
-    sums    checksums by tensor and row; {} in files of versions before checksums
+    keys    keys of its records, by row
+    notes   notes, by key
+    sums    checksums by tensor and row; {} in files written before checksums existed
     """
 
     def __init__(self, path: Path):
@@ -93,7 +93,7 @@ class Shard:
             raise ValueError("it was cut short or added to")
 
     def row(self, name: str, number: int) -> Tensor:
-        """A copy of one row of the tensor of that name. Raises OSError, ValueError (damaged), KeyError."""
+        """A copy of one row of the tensor `name`. Raises OSError, ValueError (damaged), KeyError."""
         entry = self._tensors[name]
         dtype, shape = DTYPES[entry["dtype"]], entry["shape"][1:]
         size = math.prod(shape) * dtype.itemsize

@@ -17,8 +17,8 @@ from ...pictures import open_picture
 from .texts import printable, problem_of, read_caption
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-META = ("meta.jsonl", "metadata.jsonl")  # the second is the name that Hugging Face's ImageFolder uses
-LONGEST = 2048  # larger pictures are reduced when read; no base model is trained on more pixels
+META = ("meta.jsonl", "metadata.jsonl")  # Hugging Face's ImageFolder uses the second name
+LONGEST = 2048  # longest side; larger pictures are reduced when read, since no base model is trained on more pixels
 
 
 class Unreadable(Exception):
@@ -42,12 +42,12 @@ class Item:
     """One picture of a source, not read yet.
 
     name       unique within the source
-    data       gives its bytes, of which the content key is made
-    decode     gives the picture from the bytes
+    data       returns its bytes, from which the content key is made
+    decode     decodes the bytes to a Picture
     caption    None: none was given
     identity   the person's name; None: unknown
     pose       yaw, pitch, roll in degrees; None: unknown
-    problem    why it is rejected without being read; "": it is not
+    problem    reason to reject it without reading it; "": none
     """
 
     name: str
@@ -65,7 +65,7 @@ class Item:
         return hashlib.sha256(self._bytes()).hexdigest()
 
     def read(self) -> Picture:
-        """Raises Unreadable."""
+        """Decode the picture. Raises Unreadable."""
         return self.decode(self._bytes())
 
     def _bytes(self) -> bytes:
@@ -77,14 +77,14 @@ class Item:
 
 class Source(Protocol):
     def describe(self) -> str:
-        """For the manifest and the report."""
+        """A description for the manifest and the report."""
 
     def items(self) -> list[Item]:
-        """In an order that is the same in every run."""
+        """The items, in the same order in every run."""
 
 
 def decode_file(data: bytes) -> Picture:
-    """A picture file: turned upright by its EXIF orientation, transparency on white. Raises Unreadable."""
+    """Decode a picture file, turned upright by its EXIF orientation, on white if transparent. Raises Unreadable."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -93,7 +93,7 @@ def decode_file(data: bytes) -> Picture:
         picture.draft("RGB", (LONGEST, LONGEST))  # a large JPEG is decoded at a fraction of its size
         reduced, sideways = picture.size != (width, height), picture.getexif().get(0x0112, 1) >= 5
         picture = ImageOps.exif_transpose(picture)
-        if not reduced:  # Pillow gives a TIFF's size upright already
+        if not reduced:  # Pillow already gives a TIFF's upright size
             width, height = picture.size
         elif sideways:
             width, height = height, width
@@ -115,8 +115,8 @@ def decode_file(data: bytes) -> Picture:
 class FolderSource:
     """Pictures below a folder, with captions beside them (`photo.txt` for `photo.jpg`) or in `meta.jsonl`.
 
-    A line of meta.jsonl: {"file_name": …, "text" or "caption": …, "identity": …}. It may be in any folder; its names
-    are relative to that folder. A picture's person is its first sub-folder, unless meta.jsonl names another.
+    A line of meta.jsonl: {"file_name": …, "text" or "caption": …, "identity": …}. The file may be in any folder; its
+    file names are relative to that folder. A picture's first sub-folder names the person, unless meta.jsonl does.
     """
 
     folder: Path
@@ -125,7 +125,7 @@ class FolderSource:
         return f"folder {printable(self.folder.name)}"
 
     def items(self) -> list[Item]:
-        """Sorted by name. Raises MissingModel (no folder), FaceCDMError (no picture in it), BadFile (meta.jsonl)."""
+        """The items by name. Raises MissingModel (no folder), FaceCDMError (no picture in it), BadFile (meta.jsonl)."""
         if not self.folder.is_dir():
             raise MissingModel(f"there is no folder {self.folder}: give one with pictures in it")
         meta = {}
@@ -189,7 +189,7 @@ class BatchSource:
         return f"batch of {len(self.images)} pictures"
 
     def items(self) -> list[Item]:
-        """Raises FaceCDMError where the numbers of pictures and captions do not fit."""
+        """The items of the batch. Raises FaceCDMError if the numbers of pictures and captions do not match."""
         count = len(self.images)
         captions = list(self.captions) * (count if len(self.captions) == 1 else 1) or [""] * count
         if len(captions) != count or (self.identities and len(self.identities) != count):

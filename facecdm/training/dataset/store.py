@@ -1,4 +1,4 @@
-"""Records on disk, by the hash of what they are made from, in shards that appear whole or not at all.
+"""Records on disk, keyed by the hash of their inputs, in shards that are written atomically.
 
 There is no separate index: each shard's header lists its keys, and opening a store reads the headers. Reading a record
 copies one row, so memory does not grow with the data set.
@@ -27,12 +27,12 @@ logger = logging.getLogger("facecdm")
 
 
 def digest(*parts: object) -> str:
-    """sha256 of the parts as JSON: the key of what is made from them."""
+    """sha256 of the parts as JSON: the key of a record made from them."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 def to_half(tensor: Tensor) -> Tensor:
-    """float16 on the CPU; float32 where float16 would overflow."""
+    """The tensor on the CPU as float16, or as float32 if float16 would overflow."""
     half = tensor.detach().cpu().half()
     return half if torch.isfinite(half).all() else tensor.detach().cpu().float()
 
@@ -44,19 +44,19 @@ class RecordLocation:
 
 
 class Store:
-    """A folder of shards. A record is a row of each tensor of its shard, or a note alone.
+    """A folder of shards. A record is one row of each tensor of its shard, or only a note.
 
     locations   shard and row of each record, by key
-    notes       by key
+    notes       notes, by key
     """
 
     def __init__(self, folder: Path):
-        """Reads the headers. A shard that cannot be read counts as missing, with a warning: it is made again."""
+        """Read the headers. An unreadable shard counts as missing, with a warning, so it is made again."""
         self.folder = folder
         self.locations: dict[str, RecordLocation] = {}
         self.notes: dict[str, dict] = {}
         self._noted: dict[str, str] = {}  # the shard of each note
-        self._sums: dict[str, list[str]] = {}  # of each row, by shard
+        self._sums: dict[str, list[str]] = {}  # checksum of each row, by shard
         self._open: OrderedDict[str, Shard] = OrderedDict()
         self._lock = threading.Lock()
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
@@ -75,7 +75,7 @@ class Store:
         self.__dict__ |= state | {"_lock": threading.Lock()}
 
     def __len__(self) -> int:
-        """Records and notes."""
+        """Number of records and notes."""
         return len(self.locations.keys() | self.notes.keys())
 
     def __contains__(self, key: str) -> bool:
@@ -84,7 +84,7 @@ class Store:
     def add(self, keys: list[str], tensors: dict[str, Tensor], notes: dict[str, dict] | None = None) -> None:
         """Write one shard: row i of every tensor belongs to keys[i]; notes may have further keys, without rows.
 
-        The file's name comes from its keys, so the same work done twice gives the same file.
+        The file's name is made from its keys, so repeated work gives the same file.
         """
         notes = notes or {}
         name = digest(sorted({*keys, *notes}))[:24] + ".safetensors"
@@ -94,7 +94,7 @@ class Store:
             write_shard(partial, keys, tensors, notes)
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
-            partial.chmod(0o644)  # safetensors writes for the owner alone
+            partial.chmod(0o644)  # safetensors makes it readable by the owner only
             self._close(name)
             os.replace(partial, path)
         except OSError as error:
@@ -108,7 +108,7 @@ class Store:
         self._remember(name, keys, notes, shard.sums)
 
     def rows(self, keys: list[str], name: str) -> list[Tensor]:
-        """The tensor of that name of each record, as stored. Raises BadFile where a record is gone."""
+        """The tensor `name` of each record, as stored. Raises BadFile if a record is missing."""
         by_shard: dict[str, list[tuple[int, int]]] = {}
         for number, key in enumerate(keys):
             location = self.locations.get(key)
@@ -132,7 +132,7 @@ class Store:
         return [out[number] for number in range(len(keys))]
 
     def prune(self, wanted: set[str]) -> int:
-        """Delete the shards that hold nothing of `wanted`; gives the bytes that became free."""
+        """Delete the shards without any `wanted` key; returns the number of bytes freed."""
         useful = {location.shard for key, location in self.locations.items() if key in wanted}
         useful |= {shard for key, shard in self._noted.items() if key in wanted}
         free = 0
@@ -146,7 +146,7 @@ class Store:
         return free
 
     def sweep(self) -> None:
-        """Delete half-written files that a killed process left."""
+        """Delete half-written files left by a killed process."""
         for path in self.folder.glob(".*.part") if self.folder.is_dir() else ():
             if time.time() - path.stat().st_mtime > LEFT_OVER:
                 path.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ class Store:
             self._sums[shard] = [digest(*column) for column in zip(*(sums[name] for name in sorted(sums)))]
 
     def checksum(self, key: str) -> str:
-        """Of all tensors of a record; "" where its shard has none."""
+        """Checksum of all tensors of a record; "" if its shard has none."""
         location = self.locations[key]
         return self._sums[location.shard][location.row] if location.shard in self._sums else ""
 

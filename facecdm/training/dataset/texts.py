@@ -1,20 +1,20 @@
-"""Names and captions from files: what cannot be stored or encoded is rejected before any picture is encoded."""
+"""Names and captions from files. Those that cannot be stored or encoded are rejected before any picture is encoded."""
 
 import unicodedata
 from pathlib import Path
 
-LONGEST_CAPTION = 10_000  # characters; a text encoder reads about 300
+LONGEST_CAPTION = 10_000  # characters; a text encoder uses about 300
 LONGEST_NAME = 500
 
 
 def printable(text: str) -> str:
-    """The text with escapes in place of line breaks, control characters and bytes that are not UTF-8."""
+    """The text with line breaks, control characters and bytes that are not UTF-8 escaped."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(one.encode("unicode_escape").decode() if _is_control(one) else one for one in text)[:LONGEST_NAME]
 
 
 def problem_of(name: str, person: str | None, caption: str | None) -> str:
-    """Why a picture with this name, person and caption is rejected; "" where it is not."""
+    """The reason to reject a picture with this name, person and caption; "" if there is none."""
     for what, text in (("its name", name), ("the name of its person", person), ("its caption", caption)):
         try:
             (text or "").encode()
@@ -35,7 +35,7 @@ def _is_control(character: str) -> bool:
 
 
 def read_caption(path: Path) -> tuple[str | None, str]:
-    """The caption in a text file, and why it cannot be used."""
+    """The caption in a text file, and the reason if it cannot be used."""
     try:
         with path.open("rb") as file:
             data = file.read(4 * LONGEST_CAPTION + 1)

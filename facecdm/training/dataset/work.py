@@ -1,18 +1,18 @@
-"""Work in shards: each is finished and saved as a whole."""
+"""Work split into shards; each shard is finished and saved as a whole."""
 
 from collections.abc import Callable, Iterator, Sequence
 
-SHARD = 128  # pictures per shard: the most that a killed run loses of one stage
+SHARD = 128  # pictures per shard; a killed run loses at most one shard of a stage
 BATCH = 8  # pictures or captions per call of an encoder
 
-# Called with the name of the stage, things done and things to do; what it raises ends the preparation.
+# Called with the name of the stage, the number of items done, and the total. An exception ends the preparation.
 Progress = Callable[[str, int, int], None]
 
 
 class Part(list):
     """The items of one shard.
 
-    progress   called with the number of its items that are done
+    progress   called with the number of finished items
     """
 
     def __init__(self, items: Sequence, progress: Callable[[int], None]):
@@ -20,7 +20,7 @@ class Part(list):
         self._progress, self._done = progress, 0
 
     def tick(self, done: int | None = None) -> None:
-        """Report that `done` of its items are done; without a number, that the next item begins."""
+        """Report that `done` items are finished; without a number, report that the next item begins."""
         self._progress(self._done if done is None else done)
         self._done += 1
 
@@ -31,9 +31,9 @@ class Part(list):
 
 
 def shards(stage: str, items: Sequence, progress: Progress, group: Callable = lambda item: None) -> Iterator[Part]:
-    """Runs of at most SHARD items of one group, from items sorted by group.
+    """Split items, sorted by group, into runs of at most SHARD items of one group.
 
-    After an interruption the rest is cut at the same items, so that batches are equal in every run, to the bit.
+    A resumed run splits at the same items, so batches are bit-exactly the same in every run.
     """
     done = 0
     while done < len(items):

@@ -1,4 +1,4 @@
-"""The losses of the training (docs/losses.md). A new loss is one file, and its settings at the end of `LOSSES`."""
+"""The losses of the training (docs/losses.md). To add one, write a file and append its settings to `LOSSES`."""
 
 from .alignment import AlignmentLoss, AlignmentSettings, BackgroundLoss, BackgroundSettings
 from .arcface import ArcFace, align
@@ -11,7 +11,7 @@ from .linear import LinearIdentityLoss, LinearIdentitySettings, LinearRecogniser
 from .localisation import LocalisationLoss, LocalisationSettings
 from .loss import Loss, LossInputs, LossSettings
 
-# The order of terms, widgets, and rows of the docs.
+# In the order of the terms, the widgets, and the rows in the docs.
 LOSSES: tuple[type[LossSettings], ...] = (
     DiffusionSettings,
     BottleneckSettings,

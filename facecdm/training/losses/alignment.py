@@ -1,4 +1,4 @@
-"""The losses that keep what a face must not change: the response to the prompt, the layout, and the background."""
+"""Losses that keep the response to the prompt, the layout and the background unchanged by the face."""
 
 import math
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class AlignmentLoss(Loss):
 
         ‖R(K, Q) − R(K₀, Q₀)‖² + layout · ‖Q − Q₀‖²       R(K, Q) = softmax(K Qᵀ / √d) Q
 
-    Q are the queries of a cross-attention, K the keys of its prompt, ₀ those of the U-Net without the face. Norms are
-    means over tokens or positions, and features. `layout` is relative: .1 / .6 in PuLID.
+    Q are the queries of a cross-attention, and K its prompt's keys. Q₀ and K₀ are the same in the U-Net without the
+    face. Norms are means over tokens or positions, and features. `layout` is a relative weight: .1 / .6 in PuLID.
     """
 
     layout: float = 0.1 / 0.6
@@ -37,7 +37,7 @@ class AlignmentLoss(Loss):
 
 
 def response(k: Tensor, q: Tensor, heads: int) -> Tensor:
-    """softmax(k qᵀ / √d) q per head, of text keys [B, T, C] and queries [B, n, C] → [B, T, C], float32."""
+    """Text keys [B, T, C] and queries [B, n, C] → softmax(k qᵀ / √d) q per head, [B, T, C] float32."""
     k, q = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (k, q))
     weights = (k @ q.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
     return (weights @ q).transpose(1, 2).flatten(2)
@@ -45,9 +45,9 @@ def response(k: Tensor, q: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BackgroundLoss(Loss):
-    """Mean squared change that the face makes to the prediction outside of the face's box.
+    """Mean squared change of the prediction outside the face's box that the face causes.
 
-    grow   size of the box, as a multiple of the detector's
+    grow   size of the box, as a multiple of the detector's box
     """
 
     grow: float = 1.5
@@ -61,7 +61,7 @@ class BackgroundLoss(Loss):
 
 
 class _Compared(LossSettings):
-    """Both losses share the U-Net call without the face, so they share its interval."""
+    """The common interval: both losses use one U-Net call without the face."""
 
     @property
     def every(self) -> int:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ...faces.location import SIZE, from_crop
 from .convert import OnnxNetwork
 
-MOST_SAMPLES = 8  # per side of a pixel of the crop
+MOST_SAMPLES = 8  # samples per side of a crop's pixel
 
 
 class ArcFace(nn.Module):
@@ -18,7 +18,7 @@ class ArcFace(nn.Module):
     def __init__(self, path: Path):
         super().__init__()
         self.network = OnnxNetwork(path)
-        # MXNet's exports contain the normalisation (insightface, model_zoo/arcface_onnx.py, has this rule).
+        # MXNet's exports contain the normalisation (same rule as insightface, model_zoo/arcface_onnx.py).
         first = self.network.operations[:8]
         self.wants_bytes = "Sub" in first and "Mul" in first
 
@@ -32,18 +32,18 @@ class ArcFace(nn.Module):
 
 
 def align(pixels: Tensor, keypoints: Tensor) -> Tensor:
-    """The aligned faces [B, 3, 112, 112] of pictures [B, 3, H, W] in −1…1 (clamped); black outside of the picture.
+    """The aligned faces [B, 3, 112, 112] of pictures [B, 3, H, W] in −1…1 (clamped); black outside the picture.
 
-    As InsightFace's norm_crop, except that a face larger than twice the crop is averaged over several samples per
-    pixel, so that every pixel of the face has a gradient.
+    Like InsightFace's norm_crop, but a face larger than twice the crop is averaged over several samples per pixel, so
+    that every pixel of the face has a gradient.
 
     keypoints   [B, 5, 2] in 0…1 of the picture
     """
-    return upright(pixels.float().clamp(-1, 1) + 1, keypoints) - 1  # black is 0, as the padding
+    return upright(pixels.float().clamp(-1, 1) + 1, keypoints) - 1  # the shift makes black 0, like the padding
 
 
 def upright(pixels: Tensor, keypoints: Tensor) -> Tensor:
-    """`align` for any values [B, C, H, W], 0 outside of the picture; linear in the values."""
+    """Align any values [B, C, H, W] as `align` does; 0 outside the picture. Linear in the values."""
     height, width = pixels.shape[-2:]
     with torch.autocast(pixels.device.type, enabled=False):
         size = torch.tensor([width, height], device=pixels.device, dtype=torch.float32)
@@ -58,7 +58,7 @@ def upright(pixels: Tensor, keypoints: Tensor) -> Tensor:
 
 
 def _warp(pixels: Tensor, matrix: Tensor, size: Tensor, samples: int) -> Tensor:
-    """Bilinear, the mean of `samples`² samples per pixel of the crop; pixel centres are integers, as in OpenCV."""
+    """Crop with the mean of `samples`² bilinear samples per pixel; pixel centres are integers, as in OpenCV."""
     steps = (torch.arange(SIZE * samples, device=pixels.device) + 0.5) / samples - 0.5
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     positions = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1) @ matrix.transpose(1, 2)

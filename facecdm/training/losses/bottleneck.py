@@ -1,4 +1,4 @@
-"""The loss of the projector's bottleneck: its code must keep the identity."""
+"""The loss of the projector's bottleneck, which makes the code keep the identity."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from .loss import Loss, LossInputs, LossSettings
 
 @dataclass(frozen=True)
 class BottleneckLoss(Loss):
-    """Error of the face embedding restored from its code, and a floor under the spread of the code.
+    """Error of the face embedding restored from its code, plus a penalty on a code with too little spread.
 
     A feature whose standard deviation over the batch is below `floor` is penalised (the variance term of VICReg,
-    Bardes et al. 2022). 0 for a projector without a bottleneck.
+    Bardes et al. 2022). The loss is 0 for a projector without a bottleneck.
     """
 
     floor: float = 0.1

@@ -13,13 +13,13 @@ from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
 
 @dataclass(frozen=True)
 class DiffusionLoss(Loss):
-    """Mean squared error of the U-Net's own prediction, ε or v.
+    """Mean squared error of the U-Net's prediction, ε or v.
 
-    gamma      min-SNR-γ weights (Hang et al. 2023); 0 or None: all noise levels weigh 1. With zero terminal SNR the
-               weight of v at pure noise is 0, since v says nothing of ε there; unweighted, that level is trained too
-    face       whether rows with `face_region` count their face alone (PhotoMaker: half of the rows)
-    outside    weight of the positions outside of the face's box in those rows
-    grow       size of the box, as a multiple of the detector's
+    gamma      γ of the min-SNR-γ weights (Hang et al. 2023); 0 or None: weight 1 at all noise levels. With zero
+               terminal SNR the weight of v at pure noise is 0, since v does not depend on ε there; unweighted, it is 1
+    face       whether the loss is limited to the face in rows with `face_region` (PhotoMaker: half of the rows)
+    outside    weight of the positions outside the face's box in those rows
+    grow       size of the box, as a multiple of the detector's box
     """
 
     gamma: float | None = 5.0
@@ -47,7 +47,7 @@ class DiffusionLoss(Loss):
 
 
 def target(step_data: StepData) -> Tensor:
-    """[B, C, h, w] the exact prediction: ε, or v = α ε − σ z."""
+    """The exact prediction [B, C, h, w]: ε, or v = α ε − σ z."""
     if step_data.denoiser.prediction != "v":
         return step_data.noise
     a, s = (x.view(-1, 1, 1, 1) for x in (step_data.signal, step_data.noise_level))
@@ -55,7 +55,7 @@ def target(step_data: StepData) -> Tensor:
 
 
 def min_snr(step_data: StepData, gamma: float) -> Tensor:
-    """[B] min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v, written without a division by zero."""
+    """Weights [B]: min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v, computed without dividing by zero."""
     signal, noise = step_data.signal.double().square(), step_data.noise_level.double().square()
     if step_data.denoiser.prediction == "v":  # α² + σ² = 1
         return torch.minimum(signal, gamma * noise).float()
@@ -64,7 +64,7 @@ def min_snr(step_data: StepData, gamma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class DiffusionSettings(LossSettings):
-    """Its weight is 1. `noise_share` of the rows have a noise level in `noise_low` … `noise_high`."""
+    """Settings of the diffusion loss, whose weight is 1. `noise_share` of the rows have t in noise_low … noise_high."""
 
     name = "diffusion"
     formula = "w(t) · mean_p m_p (prediction − target)², for ε or v"

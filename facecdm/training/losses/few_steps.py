@@ -1,4 +1,4 @@
-"""The identity loss on a picture that is sampled in a few steps, for high noise levels."""
+"""The identity loss on a picture sampled in a few steps, for high noise levels."""
 
 from dataclasses import dataclass
 
@@ -18,16 +18,16 @@ BEGIN = ("picture", "noise")
 class FewStepIdentityLoss(IdentityLoss):
     """The identity loss on pictures sampled with DDIM (Song et al. 2021) in `steps` even steps.
 
-    The unconditional prediction of `guidance`, from the U-Net with its LoRA, is a constant: no gradient flows through
-    it, so that of two steps with gradients the earlier one counts more, by the guidance scale.
+    The unconditional prediction for `guidance` comes from the U-Net with its LoRA, without gradients. So the earlier of
+    two steps with gradients counts more, by the guidance scale.
 
     learnt     number of steps with gradients, counted from the last
     guidance   classifier-free guidance scale; 1: none
-    begin      "picture": from the row's noisy latents, for t < `top`; rows with t < `high` use the training step's
-               prediction alone. That prediction is also the first step of the others: without guidance `steps` − 1
-               U-Net calls are added. Above `top` the face would leave the row's key points.
-               "noise": from the row's noise alone, whatever its t, as in a user's graph (PuLID, 2404.16022). An
-               adapter that is conditioned on face location puts the face at the key points; other rows are left out.
+    begin      "picture": sample from the row's noisy latents, for t < `top`; rows with t < `high` use only the training
+               step's prediction. Other rows use it as their first step, so `steps` − 1 U-Net calls are added without
+               guidance. Above `top` the face would move away from the row's key points.
+               "noise": sample from the row's noise at any t, as in a user's graph (PuLID, 2404.16022). The adapter
+               must be conditioned on face location, which puts the face at the key points; other rows are left out.
     top        see `begin`
     """
 
@@ -95,7 +95,7 @@ def _levels(step_data: StepData, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _renoise(step_data: StepData, latents: Tensor, clean: Tensor, t: Tensor, after: Tensor) -> Tensor:
-    """DDIM's step from the timesteps `t` to `after`, along the noise that `clean` implies."""
+    """The DDIM step from timesteps `t` to `after`, with the noise that `clean` implies."""
     (a, s), (a_after, s_after) = (
         [level.view(-1, 1, 1, 1) for level in _levels(step_data, timesteps)] for timesteps in (t, after)
     )
@@ -104,9 +104,9 @@ def _renoise(step_data: StepData, latents: Tensor, clean: Tensor, t: Tensor, aft
 
 
 def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, unconditional: bool = False) -> Tensor:
-    """The U-Net's prediction for other latents [k, C, h, w] and timesteps [k] of the rows [k].
+    """The U-Net's prediction for the rows [k] with other latents [k, C, h, w] and timesteps [k].
 
-    Gates follow the new noise level. `unconditional`: without faces, and with the empty prompt.
+    The gates are those of the new noise level. `unconditional`: no faces, and the empty prompt.
     """
 
     def part(value: Tensor | None) -> Tensor | None:

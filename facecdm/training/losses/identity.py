@@ -1,4 +1,4 @@
-"""The identity loss: the recogniser's embedding of the predicted picture against the person's."""
+"""The identity loss, which compares the predicted picture's face embedding with the person's."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Bank:
     """Negatives for the contrastive loss.
 
     embeddings   [M, D] raw
-    identity     [M] int64, the person of each
+    identity     [M] int64, the person's number for each
     """
 
     embeddings: Tensor
@@ -28,14 +28,14 @@ class Bank:
 
 @dataclass(frozen=True, eq=False)
 class IdentityLoss(Loss):
-    """1 − cos of the embedding of the predicted picture and the wanted one, at low noise.
+    """1 − cos between the embedding of the predicted picture and the target embedding, at low noise.
 
-    recogniser    on the denoiser's device
-    low, high     timesteps low ≤ t < high: one step from more noise gives too blurred a picture for a recogniser
-    toward        the wanted embedding: of the "picture" itself; of the "person", the mean over all their pictures,
-                  without what is specific to one; of the "reference" that the adapter was given
+    recogniser    the recogniser, on the denoiser's device
+    low, high     timesteps low ≤ t < high; at more noise, one step gives too blurred a picture for a recogniser
+    toward        the target embedding: that of the "picture"; of the "person", the mean over all their pictures, which
+                  averages out details of single pictures; or of the "reference" that the adapter was given
     persons       for "person": unit vectors [people, D] by the person's number, centred with `mean`
-    mean          mean unit embedding [D] of the data set, subtracted from both: embeddings share a common part
+    mean          mean unit embedding [D] of the data set, subtracted from both, since all embeddings share it
     bank          adds InfoNCE against other people, weighted by `contrast`, at `temperature` (WithAnyone 2025)
     """
 
@@ -72,14 +72,14 @@ class IdentityLoss(Loss):
         return step_data.clean[rows]
 
     def wanted(self, step_data: StepData, rows: Tensor) -> Tensor:
-        """The wanted embeddings of the rows [k]: centred unit vectors [k, D]."""
+        """The target embeddings of the rows [k]: centred unit vectors [k, D]."""
         if self.toward == "person":
             return self.persons[step_data.rows.identity[rows].to(self.persons.device)]
         face = step_data.rows.face if self.toward == "picture" else step_data.reference_batch.face
         return centred(face[rows], self.mean)
 
     def contrastive(self, embedding: Tensor, similarity: Tensor, identity: Tensor) -> Tensor:
-        """InfoNCE [k]: −log softmax of the similarity to the own person among those to the others in the bank."""
+        """InfoNCE [k]: −log softmax of the similarity to the row's person against other people in the bank."""
         others = embedding @ centred(self.bank.embeddings.to(embedding.device), self.mean).T
         same = identity.to(embedding.device)[:, None] == self.bank.identity.to(embedding.device)
         others = (others / self.temperature).masked_fill(same, float("-inf"))

@@ -1,4 +1,4 @@
-"""The settings of the identity loss, on one prediction or after a few sampling steps."""
+"""Settings of the identity loss, computed on one prediction or after a few sampling steps."""
 
 from dataclasses import dataclass
 
@@ -95,7 +95,7 @@ class IdentitySettings(LossSettings):
 
 
 def _bank(data, device: torch.device) -> Bank:
-    """Every n-th picture of the data set, MOST_OTHERS at most."""
+    """A bank of every n-th picture of the data set, at most MOST_OTHERS."""
     interval = max(len(data) // MOST_OTHERS, 1)
     chosen = list(range(0, len(data), interval))[:MOST_OTHERS]
     return Bank(

@@ -1,4 +1,4 @@
-"""The identity loss for all noise levels: a linear recogniser, fitted to the data set."""
+"""The identity loss for all noise levels, through a linear recogniser fitted to the data set."""
 
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -15,11 +15,11 @@ from ..step_data import StepData
 from .arcface import upright
 from .loss import Loss, LossInputs, LossSettings, centred, spread
 
-POOL = 4  # pixels per side of the aligned face of 112 × 112 that are averaged
-RIDGE = 0.1  # of the mean variance, added to it
-MOST = 6000  # pictures that it is fitted to
+POOL = 4  # the 112 × 112 aligned face is averaged over POOL × POOL pixels
+RIDGE = 0.1  # ridge penalty as a share of the mean variance
+MOST = 6000  # pictures that the recogniser is fitted to
 FEWEST_PEOPLE = 32
-POSITIONS = 1 << 16  # of latents, that the linear decoder is fitted to
+POSITIONS = 1 << 16  # positions of latents that the linear decoder is fitted to
 BATCH, DECODED = 32, 4  # pictures at a time
 
 
@@ -29,7 +29,7 @@ class LinearRecogniser(nn.Module):
     decoder   [3·p², C, 1, 1]   from latents to p × p pixels per position
     weights   [D, 3·28²]        from the aligned face to the embedding, scaled so that the data set's pictures have a
                                 mean squared length of 1 around their mean
-    Both are least-squares maps without a bias: they are applied to differences.
+    Both are least-squares maps. They have no bias, since they are applied to differences.
     """
 
     def __init__(self, decoder: Tensor, weights: Tensor):
@@ -38,15 +38,15 @@ class LinearRecogniser(nn.Module):
         self.register_buffer("weights", weights)
 
     def forward(self, latents: Tensor, keypoints: Tensor) -> Tensor:
-        """A difference of latents [B, C, h, w], key points [B, 5, 2] in 0…1 → [B, D]."""
+        """Difference of latents [B, C, h, w] and key points [B, 5, 2] in 0…1 → difference of embeddings [B, D]."""
         return F.linear(faces(latents, keypoints, self.decoder), self.weights)
 
     @classmethod
     @torch.no_grad()
     def fit(cls, denoiser: Denoiser, data: Source) -> "LinearRecogniser":
-        """Ridge regression of the embeddings on the pictures; equal data give equal weights.
+        """Fit by ridge regression of the embeddings on the pictures. The same data give the same weights.
 
-        Raises FaceCDMError where the data set has too few people.
+        Raises FaceCDMError if the data set has too few people.
         """
         check_people(data)
         decoder = linear_decoder(denoiser, data)
@@ -65,10 +65,11 @@ class LinearRecogniser(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LinearIdentityLoss(Loss):
-    """w ‖P(ẑ) − P(z)‖², P the linear recogniser, w from `noise_weight`; 1 if the prediction lacks all that P measures.
+    """w ‖P(ẑ) − P(z)‖² with the linear recogniser P and w from `noise_weight`.
 
-    A recogniser cannot read a blurred prediction, and a large weight fools it. A squared error behind a linear map has
-    the minimum of the diffusion loss at every noise level, and weighs most what distinguishes people.
+    On average ‖P(ẑ) − P(z)‖² is 1 if the prediction lacks everything that P measures. A recogniser fails on blurred
+    predictions, and a large weight fools it. A squared error after a linear map has the same minimum as the diffusion
+    loss at every noise level. It gives most weight to features that distinguish people.
     """
 
     linear: LinearRecogniser
@@ -109,7 +110,7 @@ _fitted: WeakKeyDictionary[Source, LinearRecogniser] = WeakKeyDictionary()  # on
 
 
 def check_people(data: Source) -> None:
-    """Raises FaceCDMError where the data set has too few people to learn what distinguishes them."""
+    """Raise FaceCDMError if the data set has too few people to learn how people differ."""
     if len(data.people) < FEWEST_PEOPLE:
         raise FaceCDMError(
             f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
@@ -118,14 +119,14 @@ def check_people(data: Source) -> None:
 
 
 def noise_weight(step_data: StepData) -> Tensor:
-    """[B] min(1, SNR) for ε, whose ẑ divides by the signal; 1 for v."""
+    """Weights [B]: min(1, SNR) for ε, since its ẑ is divided by the signal; 1 for v."""
     if step_data.denoiser.prediction == "v":
         return torch.ones_like(step_data.signal)
     return (step_data.signal / step_data.noise_level.clamp(min=1e-4)).square().clamp(max=1)
 
 
 def faces(latents: Tensor, keypoints: Tensor, decoder: Tensor) -> Tensor:
-    """Latents [B, C, h, w] → aligned faces [B, 3·28²] through `decoder`; 0 outside of the picture."""
+    """Latents [B, C, h, w] → aligned faces [B, 3·28²] through `decoder`; 0 outside the picture."""
     return F.avg_pool2d(upright(decoded(latents, decoder), keypoints), POOL).flatten(1)
 
 
@@ -135,7 +136,7 @@ def decoded(latents: Tensor, decoder: Tensor) -> Tensor:
 
 
 def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
-    """The linear map from latents to the pixels of each position that is nearest to the autoencoder's decoder."""
+    """The linear map from latents to each position's pixels that best approximates the autoencoder's decoder."""
     channels, height, width = data.latent_shape(0)
     latents, patches = [], []
     for indices in _spread_out(data, max(POSITIONS // (height * width), BATCH), DECODED):
@@ -148,13 +149,13 @@ def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
 
 
 def ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
-    """[D, W] of least squares y [N, D] ≈ x [N, W] Wᵀ, both centred (Hoerl & Kennard 1970)."""
+    """The ridge solution [D, W] of y [N, D] ≈ x [N, W] · solutionᵀ, both centred (Hoerl & Kennard 1970)."""
     x, y = x.double(), y.double()
     return straight(x.T @ x, x.T @ y, share).T.contiguous()
 
 
 def straight(gram: Tensor, crossed: Tensor, share: float) -> Tensor:
-    """The solution [W, D], float32, of the same regression from xᵀx [W, W] and xᵀy [W, D]."""
+    """The solution [W, D], float32, of the same regression, computed from xᵀx [W, W] and xᵀy [W, D]."""
     gram = gram.double()
     gram = gram + share * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, crossed.double()).float()

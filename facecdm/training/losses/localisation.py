@@ -1,4 +1,4 @@
-"""The attention localisation loss: the face stream acts in the face's box."""
+"""The attention localisation loss, which keeps the face stream inside the face's box."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
 
 @dataclass(frozen=True)
 class LocalisationLoss(Loss):
-    """The share of the face stream's energy outside of the face's box; mean over the layers, 0 … 1.
+    """The share of the face stream's energy outside the face's box; mean over the layers, 0 … 1.
 
-    The energies inside and outside are means over positions, as in FastComposer's balanced loss (Xiao et al. 2023), so
-    that the size of the face does not matter: an even spread gives one half.
+    The energies inside and outside are means over positions, as in FastComposer's balanced loss (Xiao et al. 2023). So
+    the size of the face does not matter, and an even spread gives one half.
 
-    grow    size of the box, as a multiple of the detector's
-    quiet   energy below which the loss and its gradient fade to 0, as for a new adapter
+    grow    size of the box, as a multiple of the detector's box
+    quiet   energy below which the loss and its gradient fade to 0; a new adapter has no energy
     """
 
     grow: float = 1.25
@@ -37,7 +37,7 @@ class LocalisationLoss(Loss):
         return torch.where(self.chosen(step_data), loss, 0.0)
 
     def share(self, output: Tensor, inside: Tensor) -> Tensor:
-        """[B] from a layer's output [B, n, C] and the share of each position inside of the box [B, n]."""
+        """Shares [B] from a layer's output [B, n, C] and the part of each position inside the box [B, n]."""
         energy = output.float().square().mean(-1)
         within, without = (_mean(energy, weight) for weight in (inside, 1 - inside))
         return without / (within + without + self.quiet)

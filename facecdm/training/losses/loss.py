@@ -1,4 +1,4 @@
-"""What a loss declares about itself, and what it computes."""
+"""The interface of a loss and of its settings."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,12 +16,12 @@ from ..step_data import StepData
 
 @dataclass(frozen=True, eq=False)
 class LossInputs:
-    """What a training offers its losses.
+    """The inputs from which a training makes its losses.
 
     data         the data set
-    denoiser     the base model; None where inputs are checked before it is loaded
+    denoiser     the base model; None if inputs are checked before it is loaded
     adapter      the adapter to be trained
-    recogniser   InsightFace's ONNX file that embedded the data set; None: not given
+    recogniser   InsightFace's ONNX file that the data set was embedded with; None: not given
     """
 
     data: Source
@@ -31,23 +31,23 @@ class LossInputs:
 
 
 class Loss:
-    """`loss(step_data)` is a float32 scalar: the mean of `per_row` over all rows; a row that is left out counts 0.
+    """A loss: `loss(step_data)` is a float32 scalar, the mean of `per_row` over all rows. Rows left out count as 0.
 
-    So the mean gradient of several processes is the gradient of the whole batch.
+    So the gradients' mean over several processes is the gradient of the whole batch.
 
-    needs       fields of StepData to be filled for it: of "outputs", "queries", "plain"
-    low, high   noise levels low ≤ t < high have this loss
+    needs       fields of StepData that it needs, from "outputs", "queries", "plain"
+    low, high   the loss applies at noise levels low ≤ t < high
     """
 
     needs: frozenset[str] = frozenset()
     low, high = 0, 1 << 30
 
     def applies(self, t: Tensor) -> Tensor:
-        """[B] bool: rows whose noise level has this loss."""
+        """[B] bool: rows at whose noise level the loss applies."""
         return (t >= self.low) & (t < self.high)
 
     def chosen(self, step_data: StepData) -> Tensor:
-        """[B] bool: rows that count; by default those conditioned on a face, in whose picture one was found."""
+        """[B] bool: rows that count; by default rows conditioned on a face and with a face in the picture."""
         box = step_data.rows.box
         return self.applies(step_data.t) & (step_data.face_on > 0) & (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
 
@@ -60,13 +60,13 @@ class Loss:
 
 
 class LossSettings:
-    """The entry of a loss: a frozen dataclass of its settings, which become fields of `Stage`, widgets of Stage
-    Settings, keys of the YAML file, and a row of docs/losses.md.
+    """The settings of a loss, a frozen dataclass. They become fields of `Stage`, widgets of Stage Settings, keys of the
+    YAML file, and a row of docs/losses.md.
 
-    name       in histories, charts and reports; `name` with underscores is the setting that holds the weight
-    formula    for docs/losses.md
-    requires   what it needs besides the data set, for docs/losses.md
-    trains     the parameters that it reaches, of those that a stage trains, for docs/losses.md
+    name       name in histories, charts and reports; with underscores, it is the setting that holds the weight
+    formula    formula in docs/losses.md
+    requires   requirements besides the data set, for docs/losses.md
+    trains     the trained parameters that its gradient reaches, for docs/losses.md
     """
 
     name: ClassVar[str]
@@ -79,19 +79,19 @@ class LossSettings:
 
     @classmethod
     def of(cls, stage) -> "LossSettings":
-        """The loss's part of a stage."""
+        """The settings of this loss in a stage."""
         return cls(**{one.name: getattr(stage, one.name) for one in fields(cls)})
 
     @property
     def weight(self) -> float:
-        """0: the loss is not computed."""
+        """The loss's weight; at 0 the loss is not computed."""
         return getattr(self, self.name.replace(" ", "_"))
 
     def check(self) -> None:
-        """Raises FaceCDMError where settings contradict one another."""
+        """Raise FaceCDMError if settings contradict one another."""
 
     def check_inputs(self, stage, inputs: LossInputs) -> None:
-        """Raises FaceCDMError where the loss lacks something; called for each stage before the training starts."""
+        """Raise FaceCDMError if an input of the loss is missing. Called for each stage before the training starts."""
 
     def make(self, inputs: LossInputs) -> Loss:
         raise NotImplementedError
@@ -110,7 +110,7 @@ def box_cover(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def grow_box(box: Tensor, grow: float) -> Tensor:
-    """Boxes [B, 4], `grow` times as wide and as high around their centres."""
+    """Boxes [B, 4], made `grow` times as wide and high around their centres."""
     middle, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2 * grow
     return torch.cat([middle - half, middle + half], -1)
 
