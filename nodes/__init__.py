@@ -1,7 +1,7 @@
 """All nodes of the pack. Each module holds the nodes of one subject and lists them in NODES.
 
 The methods of a node, in order: define_schema (inputs in the order of execute; shared inputs come from functions named
-*_inputs), validate_inputs (`check_choices`, which the server does not check), fingerprint_inputs, and execute
+*_inputs), validate_inputs (`check_choices`: checks that the server lacks), fingerprint_inputs, and execute
 (`@checked`), which calls facecdm and returns `warn.output`.
 """
 

@@ -157,7 +157,7 @@ def applied(
 
     if start_at >= end_at:
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
-    check_base(model, adapter)  # before faces and towers are loaded
+    check_base(model, adapter)  # first, before errors about faces and towers
     options = options or ApplyOptions()
     shown = features(
         adapter,

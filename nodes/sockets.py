@@ -1,4 +1,4 @@
-"""Socket types that core does not define; all other sockets have core types."""
+"""Socket types without a class in core's io; all other sockets use core's classes."""
 
 from comfy_api.latest import io
 

@@ -107,7 +107,7 @@ def halved(pixels: Tensor) -> Tensor:
 
 
 class SharpDecoder(nn.Module):
-    """Decodes the latents of `PatchAutoencoder` at twice its size: [B, C, h, w] -> [B, 3, 16h, 16w].
+    """Decoder of `PatchAutoencoder`'s latents to pictures of twice the size: [B, C, h, w] -> [B, 3, 16h, 16w].
 
     The output is the enlarged linear decoding plus a residual computed at 1, 2 and 4 times the latents' resolution.
     Training uses a discriminator and a face classifier's features. It includes latents predicted by the U-Net, so

@@ -125,7 +125,7 @@ class FaceAnalyzer:
         return np.asarray(embedding, dtype=np.float32).reshape(-1), points
 
     def _landmarks(self, picture: np.ndarray, face: FaceDetection) -> np.ndarray:
-        """Landmarks [106, 2] float32. This model needs an upright face; the recogniser aligns the face itself."""
+        """Landmarks [106, 2] float32. This model needs an upright face; the recogniser aligns by key points itself."""
         turns = turns_upright(face.keypoints)
         if turns == 0:
             points = self._models["landmarks"].get(picture, _insightface_face(face))

@@ -8,7 +8,7 @@ from .align import TEMPLATE
 
 SIZE = 112  # side in pixels of the recogniser's crop
 REACH = 1.4  # half side of the square that the face tokens cover (with hair and chin), in half crops
-FADES = 0.3  # half crops beyond REACH over which a face fades out
+FADES = 0.3  # width of the face's fade-out beyond REACH, in half crops
 RIM = REACH + 2 * FADES
 
 

@@ -84,7 +84,7 @@ def fit_head(person: PosePerson) -> HeadFit | None:
 
 
 def _fit(points: np.ndarray, model: np.ndarray) -> HeadFit | None:
-    """Gauss–Newton over rotation, scale and shift, from a frontal start. None where all points coincide."""
+    """Gauss–Newton fit of rotation, scale and shift, from a frontal start. None if all points coincide."""
     target = points * (1, -1)
     spread = np.sqrt(((target - target.mean(0)) ** 2).sum())
     if spread < 1e-6:
