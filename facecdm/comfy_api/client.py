@@ -58,7 +58,7 @@ class Client:
     async def upload(self, picture: Path | bytes, name: str | None = None, subfolder: str = "") -> str:
         """Store a file in the server's input folder; return the name that LoadImage takes.
 
-        The server keeps one copy of equal content. Different content under the same name gets a new name.
+        The server stores equal content under the same name once. Different content gets a new name.
         """
         import aiohttp
 

@@ -166,7 +166,7 @@ class Journal:
         self._set(number, server=server, prompt_id=prompt_id)
 
     def free(self, number: int, lost: bool = False) -> None:
-        """Take the job from its server. `lost`: count a lost server."""
+        """Take the job from its server. `lost`: count the loss of the server."""
         self._set(number, prompt_id=None, server=None, add="losses" if lost else None)
 
     def tried(self, number: int, message: str) -> None:

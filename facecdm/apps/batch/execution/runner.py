@@ -269,7 +269,7 @@ class Runner:
                 self.journal.measured(entry, found.identity, found.faces, found.detection)
 
     def _remove_leftovers(self) -> None:
-        """Remove partial files, and files of unfinished jobs, that an interrupted attempt left."""
+        """Remove leftovers of interrupted attempts: partial files, and files of unfinished jobs."""
         for part in self.folder.rglob(f".*{PART}"):
             if re.fullmatch(rf"\.[0-9a-f]{{32}}\{PART}", part.name):
                 part.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ def _values(rows: Iterable[Row], targets: Targets) -> list[PlanValue]:
 
 
 def _by_server(found: dict[str, list[str]]) -> list[str]:
-    """Mistakes of all servers. If only some servers report a mistake, their names are added."""
+    """The mistakes of all servers. A mistake on only some of them gets their names."""
     servers: dict[str, list[str]] = {}
     for server, lines in found.items():
         for line in lines:

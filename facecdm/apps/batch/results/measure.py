@@ -28,7 +28,7 @@ class Measurement:
 
 class Measure:
     """
-    notes  one line per reference without similarity: the reason
+    notes  reasons why identity similarity is not measured, one per line
     """
 
     def __init__(self, batch: Batch, meter: "SimilarityMeter"):
