@@ -36,9 +36,7 @@ def run(plan: Plan, resume: bool = False, retry_failed: bool = False, display: D
                 os._exit(130)
             task.cancel()
 
-        with contextlib.suppress(
-            NotImplementedError, ValueError, RuntimeError
-        ):  # on Windows, or outside the main thread
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # on Windows, or in another thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop)
         try:
