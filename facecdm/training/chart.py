@@ -1,4 +1,4 @@
-"""A plot of a training's losses, drawn with Pillow only."""
+"""A plot of a training run's losses, drawn with Pillow only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Curve:
 
 
 def curves(history: Sequence[dict]) -> list[Curve]:
-    """Each loss of the history. Steps count on across stages, though the history restarts at 1 in each stage."""
+    """Each loss of the history. Steps continue across stages, although the history restarts at 1 in each stage."""
     points: dict[str, list[tuple[int, float]]] = {}
     offset = last = 0
     for line in history:

@@ -1,4 +1,4 @@
-"""Checks that the parts of a training fit together, made before the first stage, for every host."""
+"""Checks before the first stage that the parts of a training run fit together, for every host."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Recogniser:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The inputs of every stage of a training.
+    """The inputs of every stage of a training run.
 
     denoiser    the frozen base model, with its autoencoder and pose ControlNet if given
     data        the data set
@@ -57,7 +57,7 @@ class Job:
 
 
 def fitted(job: Job, inputs: Inputs) -> tuple[Stage, list[str]]:
-    """The stage fitted to the inputs, and notices of what was left out. Raises FaceCDMError if that was required."""
+    """The stage fitted to the inputs, and notices of omitted parts. Raises FaceCDMError if one of them is required."""
     stage, notices = job.stage, []
     if "precision" not in job.required:
         stage = stage.but(precision=PRECISION[inputs.denoiser.dtype])

@@ -1,4 +1,4 @@
-"""The YAML configuration file of a training from the shell; every key is checked."""
+"""The YAML configuration of a training run from the shell; every key is checked."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ class Sizes(BaseModel):
 
 
 class Config(BaseModel):
-    """The configuration of a training.
+    """The configuration of a training run.
 
     base        "demo", or a model folder as diffusers saves it
     data        a folder that `python -m facecdm dataset` made with the same base

@@ -13,7 +13,7 @@ MOST_SKIPPED = 20  # in a row; the fp16 loss scale needs up to 16 skipped steps 
 
 
 class Diverged(FaceCDMError):
-    """A training no longer gives finite gradients or weights."""
+    """The training no longer gives finite gradients or weights."""
 
 
 def skipped_steps(history: Sequence[dict]) -> list[int]:

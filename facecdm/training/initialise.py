@@ -13,7 +13,7 @@ from .position_init import can_init_positions, init_positions
 from .source import Source
 
 RIDGE = 0.03  # share of the mean variance within people that is added to it, so that every ratio is finite
-SMALLEST = 0.05  # least scale of a direction, so that one that hardly depends on the person can still be trained
+SMALLEST = 0.05  # minimum scale of a direction; smaller ones could hardly be trained
 
 
 def new_adapter(

@@ -16,14 +16,14 @@ from .randomness import batches, generator
 from .rows import Prompt, Rows, without_text
 from .source import Source
 
-LOW_NOISE = 0.4  # share of the timesteps; below it, slightly noisy latents are used instead of predicted ones
+LOW_NOISE = 0.4  # share of the timesteps below which slightly noisy latents can replace predicted ones
 CLEAN_NOISE = 0.3  # noise of those latents, as a share of the timestep's noise
 DROPPED_TEXT = 0.1
 
 
 @dataclass(frozen=True)
 class LocationPlan:
-    """Settings of the training.
+    """Settings for training a location head.
 
     steps          optimiser steps
     batch          pictures per step

@@ -1,4 +1,4 @@
-"""One training with any host of the base model: its checks, stages, pictures, reports and files."""
+"""One training run, with any host of the base model: its checks, stages, pictures, reports and files."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from .trainer import Trainer, start_hash
 
 
 class Observer(Protocol):
-    """Follows a training, like a progress bar. An exception that it raises stops the run, which is saved."""
+    """Follows a training run, like a progress bar. An exception that it raises stops the run, which is saved."""
 
     def begin(self, trainer: Trainer) -> None:
         """Called before the first step of a stage in this run."""
@@ -34,7 +34,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """The result of a training.
+    """The result of a training run.
 
     adapter   the trained adapter, on the CPU
     lora      the U-Net's LoRA; empty if none was trained
@@ -53,7 +53,7 @@ class TrainingResult:
 
 
 class Training:
-    """The stages of one training, one after the other, on one denoiser.
+    """The stages of one training run, in sequence, on one denoiser.
 
     Raises FaceCDMError at once if parts do not fit together. The given adapter and LoRAs are not changed.
     """
@@ -86,7 +86,7 @@ class Training:
     def run(self, observer: Observer | None = None) -> TrainingResult:
         """Train the remaining stages; finished stages are read from their checkpoints.
 
-        Raises state.RunMismatch if the folder holds another training, and divergence.Diverged.
+        Raises state.RunMismatch if the folder holds another training run, and divergence.Diverged.
         """
         result = TrainingResult(self.adapter, self._lora, self._control)
         for stage, notices in zip(self.stages, self._notices):

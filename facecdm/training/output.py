@@ -1,4 +1,4 @@
-"""The files that a training from the shell leaves beside its checkpoints."""
+"""The files that a training run from the shell saves beside its checkpoints."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _OTHER_NAME = str.maketrans(" _", "_ ")
 class Output:
     """The files folder/name.safetensors and, beside it, the LoRAs name_lora and name_control_lora.
 
-    notes  metadata that identifies the training
+    notes  metadata that identifies the training run
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class Output:
     notes: dict[str, str]
 
     def check_free(self) -> None:
-        """Raise FaceCDMError if a file of another training would be overwritten."""
+        """Raise FaceCDMError if a file of another training run would be overwritten."""
         for path in [self._path(), *map(self._path, KINDS)]:
             if path.exists() and not self._is_ours(path):
                 raise FaceCDMError(
@@ -71,7 +71,7 @@ def find_lora(path: Path) -> Path:
 
 
 def notes_of(data: str, base: str, stages: list, start: str) -> dict[str, str]:
-    """The metadata that identifies a training: data set, base model, stages, and initial weights."""
+    """The metadata that identifies a training run: data set, base model, stages, and initial weights."""
     return {
         "facecdm.data": data,
         "facecdm.base": base,

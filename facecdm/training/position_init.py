@@ -56,7 +56,7 @@ def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) ->
 def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size: int) -> Tensor:
     """Make each token's first features describe its part of the person's face, and the others its position.
 
-    `codes` [N, r] are those of faces. `face_map` [r, 3, H, H] maps codes linearly to aligned faces. A token covers
+    `codes` [N, r] are the faces' codes. `face_map` [r, 3, H, H] maps codes linearly to aligned faces. A token covers
     `size` × `size` pixels. Returns the tokens [T, context] with the features of a person set to 0.
     """
     projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.grid_side

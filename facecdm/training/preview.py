@@ -1,4 +1,4 @@
-"""Preview pictures of held-out people during a training."""
+"""Preview pictures of held-out people during training."""
 
 from dataclasses import replace
 

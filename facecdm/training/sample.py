@@ -1,4 +1,4 @@
-"""Sampling with a Denoiser, for previews during a training and for measurements after it."""
+"""Sampling with a Denoiser, for previews during training and for measurements afterwards."""
 
 from collections.abc import Callable
 

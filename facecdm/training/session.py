@@ -1,4 +1,4 @@
-"""A training from the shell, which opens everything that a Config names, trains, and saves the result."""
+"""Training from the shell: open everything that a Config names, train, and save the result."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,7 +30,7 @@ OpenBase = Callable[[Config, str], Denoiser]  # opens the configuration's base m
 class Session:
     """Everything that a Config names, opened and checked. `data` is the data set, if it is already open.
 
-    Raises FaceCDMError if parts do not fit together, or if a file of another training would be overwritten.
+    Raises FaceCDMError if parts do not fit together, or if a file of another training run would be overwritten.
     """
 
     def __init__(

@@ -48,10 +48,10 @@ class StageResult:
 
 
 class Trainer:
-    """One stage of a training on one denoiser. A run that was stopped resumes from its checkpoint in `folder`.
+    """One stage of a training run on one denoiser. A run that was stopped resumes from its checkpoint in `folder`.
 
     `terms` are the losses. `held_out` are the indices of pictures that are kept for validation.
-    Raises state.RunMismatch if the folder holds the checkpoint of another training.
+    Raises state.RunMismatch if the folder holds the checkpoint of another training run.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ def _recogniser_hash(terms: list[Term]) -> str:
 
 
 def start_hash(adapter: TripletAdapter, *loras: Lora) -> str:
-    """A hash of all initial weights of a training."""
+    """A hash of all initial weights of a training run."""
     digest = hashlib.sha256(json.dumps(adapter.config.dumps()).encode())
     for name, value in (*adapter.state_dict().items(), *(pair for lora in loras for pair in lora.tensors().items())):
         digest.update(name.encode())

@@ -1,1 +1,1 @@
-"""Data sets: encoded pictures for the training. `pipeline.prepare` makes one, `data_set.DataSet` reads it."""
+"""Data sets: encoded pictures for training. `pipeline.prepare` makes one, `data_set.DataSet` reads it."""

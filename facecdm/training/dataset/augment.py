@@ -11,6 +11,7 @@ SWAP = [1, 0, 2, 4, 3]  # key points of a mirrored face: left and right are swap
 @dataclass(frozen=True, eq=False)
 class Variation:
     """One variation of a photo.
+
     pixels      uint8 [H, W, 3] RGB, as large as the original
     keypoints   [5, 2] in its pixels
     """

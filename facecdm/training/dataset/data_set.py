@@ -53,7 +53,7 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of settings, contents and the records' bytes: data sets with one hash give the same training.
+        """Hash of settings, contents and the records' bytes. Equal hashes mean equal training data.
 
         The records' checksums stand for their bytes. Data sets from versions without checksums keep their fingerprint.
         """
@@ -175,7 +175,7 @@ class DataSet:
 
     @cached_property
     def _shapes(self) -> np.ndarray:
-        """[N, P, 2] pose and expression of every picture (1 KB each); the five key points unless all have landmarks."""
+        """Shapes [N, P, 2] of all faces (1 KB each): landmarks, or five key points if any face has no landmarks."""
         keys = [entry.keys.face for entry in self.entries]
         points = [row.numpy() for row in self._rows("faces", keys, "keypoints")]
         marks = [row.numpy() for row in self._rows("faces", keys, "landmarks")]

@@ -15,7 +15,7 @@ from .encoders import Fingerprints, weights_fingerprint
 
 
 class DemoEncoders:
-    """The autoencoder and CLIP towers of a demo weights file. `tokenizer` is a folder with CLIP's, as in ComfyUI."""
+    """The autoencoder and CLIP towers of a demo weights file; `tokenizer` is CLIP's tokenizer folder, as in ComfyUI."""
 
     large = False
 

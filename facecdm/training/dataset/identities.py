@@ -13,7 +13,7 @@ MOST = 12_000  # faces in one linkage; its distances take n²/2 · 8 bytes
 
 
 def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
-    """Embeddings [N, D] → the person's number for each [N]; people are numbered by their first picture.
+    """Embeddings [N, D] → person numbers [N], in the order of each person's first picture.
 
     Average linkage (scipy) joins groups while their mean cosine is at least `same`. Joining two groups needs a pair
     that reaches `same`, so linkage runs separately on each connected component of the graph of such pairs. The result

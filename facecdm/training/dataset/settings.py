@@ -15,7 +15,7 @@ IDENTITIES = ("auto", "cluster", "one person")
 class Settings:
     """How pictures become rows.
 
-    resolution      in pixels; a bucket's area is at most its square (512: SD1.5, 1024: SDXL)
+    resolution      in pixels; a bucket's area is at most resolution² (512: SD1.5, 1024: SDXL)
     step            the sides of buckets are multiples of it
     aspect          largest ratio of a bucket's longer to its shorter side; 1: one square bucket
     framing         "whole" picture, or "portrait" around the face

@@ -1,4 +1,4 @@
-"""The losses of the training (docs/losses.md). To add one, write a file and append its settings to `LOSSES`."""
+"""The training losses (docs/losses.md). To add one, write a file and append its settings to `LOSSES`."""
 
 from .alignment import AlignmentLoss, AlignmentSettings, BackgroundLoss, BackgroundSettings
 from .arcface import ArcFace, align

@@ -17,8 +17,8 @@ class AlignmentLoss(Loss):
 
         ‖R(K, Q) − R(K₀, Q₀)‖² + layout · ‖Q − Q₀‖²       R(K, Q) = softmax(K Qᵀ / √d) Q
 
-    Q are the queries of a cross-attention, and K its prompt's keys. Q₀ and K₀ are the same in the U-Net without the
-    face. Norms are means over tokens or positions, and features. `layout` is a relative weight: .1 / .6 in PuLID.
+    Q are the queries of a cross-attention, and K its prompt's keys. Q₀ and K₀ are those of the U-Net without the face.
+    Norms are means over tokens or positions, and features. `layout` is a relative weight: .1 / .6 in PuLID.
     """
 
     layout: float = 0.1 / 0.6
@@ -45,7 +45,7 @@ def response(k: Tensor, q: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BackgroundLoss(Loss):
-    """Mean squared change of the prediction outside the face's box that the face causes.
+    """Mean squared change that the face causes in the prediction outside the face's box.
 
     grow   size of the box, as a multiple of the detector's box
     """

@@ -15,8 +15,7 @@ Operation = Callable[..., Tensor]
 class OnnxNetwork(nn.Module):
     """A frozen network with one input and one output. Runs in fp32, even under autocast, with gradients to the input.
 
-    Raises MissingPackage, MissingModel, BadFile (unreadable, or an operation that
-    recognisers do not use).
+    Raises MissingPackage, MissingModel, BadFile (unreadable, or an operation that recognisers do not use).
     """
 
     def __init__(self, path: Path):

@@ -26,8 +26,8 @@ class FewStepIdentityLoss(IdentityLoss):
     begin      "picture": sample from the row's noisy latents, for t < `top`; rows with t < `high` use only the training
                step's prediction. Other rows use it as their first step, so `steps` − 1 U-Net calls are added without
                guidance. Above `top` the face would move away from the row's key points.
-               "noise": sample from the row's noise at any t, as in a user's graph (PuLID, 2404.16022). The adapter
-               must be conditioned on face location, which puts the face at the key points; other rows are left out.
+               "noise": sample from the row's noise at any t, as in a user's graph (PuLID, 2404.16022). This needs an
+               adapter conditioned on face location, which puts the face at the key points; else rows are left out.
     top        see `begin`
     """
 

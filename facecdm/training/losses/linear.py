@@ -68,8 +68,8 @@ class LinearIdentityLoss(Loss):
     """w ‖P(ẑ) − P(z)‖² with the linear recogniser P and w from `noise_weight`.
 
     On average ‖P(ẑ) − P(z)‖² is 1 if the prediction lacks everything that P measures. A recogniser fails on blurred
-    predictions, and a large weight fools it. A squared error after a linear map has the same minimum as the diffusion
-    loss at every noise level. It gives most weight to features that distinguish people.
+    predictions, and a large weight leads to pictures that fool it. A squared error after a linear map has the same
+    minimum as the diffusion loss at every noise level. It gives most weight to features that distinguish people.
     """
 
     linear: LinearRecogniser

@@ -16,7 +16,7 @@ from ..step_data import StepData
 
 @dataclass(frozen=True, eq=False)
 class LossInputs:
-    """The inputs from which a training makes its losses.
+    """The inputs from which a training run makes its losses.
 
     data         the data set
     denoiser     the base model; None if inputs are checked before it is loaded
