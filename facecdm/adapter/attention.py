@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
-# How the part of a stream along the text's attention is found: at each position over the features of a head; for each
-# feature over all positions (PuLID's `ortho`); or the same, weakened where a position attends to the first five tokens
+# How a stream is projected onto the text's attention: at each position, over the features of a head; for each feature,
+# over all positions (PuLID's `ortho`); or as `ortho`, but weaker where a position attends to the first five tokens
 # (PuLID's `ortho_v2`).
 PROJECTIONS = ("feature", "token", "token_v2")
 IDENTITY_TOKENS = 5  # PuLID's first tokens, which come from the recogniser
@@ -24,16 +24,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class LocationBias(Protocol):
-    """Which of a face's `tokens` each position attends to, and the weight of the face at each position."""
+    """The subset of a face's `tokens` that each position attends to, and the weight of the face at each position."""
 
     tokens: int
 
     def __call__(self, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """For a layer of n positions: the m tokens that each attends to [1 or rows, n, m] int64, a bias on their scores
-        q kᵀ/√d [1 or rows, n, m], and weights [1 or rows, n, 1]; both in `dtype`."""
+        """For a layer of n positions: the m tokens that each position attends to [1 or rows, n, m] int64, a bias on the
+        scores q kᵀ/√d [1 or rows, n, m], and weights [1 or rows, n, 1]. Bias and weights are in `dtype`."""
 
     def everywhere(self, positions: int, dtype: torch.dtype) -> Tensor:
-        """The same bias for all tokens, [1 or rows, n, tokens]: −∞ for those that a position does not attend to."""
+        """The bias over all tokens, [1 or rows, n, tokens]; −∞ for tokens that a position does not attend to."""
 
 
 def attend_to_nearest(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
@@ -62,13 +62,13 @@ def gather_tokens(x: Tensor, near: Tensor) -> Tensor:
 class LayerStream:
     """One stream of one person in one layer, for the rows `start … start + rows` of the batch.
 
-    k, v        [1 or rows, N, C]; with `project`, the tokens that it projects
-    gate        [C], weights of the features
+    k, v        [1 or rows, N, C]; with `project`, the tokens to project
+    gate        [C], one weight per feature
     kappa       ≥ 0, the share of the stream's attention along the text's that is removed
-    mask        [1 or rows, n, 1], weights of the positions
+    mask        [1 or rows, n, 1], one weight per position
     watch       called with the weighted result [rows, n, C] while gradients are enabled
-    projection  how the part along the text's attention is found, one of PROJECTIONS
-    router      [4], weighs each position by how the attentions agree (`_route`)
+    projection  how the stream is projected onto the text's attention, one of PROJECTIONS
+    router      [4], weights each position by the agreement of the attentions (`_route`)
     person      number of the person; its other stream has the same number and rows
     location    which tokens each position attends to; N is a multiple of their number
     project     tokens [..., context] → keys and values [..., C]
@@ -94,15 +94,15 @@ def triplet_attention(
 ) -> Tensor:
     """O = A_t + Σ_s gate_s · ρ_s · m_s ⊙ (A_s − κ_s · proj_{A_t}(A_s)), before the output projection.
 
-    `q` [B, n, C] are the queries and `text` [B, n, C] the text's own attention A_t. Without gradients the sum is
-    written into `text` if that is `writable`. Rows that no stream covers are returned as they were.
+    `q` [B, n, C] are the queries and `text` [B, n, C] the text's own attention A_t. Without gradients, the sum is
+    written into `text` if it is `writable`. Rows without a stream are returned unchanged.
     """
     in_place = not torch.is_grad_enabled()
-    # κ and the router compare with the text's own attention, so it must stay as it was.
+    # κ and the router compare with the text's own attention, so it must not change.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and (compared or not writable) else text
     attended: Iterable[Tensor] = (_attended(q[_span(stream)], stream, heads, attend) for stream in streams)
-    if any(stream.router is not None for stream in streams):  # it compares all; without one, memory is saved
+    if any(stream.router is not None for stream in streams):  # a router compares all streams; else save memory
         attended = list(attended)
     for stream, attention in zip(streams, attended):
         span = _span(stream)
@@ -131,8 +131,8 @@ def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Ten
         return attend(q, *(_expand(x, stream.rows) for x in (stream.k, stream.v)), heads)
     near, scores, _ = stream.location(q.shape[1], q.dtype)
     tokens = stream.location.tokens
-    times = stream.k.shape[1] // tokens  # references whose tokens stand side by side, with the same bias
-    if near[0].numel() < tokens:  # few positions, which attend to fewer tokens than there are
+    times = stream.k.shape[1] // tokens  # references side by side, with the same bias
+    if near[0].numel() < tokens:  # few positions, which together attend to only some tokens
         near = torch.cat([near + tokens * part for part in range(times)], -1)
         gathered = [gather_tokens(x, near) for x in ((stream.k,) if stream.project else (stream.k, stream.v))]
         k, v = stream.project(*gathered) if stream.project else gathered
@@ -163,8 +163,8 @@ def _other(stream: LayerStream, streams: list[LayerStream], attended: list[Tenso
 def _route(stream: LayerStream, own: Tensor, text: Tensor, other: Tensor | None) -> Tensor:
     """ρ = 1 + tanh(uᵀφ + b) in 0…2 for every position, [B, n, 1]; `router` is (u, b).
 
-    φ are three cosines over all features, in fp32: of the text's attention and the stream's own, of the text's and the
-    other stream's, of the two streams'. They are 0 where there is no other stream, or an attention is 0.
+    φ holds three cosines of attentions over all features, in fp32: text and this stream, text and the other stream,
+    this stream and the other. A cosine is 0 if its other stream is missing or one of its attentions is 0.
     """
     u, b = stream.router[:3].float(), stream.router[3].float()
     logit = b + u[0] * _cosine(text, own)
@@ -197,7 +197,7 @@ def _token_projection(x: Tensor, onto: Tensor) -> Tensor:
 
 
 def _identity_mass(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """[B, n, 1] in 0…1, fp32: the attention of each position on the first five tokens, mean over the heads.
+    """The attention of each position to the first five tokens, averaged over the heads: [B, n, 1] in 0…1, fp32.
 
     As in PuLID's `ortho_v2`, the scores are not divided by √d (ToTheBeginning/PuLID, attention_processor.py).
     """

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from ..bases.layers import MOST_LAYERS, LayerMap
 from ..errors import BadFile
 
-FEW, CONTENT = 64, 48  # up to so many tokens are free; the features that each of more tokens carries
+FEW, CONTENT = 64, 48  # above FEW tokens, each one carries CONTENT features by default
 _SPATIAL = "places"  # the JSON's name for spatial_tokens
 
 
 def content_of(face_tokens: int) -> int:
-    """The default `face_content` of an adapter with so many face tokens."""
+    """The default `face_content` of an adapter with `face_tokens` tokens."""
     return CONTENT if face_tokens > FEW else 0
 
 
@@ -22,19 +22,19 @@ class AdapterConfig:
 
     layer_map       the base model's cross-attention layers
     face_width      features of a face embedding
-    face_tokens     tokens that are made of it
-    face_rank       width of the bottleneck between them
-    face_content    features that each token carries; 0: no limit, which costs many weights if there are many tokens
+    face_tokens     tokens made from it
+    face_rank       width of the bottleneck between embedding and tokens
+    face_content    features that each token carries; 0: no limit, which takes many weights if there are many tokens
     image_width     features of the CLIP vision tower's penultimate states; 0: no image stream
-    image_tokens    tokens that are made of them
-    image_layers    layers of the resampler that makes them
+    image_tokens    tokens made from them
+    image_layers    layers of the image stream's resampler
     interplay       whether face, image and text tokens attend to each other
-    knots           noise levels between which a gate is interpolated
-    router          whether each position weighs the streams by how they agree (method.md, part 3)
-    spatial_tokens  whether the face tokens are a square grid over the aligned face, which can be conditioned on the
-                    location of the face
-    location_channels  latent channels of the base model if the adapter has a LocationHead; 0: it has none
-    recogniser      the face recogniser that it was trained with; empty while untrained
+    knots           number of noise levels between which a gate is interpolated
+    router          whether each position weights the streams by their agreement (method.md, part 3)
+    spatial_tokens  whether the face tokens form a square grid over the aligned face, so that the adapter can be
+                    conditioned on the face's location
+    location_channels  latent channels of the base model, for the LocationHead; 0: no LocationHead
+    recogniser      the face recogniser that it was trained with; empty before training
     """
 
     layer_map: LayerMap
@@ -66,7 +66,7 @@ class AdapterConfig:
         return json.dumps({_SPATIAL if key == "spatial_tokens" else key: value for key, value in saved.items()})
 
     def _check(self) -> None:
-        """Raises ValueError for a field of another type, a negative size, or more layers than a file may declare."""
+        """Raises ValueError for a field of the wrong type, a negative size, or more layers than a file may declare."""
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not field.type or field.type is int and value < bool(field.default):

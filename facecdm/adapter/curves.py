@@ -1,10 +1,10 @@
-"""A factor for each layer: a curve over the depth of the U-Net, or a factor for each of its blocks."""
+"""Factors per layer: a curve over the depth of the U-Net, or one factor per block."""
 
 from ..bases import BASES, Base, base_of, name_of
 from ..bases.layers import LayerMap
 from ..errors import FaceCDMError
 
-# Values at equal distances from the first input block to the last output block, linear between them.
+# Evenly spaced values from the first input block to the last output block, interpolated linearly.
 CURVES = {
     "flat": (1.0,),
     "ease in": (0.0, 1.0),
@@ -16,15 +16,15 @@ CURVES = {
 }
 CUSTOM = "custom"
 
-# Factors of blocks that make a picture's style or its composition, where the base model's entry has them.
+# Factors of the blocks for style or composition; available if the base model's entry defines them.
 PRESETS = ("style", "strong style", "composition", "style and composition")
 NAMES = (*CURVES, *PRESETS, CUSTOM)
 
 
 def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]:
-    """A factor for each layer, by a name in `NAMES`; `custom` is read only if the name is "custom".
+    """One factor per layer for a `name` in `NAMES`; `custom` is read only if the name is "custom".
 
-    Raises FaceCDMError: `custom` is not a curve, or this base has no such preset.
+    Raises FaceCDMError if `custom` is not a curve or the base model has no such preset.
     """
     if name == CUSTOM:
         points = parse_custom(custom)
@@ -39,7 +39,7 @@ def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]
 
 
 def parse_custom(text: str) -> tuple[float, ...] | dict[int, float]:
-    """A curve ("0, 0.5, 1") or factors of blocks ("3:1, 6:0.5"). Raises FaceCDMError."""
+    """Parse a curve ("0, 0.5, 1") or factors of blocks ("3:1, 6:0.5"). Raises FaceCDMError."""
     if ":" not in text:
         return parse_curve(text)
     try:
@@ -75,9 +75,9 @@ def layer_factors(curve: tuple[float, ...], layer_map: LayerMap) -> tuple[float,
 
 
 def block_factors(blocks: dict[int, float], layer_map: LayerMap, what: str) -> tuple[float, ...]:
-    """Each block's factor at each of its layers, in the layer map's order; 0 for a block that is not named.
+    """Factors per layer from factors per block, in the layer map's order; 0 for a block that is not named.
 
-    Raises FaceCDMError: `what` (for the message) names a block that does not exist, or the base's blocks are unknown.
+    Raises FaceCDMError if a block does not exist or the base's blocks are unknown; the message begins with `what`.
     """
     known = _base_with_blocks(layer_map, what).blocks
     missing = set(blocks) - {number for number, _ in known}

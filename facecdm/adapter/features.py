@@ -11,8 +11,8 @@ from torch.nn import functional as F
 class Features:
     """Features of one or several reference pictures, float32 on the CPU.
 
-    embedding  [R, D]     of a recogniser (normed or raw, as the adapter needs it), or a vision tower's pooled embedding
-    states     [R, N, W]  hidden states of a vision tower, or several of them
+    embedding  [R, D]     from a recogniser (normed or raw, as the adapter needs it) or a vision tower (pooled)
+    states     [R, N, W]  hidden states of a vision tower, or a tuple of several such tensors
     shortcut              weight of the states' part of the tokens (FaceID PlusV2)
 
     FaceCDM's own adapters take plain tensors instead: unit embeddings for the face, states for the image.
@@ -24,11 +24,11 @@ class Features:
 
     @property
     def count(self) -> int:
-        """R."""
+        """Number of references R."""
         return len(next(part for part in self._parts() if part is not None))
 
     def mean(self, weights: Tensor | None = None, unit: bool = False) -> "Features":
-        """One reference: the mean of all, weighted by `weights` [R]; `unit` brings the embedding to length 1."""
+        """Average all references into one, weighted by `weights` [R]; `unit` scales the embedding to length 1."""
         share = torch.ones(self.count) if weights is None else weights
         mixed = self._each(lambda x: torch.einsum("r,r...->...", share.to(x) / share.sum(), x)[None])
         if unit and mixed.embedding is not None:
@@ -36,18 +36,18 @@ class Features:
         return mixed
 
     def repeated(self, count: int) -> "Features":
-        """`count` references: the first ones, or all of them with the last one repeated."""
+        """Cut to the first `count` references, or repeat the last one up to `count`."""
         return self._each(
             lambda x: torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])]) if len(x) < count else x[:count]
         )
 
     def empty(self, states: Tensor | tuple[Tensor, ...] | None = None) -> "Features":
-        """Features of no picture, for as many references: a zero embedding and the given states."""
+        """Features of an absent picture: a zero embedding and the given states, for the same number of references."""
         empty = Features(None if self.embedding is None else torch.zeros_like(self.embedding), states, self.shortcut)
         return empty.repeated(self.count)
 
     def with_noise(self, amount: float, shown: "Features") -> "Features":
-        """With uniform noise in 0 … `amount`, seeded by `shown`: an option of packs for InstantID and PuLID, for the
+        """Add uniform noise in 0 … `amount`, seeded by `shown`. Packs for InstantID and PuLID have this option for the
         negative prompt (cubiq/ComfyUI_InstantID).
         """
         first = next(part for part in shown._parts() if part is not None)

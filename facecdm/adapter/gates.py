@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..bases.layers import LayerMap
 
-SIGMA_RANGE = (0.03, 15.0)  # of the knots, evenly spaced in log σ; beyond them the end values hold
+SIGMA_RANGE = (0.03, 15.0)  # of the knots, evenly spaced in log σ; outside it the end values apply
 
 
 def knot_weights(sigma: Tensor, knots: int) -> Tensor:
@@ -20,7 +20,7 @@ def knot_weights(sigma: Tensor, knots: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A factor over the noise level: `values` [K] at falling `sigmas` [K], linear in log σ between them."""
+    """A factor over the noise level: `values` [K] at decreasing `sigmas` [K], linear in log σ between them."""
 
     sigmas: Tensor
     values: Tensor
@@ -29,7 +29,7 @@ class Schedule:
         """σ [1] → factor [1], without a host sync."""
         level, points = sigma.float().log(), self.sigmas.log()
         lengths = (points[:-1] - points[1:]).clamp(min=1e-9)
-        reached = ((points[:-1] - level) / lengths).clamp(0, 1)  # how far into every piece
+        reached = ((points[:-1] - level) / lengths).clamp(0, 1)  # the share of each interval that is passed
         return (self.values[:1] + (reached * self.values.diff()).sum()).to(sigma.dtype)
 
     def to(self, device: torch.device) -> "Schedule":
@@ -40,7 +40,7 @@ class NoiseGate(nn.Module):
     """A linear spline over the noise level for every head of every layer.
 
     It replaces the small MLP of method.md: it can express the same functions of one number, and one weighted sum
-    evaluates all layers. Zero in a new adapter, which is a no-op; one in imported adapters.
+    evaluates all layers. The gates are zero in a new adapter, which is a no-op, and one in imported adapters.
     """
 
     def __init__(self, layer_map: LayerMap, knots: int):
@@ -49,7 +49,7 @@ class NoiseGate(nn.Module):
         self._widths = [layer.width // layer.heads for layer in layer_map.layers for _ in range(layer.heads)]
 
     def table(self, layer_weights: Tensor) -> Tensor:
-        """The gates of all features of all layers, [knots, Σ width], each layer times its weight [layers × heads]."""
+        """Gates of all features of all layers, [knots, Σ width], times one weight per head [layers × heads]."""
         widths = torch.tensor(self._widths, device=self.knots.device)
         return (self.knots * layer_weights.to(self.knots)).repeat_interleave(widths, dim=1)
 

@@ -1,4 +1,4 @@
-"""Spatial tokens: which of a face's tokens a layer's positions attend to, given the location of the face."""
+"""Spatial tokens: the face tokens that each position of a layer attends to, given the location of the face."""
 
 from dataclasses import dataclass, field
 
@@ -9,18 +9,18 @@ from ..bases.grid import layer_grid
 from ..faces.location import FADES, REACH, aligned_coordinates
 
 WIDTH = 0.4  # standard deviation of the attention bias, in distances between neighbouring tokens
-NEAR = 3  # tokens each way that a position attends to
+NEAR = 3  # a position attends to at most NEAR × NEAR tokens
 
 
 @dataclass(frozen=True, eq=False)
 class FaceLocation:
-    """A `LocationBias` for faces at known key points. What a layer needs is computed once.
+    """A `LocationBias` for faces at known key points. The result for each layer is computed once.
 
     keypoints  [1 or B, 5, 2] in 0…1 of the picture
     size       (height, width) of the picture in latents
     side       tokens along a side of their grid over the aligned face
     grid       (rows, columns) of the layer, if known; else the latents are halved until they fit
-    trust      [1 or B] in 0…1, weakens the stream where the location is an estimate; None: it is known
+    trust      [1 or B] in 0…1, weakens the stream if the location is an estimate; None: the location is known
     """
 
     keypoints: Tensor
@@ -42,7 +42,7 @@ class FaceLocation:
             near = nearest(at, self.side)
             width = 2 * REACH / self.side * WIDTH
             scores = -(at[:, :, None] - token_centres(self.side).to(at)[near]).square().sum(-1) / (2 * width**2)
-            scores = scores - scores.amax(-1, keepdim=True)  # so that half precision holds them far from the face
+            scores = scores - scores.amax(-1, keepdim=True)  # so that half precision can hold them far from a face
             beyond = at.abs().amax(-1, keepdim=True) - REACH
             share = (1 - beyond / FADES).clamp(0, 1)
             if self.trust is not None:
@@ -51,7 +51,7 @@ class FaceLocation:
         return self._made[positions, dtype]
 
     def everywhere(self, positions: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """See `LocationBias.everywhere`; computed once, too."""
+        """See `LocationBias.everywhere`; also computed once."""
         if (positions, dtype, "all") not in self._made:
             near, scores, _ = self(positions, dtype)
             full = torch.full((*scores.shape[:2], self.tokens), -torch.inf, dtype=dtype, device=scores.device)
@@ -59,13 +59,13 @@ class FaceLocation:
         return self._made[positions, dtype, "all"]
 
     def part(self, rows: Tensor) -> "FaceLocation":
-        """The same for some rows [k]."""
+        """The location for the given rows [k] of the batch."""
         keypoints = self.keypoints if len(self.keypoints) == 1 else self.keypoints[rows]
         trust = self.trust if self.trust is None or len(self.trust) == 1 else self.trust[rows]
         return FaceLocation(keypoints, self.size, self.side, self.grid, trust)
 
     def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
-        """The same in a part of the picture; `area` is its height, width, top and left in latents."""
+        """The location relative to a part of the picture; `area` is its height, width, top and left in latents."""
         height, width, top, left = area
         scale, corner, part = (
             self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
@@ -75,7 +75,7 @@ class FaceLocation:
 
 @dataclass(frozen=True, eq=False)
 class FaceLocations:
-    """A `LocationBias` for neighbouring rows of a batch, of several `FaceLocation`s."""
+    """A `LocationBias` for neighbouring rows of a batch, joined from several `FaceLocation`s."""
 
     parts: list[FaceLocation]
     _made: dict[tuple, tuple[Tensor, Tensor, Tensor] | Tensor] = field(default_factory=dict, init=False)
@@ -97,14 +97,14 @@ class FaceLocations:
 
 
 def token_centres(side: int) -> Tensor:
-    """x, y of the tokens' centres, [side², 2], in half crops from the centre of the crop."""
+    """x, y of the tokens' centres, [side², 2], from the centre of the crop, in units of half a crop."""
     steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
 def nearest(at: Tensor, side: int) -> Tensor:
-    """Positions [B, n, 2] in `token_centres` units → the at most NEAR × NEAR tokens around each, [B, n, m] int64."""
+    """The tokens around each position ([B, n, 2] in the units of `token_centres`): [B, n, m] int64, m ≤ NEAR²."""
     reach = min(NEAR, side)
     first = ((at / REACH + 1) * side / 2 - (reach - 1) / 2).floor().long().clamp(0, side - reach)
     step = torch.arange(reach, device=at.device)

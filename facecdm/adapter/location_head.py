@@ -1,7 +1,7 @@
-"""Where the face will be, read from the clean latents that the base model predicts while it samples.
+"""A head that locates the face in the clean latents that the base model predicts during sampling.
 
-The predicted clean latents (x̂₀) show a blurred face long before its details are decided. A small head reads five key
-points from them, and how sure it is. It depends on the base model's latents only, not on a person.
+The predicted clean latents (x̂₀) show a blurred face long before its details are decided. A small head estimates five
+key points and their uncertainty from them. It depends on the base model's latents only, not on a person.
 """
 
 import torch
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 POINTS = 5
-GRID = 32  # latents of more positions along a side are averaged down to at most this many
+GRID = 32  # most positions along a side; larger latents are averaged down
 
 
 class LocationHead(nn.Module):
     """Five key points and their uncertainty from predicted clean latents.
 
-    Heat maps of the five points, of which the mean position is taken (Sun et al. 2018, "Integral human pose
-    regression"); the uncertainty is one number for all five.
+    Each point is the mean position of its heat map (Sun et al. 2018, "Integral human pose regression"). The uncertainty
+    is one number for all five points.
     """
 
     def __init__(self, channels: int, width: int = 64):
         super().__init__()
         self.channels = channels
-        # Position enters as two channels: faces are rarely at the rim.
+        # Two channels give the position, since faces are rarely at the picture's edge.
         self.body = nn.Sequential(
             nn.Conv2d(channels + 3, width, 3, padding=1),
             nn.GELU(),
@@ -39,7 +39,7 @@ class LocationHead(nn.Module):
     def forward(self, clean: Tensor, noise_level: Tensor) -> tuple[Tensor, Tensor]:
         """
         clean        predicted clean latents [B, C, h, w], of about unit variance
-        noise_level  σ over signal of the step [B]
+        noise_level  σ divided by the signal's factor at the step [B]
         returns      key points [B, 5, 2] in 0…1 of the picture, and the logarithm of their standard deviation [B] in
                      the same unit
         """
@@ -60,15 +60,15 @@ class LocationHead(nn.Module):
 
 
 def location_loss(points: Tensor, log_std: Tensor, wanted: Tensor) -> Tensor:
-    """Negative log-likelihood of the true key points [B, 5, 2] under normal errors, without the constant."""
-    squared = (points - wanted).square().sum(-1).mean(-1)  # of both axes
+    """Negative log-likelihood of the true key points [B, 5, 2] for Gaussian errors, without the constant."""
+    squared = (points - wanted).square().sum(-1).mean(-1)  # summed over both axes, averaged over the points
     return (squared / (2 * (2 * log_std).exp()) + 2 * log_std).mean()
 
 
 def trust(log_std: Tensor, face_size: float = 0.3, tolerance: float = 0.15) -> Tensor:
-    """0…1: how far the face stream may rely on the key points.
+    """The trust in the key points, 0…1, which scales the face stream.
 
     face_size  side of the face's crop in 0…1 of the picture
-    tolerance  standard deviation, as a share of the crop, at which half of it is left
+    tolerance  standard deviation, as a share of the crop, at which the trust is 0.5
     """
     return torch.sigmoid(-4 * (log_std - torch.log(torch.tensor(face_size * tolerance))))

@@ -34,8 +34,8 @@ class StreamLayers(nn.Module):
     def keys_values(self, tokens: Tensor) -> KeysValues:
         """Tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
 
-        Weights on another device are moved one layer at a time. Only the result is kept while sampling, a hundredth of
-        their size.
+        Weights on another device are moved one layer at a time. While sampling, only the result is kept, which has
+        a hundredth of the weights' size.
         """
         return [
             (F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
@@ -46,8 +46,9 @@ class StreamLayers(nn.Module):
 class TripletAdapter(nn.Module):
     """Face and image streams for the cross-attention of one base model (docs/method.md).
 
-    A new one is a no-op: the gates are zero, so the base model is bit-exactly unchanged. The values are not, so the
-    first gradient reaches the gates. `dtype` is that of the key and value weights, by far the most; the rest is fp32.
+    A new adapter is a no-op: its gates are zero, so the base model is bit-exactly unchanged. Its values are not zero,
+    so the first gradient reaches the gates. `dtype` applies to the key and value weights, by far the largest part; the
+    other weights are fp32.
     """
 
     def __init__(self, config: AdapterConfig, dtype: torch.dtype = torch.float32):
@@ -90,20 +91,20 @@ class TripletAdapter(nn.Module):
         return tokens
 
     def apply_interplay(self, tokens: dict[str, Tensor], text: Tensor) -> dict[str, Tensor]:
-        """The interplay with one prompt's text tokens [B or 1, T, context]; the tokens themselves without one."""
+        """Apply the interplay with one prompt's text tokens [B or 1, T, context]; without one, return `tokens`."""
         return self.interplay(tokens, text) if self.interplay is not None else tokens
 
     @torch.no_grad()
     def locate(self, clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Key points [B, 5, 2] in 0…1 of the picture and trust [B] in 0…1, from predicted clean latents [B, C, h, w].
+        """Key points [B, 5, 2] in 0…1 of the picture and trust [B] in 0…1 from predicted clean latents [B, C, h, w].
 
-        sigma [1 or B] is the noise level at which they were predicted. Latents may be shown at twice their height and
-        width with a quarter of the channels, as the demo model's are.
+        sigma [1 or B] is the noise level at which they were predicted. Latents may have twice the height and
+        width and a quarter of the channels, as the demo model's do.
         """
         head = self.location_head
         if clean.shape[1] * 4 == head.channels:
             clean = F.pixel_unshuffle(clean, 2)
-        head.to(clean.device, torch.float32)  # small, and the same device at every step
+        head.to(clean.device, torch.float32)  # small; later steps use the same device
         points, log_std = head(clean.float(), sigma.float().expand(len(clean)))
         return points, trust(log_std)
 

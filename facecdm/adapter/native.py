@@ -25,7 +25,7 @@ def save_adapter(
 ) -> Path:
     """Write folder/name.safetensors (see `files.write_named`) with `notes` added to the metadata.
 
-    Raises FaceCDMError where a weight is NaN or infinite.
+    Raises FaceCDMError if a weight is NaN or infinite.
     """
     from safetensors.torch import save
 
@@ -47,7 +47,7 @@ def save_adapter(
 
 
 def is_native(path: Path) -> bool:
-    """Whether a file says of itself that it is FaceCDM's own."""
+    """Whether a file's metadata marks it as FaceCDM's own adapter."""
     if path.suffix.lower() != ".safetensors":
         return False
     try:
@@ -58,9 +58,9 @@ def is_native(path: Path) -> bool:
 
 
 def load_adapter(path: Path) -> TripletAdapter:
-    """Read an adapter: keys' and values' weights in the dtype that they were saved in, the rest as fp32, however saved.
+    """Read an adapter: key and value weights in their saved dtype, all other weights as fp32.
 
-    Raises BadFile: truncated, of another kind or version, incomplete, or with NaN or infinity in it.
+    Raises BadFile if the file is truncated, incomplete, of another kind or version, or contains NaN or infinity.
     """
     with open_safetensors(path) as file:
         config = _config(file.metadata() or {}, list(file.keys()), path)

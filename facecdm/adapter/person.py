@@ -1,4 +1,4 @@
-"""One person applied to a MODEL: features, settings, and the keys and values made of them."""
+"""One person applied to a MODEL: features, settings, and the keys and values computed from them."""
 
 from dataclasses import dataclass, field
 
@@ -18,11 +18,11 @@ class Stream:
 
     strength    factor on its gates
     curve       a factor for each layer of the map; empty: 1
-    kappa       added to the κ that was learnt
+    kappa       added to the learnt κ
     projection  one of attention.PROJECTIONS
-    zeros       zero tokens beside the stream's own, for positions that should attend to none of these (PuLID)
+    zeros       number of extra zero tokens, so that a position can attend to none of the stream's own (PuLID)
     schedule    a factor over the noise level
-    weights     one for each reference, where references are not merged into a mean
+    weights     one for each reference, if references are not averaged
     """
 
     strength: float = 1.0
@@ -44,21 +44,21 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """A person in a MODEL, by references of the face and optionally of whole images. Immutable; clones share it.
+    """A person in a MODEL, given by references of the face and optionally of whole images. Immutable; clones share it.
 
     face           unit embeddings [references, width], or `Features` where the adapter needs more
     image          vision states [references, N, width], or `Features`
-    settings       a `Stream` for each stream that acts
+    settings       a `Stream` for each active stream
     mask           [H, W] in 0…1, the region mask
-    keypoints      [1 or pictures, 5, 2], the location of the face in 0…1 of a canvas; used by adapters with spatial
-                   tokens alone
-    aspects        [1 or pictures], width over height of that canvas, of which the picture is the centre crop; None: it
+    keypoints      [1 or pictures, 5, 2], the location of the face in 0…1 of a canvas; used only by adapters with
+                   spatial tokens
+    aspects        [1 or pictures], width over height of that canvas; the picture is its centre crop; None: the canvas
                    is the picture
     sigma_start    the person acts at noise levels sigma_end ≤ σ ≤ sigma_start
     sigma_end
-    evaluate_zero  whether streams whose gate is zero are computed, too
-    negative       features for the rows of the negative prompt by stream, of as many references; without them these
-                   rows stay the base model's own
+    evaluate_zero  whether streams whose gate is zero are also computed
+    negative       features for the negative prompt's rows, by stream, with the same number of references; without them,
+                   the base model's output for these rows is unchanged
     per_picture    whether reference i is for picture i of the batch; else all references act side by side
     """
 
@@ -89,15 +89,15 @@ class Person:
 
     @property
     def finds_location(self) -> bool:
-        """Whether the adapter estimates during the sampling where the face will be, since nothing else says so."""
+        """Whether the adapter estimates the face's location during sampling, since none is given."""
         return self.keypoints is None and getattr(self.adapter, "location_head", None) is not None
 
     def keypoints_in(self, height: int, width: int) -> Tensor:
-        """[1 or pictures, 5, 2]: `keypoints` in 0…1 of a picture of height × width."""
+        """`keypoints` in 0…1 of a picture of height × width, [1 or pictures, 5, 2]."""
         return self.keypoints if self.aspects is None else centre_crop(self.keypoints, self.aspects, height, width)
 
     def tokens(self, negative: bool = False) -> dict[str, Tensor]:
-        """Tokens of the streams that act, for the prompt's rows or the negative prompt's, float32.
+        """Tokens of the active streams for the rows of the prompt or of the negative prompt, float32.
 
         [1, references × count, context] side by side, or [references, count, context] with one reference per picture.
         """
@@ -163,7 +163,7 @@ class Person:
         return {name: setting.schedule and setting.schedule.to(device) for name, setting in self.settings.items()}
 
     def kappa_of(self, name: str) -> Tensor | None:
-        """κ of a stream, the learnt value plus the user's; None where it is zero and not trained."""
+        """κ of a stream, the learnt value plus the user's; None if it is zero and not trained."""
         learnt = self.adapter.streams[name].kappa
         if learnt.requires_grad and torch.is_grad_enabled():
             return learnt + self.settings[name].kappa
@@ -171,7 +171,7 @@ class Person:
         return torch.tensor(total) if total else None
 
     def router_of(self, name: str) -> Tensor | None:
-        """The router of a stream, [layers, 4]; None where there is none, or it is zero and not trained."""
+        """The router of a stream, [layers, 4]; None if it is missing, or zero and not trained."""
         learnt = self.adapter.streams[name].router
         if learnt is None or learnt.requires_grad and torch.is_grad_enabled():
             return learnt
@@ -197,5 +197,5 @@ def gates_at(
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """[H, W] → [1, height × width, 1]: each position is the mean of the pixels it covers."""
+    """Resize a mask [H, W] to [1, height × width, 1]: each position is the mean of the pixels that it covers."""
     return F.interpolate(mask[None, None].float(), (height, width), mode="area").flatten(2).transpose(1, 2)

@@ -11,8 +11,9 @@ class Bottleneck(nn.Module):
     """Reduce, then uplift: unit embedding [B, width] → tokens [B, count, context].
 
     The centred embedding is reduced to a code of `rank` features. In training the embedding is reconstructed from the
-    code, so that the code keeps what matters. With `content`, each token carries so many features, linear in the code,
-    through weights that all tokens share (`spread`), and adds them to a vector of its own (`place`).
+    code, so that the code keeps the relevant information. With `content`, each token is the sum of a learnt vector
+    (`place`) and `content` features, which are linear in the code and pass through weights shared by all tokens
+    (`spread`).
     """
 
     def __init__(self, width: int, rank: int, count: int, context: int, content: int = 0):
@@ -82,7 +83,7 @@ class ResamplerLayer(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """LN(x) attends to other token sequences of the same width, heads of 64 where they fit; [B, N, width]."""
+    """LN(x) attends to other token sequences of the same width; heads of 64 features where possible; [B, N, width]."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -19,9 +19,9 @@ class ReferenceBatch:
 
     face      unit face embeddings [B, W]
     image     vision states [B, N, V] or None
-    face_on   [B] bool: the rows that have the face stream; the interplay leaves out an absent stream, too
+    face_on   [B] bool: the rows that have the face stream; the interplay also leaves out an absent stream
     image_on  [B] bool: the rows that have the image stream
-    location  of the faces, where the adapter is conditioned on it
+    location  location of the faces, if the adapter is conditioned on it
     """
 
     face: Tensor

@@ -14,7 +14,7 @@ NOTHING = 1e-6  # smallest sum of weights that a mean is divided by
 
 
 def merged(given: Features, mode: str, weights: tuple[float, ...] = (), unit: bool = False) -> Features:
-    """MEAN: the mean of all (`unit`: of length 1). PER_PICTURE: one for each frame that has a weight. Else all."""
+    """Features by `mode`. MEAN: the mean (`unit`: of length 1). PER_PICTURE: one per frame with a weight. Else: all."""
     if mode == MEAN and given.count > 1:
         return given.mean(torch.tensor(weights) if len(weights) == given.count else None, unit)
     return given.repeated(max(given.count, len(weights)) if mode == PER_PICTURE else given.count)
@@ -23,8 +23,8 @@ def merged(given: Features, mode: str, weights: tuple[float, ...] = (), unit: bo
 def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> None:
     """Check that each reference has a weight; `counts` are the numbers of references of each stream.
 
-    A stream with one reference needs no weight (a picture beside three faces). Raises FaceCDMError: too few or too
-    many weights, or weights of a mean that sum to zero.
+    A stream with one reference needs no weight, such as one picture beside three faces. Raises FaceCDMError if there
+    are too few or too many weights, or if the weights of a mean sum to zero.
     """
     if not weights or not counts:
         return
@@ -46,8 +46,8 @@ def check_weights(weights: tuple[float, ...], counts: list[int], mode: str) -> N
 def one_per_image(faces: Faces) -> Faces:
     """The largest face of each picture of a batch, such as the frames of a video.
 
-    A picture without a face gets that of the picture before; the first ones get the first that was found. Faces of one
-    picture, or of several batches, are returned as they are: they are references in their order.
+    A picture without a face gets the face of the previous picture; pictures before the first face get the first face.
+    Faces of one picture or of several batches are returned unchanged, as references in their order.
     """
     if faces.pictures < 2 or not len(faces):
         return faces

@@ -1,6 +1,6 @@
-"""Everything that is known of a base model, in one entry each. A new base model is one file here and a line in `BASES`.
+"""Facts about the base models, one entry each. A new base model needs one file here and a line in `BASES`.
 
-Imports nothing of the package but `errors`. The names of its layers in a host are in that host's
+Of the package, it imports only `errors`. The names of a base model's layers in a host are in that host's
 attacher (hosts/comfy/unet.py, hosts/diffusers/unet.py).
 """
 
@@ -30,7 +30,7 @@ def name_of(layer_map: LayerMap) -> str:
 
 
 def base_for_text(width: int, pooled: bool = False) -> Base:
-    """The base model that reads text of `width` features; for an unknown width the first that agrees in `pooled`."""
+    """The base model that reads text of `width` features; for an unknown width, the first with the same `pooled`."""
     bases = list(BASES.values())
     return next(
         (base for base in bases if base.text_width == width), next(base for base in bases if base.pooled_text == pooled)

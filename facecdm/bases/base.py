@@ -10,19 +10,19 @@ LATENT_PIXELS = 8  # pixels per latent along each side, in every base model here
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """What is known of a base model. The defaults are Stable Diffusion 1's.
+    """Facts about a base model. The defaults are Stable Diffusion 1's.
 
-    name         as messages and file metadata have it
+    name         used in messages and file metadata
     layer_map    cross-attention layers in IP-Adapter's order, and the width of a text token
     blocks       (number, layers) of each transformer block in the layer map's order; a block's number is ComfyUI's
-                 `transformer_index`, which counts in the order of computation; empty where presets are not known
+                 `transformer_index`, which counts in the order of computation; empty if no presets are known
     presets      factors of blocks by the preset's name (adapter/curves.py); blocks that are not named get 0
-    resolution   side in pixels of the square that it was trained on
-    step         the sides of training pictures are multiples of it, in pixels
+    resolution   side in pixels of the square pictures that it was trained on
+    step         in pixels; the sides of training pictures are multiples of it
     pooled_text  whether it also reads a pooled text embedding and picture sizes
     face_crop    side in pixels of the aligned face that its FaceID Plus adapters read
-    noise        the process that it was trained with; only the demo model's is read (demo/schedule.py), since hosts
-                 take it from the MODEL or the scheduler
+    noise        the noise process that it was trained with; only the demo model's is used (demo/schedule.py), since
+                 hosts read it from the MODEL or the scheduler
     """
 
     name: str
@@ -37,5 +37,5 @@ class Base:
 
     @property
     def text_width(self) -> int:
-        """Features of a text token, which is what its ControlNets read too."""
+        """Features of a text token; its ControlNets read text of the same width."""
         return self.layer_map.context

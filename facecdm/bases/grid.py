@@ -6,7 +6,7 @@ from ..errors import Mismatch
 def layer_grid(positions: int, height: int, width: int) -> tuple[int, int]:
     """(rows, columns) of a layer of `positions`; each level of a U-Net halves height × width latents, rounding up.
 
-    Raises Mismatch where no level has so many.
+    Raises Mismatch if no level has that many positions.
     """
     rows, columns = height, width
     while rows * columns > max(positions, 1):

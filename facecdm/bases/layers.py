@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import groupby
 
-MOST_LAYERS, MOST_HEADS = 1000, 1000  # that a file may declare; SDXL has 70 layers of up to 20 heads
+MOST_LAYERS, MOST_HEADS = 1000, 1000  # limits for a file; SDXL has 70 layers of up to 20 heads
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LayerMap:
 
     @classmethod
     def of_runs(cls, context: int, *runs: tuple[str, int, int, int]) -> "LayerMap":
-        """From runs of equal layers: (part, width, heads, how many)."""
+        """Build from runs of equal layers: (part, width, heads, count)."""
         return cls(
             tuple(Layer(part, width, heads) for part, width, heads, count in runs for _ in range(count)), context
         )
@@ -55,13 +55,16 @@ class LayerMap:
         return sorted(range(len(self.layers)), key=lambda i: order[self.layers[i].part])
 
     def to_json(self) -> dict:
-        """Run-length form: {"context": 768, "layers": [["input", 320, 8, 2], …]}, the last number is the count."""
+        """Run-length form: {"context": 768, "layers": [["input", 320, 8, 2], …]}; the last number is the count."""
         runs = [[layer.part, layer.width, layer.heads, len(list(group))] for layer, group in groupby(self.layers)]
         return {"context": self.context, "layers": runs}
 
     @classmethod
     def from_json(cls, value: dict) -> "LayerMap":
-        """Raises ValueError for impossible layers or too many, before any is made; KeyError, TypeError."""
+        """Read the run-length form.
+
+        Raises ValueError for impossible or too many layers before building any; KeyError, TypeError.
+        """
         if sum(abs(run[3]) for run in value["layers"]) > MOST_LAYERS:
             raise ValueError(f"it declares more than {MOST_LAYERS} layers")
         for part, width, heads, count in value["layers"]:

@@ -3,10 +3,10 @@
 from .base import Base
 from .layers import LayerMap
 
-# One layer a block; block 6 is the middle one.
+# One layer per block; block 6 is the middle one.
 BLOCKS = tuple((number, 1) for number in (*range(6), *range(7, 16), 6))
 
-# Which blocks make a picture's style and which its composition, as users of IPAdapter_plus know them.
+# The blocks for style and for composition, as IPAdapter_plus has them.
 _STYLE = {number: 1.0 for number in (0, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15)}
 _COMPOSITION = {4: 0.25, 5: 1.0}
 PRESETS = {

@@ -3,7 +3,7 @@
 from .base import Base
 from .layers import LayerMap
 
-# Which blocks make a picture's style and which its composition (InstantStyle, Wang et al. 2024).
+# The blocks for style and for composition (InstantStyle, Wang et al. 2024).
 PRESETS = {
     "style": {6: 1.0},
     "strong style": {number: 1.0 for number in range(11) if number != 3},

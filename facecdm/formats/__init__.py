@@ -1,1 +1,1 @@
-"""Adapters that others published: which they are, how they are read, and what they need."""
+"""Published adapters: their families, their file formats, and the features that they read."""

@@ -1,4 +1,4 @@
-"""The face parser that finds the background for PuLID: BiSeNet with the keys of facexlib's file.
+"""The face parser that separates the background for PuLID: BiSeNet with the keys of facexlib's file.
 
 Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation", 2018, on a ResNet-18, as
 zllrunning/face-parsing.PyTorch trained it on CelebAMask-HQ. File: parsing_bisenet.pth.
@@ -35,7 +35,7 @@ class BiSeNet(nn.Module):
 
 
 class _Context(nn.Module):
-    """Features at an eighth of the size: local ones and those of the context, [B, 128, h, w] each."""
+    """Local features and context features at an eighth of the size, [B, 128, h, w] each."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pictures of a face that published adapters encode: aligned as InsightFace does it, or a square around it."""
+"""Face crops that published adapters encode: aligned as by InsightFace, or a square around the face."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from ..faces.align import similarity, upstream_template, warped
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
 
-MARGIN = 0.4  # on each side of a face's box, in parts of the box
+MARGIN = 0.4  # added on each side of a face's box, as a share of the box
 
 
 def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
-    """[faces, size, size, 3] in the frame that the adapters were trained with, cut from `pictures` [B, H, W, 3].
+    """Cut faces from `pictures` [B, H, W, 3] in the frame of the adapters' training: [faces, size, size, 3].
 
-    If the faces were not found in those: the faces' own crops, in their own size.
+    If the faces were not found in these pictures, return the faces' own crops in their own size.
     """
     sources = source_pictures(faces, pictures)
     if sources is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from .eva import FILE as EVA_FILE
 
-# What of a tower's output a family reads.
+# The parts of a tower's output that a family may read.
 POOLED, PENULTIMATE, FIVE = "pooled", "penultimate", "five states and pooled"
 
 
@@ -15,7 +15,7 @@ class Encoder:
     states     features of its hidden states
     pooled     features of its pooled embedding
     file       the published file's name
-    positions  patches of its pictures, and the class token
+    positions  number of patches of a picture, plus one for the class token
     """
 
     name: str

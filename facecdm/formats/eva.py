@@ -38,7 +38,7 @@ class EvaSizes:
     hidden  features of its feed-forward
     depth   number of blocks
     out     features of its embedding
-    rope    patches per side that the rotary positions were made for; those of a larger picture are scaled to it
+    rope    patches per side in the pretraining of the rotary positions; a larger picture's positions are scaled to it
     states  number of blocks before each hidden state that PuLID reads
     """
 
@@ -54,7 +54,7 @@ class EvaSizes:
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> "EvaSizes":
-        """From a tower's tensors. Raises KeyError, ValueError if they are incomplete."""
+        """Read the sizes from a tower's tensors. Raises KeyError, ValueError if they are incomplete."""
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
         depth = count_numbered(state, "blocks.")
@@ -151,7 +151,7 @@ def _rotation(sizes: EvaSizes, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate pairs of neighbouring features of the patches; the class token stays."""
+    """Rotate pairs of neighbouring features of the patches; the class token is unchanged."""
     first, rest = x[:, :, :1], x[:, :, 1:]
     crossed = torch.stack([-rest[..., 1::2], rest[..., ::2]], -1).flatten(-2)
     return torch.cat([first, rest * rotation[0] + crossed * rotation[1]], 2)

@@ -1,4 +1,4 @@
-"""Export FaceCDM's adapters as plain IP-Adapter files, if the format can hold all of them."""
+"""Export FaceCDM's adapters as plain IP-Adapter files, if the format can represent them completely."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from .read import State
 from .recognise import FORMAT_KEY
 
 HIDDEN = 1024  # hidden features of FaceID's projector, as IPAdapter_plus builds it
-FACEID, PORTRAIT = 4, 16  # tokens of the two in IPAdapter_plus
+FACEID, PORTRAIT = 4, 16  # numbers of tokens in IPAdapter_plus
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Exported:
 
 
 def export(adapter: TripletAdapter | ImportedAdapter) -> Exported:
-    """Raises FaceCDMError, which says what would be lost."""
+    """Convert an adapter to a plain IP-Adapter. Raises FaceCDMError that names the parts that would be lost."""
     return _published(adapter) if isinstance(adapter, ImportedAdapter) else _own(adapter)
 
 
@@ -119,7 +119,7 @@ def _own(adapter: TripletAdapter) -> Exported:
 
 
 def _projector(adapter: TripletAdapter) -> State:
-    """reduce, GELU, uplift and norm in FaceID's layout: the mean goes into a bias, missing ranks are zero."""
+    """reduce, GELU, uplift and norm in FaceID's layout; a bias includes the mean, missing ranks are zero."""
     own = adapter.face_projector
     weight = own.reduce.weight * own.reduce.in_features**0.5
     bias, more = own.reduce.bias - weight @ own.mean, HIDDEN - len(own.reduce.bias)
@@ -134,7 +134,7 @@ def _projector(adapter: TripletAdapter) -> State:
 
 
 def _folded(stream: StreamLayers, layer_map) -> dict[str, Tensor]:
-    """Keys, and values multiplied by the gate of their head."""
+    """Key weights, and value weights multiplied by the gate of their head."""
     gates, layers = stream.gate.table(torch.ones(layer_map.heads))[0], {}
     widths = [layer.width for layer in layer_map.layers]
     for i, gate in enumerate(gates.split(widths)):

@@ -1,4 +1,4 @@
-"""What a published family declares about itself. Each has one file in `families/`."""
+"""The declaration of a published family. Each family has one file in `families/`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 FeaturePair = tuple[Features, Features]  # for the prompt, for the negative prompt
 
-# What of the recogniser's embedding a family reads: scaled to length 1, or as computed.
+# The form of the recogniser's embedding that a family reads: scaled to length 1, or as computed.
 NORMED, RAW = "normed", "raw"
-# Which picture it encodes.
+# The picture that a family encodes.
 WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
 UPRIGHT = "the face in its picture, grey on white,"
 
@@ -27,8 +27,8 @@ BUFFALO, ANTELOPE = "buffalo_l/w600k_r50.onnx", "antelopev2/glintr100.onnx"
 class Recipe(Protocol):
     """How a family's features are computed from the connected inputs.
 
-    picture    which picture it encodes; "" for none
-    vision     what of the vision tower's output it reads; "" for nothing
+    picture    the picture that it encodes; "" for none
+    vision     the part of the vision tower's output that it reads; "" for none
     embedding  NORMED or RAW; "" where no recogniser is needed
     """
 
@@ -69,7 +69,7 @@ class Projector(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """Which projectors a family recognises: `shapes` by key (None: any size), and `condition`."""
+    """The projectors that a family recognises: `shapes` by key (None: any size), and `condition`."""
 
     shapes: dict[str, tuple[int | None, ...]]
     condition: Callable[[State], bool] | None = None
@@ -104,8 +104,8 @@ class Family:
     prompt_factor    factor on the strength at `balance` = -1
     identity_factor  factor on the strength at `balance` = 1
     prompt_kappa     κ at `balance` = -1
-    name_parts       parts of a file name that identify it, joined by "-", where its content does not
-    note             what else a user must know
+    name_parts       parts of a file name that identify it if its content does not, joined by "-"
+    note             further information for the user
     """
 
     key: str
@@ -130,7 +130,7 @@ class Family:
 
     @property
     def reads(self) -> str:
-        """What to connect, in words."""
+        """The inputs to connect, in words."""
         recipe = self.recipe
         parts = [f"a face's embedding ({recipe.embedding})"] if recipe.embedding else []
         return " and ".join(

@@ -33,7 +33,7 @@ class PreparedInputs:
     unused_inputs: tuple[str, ...] = ()
 
     def weights(self, stream: str) -> tuple[float, ...]:
-        """A stream's weights; none if it has another number of references."""
+        """A stream's weights; none if their number differs from the number of references."""
         given = self.face if stream == "face" else self.image
         if given is None:
             return ()
@@ -44,8 +44,8 @@ class PreparedInputs:
 def features(adapter, sources: Sources) -> PreparedInputs:
     """The inputs of a Person with this adapter.
 
-    Raises NoFace, Mismatch, FaceCDMError: a needed input is not connected, does not fit the adapter, or is one that it
-    cannot use.
+    Raises NoFace, Mismatch, FaceCDMError if a required input is not connected, or an input does not fit the adapter or
+    cannot be used by it.
     """
     if sources.references == PER_PICTURE and sources.faces is not None:
         sources = replace(sources, faces=one_per_image(sources.faces))
@@ -69,7 +69,7 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
     pairs: dict[str, FeaturePair] = {}
     for stream, part in parts.items():
         if stream == "image" and "face" in parts and not sources.has_pictures:
-            continue  # the face alone
+            continue  # only the face stream acts
         own = sources if stream == negative_stream else replace(sources, negative_image=None)
         own, warning = _without_lost_faces(part, own)
         unused += (warning,) if warning else ()
@@ -86,7 +86,7 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
 
 
 def _without_lost_faces(part: Recognised, sources: Sources) -> tuple[Sources, str]:
-    """(sources, warning): without the pictures (or faces) if the faces are not in them, so that no recipe searches."""
+    """Drop pictures (or faces) if the faces are not in them, so no recipe searches there; return (sources, warning)."""
     face_stream = part.family.stream == "face"
     pictures = sources.image if face_stream or sources.encoded is None else None
     warning = face_not_in_image(part, sources.faces, pictures)
@@ -96,7 +96,7 @@ def _without_lost_faces(part: Recognised, sources: Sources) -> tuple[Sources, st
 
 
 def _check_inputs(parts: dict[str, Recognised], sources: Sources) -> None:
-    """Raises Mismatch: `encoded` without an image stream, or two streams that need different towers."""
+    """Raises Mismatch for `encoded` without an image stream, or for two streams that need different towers."""
     if "image" not in parts and sources.encoded is not None:
         raise Mismatch(
             "this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "

@@ -1,4 +1,4 @@
-"""A published adapter as the triplet runs it: interplay off, gates 1, κ of its family."""
+"""Published adapters as triplet adapters: interplay off, gates 1, κ of the family."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from .unet_layers import lora_of, stream_layers
 
 @dataclass(frozen=True)
 class ImportedConfig:
-    """The configuration that nodes and hosts read of any adapter.
+    """The configuration of an imported adapter, with the fields that nodes and hosts read from any adapter.
 
     layer_map   the base model's cross-attention layers
     parts       the recognised file of each stream
@@ -38,7 +38,7 @@ class ImportedConfig:
         return tuple(self.parts)
 
     def counterpart(self, base: str) -> str:
-        """Files of the same families for another base model, in words; "" where there are none."""
+        """Files of the same families for another base model, in words; "" if there are none."""
         names = [file_for(part.family.key, base) for part in self.parts.values()]
         return " and ".join(name for name in names if name)
 
@@ -52,7 +52,7 @@ class ImportedConfig:
 
 
 class ImportedAdapter(nn.Module):
-    """One or two published adapters with the interface of a TripletAdapter, so that the same code runs both.
+    """One or two published adapters with the interface of a TripletAdapter, so that the same code runs all.
 
     `loras` are the LoRAs in the files, by stream, under the names of the file's attention processors. They belong to
     the base model and are not run here.
@@ -72,10 +72,10 @@ class ImportedAdapter(nn.Module):
         self.projectors = nn.ModuleDict(projectors)
         self.streams = nn.ModuleDict(layers)
         self.loras = loras
-        self._cache: WeakKeyDictionary = WeakKeyDictionary()  # tokens by features, reused in every sampling
+        self._cache: WeakKeyDictionary = WeakKeyDictionary()  # tokens by features, kept for later samplings
 
     def project(self, face: Features | None, image: Features | None) -> dict[str, Tensor]:
-        """Features → tokens [R, N, context], float32, by stream; absent where there are none, or no such stream."""
+        """Features → tokens [R, N, context], float32, by stream. Streams without features or weights are absent."""
         given = {"face": face, "image": image}
         return {name: self._tokens(name, given[name]) for name in self.projectors if given[name] is not None}
 
@@ -90,7 +90,7 @@ class ImportedAdapter(nn.Module):
 
 
 def load_any(path: Path, choice: str = AUTO) -> TripletAdapter | ImportedAdapter:
-    """FaceCDM's own adapter or a published one. Raises BadFile, UnsupportedModel, FaceCDMError (not such a family)."""
+    """Load an own or a published adapter. Raises BadFile, UnsupportedModel, FaceCDMError (impossible `choice`)."""
     return load_adapter(path) if is_native(path) else import_adapter(read(path), choice)
 
 
@@ -110,9 +110,9 @@ def import_adapter(published: Published, choice: str = AUTO) -> ImportedAdapter:
 
 
 def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
-    """The face stream of one and the image stream of the other, as one triplet.
+    """Combine the face stream of one adapter and the image stream of the other into one adapter.
 
-    Raises Mismatch: different base models, the same stream twice, or one of FaceCDM's own adapters.
+    Raises Mismatch for different base models, the same stream twice, or one of FaceCDM's own adapters.
     """
     for adapter in (one, other):
         if not isinstance(adapter, ImportedAdapter):

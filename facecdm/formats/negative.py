@@ -1,4 +1,4 @@
-"""Which stream uses a negative image or noise, and why another does not."""
+"""Negative images and noise: the stream that uses them, and errors if none does."""
 
 from ..errors import Mismatch
 from .family import ALIGNED
@@ -9,8 +9,10 @@ NOISY = "Published adapters with a face stream use it: the FaceID families, Inst
 
 
 def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool) -> str:
-    """The stream whose empty picture a negative image replaces: the image stream if there is one and `pictures` are
-    connected, else that of FaceID Plus, which encodes in the same way (cubiq/ComfyUI_IPAdapter_plus).
+    """The stream in which a negative image replaces the empty picture.
+
+    This is the image stream if there is one and `pictures` are connected, else the stream of FaceID Plus, which encodes
+    in the same way (cubiq/ComfyUI_IPAdapter_plus).
 
     `parts` is None for FaceCDM's own adapters. Raises Mismatch if no stream would use it.
     """

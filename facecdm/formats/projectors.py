@@ -43,7 +43,7 @@ def identity_tokens(state: State) -> int:
 
 
 class Perceiver(nn.Module):
-    """Tokens [R, N, width] attend to states [R, M, states' width] and to themselves, then pass to the context."""
+    """Tokens [R, N, width] attend to states [R, M, states' width] and to themselves; output width: context."""
 
     def __init__(self, states: int, width: int, heads: int, depth: int, feed: int, out: int):
         super().__init__()
@@ -129,5 +129,5 @@ def feed_forward(width: int, hidden: int) -> nn.Sequential:
 
 
 def within(state: State, prefix: str) -> State:
-    """The part of a state dict below `prefix`, without it."""
+    """The entries of a state dict under `prefix`, with the prefix removed."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The picture of a face that PuLID encodes: upright, grey, on white, as its authors prepare it.
+"""The face picture that PuLID encodes: upright, grey, on white, as in its authors' code.
 
 ToTheBeginning/PuLID, pulid/pipeline.py: `get_id_embedding`; xinntao/facexlib for the frame and the parser.
 """
@@ -38,9 +38,9 @@ Background = Callable[[Tensor], Tensor]  # faces [B, 3, 512, 512] in FFHQ's fram
 
 
 def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
-    """[faces, 3, 512, 512] in 0…1, in FFHQ's frame, from the pictures [B, H, W, 3] that the faces were found in.
+    """Cut faces in FFHQ's frame, [faces, 3, 512, 512] in 0…1, from the pictures [B, H, W, 3] where they were found.
 
-    Raises FaceCDMError if these are not those pictures.
+    Raises FaceCDMError if the faces were found in other pictures.
     """
     sources = source_pictures(faces, pictures)
     if sources is None:
@@ -65,7 +65,7 @@ def prepared(upright: Tensor, background: Background, size: int = 336) -> Tensor
 
 
 def oval(upright: Tensor) -> Tensor:
-    """Background without a parser: all but an oval around head and hair, close to the parser's for a portrait."""
+    """Background without a parser: all but an oval around head and hair. For portraits it is close to the parser's."""
     inside = torch.from_numpy(ellipse_mask(FFHQ - [0, 12], SIZE, SIZE, grow=1.15, feather=1e-3)) > 0.5
     return ~inside.to(upright.device).expand(len(upright), 1, -1, -1)
 

@@ -1,4 +1,4 @@
-"""Published adapters under one naming of their tensors, whichever program saved them.
+"""Read published adapters under one naming of their tensors, whichever program saved them.
 
 Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, `ip_adapter` the keys and values of
 every cross-attention layer (formats/unet_layers.py).
@@ -37,7 +37,7 @@ class Published:
 def read(path: Path) -> Published:
     """Read a nested .bin or .pt, flat safetensors, or a diffusers U-Net.
 
-    Raises BadFile: unreadable, no adapter, incomplete, or with NaN or infinity in it.
+    Raises BadFile if the file is unreadable, no adapter, or incomplete, or contains NaN or infinity.
     """
     published = canonical(*read_tensors(path), path)
     for part in ("image_proj", "ip_adapter"):
@@ -47,7 +47,7 @@ def read(path: Path) -> Published:
 
 
 def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published:
-    """A file's tensors under their canonical names. Raises BadFile: no adapter, or incomplete."""
+    """A file's tensors under their canonical names. Raises BadFile if it is no adapter or incomplete."""
     tensors = {_canonical_key(key): value for key, value in tensors.items()}
     if is_diffusers(tensors):
         with incomplete(path):
@@ -85,7 +85,7 @@ def _canonical_key(key: str) -> str:
 
 
 def kind_of(keys: list[str]) -> str:
-    """What a file most probably is, for an error message."""
+    """The most probable kind of a file, for an error message."""
     if any(key.startswith(tuple(_PARTS)) for key in keys):
         return "a part of an IP-Adapter (a whole one has both image_proj and ip_adapter: get it again)"
     if any(key.startswith("pulid_ca.") for key in keys):

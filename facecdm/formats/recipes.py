@@ -1,4 +1,4 @@
-"""Feature recipes that several families share, and the steps that recipes are made of."""
+"""Feature recipes that several families share, and the steps of recipes."""
 
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ class Pictures:
 
 
 def face_embeddings(part: Recognised, sources: Sources) -> Tensor:
-    """[faces, width], normed or raw. Raises NoFace, Mismatch (another recogniser), FaceCDMError."""
+    """Face embeddings [faces, width], normed or raw. Raises NoFace, Mismatch (another recogniser), FaceCDMError."""
     family, faces = part.family, required_faces(sources)
     if not same_recogniser(family.recogniser, faces.recogniser):
         pack = family.recogniser.split("/")[0]
@@ -90,7 +90,7 @@ def check_face_width(faces: Faces, width: int) -> None:
 
 
 def tower_of(part: Recognised, sources: Sources) -> VisionTower:
-    """The connected CLIP vision tower. Raises FaceCDMError (none), Mismatch (PuLID's)."""
+    """The connected CLIP vision tower. Raises FaceCDMError if there is none, Mismatch if it is PuLID's."""
     if sources.clip_vision is None:
         raise FaceCDMError(
             f"{part.family.name} encodes {part.family.recipe.picture} with a CLIP vision model, also for the "

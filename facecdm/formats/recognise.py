@@ -17,7 +17,7 @@ FORMAT_KEY = "facecdm.family"  # in the metadata of files that we write
 
 
 def recognise(published: Published, choice: str = AUTO) -> Recognised:
-    """By content; if several families share it, by `choice`, else by the metadata, else by the file's name.
+    """Recognise a file by its content; if several families share it, by `choice`, else by metadata, else by file name.
 
     Raises BadFile (no known projector, or an incomplete one), FaceCDMError (an impossible choice), UnsupportedModel (a
     refused family, an unknown U-Net).
@@ -66,8 +66,8 @@ def _choose(published: Published, options: list[Family], base: str, choice: str)
 
 
 def _by_name(published: Published, options: list[Family]) -> tuple[Family, str] | None:
-    """By whole words of the metadata, the file's name, then its folder's. The default is tried last, since the other
-    families' names may contain its own.
+    """Choose by whole words of the metadata, of the file's name, then of the folder's name. The default is tried last,
+    since other families' names may contain its name.
     """
     path = published.path
     texts = {"metadata": json.dumps(published.metadata), "name": path.name, "folder's name": path.parent.name}

@@ -16,9 +16,9 @@ class Recognised:
     family     its family
     layer_map  the base model's cross-attention layers
     why        the evidence for the family, in words
-    sizes      of its projector
+    sizes      sizes of its projector
     lora       rank of the LoRA inside; 0 without one
-    path       of the file
+    path       path of the file
     """
 
     family: Family

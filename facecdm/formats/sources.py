@@ -11,7 +11,7 @@ from .vision import FaceTower, VisionOutput, VisionTower
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What is connected.
+    """The connected inputs.
 
     faces           recognised faces
     clip_vision     a vision tower

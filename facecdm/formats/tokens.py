@@ -17,11 +17,11 @@ Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face
 
 
 def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
-    """(of the faces, of an empty face); the empty face is a zero embedding, with noise if `sources` asks for it.
+    """Tokens of the faces, and of an empty face: a zero embedding, with noise if `sources` sets it.
 
-    A reference's weight interpolates between the empty face's tokens (0) and its own (1), since a ControlNet must read
-    something in place of the text. Raises UnsupportedModel if the adapter's face tokens need more than an embedding;
-    else as `features` does.
+    A reference's weight interpolates between the empty face's tokens (0) and its own (1), since a ControlNet
+    always needs tokens in place of the text. Raises UnsupportedModel if the adapter's face tokens need more than an
+    embedding; else as `features` does.
     """
     parts = getattr(adapter.config, "parts", None)
     family = parts["face"].family if parts and "face" in parts else None

@@ -1,11 +1,11 @@
-"""Find the file of a vision tower among a user's files: by its published name, else by the shapes in it."""
+"""Find the file of a vision tower among a user's files: by its published name, else by its tensors' shapes."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from .encoders import Encoder
 
-# Position embeddings, and the pooled embedding's projection with its axis, as transformers and OpenCLIP name them.
+# Names in transformers and OpenCLIP: position embeddings, the pooled embedding's projection and the projection's axis.
 _LAYOUTS = (
     ("vision_model.embeddings.position_embedding.weight", "visual_projection.weight", 0),
     ("visual.positional_embedding", "visual.proj", 1),
@@ -23,7 +23,7 @@ def find_tower(encoder: Encoder, files: Iterable[Path]) -> Path | None:
 
 
 def _has_shapes_of(encoder: Encoder, path: Path) -> bool:
-    """Whether a .safetensors file's header has the tower's widths and positions. Unreadable files have not."""
+    """Whether a .safetensors file's header has the tower's widths and positions. False for unreadable files."""
     if path.suffix.lower() not in (".safetensors", ".sft"):
         return False
     from safetensors import SafetensorError, safe_open

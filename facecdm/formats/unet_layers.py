@@ -61,8 +61,8 @@ def stream_layers(state: State, layers: LayerMap, kappa: float) -> StreamLayers:
 
 
 def lora_rank(state: State) -> int:
-    """The LoRA's rank; 0 without one, or if all of it is zero (our exports carry such a one, by which other programs
-    recognise FaceID).
+    """The LoRA's rank; 0 without one, or if it is all zeros. Our exports contain a LoRA of zeros, by which other
+    programs recognise FaceID.
     """
     ups = [value for key, value in state.items() if key.endswith("_lora.up.weight")]
     return ups[0].shape[1] if any(bool((value != 0).any()) for value in ups) else 0
@@ -71,7 +71,7 @@ def lora_rank(state: State) -> int:
 def lora_of(published: Published, layers: LayerMap) -> dict[str, Tensor]:
     """The LoRA's tensors, by their names in the file.
 
-    Raises BadFile: an unknown name, a layer with one half only, or a half of wrong width or rank. ComfyUI would skip
+    Raises BadFile for an unknown name, a layer with only one half, or a half of wrong width or rank. ComfyUI would skip
     such a layer without a message.
     """
     lora = {key: value for key, value in published.ip_adapter.items() if "_lora." in key}

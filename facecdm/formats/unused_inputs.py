@@ -1,6 +1,6 @@
 """Warnings for inputs that have no effect or that an adapter lacks.
 
-They are no errors, so that a graph also works with another adapter.
+They are not errors, so that a graph still works after its adapter is replaced.
 """
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from .recognised import Recognised
 
 
 def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> tuple[str, ...]:
-    """For the `connected` inputs that carry pictures, if no stream encodes any."""
+    """A warning for the `connected` picture inputs if no stream encodes pictures."""
     if not connected or any(part.family.recipe.picture for part in parts.values()):
         return ()
     names = " and ".join(part.family.name for part in parts.values())
@@ -25,7 +25,7 @@ def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> t
 
 
 def face_not_in_image(part: Recognised, faces: Faces | None, pictures: Tensor | None) -> str:
-    """For a family that encodes faces in their pictures [B, H, W, 3], if these are not those pictures; else ""."""
+    """A warning if the family crops faces from pictures and the faces are not in `pictures` [B, H, W, 3]; else ""."""
     family = part.family
     if family.recipe.picture not in (FACE, ALIGNED) or faces is None or pictures is None:
         return ""
@@ -44,7 +44,7 @@ def face_not_in_image(part: Recognised, faces: Faces | None, pictures: Tensor | 
 
 
 def pose_ignored(person: Person) -> tuple[str, ...]:
-    """If a face location is given to an adapter that cannot use it."""
+    """A warning if a face location is given to an adapter that cannot use it."""
     if person.keypoints is None or person.has_location:
         return ()
     return (
@@ -54,7 +54,7 @@ def pose_ignored(person: Person) -> tuple[str, ...]:
 
 
 def pose_missing(person: Person) -> tuple[str, ...]:
-    """If an adapter with spatial tokens acts without the location of the face."""
+    """A warning if an adapter with spatial tokens acts without the location of the face."""
     face = person.settings.get("face")
     if person.keypoints is not None or not getattr(person.adapter.config, "spatial_tokens", False):
         return ()
@@ -67,7 +67,7 @@ def pose_missing(person: Person) -> tuple[str, ...]:
 
 
 def keep_prompt_without_effect(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:
-    """If every stream in use already has κ = 1 by its family (PuLID)."""
+    """A warning if every stream in use already has κ = 1 because of its family (PuLID)."""
     families = [part.family for stream, part in parts.items() if stream in shown]
     if not keep_prompt or not families or any(family.kappa < 1 for family in families):
         return ()

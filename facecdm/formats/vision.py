@@ -1,4 +1,4 @@
-"""What a vision tower offers to the families' recipes. Each host has its own towers (hosts/comfy/{vision,eva}.py)."""
+"""The interface of vision towers for recipes. Each host has its own towers (hosts/comfy/{vision,eva}.py)."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -20,7 +20,7 @@ class VisionOutput:
     states: Tensor
 
     def mean(self) -> "VisionOutput":
-        """The mean over the pictures, as one."""
+        """The mean over the pictures, as the output for one picture."""
         return VisionOutput(self.pooled.mean(0, keepdim=True), self.states.mean(0, keepdim=True))
 
 
@@ -31,7 +31,7 @@ class VisionTower(Protocol):
         """Pictures [R, H, W, 3] in 0…1, scaled and cut to the tower's square. Raises FaceCDMError for NaN."""
 
     def encode_empty(self) -> VisionOutput:
-        """One picture whose *normalised* pixels are zero: what the adapters were trained to take for no picture."""
+        """Encode one picture whose *normalised* pixels are zero, as in the adapters' training without a picture."""
 
 
 @runtime_checkable
@@ -41,5 +41,5 @@ class FaceTower(Protocol):
     def encode_faces(self, faces: Faces, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Embeddings [faces, 768] and five hidden states [faces, 577, 1024], float32 on the CPU.
 
-        Raises FaceCDMError where the faces were not found in `pictures` [B, H, W, 3].
+        Raises FaceCDMError if the faces were not found in `pictures` [B, H, W, 3].
         """

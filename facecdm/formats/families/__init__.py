@@ -1,7 +1,7 @@
 """The published families, one file each. A new family is a new file and a line here.
 
-The order decides twice: a file belongs to the first rule that it matches (so special rules stand before general ones),
-and of the families with that rule the first is the default.
+The order matters twice. A file belongs to the first rule that it matches, so special rules come before general ones.
+Among the families with that rule, the first is the default.
 """
 
 from ..family import Family

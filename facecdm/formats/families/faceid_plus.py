@@ -41,7 +41,7 @@ class IdentityPlus(Identity):
 
 
 class IdentityPlusV2(IdentityPlus):
-    """The same, added to the embedding's tokens with the weight `shortcut`."""
+    """`IdentityPlus` with a shortcut: its tokens, weighted by `shortcut`, are added to the embedding's tokens."""
 
     def forward(self, features: Features) -> Tensor:
         tokens = Identity.forward(self, features)

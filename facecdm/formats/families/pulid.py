@@ -32,7 +32,7 @@ class IdentityEncoder(nn.Module):
     """PuLID v1: an identity vector [R, 1280] and five states [R, N, states_width] → tokens [R, 2 × 5, context].
 
     Five tokens come from the identity vector, and one from each of the five states: from its class token and the mean
-    of its patches. The unconditional tokens are those of zeros, which are not zero.
+    of its patches. The unconditional tokens are computed from zero inputs and are not zero themselves.
     """
 
     def __init__(self, width: int, states_width: int, context: int):
@@ -136,7 +136,7 @@ def identity_vector(embedding: Tensor, pooled: Tensor) -> Tensor:
 
 
 def _sizes(state: State, mapping: str, tokens: int) -> Sizes:
-    """`mapping` is the layer that reads the identity vector."""
+    """The projector's sizes; `mapping` is the layer that reads the identity vector."""
     face_width = state[f"{mapping}.0.weight"].shape[1] - VISION_WIDTH
     return Sizes(tokens, face_width, state["mapping_0.0.weight"].shape[1])
 

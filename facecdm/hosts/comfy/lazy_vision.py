@@ -9,7 +9,7 @@ from ...faces.value import Faces
 
 
 class LazyVision:
-    """Has what the loaded CLIP_VISION has. An error of `load` is raised by whatever uses it first."""
+    """A proxy for the loaded CLIP_VISION's attributes. The first use raises any error of `load`."""
 
     def __init__(self, load: Callable[[], object]):
         self._load = load
@@ -19,7 +19,7 @@ class LazyVision:
         return self._load()
 
     def __getattr__(self, name: str):
-        if name.startswith("_") or name == "encode_faces":  # isinstance(…, FaceTower) asks for it: not a use
+        if name.startswith("_") or name == "encode_faces":  # isinstance(…, FaceTower) reads it, which is no use
             raise AttributeError(name)
         return getattr(self._tower, name)
 

@@ -1,4 +1,4 @@
-"""The attacher for U-Nets: where a ComfyUI MODEL has its cross-attention layers, in the layer map's order."""
+"""The attacher for U-Nets: find the cross-attention layers of a ComfyUI MODEL, in the layer map's order."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class CrossAttention(NamedTuple):
 
 
 def cross_attentions(model) -> list[CrossAttention]:
-    """The layers of a MODEL (ModelPatcher). Raises UnsupportedModel where it has none of the kind."""
+    """The layers of a MODEL (ModelPatcher). Raises UnsupportedModel if it has none of this kind."""
     from comfy.ldm.modules.attention import SpatialTransformer
 
     unet = model.model.diffusion_model

@@ -8,12 +8,12 @@ from torch import Tensor
 from ...errors import FaceCDMError
 from ...formats.vision import FaceTower, VisionOutput
 
-BATCH = 16  # pictures encoded at once, so that a video does not fill the memory
+BATCH = 16  # pictures encoded at once; a whole video could fill the memory
 
 
 @dataclass(frozen=True, eq=False)
 class ComfyVision:
-    """A VisionTower (formats.vision) of a CLIP_VISION."""
+    """A VisionTower (formats.vision) around a CLIP_VISION."""
 
     clip_vision: object
 
@@ -34,12 +34,12 @@ class ComfyVision:
 
 
 def tower_of(clip_vision) -> ComfyVision | FaceTower | None:
-    """The tower of what is connected to a clip_vision input."""
+    """The tower for the value of a clip_vision input."""
     return clip_vision if clip_vision is None or isinstance(clip_vision, FaceTower) else ComfyVision(clip_vision)
 
 
 def vision_output(output) -> VisionOutput | None:
-    """Of a CLIP_VISION_OUTPUT; None for None. Raises FaceCDMError for NaN."""
+    """The VisionOutput of a CLIP_VISION_OUTPUT; None for None. Raises FaceCDMError for NaN."""
     if output is None:
         return None
     parts = [getattr(output, name, None) for name in ("image_embeds", "penultimate_hidden_states")]

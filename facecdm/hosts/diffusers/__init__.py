@@ -1,1 +1,1 @@
-"""diffusers: sampling and training on its U-Nets, for the shell and for comparisons."""
+"""diffusers: sampling and training on its U-Nets, for the command line and for comparisons."""

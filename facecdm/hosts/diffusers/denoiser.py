@@ -203,7 +203,7 @@ def folder_denoiser(
 ) -> DiffusersDenoiser:
     """The denoiser of a folder that diffusers saved (unet/, vae/, scheduler/), and of a ControlNet's folder `control`.
 
-    Nothing is downloaded; weights are read from safetensors only. Raises MissingModel where a part is missing, BadFile.
+    Nothing is downloaded; weights are read from safetensors only. Raises MissingModel if a part is missing, BadFile.
     """
     from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 

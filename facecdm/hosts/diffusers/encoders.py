@@ -19,7 +19,7 @@ class DiffusersEncoders:
 
     folder         vae/, tokenizer/, text_encoder/ and, for SDXL, tokenizer_2/ and text_encoder_2/, which
                    `save_pretrained` wrote
-    vision_folder  of a CLIPVisionModelWithProjection; None: no vision encoder
+    vision_folder  folder of a CLIPVisionModelWithProjection; None: no vision encoder
 
     Weights are read from safetensors only. Captions are truncated to 75 tokens.
     """
@@ -71,7 +71,7 @@ class DiffusersEncoders:
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
-        """One picture at a time, since the autoencoder needs the most memory."""
+        """Encode one picture at a time, since the autoencoder needs the most memory."""
         images = pixels.movedim(-1, 1).to(self._device, self._vae.dtype) * 2 - 1
         made = torch.cat([self._vae.encode(image[None]).latent_dist.mode() for image in images]).float()
         return (made - (self._vae.config.get("shift_factor") or 0.0)) * self._vae.config.scaling_factor
@@ -116,7 +116,7 @@ def _open(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Modul
 
 
 def _normal(folder: Path) -> tuple[tuple, ...]:
-    """Mean and standard deviation of the pixels: the folder's preprocessor's, or CLIP's."""
+    """Mean and standard deviation of the pixels, from the folder's preprocessor, else CLIP's."""
     from ...demo.clip import PIXEL_MEAN, PIXEL_STD
 
     path = folder / "preprocessor_config.json"

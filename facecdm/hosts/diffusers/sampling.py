@@ -147,7 +147,7 @@ class DiffusersHost:
         sigma  the noise level σ [1]
         size   (height, width) of the latents
 
-        Keys and values are computed once for all calls in the block, with gradients where these are enabled.
+        Keys and values are computed once for all calls in the block, with gradients if these are enabled.
         """
         parameter = next(self.unet.parameters())
         widths = [layer.width for layer in self.layer_map.layers]

@@ -1,4 +1,4 @@
-"""Builds U-Nets of diffusers, and finds their cross-attention layers."""
+"""Build U-Nets of diffusers, and find their cross-attention layers."""
 
 from torch import nn
 

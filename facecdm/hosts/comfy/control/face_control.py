@@ -46,8 +46,8 @@ class FaceControl(ControlBase):
     """A link in a conditioning's chain of ControlNets.
 
     net   the ControlNet
-    key   the conditioning's key of the tokens that it reads; under core's own `cross_attn_controlnet` every net of the
-          chain would read one person's tokens
+    key   the conditioning's key for the tokens that it reads; with core's own `cross_attn_controlnet`, all nets of the
+          chain would read the same person's tokens
     mask  [1, H, W] in 0…1 over the whole picture: where the net acts; None means everywhere
     """
 
@@ -77,7 +77,7 @@ class FaceControl(ControlBase):
     def _mask_for(self, x_noisy: Tensor, areas: Tensor | None, options: dict) -> Tensor:
         """[1 or rows, h, w]: the part of the mask that each row's conditioning covers.
 
-        The picture's size is unknown where no person is applied to the MODEL; the mask's size is used then.
+        The picture's size is unknown if no person is applied to the MODEL; then the mask's size is used.
         """
         if areas is None or not areas.any():
             return self.mask
@@ -125,8 +125,8 @@ def control_with_faces(
     end: float,
     mask: Tensor | None = None,
 ) -> tuple[list, list]:
-    """Both conditionings with one more ControlNet; it reads the tokens `shown` with the positive prompts and `empty`
-    with the negative ones.
+    """Add a ControlNet to both conditionings; it reads the tokens `shown` with the positive prompts and `empty` with
+    the negative ones.
 
     picture     control image [B, H, W, 3] in 0…1
     start, end  shares of the sampling between which it acts
@@ -136,7 +136,7 @@ def control_with_faces(
 
     def linked(text: Tensor, options: dict, tokens: Tokens) -> list:
         before = options.get("control")
-        if before not in links:  # one link for both, so that they share a batch
+        if before not in links:  # both conditionings share a link, and so a batch
             own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end))
             links[before] = FaceControl(own, key, mask).set_previous_controlnet(before)
         read = tokens(text)

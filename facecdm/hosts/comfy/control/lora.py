@@ -1,4 +1,4 @@
-"""Applies a ControlNet's LoRA, made by a training, to a CONTROL_NET."""
+"""Apply a trained LoRA of a ControlNet to a CONTROL_NET."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ PREFIX = "control_model."
 def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength: float) -> ControlBase:
     """A copy of CONTROL_NET with the LoRA at `strength`. The given net is unchanged; its weights are shared.
 
-    `tensors` is the LORA_MODEL of a training. Raises Mismatch where it is not a LoRA of a ControlNet, or one of another
+    `tensors` is the LORA_MODEL of a training. Raises Mismatch if it is not a LoRA of a ControlNet, or is for another
     ControlNet; UnsupportedModel for a net that is not a ControlNet.
     """
     lora = Lora.from_tensors(tensors)

@@ -18,7 +18,7 @@ ADVICE = "clone the pack again"
 def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[object, TripletAdapter]:
     """A copy of MODEL with the LoRA, and the adapter.
 
-    Raises MissingModel where a file is missing, BadFile where one is damaged, Mismatch for another base model.
+    Raises MissingModel if a file is missing, BadFile if one is damaged, Mismatch for another base model.
     """
     for path in (adapter, lora):
         if not path.is_file():

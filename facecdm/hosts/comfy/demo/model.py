@@ -55,7 +55,7 @@ def build(weights: DemoWeights) -> DemoModel:
 
 
 def core_unet_config(sizes: DemoSizes) -> dict:
-    """The configuration of ComfyUI's UNetModel that equals `sizes.unet_config()` of diffusers."""
+    """The configuration of ComfyUI's UNetModel that matches diffusers' `sizes.unet_config()`."""
     depths = [int(attends) for attends in sizes.attention]
     return {
         "use_checkpoint": False,
@@ -81,7 +81,7 @@ def core_unet_config(sizes: DemoSizes) -> dict:
 
 
 class ShuffledUNet(UNetModel):
-    """Core's U-Net on latents that are shown at twice its resolution (`DemoSizes.shuffle`)."""
+    """Core's U-Net on latents at twice its resolution (`DemoSizes.shuffle`)."""
 
     shuffle = 2
 
@@ -93,7 +93,7 @@ class ShuffledUNet(UNetModel):
 
 
 class ShuffledAutoencoder(nn.Module):
-    """An autoencoder whose latents are shown at twice its resolution."""
+    """An autoencoder with latents at twice its own resolution."""
 
     def __init__(self, inner: nn.Module, shuffle: int):
         super().__init__()
@@ -117,7 +117,7 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
         self.latent_channels = weight.shape[1] // shuffle**2
         if shuffle > 1:
             if not hasattr(super(), "latent_rgb_factors_reshape"):
-                return  # a ComfyUI that cannot show such latents while it samples
+                return  # this ComfyUI cannot preview such latents
             self.latent_rgb_factors_reshape = functools.partial(F.pixel_unshuffle, downscale_factor=shuffle)
         self.latent_rgb_factors = weight.reshape(3, PATCH * PATCH, -1).mean(1).T.tolist()
         self.latent_rgb_factors_bias = bias.reshape(3, PATCH * PATCH).mean(1).tolist()
@@ -128,7 +128,7 @@ class DemoConfig(comfy.supported_models_base.BASE):
 
     unet_extra_config = {}
     sampling_settings = SAMPLING_SETTINGS
-    memory_usage_factor = 0.5  # of SD1.5's 1.0, whose levels are 2.5 times as wide
+    memory_usage_factor = 0.5  # SD1.5 has 1.0 and levels 2.5 times as wide
 
     def __init__(self, weights: DemoWeights):
         super().__init__(core_unet_config(weights.sizes))
@@ -228,7 +228,7 @@ class DemoVAE(comfy.sd.VAE):
         self.model_size()
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """IMAGE [B, H, W, C] cropped, in the middle, to multiples of what one position of the U-Net covers."""
+        """Centre-crop IMAGE [B, H, W, C] to multiples of the pixels that one position of the U-Net covers."""
         for axis in (1, 2):
             left = pixels.shape[axis] % self.multiple
             pixels = pixels.narrow(axis, left // 2, pixels.shape[axis] - left)
@@ -250,7 +250,7 @@ def _no_warnings():
 
 
 def build_clip_vision(weights: DemoWeights) -> comfy.clip_vision.ClipVisionModel:
-    """A temporary file holds the configuration, since core's constructor reads it from one."""
+    """Build the CLIP_VISION. Core's constructor reads the configuration from a file, here a temporary one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(weights.sizes.clip.vision_config()))

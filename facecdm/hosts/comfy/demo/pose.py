@@ -14,7 +14,7 @@ ADVICE = "make it with `python -m facecdm demo train-pose`"
 
 
 def load(path: Path = POSE_CONTROLNET) -> comfy.controlnet.ControlLora:
-    """Raises MissingModel where the file is missing, BadFile where it is cut off or of another kind."""
+    """Load the file. Raises MissingModel if the file is missing, BadFile if it is truncated or of another kind."""
     if not path.is_file():
         raise MissingModel(f"the demo model's pose ControlNet is not at {path}; {ADVICE}")
     tensors, metadata = read_tensors(path)
@@ -28,7 +28,7 @@ def load(path: Path = POSE_CONTROLNET) -> comfy.controlnet.ControlLora:
 
 
 class DemoControl(comfy.controlnet.ControlLora):
-    """Core's, which also takes latents that are shown at twice the U-Net's resolution (see model.ShuffledUNet)."""
+    """Core's control-LoRA, which also accepts latents at twice the U-Net's resolution (see model.ShuffledUNet)."""
 
     channels, shuffle = 0, 1
 
@@ -38,7 +38,7 @@ class DemoControl(comfy.controlnet.ControlLora):
         self.shuffle = getattr(model.model_config, "shuffle", 1)
 
     def get_control(self, x_noisy, *arguments, **options):
-        if x_noisy.shape[1] != self.channels:  # else a control that is applied after this one has done it already
+        if x_noisy.shape[1] != self.channels:  # else a control that is applied later has done it
             x_noisy = torch.nn.functional.pixel_unshuffle(x_noisy, self.shuffle)
         return super().get_control(x_noisy, *arguments, **options)
 

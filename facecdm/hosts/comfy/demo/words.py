@@ -10,7 +10,7 @@ Report = Callable[[list[str]], None]
 
 
 class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """Core's tokenizer, which gives the unknown words of every prompt (an empty list for none) to `report`."""
+    """Core's tokenizer, which passes the unknown words of every prompt (an empty list for none) to `report`."""
 
     vocabulary: Vocabulary | None = None
     report: Report | None = None

@@ -1,1 +1,1 @@
-"""Sampling with people: the patches on a MODEL, and what is computed once per prompt or step."""
+"""Sampling with people: the patches on a MODEL, and the values computed once per prompt or step."""

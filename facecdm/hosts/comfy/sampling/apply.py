@@ -1,4 +1,4 @@
-"""Patches a person into a ComfyUI MODEL, and converts times of the sampling to noise levels."""
+"""Patch a person into a ComfyUI MODEL, and convert times of the sampling to noise levels."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
 
 
 def schedule(model, values: tuple[float, ...]) -> Schedule | None:
-    """Factors at even distances over the sampling, as a function of the noise level; None where all are 1."""
+    """Factors evenly spaced over the sampling, as a function of the noise level; None if all are 1."""
     if len(set(values)) == 1 and values[0] == 1:
         return None
     sampling, shares = model.get_model_object("model_sampling"), torch.linspace(0, 1, max(len(values) - 1, 1) * 8 + 1)
@@ -46,7 +46,7 @@ def check_base(model, adapter) -> None:
 
 
 def apply_person(model, person: Person):
-    """A copy of MODEL with `person` added; people and patches already in it stay.
+    """A copy of MODEL with `person` added; people and patches already in it are kept.
 
     Raises as `check_base`.
     """
@@ -68,7 +68,7 @@ def apply_person(model, person: Person):
 
 
 def _patch_layers(options: dict, keys: list[tuple]) -> None:
-    """Put our patch on every cross-attention layer; a patch already there is kept, inside ours."""
+    """Put our patch on every cross-attention layer; it calls any patch that is already there."""
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
     patches = replace["attn2"] = dict(replace.get("attn2", {}))
     alone = {block for block, count in Counter(key[:2] for key in keys).items() if count == 1}

@@ -9,7 +9,7 @@ _FUNCTIONS = "sampler_post_cfg_function"  # the key of these functions in a mode
 class Rescale:
     """Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2023, section 3.4.
 
-    Computed in v as core's RescaleCFG does, but after CFG, so that other nodes' CFG functions stay.
+    Computed in v like core's RescaleCFG, but after CFG, so that other nodes' CFG functions keep working.
     """
 
     amount: float
@@ -28,7 +28,7 @@ class Rescale:
 
 
 def rescale_cfg(model, amount: float):
-    """A copy of MODEL with CFG rescale; it acts once, by the largest amount of all calls."""
+    """A copy of MODEL with CFG rescale; it acts once, with the largest amount of all calls."""
     model = model.clone()
     before = model.model_options.get(_FUNCTIONS, [])
     amounts = [function.amount for function in before if isinstance(function, Rescale)]

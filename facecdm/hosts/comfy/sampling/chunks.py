@@ -24,14 +24,14 @@ def spans(layers: list[KeysValues | None], index: int) -> Spans:
 
 
 def join_chunks(chunks: list[Tensor], rows: int, images: tuple[int, ...] | None = None) -> Tensor:
-    """Values of neighbouring chunks [1 or images, N, C] for all their rows; [1, N, C] where these are the same."""
+    """Join values of neighbouring chunks [1 or images, N, C] for all their rows; [1, N, C] if all rows are equal."""
     if len(chunks[0]) == 1 and all(chunk is chunks[0] for chunk in chunks):
         return chunks[0]
     return torch.cat([rows_for_images(chunk, rows, images) for chunk in chunks])
 
 
 def rows_for_images(chunk: Tensor, rows: int, images: tuple[int, ...] | None) -> Tensor:
-    """Row i gets the i-th of `chunk`, or the last one where there are fewer; all rows get the only one."""
+    """Row i gets the i-th of `chunk`, or the last one if there are fewer; a single one serves all rows."""
     if len(chunk) == 1:
         return chunk.expand(rows, -1, -1)
     wanted = images if images is not None and len(images) == rows else range(rows)

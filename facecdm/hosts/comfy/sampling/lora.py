@@ -1,4 +1,4 @@
-"""Applies the LoRA inside a FaceID file to the attention layers of a MODEL."""
+"""Apply the LoRA inside a FaceID file to the attention layers of a MODEL."""
 
 from torch import Tensor
 

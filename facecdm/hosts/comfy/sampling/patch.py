@@ -10,14 +10,15 @@ from .run import run_of
 
 
 class TripletPatch:
-    """The text's attention, or what an earlier patch makes of it, and the streams of every person beside it.
+    """Add the streams of every person to the text's attention, or to an earlier patch's result for it.
 
     index     of the layer in the layer map
     previous  the patch that was on this layer before, if any
     added     (callback, options) of other packs
 
-    People and their settings are in the model's options; a patch holds no tensor of theirs. Other packs `add` to it, so
-    every clone of a MODEL needs its own (`own_patches`): ComfyUI 0.3 copies it with the options, later ones share it.
+    People and their settings are in the model's options; a patch holds none of their tensors. Other packs `add` to a
+    patch, so every clone of a MODEL needs its own (`own_patches`): ComfyUI 0.3 copies it with the options, later
+    versions share it.
     """
 
     def __init__(self, index: int, previous: Callable | None = None, added: tuple = ()):
@@ -29,7 +30,7 @@ class TripletPatch:
     def add(self, callback: Callable, **options) -> None:
         """Add `callback(out, q, k, v, extra_options, **options)` to the result, as IPAdapter_plus' patches do.
 
-        It is called while σ is between the `sigma_end` and `sigma_start` of its options, where it has them.
+        If its options have `sigma_end` and `sigma_start`, it is called only while σ is between them.
         """
         self.added = (*self.added, (callback, options))
 
@@ -46,7 +47,7 @@ class TripletPatch:
         run = run_of(extra_options)
         streams = run.streams(self.index, q, extra_options) if run is not None else []
         if streams:
-            # What another pack's code returned may be a tensor that it keeps.
+            # Another pack may keep the tensor that its code returned.
             own = self.previous is None and "optimized_attention_override" not in extra_options
             out = triplet_attention(q, out, streams, heads, attend, writable=own)
         for callback, options in self.added:

@@ -1,4 +1,4 @@
-"""The state of one sampling with people: what is computed once, and what once a step."""
+"""The state of one sampling with people: values computed once, and values computed once per step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,13 +17,13 @@ from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
-RUN = "facecdm_run"  # there, too, while sampling: the Run
+RUN = "facecdm_run"  # in the same options while sampling: the Run
 
 Chunk = tuple[object, Area | None]  # uuid of a conditioning, and the tile of its latents
 
 
 def sample_with_run(executor: Callable, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: a Run that lives as long as the sampling."""
+    """OUTER_SAMPLE wrapper: provide a Run for the duration of the sampling."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     options[RUN] = Run(options[PEOPLE], guider)
@@ -34,10 +34,10 @@ def sample_with_run(executor: Callable, *args, **kwargs):
 
 
 def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options, *args, **kwargs):
-    """CALC_COND_BATCH wrapper: makes keys and values for new prompts, and this step's gates."""
+    """CALC_COND_BATCH wrapper: compute keys and values for new prompts, and this step's gates."""
     options = model_options["transformer_options"]
     run = options.get(RUN)
-    if run is None:  # a sampler that does not come through OUTER_SAMPLE
+    if run is None:  # a sampler that bypasses OUTER_SAMPLE
         run = Run(options[PEOPLE])
         model_options = {**model_options, "transformer_options": {**options, RUN: run}}
     run.step(model, conds, timestep, x_in)
@@ -47,7 +47,7 @@ def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options
 
 
 def apply_with_tiles(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
-    """APPLY_MODEL wrapper: says which tiles the U-Net is about to compute, where a pack samples in tiles."""
+    """APPLY_MODEL wrapper: find the tiles that the U-Net is about to compute, if a pack samples in tiles."""
     options, *rest = args or (kwargs.pop("transformer_options", {}),)
     run = run_of(options)
     tiles = run.tiles(x, options.get("uuids") or ()) if run is not None else None
@@ -95,7 +95,7 @@ class _Shown:
     """A person, and keys and values on the sampling's main device.
 
     by_cond  by the uuid of a conditioning
-    shared   those that serve every prompt (False) and every negative prompt (True)
+    shared   those for every prompt (False) and for every negative prompt (True)
     """
 
     person: Person
@@ -106,8 +106,8 @@ class _Shown:
 class Run:
     """The people of one sampling. A layer gets its streams from `streams`; keys and values are computed before.
 
-    Newer ComfyUI splits the conditionings of a step over several GPUs, in threads with the same options: settings,
-    gates, keys and values are kept for each device that asks.
+    Newer ComfyUI splits the conditionings of a step over several GPUs, in threads with the same options. Settings,
+    gates, keys and values are therefore kept per device.
     """
 
     def __init__(self, people: tuple[Person, ...], guider=None):
@@ -123,14 +123,14 @@ class Run:
         self._locations: dict[tuple, LocationBias] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
         self._joined: dict[tuple, tuple[Tensor, Tensor]] = {}  # keys and values of neighbouring chunks of a batch
-        self._predicted: tuple[Tensor, Tensor] | None = None  # clean latents of the step before, and its σ
+        self._predicted: tuple[Tensor, Tensor] | None = None  # clean latents of the previous step, and its σ
         self._estimates: dict[int, tuple[Tensor, Tensor]] = {}  # key points and trust, by person
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
 
     def step(self, model, conds: list, sigma: Tensor, latents: Tensor) -> None:
-        """Before the U-Net is called: σ [B] on its device, `conds` and `latents` as CALC_COND_BATCH has them."""
+        """Prepare a step before the U-Net call: σ [B] on its device, `conds` and `latents` of CALC_COND_BATCH."""
         self._sigma, self._dtype = sigma[:1], model.manual_cast_dtype or model.get_dtype()
         self._latents, self.size = latents, tuple(latents.shape[-2:])
         conditional = self._conditional(conds)
@@ -147,7 +147,7 @@ class Run:
         self._estimate_locations(latents)
 
     def keep_prediction(self, conds: list, predicted: list[Tensor], sigma: Tensor) -> None:
-        """After the U-Net was called: its clean latents under the prompt, for the location heads of the next step."""
+        """Keep the U-Net's clean latents for the prompt after its call, for the location heads of the next step."""
         if not any(shown.person.finds_location for shown in self._shown):
             return
         positive = {id(cond) for cond in self._conditional(conds)}
@@ -157,7 +157,7 @@ class Run:
                 return
 
     def _estimate_locations(self, latents: Tensor) -> None:
-        """Where the faces of this step will be; nowhere, until there is a prediction. No look at the host."""
+        """Estimate this step's face locations, with trust 0 until there is a prediction; without a host sync."""
         for number, shown in enumerate(self._shown):
             if not shown.person.finds_location:
                 continue
@@ -170,7 +170,7 @@ class Run:
             self._locations = {key: value for key, value in self._locations.items() if key[0] != number}
 
     def _conditional(self, conds: list) -> list[dict]:
-        """The conditionings that show people: all but the negative ones, which get at most a person's negative."""
+        """The conditionings that show people: all but the negative ones, which get at most `Person.negative`."""
         named = getattr(self._guider, "conds", {})
         negative = {id(named[name]) for name in named if "negative" in name or "empty" in name}
         if not negative & {id(group) for group in conds}:
@@ -210,7 +210,7 @@ class Run:
         return self._gates[device]
 
     def tiles(self, x: Tensor, uuids: tuple) -> tuple[Area | None, ...] | None:
-        """The tiles in a batch that the U-Net is called with; None where it is the whole picture, or areas of it."""
+        """The tiles in a batch for the U-Net; None if it holds the whole picture or conditionings' areas of it."""
         if not uuids or self._latents is None:
             return None
         area = self._areas.get(uuids[0])
@@ -344,7 +344,7 @@ class Run:
 
 
 def _for_images(location: FaceLocation, rows: int, images: tuple[int, ...] | None) -> FaceLocation:
-    """A location of one row or of one for each image, for the images that are sampled."""
+    """The sampled images' part of a location that has one row in all or one row per image."""
     trust = location.trust
     if trust is not None:
         trust = rows_for_images(trust.view(-1, 1, 1), rows, images).flatten()
@@ -352,7 +352,7 @@ def _for_images(location: FaceLocation, rows: int, images: tuple[int, ...] | Non
 
 
 def _make_uuids_unique(conditional: list[dict], conds: list) -> None:
-    """Give negative conditionings uuids of their own: core makes one for each area of a positive one, with its uuid."""
+    """Give negative conditionings their own uuids: core makes one per positive area, with the positive one's uuid."""
     positive = {id(cond) for cond in conditional}
     taken = {cond["uuid"] for cond in conditional}
     for cond in (cond for group in conds for cond in group or () if id(cond) not in positive):

@@ -43,7 +43,7 @@ def _find(tile: Tensor, whole: Tensor) -> Area | None:
 
 
 def within(tile: Area | None, area: Area | None) -> Area | None:
-    """A tile of an area's latents, as an area of the whole picture; the area itself where there is no tile."""
+    """A tile of an area's latents, as an area of the whole picture; the area itself if there is no tile."""
     if tile is None or area is None:
         return tile or area
     height, width, top, left = tile
@@ -51,7 +51,7 @@ def within(tile: Area | None, area: Area | None) -> Area | None:
 
 
 def warn_unknown(tiles: tuple[Area | None, ...]) -> bool:
-    """Log a warning if a tile was not found; return whether that is so."""
+    """Log a warning if a tile was not found; return whether one was not found."""
     if None in tiles:
         logging.warning(UNKNOWN)
     return None in tiles

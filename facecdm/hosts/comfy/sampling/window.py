@@ -1,4 +1,4 @@
-"""Crops a MODEL's people and its conditionings to a window of the picture."""
+"""Crop a MODEL's people and its conditionings to a window of the picture."""
 
 from dataclasses import replace
 
@@ -15,7 +15,8 @@ LATENTS = ("concat_latent_image", "concat_mask")  # of inpainting and editing mo
 def model_in(model, window: Window, picture: int = 0, face: Tensor | None = None):
     """A copy of MODEL for a window of the `picture`-th picture of the batch.
 
-    Masks and face locations of its people are cropped to the window. Of references per picture, the picture's is used.
+    Masks and face locations of its people are cropped to the window. If references are per picture, this
+    picture's reference is used.
     face: key points [5, 2] of the face in the window, in pixels of the picture; they replace all face locations.
     """
     model = model.clone()
@@ -52,7 +53,7 @@ def conditioning_in(conditioning: list, window: Window, picture: int = 0) -> lis
 
 
 def _regional(options: dict, window: Window) -> dict | None:
-    """The options with mask and area cropped to the window; None where one of them is outside."""
+    """The options with mask and area cropped to the window; None if one of them is outside."""
     own = dict(options)
     if "mask" in own:
         own["mask"] = window.cut(own["mask"])
@@ -83,7 +84,7 @@ def _spatial(options: dict, window: Window, picture: int) -> dict:
 
 
 def _area_in(area: tuple, window: Window) -> tuple | None:
-    """("percentage", h, w, y, x) in the window, of an area of the picture in latents or shares; None where outside."""
+    """Area of the picture in latents or shares → ("percentage", h, w, y, x) in the window; None if outside."""
     parts = (window.height, window.width) * 2
     box = area[1:] if area[0] == "percentage" else tuple(STEP * a / p for a, p in zip(area, parts))
     cut = _box_in(box, window)
@@ -91,14 +92,14 @@ def _area_in(area: tuple, window: Window) -> tuple | None:
 
 
 def _gligen_box_in(box: tuple, window: Window) -> tuple | None:
-    """(embedding, h, w, y, x) in latents of the picture → in latents of the window; None where outside."""
+    """(embedding, h, w, y, x) in latents of the picture → in latents of the window; None if outside."""
     embedding, *sides = box
     cut = _box_in(tuple(STEP * side / part for side, part in zip(sides, (window.height, window.width) * 2)), window)
     return None if cut is None else (embedding, *(c * side / STEP for c, side in zip(cut, window.size * 2)))
 
 
 def _box_in(box: tuple, window: Window) -> tuple[float, float, float, float] | None:
-    """(h, w, y, x) in shares of the picture → its part in the window, in shares of the window; None where outside."""
+    """(h, w, y, x) in shares of the picture → its part in the window, in shares of the window; None if outside."""
     height, width, y, x = box
     spans = []
     for start, length, low, high in (
@@ -116,7 +117,7 @@ def _box_in(box: tuple, window: Window) -> tuple[float, float, float, float] | N
 def control_in(control, window: Window, picture: int = 0):
     """A copy of a chain of ControlNets with their control images cropped to the window.
 
-    Of several control images the `picture`-th is used, counted cyclically as core does.
+    The `picture`-th of several control images is used, counted cyclically as in core.
     """
     own = control.copy()
     for net in (own, getattr(own, "net", None)):  # FaceControl holds another net

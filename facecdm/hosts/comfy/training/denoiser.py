@@ -1,4 +1,4 @@
-"""Training on a ComfyUI MODEL: the U-Net that is loaded, without a second copy of it."""
+"""Training on a ComfyUI MODEL: it uses the loaded U-Net without a second copy."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ class ComfyDenoiser:
     control  a CONTROL_NET, for pose pictures
     dtype    of the computations; by default the MODEL's own, unless that is fp16, whose small gradients vanish
 
-    Use it outside of inference mode, and call `prepare` where ComfyUI may have moved the models since, as by sampling.
+    Use it outside of inference mode, and call `prepare` whenever ComfyUI may have moved the models, as by sampling.
     """
 
     def __init__(self, model, vae=None, control=None, dtype: torch.dtype | None = None):
@@ -61,7 +61,7 @@ class ComfyDenoiser:
         self.prepare()
 
     def prepare(self) -> None:
-        """Have ComfyUI load the models, and make gradients through them possible."""
+        """Have ComfyUI load the models, and enable gradients through them."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError("a ComfyDenoiser works outside of torch.inference_mode only")
         self._undo_recast()
@@ -77,7 +77,7 @@ class ComfyDenoiser:
         if self._control is not None:
             self._control.pre_run(self.model.model, self._percent_to_sigma)
             if (net := getattr(self._control, "control_model", None)) is not None:
-                leave_inference(net)  # a control-LoRA has just made it
+                leave_inference(net)  # a control-LoRA creates it in pre_run
 
     def compute_in(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -109,7 +109,7 @@ class ComfyDenoiser:
 
     @property
     def control_fingerprint(self) -> str:
-        """From a control-LoRA's own weights: it has no model before it runs."""
+        """A hash of the ControlNet's weights; of a control-LoRA's own, since it has no model before it runs."""
         lora, model = (getattr(self._control, name, None) for name in ("control_weights", "control_model"))
         found = lora or ({} if model is None else model.state_dict())
         return digest_of("control", found.values()) if self._control is not None else ""
@@ -253,7 +253,7 @@ class _TrainedAttention:
 
 
 def natural_dtype(model) -> torch.dtype:
-    """The dtype that a MODEL computes in; instead of fp16, bf16 where the device is fast in it, else fp32."""
+    """The dtype that a MODEL computes in; fp16 is replaced by bf16 if the device is fast in bf16, else by fp32."""
     dtype = model.get_model_object("manual_cast_dtype") or model.model_dtype()
     if dtype in (torch.float32, torch.bfloat16):
         return dtype

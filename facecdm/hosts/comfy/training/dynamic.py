@@ -1,4 +1,4 @@
-"""ComfyUI's dynamic VRAM, which a training cannot compute gradients in."""
+"""Copies of models for training, since gradients cannot be computed in ComfyUI's dynamic VRAM."""
 
 from ....errors import UnsupportedModel
 
@@ -8,7 +8,7 @@ def static_patcher(patcher):
 
     ModelPatcherDynamic (ComfyUI 0.33 and later) ignores `force_full_load`: it copies each weight into memory that
     later layers reuse, so a backward pass would read other weights. Core's non-dynamic clone reads the model's file
-    anew. Raises UnsupportedModel where the model's loader does not support that.
+    anew. Raises UnsupportedModel if the model's loader does not support that.
     """
     if not _is_dynamic(patcher):
         return patcher
@@ -22,7 +22,7 @@ def static_patcher(patcher):
 
 
 def static_control(control):
-    """The same for a CONTROL_NET: a copy; in dynamic VRAM a deep copy of the weights, which is how core makes it."""
+    """A copy of a CONTROL_NET with whole weights on its device; in dynamic VRAM a deep copy of weights, as in core."""
     if any(_is_dynamic(patcher) for patcher in control.get_models()):
         return control.deepclone_multigpu(control.load_device)
     return control.copy()

@@ -11,10 +11,10 @@ from ....training.rows import Prompt
 
 
 class ComfyEncoders:
-    """Encoders for `model`, of which only the latents' scaling and the picture size are used."""
+    """Encoders for `model`; they use only its scaling of latents and its picture size."""
 
     def __init__(self, model, clip, vae, clip_vision=None):
-        """Raises Mismatch where VAE or CLIP do not belong to the MODEL."""
+        """Raises Mismatch if VAE or CLIP do not belong to the MODEL."""
         import comfy.model_base
 
         base = model.model
@@ -24,7 +24,7 @@ class ComfyEncoders:
         demo = type(base.model_config).__name__ == "DemoConfig"
         known = BASES["FaceCDM demo"] if demo else base_for_text(width, self.large)
         self.resolution, self.step = known.resolution, known.step
-        if demo:  # a weights file of one's own may be of another size
+        if demo:  # a user's own weights file may have another size
             self.resolution, self.step = base.model_config.image_size, base.model_config.step
         if vae.latent_channels != self._format.latent_channels:
             raise Mismatch(
@@ -77,7 +77,7 @@ class ComfyEncoders:
 
 
 def _originals(patcher):
-    """(name, weights) without LoRA patches, also where these are applied at the moment."""
+    """(name, weights) without LoRA patches, even while these are applied."""
     for name, value in sorted(patcher.model.state_dict().items()):
         yield name, patcher.backup[name].weight if name in patcher.backup else value
 

@@ -12,7 +12,7 @@ CALL = "facecdm_training"  # in transformer_options, while a Denoiser predicts: 
 
 
 class Call:
-    """The streams of one U-Net call by layer, and its observer; `again` while the backward pass repeats it."""
+    """The streams of one U-Net call by layer, and its observer; `again` is true while the backward pass repeats it."""
 
     def __init__(self, people: list | None, watch: Callable[[int, Tensor, Tensor], None] | None):
         self._people, self._watch = people, watch
@@ -33,10 +33,10 @@ class Call:
 
 
 def leave_inference(module: nn.Module) -> None:
-    """Freeze the module, and replace inference tensors, which autograd refuses, by ordinary ones.
+    """Freeze the module, and replace inference tensors, which autograd refuses, with ordinary ones.
 
-    `.to()` keeps them, and moving a module in inference mode makes new ones: call this outside of inference mode, after
-    each time that ComfyUI may have moved the module.
+    `.to()` keeps inference tensors, and moving a module in inference mode makes new ones. Call this outside of
+    inference mode, whenever ComfyUI may have moved the module.
     """
     replaced: dict[int, Tensor] = {}
     for part in module.modules():
@@ -53,7 +53,7 @@ def leave_inference(module: nn.Module) -> None:
 
 
 def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
-    """An `optimized_attention_override`: PyTorch's attention, since some that users choose have no backward pass."""
+    """An `optimized_attention_override`: PyTorch's attention, since some other attentions have no backward pass."""
     from comfy.ldm.modules.attention import attention_pytorch
 
     kwargs.pop("transformer_options", None)
@@ -77,7 +77,7 @@ def _repeated(forward: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        # ComfyUI writes into the options during the forward pass; the repetition needs them as they were.
+        # ComfyUI writes into the options during the forward pass; the repetition needs the unchanged ones.
         args = [_own(value) for value in args]
         kwargs = {name: _own(value) for name, value in kwargs.items()}
         calls = [value[CALL] for value in (*args, *kwargs.values()) if isinstance(value, dict) and CALL in value]
@@ -100,9 +100,10 @@ def _own(value: object) -> object:
 
 
 class Recast:
-    """Layers compute in `dtype` until `undo`, whatever dtype their weights are kept in.
+    """Make layers compute in `dtype` until `undo`, whatever the dtype of their weights.
 
-    Autograd would keep every weight's cast copy for the backward pass, a second U-Net in all; here it is cast again.
+    Autograd would keep every weight's cast copy for the backward pass, a second U-Net in all; here the weights
+    are cast again.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype):
