@@ -154,7 +154,7 @@ _FINE = Stage(
     background=0.1,
 )
 
-# The default values in docs/method.md, for many people and for one person with a few photos.
+# The starting values of docs/method.md, for many people and for one person with a few photos.
 PRESETS = {
     "adapter": (
         replace(_BROAD, steps=30_000, batch=16),
