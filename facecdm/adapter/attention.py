@@ -164,7 +164,7 @@ def _route(stream: LayerStream, own: Tensor, text: Tensor, other: Tensor | None)
     """ρ = 1 + tanh(uᵀφ + b) in 0…2 for every position, [B, n, 1]; `router` is (u, b).
 
     φ holds three cosines of attentions over all features, in fp32: text and this stream, text and the other stream,
-    this stream and the other. A cosine is 0 if its other stream is missing or one of its attentions is 0.
+    this stream and the other. A cosine is 0 if the other stream is missing or an attention in it is 0.
     """
     u, b = stream.router[:3].float(), stream.router[3].float()
     logit = b + u[0] * _cosine(text, own)
@@ -207,7 +207,7 @@ def _identity_mass(q: Tensor, k: Tensor, heads: int) -> Tensor:
 
 
 def _projection(x: Tensor, onto: Tensor, heads: int) -> Tensor:
-    """The part of `x` along `onto`, per head over its features, in fp32; 0 where `onto` is 0."""
+    """The part of `x` along `onto`, per head over its features, in fp32; 0 if `onto` is 0."""
     a = x.unflatten(-1, (heads, -1)).float()
     b = onto.unflatten(-1, (heads, -1)).float()
     share = (a * b).sum(-1, keepdim=True) / (b * b).sum(-1, keepdim=True).clamp(min=1e-12)

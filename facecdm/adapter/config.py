@@ -22,11 +22,11 @@ class AdapterConfig:
 
     layer_map       the base model's cross-attention layers
     face_width      features of a face embedding
-    face_tokens     tokens made from it
+    face_tokens     tokens made from the face embedding
     face_rank       width of the bottleneck between embedding and tokens
     face_content    features that each token carries; 0: no limit, which takes many weights if there are many tokens
     image_width     features of the CLIP vision tower's penultimate states; 0: no image stream
-    image_tokens    tokens made from them
+    image_tokens    tokens made from these states
     image_layers    layers of the image stream's resampler
     interplay       whether face, image and text tokens attend to each other
     knots           number of noise levels between which a gate is interpolated

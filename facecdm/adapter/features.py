@@ -36,7 +36,7 @@ class Features:
         return mixed
 
     def repeated(self, count: int) -> "Features":
-        """Cut to the first `count` references, or repeat the last one up to `count`."""
+        """Cut to the first `count` references, or repeat the last reference until there are `count`."""
         return self._each(
             lambda x: torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])]) if len(x) < count else x[:count]
         )

@@ -46,14 +46,14 @@ class Stream:
 class Person:
     """A person in a MODEL, given by references of the face and optionally of whole images. Immutable; clones share it.
 
-    face           unit embeddings [references, width], or `Features` where the adapter needs more
+    face           unit embeddings [references, width], or `Features` if the adapter needs more
     image          vision states [references, N, width], or `Features`
     settings       a `Stream` for each active stream
     mask           [H, W] in 0…1, the region mask
     keypoints      [1 or pictures, 5, 2], the location of the face in 0…1 of a canvas; used only by adapters with
                    spatial tokens
-    aspects        [1 or pictures], width over height of that canvas; the picture is its centre crop; None: the canvas
-                   is the picture
+    aspects        [1 or pictures], width over height of that canvas; the picture is its centre crop; None: the
+                   picture is the whole canvas
     sigma_start    the person acts at noise levels sigma_end ≤ σ ≤ sigma_start
     sigma_end
     evaluate_zero  whether streams whose gate is zero are also computed

@@ -14,7 +14,7 @@ NOTHING = 1e-6  # smallest sum of weights that a mean is divided by
 
 
 def merged(given: Features, mode: str, weights: tuple[float, ...] = (), unit: bool = False) -> Features:
-    """Features by `mode`. MEAN: the mean (`unit`: of length 1). PER_PICTURE: one per frame with a weight. Else: all."""
+    """Features by `mode`. MEAN: the mean (`unit`: of length 1). PER_PICTURE: one per weighted frame. Otherwise all."""
     if mode == MEAN and given.count > 1:
         return given.mean(torch.tensor(weights) if len(weights) == given.count else None, unit)
     return given.repeated(max(given.count, len(weights)) if mode == PER_PICTURE else given.count)

@@ -1,6 +1,6 @@
 """Facts about the base models, one entry each. A new base model needs one file here and a line in `BASES`.
 
-Of the package, it imports only `errors`. The names of a base model's layers in a host are in that host's
+Its only import from facecdm is `errors`. The names of a base model's layers in a host are in that host's
 attacher (hosts/comfy/unet.py, hosts/diffusers/unet.py).
 """
 

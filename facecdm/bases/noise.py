@@ -14,7 +14,7 @@ _LAST_ALPHA2 = 4.8973451890853435e-08
 class Discrete:
     """A variance-preserving process of discrete steps: x_t = alpha[t]·x_0 + sigma[t]·ε, with alpha² + sigma² = 1.
 
-    alpha, sigma  float32 [steps], by increasing noise
+    alpha, sigma  float32 [steps], in order of increasing noise
     """
 
     alpha: Tensor

@@ -29,7 +29,7 @@ class Recipe(Protocol):
 
     picture    the picture that it encodes; "" for none
     vision     the part of the vision tower's output that it reads; "" for none
-    embedding  NORMED or RAW; "" where no recogniser is needed
+    embedding  NORMED or RAW; "" if no recogniser is needed
     """
 
     picture: str

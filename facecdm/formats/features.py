@@ -20,7 +20,7 @@ from .unused_inputs import face_not_in_image, unused_images
 class PreparedInputs:
     """The inputs of a Person.
 
-    face, image       features of each stream; None where there are none
+    face, image       features of each stream; None if there are none
     negative          features for the negative prompt, by stream
     separate_weights  weights of references that are not averaged
     unused_inputs     warnings for inputs that have no effect

@@ -52,7 +52,7 @@ class ImportedConfig:
 
 
 class ImportedAdapter(nn.Module):
-    """One or two published adapters with the interface of a TripletAdapter, so that the same code runs all.
+    """One or two published adapters with the interface of a TripletAdapter, so that the same code runs them.
 
     `loras` are the LoRAs in the files, by stream, under the names of the file's attention processors. They belong to
     the base model and are not run here.

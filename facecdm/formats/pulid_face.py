@@ -38,7 +38,7 @@ Background = Callable[[Tensor], Tensor]  # faces [B, 3, 512, 512] in FFHQ's fram
 
 
 def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
-    """Cut faces in FFHQ's frame, [faces, 3, 512, 512] in 0…1, from the pictures [B, H, W, 3] where they were found.
+    """Cut faces in FFHQ's frame, [faces, 3, 512, 512] in 0…1, from the pictures [B, H, W, 3] that show them.
 
     Raises FaceCDMError if the faces were found in other pictures.
     """

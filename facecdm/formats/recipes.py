@@ -1,4 +1,4 @@
-"""Feature recipes that several families share, and the steps of recipes."""
+"""Feature recipes that several families share, and functions for the steps of a recipe."""
 
 from dataclasses import dataclass
 

@@ -20,7 +20,7 @@ class VisionOutput:
     states: Tensor
 
     def mean(self) -> "VisionOutput":
-        """The mean over the pictures, as the output for one picture."""
+        """The mean over the pictures, as one picture's output."""
         return VisionOutput(self.pooled.mean(0, keepdim=True), self.states.mean(0, keepdim=True))
 
 

@@ -28,6 +28,6 @@ FAMILIES: dict[str, Family] = {family.key: family for family in _ORDER}
 
 
 def file_for(key: str, base: str) -> str:
-    """The published file of a family for a base model, else that of its substitute; "" where there is neither."""
+    """The published file of a family for a base model, else its substitute's file; "" if there is neither."""
     family = FAMILIES[key]
     return family.files.get(base) or (FAMILIES[family.substitute].files.get(base, "") if family.substitute else "")

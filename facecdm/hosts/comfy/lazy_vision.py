@@ -19,7 +19,7 @@ class LazyVision:
         return self._load()
 
     def __getattr__(self, name: str):
-        if name.startswith("_") or name == "encode_faces":  # isinstance(…, FaceTower) reads it, which is no use
+        if name.startswith("_") or name == "encode_faces":  # isinstance(…, FaceTower) reads it; must not load
             raise AttributeError(name)
         return getattr(self._tower, name)
 

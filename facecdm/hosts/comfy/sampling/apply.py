@@ -68,7 +68,7 @@ def apply_person(model, person: Person):
 
 
 def _patch_layers(options: dict, keys: list[tuple]) -> None:
-    """Put our patch on every cross-attention layer; it calls any patch that is already there."""
+    """Put our patch on every cross-attention layer; it calls the previous patch, if any."""
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
     patches = replace["attn2"] = dict(replace.get("attn2", {}))
     alone = {block for block, count in Counter(key[:2] for key in keys).items() if count == 1}

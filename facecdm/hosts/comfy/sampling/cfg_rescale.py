@@ -7,7 +7,7 @@ _FUNCTIONS = "sampler_post_cfg_function"  # the key of these functions in a mode
 
 @dataclass(frozen=True)
 class Rescale:
-    """Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2023, section 3.4.
+    """CFG rescale: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2023, section 3.4.
 
     Computed in v like core's RescaleCFG, but after CFG, so that other nodes' CFG functions keep working.
     """

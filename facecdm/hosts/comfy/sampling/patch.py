@@ -12,7 +12,7 @@ from .run import run_of
 class TripletPatch:
     """Add the streams of every person to the text's attention, or to an earlier patch's result for it.
 
-    index     of the layer in the layer map
+    index     the layer's index in the layer map
     previous  the patch that was on this layer before, if any
     added     (callback, options) of other packs
 

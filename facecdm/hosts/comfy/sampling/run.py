@@ -94,8 +94,8 @@ class _Settings:
 class _Shown:
     """A person, and keys and values on the sampling's main device.
 
-    by_cond  by the uuid of a conditioning
-    shared   those for every prompt (False) and for every negative prompt (True)
+    by_cond  keys and values by a conditioning's uuid
+    shared   keys and values for every prompt (False) and every negative prompt (True)
     """
 
     person: Person
@@ -104,7 +104,7 @@ class _Shown:
 
 
 class Run:
-    """The people of one sampling. A layer gets its streams from `streams`; keys and values are computed before.
+    """The people of one sampling. A layer gets its streams from `streams`; keys and values are computed earlier.
 
     Newer ComfyUI splits the conditionings of a step over several GPUs, in threads with the same options. Settings,
     gates, keys and values are therefore kept per device.
@@ -116,8 +116,8 @@ class Run:
         self._gates: dict[torch.device, list[dict]] = {}  # this step's, by person
         self._acting: list[bool] = []  # which people act at this step's noise level
         self._sigma = self._dtype = self._latents = None  # of this step
-        self._areas: dict[object, Area] = {}  # of conditionings for a part of the picture
-        self.size: tuple[int, int] = (0, 0)  # of the whole picture's latents
+        self._areas: dict[object, Area] = {}  # areas of conditionings for a part of the picture
+        self.size: tuple[int, int] = (0, 0)  # size of the whole picture's latents
         self._warned = False
         self._masks: dict[tuple, Tensor] = {}
         self._locations: dict[tuple, LocationBias] = {}
@@ -344,7 +344,7 @@ class Run:
 
 
 def _for_images(location: FaceLocation, rows: int, images: tuple[int, ...] | None) -> FaceLocation:
-    """The sampled images' part of a location that has one row in all or one row per image."""
+    """Select the sampled images' rows of a location with a single row or one row per image."""
     trust = location.trust
     if trust is not None:
         trust = rows_for_images(trust.view(-1, 1, 1), rows, images).flatten()

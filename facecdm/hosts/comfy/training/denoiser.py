@@ -109,7 +109,7 @@ class ComfyDenoiser:
 
     @property
     def control_fingerprint(self) -> str:
-        """A hash of the ControlNet's weights; of a control-LoRA's own, since it has no model before it runs."""
+        """A hash of the ControlNet's weights. For a control-LoRA, its own weights: it has no model before it runs."""
         lora, model = (getattr(self._control, name, None) for name in ("control_weights", "control_model"))
         found = lora or ({} if model is None else model.state_dict())
         return digest_of("control", found.values()) if self._control is not None else ""
