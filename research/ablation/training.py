@@ -135,7 +135,7 @@ def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAd
     like ours, so that a short training is not spent on repairing the base; the embedding is centred like ours.
     """
     torch.random.default_generator.manual_seed(seed)
-    sizes = sizes | {"knots": 1}
+    sizes = sizes | {"knots": 1, "face_content": 0}
     small = _plain(full, {**sizes, "face_rank": 4})
     one = _count_weights(_plain(full, {**sizes, "face_rank": 5})) - _count_weights(small)
     wide = 4 + round((_count_weights(full) - _count_weights(small)) / one)
