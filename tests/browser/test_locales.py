@@ -30,7 +30,7 @@ def chinese(newest_page):
 
     def choose(language: str) -> None:
         page.tab.js("await app.extensionManager.setting.set('Comfy.Locale', language)", language=language)
-        page.frontend.__init__(page.tab, page.address)
+        page.frontend.reload()
 
     choose("zh")
     yield page

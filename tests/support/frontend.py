@@ -31,8 +31,9 @@ class Frontend:
         self.reload()
 
     def reload(self) -> None:
+        self.tab.js("window.leaving = true")  # the page before is ready, too
         self.tab.go(f"http://{self.address}/")
-        self.tab.until(READY, 400)
+        self.tab.until(f"!window.leaving && ({READY})", 400)
         time.sleep(2)  # extensions go on setting themselves up
         if not self.tab.js("return 'FaceCDMApply' in LiteGraph.registered_node_types"):
             raise RuntimeError("the server offers no FaceCDM nodes: see its log")
