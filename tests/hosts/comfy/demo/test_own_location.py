@@ -47,7 +47,7 @@ def second_sigma(model) -> float:
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
-def test_a_trusted_estimate_is_like_being_told(in_comfy, shown, monkeypatch, pictures):
+def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatch, pictures):
     """From the second step on, since the first has no prediction yet."""
     demo, model, adapter = shown
     seen = []
@@ -63,14 +63,14 @@ def test_a_trusted_estimate_is_like_being_told(in_comfy, shown, monkeypatch, pic
     assert torch.allclose(found, told, atol=2e-3 * told.abs().max().item())
 
 
-def test_an_estimate_without_trust_shows_nobody(in_comfy, shown, monkeypatch):
+def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
     monkeypatch.setattr(adapter, "locate", lambda clean, sigma: (WHERE, torch.zeros(1)))
     nobody = sample(in_comfy, demo, model, adapter, sigma_start=0.0)
     assert torch.allclose(sample(in_comfy, demo, model, adapter), nobody, atol=1e-5)
 
 
-def test_key_points_that_are_given_are_taken(in_comfy, shown, monkeypatch):
+def test_given_key_points_override_the_estimate(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
 
     def fail(clean, sigma):
@@ -80,7 +80,7 @@ def test_key_points_that_are_given_are_taken(in_comfy, shown, monkeypatch):
     assert torch.isfinite(sample(in_comfy, demo, model, adapter, keypoints=WHERE)).all()
 
 
-def test_the_head_travels_in_the_adapters_file(in_comfy, shown, tmp_path):
+def test_the_head_is_kept_in_the_adapters_file(in_comfy, shown, tmp_path):
     native = in_comfy.module("facecdm.adapter.native")
     path = native.save_adapter(shown[2], tmp_path, "finds")
     again = native.load_adapter(path)
