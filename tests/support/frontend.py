@@ -31,7 +31,11 @@ class Frontend:
         self.reload()
 
     def reload(self) -> None:
-        self.tab.js("window.leaving = true")  # the page before is ready, too
+        # The page before is ready, too, and would ask whether to leave an unsaved workflow.
+        self.tab.js(
+            "window.leaving = true;"
+            "addEventListener('beforeunload', event => event.stopImmediatePropagation(), {capture: true})"
+        )
         self.tab.go(f"http://{self.address}/")
         self.tab.until(f"!window.leaving && ({READY})", 400)
         time.sleep(2)  # extensions go on setting themselves up
