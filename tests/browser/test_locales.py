@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from chromium import Tab
+from frontend import Frontend
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFS = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -24,22 +26,22 @@ return {
 
 
 @pytest.fixture
-def chinese(newest_page):
-    """The page after a user chose 中文, and back in English afterwards."""
-    page = newest_page
-
-    def choose(language: str) -> None:
-        page.tab.js("await app.extensionManager.setting.set('Comfy.Locale', language)", language=language)
-        page.frontend.reload()
-
-    choose("zh")
-    yield page
-    choose("en")
+def chinese(newest_page, browser):
+    """A second tab, opened after a user chose 中文; English again afterwards."""
+    choose = "await app.extensionManager.setting.set('Comfy.Locale', language)"
+    newest_page.tab.js(choose, language="zh")
+    tab = Tab(browser)
+    try:
+        Frontend(tab, newest_page.address)
+        yield tab
+    finally:
+        tab.close()
+        newest_page.tab.js(choose, language="en")
 
 
 def test_nodes_have_chinese_names(chinese):
-    chinese.tab.js("app.loadApiJson(graph, 'zh'); await new Promise(done => setTimeout(done, 1500))", graph=GRAPH)
-    shown, expected = chinese.tab.js(SHOWN), DEFS[NODE]
+    chinese.js("app.loadApiJson(graph, 'zh'); await new Promise(done => setTimeout(done, 1500))", graph=GRAPH)
+    shown, expected = chinese.js(SHOWN), DEFS[NODE]
     assert shown["title"] == expected["display_name"]
     assert shown["category"].startswith("FaceCDM")
     names = {key: one["name"] for key, one in expected["inputs"].items()}

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
+from chromium import Tab
+from frontend import Frontend
 
 from workflows.source import PLANS
 
@@ -45,23 +47,24 @@ def test_it_opens_without_errors_and_queues_its_api_json(page, name):
     assert page.frontend.compiled() == committed(name)
 
 
-def test_missing_models_are_offered_for_download(page):
+def test_missing_models_are_offered_for_download(page, browser):
     """Each with its folder; the name is the one that the loader's widget has."""
     name = "sdxl_pulid"
     missing = page.touch_models(name)
     for path in missing:
         path.unlink()
+    tab = Tab(browser)
     try:
-        page.frontend.reload()
-        page.frontend.open(WORKFLOWS / f"{name}.json")
-        page.frontend.show_issues()
-        shown = page.tab.js("return document.body.innerText").partition("Missing Models")[2]
+        frontend = Frontend(tab, page.address)
+        frontend.open(WORKFLOWS / f"{name}.json")
+        frontend.show_issues()
+        shown = tab.js("return document.body.innerText").partition("Missing Models")[2]
         assert shown.count("Download") >= len(missing) == 3
         for path in missing:
             assert path.name in shown and path.parent.name in shown
     finally:
         page.touch_models(name)
-        page.frontend.reload()
+        tab.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
