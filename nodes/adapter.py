@@ -17,7 +17,7 @@ from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
 from .checks import checked
-from .inputs import choice, whole
+from .inputs import choice, optional, switch, whole
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER
@@ -57,18 +57,18 @@ class NewAdapter(io.ComfyNode):
             description="Makes a new triplet adapter for this model. It is an exact no-op until it is trained.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model (SD1.5, SD2, SDXL or the demo model)."),
-                io.ClipVision.Input(
+                optional(
+                    io.ClipVision,
                     "clip_vision",
-                    optional=True,
-                    tooltip="The encoder of whole images. Without it the adapter has only a face stream.",
+                    "The encoder of whole images. Without it the adapter has only a face stream.",
                 ),
                 io.Int.Input("face_tokens", default=4, min=1, max=1296, tooltip="Number of face tokens."),
                 io.Int.Input("image_tokens", default=8, min=1, max=64, tooltip="Number of image tokens."),
                 whole("face_rank", 128, 4, 512, "Width of the face projector's bottleneck.", **ADVANCED),
-                io.Boolean.Input(
+                switch(
                     "interplay",
-                    default=True,
-                    tooltip="Let face, image and text tokens attend to each other before the U-Net.",
+                    True,
+                    "Let face, image and text tokens attend to each other before the U-Net.",
                     **ADVANCED,
                 ),
                 whole(
@@ -80,12 +80,12 @@ class NewAdapter(io.ComfyNode):
                     control_after_generate=False,
                     **ADVANCED,
                 ),
-                io.Boolean.Input(
+                switch(
                     "router",
-                    default=False,
-                    optional=True,
-                    tooltip="Weight face and image at each position of the picture by how well they and the prompt "
+                    False,
+                    "Weight face and image at each position of the picture by how well they and the prompt "
                     "agree there. Slower; read docs/results.md before you use it.",
+                    optional=True,
                     **ADVANCED,
                 ),
             ],
@@ -212,9 +212,7 @@ class ExportAdapter(io.ComfyNode):
             inputs=[
                 ADAPTER.Input("adapter", tooltip="The adapter to export."),
                 io.String.Input("name", default="my adapter", tooltip="File name without folder and suffix."),
-                io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Replace a file of that name. Otherwise a number is appended."
-                ),
+                switch("overwrite", False, "Replace a file of that name. Otherwise a number is appended."),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Path of the file."), _report()],
         )
@@ -238,9 +236,7 @@ class SaveAdapter(io.ComfyNode):
             inputs=[
                 ADAPTER.Input("adapter", tooltip="The adapter to save."),
                 io.String.Input("name", default="my adapter", tooltip="File name without folder and suffix."),
-                io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Replace a file of that name. Otherwise a number is appended."
-                ),
+                switch("overwrite", False, "Replace a file of that name. Otherwise a number is appended."),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Path of the file.")],
         )

@@ -9,7 +9,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import checked
-from .inputs import choice, share, strength
+from .inputs import choice, optional, share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -43,10 +43,8 @@ class ApplyFaceCDM(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
                 ADAPTER.Input("adapter", tooltip="Made for this base model: FaceCDM's own or a published one."),
-                FACES.Input(
-                    "faces",
-                    optional=True,
-                    tooltip="One or several photos' faces of one person; an adapter for images needs none.",
+                optional(
+                    FACES, "faces", "One or several photos' faces of one person; an adapter for images needs none."
                 ),
                 strength("face_strength", 1.0, "Strength of the face stream; 0 leaves it out."),
                 strength("image_strength", 1.0, "Strength of the image stream; 0 leaves it out."),
@@ -78,30 +76,26 @@ class ApplyFaceCDM(io.ComfyNode):
                     "(0, 1, 0.5), or single blocks (3:1, 6:0.5).",
                     **ADVANCED,
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="The encoder for the whole image; the one the adapter was made with.",
+                optional(
+                    io.ClipVision, "clip_vision", "The encoder for the whole image; the one the adapter was made with."
                 ),
-                io.Image.Input(
+                optional(
+                    io.Image,
                     "image",
-                    optional=True,
-                    tooltip="The whole image, with clothes and surroundings; adapters that encode a face's "
+                    "The whole image, with clothes and surroundings; adapters that encode a face's "
                     "picture cut it out of this, the input of Detect & Embed Faces.",
                 ),
-                io.ClipVisionOutput.Input(
+                optional(
+                    io.ClipVisionOutput,
                     "clip_vision_output",
-                    optional=True,
-                    tooltip="A whole image encoded already, in place of the two above.",
+                    "A whole image encoded already, in place of the two above.",
                 ),
-                io.Mask.Input(
-                    "mask", optional=True, tooltip="Where in the picture the person is; of a batch the first counts."
-                ),
-                OPTIONS.Input("options", optional=True, tooltip="From Apply Options; without it, their defaults."),
-                POSE_KEYPOINT.Input(
+                optional(io.Mask, "mask", "Where in the picture the person is; of a batch the first counts."),
+                optional(OPTIONS, "options", "From Apply Options; without it, their defaults."),
+                optional(
+                    POSE_KEYPOINT,
                     "pose",
-                    optional=True,
-                    tooltip="The location of the face: the pose that the ControlNet gets, cropped in the same way. "
+                    "The location of the face: the pose that the ControlNet gets, cropped in the same way. "
                     "It raises identity similarity. For FaceCDM's own adapters with spatial tokens.",
                 ),
             ],

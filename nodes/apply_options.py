@@ -8,7 +8,7 @@ from torch import Tensor
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
-from .inputs import choice, number, share
+from .inputs import choice, number, optional, share
 from .new_fields import aliases
 from .sockets import OPTIONS
 
@@ -100,10 +100,10 @@ class ApplyOptionsNode(io.ComfyNode):
                     "Noise in the empty face of the negative prompt (InstantID, PuLID, FaceID; an error "
                     "with others). A little makes overexposed pictures softer.",
                 ),
-                io.Image.Input(
+                optional(
+                    io.Image,
                     "negative_image",
-                    optional=True,
-                    tooltip="The image stream, or FaceID Plus, moves away from this picture: it replaces the "
+                    "The image stream, or FaceID Plus, moves away from this picture: it replaces the "
                     "empty one of the negative prompt. An error with other adapters.",
                 ),
             ],

@@ -10,7 +10,7 @@ from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .checks import checked
-from .inputs import choice, number, share
+from .inputs import choice, number, optional, share
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
 from .warn import output
@@ -49,9 +49,7 @@ class ApplyToControlNet(io.ComfyNode):
                     "softer. Set the same in Apply FaceCDM.",
                     **ADVANCED,
                 ),
-                io.Mask.Input(
-                    "mask", optional=True, tooltip="Where in the picture it acts; of a batch the first counts."
-                ),
+                optional(io.Mask, "mask", "Where in the picture it acts; of a batch the first counts."),
                 io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS, **ADVANCED),
             ],
             outputs=[
@@ -134,9 +132,7 @@ class ApplyLora(io.ComfyNode):
                     NO_LORA,
                     "A file in models/loras; not read where a control_lora is connected.",
                 ),
-                io.Custom("LORA_MODEL").Input(
-                    "control_lora", optional=True, tooltip="From Train FaceCDM or Train FaceCDM Stage."
-                ),
+                optional(io.Custom("LORA_MODEL"), "control_lora", "From Train FaceCDM or Train FaceCDM Stage."),
             ],
             outputs=[
                 io.ControlNet.Output(

@@ -11,7 +11,7 @@ from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
-from .inputs import choice, number, whole
+from .inputs import choice, number, optional, whole
 from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
 
@@ -135,12 +135,8 @@ class PrepareDataSet(io.ComfyNode):
                     0.01,
                     "Smallest ratio of the face's width to the shorter side of the bucket.",
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="Encoder of whole images, for adapters with an image stream.",
-                ),
-                io.Image.Input("images", optional=True, tooltip="A batch of pictures, in place of a folder."),
+                optional(io.ClipVision, "clip_vision", "Encoder of whole images, for adapters with an image stream."),
+                optional(io.Image, "images", "A batch of pictures, in place of a folder."),
                 io.String.Input(
                     "captions",
                     default="",

@@ -11,7 +11,7 @@ from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import Window, resize, window_around
 from .checks import check_choices, checked
-from .inputs import number, whole
+from .inputs import number, optional, switch, whole
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
 from .warn import output
@@ -81,9 +81,7 @@ class DetailFaces(io.ComfyNode):
                     **ADVANCED,
                 ),
                 number("feather", 0.3, 0.0, 2.0, 0.05, "Width of its soft edge, in half faces.", **ADVANCED),
-                io.Boolean.Input(
-                    "noise_mask", default=True, tooltip="Keep the surroundings of the face while sampling.", **ADVANCED
-                ),
+                switch("noise_mask", True, "Keep the surroundings of the face while sampling.", **ADVANCED),
                 number(
                     "min_score",
                     0.5,
@@ -95,12 +93,8 @@ class DetailFaces(io.ComfyNode):
                 ),
                 whole("min_size", 8, 0, 4096, "Faces narrower than this many pixels stay as they are.", **ADVANCED),
                 whole("max_size", 4096, 1, 16384, "Faces wider than this many pixels stay as they are.", **ADVANCED),
-                FACE_ANALYZER.Input("analyzer", optional=True, tooltip="Finds the faces. Or connect faces."),
-                FACES.Input(
-                    "faces",
-                    optional=True,
-                    tooltip="Only these faces, found in the same image by Detect & Embed Faces.",
-                ),
+                optional(FACE_ANALYZER, "analyzer", "Finds the faces. Or connect faces."),
+                optional(FACES, "faces", "Only these faces, found in the same image by Detect & Embed Faces."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The pictures with the new faces."),

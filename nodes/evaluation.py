@@ -11,6 +11,7 @@ from ..facecdm.faces.detect import to_bgr
 from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
 from .checks import checked
+from .inputs import optional, switch
 from .new_fields import aliases
 from .sockets import FACE_ANALYZER
 from .warn import output
@@ -39,25 +40,15 @@ class EvaluateIdentity(io.ComfyNode):
                     "analyzer",
                     tooltip="The recogniser that measures. Best another pack than the one that made the embeddings.",
                 ),
-                io.Image.Input(
-                    "held_out",
-                    optional=True,
-                    tooltip="A photo of the person that was not used, or one for each picture.",
+                optional(io.Image, "held_out", "A photo of the person that was not used, or one for each picture."),
+                optional(
+                    io.Image, "without_identity", "The pictures of the same seeds without the adapter, for comparison."
                 ),
-                io.Image.Input(
-                    "without_identity",
-                    optional=True,
-                    tooltip="The pictures of the same seeds without the adapter, for comparison.",
+                optional(
+                    io.Image, "others", "Other people in the same kind of picture. Their mean embedding is subtracted."
                 ),
-                io.Image.Input(
-                    "others",
-                    optional=True,
-                    tooltip="Other people in the same kind of picture. Their mean embedding is subtracted.",
-                ),
-                io.Boolean.Input(
-                    "second_opinion",
-                    default=False,
-                    tooltip="Also measure with dlib, which no training used. It must be installed.",
+                switch(
+                    "second_opinion", False, "Also measure with dlib, which no training used. It must be installed."
                 ),
                 io.String.Input(
                     "name", default="evaluation", tooltip="Folder of the report, below output/facecdm_evaluation."

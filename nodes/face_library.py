@@ -8,7 +8,7 @@ from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
 from .checks import check_choices, checked
-from .inputs import choice, number
+from .inputs import choice, number, optional, switch
 from .model_folders import SAVED_FACES, folders
 from .new_fields import aliases
 from .sockets import FACES
@@ -89,11 +89,7 @@ class SaveFaces(io.ComfyNode):
             inputs=[
                 FACES.Input("faces", tooltip="The faces to save."),
                 io.String.Input("name", default="face", tooltip="File name; letters, digits, spaces, - and _."),
-                io.Boolean.Input(
-                    "overwrite",
-                    default=False,
-                    tooltip="Replace a file of this name; otherwise _2, _3 … is appended.",
-                ),
+                switch("overwrite", False, "Replace a file of this name; otherwise _2, _3 … is appended."),
             ],
             outputs=[
                 FACES.Output(display_name="faces", tooltip="The same faces."),
@@ -160,13 +156,11 @@ class CompareFaces(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 FACES.Input("faces_a", tooltip="The rows."),
-                FACES.Input(
-                    "faces_b", optional=True, tooltip="The columns. Without it, faces_a are compared with each other."
-                ),
-                FACES.Input(
+                optional(FACES, "faces_b", "The columns. Without it, faces_a are compared with each other."),
+                optional(
+                    FACES,
                     "baseline",
-                    optional=True,
-                    tooltip="Other people in the same kind of picture. Their mean embedding is subtracted first "
+                    "Other people in the same kind of picture. Their mean embedding is subtracted first "
                     "(for renders and drawings).",
                 ),
             ],

@@ -8,7 +8,7 @@ from ..facecdm.faces.draw import draw_pictures
 from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
 from .checks import check_choices, checked
-from .inputs import choice, number, whole
+from .inputs import choice, number, switch, whole
 from .model_folders import FACE_PACKS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
@@ -41,12 +41,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
                     "Where ONNX Runtime computes. The report names the provider that it got.",
                     **ADVANCED,
                 ),
-                io.Boolean.Input(
-                    "landmarks",
-                    default=False,
-                    tooltip="Also load the pack's model for 106 landmarks (2d106det).",
-                    **ADVANCED,
-                ),
+                switch("landmarks", False, "Also load the pack's model for 106 landmarks (2d106det).", **ADVANCED),
             ],
             outputs=[
                 FACE_ANALYZER.Output(display_name="analyzer", tooltip="For Detect & Embed Faces."),
@@ -137,10 +132,10 @@ class DetectFaces(io.ComfyNode):
                     step=32,
                     **ADVANCED,
                 ),
-                io.Boolean.Input(
+                switch(
                     "search_harder",
-                    default=True,
-                    tooltip="Where no face is certain, search again at other sizes, with a border around the picture "
+                    True,
+                    "Where no face is certain, search again at other sizes, with a border around the picture "
                     "(close-ups), and with the picture turned.",
                     **ADVANCED,
                 ),
@@ -150,11 +145,11 @@ class DetectFaces(io.ComfyNode):
                     optional=True,
                     tooltip="Name of the person, for tables and saved files.",
                 ),
-                io.Boolean.Input(
+                switch(
                     "unload_after",
-                    default=False,
+                    False,
+                    "Free the analyzer's memory afterwards. It is loaded again when needed.",
                     optional=True,
-                    tooltip="Free the analyzer's memory afterwards. It is loaded again when needed.",
                     **ADVANCED,
                 ),
             ],

@@ -1,4 +1,4 @@
-"""Inputs with a widget, one line each."""
+"""Inputs of the nodes, written in one line each."""
 
 from collections.abc import Sequence
 
@@ -25,3 +25,12 @@ def strength(name: str, default: float, tooltip: str, **more) -> io.Input:
 def share(name: str, default: float, tooltip: str, step: float = 0.05, **more) -> io.Input:
     """A number in 0…1."""
     return number(name, default, 0.0, 1.0, step, tooltip, **more)
+
+
+def switch(name: str, default: bool, tooltip: str, **more) -> io.Input:
+    return io.Boolean.Input(name, default=default, tooltip=tooltip, **more)
+
+
+def optional(socket, name: str, tooltip: str) -> io.Input:
+    """An optional input for a link, of a socket type such as io.Image or FACES."""
+    return socket.Input(name, optional=True, tooltip=tooltip)

@@ -9,7 +9,7 @@ from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 from .apply import applied
 from .checks import checked
-from .inputs import choice, number, share, strength
+from .inputs import choice, number, optional, share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -51,14 +51,10 @@ class PersonRegions(io.ComfyNode):
                     "regions only",
                     "Leave the rest as background, or divide the whole picture among the people.",
                 ),
-                FACES.Input(
-                    "faces",
-                    optional=True,
-                    tooltip="Faces found in a layout picture: everybody gets head and shoulders around them.",
+                optional(
+                    FACES, "faces", "Faces found in a layout picture: everybody gets head and shoulders around them."
                 ),
-                io.Image.Input(
-                    "layout", optional=True, tooltip="A painted picture: one colour a person, black background."
-                ),
+                optional(io.Image, "layout", "A painted picture: one colour a person, black background."),
             ],
             outputs=[
                 io.Mask.Output(display_name="masks", tooltip="All people's masks as a batch."),
@@ -132,27 +128,20 @@ class ApplyToPeople(io.ComfyNode):
                     "end_at", 1.0, "Share of the sampling after which the people no longer act.", step=0.01, **ADVANCED
                 ),
                 *(
-                    FACES.Input(
+                    optional(
+                        FACES,
                         f"faces_{n}",
-                        optional=True,
-                        tooltip=f"One or several photos' faces of person {n}; an adapter for images needs none.",
+                        f"One or several photos' faces of person {n}; an adapter for images needs none.",
                     )
                     for n in everybody
                 ),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="The encoder for the whole images."),
-                *(
-                    io.Image.Input(f"image_{n}", optional=True, tooltip=f"The whole image of person {n}.")
-                    for n in everybody
-                ),
-                OPTIONS.Input(
-                    "options",
-                    optional=True,
-                    tooltip="From Apply Options, for everybody; without it, all of them at rest.",
-                ),
-                POSE_KEYPOINT.Input(
+                optional(io.ClipVision, "clip_vision", "The encoder for the whole images."),
+                *(optional(io.Image, f"image_{n}", f"The whole image of person {n}.") for n in everybody),
+                optional(OPTIONS, "options", "From Apply Options, for everybody; without it, all of them at rest."),
+                optional(
+                    POSE_KEYPOINT,
                     "pose",
-                    optional=True,
-                    tooltip="Where the faces are to be, as in Apply FaceCDM: everybody gets the one "
+                    "Where the faces are to be, as in Apply FaceCDM: everybody gets the one "
                     "that their mask covers most.",
                 ),
             ],

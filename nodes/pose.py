@@ -12,7 +12,7 @@ from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
 from .checks import check_choices, checked
-from .inputs import choice, number, whole
+from .inputs import choice, number, optional, switch, whole
 from .model_folders import folders
 from .new_fields import aliases
 from .sockets import FACE_ANALYZER, POSE_KEYPOINT
@@ -37,11 +37,9 @@ def drawing_inputs() -> list:
             DRAWINGS[0],
             "What the ControlNet was trained on: OpenPose's sticks and dots, or InstantID's five coloured points.",
         ),
-        io.Boolean.Input(
-            "draw_body", default=True, tooltip="OpenPose drawing: show the body. Face key points give nose and eyes."
-        ),
-        io.Boolean.Input("draw_hands", default=True, tooltip="OpenPose drawing: show the hands."),
-        io.Boolean.Input("draw_face", default=True, tooltip="OpenPose drawing: show the face's 70 points."),
+        switch("draw_body", True, "OpenPose drawing: show the body. Face key points give nose and eyes."),
+        switch("draw_hands", True, "OpenPose drawing: show the hands."),
+        switch("draw_face", True, "OpenPose drawing: show the face's 70 points."),
         number(
             "thickness",
             1.0,
@@ -97,11 +95,10 @@ class ExtractPose(io.ComfyNode):
                     "Face key points by the analyzer, or whole bodies by OpenPose or DWPose, whose weights are "
                     "in models/openpose or models/dwpose.",
                 ),
-                FACE_ANALYZER.Input(
+                optional(
+                    FACE_ANALYZER,
                     "analyzer",
-                    optional=True,
-                    tooltip="For face key points: from Load Face Analyzer. With landmarks on a face has 70 points, "
-                    "else five.",
+                    "For face key points: from Load Face Analyzer. With landmarks on a face has 70 points, else five.",
                 ),
                 choice("people", PEOPLE, PEOPLE[0], "All people of a picture, or the largest only."),
                 number(
@@ -175,7 +172,7 @@ class EditPose(io.ComfyNode):
                 number("turn_yaw", 0.0, -90.0, 90.0, 1.0, "Degrees by which heads turn to the viewer's right."),
                 number("turn_pitch", 0.0, -60.0, 60.0, 1.0, "Degrees by which heads turn down."),
                 number("turn_roll", 0.0, -180.0, 180.0, 1.0, "Degrees by which heads roll counter-clockwise."),
-                io.Boolean.Input("mirror", default=False, tooltip="Swap left and right."),
+                switch("mirror", False, "Swap left and right."),
                 number("scale", 1.0, 0.05, 20.0, 0.05, "Scale of the people about the centre of the picture."),
                 number("move_right", 0.0, -2.0, 2.0, 0.01, "Shift in picture widths; negative to the left."),
                 number("move_down", 0.0, -2.0, 2.0, 0.01, "Shift in picture heights; negative upwards."),
@@ -190,7 +187,7 @@ class EditPose(io.ComfyNode):
                     "Where the new picture has other proportions: stretch, keep everything visible, or leave "
                     "no border.",
                 ),
-                io.Image.Input("onto", optional=True, tooltip="A picture whose size replaces width and height."),
+                optional(io.Image, "onto", "A picture whose size replaces width and height."),
                 *drawing_inputs(),
             ],
             outputs=pose_outputs(),

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.training.settings import rule
 from ..facecdm.training.stages import GROUPS, Stage
+from .inputs import optional
 from .new_fields import aliases
 
 STAGE_SETTINGS = io.Custom("FACECDM_STAGE_SETTINGS")
@@ -48,9 +49,7 @@ class StageSettings(io.ComfyNode):
                     tooltip=f"What is trained, with commas, of {', '.join(GROUPS)}; empty: as the preset.",
                 ),
                 *(_input(field) for field in _settings()),
-                STAGE_SETTINGS.Input(
-                    "settings", optional=True, tooltip="From another Stage Settings; values set here win."
-                ),
+                optional(STAGE_SETTINGS, "settings", "From another Stage Settings; values set here win."),
             ],
             outputs=[STAGE_SETTINGS.Output(display_name="settings", tooltip="For Train FaceCDM (Stage).")],
         )

@@ -10,7 +10,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
 from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
-from .inputs import choice, number, whole
+from .inputs import choice, number, optional, whole
 from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
@@ -66,20 +66,16 @@ def _common_inputs() -> list:
 
 def _optional_inputs() -> list:
     return [
-        io.Vae.Input("vae", optional=True, tooltip="For the identity loss and the preview pictures."),
-        FACE_ANALYZER.Input(
-            "face_analyzer",
-            optional=True,
-            tooltip="For the identity loss: the one that the data set was prepared with.",
-        ),
-        io.ControlNet.Input(
+        optional(io.Vae, "vae", "For the identity loss and the preview pictures."),
+        optional(FACE_ANALYZER, "face_analyzer", "For the identity loss: the one that the data set was prepared with."),
+        optional(
+            io.ControlNet,
             "control_net",
-            optional=True,
-            tooltip="A pose ControlNet, for data sets with pose pictures. It is not changed; a LoRA of it can be "
+            "A pose ControlNet, for data sets with pose pictures. It is not changed; a LoRA of it can be "
             "trained (control, in Stage Settings' train).",
         ),
-        LORA_MODEL.Input("lora", optional=True, tooltip="From the stage before, to train further."),
-        LORA_MODEL.Input("control_lora", optional=True, tooltip="The ControlNet's LoRA from the stage before."),
+        optional(LORA_MODEL, "lora", "From the stage before, to train further."),
+        optional(LORA_MODEL, "control_lora", "The ControlNet's LoRA from the stage before."),
     ]
 
 
@@ -136,11 +132,7 @@ class TrainStage(io.ComfyNode):
                 ),
                 *_common_inputs(),
                 *_optional_inputs(),
-                STAGE_SETTINGS.Input(
-                    "settings",
-                    optional=True,
-                    tooltip="From Stage Settings: the values that differ from the preset's.",
-                ),
+                optional(STAGE_SETTINGS, "settings", "From Stage Settings: the values that differ from the preset's."),
                 _held_out(),
             ],
             outputs=_outputs(),
@@ -171,11 +163,9 @@ class Train(io.ComfyNode):
                 number("length", 1.0, 0.0001, 100.0, 0.01, "Factor on the preset's steps: 0.5 trains half as long."),
                 *_common_inputs(),
                 *_optional_inputs(),
-                STAGE_SETTINGS.Input("settings", optional=True, tooltip="From Stage Settings: for all three stages."),
+                optional(STAGE_SETTINGS, "settings", "From Stage Settings: for all three stages."),
                 *(
-                    STAGE_SETTINGS.Input(
-                        f"settings_{n}", optional=True, tooltip=f"For stage {n} alone; overrides settings."
-                    )
+                    optional(STAGE_SETTINGS, f"settings_{n}", f"For stage {n} alone; overrides settings.")
                     for n in (1, 2, 3)
                 ),
                 _held_out(),
