@@ -1,22 +1,11 @@
-"""Stable Diffusion 2 and 2.1: the blocks of SD1.5, another text tower and narrower heads."""
+"""Stable Diffusion 2 and 2.1: the layers of SD1.5 with heads of 64 features, and another text encoder."""
+
+from dataclasses import replace
 
 from .base import Base
 from .layers import LayerMap
-from .sd15 import BLOCKS, PRESETS
+from .sd15 import BLOCKS, PRESETS, SD15
 
-SD2 = Base(
-    "SD2",
-    LayerMap.of_runs(
-        1024,
-        ("input", 320, 5, 2),
-        ("input", 640, 10, 2),
-        ("input", 1280, 20, 2),
-        ("output", 1280, 20, 3),
-        ("output", 640, 10, 3),
-        ("output", 320, 5, 3),
-        ("middle", 1280, 20, 1),
-    ),
-    BLOCKS,
-    PRESETS,
-    resolution=768,
-)
+LAYERS = tuple(replace(layer, heads=layer.width // 64) for layer in SD15.layer_map.layers)
+
+SD2 = Base("SD2", LayerMap(LAYERS, context=1024), BLOCKS, PRESETS, resolution=768)

@@ -5,6 +5,7 @@ adds the tokens of the embedding (a shortcut).
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -66,26 +67,21 @@ class AlignedFace:
 
 
 RULE = Rule({"perceiver_resampler.proj_in.weight": (None, None)})
+plus_family = partial(Family, stream="face", rule=RULE, recipe=AlignedFace())
 
-FAMILY = Family(
+FAMILY = plus_family(
     key="faceid-plus",
     name="FaceID Plus",
-    stream="face",
-    rule=RULE,
     projector=IdentityPlus,
-    recipe=AlignedFace(),
     files={"SD1.5": "ip-adapter-faceid-plus_sd15.bin"},
     substitute="faceid-plusv2",
     name_parts=("faceid-plus", "faceidplus"),
 )
 
-V2 = Family(
+V2 = plus_family(
     key="faceid-plusv2",
     name="FaceID PlusV2",
-    stream="face",
-    rule=RULE,
     projector=IdentityPlusV2,
-    recipe=AlignedFace(),
     files={"SD1.5": "ip-adapter-faceid-plusv2_sd15.bin", "SDXL": "ip-adapter-faceid-plusv2_sdxl.bin"},
     name_parts=("plusv2", "plus-v2", "faceidplusv2"),
 )

@@ -3,6 +3,8 @@
 Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter", 2023; tencent-ailab/IP-Adapter, ip_adapter/ip_adapter.py.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from ...adapter.features import Features
@@ -35,26 +37,19 @@ class Pooled(nn.Module):
 
 
 RULE = Rule({"proj.weight": (None, None), "norm.weight": (None,)})
+pooled_family = partial(Family, stream="image", rule=RULE, projector=Pooled, recipe=Pictures(POOLED))
 
-FAMILY = Family(
+FAMILY = pooled_family(
     key="ip-adapter",
     name="IP-Adapter",
-    stream="image",
-    rule=RULE,
-    projector=Pooled,
-    recipe=Pictures(POOLED),
     files={"SD1.5": "ip-adapter_sd15.safetensors", "SDXL": "ip-adapter_sdxl_vit-h.safetensors"},
     strength=0.7,
     name_parts=("ip-adapter-sd15", "ip-adapter-sdxl"),
 )
 
-LIGHT = Family(
+LIGHT = pooled_family(
     key="ip-adapter-light",
     name="IP-Adapter light",
-    stream="image",
-    rule=RULE,
-    projector=Pooled,
-    recipe=Pictures(POOLED),
     files={"SD1.5": "ip-adapter_sd15_light_v11.bin"},
     strength=1.0,
     name_parts=("adapter-light", "ipadapter-light", "sd15-light"),

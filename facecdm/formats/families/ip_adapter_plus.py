@@ -3,19 +3,19 @@
 tencent-ailab/IP-Adapter, ip_adapter/resampler.py.
 """
 
+from functools import partial
+
 from ..family import FACE as FACE_PICTURE
 from ..family import Family, Rule
 from ..projectors import Resampler
 from ..recipes import Pictures
 
 RULE = Rule({"latents": (1, None, None), "proj_in.weight": (None, None)})
+resampler_family = partial(Family, stream="image", rule=RULE, projector=Resampler)
 
-FAMILY = Family(
+FAMILY = resampler_family(
     key="ip-adapter-plus",
     name="IP-Adapter Plus",
-    stream="image",
-    rule=RULE,
-    projector=Resampler,
     recipe=Pictures(),
     files={"SD1.5": "ip-adapter-plus_sd15.safetensors", "SDXL": "ip-adapter-plus_sdxl_vit-h.safetensors"},
     strength=0.7,
@@ -23,24 +23,18 @@ FAMILY = Family(
     name_parts=("adapter-plus",),
 )
 
-FACE = Family(
+FACE = resampler_family(
     key="ip-adapter-plus-face",
     name="IP-Adapter Plus-Face",
-    stream="image",
-    rule=RULE,
-    projector=Resampler,
     recipe=Pictures(picture=FACE_PICTURE),
     files={"SD1.5": "ip-adapter-plus-face_sd15.safetensors", "SDXL": "ip-adapter-plus-face_sdxl_vit-h.safetensors"},
     strength=0.7,
     name_parts=("plus-face", "plusface"),
 )
 
-COMPOSITION = Family(
+COMPOSITION = resampler_family(
     key="ip-adapter-composition",
     name="IP-Adapter Plus Composition",
-    stream="image",
-    rule=RULE,
-    projector=Resampler,
     recipe=Pictures(),
     files={"SD1.5": "ip_plus_composition_sd15.safetensors", "SDXL": "ip_plus_composition_sdxl.safetensors"},
     strength=1.0,
