@@ -24,6 +24,16 @@ SETTINGS = {
     "min_size": 8,
     "max_size": 4096,
 }
+DETECTION = {
+    "min_score": 0.5,
+    "no_face": "skip",
+    "crop_size": 112,
+    "crop_margin": 0.0,
+    "mask_grow": 1.0,
+    "mask_feather": 0.1,
+    "detection_size": 640,
+    "search_harder": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,17 @@ def group(faceworld_val) -> torch.Tensor:
         small = Image.open(faceworld_val / person / "00.webp").convert("RGB").resize((80, 80), Image.Resampling.LANCZOS)
         picture[0, 40:120, x : x + 80] = torch.from_numpy(np.asarray(small, np.float32) / 255)
     return picture
+
+
+@pytest.fixture
+def find(in_comfy, analyzer, group):
+    """Return faces of the group's first picture."""
+
+    def run(**changes):
+        inputs = {"analyzer": analyzer, "image": group[:1]} | DETECTION | changes
+        return in_comfy.run("FaceCDMDetectFaces", **inputs)[0]
+
+    return run
 
 
 @pytest.fixture
@@ -102,22 +123,8 @@ def test_faces_are_sampled_again_and_nothing_else_changes(detail, analyzer, grou
     assert report.count("sampled at") == 2 and pairs.shape == (2, 128, 256, 3)
 
 
-def test_only_the_faces_that_are_connected(in_comfy, detail, analyzer, group):
-    faces = in_comfy.run(
-        "FaceCDMDetectFaces",
-        analyzer=analyzer,
-        image=group[:1],
-        choice="left to right",
-        index=1,
-        min_score=0.5,
-        no_face="skip",
-        crop_size=112,
-        crop_margin=0.0,
-        mask_grow=1.0,
-        mask_feather=0.1,
-        detection_size=640,
-        search_harder=True,
-    )[0]
+def test_only_the_faces_that_are_connected(find, detail, group):
+    faces = find(choice="left to right", index=1)
     image, mask, *_ = detail(faces=faces)
     assert torch.equal(image[:, :, :128], group[:1, :, :128]) and not torch.equal(image, group[:1])
 
@@ -259,7 +266,7 @@ def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
     torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
-def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, analyzer, detail, monkeypatch):
+def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, analyzer, find, detail, monkeypatch):
     """Every face by its own key points, as the detector found them, whatever pose the whole picture had."""
     host, run = (
         in_comfy.module("facecdm.hosts.comfy.sampling.window"),
@@ -279,21 +286,7 @@ def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, an
 
     monkeypatch.setattr(host, "model_in", watched)
     assert not torch.equal(detail(analyzer=analyzer, model=model)[0], group[:1])
-    found = in_comfy.run(
-        "FaceCDMDetectFaces",
-        analyzer=analyzer,
-        image=group[:1],
-        choice="all",
-        index=0,
-        min_score=0.5,
-        no_face="skip",
-        crop_size=112,
-        crop_margin=0.0,
-        mask_grow=1.0,
-        mask_feather=0.1,
-        detection_size=640,
-        search_harder=True,
-    )[0]
+    found = find(choice="all", index=0)
     assert len(seen) == len(found) == 2
     for (window, cut), face in zip(seen, found):
         (own,) = cut.model_options["transformer_options"][run.PEOPLE]
