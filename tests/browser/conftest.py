@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +56,37 @@ class Page:
         """Empty files in place of the models that a shipped workflow needs; their paths."""
         return touch_models(API / f"{name}.json", self.base)
 
-    def history(self) -> dict:
+    def run(self, seconds: float = 900) -> dict:
+        """Click Run, wait for the end of the job, and return its entry in the history. Raises TimeoutError."""
+        before = self.jobs()
+        (job,) = self.click_run(before)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            entry = self.ask("history").get(job)
+            if entry and (entry["status"]["completed"] or entry["status"]["status_str"] == "error"):
+                return entry
+            time.sleep(0.5)
+        raise TimeoutError(f"job {job} did not end within {seconds:.0f} s; log: {self.log}")
+
+    def click_run(self, before: set[str]) -> set[str]:
+        """Click Run until the server has a job that is not in `before`; a click may meet a page being redrawn."""
+        for _ in range(4):
+            self.tab.click(*self.frontend.run_button())
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                if new := self.jobs() - before:
+                    return new
+                time.sleep(0.3)
+        raise TimeoutError(f"Run queued nothing; shown: {self.frontend.complaints()}; log: {self.log}")
+
+    def jobs(self) -> set[str]:
+        """Ids of all jobs: waiting, running and ended."""
+        queue = self.ask("queue")
+        return {job[1] for job in (*queue["queue_running"], *queue["queue_pending"])} | self.ask("history").keys()
+
+    def ask(self, path: str) -> dict:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self.address}/history", timeout=60) as answer:
+        with opener.open(f"http://{self.address}/{path}", timeout=60) as answer:
             return json.load(answer)
 
 

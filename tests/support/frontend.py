@@ -47,7 +47,11 @@ class Frontend:
         self.tab.js("app.nodeOutputs = {}; app.nodePreviewImages = {};")
 
     def open(self, path: Path) -> None:
-        """As by dropping the file on the page."""
+        """As by dropping the file on the page. An open dialog, such as that of missing models, is closed first: it
+        would lie over this workflow, too, and take the first click.
+        """
+        if self.complaints():
+            self.dismiss()
         self.forget_pictures()
         self.tab.js(
             "await app.handleFile(new File([text], name, {type: 'application/json'}));"
