@@ -75,6 +75,8 @@ async def finish(
     client: Client, job: Job, prompt_id: str, line: ProgressLine, meter: SimilarityMeter | None, output: Path
 ) -> SheetImage:
     """Wait for a queued job, write and measure its image. A failed job gives a SheetImage with the reason."""
+    from PIL import ImageOps
+
     try:
         pictures = (await client.wait(prompt_id, line.step)).images()
     except JobFailed as error:
@@ -83,7 +85,7 @@ async def finish(
         return SheetImage(job.prompt, None, problem=f"{job.workflow.name} saved no picture")
     data = await client.fetch(pictures[0])
     try:
-        picture = open_picture(data).convert("RGB")
+        picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
     except Exception as error:  # Pillow raises many types
         raise BadAnswer(f"{client.url} sent no picture that can be read ({error!s:.200})") from error
     write_atomically(inside(output, sanitise_filename(f"{job.stem}-{job.number}.png")), data)

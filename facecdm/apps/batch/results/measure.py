@@ -59,12 +59,12 @@ class Measure:
 
     def measure(self, path: Path, person: object) -> Measurement | None:
         """Measure an image; None if the file is not a readable image."""
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         name = self._people.get(person.path) if isinstance(person, Upload) else None
         try:
             with open_picture(path) as picture:
-                return Measurement(*self._meter.measure(name, picture.convert("RGB")))
+                return Measurement(*self._meter.measure(name, ImageOps.exif_transpose(picture).convert("RGB")))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
 

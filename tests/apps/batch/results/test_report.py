@@ -12,6 +12,7 @@ from facecdm.apps.batch.execution.journal import Journal
 from facecdm.apps.batch.plan.check import check
 from facecdm.apps.batch.plan.jobs import build
 from facecdm.apps.batch.results.best import keep_best
+from facecdm.apps.batch.results.measure import Measure
 from facecdm.apps.batch.results.sheets import write_sheets
 from facecdm.apps.batch.results.table import write_table
 from facecdm.apps.batch.start import run_async
@@ -58,6 +59,20 @@ def test_the_best_stay(finished):
     keep_best(batch, journal, folder)
     assert {"ada/1-3.png", "bob/1-3.png", "ada/2-3.png", "not-kept/ada/1-1.png"} <= kept(folder)
     assert len(kept(folder)) == 11
+
+
+def test_an_image_is_measured_as_its_exif_turns_it(finished, tmp_path):
+    class Meter:
+        def add_reference(self, name, picture):
+            pass
+
+        def measure(self, name, picture):
+            return float(picture.width), 1, 1.0
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.png", exif=exif)
+    assert Measure(finished[0], Meter()).measure(tmp_path / "turned.png", None).identity == 4.0
 
 
 def test_an_interrupted_move_is_completed(finished, monkeypatch):
