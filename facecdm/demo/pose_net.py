@@ -30,7 +30,7 @@ class PoseNet(nn.Module):
 
     def __init__(self, unet: nn.Module, rank: int = RANK):
         super().__init__()
-        from ..hosts.diffusers.unet import controlnet_of
+        from .unet import controlnet_of
 
         control = controlnet_of(unet)
         self._control = (control,)  # the tuple keeps it from being a submodule

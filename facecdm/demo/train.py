@@ -331,7 +331,7 @@ def train_unet(
 
     The pictures are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
     """
-    from ..hosts.diffusers.unet import build_unet
+    from .unet import build_unet
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config()).to(device, memory_format=torch.channels_last)

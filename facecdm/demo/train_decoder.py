@@ -61,7 +61,7 @@ def predictor(
     unet: dict[str, Tensor], sizes: DemoSizes, tokens: CaptionTokens, clip: TinyClip, device: str
 ) -> Callable[[Tensor, Tensor, list[str]], Tensor]:
     """Make a function (noisy latents, levels, captions) -> clean latents, predicted by the U-Net with these weights."""
-    from ..hosts.diffusers.unet import build_unet
+    from .unet import build_unet
 
     model = build_unet(sizes.unet_config())
     model.load_state_dict({name: value.float() for name, value in unet.items()})

@@ -40,7 +40,7 @@ def train_pose(
 
     High noise levels are more frequent, t = 1 − u³ (as in T2I-Adapter, Mou et al. 2023), because they decide the pose.
     """
-    from ..hosts.diffusers.unet import build_unet
+    from .unet import build_unet
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config())

@@ -11,8 +11,8 @@ from facecdm.demo.clip import ClipSizes
 from facecdm.demo.pose_net import MARK, PoseNet, control_lora, read, write
 from facecdm.demo.poses import KeyPoints
 from facecdm.demo.sizes import DemoSizes
+from facecdm.demo.unet import build_unet
 from facecdm.errors import BadFile
-from facecdm.hosts.diffusers.unet import build_unet
 from facecdm.pose.generic_face import FACE, FIVE
 from facecdm.pose.layout import FACE_OF_LANDMARKS
 

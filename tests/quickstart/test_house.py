@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ PACK = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *LIBRARY]
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "node_helpers", "nodes"}
 HEAVY = {"insightface", "onnxruntime", "onnx", "cv2", "matplotlib", "skimage", "transformers", "diffusers"}
 # What a package of the library may import of the others; modules such as errors.py and files.py are open to all.
-# Not here: commands, which join the others, and demo, whose training builds its U-Net by hosts/diffusers.
 ARROWS = {
     "bases": set(),
     "faces": set(),
@@ -24,6 +24,7 @@ ARROWS = {
     "people": {"faces"},
     "adapter": {"bases", "faces", "pose"},
     "formats": {"adapter", "bases", "faces", "pose"},
+    "demo": {"bases", "faces", "pose"},
     "models": {"formats"},
     "doctor": {"demo", "faces", "models"},
     "evaluation": {"faces", "pose"},
@@ -31,7 +32,10 @@ ARROWS = {
     "hosts": {"adapter", "bases", "demo", "faces", "formats", "training"},
     "comfy_api": set(),
     "apps": {"comfy_api", "faces"},
+    "commands": {"adapter", "demo", "faces", "hosts", "training"},
+    "quickstart": set(),
 }
+BUILDS_DIFFUSERS_MODELS = ROOT / "facecdm" / "demo" / "unet.py"
 
 
 def imports(path: Path, everywhere: bool) -> Iterator[tuple[str, int]]:
@@ -88,9 +92,15 @@ def test_imports_point_down(room):
         assert rooms(path) <= ARROWS[room], f"{label(path)} imports a package above its own"
 
 
+def test_the_arrows_name_every_package_and_form_no_cycle():
+    packages = {path.parent.name for path in (ROOT / "facecdm").glob("*/__init__.py")}
+    assert packages == ARROWS.keys()
+    assert len(list(TopologicalSorter(ARROWS).static_order())) == len(packages)  # raises CycleError for a cycle
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=label)
-def test_only_its_host_imports_diffusers(path):
-    assert is_host(path, "diffusers") or "diffusers" not in roots(path)
+def test_only_its_host_and_the_demos_unet_import_diffusers(path):
+    assert is_host(path, "diffusers") or path == BUILDS_DIFFUSERS_MODELS or "diffusers" not in roots(path)
 
 
 @pytest.mark.parametrize("path", PACK, ids=label)

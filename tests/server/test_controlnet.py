@@ -10,7 +10,7 @@ import torch
 from facecdm.apps.references import FACEWORLD_REFERENCE
 from facecdm.demo import weights as demo
 from facecdm.demo.pose_net import PoseNet, write
-from facecdm.hosts.diffusers.unet import build_unet
+from facecdm.demo.unet import build_unet
 
 NET = "made-up.safetensors"
 

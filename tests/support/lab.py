@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from facecdm.demo.schedule import signal_and_noise
+from facecdm.demo.unet import build_unet
 from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
-from facecdm.hosts.diffusers.unet import build_unet
 from facecdm.training.initialise import new_adapter
 from facecdm.training.lora import Lora
 from facecdm.training.losses import BackgroundLoss, DiffusionLoss, LocalisationLoss

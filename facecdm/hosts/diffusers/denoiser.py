@@ -176,7 +176,7 @@ def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -
     from ...demo import pose_net, schedule
     from ...demo import weights as demo
     from ...demo.autoencoder import build_autoencoder
-    from .unet import build_unet
+    from ...demo.unet import build_unet
 
     weights = weights or demo.read()
     unet = build_unet(weights.sizes.unet_config())

@@ -1,29 +1,11 @@
-"""Build U-Nets of diffusers, and find their cross-attention layers."""
+"""Find the cross-attention layers of diffusers' U-Nets."""
 
 from torch import nn
 
 from ...bases.layers import Layer, LayerMap
-from ...errors import MissingPackage, UnsupportedModel
+from ...errors import UnsupportedModel
 
 _PARTS = {"down_blocks": "input", "up_blocks": "output", "mid_block": "middle"}
-
-
-def build_unet(config: dict) -> nn.Module:
-    """A `UNet2DConditionModel` with random weights, from its configuration."""
-    try:
-        from diffusers import UNet2DConditionModel
-    except ImportError as error:
-        raise MissingPackage("training needs diffusers: pip install diffusers") from error
-    return UNet2DConditionModel(**config)
-
-
-def controlnet_of(unet: nn.Module) -> nn.Module:
-    """A `ControlNetModel` initialised with a copy of the U-Net's encoder, on its device."""
-    try:
-        from diffusers import ControlNetModel
-    except ImportError as error:
-        raise MissingPackage("training needs diffusers: pip install diffusers") from error
-    return ControlNetModel.from_unet(unet).to(next(unet.parameters()).device)
 
 
 def cross_attentions(unet: nn.Module) -> list[nn.Module]:

@@ -18,7 +18,7 @@ def originals(in_comfy):
 
     sizes = in_comfy.module("facecdm.demo.sizes").DemoSizes()
     torch.manual_seed(7)
-    unet = in_comfy.module("facecdm.hosts.diffusers.unet").build_unet(sizes.unet_config()).eval()
+    unet = in_comfy.module("facecdm.demo.unet").build_unet(sizes.unet_config()).eval()
     clip = in_comfy.module("facecdm.demo.clip").TinyClip(sizes.clip, len(token_ids()) + 1).eval()
     autoencoder = in_comfy.module("facecdm.demo.autoencoder").PatchAutoencoder(
         sizes.latent_channels, sizes.refiner_width
