@@ -62,8 +62,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="val people who are not used; 0009 0014 are in the demo's adapter",
     )
     add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curve")
-    add("--draw-steps", type=int, default=20)
-    add("--draw-batch", type=int, default=8, help="images sampled at once")
+    add("--sampling-steps", "--draw-steps", type=int, default=20)
+    add("--sampling-batch", "--draw-batch", type=int, default=8, help="images sampled at once")
     add("--cfg", type=float, default=4.0)
     add("--no-dlib", action="store_true", help="without the second recogniser (pip install facecdm[evaluation])")
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
@@ -120,7 +120,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         )
     denoiser, size = demo_denoiser(weights, device, pose), weights.sizes.image_size
     encoders = DemoEncoders(arguments.comfyui / "comfy" / "sd1_tokenizer", weights)
-    cast = people.cast(
+    evaluation_set = people.choose_evaluation_set(
         arguments.faceworld,
         arguments.cache,
         arguments.out / "people",
@@ -134,7 +134,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
 
     def cached(one) -> CachedRecogniser:
-        return CachedRecogniser(one, arguments.out / "seen" / f"{one.name.replace('/', ' ')}.jsonl")
+        return CachedRecogniser(one, arguments.out / "recognised" / f"{one.name.replace('/', ' ')}.jsonl")
 
     first = cached(InsightFace.of(analyzer))
     recognisers = [first, *([] if arguments.no_dlib else [cached(Dlib(first.recognise))])]
@@ -144,12 +144,12 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
     sampler = ImageSampler(
         denoiser,
-        cast,
+        evaluation_set,
         (weights.sizes.latent_channels, size // 8, size // 8),
         arguments.out / "pictures",
-        arguments.draw_steps,
+        arguments.sampling_steps,
         arguments.cfg,
-        arguments.draw_batch,
+        arguments.sampling_batch,
         control=pose and hashlib.sha256(pose.read_bytes()).hexdigest(),
     )
     settings = {name: str(value) for name, value in vars(arguments).items()} | {
@@ -160,11 +160,11 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
         "cores": os.cpu_count(),
     }
-    probe = open_probe(denoiser, data_set, cast, first.recognise, encoders, arguments.out / "probed")
+    probe = open_probe(denoiser, data_set, evaluation_set, first.recognise, encoders, arguments.out / "probed")
     return Experiment(
         lab,
         sampler,
-        Scorer(evaluator, cast, cast.hints is not None),
+        Scorer(evaluator, evaluation_set, evaluation_set.hints is not None),
         arguments.out,
         jobs(names, arguments.seeds, arguments.strengths),
         settings,

@@ -11,7 +11,7 @@ from facecdm.training.stages import Stage
 class Design:
     """The adapter that a training starts from.
 
-    image, interplay, router, places  whether it has that part (places: spatial face tokens)
+    image, interplay, router, spatial_tokens  whether it has that part
     faceid      IP-Adapter FaceID's design: an MLP so wide that the adapter is as large as the triplet, constant gates
     whole_code  no bottleneck: the code is as wide as the embedding
     """
@@ -19,7 +19,7 @@ class Design:
     image: bool = True
     interplay: bool = True
     router: bool = False
-    places: bool = True
+    spatial_tokens: bool = True
     faceid: bool = False
     whole_code: bool = False
 
@@ -45,19 +45,19 @@ class SamplingSettings:
 class Arm:
     """One arm.
 
-    says      its description
-    headline  three trainings instead of one
-    design    of its adapter
-    settings  override every stage's
-    frozen    parameter groups that are not trained
-    stages    those that take place
-    sampling  how its images are sampled
-    of        the arm whose training it uses
-    trains    False for the base model
+    description  for the report
+    headline     three trainings instead of one
+    design       of its adapter
+    settings     override those of every stage
+    frozen       parameter groups that are not trained
+    stages       the stages that are trained
+    sampling     how its images are sampled
+    of           the arm whose training it uses
+    trains       False for the base model
     """
 
     name: str
-    says: str
+    description: str
     headline: bool = False
     design: Design = field(default_factory=Design)
     settings: tuple[tuple[str, object], ...] = ()
@@ -121,7 +121,7 @@ ARMS: tuple[Arm, ...] = (
         design=Design(whole_code=True),
         settings=(("bottleneck", 0.0),),
     ),
-    Arm("without spatial tokens", "face tokens and keys start at random", design=Design(places=False)),
+    Arm("without spatial tokens", "face tokens and keys start at random", design=Design(spatial_tokens=False)),
     Arm(
         "without face location",
         "the triplet under the same pose, not conditioned on face location",

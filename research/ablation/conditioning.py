@@ -23,10 +23,11 @@ from facecdm.training.losses import LinearRecogniser
 from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
 
-from .people import Cast
+from .people import EvaluationSet
 from .training import Trained
 
 LOCATED = ", with face location"
+SEED = "heard"  # seeds the noise together with the level
 LEVELS = (500, 700, 900)
 COLUMNS = {
     "added by the wrong reference": ("wrong", "right"),
@@ -40,7 +41,7 @@ Errors = dict[str, dict[str, list[float]]]
 class ConditioningProbe:
     """What a measurement needs.
 
-    latents    [P, C, h, w], of the cast's held-out photos
+    latents    [P, C, h, w], of the held-out photos
     keypoints  [P, 5, 2] in 0…1, of the same
     linear     the linear recogniser in whose coordinates errors are measured
     folder     of the cache
@@ -48,7 +49,7 @@ class ConditioningProbe:
 
     denoiser: object
     linear: LinearRecogniser
-    cast: Cast
+    evaluation_set: EvaluationSet
     latents: Tensor
     keypoints: Tensor
     folder: Path
@@ -56,7 +57,7 @@ class ConditioningProbe:
     @torch.no_grad()
     def measure(self, trained: Trained, located: bool = False) -> Errors:
         """The errors of one training, conditioned on face location if `located`; cached on disk."""
-        path = self.folder / f"{trained.key} {self.cast.key}{' located' if located else ''}.json"
+        path = self.folder / f"{trained.key} {self.evaluation_set.key}{' located' if located else ''}.json"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             errors = {str(level): self._errors(trained, level, located) for level in LEVELS}
@@ -68,11 +69,11 @@ class ConditioningProbe:
         t = torch.full((people,), level, device=device)
         a, s = self.denoiser.signal.to(device)[t], self.denoiser.noise.to(device)[t]
         latents = self.latents.to(device)
-        noise = torch.randn(latents.shape, generator=generator("heard", level)).to(device)
+        noise = torch.randn(latents.shape, generator=generator(SEED, level)).to(device)
         noisy = a.view(-1, 1, 1, 1) * latents + s.view(-1, 1, 1, 1) * noise
-        prompt = Prompt(self.cast.empty.to(device).expand(people, -1, -1))
+        prompt = Prompt(self.evaluation_set.empty.to(device).expand(people, -1, -1))
         adapter, on = trained.adapter.to(device), torch.ones(people, dtype=torch.bool, device=device)
-        faces, vision = self.cast.faces.to(device), self.cast.vision
+        faces, vision = self.evaluation_set.faces.to(device), self.evaluation_set.vision
         vision = None if vision is None else vision.to(device)
         where, found = None, {}
         if located:
@@ -89,17 +90,19 @@ class ConditioningProbe:
         return found
 
 
-def open_probe(denoiser, data, cast: Cast, look, encoders, folder: Path) -> ConditioningProbe:
+def open_probe(denoiser, data, evaluation_set: EvaluationSet, recognise, encoders, folder: Path) -> ConditioningProbe:
     """`recognise` finds the key points; `encoders` are the base model's."""
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in cast.held_out]
-    keypoints = torch.stack([torch.as_tensor(look(picture).keypoints).float() / len(picture) for picture in pictures])
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in evaluation_set.held_out]
+    keypoints = torch.stack(
+        [torch.as_tensor(recognise(picture).keypoints).float() / len(picture) for picture in pictures]
+    )
     small = torch.nn.functional.interpolate(
         torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 255,
         (encoders.resolution, encoders.resolution),
         mode="area",
     )
     latents = encoders.latents(small.movedim(1, -1)).float().cpu()
-    return ConditioningProbe(denoiser, LinearRecogniser.fit(denoiser, data), cast, latents, keypoints, folder)
+    return ConditioningProbe(denoiser, LinearRecogniser.fit(denoiser, data), evaluation_set, latents, keypoints, folder)
 
 
 HEAD = ["training", "noise_level", "measure", "mean", "low", "high", "difference", "difference_low", "difference_high"]

@@ -55,13 +55,13 @@ class Experiment:
         generated: list[Generated] = []
         rows: list[SampleScores] = []
         results = None
-        total = len(self.jobs) * len(self.sampler.cast.requests)
+        total = len(self.jobs) * len(self.sampler.evaluation_set.requests)
         with tqdm(total=total, desc="pictures", unit="picture", mininterval=5) as bar:
             for job in self.jobs:
                 bar.set_description(f"{job.arm.name}, seed {job.seed}")
                 sampling = job.arm.sampling if job.strength is None else with_strength(job.arm.sampling, job.strength)
                 trained = self._train(job) if job.arm.trains else None
-                paths = self.sampler.draw(trained, sampling, bar.update)
+                paths = self.sampler.generate(trained, sampling, bar.update)
                 generated.append(Generated(job.arm.name, job.seed, paths, job.strength))
                 rows += self.scorer.score(generated[-1], generated[0].paths)  # the first job is without identity
                 results = Results(

@@ -25,11 +25,19 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Cast:
-    """The people, what the adapters see of their references, and all requests, encoded.
+class EvaluationSet:
+    """The people and requests of P people and A images, with their encodings.
 
-    faces [P, W] are unit embeddings, vision [P, N, V] or None; prompts [A, T, C] and empty [1, T, C]; hints
-    [A, 3, H, W] are the poses of the prompt' own pictures, and places [A, 5, 2] their faces' points; or None.
+    names       of the people
+    references  pictures whose faces are the adapters' references
+    held_out    other pictures of the same people
+    faces       [P, W] unit embeddings of the references
+    vision      [P, N, V] image features of the references, or None
+    requests    the images to sample
+    prompts     [A, T, C] the encoded prompts
+    empty       [1, T, C] the encoded empty prompt
+    hints       [A, 3, H, W] pose drawings of the pictures that the prompts describe, or None
+    keypoints   [A, 5, 2] face key points of the same pictures, or None
     """
 
     names: list[str]
@@ -41,7 +49,7 @@ class Cast:
     prompts: Tensor
     empty: Tensor
     hints: Tensor | None = None
-    places: Tensor | None = None
+    keypoints: Tensor | None = None
 
     @property
     def key(self) -> str:
@@ -49,10 +57,10 @@ class Cast:
 
 
 def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -> tuple[list[str], list[tuple]]:
-    """(names, requests): for each person `prompts` rows of other people's labels, with the person's number.
+    """Choose (names, requests); a request is (number of the person, row of the label whose caption is the prompt).
 
-    The n-th prompt are those of view 2 + n of the n-th next person of the same gender, so that prompt and person do not
-    contradict each other there; hair, age, shirt and background are the other one's.
+    A person's n-th prompt is the caption of view 2 + n of the n-th next person of the same gender. Prompt and person
+    thus agree in gender; hair, age, shirt and background in the prompt are the other person's.
     """
     views: dict[str, dict[int, int]] = {}
     for row, label in enumerate(labels):
@@ -71,7 +79,7 @@ def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -
     return names, requests
 
 
-def cast(
+def choose_evaluation_set(
     faceworld: Path,
     cache: Path,
     folder: Path,
@@ -81,17 +89,18 @@ def cast(
     prompts: int,
     left_out: list[str],
     landmarks=None,
-) -> Cast:
-    """Of each person the first view with a face is the reference and the second one is held out; written to `folder`.
+) -> EvaluationSet:
+    """Choose the people and encode everything; their pictures are written to `folder`.
 
-    With an analyzer of `landmarks` the poses are generated, too. Raises FaceCDMError where nobody is left.
+    The first view of a person in which a face is found is the reference, the second one is held out. With an analyzer
+    of `landmarks`, poses are drawn as well. Raises FaceCDMError if no people are left.
     """
     from PIL import Image
 
     val = data.load(faceworld, ("val",), SIZE, cache)
     names, requests = choose(val.labels, people, prompts, left_out)
     if not names:
-        raise FaceCDMError("nobody is left to draw: --people is 0, or all are left out")
+        raise FaceCDMError("no people are left: --people is 0, or --leave-out names everyone")
     paths: dict[str, list[Path]] = {"reference": [], "held out": []}
     faces, pictures = [], []
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +120,7 @@ def cast(
     wanted = [Request(person, val.captions[row], val.labels[row]["yaw"]) for person, row in requests]
     states = {prompt: encoders.text([prompt])[0].states for prompt in {one.prompt for one in wanted} | {""}}
     posed = _poses(val, [row for _, row in requests], landmarks, encoders.resolution) if landmarks is not None else ()
-    return Cast(
+    return EvaluationSet(
         names,
         paths["reference"],
         paths["held out"],

@@ -13,7 +13,7 @@ from facecdm.files import write_atomically
 
 from . import conditioning
 from .arms import NOT_REQUESTED, TRIPLET, arm
-from .people import Cast
+from .people import EvaluationSet
 from .scoring import Generated, Scorer
 
 MARKS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
@@ -53,7 +53,7 @@ class Results:
         write_atomically(out / "results.json", json.dumps(self.as_json(), indent=1, default=str).encode())
         if curve := self.curve():
             write_atomically(out / "strength.png", curve)
-        write_atomically(out / "sheet.jpg", sheet(self.scorer.cast, self.generated))
+        write_atomically(out / "sheet.jpg", sheet(self.scorer.evaluation_set, self.generated))
         write_atomically(out / "results.md", self.markdown().encode())
         return out / "results.md"
 
@@ -104,7 +104,7 @@ class Results:
         parts = [
             self._scale(),
             overview_table(overview),
-            "\n".join(f"- *{name}*: {arm(name).says}" for name in names),
+            "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self.curve() and "![Identity similarity against prompt adherence over the strength](strength.png)",
             "![Same prompts, same noise, every arm side by side](sheet.jpg)",
         ]
@@ -124,12 +124,12 @@ class Results:
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(conditioning.HEAD)
-            writer.writerows(conditioning.rows(self.probed, self.scorer.cast.names, TRIPLET))
+            writer.writerows(conditioning.rows(self.probed, self.scorer.evaluation_set.names, TRIPLET))
             found["conditioning.csv"] = out.getvalue()
         return found
 
     def _scale(self) -> str:
-        cast, steps = self.scorer.cast, {fact["arm"]: self._steps(fact) for fact in self.facts}
+        evaluation_set, steps = self.scorer.evaluation_set, {fact["arm"]: self._steps(fact) for fact in self.facts}
         arms = len(dict.fromkeys(one.arm for one in self.generated))
         done = f"{len(self.generated)} of {self.wanted} conditions of this run are done"
         kind = (
@@ -140,7 +140,8 @@ class Results:
                 f"{'' if len(self.generated) == self.wanted else f', {done}'}."
             )
         )
-        lines = [f"{kind} {len(cast.names)} people × {len(cast.requests) // len(cast.names)} prompts."]
+        people, images = len(evaluation_set.names), len(evaluation_set.requests)
+        lines = [f"{kind} {people} people × {images // people} prompts."]
         for name, same in itertools.groupby(steps, key=steps.get):
             lines.append(f"Steps × batch of {', '.join(f'*{arm}*' for arm in same)}: {name}.")
         weights = {fact["arm"]: f"*{fact['arm']}* {fact['weights'] / 1e6:.2f}" for fact in self.facts}
@@ -178,19 +179,19 @@ def _difference(summary: Summary, name: str) -> str:
     return f"{summary.values[name][0]:.3f}" if name in summary.values else "–"
 
 
-def sheet(cast: Cast, generated: list[Generated]) -> bytes:
+def sheet(evaluation_set: EvaluationSet, generated: list[Generated]) -> bytes:
     """JPEG: a row for each of the first people, a column for each arm's first training."""
     from PIL import Image, ImageDraw
 
     columns: dict[str, list[Path]] = {}
-    places = [place for place in range(len(cast.requests)) if place < len(cast.names)][:SHEET_ROWS]
-    people = [cast.requests[place].person for place in places]
-    columns["reference"] = [cast.references[person] for person in people]
-    columns["held out"] = [cast.held_out[person] for person in people]
+    indices = [index for index in range(len(evaluation_set.requests)) if index < len(evaluation_set.names)][:SHEET_ROWS]
+    people = [evaluation_set.requests[index].person for index in indices]
+    columns["reference"] = [evaluation_set.references[person] for person in people]
+    columns["held out"] = [evaluation_set.held_out[person] for person in people]
     for one in generated:
         if one.strength is None and one.arm not in columns:
-            columns[one.arm] = [one.paths[place] for place in places]
-    picture = Image.new("RGB", (TILE * len(columns), BAND + TILE * len(places)), "white")
+            columns[one.arm] = [one.paths[index] for index in indices]
+    picture = Image.new("RGB", (TILE * len(columns), BAND + TILE * len(indices)), "white")
     pen = ImageDraw.Draw(picture)
     for number, (name, paths) in enumerate(columns.items()):
         pen.text((number * TILE + 3, 1), name.replace("κ", "kappa"), fill="black")

@@ -20,7 +20,7 @@ from facecdm.training.rows import Prompt
 from facecdm.training.sample import karras, sample
 
 from .arms import SamplingSettings
-from .people import Cast
+from .people import EvaluationSet
 from .training import Trained, digest
 
 
@@ -28,12 +28,12 @@ from .training import Trained, digest
 class ImageSampler:
     """Samples all requests on one denoiser; `latent` is the shape [C, h, w] of an image's latents.
 
-    The noise of a picture depends on `seed` and its place alone: it is the same in every arm. `control` names the
+    The noise of a picture depends only on `seed` and its index: it is the same in every arm. `control` names the
     denoiser's pose ControlNet.
     """
 
     denoiser: object
-    cast: Cast
+    evaluation_set: EvaluationSet
     latent: tuple[int, ...]
     folder: Path
     steps: int = 20
@@ -42,13 +42,15 @@ class ImageSampler:
     seed: int = 0
     control: str | None = None
 
-    def draw(self, trained: Trained | None, sampling: SamplingSettings, progress: Callable[[int], None]) -> list[Path]:
+    def generate(
+        self, trained: Trained | None, sampling: SamplingSettings, progress: Callable[[int], None]
+    ) -> list[Path]:
         """A PNG for each request, in order; `progress` gets the number of new ones after each batch."""
         settings = [
             trained and trained.key,
             trained and asdict(sampling),
             sampling.pose and self.control,
-            self.cast.key,
+            self.evaluation_set.key,
             self.denoiser.fingerprint,
             self.steps,
             self.guidance,
@@ -56,55 +58,55 @@ class ImageSampler:
             self.seed,
         ]
         folder = self.folder / digest(settings)
-        paths = [folder / f"{place:04d}.png" for place in range(len(self.cast.requests))]
+        paths = [folder / f"{index:04d}.png" for index in range(len(self.evaluation_set.requests))]
         folder.mkdir(parents=True, exist_ok=True)
         adapter = lora = None
         for start in range(0, len(paths), self.batch):
-            places = list(range(start, min(start + self.batch, len(paths))))
-            if not all(paths[place].exists() for place in places):
+            indices = list(range(start, min(start + self.batch, len(paths))))
+            if not all(paths[index].exists() for index in indices):
                 if trained is not None and adapter is None:
                     adapter, lora = tuned(trained.adapter, sampling).to(self.denoiser.device), trained.lora
                     for part in lora.parts.values():
                         part.to(self.denoiser.device)
-                for place, picture in zip(places, self._batch(places, adapter, lora, sampling)):
-                    write_atomically(paths[place], png(picture))
-            progress(len(places))
+                for index, picture in zip(indices, self._batch(indices, adapter, lora, sampling)):
+                    write_atomically(paths[index], png(picture))
+            progress(len(indices))
         return paths
 
     def _batch(
-        self, places: list[int], adapter: TripletAdapter | None, lora: Lora | None, sampling: SamplingSettings
+        self, indices: list[int], adapter: TripletAdapter | None, lora: Lora | None, sampling: SamplingSettings
     ) -> Tensor:
         """uint8 [B, H, W, 3]."""
-        denoiser, cast = self.denoiser, self.cast
+        denoiser, evaluation_set = self.denoiser, self.evaluation_set
         device = denoiser.device
         noise = torch.stack(
-            [torch.randn(self.latent, generator=generator("ablation", self.seed, place)) for place in places]
+            [torch.randn(self.latent, generator=generator("ablation", self.seed, index)) for index in indices]
         ).to(device)
-        prompt, empty = Prompt(cast.prompts[places].to(device)), Prompt(cast.empty.to(device))
+        prompt, empty = Prompt(evaluation_set.prompts[indices].to(device)), Prompt(evaluation_set.empty.to(device))
         people = None
         if adapter is not None:
-            reference_batch = self._references([cast.requests[place].person for place in places], sampling)
-            if sampling.located and adapter.config.spatial_tokens and cast.places is not None:
+            reference_batch = self._references([evaluation_set.requests[index].person for index in indices], sampling)
+            if sampling.located and adapter.config.spatial_tokens and evaluation_set.keypoints is not None:
                 reference_batch = replace(
                     reference_batch,
                     location=FaceLocation(
-                        cast.places[places].to(device), tuple(noise.shape[-2:]), adapter.config.grid_side
+                        evaluation_set.keypoints[indices].to(device), tuple(noise.shape[-2:]), adapter.config.grid_side
                     ),
                 )
 
             def people(sigma: Tensor):
                 return reference_batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
 
-        hint = cast.hints[places].to(device) if sampling.pose and cast.hints is not None else None
+        hint = evaluation_set.hints[indices].to(device) if sampling.pose and evaluation_set.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
             pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 
     def _references(self, people: list[int], sampling: SamplingSettings) -> ReferenceBatch:
-        device, vision = self.denoiser.device, self.cast.vision
+        device, vision = self.denoiser.device, self.evaluation_set.vision
         on = torch.ones(len(people), dtype=torch.bool, device=device)
         return ReferenceBatch(
-            self.cast.faces[people].to(device),
+            self.evaluation_set.faces[people].to(device),
             None if vision is None else vision[people].to(device),
             on if sampling.face else ~on,
             on if sampling.image else ~on,

@@ -13,7 +13,7 @@ from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
 from facecdm.evaluation.samples import Sample
 
 from .arms import FACE, NONE, TRIPLET, arm
-from .people import Cast
+from .people import EvaluationSet
 
 # The measures that are reported, by the evaluation's names.
 MEASURES = (
@@ -33,7 +33,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Generated:
-    """The images of one training and one arm, in the cast's order; with a `strength` they belong to the curve."""
+    """The images of one training and arm, in the order of the requests; with a `strength` they belong to the curve."""
 
     arm: str
     seed: int
@@ -75,23 +75,23 @@ class CachedRecogniser:
 @dataclass(frozen=True, eq=False)
 class Scorer:
     evaluator: Evaluator
-    cast: Cast
+    evaluation_set: EvaluationSet
     poses: bool = False
 
     def score(self, one: Generated, plain: list[Path]) -> list[SampleScores]:
         """Scores of every image; `plain` are the same images without identity."""
-        return self.evaluator.run([self._sample(place, one, plain) for place in range(len(one.paths))]).rows
+        return self.evaluator.run([self._sample(index, one, plain) for index in range(len(one.paths))]).rows
 
-    def _sample(self, place: int, one: Generated, plain: list[Path]) -> Sample:
-        requests, cast = self.cast.requests[place], self.cast
+    def _sample(self, index: int, one: Generated, plain: list[Path]) -> Sample:
+        requests, evaluation_set = self.evaluation_set.requests[index], self.evaluation_set
         return Sample(
-            one.paths[place],
-            cast.names[requests.person],
+            one.paths[index],
+            evaluation_set.names[requests.person],
             one.condition,
-            cast.references[requests.person],
-            cast.held_out[requests.person],
+            evaluation_set.references[requests.person],
+            evaluation_set.held_out[requests.person],
             requests.prompt,
-            plain[place],
+            plain[index],
             requests.yaw if self.poses else None,
             one.strength,
         )

@@ -124,7 +124,7 @@ def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
         sizes["face_rank"] = 2 * full.config.face_width  # its features come in pairs of opposite sign
     if design.faceid:
         return _faceid(full, lab, sizes, seed)
-    positions = design.places and lab.recipe.sizes.places
+    positions = design.spatial_tokens and lab.recipe.sizes.places
     return new_adapter(lab.denoiser, lab.data, seed=seed, positions=positions, **sizes)
 
 

@@ -92,7 +92,7 @@ def test_the_face_alone_is_as_large_as_the_triplet(lab):
 
 
 def test_an_untrained_adapter_ignores_the_reference_and_errors_are_cached(lab, tmp_path):
-    cast = ablation_lab.experiment(tmp_path / "experiment").sampler.cast
+    evaluation_set = ablation_lab.experiment(tmp_path / "experiment").sampler.evaluation_set
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     points = torch.tensor([[[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.4, 0.6], [0.6, 0.6]]]).repeat(2, 1, 1)
 
@@ -100,7 +100,7 @@ def test_an_untrained_adapter_ignores_the_reference_and_errors_are_cached(lab, t
         assert torch.equal(keypoints, points)
         return missed.flatten(1) / missed[0].numel() ** 0.5
 
-    probe = conditioning.ConditioningProbe(lab.denoiser, linear, cast, latents, points, tmp_path / "probed")
+    probe = conditioning.ConditioningProbe(lab.denoiser, linear, evaluation_set, latents, points, tmp_path / "probed")
     new = initialise(arm(TRIPLET).design, lab, 0)
     untrained = probe.measure(Trained("new", new, Lora(), {}))
     assert list(untrained) == [str(level) for level in conditioning.LEVELS]
@@ -109,7 +109,7 @@ def test_an_untrained_adapter_ignores_the_reference_and_errors_are_cached(lab, t
     assert all(len({tuple(values) for values in errors.values()}) == 3 for errors in random.values())
     assert random["900"]["unconditional"] == pytest.approx(untrained["900"]["unconditional"])
     assert probe.measure(Trained("random", None, None, {})) == random, "read from disk"
-    rows = conditioning.rows({"new": untrained, "random": random}, cast.names, "new")
+    rows = conditioning.rows({"new": untrained, "random": random}, evaluation_set.names, "new")
     gain = sum(b - a for a, b in zip(random["700"]["right"], random["700"]["wrong"])) / 2
     (found,) = (row for row in rows if row[:3] == ["random", 700, "added by the wrong reference"])
     assert float(found[3]) == float(found[6]) == pytest.approx(gain, rel=1e-4), "an untrained adapter adds nothing"

@@ -22,7 +22,7 @@ from facecdm.training.config import Config  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
 from research.ablation import sampling  # noqa: E402
 from research.ablation.experiment import Experiment, available, jobs  # noqa: E402
-from research.ablation.people import Cast, Request  # noqa: E402
+from research.ablation.people import EvaluationSet, Request  # noqa: E402
 from research.ablation.sampling import ImageSampler  # noqa: E402
 from research.ablation.scoring import CachedRecogniser, Scorer  # noqa: E402
 from research.ablation.training import Lab  # noqa: E402
@@ -69,7 +69,7 @@ def make_lab(folder: Path) -> Lab:
 def experiment(folder: Path) -> Experiment:
     views = [sorted((ROOT / "tests" / "assets" / person).glob("*.webp")) for person in ("0005", "0006")]
     draw = torch.Generator().manual_seed(5)
-    cast = Cast(
+    evaluation_set = EvaluationSet(
         ["five", "six"],
         [view[0] for view in views],
         [view[1] for view in views],
@@ -88,8 +88,8 @@ def experiment(folder: Path) -> Experiment:
     names, left_out = available(ARMS, pose=False)
     return Experiment(
         lab,
-        ImageSampler(lab.denoiser, cast, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
-        Scorer(evaluator, cast),
+        ImageSampler(lab.denoiser, evaluation_set, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
+        Scorer(evaluator, evaluation_set),
         folder,
         jobs(names, 1, [0.5]),
         {},
