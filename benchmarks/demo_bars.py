@@ -1,13 +1,13 @@
-"""How well the demo model does what its captions say, measured on FaceWorld's `val` captions.
+"""Prompt adherence and image quality of the demo model, on FaceWorld's `val` captions.
 
     python benchmarks/demo_bars.py --faceworld ../shared/faceworld --comfyui DIR --models DIR/models
 
-The pictures are made as a user's graph makes them (ComfyUI's MODEL, CLIP and VAE, its samplers), and judged by
-facecdm.demo.measure: face found, colours, sharpness of the aligned face (variance of the Laplacian). With --judge, the
-file that benchmarks/demo_judge.py writes, also: expression, hair, gender and age as the prompt says (a picture without
+The pictures are generated as in a user's graph (ComfyUI's MODEL, CLIP, VAE and samplers) and measured by
+facecdm.demo.measure: face found, colours, sharpness of the aligned face (variance of the Laplacian). --judge takes the
+file that benchmarks/demo_judge.py writes. It adds expression, hair, gender and age as in the prompt (a picture without
 a face counts as wrong), and precision and recall in the judge's features against as many pictures of `train` and
-`wide`. The same measures on the real `val` pictures say what the measures are worth. Several --weights files, such as
-one for each checkpoint, give a curve.
+`wide`. The same measures are computed on the real `val` pictures, which shows how reliable they are. Several --weights
+files, such as one for each checkpoint, give a curve.
 """
 
 import argparse
@@ -36,10 +36,10 @@ BARS = {
     "recall": 0.5,
     "identity": 0.95,
     "seconds": 5.0,
-    "measure": 0.95,  # what the colours and faces of real pictures must reach, lest the measure says nothing
+    "measure": 0.95,  # real pictures must reach this; otherwise the measure is unreliable
 }
-POINTS_LOST = 0.05  # how far below real pictures an attribute may be read
-SHARPNESS_OFF = 0.25  # how far from real pictures' the median sharpness of faces may be, as a share of it
+POINTS_LOST = 0.05  # how far an attribute's score may be below that of real pictures
+SHARPNESS_OFF = 0.25  # how far the median sharpness may be below that of real pictures, as a share
 BATCH = 10
 PEOPLE = 48  # identities in val
 
@@ -91,12 +91,15 @@ class Judge:
         """uint8 [B, S, S, 3] and the labels whose captions they were made from."""
         row = asdict(measure.prompt_adherence(pixels, labels, self.background, self.shirt, self.analyzer))
         row["sharpness"] = self.sharpness(pixels)
-        return row if self.attributes is None else row | self.obeyed(pixels, labels)
+        return row if self.attributes is None else row | self.attribute_scores(pixels, labels)
 
-    def obeyed(self, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
+    def attribute_scores(self, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
         crops, found = demo_judge.crops_of(pixels.numpy(), self.analyzer)
         named = self.attributes.name(crops)
-        named = {name: [value if seen else "" for value, seen in zip(named[name], found)] for name in demo_judge.JUDGED}
+        named = {
+            name: [value if has_face else "" for value, has_face in zip(named[name], found)]
+            for name in demo_judge.JUDGED
+        }
         row = {name: demo_judge.share(named[name], labels, name) for name in demo_judge.JUDGED}
         features = self.attributes.describe({view: value[torch.tensor(found)] for view, value in crops.items()})
         precision, recall = measure.precision_recall(self.known, features) if len(features) > 3 else (0.0, 0.0)
@@ -113,8 +116,8 @@ class Judge:
             values += [sharpness(picture, faces[0].keypoints)] if faces else []
         return float(np.median(values)) if values else 0.0
 
-    def identity(self, originals: Tensor, again: Tensor) -> float:
-        found = [measure.embeddings(pixels, self.analyzer) for pixels in (originals, again)]
+    def identity(self, originals: Tensor, reconstructions: Tensor) -> float:
+        found = [measure.embeddings(pixels, self.analyzer) for pixels in (originals, reconstructions)]
         return float(np.mean(measure.identity_kept(*found, self.centre)))
 
 
@@ -126,20 +129,20 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-class Painter:
-    """Pictures [B, S, S, 3] in 0…1 through ComfyUI's own sampling."""
+class DemoSampler:
+    """Generates pictures [B, S, S, 3] in 0…1 by ComfyUI's sampling."""
 
     def __init__(self, weights, arguments: argparse.Namespace):
         from facecdm.hosts.comfy.demo import model as comfy_demo
 
         self.demo, self.size, self.how = comfy_demo.build(weights), weights.sizes.image_size, arguments
 
-    def paint(self, captions: list[str], seed: int, more: dict | None = None) -> Tensor:
-        """`more` is what both prompts have besides, such as a ControlNet."""
+    def generate(self, captions: list[str], seed: int, more: dict | None = None) -> Tensor:
+        """Generate a picture per caption; `more` is added to both prompts' options, for example a ControlNet."""
         import comfy.sample
 
         how, model = self.how, self.demo.model
-        positive, negative = self._words(captions, more), self._words([""], more)
+        positive, negative = self._encode(captions, more), self._encode([""], more)
         empty = torch.zeros(len(captions), 4, self.size // 8, self.size // 8)
         latent = comfy.sample.fix_empty_latent_channels(model, empty)
         noise = comfy.sample.prepare_noise(latent, seed)
@@ -158,34 +161,34 @@ class Painter:
         )
         return self.demo.vae.decode(samples)
 
-    def _words(self, captions: list[str], more: dict | None) -> list:
+    def _encode(self, captions: list[str], more: dict | None) -> list:
         clip = self.demo.clip
         states = [clip.encode_from_tokens(clip.tokenize(caption)) for caption in captions]
         return [[torch.cat(states), dict(more or {})]]
 
-    def paint_all(self, captions: list[str]) -> Tensor:
+    def generate_all(self, captions: list[str]) -> Tensor:
         batches = range(0, len(captions), BATCH)
-        return torch.cat([self.paint(captions[n : n + BATCH], self.how.seed + n) for n in batches])
+        return torch.cat([self.generate(captions[n : n + BATCH], self.how.seed + n) for n in batches])
 
     def seconds(self) -> float:
-        """For one picture, words to pixels; the best of three, so that a busy machine counts less."""
+        """Seconds from prompt to pixels of one picture; the lowest of three, since the machine may be busy."""
         caption = "a young woman, long red hair, smiling, green shirt, plain blue background"
         times = []
         for seed in range(3):
             started = time.perf_counter()
-            self.paint([caption], seed)
+            self.generate([caption], seed)
             times.append(time.perf_counter() - started)
         return min(times)
 
     def retrieval(self, pixels: Tensor, captions: list[str]) -> float:
-        """The share of pictures whose own caption is the nearest, among all of them, to what CLIP_VISION sees."""
-        seen = self.demo.clip_vision.encode_image(pixels.float() / 255).image_embeds.float()
+        """The share of pictures whose own caption has the nearest embedding to the picture's, of all captions."""
+        images = self.demo.clip_vision.encode_image(pixels.float() / 255).image_embeds.float()
         clip = self.demo.clip
-        read = torch.cat([clip.encode_from_tokens(clip.tokenize(c), return_pooled=True)[1] for c in captions])
-        nearest = torch.nn.functional.cosine_similarity(seen[:, None], read[None].float(), dim=2).argmax(1).tolist()
+        texts = torch.cat([clip.encode_from_tokens(clip.tokenize(c), return_pooled=True)[1] for c in captions])
+        nearest = torch.nn.functional.cosine_similarity(images[:, None], texts[None].float(), dim=2).argmax(1).tolist()
         return float(np.mean([captions[found] == caption for found, caption in zip(nearest, captions, strict=True)]))
 
-    def again(self, pixels: Tensor) -> Tensor:
+    def reconstruct(self, pixels: Tensor) -> Tensor:
         return self.demo.vae.decode(self.demo.vae.encode(pixels.float() / 255))
 
 
@@ -207,17 +210,17 @@ def run(arguments: argparse.Namespace) -> list[dict]:
             real, labels = torch.from_numpy(np.array(val.pixels[chosen])), [val.labels[row] for row in chosen]
             rows.append({"what": f"real val pictures, {judged_size} px", **judge.score(real, labels)})
             report(rows[-1])
-        painter = Painter(weights, arguments)
-        painted = to_bytes(painter.paint_all([label["caption"] for label in labels]))
-        save_sheet(painted[:40], arguments.out.with_name(f"{path.stem}.png"))
+        sampler = DemoSampler(weights, arguments)
+        generated = to_bytes(sampler.generate_all([label["caption"] for label in labels]))
+        save_sheet(generated[:40], arguments.out.with_name(f"{path.stem}.png"))
         rows.append(
             {
                 "what": f"U-Net step {weights.steps['unet']}",
                 "steps_trained": weights.steps,
-                **judge.score(painted, labels),
-                "seconds": painter.seconds(),
-                "identity": judge.identity(real[:96], to_bytes(painter.again(real[:96]))),
-                "retrieval": painter.retrieval(
+                **judge.score(generated, labels),
+                "seconds": sampler.seconds(),
+                "identity": judge.identity(real[:96], to_bytes(sampler.reconstruct(real[:96]))),
+                "retrieval": sampler.retrieval(
                     torch.from_numpy(np.array(val.pixels[people])), [val.captions[row] for row in people]
                 ),
             }
@@ -255,7 +258,7 @@ NUMBERS = ("sharpness", "precision", "recall", "identity", "seconds")  # the oth
 
 
 def bars(real: dict) -> dict[str, float]:
-    """The bars of every column, with those that depend on what is measured of real pictures."""
+    """The target of every column; some depend on the scores of real pictures."""
     relative = {name: real[name] - POINTS_LOST for name in demo_judge.JUDGED if name in real}
     return BARS | relative | {"sharpness": (1 - SHARPNESS_OFF) * real["sharpness"]}
 
@@ -294,7 +297,7 @@ def main() -> int:
     print("\n" + table(rows))
     real = rows[0]
     if min(real["face"], real["background"], real["shirt"]) < BARS["measure"]:
-        print("\nThe measures do not hold on real pictures: these numbers say nothing.")
+        print("\nThe measures fail on real pictures, so these numbers are unreliable.")
         return 1
     return 0
 

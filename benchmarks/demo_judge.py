@@ -79,9 +79,9 @@ class Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits of each attribute; `pose` in units of 30 degrees; `person` where people are known."""
-        seen = self.features(pixels)
-        out = {name: head(seen) for name, head in self.heads.items()} | {"pose": self.pose(seen)}
-        return out | ({"person": self.person(seen)} if self.person is not None else {})
+        features = self.features(pixels)
+        out = {name: head(features) for name, head in self.heads.items()} | {"pose": self.pose(features)}
+        return out | ({"person": self.person(features)} if self.person is not None else {})
 
 
 class Judge(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from shared import open_comfyui, with_lora_beside  # isort: skip
-from demo_bars import Judge, Painter, save_sheet, to_bytes
+from demo_bars import DemoSampler, Judge, save_sheet, to_bytes
 
 from facecdm.demo import data, measure
 from facecdm.demo.weights import default_path, read
@@ -43,8 +43,18 @@ def parse() -> argparse.Namespace:
     add("--image-strength", type=float, default=0.0, help="of the image stream")
     add("--keep-prompt", type=float, default=0.0)
     add("--pose", action="store_true", help="use the pose ControlNet, with the pose of the prompt's own picture")
-    add("--untold", action="store_true", help="--pose, but the adapter is not conditioned on face location")
-    add("--told", action="store_true", help="condition the adapter on face location, without a ControlNet")
+    add(
+        "--without-location",
+        "--untold",
+        action="store_true",
+        help="with --pose: do not condition the adapter on face location",
+    )
+    add(
+        "--with-location",
+        "--told",
+        action="store_true",
+        help="condition the adapter on face location, without a ControlNet",
+    )
     add("--sampler", default="euler")
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
@@ -67,26 +77,29 @@ class People:
         views = list(by_person.values())[:count]
         self.reference = [rows[REFERENCE] for rows in views]
         self.other = [rows[OTHER] for rows in views]
-        # The n-th prompt of a person is a caption of the person n places on.
-        self.asked = [
+        # A person's prompts are captions of the next people, one of each.
+        self.requests = [
             (person, views[(person + 1 + n) % len(views)][2 + n])
             for n in range(prompts)
             for person in range(len(views))
         ]
-        self.labels = [val.labels[row] for _, row in self.asked]
+        self.labels = [val.labels[row] for _, row in self.requests]
 
-    def prompt(self, val: data.Portraits, place: int) -> str:
-        return val.captions[self.asked[place][1]]
+    def prompt(self, val: data.Portraits, index: int) -> str:
+        return val.captions[self.requests[index][1]]
 
 
 def dlib_embeddings(judge: Dlib, pixels: Tensor) -> list[Tensor | None]:
-    return [None if (seen := judge.recognise(picture)) is None else seen.embedding for picture in pixels.numpy()]
+    return [None if (face := judge.recognise(picture)) is None else face.embedding for picture in pixels.numpy()]
 
 
-def likeness(
+def similarity_and_rank(
     shown: list[Tensor | None], people: list[int], gallery: list[Tensor | None], centre: Tensor
 ) -> tuple[float, float]:
-    """(mean cosine to the person's other view, share of images nearest to it); no face counts 0 and wrong."""
+    """Compute (mean cosine to the person's other view, share of images nearest to it).
+
+    An image without a face counts as cosine 0 and not nearest.
+    """
     known = torch.stack([torch.zeros_like(centre) if face is None else _centred(face, centre) for face in gallery])
     cosines, right = [], []
     for face, person in zip(shown, people):
@@ -100,21 +113,21 @@ def _centred(face: Tensor, centre: Tensor) -> Tensor:
     return torch.nn.functional.normalize(face - centre, dim=0)
 
 
-def paint(painter: Painter, people: People, val: data.Portraits, adapter, arguments) -> Tensor:
-    """Every requested image, with its person where there is an adapter."""
+def generate(sampler: DemoSampler, people: People, val: data.Portraits, adapter, arguments) -> Tensor:
+    """Generate every requested image, with its person if an adapter is given."""
     from tqdm import tqdm
 
     from facecdm.adapter.person import Person, Stream
     from facecdm.hosts.comfy.sampling.apply import apply_person
 
-    plain, pictures = painter.demo.model, []
-    hints, places = poses(people, arguments) if arguments.pose or arguments.told else (None, None)
-    for place, (person, _) in enumerate(tqdm(people.asked, mininterval=5)):
+    plain, pictures = sampler.demo.model, []
+    hints, keypoints = poses(people, arguments) if arguments.pose or arguments.with_location else (None, None)
+    for index, (person, _) in enumerate(tqdm(people.requests, mininterval=5)):
         if adapter is not None:
             image = None
             if arguments.image_strength:
                 row = torch.from_numpy(np.array(val.pixels[people.reference[person]]))
-                image = painter.demo.clip_vision.encode_image(row[None].float() / 255).penultimate_hidden_states
+                image = sampler.demo.clip_vision.encode_image(row[None].float() / 255).penultimate_hidden_states
             shown = Person(
                 adapter,
                 arguments.faces[person][None],
@@ -123,12 +136,12 @@ def paint(painter: Painter, people: People, val: data.Portraits, adapter, argume
                     "face": Stream(arguments.strength, kappa=arguments.keep_prompt),
                     "image": Stream(arguments.image_strength),
                 },
-                keypoints=None if places is None or arguments.untold else places[place][None],
+                keypoints=None if keypoints is None or arguments.without_location else keypoints[index][None],
             )
-            painter.demo = replace(painter.demo, model=apply_person(plain, shown))
-        more = controlled(hints[place]) if arguments.pose else None
-        pictures.append(painter.paint([people.prompt(val, place)], arguments.seed + place, more))
-        painter.demo = replace(painter.demo, model=plain)
+            sampler.demo = replace(sampler.demo, model=apply_person(plain, shown))
+        more = controlled(hints[index]) if arguments.pose else None
+        pictures.append(sampler.generate([people.prompt(val, index)], arguments.seed + index, more))
+        sampler.demo = replace(sampler.demo, model=plain)
     return to_bytes(torch.cat(pictures))
 
 
@@ -152,15 +165,15 @@ def controlled(hint: Tensor) -> dict:
     return {"control": comfy_demo_pose.load().set_cond_hint(hint[None], 1.0), "control_apply_to_uncond": False}
 
 
-def sharp(pixels: Tensor, analyzer) -> float:
+def mean_sharpness(pixels: Tensor, analyzer) -> float:
     """Mean over the detected faces."""
     from facecdm.evaluation.measures import sharpness
     from facecdm.evaluation.recognisers import InsightFace
 
     recogniser, found = InsightFace.of(analyzer), []
     for picture in pixels.numpy():
-        if (seen := recogniser.recognise(picture)) is not None:
-            found.append(sharpness(picture, seen.keypoints))
+        if (face := recogniser.recognise(picture)) is not None:
+            found.append(sharpness(picture, face.keypoints))
     return float(np.mean(found)) if found else 0.0
 
 
@@ -179,42 +192,42 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         name: torch.from_numpy(np.array(val.pixels[rows]))
         for name, rows in (("reference", people.reference), ("other", people.other))
     }
-    seen = {name: measure.embeddings(pixels, analyzer) for name, pixels in views.items()}
-    arguments.faces = torch.stack(seen["reference"])
+    embeddings = {name: measure.embeddings(pixels, analyzer) for name, pixels in views.items()}
+    arguments.faces = torch.stack(embeddings["reference"])
     dlib = Dlib() if arguments.dlib else None
-    gallery = {"": (seen["other"], judge.centre)}
+    gallery = {"": (embeddings["other"], judge.centre)}
     if dlib is not None:
         others = torch.from_numpy(np.array(train.pixels[np.linspace(0, len(train) - 1, 100).astype(int)]))
         known = dlib_embeddings(dlib, others)
         centre = torch.stack([face for face in known if face is not None]).mean(0)
         gallery["dlib_"] = (dlib_embeddings(dlib, views["other"]), centre)
-    asked = [person for person, _ in people.asked]
-    painter = Painter(weights, arguments)
-    base, rows = painter.demo.model, []
+    requests = [person for person, _ in people.requests]
+    sampler = DemoSampler(weights, arguments)
+    base, rows = sampler.demo.model, []
 
     def score(what: str, pixels: Tensor, owners: list[int], labels: list[dict] | None) -> None:
         row = {"what": what}
         for name, (known, centre) in gallery.items():
             shown = dlib_embeddings(dlib, pixels) if name else measure.embeddings(pixels, analyzer)
-            row[f"{name}cosine"], row[f"{name}rank1"] = likeness(shown, owners, known, centre)
+            row[f"{name}cosine"], row[f"{name}rank1"] = similarity_and_rank(shown, owners, known, centre)
             if not name:
                 row["face"] = float(np.mean([face is not None for face in shown]))
-        row["sharpness"] = sharp(pixels, analyzer)
+        row["sharpness"] = mean_sharpness(pixels, analyzer)
         if labels is not None:
-            obeyed = judge.score(pixels, labels)
-            row |= {name: obeyed[name] for name in ("background", "shirt")}
+            scores = judge.score(pixels, labels)
+            row |= {name: scores[name] for name in ("background", "shirt")}
         rows.append(row)
         print(json.dumps(row), flush=True)
 
     score("real reference views", views["reference"], list(range(len(people.reference))), None)
-    plain = paint(painter, people, val, None, arguments)
-    score("no identity", plain, asked, people.labels)
+    plain = generate(sampler, people, val, None, arguments)
+    score("no identity", plain, requests, people.labels)
     for path in arguments.adapter:
-        painter.demo = replace(painter.demo, model=with_lora_beside(base, path))
-        painted = paint(painter, people, val, load_adapter(path), arguments)
-        painter.demo = replace(painter.demo, model=base)
-        score(path.stem, painted, asked, people.labels)
-        lines = [views["reference"][asked], plain, painted]
+        sampler.demo = replace(sampler.demo, model=with_lora_beside(base, path))
+        generated = generate(sampler, people, val, load_adapter(path), arguments)
+        sampler.demo = replace(sampler.demo, model=base)
+        score(path.stem, generated, requests, people.labels)
+        lines = [views["reference"][requests], plain, generated]
         sheet = torch.stack(lines, 1)[:30].flatten(0, 1)  # reference, without, with
         save_sheet(sheet, arguments.out.with_name(f"{path.stem}.png"), columns=15)
     return rows

@@ -60,23 +60,23 @@ def val_pictures(root: Path, labels: list[dict]) -> Tensor:
     return torch.from_numpy(np.stack([found[label["file"]] for label in labels])).float() / 255
 
 
-def turns(extraction) -> np.ndarray:
+def rotations(extraction) -> np.ndarray:
     """[N, 3]: yaw, pitch, roll; zeros where no head is visible."""
     return np.array([(a.yaw, a.pitch, a.roll) if a else (0.0, 0.0, 0.0) for a in extraction.angles])
 
 
-def labelled(labels: list[dict]) -> np.ndarray:
+def labelled_rotations(labels: list[dict]) -> np.ndarray:
     return np.array([(label["yaw"], label["pitch"], label["roll"]) for label in labels])
 
 
-def compare(what: str, extraction, wanted: np.ndarray) -> dict:
-    found = turns(extraction)
+def compare(what: str, extraction, expected: np.ndarray) -> dict:
+    found = rotations(extraction)
     visible = np.array([angles is not None for angles in extraction.angles])
-    row = {"what": what, "pictures": len(wanted), "face": float(visible.mean())}
+    row = {"what": what, "pictures": len(expected), "face": float(visible.mean())}
     for axis, name in enumerate(("yaw", "pitch", "roll")):
-        row[name] = correlation(found[:, axis], wanted[:, axis])
-        row[f"{name} off"] = float(np.abs(found - wanted)[visible, axis].mean()) if visible.any() else float("nan")
-    row["yaw of faces found"] = correlation(found[visible, 0], wanted[visible, 0])
+        row[name] = correlation(found[:, axis], expected[:, axis])
+        row[f"{name} off"] = float(np.abs(found - expected)[visible, axis].mean()) if visible.any() else float("nan")
+    row["yaw of faces found"] = correlation(found[visible, 0], expected[visible, 0])
     print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
     return row
 
@@ -85,8 +85,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and a.std() > 0 and b.std() > 0 else 0.0
 
 
-class Artist:
-    """Pictures of the demo model, with or without control."""
+class PoseSampler:
+    """Generates pictures by the demo model, with or without the pose ControlNet."""
 
     def __init__(self, arguments: argparse.Namespace):
         from facecdm.demo.weights import default_path, read
@@ -98,7 +98,7 @@ class Artist:
         self.demo = comfy_demo.build(weights)
         self.control = comfy_demo_pose.load(*([arguments.pose] if arguments.pose else []))
 
-    def paint(self, captions: list[str], hints: Tensor | None, batch: int = 10) -> Tensor:
+    def generate(self, captions: list[str], hints: Tensor | None, batch: int = 10) -> Tensor:
         """IMAGE [N, S, S, 3]."""
         import comfy.sample
 
@@ -137,20 +137,20 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     labels = read_labels(arguments.faceworld, ("val",))
     some = [labels[row] for row in spread(len(labels), arguments.heads)]
     heads = extract(detector, val_pictures(arguments.faceworld, some), "largest")
-    rows = [compare("key points", heads, labelled(some))]
+    rows = [compare("key points", heads, labelled_rotations(some))]
     if not arguments.pictures:
         return rows
-    asked = [labels[row] for row in spread(len(labels), arguments.pictures)]
-    sources = val_pictures(arguments.faceworld, asked)
+    chosen = [labels[row] for row in spread(len(labels), arguments.pictures)]
+    sources = val_pictures(arguments.faceworld, chosen)
     poses = extract(detector, sources, "largest").poses
     hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).float() / 255
-    artist, captions = Artist(arguments), [label["caption"] for label in asked]
+    sampler, captions = PoseSampler(arguments), [label["caption"] for label in chosen]
     ways = {"ControlNet": hints} | ({"no control": None} if arguments.without else {})
     for name, hint in ways.items():
-        painted = artist.paint(captions, hint)
-        rows.append(compare(name, extract(detector, painted, "largest"), labelled(asked)))
-        small = torch.nn.functional.interpolate(hints.movedim(-1, 1), painted.shape[1]).movedim(1, -1)
-        pairs = zip(small[:40].split(10), painted[:40].split(10))
+        generated = sampler.generate(captions, hint)
+        rows.append(compare(name, extract(detector, generated, "largest"), labelled_rotations(chosen)))
+        small = torch.nn.functional.interpolate(hints.movedim(-1, 1), generated.shape[1]).movedim(1, -1)
+        pairs = zip(small[:40].split(10), generated[:40].split(10))
         sheet = torch.cat([part for pair in pairs for part in pair])
         save_sheet(to_bytes(sheet), arguments.out.with_name(f"pose-{name.split()[0]}.png"))
     return rows
@@ -170,7 +170,7 @@ def main() -> int:
     settings = {name: str(value) for name, value in vars(arguments).items()}
     arguments.out.write_text(json.dumps({"settings": settings, "bars": BARS, "rows": rows}, indent=1))
     missed = [row["what"] for row in rows if row["yaw"] < BARS.get(row["what"], -1)]
-    print(f"yaw's correlation with the one asked, bars {BARS}: {'missed by ' + ', '.join(missed) if missed else 'met'}")
+    print(f"correlation of the yaws, targets {BARS}: {'missed by ' + ', '.join(missed) if missed else 'met'}")
     return 1 if missed else 0
 
 

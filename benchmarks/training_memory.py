@@ -19,20 +19,26 @@ class Kept:
 
     def __init__(self, model):
         self._known = {value.untyped_storage()._cdata for value in model.parameters()}
-        self._alive: list = []  # so that no storage's place is taken by another
+        self._alive: list = []  # keeps storages alive, so that their addresses are not reused
         self.total = 0
 
     def pack(self, tensor):
-        place = tensor.untyped_storage()._cdata
-        if place not in self._known:
-            self._known.add(place)
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self._known:
+            self._known.add(storage)
             self._alive.append(tensor)
             self.total += tensor.untyped_storage().nbytes()
         return tensor
 
 
 def count(base: str, latent: int, rank: int) -> dict[str, float]:
-    """GiB: weights, and what one picture keeps, without and with gradient checkpointing; and numbers that learn."""
+    """Compute the memory of a training.
+
+    weights   GiB
+    kept      GiB that autograd keeps per picture
+    repeated  the same with gradient checkpointing
+    lora      number of trained weights
+    """
     import torch
     from comfy.ldm.modules.attention import BasicTransformerBlock
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock

@@ -1,4 +1,4 @@
-"""Two people in one image: does each half show its own person, and does one affect the other's half?
+"""Two people in one image: does each half show its own person, and does a person affect the other half?
 
     python benchmarks/two_people.py --adapter FILE --faceworld DIR --comfyui DIR --models DIR/models [--pairs 24]
 
@@ -6,10 +6,10 @@ Pairs of FaceWorld's `val` identities (or one pair, --identities, repeatedly), 2
 prompt for each half (captions of the person's other views, so other hair, clothes and background), masks of Person
 Regions as in workflows/two_people.json. A LoRA beside the adapter (NAME_lora) is applied. --views restricts the
 references, where an adapter was trained on the other views. The adapter is conditioned on the face locations of the
-references, unless --untold. In each half the best face is compared with both references (ArcFace cosine, after the mean
-embedding of the other people is subtracted); a half without a face counts as a miss. The same noise and prompts are
-sampled without masks, and without people. `reach` is how much the left half's pixels change when only the right person
-changes, as a share of the right half's change.
+references, unless --without-location. In each half the best face is compared with both references (ArcFace cosine,
+after the mean embedding of the other people is subtracted); a half without a face counts as a miss. The same noise and
+prompts are sampled without masks, and without people. `reach` is how much the left half's pixels change when only the
+right person changes, as a share of the right half's change.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
     add("--strength", type=float, default=1.0)
-    add("--untold", action="store_true", help="do not condition the adapter on face locations")
+    add("--without-location", "--untold", action="store_true", help="do not condition the adapter on face locations")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("output/two_people.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)
@@ -69,7 +69,7 @@ class Identity:
     keypoints: Tensor
 
 
-class Stage:
+class PairSampler:
     """The demo model with the adapter; samples images of two people."""
 
     def __init__(self, options: argparse.Namespace):
@@ -78,7 +78,7 @@ class Stage:
         self.demo, self.adapter, self.how = comfy_demo.load(), load_adapter(options.adapter), options
         self.model = with_lora_beside(self.demo.model, options.adapter)
 
-    def paint(self, people: list[Identity], seed: int, how: str, prompts: list[str]) -> Tensor:
+    def generate(self, people: list[Identity], seed: int, how: str, prompts: list[str]) -> Tensor:
         """[128, 256, 3]; `how` is masks, everywhere (people without masks), or base (the base model alone)."""
         import comfy.sample
         import node_helpers
@@ -122,14 +122,16 @@ class Stage:
         if self.adapter.config.image_width:
             states = self.demo.clip_vision.encode_image(identity.picture[None]).penultimate_hidden_states.float()
         settings = {name: Stream(self.how.strength) for name in ("face", "image")}
-        places = (identity.keypoints + identity.keypoints.new_tensor([half, 0])) / identity.keypoints.new_tensor([2, 1])
+        keypoints = (identity.keypoints + identity.keypoints.new_tensor([half, 0])) / identity.keypoints.new_tensor(
+            [2, 1]
+        )
         return Person(
             self.adapter,
             F.normalize(identity.face, dim=0)[None],
             states,
             settings,
             mask,
-            keypoints=None if self.how.untold else places[None],
+            keypoints=None if self.how.without_location else keypoints[None],
         )
 
 
@@ -141,15 +143,15 @@ def to_bytes(pictures: list[Tensor]) -> Tensor:
     return (torch.stack(pictures) * 255).round().to(torch.uint8)
 
 
-def own_best(picture: Tensor, people: list[Identity], analyzer, centre: Tensor) -> list[dict]:
+def score_halves(picture: Tensor, people: list[Identity], analyzer, centre: Tensor) -> list[dict]:
     """For each half: whether it has a face, its cosines to both references, and whether its own is higher."""
     results = []
-    for place, found in enumerate(measure.embeddings(to_bytes(halves(picture)), analyzer)):
+    for half, found in enumerate(measure.embeddings(to_bytes(halves(picture)), analyzer)):
         if found is None:
             results.append({"face": False, "own": 0.0, "other": 0.0, "right": False})
             continue
         own, other = (
-            F.cosine_similarity(found - centre, people[n].face - centre, dim=0).item() for n in (place, 1 - place)
+            F.cosine_similarity(found - centre, people[n].face - centre, dim=0).item() for n in (half, 1 - half)
         )
         results.append({"face": True, "own": own, "other": other, "right": own > other})
     return results
@@ -161,7 +163,7 @@ def reach(first: Tensor, second: Tensor) -> float:
     return left / max(right, 1e-9)
 
 
-def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Identity]:
+def choose_identities(val: data.Portraits, analyzer, views: list[int]) -> list[Identity]:
     """The identities; each reference is the most frontal view that has a face."""
     from facecdm.evaluation.recognisers import InsightFace
 
@@ -173,11 +175,11 @@ def cast(val: data.Portraits, analyzer, views: list[int]) -> list[Identity]:
         rows = sorted(rows, key=lambda row: abs(val.labels[row]["yaw"]))
         reference = next(row for row in rows if val.labels[row]["view"] in views)
         pixels = torch.from_numpy(val.pixels[reference].copy())
-        (face,), seen = measure.embeddings(pixels[None], analyzer), recogniser.recognise(pixels.numpy())
-        if face is not None and seen is not None:
+        (face,), detected = measure.embeddings(pixels[None], analyzer), recogniser.recognise(pixels.numpy())
+        if face is not None and detected is not None:
             prompts = [val.labels[row]["caption"] for row in reversed(rows) if row != reference]
-            places = torch.as_tensor(seen.keypoints).float() / SIDE
-            people.append(Identity(reference, prompts, face, pixels.float() / 255, places))
+            keypoints = torch.as_tensor(detected.keypoints).float() / SIDE
+            people.append(Identity(reference, prompts, face, pixels.float() / 255, keypoints))
     return people
 
 
@@ -203,7 +205,7 @@ def main() -> None:
 
     analyzer = open_pack([options.models / "insightface"], "buffalo_s")
     val = data.load(options.faceworld, ("val",), SIDE, options.cache)
-    people = cast(val, analyzer, options.views)
+    people = choose_identities(val, analyzer, options.views)
     centre = torch.stack([identity.face for identity in people]).mean(0)
     chosen = people
     if options.identities:
@@ -216,18 +218,18 @@ def main() -> None:
     rows: dict[str, list[dict]] = {how: [] for how in ("masks", "everywhere", "base")}
     reaches, shown = [], []
     with torch.inference_mode():
-        stage = Stage(options)
+        sampler = PairSampler(options)
         for number in range(options.pairs):
             pair = [chosen[(2 * number + n) % len(chosen)] for n in (0, 1)]
             other = people[(2 * number + 2) % len(people)]
             # A repeated pair gets another prompt each time, other pairs that of the most turned view.
             turn = number if options.identities else 0
             prompts = [identity.prompts[turn % len(identity.prompts)] for identity in pair]
-            pictures = {how: stage.paint(pair, options.seed + number, how, prompts) for how in rows}
+            pictures = {how: sampler.generate(pair, options.seed + number, how, prompts) for how in rows}
             for how, picture in pictures.items():
-                rows[how] += own_best(picture, pair, analyzer, centre)
+                rows[how] += score_halves(picture, pair, analyzer, centre)
             if number % 4 == 0:
-                swapped = stage.paint([pair[0], other], options.seed + number, "masks", prompts)
+                swapped = sampler.generate([pair[0], other], options.seed + number, "masks", prompts)
                 reaches.append(reach(pictures["masks"], swapped))
             shown.append(torch.cat([pair[0].picture, pictures["masks"], pair[1].picture], 1))
             print(

@@ -65,8 +65,8 @@ def gradients(denoiser, data: DataSet, recogniser: ArcFace, pictures: list[int],
             for layer in denoiser.layer_map.layers
         ]
         clean = clean_from(denoiser.predict(noisy, t, rows.prompt, people), noisy, a, s, denoiser.prediction)
-        seen = centred(recogniser.embed(denoiser.decode(clean), rows.keypoints), data.mean_face)
-        similarity = (seen * centred(rows.face, data.mean_face)).sum()
+        embedding = centred(recogniser.embed(denoiser.decode(clean), rows.keypoints), data.mean_face)
+        similarity = (embedding * centred(rows.face, data.mean_face)).sum()
         found.append(
             torch.cat(
                 [near(rows.keypoints, grad.shape[1]) @ grad for grad in torch.autograd.grad(similarity, outputs)], -1

@@ -57,9 +57,9 @@ def main() -> int:
         noisy = a.view(-1, 1, 1, 1) * latents + s.view(-1, 1, 1, 1) * noise
         clean = clean_from(denoiser.predict(noisy, t, prompt), noisy, a, s, denoiser.prediction)
         shown = (denoiser.decode(clean).clamp(-1, 1) * 127.5 + 127.5).round().byte().movedim(1, -1)
-        seen = measure.embeddings(shown, analyzer)
-        cosines = [float(a @ b) if b is not None else 0.0 for a, b in zip(own, seen)]
-        found = np.mean([face is not None for face in seen])
+        detected = measure.embeddings(shown, analyzer)
+        cosines = [float(a @ b) if b is not None else 0.0 for a, b in zip(own, detected)]
+        found = np.mean([face is not None for face in detected])
         print(f"| {step} | {np.mean(cosines):.2f} | {found:.0%} |", flush=True)
     return 0
 

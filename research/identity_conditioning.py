@@ -31,6 +31,7 @@ from facecdm.training.step import Term
 from facecdm.training.trainer import Trainer
 
 LEVELS = (500, 700, 900)
+SEED = "who is heard"  # seeds the noise together with the level
 
 
 class Without:
@@ -110,7 +111,7 @@ def errors(denoiser, data: DataSet, linear: LinearRecogniser, hidden: frozenset[
     for level in LEVELS:
         t = torch.full((len(own),), level)
         a, s = denoiser.signal[t], denoiser.noise[t]
-        noise = torch.randn(rows.latents.shape, generator=generator("who is heard", level))
+        noise = torch.randn(rows.latents.shape, generator=generator(SEED, level))
         noisy = a.view(-1, 1, 1, 1) * rows.latents + s.view(-1, 1, 1, 1) * noise
         row = {}
         for name, face, shown in (("right", own, on), ("wrong", own.roll(1, 0), on), ("none", own, ~on)):

@@ -4,7 +4,7 @@
 
 Ridge regression from the embeddings of some people of DATA (docs/demo-model.md) to the mean aligned face of each.
 Held-out people are reconstructed from one photo each; the recogniser compares them with another photo: the cosine, and
-how often that photo is the nearest. The result: embeddings are not what limits a training.
+how often that photo is the nearest. The result: the embeddings do not limit training.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def mean_by_person(values: Tensor, whose: Tensor) -> Tensor:
     return total / whose.bincount()[:, None]
 
 
-def seen(recogniser: ArcFace, faces: Tensor, mean: Tensor) -> Tensor:
+def embed(recogniser: ArcFace, faces: Tensor, mean: Tensor) -> Tensor:
     """Centred unit embeddings [N, D] of upright faces [N, 3 · SIDE²]."""
     crops = F.interpolate(faces.view(-1, 3, SIDE, SIDE).clamp(-1, 1), (SIZE, SIZE), mode="bilinear")
     return centred(torch.cat([recogniser(part) for part in crops.split(BATCH)]), mean)
@@ -77,22 +77,24 @@ def main() -> int:
 
     known, faces = unit(pictures), mean_by_person(upright(denoiser, data, pictures), whose)
     centre, middle = known.mean(0), faces.mean(0)
-    shown, wanted = (unit([person[view] for person in judged]) for view in (0, 1))
-    others = centred(wanted, centre)
+    shown, other_photos = (unit([person[view] for person in judged]) for view in (0, 1))
+    others = centred(other_photos, centre)
     print(
         f"{len(fitted)} people fitted, {len(judged)} judged\n\n| face | cosine to another photo | nearest of all |\n"
         "|---|---|---|"
     )
     print(line("the photo itself", centred(shown, centre), others))
-    print(line("the photo, upright", seen(recogniser, upright(denoiser, data, [p[0] for p in judged]), centre), others))
+    print(
+        line("the photo, upright", embed(recogniser, upright(denoiser, data, [p[0] for p in judged]), centre), others)
+    )
     x, y = known - centre, (faces - middle)[whose]
     covariance, cross = x.T @ x, x.T @ y
     for ridge in RIDGES:
         map_ = torch.linalg.solve(covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance)), cross)
         print(
             line(
-                f"drawn by a straight line, ridge {ridge:g}",
-                seen(recogniser, middle + (shown - centre) @ map_, centre),
+                f"linear map, ridge {ridge:g}",
+                embed(recogniser, middle + (shown - centre) @ map_, centre),
                 others,
             ),
             flush=True,

@@ -27,33 +27,33 @@ BATCH, LAYERS = 32, ("input", "output")
 @torch.no_grad()
 def queries(denoiser, data: DataSet, chosen: list[int], step: int, pose: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Per layer: queries [N, C] of the positions in a face, and their position on the aligned face [N, 2]."""
-    draw, found, where = generator("where", step), {}, {}
+    rng, found, found_coordinates = generator("where", step), {}, {}
     for start in range(0, len(chosen), BATCH):
         rows = data.load(chosen[start : start + BATCH])
         t = torch.full((len(rows),), step)
         a, s = denoiser.signal[step], denoiser.noise[step]
-        noisy = a * rows.latents + s * torch.randn(rows.latents.shape, generator=draw)
+        noisy = a * rows.latents + s * torch.randn(rows.latents.shape, generator=rng)
 
         def watch(index: int, q: Tensor, _: Tensor, rows=rows) -> None:
             size = tuple(rows.latents.shape[-2:])
-            stands = aligned_coordinates(rows.keypoints, size, layer_grid(q.shape[1], *size))[..., :2]
-            inside = stands.abs().amax(-1) < REACH
+            coordinates = aligned_coordinates(rows.keypoints, size, layer_grid(q.shape[1], *size))[..., :2]
+            inside = coordinates.abs().amax(-1) < REACH
             found.setdefault(index, []).append(q[inside].float())
-            where.setdefault(index, []).append(stands[inside])
+            found_coordinates.setdefault(index, []).append(coordinates[inside])
 
         denoiser.predict(noisy, t, rows.prompt, None, rows.control if pose else None, watch)
     order = range(len(denoiser.layer_map.layers))
-    return [torch.cat(found[index]) for index in order], [torch.cat(where[index]) for index in order]
+    return [torch.cat(found[index]) for index in order], [torch.cat(found_coordinates[index]) for index in order]
 
 
-def linear(x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
-    x, asked = (torch.cat([part, torch.ones(len(part), 1)], 1) for part in (x, asked))
+def linear(x: Tensor, y: Tensor, new_x: Tensor) -> Tensor:
+    x, new_x = (torch.cat([part, torch.ones(len(part), 1)], 1) for part in (x, new_x))
     gram = x.T @ x
     gram.diagonal().add_(1e-3 * gram.diagonal().mean())
-    return asked @ torch.linalg.solve(gram, x.T @ y)
+    return new_x @ torch.linalg.solve(gram, x.T @ y)
 
 
-def network(x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
+def network(x: Tensor, y: Tensor, new_x: Tensor) -> Tensor:
     torch.manual_seed(0)
     net, scale = nn.Sequential(nn.Linear(x.shape[1], 256), nn.GELU(), nn.Linear(256, 2)), x.std()
     optimiser = torch.optim.Adam(net.parameters(), 2e-3)
@@ -63,7 +63,7 @@ def network(x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
         nn.functional.mse_loss(net(x[some] / scale), y[some]).backward()
         optimiser.step()
     with torch.no_grad():
-        return net(asked / scale)
+        return net(new_x / scale)
 
 
 def main() -> None:
@@ -80,14 +80,14 @@ def main() -> None:
     print("| layer | noise | pose | mean position | by least squares | by a network |\n|---|---|---|---|---|---|")
     for step in arguments.steps:
         for pose in (False, True) if data.has_pose else (False,):
-            seen = [queries(denoiser, data, half, step, pose) for half in (chosen[::2], chosen[1::2])]
+            samples = [queries(denoiser, data, half, step, pose) for half in (chosen[::2], chosen[1::2])]
             for index, layer in enumerate(denoiser.layer_map.layers):
                 if layer.part in LAYERS:
-                    (x, asked), (y, truth) = ([half[part][index] for half in seen] for part in (0, 1))
-                    blind = truth - y.mean(0)
+                    (x, new_x), (y, truth) = ([half[part][index] for half in samples] for part in (0, 1))
+                    mean_error = truth - y.mean(0)
                     errors = [
                         float(e.square().sum(1).mean().sqrt())
-                        for e in (blind, linear(x, y, asked) - truth, network(x, y, asked) - truth)
+                        for e in (mean_error, linear(x, y, new_x) - truth, network(x, y, new_x) - truth)
                     ]
                     print(
                         f"| {index} ({layer.part}) | {step} | {'yes' if pose else 'no'} | "
