@@ -42,7 +42,7 @@ class Kept:
 
 
 def make_batch(denoiser, batch: int, latent: int, t: int):
-    """(rows, references, empty prompt, random draws) of random pictures with a face in the middle, all at timestep `t`.
+    """(rows, references, empty prompt, random numbers) of random pictures with a central face, all at timestep `t`.
 
     The references hold the face's location.
     """
@@ -51,7 +51,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
     from facecdm.adapter.location import FaceLocation
     from facecdm.adapter.reference_batch import ReferenceBatch
     from facecdm.faces.align import TEMPLATE
-    from facecdm.training.randomness import RandomDraws
+    from facecdm.training.randomness import RandomNumbers
     from facecdm.training.rows import Prompt, Rows
 
     channels = denoiser.model.model.latent_format.latent_channels
@@ -68,7 +68,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
         torch.arange(batch),
     )
     on = torch.ones(batch, dtype=torch.bool)
-    draws = RandomDraws(
+    random_numbers = RandomNumbers(
         torch.full((batch,), t),
         torch.randn_like(rows.latents),
         on,
@@ -86,7 +86,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
         rows,
         ReferenceBatch(torch.nn.functional.normalize(rows.face, dim=1), None, on, on, where),
         Prompt(states[:1]),
-        draws,
+        random_numbers,
     )
 
 
@@ -153,7 +153,7 @@ def main() -> None:
     clock = time.perf_counter if on_gpu else time.process_time
 
     def step(loss, t: int, kept: Kept | nullcontext) -> float:
-        rows, reference_batch, empty, draws = (
+        rows, reference_batch, empty, random_numbers = (
             moved(part, denoiser.device) for part in make_batch(denoiser, arguments.batch, arguments.latent, t)
         )
         terms = [Term("diffusion", losses.DiffusionLoss())]
@@ -161,7 +161,7 @@ def main() -> None:
             terms.append(Term("added", loss, needs=loss.needs))
         start = clock()
         with kept:
-            total, _ = forward(denoiser, learner, terms, rows, reference_batch, empty, draws, 1)
+            total, _ = forward(denoiser, learner, terms, rows, reference_batch, empty, random_numbers, 1)
         total.backward()
         if on_gpu:
             torch.cuda.synchronize()

@@ -345,7 +345,7 @@ def losses(arguments) -> None:
     peaks: dict[str, list[int]] = {name: [] for name in added}
     for _ in range(arguments.rounds):
         for name, values in added.items():
-            stage = usual.but(**values)
+            stage = usual.with_settings(**values)
             terms = terms_of(stage, LossInputs(data, denoiser, adapter, arguments.insightface))
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Trainer(denoiser, adapter, Lora(), data, stage, terms, Path(folder))

@@ -77,7 +77,7 @@ def chosen_settings(values: dict) -> dict:
     groups = tuple(part.strip() for part in values.get("train", "").split(",") if part.strip())
     if groups:
         chosen["train"] = groups
-    Stage().but(**{name: value for name, value in chosen.items() if name not in ("noise_low", "noise_high")})
+    Stage().with_settings(**{name: value for name, value in chosen.items() if name not in ("noise_low", "noise_high")})
     return chosen
 
 

@@ -208,7 +208,7 @@ def _job(preset_name: str, number: int, values: dict):
     """Make stage `number` of a preset, with the user's values."""
     from ..facecdm.training.checks import Job
 
-    return Job(preset(preset_name)[number].but(**values), frozenset(values))
+    return Job(preset(preset_name)[number].with_settings(**values), frozenset(values))
 
 
 def _train(

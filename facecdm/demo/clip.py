@@ -94,8 +94,8 @@ class CaptionTokens:
         rows = self.vocabulary.rows[out]
         if unknown:
             words = (out != START) & (out != END)
-            drawn = torch.rand(out.shape, generator=torch.Generator().manual_seed(rng.getrandbits(48)))
-            rows[words & (drawn < unknown)] = 0
+            random_values = torch.rand(out.shape, generator=torch.Generator().manual_seed(rng.getrandbits(48)))
+            rows[words & (random_values < unknown)] = 0
         return rows
 
 

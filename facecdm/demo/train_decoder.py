@@ -112,8 +112,8 @@ def train_decoder(
         mirrored = [rng.random() < 0.5 for _ in rows]
         clean = np.stack([latents[row + count * flip] for row, flip in zip(rows, mirrored, strict=True)])
         clean = torch.from_numpy(clean).to(device).float()
-        draw = torch.Generator().manual_seed(rng.getrandbits(48))
-        noise = torch.randn(clean.shape, generator=draw).to(device)
+        noise_rng = torch.Generator().manual_seed(rng.getrandbits(48))
+        noise = torch.randn(clean.shape, generator=noise_rng).to(device)
         guessed = plan.batch // 2 if predict is not None else 0
         if guessed:
             level = torch.tensor([rng.randrange(10, HIGHEST_LEVEL) for _ in range(guessed)], device=device)

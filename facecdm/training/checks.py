@@ -60,14 +60,14 @@ def fitted(job: Job, inputs: Inputs) -> tuple[Stage, list[str]]:
     """The stage fitted to the inputs, and notices of omitted parts. Raises FaceCDMError if one of them is required."""
     stage, notices = job.stage, []
     if "precision" not in job.required:
-        stage = stage.but(precision=PRECISION[inputs.denoiser.dtype])
+        stage = stage.with_settings(precision=PRECISION[inputs.denoiser.dtype])
     lacking = _lacking_for_identity(inputs)
     if stage.identity and lacking:
         text = f"the identity loss needs {' and '.join(lacking)}"
         if "identity" in job.required:
             raise FaceCDMError(f"the stage {stage.name!r}: {text}. Give it, or set identity to 0")
         notices.append(f"no identity loss: {text}")
-        stage = stage.but(identity=0.0)
+        stage = stage.with_settings(identity=0.0)
     if not inputs.denoiser.can_decode:
         notices.append("no preview pictures: connect a VAE to see them")
     return stage, notices

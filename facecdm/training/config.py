@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ..documents import read_yaml
 from ..errors import BadFile, FaceCDMError
@@ -15,8 +15,9 @@ from .stages import PRESETS, Stage, preset
 class Sizes(BaseModel):
     """Sizes of a new adapter (see adapter.config.AdapterConfig).
 
-    face_content  features of the person in each face token; None: set by the number of tokens
-    places        whether the face tokens are initialised as positions in the face (see position_init.py)
+    face_content    features of the person in each face token; None: set by the number of tokens
+    spatial_tokens  whether the face tokens are initialised as positions in the face (see position_init.py); formerly
+                    `places`, which is still read
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -27,7 +28,7 @@ class Sizes(BaseModel):
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
     interplay: bool = True
     router: bool = False
-    places: bool = True
+    spatial_tokens: Annotated[bool, Field(validation_alias=AliasChoices("spatial_tokens", "places"))] = True
 
 
 class Config(BaseModel):
@@ -78,7 +79,7 @@ class Config(BaseModel):
                 f"stages: {', '.join(sorted(unknown))} is none of {', '.join(stage.name for stage in stages)}"
             )
         settings = [(stage, self.all | self.stages.get(stage.name, {})) for stage in stages]
-        plan = tuple(stage.but(**values) for stage, values in settings if values.get("steps") != 0)
+        plan = tuple(stage.with_settings(**values) for stage, values in settings if values.get("steps") != 0)
         if not plan:
             raise FaceCDMError("every stage has steps: 0, so there is nothing to train")
         names = [check_filename(stage.name) for stage in plan]

@@ -47,13 +47,13 @@ def train_location_head(
     torch.manual_seed(plan.seed)
     head = LocationHead(data.latent_shape(0)[0]).to(device)
     optimiser = torch.optim.AdamW(head.parameters(), plan.learning_rate, weight_decay=0.01)
-    drawn, losses = batches(data.buckets, plan.batch, plan.seed, 0), []
+    shuffled, losses = batches(data.buckets, plan.batch, plan.seed, 0), []
     for step in range(1, plan.steps + 1):
         falling = min(1.0, step / 50, max(0.01, (1 - step / plan.steps) / 0.6))
         for group in optimiser.param_groups:
             group["lr"] = plan.learning_rate * falling
-        clean, level, wanted = location_batch(denoiser, data, data.load(next(drawn)), plan, step)
-        loss = location_loss(*head(clean, level), wanted)
+        clean, level, keypoints = location_batch(denoiser, data, data.load(next(shuffled)), plan, step)
+        loss = location_loss(*head(clean, level), keypoints)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimiser.step()
@@ -70,12 +70,12 @@ def location_batch(
     denoiser: Denoiser, data: Source, rows: Rows, plan: LocationPlan, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(predicted or slightly noisy latents [B, C, h, w], σ over signal [B], key points [B, 5, 2]) of a step."""
-    device, draw = denoiser.device, generator(plan.seed, "location", step)
+    device, rng = denoiser.device, generator(plan.seed, "location", step)
     latents, count = rows.latents.to(device), round(plan.predicted * len(rows))
-    noise = torch.randn(latents.shape, generator=draw).to(device)
+    noise = torch.randn(latents.shape, generator=rng).to(device)
     steps = len(denoiser.signal)
-    first = torch.rand(count, generator=draw) * (1 - LOW_NOISE / 2) + LOW_NOISE / 2
-    rest = torch.rand(len(rows) - count, generator=draw) * LOW_NOISE
+    first = torch.rand(count, generator=rng) * (1 - LOW_NOISE / 2) + LOW_NOISE / 2
+    rest = torch.rand(len(rows) - count, generator=rng) * LOW_NOISE
     t = (torch.cat([first, rest]) * steps).long().clamp(max=steps - 1).to(device)
     signal, sigma = denoiser.signal.to(device)[t], denoiser.noise.to(device)[t]
     level = sigma / signal.clamp(min=1e-4)
@@ -83,7 +83,7 @@ def location_batch(
     if count:
         a, s = signal[:count].view(-1, 1, 1, 1), sigma[:count].view(-1, 1, 1, 1)
         noisy = a * latents[:count] + s * noise[:count]
-        prompt = prompts_of(rows, data, torch.rand(len(rows), generator=draw) < DROPPED_TEXT, count, device)
+        prompt = prompts_of(rows, data, torch.rand(len(rows), generator=rng) < DROPPED_TEXT, count, device)
         predicted = denoiser.predict(noisy, t[:count], prompt)
         clean = torch.cat(
             [clean_from(predicted, noisy, signal[:count], sigma[:count], denoiser.prediction), clean[count:]]

@@ -24,7 +24,7 @@ def generator(*key: object) -> torch.Generator:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomDraws:
+class RandomNumbers:
     """The random numbers of one batch.
 
     t             [B] int64 timesteps
@@ -47,13 +47,13 @@ class RandomDraws:
     choice: Tensor
     face_region: Tensor
     window: Tensor
-    wander: Tensor
+    window_shift: Tensor
 
-    def part(self, rows: slice) -> "RandomDraws":
-        return RandomDraws(**{name: value[rows] for name, value in vars(self).items()})
+    def part(self, rows: slice) -> "RandomNumbers":
+        return RandomNumbers(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomDraws:
+def make_random_numbers(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomNumbers:
     """The random numbers of batch `micro` of `step`, for latents of `shape` [B, C, h, w]."""
     random_from = generator(stage.seed, stage.name, step, micro)
     rows = shape[0]
@@ -64,7 +64,7 @@ def draw(stage: Stage, step: int, micro: int, shape: tuple[int, ...]) -> RandomD
     # With evenly spaced levels in a batch, the loss varies less from step to step than with independent levels.
     levels = (torch.randperm(rows, generator=random_from) + torch.rand(1, generator=random_from)) / rows
     everything = uniform() >= stage.drop_all
-    return RandomDraws(
+    return RandomNumbers(
         _timesteps(stage, levels),
         torch.randn(shape, generator=random_from),
         (uniform() >= stage.drop_text) & everything,

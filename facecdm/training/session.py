@@ -47,7 +47,7 @@ class Session:
         self.worker = Worker.of(accelerator)
         recogniser = config.recogniser and Recogniser(config.recogniser, config.recogniser.name)
         inputs = Inputs(
-            self.denoiser, self.data, config.out, recogniser, config.held_out, config.sizes.places, self.worker
+            self.denoiser, self.data, config.out, recogniser, config.held_out, config.sizes.spatial_tokens, self.worker
         )
         jobs = [Job(stage, frozenset(stage.to_dict())) for stage in config.plan()]
         self.training = Training(inputs, jobs, self._first_adapter(), self._first_lora())
@@ -79,7 +79,7 @@ class Session:
 
     def _first_adapter(self):
         if self.config.adapter is None:
-            return random_adapter(self.denoiser, self.data, **self.config.sizes.model_dump(exclude={"places"}))
+            return random_adapter(self.denoiser, self.data, **self.config.sizes.model_dump(exclude={"spatial_tokens"}))
         return load_adapter(self.config.adapter)
 
     def _first_lora(self) -> Lora:

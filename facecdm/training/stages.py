@@ -102,7 +102,7 @@ class Stage(_Settings):  # type: ignore[misc, valid-type]
         """The settings of the losses that this stage computes, in the order of `LOSSES`."""
         return [own for loss in LOSSES if (own := loss.of(self)).weight]
 
-    def but(self, **values) -> "Stage":
+    def with_settings(self, **values) -> "Stage":
         """A copy with other values; numbers may be text, such as "1e-4".
 
         Raises FaceCDMError for an unknown name, and for a value of the wrong type or out of range.

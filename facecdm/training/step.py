@@ -13,7 +13,7 @@ from ..faces.align import TEMPLATE
 from ..faces.location import SIZE
 from .denoiser import Denoiser, clean_from
 from .learner import Learner
-from .randomness import RandomDraws
+from .randomness import RandomNumbers
 from .rows import Prompt, Rows, without_text
 from .step_data import StepData
 
@@ -46,7 +46,7 @@ def forward(
     rows: Rows,
     reference_batch: ReferenceBatch,
     empty: Prompt,
-    draws: RandomDraws,
+    random_numbers: RandomNumbers,
     step: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of this step's terms, and each term (detached) by name."""
@@ -57,7 +57,7 @@ def forward(
         rows,
         reference_batch,
         empty,
-        draws,
+        random_numbers,
         step,
     )
     total, values = torch.zeros((), device=denoiser.device), {}
@@ -75,18 +75,18 @@ def compute_step_data(
     rows: Rows,
     reference_batch: ReferenceBatch,
     empty: Prompt,
-    draws: RandomDraws,
+    random_numbers: RandomNumbers,
     step: int,
 ) -> StepData:
     """Call the U-Net on noised rows with `reference_batch` applied; the learner's LoRA must be on already."""
     device = denoiser.device
-    t, epsilon = draws.t.to(device), draws.epsilon.to(device)
+    t, epsilon = random_numbers.t.to(device), random_numbers.epsilon.to(device)
     signal, level = (table.to(device)[t] for table in (denoiser.signal, denoiser.noise))
     noisy = signal.view(-1, 1, 1, 1) * rows.latents + level.view(-1, 1, 1, 1) * epsilon
-    prompt = without_text(rows.prompt, empty, ~draws.text_on.to(device))
+    prompt = without_text(rows.prompt, empty, ~random_numbers.text_on.to(device))
     outputs: list[Tensor] = []
     queries: list[tuple[Tensor, Tensor]] = []
-    if learner.adapter.config.spatial_tokens and bool(draws.pose_on[0]):
+    if learner.adapter.config.spatial_tokens and bool(random_numbers.pose_on[0]):
         reference_batch = replace(reference_batch, location=face_locations(rows, learner.adapter.config))
     people = reference_batch.streams(
         learner.adapter,
@@ -96,7 +96,7 @@ def compute_step_data(
         learner.extra,
         outputs.append if "outputs" in needs else None,
     )
-    control = rows.control if rows.control is not None and bool(draws.pose_on[0]) else None
+    control = rows.control if rows.control is not None and bool(random_numbers.pose_on[0]) else None
     prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
     plain, plain_queries = None, []
     if needs & {"plain", "queries"}:
@@ -114,13 +114,13 @@ def compute_step_data(
         clean_from(prediction, noisy, signal, level, denoiser.prediction),
         reference_batch.face_on.float(),
         reference_batch.image_on.float(),
-        draws.text_on.to(device).float(),
+        random_numbers.text_on.to(device).float(),
         step,
         outputs,
         queries,
         plain_queries,
         plain,
-        draws.face_region.to(device),
+        random_numbers.face_region.to(device),
         people,
         prompt,
         control,

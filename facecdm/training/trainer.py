@@ -20,7 +20,7 @@ from .divergence import check_steps, check_weights
 from .learner import Learner
 from .lora import Lora
 from .losses.diffusion import DiffusionLoss
-from .randomness import RandomDraws, batches, draw
+from .randomness import RandomNumbers, batches, make_random_numbers
 from .rows import moved
 from .source import Source
 from .stages import Stage
@@ -201,22 +201,22 @@ class Trainer:
 
     def _forward(self, indices: list[int], micro: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = slice(self.worker.rank, None, self.worker.count)
-        draws = draw(self.stage, step, micro, (len(indices), *self._shape(indices)))
-        draws = draws.part(part)
-        rows, reference_batch = self._batch(indices[part], draws)
-        if draws.window[0]:
-            rows, draws = windowed(rows, draws)
-        return forward(self.denoiser, self.learner, self.terms, rows, reference_batch, self.empty, draws, step)
+        random_numbers = make_random_numbers(self.stage, step, micro, (len(indices), *self._shape(indices)))
+        random_numbers = random_numbers.part(part)
+        rows, reference_batch = self._batch(indices[part], random_numbers)
+        if random_numbers.window[0]:
+            rows, random_numbers = windowed(rows, random_numbers)
+        return forward(self.denoiser, self.learner, self.terms, rows, reference_batch, self.empty, random_numbers, step)
 
     def _shape(self, indices: list[int]) -> tuple[int, ...]:
         return self.data.latent_shape(indices[0])
 
-    def _batch(self, indices: list[int], draws: RandomDraws) -> tuple:
+    def _batch(self, indices: list[int], random_numbers: RandomNumbers) -> tuple:
         """The rows of `indices`, and their references."""
         device = self.denoiser.device
         rows = moved(self.data.load(indices), device)
         references, augmented = [], []
-        for index, own, choice in zip(indices, draws.own.tolist(), draws.choice.tolist()):
+        for index, own, choice in zip(indices, random_numbers.own.tolist(), random_numbers.choice.tolist()):
             others = self.data.references(index)
             references.append(index if own or not others else others[int(choice * len(others))])
             augmented.append(choice if not others and not own else None)
@@ -225,8 +225,8 @@ class Trainer:
         reference_batch = ReferenceBatch(
             face,
             None if vision is None else vision.to(device).float(),
-            draws.face_on.to(device),
-            draws.image_on.to(device),
+            random_numbers.face_on.to(device),
+            random_numbers.image_on.to(device),
         )
         return rows, reference_batch
 
@@ -234,7 +234,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """The diffusion loss of the averaged weights on held-out pictures, with and without the face stream. The noise
         is always the same."""
-        stage = self.stage.but(
+        stage = self.stage.with_settings(
             drop_text=0.0,
             drop_face=0.0,
             drop_image=0.0,
@@ -249,10 +249,10 @@ class Trainer:
         sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
         with self.learner.averaged():
             for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
-                draws = draw(stage, 0, number, (len(indices), *self._shape(indices)))
-                rows, reference_batch = self._batch(indices, draws)
+                random_numbers = make_random_numbers(stage, 0, number, (len(indices), *self._shape(indices)))
+                rows, reference_batch = self._batch(indices, random_numbers)
                 step_data = compute_step_data(
-                    self.denoiser, self.learner, {"plain"}, rows, reference_batch, self.empty, draws, 0
+                    self.denoiser, self.learner, {"plain"}, rows, reference_batch, self.empty, random_numbers, 0
                 )
                 sums["validation"] += float(plain(step_data)) * len(indices)
                 without = replace(step_data, prediction=step_data.plain_prediction)

@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .randomness import RandomDraws
+from .randomness import RandomNumbers
 from .rows import Rows
 
 MULTIPLE = 8  # the window's sides in latents are multiples of it, so that every level of a U-Net halves them evenly
 OFFSET = 0.125  # largest distance between the window's centre and the face's, in window sides
 
 
-def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
+def windowed(rows: Rows, random_numbers: RandomNumbers) -> tuple[Rows, RandomNumbers]:
     """Crop rows and noise to windows around the faces, with half the pictures' height and width.
 
     Both are unchanged if the window would not be smaller. Box and key points are then in 0…1 of the window, and SDXL's
@@ -25,8 +25,8 @@ def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
     height, width = rows.latents.shape[-2:]
     h, w = (-(-side // 2 // MULTIPLE) * MULTIPLE for side in (height, width))
     if h >= height or w >= width:
-        return rows, draws
-    corners = _corners(rows.box, draws.wander.to(rows.box), (height, width), (h, w))
+        return rows, random_numbers
+    corners = _corners(rows.box, random_numbers.window_shift.to(rows.box), (height, width), (h, w))
     size, scale = rows.box.new_tensor([w, h]), rows.box.new_tensor([width, height])
     corner = torch.tensor([(x, y) for y, x in corners], dtype=rows.box.dtype, device=rows.box.device)
     prompt = rows.prompt
@@ -45,16 +45,16 @@ def windowed(rows: Rows, draws: RandomDraws) -> tuple[Rows, RandomDraws]:
         box=((rows.box.view(-1, 2, 2) * scale - corner[:, None]) / size).clamp(0, 1).flatten(1),
         keypoints=(rows.keypoints * scale - corner[:, None]) / size,
     )
-    return cut, replace(draws, epsilon=_cut(draws.epsilon, corners, h, w))
+    return cut, replace(random_numbers, epsilon=_cut(random_numbers.epsilon, corners, h, w))
 
 
-def _corners(box: Tensor, wander: Tensor, whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
+def _corners(box: Tensor, shift: Tensor, whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
     """The top and left latent of each row's window. The window lies inside the picture."""
     size = box.new_tensor([whole[1], whole[0]])
     middle = (box[:, :2] + box[:, 2:]) / 2
     middle = torch.where((box[:, 2:] > box[:, :2]).all(1, keepdim=True), middle, torch.full_like(middle, 0.5)) * size
     side = box.new_tensor([window[1], window[0]])
-    left_top = (middle - side / 2 + (wander * 2 - 1) * OFFSET * side).round()
+    left_top = (middle - side / 2 + (shift * 2 - 1) * OFFSET * side).round()
     left_top = torch.minimum(left_top.clamp(min=0), size - side)
     return [(int(y), int(x)) for x, y in left_top.tolist()]
 

@@ -166,7 +166,7 @@ def plan(arm_: Arm, recipe: Config, steps: int, batch: int, seed: int) -> tuple[
             raise FaceCDMError(f"{total} steps are too few for {len(stages)} stages")
         short = {name: min(getattr(stage, name), count // 4) for name in ("warmup", "identity_ramp")}
         result.append(
-            stage.but(
+            stage.with_settings(
                 **{
                     "steps": count,
                     "batch": batch or stage.batch,

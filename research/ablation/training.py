@@ -112,7 +112,7 @@ def _read(arm: Arm, path: Path) -> Trained:
 
 def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     """A new adapter of that design; the seed decides every weight."""
-    given = lab.recipe.sizes.model_dump(exclude={"places"})
+    given = lab.recipe.sizes.model_dump(exclude={"spatial_tokens"})
     sizes = given | {
         "interplay": design.interplay and lab.recipe.sizes.interplay,
         "router": design.router or lab.recipe.sizes.router,
@@ -124,7 +124,7 @@ def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
         sizes["face_rank"] = 2 * full.config.face_width  # its features come in pairs of opposite sign
     if design.faceid:
         return _faceid(full, lab, sizes, seed)
-    positions = design.spatial_tokens and lab.recipe.sizes.places
+    positions = design.spatial_tokens and lab.recipe.sizes.spatial_tokens
     return new_adapter(lab.denoiser, lab.data, seed=seed, positions=positions, **sizes)
 
 

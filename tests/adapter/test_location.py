@@ -83,10 +83,10 @@ def test_tokens_that_are_not_near_have_no_weight():
 class StubLocation:
     """Six tokens, three of them near each position."""
 
-    def __init__(self, rows: int, draw: torch.Generator):
+    def __init__(self, rows: int, rng: torch.Generator):
         self.tokens = 6
-        self.near = torch.rand(rows, 5, 6, generator=draw).argsort(-1)[..., :3]
-        self.scores = torch.randn(rows, 5, 3, generator=draw, dtype=torch.float64)
+        self.near = torch.rand(rows, 5, 6, generator=rng).argsort(-1)[..., :3]
+        self.scores = torch.randn(rows, 5, 3, generator=rng, dtype=torch.float64)
 
     def __call__(self, positions: int, dtype: torch.dtype):
         return self.near, self.scores, torch.ones(1, positions, 1, dtype=dtype)
@@ -100,12 +100,12 @@ class StubLocation:
 @pytest.mark.parametrize("projected", [False, True])
 def test_attention_to_near_tokens_equals_the_slow_formula(keys, rows, references, projected):
     """softmax(q kᵀ/√d + s) v, where s is −∞ for tokens that are not near, equal for each reference."""
-    draw = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     q, tokens = (
-        torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((2, 5, 8), (keys, 6 * references, 7))
+        torch.randn(*size, generator=rng, dtype=torch.float64) for size in ((2, 5, 8), (keys, 6 * references, 7))
     )
-    to_k, to_v = torch.randn(2, 8, 7, generator=draw, dtype=torch.float64)
-    where, k, v = StubLocation(rows, draw), tokens @ to_k.T, tokens @ to_v.T
+    to_k, to_v = torch.randn(2, 8, 7, generator=rng, dtype=torch.float64)
+    where, k, v = StubLocation(rows, rng), tokens @ to_k.T, tokens @ to_v.T
     everywhere = torch.cat([where.everywhere(5, torch.float64)] * references, -1)
     heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
     weights = (heads[0] @ heads[1].transpose(2, 3) / 2 + everywhere[:, None]).softmax(-1)
@@ -128,9 +128,9 @@ def test_attention_to_near_tokens_equals_the_slow_formula(keys, rows, references
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_close(dtype):
     """To single precision, in a whole layer; beyond the face the text's attention is unchanged to the bit."""
-    draw = torch.Generator().manual_seed(1)
-    q, text = torch.randn(2, 2, 256, 32, generator=draw)
-    k, v = torch.randn(2, 1, 16, 32, generator=draw)
+    rng = torch.Generator().manual_seed(1)
+    q, text = torch.randn(2, 2, 256, 32, generator=rng)
+    k, v = torch.randn(2, 1, 16, 32, generator=rng)
     where = FaceLocation(UPRIGHT.float() * 0.4 + 0.1, (16, 16), 4)
     exact, rough = (
         triplet_attention(

@@ -20,9 +20,9 @@ class Posed(TinySource):
 
     def load(self, indices):
         rows = super().load(indices)
-        draw = torch.Generator().manual_seed(indices[0])
+        rng = torch.Generator().manual_seed(indices[0])
         shape = (len(indices), 3, *(8 * side for side in rows.latents.shape[-2:]))
-        object.__setattr__(rows, "control", torch.rand(shape, generator=draw))
+        object.__setattr__(rows, "control", torch.rand(shape, generator=rng))
         return rows
 
 
@@ -37,7 +37,10 @@ def net() -> ControlNetModel:
 
 def trainer(folder, control, **stage):
     return tiny_trainer(
-        folder, STAGE.but(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}), control=control, data=Posed()
+        folder,
+        STAGE.with_settings(**{"drop_pose": 0.0, "steps": 2, "lora_rank": 2, **stage}),
+        control=control,
+        data=Posed(),
     )
 
 
@@ -71,7 +74,7 @@ def test_the_next_stage_trains_it_further_or_leaves_it(tmp_path):
     for group, moves in (("control", True), ("gates", False)):
         made = tiny_trainer(
             tmp_path / group,
-            STAGE.but(name="identity", steps=1, drop_pose=0.0, train=[group], warmup=0),
+            STAGE.with_settings(name="identity", steps=1, drop_pose=0.0, train=[group], warmup=0),
             control=net(),
             control_lora=first.control,
             data=Posed(),
@@ -85,7 +88,7 @@ def test_the_next_stage_trains_it_further_or_leaves_it(tmp_path):
 def test_without_a_controlnet_or_poses_it_is_refused(tmp_path, control, data):
     inputs = Inputs(tiny_denoiser(control=control), data, tmp_path)
     with pytest.raises(FaceCDMError, match="trains the LoRA of a ControlNet.*has no pose pictures"):
-        check_stage(STAGE.but(train=["control"]), inputs)
+        check_stage(STAGE.with_settings(train=["control"]), inputs)
 
 
 @pytest.fixture(scope="module")

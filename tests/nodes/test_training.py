@@ -106,7 +106,7 @@ def test_only_what_is_set_leaves_the_preset(in_comfy):
         "train": ("gates", "kappa"),
         "rank": 4,
     }
-    stage = Stage().but(**chosen)
+    stage = Stage().with_settings(**chosen)
     assert (stage.learning_rate, stage.checkpointing, stage.train) == (3e-6, True, ("gates", "kappa"))
 
 

@@ -33,12 +33,12 @@ def net(unet):
 
 @pytest.fixture(scope="module")
 def sample():
-    draw = torch.Generator().manual_seed(2)
+    rng = torch.Generator().manual_seed(2)
 
     def randn(*shape):
-        return torch.randn(*shape, generator=draw)
+        return torch.randn(*shape, generator=rng)
 
-    return randn(2, 8, 16, 16), torch.tensor([300, 900]), randn(2, 77, 64), torch.rand(2, 3, 128, 128, generator=draw)
+    return randn(2, 8, 16, 16), torch.tensor([300, 900]), randn(2, 77, 64), torch.rand(2, 3, 128, 128, generator=rng)
 
 
 def test_a_new_net_is_a_no_op(net, sample):

@@ -68,15 +68,15 @@ def make_lab(folder: Path) -> Lab:
 
 def experiment(folder: Path) -> Experiment:
     views = [sorted((ROOT / "tests" / "assets" / person).glob("*.webp")) for person in ("0005", "0006")]
-    draw = torch.Generator().manual_seed(5)
+    rng = torch.Generator().manual_seed(5)
     evaluation_set = EvaluationSet(
         ["five", "six"],
         [view[0] for view in views],
         [view[1] for view in views],
-        torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=draw), dim=1),
-        torch.randn(2, 5, VISION, generator=draw),
+        torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=rng), dim=1),
+        torch.randn(2, 5, VISION, generator=rng),
         [Request(0, "a", 0.0), Request(1, "b", 0.0)],
-        torch.randn(2, 7, CONTEXT, generator=draw),
+        torch.randn(2, 7, CONTEXT, generator=rng),
         torch.zeros(1, 7, CONTEXT),
     )
     lab = make_lab(folder)

@@ -61,8 +61,8 @@ class Case:
 
 def cases(kind: Kind, seed: int = 0) -> list[Case]:
     """All cases of a kind."""
-    draw = random.Random(f"{kind.name} {seed}")
-    return [*_tensors(kind), *_bytes(kind, draw), *_paths(kind)]
+    rng = random.Random(f"{kind.name} {seed}")
+    return [*_tensors(kind), *_bytes(kind, rng), *_paths(kind)]
 
 
 def sample(found: list[Case], count: int, seed: object = 0) -> list[Case]:
@@ -117,7 +117,7 @@ def _changes(key: str, value: Tensor, expected: str) -> Iterator[tuple[str, str,
             yield f"number {number}", expected, {renamed: value}
 
 
-def _bytes(kind: Kind, draw: random.Random) -> Iterator[Case]:
+def _bytes(kind: Kind, rng: random.Random) -> Iterator[Case]:
     """Damage to the file's bytes: cut, flipped, and sizes that are declared."""
 
     def damaged(name: str, expected: str, damage: Callable[[bytearray], bytes | bytearray]) -> Case:
@@ -132,7 +132,7 @@ def _bytes(kind: Kind, draw: random.Random) -> Iterator[Case]:
     for share in (0, 0.001, 0.1, 0.5, 0.99):
         yield damaged(f"cut: at {share}", REFUSED, lambda data, share=share: data[: int(len(data) * share)])
     for _ in range(60):
-        place, bit = draw.random(), 1 << draw.randrange(8)
+        place, bit = rng.random(), 1 << rng.randrange(8)
         yield damaged(f"flipped: {place:.4f}", EITHER, lambda data, place=place, bit=bit: _flip(data, place, bit))
     if kind.suffix == ".safetensors":
         for length in LENGTHS:

@@ -41,12 +41,12 @@ class TinySource:
     fingerprint, recogniser, has_pose = "tiny", "tiny.onnx", False
 
     def __init__(self):
-        draw = torch.Generator().manual_seed(3)
+        rng = torch.Generator().manual_seed(3)
         count = PEOPLE * PHOTOS
-        self.faces = torch.randn(count, WIDTH, generator=draw)
-        self.states = torch.randn(count, 5, VISION, generator=draw)
-        self.texts = torch.randn(count, 7, CONTEXT, generator=draw)
-        self.latents = [torch.randn(4, 8, 8 if i < 12 else 4, generator=draw) for i in range(count)]
+        self.faces = torch.randn(count, WIDTH, generator=rng)
+        self.states = torch.randn(count, 5, VISION, generator=rng)
+        self.texts = torch.randn(count, 7, CONTEXT, generator=rng)
+        self.latents = [torch.randn(4, 8, 8 if i < 12 else 4, generator=rng) for i in range(count)]
         self.buckets = [list(range(12)), list(range(12, count))]
         self.empty_prompt = Prompt(torch.zeros(1, 7, CONTEXT))
         self.people = {person: list(range(person * PHOTOS, person * PHOTOS + PHOTOS)) for person in range(PEOPLE)}

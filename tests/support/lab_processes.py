@@ -18,7 +18,7 @@ worker = Worker.of(Accelerator(cpu=True))
 folder, data = Path(sys.argv[1]) / str(worker.rank), TinySource()
 if "other data" in sys.argv:
     data.fingerprint = f"tiny {worker.rank}"
-trainer = tiny_trainer(folder, STAGE.but(steps=4), worker, data=data)
+trainer = tiny_trainer(folder, STAGE.with_settings(steps=4), worker, data=data)
 first = trainer.step
 trainer.run()
 torch.save({"first": first, "state": everything(trainer)}, folder.with_suffix(".state"))

@@ -18,10 +18,10 @@ WIDTH, PEOPLE, PHOTOS, TRAITS = 32, 60, 4, 3
 @pytest.fixture(scope="module")
 def faces() -> tuple[torch.Tensor, torch.Tensor]:
     """Unit embeddings [240, 32] whose first three features are the person and the others, larger, the photo."""
-    draw = torch.Generator().manual_seed(0)
-    person = torch.randn(PEOPLE, TRAITS, generator=draw).repeat_interleave(PHOTOS, 0)
-    photo = torch.randn(PEOPLE * PHOTOS, WIDTH - TRAITS, generator=draw) * 3
-    noise = torch.randn(PEOPLE * PHOTOS, TRAITS, generator=draw) * 0.1
+    rng = torch.Generator().manual_seed(0)
+    person = torch.randn(PEOPLE, TRAITS, generator=rng).repeat_interleave(PHOTOS, 0)
+    photo = torch.randn(PEOPLE * PHOTOS, WIDTH - TRAITS, generator=rng) * 3
+    noise = torch.randn(PEOPLE * PHOTOS, TRAITS, generator=rng) * 0.1
     return torch.cat([person + noise, photo], 1) / 100, torch.arange(PEOPLE).repeat_interleave(PHOTOS)
 
 
@@ -72,7 +72,7 @@ def test_gates_open_where_values_are_trained_whole(settings, opens):
     torch.manual_seed(0)
     adapter = TripletAdapter(AdapterConfig(BASES["FaceCDM demo"].layer_map, face_width=WIDTH)).requires_grad_(False)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}
-    learner = Learner(adapter, Lora(), {}, PRESETS["adapter"][0].but(**settings), torch.device("cpu"))
+    learner = Learner(adapter, Lora(), {}, PRESETS["adapter"][0].with_settings(**settings), torch.device("cpu"))
     stream = learner.adapter.streams["face"]
     assert bool((stream.gate.knots == 1).all()) == opens == (not any(value.weight.any() for value in stream.to_v))
     assert opens or all(torch.equal(value, before[name]) for name, value in learner.adapter.state_dict().items())

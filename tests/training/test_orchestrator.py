@@ -35,7 +35,7 @@ def adapter(denoiser):
 
 
 def jobs(**values) -> list[Job]:
-    return [Job(STAGE.but(**{"localisation": 0.0, "steps": 2, "validate_every": 1} | values), ALL)]
+    return [Job(STAGE.with_settings(**{"localisation": 0.0, "steps": 2, "validate_every": 1} | values), ALL)]
 
 
 # ---- checks ----
@@ -43,7 +43,7 @@ def jobs(**values) -> list[Job]:
 
 def test_a_batch_that_processes_cannot_share_is_refused(denoiser, tmp_path):
     with pytest.raises(FaceCDMError, match="multiple of the number of processes"):
-        check_stage(STAGE.but(batch=3), Inputs(denoiser, TinySource(), tmp_path, worker=Worker(0, 2)))
+        check_stage(STAGE.with_settings(batch=3), Inputs(denoiser, TinySource(), tmp_path, worker=Worker(0, 2)))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_recogniser_of_the_identity_loss_must_be_the_data_sets(denoiser, ada
 
 def test_what_was_not_asked_for_is_left_out_with_a_notice(denoiser, tmp_path):
     inputs = Inputs(denoiser, TinySource(), tmp_path)
-    stage = STAGE.but(identity=0.1)
+    stage = STAGE.with_settings(identity=0.1)
     left, notices = fitted(Job(stage, frozenset()), inputs)
     assert left.identity == 0 and "the identity loss needs a face recogniser" in notices[0]
     with pytest.raises(FaceCDMError, match="'broad': the identity loss needs a face recogniser"):
@@ -113,7 +113,7 @@ class Watching:
 
 
 def test_the_stages_run_in_turn_and_leave_pictures_plots_and_a_report(denoiser, adapter, tmp_path):
-    both = [*jobs(), Job(STAGE.but(name="fine", steps=3, validate_every=2, ema=0.0), ALL)]
+    both = [*jobs(), Job(STAGE.with_settings(name="fine", steps=3, validate_every=2, ema=0.0), ALL)]
     inputs = Inputs(denoiser, TinySource(), tmp_path, held_out=1 / 3)
     watching = Watching()
     result = Training(inputs, both, adapter, None).run(watching)

@@ -28,14 +28,14 @@ class Portraits(TinySource):
 
     def __init__(self):
         super().__init__()
-        draw = torch.Generator().manual_seed(5)
+        rng = torch.Generator().manual_seed(5)
         count = PERSONS * PHOTOS
-        person = torch.randn(PERSONS, WIDTH, generator=draw).repeat_interleave(PHOTOS, 0)
-        self.faces = person + 0.1 * torch.randn(count, WIDTH, generator=draw)
-        self.states = torch.randn(count, 5, 20, generator=draw)
-        self.texts = torch.randn(count, 7, 32, generator=draw)
+        person = torch.randn(PERSONS, WIDTH, generator=rng).repeat_interleave(PHOTOS, 0)
+        self.faces = person + 0.1 * torch.randn(count, WIDTH, generator=rng)
+        self.states = torch.randn(count, 5, 20, generator=rng)
+        self.texts = torch.randn(count, 7, 32, generator=rng)
         traits = F.normalize(person, dim=1)[:, :2]
-        latents = 0.02 * torch.randn(count, 4, SIDE, SIDE, generator=draw)
+        latents = 0.02 * torch.randn(count, 4, SIDE, SIDE, generator=rng)
         latents[:, 0, :, : SIDE // 2] += traits[:, :1, None]
         latents[:, 0, :, SIDE // 2 :] += traits[:, 1:, None]
         self.latents, self.buckets = list(latents), [list(range(count))]
@@ -85,15 +85,15 @@ def test_a_token_describes_the_face_at_its_position(setup):
 
 
 def test_a_query_attends_to_its_position():
-    draw = torch.Generator().manual_seed(1)
-    where, turn = token_centres(3).double(), torch.randn(8, 3, generator=draw).double()
-    points = torch.cat([torch.rand(4000, 2, generator=draw).double() * 3 - 1.5, torch.ones(4000, 1).double()], 1)
-    queries = points @ turn.T + 0.02 * torch.randn(4000, 8, generator=draw).double()
+    rng = torch.Generator().manual_seed(1)
+    where, turn = token_centres(3).double(), torch.randn(8, 3, generator=rng).double()
+    points = torch.cat([torch.rand(4000, 2, generator=rng).double() * 3 - 1.5, torch.ones(4000, 1).double()], 1)
+    queries = points @ turn.T + 0.02 * torch.randn(4000, 8, generator=rng).double()
     keys = _keys(queries.T @ queries / 4000, queries.T @ points / 4000, points.T @ points / 4000, where)
     attention = (queries @ keys.T / math.sqrt(8)).softmax(1)
     nearest = torch.cdist(points[:, :2], where).argmin(1)
     assert (attention.argmax(1) == nearest).double().mean() > 0.97
-    noise = torch.randn(4000, 8, generator=draw).double()
+    noise = torch.randn(4000, 8, generator=rng).double()
     keys = _keys(noise.T @ noise / 4000, noise.T @ points / 4000, points.T @ points / 4000, where)
     assert (noise @ keys.T / math.sqrt(8)).softmax(1).max() < 0.6, "queries without a position attend everywhere"
 
@@ -134,7 +134,9 @@ def test_a_preview_uses_the_location_of_its_prompts_face_unless_poses_are_droppe
         trained.streams["face"].gate.knots.fill_(0.5)
 
     def previews(**settings):
-        learner = Learner(trained, Lora(), {}, STAGE.but(train=["projectors"], **settings), torch.device("cpu"))
+        learner = Learner(
+            trained, Lora(), {}, STAGE.with_settings(train=["projectors"], **settings), torch.device("cpu")
+        )
         return [preview(denoiser, learner, source, [0], [6], steps=2) for source in (data, Moved())]
 
     (here, there), unconditioned = previews(), previews(drop_pose=1.0)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecdm.training.randomness import _timesteps, batches, draw
+from facecdm.training.randomness import _timesteps, batches, make_random_numbers
 from facecdm.training.stages import Stage
 
 
@@ -23,26 +23,26 @@ def test_timesteps_follow_range_and_share(low, width, share):
 
 def test_a_step_has_the_same_random_numbers_again():
     stage = Stage(batch=8)
-    one, two = draw(stage, 5, 0, (8, 4, 4, 4)), draw(stage, 5, 0, (8, 4, 4, 4))
+    one, two = make_random_numbers(stage, 5, 0, (8, 4, 4, 4)), make_random_numbers(stage, 5, 0, (8, 4, 4, 4))
     assert all(torch.equal(vars(one)[name], vars(two)[name]) for name in vars(one))
-    assert not torch.equal(one.epsilon, draw(stage, 6, 0, (8, 4, 4, 4)).epsilon)
+    assert not torch.equal(one.epsilon, make_random_numbers(stage, 6, 0, (8, 4, 4, 4)).epsilon)
     part = one.part(slice(1, None, 2))
     assert torch.equal(part.epsilon, one.epsilon[1::2]) and torch.equal(part.t, one.t[1::2])
 
 
 def test_dropout_has_its_probability():
     stage = Stage(drop_text=0.2, drop_face=0.1, drop_image=0.5, drop_all=0.1)
-    draws = draw(stage, 1, 0, (20_000, 1, 1, 1))
-    for on, kept in ((draws.text_on, 0.72), (draws.face_on, 0.81), (draws.image_on, 0.45)):
+    random_numbers = make_random_numbers(stage, 1, 0, (20_000, 1, 1, 1))
+    for on, kept in ((random_numbers.text_on, 0.72), (random_numbers.face_on, 0.81), (random_numbers.image_on, 0.45)):
         assert abs(on.float().mean().item() - kept) < 0.02
 
 
 def test_shares_of_rows_and_of_batches():
     stage = Stage(own_photo=0.3, face_region=0.7, drop_pose=0.4, face_window=0.2)
-    rows = draw(stage, 1, 0, (20_000, 1, 1, 1))
+    rows = make_random_numbers(stage, 1, 0, (20_000, 1, 1, 1))
     for on, share in ((rows.own, 0.3), (rows.face_region, 0.7)):
         assert abs(on.float().mean().item() - share) < 0.02
-    steps = [draw(stage, step, 0, (3, 1, 1, 1)) for step in range(2000)]
+    steps = [make_random_numbers(stage, step, 0, (3, 1, 1, 1)) for step in range(2000)]
     for name, share in (("pose_on", 0.6), ("window", 0.2)):
         batches_on = torch.stack([vars(one)[name] for one in steps])
         assert (batches_on == batches_on[:, :1]).all(), f"{name} differs within a batch"

@@ -12,7 +12,7 @@ from facecdm.adapter.person import Person
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.hosts.diffusers.sampling import Span
 from facecdm.training.initialise import new_adapter
-from facecdm.training.randomness import draw
+from facecdm.training.randomness import make_random_numbers
 from facecdm.training.step import compute_step_data, face_locations
 
 
@@ -83,12 +83,12 @@ def test_a_step_with_a_pose_is_conditioned_on_face_location(tmp_path, pose, spat
     adapter.config = replace(adapter.config, spatial_tokens=spatial)
     trainer = tiny_trainer(tmp_path, adapter=adapter)
     rows = trainer.data.load([0, 4])
-    draws = draw(trainer.stage, 1, 0, tuple(rows.latents.shape))
-    draws = replace(draws, pose_on=torch.full((2,), pose))
+    random_numbers = make_random_numbers(trainer.stage, 1, 0, tuple(rows.latents.shape))
+    random_numbers = replace(random_numbers, pose_on=torch.full((2,), pose))
     on = torch.tensor([True, True])
     reference_batch = ReferenceBatch(trainer.data.features([0, 4])[0], None, on, ~on)
     step_data = compute_step_data(
-        trainer.denoiser, trainer.learner, set(), rows, reference_batch, trainer.empty, draws, 1
+        trainer.denoiser, trainer.learner, set(), rows, reference_batch, trainer.empty, random_numbers, 1
     )
     assert (step_data.reference_batch.location is not None) == (pose and spatial)
 

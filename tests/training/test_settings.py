@@ -60,7 +60,7 @@ def test_values_out_of_range_are_refused_by_name(rule, good, bad):
 def test_a_stage_checks_every_setting(name):
     low = RULES[name].low
     with pytest.raises(FaceCDMError, match=f"^{name} must be"):
-        Stage().but(**{name: low - 1})
+        Stage().with_settings(**{name: low - 1})
 
 
 def test_settings_that_contradict_one_another_are_refused():
@@ -69,8 +69,8 @@ def test_settings_that_contradict_one_another_are_refused():
         ({"few_steps": 2, "few_steps_learnt": 3}, r"few_steps_learnt must be in 1 … few_steps \(2\)"),
     ):
         with pytest.raises(FaceCDMError, match=message):
-            Stage().but(**values)
-    Stage().but(few_steps=2, few_steps_learnt=2)
+            Stage().with_settings(**values)
+    Stage().with_settings(few_steps=2, few_steps_learnt=2)
 
 
 @dataclass(frozen=True)

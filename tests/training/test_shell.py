@@ -194,6 +194,13 @@ def test_sampling_from_noise_without_positions_is_refused_before_the_first_stage
         opened(configuration.read(path))
 
 
+@pytest.mark.parametrize("key", ["spatial_tokens", "places"])
+def test_spatial_tokens_are_read_under_their_former_name_too(tmp_path, key):
+    path = tmp_path / "train.yaml"
+    path.write_text(f"data: x\nout: y\nsizes: {{{key}: false}}\n")
+    assert configuration.read(path).sizes.spatial_tokens is False
+
+
 def test_every_mistake_of_a_file_is_named(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text("data: x\nout: y\nheld_out: 3\nstepz: 1\n")

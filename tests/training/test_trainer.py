@@ -78,10 +78,10 @@ def test_an_interrupt_keeps_what_was_learnt(whole, tmp_path):
         if trainer.step == 3:
             raise KeyboardInterrupt
 
-    first = tiny_trainer(tmp_path, STAGE.but(save_every=100))
+    first = tiny_trainer(tmp_path, STAGE.with_settings(save_every=100))
     with pytest.raises(KeyboardInterrupt):
         first.run(stop)
-    second = tiny_trainer(tmp_path, STAGE.but(save_every=100))
+    second = tiny_trainer(tmp_path, STAGE.with_settings(save_every=100))
     assert second.step == 3
     second.run()
     equal(everything(second), whole[1])
@@ -90,7 +90,7 @@ def test_an_interrupt_keeps_what_was_learnt(whole, tmp_path):
 def test_other_settings_or_data_are_refused_and_named(whole):
     folder = whole[0].checkpoint.parent
     with pytest.raises(RunMismatch, match="learning_rate was 0.001 and is 0.002"):
-        tiny_trainer(folder, STAGE.but(learning_rate=2e-3))
+        tiny_trainer(folder, STAGE.with_settings(learning_rate=2e-3))
     with pytest.raises(RunMismatch, match="the base model is different"):
         tiny_trainer(folder, base="another")
     other = tiny_trainer(folder).learner.result()[0]
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_named(whole, tmp_path):
 
 
 def test_low_rank_keys_and_values_are_merged(tmp_path):
-    trainer = tiny_trainer(tmp_path, STAGE.but(rank=2, ema=0.0, steps=3))
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(rank=2, ema=0.0, steps=3))
     adapter = trainer.run().adapter
     before = trainer.learner.adapter
     for part in trainer.learner.extra.values():
@@ -138,10 +138,10 @@ def test_low_rank_keys_and_values_are_merged(tmp_path):
 
 
 def test_the_given_adapter_is_left_alone_and_the_next_stage_begins_with_the_result(tmp_path):
-    first = tiny_trainer(tmp_path / "1", STAGE.but(steps=2))
+    first = tiny_trainer(tmp_path / "1", STAGE.with_settings(steps=2))
     result = first.run()
     before = {name: value.clone() for name, value in result.adapter.state_dict().items()}
-    fine = STAGE.but(name="fine", steps=2, train=("projectors", "gates", "kappa"))
+    fine = STAGE.with_settings(name="fine", steps=2, train=("projectors", "gates", "kappa"))
     second = tiny_trainer(tmp_path / "2", fine, adapter=result.adapter, lora=result.lora)
     last = second.run()
     equal(result.adapter.state_dict(), before)
@@ -158,7 +158,7 @@ def test_a_lora_travels_through_its_tensors(whole):
 
 
 def test_validation_uses_held_out_pictures_only(tmp_path):
-    trainer = tiny_trainer(tmp_path, STAGE.but(steps=2, validate_every=1), held_out=frozenset({0, 1, 2, 17}))
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(steps=2, validate_every=1), held_out=frozenset({0, 1, 2, 17}))
     trainer.run()
     lines = [line for line in trainer.history if "validation" in line]
     assert len(lines) == 2
@@ -169,14 +169,14 @@ def test_validation_uses_held_out_pictures_only(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_finite_weights(tmp_path, precision):
-    trainer = tiny_trainer(tmp_path, STAGE.but(precision=precision, steps=3))
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(precision=precision, steps=3))
     trainer.run()
     values = everything(trainer)
     assert all(torch.isfinite(value).all() for value in values.values())
 
 
 def test_gradient_checkpointing_changes_nothing(whole, tmp_path):
-    trainer = tiny_trainer(tmp_path, STAGE.but(checkpointing=True))
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(checkpointing=True))
     trainer.run()
     for name, value in everything(trainer).items():
         torch.testing.assert_close(value, whole[1][name], rtol=1e-4, atol=1e-6)
@@ -186,7 +186,7 @@ def test_gradient_checkpointing_changes_nothing(whole, tmp_path):
 
 
 def test_a_resumed_run_with_accumulation_goes_on_with_the_next_batches(tmp_path):
-    stage = STAGE.but(accumulation=2, steps=4, save_every=100)
+    stage = STAGE.with_settings(accumulation=2, steps=4, save_every=100)
     whole = tiny_trainer(tmp_path / "whole", stage)
     whole.run()
 
@@ -202,7 +202,7 @@ def test_a_resumed_run_with_accumulation_goes_on_with_the_next_batches(tmp_path)
 
 
 def test_accumulated_gradients_and_losses_are_means(tmp_path):
-    stage = STAGE.but(accumulation=2, steps=1)
+    stage = STAGE.with_settings(accumulation=2, steps=1)
     trainer = tiny_trainer(tmp_path, stage)
     order = batches(trainer.buckets, stage.batch, stage.seed, 0)
     losses = []
@@ -223,7 +223,7 @@ def test_accumulated_gradients_and_losses_are_means(tmp_path):
 
 
 def test_the_average_moves_slowly_towards_the_weights(tmp_path):
-    learner = tiny_trainer(tmp_path, STAGE.but(ema=0.9)).learner
+    learner = tiny_trainer(tmp_path, STAGE.with_settings(ema=0.9)).learner
     name, value = next(iter(learner.named.items()))
     before = value.detach().clone()
     value.data.add_(1)
@@ -235,7 +235,7 @@ def test_the_average_moves_slowly_towards_the_weights(tmp_path):
 
 
 def test_validation_measures_the_averaged_weights(tmp_path):
-    trainer = tiny_trainer(tmp_path, STAGE.but(ema=0.99, learning_rate=0.03), held_out=frozenset({0, 1, 2}))
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(ema=0.99, learning_rate=0.03), held_out=frozenset({0, 1, 2}))
     trainer.run()
     measured = trainer.validate()
     raw = {name: value.detach().clone() for name, value in trainer.learner.named.items()}
@@ -254,11 +254,11 @@ def failing_from(step: int) -> Term:
 
 
 def test_a_diverged_run_stops_with_an_error_and_keeps_its_state(tmp_path):
-    trainer = tiny_trainer(tmp_path, STAGE.but(steps=12), more_terms=[failing_from(3)])
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(steps=12), more_terms=[failing_from(3)])
     with pytest.raises(Diverged, match=r"the last 6 steps .* had no finite gradient .*learning_rate 0.001"):
         trainer.run()
     assert trainer.step == 8 and skipped_steps(trainer.history) == [3, 4, 5, 6, 7, 8]
-    again = tiny_trainer(tmp_path, STAGE.but(steps=12), more_terms=[failing_from(3)])
+    again = tiny_trainer(tmp_path, STAGE.with_settings(steps=12), more_terms=[failing_from(3)])
     with pytest.raises(Diverged):
         again.run()
     assert again.step == 8, "a resumed run does not go on either"
@@ -276,7 +276,7 @@ def test_weights_that_are_not_finite_are_no_result(tmp_path):
         next(iter(trainer.learner.named.values())).data.fill_(float("inf"))
 
     with pytest.raises(Diverged, match="the adapter diverged: 1 of its .* tensors hold NaN or infinity"):
-        tiny_trainer(tmp_path, STAGE.but(steps=1, ema=0.0)).run(spoil)
+        tiny_trainer(tmp_path, STAGE.with_settings(steps=1, ema=0.0)).run(spoil)
 
 
 # ---- several processes ----
@@ -295,7 +295,7 @@ def test_processes_without_a_shared_folder_resume_from_rank_0(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tiny_trainer(tmp_path / "0", STAGE.but(steps=4)).run(stop)
+        tiny_trainer(tmp_path / "0", STAGE.with_settings(steps=4)).run(stop)
     done = two_processes(tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"{rank}.state", weights_only=True) for rank in (0, 1))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import STAGE, tiny_trainer
 
-from facecdm.training.randomness import draw
+from facecdm.training.randomness import make_random_numbers
 from facecdm.training.rows import Prompt, Rows
 from facecdm.training.window import windowed
 
@@ -48,10 +48,10 @@ def batch(height: int, width: int, box: list[float], sizes: bool = False) -> Row
 )
 def test_a_window_lies_in_the_picture_and_coordinates_follow(step, height, width, x, y, side):
     rows = batch(height, width, [x, y, x + side, y + side], sizes=True)
-    draws = draw(STAGE.but(face_window=1.0), step, 0, rows.latents.shape)
-    assert draws.window.all()
-    draws = replace(draws, epsilon=rows.latents)
-    cut, cropped = windowed(rows, draws)
+    random_numbers = make_random_numbers(STAGE.with_settings(face_window=1.0), step, 0, rows.latents.shape)
+    assert random_numbers.window.all()
+    random_numbers = replace(random_numbers, epsilon=rows.latents)
+    cut, cropped = windowed(rows, random_numbers)
     h, w = cut.latents.shape[-2:]
     assert h % 8 == w % 8 == 0 and height / 2 <= h < height / 2 + 8 and width / 2 <= w < width / 2 + 8
     top, left = cut.latents[:, 0, 0, 0], cut.latents[:, 1, 0, 0]
@@ -72,26 +72,26 @@ def test_a_window_lies_in_the_picture_and_coordinates_follow(step, height, width
 
 def test_the_face_is_inside_and_a_small_picture_stays_whole():
     rows = batch(32, 32, [0.6, 0.1, 0.8, 0.3])
-    draws = draw(STAGE.but(face_window=1.0), 1, 0, rows.latents.shape)
-    cut, _ = windowed(rows, draws)
+    random_numbers = make_random_numbers(STAGE.with_settings(face_window=1.0), 1, 0, rows.latents.shape)
+    cut, _ = windowed(rows, random_numbers)
     assert (cut.box > 0).all() and (cut.box < 1).all() and cut.prompt.sizes is None
     assert len({tuple(corner) for corner in cut.box.tolist()}) > 1, "each has its own offset"
     rows = batch(8, 16, [0.2, 0.2, 0.5, 0.5])
-    assert windowed(rows, draw(STAGE, 1, 0, rows.latents.shape))[0] is rows
+    assert windowed(rows, make_random_numbers(STAGE, 1, 0, rows.latents.shape))[0] is rows
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_the_share_of_windows_and_the_other_random_draws_stay(share):
     shape = (4, 4, 16, 16)
-    with_windows = [draw(STAGE.but(face_window=share), step, 0, shape) for step in range(400)]
+    with_windows = [make_random_numbers(STAGE.with_settings(face_window=share), step, 0, shape) for step in range(400)]
     assert sum(bool(d.window[0]) for d in with_windows) == pytest.approx(400 * share, abs=40)
-    plain = draw(STAGE, 7, 0, shape)
+    plain = make_random_numbers(STAGE, 7, 0, shape)
     for name in ("t", "epsilon", "text_on", "choice", "face_region"):
         assert torch.equal(getattr(plain, name), getattr(with_windows[7], name))
 
 
 def test_a_training_on_windows_calls_the_unet_on_windows(tmp_path, monkeypatch):
-    trainer = tiny_trainer(tmp_path, STAGE.but(face_window=1.0, steps=2))
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(face_window=1.0, steps=2))
     trainer.data.latents = [latent.repeat(1, 2, 2) for latent in trainer.data.latents]  # 16 × 16 and 16 × 8
     seen, predict = [], trainer.denoiser.predict
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ from facecdm.errors import Mismatch
 from facecdm.training.losses import AlignmentLoss, BackgroundLoss, BottleneckLoss, LocalisationLoss
 from facecdm.training.losses.alignment import response
 
-LAYERS = [(256, 8, 2), (64, 16, 4)]  # places, width, heads: the stub's layers on latents of 16 × 16
+LAYERS = [(256, 8, 2), (64, 16, 4)]  # positions, width and heads of the stub's layers on latents of 16 × 16
 
 
 def outputs(rows: int, scale: float = 1.0) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ from facecdm.bases.layers import Layer, LayerMap
 from facecdm.training.learner import Learner, group_of
 from facecdm.training.lora import Lora
 from facecdm.training.losses import LossInputs
-from facecdm.training.randomness import RandomDraws
+from facecdm.training.randomness import RandomNumbers
 from facecdm.training.rows import Prompt
 from facecdm.training.stages import Stage
 from facecdm.training.step import forward
@@ -80,7 +80,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     for part in (*learner.extra.values(), *learner.lora.parts.values()):
         nn.init.normal_(part.up, 0, 0.1)  # `up` is initialised to zero, and `down` has no gradient then
     rows = make_rows(count, SIZE)
-    draws = RandomDraws(
+    random_numbers = RandomNumbers(
         torch.tensor(t),
         torch.randn(rows.latents.shape),
         torch.ones(count, dtype=torch.bool),
@@ -97,7 +97,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
     terms = terms_of(stage, LossInputs(ManyPeople(size=SIZE, width=512), denoiser, adapter, recogniser))
     with learner.lora.on(denoiser.linears()):
         total, values = forward(
-            denoiser, learner, terms[1:], rows, reference_batch, Prompt(torch.zeros(1, 7, 12)), draws, 1
+            denoiser, learner, terms[1:], rows, reference_batch, Prompt(torch.zeros(1, 7, 12)), random_numbers, 1
         )
     if total.requires_grad:
         total.backward()
