@@ -1,15 +1,14 @@
 """Extract Pose, Edit Pose and Load Demo Pose ControlNet."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
 from ..facecdm.demo.paths import POSE_CONTROLNET
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.pose.detectors import BODY_DETECTORS, DETECTORS, FACE, open_detector
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
-from ..facecdm.pose.extract import DETECTORS, DRAWINGS, FACE, OPENPOSE, PEOPLE, Drawing, FaceDetector, extract
+from ..facecdm.pose.extract import DRAWINGS, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
 from .checks import check_choices, checked
 from .inputs import choice, number, optional, switch, whole
@@ -20,13 +19,6 @@ from .warn import output
 
 CATEGORY = "FaceCDM/pose"
 SHOWN = 16  # pictures in the preview under the node; the output has all of them
-
-
-def weight_folders(detector: str) -> list[Path]:
-    """List a body detector's weight folders: models/openpose or models/dwpose, and those of extra_model_paths.yaml."""
-    from ..facecdm.pose import dwpose, openpose
-
-    return folders(openpose.FOLDER if detector == OPENPOSE else dwpose.FOLDER)
 
 
 def drawing_inputs() -> list:
@@ -149,11 +141,10 @@ def open_finder(detector: str, analyzer, min_score: float, hands: bool, face: bo
         return FaceDetector(analyzer, min_score)
     import comfy.model_management
 
-    from ..facecdm.pose.detectors import open_detector
-
+    weight_folders = folders(BODY_DETECTORS[detector].folder)
     with torch.inference_mode(False):  # the weights may outlive this run
         return open_detector(
-            detector, weight_folders(detector), str(comfy.model_management.get_torch_device()), hands, face, min_score
+            detector, weight_folders, str(comfy.model_management.get_torch_device()), hands, face, min_score
         )
 
 

@@ -194,8 +194,3 @@ def gates_at(
             table = table * schedules[name].at(sigma)
         gates[name] = table[0].to(dtype).split(widths)
     return gates
-
-
-def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """Resize a mask [H, W] to [1, height × width, 1]: each position is the mean of the pixels that it covers."""
-    return F.interpolate(mask[None, None].float(), (height, width), mode="area").flatten(2).transpose(1, 2)

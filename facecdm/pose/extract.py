@@ -17,8 +17,6 @@ from .value import Pose, PosePerson
 
 PEOPLE = ("all", "largest")
 DRAWINGS = ("OpenPose", "InstantID 5 points")
-FACE, OPENPOSE, DWPOSE = "face key points", "OpenPose", "DWPose"
-DETECTORS = (FACE, OPENPOSE, DWPOSE)
 
 # uint8 BGR [H, W, 3] → the people in it.
 Detector = Callable[[np.ndarray], list[PosePerson]]

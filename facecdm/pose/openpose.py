@@ -39,7 +39,7 @@ class OpenPoseDetector:
         cls, folders: list[Path], device: str = "cpu", hands: bool = True, face: bool = True
     ) -> "OpenPoseDetector":
         """Open the weights. Raises MissingPackage, MissingModel (names file and folder), BadFile."""
-        paths = {task: find_file(folders, name) for task, name in FILES.items()}  # upstream loads all three or none
+        paths = dict(zip(FILES, find_files(folders), strict=True))
         parts = import_openpose()
         loaded = {task: _load(parts[task], path) for task, path in paths.items()}
         model = parts["all"](loaded["body"], loaded["hands"], loaded["face"]).to(device)
@@ -78,8 +78,12 @@ def import_openpose() -> dict[str, type]:
     return {"body": Body, "hands": Hand, "face": Face, "all": OpenposeDetector}
 
 
-def find_file(folders: list[Path], name: str) -> Path:
-    """The first file of that name. Raises MissingModel."""
+def find_files(folders: list[Path]) -> list[Path]:
+    """The weight files in the order of FILES; upstream loads all three or none. Raises MissingModel."""
+    return [_find(folders, name) for name in FILES.values()]
+
+
+def _find(folders: list[Path], name: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name

@@ -2,7 +2,7 @@
 
 import torch
 
-from facecdm.adapter.person import resize_mask
+from facecdm.adapter.masks import resize_mask
 
 
 def test_each_position_has_the_share_of_its_area_that_the_mask_covers():

@@ -10,8 +10,8 @@ import torch
 
 from facecdm.errors import BadFile, MissingModel, MissingPackage
 from facecdm.pose import dwpose
-from facecdm.pose.detectors import close_detectors, open_detector
-from facecdm.pose.extract import DWPOSE, extract
+from facecdm.pose.detectors import DWPOSE, close_detectors, open_detector
+from facecdm.pose.extract import extract
 
 HEIGHT, WIDTH = 480, 640  # of the picture; YOLOX sees it at scale 1, padded below
 PERSON = np.array([100.0, 60.0, 340.0, 420.0])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from facecdm.errors import BadFile, MissingModel, MissingPackage
-from facecdm.pose.detectors import close_detectors, open_detector
-from facecdm.pose.extract import OPENPOSE, extract
+from facecdm.pose.detectors import OPENPOSE, close_detectors, open_detector
+from facecdm.pose.extract import extract
 from facecdm.pose.openpose import FILES, OpenPoseDetector
 
 SIDE = 512

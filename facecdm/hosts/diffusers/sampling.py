@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream, attend, triplet_attention
 from ...adapter.location import FaceLocation
-from ...adapter.person import Person, gates_at, resize_mask
+from ...adapter.masks import resize_mask
+from ...adapter.person import Person, gates_at
 from ...bases.grid import layer_grid
 from ...errors import UnsupportedModel
 from .unet import cross_attentions, layer_map

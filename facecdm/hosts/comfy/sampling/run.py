@@ -10,8 +10,9 @@ from torch import Tensor
 from ....adapter.attention import LayerStream, LocationBias
 from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
+from ....adapter.masks import resize_mask
 from ....adapter.model import KeysValues
-from ....adapter.person import Person, gates_at, resize_mask
+from ....adapter.person import Person, gates_at
 from ....faces.align import TEMPLATE
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
