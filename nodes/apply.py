@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of, parse_custom
+from ..facecdm.adapter.curves import NAMES, factors_of
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
@@ -101,17 +101,6 @@ class ApplyFaceCDM(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, references="mean", curve="flat", custom_curve="1"):
-        if references not in REFERENCES:
-            return f"references must be one of {', '.join(REFERENCES)}; got {references!r}"
-        if curve not in NAMES:
-            return f"curve must be one of {', '.join(NAMES)}; got {curve!r}"
-        try:
-            return bool(parse_custom(custom_curve)) if curve == CUSTOM else True
-        except FaceCDMError as error:
-            return str(error)
 
     @classmethod
     @checked

@@ -1,5 +1,6 @@
 """Apply Options: rarely changed settings of Apply FaceCDM."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from comfy_api.latest import io
@@ -8,6 +9,7 @@ from torch import Tensor
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
+from .checks import checked
 from .inputs import choice, number, optional, share
 from .new_fields import aliases
 from .sockets import OPTIONS
@@ -111,23 +113,7 @@ class ApplyOptionsNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, over_steps="1", image_curve=SAME, image_custom_curve="1", reference_weights="", projection=OWN
-    ):
-        for name, value, known in (
-            ("image_curve", image_curve, (SAME, *NAMES)),
-            ("projection", projection, (OWN, *PROJECTIONS, NONE)),
-        ):
-            if value not in known:
-                return f"{name} must be one of {', '.join(known)}; got {value!r}"
-        try:
-            _numbers(over_steps, "over_steps")
-            weights_of(reference_weights)
-            return image_curve != CUSTOM or bool(parse_custom(image_custom_curve))
-        except FaceCDMError as error:
-            return str(error)
-
-    @classmethod
+    @checked
     def execute(
         cls,
         balance,
@@ -142,6 +128,8 @@ class ApplyOptionsNode(io.ComfyNode):
         noise=0.0,
         negative_image=None,
     ):
+        if image_curve == CUSTOM:
+            _parsed(parse_custom, image_custom_curve, "image_custom_curve")
         return io.NodeOutput(
             ApplyOptions(
                 balance,
@@ -165,10 +153,15 @@ def weights_of(reference_weights: str) -> tuple[float, ...]:
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:
-    """Parse numbers or the name of a curve. Errors name the input `name`."""
+    """Parse numbers or the name of a curve."""
     if text.strip() in CURVES:
         return CURVES[text.strip()]
+    return _parsed(parse_curve, text, name)
+
+
+def _parsed(parse: Callable, text: str, name: str):
+    """Parse a text. Errors name the input `name`."""
     try:
-        return parse_curve(text)
+        return parse(text)
     except FaceCDMError as error:
         raise FaceCDMError(str(error).replace("custom_curve", name)) from error

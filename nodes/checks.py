@@ -9,22 +9,12 @@ from comfy_api.latest import io
 from ..facecdm.errors import FaceCDMError
 
 
-def check_choices(**chosen: tuple[str | None, tuple[str, ...]]) -> bool | str:
-    """For validate_inputs: True, or a message about the first value that is not among its choices.
-
-    chosen: input name → (value or None where it is linked, choices).
-    """
-    for name, (value, choices) in chosen.items():
-        if value is not None and value not in choices:
-            return f"{name} must be one of {', '.join(choices)}; got {str(value)[:60]!r}."
-    return True
-
-
 def checked(execute):
     """Decorate `execute`: refuse numbers that are NaN, infinite or out of range, and unknown choices.
 
-    The server checks unlinked numbers only, lets NaN pass, and in ComfyUI 0.3.75 does not check choices. Choices that
-    `validate_inputs` takes are files and are checked there. Raises FaceCDMError.
+    The server checks unlinked numbers only, lets NaN pass, and in ComfyUI 0.3.75 does not check choices. It repeats
+    the message of `validate_inputs` for each input that this function takes. `validate_inputs` therefore takes one
+    input at most: the node's file, or a text. A choice that it takes is not checked again. Raises FaceCDMError.
     """
 
     @functools.wraps(execute)
@@ -34,12 +24,15 @@ def checked(execute):
             if isinstance(entry, io.Float.Input | io.Int.Input) and value is not None:
                 _check_number(entry, value)
             elif isinstance(entry, io.Combo.Input) and entry.id not in signature(cls.validate_inputs).parameters:
-                message = check_choices(**{entry.id: (value, tuple(entry.options))})
-                if message is not True:
-                    raise FaceCDMError(message)
+                _check_choice(entry, value)
         return execute(cls, **inputs)
 
     return run
+
+
+def _check_choice(entry, value) -> None:
+    if value is not None and value not in entry.options:
+        raise FaceCDMError(f"{entry.id} must be one of {', '.join(entry.options)}; got {str(value)[:60]!r}.")
 
 
 def _check_number(entry, value) -> None:

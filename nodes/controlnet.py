@@ -59,9 +59,7 @@ class ApplyToControlNet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, references="mean", reference_weights=""):
-        if references not in REFERENCES:
-            return f"references must be one of {', '.join(REFERENCES)}; got {references!r}"
+    def validate_inputs(cls, reference_weights=""):
         try:
             weights_of(reference_weights)
         except FaceCDMError as error:

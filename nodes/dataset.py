@@ -11,19 +11,13 @@ from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+from .checks import checked
 from .inputs import choice, number, optional, whole
 from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
 
 IMAGES = "(the images input)"
 HOME = "facecdm_data_sets"  # below ComfyUI's output folder
-COMBOS = {
-    "framing": FRAMINGS,
-    "several_faces": SEVERAL,
-    "no_caption": NO_CAPTION,
-    "identities": IDENTITIES,
-    "pose": POSES,
-}
 
 
 def input_folder() -> Path:
@@ -153,27 +147,11 @@ class PrepareDataSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, name=None, folder=None, framing=None, several_faces=None, no_caption=None, identities=None, pose=None
-    ):
-        given = {
-            "framing": framing,
-            "several_faces": several_faces,
-            "no_caption": no_caption,
-            "identities": identities,
-            "pose": pose,
-        }
-        for name_of, value in given.items():
-            if value is not None and value not in COMBOS[name_of]:
-                return f"{name_of} must be one of {', '.join(COMBOS[name_of])}."
+    def validate_inputs(cls, folder=None):
         try:
-            if name is not None:
-                check_filename(name)
-            if folder not in (None, IMAGES):
-                inside(input_folder(), folder)
+            return folder in (None, IMAGES) or bool(inside(input_folder(), folder))
         except FaceCDMError as error:
             return str(error)
-        return True
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_):
@@ -187,6 +165,7 @@ class PrepareDataSet(io.ComfyNode):
         return hashlib.sha256(repr(stats).encode()).hexdigest()
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -214,6 +193,7 @@ class PrepareDataSet(io.ComfyNode):
         from ..facecdm.training.dataset.faces import AnalyzerFinder
         from ..facecdm.training.dataset.pipeline import prepare
 
+        target = home() / check_filename(name)
         encoders = ComfyEncoders(model, clip, vae, clip_vision)
         settings = Settings(
             resolution or encoders.resolution,
@@ -229,7 +209,6 @@ class PrepareDataSet(io.ComfyNode):
             pose=pose,
             augmented=augmented,
         )
-        target = home() / check_filename(name)
         finder = AnalyzerFinder(analyzer, settings)
         data = prepare(_source(folder, images, captions), target, encoders, finder, settings, _Bars())
         sheet = _sheet(target / "contact.jpg")

@@ -10,7 +10,7 @@ from ..facecdm.faces.align import ellipse_mask
 from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import Window, resize, window_around
-from .checks import check_choices, checked
+from .checks import checked
 from .inputs import number, optional, switch, whole
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
@@ -108,11 +108,6 @@ class DetailFaces(io.ComfyNode):
                 ),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, sampler_name=None, scheduler=None):
-        samplers, schedulers = _samplers()
-        return check_choices(sampler_name=(sampler_name, samplers), scheduler=(scheduler, schedulers))
 
     @classmethod
     @checked

@@ -7,7 +7,7 @@ from ..facecdm.faces.combine import MODES, Weighted, combine
 from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
-from .checks import check_choices, checked
+from .checks import checked
 from .inputs import choice, number, optional, switch
 from .model_folders import SAVED_FACES, folders
 from .new_fields import aliases
@@ -61,10 +61,6 @@ class CombineFaces(io.ComfyNode):
             inputs=inputs,
             outputs=[FACES.Output(display_name="faces", tooltip="The combined face, or all faces.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, mode: str | None = None) -> bool | str:
-        return check_choices(mode=(mode, MODES))
 
     @classmethod
     @checked

@@ -7,7 +7,7 @@ from ..facecdm.faces.detect import CHOICES, NO_FACE, Options, detect_faces
 from ..facecdm.faces.draw import draw_pictures
 from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
-from .checks import check_choices, checked
+from .checks import checked
 from .inputs import choice, number, switch, whole
 from .model_folders import FACE_PACKS, folders
 from .new_fields import ADVANCED, aliases
@@ -165,10 +165,6 @@ class DetectFaces(io.ComfyNode):
                 ),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, choice: str | None = None, no_face: str | None = None) -> bool | str:
-        return check_choices(choice=(choice, CHOICES), no_face=(no_face, NO_FACE))
 
     @classmethod
     @checked

@@ -70,13 +70,6 @@ class PersonRegions(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, shape="box", fill="regions only"):
-        for name, value, known in (("shape", shape, SHAPES), ("fill", fill, FILLS)):
-            if value not in known:
-                return f"{name} must be one of {', '.join(known)}; got {value!r}"
-        return True
-
-    @classmethod
     @checked
     def execute(cls, width, height, boxes, shape, grow, softness, fill, faces=None, layout=None):
         if faces is not None and layout is not None:

@@ -10,7 +10,7 @@ from ..facecdm.pose.detectors import BODY_DETECTORS, DETECTORS, FACE, open_detec
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DRAWINGS, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
-from .checks import check_choices, checked
+from .checks import checked
 from .inputs import choice, number, optional, switch, whole
 from .model_folders import folders
 from .new_fields import aliases
@@ -107,10 +107,6 @@ class ExtractPose(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, detector: str | None = None, people: str | None = None, drawing: str | None = None):
-        return check_choices(detector=(detector, DETECTORS), people=(people, PEOPLE), drawing=(drawing, DRAWINGS))
-
-    @classmethod
     @checked
     def execute(
         cls, image, detector, people, min_score, drawing, draw_body, draw_hands, draw_face, thickness, analyzer=None
@@ -183,10 +179,6 @@ class EditPose(io.ComfyNode):
             ],
             outputs=pose_outputs(),
         )
-
-    @classmethod
-    def validate_inputs(cls, fit: str | None = None, drawing: str | None = None):
-        return check_choices(fit=(fit, FITS), drawing=(drawing, DRAWINGS))
 
     @classmethod
     @checked

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.training.settings import rule
 from ..facecdm.training.stages import GROUPS, Stage
+from .checks import checked
 from .inputs import optional
 from .new_fields import aliases
 
@@ -63,6 +64,7 @@ class StageSettings(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, settings=None, **values):
         return io.NodeOutput({**(settings or {}), **chosen_settings(values)})
 

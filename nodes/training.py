@@ -10,6 +10,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
 from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
+from .checks import checked
 from .inputs import choice, number, optional, whole
 from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
@@ -139,10 +140,11 @@ class TrainStage(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run=None, preset=None, stage=None):
-        return _valid(run, preset) if stage in (None, *STAGES) else f"stage must be one of {', '.join(STAGES)}"
+    def validate_inputs(cls, run=None):
+        return _valid(run)
 
     @classmethod
+    @checked
     def execute(cls, preset, stage, steps, batch, seed, settings=None, **parts):
         values = {**_given(steps=steps, batch=batch), "seed": seed, **(settings or {})}
         return _train(cls, [_job(preset, STAGES.index(stage), values)], **parts)
@@ -174,10 +176,11 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run=None, preset=None):
-        return _valid(run, preset)
+    def validate_inputs(cls, run=None):
+        return _valid(run)
 
     @classmethod
+    @checked
     def execute(
         cls, preset, length, batch, seed, settings=None, settings_1=None, settings_2=None, settings_3=None, **parts
     ):
@@ -189,15 +192,11 @@ class Train(io.ComfyNode):
         return _train(cls, jobs, **parts)
 
 
-def _valid(run: str | None, name: str | None) -> bool | str:
+def _valid(run: str | None) -> bool | str:
     try:
-        if run is not None:
-            check_filename(run)
-        if name is not None:
-            preset(name)
+        return run is None or bool(check_filename(run))
     except FaceCDMError as error:
         return str(error)
-    return True
 
 
 def _given(**values: int) -> dict[str, int]:

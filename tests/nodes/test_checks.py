@@ -4,39 +4,50 @@ import math
 from inspect import signature
 
 import pytest
-import torch
-
-NUMBERS = {
-    "FaceCDMDetectFaces": {"analyzer": None, "image": torch.zeros(1, 8, 8, 3)},
-    "FaceCDMCombineFaces": {"faces_1": None, "mode": "concatenate"},
-    "FaceCDMExtractPose": {"image": torch.zeros(1, 8, 8, 3)},
-    "FaceCDMEditPose": {"pose": []},
-    "FaceCDMDetailFaces": {"image": torch.zeros(1, 8, 8, 3), "model": None, "vae": None},
-}
 
 
-def entries(in_comfy, node_id: str) -> dict:
-    return {entry.id: entry for entry in in_comfy.nodes[node_id].define_schema().inputs}
+def entries(in_comfy, node_id: str, *kinds: str) -> dict:
+    """A node's inputs of some kinds, by name."""
+    inputs = in_comfy.nodes[node_id].define_schema().inputs
+    return {entry.id: entry for entry in inputs if entry.get_io_type() in kinds}
 
 
-@pytest.mark.parametrize("node_id", NUMBERS)
-def test_a_number_out_of_range_is_refused_with_its_name(in_comfy, errors, node_id):
+def run_with(in_comfy, node_id: str, **changes) -> None:
+    """Run a node with its widgets' defaults, with nothing in its sockets, and with `changes`."""
+    schema = in_comfy.nodes[node_id].define_schema()
+    in_comfy.run(node_id, **{entry.id: getattr(entry, "default", None) for entry in schema.inputs} | changes)
+
+
+def test_a_number_out_of_range_is_refused_with_its_name(in_comfy, errors):
     """NaN and linked numbers pass the server's own check."""
-    inputs = entries(in_comfy, node_id)
-    numbers = [name for name, entry in inputs.items() if entry.get_io_type() in ("FLOAT", "INT")]
-    defaults = {name: entry.default for name, entry in inputs.items() if getattr(entry, "default", None) is not None}
-    for name in numbers:
+    numbers = {(node_id, name) for node_id in in_comfy.nodes for name in entries(in_comfy, node_id, "FLOAT", "INT")}
+    for node_id, name in numbers:
         for value in (math.nan, math.inf, -math.inf, 10**400, -(10**9), "7", [1]):
             with pytest.raises(errors.FaceCDMError, match=f"{name} must be a number from") as caught:
-                in_comfy.run(node_id, **NUMBERS[node_id] | defaults | {name: value})
+                run_with(in_comfy, node_id, **{name: value})
             assert len(str(caught.value)) <= 1000
-    assert numbers
+    assert len(numbers) > 100
 
 
-@pytest.mark.parametrize("node_id", ["FaceCDMLoadAdapter", "FaceCDMLoadFaceAnalyzer", "FaceCDMLoadEvaClip"])
-def test_a_missing_file_is_one_error(in_comfy, node_id):
-    """The server repeats a message for every input that validate_inputs names."""
-    assert len(signature(in_comfy.nodes[node_id].validate_inputs).parameters) == 1
+def test_an_unknown_choice_is_refused_with_its_name(in_comfy, errors):
+    """The server of ComfyUI 0.3.75 checks no choice. Names of files are checked by validate_inputs."""
+    choices = {(node_id, name) for node_id in in_comfy.nodes for name in entries(in_comfy, node_id, "COMBO")}
+    files = {(node_id, name) for node_id, name in choices if name in validated(in_comfy, node_id)}
+    for node_id, name in choices - files:
+        with pytest.raises(errors.FaceCDMError, match=f"{name} must be one of .*; got 'wavy'"):
+            run_with(in_comfy, node_id, **{name: "wavy"})
+    assert {name for _, name in files} == {"pack", "name", "file", "folder"} and len(choices) > 30
+
+
+def test_one_mistake_is_one_error(in_comfy):
+    """The server repeats a message for every input that validate_inputs takes."""
+    assert all(len(validated(in_comfy, node_id)) <= 1 for node_id in in_comfy.nodes)
+
+
+def validated(in_comfy, node_id: str) -> list[str]:
+    """Inputs of the node's own validate_inputs."""
+    node = in_comfy.nodes[node_id]
+    return list(signature(node.validate_inputs).parameters) if "validate_inputs" in vars(node) else []
 
 
 def test_an_error_type_shows_no_local_path(in_comfy, errors):

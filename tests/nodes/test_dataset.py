@@ -74,18 +74,20 @@ def test_without_pictures(in_comfy, sockets):
 
 
 @pytest.mark.parametrize(
-    "given,words",
+    "folder,words",
     [
-        ({"folder": "../output"}, "would not lie in input"),
-        ({"folder": "/etc"}, "would not lie in"),
-        ({"folder": "nowhere"}, "there is no folder nowhere"),
-        ({"name": "../x"}, "cannot be the name"),
-        ({"framing": "round"}, "framing must be one of"),
-        ({"pose": "x"}, "pose must be one of"),
+        ("../output", "would not lie in input"),
+        ("/etc", "would not lie in"),
+        ("nowhere", "there is no folder nowhere"),
     ],
 )
-def test_wrong_inputs_are_refused_before_anything_runs(in_comfy, given, words):
-    assert words in in_comfy.nodes["FaceCDMPrepareDataSet"].validate_inputs(**given)
+def test_a_wrong_folder_is_refused_before_anything_runs(in_comfy, folder, words):
+    assert words in in_comfy.nodes["FaceCDMPrepareDataSet"].validate_inputs(folder)
+
+
+def test_a_data_set_stays_in_its_folder(in_comfy, sockets):
+    with pytest.raises(in_comfy.module("facecdm.errors").UnsafeName, match="cannot be the name"):
+        in_comfy.run("FaceCDMPrepareDataSet", **sockets, **choices(name="../x", folder="(the images input)"))
 
 
 def test_a_changed_file_makes_it_run_again(in_comfy, prepared):

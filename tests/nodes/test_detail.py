@@ -228,10 +228,6 @@ def test_controlnets_use_the_window_of_their_picture(in_comfy, net):
         assert torch.equal(own.previous_controlnet.cond_hint_original, expected)
 
 
-def test_an_unknown_sampler_is_refused_before_the_run(in_comfy):
-    assert "sampler_name must be one of" in in_comfy.nodes["FaceCDMDetailFaces"].validate_inputs(sampler_name="best")
-
-
 def test_a_face_location_is_relative_to_the_window(in_comfy, sd15, adapter):
     """Of a picture of 256 × 160 pixels, the window's own corners are 0 and 1."""
     person = in_comfy.module("facecdm.adapter.person").Person

@@ -96,11 +96,6 @@ def test_detect_node_without_a_face(run, analyzer, in_comfy):
             run(consumer, **inputs)
 
 
-def test_detect_node_checks_its_combos(nodes):
-    check = nodes["DetectFaces"].validate_inputs
-    assert check("all", "skip") is True and "choice" in check("biggest") and "no_face" in check(no_face="x")
-
-
 def test_progress_and_interrupt(run, analyzer, astronaut):
     import comfy.utils
 

@@ -104,7 +104,3 @@ def test_mistakes_are_named(in_comfy, astronaut, edit):
             in_comfy.run("FaceCDMExtractPose", image=astronaut, **EXTRACT | {"detector": detector})
     with pytest.raises(error, match="OpenPose JSON"):
         edit(pose=[{"people": []}])
-    node = in_comfy.nodes["FaceCDMExtractPose"]
-    assert node.validate_inputs(detector="DWPose", people="all", drawing="OpenPose") is True
-    assert "detector" in node.validate_inputs(detector="magic")
-    assert "fit" in in_comfy.nodes["FaceCDMEditPose"].validate_inputs(fit="magic")

@@ -1,5 +1,6 @@
 """Apply Options and curves on published adapters."""
 
+import pytest
 import torch
 from published_nodes import person
 
@@ -81,10 +82,11 @@ def test_cfg_is_rescaled_once_by_the_largest(load, apply, noise):
     assert first.model_options["sampler_post_cfg_function"][0].amount == 0.3, "the model that came in is unchanged"
 
 
-def test_options_are_checked_before_anything_runs(in_comfy):
-    check = in_comfy.nodes["FaceCDMApplyOptions"].validate_inputs
-    assert check() is True and check(over_steps="0, 1", reference_weights="1; 2", image_curve="style") is True
-    assert "over_steps 'x'" in check(over_steps="x")
-    assert "reference_weights" in check(reference_weights="1, b")
-    assert "got 'wavy'" in check(image_curve="wavy") and "got 'wavy'" in check(projection="wavy")
-    assert "custom_curve" in check(image_curve="custom", image_custom_curve="3:a")
+@pytest.mark.parametrize(
+    ("name", "text"), [("over_steps", "x"), ("reference_weights", "1, b"), ("image_custom_curve", "3:a")]
+)
+def test_a_wrong_text_is_named_by_its_input(in_comfy, load, apply, name, text):
+    good = {"over_steps": "0, 1", "reference_weights": "1", "image_curve": "custom", "image_custom_curve": "0, 1"}
+    apply(load("ip-adapter-plus"), options=good)
+    with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match=f"^{name} '{text}'"):
+        apply(load("ip-adapter-plus"), options=good | {name: text})
