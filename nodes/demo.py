@@ -4,7 +4,6 @@ from comfy_api.latest import io
 
 from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path
 from .sockets import ADAPTER as ADAPTER_SOCKET
-from .warn import show_on_running_node
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -74,10 +73,11 @@ class LoadDemoAdapter(io.ComfyNode):
 
 def _show_unknown(words: list[str]) -> None:
     """Show unknown words on the node that encodes the prompt."""
-    names = ", ".join(words[:20]) + (" …" if len(words) > 20 else "")
-    show_on_running_node(
-        [f"the demo model does not know: {names}. It knows the words of its captions only."] if words else []
-    )
+    from ..facecdm.hosts.comfy import running_node
+
+    if words:
+        names = ", ".join(words[:20]) + (" …" if len(words) > 20 else "")
+        running_node.warn([f"the demo model does not know: {names}. It knows the words of its captions only."])
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDemoModel, LoadDemoAdapter]

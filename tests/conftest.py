@@ -171,10 +171,11 @@ class RunningServer:
 
 @pytest.fixture(scope="session")
 def server(comfyui: Path, face_models: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A running ComfyUI on the CPU, started once, ended with the tests."""
+    """A running ComfyUI on the CPU, started once, ended with the tests; with a pack that samples in tiles."""
     from facecdm.comfy_api.server import LocalServer, link_pack
 
     base = make_base(tmp_path_factory.mktemp("server"), face_models)
     link_pack(REPOSITORY, base)
+    link_pack(REPOSITORY / "tests" / "support" / "tiling_pack", base, "tiling_pack")
     with LocalServer(comfyui, base, cpu=True) as running:
         yield RunningServer(running.address, base, running.log)

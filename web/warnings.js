@@ -1,4 +1,5 @@
-// Shows the warnings of a FaceCDM node (nodes/warn.py) in a box on the node; gone when a run has none.
+// Shows the warnings of a FaceCDM node (nodes/warn.py), and of the node that runs
+// (facecdm/hosts/comfy/running_node.py), in a box on the node until it runs again.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
@@ -36,6 +37,10 @@ app.registerExtension({
         api.addEventListener(KEY, ({ detail }) => {
             const node = findNode(detail.node);
             if (node) show(node, detail.warnings);
+        });
+        api.addEventListener("executing", ({ detail }) => {
+            const node = detail === null ? null : findNode(detail);
+            if (node) show(node, []);
         });
     },
     beforeRegisterNodeDef(nodeType, nodeData) {

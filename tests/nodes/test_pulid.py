@@ -63,7 +63,7 @@ def picture():
 
 
 @pytest.fixture(scope="module")
-def apply(in_comfy, model, pulid, eva, faces, picture):
+def apply_output(in_comfy, model, pulid, eva, faces, picture):
     defaults = {
         spec.id: spec.default
         for spec in in_comfy.nodes["FaceCDMApply"].define_schema().inputs
@@ -72,9 +72,14 @@ def apply(in_comfy, model, pulid, eva, faces, picture):
 
     def apply(**changes):
         given = {"model": model, "adapter": pulid, "faces": faces, "clip_vision": eva, "image": picture}
-        return in_comfy.run("FaceCDMApply", **defaults | given | changes)[0]
+        return in_comfy.node_output("FaceCDMApply", **defaults | given | changes)
 
     return apply
+
+
+@pytest.fixture(scope="module")
+def apply(apply_output):
+    return lambda **changes: apply_output(**changes).result[0]
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +146,14 @@ def test_another_picture_of_the_same_face_makes_another_result(apply, picture):
     differ(noise(apply()), noise(apply(image=1 - picture)))
 
 
-def test_keep_prompt_warns_that_it_has_no_effect(apply, options, caplog):
+def test_keep_prompt_warns_on_the_node_that_it_has_no_effect(apply, apply_output, options):
     """All of the text's part is removed already; with projection none the user chose to remove nothing."""
-    plain = noise(apply())
-    apply(keep_prompt=0.5, options=options(projection="none"))
-    assert not caplog.records
-    assert noise(apply(keep_prompt=0.5)).equal(plain)
-    assert [record.message for record in caplog.records if record.name == "facecdm"] == [
-        "FaceCDM: keep_prompt is 0.5 and has no effect: PuLID already removes all of the text's part. To follow the "
-        "prompt more, lower face_strength."
+    assert apply_output(keep_prompt=0.5, options=options(projection="none")).ui is None
+    kept = apply_output(keep_prompt=0.5)
+    assert noise(kept.result[0]).equal(noise(apply()))
+    assert kept.ui["facecdm_warnings"] == [
+        "keep_prompt is 0.5 and has no effect: PuLID already removes all of the text's part. To follow the prompt "
+        "more, lower face_strength."
     ]
 
 

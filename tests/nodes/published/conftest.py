@@ -43,8 +43,8 @@ def faces(make_faces):
 
 
 @pytest.fixture
-def apply(in_comfy, sd15, faces, vision, picture):
-    """Apply FaceCDM with everything connected; `options` as a dict of Apply Options' inputs."""
+def apply_output(in_comfy, sd15, faces, vision, picture):
+    """Apply FaceCDM's output with everything connected; `options` as a dict of Apply Options' inputs."""
 
     def apply(adapter, **changes):
         inputs = {
@@ -63,6 +63,11 @@ def apply(in_comfy, sd15, faces, vision, picture):
         } | changes
         if isinstance(inputs.get("options"), dict):
             inputs["options"] = make_options(in_comfy, **inputs["options"])
-        return in_comfy.run("FaceCDMApply", **inputs)[0]
+        return in_comfy.node_output("FaceCDMApply", **inputs)
 
     return apply
+
+
+@pytest.fixture
+def apply(apply_output):
+    return lambda adapter, **changes: apply_output(adapter, **changes).result[0]

@@ -8,32 +8,26 @@ from published_nodes import ARCFACE, person
 
 
 @pytest.fixture
-def warnings(caplog):
-    """(function, its inputs) → the warnings while it runs; the log has them all, as the node does (test_apply.py)."""
-
-    def warnings(run, *args, **inputs) -> list[str]:
-        caplog.clear()
-        run(*args, **inputs)
-        return [record.message for record in caplog.records if record.name == "facecdm"]
-
-    return warnings
+def warnings(apply_output):
+    """Apply's inputs → the warnings that the node shows."""
+    return lambda adapter, **inputs: (apply_output(adapter, **inputs).ui or {}).get("facecdm_warnings", [])
 
 
 @pytest.mark.parametrize("family", ["faceid", "faceid-portrait", "faceid-portrait-unnorm"])
-def test_a_picture_that_no_stream_encodes(load, apply, warnings, family):
+def test_a_picture_that_no_stream_encodes(load, warnings, family):
     adapter = load(family)
     name = adapter.config.parts["face"].family.name
-    assert warnings(apply, adapter) == [
-        f"FaceCDM: image and clip_vision are connected and are not used: {name} encodes no picture. Disconnect them, "
+    assert warnings(adapter) == [
+        f"image and clip_vision are connected and are not used: {name} encodes no picture. Disconnect them, "
         "or add an image stream with Combine Adapters."
     ]
-    assert "FaceCDM: clip_vision is connected and is not used" in warnings(apply, adapter, image=None)[0]
-    assert not warnings(apply, adapter, image=None, clip_vision=None)
+    assert "clip_vision is connected and is not used" in warnings(adapter, image=None)[0]
+    assert not warnings(adapter, image=None, clip_vision=None)
 
 
-def test_a_picture_that_the_image_stream_encodes(in_comfy, load, apply, warnings):
+def test_a_picture_that_the_image_stream_encodes(in_comfy, load, warnings):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter"))
-    assert not warnings(apply, both) and not warnings(apply, load("ip-adapter"))
+    assert not warnings(both) and not warnings(load("ip-adapter"))
 
 
 def test_the_warning_names_the_person(in_comfy, sd15, load, make_faces, picture):
@@ -86,17 +80,16 @@ def test_faces_that_are_not_in_the_picture(
     faces = found_in(in_comfy.module("facecdm.faces.value").Faces((face,), ARCFACE), picture())
     adapter = load(family, choice)
     part = next(iter(adapter.config.parts.values()))
-    assert not warnings(apply, adapter, faces=faces)
-    found = warnings(apply, adapter, faces=faces, image=picture(7))
+    assert not warnings(adapter, faces=faces)
+    found = warnings(adapter, faces=faces, image=picture(7))
     assert len(found) == 1 and found[0].startswith(
-        f"FaceCDM: not all of the 1 face(s) were found in image (1 picture(s) of 32 × 40), so {part.family.name} uses "
-        f"{instead}"
+        f"not all of the 1 face(s) were found in image (1 picture(s) of 32 × 40), so {part.family.name} uses {instead}"
     ), found
     shown = person(in_comfy, apply(adapter, faces=faces, image=picture(7)))
     encoded = picture(7) if part.family.stream == "image" else faces[0].crop[None]
     assert (shown.face or shown.image).states.equal(vision.encode_image(encoded).penultimate_hidden_states)
     if part.family.stream == "image":
-        assert not warnings(apply, adapter, faces=None)
-        assert not warnings(apply, adapter, faces=faces, image=None, clip_vision_output=vision.encode_image(picture(7)))
+        assert not warnings(adapter, faces=None)
+        assert not warnings(adapter, faces=faces, image=None, clip_vision_output=vision.encode_image(picture(7)))
     else:
-        assert not warnings(apply, adapter, faces=faces, image=None)
+        assert not warnings(adapter, faces=faces, image=None)

@@ -4,18 +4,18 @@ Packs such as ComfyUI-TiledDiffusion cut the noisy latents into tiles and do not
 an exact copy of its part, so it is found by its content.
 """
 
-import logging
-
 import torch
 from torch import Tensor
+
+from .. import running_node
 
 TILES = "facecdm_tiles"  # in the transformer_options of a call: an Area or None for each tile of its batch
 
 Area = tuple[int, int, int, int]  # height, width, top, left in latents
 
 UNKNOWN = (
-    "FaceCDM: a node samples the picture in tiles, and their positions cannot be found. Masks and poses are scaled to "
-    "each whole tile. Sample without tiles, or without mask and pose, where that shows."
+    "the picture is sampled in tiles, and their positions cannot be found. Masks and poses are scaled to each whole "
+    "tile. If that shows, sample without tiles, or without mask and pose."
 )
 
 
@@ -51,7 +51,7 @@ def within(tile: Area | None, area: Area | None) -> Area | None:
 
 
 def warn_unknown(tiles: tuple[Area | None, ...]) -> bool:
-    """Log a warning if a tile was not found; return whether one was not found."""
+    """Warn on the node that samples if a tile was not found; return whether one was not found."""
     if None in tiles:
-        logging.warning(UNKNOWN)
+        running_node.warn([UNKNOWN])
     return None in tiles

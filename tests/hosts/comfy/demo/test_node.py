@@ -108,7 +108,7 @@ def test_a_missing_file_is_named(in_comfy, node, weights_file):
 
 
 def test_unknown_words_are_shown_on_the_node_that_encodes_them(in_comfy, node, monkeypatch, caplog):
-    """With the weights' own vocabulary; each prompt anew, so that a better one removes the warning."""
+    """With the weights' own vocabulary."""
     import nodes
 
     sent = []
@@ -125,7 +125,7 @@ def test_unknown_words_are_shown_on_the_node_that_encodes_them(in_comfy, node, m
     with torch.inference_mode():
         for text in (f"{word}, (zeppelin:1.2), quokka zeppelin", word):
             nodes.CLIPTextEncode().encode(clip, text)
-    assert [(event, data["node"], client) for event, data, client in sent] == [("facecdm_warnings", "12:3", "me")] * 2
-    first, second = (data["warnings"] for _, data, _ in sent)
-    assert len(first) == 1 and "does not know: zeppelin, quokka." in first[0] and second == []
+    assert [(event, data["node"], client) for event, data, client in sent] == [("facecdm_warnings", "12:3", "me")]
+    (text,) = sent[0][1]["warnings"]
+    assert "does not know: zeppelin, quokka." in text
     assert "zeppelin, quokka" in caplog.text

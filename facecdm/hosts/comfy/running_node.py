@@ -1,0 +1,20 @@
+"""Warnings on the node that ComfyUI runs at the moment, even one of core's or of another pack."""
+
+import logging
+import sys
+
+logger = logging.getLogger("facecdm")
+WARNINGS = "facecdm_warnings"  # read by web/warnings.js
+
+
+def warn(texts: list[str]) -> None:
+    """Log warnings (sentences) and show them on the running node, until it runs again.
+
+    They are sent to the open page and are not kept in the history. Does not wait, and may be called from any thread.
+    """
+    for text in texts:
+        logger.warning("FaceCDM: %s", text)
+    module = sys.modules.get("server")  # ComfyUI's module; absent without a server
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if server is not None and server.client_id is not None:
+        server.send_sync(WARNINGS, {"node": server.last_node_id, "warnings": texts}, server.client_id)
