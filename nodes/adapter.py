@@ -123,9 +123,10 @@ class LoadAdapter(io.ComfyNode):
             node_id="FaceCDMLoadAdapter",
             display_name="Load Adapter",
             category=CATEGORY,
-            **aliases("ipadapter", "ip-adapter", "faceid", "instantid", "pulid", "identity"),
+            **aliases("ipadapter", "ip-adapter", "faceid", "instantid", "pulid", "withanyone", "identity"),
             description="Reads a FaceCDM adapter from models/facecdm, or a published one (IP-Adapter, FaceID, "
-            "InstantID, PuLID) from models/ipadapter, models/instantid or models/pulid, and reports what it is.",
+            "InstantID, PuLID, WithAnyone) from models/ipadapter, models/instantid or models/pulid, and reports what "
+            "it is.",
             inputs=[
                 io.Combo.Input(
                     "name",

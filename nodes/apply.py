@@ -38,7 +38,7 @@ class ApplyFaceCDM(io.ComfyNode):
                 "consistent character",
                 "reference face",
             ),
-            description="Patches a person into the model's cross-attention: face identity and, if connected, the "
+            description="Patches a person into the model's attention: face identity and, if connected, the "
             "whole image, beside the text. For several people chain one of these for each, with masks.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
@@ -64,8 +64,8 @@ class ApplyFaceCDM(io.ComfyNode):
                     "curve",
                     NAMES,
                     "flat",
-                    "Strength over the U-Net's depth, from the first input block to the last "
-                    "output block; or the blocks of a picture's style or composition.",
+                    "Strength over the model's depth, from its first block to its last; or the "
+                    "blocks of a picture's style or composition.",
                     **ADVANCED,
                 ),
                 io.String.Input(

@@ -6,6 +6,7 @@ from ..facecdm.errors import BadFile, MissingModel
 from ..facecdm.formats.encoders import EVA, PENULTIMATE, Encoder, encoder_for
 from ..facecdm.formats.tower_files import find_tower
 from ..facecdm.models.catalogue import FILES
+from ..facecdm.tensor_file import read_tensors
 from . import eva
 
 
@@ -52,7 +53,9 @@ def _encoder_of(config) -> Encoder | None:
 def _load(path: Path):
     import comfy.clip_vision
 
-    vision = comfy.clip_vision.load(str(path))
+    from ..facecdm.hosts.comfy.siglip import load_siglip
+
+    vision = comfy.clip_vision.load(str(path)) or load_siglip(read_tensors(path)[0])
     if vision is None:
         raise BadFile(f"{path} is no CLIP vision model that ComfyUI reads: get it again, or rename it")
     return vision

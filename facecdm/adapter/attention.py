@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -72,6 +72,8 @@ class LayerStream:
     person      number of the person; its other stream has the same number and rows
     location    which tokens each position attends to; N is a multiple of their number
     project     tokens [..., context] → keys and values [..., C]
+    cell        the CellQueries of a residual cell (adapter/cells.py), which makes its own queries; k and v then have
+                its inner width
     """
 
     start: int
@@ -87,6 +89,7 @@ class LayerStream:
     person: int = 0
     location: LocationBias | None = None
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    cell: nn.Module | None = None
 
 
 def triplet_attention(
@@ -101,19 +104,19 @@ def triplet_attention(
     # κ and the router compare with the text's own attention, so it must not change.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and (compared or not writable) else text
-    attended: Iterable[Tensor] = (_attended(q[_span(stream)], stream, heads, attend) for stream in streams)
+    attended: Iterable[Tensor] = (_attended(q[span_of(stream)], stream, heads, attend) for stream in streams)
     if any(stream.router is not None for stream in streams):  # a router compares all streams; else save memory
         attended = list(attended)
     for stream, attention in zip(streams, attended):
-        span = _span(stream)
+        span = span_of(stream)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if stream.location is not None:
             weight = weight * stream.location(q.shape[1], q.dtype)[2]
         if stream.router is not None:
             weight = weight * _route(stream, attention, text[span], _other(stream, streams, attended))
         if stream.kappa is not None:
-            overlap = _overlap_with_text(attention, text[span], q[span], stream, heads)
-            attention = attention - stream.kappa * overlap
+            shared = overlap(attention, text[span], q[span], stream, heads)
+            attention = attention - stream.kappa * shared
         if in_place:
             out[span].addcmul_(attention, weight)
         else:
@@ -128,7 +131,7 @@ def triplet_attention(
 
 def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
     if stream.location is None:
-        return attend(q, *(_expand(x, stream.rows) for x in (stream.k, stream.v)), heads)
+        return attend(q, *(expand(x, stream.rows) for x in (stream.k, stream.v)), heads)
     near, scores, _ = stream.location(q.shape[1], q.dtype)
     tokens = stream.location.tokens
     times = stream.k.shape[1] // tokens  # references side by side, with the same bias
@@ -140,10 +143,10 @@ def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Ten
     k, v = stream.project(stream.k) if stream.project else (stream.k, stream.v)
     scores = stream.location.everywhere(q.shape[1], q.dtype)
     scores = scores if times == 1 else scores.repeat(1, 1, times)
-    return attend_with_bias(q, _expand(k, stream.rows), _expand(v, stream.rows), heads, scores)
+    return attend_with_bias(q, expand(k, stream.rows), expand(v, stream.rows), heads, scores)
 
 
-def _span(stream: LayerStream) -> slice:
+def span_of(stream: LayerStream) -> slice:
     return slice(stream.start, stream.start + stream.rows)
 
 
@@ -177,12 +180,12 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a.float(), b.float(), dim=-1, eps=1e-6)[..., None]
 
 
-def _expand(x: Tensor, rows: int) -> Tensor:
+def expand(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else x.expand(rows, -1, -1)
 
 
-def _overlap_with_text(own: Tensor, text: Tensor, q: Tensor, stream: LayerStream, heads: int) -> Tensor:
-    """The part of a stream's attention along the text's, [B, n, C]."""
+def overlap(own: Tensor, text: Tensor, q: Tensor, stream: LayerStream, heads: int) -> Tensor:
+    """The part of a stream's attention [B, n, C] along the text's (in a DiT, of a residual along the hidden states)."""
     if stream.projection == "feature":
         return _projection(own, text, heads)
     shared = _token_projection(own, text)

@@ -13,7 +13,8 @@ from .interplay import Interplay
 from .location_head import LocationHead, trust
 from .projectors import Bottleneck, Resampler
 
-KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each [B, N, layer width]
+# Per layer of the layer map, each [B, N, layer width]; None for a layer without the stream.
+KeysValues = list[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor] | None]
 
 
 class StreamLayers(nn.Module):

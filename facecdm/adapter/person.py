@@ -125,7 +125,7 @@ class Person:
             weights = self.token_weights(name, tokens)
             if weights is not None:
                 weights = weights.to(device, dtype)
-                made[name] = [(k, v * weights) for k, v in made[name]]
+                made[name] = [layer and (layer[0], layer[1] * weights) for layer in made[name]]
         return made
 
     def tokens_for_text(self, text: Tensor | None, negative: bool = False) -> dict[str, Tensor]:

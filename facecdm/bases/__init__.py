@@ -1,17 +1,18 @@
 """Facts about the base models, one entry each. A new base model needs one file here and a line in `BASES`.
 
 Its only import from facecdm is `errors`. The names of a base model's layers in a host are in that host's
-attacher (hosts/comfy/unet.py, hosts/diffusers/unet.py).
+attacher (hosts/comfy/unet.py and dit.py, hosts/diffusers/unet.py).
 """
 
 from .base import Base
 from .demo import DEMO
+from .flux import FLUX
 from .layers import LayerMap
 from .sd2 import SD2
 from .sd15 import SD15
 from .sdxl import SDXL
 
-BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO)}
+BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO, FLUX)}
 
 
 def base_of(layer_map: LayerMap) -> Base | None:
@@ -22,11 +23,10 @@ def base_of(layer_map: LayerMap) -> Base | None:
 def name_of(layer_map: LayerMap) -> str:
     """The base model's name, or a description of its shape for an unknown one."""
     base = base_of(layer_map)
-    return (
-        base.name
-        if base
-        else f"U-Net of {len(layer_map.layers)} cross-attention layers, text width {layer_map.context}"
-    )
+    if base:
+        return base.name
+    count = "DiT of {} blocks" if layer_map.is_dit else "U-Net of {} cross-attention layers"
+    return f"{count.format(len(layer_map.layers))}, text width {layer_map.context}"
 
 
 def base_for_text(width: int, pooled: bool = False) -> Base:

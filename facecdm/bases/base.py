@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .layers import LayerMap
-from .noise import Discrete
+from .noise import Discrete, Flow
 
 LATENT_PIXELS = 8  # pixels per latent along each side, in every base model here
 
@@ -13,14 +13,15 @@ class Base:
     """Facts about a base model. The defaults are Stable Diffusion 1's.
 
     name         used in messages and file metadata
-    layer_map    cross-attention layers in IP-Adapter's order, and the width of a text token
-    blocks       (number, layers) of each transformer block in the layer map's order; a block's number is ComfyUI's
-                 `transformer_index`, which counts in the order of computation; empty if no presets are known
+    layer_map    cross-attention layers in IP-Adapter's order, or a DiT's blocks; and the width of a text token
+    blocks       (number, layers) of each transformer block in the layer map's order; numbers count in the order of
+                 computation (U-Net: ComfyUI's `transformer_index`); empty if block numbers are unknown
     presets      factors of blocks by the preset's name (adapter/curves.py); blocks that are not named get 0
     resolution   side in pixels of the square pictures that it was trained on
     step         in pixels; the sides of training pictures are multiples of it
     pooled_text  whether it also reads a pooled text embedding and picture sizes
     face_crop    side in pixels of the aligned face that its FaceID Plus adapters read
+    patch        latents along each side of an image token; 1 for a U-Net
     noise        the noise process that it was trained with; only the demo model's is used (demo/schedule.py), since
                  hosts read it from the MODEL or the scheduler
     """
@@ -33,7 +34,8 @@ class Base:
     step: int = 64
     pooled_text: bool = False
     face_crop: int = 256
-    noise: Discrete = field(default_factory=Discrete.scaled_linear)
+    patch: int = 1
+    noise: Discrete | Flow = field(default_factory=Discrete.scaled_linear)
 
     @property
     def text_width(self) -> int:

@@ -1,4 +1,4 @@
-"""The resolution of a U-Net's layers."""
+"""The resolution of a base model's layers."""
 
 from ..errors import Mismatch
 
@@ -14,3 +14,8 @@ def layer_grid(positions: int, height: int, width: int) -> tuple[int, int]:
     if rows * columns != positions:
         raise Mismatch(f"a layer of {positions} positions does not belong to latents of {width} × {height}")
     return rows, columns
+
+
+def token_grid(height: int, width: int, patch: int) -> tuple[int, int]:
+    """(rows, columns) of a DiT's image tokens for height × width latents, which it pads to whole patches."""
+    return -(-height // patch), -(-width // patch)

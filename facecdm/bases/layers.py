@@ -1,17 +1,21 @@
-"""The cross-attention layers of a U-Net, in one order for every host and every weight format."""
+"""The layers of a base model that adapters act on, in one order for every host and every weight format.
+
+In a U-Net these are its cross-attention layers, in a DiT its blocks.
+"""
 
 from dataclasses import dataclass
 from itertools import groupby
 
 MOST_LAYERS, MOST_HEADS = 1000, 1000  # limits for a file; SDXL has 70 layers of up to 20 heads
+UNET, DIT = ("input", "middle", "output"), ("double", "single")  # parts, in the order of computation
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One cross-attention layer.
+    """One cross-attention layer of a U-Net, or one block of a DiT.
 
-    part   of the U-Net: input, output or middle
-    width  features of a query
+    part   of the base model: input, output or middle (U-Net); double or single (DiT)
+    width  features of a query (U-Net) or of the hidden state (DiT)
     heads  attention heads
     """
 
@@ -22,9 +26,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerMap:
-    """The cross-attention layers of a U-Net.
+    """The layers of one base model.
 
-    layers   in IP-Adapter's order: input blocks, output blocks, middle block
+    layers   U-Net: in IP-Adapter's order, that is input blocks, output blocks, middle block; DiT: as computed
     context  features of a text token
     """
 
@@ -49,10 +53,14 @@ class LayerMap:
         return sum(layer.heads for layer in self.layers)
 
     @property
+    def is_dit(self) -> bool:
+        return self.layers[0].part in DIT
+
+    @property
     def by_depth(self) -> list[int]:
-        """Indices of the layers in the order of computation: input, middle, output."""
-        order = {"input": 0, "middle": 1, "output": 2}
-        return sorted(range(len(self.layers)), key=lambda i: order[self.layers[i].part])
+        """Indices of the layers in the order of computation: input, middle, output; double, single."""
+        order = (*UNET, *DIT)
+        return sorted(range(len(self.layers)), key=lambda i: order.index(self.layers[i].part))
 
     def to_json(self) -> dict:
         """Run-length form: {"context": 768, "layers": [["input", 320, 8, 2], …]}; the last number is the count."""
@@ -68,6 +76,6 @@ class LayerMap:
         if sum(abs(run[3]) for run in value["layers"]) > MOST_LAYERS:
             raise ValueError(f"it declares more than {MOST_LAYERS} layers")
         for part, width, heads, count in value["layers"]:
-            if part not in ("input", "output", "middle") or not 0 < heads <= MOST_HEADS or width % heads or count < 1:
+            if part not in (*UNET, *DIT) or not 0 < heads <= MOST_HEADS or width % heads or count < 1:
                 raise ValueError(f"it declares {count} layers of part {part!r:.20}, width {width} and {heads} heads")
         return cls.of_runs(value["context"], *(tuple(run) for run in value["layers"]))

@@ -1,5 +1,6 @@
 """Noise processes: how a clean latent and noise are mixed at each training timestep."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,3 +33,39 @@ class Discrete:
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
             alpha[-1] = _LAST_ALPHA2**0.5
         return cls(alpha.float(), (1 - alpha**2).sqrt().float())
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow: x_t = (1 − t)·x_0 + t·ε with t in 0 … 1, also the noise level; the model predicts ε − x_0.
+
+    Larger pictures need more noise, so uniform times are shifted by an amount μ that is linear in the number of image
+    tokens (Esser et al. 2024; black-forest-labs/flux, src/flux/sampling.py).
+
+    tokens  numbers of image tokens at which μ is known
+    shifts  μ at these numbers
+    """
+
+    tokens: tuple[int, int] = (256, 4096)
+    shifts: tuple[float, float] = (0.5, 1.15)
+
+    def shift(self, tokens: int) -> float:
+        """μ for a picture of so many image tokens."""
+        (few, many), (low, high) = self.tokens, self.shifts
+        return low + (tokens - few) * (high - low) / (many - few)
+
+    def time(self, uniform: Tensor, shift: float) -> Tensor:
+        """Uniform times in 0 … 1 → t, shifted by μ."""
+        return math.exp(shift) * uniform / (1 + (math.exp(shift) - 1) * uniform)
+
+    def noisy(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of x_0 and ε; `t` broadcasts over them."""
+        return (1 - t) * clean + t * noise
+
+    def target(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """The velocity that the model learns to predict."""
+        return noise - clean
+
+    def clean(self, noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        """x_0 of x_t and the predicted velocity."""
+        return noisy - t * velocity

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from .eva import FILE as EVA_FILE
 
 # The parts of a tower's output that a family may read.
-POOLED, PENULTIMATE, FIVE = "pooled", "penultimate", "five states and pooled"
+POOLED, PENULTIMATE, LAST, FIVE = "pooled", "penultimate", "last states", "five states and pooled"
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Encoder:
     states     features of its hidden states
     pooled     features of its pooled embedding
     file       the published file's name
-    positions  number of patches of a picture, plus one for the class token
+    positions  number of patches of a picture, plus one for a class token
     """
 
     name: str
@@ -30,6 +30,7 @@ ENCODERS = (
     Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
     Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors", 577),
 )
+SIGLIP = Encoder("SigLIP-base-256", 768, 768, "siglip-base-patch16-256-i18n.safetensors", 256)
 EVA = Encoder("EVA02-CLIP-L-336", 1024, 768, EVA_FILE, 577)
 
 
@@ -37,9 +38,11 @@ def encoder_for(vision: str, width: int) -> Encoder | None:
     """The tower whose output `vision` has `width` features; None if it is not a known one."""
     if vision == FIVE:
         return EVA
+    if vision == LAST:
+        return SIGLIP if width == SIGLIP.states else None
     return next((e for e in ENCODERS if (e.pooled if vision == POOLED else e.states) == width), None)
 
 
 def encoder_of(pooled: int, states: int) -> Encoder | None:
     """The tower with these widths; None if it is not a known one."""
-    return next((e for e in ENCODERS if (e.pooled, e.states) == (pooled, states)), None)
+    return next((e for e in (*ENCODERS, SIGLIP) if (e.pooled, e.states) == (pooled, states)), None)

@@ -4,22 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapter.features import Features
+from ..bases.layers import LayerMap
+from .unet_layers import UnetLayers
 
 if TYPE_CHECKING:
+    from .read import Published
     from .recognised import Recognised
     from .sources import Sources
 
 State = dict[str, Tensor]
-FeaturePair = tuple[Features, Features]  # for the prompt, for the negative prompt
+FeaturePair = tuple[Features, Features | None]  # for the prompt; for the negative prompt, if it gets the stream, too
 
 # The form of the recogniser's embedding that a family reads: scaled to length 1, or as computed.
 NORMED, RAW = "normed", "raw"
 # The picture that a family encodes.
 WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned face"
 UPRIGHT = "the face in its picture, grey on white,"
+BOX = "the square around the face's box"
 
 BUFFALO, ANTELOPE = "buffalo_l/w600k_r50.onnx", "antelopev2/glintr100.onnx"
 
@@ -67,6 +71,19 @@ class Projector(Protocol):
     def __call__(self, features: Features) -> Tensor: ...
 
 
+class LayerFormat(Protocol):
+    """How a family's file holds what acts in the base model's layers."""
+
+    def matches(self, state: State) -> bool:
+        """Whether `ip_adapter` of a file has this format."""
+
+    def layer_map(self, published: "Published") -> LayerMap:
+        """The base model that the file was made for. Raises BadFile, UnsupportedModel."""
+
+    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
+        """A StreamLayers, or a module with its interface, that shares the file's tensors. Raises BadFile."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """The projectors that a family recognises: `shapes` by key (None: any size), and `condition`."""
@@ -90,9 +107,11 @@ class Family:
     key              its name in metadata, exports and the `family` widget
     name             its name in reports
     stream           "face" (reads a recogniser's embedding) or "image" (reads pictures only)
-    rule             recognises its projector; families with an equal rule are distinguished by file name
+    rule             recognises its projector; families with an equal rule and `layers` are distinguished by file name
     projector        the class that makes its tokens
     recipe           how its features are computed
+    layers           how its file holds the layers
+    part             prefix of its tensors in a file that holds another stream's adapter, too; "" for a file of its own
     files            published file by base model
     substitute       key of the family to suggest for a base model without a file; "" for none
     renames          parts of keys in the authors' own file, and IP-Adapter's names for them
@@ -114,6 +133,8 @@ class Family:
     rule: Rule
     projector: type
     recipe: Recipe
+    layers: LayerFormat = UnetLayers()
+    part: str = ""
     files: dict[str, str] = field(default_factory=dict)
     substitute: str = ""
     renames: tuple[tuple[str, str], ...] = ()
@@ -127,6 +148,10 @@ class Family:
     prompt_kappa: float = 0.5
     name_parts: tuple[str, ...] = ()
     note: str = ""
+
+    def matches(self, published: "Published") -> bool:
+        """Whether the content of a file is this family's."""
+        return self.layers.matches(published.ip_adapter) and self.rule.matches(published.image_proj)
 
     @property
     def reads(self) -> str:

@@ -79,7 +79,9 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
         stream: merged(positive, sources.references, sources.weights, parts[stream].family.recipe.embedding == NORMED)
         for stream, (positive, _) in pairs.items()
     }
-    negative = {stream: empty.repeated(shown[stream].count) for stream, (_, empty) in pairs.items()}
+    negative = {
+        stream: empty.repeated(shown[stream].count) for stream, (_, empty) in pairs.items() if empty is not None
+    }
     if sources.noise:
         negative["face"] = negative["face"].with_noise(sources.noise, shown["face"])
     return PreparedInputs(shown.get("face"), shown.get("image"), negative, sources.separate_weights, unused)

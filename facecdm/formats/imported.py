@@ -13,11 +13,11 @@ from ..adapter.native import is_native, load_adapter
 from ..bases import name_of
 from ..bases.layers import LayerMap
 from ..errors import Mismatch
-from .families import file_for
-from .read import Published, incomplete, read
+from .families import FAMILIES, file_for
+from .read import Published, incomplete, read, separate
 from .recognise import AUTO, recognise
 from .recognised import Recognised
-from .unet_layers import lora_of, stream_layers
+from .unet_layers import lora_of
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,24 @@ def load_any(path: Path, choice: str = AUTO) -> TripletAdapter | ImportedAdapter
 
 
 def import_adapter(published: Published, choice: str = AUTO) -> ImportedAdapter:
-    """An adapter that shares its keys' and values' tensors with `published`, in the dtype of the file.
+    """An adapter that shares its layers' tensors with `published`, in the dtype of the file.
 
     Raises as `recognise` does; BadFile for an incomplete projector or LoRA.
     """
+    parts = separate(published)
+    if len(parts) == 1:
+        return _import_stream(published, choice)
+    known = choice in FAMILIES and FAMILIES[choice].part
+    one, other = (_import_stream(part, AUTO if known else choice) for part in parts)
+    return combine(one, other)
+
+
+def _import_stream(published: Published, choice: str) -> ImportedAdapter:
     found = recognise(published, choice)
     stream, kappa = found.family.stream, found.family.kappa
     projector = _projector(found.family.projector, published)
-    layers = stream_layers(published.ip_adapter, found.layer_map, kappa)
+    with incomplete(published.path):
+        layers = found.family.layers.stream(published, found.layer_map, kappa)
     lora = lora_of(published, found.layer_map)
     config = ImportedConfig(found.layer_map, {stream: found})
     adapter = ImportedAdapter(config, {stream: projector}, {stream: layers}, {stream: lora} if found.lora else {})

@@ -1,7 +1,7 @@
 """Negative images and noise: the stream that uses them, and errors if none does."""
 
 from ..errors import Mismatch
-from .family import ALIGNED
+from .family import ALIGNED, BOX
 from .recognised import Recognised
 
 USERS = "Adapters that encode pictures use it: the IP-Adapter families, FaceID Plus and PlusV2"
@@ -20,6 +20,11 @@ def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool
         raise Mismatch(
             "negative_image is connected (Apply Options), and FaceCDM's own adapters use no picture for the negative "
             f"prompt: disconnect it. {USERS}."
+        )
+    if "image" in parts and parts["image"].family.recipe.picture == BOX:
+        raise Mismatch(
+            f"negative_image is connected (Apply Options), and {parts['image'].family.name} has nothing for the "
+            f"negative prompt: disconnect it. {USERS}."
         )
     if "image" in parts and (pictures or "face" not in parts):
         return "image"
@@ -48,4 +53,9 @@ def check_noise(parts: dict[str, Recognised] | None, amount: float) -> None:
         raise Mismatch(
             f"noise is {amount:g} (Apply Options), and {parts['image'].family.name} has no face stream: set "
             f"it to 0; for a picture, connect one with noise to negative_image. {NOISY}."
+        )
+    if not getattr(parts["face"].family.recipe, "negative", True):
+        raise Mismatch(
+            f"noise is {amount:g} (Apply Options), and {parts['face'].family.name} has nothing for the negative "
+            f"prompt: set it to 0. {NOISY}."
         )

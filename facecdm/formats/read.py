@@ -1,7 +1,7 @@
 """Read published adapters under one naming of their tensors, whichever program saved them.
 
-Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, `ip_adapter` the keys and values of
-every cross-attention layer (formats/unet_layers.py).
+Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, `ip_adapter` what acts in the base
+model's layers (formats/unet_layers.py, formats/cell_layers.py).
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from ..tensor_file import check_weights, read_tensors
 from .diffusers_names import from_diffusers, is_diffusers
 from .families import FAMILIES
 from .family import State
+from .projectors import within
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _PARTS = {
@@ -57,12 +58,23 @@ def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published
         for prefix, part in _PARTS.items():
             if key.startswith(prefix):
                 parts[part][key.removeprefix(prefix)] = value
-    if not parts["image_proj"] or not any(".to_k_ip." in key for key in parts["ip_adapter"]):
-        raise BadFile(
-            f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
-            "FaceID, InstantID and PuLID families: files that hold image_proj and ip_adapter."
-        )
-    return Published(parts["image_proj"], parts["ip_adapter"], metadata, path)
+    published = Published(parts["image_proj"], parts["ip_adapter"], metadata, path)
+    formats = {family.layers for family in FAMILIES.values()}
+    for one in separate(published):
+        if not one.image_proj or not any(layers.matches(one.ip_adapter) for layers in formats):
+            raise BadFile(
+                f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
+                "FaceID, InstantID, PuLID and WithAnyone families: files that hold a projector and its layers."
+            )
+    return published
+
+
+def separate(published: Published) -> tuple[Published, ...]:
+    """The adapters in a file, one for each stream. Most files hold a single one."""
+    prefixes = [f"{family.part}." for family in FAMILIES.values() if family.part]
+    present = [prefix for prefix in prefixes if any(key.startswith(prefix) for key in published.ip_adapter)]
+    parts = ((within(published.image_proj, one), within(published.ip_adapter, one)) for one in present)
+    return tuple(Published(*part, published.metadata, published.path) for part in parts) or (published,)
 
 
 @contextmanager
@@ -88,8 +100,11 @@ def kind_of(keys: list[str]) -> str:
     """The most probable kind of a file, for an error message."""
     if any(key.startswith(tuple(_PARTS)) for key in keys):
         return "a part of an IP-Adapter (a whole one has both image_proj and ip_adapter: get it again)"
-    if any(key.startswith("pulid_ca.") for key in keys):
-        return "PuLID for Flux, which has no U-Net (PuLID for SDXL is pulid_v1.1.safetensors)"
+    if any("double_ca." in key for key in keys):
+        return (
+            "PuLID for FLUX.2, which passes hidden states of other widths through projections with random weights "
+            "(use pulid_flux_v0.9.1.safetensors with FLUX.1)"
+        )
     if any(key.startswith(("lora_unet", "lora_te", "unet.")) or ".lora_" in key or "lora_A" in key for key in keys):
         return "a LoRA (load it with core's Load LoRA)"
     if any(key.startswith(("vision_model.", "visual.")) for key in keys):

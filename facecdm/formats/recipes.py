@@ -18,14 +18,15 @@ from .vision import FaceTower, VisionOutput, VisionTower
 
 @dataclass(frozen=True)
 class FaceEmbedding:
-    """The recogniser's embedding only; the negative prompt gets the tokens of a zero embedding."""
+    """The recogniser's embedding only; with `negative`, the negative prompt gets the tokens of a zero embedding."""
 
     embedding: str = NORMED
+    negative: bool = True
     picture = vision = ""
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         shown = Features(face_embeddings(part, sources), None, sources.shortcut)
-        return shown, shown.empty()
+        return shown, shown.empty() if self.negative else None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def negative_output(part: Recognised, sources: Sources) -> VisionOutput:
 def check_output(output: VisionOutput, part: Recognised) -> VisionOutput:
     """Raises Mismatch if the tower is not the one that the adapter was trained with."""
     pooled, states = output.pooled.shape[-1], output.states.shape[-1]
-    width = pooled if part.family.recipe.vision == POOLED else states
+    width = pooled if part.family.recipe.vision == POOLED else states  # as wide as the last states
     if width == part.sizes.vision_width:
         return output
     found = encoder_of(pooled, states)

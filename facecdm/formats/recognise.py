@@ -10,7 +10,7 @@ from .families.refused import REFUSED
 from .family import Family
 from .read import Published, incomplete
 from .recognised import Recognised
-from .unet_layers import layer_map, lora_rank
+from .unet_layers import lora_rank
 
 AUTO = "auto"
 FORMAT_KEY = "facecdm.family"  # in the metadata of files that we write
@@ -25,24 +25,24 @@ def recognise(published: Published, choice: str = AUTO) -> Recognised:
     state = published.image_proj
     options = _candidates(published)
     with incomplete(published.path):
-        layers = layer_map(published)
+        layers = options[0].layers.layer_map(published)
         family, why = _choose(published, options, name_of(layers), choice)
         sizes = family.projector.sizes(state)
         return Recognised(family, layers, why, sizes, lora_rank(published.ip_adapter), published.path)
 
 
 def _candidates(published: Published) -> list[Family]:
-    """The families with the first rule that matches."""
+    """The families with the first rule and layers that match."""
     state = published.image_proj
     for refused in REFUSED:
         if refused.rule.matches(state):
             raise UnsupportedModel(f"{published.path.name} is {refused.name}. {refused.reason}")
     with incomplete(published.path):
-        rule = next((family.rule for family in FAMILIES.values() if family.rule.matches(state)), None)
-    if rule is None:
+        first = next((family for family in FAMILIES.values() if family.matches(published)), None)
+    if first is None:
         keys = ", ".join(sorted(state)[:4])
         raise BadFile(f"{published.path}: its projector is not of a known family (image_proj: {keys[:200]} …).")
-    return [family for family in FAMILIES.values() if family.rule == rule]
+    return [family for family in FAMILIES.values() if (family.rule, family.layers) == (first.rule, first.layers)]
 
 
 def _choose(published: Published, options: list[Family], base: str, choice: str) -> tuple[Family, str]:

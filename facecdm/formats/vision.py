@@ -1,8 +1,10 @@
 """The interface of vision towers for recipes. Each host has its own towers (hosts/comfy/{vision,eva}.py)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ..faces.value import Faces
@@ -14,14 +16,23 @@ class VisionOutput:
 
     pooled  [R, C]     pooled embeddings
     states  [R, N, W]  penultimate hidden states
+    last    [R, N, W]  last hidden states, normalised
     """
 
     pooled: Tensor
     states: Tensor
+    last: Tensor | None = None
 
     def mean(self) -> "VisionOutput":
         """The mean over the pictures, as one picture's output."""
-        return VisionOutput(self.pooled.mean(0, keepdim=True), self.states.mean(0, keepdim=True))
+        parts = (self.pooled, self.states, self.last)
+        return VisionOutput(*(None if part is None else part.mean(0, keepdim=True) for part in parts))
+
+    @classmethod
+    def joined(cls, outputs: Sequence["VisionOutput"]) -> "VisionOutput":
+        """The outputs for all pictures of several batches."""
+        parts = zip(*((one.pooled, one.states, one.last) for one in outputs))
+        return cls(*(None if part[0] is None else torch.cat(part) for part in parts))
 
 
 class VisionTower(Protocol):

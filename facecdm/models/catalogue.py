@@ -1,8 +1,9 @@
 """The one table of model files. Notes, docs, help pages, the doctor and `get` read it.
 
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
-the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI and PuLID. The sizes of SD1.5, EVA-CLIP and PuLID
-for SDXL assume two bytes per parameter. A licence that could not be read at its source says "see the repository".
+the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone and ComfyUI-WithAnyone. The
+sizes of SD1.5, EVA-CLIP, PuLID and WithAnyone assume two bytes per parameter, that of SigLIP four. A licence that could
+not be read at its source says "see the repository".
 """
 
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ VIT_H = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 VIT_BIGG = "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"
 VIT_L = "clip-vit-large-patch14-336.bin"
 EVA = "EVA02_CLIP_L_336_psz14_s6B.pt"
+SIGLIP = "siglip-base-patch16-256-i18n.safetensors"
 
 
 def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
@@ -126,7 +128,7 @@ PACKS = {
         _pack(
             "antelopev2",
             407,
-            "face pack: detector and recogniser for InstantID and PuLID",
+            "face pack: detector and recogniser for InstantID, PuLID and WithAnyone",
             "8e182f14fc6e80b3bfa375b33eb6cff7ee05d8ef7633e738d1c89021dcf0c5c5",
         ),
         _pack("buffalo_s", 159, "small face pack: the demo model's"),
@@ -190,6 +192,15 @@ FILES = (
         MIT,
         "EVA-CLIP, the vision tower of PuLID",
     ),
+    ModelFile(
+        "clip_vision",
+        SIGLIP,
+        "google/siglip-base-patch16-256-i18n",
+        "model.safetensors",
+        1480,
+        UNREAD,
+        "SigLIP, the vision tower of WithAnyone",
+    ),
     # IP-Adapter
     _ip_adapter("ip-adapter_sd15.safetensors", "models", 44.6, "IP-Adapter for SD1.5"),
     _ip_adapter("ip-adapter_sd15_light_v11.bin", "models", 44.6, "IP-Adapter light for SD1.5"),
@@ -244,6 +255,17 @@ FILES = (
     ),
     _pulid("ip-adapter_pulid_sdxl_fp16.safetensors", "huchenlei/ipadapter_pulid", 791, "PuLID for SDXL"),
     _pulid("pulid_v1.1.safetensors", "guozinan/PuLID", 984, "PuLID v1.1 for SDXL"),
+    _pulid("pulid_flux_v0.9.1.safetensors", "guozinan/PuLID", 1142, "PuLID for FLUX.1"),
+    ModelFile(
+        "ipadapter",
+        "withanyone.safetensors",
+        "WithAnyone/WithAnyone",
+        "withanyone.safetensors",
+        5558,
+        UNREAD,
+        "WithAnyone for FLUX.1",
+        requires=("antelopev2", SIGLIP),
+    ),
     # pose ControlNets
     ModelFile(
         "controlnet",

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from facecdm.bases import BASES, base_for_text, base_of, name_of
-from facecdm.bases.grid import layer_grid
+from facecdm.bases.grid import layer_grid, token_grid
 from facecdm.bases.layers import LayerMap
-from facecdm.bases.noise import Discrete
+from facecdm.bases.noise import Discrete, Flow
 from facecdm.errors import Mismatch
 
 
@@ -22,14 +22,18 @@ def test_an_unknown_base_is_described_and_treated_as_the_nearest_kind():
     unknown = LayerMap.of_runs(4096, ("input", 640, 10, 4))
     assert base_of(unknown) is None
     assert name_of(unknown) == "U-Net of 4 cross-attention layers, text width 4096"
-    assert base_for_text(4096).name == "SD1.5" and base_for_text(4096, pooled=True).name == "SDXL"
+    assert base_for_text(5000).name == "SD1.5" and base_for_text(5000, pooled=True).name == "SDXL"
+    dit = LayerMap.of_runs(15360, ("double", 6144, 48, 8), ("single", 6144, 48, 48))
+    assert name_of(dit) == "DiT of 56 blocks, text width 15360"
 
 
 def test_sizes_are_those_of_the_published_bases():
     """weight-formats.md: layers, heads, Σ hidden."""
     sizes = [(len(m.layers), m.heads, m.width) for m in (BASES[name].layer_map for name in ("SD1.5", "SDXL"))]
     assert sizes == [(16, 128, 12_480), (70, 1_300, 83_200)]
-    assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128]
+    flux = BASES["Flux.1"].layer_map
+    assert (len(flux.layers), {(layer.width, layer.heads) for layer in flux.layers}) == (57, {(3072, 24)})
+    assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128, 1024]
     assert [base.face_crop for base in BASES.values()][:3] == [224, 256, 256]
 
 
@@ -37,6 +41,7 @@ def test_layers_by_depth_are_input_middle_output():
     layer_map = BASES["SD1.5"].layer_map
     parts = [layer_map.layers[i].part for i in layer_map.by_depth]
     assert parts == ["input"] * 6 + ["middle"] + ["output"] * 9
+    assert BASES["Flux.1"].layer_map.by_depth == list(range(57)), "double blocks, then single ones"
 
 
 @pytest.mark.parametrize("base", [base for base in BASES.values() if base.blocks], ids=lambda base: base.name)
@@ -68,3 +73,26 @@ def test_a_layers_grid_is_the_latents_halved_until_it_fits(positions, size, grid
 def test_no_level_has_so_many_positions(positions):
     with pytest.raises(Mismatch, match=f"a layer of {positions} positions"):
         layer_grid(positions, 13, 10)
+
+
+def test_a_dits_tokens_cover_latents_that_it_pads():
+    assert token_grid(128, 96, 2) == (64, 48) and token_grid(7, 10, 2) == (4, 5)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 4096])
+def test_flow_times_are_shifted_as_in_diffusers(tokens):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    flow, uniform = Flow(), torch.linspace(1, 0.1, 10)
+    assert flow.shift(tokens) == pytest.approx(calculate_shift(tokens))
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler.set_timesteps(sigmas=uniform.tolist(), mu=flow.shift(tokens))
+    torch.testing.assert_close(flow.time(uniform, flow.shift(tokens)), scheduler.sigmas[:-1])
+
+
+def test_flow_gives_the_clean_latents_back():
+    flow, (clean, noise), t = Flow(), torch.randn(2, 3, 4), torch.tensor([[0.1], [0.5], [1.0]])
+    noisy = flow.noisy(clean, noise, t)
+    torch.testing.assert_close(flow.clean(noisy, flow.target(clean, noise), t), clean)
+    torch.testing.assert_close(noisy[2], noise[2])

@@ -9,28 +9,29 @@ from facecdm.formats.imported import import_adapter
 from facecdm.formats.recognise import recognise
 
 ENTRIES = headers.entries()
+every_adapter = pytest.mark.parametrize("entry", headers.adapters(), ids=lambda entry: entry["family"] + entry["file"])
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_a_published_file(name):
-    entry = ENTRIES[name]
-    found = recognise(headers.published(entry))
+@every_adapter
+def test_a_published_file(entry):
+    found = recognise(headers.adapter(entry))
     assert (found.family.key, name_of(found.layer_map)) == (entry["family"], entry["base"])
     assert (found.sizes.tokens, found.lora) == (entry["tokens"], entry["lora"])
     assert (found.encoder.name if found.encoder else None) == entry["encoder"]
-    assert found.sizes.face_width == (512 if found.family.stream == "face" else 0)
+    assert found.sizes.face_width == (512 if found.family.recipe.embedding else 0)
     assert "it may also be" not in found.why
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_its_projector_and_layers_fit_the_shapes(name):
     adapter = import_adapter(headers.published(ENTRIES[name]))
-    assert adapter.streams.keys() == {FAMILIES[ENTRIES[name]["family"]].stream}
+    families = (entry["family"] for entry in headers.adapters() if entry["file"] == name)
+    assert list(adapter.streams) == [FAMILIES[family].stream for family in families]
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_the_report(name):
-    found = recognise(headers.published(ENTRIES[name]))
+@every_adapter
+def test_the_report(entry):
+    found = recognise(headers.adapter(entry))
     family, report = found.family, found.report()
     assert family.name in report and name_of(found.layer_map) in report and f"{found.sizes.tokens} tokens" in report
     assert found.encoder is None or found.encoder.file in report
@@ -40,6 +41,6 @@ def test_the_report(name):
 
 
 def test_every_family_has_a_header():
-    assert {entry["family"] for entry in ENTRIES.values()} == FAMILIES.keys()
+    assert {entry["family"] for entry in headers.adapters()} == FAMILIES.keys()
     named = {file for family in FAMILIES.values() for file in family.files.values()}
     assert named - ENTRIES.keys() == {"ip_plus_composition_sdxl.safetensors"}, "as Plus for SDXL"

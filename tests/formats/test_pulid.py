@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoupled import Reference, reference
+from decoupled import reference
 from published import EVA_STATES, SDXL, SMALL_XL, published_state
+from pulid_reference import encoded, encoded_v11
 from safetensors.torch import save_file
-from torch.nn import functional as F
 from twins import Twins, conditioning, predict
 
 from facecdm import bases
@@ -27,56 +27,6 @@ MODES = {
     "style": (16, Stream(STRENGTH, projection="token", zeros=16)),
     "neutral": (0, Stream(STRENGTH, kappa=-1.0)),
 }
-
-
-def stack(state: dict, name: str, x):
-    for linear, norm in ((0, 1), (3, 4)):
-        x = F.linear(x, state[f"{name}.{linear}.weight"], state[f"{name}.{linear}.bias"])
-        x = F.layer_norm(x, x.shape[-1:], state[f"{name}.{norm}.weight"], state[f"{name}.{norm}.bias"])
-        x = torch.where(x > 0, x, 0.01 * x)
-    return F.linear(x, state[f"{name}.6.weight"], state[f"{name}.6.bias"])
-
-
-def identity_of(recognised, vision):
-    """The identity vector; `vision` is the tower's embedding before it is scaled to length 1, and zero for zeros."""
-    norm = vision.pow(2).sum(-1, keepdim=True).sqrt()
-    return torch.cat([recognised, torch.where(norm > 0, vision / norm, vision)], 1)
-
-
-def encoded(state: dict, recognised, vision, states) -> torch.Tensor:
-    """Tokens as pulid/encoders.py has them."""
-    tokens = [stack(state, "body", identity_of(recognised, vision)).reshape(len(recognised), 5, -1)]
-    for i, x in enumerate(states):
-        tokens.append(
-            stack(state, f"mapping_{i}", x[:, :1]) + stack(state, f"mapping_patch_{i}", x[:, 1:]).mean(1, keepdim=True)
-        )
-    return torch.cat(tokens, 1)
-
-
-def encoded_v11(state: dict, recognised, vision, states) -> torch.Tensor:
-    """Tokens as pulid/encoders_transformer.py has them."""
-
-    def norm(name, x):
-        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
-
-    queries = state["latents"].shape[1]
-    x = stack(state, "id_embedding_mapping", identity_of(recognised, vision)).reshape(len(recognised), 5, -1)
-    latents = torch.cat([state["latents"].repeat(len(x), 1, 1), x], 1)
-    for i in range(5):
-        context = torch.cat([x, stack(state, f"mapping_{i}", states[i])], 1)
-        for layer in (f"layers.{2 * i}", f"layers.{2 * i + 1}"):
-            own = norm(f"{layer}.0.norm2", latents)
-            k, v = F.linear(
-                torch.cat([norm(f"{layer}.0.norm1", context), own], 1), state[f"{layer}.0.to_kv.weight"]
-            ).chunk(2, -1)
-            heads = k.shape[-1] // 64
-            latents = latents + F.linear(
-                Reference.attend(F.linear(own, state[f"{layer}.0.to_q.weight"]), k, v, heads),
-                state[f"{layer}.0.to_out.weight"],
-            )
-            hidden = F.gelu(F.linear(norm(f"{layer}.1.0", latents), state[f"{layer}.1.1.weight"]))
-            latents = latents + F.linear(hidden, state[f"{layer}.1.3.weight"])
-    return latents[:, :queries] @ state["proj_out"]
 
 
 def face(sizes, seed: int = 5, patches: int = 6):
@@ -171,8 +121,8 @@ def test_the_authors_own_file(small):
     assert renamed.ip_adapter["3.to_v_ip.weight"] is state["ip_adapter"]["3.to_v_ip.weight"]
 
 
-def test_pulid_for_flux_is_refused(tmp_path):
-    file = tmp_path / "pulid_flux_v0.9.1.safetensors"
-    save_file({"pulid_ca.0.to_q.weight": torch.zeros(1), "pulid_encoder.latents": torch.zeros(1)}, file)
-    with pytest.raises(BadFile, match="is PuLID for Flux, which has no U-Net .PuLID for SDXL is pulid_v1.1"):
+def test_pulid_for_flux_2_is_refused(tmp_path):
+    file = tmp_path / "pulid_flux2_klein.safetensors"
+    save_file({"double_ca.0.to_q.weight": torch.zeros(1), "id_former.latents": torch.zeros(1)}, file)
+    with pytest.raises(BadFile, match="is PuLID for FLUX.2, which passes .* random weights .use pulid_flux_v0.9.1"):
         read(file)

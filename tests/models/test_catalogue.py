@@ -53,7 +53,7 @@ def test_face_packs_are_those_that_the_families_were_trained_with():
 
 
 def test_the_families_files_and_towers_are_in_the_table():
-    from facecdm.formats.encoders import ENCODERS, EVA
+    from facecdm.formats.encoders import ENCODERS, EVA, SIGLIP
     from facecdm.formats.families import FAMILIES
 
     for family in FAMILIES.values():
@@ -63,5 +63,5 @@ def test_the_families_files_and_towers_are_in_the_table():
             if family.stream == "face":
                 assert family.recogniser.partition("/")[0] in file.requires
             if family.recipe.picture:
-                towers = {tower.file.rpartition(".")[0] for tower in (*ENCODERS, EVA)}
+                towers = {tower.file.rpartition(".")[0] for tower in (*ENCODERS, EVA, SIGLIP)}
                 assert towers & {name.rpartition(".")[0] for name in file.requires}, f"{name} has no vision tower"

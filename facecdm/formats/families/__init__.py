@@ -5,7 +5,18 @@ Among the families with that rule, the first is the default.
 """
 
 from ..family import Family
-from . import faceid, faceid_plus, full_face, instantid, ip_adapter, ip_adapter_plus, kolors, portrait, pulid
+from . import (
+    faceid,
+    faceid_plus,
+    full_face,
+    instantid,
+    ip_adapter,
+    ip_adapter_plus,
+    kolors,
+    portrait,
+    pulid,
+    withanyone,
+)
 
 _ORDER = (
     ip_adapter.FAMILY,
@@ -23,6 +34,9 @@ _ORDER = (
     ip_adapter_plus.COMPOSITION,
     pulid.FAMILY,
     pulid.V1_1,
+    pulid.FLUX,
+    withanyone.FAMILY,
+    withanyone.SIGLIP,
 )
 FAMILIES: dict[str, Family] = {family.key: family for family in _ORDER}
 

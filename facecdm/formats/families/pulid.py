@@ -1,7 +1,7 @@
-"""PuLID for SDXL, v1 and v1.1: antelopev2's raw embedding and EVA02-CLIP's view of the face.
+"""PuLID for SDXL (v1 and v1.1) and FLUX.1: antelopev2's raw embedding and EVA02-CLIP's view of the face.
 
 Guo et al., "PuLID: Pure and Lightning ID Customization via Contrastive Alignment", 2024; ToTheBeginning/PuLID,
-pulid/encoders.py (v1) and pulid/encoders_transformer.py (v1.1).
+pulid/encoders.py (v1), pulid/encoders_transformer.py (v1.1, FLUX) and flux/model.py.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...adapter.features import Features
 from ...errors import FaceCDMError, Mismatch
 from ...tensor_file import count_numbered
+from ..cell_layers import CellLayers
 from ..encoders import FIVE
 from ..eva import FILE as EVA_FILE
 from ..family import ANTELOPE, RAW, UPRIGHT, Family, FeaturePair, Rule, Sizes, State
@@ -61,7 +62,7 @@ class IdentityEncoder(nn.Module):
 
 
 class IdentityFormer(nn.Module):
-    """PuLID v1.1: the input of `IdentityEncoder` → tokens [R, 32, context].
+    """PuLID v1.1 and FLUX: the input of `IdentityEncoder` → tokens [R, 32, context].
 
     Learnt tokens, followed by five of the identity vector, attend to the identity and to each of the five states in
     turn, two layers per state.
@@ -188,5 +189,21 @@ V1_1 = Family(
     projection="token_v2",
     kappa=1.0,
     zeros=ZEROS_V1_1,
+    identity_factor=1.2,
+)
+
+FLUX = Family(
+    key="pulid-flux",
+    name="PuLID-FLUX",
+    stream="face",
+    rule=V1_1.rule,
+    projector=IdentityFormer,
+    recipe=UprightFace(),
+    layers=CellLayers(head=128, double=2, single=4),
+    files={"Flux.1": "pulid_flux_v0.9.1.safetensors"},
+    renames=(("pulid_encoder.", "image_proj."), ("pulid_ca.", "ip_adapter.")),
+    substitute="pulid",
+    recogniser=ANTELOPE,
+    strength=1.0,
     identity_factor=1.2,
 )

@@ -18,8 +18,9 @@ class ComfyVision:
     clip_vision: object
 
     def encode(self, pictures: Tensor) -> VisionOutput:
-        outputs = [vision_output(self.clip_vision.encode_image(some)) for some in pictures.split(BATCH)]
-        return VisionOutput(torch.cat([one.pooled for one in outputs]), torch.cat([one.states for one in outputs]))
+        return VisionOutput.joined(
+            [vision_output(self.clip_vision.encode_image(some)) for some in pictures.split(BATCH)]
+        )
 
     def encode_empty(self) -> VisionOutput:
         """As tencent-ailab/IP-Adapter and diffusers' `encode_image` do it."""
@@ -42,7 +43,8 @@ def vision_output(output) -> VisionOutput | None:
     """The VisionOutput of a CLIP_VISION_OUTPUT; None for None. Raises FaceCDMError for NaN."""
     if output is None:
         return None
-    parts = [getattr(output, name, None) for name in ("image_embeds", "penultimate_hidden_states")]
+    names = ("image_embeds", "penultimate_hidden_states", "last_hidden_state")
+    parts = [getattr(output, name, None) for name in names]
     parts = [torch.zeros(1, 0) if part is None else part.float().cpu() for part in parts]
     if not all(torch.isfinite(part).all() for part in parts):
         raise FaceCDMError("the encoded image holds NaN: load the CLIP vision model in another precision")

@@ -8,7 +8,10 @@ from ....adapter.gates import Schedule
 from ....adapter.person import Person
 from ....bases import name_of
 from ....errors import Mismatch
-from ..unet import cross_attentions, layer_map
+from ..base_model import layer_map
+from ..cell_weights import add_cells
+from ..unet import cross_attentions
+from .cells import apply_with_cells
 from .patch import TripletPatch, own_patches
 from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
 
@@ -62,12 +65,18 @@ def apply_person(model, person: Person):
         model.add_wrapper_with_key(kinds.OUTER_SAMPLE, PEOPLE, sample_with_run)
         model.add_wrapper_with_key(kinds.CALC_COND_BATCH, PEOPLE, prepare_step)
         model.add_wrapper_with_key(kinds.APPLY_MODEL, PEOPLE, apply_with_tiles)
-        model.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, PEOPLE, own_patches)
-    _patch_layers(options, [layer.key for layer in cross_attentions(model)])
+    if not person.adapter.config.layer_map.is_dit:
+        if first:
+            model.add_callback_with_key(comfy.patcher_extension.CallbacksMP.ON_CLONE, PEOPLE, own_patches)
+        _patch_unet(options, [layer.key for layer in cross_attentions(model)])
+        return model
+    if first:
+        model.add_wrapper_with_key(kinds.APPLY_MODEL, PEOPLE, apply_with_cells)
+    add_cells(model, person.adapter)
     return model
 
 
-def _patch_layers(options: dict, keys: list[tuple]) -> None:
+def _patch_unet(options: dict, keys: list[tuple]) -> None:
     """Put our patch on every cross-attention layer; it calls the previous patch, if any."""
     replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
     patches = replace["attn2"] = dict(replace.get("attn2", {}))

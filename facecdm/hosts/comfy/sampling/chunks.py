@@ -15,8 +15,13 @@ Spans = Iterator[tuple[int, int, list[tuple[Tensor, Tensor]]]]
 
 def spans(layers: list[KeysValues | None], index: int) -> Spans:
     """Neighbouring chunks that have a stream with equally many tokens: (first, count, keys and values of each)."""
+
+    def tokens(chunk: KeysValues | None) -> int:
+        made = chunk[index] if chunk else None
+        return made[0].shape[1] if made else 0
+
     start = 0
-    for present, group in groupby(layers, lambda chunk: chunk[index][0].shape[1] if chunk else 0):
+    for present, group in groupby(layers, tokens):
         chunks = list(group)
         if present:
             yield start, len(chunks), [chunk[index] for chunk in chunks]

@@ -45,7 +45,8 @@ class TripletPatch:
         heads = extra_options["n_heads"]
         out = self.previous(q, k, v, extra_options) if self.previous else attend(q, k, v, heads)
         run = run_of(extra_options)
-        streams = run.streams(self.index, q, extra_options) if run is not None else []
+        size = tuple(extra_options["activations_shape"][-2:])
+        streams = run.streams(self.index, len(q), size, q.device, extra_options) if run is not None else []
         if streams:
             # Another pack may keep the tensor that its code returned.
             own = self.previous is None and "optimized_attention_override" not in extra_options

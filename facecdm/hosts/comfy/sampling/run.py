@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream, LocationBias
 from ....adapter.gates import Schedule
@@ -13,7 +13,9 @@ from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.masks import resize_mask
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at
+from ....bases.layers import LayerMap
 from ....faces.align import TEMPLATE
+from ..cell_weights import cells_of
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
 
@@ -48,13 +50,19 @@ def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options
 
 
 def apply_with_tiles(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
-    """APPLY_MODEL wrapper: find the tiles that the U-Net is about to compute, if a pack samples in tiles."""
-    options, *rest = args or (kwargs.pop("transformer_options", {}),)
+    """APPLY_MODEL wrapper: find the tiles that the model is about to compute, if a pack samples in tiles."""
+    options, rest = options_of(args, kwargs)
     run = run_of(options)
     tiles = run.tiles(x, options.get("uuids") or ()) if run is not None else None
     if tiles is not None:
         options = {**options, TILES: tiles}
     return executor(x, t, c_concat, c_crossattn, control, options, *rest, **kwargs)
+
+
+def options_of(args: tuple, kwargs: dict) -> tuple[dict, tuple]:
+    """The transformer_options among an APPLY_MODEL wrapper's last arguments, and the arguments that follow them."""
+    options, *rest = args or (kwargs.pop("transformer_options", {}),)
+    return options, tuple(rest)
 
 
 def run_of(extra_options: dict) -> "Run | None":
@@ -95,11 +103,13 @@ class _Settings:
 class _Shown:
     """A person, and keys and values on the sampling's main device.
 
+    cells    residual cells by stream and index of the layer
     by_cond  keys and values by a conditioning's uuid
     shared   keys and values for every prompt (False) and every negative prompt (True)
     """
 
     person: Person
+    cells: dict[str, dict[int, nn.Module]]
     by_cond: dict[object, dict[str, KeysValues]] = field(default_factory=dict)
     shared: dict[bool, dict[str, KeysValues]] = field(default_factory=dict)
 
@@ -112,7 +122,7 @@ class Run:
     """
 
     def __init__(self, people: tuple[Person, ...], guider=None):
-        self._shown, self._guider = [_Shown(person) for person in people], guider
+        self._shown, self._guider = [_Shown(person, cells_of(person.adapter)) for person in people], guider
         self._settings: dict[torch.device, list[_Settings]] = {}
         self._gates: dict[torch.device, list[dict]] = {}  # this step's, by person
         self._acting: list[bool] = []  # which people act at this step's noise level
@@ -129,6 +139,10 @@ class Run:
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
+
+    @property
+    def layer_map(self) -> LayerMap:
+        return self._shown[0].person.adapter.config.layer_map
 
     def step(self, model, conds: list, sigma: Tensor, latents: Tensor) -> None:
         """Prepare a step before the U-Net call: σ [B] on its device, `conds` and `latents` of CALC_COND_BATCH."""
@@ -203,7 +217,7 @@ class Run:
     def _gates_on(self, device: torch.device) -> list[dict]:
         """Each person's gates at this step's noise level; {} while the person does not act."""
         if device not in self._gates:
-            widths = [layer.width for layer in self._shown[0].person.adapter.config.layer_map.layers]
+            widths = [layer.width for layer in self.layer_map.layers]
             self._gates[device] = [
                 gates_at(own.tables, self._sigma.to(device), widths, self._dtype, own.schedules) if acting else {}
                 for own, acting in zip(self._settings_on(device), self._acting)
@@ -228,22 +242,23 @@ class Run:
             self._warned = warn_unknown(tiles)
         return tiles
 
-    def streams(self, index: int, q: Tensor, extra_options: dict) -> list[LayerStream]:
-        """The streams of layer `index` for its queries q [B, n, C]."""
-        uuids = tuple(extra_options.get("uuids") or ())
-        tiles = extra_options.get(TILES, (None,))
+    def streams(
+        self, index: int, batch: int, size: tuple[int, int], device: torch.device, options: dict
+    ) -> list[LayerStream]:
+        """The streams of layer `index`, whose positions form a grid of `size`; `options` are transformer_options."""
+        uuids = tuple(options.get("uuids") or ())
+        tiles = options.get(TILES, (None,))
         chunks = [(uuid, tile) for tile in tiles for uuid in uuids]
-        if not chunks or len(q) % len(chunks):
+        if not chunks or batch % len(chunks):
             return []
-        rows = len(q) // len(chunks)
-        size = tuple(extra_options["activations_shape"][-2:])
-        images = sampled_images(extra_options)
-        key = (index, size, rows, images, q.device, *chunks)
+        rows = batch // len(chunks)
+        images = sampled_images(options)
+        key = (index, size, rows, images, device, *chunks)
         if key not in self._ready:
             self._ready[key] = [
                 stream
                 for number in range(len(self._shown))
-                for stream in self._streams_of(number, index, chunks, rows, size, images, q.device)
+                for stream in self._streams_of(number, index, chunks, rows, size, images, device)
             ]
         return self._ready[key]
 
@@ -289,6 +304,7 @@ class Run:
                         location=self._location(number, covered, rows, size, images, device)
                         if name == "face" and (shown.person.has_location or shown.person.finds_location)
                         else None,
+                        cell=shown.cells[name].get(index),
                     )
                 )
         return streams

@@ -24,13 +24,12 @@ def test_every_device_has_its_own_keys_values_and_gates(sd15, spatial_adapter):
     generator = torch.Generator().manual_seed(0)
     face, image = torch.randn(1, 512, generator=generator), torch.randn(1, 7, 32, generator=generator)
     person = Person(spatial_adapter, face, image, mask=torch.ones(8, 8), keypoints=points)
-    run, width = Run((person,)), spatial_adapter.config.layer_map.layers[0].width
+    run = Run((person,))
     split = [("a", torch.device("cpu")), ("bb", ELSEWHERE)]
 
     def unet(part: tuple[str, torch.device]):
         """What the first layer of one device's U-Net asks for."""
-        options = {"uuids": [part[0]], "activations_shape": [1, width, 8, 8]}
-        return run.streams(0, torch.zeros(1, 64, width, device=part[1]), options)
+        return run.streams(0, 1, (8, 8), part[1], {"uuids": [part[0]]})
 
     for sigma in (2.0, 1.0):
         run.step(sd15.model.model, [[cond("a"), cond("bb")]], torch.tensor([sigma]), torch.zeros(1, 4, 8, 8))

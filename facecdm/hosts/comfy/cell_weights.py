@@ -1,0 +1,45 @@
+"""The weights of residual cells, which ComfyUI counts, loads and offloads with the MODEL."""
+
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from ...adapter.cells import StreamCells
+
+KEY = "facecdm_cells"  # of a MODEL's additional models
+_PATCHERS: WeakKeyDictionary = WeakKeyDictionary()  # ModelPatcher by adapter
+
+
+def cells_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
+    """Each stream's cells by their index in the layer map; {} for a stream without cells."""
+    return {
+        name: dict(zip(stream.at, stream.queries)) if isinstance(stream, StreamCells) else {}
+        for name, stream in adapter.streams.items()
+    }
+
+
+def add_cells(model, adapter: nn.Module) -> None:
+    """Let ComfyUI load the adapter's cells whenever it loads `model`."""
+    own, others = _patcher_of(adapter), model.get_additional_models_with_key(KEY)
+    if all(other.model is not own.model for other in others):
+        model.set_additional_models(KEY, [*others, own])
+
+
+def _patcher_of(adapter: nn.Module):
+    """A patcher of the adapter's cells. ComfyUI's layers replace the adapter's, so that there is one copy of them."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.ops
+
+    if adapter not in _PATCHERS:
+        for stream in adapter.streams.values():
+            queries = stream.queries_with(comfy.ops.manual_cast)
+            queries.load_state_dict(stream.queries.state_dict(), assign=True)
+            stream.queries = queries.requires_grad_(False)
+        kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+        _PATCHERS[adapter] = kind(
+            nn.ModuleDict({name: stream.queries for name, stream in adapter.streams.items()}),
+            comfy.model_management.get_torch_device(),
+            comfy.model_management.unet_offload_device(),
+        )
+    return _PATCHERS[adapter]

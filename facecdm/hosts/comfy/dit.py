@@ -1,0 +1,35 @@
+"""The attacher for DiTs: the blocks of a ComfyUI MODEL, in the layer map's order.
+
+It knows the DiTs whose blocks are `double_blocks` and `single_blocks`: Flux.1, Chroma, and others of their design.
+"""
+
+from ...bases.layers import Layer, LayerMap
+
+_BLOCKS = {"double": "double_blocks", "single": "single_blocks"}
+
+
+def is_dit(model) -> bool:
+    dit = model.model.diffusion_model
+    has_blocks = all(hasattr(dit, attribute) for attribute in _BLOCKS.values())
+    return has_blocks and hasattr(getattr(dit, "params", None), "context_in_dim")
+
+
+def layer_map(model) -> LayerMap:
+    """The blocks of a MODEL that `is_dit`."""
+    dit = model.model.diffusion_model
+    layers = (
+        Layer(part, dit.hidden_size, dit.num_heads)
+        for part, attribute in _BLOCKS.items()
+        for _ in getattr(dit, attribute)
+    )
+    return LayerMap(tuple(layers), dit.params.context_in_dim)
+
+
+def block_keys(layer_map: LayerMap) -> list[tuple[str, int]]:
+    """The key of each block in ComfyUI's `patches_replace["dit"]`: (kind, number among its kind)."""
+    numbers = {part: 0 for part in _BLOCKS}
+    keys = []
+    for layer in layer_map.layers:
+        keys.append((f"{layer.part}_block", numbers[layer.part]))
+        numbers[layer.part] += 1
+    return keys

@@ -1,0 +1,88 @@
+"""Residual cells after the blocks of a DiT, through ComfyUI's block replacement."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ....adapter.attention import LayerStream
+from ....adapter.cells import add_residuals
+from ....bases.grid import token_grid
+from ..dit import block_keys
+from .run import options_of, run_of
+
+
+def apply_with_cells(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
+    """APPLY_MODEL wrapper: put the cells that act in this call after their blocks.
+
+    They are put there at the last moment, around whatever other packs have put there before or after Apply FaceCDM.
+    """
+    options, rest = options_of(args, kwargs)
+    run = run_of(options)
+    if run is not None:
+        options = _with_cells(options, run, x, executor.class_obj.diffusion_model.patch_size)
+    return executor(x, t, c_concat, c_crossattn, control, options, *rest, **kwargs)
+
+
+def _with_cells(options: dict, run, x: Tensor, patch: int) -> dict:
+    grid, layer_map = token_grid(*x.shape[-2:], patch), run.layer_map
+    streams = [run.streams(index, len(x), grid, x.device, options) for index in range(len(layer_map.layers))]
+    if not any(streams):
+        return options
+    replaced = options.get("patches_replace", {})
+    blocks = dict(replaced.get("dit", {}))
+    tokens = ImageTokens(grid[0] * grid[1])
+    for index, (key, layer) in enumerate(zip(block_keys(layer_map), layer_map.layers)):
+        if streams[index] or index == 0:  # the first block tells the length of the text
+            blocks[key] = CellPatch(streams[index], layer.heads, layer.part == "single", tokens, blocks.get(key))
+    return {**options, "patches_replace": {**replaced, "dit": blocks}}
+
+
+@dataclass
+class ImageTokens:
+    """The picture's tokens in the sequence of one call. Tokens of reference latents, which follow them, are left out.
+
+    count  number of the picture's tokens
+    text   number of text tokens, which stand before them in single blocks; known after the first block
+    """
+
+    count: int
+    text: int = 0
+
+    def of(self, sequence: Tensor, after_text: bool) -> Tensor:
+        start = self.text if after_text else 0
+        return sequence[:, start : start + self.count]
+
+
+@dataclass(frozen=True, eq=False)
+class CellPatch:
+    """A replacement of one block: the block, or an earlier replacement of it, then the cells.
+
+    streams     those of this block
+    heads       of the base model
+    after_text  whether the hidden states begin with the text
+    tokens      shared by all blocks of the call
+    previous    the earlier replacement, if any
+    """
+
+    streams: list[LayerStream]
+    heads: int
+    after_text: bool
+    tokens: ImageTokens
+    previous: Callable | None
+
+    def __call__(self, args: dict, extra_options: dict) -> dict:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        def attend(q, k, v, heads):
+            return optimized_attention(q, k, v, heads, transformer_options=args["transformer_options"])
+
+        if "txt" in args:
+            self.tokens.text = args["txt"].shape[1]
+        out = self.previous(args, extra_options) if self.previous else extra_options["original_block"](args)
+        if self.streams:
+            # Another pack may keep the tensor that its code returned.
+            hidden = out["img"].clone() if self.previous else out["img"]
+            add_residuals(self.tokens.of(hidden, self.after_text), self.streams, self.heads, attend)
+            out = {**out, "img": hidden}
+        return out

@@ -1,0 +1,166 @@
+"""Residual cells in a ComfyUI MODEL of Flux.1's kind, beside everything else that may be patched into it."""
+
+import flux
+import pytest
+import torch
+from counting import ATTENTION, COPIES, SYNCS, operations, total
+from published_flux import SMALL_FLUX, pulid_flux, state_of, withanyone
+from twins import predict
+
+from facecdm import bases
+from facecdm.adapter.features import Features
+from facecdm.adapter.person import Person, Stream
+from facecdm.errors import Mismatch
+from facecdm.formats.imported import import_adapter
+from facecdm.formats.read import canonical
+from facecdm.hosts.comfy.base_model import layer_map
+from facecdm.hosts.comfy.cell_weights import KEY
+from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+
+SIGMA, CELLS = 0.7, 4  # PuLID's cells in the small model
+
+
+@pytest.fixture(scope="module")
+def model(in_comfy):
+    return flux.make_flux()
+
+
+@pytest.fixture(scope="module")
+def adapters(model):
+    """PuLID-FLUX and WithAnyone for the small model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bases.BASES, "small Flux", bases.Base("small Flux", layer_map(model)))
+        states = state_of(pulid_flux(SMALL_FLUX, CELLS)), state_of(withanyone(SMALL_FLUX, 8))
+        yield [import_adapter(canonical(state, {}, "a.safetensors")) for state in states]
+
+
+@pytest.fixture
+def pulid(adapters):
+    return adapters[0]
+
+
+def features(seed: int = 0, references: int = 1) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    states = tuple(torch.randn(references, 6, SMALL_FLUX.states, generator=generator) for _ in range(5))
+    return Features(torch.randn(references, 1280, generator=generator), states)
+
+
+def person(adapter, seed: int = 0, references: int = 1, negative: bool = False, **more) -> Person:
+    shown = features(seed, references)
+    if negative:
+        more["negative"] = {"face": shown.empty(tuple(torch.zeros_like(state) for state in shown.states))}
+    return Person(adapter, shown, **more)
+
+
+def close(one, other, tolerance: float = 1e-5):
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
+
+
+def test_the_base_model_is_read_from_the_blocks(model, in_comfy):
+    found = layer_map(model)
+    assert [layer.part for layer in found.layers] == ["double"] * 3 + ["single"] * 5
+    assert ({(layer.width, layer.heads) for layer in found.layers}, found.context) == ({(48, 2)}, 40)
+    assert layer_map(flux.make_chroma()) == found, "Chroma's blocks have the same sizes"
+
+
+def test_an_adapter_for_another_base_is_refused(model, adapters, sd15):
+    with pytest.raises(Mismatch, match="made for .*DiT of 8 blocks.*the MODEL is U-Net|made for small Flux"):
+        apply_person(sd15.model, person(adapters[0]))
+    with pytest.raises(Mismatch, match="the MODEL is DiT of 9 blocks, text width 40"):
+        apply_person(flux.make_flux(depth_single_blocks=6), person(adapters[0]))
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["before ours", "after ours"])
+def test_another_packs_replacement_of_a_block_is_kept(model, pulid, later):
+    """It may put its own there before or after Apply FaceCDM; it sees the base's block, and the cells come on top."""
+    calls = []
+
+    def other(args, extra):
+        calls.append(sorted(args))
+        return extra["original_block"](args)
+
+    patched = model.clone() if not later else apply_person(model, person(pulid))
+    patched.set_model_patch_replace(other, "dit", "double_block", 0)
+    patched.set_model_patch_replace(other, "dit", "single_block", 4)
+    patched = patched if later else apply_person(patched, person(pulid))
+    x, prompt = flux.latents(), flux.prompt(model)
+    ours = predict(patched, x, SIGMA, prompt)
+    assert len(calls) == 2 and "txt" in calls[0] and "txt" not in calls[1]
+    assert torch.equal(ours, predict(apply_person(model, person(pulid)), x, SIGMA, prompt))
+
+
+def test_applying_leaves_the_given_model_alone(model, pulid):
+    before = {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
+    forwards = {name: module.forward for name, module in model.model.diffusion_model.named_modules()}
+    x, prompt = flux.latents(), flux.prompt(model)
+    plain = predict(model, x, SIGMA, prompt)
+    patched = apply_person(model, person(pulid))
+    assert not torch.equal(predict(patched, x, SIGMA, prompt), plain)
+    assert torch.equal(predict(model, x, SIGMA, prompt), plain)
+    assert all(torch.equal(value, before[key]) for key, value in model.model.diffusion_model.state_dict().items())
+    modules = model.model.diffusion_model.named_modules()
+    assert all(module.forward == forwards[name] for name, module in modules), "no method is replaced"
+    assert "patches_replace" not in patched.model_options.get("transformer_options", {})
+
+
+def test_comfyui_counts_and_loads_the_weights(model, adapters):
+    """One copy of the weights however many people and clones; keys' weights are not needed while sampling."""
+    patched = apply_person(apply_person(model, person(adapters[0], 1)), person(adapters[0], 2))
+    (cells,) = patched.get_additional_models_with_key(KEY)
+    width, inner = SMALL_FLUX.width, SMALL_FLUX.pulid
+    assert cells.model_size() == CELLS * 4 * (2 * width * inner + 2 * width), "queries, output and norm"
+    own = {value.data_ptr() for value in adapters[0].streams["face"].queries.parameters()}
+    assert own == {value.data_ptr() for value in cells.model.parameters()}, "no second copy"
+    both = apply_person(patched, Person(adapters[1], Features(torch.randn(1, 512))))
+    assert len(both.clone().get_additional_models_with_key(KEY)) == 2
+    assert model.get_additional_models_with_key(KEY) == []
+
+
+def test_people_add_up_in_any_order(model, adapters):
+    one, two = person(adapters[0], 1), Person(adapters[1], Features(torch.randn(1, 512)))
+    x, prompt = flux.latents(), flux.prompt(model)
+    first = predict(apply_person(apply_person(model, one), two), x, SIGMA, prompt)
+    close(predict(apply_person(apply_person(model, two), one), x, SIGMA, prompt), first)
+
+
+def test_the_cost_of_a_call(model, pulid, monkeypatch):
+    """Two linear layers and an attention a cell, no copy of the hidden states, no host sync, nothing of the face."""
+    import comfy.ldm.modules.attention as attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    prompt, negative = flux.prompt(model, 1), flux.prompt(model, 2)
+    plain = operations(model, prompt, negative, channels=16)
+    for people in (1, 2):
+        patched = model
+        for number in range(people):
+            patched = apply_person(patched, person(pulid, number))
+        counts = operations(patched, prompt, negative, channels=16)
+        cells = people * CELLS
+        assert counts["aten::linear"] - plain["aten::linear"] == 2 * cells
+        assert total(counts, ATTENTION) - total(plain, ATTENTION) == cells
+        assert counts["aten::addcmul_"] - plain["aten::addcmul_"] == cells
+        assert total(counts, SYNCS) == total(plain, SYNCS)
+        assert total(counts, COPIES) == total(plain, COPIES)
+
+
+def test_clones_allocate_nothing(model, pulid):
+    patched = apply_person(model, person(pulid))
+    patched.clone()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        clones = [patched.clone() for _ in range(20)]
+    assert [event.key for event in profile.key_averages() if event.key.startswith("aten::")] == []
+    assert len({id(clone.get_additional_models_with_key(KEY)[0].model) for clone in clones}) == 1
+
+
+def test_start_and_end(model, pulid):
+    x, prompt, start, end = flux.latents(), flux.prompt(model), sigma_at(model, 0.2), sigma_at(model, 0.6)
+    timed = apply_person(model, person(pulid, sigma_start=start, sigma_end=end))
+    for sigma, acts in ((start * 1.02, False), ((start + end) / 2, True), (end * 0.95, False)):
+        assert torch.equal(predict(timed, x, sigma, prompt), predict(model, x, sigma, prompt)) is not acts
+
+
+def test_strength(model, pulid):
+    """A strength of 0 is a no-op to the bit."""
+    x, prompt = flux.latents(), flux.prompt(model)
+    off = apply_person(model, person(pulid, settings={"face": Stream(0.0)}))
+    assert torch.equal(predict(off, x, SIGMA, prompt), predict(model, x, SIGMA, prompt))

@@ -1,0 +1,143 @@
+"""Small Flux models in ComfyUI, and a reference of their forward pass with residuals after blocks."""
+
+import torch
+from torch.nn import functional as F
+
+SMALL = dict(hidden_size=48, num_heads=2, axes_dim=[4, 10, 10], context_in_dim=40, depth=3, depth_single_blocks=5)
+# Flux.1's widths, with one block where it has 19 and two where it has 38.
+NARROW = dict(
+    hidden_size=3072, num_heads=24, axes_dim=[16, 56, 56], context_in_dim=4096, depth=1, depth_single_blocks=2
+)
+
+
+def make_flux(dtype=torch.float32, seed: int = 0, **sizes):
+    """A ComfyUI MODEL of Flux.1-dev's kind with random weights."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    unet_config = dict(
+        image_model="flux",
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=24,
+        mlp_ratio=4.0,
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=True,
+        **(SMALL | sizes),
+    )
+    return patcher_of(comfy.supported_models.Flux(dict(unet_config)), dtype, seed)
+
+
+def make_chroma(dtype=torch.float32, seed: int = 0, **sizes):
+    import comfy.supported_models
+
+    unet_config = dict(
+        image_model="chroma",
+        in_channels=16,
+        out_channels=16,
+        mlp_ratio=4.0,
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        in_dim=64,
+        out_dim=48,
+        hidden_dim=32,
+        n_layers=1,
+        **(SMALL | sizes),
+    )
+    return patcher_of(comfy.supported_models.Chroma(dict(unet_config)), dtype, seed)
+
+
+def patcher_of(config, dtype, seed: int):
+    """A ModelPatcher on the CPU; ComfyUI leaves new weights uninitialised."""
+    import comfy.model_patcher
+
+    config.set_inference_dtype(dtype, None)
+    model = config.get_model({}, device=torch.device("cpu")).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in model.diffusion_model.named_parameters():
+        noise = torch.randn(value.shape, generator=generator)
+        value.copy_(
+            noise * value.shape[-1] ** -0.5 if value.ndim > 1 else 1 + 0.1 * noise if "scale" in name else noise
+        )
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def latents(size=(8, 12), batch: int = 1, seed: int = 9):
+    return torch.randn(batch, 16, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def prompt(model, seed: int = 1, tokens: int = 7, **more):
+    """CONDITIONING with random text."""
+    generator = torch.Generator().manual_seed(seed)
+    width = model.model.diffusion_model.params.context_in_dim
+    text, pooled = (torch.randn(1, *shape, generator=generator) for shape in ((tokens, width), (24,)))
+    return [[text, {"pooled_output": pooled, "guidance": 3.5, **more}]]
+
+
+@torch.no_grad()
+def reference(model, x, sigma: float, conditioning, residual=None, references=()):
+    """The velocity of a Flux MODEL, computed block by block.
+
+    residual    (index of the block, image tokens) → what is added to the picture's tokens after it, or None
+    references  reference latents, whose tokens follow the picture's
+    """
+    from comfy.ldm.flux.layers import timestep_embedding
+
+    flux, ((text, options),) = model.model.diffusion_model, conditioning
+    parts = [flux.process_img(x)]
+    height, width = x.shape[-2:]
+    across = down = 0
+    for one in references:  # the default method of ComfyUI
+        h, w = one.shape[-2:]
+        offset = (0, across) if h + down > w + across else (down, 0)
+        parts.append(flux.process_img(one, index=1, h_offset=offset[0], w_offset=offset[1]))
+        down, across = max(down, h + offset[0]), max(across, w + offset[1])
+    img, img_ids = (torch.cat([part[i] for part in parts], 1) for i in (0, 1))
+    rows, count = len(x), parts[0][0].shape[1]
+    text = text.expand(rows, -1, -1)
+    time = flux.time_in(timestep_embedding(torch.full((rows,), sigma), 256))
+    guidance = flux.guidance_in(timestep_embedding(torch.full((rows,), options["guidance"]), 256))
+    vec = time + guidance + flux.vector_in(options["pooled_output"].expand(rows, -1))
+    img, txt = flux.img_in(img), flux.txt_in(text)
+    pe = flux.pe_embedder(torch.cat([torch.zeros(rows, txt.shape[1], 3), img_ids], 1))
+
+    def with_residual(index: int, hidden, start: int):
+        before, own, after = hidden.split([start, count, hidden.shape[1] - start - count], 1)
+        added = residual(index, own) if residual else None
+        return hidden if added is None else torch.cat([before, own + added, after], 1)
+
+    for index, block in enumerate(flux.double_blocks):
+        img, txt = block(img=img, txt=txt, vec=vec, pe=pe)
+        img = with_residual(index, img, 0)
+    hidden = torch.cat([txt, img], 1)
+    for index, block in enumerate(flux.single_blocks, len(flux.double_blocks)):
+        hidden = with_residual(index, block(hidden, vec=vec, pe=pe), txt.shape[1])
+    out = flux.final_layer(hidden[:, txt.shape[1] :], vec)[:, :count]
+    grid = out.reshape(rows, (height + 1) // 2, (width + 1) // 2, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return grid.flatten(4).flatten(2, 3)[..., :height, :width]
+
+
+def cell(state: dict, name: str, tokens, x, heads: int, mask=None):
+    """The residual of one published cell for image tokens x [B, n, C], as its authors' equations have it.
+
+    mask  bool [n, N], which tokens each position attends to
+    """
+
+    def norm(part: str, value):
+        return F.layer_norm(value, value.shape[-1:], state[f"{name}.{part}.weight"], state[f"{name}.{part}.bias"])
+
+    def split(value):
+        return value.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    q = split(norm("norm2", x) @ state[f"{name}.to_q.weight"].T)
+    k, v = (split(part) for part in (norm("norm1", tokens) @ state[f"{name}.to_kv.weight"].T).chunk(2, -1))
+    scale = q.shape[-1] ** -0.25
+    scores = (q * scale) @ (k * scale).transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    out = scores.softmax(-1).nan_to_num() @ v  # a position outside of every box gets nothing
+    return out.transpose(1, 2).flatten(2) @ state[f"{name}.to_out.weight"].T

@@ -1,0 +1,66 @@
+"""Made-up files of the families for Flux.1: the keys and shapes of the real ones, random values."""
+
+from dataclasses import dataclass
+
+from published import Sizes, _mlp, _pulid_v11, random_state
+
+
+@dataclass(frozen=True)
+class FluxSizes:
+    """Sizes of a base model and of adapters for it.
+
+    width    of the base model's hidden states
+    context  of PuLID's tokens
+    pulid    inner width of PuLID's cells
+    former   width of its IDFormer
+    anyone   inner width of WithAnyone's cells
+    states   of EVA-CLIP
+    siglip   of SigLIP's states
+    """
+
+    width: int = 3072
+    context: int = 2048
+    pulid: int = 2048
+    former: int = 1024
+    anyone: int = 1536
+    states: int = 1024
+    siglip: int = 768
+
+
+SMALL_FLUX = FluxSizes(48, 80, 256, 64, 128, 48, 40)
+
+
+def _cell(name: str, width: int, context: int, inner: int) -> dict:
+    return _mlp([(f"{name}.norm1", (context,)), (f"{name}.norm2", (width,))]) | {
+        f"{name}.to_q.weight": (inner, width),
+        f"{name}.to_kv.weight": (2 * inner, context),
+        f"{name}.to_out.weight": (width, inner),
+    }
+
+
+def pulid_flux(sizes: FluxSizes = FluxSizes(), cells: int = 20) -> dict[str, tuple[int, ...]]:
+    former = Sizes(sizes.context, sizes.former, sizes.former // 64, 0, states=sizes.states)
+    shapes = {f"pulid_encoder.{key}": shape for key, shape in _pulid_v11(former).items()}
+    for number in range(cells):
+        shapes |= _cell(f"pulid_ca.{number}", sizes.width, sizes.context, sizes.pulid)
+    return shapes
+
+
+def withanyone(sizes: FluxSizes = FluxSizes(), cells: int = 57) -> dict[str, tuple[int, ...]]:
+    width, shapes = sizes.width, {}
+    for part in ("arc", "sig"):
+        hidden = 4 * width
+        shapes |= _mlp([(f"arcface_in_{part}.0", (hidden, 512)), (f"arcface_in_{part}.2", (hidden,))])
+        shapes |= _mlp([(f"arcface_in_{part}.3", (8 * width, hidden))])
+        for number in range(cells):
+            shapes |= _cell(f"ipa_{part}.{number}", width, width, sizes.anyone)
+    names = [
+        ("siglip_in_sig.0", (width, sizes.siglip)),
+        ("siglip_in_sig.2", (width,)),
+        ("siglip_in_sig.3", (width,) * 2),
+    ]
+    return shapes | _mlp(names)
+
+
+def state_of(shapes: dict, seed: int = 0) -> dict:
+    return random_state(shapes, seed)
