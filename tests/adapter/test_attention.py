@@ -39,22 +39,22 @@ def slow_triplet(q, text, streams):
     for s in streams:
         other = [o for o in streams if o is not s and (o.person, o.start, o.rows) == (s.person, s.start, s.rows)]
         for row in range(s.start, s.start + s.rows):
-            seen = listen(q, s, row)
+            attended = listen(q, s, row)
             routes = torch.ones(q.shape[1], 1)
             if s.router is not None:
                 theirs = listen(q, other[0], row) if other else None
                 for n in range(q.shape[1]):
-                    pairs = [cosine(text[row, n], seen[n])]
-                    pairs += [cosine(text[row, n], theirs[n]), cosine(seen[n], theirs[n])] if other else [0, 0]
+                    pairs = [cosine(text[row, n], attended[n])]
+                    pairs += [cosine(text[row, n], theirs[n]), cosine(attended[n], theirs[n])] if other else [0, 0]
                     routes[n] = 1 + math.tanh(sum(float(u) * c for u, c in zip(s.router, pairs)) + float(s.router[3]))
             if s.kappa is not None:
                 for n in range(q.shape[1]):
                     for h in range(HEADS):
                         part = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
-                        a, t = seen[n, part].clone(), text[row, n, part]
-                        seen[n, part] = a - s.kappa * (a @ t) / (t @ t) * t
+                        a, t = attended[n, part].clone(), text[row, n, part]
+                        attended[n, part] = a - s.kappa * (a @ t) / (t @ t) * t
             mask = 1 if s.mask is None else s.mask[0]
-            out[row] += s.gate * routes * mask * seen
+            out[row] += s.gate * routes * mask * attended
     return out
 
 
@@ -135,5 +135,5 @@ def test_knot_weights_interpolate(sigma, knots):
     assert weights.min() >= 0 and weights.sum().item() == pytest.approx(1, abs=1e-4)
     assert (weights > 0).sum() <= 2
     low, high = (math.log(value) for value in SIGMA_RANGE)
-    place = (weights * torch.linspace(low, high, knots)).sum().item()
-    assert place == pytest.approx(min(max(math.log(sigma), low), high), abs=1e-2)
+    position = (weights * torch.linspace(low, high, knots)).sum().item()
+    assert position == pytest.approx(min(max(math.log(sigma), low), high), abs=1e-2)

@@ -70,7 +70,7 @@ def test_a_layers_grid_is_the_latents_halved_until_it_fits(positions, size, grid
 
 
 @pytest.mark.parametrize("positions", [0, 60, 131])
-def test_no_level_has_so_many_positions(positions):
+def test_a_number_of_positions_that_no_level_has_is_refused(positions):
     with pytest.raises(Mismatch, match=f"a layer of {positions} positions"):
         layer_grid(positions, 13, 10)
 

@@ -286,14 +286,14 @@ def test_invalid_addresses(address):
     ],
 )
 def test_answers_that_are_not_comfyuis(answer, message):
-    async def talk(reader, writer):
+    async def respond(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
         await writer.drain()
         writer.close()
 
     async def job():
-        async with await asyncio.start_server(talk, "127.0.0.1", 0) as hostile:
+        async with await asyncio.start_server(respond, "127.0.0.1", 0) as hostile:
             port = hostile.sockets[0].getsockname()[1]
             async with Client(f"127.0.0.1:{port}", answer_limit=100_000) as client:
                 await client.finished("x")

@@ -41,7 +41,7 @@ class StandIn:
         self.history["job"] = {"status": {"status_str": status, "messages": list(messages)}, "outputs": {}}
 
 
-def play(scene, patience=20.0):
+def run_scenario(scenario, patience=20.0):
     async def main():
         server = StandIn()
         port = await server.up()
@@ -49,7 +49,7 @@ def play(scene, patience=20.0):
             async with Client(f"127.0.0.1:{port}", patience=patience) as client:
                 waiting = asyncio.create_task(client.wait("job"))
                 await asyncio.sleep(0.2)
-                await scene(server, port)
+                await scenario(server, port)
                 return await waiting
         finally:
             await server.down()
@@ -58,36 +58,36 @@ def play(scene, patience=20.0):
 
 
 def test_an_outage_shorter_than_the_patience():
-    async def scene(server, port):
+    async def scenario(server, port):
         await server.down()
         await asyncio.sleep(1.5)
         await server.up(port)
         server.end()
 
-    assert play(scene).prompt_id == "job"
+    assert run_scenario(scenario).prompt_id == "job"
 
 
 def test_a_server_that_stays_away():
-    async def scene(server, port):
+    async def scenario(server, port):
         await server.down()
 
     with pytest.raises(ServerUnreachable, match="is it running"):
-        play(scene, patience=0.5)
+        run_scenario(scenario, patience=0.5)
 
 
 def test_a_server_that_returns_without_its_queue():
-    async def scene(server, port):
+    async def scenario(server, port):
         await server.down()
         server.queue.clear()
         await server.up(port)
 
     with pytest.raises(JobLost):
-        play(scene)
+        run_scenario(scenario)
 
 
 def test_a_failure_during_the_wait():
-    async def scene(server, port):
+    async def scenario(server, port):
         server.end("error", [["execution_error", {"node_id": "1", "node_type": "K", "exception_message": "no"}]])
 
     with pytest.raises(JobFailed, match=r"node 1 \(K\) failed: no"):
-        play(scene)
+        run_scenario(scenario)

@@ -23,7 +23,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(Transport, "transfer_seconds", 0.5)
 
 
-def ask(request, **misbehaviour):
+def send_request(request, **misbehaviour):
     """The result of one request to a stand-in, and the seconds that it took."""
 
     async def main():
@@ -57,12 +57,12 @@ def ask(request, **misbehaviour):
     ids=["history", "queue", "cancel", "object_info", "view", "upload"],
 )
 def test_every_request_has_a_deadline(impatient, misbehaviour, request_, expected):
-    error, seconds = ask(request_, **misbehaviour)
+    error, seconds = send_request(request_, **misbehaviour)
     assert isinstance(error, expected) and seconds < 5 and len(str(error)) <= 1000
 
 
 def test_wait_takes_no_longer_than_its_timeout():
-    error, seconds = ask(lambda client: client.wait("x", timeout=0.5), drip=("/history",))
+    error, seconds = send_request(lambda client: client.wait("x", timeout=0.5), drip=("/history",))
     assert isinstance(error, TimeoutError) and seconds < 5
 
 
@@ -71,7 +71,7 @@ def test_invalid_or_deep_json(answer):
     async def send(request):
         return web.Response(body=answer if isinstance(answer, bytes) else answer.encode())
 
-    error, _ = ask(lambda client: client.object_info(), _object_info=send)
+    error, _ = send_request(lambda client: client.object_info(), _object_info=send)
     assert isinstance(error, BadAnswer) and len(str(error)) <= 1000
 
 

@@ -21,6 +21,6 @@ def test_one_mode_of_two_is_precise_and_not_complete():
     assert precision > 0.8 and 0.4 < recall < 0.6
 
 
-def test_strangers_are_neither():
+def test_other_people_are_neither():
     torch.manual_seed(0)
     assert precision_recall(torch.randn(50, 4), torch.randn(50, 4) + 100) == (0.0, 0.0)

@@ -138,12 +138,12 @@ def test_dlib_separates_people(people):
     except MissingPackage as error:
         pytest.skip(str(error))
     read = opener()
-    seen = {name: [judge.recognise(read(view)) for view in views] for name, views in people.items()}
-    found = [value for views in seen.values() for value in views if value is not None]
+    faces = {name: [judge.recognise(read(view)) for view in views] for name, views in people.items()}
+    found = [value for views in faces.values() for value in views if value is not None]
     assert len(found) >= 4
-    own = float(seen["0005"][0].embedding @ seen["0005"][2].embedding)
-    strange = float(seen["0005"][0].embedding @ seen["0006"][0].embedding)
-    assert own > strange
+    own = float(faces["0005"][0].embedding @ faces["0005"][2].embedding)
+    other = float(faces["0005"][0].embedding @ faces["0006"][0].embedding)
+    assert own > other
 
 
 def test_dlib_uses_another_recognisers_key_points_where_it_finds_no_face(people, face_models):
@@ -151,16 +151,16 @@ def test_dlib_uses_another_recognisers_key_points_where_it_finds_no_face(people,
         alone = Dlib()
     except MissingPackage as error:
         pytest.skip(str(error))
-    other = InsightFace(face_models / "models" / "insightface", "buffalo_s")
-    helped, picture = Dlib(other.recognise), opener()(people["0005"][0])
+    insightface = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    helped, picture = Dlib(insightface.recognise), opener()(people["0005"][0])
     assert helped.recognise(picture).embedding.equal(alone.recognise(picture).embedding)
     small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.LANCZOS))
-    assert other.recognise(small) is not None and alone.recognise(small) is None
-    stranger = opener()(people["0006"][0])
-    own, strange = (
-        float(helped.recognise(small).embedding @ alone.recognise(seen).embedding) for seen in (picture, stranger)
+    assert insightface.recognise(small) is not None and alone.recognise(small) is None
+    other_person = opener()(people["0006"][0])
+    own, other = (
+        float(helped.recognise(small).embedding @ alone.recognise(seen).embedding) for seen in (picture, other_person)
     )
-    assert own > strange
+    assert own > other
     assert helped.recognise(np.full((128, 128, 3), 90, np.uint8)) is None
 
 

@@ -43,7 +43,7 @@ def test_provider_is_mapped_without_a_warning(wanted, available, got):
     assert choose_providers(wanted, available) == (got, "")
 
 
-def test_a_provider_that_is_not_there_is_said_with_what_to_install():
+def test_a_missing_provider_is_reported_with_what_to_install():
     got, warning = choose_providers("DirectML", ["AzureExecutionProvider", CPU])
     assert got == [CPU]
     assert "DirectML" in warning and "AzureExecutionProvider" in warning and "onnxruntime-directml" in warning
@@ -112,7 +112,7 @@ def test_an_unknown_pack_lists_those_present_and_the_folder(insightface_folder):
         open_pack([insightface_folder], "antelopev2")
 
 
-def test_a_file_spoilt_inside_is_a_bad_file(pack_folder, tmp_path):
+def test_a_file_damaged_inside_is_a_bad_file(pack_folder, tmp_path):
     """Its outline is whole, so only ONNX Runtime can notice."""
     folder = tmp_path / "models" / "spoilt"
     shutil.copytree(pack_folder, folder)

@@ -64,7 +64,7 @@ def test_blend_ends_are_the_people(make_faces):
         assert made[0].crop.equal(end[0].crop)
 
 
-def test_a_made_face_borrows_the_picture_of_the_nearest(make_faces):
+def test_a_combined_face_has_the_picture_of_the_nearest_face(make_faces):
     a, b = make_faces(seed=1), make_faces(seed=2)
     assert combine([Weighted(a, 1), Weighted(b, 9)])[0].crop.equal(b[0].crop)
     assert combine([Weighted(a), Weighted(b)])[0].name == "mean of person 1.0, person 2.0"
@@ -83,9 +83,9 @@ def test_concatenate_keeps_all_but_those_of_weight_zero(make_faces):
 def test_refusals(make_faces):
     a, b = make_faces(seed=1), make_faces(seed=2)
     empty = Faces((), "pack/r.onnx")
-    stranger = make_faces(recogniser="other/glintr100.onnx")
+    other = make_faces(recogniser="other/glintr100.onnx")
     with pytest.raises(Mismatch, match="glintr100"):
-        combine([Weighted(a), Weighted(stranger)])
+        combine([Weighted(a), Weighted(other)])
     with pytest.raises(NoFace, match="Combine Faces"):
         combine([Weighted(empty)])
     with pytest.raises(NoFace, match="weight is 0"):

@@ -67,7 +67,7 @@ def test_swapped_colours_would_be_noticed(analyzer, astronaut, reference):
     assert cosine(swapped.faces, reference.faces) < 0.99
 
 
-def test_what_a_face_carries(reference):
+def test_fields_of_a_detected_face(reference):
     face = reference.faces[0]
     assert face.embedding.shape == (512,) and 5 < face.embedding.norm() < 40
     assert face.image_size == (512, 512) and face.image_index == 0

@@ -42,7 +42,7 @@ def test_the_pictures_are_kept_and_those_of_older_files_concluded(make_faces, tm
     assert load_faces(save_faces(make_faces(1), tmp_path, "one")).pictures == 0
 
 
-def test_an_old_file_stays(make_faces, tmp_path: Path):
+def test_a_new_file_does_not_replace_an_old_one(make_faces, tmp_path: Path):
     old, new = (save_faces(make_faces(seed=i), tmp_path, "Ada") for i in range(2))
     assert load_faces(old)[0].name == "person 0.0" and load_faces(new)[0].name == "person 1.0"
     assert save_faces(make_faces(seed=7), tmp_path, "Ada", overwrite=True) == old
@@ -94,7 +94,7 @@ def spoil(path: Path, change, **metadata) -> None:
     ],
     ids=["nan", "zero", "inf", "no crop", "no boxes", "few scores", "no face", "half", "flat sizes"],
 )
-def test_spoilt_content_is_a_bad_file(make_faces, tmp_path: Path, change):
+def test_damaged_content_is_a_bad_file(make_faces, tmp_path: Path, change):
     path = save_faces(make_faces(2), tmp_path, "Ada")
     spoil(path, change)
     with pytest.raises(BadFile, match="Ada.safetensors"):

@@ -130,13 +130,13 @@ def test_kolors_faceid_is_refused_with_its_reason():
 
 
 def test_unknown_projectors_and_base_models():
-    strange = file("faceid")
+    unknown = file("faceid")
     with pytest.raises(BadFile, match=r"x\.bin: its projector is not of a known family.*strange\.weight"):
-        recognise(Published({"strange.weight": torch.ones(1)}, strange.ip_adapter, {}, strange.path))
+        recognise(Published({"strange.weight": torch.ones(1)}, unknown.ip_adapter, {}, unknown.path))
     for part in "kv":
-        strange.ip_adapter.pop(f"31.to_{part}_ip.weight")
+        unknown.ip_adapter.pop(f"31.to_{part}_ip.weight")
     with pytest.raises(UnsupportedModel, match="U-Net of 15 cross-attention layers and text width 768; FaceCDM kn"):
-        recognise(strange)
+        recognise(unknown)
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,15 @@ def test_it_is_trained_and_the_controlnet_is_not(tmp_path, layers, count):
     assert all(torch.equal(value, before[name]) for name, value in control.state_dict().items())
     assert all(not value.requires_grad for value in control.parameters())
 
-    def seen() -> torch.Tensor:
+    def predict() -> torch.Tensor:
         torch.manual_seed(9)
         rows = Posed().load([0, 1])
         return made.denoiser.predict(rows.latents, torch.tensor([5, 900]), rows.prompt, control=rows.control)
 
-    alone = seen()
+    alone = predict()
     with result.control.on(made.denoiser.control_layers()):
-        assert (seen() - alone).abs().max() > 1e-5
-    assert torch.equal(seen(), alone)
+        assert (predict() - alone).abs().max() > 1e-5
+    assert torch.equal(predict(), alone)
 
 
 def test_the_next_stage_trains_it_further_or_leaves_it(tmp_path):
@@ -107,7 +107,7 @@ def random_lora(layers, seed: int = 0) -> Lora:
     return lora
 
 
-def asked(denoiser, twins):
+def outputs(denoiser, twins):
     from facecdm.training.rows import Prompt
 
     torch.manual_seed(2)
@@ -137,7 +137,7 @@ def test_both_hosts_give_the_same_gradients_and_names_and_the_node_applies_it(pa
                 part.requires_grad_(True)
             host.learn_control(True)
             with lora.on(host.control_layers()):
-                out = asked(host, twins)
+                out = outputs(host, twins)
             out.square().mean().backward()
             host.learn_control(False)
             gradients = {
@@ -146,7 +146,7 @@ def test_both_hosts_give_the_same_gradients_and_names_and_the_node_applies_it(pa
                 for key, value in part.named_parameters()
             }
             found[name] = out.detach(), gradients
-        plain = asked(comfy, twins).detach()
+        plain = outputs(comfy, twins).detach()
     (ours, learnt), (others, wanted) = found["comfy"], found["diffusers"]
     torch.testing.assert_close(ours, others, rtol=0, atol=1e-4 * others.abs().max().item())
     assert sum(value.abs().max() > 1e-9 for value in wanted.values()) > 0.9 * len(wanted)
@@ -156,13 +156,13 @@ def test_both_hosts_give_the_same_gradients_and_names_and_the_node_applies_it(pa
     lora = random_lora(comfy.control_layers())
     applied = control_with_lora(control.net, lora.tensors(), 1.0)
     with ComfyDenoiser(twins.model, control=applied) as denoiser:
-        torch.testing.assert_close(asked(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
+        torch.testing.assert_close(outputs(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
     with ComfyDenoiser(twins.model, control=control.net) as denoiser:
-        assert torch.equal(asked(denoiser, twins).detach(), plain), "the given ControlNet stays as it is"
+        assert torch.equal(outputs(denoiser, twins).detach(), plain), "the given ControlNet stays as it is"
     assert (ours - plain).abs().max() > 1e-3 * plain.abs().max()
     half = control_with_lora(control_with_lora(control.net, lora.tensors(), 0.5), lora.tensors(), 0.5)
     with ComfyDenoiser(twins.model, control=half) as denoiser:
-        torch.testing.assert_close(asked(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
+        torch.testing.assert_close(outputs(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
 
 
 def test_a_control_lora_accepts_one(in_comfy):
@@ -182,30 +182,30 @@ def test_a_control_lora_accepts_one(in_comfy):
     torch.manual_seed(1)
     noisy, states, picture = torch.randn(1, 48, 8, 8), torch.randn(1, 77, 192), torch.rand(1, 3, 64, 64)
 
-    def ask(denoiser):
+    def predict(denoiser):
         return denoiser.predict(noisy, torch.tensor([600]), Prompt(states), control=picture)
 
     shell = demo_denoiser(pose=POSE_CONTROLNET)
     lora = random_lora(shell.control_layers())
     core = load_controlnet(str(POSE_CONTROLNET))
     with lora.on(shell.control_layers()), torch.no_grad():
-        wanted = ask(shell)
+        wanted = predict(shell)
     with torch.no_grad():
-        alone = ask(shell)
+        alone = predict(shell)
     assert (wanted - alone).abs().max() > 1e-2 * alone.abs().max()
     with ComfyDenoiser(model, control=core) as denoiser:
         assert set(denoiser.control_layers()) == set(shell.control_layers())
-        torch.testing.assert_close(ask(denoiser).detach(), alone, rtol=0, atol=2e-3 * alone.abs().max().item())
+        torch.testing.assert_close(predict(denoiser).detach(), alone, rtol=0, atol=2e-3 * alone.abs().max().item())
         for part in lora.parts.values():
             part.requires_grad_(True)
         denoiser.learn_control(True)
         with lora.on(denoiser.control_layers()):
-            out = ask(denoiser)
+            out = predict(denoiser)
         out.square().mean().backward()
         torch.testing.assert_close(out.detach(), wanted, rtol=0, atol=2e-3 * wanted.abs().max().item())
         assert all(part.up.grad.abs().max() > 0 for part in lora.parts.values())
     with ComfyDenoiser(model, control=control_with_lora(core, lora.tensors(), 1.0)) as denoiser:
-        torch.testing.assert_close(ask(denoiser).detach(), wanted, rtol=0, atol=5e-3 * wanted.abs().max().item())
+        torch.testing.assert_close(predict(denoiser).detach(), wanted, rtol=0, atol=5e-3 * wanted.abs().max().item())
 
 
 def test_a_lora_of_something_else_is_refused(pair):

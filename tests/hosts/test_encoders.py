@@ -101,7 +101,7 @@ def pipeline(request, tmp_path_factory, tokenizer):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     torch.manual_seed(0)
-    words = CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77)
+    clip_tokenizer = CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77)
     text = CLIPTextConfig(
         vocab_size=49408,
         hidden_size=32,
@@ -119,7 +119,8 @@ def pipeline(request, tmp_path_factory, tokenizer):
         latent_channels=4,
         scaling_factor=0.13025,
     )
-    parts = {"vae": vae, "tokenizer": words, "text_encoder": CLIPTextModel(text), "scheduler": EulerDiscreteScheduler()}
+    parts = {"vae": vae, "tokenizer": clip_tokenizer, "text_encoder": CLIPTextModel(text)}
+    parts["scheduler"] = EulerDiscreteScheduler()
     small = {
         "block_out_channels": (32, 32),
         "cross_attention_dim": 32,
@@ -133,7 +134,7 @@ def pipeline(request, tmp_path_factory, tokenizer):
             **parts,
             unet=UNet2DConditionModel(**small | {"cross_attention_dim": 64}),
             text_encoder_2=CLIPTextModelWithProjection(text),
-            tokenizer_2=words,
+            tokenizer_2=clip_tokenizer,
         )
     else:
         pipe = StableDiffusionPipeline(

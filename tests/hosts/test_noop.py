@@ -51,9 +51,9 @@ def test_one_optimiser_step_changes_the_output(twins):
     with host.people([Span(person(adapter, evaluate_zero=True), 0, 2, text)], torch.tensor([SIGMA]), (8, 8)):
         twins.diffusers(x, SIGMA, text, pooled).square().mean().backward()
     for name, stream in adapter.streams.items():
-        heard = stream.gate.knots.grad.abs().sum(1)
-        at = knot_weights(torch.tensor([SIGMA]), len(heard))[0]
-        assert ((heard > 0) == (at > 0)).all(), f"the {name} gate learns at this noise level's knots, and there alone"
+        gradients = stream.gate.knots.grad.abs().sum(1)
+        at = knot_weights(torch.tensor([SIGMA]), len(gradients))[0]
+        assert ((gradients > 0) == (at > 0)).all(), f"only the {name} gate's knots of this noise level learn"
     optimiser.step()
     adapter.requires_grad_(False)
     after = predict(apply_person(twins.model, person(adapter)), x, SIGMA, prompt)

@@ -27,8 +27,8 @@ def base(tmp_path, monkeypatch):
         yield tmp_path
 
 
-def get(base, *words: str) -> int:
-    return main(["get", "--base", str(base), *words])
+def get(base, *arguments: str) -> int:
+    return main(["get", "--base", str(base), *arguments])
 
 
 def test_a_file_is_fetched_after_one_question(base, capsys, monkeypatch):
@@ -106,7 +106,7 @@ def test_models_that_the_table_lacks_are_named(base, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"1": 2}', '{"1": {"class_type": "A"}}', "[" * 100_000])
-def test_a_file_that_is_no_workflow_is_said(base, capsys, tmp_path, text):
+def test_a_file_that_is_no_workflow_is_an_error(base, capsys, tmp_path, text):
     path = tmp_path / "odd.json"
     path.write_text(text)
     assert get(base, str(path)) == 1

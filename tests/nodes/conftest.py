@@ -132,10 +132,10 @@ def folder(in_comfy, tmp_path, monkeypatch):
     import folder_paths
 
     for key in ("facecdm", "ipadapter", "instantid", "pulid"):
-        place = tmp_path if key == "facecdm" else tmp_path.parent / f"{tmp_path.name}-{key}" / key
-        place.mkdir(parents=True, exist_ok=True)
+        folder = tmp_path if key == "facecdm" else tmp_path.parent / f"{tmp_path.name}-{key}" / key
+        folder.mkdir(parents=True, exist_ok=True)
         kinds = {".safetensors"} if key == "facecdm" else {".safetensors", ".bin"}
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(place)], kinds))
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(folder)], kinds))
     return tmp_path
 
 

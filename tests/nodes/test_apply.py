@@ -70,7 +70,7 @@ def test_an_untrained_adapter_is_the_base(sd15, apply, make_adapter, vision, noi
     assert noise(apply(adapter=new, clip_vision=vision, image=picture())).equal(noise(sd15))
 
 
-def test_an_encoded_image_is_as_good_as_the_image(apply, vision, noise, picture):
+def test_an_encoded_image_gives_the_same_as_the_image(apply, vision, noise, picture):
     with torch.inference_mode():
         output = vision.encode_image(picture())
     assert noise(apply(clip_vision_output=output)).equal(noise(apply(clip_vision=vision, image=picture())))
@@ -115,7 +115,7 @@ def test_curves_weigh_the_depth(in_comfy, apply, noise):
     assert factors[0] == 0.0 and max(factors) == 1.0 and factors[-1] == pytest.approx(6 / 15), "the middle is last"
 
 
-def test_two_people_in_a_row(apply, sd15, make_faces, noise):
+def test_two_people_applied_one_after_the_other(apply, sd15, make_faces, noise):
     one = apply()
     both = apply(model=one, faces=make_faces(2))
     assert len({value.sum().item() for value in map(noise, (sd15, one, both))}) == 3
@@ -150,9 +150,9 @@ def test_a_custom_curve_is_a_list_of_numbers(errors, apply, text, right):
 
 
 def test_no_face(errors, apply, in_comfy):
-    nobody = in_comfy.module("facecdm.faces.value").Faces((), "buffalo_s/w600k_mbf.onnx")
+    no_faces = in_comfy.module("facecdm.faces.value").Faces((), "buffalo_s/w600k_mbf.onnx")
     with pytest.raises(errors.NoFace, match="Apply FaceCDM.*no face.*Detect & Embed Faces"):
-        apply(faces=nobody)
+        apply(faces=no_faces)
 
 
 def test_the_recogniser_it_was_trained_with(errors, apply, sd15, make_adapter, make_faces):

@@ -46,10 +46,10 @@ def picture():
 
 
 WORDS = {name: (randn(1, 77, 128, seed=seed), randn(1, 1280, seed=seed + 1)) for name, seed in (("a", 10), ("b", 20))}
-TOKENS = {name: randn(1, 16, 128, seed=seed) for name, seed in (("face", 30), ("nobody", 31), ("other", 32))}
+TOKENS = {name: randn(1, 16, 128, seed=seed) for name, seed in (("face", 30), ("empty", 31), ("other", 32))}
 
 
-def words(name: str):
+def prompt(name: str):
     return conditioning(*WORDS[name], height=SIZE[0] * 8, width=SIZE[1] * 8)
 
 
@@ -66,7 +66,7 @@ def test_without_faces_the_twins_agree(in_comfy, twins, control, x, picture):
     import nodes
 
     positive, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(
-        words("a"), words("b"), control.net, picture, 0.7, 0.0, 1.0
+        prompt("a"), prompt("b"), control.net, picture, 0.7, 0.0, 1.0
     )
     text, pooled = WORDS["a"]
     same(predict(twins.model, x, SIGMA, positive), control.diffusers(twins, x, SIGMA, text, text, picture, pooled, 0.7))
@@ -74,26 +74,26 @@ def test_without_faces_the_twins_agree(in_comfy, twins, control, x, picture):
 
 def test_tokens_in_place_of_the_text(host, twins, control, x, picture):
     positive, negative = host.control_with_faces(
-        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0
+        prompt("a"), prompt("b"), control.net, picture, tokens("face"), tokens("empty"), 0.7, 0.0, 1.0
     )
     ours = predict(twins.model, x, SIGMA, positive, negative, cfg=3.0)
     a, b = (
         control.diffusers(twins, x, SIGMA, WORDS[name][0], TOKENS[own], picture, WORDS[name][1], 0.7)
-        for name, own in (("a", "face"), ("b", "nobody"))
+        for name, own in (("a", "face"), ("b", "empty"))
     )
     same(ours, b + 3.0 * (a - b))
     without = control.diffusers(twins, x, SIGMA, WORDS["a"][0], WORDS["a"][0], picture, WORDS["a"][1], 0.7)
     assert (a - without).abs().max() > 0.01 * a.abs().max(), "the tokens make a difference"
 
 
-def test_each_net_of_a_chain_reads_its_own(in_comfy, host, twins, control, pose, x, picture):
+def test_each_controlnet_of_a_chain_reads_its_own_tokens(in_comfy, host, twins, control, pose, x, picture):
     """Core's `cross_attn_controlnet` would show one person's tokens to all nets, pose nets too."""
     import nodes
 
-    both = words("a"), words("b")
+    both = prompt("a"), prompt("b")
     both = nodes.ControlNetApplyAdvanced().apply_controlnet(*both, pose.net, 1 - picture, 0.5, 0.0, 1.0)
-    both = host.control_with_faces(*both, control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0)
-    both = host.control_with_faces(*both, control.net, picture, tokens("other"), tokens("nobody"), 0.4, 0.0, 1.0)
+    both = host.control_with_faces(*both, control.net, picture, tokens("face"), tokens("empty"), 0.7, 0.0, 1.0)
+    both = host.control_with_faces(*both, control.net, picture, tokens("other"), tokens("empty"), 0.4, 0.0, 1.0)
     both = nodes.ControlNetApplyAdvanced().apply_controlnet(*both, pose.net, picture, 0.3, 0.0, 1.0)
     ours = predict(twins.model, x, SIGMA, *both)
 
@@ -120,7 +120,7 @@ def test_both_sides_share_a_batch(host, twins, control, x, picture):
     model = twins.model.clone()
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "count", count)
     both = host.control_with_faces(
-        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 1.0, 0.0, 1.0
+        prompt("a"), prompt("b"), control.net, picture, tokens("face"), tokens("empty"), 1.0, 0.0, 1.0
     )
     predict(model, x, SIGMA, *both, cfg=3.0)
     assert calls == [4]
@@ -130,7 +130,7 @@ def test_a_mask_weighs_what_the_net_says(host, twins, control, x, picture):
     mask = torch.zeros(1, SIZE[0] * 8, SIZE[1] * 8)
     mask[:, :, :40] = 1.0
     positive, _ = host.control_with_faces(
-        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0, mask
+        prompt("a"), prompt("b"), control.net, picture, tokens("face"), tokens("empty"), 0.7, 0.0, 1.0, mask
     )
     text, pooled = WORDS["a"]
 
@@ -154,7 +154,7 @@ def test_an_area_gets_its_part_of_the_mask(host, twins, control, x, picture, sid
 
     def left(given, strength=0.7):
         positive, _ = host.control_with_faces(
-            words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), strength, 0.0, 1.0, given
+            prompt("a"), prompt("b"), control.net, picture, tokens("face"), tokens("empty"), strength, 0.0, 1.0, given
         )
         (area,) = nodes.ConditioningSetArea().append(positive, width, SIZE[0] * 8, 0, 0, 1.0)
         return predict(twins.model, x, SIGMA, area)[..., : SIZE[1] // 2]
@@ -175,12 +175,12 @@ def test_the_pictures_size_is_the_runs_where_people_are_applied(host, in_comfy):
 
 
 def test_the_net_adds_nothing_before_start_and_after_end(host, twins, control, x, picture):
-    plain = predict(twins.model, x, SIGMA, words("a"))
+    plain = predict(twins.model, x, SIGMA, prompt("a"))
     model_sampling = twins.model.get_model_object("model_sampling")
     acts = []
     for start, end in ((0.0, 0.3), (0.3, 1.0), (0.0, 1.0)):
         positive, _ = host.control_with_faces(
-            words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, start, end
+            prompt("a"), prompt("b"), control.net, picture, tokens("face"), tokens("empty"), 0.7, start, end
         )
         acts.append(not predict(twins.model, x, SIGMA, positive).equal(plain))
         within = model_sampling.percent_to_sigma(end) <= SIGMA <= model_sampling.percent_to_sigma(start)
@@ -204,15 +204,15 @@ def control_lora(control):
 
 
 @pytest.mark.parametrize("kind", ["controlnet", "control-lora"])
-def test_alone_it_is_cores_cross_attn_controlnet(host, twins, control, control_lora, x, picture, kind):
+def test_applied_alone_it_equals_cores_cross_attn_controlnet(host, twins, control, control_lora, x, picture, kind):
     import nodes
 
     net = control.net if kind == "controlnet" else control_lora
     host.check_net(net, 128)
     ours, _ = host.control_with_faces(
-        words("a"), words("b"), net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0
+        prompt("a"), prompt("b"), net, picture, tokens("face"), tokens("empty"), 0.7, 0.0, 1.0
     )
-    cores, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(words("a"), words("b"), net, picture, 0.7, 0.0, 1.0)
+    cores, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(prompt("a"), prompt("b"), net, picture, 0.7, 0.0, 1.0)
     plain = predict(twins.model, x, SIGMA, cores)
     cores[0][1]["cross_attn_controlnet"] = TOKENS["face"]
     same(predict(twins.model, x, SIGMA, ours), predict(twins.model, x, SIGMA, cores))
@@ -224,10 +224,10 @@ def test_combined_prompts_keep_their_tokens(host, twins, control, x, picture):
     import nodes
 
     both = host.control_with_faces(
-        words("a"), words("b"), control.net, picture, tokens("face"), tokens("nobody"), 0.7, 0.0, 1.0
+        prompt("a"), prompt("b"), control.net, picture, tokens("face"), tokens("empty"), 0.7, 0.0, 1.0
     )
     other = host.control_with_faces(
-        words("b"), words("b"), control.net, picture, tokens("other"), tokens("nobody"), 0.7, 0.0, 1.0
+        prompt("b"), prompt("b"), control.net, picture, tokens("other"), tokens("empty"), 0.7, 0.0, 1.0
     )
     (combined,) = nodes.ConditioningCombine().combine(both[0], other[0])
     a, b = (
@@ -236,5 +236,5 @@ def test_combined_prompts_keep_their_tokens(host, twins, control, x, picture):
     )
     same(predict(twins.model, x, SIGMA, combined), (a + b) / 2)
     (left,) = nodes.ConditioningSetArea().append(both[0], SIZE[1] * 4, SIZE[0] * 8, 0, 0, 1.0)
-    (parts,) = nodes.ConditioningCombine().combine(left, words("b"))
+    (parts,) = nodes.ConditioningCombine().combine(left, prompt("b"))
     assert torch.isfinite(predict(twins.model, x, SIGMA, parts)).all()

@@ -74,15 +74,15 @@ def test_without_pictures(in_comfy, sockets):
 
 
 @pytest.mark.parametrize(
-    "folder,words",
+    "folder,message",
     [
         ("../output", "would not lie in input"),
         ("/etc", "would not lie in"),
         ("nowhere", "there is no folder nowhere"),
     ],
 )
-def test_a_wrong_folder_is_refused_before_anything_runs(in_comfy, folder, words):
-    assert words in in_comfy.nodes["FaceCDMPrepareDataSet"].validate_inputs(folder)
+def test_a_wrong_folder_is_refused_before_anything_runs(in_comfy, folder, message):
+    assert message in in_comfy.nodes["FaceCDMPrepareDataSet"].validate_inputs(folder)
 
 
 def test_a_data_set_stays_in_its_folder(in_comfy, sockets):

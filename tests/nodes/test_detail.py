@@ -42,8 +42,8 @@ def demo(in_comfy):
         pytest.skip("no demo weights")
     model, clip, vae, vision = in_comfy.run("FaceCDMLoadDemoModel")
     with torch.inference_mode():
-        words = clip.encode_from_tokens_scheduled(clip.tokenize("a young man, smiling, plain blue background"))
-    return SimpleNamespace(model=model, vae=vae, vision=vision, words=words)
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a young man, smiling, plain blue background"))
+    return SimpleNamespace(model=model, vae=vae, vision=vision, conditioning=conditioning)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def detail(in_comfy, demo, group):
         inputs = {
             "image": image,
             "model": demo.model,
-            "positive": demo.words,
-            "negative": demo.words,
+            "positive": demo.conditioning,
+            "negative": demo.conditioning,
             "vae": demo.vae,
         } | SETTINGS
         return in_comfy.run("FaceCDMDetailFaces", **inputs | changes)
@@ -204,9 +204,9 @@ def test_prompts_of_other_regions_are_left_out(in_comfy):
     cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").conditioning_in
     left, right = torch.zeros(2, 1, 128, 256)
     left[..., :128], right[..., 128:] = 1, 1
-    seen = cut([["left", {"mask": left}], ["right", {"mask": right}], ["all", {}]], window)
-    assert [text for text, _ in seen] == ["left", "all"] and seen[0][1]["mask"].shape == (1, 64, 64)
-    assert [text for text, _ in cut([["right", {"mask": right}]], window)] == ["right"], "never without words"
+    kept = cut([["left", {"mask": left}], ["right", {"mask": right}], ["all", {}]], window)
+    assert [text for text, _ in kept] == ["left", "all"] and kept[0][1]["mask"].shape == (1, 64, 64)
+    assert [text for text, _ in cut([["right", {"mask": right}]], window)] == ["right"], "if none is left, all are kept"
     inner, none = (8, 4, 0, 0), (8, 8, 0, 24)  # height, width, y, x in eighths of pixels
     areas = cut([["inner", {"area": inner}], ["none", {"area": none}]], window)
     assert areas == [["inner", {"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}]]
@@ -240,12 +240,12 @@ def test_a_face_location_is_relative_to_the_window(in_comfy, sd15, adapter):
     corners = torch.tensor([[window.x0, window.y0], [window.x1, window.y1]]) / torch.tensor([256.0, 160.0])
     model = comfy.apply_person(sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None]))
     cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").model_in(model, window)
-    seen = cut.model_options["transformer_options"][run.PEOPLE][0].keypoints
-    torch.testing.assert_close(seen[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    keypoints = cut.model_options["transformer_options"][run.PEOPLE][0].keypoints
+    torch.testing.assert_close(keypoints[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
 def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
-    """A square pose in a picture of 256 × 160: its middle fills the picture, and the window sees its part of that."""
+    """A square pose in a picture of 256 × 160: its middle fills the picture, and the window shows a part of that."""
     person = in_comfy.module("facecdm.adapter.person").Person
     comfy, run = (
         in_comfy.module("facecdm.hosts.comfy.sampling.apply"),
@@ -258,8 +258,8 @@ def test_a_window_of_a_pose_of_another_shape(in_comfy, sd15, adapter):
         sd15, person(adapter, torch.zeros(1, 512), keypoints=corners[[0, 1, 0, 1, 0]][None], aspects=torch.ones(1))
     )
     cut = in_comfy.module("facecdm.hosts.comfy.sampling.window").model_in(model, window)
-    seen = cut.model_options["transformer_options"][run.PEOPLE][0]
-    torch.testing.assert_close(seen.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    located = cut.model_options["transformer_options"][run.PEOPLE][0]
+    torch.testing.assert_close(located.keypoints_in(7, 9)[0, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
 def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, analyzer, find, detail, monkeypatch):
@@ -274,17 +274,17 @@ def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, an
         model, adapter = shipped.load(demo.model)
     located = person(adapter, torch.eye(1, 512), keypoints=torch.zeros(1, 5, 2), aspects=torch.ones(1))
     model = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, located)
-    seen, model_in = [], host.model_in
+    windows, model_in = [], host.model_in
 
     def watched(*given):
-        seen.append((given[1], model_in(*given)))
-        return seen[-1][1]
+        windows.append((given[1], model_in(*given)))
+        return windows[-1][1]
 
     monkeypatch.setattr(host, "model_in", watched)
     assert not torch.equal(detail(analyzer=analyzer, model=model)[0], group[:1])
     found = find(choice="all", index=0)
-    assert len(seen) == len(found) == 2
-    for (window, cut), face in zip(seen, found):
+    assert len(windows) == len(found) == 2
+    for (window, cut), face in zip(windows, found):
         (own,) = cut.model_options["transformer_options"][run.PEOPLE]
         side = torch.tensor([window.x1 - window.x0, window.y1 - window.y0])
         pixels = own.keypoints_in(*window.size)[0] * side + torch.tensor([window.x0, window.y0])
@@ -292,7 +292,7 @@ def test_the_face_location_is_that_of_the_sampled_face(in_comfy, demo, group, an
 
 
 def test_control_pictures_are_cut_where_no_regional_prompt_covers_the_face(window_host, left_window, net):
-    """The prompts stay then, without their regions; their ControlNets see the window all the same."""
+    """All prompts are then kept without their regions, and their ControlNets are cut to the window."""
     right = torch.zeros(1, 128, 256)
     right[..., 128:] = 1
     hint = torch.rand(1, 3, 128, 256)
@@ -346,6 +346,7 @@ def test_no_picture_at_all_and_one_with_nan(detail, analyzer, group, errors):
 
 
 def test_a_picture_without_a_face_is_a_warning_on_the_node(in_comfy, demo, analyzer, group):
-    inputs = {"image": group[1:], "model": demo.model, "positive": demo.words, "negative": demo.words, "vae": demo.vae}
-    shown = in_comfy.node_output("FaceCDMDetailFaces", **inputs | SETTINGS, analyzer=analyzer).ui
+    prompts = {"positive": demo.conditioning, "negative": demo.conditioning}
+    inputs = {"image": group[1:], "model": demo.model, "vae": demo.vae, "analyzer": analyzer}
+    shown = in_comfy.node_output("FaceCDMDetailFaces", **inputs | prompts | SETTINGS).ui
     assert shown["facecdm_warnings"] == ["Picture 0: no face, left as it is"] and shown["images"]

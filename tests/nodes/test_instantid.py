@@ -69,11 +69,11 @@ def resampled(state: dict, embedding):
     def norm(name, x):
         return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
 
-    seen = linear("proj_in", embedding[:, None])
+    projected = linear("proj_in", embedding[:, None])
     tokens = state["latents"].repeat(len(embedding), 1, 1)
     for i in range(4):
         name = f"layers.{i}"
-        x, own = norm(f"{name}.0.norm1", seen), norm(f"{name}.0.norm2", tokens)
+        x, own = norm(f"{name}.0.norm1", projected), norm(f"{name}.0.norm2", tokens)
         k, v = linear(f"{name}.0.to_kv", torch.cat([x, own], 1)).chunk(2, -1)
         q, k, v = (y.unflatten(-1, (-1, 64)).transpose(1, 2) for y in (linear(f"{name}.0.to_q", own), k, v))
         weights = (q * 64**-0.25 @ (k * 64**-0.25).transpose(-2, -1)).softmax(-1)
@@ -303,7 +303,7 @@ def test_a_controlnet_for_another_base(errors, apply_control, in_comfy, make_ada
         apply_control([], [], adapter=small)
 
 
-def test_a_net_without_a_place_for_tokens(errors, apply_control, in_comfy):
+def test_a_t2i_adapter_is_refused(errors, apply_control, in_comfy):
     import comfy.controlnet
 
     t2i = comfy.controlnet.T2IAdapter(torch.nn.Linear(1, 1), 3, 8, "nearest-exact", torch.device("cpu"))

@@ -204,13 +204,13 @@ def test_an_adapter_for_images_needs_no_faces(in_comfy, sd15, published, vision,
 def test_an_error_names_the_person(in_comfy, sd15, published, make_faces, regions, vision, errors):
     given = {"model": sd15, "masks": regions()[0], **SETTINGS}
     faces = make_faces(recogniser="buffalo_l/w600k_r50.onnx")
-    for adapter, people, told in (
+    for adapter, people, message in (
         (published("faceid"), {"faces_1": faces, "image_2": torch.rand(1, 8, 8, 3)}, "person 2: .* connect faces"),
         (published("faceid"), {"faces_1": make_faces()}, "person 1: FaceID was trained with the recogniser"),
         (published("ip-adapter"), {"faces_1": faces, "clip_vision": vision}, "person 1: .*connect a picture"),
         (published("ip-adapter"), {}, "no person is connected: connect faces_1"),
     ):
-        with pytest.raises(errors.FaceCDMError, match=told):
+        with pytest.raises(errors.FaceCDMError, match=message):
             in_comfy.run("FaceCDMApplyPeople", adapter=adapter, **given, **people)
 
 

@@ -166,7 +166,7 @@ def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, trai
     assert "2 of 2 steps" in report and "fp32 on cpu" in report and str(folder(in_comfy)) in report
 
 
-def test_many_tokens_that_each_say_little_learn(in_comfy, demo, train):
+def test_many_tokens_with_little_content_learn(in_comfy, demo, train):
     new = in_comfy.run(
         "FaceCDMNewAdapter",
         model=demo[0],
@@ -243,7 +243,7 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
     def apply(strength=1.0, file="none", **more):
         return in_comfy.run("FaceCDMApplyControlLora", control_net=net, strength=strength, file=file, **more)[0]
 
-    rows, seen = posed.load([0]), {}
+    rows, found = posed.load([0]), {}
     for name, given in (
         ("plain", net),
         ("socket", apply(control_lora=control)),
@@ -252,9 +252,9 @@ def test_the_controlnets_lora_learns_and_is_applied(in_comfy, demo, adapter, ana
     ):
         with host.ComfyDenoiser(demo[0], control=given) as denoiser, torch.no_grad():
             noisy = torch.randn(rows.latents.shape, generator=torch.Generator().manual_seed(0))
-            seen[name] = denoiser.predict(noisy, torch.tensor([500]), rows.prompt, control=rows.control)
-    assert torch.equal(seen["socket"], seen["file"]) and (seen["socket"] - seen["plain"]).abs().max() > 1e-3
-    assert (seen["twice"] - seen["plain"]).norm() > 1.2 * (seen["socket"] - seen["plain"]).norm()
+            found[name] = denoiser.predict(noisy, torch.tensor([500]), rows.prompt, control=rows.control)
+    assert torch.equal(found["socket"], found["file"]) and (found["socket"] - found["plain"]).abs().max() > 1e-3
+    assert (found["twice"] - found["plain"]).norm() > 1.2 * (found["socket"] - found["plain"]).norm()
     assert apply(0.0, control_lora=control) is net
     both = {"control_net": net, "strength": 1.0, "file": "posed.safetensors", "control_lora": control}
     shown = in_comfy.node_output("FaceCDMApplyControlLora", **both).ui["facecdm_warnings"]

@@ -93,7 +93,7 @@ def test_painted_regions_that_touch_share_the_border():
 
 
 @pytest.mark.parametrize("text", ["", "0 0 1", "0 0 1 one", "0.5 0 0.5 1", "0 0 2 1", "0, 0, nan, 1"])
-def test_meaningless_boxes_are_refused(text):
+def test_invalid_boxes_are_refused(text):
     with pytest.raises(FaceCDMError, match="boxes"):
         parse_boxes(text)
 

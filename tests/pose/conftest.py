@@ -56,14 +56,14 @@ def extract_node(in_comfy):
     """Extract Pose as ComfyUI runs it, with the weights of `folder` in models/`name`; with none, without."""
 
     def run(detector: str, name: str, folder, image):
-        place = in_comfy.base / "models" / name
-        shutil.rmtree(place, ignore_errors=True)
+        target = in_comfy.base / "models" / name
+        shutil.rmtree(target, ignore_errors=True)
         if folder is not None:
-            shutil.copytree(folder, place)
+            shutil.copytree(folder, target)
         try:
             return in_comfy.run("FaceCDMExtractPose", image=image, detector=detector, **SETTINGS)
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(target, ignore_errors=True)
             in_comfy.module("facecdm.pose.detectors").close_detectors()
 
     return run

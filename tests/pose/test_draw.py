@@ -9,7 +9,7 @@ from facecdm.pose.layout import COLOURS, FIVE_COLOURS, LIMBS
 from facecdm.pose.value import Pose, PosePerson
 
 
-def standing(height: int = 512, width: int = 512) -> PosePerson:
+def standing_person(height: int = 512, width: int = 512) -> PosePerson:
     """A standing person with one arm out, hands and face visible."""
     body = np.array([(.5, .15), (.5, .28), (.4, .28), (.3, .38), (.2, .48), (.6, .28), (.66, .42), (.7, .55),
                      (.43, .55), (.42, .74), (.41, .93), (.57, .55), (.58, .74), (.59, .93), (.47, .12), (.53, .12),
@@ -18,14 +18,14 @@ def standing(height: int = 512, width: int = 512) -> PosePerson:
     hand = np.stack([0.2 + 0.03 * np.cos(turn), 0.52 + 0.03 * np.sin(turn)], 1)
     face = np.array([0.5, 0.15]) + FACE[:, :2] * (0.04, -0.04)
 
-    def seen(points):
+    def shown(points):
         return np.hstack([points * (width, height), np.ones((len(points), 1))])
 
-    return PosePerson(body=seen(body), right_hand=seen(hand), left_hand=seen(hand + (0.5, 0.07)), face=seen(face))
+    return PosePerson(body=shown(body), right_hand=shown(hand), left_hand=shown(hand + (0.5, 0.07)), face=shown(face))
 
 
 def test_joints_and_limbs_have_openposes_colours():
-    pose = Pose((standing(),), (512, 512))
+    pose = Pose((standing_person(),), (512, 512))
     picture = draw_openpose(pose, hands=False, face=False)
     for (x, y, _), colour in zip(pose.people[0].body, COLOURS):
         assert tuple(picture[round(float(y)), round(float(x))]) == colour
@@ -47,7 +47,7 @@ def test_instantids_points_have_their_colours_and_sizes():
 
 @pytest.mark.parametrize("switch", ["body", "hands", "face"])
 def test_what_is_switched_off_is_not_drawn(switch):
-    pose = Pose((standing(),), (512, 512))
+    pose = Pose((standing_person(),), (512, 512))
     off = {name: False for name in ("body", "hands", "face")}
     assert not draw_openpose(pose, **off).any()
     assert draw_openpose(pose, **off | {switch: True}).any()
@@ -57,14 +57,15 @@ def test_invisible_points_and_empty_pictures_are_black():
     empty = Pose((PosePerson(),), (40, 30))
     for picture in (draw_openpose(empty), draw_five(empty)):
         assert picture.shape == (40, 30, 3) and not picture.any()
-    unsure = PosePerson(body=np.tile((20.0, 20.0, 0.1), (18, 1)))
-    assert not draw_openpose(Pose((unsure,), (40, 40))).any()
+    uncertain = PosePerson(body=np.tile((20.0, 20.0, 0.1), (18, 1)))
+    assert not draw_openpose(Pose((uncertain,), (40, 40))).any()
 
 
 def test_lines_grow_with_the_picture_and_with_thickness():
-    shares = [(draw_openpose(Pose((standing(side, side),), (side, side))) > 0).any(2).mean() for side in (256, 1024)]
+    poses = [Pose((standing_person(side, side),), (side, side)) for side in (256, 1024)]
+    shares = [(draw_openpose(pose) > 0).any(2).mean() for pose in poses]
     assert shares[0] == pytest.approx(shares[1], rel=0.3)  # a dot has whole pixels
-    pose = Pose((standing(),), (512, 512))
+    pose = Pose((standing_person(),), (512, 512))
     assert (draw_openpose(pose, thickness=2) > 0).sum() > 1.5 * (draw_openpose(pose) > 0).sum()
 
 
@@ -77,7 +78,7 @@ def test_the_drawing_is_the_annotators(openpose_package):
     """Nine pixels of ten are the very same as controlnet_aux's drawing of the same points, edges aside."""
     from controlnet_aux.open_pose import BodyResult, Keypoint, PoseResult, draw_poses
 
-    person = standing()
+    person = standing_person()
 
     def points(table):
         return [Keypoint(float(x) / 512, float(y) / 512) for x, y, _ in table]

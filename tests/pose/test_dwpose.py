@@ -16,7 +16,7 @@ from facecdm.pose.extract import extract
 HEIGHT, WIDTH = 480, 640  # of the picture; YOLOX sees it at scale 1, padded below
 PERSON = np.array([100.0, 60.0, 340.0, 420.0])
 CAR = np.array([400.0, 100.0, 600.0, 300.0])
-UNSURE = 40  # of the 133: a point of the face that is not seen
+UNCERTAIN = 40  # of the 133: a point of the face that is not seen
 
 
 def boxes() -> np.ndarray:
@@ -32,7 +32,7 @@ def boxes() -> np.ndarray:
     return out
 
 
-def places() -> np.ndarray:
+def positions() -> np.ndarray:
     """[133, 2]: where the points lie in the pose model's 288 × 384, in half pixels as SimCC counts them."""
     random = np.random.default_rng(0)
     return np.stack([random.integers(100, 476, 133), random.integers(100, 668, 133)], 1)
@@ -40,8 +40,8 @@ def places() -> np.ndarray:
 
 def simcc() -> tuple[np.ndarray, np.ndarray]:
     x, y = np.zeros((1, 133, 576), np.float32), np.zeros((1, 133, 768), np.float32)
-    for point, (column, row) in enumerate(places()):
-        x[0, point, column] = y[0, point, row] = 0.1 if point == UNSURE else 0.9
+    for point, (column, row) in enumerate(positions()):
+        x[0, point, column] = y[0, point, row] = 0.1 if point == UNCERTAIN else 0.9
     return x, y
 
 
@@ -91,7 +91,7 @@ def in_picture() -> np.ndarray:
     """[133, 2]: the points in pixels: RTMPose's crop is the box made 3:4, and a quarter larger."""
     centre, size = (PERSON[:2] + PERSON[2:]) / 2, (PERSON[2:] - PERSON[:2]) * 1.25
     size = np.array([max(size[0], size[1] * 0.75), max(size[1], size[0] / 0.75)])
-    return places() / 2 / (288, 384) * size + centre - size / 2
+    return positions() / 2 / (288, 384) * size + centre - size / 2
 
 
 def test_the_known_person_is_found_where_it_is(rtmlib, folder, picture):
@@ -106,9 +106,9 @@ def test_the_known_person_is_found_where_it_is(rtmlib, folder, picture):
     np.testing.assert_allclose(person.left_hand[:, :2], known[91:112], atol=0.1)
     np.testing.assert_allclose(person.right_hand[:, :2], known[112:133], atol=0.1)
     face = known[23:91].copy()
-    face[UNSURE - 23] = 0
+    face[UNCERTAIN - 23] = 0
     np.testing.assert_allclose(person.face[:68, :2], face, atol=0.1)
-    assert person.face[UNSURE - 23, 2] == 0 and (person.face[68:, :2] == person.body[[14, 15], :2]).all()
+    assert person.face[UNCERTAIN - 23, 2] == 0 and (person.face[68:, :2] == person.body[[14, 15], :2]).all()
 
 
 def test_a_picture_without_people(rtmlib, folder, picture):

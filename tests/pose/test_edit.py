@@ -75,10 +75,10 @@ def test_retargeting_there_and_back_is_as_before(pose, height, width):
 def test_what_is_in_the_picture_stays_in_it_or_is_cropped_by_cover(pose, height, width, fit):
     for person in retargeted(pose, (height, width), fit).people:
         for points in person.parts.values():
-            seen = points[points[:, 2] > 0]
-            if fit != "cover" and len(seen):
-                assert seen[:, :2].min() >= -0.01
-                assert seen[:, 0].max() <= width + 0.01 and seen[:, 1].max() <= height + 0.01
+            visible = points[points[:, 2] > 0]
+            if fit != "cover" and len(visible):
+                assert visible[:, :2].min() >= -0.01
+                assert visible[:, 0].max() <= width + 0.01 and visible[:, 1].max() <= height + 0.01
 
 
 @quickly
@@ -100,7 +100,7 @@ def test_a_mirror_swaps_names_and_positions():
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0}, {"scale": -1}, {"right": float("nan")}, {"yaw": float("inf")}])
-def test_edits_that_make_no_sense_are_refused(wrong):
+def test_invalid_edits_are_refused(wrong):
     with pytest.raises(FaceCDMError):
         Edit(**wrong)
     with pytest.raises(FaceCDMError, match="fit"):

@@ -30,8 +30,8 @@ def test_angles_and_matrix_are_inverse(yaw, pitch, roll):
 @quickly
 @given(angle, st.floats(-25, 25), angle, st.floats(5, 500))
 def test_the_generic_face_is_read_exactly(yaw, pitch, roll, scale):
-    want = Angles(yaw, pitch, roll)
-    fit = fit_head(PosePerson(face=visible(want, FACE, scale)))
+    expected = Angles(yaw, pitch, roll)
+    fit = fit_head(PosePerson(face=visible(expected, FACE, scale)))
     found = fit.angles
     assert (found.yaw, found.pitch, found.roll) == pytest.approx((yaw, pitch, roll), abs=0.3)
     assert fit.scale == pytest.approx(scale, rel=0.01) and fit.error < 0.01

@@ -98,8 +98,8 @@ def test_the_dots_are_one_person(folder, dots):
     assert [len(pose.people) for pose in found.poses] == [1, 0] and "no person" in found.report
     person = found.poses[0].people[0]
     assert set(np.flatnonzero(person.body[:, 2])) == set(DOTS)
-    for part, (_, place) in DOTS.items():
-        assert np.linalg.norm(person.body[part, :2] - place) < 20  # a cell of the net is 22 pixels
+    for part, (_, position) in DOTS.items():
+        assert np.linalg.norm(person.body[part, :2] - position) < 20  # a cell of the net is 22 pixels
     assert not person.face[:, 2].any() and not person.left_hand[:, 2].any() and not person.right_hand[:, 2].any()
     wide = torch.nn.functional.pad(dots, (0, 0, 0, 256, 0, 0))  # another shape: places stay in pixels
     again = extract(OpenPoseDetector.open([folder], hands=False, face=False), wide).poses[0].people[0]
@@ -111,7 +111,7 @@ def test_the_node_finds_the_same_without_network(in_comfy, extract_node, folder,
     """With its weights in models/openpose; and without them, where controlnet_aux by itself would fetch some."""
     control, frames, *_ = extract_node(OPENPOSE, "openpose", folder, dots)
     body = np.reshape(frames[0]["people"][0]["pose_keypoints_2d"], (18, 3))
-    assert all(np.linalg.norm(body[part, :2] - place) < 20 for part, (_, place) in DOTS.items())
+    assert all(np.linalg.norm(body[part, :2] - position) < 20 for part, (_, position) in DOTS.items())
     assert control.shape == (1, SIDE, SIDE, 3) and control.any()
     with pytest.raises(in_comfy.module("facecdm.errors").MissingModel, match="body_pose_model"):
         extract_node(OPENPOSE, "openpose", None, dots)

@@ -232,11 +232,11 @@ def test_among_cores_nodes(unet, file, in_comfy):
                                      unet.state_dict(), vae, {}, {})  # fmt: skip
     model = demo.build_model(weights, torch.float32)
     control = in_comfy.module("facecdm.hosts.comfy.demo.pose").load(file)
-    words, picture = [[torch.randn(1, 77, 64), {}]], torch.rand(1, 200, 200, 3)
+    prompt, picture = [[torch.randn(1, 77, 64), {}]], torch.rand(1, 200, 200, 3)
     noise = torch.randn(2, 8, 16, 16)
 
     def sample(strength):
-        conditioning = ControlNetApplyAdvanced().apply_controlnet(words, words, control, picture, strength, 0.0, 1.0)
+        conditioning = ControlNetApplyAdvanced().apply_controlnet(prompt, prompt, control, picture, strength, 0.0, 1.0)
         with torch.inference_mode():
             return comfy.sample.sample(model, noise, 2, 3.0, "euler", "karras", *conditioning, torch.zeros_like(noise),
                                        disable_pbar=True)  # fmt: skip

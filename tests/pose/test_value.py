@@ -107,9 +107,9 @@ def test_a_batch_keeps_its_order():
 def test_tables_agree_with_each_other():
     assert len(layout.FACE_OF_LANDMARKS) == len(set(layout.FACE_OF_LANDMARKS)) == layout.FACE_SIZE
     for mirror in (layout.BODY_MIRROR, layout.FACE_MIRROR, layout.FIVE_MIRROR):
-        assert [mirror[mirror[place]] for place in range(len(mirror))] == list(range(len(mirror)))
-    for place, other in enumerate(layout.BODY_MIRROR):
-        swapped = layout.BODY[place].replace("left", "?").replace("right", "left").replace("?", "right")
+        assert [mirror[mirror[index]] for index in range(len(mirror))] == list(range(len(mirror)))
+    for index, other in enumerate(layout.BODY_MIRROR):
+        swapped = layout.BODY[index].replace("left", "?").replace("right", "left").replace("?", "right")
         assert layout.BODY[other] == swapped
     assert len(layout.LIMBS) == 17 and {end for limb in layout.LIMBS for end in limb} == set(range(18))
 
@@ -126,7 +126,7 @@ def test_the_five_points_of_seventy_begin_with_the_eye_on_the_viewers_left():
 
 @pytest.mark.parametrize("value", [1e9, 1e30, 10**400, float("inf")], ids=str)
 @pytest.mark.parametrize("part", ["pose_keypoints_2d", "hand_left_keypoints_2d", "canvas_width"])
-def test_numbers_without_measure_are_refused_at_once(part, value):
+def test_huge_numbers_are_refused_at_once(part, value):
     """Such a hand took Pillow 40 s to draw, such a canvas all memory."""
     frame = {"people": [{}], "canvas_height": 64, "canvas_width": 64}
     if part == "canvas_width":

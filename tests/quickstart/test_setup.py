@@ -71,8 +71,8 @@ def test_the_tests_on_the_users_comfyui_install_into_an_overlay(monkeypatch, tmp
 def test_the_overlay_has_the_packages_of_the_users_environment():
     venv = paths.HOME / "overlay"
     environment.make_overlay(Path(sys.executable), venv)
-    ask = "import sys, torch; print(sys.prefix, torch.__file__)"
-    done = subprocess.run([paths.python_of(venv), "-c", ask], capture_output=True, text=True, check=True)
+    script = "import sys, torch; print(sys.prefix, torch.__file__)"
+    done = subprocess.run([paths.python_of(venv), "-c", script], capture_output=True, text=True, check=True)
     prefix, torch = done.stdout.split()
     assert Path(prefix).resolve() == venv.resolve() and not Path(torch).is_relative_to(venv)
 

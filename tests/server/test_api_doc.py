@@ -29,14 +29,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ask(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-I", "portrait.py", *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def test_the_script_makes_a_portrait(server, folder):
     from PIL import Image
 
-    done = ask(folder, str(FACEWORLD_REFERENCE), "a young man, plain red background", server.address)
+    done = run_script(folder, str(FACEWORLD_REFERENCE), "a young man, plain red background", server.address)
     assert done.returncode == 0, done.stderr
     picture = Image.open(folder / "portrait.png")
     assert picture.size == (128, 128) and "plain red background" in picture.info["prompt"]
@@ -46,7 +46,7 @@ def test_the_script_prints_what_failed(server, folder, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
-    done = ask(folder, str(tmp_path / "grey.png"), "a man", server.address)
+    done = run_script(folder, str(tmp_path / "grey.png"), "a man", server.address)
     assert done.returncode == 1 and "no face" in done.stderr
 
 

@@ -117,7 +117,7 @@ OURS = {
 }
 
 
-def test_the_net_reads_the_face(server, net):
+def test_the_controlnet_reads_the_face_tokens(server, net):
     from PIL import Image
 
     def pictures(apply: dict) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_the_net_reads_the_face(server, net):
         return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), float) for file in files])
 
     off = OURS | {"inputs": OURS["inputs"] | {"strength": 0.0}}
-    face, words, neither = pictures(OURS), pictures(CORES), pictures(off)
-    assert face.shape == words.shape == (2, 128, 128, 3)
-    assert np.abs(face - words).mean() > 0.02, "face tokens or words: it makes a difference"
+    face, prompt, neither = pictures(OURS), pictures(CORES), pictures(off)
+    assert face.shape == prompt.shape == (2, 128, 128, 3)
+    assert np.abs(face - prompt).mean() > 0.02, "face tokens and prompt give different images"
     assert np.abs(face - neither).mean() > 0.5, "the ControlNet acts"

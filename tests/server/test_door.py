@@ -90,11 +90,11 @@ def test_the_model_folder_lists_safetensors_only(in_comfy):
 def test_the_running_server_has_the_nodes(server, in_comfy):
     from facecdm.comfy_api.client import Client
 
-    async def ask():
+    async def get_object_info():
         async with Client(server.address) as client:
             return await client.object_info()
 
-    offered = asyncio.run(ask())
+    offered = asyncio.run(get_object_info())
     assert set(in_comfy.nodes) <= set(offered)
     about_us = [line for line in server.log.read_text().splitlines() if "custom_nodes" in line]
     assert not any("FAILED" in line or "Cannot import" in line for line in about_us), about_us

@@ -24,11 +24,11 @@ NOTES = ("Note", "MarkdownNote")
 
 @pytest.fixture(scope="module")
 def offered(server) -> dict:
-    async def ask():
+    async def get_object_info():
         async with Client(server.address) as client:
             return await client.object_info()
 
-    return asyncio.run(ask())
+    return asyncio.run(get_object_info())
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_detail_faces_keeps_the_face(weights, server, faceworld):
     assert np.array_equal(after[replaced == 0], before[replaced == 0])
 
 
-def test_a_picture_without_a_face_says_so(weights, server, tmp_path: Path):
+def test_a_picture_without_a_face_is_reported(weights, server, tmp_path: Path):
     from PIL import Image
 
     Image.new("RGB", (256, 256), "grey").save(tmp_path / "wall.png")

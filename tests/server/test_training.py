@@ -25,11 +25,11 @@ def people(server, faceworld_val) -> str:
 def node(server):
     """node(class, **inputs): an API node; required inputs that are not given have their default."""
 
-    async def ask():
+    async def get_object_info():
         async with Client(server.address) as client:
             return await client.object_info()
 
-    offered = asyncio.run(ask())
+    offered = asyncio.run(get_object_info())
 
     def make(kind: str, **inputs) -> dict:
         usual = {}

@@ -81,7 +81,7 @@ def experiment(folder: Path) -> Experiment:
     )
     lab = make_lab(folder)
     evaluator = Evaluator(
-        [CachedRecogniser(Colours(), folder / "seen.jsonl")],
+        [CachedRecogniser(Colours(), folder / "recognised.jsonl")],
         opener(),
         lambda picture, prompt: float(picture.mean()) / 255,
     )

@@ -30,7 +30,7 @@ def find_browser() -> str | None:
     """FACECDM_BROWSER, or a chromium or one of its kin that is installed."""
     asked = os.environ.get("FACECDM_BROWSER")
     found = [asked] if asked else [shutil.which(name) for name in NAMES]
-    found += [place for place in PLACES if Path(place).is_file()]
+    found += [path for path in PLACES if Path(path).is_file()]
     found += [str(path) for pattern in PLAYWRIGHT for path in sorted(Path.home().glob(pattern), reverse=True)]
     return next((path for path in found if path), None)
 
@@ -98,7 +98,7 @@ class Tab:
                     raise RuntimeError(message["error"])
                 return message["result"]
             if message.get("method") == "Runtime.exceptionThrown":
-                self.exceptions.append(_told(message["params"]["exceptionDetails"]))
+                self.exceptions.append(_error_text(message["params"]["exceptionDetails"]))
 
     def go(self, url: str) -> None:
         self.send("Page.navigate", url=url)
@@ -110,7 +110,7 @@ class Tab:
             "Runtime.evaluate", expression=f"(async () => {{{given}{code}}})()", awaitPromise=True, returnByValue=True
         )
         if "exceptionDetails" in result:
-            raise RuntimeError(_told(result["exceptionDetails"]))
+            raise RuntimeError(_error_text(result["exceptionDetails"]))
         return result["result"].get("value")
 
     def until(self, condition: str, seconds: float = 120) -> None:
@@ -161,5 +161,5 @@ class Tab:
         self._profile.cleanup()
 
 
-def _told(details: dict) -> str:
+def _error_text(details: dict) -> str:
     return details.get("exception", {}).get("description") or details.get("text", "?")

@@ -113,11 +113,11 @@ def predict(model, x, sigma: float, positive, negative=None, cfg: float = 1.0, t
     """ε of a ComfyUI MODEL through its own sampling, `times` U-Net evaluations; conditionings as ComfyUI has them."""
     import comfy.samplers
 
-    seen = {}
+    result = {}
 
     def sampler(denoise, noise, sigmas, extra_args=None, callback=None, disable=None):
         for _ in range(times):
-            seen["denoised"] = denoise(x, sigmas[:1].expand(len(x)), **extra_args)
+            result["denoised"] = denoise(x, sigmas[:1].expand(len(x)), **extra_args)
         return noise
 
     guider = comfy.samplers.CFGGuider(model)
@@ -131,7 +131,7 @@ def predict(model, x, sigma: float, positive, negative=None, cfg: float = 1.0, t
             torch.tensor([sigma, 0.0]),
             disable_pbar=True,
         )
-    return (x - seen["denoised"].clone()) / sigma
+    return (x - result["denoised"].clone()) / sigma
 
 
 def conditioning(text, pooled=None, **more):

@@ -23,10 +23,10 @@ RECOGNISER = "models/insightface/models/buffalo_s/w600k_mbf.onnx"
 PHOTOS = 6
 
 
-def command(*words, launcher=("-m",)) -> subprocess.CompletedProcess:
+def command(*arguments, launcher=("-m",)) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launcher, *map(str, words)],
+        [sys.executable, *launcher, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -138,8 +138,8 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(data_set, fac
         for key, value in ours.items():
             # Adam's first steps have the size of the rate whatever the gradient: rounding shows where it is near 0,
             # in one number of ten thousand.
-            apart = (theirs[key] - value).abs()
-            assert apart.max() < 1e-4 and (apart > 2e-5 + 1e-3 * value.abs()).float().mean() < 1e-4, key
+            difference = (theirs[key] - value).abs()
+            assert difference.max() < 1e-4 and (difference > 2e-5 + 1e-3 * value.abs()).float().mean() < 1e-4, key
 
 
 def test_the_demos_own_controlnet_learns_beside_the_adapter(data_set, face_models, tmp_path):

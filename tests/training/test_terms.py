@@ -93,7 +93,7 @@ def test_the_bank_holds_every_nth_picture(inputs, monkeypatch, most, expected):
     assert torch.equal(loss.bank.identity, inputs.data.rows.identity[list(expected)])
 
 
-def test_what_a_loss_lacks_is_named_with_its_stage(inputs):
+def test_a_missing_input_of_a_loss_is_named_with_its_stage(inputs):
     def check(recogniser=inputs.recogniser, data=inputs.data, spatial=False, **settings):
         check_losses(Stage(name="fine", **settings), LossInputs(data, None, adapter(spatial), recogniser))
 

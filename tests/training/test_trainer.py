@@ -264,7 +264,7 @@ def test_a_diverged_run_stops_with_an_error_and_keeps_its_state(tmp_path):
     assert again.step == 8, "a resumed run does not go on either"
 
 
-def test_single_skipped_steps_are_reported(tmp_path):
+def test_skipped_steps_are_reported(tmp_path):
     broken = Term("broken", lambda data: data.prediction.mean() * (float("nan") if data.step == 2 else 1.0))
     trainer = tiny_trainer(tmp_path, more_terms=[broken])
     trainer.run()
@@ -282,9 +282,9 @@ def test_weights_that_are_not_finite_are_no_result(tmp_path):
 # ---- several processes ----
 
 
-def two_processes(folder: Path, *words: str) -> subprocess.CompletedProcess:
+def two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Two processes, each with a folder of its own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", PROCESSES, folder, *words]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", PROCESSES, folder, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LAB.parents[2]), str(LAB.parent)])}
     return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=280)
 

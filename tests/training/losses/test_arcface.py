@@ -141,7 +141,7 @@ def test_made_in_inference_mode_it_still_differentiates(mbf):
     assert crop.grad.abs().sum() > 0
 
 
-def test_what_cannot_be_read_says_so(folder, tmp_path):
+def test_an_unreadable_network_is_an_error(folder, tmp_path):
     with pytest.raises(MissingModel, match="nowhere.onnx"):
         ArcFace(tmp_path / "nowhere.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"no protobuf at all")

@@ -89,7 +89,7 @@ def painting(people):
 
 
 @pytest.mark.parametrize("contrast", [False, True])
-def test_descent_makes_the_picture_another_person(painting, people, recogniser, folder, contrast):
+def test_gradient_descent_turns_the_picture_into_another_person(painting, people, recogniser, folder, contrast):
     denoiser, rows = painting
     (pixels, points, own), (_, _, wanted) = people
     bank = Bank(own, torch.tensor([7])) if contrast else None

@@ -181,5 +181,5 @@ def test_a_row_counts_the_same_in_any_batch(recogniser):
         return replace(step_data, clean=whole.clean[i])
 
     for loss in (DiffusionLoss(), IdentityLoss(net), BackgroundLoss(), AlignmentLoss()):
-        apart = sum(loss(part(slice(i, i + 1))) for i in range(3)) / 3
-        assert torch.allclose(apart, loss(part(slice(None))), rtol=1e-4)
+        separate = sum(loss(part(slice(i, i + 1))) for i in range(3)) / 3
+        assert torch.allclose(separate, loss(part(slice(None))), rtol=1e-4)

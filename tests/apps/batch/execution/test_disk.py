@@ -72,7 +72,7 @@ def test_a_full_file_system(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_failed_write_stops_the_batch_and_loses_nothing(play, tmp_path, monkeypatch):
+def test_a_failed_write_stops_the_batch_and_loses_nothing(run_scenario, tmp_path, monkeypatch):
     from facecdm.apps.batch.execution import runner
 
     real, written = runner.write_atomically, []
@@ -83,7 +83,7 @@ def test_a_failed_write_stops_the_batch_and_loses_nothing(play, tmp_path, monkey
         written.append(path)
         real(path, data)
 
-    async def scene(server):
+    async def scenario(server):
         plan = make_plan(tmp_path, server.address)
         monkeypatch.setattr(runner, "write_atomically", full_after_four)
         with pytest.raises(DiskFull, match="No space left on device.*--resume"):
@@ -94,4 +94,4 @@ def test_a_failed_write_stops_the_batch_and_loses_nothing(play, tmp_path, monkey
         return len(server.submitted)
 
     # The one that ran beside it was taken back; the one that could not be written was there still.
-    assert play(scene) <= 13 and made(tmp_path) == exactly(12)
+    assert run_scenario(scenario) <= 13 and made(tmp_path) == exactly(12)

@@ -14,29 +14,29 @@ def table(folder: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_every_job_has_its_picture(play, tmp_path):
-    async def scene(server):
+def test_every_job_has_its_picture(run_scenario, tmp_path):
+    async def scenario(server):
         return await run_async(make_plan(tmp_path, server.address)), server
 
-    summary, server = play(scene)
+    summary, server = run_scenario(scenario)
     assert summary.ok and made(tmp_path) == exactly(12) and len(server.submitted) == 12
     rows = table(tmp_path)
     assert [row["state"] for row in rows] == ["done"] * 12 and {row["seconds"] for row in rows} == {"2.5"}
     assert [row["seed"] for row in rows] == [str(seed) for seed in range(12)] and rows[3]["Draw it.style"] == "plain"
 
 
-def test_a_free_server_gets_the_work(play, tmp_path):
-    async def scene(slow, quick):
+def test_a_free_server_gets_the_work(run_scenario, tmp_path):
+    async def scenario(slow, quick):
         slow.seconds = 0.5
         await run_async(make_plan(tmp_path, slow.address, quick.address, seeds=40))
         return len(slow.submitted), len(quick.submitted)
 
-    slow, quick = play(scene, 2)
+    slow, quick = run_scenario(scenario, 2)
     assert slow + quick == 40 and quick > 2 * slow >= 2 and made(tmp_path) == exactly(40)
 
 
-def test_jobs_of_a_dead_server_go_to_the_other(play, tmp_path):
-    async def scene(one, two):
+def test_jobs_of_a_dead_server_go_to_the_other(run_scenario, tmp_path):
+    async def scenario(one, two):
         one.seconds = two.seconds = 0.05
         batch = asyncio.create_task(run_async(make_plan(tmp_path, one.address, two.address, seeds=40)))
         while len(one.submitted) < 6:
@@ -44,11 +44,11 @@ def test_jobs_of_a_dead_server_go_to_the_other(play, tmp_path):
         await one.down()
         return await batch
 
-    assert play(scene, 2).ok and made(tmp_path) == exactly(40)
+    assert run_scenario(scenario, 2).ok and made(tmp_path) == exactly(40)
 
 
-def test_a_server_that_returns_gets_new_jobs(play, tmp_path):
-    async def scene(one, two):
+def test_a_server_that_returns_gets_new_jobs(run_scenario, tmp_path):
+    async def scenario(one, two):
         two.seconds = 0.4
         one.seconds = 0.05
         batch = asyncio.create_task(run_async(make_plan(tmp_path, one.address, two.address, seeds=40)))
@@ -61,14 +61,14 @@ def test_a_server_that_returns_gets_new_jobs(play, tmp_path):
         summary = await batch
         return summary, len(one.submitted) - before
 
-    summary, more = play(scene, 2)
+    summary, more = run_scenario(scenario, 2)
     assert summary.ok and more > 5 and made(tmp_path) == exactly(40)
 
 
-def test_a_server_that_returns_cancels_the_jobs_that_others_took(play, tmp_path):
+def test_a_server_that_returns_cancels_the_jobs_that_others_took(run_scenario, tmp_path):
     """The network is cut and the server keeps its queue."""
 
-    async def scene(one, two):
+    async def scenario(one, two):
         one.seconds = 5
         plan = make_plan(tmp_path, one.address, two.address, seeds=20)
         batch = asyncio.create_task(run_async(plan))
@@ -86,14 +86,14 @@ def test_a_server_that_returns_cancels_the_jobs_that_others_took(play, tmp_path)
         one.seconds = 0.01
         return await batch, taken, set(one.deleted)
 
-    summary, taken, deleted = play(scene, 2)
+    summary, taken, deleted = run_scenario(scenario, 2)
     assert summary.ok and made(tmp_path) == exactly(20) and taken <= deleted
 
 
-def test_an_outage_that_keeps_the_queue_runs_nothing_twice(play, tmp_path):
+def test_an_outage_that_keeps_the_queue_runs_nothing_twice(run_scenario, tmp_path):
     """The network is cut, the server goes on: its jobs are found again."""
 
-    async def scene(server):
+    async def scenario(server):
         server.seconds = 0.05
         batch = asyncio.create_task(run_async(make_plan(tmp_path, server.address, seeds=10)))
         while len(server.submitted) < 4:
@@ -104,11 +104,11 @@ def test_an_outage_that_keeps_the_queue_runs_nothing_twice(play, tmp_path):
         await batch
         return len(server.submitted)
 
-    assert play(scene) == 10 and made(tmp_path) == exactly(10)
+    assert run_scenario(scenario) == 10 and made(tmp_path) == exactly(10)
 
 
-def test_a_server_that_forgets_gets_its_jobs_again(play, tmp_path):
-    async def scene(server):
+def test_a_server_that_forgets_gets_its_jobs_again(run_scenario, tmp_path):
+    async def scenario(server):
         server.seconds = 0.1
         batch = asyncio.create_task(run_async(make_plan(tmp_path, server.address, seeds=10)))
         while len(server.submitted) < 4:
@@ -116,12 +116,12 @@ def test_a_server_that_forgets_gets_its_jobs_again(play, tmp_path):
         server.forget()
         return await batch, len(server.submitted)
 
-    summary, submitted = play(scene)
+    summary, submitted = run_scenario(scenario)
     assert summary.ok and 10 < submitted <= 12 and made(tmp_path) == exactly(10)
 
 
-def test_dropped_web_sockets(play, tmp_path):
-    async def scene(server):
+def test_dropped_web_sockets(run_scenario, tmp_path):
+    async def scenario(server):
         server.seconds = 0.1
         batch = asyncio.create_task(run_async(make_plan(tmp_path, server.address, seeds=8)))
         while not batch.done():
@@ -130,10 +130,10 @@ def test_dropped_web_sockets(play, tmp_path):
             await asyncio.sleep(0.15)
         return (await batch).ok, len(server.submitted)
 
-    assert play(scene) == (True, 8) and made(tmp_path) == exactly(8)
+    assert run_scenario(scenario) == (True, 8) and made(tmp_path) == exactly(8)
 
 
-def test_a_job_that_fails_is_tried_again_then_set_aside(play, tmp_path):
+def test_a_job_that_fails_is_tried_again_then_set_aside(run_scenario, tmp_path):
     tries = []
 
     def behave(nodes):
@@ -142,11 +142,11 @@ def test_a_job_that_fails_is_tried_again_then_set_aside(play, tmp_path):
         if seed == 3 or seed == 5 and tries.count(5) == 1:
             raise ValueError(f"no \x1b[31m{seed}")
 
-    async def scene(server):
+    async def scenario(server):
         server.behave = behave
         return await run_async(make_plan(tmp_path, server.address, seeds=8))
 
-    summary = play(scene)
+    summary = run_scenario(scenario)
     assert summary.set_aside == {4: "node 1 (Draw) failed: no \x1b[31m3"} and summary.done == 7
     assert made(tmp_path) == {seed: seed for seed in range(8) if seed != 3}
     assert tries.count(3) == 3 and tries.count(5) == 2
@@ -154,8 +154,8 @@ def test_a_job_that_fails_is_tried_again_then_set_aside(play, tmp_path):
     assert len(table(tmp_path)) == 8 and len(aside) == 1 and "no" in aside[0]["message"] and not aside[0]["file"]
 
 
-def test_retry_failed(play, tmp_path):
-    async def scene(server):
+def test_retry_failed(run_scenario, tmp_path):
+    async def scenario(server):
         server.behave = lambda nodes: 1 / 0
         first = await run_async(make_plan(tmp_path, server.address, seeds=3))
         server.behave = lambda nodes: None
@@ -163,20 +163,20 @@ def test_retry_failed(play, tmp_path):
         third = await run_async(make_plan(tmp_path, server.address, seeds=3), resume=True, retry_failed=True)
         return first, second, third, len(server.submitted)
 
-    first, second, third, submitted = play(scene)
+    first, second, third, submitted = run_scenario(scenario)
     assert (first.done, second.done, third.done) == (0, 0, 3) and submitted == 9 + 3
 
 
-def test_a_failed_job_is_tried_on_another_server(play, tmp_path):
-    async def scene(broken, good):
+def test_a_failed_job_is_tried_on_another_server(run_scenario, tmp_path):
+    async def scenario(broken, good):
         broken.behave = lambda nodes: 1 / 0
         return await run_async(make_plan(tmp_path, broken.address, good.address, seeds=12))
 
-    assert play(scene, 2).ok and made(tmp_path) == exactly(12)
+    assert run_scenario(scenario, 2).ok and made(tmp_path) == exactly(12)
 
 
-def test_a_job_that_kills_its_servers_is_set_aside(play, tmp_path):
-    async def scene(server):
+def test_a_job_that_kills_its_servers_is_set_aside(run_scenario, tmp_path):
+    async def scenario(server):
         async def run(nodes):
             await server.down()
             await asyncio.sleep(0.6)
@@ -184,18 +184,18 @@ def test_a_job_that_kills_its_servers_is_set_aside(play, tmp_path):
 
         def behave(nodes):
             if nodes["1"]["inputs"]["seed"] == 1:
-                deaths.append(asyncio.create_task(run(nodes)))
+                crashes.append(asyncio.create_task(run(nodes)))
 
-        deaths, server.behave = [], behave
-        return await run_async(make_plan(tmp_path, server.address, seeds=4)), len(deaths)
+        crashes, server.behave = [], behave
+        return await run_async(make_plan(tmp_path, server.address, seeds=4)), len(crashes)
 
-    summary, deaths = play(scene)
-    assert list(summary.set_aside) == [2] and "went away 5 times" in summary.set_aside[2] and deaths == 5
+    summary, crashes = run_scenario(scenario)
+    assert list(summary.set_aside) == [2] and "went away 5 times" in summary.set_aside[2] and crashes == 5
     assert made(tmp_path) == {0: 0, 2: 2, 3: 3}
 
 
-def test_a_late_server_that_lacks_a_model_is_not_used(play, tmp_path):
-    async def scene(good, late):
+def test_a_server_that_lacks_a_model_is_not_used(run_scenario, tmp_path):
+    async def scenario(good, late):
         await late.down()
         info = {
             **late.info,
@@ -213,5 +213,5 @@ def test_a_late_server_that_lacks_a_model_is_not_used(play, tmp_path):
         await batch
         return late.requests, late.submitted
 
-    asked, submitted = play(scene, 2)
+    asked, submitted = run_scenario(scenario, 2)
     assert "GET /object_info" in asked and submitted == [] and made(tmp_path) == exactly(12)

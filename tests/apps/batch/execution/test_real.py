@@ -102,7 +102,7 @@ def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
         }
     )
 
-    async def scene():
+    async def scenario():
         batch = asyncio.create_task(run_async(plan))
         while len(pictures(tmp_path / "out")) < 20:
             assert not batch.done()
@@ -110,7 +110,7 @@ def test_sixty_jobs_on_two_servers_and_one_is_killed(server, second, tmp_path):
         second.process.kill()
         return await batch
 
-    summary = asyncio.run(asyncio.wait_for(scene(), 300))
+    summary = asyncio.run(asyncio.wait_for(scenario(), 300))
     assert summary.ok and summary.jobs == 60
     found = {path.relative_to(tmp_path / "out").as_posix(): recipe(path) for path in pictures(tmp_path / "out")}
     assert found.keys() == {f"{prompt}/{seed}.png" for prompt in (1, 2) for seed in range(1, 31)}

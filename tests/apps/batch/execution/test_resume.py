@@ -16,8 +16,8 @@ def table(folder: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_resume_after_the_last_server_went_away(play, tmp_path):
-    async def scene(server):
+def test_resume_after_the_last_server_went_away(run_scenario, tmp_path):
+    async def scenario(server):
         server.seconds = 0.05
         plan = make_plan(tmp_path, server.address, give_up=1)
         batch = asyncio.create_task(run_async(plan))
@@ -33,14 +33,14 @@ def test_resume_after_the_last_server_went_away(play, tmp_path):
         await run_async(plan, resume=True)
         return len(before), len(server.submitted)
 
-    before, again = play(scene)
+    before, again = run_scenario(scenario)
     assert made(tmp_path) == exactly(12) and again == 12 - before
 
 
-def test_resume_after_a_stop(play, tmp_path):
+def test_resume_after_a_stop(run_scenario, tmp_path):
     """What Ctrl-C does: the queue there is empty, nothing half is here, and no finished job runs again."""
 
-    async def scene(server):
+    async def scenario(server):
         server.seconds = 0.1
         plan = make_plan(tmp_path, server.address)
         for stop_at in (3, 7):
@@ -56,11 +56,11 @@ def test_resume_after_a_stop(play, tmp_path):
         await run_async(plan, resume=True)
         return finished & {nodes["1"]["inputs"]["seed"] for nodes in server.submitted}
 
-    assert play(scene) == set() and made(tmp_path) == exactly(12)
+    assert run_scenario(scenario) == set() and made(tmp_path) == exactly(12)
 
 
-def test_two_batches_do_not_share_a_folder(play, tmp_path):
-    async def scene(server: StandIn):
+def test_two_batches_do_not_share_a_folder(run_scenario, tmp_path):
+    async def scenario(server: StandIn):
         server.seconds = 0.2
         plan = make_plan(tmp_path, server.address, seeds=4)
         first = asyncio.create_task(run_async(plan))
@@ -69,11 +69,11 @@ def test_two_batches_do_not_share_a_folder(play, tmp_path):
             await run_async(plan, resume=True)
         return await first
 
-    assert play(scene).ok
+    assert run_scenario(scenario).ok
 
 
-def test_a_plan_that_changed_is_refused(play, tmp_path):
-    async def scene(server):
+def test_a_plan_that_changed_is_refused(run_scenario, tmp_path):
+    async def scenario(server):
         await run_async(make_plan(tmp_path, server.address, seeds=3))
         with pytest.raises(JournalMistake, match="3 of 3 jobs.*--resume"):
             await run_async(make_plan(tmp_path, server.address, seeds=3))
@@ -83,4 +83,4 @@ def test_a_plan_that_changed_is_refused(play, tmp_path):
         assert "there are 5, there were 3" in str(message.value)
         return len(server.submitted)
 
-    assert play(scene) == 3
+    assert run_scenario(scenario) == 3

@@ -8,11 +8,11 @@ from standin import make_plan
 from facecdm.apps.batch.start import run_async
 
 
-def test_references_are_uploaded_once(play, tmp_path):
+def test_references_are_uploaded_once(run_scenario, tmp_path):
     for name in ("ada", "bob"):
         Image.new("RGB", (8, 8), name == "ada" and "red" or "blue").save(tmp_path / f"{name}.png")
 
-    async def scene(one, two):
+    async def scenario(one, two):
         plan = make_plan(
             tmp_path,
             one.address,
@@ -24,18 +24,18 @@ def test_references_are_uploaded_once(play, tmp_path):
         await run_async(plan)
         return one, two
 
-    for server in play(scene, 2):
+    for server in run_scenario(scenario, 2):
         assert len(set(server.uploads)) == len(server.uploads) <= 2
         assert {nodes["1"]["inputs"]["image"] for nodes in server.submitted} <= set(server.uploads)
     assert {path.name for path in (tmp_path / "out").glob("*/*.png")} == {f"{n}.png" for n in range(10)}
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 20
 
 
-def test_a_reference_that_changes_during_the_batch(play, tmp_path):
+def test_a_reference_that_changes_during_the_batch(run_scenario, tmp_path):
     for name in ("ada", "bob", "eve"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
 
-    async def scene(server):
+    async def scenario(server):
         server.seconds = 0.2
         plan = make_plan(
             tmp_path,
@@ -52,5 +52,5 @@ def test_a_reference_that_changes_during_the_batch(play, tmp_path):
         (tmp_path / "eve.png").unlink()
         return await batch
 
-    aside = play(scene).set_aside
+    aside = run_scenario(scenario).set_aside
     assert aside.keys() == {3, 4} and "has changed" in aside[3] and "cannot be read any more" in aside[4]

@@ -223,11 +223,11 @@ def test_a_list_is_wrapped():
 
 @pytest.fixture(scope="module")
 def offered(server) -> dict:
-    async def ask():
+    async def get_object_info():
         async with Client(server.address) as client:
             return await client.object_info()
 
-    return asyncio.run(ask())
+    return asyncio.run(get_object_info())
 
 
 def test_the_shipped_workflows_lack_nothing_but_files(offered):

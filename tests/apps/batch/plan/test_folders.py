@@ -68,9 +68,9 @@ def test_a_plan_cannot_allow_itself(home):
         Plan.make({"workflow": NODES, "jobs": {"a": 1}, "files_from": [".."]}, home)
 
 
-def test_nothing_is_uploaded(play, home, capsys):
+def test_nothing_is_uploaded(run_scenario, home, capsys):
 
-    async def scene(server):
+    async def scenario(server):
         keys = make_plan(home, server.address, seeds=1).model_dump(mode="json", exclude={"output"}, exclude_unset=True)
         keys |= {"inputs": {"person": "Draw it.image"}, "jobs": [{"person": {"files": "../secret.png"}}], "name": "1"}
         (home / "plan.yaml").write_text(json.dumps(keys))
@@ -80,5 +80,5 @@ def test_nothing_is_uploaded(play, home, capsys):
         allowed = await asyncio.to_thread(main, [*command, "--files-from", str(home.parent)])
         return refused, uploads, allowed, len(server.uploads)
 
-    assert play(scene) == (1, [], 0, 1)
+    assert run_scenario(scenario) == (1, [], 0, 1)
     assert OUTSIDE in capsys.readouterr().err and len(made(home)) == 1

@@ -84,9 +84,9 @@ def test_a_name_in_two_groups():
 @given(st.integers(-1000, 1000), st.integers(-1000, 1000), st.integers(-50, 50).filter(bool))
 def test_whole_ranges_include_their_end(start, end, step):
     spec = {"a": {"from": start, "to": end, "step": step}}
-    want = list(range(start, end + (1 if step > 0 else -1), step))
-    assert [row["a"] for row in expand([spec], Folders(Path(".")), [])] == want
-    assert want or "no value" in mistake_of(spec)
+    expected = list(range(start, end + (1 if step > 0 else -1), step))
+    assert [row["a"] for row in expand([spec], Folders(Path(".")), [])] == expected
+    assert expected or "no value" in mistake_of(spec)
 
 
 def test_decimal_fractions_are_exact():

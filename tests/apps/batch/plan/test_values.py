@@ -11,7 +11,7 @@ CHOICES = [["euler", "heun", 4], {}]
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "options", "want"),
+    ("value", "kind", "options", "expected"),
     [
         (4, "INT", WHOLE, 4),
         ("4", "INT", WHOLE, 4),
@@ -36,9 +36,9 @@ CHOICES = [["euler", "heun", 4], {}]
         ({"x": 1}, "CURVE", {}, {"x": 1}),
     ],
 )
-def test_values_that_fit(value, kind, options, want):
+def test_values_that_fit(value, kind, options, expected):
     found = fit(value, kind, options)
-    assert found == want and type(found) is type(want)
+    assert found == expected and type(found) is type(expected)
 
 
 @pytest.mark.parametrize(

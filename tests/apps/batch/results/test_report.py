@@ -123,13 +123,13 @@ def test_sheets_without_a_person_and_with_pages(tmp_path):
 # ---- the command ----
 
 
-def test_a_table_on_the_command_line(play, tmp_path, capsys):
+def test_a_table_on_the_command_line(run_scenario, tmp_path, capsys):
     import json
 
     (tmp_path / "w.json").write_text(json.dumps(NODES))
     (tmp_path / "plan.csv").write_text("Draw it.seed,Draw it.text\n1,a\n2,b\n")
 
-    async def scene(server):
+    async def scenario(server):
         def call(*more):
             return main(
                 [
@@ -159,16 +159,16 @@ def test_a_table_on_the_command_line(play, tmp_path, capsys):
             and "job 1 is set aside: node 1 (Draw) failed: division" in message.err
         )
 
-    play(scene)
+    run_scenario(scenario)
     assert made(tmp_path) == {1: 1, 2: 2}
 
 
-def test_keep_best_needs_a_face_pack_before_anything_is_queued(play, tmp_path):
+def test_keep_best_needs_a_face_pack_before_anything_is_queued(run_scenario, tmp_path):
     from facecdm.apps.batch.errors import PlanMistake
 
-    async def scene(server):
+    async def scenario(server):
         with pytest.raises(PlanMistake, match="keep_best: .*--base"):
             await run_async(make_plan(tmp_path, server.address, keep_best=1))
         return server.submitted
 
-    assert play(scene) == []
+    assert run_scenario(scenario) == []

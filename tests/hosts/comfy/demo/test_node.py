@@ -33,9 +33,9 @@ def test_a_picture_by_core_nodes(loaded, sampler, scheduler):
 
     model, clip, vae, _ = loaded
     with torch.inference_mode():
-        words, none = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a young man, smiling", ""))
+        prompt, none = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a young man, smiling", ""))
         latent = nodes.EmptyLatentImage().generate(128, 128, 2)[0]
-        latent = nodes.KSampler().sample(model, 1, 2, 3.0, sampler, scheduler, words, none, latent)[0]
+        latent = nodes.KSampler().sample(model, 1, 2, 3.0, sampler, scheduler, prompt, none, latent)[0]
         image = nodes.VAEDecode().decode(vae, latent)[0]
     assert latent["samples"].shape == (2, 48, 16, 16)
     assert image.shape == (2, 128, 128, 3)
@@ -48,18 +48,18 @@ def test_image_to_image(loaded):
     model, clip, vae, vision = loaded
     picture = torch.linspace(0, 1, 128).view(1, 128, 1, 1).expand(1, 128, 128, 3)
     with torch.inference_mode():
-        words = nodes.CLIPTextEncode().encode(clip, "")[0]
+        prompt = nodes.CLIPTextEncode().encode(clip, "")[0]
         latent = nodes.VAEEncode().encode(vae, picture)[0]
         little, much = (
-            nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "simple", words, words, latent, denoise=denoise)[0][
+            nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "simple", prompt, prompt, latent, denoise=denoise)[0][
                 "samples"
             ]
             for denoise in (0.02, 0.9)
         )
-        seen = nodes.CLIPVisionEncode().encode(vision, picture, "center")[0]
+        encoded = nodes.CLIPVisionEncode().encode(vision, picture, "center")[0]
     change = [(samples - latent["samples"]).norm() for samples in (little, much)]
     assert 0 < change[0] < change[1] / 2, "a little denoising keeps the picture, even with weights that know nothing"
-    assert seen.image_embeds.shape == (1, 192)
+    assert encoded.image_embeds.shape == (1, 192)
 
 
 def test_a_mask_is_no_extra_channel(loaded):
@@ -67,12 +67,12 @@ def test_a_mask_is_no_extra_channel(loaded):
 
     model, clip, vae, _ = loaded
     with torch.inference_mode():
-        words = nodes.CLIPTextEncode().encode(clip, "")[0]
+        prompt = nodes.CLIPTextEncode().encode(clip, "")[0]
         latent = nodes.VAEEncode().encode(vae, torch.rand(1, 128, 128, 3))[0]
         masked = nodes.SetLatentNoiseMask().set_mask(
             latent, torch.cat([torch.zeros(1, 64, 128), torch.ones(1, 64, 128)], 1)
         )[0]
-        out = nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "sgm_uniform", words, words, masked)[0]
+        out = nodes.KSampler().sample(model, 1, 2, 1.0, "euler", "sgm_uniform", prompt, prompt, masked)[0]
     torch.testing.assert_close(out["samples"][:, :, :6], latent["samples"][:, :, :6], rtol=1e-3, atol=1e-3)
 
 

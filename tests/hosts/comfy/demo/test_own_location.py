@@ -31,12 +31,12 @@ def sample(in_comfy, demo, model, adapter, pictures=1, **person):
         adapter, torch.nn.functional.normalize(torch.ones(1, 512), dim=1), **person
     )
     patched = in_comfy.module("facecdm.hosts.comfy.sampling.apply").apply_person(model, shown)
-    words = demo.clip.encode_from_tokens(demo.clip.tokenize("a young man, bald"))
+    text = demo.clip.encode_from_tokens(demo.clip.tokenize("a young man, bald"))
     latent = torch.zeros(pictures, patched.model.latent_format.latent_channels, 16, 16)
     noise = comfy.sample.prepare_noise(latent, 7)
     with torch.inference_mode():
         return comfy.sample.sample(
-            patched, noise, 4, 3.0, "euler", "karras", [[words, {}]], [[words * 0, {}]], latent, disable_pbar=True
+            patched, noise, 4, 3.0, "euler", "karras", [[text, {}]], [[text * 0, {}]], latent, disable_pbar=True
         )
 
 
@@ -58,16 +58,16 @@ def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatc
 
     monkeypatch.setattr(adapter, "locate", locate)
     found = sample(in_comfy, demo, model, adapter, pictures)
-    told = sample(in_comfy, demo, model, adapter, pictures, keypoints=WHERE, sigma_start=second_sigma(model) * 1.001)
+    given = sample(in_comfy, demo, model, adapter, pictures, keypoints=WHERE, sigma_start=second_sigma(model) * 1.001)
     assert len(seen) == 3 and all(shape[0] == pictures for shape, _ in seen)
-    assert torch.allclose(found, told, atol=2e-3 * told.abs().max().item())
+    assert torch.allclose(found, given, atol=2e-3 * given.abs().max().item())
 
 
 def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
     monkeypatch.setattr(adapter, "locate", lambda clean, sigma: (WHERE, torch.zeros(1)))
-    nobody = sample(in_comfy, demo, model, adapter, sigma_start=0.0)
-    assert torch.allclose(sample(in_comfy, demo, model, adapter), nobody, atol=1e-5)
+    without_person = sample(in_comfy, demo, model, adapter, sigma_start=0.0)
+    assert torch.allclose(sample(in_comfy, demo, model, adapter), without_person, atol=1e-5)
 
 
 def test_given_key_points_override_the_estimate(in_comfy, shown, monkeypatch):

@@ -54,8 +54,8 @@ def test_several_conditionings_of_different_length(sd15, adapter):
     model, x = apply_person(sd15.model, person(adapter)), latents()
     one, two = prompt(96, 1), prompt(96, 2, tokens=154)
     both = predict(model, x, SIGMA, one + two, prompt(96, 3), cfg=1.0)
-    apart = (predict(model, x, SIGMA, one) + predict(model, x, SIGMA, two)) / 2
-    torch.testing.assert_close(both, apart, rtol=0, atol=1e-4)
+    separate = (predict(model, x, SIGMA, one) + predict(model, x, SIGMA, two)) / 2
+    torch.testing.assert_close(both, separate, rtol=0, atol=1e-4)
 
 
 def test_start_and_end(sd15, adapter):
@@ -98,7 +98,7 @@ def test_applying_leaves_the_given_model_alone(sd15, adapter):
     assert "patches_replace" not in sd15.model.model_options.get("transformer_options", {})
 
 
-def test_a_previous_occupant_is_kept(sd15, adapter):
+def test_another_packs_patch_of_a_layer_is_kept(sd15, adapter):
     """Another pack's patch on one layer answers in the text's place, and the person comes on top."""
     calls = []
 
@@ -118,23 +118,23 @@ def test_a_previous_occupant_is_kept(sd15, adapter):
     assert not torch.equal(ours, predict(apply_person(sd15.model, person(adapter)), x, SIGMA, prompt(96)))
 
 
-def test_others_may_add_to_our_patch(sd15, adapter):
+def test_other_packs_may_add_to_our_patch(sd15, adapter):
     """As IPAdapter_plus does: `patches[key].add(callback, **options)` on a clone, called within its σ range."""
     model, x = apply_person(sd15.model, person(adapter)), latents()
     clone = model.clone()
-    seen = []
+    weights = []
 
     def callback(out, q, k, v, extra_options, weight, **options):
-        seen.append(weight)
+        weights.append(weight)
         return torch.ones_like(out) * weight
 
     added = clone.model_options["transformer_options"]["patches_replace"]["attn2"][("middle", 0, 0)]
     added.add(callback, weight=0.5, sigma_start=5.0, sigma_end=1.0)
     before, after = predict(model, x, SIGMA, prompt(96)), predict(clone, x, SIGMA, prompt(96))
-    assert seen == [0.5] and not torch.equal(before, after)
+    assert weights == [0.5] and not torch.equal(before, after)
     assert torch.equal(predict(clone.clone(), x, SIGMA, prompt(96)), after), "a clone keeps what was added"
     predict(clone, x, 7.0, prompt(96))
-    assert seen == [0.5] * 2, "outside its range the callback is not called"
+    assert weights == [0.5] * 2, "outside its range the callback is not called"
 
 
 @pytest.mark.parametrize("key", [("middle", 0), ("middle", 0, 0)])

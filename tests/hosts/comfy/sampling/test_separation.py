@@ -55,7 +55,7 @@ def test_a_person_has_no_effect_outside_of_their_mask_in_a_layer(kappa, dtype):
     assert not torch.isclose(one[:, ~outside], two[:, ~outside]).all()
 
 
-def test_nor_in_any_patched_layer_of_a_model(base, adapter):
+def test_a_person_has_no_effect_outside_of_their_mask_in_a_patched_model(base, adapter):
     """Each layer of a MODEL, called as its U-Net calls it."""
     from facecdm.hosts.comfy.sampling.run import RUN, Run
 

@@ -81,8 +81,8 @@ class Step:
         return found
 
 
-def into(seen: list):
-    return lambda *what: seen.append(what)
+def to(observed: list):
+    return lambda *what: observed.append(what)
 
 
 def same(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
@@ -101,7 +101,7 @@ def test_gradients_equal_diffusers(twins, denoiser_class, touched):
         people = step.people(denoiser)
 
     host = DiffusersHost(twins.unet)
-    host._session.streams = lambda index, places: people[index]
+    host._session.streams = lambda index, positions: people[index]
     files = {
         f"diffusion_model.{file}": name
         for name, file in comfy.utils.unet_to_diffusers(twins.model.model.model_config.unet_config).items()
@@ -123,7 +123,7 @@ def test_checkpointing_gives_the_same_gradients_and_calls_the_observer_once(twin
         results = []
         for on in (False, True):
             denoiser.checkpoint(on)
-            seen, outputs, kept = [], [], 0
+            observed, outputs, kept = [], [], 0
 
             def keep(tensor):
                 nonlocal kept
@@ -133,13 +133,13 @@ def test_checkpointing_gives_the_same_gradients_and_calls_the_observer_once(twin
             with step.lora.on(denoiser.linears()):
                 with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                     prediction = denoiser.predict(
-                        step.noisy, step.t, step.prompt, step.people(denoiser, outputs.append), watch=into(seen)
+                        step.noisy, step.t, step.prompt, step.people(denoiser, outputs.append), watch=to(observed)
                     )
-                extra = sum(x.square().mean() for _, q, k in seen for x in (q, k))
+                extra = sum(x.square().mean() for _, q, k in observed for x in (q, k))
                 (extra + sum(x.abs().mean() for x in outputs)).backward(retain_graph=True)
                 results.append((prediction.detach(), step.learn(prediction), kept))
-            assert len(seen) == len(outputs) == len(denoiser.layer_map.layers)
-            assert sorted(index for index, _, _ in seen) == list(range(len(seen)))
+            assert len(observed) == len(outputs) == len(denoiser.layer_map.layers)
+            assert sorted(index for index, _, _ in observed) == list(range(len(observed)))
     (plain, learnt, memory), (again, learnt_again, less) = results
     assert torch.equal(plain, again)
     same(learnt_again, learnt, 1e-6)
