@@ -80,6 +80,7 @@ def make_batch(denoiser, batch: int, latent: int, t: int):
         on,
         ~on,
         torch.zeros(batch, 2),
+        ~on,
     )
     where = FaceLocation(rows.keypoints.to(denoiser.device), (latent, latent), side=2)
     return (

@@ -273,6 +273,8 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
         f"weights: {weights / 1e6:.1f} M",
         f"recogniser: {config.recogniser or 'any'}",
     ]
+    if config.spatial_tokens:
+        lines.insert(2, f"face location: {'found by itself, or ' if config.location_channels else ''}given by pose")
     return "\n".join([*lines, "untrained: an exact no-op"] if adapter.is_new else lines)
 
 

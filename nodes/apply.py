@@ -96,7 +96,8 @@ class ApplyFaceCDM(io.ComfyNode):
                     POSE_KEYPOINT,
                     "pose",
                     "The location of the face: the pose that the ControlNet gets, cropped in the same way. "
-                    "It raises identity similarity. For FaceCDM's own adapters with spatial tokens.",
+                    "It raises identity similarity; an adapter with a location head finds the face without it. For "
+                    "FaceCDM's own adapters with spatial tokens.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the person in it.")],

@@ -272,6 +272,17 @@ class _Bar:
         if self._console is not None:
             self._console.close()
 
+    def location(self, step: int, steps: int, loss: float) -> None:
+        from comfy.model_management import throw_exception_if_processing_interrupted
+        from tqdm.auto import tqdm
+
+        if step == 1:
+            self.__exit__()
+            self._console = tqdm(total=steps, desc="location head")
+        self._console.update()
+        self._console.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        throw_exception_if_processing_interrupted()
+
     def begin(self, trainer) -> None:
         from tqdm.auto import tqdm
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..bases.grid import layer_grid
-from ..faces.location import FADES, REACH, aligned_coordinates
+from ..faces.location import FADES, REACH, aligned_coordinates, scaled
 
 WIDTH = 0.4  # standard deviation of the attention bias, in distances between neighbouring tokens
 NEAR = 3  # a position attends to at most NEAR × NEAR tokens
@@ -41,7 +41,8 @@ class FaceLocation:
             ]
             near = nearest(at, self.side)
             width = 2 * REACH / self.side * WIDTH
-            scores = -(at[:, :, None] - token_centres(self.side).to(at)[near]).square().sum(-1) / (2 * width**2)
+            centres = token_centres(self.side, at.device).to(at)
+            scores = -(at[:, :, None] - centres[near]).square().sum(-1) / (2 * width**2)
             scores = scores - scores.amax(-1, keepdim=True)  # so that half precision can hold them far from a face
             beyond = at.abs().amax(-1, keepdim=True) - REACH
             share = (1 - beyond / FADES).clamp(0, 1)
@@ -64,13 +65,17 @@ class FaceLocation:
         trust = self.trust if self.trust is None or len(self.trust) == 1 else self.trust[rows]
         return FaceLocation(keypoints, self.size, self.side, self.grid, trust)
 
+    def on(self, device: torch.device, grid: tuple[int, int] | None = None) -> "FaceLocation":
+        """The location on `device`, for a layer of `grid` (rows, columns)."""
+        trust = None if self.trust is None else self.trust.to(device)
+        return FaceLocation(self.keypoints.to(device), self.size, self.side, grid, trust)
+
     def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
         """The location relative to a part of the picture; `area` is its height, width, top and left in latents."""
         height, width, top, left = area
-        scale, corner, part = (
-            self.keypoints.new_tensor(xy) for xy in ([self.size[1], self.size[0]], [left, top], [width, height])
-        )
-        return FaceLocation((self.keypoints * scale - corner) / part, (height, width), self.side, self.grid, self.trust)
+        x, y = scaled(self.keypoints, self.size[1], self.size[0]).unbind(-1)
+        points = torch.stack([(x - left) / width, (y - top) / height], -1)
+        return FaceLocation(points, (height, width), self.side, self.grid, self.trust)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +101,9 @@ class FaceLocations:
         return self._made[positions, dtype, "all"]
 
 
-def token_centres(side: int) -> Tensor:
+def token_centres(side: int, device: torch.device | None = None) -> Tensor:
     """x, y of the tokens' centres, [side², 2], from the centre of the crop, in units of half a crop."""
-    steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * REACH
+    steps = ((torch.arange(side, device=device) + 0.5) / side * 2 - 1) * REACH
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
 

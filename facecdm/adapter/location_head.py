@@ -8,8 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..faces.align import TEMPLATE
+from ..faces.location import SIZE
+
 POINTS = 5
+KNOWN = 3  # channels beside the latents: position and noise level
 GRID = 32  # most positions along a side; larger latents are averaged down
+OUTSIDE = 1e-4  # weight of a position outside the person's region; above 0, so that an empty region gives no NaN
+_SHAPE = TEMPLATE / SIZE  # key points of an upright face in 0…1 of the recogniser's crop
+_SPREAD = float(((_SHAPE - _SHAPE.mean(0)) ** 2).sum(-1).mean() ** 0.5)
 
 
 class LocationHead(nn.Module):
@@ -24,7 +31,7 @@ class LocationHead(nn.Module):
         self.channels = channels
         # Two channels give the position, since faces are rarely at the picture's edge.
         self.body = nn.Sequential(
-            nn.Conv2d(channels + 3, width, 3, padding=1),
+            nn.Conv2d(channels + KNOWN, width, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.GELU(),
@@ -36,27 +43,34 @@ class LocationHead(nn.Module):
         self.heat = nn.Conv2d(width, POINTS, 1)
         self.spread = nn.Linear(width, 1)
 
-    def forward(self, clean: Tensor, noise_level: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, clean: Tensor, noise_level: Tensor, region: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """
         clean        predicted clean latents [B, C, h, w], of about unit variance
         noise_level  σ divided by the signal's factor at the step [B]
+        region       [1 or B, 1, h, w] in 0…1, where the face may be; None: everywhere
         returns      key points [B, 5, 2] in 0…1 of the picture, and the logarithm of their standard deviation [B] in
                      the same unit
         """
         height, width = clean.shape[-2:]
         if max(height, width) > GRID:
             scale = GRID / max(height, width)
-            clean = F.interpolate(clean, (round(height * scale), round(width * scale)), mode="area")
-            height, width = clean.shape[-2:]
+            size = round(height * scale), round(width * scale)
+            clean = F.interpolate(clean, size, mode="area")
+            region = None if region is None else F.interpolate(region, size, mode="area")
+            height, width = size
         y = (torch.arange(height, device=clean.device, dtype=clean.dtype) + 0.5) / height
         x = (torch.arange(width, device=clean.device, dtype=clean.dtype) + 0.5) / width
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         level = noise_level.to(clean).clamp(1e-3, 1e3).log().view(-1, 1, 1, 1) / 4
         known = torch.stack([rows - 0.5, columns - 0.5])[None].expand(len(clean), -1, -1, -1)
         seen = self.body(torch.cat([clean, known, level.expand(len(clean), 1, height, width)], 1))
-        share = self.heat(seen).flatten(2).softmax(-1)
+        heat, pooled = self.heat(seen), seen.mean((2, 3))
+        if region is not None:
+            weight = region.clamp(min=OUTSIDE)
+            heat, pooled = heat + weight.log(), (seen * weight).sum((2, 3)) / weight.sum((2, 3))
+        share = heat.flatten(2).softmax(-1)
         points = torch.stack([share @ columns.reshape(-1), share @ rows.reshape(-1)], -1)
-        return points, self.spread(seen.mean((2, 3)))[:, 0]
+        return points, self.spread(pooled)[:, 0]
 
 
 def location_loss(points: Tensor, log_std: Tensor, wanted: Tensor) -> Tensor:
@@ -65,10 +79,16 @@ def location_loss(points: Tensor, log_std: Tensor, wanted: Tensor) -> Tensor:
     return (squared / (2 * (2 * log_std).exp()) + 2 * log_std).mean()
 
 
-def trust(log_std: Tensor, face_size: float = 0.3, tolerance: float = 0.15) -> Tensor:
-    """The trust in the key points, 0…1, which scales the face stream.
+def face_side(points: Tensor) -> Tensor:
+    """The side of the recogniser's crop around key points [B, 5, 2], in the same unit [B]."""
+    centred = points - points.mean(1, keepdim=True)
+    return centred.square().sum(-1).mean(-1).sqrt() / _SPREAD
 
-    face_size  side of the face's crop in 0…1 of the picture
-    tolerance  standard deviation, as a share of the crop, at which the trust is 0.5
+
+def trust(points: Tensor, log_std: Tensor, tolerance: float = 0.1) -> Tensor:
+    """The trust in estimated key points [B, 5, 2], 0…1 [B], which scales the face stream.
+
+    log_std    logarithm of their standard deviation [B]
+    tolerance  standard deviation, as a share of the face's crop, at which the trust is 0.5
     """
-    return torch.sigmoid(-4 * (log_std - torch.log(torch.tensor(face_size * tolerance))))
+    return torch.sigmoid(-4 * (log_std - (face_side(points) * tolerance).clamp(min=1e-6).log()))

@@ -1,5 +1,6 @@
 """The triplet adapter: features to tokens, tokens to keys and values, and the gates on them."""
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bases.layers import LayerMap
+from ..faces.location import scaled
 from .config import AdapterConfig
 from .gates import NoiseGate
 from .interplay import Interplay
@@ -66,6 +68,7 @@ class TripletAdapter(nn.Module):
         )
         self.interplay = Interplay(context, config.streams) if config.interplay else None
         self.location_head = LocationHead(config.location_channels) if config.location_channels else None
+        self._heads: dict[torch.device, LocationHead] = {}  # copies of it on other devices
         self.streams = nn.ModuleDict(
             {stream: StreamLayers(config.layer_map, config.knots, dtype, config.router) for stream in config.streams}
         )
@@ -96,18 +99,33 @@ class TripletAdapter(nn.Module):
         return self.interplay(tokens, text) if self.interplay is not None else tokens
 
     @torch.no_grad()
-    def locate(self, clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def locate(self, clean: Tensor, sigma: Tensor, region: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Key points [B, 5, 2] in 0…1 of the picture and trust [B] in 0…1 from predicted clean latents [B, C, h, w].
 
-        sigma [1 or B] is the noise level at which they were predicted. Latents may have twice the height and
-        width and a quarter of the channels, as the demo model's do.
+        sigma   noise level σ at which they were predicted [1 or B]
+        region  where the face may be, [1 or B, 1, h, w] in 0…1; None: everywhere
+
+        Latents may have twice the head's height and width and a quarter of its channels, or the reverse, as the demo
+        model's latents in ComfyUI and in a training.
         """
-        head = self.location_head
+        head, (height, width) = self._head_on(clean.device), clean.shape[-2:]
+        right, down = 0, 0
         if clean.shape[1] * 4 == head.channels:
-            clean = F.pixel_unshuffle(clean, 2)
-        head.to(clean.device, torch.float32)  # small; later steps use the same device
-        points, log_std = head(clean.float(), sigma.float().expand(len(clean)))
-        return points, trust(log_std)
+            right, down = width % 2, height % 2
+            clean = F.pixel_unshuffle(F.pad(clean, (0, right, 0, down)), 2)
+            region = None if region is None else F.avg_pool2d(F.pad(region, (0, right, 0, down)), 2)
+        elif clean.shape[1] == head.channels * 4:
+            clean = F.pixel_shuffle(clean, 2)
+            region = None if region is None else F.interpolate(region, scale_factor=2)
+        points, log_std = head(clean.float(), sigma.float().expand(len(clean)), region)
+        points = scaled(points, (width + right) / width, (height + down) / height)
+        return points, trust(points, log_std)
+
+    def _head_on(self, device: torch.device) -> LocationHead:
+        """The location head in float32 on `device`. The adapter itself is not moved, since models share it."""
+        if device not in self._heads:
+            self._heads[device] = copy.deepcopy(self.location_head).to(device, torch.float32)
+        return self._heads[device]
 
     @property
     def is_new(self) -> bool:

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="its file name without .safetensors (default: that of ADAPTER)")
     add("--steps", type=int, default=1000)
     add("--batch", type=int, default=64)
+    add("--call", type=int, default=0, help="pictures per call of the base model, to save memory (default: all)")
     add("--rate", type=float, default=3e-3, help="learning rate")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
@@ -41,13 +42,24 @@ def main(arguments: argparse.Namespace) -> int:
     denoiser = open_base(arguments.base, arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if adapter.config.layer_map != denoiser.layer_map:
         raise FaceCDMError(f"{arguments.adapter.name} was made for another base model than {arguments.base}")
-    plan = LocationPlan(arguments.steps, arguments.batch, learning_rate=arguments.rate, seed=arguments.seed)
-
-    def report(step: int, loss: float) -> None:
-        print(f"step {step} of {plan.steps}: loss {loss:.3f}", flush=True)
-
-    head = train_location_head(denoiser, DataSet(arguments.data), plan, report)
+    plan = LocationPlan(
+        arguments.steps, arguments.batch, learning_rate=arguments.rate, seed=arguments.seed, call=arguments.call
+    )
+    head = train_location_head(denoiser, DataSet(arguments.data), plan, _printed(plan.steps))
     made = with_location_head(adapter, head)
     name = arguments.name or arguments.adapter.stem
     print(save_adapter(made, arguments.out, name, arguments.overwrite, {"location_steps": str(plan.steps)}))
     return 0
+
+
+def _printed(steps: int, every: int = 50):
+    """A report that prints the mean loss after every 50 steps."""
+    losses = []
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % every == 0 or step == steps:
+            print(f"step {step} of {steps}: loss {sum(losses) / len(losses):.3f}", flush=True)
+            losses.clear()
+
+    return report

@@ -1,5 +1,7 @@
 """The location of a face in a picture, from five key points: the map between the picture and the aligned face."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,16 +24,21 @@ def aligned_coordinates(keypoints: Tensor, size: tuple[int, int], grid: tuple[in
     grid       (rows, columns) of the layer
     """
     (height, width), (h, w) = size, grid
-    to_crop = from_crop(keypoints * keypoints.new_tensor([width, height]))
+    to_crop = from_crop(scaled(keypoints, width, height))
     y, x = torch.meshgrid(
         (torch.arange(h, device=keypoints.device) + 0.5) * height / h,
         (torch.arange(w, device=keypoints.device) + 0.5) * width / w,
         indexing="ij",
     )
     here = torch.stack([x, y], -1).view(1, -1, 2) - to_crop[:, None, :, 2]
-    crop = here @ torch.linalg.inv(to_crop[:, :, :2]).transpose(1, 2)
+    crop = here @ torch.linalg.inv_ex(to_crop[:, :, :2])[0].transpose(1, 2)  # `inv` would wait for the GPU
     half = SIZE / 2
     return F.pad(((crop - half + 0.5) / half).clamp(-RIM, RIM), (0, 1), value=1.0)
+
+
+def scaled(points: Tensor, x: float, y: float) -> Tensor:
+    """Points [..., 2] with their coordinates multiplied by `x` and `y`, without a tensor from the host."""
+    return torch.stack([points[..., 0] * x, points[..., 1] * y], -1)
 
 
 def centre_crop(keypoints: Tensor, aspects: Tensor, height: int, width: int) -> Tensor:
@@ -50,8 +57,8 @@ def from_crop(keypoints: Tensor) -> Tensor:
     Umeyama 1991: in two dimensions the least-squares similarity is one division of complex numbers. It is fitted from
     picture to crop, as in InsightFace, and inverted.
     """
-    x, y = torch.view_as_complex(keypoints.contiguous()), keypoints.new_tensor(TEMPLATE)
-    y = torch.view_as_complex(y).expand_as(x)
+    x = torch.view_as_complex(keypoints.contiguous())
+    y = torch.view_as_complex(template(keypoints.device, keypoints.dtype)).expand_as(x)
     middle_x, middle_y = x.mean(-1, keepdim=True), y.mean(-1, keepdim=True)
     x, y = x - middle_x, y - middle_y
     turn = (x.conj() * y).sum(-1) / x.abs().square().sum(-1).clamp(min=1e-6)
@@ -59,3 +66,10 @@ def from_crop(keypoints: Tensor) -> Tensor:
     shift = middle_x[:, 0] - back * middle_y[:, 0]
     rows = torch.stack([back.real, -back.imag, shift.real, back.imag, back.real, shift.imag], -1)
     return rows.view(-1, 2, 3)
+
+
+@lru_cache
+def template(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The recogniser's key points [5, 2] in crop pixels; kept, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(TEMPLATE, dtype=dtype, device=device)

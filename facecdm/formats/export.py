@@ -108,6 +108,8 @@ def _own(adapter: TripletAdapter) -> Exported:
         f"recogniser: {config.recogniser or 'any'}",
         "Other programs give the negative prompt the tokens of an empty face; FaceCDM leaves it unchanged.",
     ]
+    if config.spatial_tokens:
+        report.append("Conditioning on the face's location is left out, so the likeness is lower.")
     if config.image_width:
         report.append("The image stream is left out, since its resampler is not IP-Adapter's.")
     layers = _folded(face, config.layer_map)

@@ -54,15 +54,18 @@ def pose_ignored(person: Person) -> tuple[str, ...]:
 
 
 def pose_missing(person: Person) -> tuple[str, ...]:
-    """A warning if an adapter with spatial tokens acts without the location of the face."""
+    """A warning if an adapter with spatial tokens can neither find the location of the face nor gets it."""
     face = person.settings.get("face")
-    if person.keypoints is not None or not getattr(person.adapter.config, "spatial_tokens", False):
+    if person.keypoints is not None or person.finds_location:
+        return ()
+    if not getattr(person.adapter.config, "spatial_tokens", False):
         return ()
     if face is None or not face.strength:
         return ()
     return (
         "pose is not connected, and this adapter's face tokens depend on the location of the face: without it the "
-        "face may be missing from the picture. Connect the pose of Extract Pose or Edit Pose.",
+        "face may be missing from the picture. Connect the pose of Extract Pose or Edit Pose, or give the adapter a "
+        "location head (python -m facecdm train-location).",
     )
 
 

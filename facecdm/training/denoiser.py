@@ -20,6 +20,7 @@ class Denoiser(Protocol):
 
     layer_map            its cross-attention layers
     prediction           "epsilon" or "v" (α_t ε − σ_t z)
+    stride               latents per position of the U-Net, along one side; above 1 if the latents are shuffled
     signal, noise        [steps] α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1)
     device, dtype        device and dtype of the U-Net's computations
     fingerprint          identifies the base model
@@ -29,6 +30,7 @@ class Denoiser(Protocol):
 
     layer_map: LayerMap
     prediction: str
+    stride: int
     signal: Tensor
     noise: Tensor
     device: torch.device

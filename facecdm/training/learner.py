@@ -140,11 +140,13 @@ def _trainable(
 
 
 def group_of(name: str) -> str:
-    """The group of an adapter's parameter, one of `stages.GROUPS`."""
+    """The group of an adapter's parameter: one of `stages.GROUPS`, or "location_head"."""
     if name.startswith(("face_projector", "image_projector")):
         return "projectors"
     if name.startswith("interplay"):
         return "interplay"
+    if name.startswith("location_head"):
+        return "location_head"  # not in GROUPS: trained before a stage (location.py), never with it
     part = name.split(".")[2] if name.count(".") >= 2 else ""
     return {"gate": "gates", "router": "gates", "kappa": "kappa"}.get(part, "keys_values")
 

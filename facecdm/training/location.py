@@ -3,22 +3,31 @@
 The base model is frozen and no adapter is used, so one head is trained per base model, before or after the adapter.
 """
 
+import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..adapter.location_head import LocationHead, location_loss
+from ..adapter.location_head import KNOWN, LocationHead, location_loss
 from ..adapter.model import TripletAdapter
+from ..errors import BadFile, FaceCDMError
+from ..files import write_atomically
+from ..tensor_file import load_pickle
 from .denoiser import Denoiser, clean_from
 from .randomness import batches, generator
-from .rows import Prompt, Rows, without_text
+from .rows import Prompt, Rows, moved, without_text
 from .source import Source
+from .window import rows_in_windows
+from .worker import ALONE, Worker
 
 LOW_NOISE = 0.4  # share of the timesteps below which slightly noisy latents can replace predicted ones
 CLEAN_NOISE = 0.3  # noise of those latents, as a share of the timestep's noise
 DROPPED_TEXT = 0.1
+
+Report = Callable[[int, float], None]  # step, loss
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class LocationPlan:
     predicted      share of the pictures whose latents the base model predicts; the others have slightly noisy latents
     learning_rate  the rate after a warm-up; it falls over the last 60 % of the steps
     seed           seed of pictures, noise and weights
+    windows        share of the steps on windows around the faces (window.py), where the faces are larger
+    call           pictures per call of the base model, which limits the memory; 0: all
     """
 
     steps: int = 1000
@@ -37,40 +48,70 @@ class LocationPlan:
     predicted: float = 0.5
     learning_rate: float = 3e-3
     seed: int = 0
+    windows: float = 0.0
+    call: int = 0
+
+    def to_dict(self) -> dict:
+        return asdict(self)
 
 
 def train_location_head(
-    denoiser: Denoiser, data: Source, plan: LocationPlan = LocationPlan(), report: Callable[[int, float], None] = print
+    denoiser: Denoiser,
+    data: Source,
+    plan: LocationPlan = LocationPlan(),
+    report: Report = lambda step, loss: None,
+    held_out: frozenset[int] = frozenset(),
+    worker: Worker = ALONE,
 ) -> LocationHead:
-    """Train a head; returns it on the CPU. `report(step, loss)` is called every 50 steps."""
-    device = denoiser.device
-    torch.manual_seed(plan.seed)
-    head = LocationHead(data.latent_shape(0)[0]).to(device)
-    optimiser = torch.optim.AdamW(head.parameters(), plan.learning_rate, weight_decay=0.01)
-    shuffled, losses = batches(data.buckets, plan.batch, plan.seed, 0), []
+    """Train a head; returns it on the CPU. `report(step, loss)` is called after each step; it may raise to stop.
+
+    held_out  indices of pictures that are not used
+    worker    this process, one of those that share every batch
+
+    Raises FaceCDMError if the data set has no picture to train on.
+    """
+    buckets = [kept for bucket in data.buckets if (kept := [index for index in bucket if index not in held_out])]
+    if not buckets:
+        raise FaceCDMError("the data set has no picture to train the location head on")
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(plan.seed)
+        head = LocationHead(data.latent_shape(0)[0]).to(denoiser.device)
+    parameters = list(head.parameters())
+    optimiser = torch.optim.AdamW(parameters, plan.learning_rate, weight_decay=0.01)
+    shuffled = batches(buckets, plan.batch, plan.seed, 0)
     for step in range(1, plan.steps + 1):
-        falling = min(1.0, step / 50, max(0.01, (1 - step / plan.steps) / 0.6))
         for group in optimiser.param_groups:
-            group["lr"] = plan.learning_rate * falling
-        clean, level, keypoints = location_batch(denoiser, data, data.load(next(shuffled)), plan, step)
+            group["lr"] = plan.learning_rate * min(1.0, step / 50, max(0.01, (1 - step / plan.steps) / 0.6))
+        rows = data.load(next(shuffled)[worker.rank :: worker.count])
+        clean, level, keypoints = location_batch(denoiser, data, rows, plan, step, worker)
         loss = location_loss(*head(clean, level), keypoints)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        if worker.count > 1:
+            for value in parameters:
+                value.grad = worker.mean(value.grad)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(loss.item())
-        if step % 50 == 0 or step == plan.steps:
-            report(step, sum(losses) / len(losses))
-            losses = []
+        report(step, loss.item())
     return head.cpu().eval()
 
 
 @torch.no_grad()
 def location_batch(
-    denoiser: Denoiser, data: Source, rows: Rows, plan: LocationPlan, step: int
+    denoiser: Denoiser, data: Source, rows: Rows, plan: LocationPlan, step: int, worker: Worker = ALONE
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(predicted or slightly noisy latents [B, C, h, w], σ over signal [B], key points [B, 5, 2]) of a step."""
-    device, rng = denoiser.device, generator(plan.seed, "location", step)
+    """(predicted or slightly noisy latents [B, C, h, w], σ over signal [B], key points [B, 5, 2]) of a step.
+
+    Only of rows with a face, unless there is none.
+    """
+    rng = generator(plan.seed, "location", step)  # whether a step is on windows is the same in all processes
+    in_windows = bool(torch.rand(1, generator=rng) < plan.windows) if plan.windows else False
+    if worker.count > 1:
+        rng = generator(plan.seed, "location", step, worker.rank)
+    device = denoiser.device
+    rows = _with_faces(rows)
+    if in_windows:
+        rows, _ = rows_in_windows(rows, torch.rand(len(rows), 2, generator=rng), denoiser.stride)
     latents, count = rows.latents.to(device), round(plan.predicted * len(rows))
     noise = torch.randn(latents.shape, generator=rng).to(device)
     steps = len(denoiser.signal)
@@ -80,30 +121,75 @@ def location_batch(
     signal, sigma = denoiser.signal.to(device)[t], denoiser.noise.to(device)[t]
     level = sigma / signal.clamp(min=1e-4)
     clean = latents + CLEAN_NOISE * level.clamp(max=1).view(-1, 1, 1, 1) * noise
-    if count:
-        a, s = signal[:count].view(-1, 1, 1, 1), sigma[:count].view(-1, 1, 1, 1)
-        noisy = a * latents[:count] + s * noise[:count]
-        prompt = prompts_of(rows, data, torch.rand(len(rows), generator=rng) < DROPPED_TEXT, count, device)
-        predicted = denoiser.predict(noisy, t[:count], prompt)
-        clean = torch.cat(
-            [clean_from(predicted, noisy, signal[:count], sigma[:count], denoiser.prediction), clean[count:]]
-        )
+    prompt = without_text(rows.prompt, data.empty_prompt, torch.rand(len(rows), generator=rng) < DROPPED_TEXT)
+    for start in range(0, count, plan.call or max(count, 1)):
+        part = slice(start, min(start + (plan.call or count), count))
+        noisy = signal[part].view(-1, 1, 1, 1) * latents[part] + sigma[part].view(-1, 1, 1, 1) * noise[part]
+        predicted = denoiser.predict(noisy, t[part], prompt_part(prompt, part, device))
+        clean[part] = clean_from(predicted, noisy, signal[part], sigma[part], denoiser.prediction)
     return clean.float(), level.float(), rows.keypoints.to(device)
 
 
-def prompts_of(rows: Rows, data: Source, off: Tensor, count: int, device: torch.device) -> Prompt:
-    """The prompts of the first `count` rows on `device`, some of them empty."""
-    prompt = without_text(rows.prompt, data.empty_prompt, off)
+def prompt_part(prompt: Prompt, part: slice, device: torch.device) -> Prompt:
+    """Some rows of a prompt, on `device`."""
 
-    def part(value: Tensor | None) -> Tensor | None:
-        return value if value is None else (value if len(value) == 1 else value[:count]).to(device)
+    def of(value: Tensor | None) -> Tensor | None:
+        return value if value is None or len(value) == 1 else value[part]
 
-    return replace(prompt, states=part(prompt.states), pooled=part(prompt.pooled), sizes=part(prompt.sizes))
+    return moved(Prompt(of(prompt.states), of(prompt.pooled), of(prompt.sizes)), device)
+
+
+def _with_faces(rows: Rows) -> Rows:
+    """The rows whose box is not empty; all rows if there is none."""
+    there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
+    if there.all() or not there.any():
+        return rows
+
+    def of(value):
+        if isinstance(value, Prompt):
+            return Prompt(of(value.states), of(value.pooled), of(value.sizes))
+        return value if value is None or len(value) != len(there) else value[there]
+
+    return replace(rows, **{name: of(value) for name, value in vars(rows).items()})
+
+
+def kept_location_head(
+    path: Path, made_with: str, train: Callable[[], LocationHead], worker: Worker = ALONE
+) -> LocationHead:
+    """The head in `path`, or if there is none or it was not `made_with` the same, a new one by `train`, written there.
+
+    All processes get rank 0's head. Raises BadFile if the file is damaged, FaceCDMError if the disk is full.
+    """
+    kept = worker.broadcast(_kept(path, made_with) if worker.rank == 0 else b"")
+    if not kept:
+        content = io.BytesIO()
+        torch.save({"made_with": made_with, "head": train().state_dict()}, content)
+        kept = worker.broadcast(content.getvalue())
+        if worker.rank == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, kept)
+    tensors = load_pickle(io.BytesIO(kept))["head"]
+    head = LocationHead(tensors["body.0.weight"].shape[1] - KNOWN)
+    head.load_state_dict(tensors)
+    return head.eval()
+
+
+def _kept(path: Path, made_with: str) -> bytes:
+    """The file's content; empty if there is no file, or if its head was made with other settings or data."""
+    if not path.exists():
+        return b""
+    try:
+        content = path.read_bytes()
+        return content if load_pickle(io.BytesIO(content))["made_with"] == made_with else b""
+    except Exception as error:  # torch's unpickler and zip reader raise their own types
+        raise BadFile(f"{path} is damaged ({str(error)[:200]}); delete it to train the location head anew") from error
 
 
 def with_location_head(adapter: TripletAdapter, head: LocationHead) -> TripletAdapter:
     """A copy of a TripletAdapter that finds the face's location with this head, which replaces any earlier head."""
-    made = TripletAdapter(replace(adapter.config, location_channels=head.channels))
+    with torch.device("meta"):
+        made = TripletAdapter(replace(adapter.config, location_channels=head.channels))
     own = {name: value for name, value in adapter.state_dict().items() if not name.startswith("location_head.")}
-    made.load_state_dict(own | {f"location_head.{name}": value for name, value in head.state_dict().items()})
-    return made.requires_grad_(False)
+    own |= {f"location_head.{name}": value for name, value in head.state_dict().items()}
+    made.load_state_dict({name: value.detach() for name, value in own.items()}, assign=True)
+    return made.requires_grad_(False).eval()

@@ -2,17 +2,19 @@
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..adapter.location_head import LocationHead
 from ..adapter.model import TripletAdapter
 from .chart import draw_losses
 from .checks import Inputs, Job, check_adapter, check_stage, fitted
 from .held_out import choose_held_out
 from .initialise import initialised
+from .location import LocationPlan, kept_location_head, train_location_head, with_location_head
 from .lora import Lora
 from .losses import LossInputs
 from .preview import choose, preview, side_by_side
@@ -30,6 +32,9 @@ class Observer(Protocol):
 
     def step(self, trainer: Trainer, pictures: Tensor | None) -> None:
         """Called after each step; `pictures` are new previews [N, 3, H, W] in 0…1, or None."""
+
+    def location(self, step: int, steps: int, loss: float) -> None:
+        """Called after each step of a location head's training, which precedes a stage."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,8 @@ class Training:
         for stage in self.stages:
             check_losses(stage, self._loss_inputs(self.adapter))
         self.start = start_hash(self.adapter, self._lora, self._control)
+        for stage, notices in zip(self.stages, self._notices):
+            notices += self._location_notices(stage)
 
     def run(self, observer: Observer | None = None) -> TrainingResult:
         """Train the remaining stages; finished stages are read from their checkpoints.
@@ -96,6 +103,7 @@ class Training:
     def _stage(
         self, stage: Stage, notices: list[str], before: TrainingResult, observer: Observer | None
     ) -> TrainingResult:
+        before = self._with_location_head(stage, before, observer)
         trainer = self._trainer(stage, before)
         began, first, pictures = time.monotonic(), trainer.step, None
         if trainer.denoiser.device.type == "cuda":
@@ -118,6 +126,44 @@ class Training:
         report = [*before.report, *notices, *stage_report(trainer, first, seconds), ""]
         history = before.history + made.history
         return TrainingResult(made.adapter, made.lora, made.control, history, pictures, report)
+
+    def _with_location_head(self, stage: Stage, before: TrainingResult, observer: Observer | None) -> TrainingResult:
+        """`before`, with a location head for its adapter if the stage trains one and the adapter has none."""
+        adapter, inputs = before.adapter, self.inputs
+        if not stage.location_steps or not adapter.config.spatial_tokens or adapter.location_head is not None:
+            return before
+        plan = LocationPlan(
+            stage.location_steps, seed=stage.seed, windows=min(stage.face_window, 0.5), call=stage.batch
+        )
+        began, losses = time.monotonic(), []
+
+        def report(step: int, loss: float) -> None:
+            losses.append(loss)
+            if observer is not None:
+                observer.location(step, plan.steps, loss)
+
+        def train() -> LocationHead:
+            return train_location_head(inputs.denoiser, inputs.data, plan, report, self.held_out, inputs.worker)
+
+        made_with = json.dumps([plan.to_dict(), inputs.denoiser.fingerprint, inputs.data.fingerprint])
+        head = kept_location_head(inputs.folder / "location_head.pt", made_with, train, inputs.worker)
+        tenth = losses[-max(len(losses) // 10, 1) :]
+        lines = [
+            f"location head: {plan.steps} steps"
+            + (f", loss {sum(tenth) / len(tenth):.3f}, {time.monotonic() - began:.0f} s" if losses else " (kept)"),
+            "",
+        ]
+        return replace(before, adapter=with_location_head(adapter, head), report=[*before.report, *lines])
+
+    def _location_notices(self, stage: Stage) -> list[str]:
+        """Notices of settings for the location head that have no effect."""
+        if not self.adapter.config.spatial_tokens:
+            asked = [name for name in ("location_steps", "find_location") if getattr(stage, name)]
+            return [f"no {' and '.join(asked)}: the adapter's face tokens are not spatial"] if asked else []
+        until = self.stages[: self.stages.index(stage) + 1]
+        if stage.find_location and self.adapter.location_head is None and not any(one.location_steps for one in until):
+            return ["no find_location: the adapter has no location head; location_steps trains one"]
+        return []
 
     def _trainer(self, stage: Stage, before: TrainingResult) -> Trainer:
         inputs = self.inputs

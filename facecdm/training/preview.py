@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..adapter.attention import LayerStream
+from ..adapter.location_finder import LocationFinder, Prediction
 from ..adapter.reference_batch import ReferenceBatch
 from .denoiser import Denoiser
 from .learner import Learner
@@ -32,9 +34,10 @@ def preview(
     """Pictures [N, 3, H, W] in 0…1 of the face in picture `people[i]` with the caption of picture `prompts[i]`.
 
     The noise is always the same. The learner's averaged weights are used; its LoRA must be on. All `prompts` are in one
-    bucket. Pose and face location come from the prompts' pictures, unless the stage drops every pose.
+    bucket. Pose and face location come from the prompts' pictures, unless the stage drops every pose; then an adapter
+    with a location head finds the location by itself.
     """
-    device, count = denoiser.device, len(people)
+    device, count, adapter = denoiser.device, len(people), learner.adapter
     rows = moved(data.load(prompts), device)
     noisy = torch.randn(rows.latents.shape, generator=generator("preview", seed)).to(device)
     face, vision = data.features(people)
@@ -43,17 +46,25 @@ def preview(
         F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on
     )
     posed = learner.stage.drop_pose < 1
-    if posed and learner.adapter.config.spatial_tokens:
-        reference_batch = replace(reference_batch, location=face_locations(rows, learner.adapter.config))
+    finder = None
+    if posed and adapter.config.spatial_tokens:
+        reference_batch = replace(reference_batch, location=face_locations(rows, adapter.config))
+    elif adapter.location_head is not None:
+        finder = LocationFinder(adapter)
+
+    def streams(sigma: Tensor, before: Prediction | None) -> list[list[LayerStream]]:
+        batch = reference_batch
+        if finder is not None:
+            batch = replace(batch, location=finder(before, tuple(noisy.shape[-2:]), device))
+        return batch.streams(adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra)
+
     with learner.averaged():
         return sample(
             denoiser,
             noisy,
             rows.prompt,
             moved(data.empty_prompt, device),
-            lambda sigma: reference_batch.streams(
-                learner.adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra
-            ),
+            streams,
             even(denoiser, steps),
             guidance,
             rows.control if posed else None,

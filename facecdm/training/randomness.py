@@ -34,7 +34,8 @@ class RandomNumbers:
     choice        [B] in 0…1, chooses a reference
     face_region   [B] bool: the diffusion loss counts only the face region
     window        [B] bool, equal in all rows: the step is trained on a window around the face
-    wander        [B, 2] in 0…1, position of the window
+    window_shift  [B, 2] in 0…1, position of the window
+    find_on       [B] bool, equal in all rows: the adapter finds the face locations by itself
     """
 
     t: Tensor
@@ -48,6 +49,7 @@ class RandomNumbers:
     face_region: Tensor
     window: Tensor
     window_shift: Tensor
+    find_on: Tensor
 
     def part(self, rows: slice) -> "RandomNumbers":
         return RandomNumbers(**{name: value[rows] for name, value in vars(self).items()})
@@ -76,6 +78,7 @@ def make_random_numbers(stage: Stage, step: int, micro: int, shape: tuple[int, .
         uniform() < stage.face_region,
         (uniform() < stage.face_window)[:1].expand(rows),
         torch.rand(rows, 2, generator=random_from),
+        (uniform() < stage.find_location)[:1].expand(rows),
     )
 
 

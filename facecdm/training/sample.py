@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ..adapter.attention import LayerStream
+from ..adapter.location_finder import Prediction
 from .denoiser import Denoiser, clean_from
 from .rows import Prompt, without_text
 
-People = Callable[[Tensor], list[list[LayerStream]]]  # σ [B] → every layer's streams
+# σ [B] and the prediction of the step before → every layer's streams
+People = Callable[[Tensor, Prediction | None], list[list[LayerStream]]]
 
 
 @torch.no_grad()
@@ -31,10 +33,13 @@ def sample(
     rows = len(noisy)
     negative = without_text(prompt, empty, torch.ones(rows, dtype=torch.bool, device=noisy.device))
     signal, noise = denoiser.signal.to(noisy.device), denoiser.noise.to(noisy.device)
+    before: Prediction | None = None
     for now, after in zip(levels, [*levels[1:], None]):
         t = torch.full((rows,), now, device=noisy.device)
         a, s = signal[t], noise[t]
-        shown = denoiser.predict(noisy, t, prompt, people and people(s / a.clamp(min=1e-4)), control)
+        sigma = s / a.clamp(min=1e-4)
+        shown = denoiser.predict(noisy, t, prompt, people and people(sigma, before), control)
+        before = Prediction(clean_from(shown, noisy, a, s, denoiser.prediction), sigma)
         plain = denoiser.predict(noisy, t, negative, None, control)
         clean = clean_from(plain + guidance * (shown - plain), noisy, a, s, denoiser.prediction)
         if after is None:

@@ -117,6 +117,10 @@ class _Follow:
         if self._tracking is not None and kind is None:
             self._tracking.end_training()
 
+    def location(self, step: int, steps: int, loss: float) -> None:
+        if self._worker.rank == 0 and (step % 50 == 0 or step == steps):
+            print(f"location head: step {step} of {steps}, loss {loss:.3f}", flush=True)
+
     def begin(self, trainer: Trainer) -> None:
         self._bar.close()
         self._progress = self._bar.enter_context(Progress(trainer.stage, trainer.step, self._worker.rank > 0))

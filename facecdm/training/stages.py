@@ -70,20 +70,35 @@ class Dropout:
 
 
 @dataclass(frozen=True)
+class OwnLocation:
+    """How the adapter learns to find the face's location by itself; only for adapters with spatial tokens."""
+
+    location_steps: int = setting(
+        0,
+        "Steps of training a location head before this stage, if the adapter has none; with it the adapter finds the "
+        "face by itself and needs no pose. 0: none.",
+        0,
+    )
+    find_location: float = share(
+        0.0, "Share of batches whose face location comes from the adapter's location head, not from the data set."
+    )
+
+
+@dataclass(frozen=True)
 class Saving:
     save_every: int = setting(100, "Steps between checkpoints on disk.", 1)
     validate_every: int = setting(100, "Steps between validations on held-out pictures.", 1)
 
 
-# Graphs store values by the order of Stage Settings' widgets, so this order is fixed: later losses follow `Saving`.
+# Graphs store values by the order of Stage Settings' widgets, so this order is fixed: later losses come last.
 _KEPT = 7
-_GROUPS = (Optimisation, Dropout, *LOSSES[:_KEPT], Saving, *LOSSES[_KEPT:])
+_GROUPS = (Optimisation, Dropout, *LOSSES[:_KEPT], Saving, OwnLocation, *LOSSES[_KEPT:])
 _Settings = make_dataclass("_Settings", flat(_GROUPS), frozen=True)
 
 
 @dataclass(frozen=True)
 class Stage(_Settings):  # type: ignore[misc, valid-type]
-    """The settings of one stage: those of `Optimisation`, `Dropout`, every loss in `LOSSES`, and `Saving`.
+    """The settings of one stage: those of `Optimisation`, `Dropout`, every loss in `LOSSES`, `Saving`, `OwnLocation`.
 
     Raises FaceCDMError for values that are out of range or contradict one another.
     """

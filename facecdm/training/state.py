@@ -13,6 +13,7 @@ import torch
 from ..errors import BadFile, FaceCDMError
 from ..tensor_file import load_pickle
 from .learner import Learner
+from .stages import Stage
 from .worker import Worker
 
 FORMAT = 1
@@ -45,7 +46,7 @@ class RunIdentity:
 
     def differences(self, other: dict) -> list[str]:
         """Describe how `other`, a RunIdentity's dictionary, differs; one line for each difference."""
-        settings = other.get("settings", {})
+        settings = Stage().to_dict() | other.get("settings", {})  # a setting that is newer than the checkpoint was off
         lines = [
             f"{name} was {settings.get(name)!r} and is {value!r}"
             for name, value in self.settings.items()

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..adapter.config import AdapterConfig
 from ..adapter.location import FaceLocation
+from ..adapter.location_finder import LocationFinder, Prediction
+from ..adapter.model import TripletAdapter
 from ..adapter.reference_batch import ReferenceBatch
 from ..faces.align import TEMPLATE
 from ..faces.location import SIZE
@@ -16,6 +18,8 @@ from .learner import Learner
 from .randomness import RandomNumbers
 from .rows import Prompt, Rows, without_text
 from .step_data import StepData
+
+SAMPLING_STEPS = 20  # of a typical sampling, for the distance between two of its noise levels
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,12 @@ def compute_step_data(
     prompt = without_text(rows.prompt, empty, ~random_numbers.text_on.to(device))
     outputs: list[Tensor] = []
     queries: list[tuple[Tensor, Tensor]] = []
-    if learner.adapter.config.spatial_tokens and bool(random_numbers.pose_on[0]):
+    control = rows.control if rows.control is not None and bool(random_numbers.pose_on[0]) else None
+    finder = LocationFinder(learner.adapter) if finds_locations(learner.adapter, random_numbers) else None
+    if finder is not None:
+        before = prediction_before(denoiser, rows.latents, epsilon, t, prompt, control)
+        reference_batch = replace(reference_batch, location=finder(before, tuple(noisy.shape[-2:]), device))
+    elif learner.adapter.config.spatial_tokens and bool(random_numbers.pose_on[0]):
         reference_batch = replace(reference_batch, location=face_locations(rows, learner.adapter.config))
     people = reference_batch.streams(
         learner.adapter,
@@ -96,7 +105,6 @@ def compute_step_data(
         learner.extra,
         outputs.append if "outputs" in needs else None,
     )
-    control = rows.control if rows.control is not None and bool(random_numbers.pose_on[0]) else None
     prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
     plain, plain_queries = None, []
     if needs & {"plain", "queries"}:
@@ -128,7 +136,30 @@ def compute_step_data(
         reference_batch,
         learner.extra,
         empty,
+        finder,
     )
+
+
+def finds_locations(adapter: TripletAdapter, random_numbers: RandomNumbers) -> bool:
+    """Whether the adapter finds the face locations of this batch by itself."""
+    return adapter.location_head is not None and adapter.config.spatial_tokens and bool(random_numbers.find_on[0])
+
+
+@torch.no_grad()
+def prediction_before(
+    denoiser: Denoiser, latents: Tensor, epsilon: Tensor, t: Tensor, prompt: Prompt, control: Tensor | None
+) -> Prediction:
+    """The base model's prediction at the noise level of the sampling step before t, for a location head.
+
+    The latents [B, C, h, w] have the same noise. A row at the highest noise level has no step before. It gets the
+    prediction at that level, which says little, and the head's trust in it is low.
+    """
+    earlier = (t + len(denoiser.signal) // SAMPLING_STEPS).clamp(max=len(denoiser.signal) - 1)
+    signal, level = (table.to(t.device)[earlier] for table in (denoiser.signal, denoiser.noise))
+    noisy = signal.view(-1, 1, 1, 1) * latents + level.view(-1, 1, 1, 1) * epsilon
+    predicted = denoiser.predict(noisy, earlier, prompt, None, control)
+    clean = clean_from(predicted, noisy, signal, level, denoiser.prediction)
+    return Prediction(clean, level / signal.clamp(min=1e-4))
 
 
 def face_locations(rows: Rows, config: AdapterConfig) -> FaceLocation:

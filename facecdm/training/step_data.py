@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..adapter.attention import LayerStream
+from ..adapter.location_finder import LocationFinder
 from ..adapter.model import TripletAdapter
 from ..adapter.reference_batch import ReferenceBatch
 from .denoiser import Denoiser
@@ -35,6 +36,7 @@ class StepData:
     reference_batch   the references of the batch
     extra             the low-rank additions to the adapter's keys and values
     empty             the empty text, for a loss that samples with guidance
+    find_location     finds the face locations in the step before, if this batch uses the adapter's own estimates
     """
 
     denoiser: Denoiser
@@ -62,3 +64,4 @@ class StepData:
     reference_batch: ReferenceBatch | None = None
     extra: Mapping[nn.Linear, nn.Module] = field(default_factory=dict)
     empty: Prompt | None = None
+    find_location: LocationFinder | None = None

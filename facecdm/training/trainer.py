@@ -205,7 +205,7 @@ class Trainer:
         random_numbers = random_numbers.part(part)
         rows, reference_batch = self._batch(indices[part], random_numbers)
         if random_numbers.window[0]:
-            rows, random_numbers = windowed(rows, random_numbers)
+            rows, random_numbers = windowed(rows, random_numbers, self.denoiser.stride)
         return forward(self.denoiser, self.learner, self.terms, rows, reference_batch, self.empty, random_numbers, step)
 
     def _shape(self, indices: list[int]) -> tuple[int, ...]:

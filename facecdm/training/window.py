@@ -4,6 +4,7 @@ The face is a small part of most portraits, and a U-Net accepts pictures of any 
 Diffusion").
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -16,17 +17,28 @@ MULTIPLE = 8  # the window's sides in latents are multiples of it, so that every
 OFFSET = 0.125  # largest distance between the window's centre and the face's, in window sides
 
 
-def windowed(rows: Rows, random_numbers: RandomNumbers) -> tuple[Rows, RandomNumbers]:
-    """Crop rows and noise to windows around the faces, with half the pictures' height and width.
+def windowed(rows: Rows, random_numbers: RandomNumbers, stride: int = 1) -> tuple[Rows, RandomNumbers]:
+    """Crop rows and noise to windows around the faces (see `rows_in_windows`)."""
+    rows, cut = rows_in_windows(rows, random_numbers.window_shift, stride)
+    return rows, replace(random_numbers, epsilon=cut(random_numbers.epsilon))
 
-    Both are unchanged if the window would not be smaller. Box and key points are then in 0…1 of the window, and SDXL's
+
+def rows_in_windows(rows: Rows, shift: Tensor, stride: int = 1) -> tuple[Rows, Callable[[Tensor], Tensor]]:
+    """Crop rows to windows around the faces, with half the pictures' height and width.
+
+    shift    [B, 2] in 0…1, positions of the windows
+    stride   the windows begin at multiples of it (see Denoiser.stride)
+    returns  the rows, and a function that crops other tensors of the latents' size in the same way
+
+    Rows are unchanged if the window would not be smaller. Box and key points are then in 0…1 of the window, and SDXL's
     sizes give the window's crop.
     """
     height, width = rows.latents.shape[-2:]
     h, w = (-(-side // 2 // MULTIPLE) * MULTIPLE for side in (height, width))
     if h >= height or w >= width:
-        return rows, random_numbers
-    corners = _corners(rows.box, random_numbers.window_shift.to(rows.box), (height, width), (h, w))
+        return rows, lambda latents: latents
+    corners = _corners(rows.box, shift.to(rows.box), (height, width), (h, w))
+    corners = [(y - y % stride, x - x % stride) for y, x in corners]
     size, scale = rows.box.new_tensor([w, h]), rows.box.new_tensor([width, height])
     corner = torch.tensor([(x, y) for y, x in corners], dtype=rows.box.dtype, device=rows.box.device)
     prompt = rows.prompt
@@ -45,7 +57,7 @@ def windowed(rows: Rows, random_numbers: RandomNumbers) -> tuple[Rows, RandomNum
         box=((rows.box.view(-1, 2, 2) * scale - corner[:, None]) / size).clamp(0, 1).flatten(1),
         keypoints=(rows.keypoints * scale - corner[:, None]) / size,
     )
-    return cut, replace(random_numbers, epsilon=_cut(random_numbers.epsilon, corners, h, w))
+    return cut, lambda latents: _cut(latents, corners, h, w)
 
 
 def _corners(box: Tensor, shift: Tensor, whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:

@@ -33,3 +33,6 @@ class Worker:
             lambda value: accelerator.reduce(value, "mean"),
             lambda value: broadcast_object_list([value])[0],
         )
+
+
+ALONE = Worker()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from facecdm.adapter.location import FaceLocation
+from facecdm.adapter.location_finder import LocationFinder, Prediction
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.files import write_atomically
@@ -83,7 +84,7 @@ class ImageSampler:
             [torch.randn(self.latent, generator=generator("ablation", self.seed, index)) for index in indices]
         ).to(device)
         prompt, empty = Prompt(evaluation_set.prompts[indices].to(device)), Prompt(evaluation_set.empty.to(device))
-        people = None
+        people = finder = None
         if adapter is not None:
             reference_batch = self._references([evaluation_set.requests[index].person for index in indices], sampling)
             if sampling.located and adapter.config.spatial_tokens and evaluation_set.keypoints is not None:
@@ -94,8 +95,14 @@ class ImageSampler:
                     ),
                 )
 
-            def people(sigma: Tensor):
-                return reference_batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
+            elif adapter.location_head is not None:
+                finder = LocationFinder(adapter)
+
+            def people(sigma: Tensor, before: Prediction | None):
+                batch = reference_batch
+                if finder is not None:
+                    batch = replace(batch, location=finder(before, tuple(noise.shape[-2:]), device))
+                return batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
 
         hint = evaluation_set.hints[indices].to(device) if sampling.pose and evaluation_set.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():

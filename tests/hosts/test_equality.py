@@ -6,8 +6,10 @@ import pytest
 import torch
 from twins import FULL_SD15, Twins, conditioning, make_twins, new_adapter, predict, stir
 
+from facecdm.adapter.location_finder import Prediction
 from facecdm.adapter.person import Person, Stream
 from facecdm.bases import name_of
+from facecdm.errors import Mismatch
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.location import SIZE
 from facecdm.hosts.comfy.sampling.apply import apply_person
@@ -106,6 +108,57 @@ def test_face_locations(twins, pictures):
     plain = stir(new_adapter(layer_map(twins.model), face_tokens=4))
     placed, free = (compare(twins, [Person(plain, features(plain)[0], keypoints=at)])[0] for at in (locations, None))
     assert torch.equal(placed, free), "an adapter without spatial tokens ignores it"
+
+
+@pytest.mark.parametrize("people", [1, 2], ids=["one person", "two people with masks"])
+def test_locations_that_the_adapter_finds(twins, people):
+    """The second U-Net call of a sampling: each host's adapter looks at the first call's clean latents."""
+    adapter = finding(twins)
+    left, size, batch = torch.zeros(64, 96), (8, 12), 2
+    left[:, :48] = 1
+    masks = (None,) if people == 1 else (left, 1 - left)
+    shown = [Person(adapter, features(adapter, 5 + at)[0], mask=mask) for at, mask in enumerate(masks)]
+    torch.manual_seed(3)
+    x, text, pooled = torch.randn(batch, 4, *size) * SIGMA, torch.randn(1, 77, twins.context), torch.randn(1, 1280)
+    prompt, model = conditioning(text, pooled, height=size[0] * 8, width=size[1] * 8), twins.model
+    plain = predict(model, x, SIGMA, prompt)
+    for person in shown:
+        model = apply_person(model, person)
+    first, second = (predict(model, x, SIGMA, prompt, times=times) for times in (1, 2))
+    assert torch.equal(first, plain), "nothing is found before the first step"
+    assert (second - plain).abs().max() > 1e-2 * plain.abs().max(), "the face that was found has no effect"
+
+    host, level = DiffusersHost(twins.unet), torch.tensor([SIGMA])
+    spans = [Span(person, 0, batch, text) for person in shown]
+    with torch.no_grad(), host.people(spans, level, size):
+        same(first, twins.diffusers(x, SIGMA, text, pooled))
+    before = Prediction(x - SIGMA * first, level)
+    with torch.no_grad(), host.people(spans, level, size, before):
+        same(second, twins.diffusers(x, SIGMA, text, pooled))
+    if people == 2:
+        where = [adapter.locate(before.clean, level, mask_region(mask, size))[0] for mask in masks]
+        assert where[0][..., 0].max() < 0.55 and where[1][..., 0].min() > 0.45, "each in its own half"
+
+
+def test_a_head_for_other_latents_is_refused(twins):
+    adapter = finding(twins, location_channels=48)
+    with pytest.raises(Mismatch, match="48 channels"):
+        apply_person(twins.model, Person(adapter, features(adapter)[0]))
+    given = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
+    apply_person(twins.model, Person(adapter, features(adapter)[0], keypoints=given))
+
+
+def finding(twins, **sizes):
+    """An adapter with a location head whose random heat maps are narrow, and which trusts itself."""
+    sizes = {"spatial_tokens": True, "face_tokens": 4, "location_channels": 4} | sizes
+    adapter = stir(new_adapter(layer_map(twins.model), **sizes))
+    adapter.location_head.heat.weight.mul_(100)
+    adapter.location_head.spread.bias.fill_(-6.0)
+    return adapter
+
+
+def mask_region(mask, size):
+    return torch.nn.functional.interpolate(mask[None, None], size, mode="area")
 
 
 @pytest.mark.slow

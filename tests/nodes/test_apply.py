@@ -274,6 +274,8 @@ def test_a_missing_pose_is_a_warning_on_the_node(sd15, make_adapter, warnings, p
     spatial.config = replace(spatial.config, spatial_tokens=True)
     assert len(warnings(adapter=spatial)) == 1 and "pose is not connected" in warnings(adapter=spatial)[0]
     assert not warnings(adapter=spatial, pose=pose) and not warnings(adapter=spatial, face_strength=0.0)
+    spatial.location_head, spatial.config = torch.nn.Identity(), replace(spatial.config, location_channels=4)
+    assert not warnings(adapter=spatial), "it finds the face by itself"
 
 
 def test_a_pose_without_a_face_is_refused(in_comfy, apply):

@@ -111,6 +111,9 @@ class Watching:
     def step(self, trainer, pictures):
         self.seen.append((trainer.step, pictures is not None))
 
+    def location(self, step, steps, loss):
+        self.seen.append(("location", step, steps))
+
 
 def test_the_stages_run_in_turn_and_leave_pictures_plots_and_a_report(denoiser, adapter, tmp_path):
     both = [*jobs(), Job(STAGE.with_settings(name="fine", steps=3, validate_every=2, ema=0.0), ALL)]

@@ -17,6 +17,7 @@ class DiffusersDenoiser:
     """See `training.denoiser.Denoiser`. `decoder` maps the U-Net's latents to pixels in −1…1."""
 
     can_decode = True
+    stride = 1
 
     def __init__(
         self,

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream, attend, triplet_attention
 from ...adapter.location import FaceLocation
+from ...adapter.location_finder import LocationFinder, Prediction
 from ...adapter.masks import resize_mask
 from ...adapter.person import Person, gates_at
 from ...bases.grid import layer_grid
@@ -38,6 +40,7 @@ class _Session:
     keys_values: list[dict] = field(default_factory=list)
     gates: list[dict] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)  # of the latents, for masks and face locations
+    before: Prediction | None = None  # of the step before, for location heads
     locations: dict[int, FaceLocation] = field(default_factory=dict)
 
     def streams(self, index: int, positions: int) -> list[LayerStream]:
@@ -65,11 +68,20 @@ class _Session:
 
     def _location(self, number: int) -> FaceLocation | None:
         """The location of a person's face; computed once in a `with` block."""
-        person = self.spans[number].person
-        if person.has_location and number not in self.locations:
-            points = person.keypoints_in(*self.size).to(next(iter(self.gates[number].values()))[0].device)
-            self.locations[number] = FaceLocation(points, self.size, person.adapter.config.grid_side)
+        person, span = self.spans[number].person, self.spans[number]
+        if number not in self.locations and (person.has_location or person.finds_location):
+            device = next(iter(self.gates[number].values()))[0].device
+            self.locations[number] = (
+                FaceLocation(person.keypoints_in(*self.size).to(device), self.size, person.adapter.config.grid_side)
+                if person.has_location
+                else self._found(span, device)
+            )
         return self.locations.get(number)
+
+    def _found(self, span: Span, device: torch.device) -> FaceLocation:
+        """The location that the adapter finds in the step before."""
+        before = None if self.before is None else self.before.part(slice(span.start, span.start + span.rows))
+        return LocationFinder(span.person.adapter, span.person.mask)(before, self.size, device)
 
     def _mask(self, person: Person, positions: int, like: Tensor) -> Tensor | None:
         if person.mask is None:
@@ -142,18 +154,22 @@ class DiffusersHost:
         return ((module.to_k.weight, module.to_v.weight) for module in self._attentions)
 
     @contextmanager
-    def people(self, spans: list[Span], sigma: Tensor, size: tuple[int, int]) -> Iterator[nn.Module]:
+    def people(
+        self, spans: list[Span], sigma: Tensor, size: tuple[int, int], before: Prediction | None = None
+    ) -> Iterator[nn.Module]:
         """Apply `spans` to the U-Net in a `with` block.
 
-        sigma  the noise level σ [1]
-        size   (height, width) of the latents
+        sigma   the noise level σ [1]
+        size    (height, width) of the latents
+        before  the prediction of the step before, of the whole batch, from which an adapter with a location head finds
+                the faces whose location is not given; without it, these people have no effect
 
         Keys and values are computed once for all calls in the block, with gradients if these are enabled.
         """
         parameter = next(self.unet.parameters())
         widths = [layer.width for layer in self.layer_map.layers]
         session = self._session
-        session.spans, session.size, session.locations = spans, size, {}
+        session.spans, session.size, session.locations, session.before = spans, size, {}, before
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
         session.gates = [
             gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
@@ -162,4 +178,4 @@ class DiffusersHost:
         try:
             yield self.unet
         finally:
-            session.spans, session.keys_values, session.gates = [], [], []
+            session.spans, session.keys_values, session.gates, session.before = [], [], [], None

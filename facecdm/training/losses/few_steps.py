@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...adapter.location_finder import Prediction
 from ...adapter.reference_batch import ReferenceBatch
 from ..denoiser import clean_from
 from ..rows import Prompt, without_text
@@ -28,6 +29,8 @@ class FewStepIdentityLoss(IdentityLoss):
                guidance. Above `top` the face would move away from the row's key points.
                "noise": sample from the row's noise at any t, as in a user's graph (PuLID, 2404.16022). This needs an
                adapter conditioned on face location, which puts the face at the key points; else rows are left out.
+               If the adapter finds the location by itself, each step uses the step before, and the recogniser the
+               location in the final latents.
     top        see `begin`
     """
 
@@ -65,33 +68,61 @@ class FewStepIdentityLoss(IdentityLoss):
         start, latents = step_data.t[rows], (step_data.noise if from_noise else step_data.noisy)[rows]
         if from_noise:
             start = torch.full_like(start, len(step_data.denoiser.signal) - 1)
+        before: Prediction | None = None
         for step in range(self.steps):
             t = (start * (self.steps - step) / self.steps).round().long()
             with torch.set_grad_enabled(torch.is_grad_enabled() and step >= self.steps - self.learnt):
                 known = step_data.prediction[rows] if step == 0 and not from_noise else None
-                clean = self._guided(step_data, latents, t, rows, known)
+                shown = self._conditional(step_data, latents, t, rows, known, before)
+                clean = self._guided(step_data, latents, t, rows, shown)
+                before = Prediction(shown.detach(), _sigma(step_data, t))
                 if step + 1 < self.steps:
                     after = (start * (self.steps - step - 1) / self.steps).round().long()
                     latents = _renoise(step_data, latents, clean, t, after)
         return clean
 
-    def _guided(self, step_data: StepData, latents: Tensor, t: Tensor, rows: Tensor, known: Tensor | None) -> Tensor:
-        """The clean latents that the guided prediction implies; `known` is the conditional prediction, if computed."""
-        kind, (signal, noise) = step_data.denoiser.prediction, _levels(step_data, t)
-        prediction = predict_again(step_data, latents, t, rows) if known is None else known
-        clean = clean_from(prediction, latents, signal, noise, kind)
+    def keypoints(self, step_data: StepData, rows: Tensor, latents: Tensor) -> Tensor:
+        if self.begin != "noise" or step_data.find_location is None:
+            return super().keypoints(step_data, rows, latents)
+        lowest = torch.full_like(step_data.t[rows], 1)
+        found = step_data.find_location(
+            Prediction(latents.detach(), _sigma(step_data, lowest)), tuple(latents.shape[-2:]), latents.device
+        )
+        return found.keypoints
+
+    def _conditional(
+        self,
+        step_data: StepData,
+        latents: Tensor,
+        t: Tensor,
+        rows: Tensor,
+        known: Tensor | None,
+        before: Prediction | None,
+    ) -> Tensor:
+        """The clean latents that the conditional prediction implies; `known` is that prediction, if computed."""
+        prediction = predict_again(step_data, latents, t, rows, before=before) if known is None else known
+        return clean_from(prediction, latents, *_levels(step_data, t), step_data.denoiser.prediction)
+
+    def _guided(self, step_data: StepData, latents: Tensor, t: Tensor, rows: Tensor, shown: Tensor) -> Tensor:
+        """The clean latents with guidance; `shown` are those of the conditional prediction."""
         if self.guidance == 1:
-            return clean
+            return shown
         with torch.no_grad():
             prediction = predict_again(step_data, latents, t, rows, unconditional=True)
-            plain = clean_from(prediction, latents, signal, noise, kind)
-        return plain + self.guidance * (clean - plain)
+            plain = clean_from(prediction, latents, *_levels(step_data, t), step_data.denoiser.prediction)
+        return plain + self.guidance * (shown - plain)
 
 
 def _levels(step_data: StepData, t: Tensor) -> tuple[Tensor, Tensor]:
     """α and σ [k] of the timesteps [k]."""
     signal, noise = step_data.denoiser.signal, step_data.denoiser.noise
     return signal.to(t.device)[t], noise.to(t.device)[t]
+
+
+def _sigma(step_data: StepData, t: Tensor) -> Tensor:
+    """σ/α [k] of the timesteps [k]."""
+    signal, noise = _levels(step_data, t)
+    return noise / signal.clamp(min=1e-4)
 
 
 def _renoise(step_data: StepData, latents: Tensor, clean: Tensor, t: Tensor, after: Tensor) -> Tensor:
@@ -103,10 +134,20 @@ def _renoise(step_data: StepData, latents: Tensor, clean: Tensor, t: Tensor, aft
     return a_after * clean + s_after * epsilon
 
 
-def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, unconditional: bool = False) -> Tensor:
+def predict_again(
+    step_data: StepData,
+    noisy: Tensor,
+    t: Tensor,
+    rows: Tensor,
+    unconditional: bool = False,
+    before: Prediction | None = None,
+) -> Tensor:
     """The U-Net's prediction for the rows [k] with other latents [k, C, h, w] and timesteps [k].
 
-    The gates are those of the new noise level. `unconditional`: no faces, and the empty prompt.
+    The gates are those of the new noise level.
+
+    unconditional  no faces, and the empty prompt
+    before         the prediction of the step before, if the adapter finds the face locations by itself
     """
 
     def part(value: Tensor | None) -> Tensor | None:
@@ -118,16 +159,16 @@ def predict_again(step_data: StepData, noisy: Tensor, t: Tensor, rows: Tensor, u
     if unconditional:
         prompt = without_text(prompt, step_data.empty, torch.ones_like(t, dtype=torch.bool))
     elif step_data.adapter is not None:
-        references = step_data.reference_batch
+        references, find = step_data.reference_batch, step_data.find_location
+        location = None if references.location is None else references.location.part(rows)
+        if find is not None:
+            location = find(before, tuple(noisy.shape[-2:]), noisy.device)
         chosen = ReferenceBatch(
             references.face[rows],
             None if references.image is None else references.image[rows],
             references.face_on[rows],
             references.image_on[rows],
-            None if references.location is None else references.location.part(rows),
+            location,
         )
-        signal, noise = _levels(step_data, t)
-        people = chosen.streams(
-            step_data.adapter, prompt.states, noise / signal.clamp(min=1e-4), denoiser.dtype, step_data.extra
-        )
+        people = chosen.streams(step_data.adapter, prompt.states, _sigma(step_data, t), denoiser.dtype, step_data.extra)
     return denoiser.predict(noisy, t, prompt, people, part(step_data.control))

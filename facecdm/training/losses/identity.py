@@ -59,8 +59,9 @@ class IdentityLoss(Loss):
         rows = self.chosen(step_data).nonzero()[:, 0]
         if not len(rows):
             return step_data.prediction.new_zeros(len(step_data.t), dtype=torch.float32)
-        pixels = step_data.denoiser.decode(self.latents(step_data, rows))
-        embedding = centred(self.recogniser.embed(pixels, step_data.rows.keypoints[rows]), self.mean)
+        latents = self.latents(step_data, rows)
+        pixels, keypoints = step_data.denoiser.decode(latents), self.keypoints(step_data, rows, latents)
+        embedding = centred(self.recogniser.embed(pixels, keypoints), self.mean)
         similarity = (embedding * self.wanted(step_data, rows).to(embedding)).sum(-1)
         loss = 1 - similarity
         if self.bank is not None:
@@ -70,6 +71,10 @@ class IdentityLoss(Loss):
     def latents(self, step_data: StepData, rows: Tensor) -> Tensor:
         """The predicted clean latents [k, C, h, w] of the rows [k]."""
         return step_data.clean[rows]
+
+    def keypoints(self, step_data: StepData, rows: Tensor, latents: Tensor) -> Tensor:
+        """The key points [k, 5, 2] of the faces in `latents`, in 0…1 of the picture."""
+        return step_data.rows.keypoints[rows]
 
     def wanted(self, step_data: StepData, rows: Tensor) -> Tensor:
         """The target embeddings of the rows [k]: centred unit vectors [k, D]."""

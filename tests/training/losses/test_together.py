@@ -92,6 +92,7 @@ def step(recogniser, t: list[int], prediction: str = "epsilon", face_on: list[bo
         on,
         ~on,
         torch.zeros(count, 2),
+        ~on,
     )
     reference_batch = ReferenceBatch(nn.functional.normalize(rows.face, dim=-1), None, on, on)
     terms = terms_of(stage, LossInputs(ManyPeople(size=SIZE, width=512), denoiser, adapter, recogniser))

@@ -48,14 +48,26 @@ def check_base(model, adapter) -> None:
         )
 
 
+def check_latents(model, adapter) -> None:
+    """Raises Mismatch if the adapter's location head reads other latents than MODEL has."""
+    channels, read = model.model.latent_format.latent_channels, adapter.config.location_channels
+    if read not in (channels, 4 * channels):
+        raise Mismatch(
+            f"this adapter finds the face in latents of {read} channels, and the MODEL's have {channels}: connect a "
+            "pose, or give the adapter a location head for this base model (python -m facecdm train-location)"
+        )
+
+
 def apply_person(model, person: Person):
     """A copy of MODEL with `person` added; people and patches already in it are kept.
 
-    Raises as `check_base`.
+    Raises as `check_base` and `check_latents`.
     """
     import comfy.patcher_extension
 
     check_base(model, person.adapter)
+    if person.finds_location:
+        check_latents(model, person.adapter)
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
     first = PEOPLE not in options

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ....adapter.attention import LayerStream, LocationBias
 from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
+from ....adapter.location_finder import LocationFinder, Prediction
 from ....adapter.masks import resize_mask
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at
 from ....bases.layers import LayerMap
-from ....faces.align import TEMPLATE
 from ..cell_weights import cells_of
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
@@ -43,9 +43,10 @@ def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options
     if run is None:  # a sampler that bypasses OUTER_SAMPLE
         run = Run(options[PEOPLE])
         model_options = {**model_options, "transformer_options": {**options, RUN: run}}
-    run.step(model, conds, timestep, x_in)
+    images = sampled_images(options)
+    run.step(model, conds, timestep, x_in, images)
     predicted = executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
-    run.keep_prediction(conds, predicted, timestep)
+    run.keep_prediction(conds, predicted, timestep, images)
     return predicted
 
 
@@ -134,8 +135,13 @@ class Run:
         self._locations: dict[tuple, LocationBias] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
         self._joined: dict[tuple, tuple[Tensor, Tensor]] = {}  # keys and values of neighbouring chunks of a batch
-        self._predicted: tuple[Tensor, Tensor] | None = None  # clean latents of the previous step, and its σ
-        self._estimates: dict[int, tuple[Tensor, Tensor]] = {}  # key points and trust, by person
+        self._predicted: dict[tuple[int, ...] | None, Prediction] = {}  # of the previous step, by sampled images
+        self._finders = {
+            number: LocationFinder(person.adapter, person.mask)
+            for number, person in enumerate(people)
+            if person.finds_location
+        }
+        self._found: dict[int, FaceLocation] = {}  # this step's, by person
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
@@ -144,8 +150,9 @@ class Run:
     def layer_map(self) -> LayerMap:
         return self._shown[0].person.adapter.config.layer_map
 
-    def step(self, model, conds: list, sigma: Tensor, latents: Tensor) -> None:
-        """Prepare a step before the U-Net call: σ [B] on its device, `conds` and `latents` of CALC_COND_BATCH."""
+    def step(self, model, conds: list, sigma: Tensor, latents: Tensor, images: tuple[int, ...] | None = None) -> None:
+        """Prepare a step before the U-Net call: σ [B] on its device, `conds` and `latents` of CALC_COND_BATCH, and
+        which images of the batch are sampled (None: all)."""
         self._sigma, self._dtype = sigma[:1], model.manual_cast_dtype or model.get_dtype()
         self._latents, self.size = latents, tuple(latents.shape[-2:])
         conditional = self._conditional(conds)
@@ -159,30 +166,30 @@ class Run:
         self._gates.clear()
         self._ready.clear()
         self._gates_on(sigma.device)
-        self._estimate_locations(latents)
+        self._find_locations(latents, images)
 
-    def keep_prediction(self, conds: list, predicted: list[Tensor], sigma: Tensor) -> None:
+    def keep_prediction(
+        self, conds: list, predicted: list[Tensor], sigma: Tensor, images: tuple[int, ...] | None
+    ) -> None:
         """Keep the U-Net's clean latents for the prompt after its call, for the location heads of the next step."""
-        if not any(shown.person.finds_location for shown in self._shown):
+        if not self._finders:
             return
         positive = {id(cond) for cond in self._conditional(conds)}
         for group, clean in zip(conds, predicted):
             if any(id(cond) in positive for cond in group or ()):
-                self._predicted = clean, sigma
+                self._predicted[images] = Prediction(clean, sigma)
                 return
 
-    def _estimate_locations(self, latents: Tensor) -> None:
-        """Estimate this step's face locations, with trust 0 until there is a prediction; without a host sync."""
-        for number, shown in enumerate(self._shown):
-            if not shown.person.finds_location:
-                continue
-            if self._predicted is None or self._predicted[0].shape != latents.shape:
-                points, trusted = torch.tensor(TEMPLATE / 112)[None].float(), torch.zeros(1)
-            else:
-                clean, sigma = self._predicted
-                points, trusted = shown.person.adapter.locate(clean, sigma)
-            self._estimates[number] = points, trusted
-            self._locations = {key: value for key, value in self._locations.items() if key[0] != number}
+    def _find_locations(self, latents: Tensor, images: tuple[int, ...] | None) -> None:
+        """Estimate this step's face locations of the people whose location is not given."""
+        if not self._finders:
+            return
+        before = self._predicted.get(images)
+        if before is not None and before.clean.shape != latents.shape:
+            before = None
+        for number, find in self._finders.items():
+            self._found[number] = find(before, self.size, latents.device)
+        self._locations = {key: value for key, value in self._locations.items() if key[0] not in self._finders}
 
     def _conditional(self, conds: list) -> list[dict]:
         """The conditionings that show people: all but the negative ones, which get at most `Person.negative`."""
@@ -326,11 +333,12 @@ class Run:
         person, parts = self._shown[number].person, self._parts(chunks)
         key = (number, rows, size, images, self.size, device, *parts)
         if key not in self._locations:
-            points, trusted = self._estimates.get(number, (None, None))
-            points = person.keypoints_in(*self.size) if points is None else points
-            trusted = None if trusted is None else trusted.to(device)
-            side = person.adapter.config.grid_side
-            whole = FaceLocation(points.to(device), self.size, side, size, trusted)
+            if number in self._found:
+                images = None  # the estimates are of the sampled images only
+                whole = self._found[number].on(device, size)
+            else:
+                points = person.keypoints_in(*self.size).to(device)
+                whole = FaceLocation(points, self.size, person.adapter.config.grid_side, size)
             cut = [whole if part is None else whole.within(part) for part in parts]
             self._locations[key] = (
                 cut[0]

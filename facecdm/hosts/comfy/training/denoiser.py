@@ -40,6 +40,7 @@ class ComfyDenoiser:
         self.layer_map = layer_map(model)
         sampling = model.get_model_object("model_sampling")
         self.prediction = _prediction(sampling)
+        self.stride = getattr(model.model.model_config, "shuffle", 1)  # of the demo model
         _check(model)
         sigmas = sampling.sigmas.detach().double().cpu().clone()
         self.signal = (1 / (sigmas**2 + 1).sqrt()).float()

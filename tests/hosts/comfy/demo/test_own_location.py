@@ -52,7 +52,7 @@ def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatc
     demo, model, adapter = shown
     seen = []
 
-    def locate(clean, sigma):
+    def locate(clean, sigma, region):
         seen.append((clean.shape, float(sigma.max())))
         return WHERE.expand(len(clean), -1, -1), torch.ones(len(clean))
 
@@ -65,7 +65,7 @@ def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatc
 
 def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
-    monkeypatch.setattr(adapter, "locate", lambda clean, sigma: (WHERE, torch.zeros(1)))
+    monkeypatch.setattr(adapter, "locate", lambda *seen: (WHERE, torch.zeros(1)))
     without_person = sample(in_comfy, demo, model, adapter, sigma_start=0.0)
     assert torch.allclose(sample(in_comfy, demo, model, adapter), without_person, atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatc
 def test_given_key_points_override_the_estimate(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
 
-    def fail(clean, sigma):
+    def fail(*seen):
         raise AssertionError("the location is known")
 
     monkeypatch.setattr(adapter, "locate", fail)
