@@ -117,7 +117,7 @@ def test_the_installed_command_works_in_any_folder(tmp_path):
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+            [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
         )
 
     for name in cli.COMMANDS:

@@ -34,10 +34,10 @@ def test_yaml_files_that_are_refused(tmp_path, monkeypatch, content, message, li
         monkeypatch.delattr("yaml.CSafeLoader", raising=False)
     path = tmp_path / "plan.yaml"
     path.write_bytes(content)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadFile, match=message) as caught:
         read_yaml(path)
-    assert time.monotonic() - started < 5 and len(str(caught.value)) <= 1000
+    assert time.process_time() - started < 5 and len(str(caught.value)) <= 1000
 
 
 def test_a_file_that_is_too_large(tmp_path, monkeypatch):

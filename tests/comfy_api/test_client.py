@@ -65,7 +65,7 @@ def with_client(server, job, **options):
         async with Client(server.address, **options) as client:
             return await job(client)
 
-    return asyncio.run(asyncio.wait_for(main(), 120))
+    return asyncio.run(asyncio.wait_for(main(), 300))
 
 
 def test_a_picture_is_made_and_fetched(server):
@@ -183,13 +183,10 @@ def test_a_cancelled_wait_ends_the_job_on_the_server(server):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        for _ in range(100):
-            queue = await client._transport.json("GET", "/queue")
-            if not queue["queue_running"] and not queue["queue_pending"]:
-                return True
+        while await client._transport.json("GET", "/queue") != {"queue_running": [], "queue_pending": []}:
             await asyncio.sleep(0.2)
 
-    assert with_client(server, job)
+    with_client(server, job)
 
 
 def test_a_dropped_web_socket_loses_nothing(server):
@@ -197,10 +194,8 @@ def test_a_dropped_web_socket_loses_nothing(server):
         prompt_id = await client.submit(picture(width=640, color=a_colour()))
         await client._listener.socket.close()
         first = await client.wait(prompt_id)
-        for _ in range(50):  # it connects again by itself
-            if client._listener.connected.is_set() and not client._listener.socket.closed:
-                break
-            await asyncio.sleep(0.1)
+        while not client._listener.connected.is_set() or client._listener.socket.closed:
+            await asyncio.sleep(0.1)  # until it connects again by itself
         steps = []
         await client.run(picture(width=320, color=a_colour()), steps.append)
         return first, steps
@@ -262,12 +257,13 @@ def test_a_web_socket_is_not_redirected():
         other = await asyncio.start_server(elsewhere, "127.0.0.1", 0)
         async with await asyncio.start_server(redirect, "127.0.0.1", 0) as first:
             async with Client(f"127.0.0.1:{first.sockets[0].getsockname()[1]}"):
-                await asyncio.sleep(1.2)
+                while len(requests) < 2:
+                    await asyncio.sleep(0.05)
         other.close()
 
     other = None
-    asyncio.run(asyncio.wait_for(job(), 20))
-    assert len(requests) >= 2 and set(requests) == {b"/ws"}
+    asyncio.run(asyncio.wait_for(job(), 120))
+    assert set(requests) == {b"/ws"}
 
 
 @pytest.mark.parametrize("address", ["", "ftp://x", "http://"])
@@ -299,4 +295,4 @@ def test_answers_that_are_not_comfyuis(answer, message):
                 await client.finished("x")
 
     with pytest.raises(BadAnswer, match=message):
-        asyncio.run(asyncio.wait_for(job(), 20))
+        asyncio.run(asyncio.wait_for(job(), 120))

@@ -54,7 +54,7 @@ def run_scenario(scenario, patience=20.0):
         finally:
             await server.down()
 
-    return asyncio.run(asyncio.wait_for(main(), 30))
+    return asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_an_outage_shorter_than_the_patience():

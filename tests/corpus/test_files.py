@@ -51,7 +51,6 @@ def _count(kind) -> int:
     return LARGE if large else SAMPLE
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", KINDS)
 def test_bad_files(name, tmp_path, monkeypatch):
     shrink(monkeypatch)

@@ -117,7 +117,7 @@ def test_an_untrained_adapter_ignores_the_reference_and_errors_are_cached(lab, t
 
 def killed(folder: Path, *when: int) -> None:
     done = subprocess.run(
-        [sys.executable, ablation_lab.__file__, folder, *map(str, when)], capture_output=True, text=True, timeout=300
+        [sys.executable, ablation_lab.__file__, folder, *map(str, when)], capture_output=True, text=True, timeout=550
     )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
 

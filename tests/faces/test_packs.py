@@ -1,5 +1,4 @@
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -118,10 +117,9 @@ def test_a_broken_file_that_is_not_needed_does_no_harm(pack_folder: Path, tmp_pa
         sort_pack("pack", folder, landmarks=True)
 
 
-def test_sorting_a_pack_makes_no_session_and_takes_no_time(pack_folder: Path, monkeypatch):
+def test_sorting_a_pack_makes_no_session(pack_folder: Path, monkeypatch):
+    """A session would take seconds."""
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", None)
-    start = time.perf_counter()
     sort_pack("buffalo_s", pack_folder, landmarks=True)
-    assert time.perf_counter() - start < 1

@@ -1,7 +1,6 @@
 """Stubs for encoders and face finder that count their calls."""
 
 import hashlib
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +25,10 @@ class StubEncoders:
     step: int = 8
     large: bool = False
     width: int = 1
-    pause: float = 0.0
     fingerprints: Fingerprints = Fingerprints("a vae", "a text encoder", "a vision tower")
     asked: Counter = field(default_factory=Counter)
 
     def latents(self, pixels):
-        time.sleep(self.pause)
         self.asked["latents"] += len(pixels)
         return torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8).repeat(1, self.width, 1, 1)
 

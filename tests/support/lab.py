@@ -1,5 +1,7 @@
 """A training small enough for a test: a U-Net of some hundred thousand weights and a data set of random numbers."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -137,7 +139,7 @@ def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": value.clone() for part, values in state.items() for name, value in values.items()}
 
 
-if __name__ == "__main__":  # lab.py FOLDER: train, say each step, for a test that kills
+if __name__ == "__main__":  # lab.py FOLDER STEP: train, and be killed at this step
     torch.set_num_threads(1)
     trainer = tiny_trainer(Path(sys.argv[1]))
-    trainer.run(lambda trainer: print(trainer.step, flush=True))
+    trainer.run(lambda trainer: trainer.step == int(sys.argv[2]) and os.kill(os.getpid(), signal.SIGKILL))

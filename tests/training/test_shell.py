@@ -31,7 +31,7 @@ def command(*arguments, launcher=("-m",)) -> subprocess.CompletedProcess:
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=400,
+        timeout=550,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done

@@ -59,15 +59,10 @@ def test_every_trained_parameter_has_changed(whole, tmp_path):
 def test_killed_and_resumed_ends_in_the_same_bits(whole, tmp_path, kills):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LAB.parents[2]), str(LAB.parent)])}
     for kill in kills:
-        process = subprocess.Popen([sys.executable, LAB, tmp_path], stdout=subprocess.PIPE, text=True, env=environment)
-        for line in process.stdout:
-            if int(line) == kill:
-                process.send_signal(signal.SIGKILL)
-                break
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        command = [sys.executable, LAB, tmp_path, str(kill)]
+        assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
     trainer = tiny_trainer(tmp_path)
-    assert kills[-1] - 1 <= trainer.step <= kills[-1] + 1
+    assert trainer.step in (kills[-1] - 1, kills[-1])
     trainer.run()
     equal(everything(trainer), whole[1])
     assert trainer.history == whole[0].history
@@ -286,7 +281,7 @@ def two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Two processes, each with a folder of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", PROCESSES, folder, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LAB.parents[2]), str(LAB.parent)])}
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=280)
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=550)
 
 
 def test_processes_without_a_shared_folder_resume_from_rank_0(tmp_path):

@@ -21,7 +21,7 @@ from facecdm.training.dataset.sources import FolderSource, Item, Picture
 
 ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
-import sys
+import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {support!r}]
 from datasets import SETTINGS, StubEncoders, StubFinder
@@ -29,9 +29,8 @@ from facecdm.training.dataset import work
 from facecdm.training.dataset.pipeline import prepare
 from facecdm.training.dataset.sources import FolderSource
 work.SHARD = work.BATCH = 4
-print("begin", flush=True)
-prepare(FolderSource(Path({source!r})), Path({out!r}), StubEncoders(pause={pause}), StubFinder(), SETTINGS,
-        lambda stage, done, total: print(stage, done, flush=True))
+prepare(FolderSource(Path({source!r})), Path({out!r}), StubEncoders(), StubFinder(), SETTINGS,
+        lambda stage, done, total: stage == {stage!r} and done >= {at} and os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -50,14 +49,10 @@ def test_a_killed_run_that_is_repeated_gives_the_same_data_set(tmp_path, monkeyp
             support=str(ROOT / "tests" / "support"),
             source=str(tmp_path / "in"),
             out=str(out),
-            pause=0.02,
+            stage=stage,
+            at=at,
         )
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for line in child.stdout:
-            if line.startswith(stage) and int(line.split()[-1]) >= at:
-                child.send_signal(signal.SIGKILL)
-                break
-        assert child.wait(60) == -signal.SIGKILL
+        assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
         progress.append(sum(map(len, (list((out / stage).glob("*")) for stage in ("faces", "latents")))))
         assert not (out / "manifest.json").exists()
     assert progress[0] > 0 and progress == sorted(set(progress)), "each run started over"

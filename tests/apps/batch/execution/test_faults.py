@@ -27,7 +27,7 @@ def test_every_job_has_its_picture(run_scenario, tmp_path):
 
 def test_a_free_server_gets_the_work(run_scenario, tmp_path):
     async def scenario(slow, quick):
-        slow.seconds = 0.5
+        slow.seconds = 3
         await run_async(make_plan(tmp_path, slow.address, quick.address, seeds=40))
         return len(slow.submitted), len(quick.submitted)
 
@@ -49,7 +49,7 @@ def test_jobs_of_a_dead_server_go_to_the_other(run_scenario, tmp_path):
 
 def test_a_server_that_returns_gets_new_jobs(run_scenario, tmp_path):
     async def scenario(one, two):
-        two.seconds = 0.4
+        two.seconds = 2
         one.seconds = 0.05
         batch = asyncio.create_task(run_async(make_plan(tmp_path, one.address, two.address, seeds=40)))
         while len(one.submitted) < 6:
@@ -111,7 +111,7 @@ def test_a_server_that_forgets_gets_its_jobs_again(run_scenario, tmp_path):
     async def scenario(server):
         server.seconds = 0.1
         batch = asyncio.create_task(run_async(make_plan(tmp_path, server.address, seeds=10)))
-        while len(server.submitted) < 4:
+        while len(server.submitted) < 4 or not server.queue:
             await asyncio.sleep(0.01)
         server.forget()
         return await batch, len(server.submitted)
@@ -206,7 +206,7 @@ def test_a_server_that_lacks_a_model_is_not_used(run_scenario, tmp_path):
                 },
             },
         }
-        late.info, good.seconds = info, 0.2
+        late.info, good.seconds = info, 0.6
         batch = asyncio.create_task(run_async(make_plan(tmp_path, good.address, late.address)))
         await asyncio.sleep(1)
         await late.up()

@@ -99,12 +99,12 @@ def test_a_stall_costs_a_job_no_more_than_its_timeout(run_scenario, tmp_path, ki
     async def scenario(server):
         server.delay = stall_first(kind)
         started = time.monotonic()
-        summary = await run_async(make_plan(tmp_path, server.address, seeds=4, attempts=1, timeout=1))
+        summary = await run_async(make_plan(tmp_path, server.address, seeds=4, attempts=1, timeout=4))
         return summary, time.monotonic() - started
 
     summary, seconds = run_scenario(scenario)
-    assert list(summary.set_aside.values()) == ["it took longer than 1 s"]
-    assert summary.done == 3 == len(made(tmp_path)) and seconds < 15
+    assert list(summary.set_aside.values()) == ["it took longer than 4 s"]
+    assert summary.done == 3 == len(made(tmp_path)) and seconds < 60
 
 
 def test_a_stalled_upload_costs_a_job_no_more_than_its_timeout(run_scenario, tmp_path):
@@ -120,18 +120,18 @@ def test_a_stalled_upload_costs_a_job_no_more_than_its_timeout(run_scenario, tmp
             inputs={"person": "Draw it.image"},
             jobs={"person": ["ada.png", "bob.png"]},
             attempts=1,
-            timeout=1,
+            timeout=4,
         )
         return await run_async(plan)
 
-    assert run_scenario(scenario).set_aside == {1: "it took longer than 1 s"}
+    assert run_scenario(scenario).set_aside == {1: "it took longer than 4 s"}
 
 
 @pytest.mark.parametrize("kind", ["GET /history/", "GET /view"])
 def test_without_a_timeout_a_stalled_job_is_set_aside_too(run_scenario, tmp_path, monkeypatch, kind):
     """A stalled /view fails an attempt; a stalled /history is a loss, and after the first one the id is another."""
-    monkeypatch.setattr(Transport, "answer_seconds", 0.3)
-    monkeypatch.setattr(Transport, "transfer_seconds", 0.3)
+    monkeypatch.setattr(Transport, "answer_seconds", 1)
+    monkeypatch.setattr(Transport, "transfer_seconds", 1)
 
     def stall_seed_1(server):
         def delay(request):
@@ -155,7 +155,7 @@ def test_without_a_timeout_a_stalled_job_is_set_aside_too(run_scenario, tmp_path
         return await run_async(make_plan(tmp_path, server.address, seeds=4, patience=0.1))
 
     summary = run_scenario(scenario)
-    reason = "took longer than 0.3 s" if kind == "GET /view" else "went away 5 times"
+    reason = "took longer than 1 s" if kind == "GET /view" else "went away 5 times"
     assert list(summary.set_aside) == [2] and reason in summary.set_aside[2] and summary.done == 3
     assert made(tmp_path) == {0: 0, 2: 2, 3: 3}
 
@@ -168,7 +168,7 @@ def test_a_server_that_sends_byte_by_byte_is_given_up(run_scenario, tmp_path, mo
         with pytest.raises(NoServerLeft):
             await run_async(make_plan(tmp_path, server.address, patience=0.1))
 
-    run_scenario(scenario, limit=20)
+    run_scenario(scenario)
 
 
 def test_an_eps_file_does_not_start_ghostscript(run_scenario, tmp_path, monkeypatch):

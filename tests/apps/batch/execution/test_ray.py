@@ -101,7 +101,7 @@ def test_a_plan_on_ray_whose_comfyui_and_worker_die(comfyui, tmp_path, workers, 
         pids.append(await pid(workers[0]))
         return await batch
 
-    summary = asyncio.run(asyncio.wait_for(scenario(), 400))
+    summary = asyncio.run(asyncio.wait_for(scenario(), 550))
     assert summary.ok and len(set(pids)) == 3
     found = {
         int(path.stem): Image.open(path).convert("RGB").getpixel((9, 9))[2] for path in (tmp_path / "out").glob("*.png")

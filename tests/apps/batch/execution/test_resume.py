@@ -64,7 +64,8 @@ def test_two_batches_do_not_share_a_folder(run_scenario, tmp_path):
         server.seconds = 0.2
         plan = make_plan(tmp_path, server.address, seeds=4)
         first = asyncio.create_task(run_async(plan))
-        await asyncio.sleep(0.5)
+        while not server.submitted:
+            await asyncio.sleep(0.01)
         with pytest.raises(JournalMistake, match="another batch works in"):
             await run_async(plan, resume=True)
         return await first
