@@ -87,7 +87,10 @@ COMMANDS = {
     "demo": Command(
         ".demo.cli",
         "train the small demo model",
-        ("demo train all --data FaceWorld --tokenizer ~/ComfyUI/comfy/sd1_tokenizer",),
+        (
+            "demo train all --data FaceWorld --tokenizer ~/ComfyUI/comfy/sd1_tokenizer",
+            "demo train-pose --data FaceWorld --tokenizer ~/ComfyUI/comfy/sd1_tokenizer --models ~/ComfyUI/models",
+        ),
     ),
 }
 
@@ -101,10 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         _overview().parse_args(arguments or ["--help"])  # prints help, the version or the error, and exits
     name, *arguments = arguments
     module = importlib.import_module(COMMANDS[name].module, __package__)
-    parser = _parser(name)
-    module.add_arguments(parser)
-    if hasattr(module, "add_server_arguments"):  # quickstart.py sets these itself
-        module.add_server_arguments(parser)
+    parser = parser_of(name)
     try:
         with _exit_on_sigterm():
             return module.main(parser.parse_args(arguments)) or 0
@@ -125,14 +125,27 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a command, with examples in its help and in that of its own commands."""
     command = COMMANDS[name]
-    return argparse.ArgumentParser(
-        prog=f"facecdm {name}",
-        description=command.summary[0].upper() + command.summary[1:] + ".",
-        epilog="examples:\n" + "\n".join(f"  facecdm {example}" for example in command.examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    module = importlib.import_module(command.module, __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"facecdm {name}", description=command.summary[0].upper() + command.summary[1:] + "."
     )
+    module.add_arguments(parser)
+    if hasattr(module, "add_server_arguments"):  # quickstart.py sets these itself
+        module.add_server_arguments(parser)
+    _add_examples(parser, command.examples)
+    return parser
+
+
+def _add_examples(parser: argparse.ArgumentParser, examples: tuple[str, ...]) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "examples:\n" + "\n".join(f"  facecdm {example}" for example in examples)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for own in action.choices.values():
+                _add_examples(own, tuple(one for one in examples if f"facecdm {one} ".startswith(f"{own.prog} ")))
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ class Client:
     # ---- jobs ----
 
     async def submit(self, workflow: Workflow, *, prompt_id: str | None = None, extra: dict | None = None) -> str:
-        """Queue a workflow; return the job's id (`prompt_id` if given).
+        """Queue a workflow; return the job's id: `prompt_id` if given, a UUID.
 
         Raises WorkflowRejected if *any* output node has a mistake; the server itself would run the others.
         """
