@@ -2,11 +2,18 @@
 
 from comfy_api.latest import io
 
-from ..facecdm.adapter.curves import NAMES, factors_of
+from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.formats.unused_inputs import keep_prompt_without_effect, pose_ignored, pose_missing
+from ..facecdm.formats.unused_inputs import (
+    blocks_without_cell,
+    keep_prompt_without_effect,
+    mask_missing,
+    pose_ignored,
+    pose_missing,
+    projection_without_effect,
+)
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import checked
 from .inputs import choice, optional, share, strength
@@ -182,11 +189,24 @@ def applied(
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
             model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
-    warnings = shown.unused_inputs + pose_ignored(person) + pose_missing(person)
-    if options.projection != NONE:
-        streams = {stream for stream in adapter.streams if getattr(shown, stream) is not None}
-        warnings += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    curves = {stream: custom for stream, (_, name, custom) in strengths.items() if name == CUSTOM}
+    warnings = shown.unused_inputs + _warnings(person, curves, keep_prompt, options.projection)
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
+
+
+def _warnings(person: Person, custom_curves: dict[str, str], keep_prompt: float, projection: str) -> tuple[str, ...]:
+    """Warnings for settings that have no effect on this adapter, and for inputs that it lacks."""
+    adapter, given = person.adapter, {"face": person.face, "image": person.image}
+    warnings = pose_ignored(person) + pose_missing(person) + mask_missing(person)
+    for stream, custom in custom_curves.items():
+        if stream in adapter.streams:
+            warnings += blocks_without_cell(adapter.streams[stream], custom)
+    if projection not in (OWN, NONE):
+        warnings += projection_without_effect(person, projection)
+    if projection != NONE:
+        streams = {stream for stream in adapter.streams if given[stream] is not None}
+        warnings += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
+    return warnings
 
 
 def _stream(

@@ -34,7 +34,13 @@ def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]
             else layer_factors(points, layer_map)
         )
     if name in PRESETS:
-        return block_factors(_base_with_blocks(layer_map, name).presets[name], layer_map, name)
+        base = _base_with_blocks(layer_map, name)
+        if name not in base.presets:
+            known = ", ".join(base.name for base in BASES.values() if name in base.presets)
+            raise FaceCDMError(
+                f"the blocks of {name} are known for {known}, and this adapter is for {base.name}: choose another curve"
+            )
+        return block_factors(base.presets[name], layer_map, name)
     return layer_factors(CURVES[name], layer_map)
 
 

@@ -56,6 +56,11 @@ def _published(adapter: ImportedAdapter) -> Exported:
     if len(adapter.config.parts) != 1:
         raise FaceCDMError("this adapter is combined of two, and an IP-Adapter file holds one: export each separately")
     ((stream, part),) = adapter.config.parts.items()
+    if part.layer_map.is_dit:
+        raise FaceCDMError(
+            f"this adapter is {part.family.name} for {name_of(part.layer_map)}, and an IP-Adapter file holds keys and "
+            "values of a U-Net: keep its own file"
+        )
     layers = {
         f"{2 * i + 1}.to_{name}_ip.weight": module.weight
         for name in "kv"

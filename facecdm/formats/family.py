@@ -123,6 +123,7 @@ class Family:
     prompt_factor    factor on the strength at `balance` = -1
     identity_factor  factor on the strength at `balance` = 1
     prompt_kappa     κ at `balance` = -1
+    boxed            whether it was trained with a region for each face
     name_parts       parts of a file name that identify it if its content does not, joined by "-"
     note             further information for the user
     """
@@ -146,6 +147,7 @@ class Family:
     prompt_factor: float = 0.5
     identity_factor: float = 1.3
     prompt_kappa: float = 0.5
+    boxed: bool = False
     name_parts: tuple[str, ...] = ()
     note: str = ""
 

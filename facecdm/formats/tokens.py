@@ -25,7 +25,8 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
     """
     parts = getattr(adapter.config, "parts", None)
     family = parts["face"].family if parts and "face" in parts else None
-    if "face" not in adapter.config.streams or family and family.recipe.picture:
+    for_unet = not adapter.config.layer_map.is_dit
+    if "face" not in adapter.config.streams or family and not (family.recipe.picture == "" and for_unet):
         name = family.name if family else next(iter(parts.values())).family.name
         raise UnsupportedModel(
             f"{name} has no tokens of a face's embedding alone, and no ControlNet was trained "

@@ -3,8 +3,9 @@
 They are not errors, so that a graph still works after its adapter is replaced.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..adapter.curves import parse_custom
 from ..adapter.person import Person
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
@@ -67,6 +68,36 @@ def pose_missing(person: Person) -> tuple[str, ...]:
         "face may be missing from the picture. Connect the pose of Extract Pose or Edit Pose, or give the adapter a "
         "location head (python -m facecdm train-location).",
     )
+
+
+def mask_missing(person: Person) -> tuple[str, ...]:
+    """A warning if the family was trained with a region per face, and none is given."""
+    names = [part.family.name for part in getattr(person.adapter.config, "parts", {}).values() if part.family.boxed]
+    if not names or person.mask is not None:
+        return ()
+    return (
+        f"mask is not connected, and {names[0]} was trained with a box for each face: without one the face acts on "
+        "the whole picture. Connect a mask over the place of the face, such as one of Person Regions.",
+    )
+
+
+def blocks_without_cell(stream: nn.Module, custom: str) -> tuple[str, ...]:
+    """A warning for blocks of a custom curve after which the stream has no cell."""
+    cells, blocks = getattr(stream, "at", None), parse_custom(custom)
+    unused = sorted(set(blocks) - set(cells)) if cells is not None and isinstance(blocks, dict) else []
+    if not unused:
+        return ()
+    return (
+        f"custom_curve names block {', '.join(map(str, unused))}, where this adapter does not act. It acts after the "
+        f"blocks {', '.join(map(str, cells))}.",
+    )
+
+
+def projection_without_effect(person: Person, projection: str) -> tuple[str, ...]:
+    """A warning if a `projection` is chosen and no stream removes anything."""
+    if any(person.kappa_of(name) is not None for name in person.adapter.streams if name in person.settings):
+        return ()
+    return (f"projection is {projection} (Apply Options) and has no effect, since keep_prompt is 0: raise keep_prompt",)
 
 
 def keep_prompt_without_effect(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:

@@ -10,9 +10,8 @@ NARROW = dict(
 )
 
 
-def make_flux(dtype=torch.float32, seed: int = 0, **sizes):
-    """A ComfyUI MODEL of Flux.1-dev's kind with random weights."""
-    import comfy.model_patcher
+def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):
+    """A ComfyUI MODEL of Flux.1-dev's kind with random weights, which are cast to `computed_in` at every use."""
     import comfy.supported_models
 
     unet_config = dict(
@@ -27,7 +26,7 @@ def make_flux(dtype=torch.float32, seed: int = 0, **sizes):
         guidance_embed=True,
         **(SMALL | sizes),
     )
-    return patcher_of(comfy.supported_models.Flux(dict(unet_config)), dtype, seed)
+    return patcher_of(comfy.supported_models.Flux(dict(unet_config)), dtype, seed, computed_in)
 
 
 def make_chroma(dtype=torch.float32, seed: int = 0, **sizes):
@@ -50,11 +49,11 @@ def make_chroma(dtype=torch.float32, seed: int = 0, **sizes):
     return patcher_of(comfy.supported_models.Chroma(dict(unet_config)), dtype, seed)
 
 
-def patcher_of(config, dtype, seed: int):
+def patcher_of(config, dtype, seed: int, computed_in=None):
     """A ModelPatcher on the CPU; ComfyUI leaves new weights uninitialised."""
     import comfy.model_patcher
 
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, computed_in)
     model = config.get_model({}, device=torch.device("cpu")).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.diffusion_model.named_parameters():

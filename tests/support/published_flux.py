@@ -1,7 +1,8 @@
-"""Made-up files of the families for Flux.1: the keys and shapes of the real ones, random values."""
+"""Made-up files of the families for Flux.1: the keys and shapes of the real ones, random values; and people."""
 
 from dataclasses import dataclass
 
+import torch
 from published import Sizes, _mlp, _pulid_v11, random_state
 
 
@@ -64,3 +65,27 @@ def withanyone(sizes: FluxSizes = FluxSizes(), cells: int = 57) -> dict[str, tup
 
 def state_of(shapes: dict, seed: int = 0) -> dict:
     return random_state(shapes, seed)
+
+
+def features(seed: int = 0, references: int = 1):
+    """PuLID-FLUX' features of made-up faces, for the small adapter."""
+    from facecdm.adapter.features import Features
+
+    generator = torch.Generator().manual_seed(seed)
+    states = tuple(torch.randn(references, 6, SMALL_FLUX.states, generator=generator) for _ in range(5))
+    return Features(torch.randn(references, 1280, generator=generator), states)
+
+
+def person(adapter, seed: int = 0, references: int = 1, negative: bool = False, **more):
+    """A person of PuLID-FLUX; with `negative`, the negative prompt gets the empty face's tokens."""
+    from facecdm.adapter.person import Person
+
+    shown = features(seed, references)
+    if negative:
+        more["negative"] = {"face": shown.empty(tuple(torch.zeros_like(state) for state in shown.states))}
+    return Person(adapter, shown, **more)
+
+
+def close(one, other, tolerance: float = 1e-5):
+    """Assert that two outputs agree, relative to the largest value."""
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))

@@ -93,7 +93,6 @@ _RENAMES = (
     ("ipa_sig.", "ip_adapter.sig."),
 )
 _FILES = {"Flux.1": "withanyone.safetensors"}
-_NOTE = "WithAnyone was trained with a box per face: connect a mask that covers the face's place in the picture"
 
 FAMILY = Family(
     key="withanyone",
@@ -109,7 +108,8 @@ FAMILY = Family(
     substitute="pulid",
     recogniser=ANTELOPE,
     strength=1.0,
-    note=_NOTE,
+    boxed=True,
+    note="Connect a mask over the face's place: it was trained with a box for each face",
 )
 
 SIGLIP = Family(

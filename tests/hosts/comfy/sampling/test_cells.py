@@ -4,56 +4,17 @@ import flux
 import pytest
 import torch
 from counting import ATTENTION, COPIES, SYNCS, operations, total
-from published_flux import SMALL_FLUX, pulid_flux, state_of, withanyone
+from published_flux import SMALL_FLUX, close, person
 from twins import predict
 
-from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch
-from facecdm.formats.imported import import_adapter
-from facecdm.formats.read import canonical
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.cell_weights import KEY
 from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
 
 SIGMA, CELLS = 0.7, 4  # PuLID's cells in the small model
-
-
-@pytest.fixture(scope="module")
-def model(in_comfy):
-    return flux.make_flux()
-
-
-@pytest.fixture(scope="module")
-def adapters(model):
-    """PuLID-FLUX and WithAnyone for the small model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(bases.BASES, "small Flux", bases.Base("small Flux", layer_map(model)))
-        states = state_of(pulid_flux(SMALL_FLUX, CELLS)), state_of(withanyone(SMALL_FLUX, 8))
-        yield [import_adapter(canonical(state, {}, "a.safetensors")) for state in states]
-
-
-@pytest.fixture
-def pulid(adapters):
-    return adapters[0]
-
-
-def features(seed: int = 0, references: int = 1) -> Features:
-    generator = torch.Generator().manual_seed(seed)
-    states = tuple(torch.randn(references, 6, SMALL_FLUX.states, generator=generator) for _ in range(5))
-    return Features(torch.randn(references, 1280, generator=generator), states)
-
-
-def person(adapter, seed: int = 0, references: int = 1, negative: bool = False, **more) -> Person:
-    shown = features(seed, references)
-    if negative:
-        more["negative"] = {"face": shown.empty(tuple(torch.zeros_like(state) for state in shown.states))}
-    return Person(adapter, shown, **more)
-
-
-def close(one, other, tolerance: float = 1e-5):
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
 
 
 def test_the_base_model_is_read_from_the_blocks(model, in_comfy):
