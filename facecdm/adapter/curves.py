@@ -34,13 +34,7 @@ def factors_of(name: str, custom: str, layer_map: LayerMap) -> tuple[float, ...]
             else layer_factors(points, layer_map)
         )
     if name in PRESETS:
-        base = _base_with_blocks(layer_map, name)
-        if name not in base.presets:
-            known = ", ".join(base.name for base in BASES.values() if name in base.presets)
-            raise FaceCDMError(
-                f"the blocks of {name} are known for {known}, and this adapter is for {base.name}: choose another curve"
-            )
-        return block_factors(base.presets[name], layer_map, name)
+        return block_factors(_base_with_blocks(layer_map, name).presets[name], layer_map, name)
     return layer_factors(CURVES[name], layer_map)
 
 
@@ -96,8 +90,9 @@ def block_factors(blocks: dict[int, float], layer_map: LayerMap, what: str) -> t
 
 def _base_with_blocks(layer_map: LayerMap, what: str) -> Base:
     base = base_of(layer_map)
-    if base is None or not base.blocks:
-        names = ", ".join(base.name for base in BASES.values() if base.blocks)
+    known = [one for one in BASES.values() if (what in one.presets if what in PRESETS else one.blocks)]
+    if base not in known:
+        names = ", ".join(one.name for one in known)
         raise FaceCDMError(
             f"{what} needs the block numbers of {names}, and this adapter is for {name_of(layer_map)}: "
             "choose another curve"
