@@ -22,8 +22,8 @@ from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
 
 SEVERAL = (
-    "Several references as their mean, all side by side, or the first for the first picture of the batch, the "
-    "second for the second … (video; of a frame's faces the largest)."
+    "How several references are used: as their mean, all side by side, or one per picture of the batch (for video; of "
+    "several faces in a frame the largest)."
 )
 
 
@@ -46,12 +46,14 @@ class ApplyFaceCDM(io.ComfyNode):
                 "reference face",
             ),
             description="Patches a person into the model's attention: face identity and, if connected, the "
-            "whole image, beside the text. For several people chain one of these for each, with masks.",
+            "whole image, beside the text. For several people chain one node per person, with masks.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
+                io.Model.Input("model", tooltip="The model to patch; its existing patches stay."),
                 ADAPTER.Input("adapter", tooltip="Made for this base model: FaceCDM's own or a published one."),
                 optional(
-                    FACES, "faces", "One or several photos' faces of one person; an adapter for images needs none."
+                    FACES,
+                    "faces",
+                    "Faces of one person, from one or several photos; adapters that encode only images need none.",
                 ),
                 strength("face_strength", 1.0, "Strength of the face stream; 0 leaves it out."),
                 strength("image_strength", 1.0, "Strength of the image stream; 0 leaves it out."),
@@ -95,9 +97,9 @@ class ApplyFaceCDM(io.ComfyNode):
                 optional(
                     io.ClipVisionOutput,
                     "clip_vision_output",
-                    "A whole image encoded already, in place of the two above.",
+                    "An image that is encoded already, in place of clip_vision and image.",
                 ),
-                optional(io.Mask, "mask", "Where in the picture the person is; of a batch the first counts."),
+                optional(io.Mask, "mask", "Where in the picture the person is; of a batch, the first mask is used."),
                 optional(OPTIONS, "options", "From Apply Options; without it, their defaults."),
                 optional(
                     POSE_KEYPOINT,

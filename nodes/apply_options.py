@@ -52,8 +52,8 @@ class ApplyOptionsNode(io.ComfyNode):
                     -1.0,
                     1.0,
                     0.05,
-                    "Balance between prompt (-1) and identity (1), by strengths and keep_prompt "
-                    "that suit the adapter's family; 0 is as published.",
+                    "Balance between prompt (-1) and identity (1). It changes strength and keep_prompt by amounts "
+                    "that suit the adapter's family; 0 leaves them as published.",
                 ),
                 number(
                     "lora_strength",
@@ -105,11 +105,11 @@ class ApplyOptionsNode(io.ComfyNode):
                 optional(
                     io.Image,
                     "negative_image",
-                    "The image stream, or FaceID Plus, moves away from this picture: it replaces the "
-                    "empty one of the negative prompt. An error with other adapters.",
+                    "The image stream, or FaceID Plus, moves away from this picture: it replaces the empty picture of "
+                    "the negative prompt. An error with other adapters.",
                 ),
             ],
-            outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM, alone or to People.")],
+            outputs=[OPTIONS.Output(display_name="options", tooltip="For Apply FaceCDM and Apply FaceCDM to People.")],
         )
 
     @classmethod

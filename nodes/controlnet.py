@@ -29,7 +29,9 @@ class ApplyToControlNet(io.ComfyNode):
             description="Applies a ControlNet that reads face tokens in place of the prompt, as InstantID's does: pose "
             "from the picture, identity from the faces. Other ControlNets of the chain keep the prompt.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The prompt; ControlNets that it has already stay."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt. ControlNets that were applied to it before stay."
+                ),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; its ControlNet reads an empty face."),
                 io.ControlNet.Input("control_net", tooltip="For InstantID its own ControlNet, from Load ControlNet."),
                 io.Image.Input(
@@ -49,12 +51,14 @@ class ApplyToControlNet(io.ComfyNode):
                     "softer. Set the same in Apply FaceCDM.",
                     **ADVANCED,
                 ),
-                optional(io.Mask, "mask", "Where in the picture it acts; of a batch the first counts."),
+                optional(io.Mask, "mask", "Where in the picture it acts; of a batch, the first mask is used."),
                 io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS, **ADVANCED),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with one more ControlNet."),
-                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with it."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The negative prompt with one more ControlNet."
+                ),
             ],
         )
 
@@ -112,8 +116,8 @@ class ApplyLora(io.ComfyNode):
             node_id="FaceCDMApplyControlLora",
             display_name="Apply LoRA to ControlNet",
             category="FaceCDM",
-            description="Adds to a pose ControlNet the LoRA that a training has made for it, from the training or from "
-            "a file in models/loras.",
+            description="Adds a LoRA to the pose ControlNet that it was trained for. The LoRA comes from a training "
+            "node or from a file in models/loras.",
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="The ControlNet that the LoRA was trained on."),
                 number(
@@ -128,13 +132,13 @@ class ApplyLora(io.ComfyNode):
                     "file",
                     [NO_LORA, *folder_paths.get_filename_list("loras")],
                     NO_LORA,
-                    "A file in models/loras; not read where a control_lora is connected.",
+                    "A file in models/loras; ignored if control_lora is connected.",
                 ),
                 optional(io.Custom("LORA_MODEL"), "control_lora", "From Train FaceCDM or Train FaceCDM Stage."),
             ],
             outputs=[
                 io.ControlNet.Output(
-                    display_name="control_net", tooltip="For any node that takes one; the given one stays as it was."
+                    display_name="control_net", tooltip="The ControlNet with the LoRA; the given one is not changed."
                 )
             ],
         )

@@ -46,8 +46,8 @@ class PrepareDataSet(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model to be trained; sets the scale of the latents."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Clip.Input("clip", tooltip="The base model's text encoder."),
+                io.Vae.Input("vae", tooltip="The base model's VAE."),
                 FACE_ANALYZER.Input(
                     "analyzer", tooltip="From Load Face Analyzer; with landmarks, expressions are compared better."
                 ),
@@ -67,7 +67,7 @@ class PrepareDataSet(io.ComfyNode):
                     0,
                     0,
                     4096,
-                    "Side of the square whose area is the largest of a bucket; 0: the model's own.",
+                    "Side of a square with the largest area that a bucket may have; 0: the model's own resolution.",
                     step=8,
                 ),
                 number(
@@ -105,7 +105,7 @@ class PrepareDataSet(io.ComfyNode):
                     0.05,
                     0.95,
                     0.01,
-                    "Mean cosine from which clustered faces are one person.",
+                    "Lowest mean cosine at which clustered faces count as one person.",
                 ),
                 choice(
                     "pose",
@@ -118,7 +118,7 @@ class PrepareDataSet(io.ComfyNode):
                     defaults.augmented,
                     0,
                     64,
-                    "Number of variations of a photo, the references of a person with no other photo.",
+                    "Number of variations of a photo; they are the references of people with only one photo.",
                 ),
                 number("min_score", defaults.min_score, 0.05, 1.0, 0.05, "Smallest score of the face detector."),
                 number(

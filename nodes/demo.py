@@ -14,8 +14,8 @@ class LoadDemoModel(io.ComfyNode):
             display_name="Load Demo Model",
             category="FaceCDM/demo",
             description="The small model that comes with the pack: portraits of 128 × 128 pixels (Empty Latent "
-            "Image 128 × 128, euler, karras, 20 steps, CFG 4). It knows the words of its captions only, "
-            "as in: a young woman, long red hair, smiling, green striped shirt, plain blue background.",
+            "Image 128 × 128, euler, karras, 20 steps, CFG 4). It knows only the words of its training captions, for "
+            "example: a young woman, long red hair, smiling, green striped shirt, plain blue background.",
             inputs=[],
             outputs=[
                 io.Model.Output(tooltip="The U-Net, v-prediction with zero terminal SNR."),

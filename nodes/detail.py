@@ -80,7 +80,9 @@ class DetailFaces(io.ComfyNode):
                     "Size of the replaced area; 1 reaches from forehead to chin.",
                     **ADVANCED,
                 ),
-                number("feather", 0.3, 0.0, 2.0, 0.05, "Width of its soft edge, in half faces.", **ADVANCED),
+                number(
+                    "feather", 0.3, 0.0, 2.0, 0.05, "Width of the replaced area's soft edge, in half faces.", **ADVANCED
+                ),
                 switch("noise_mask", True, "Keep the surroundings of the face while sampling.", **ADVANCED),
                 number(
                     "min_score",
@@ -93,7 +95,7 @@ class DetailFaces(io.ComfyNode):
                 ),
                 whole("min_size", 8, 0, 4096, "Faces narrower than this many pixels stay as they are.", **ADVANCED),
                 whole("max_size", 4096, 1, 16384, "Faces wider than this many pixels stay as they are.", **ADVANCED),
-                optional(FACE_ANALYZER, "analyzer", "Finds the faces. Or connect faces."),
+                optional(FACE_ANALYZER, "analyzer", "Finds the faces; or connect faces instead."),
                 optional(FACES, "faces", "Only these faces, found in the same image by Detect & Embed Faces."),
             ],
             outputs=[

@@ -38,7 +38,7 @@ class EvaluateIdentity(io.ComfyNode):
                 ),
                 FACE_ANALYZER.Input(
                     "analyzer",
-                    tooltip="The recogniser that measures. Best another pack than the one that made the embeddings.",
+                    tooltip="The recogniser that measures. Preferably not the pack that made the embeddings.",
                 ),
                 optional(io.Image, "held_out", "A photo of the person that was not used, or one for each picture."),
                 optional(
@@ -59,7 +59,7 @@ class EvaluateIdentity(io.ComfyNode):
                 io.Image.Output(display_name="plot", tooltip="Histogram of the identity similarity."),
                 io.Float.Output(
                     display_name="similarity",
-                    tooltip="Mean identity similarity to the held-out photo, or to the reference where there is none.",
+                    tooltip="Mean identity similarity to the held-out photo, or to the reference if there is none.",
                 ),
                 io.Float.Output(display_name="faces_found", tooltip="Share of the pictures in which a face was found."),
                 io.String.Output(display_name="report", tooltip="Path of the HTML report."),

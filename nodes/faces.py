@@ -135,7 +135,7 @@ class DetectFaces(io.ComfyNode):
                 switch(
                     "search_harder",
                     True,
-                    "Where no face is certain, search again at other sizes, with a border around the picture "
+                    "If no face is certain, search again at other sizes, with a border around the picture "
                     "(close-ups), and with the picture turned.",
                     **ADVANCED,
                 ),

@@ -26,7 +26,7 @@ class PersonRegions(io.ComfyNode):
             category="FaceCDM/people",
             **aliases("several people", "regional masks", "couple"),
             description="A soft mask for each person of a picture: from boxes, from the faces of a layout picture, or "
-            "from a painted one. Masks share their borders and never overlap to more than one.",
+            "from a painted one. Neighbouring masks share their border and never sum to more than one.",
             inputs=[
                 io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Of the picture to be made."),
                 io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of the picture to be made."),
@@ -34,8 +34,8 @@ class PersonRegions(io.ComfyNode):
                     "boxes",
                     default="0 0 0.5 1\n0.5 0 1 1",
                     multiline=True,
-                    tooltip="Left, top, right, bottom as parts of the picture, one line a person; not used "
-                    "where faces or a layout are connected.",
+                    tooltip="Left, top, right, bottom as parts of the picture, one line per person; not used if faces "
+                    "or layout is connected.",
                 ),
                 choice("shape", SHAPES, "box", "Rectangles, or ellipses in them; a painted layout has its own shapes."),
                 number("grow", 1.0, 0.1, 4.0, 0.05, "Makes every region larger or smaller about its middle."),
@@ -52,16 +52,14 @@ class PersonRegions(io.ComfyNode):
                     "Leave the rest as background, or divide the whole picture among the people.",
                 ),
                 optional(
-                    FACES, "faces", "Faces found in a layout picture: everybody gets head and shoulders around them."
+                    FACES, "faces", "Faces found in a layout picture: each region is head and shoulders around a face."
                 ),
-                optional(io.Image, "layout", "A painted picture: one colour a person, black background."),
+                optional(io.Image, "layout", "A painted picture: one colour per person, black background."),
             ],
             outputs=[
                 io.Mask.Output(display_name="masks", tooltip="All people's masks as a batch."),
                 *(
-                    io.Mask.Output(
-                        display_name=f"person {n}", tooltip=f"Mask of person {n}; black where there is none."
-                    )
+                    io.Mask.Output(display_name=f"person {n}", tooltip=f"Mask of person {n}; black if there is none.")
                     for n in range(1, PEOPLE + 1)
                 ),
                 io.Mask.Output(display_name="background", tooltip="The part outside of all regions."),
@@ -105,10 +103,10 @@ class ApplyToPeople(io.ComfyNode):
             display_name="Apply FaceCDM to People",
             category="FaceCDM/people",
             **aliases("several people", "couple", "regional", "identity", "consistent character"),
-            description="Patches several people into the model, each in a region of their own: as one Apply FaceCDM "
-            "a person.",
+            description="Patches several people into the model, each in a region of their own. It equals a chain of "
+            "Apply FaceCDM nodes, one per person.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to patch; what is patched in already stays."),
+                io.Model.Input("model", tooltip="The model to patch; its existing patches stay."),
                 ADAPTER.Input("adapter", tooltip="An adapter made for this base model."),
                 io.Mask.Input("masks", tooltip="The batch of Person Regions: its first mask for faces_1, and so on."),
                 strength("face_strength", 1.0, "Strength of the face streams."),
@@ -124,18 +122,18 @@ class ApplyToPeople(io.ComfyNode):
                     optional(
                         FACES,
                         f"faces_{n}",
-                        f"One or several photos' faces of person {n}; an adapter for images needs none.",
+                        f"Faces of person {n}, from one or several photos; adapters that encode only images need none.",
                     )
                     for n in everybody
                 ),
                 optional(io.ClipVision, "clip_vision", "The encoder for the whole images."),
                 *(optional(io.Image, f"image_{n}", f"The whole image of person {n}.") for n in everybody),
-                optional(OPTIONS, "options", "From Apply Options, for everybody; without it, all of them at rest."),
+                optional(OPTIONS, "options", "From Apply Options, for all people; without it, the defaults."),
                 optional(
                     POSE_KEYPOINT,
                     "pose",
-                    "Where the faces are to be, as in Apply FaceCDM: everybody gets the one "
-                    "that their mask covers most.",
+                    "The locations of the faces, as in Apply FaceCDM: each person gets the face that their mask "
+                    "covers most.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, with the people in it.")],

@@ -171,8 +171,7 @@ class EditPose(io.ComfyNode):
                     "fit",
                     FITS,
                     "fit inside",
-                    "Where the new picture has other proportions: stretch, keep everything visible, or leave "
-                    "no border.",
+                    "If the new picture has other proportions: stretch, keep everything visible, or leave no border.",
                 ),
                 optional(io.Image, "onto", "A picture whose size replaces width and height."),
                 *drawing_inputs(),

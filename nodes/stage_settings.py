@@ -42,7 +42,8 @@ class StageSettings(io.ComfyNode):
             display_name="Stage Settings",
             category="FaceCDM/training",
             **aliases("training settings", "hyperparameters"),
-            description="Every setting of a training stage. What stays at −1, preset or empty is as the preset has it.",
+            description="Every setting of a training stage. Inputs that stay at −1, preset or empty keep the preset's "
+            "value.",
             inputs=[
                 io.String.Input(
                     "train",

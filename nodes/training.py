@@ -32,10 +32,9 @@ def _shared_inputs() -> list:
     return [
         io.Model.Input(
             "model",
-            tooltip="The base model: SD1.5, SD2, SDXL, a fine-tune of theirs, or the demo model, with its LoRA "
-            "patches.",
+            tooltip="The base model: SD1.5, SD2, SDXL, a fine-tune of these, or the demo model, with its LoRA patches.",
         ),
-        ADAPTER.Input("adapter", tooltip="From New Adapter, Load Adapter, or the stage before."),
+        ADAPTER.Input("adapter", tooltip="From New Adapter, Load Adapter, or the previous stage."),
         DATA_SET.Input("data_set", tooltip="From Prepare Data Set."),
         io.String.Input(
             "run",
@@ -59,7 +58,7 @@ def _common_inputs() -> list:
             0,
             0,
             2**53,
-            "Of all random choices: the same seed, the same training.",
+            "Seed of all random choices; the same inputs and seed give the same training.",
             control_after_generate=False,
         ),
     ]
@@ -75,8 +74,8 @@ def _optional_inputs() -> list:
             "A pose ControlNet, for data sets with pose pictures. It is not changed; a LoRA of it can be "
             "trained (control, in Stage Settings' train).",
         ),
-        optional(LORA_MODEL, "lora", "From the stage before, to train further."),
-        optional(LORA_MODEL, "control_lora", "The ControlNet's LoRA from the stage before."),
+        optional(LORA_MODEL, "lora", "The LoRA of the previous stage, to train it further."),
+        optional(LORA_MODEL, "control_lora", "The ControlNet's LoRA from the previous stage."),
     ]
 
 
@@ -87,8 +86,8 @@ def _held_out() -> io.Float.Input:
         0.0,
         0.5,
         0.01,
-        "Share of the people (of the pictures, where there are few people) that is not trained on: validation "
-        "and preview use it.",
+        "Share of the people (or of the pictures, if there are few people) that is held out for validation and "
+        "preview.",
         optional=True,
     )
 
@@ -98,7 +97,7 @@ def _outputs() -> list:
         ADAPTER.Output(display_name="adapter", tooltip="For the next stage, Save Adapter and Apply FaceCDM."),
         LORA_MODEL.Output(
             display_name="lora",
-            tooltip="Of the U-Net's attention, from stage 2 on; for core's Save LoRA Weights and Load LoRA Model.",
+            tooltip="The U-Net's LoRA, from stage 2 on; for core's Save LoRA Weights and Load LoRA Model.",
         ),
         LOSS_MAP.Output(display_name="loss_map", tooltip="The diffusion loss, for core's Plot Loss Graph."),
         io.Image.Output(display_name="loss_plot", tooltip="Every loss over the steps."),
@@ -109,7 +108,8 @@ def _outputs() -> list:
         io.String.Output(display_name="report", tooltip="What was done, the losses, and what was left out and why."),
         LORA_MODEL.Output(
             display_name="control_lora",
-            tooltip="Of the ControlNet, if one was trained; for Apply LoRA to ControlNet and core's Save LoRA Weights.",
+            tooltip="The ControlNet's LoRA, if one was trained; for Apply LoRA to ControlNet and core's Save LoRA "
+            "Weights.",
         ),
     ]
 
@@ -127,7 +127,7 @@ class TrainStage(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_shared_inputs(),
-                io.Combo.Input("stage", options=list(STAGES), tooltip="Which of the three."),
+                io.Combo.Input("stage", options=list(STAGES), tooltip="The stage to train."),
                 io.Int.Input(
                     "steps", default=0, min=0, max=10_000_000, tooltip="How many steps; 0: as the preset has it."
                 ),

@@ -43,7 +43,7 @@ class Optimisation:
     )
     precision: str = setting(
         "fp32",
-        "Number format of the U-Net's arithmetic; the preset takes the model's own, and bf16 in place of fp16.",
+        "Number format of the U-Net's arithmetic; the preset uses the model's own format, and bf16 in place of fp16.",
         choices=("fp32", "bf16", "fp16"),
     )
     checkpointing: bool = setting(
@@ -65,7 +65,7 @@ class Dropout:
     drop_all: float = share(0.05, "Share of rows without prompt, face and image.")
     drop_pose: float = share(0.5, "Share of batches without the pose ControlNet and the face's location.")
     own_photo: float = share(
-        0.0, "Share of rows whose reference is the picture itself although there are others; teaches copying."
+        0.0, "Share of rows whose reference is the picture itself although other photos exist; this teaches copying."
     )
 
 

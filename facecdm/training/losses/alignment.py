@@ -78,8 +78,8 @@ class AlignmentSettings(_Compared):
     formula = "‖R(K, Q) − R(K₀, Q₀)‖² + λ ‖Q − Q₀‖², R(K, Q) = softmax(KQᵀ/√d) Q"
     requires = "queries; a U-Net call without the face"
 
-    alignment: float = setting(0.0, "Weight of the loss that keeps the U-Net's response to the prompt.", 0)
-    alignment_layout: float = setting(0.1, "Weight of the same loss for the layout.", 0)
+    alignment: float = setting(0.0, "Weight of the loss that preserves the U-Net's response to the prompt.", 0)
+    alignment_layout: float = setting(0.1, "Weight of the same loss, for the layout.", 0)
     alignment_every: int = _interval()
 
     def make(self, inputs: LossInputs) -> AlignmentLoss:
@@ -92,7 +92,7 @@ class BackgroundSettings(_Compared):
     formula = "mean over positions outside of the face of (prediction − prediction₀)²"
     requires = "a U-Net call without the face"
 
-    background: float = setting(0.0, "Weight of the loss that keeps the prediction outside of the face.", 0)
+    background: float = setting(0.0, "Weight of the loss that keeps the prediction unchanged outside the face.", 0)
     alignment_every: int = _interval()
 
     def make(self, inputs: LossInputs) -> BackgroundLoss:

@@ -47,7 +47,9 @@ class BottleneckSettings(LossSettings):
     formula = "‖restore(code(f)) − f‖² + mean max(0, .1 − std(code))"
     trains = "reduce, restore"
 
-    bottleneck: float = setting(0.05, "Weight of the loss that makes the face restorable from its narrow code.", 0)
+    bottleneck: float = setting(
+        0.05, "Weight of the loss that keeps the face embedding recoverable from the bottleneck's code.", 0
+    )
 
     def make(self, inputs: LossInputs) -> BottleneckLoss:
         return BottleneckLoss()

@@ -70,11 +70,11 @@ class DiffusionSettings(LossSettings):
     formula = "w(t) · mean_p m_p (prediction − target)², for ε or v"
     weight = 1.0
 
-    min_snr: float = setting(5.0, "γ of min-SNR weights, which even out the noise levels; 0: all weigh 1.", 0)
+    min_snr: float = setting(5.0, "γ of the min-SNR weights, which balance the noise levels; 0: all weights are 1.", 0)
     noise_low: int = setting(0, "Start of the preferred range of timesteps, in 0 … 1000.", 0, 1000)
     noise_high: int = setting(1000, "End of the preferred range of timesteps, in 0 … 1000.", 0, 1000)
-    noise_share: float = share(0.0, "Share of rows whose timestep is in the preferred range; the rest lie outside.")
-    face_region: float = share(0.5, "Probability that a row's diffusion loss counts the face region alone.")
+    noise_share: float = share(0.0, "Share of rows whose timestep is in the preferred range; the others lie outside.")
+    face_region: float = share(0.5, "Probability that a row's diffusion loss counts only the face region.")
     face_window: float = share(
         0.0,
         "Share of steps that are trained on a window of half the picture's side around the face: a quarter of the "

@@ -26,7 +26,7 @@ class IdentitySettings(LossSettings):
     identity_ramp: int = setting(0, "Steps over which the identity loss's weight grows.", 0)
     identity_toward: str = setting(
         "picture",
-        "Wanted embedding: of the picture itself, of its person (the mean over all their pictures), or of the "
+        "Target embedding: of the picture itself, of its person (the mean over all their pictures), or of the "
         "reference.",
         choices=TOWARD,
     )
