@@ -123,8 +123,9 @@ def test_each_half_and_both_with_noise(bench, halves, noise):
 
 def test_both_packs_in_either_order(bench):
     theirs, ours = bench.by_theirs(0)[0], bench.by_ours(1)[0]
+    alone = [bench.predict(theirs), bench.predict(ours)]
     theirs_first = bench.predict(bench.by_ours(1, model=theirs)[0])
     ours_first = bench.predict(bench.by_theirs(0, model=ours)[0])
     assert difference(theirs_first, ours_first) < 1e-4
-    for alone in (theirs, ours):
-        assert difference(bench.predict(alone), ours_first) > 1e-2, "both act"
+    assert all(difference(one, ours_first) > 1e-2 for one in alone), "both act"
+    assert alone[0].equal(bench.predict(theirs)) and alone[1].equal(bench.predict(ours)), "each is as it was"

@@ -157,11 +157,12 @@ def test_a_negative_picture(bench, family):
 def test_both_packs_in_either_order(bench):
     one, two = bench.state("ip-adapter-plus"), bench.state("faceid", 3)
     theirs, ours = bench.by_theirs(one, "ip-adapter-plus"), bench.by_ours(two, "faceid", middle=True)
+    alone = [bench.predict(theirs), bench.predict(ours)]
     theirs_first = bench.predict(bench.by_ours(two, "faceid", theirs, middle=True))
     ours_first = bench.predict(bench.by_theirs(one, "ip-adapter-plus", ours))
     assert difference(theirs_first, ours_first) < 1e-4
-    for alone in (theirs, ours):
-        assert difference(bench.predict(alone), ours_first) > 1e-2, "both act"
+    assert all(difference(one, ours_first) > 1e-2 for one in alone), "both act"
+    assert alone[0].equal(bench.predict(theirs)) and alone[1].equal(bench.predict(ours)), "each is as it was"
 
 
 @pytest.mark.parametrize("tokens", [4, 16])
