@@ -72,7 +72,7 @@ class PersonRegions(io.ComfyNode):
     def execute(cls, width, height, boxes, shape, grow, softness, fill, faces=None, layout=None):
         if faces is not None and layout is not None:
             raise FaceCDMError(
-                "faces and layout are both connected, and each says where the people are: disconnect one of them"
+                "faces and layout are both connected, and both define the regions: disconnect one of them"
             )
         if layout is not None:
             regions = regions_of_layout(layout[0].float().cpu(), height, width, softness)
@@ -170,7 +170,7 @@ class ApplyToPeople(io.ComfyNode):
         if present[-1] > len(masks):
             raise FaceCDMError(
                 f"{connected[present[-1]][0]} is connected, and masks has {len(masks)} "
-                f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for everybody"
+                f"{'mask' if len(masks) == 1 else 'masks'}: give Person Regions a region for every person"
             )
         warnings = []
         for n in present:

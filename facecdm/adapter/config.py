@@ -74,7 +74,7 @@ class AdapterConfig:
         if self.image_layers > MOST_LAYERS:
             raise ValueError(f"it declares more than {MOST_LAYERS} layers")
         if self.spatial_tokens and self.grid_side**2 != self.face_tokens:
-            raise ValueError(f"{self.face_tokens} spatial tokens are no square")
+            raise ValueError(f"{self.face_tokens} spatial tokens do not form a square")
 
     @classmethod
     def loads(cls, text: str, source: str) -> "AdapterConfig":

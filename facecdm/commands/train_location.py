@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
     adapter = load_adapter(arguments.adapter)
     if not getattr(adapter.config, "spatial_tokens", False):
         raise FaceCDMError(
-            f"{arguments.adapter.name} has no spatial tokens, so the location of the face changes nothing in it; "
+            f"{arguments.adapter.name} has no spatial tokens, so the face location has no effect on it; "
             "train an adapter with a square number of face tokens (docs/training.md)"
         )
     denoiser = open_base(arguments.base, arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -85,7 +85,7 @@ def _train(arguments: argparse.Namespace) -> int:
     captions = [label["caption"] for label in data.read_labels(arguments.data, SPLITS)]
     tokens = CaptionTokens(open_tokenizer(arguments.tokenizer), captions)
     if begin and tokens.vocabulary.token_ids != begin.vocabulary.token_ids:
-        raise BadFile(f"{arguments.begin} was trained on captions of other words than {arguments.data} has")
+        raise BadFile(f"{arguments.begin} was trained on captions with other words than those of {arguments.data}")
     parts = _parts(sizes, begin is not None)
     wanted = (*parts, "export") if arguments.part == "all" else (arguments.part,)
     if missing := set(wanted) - {*parts, "export"}:

@@ -54,7 +54,9 @@ def export(adapter: TripletAdapter | ImportedAdapter) -> Exported:
 
 def _published(adapter: ImportedAdapter) -> Exported:
     if len(adapter.config.parts) != 1:
-        raise FaceCDMError("this adapter is combined of two, and an IP-Adapter file holds one: export each separately")
+        raise FaceCDMError(
+            "this adapter is a combination of two, and an IP-Adapter file holds one: export each separately"
+        )
     ((stream, part),) = adapter.config.parts.items()
     if part.layer_map.is_dit:
         raise FaceCDMError(

@@ -34,7 +34,7 @@ def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool
     if "image" in parts:
         raise Mismatch(
             f"negative_image is connected (Apply Options), and the image stream ({parts['image'].family.name}) has no "
-            "picture that it could be the counterpart of: connect image, too, or disconnect negative_image"
+            "image to move towards: connect image as well, or disconnect negative_image"
         )
     raise Mismatch(
         f"negative_image is connected (Apply Options), and {family.name} uses an empty face for the negative prompt, "

@@ -29,7 +29,7 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
     if "face" not in adapter.config.streams or family and not (family.recipe.picture == "" and for_unet):
         name = family.name if family else next(iter(parts.values())).family.name
         raise UnsupportedModel(
-            f"{name} has no tokens of a face's embedding alone, and no ControlNet was trained "
+            f"{name} makes no tokens from a face's embedding alone, and no ControlNet was trained "
             "with its tokens. Apply this ControlNet with core's Apply ControlNet; for InstantID's, "
             "load the InstantID adapter."
         )

@@ -141,7 +141,7 @@ def _table(flat: list[float] | None, count: int) -> np.ndarray:
     if count == FACE_SIZE and len(points) == 68:  # without pupils
         points = np.concatenate([points, np.zeros((2, 3), np.float32)])
     if len(points) != count:
-        raise ValueError(f"{len(points)} points where {count} belong")
+        raise ValueError(f"{len(points)} points instead of {count}")
     points = points.copy()
     points[points[:, 2] <= 0] = 0  # an invisible point has no position
     points[:, 2] = points[:, 2].clip(0, 1)

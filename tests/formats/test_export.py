@@ -121,5 +121,5 @@ def test_combined_adapters_are_not_exported(small, make_state, tmp_path):
     for family in ("faceid", "ip-adapter"):
         save_file(flat(make_state(family)), tmp_path / f"{family}.safetensors")
         both.append(load_any(tmp_path / f"{family}.safetensors"))
-    with pytest.raises(FaceCDMError, match="combined of two"):
+    with pytest.raises(FaceCDMError, match="a combination of two"):
         export(combine(*both))

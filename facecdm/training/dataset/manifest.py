@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise MissingModel(
             f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare Data Set or "
-            "python -m facecdm dataset; an interrupted preparation goes on where it stopped"
+            "python -m facecdm dataset; an interrupted preparation continues where it stopped"
         )
     try:
         plain = parse_json(path.read_text(encoding="utf-8"))

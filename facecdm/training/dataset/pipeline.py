@@ -53,8 +53,8 @@ def prepare(
         return making.run(source, prune)
     except OSError as error:
         raise FaceCDMError(
-            f"the data set in {folder} could not be written: {error}. Look at the folder's rights and the free space; "
-            "what is done is kept, and the same command goes on"
+            f"the data set in {folder} could not be written: {error}. Check the folder's permissions and the free "
+            "space; what is done is kept, and the same command continues"
         ) from error
 
 

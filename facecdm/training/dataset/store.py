@@ -100,7 +100,7 @@ class Store:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise FaceCDMError(
-                f"{path} could not be written: {error}. Look at the folder's rights and the free "
+                f"{path} could not be written: {error}. Check the folder's permissions and the free "
                 "space; what is done already is kept."
             ) from error
         shard = Shard(path)

@@ -82,7 +82,7 @@ class Runner:
             await _until_first_error([*serving], watching)
             if not self.schedule.settled:
                 notes = "\n".join(f"  {server.name}: {server.note}" for server in self.servers)
-                raise NoServerLeft(f"no server is left; resume when one is there, with --resume:\n{notes}")
+                raise NoServerLeft(f"no server is left; start one, then continue with --resume:\n{notes}")
             self.unmeasured.put_nowait(None)
             await measuring
         finally:
@@ -168,7 +168,7 @@ class Runner:
             last = time.monotonic() if self.schedule.live else last
             if time.monotonic() - last > self.batch.plan.give_up:
                 notes = "\n".join(f"  {server.note}" for server in self.servers)
-                raise NoServerLeft(f"no server answers any more; resume when one does, with --resume:\n{notes}")
+                raise NoServerLeft(f"no server answers any more; when one does, continue with --resume:\n{notes}")
             self.display.draw()
             await asyncio.sleep(0.2)
 

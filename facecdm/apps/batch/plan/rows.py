@@ -154,7 +154,7 @@ def _csv(text: str) -> list[Row]:
     rows = []
     for row in reader:
         if None in row or None in row.values():
-            raise ValueError(f"line {reader.line_num} has not as many cells as the heading")
+            raise ValueError(f"line {reader.line_num} and the heading have different numbers of cells")
         rows.append(row)
     return rows
 

@@ -51,8 +51,8 @@ def _input(workflow: Workflow, target: str, declared: bool) -> InputKey:
             return _unlinked(workflow, workflow.find(node), name)
     if not dots and not declared:
         raise WorkflowMistake(
-            "what is it? Name its input under `inputs`, as in `prompt: Prompt.text`; "
-            "declare a column that goes nowhere as `null`"
+            "no input is known for it. Name one under `inputs`, as in `prompt: Prompt.text`; "
+            "set a column that no input uses to `null`"
         )
     if not dots:
         raise WorkflowMistake(f"{target!r} names no input: write Node.input, as in Prompt.text")

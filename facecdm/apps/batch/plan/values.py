@@ -102,7 +102,7 @@ def _choice(value: Any, choices: Any, options: dict[str, Any]) -> Any:
         return by_text[str(value)]
     if isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES):
         raise ValueError(f"there is no model file {_shown(value)}; {_offer(value, by_text)}")
-    raise ValueError(f"{_shown(value)} is no choice; {_offer(str(value), by_text)}")
+    raise ValueError(f"{_shown(value)} is not one of the choices; {_offer(str(value), by_text)}")
 
 
 def _offer(value: str, choices: dict[str, Any]) -> str:

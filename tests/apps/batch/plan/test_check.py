@@ -62,7 +62,7 @@ def test_all_mistakes_at_once(tmp_path):
     for line in (
         "5000 is more than 1000",
         "'x' is not a whole number",
-        "'dotted' is no choice; there are plain, striped",
+        "'dotted' is not one of the choices; there are plain, striped",
         "no model file 'big.safetensors'; there are small.safetensors, large.safetensors",
         "no.png is no picture",
         "no file 'gone.png', neither beside the plan nor on the server",
@@ -70,7 +70,7 @@ def test_all_mistakes_at_once(tmp_path):
         "has no node 'Nobody'",
         "is linked to node 1",
         "'unused' gets no value",
-        "inputs, 'lost': what is it?",
+        "inputs, 'lost': no input is known for it",
         "'state' is a column of results.csv",
         "would both be 'x'",
     ):
@@ -87,7 +87,7 @@ def test_the_workflow_itself_is_checked(tmp_path):
     nodes["4"] = {"class_type": "Save", "inputs": {"images": ["1", 3], "filename_prefix": ["1", 0]}}
     message = "\n".join(mistakes(make_plan(tmp_path, workflow=nodes)))
     for line in (
-        "'dotted' is no choice",
+        "'dotted' is not one of the choices",
         "input 'text' is missing",
         "linked to node 9, which is not there",
         "no node class Gone",
@@ -260,11 +260,11 @@ def test_mistakes_in_the_portrait(offered, tmp_path):
     message = "\n".join(mistakes(plan, here=offered))
     for line in (
         "0 is less than 1",
-        "'eular' is no choice",
+        "'eular' is not one of the choices",
         "euler",
         "500 is more than 100",
         "no file 'missing.webp'",
-        "'buffalo_xl' is no choice",
+        "'buffalo_xl' is not one of the choices",
         "'strong' is not a number",
     ):
         assert line in message, line

@@ -144,7 +144,7 @@ def test_tables_and_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "a,b\n1\n", "line 2 has not as many cells"),
+        ("t.csv", "a,b\n1\n", "line 2 and the heading have different numbers of cells"),
         ("t.csv", "a,a\n1,2\n", "name of its own"),
         ("t.csv", "a\n", "has no rows"),
         ("t.csv", "", "has no rows"),

@@ -57,11 +57,11 @@ def test_values_that_fit(value, kind, options, expected):
         (["x"], "STRING", {}, "not text"),
         (None, "STRING", {}, "not text"),
         ("maybe", "BOOLEAN", {}, "true nor false"),
-        ("eular", ["euler", "heun"], {}, "no choice; there are euler, heun"),
+        ("eular", ["euler", "heun"], {}, "not one of the choices; there are euler, heun"),
         ("a.safetensors", ["b.safetensors"], {}, "no model file 'a.safetensors'; there are b.safetensors"),
         ("x", [], {}, "nothing to choose from"),
         (3, "MODEL", {}, "takes a link"),
-        (["a", "z"], "COMBO", {"options": ["a"], "multiselect": True}, "'z' is no choice"),
+        (["a", "z"], "COMBO", {"options": ["a"], "multiselect": True}, "'z' is not one of the choices"),
         ("sdxl", [f"sd{n}.ckpt" for n in range(20)] + ["sdxl_base.ckpt"], {}, "sdxl_base.ckpt"),
     ],
 )
