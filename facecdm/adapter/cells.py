@@ -74,6 +74,10 @@ class StreamCells(nn.Module):
         with torch.device("meta"):
             return nn.ModuleList(CellQueries(*self.sizes, operations) for _ in self.at)
 
+    def cells(self) -> dict[int, nn.Module]:
+        """The cells' queries by the index of their block."""
+        return dict(zip(self.at, self.queries))
+
     def keys_values(self, tokens: Tensor) -> list[tuple[Tensor, Tensor] | None]:
         """Tokens [B, N, context] → k, v for each block of the layer map; None for a block without a cell.
 
@@ -85,15 +89,28 @@ class StreamCells(nn.Module):
         return made
 
 
-def add_residuals(x: Tensor, streams: list[LayerStream], heads: int, attend: Attend) -> None:
-    """Add every stream's residual to the image tokens x [B, n, C] in place; `heads` are the base model's.
+def cells_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
+    """Each stream's cells by the index of their block; {} for a stream without cells."""
+    streams = adapter.streams.items()
+    return {name: stream.cells() if isinstance(stream, StreamCells) else {} for name, stream in streams}
 
-    All residuals are computed from the same x, so the order of people and streams does not matter.
+
+def add_residuals(
+    hidden: Tensor, start: int, count: int, streams: list[LayerStream], heads: int, attend: Attend
+) -> Tensor:
+    """Add every stream's residual to the tokens start … start + count of `hidden` [B, n, C]; `heads` are the base's.
+
+    All residuals are computed from the same tokens, so the order of people and streams does not matter. Without
+    gradients, the sum is written into `hidden`.
     """
+    x = hidden[:, start : start + count]
     residuals = [_residual(x[span_of(stream)], stream, heads, attend) for stream in streams]
+    in_place = not torch.is_grad_enabled()
+    out = x if in_place else x.clone()
     for stream, residual in zip(streams, residuals):
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
-        x[span_of(stream)].addcmul_(residual, weight)
+        out[span_of(stream)].addcmul_(residual, weight)
+    return hidden if in_place else torch.cat([hidden[:, :start], out, hidden[:, start + count :]], 1)
 
 
 def _residual(x: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:

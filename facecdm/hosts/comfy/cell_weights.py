@@ -4,18 +4,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from ...adapter.cells import StreamCells
-
 KEY = "facecdm_cells"  # of a MODEL's additional models
 _PATCHERS: WeakKeyDictionary = WeakKeyDictionary()  # ModelPatcher by adapter
-
-
-def cells_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
-    """Each stream's cells by their index in the layer map; {} for a stream without cells."""
-    return {
-        name: dict(zip(stream.at, stream.queries)) if isinstance(stream, StreamCells) else {}
-        for name, stream in adapter.streams.items()
-    }
 
 
 def add_cells(model, adapter: nn.Module) -> None:

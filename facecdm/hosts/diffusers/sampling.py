@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream, attend, triplet_attention
+from ...adapter.cells import cells_of
 from ...adapter.location import FaceLocation
 from ...adapter.location_finder import LocationFinder, Prediction
 from ...adapter.masks import resize_mask
 from ...adapter.person import Person, gates_at
-from ...bases.grid import layer_grid
+from ...bases.grid import layer_grid, token_grid
+from ...bases.layers import LayerMap
 from ...errors import UnsupportedModel
 from .unet import cross_attentions, layer_map
 
@@ -33,9 +35,13 @@ class Span:
 
 
 @dataclass
-class _Session:
-    """The state that the processors of one U-Net share while it runs."""
+class Session:
+    """The state that the layers of one base model share while it runs.
 
+    patch  latents along each side of a DiT's image token; 0 for a U-Net
+    """
+
+    patch: int = 0
     spans: list[Span] = field(default_factory=list)
     keys_values: list[dict] = field(default_factory=list)
     gates: list[dict] = field(default_factory=list)
@@ -46,7 +52,10 @@ class _Session:
     def streams(self, index: int, positions: int) -> list[LayerStream]:
         streams = []
         for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
+            cells = cells_of(span.person.adapter)
             for name, layers in keys_values.items():
+                if layers[index] is None:
+                    continue
                 kappa, router = span.person.kappa_of(name), span.person.router_of(name)
                 k, v = layers[index]
                 streams.append(
@@ -62,6 +71,7 @@ class _Session:
                         router=None if router is None else router[index].to(k.device),
                         person=number,
                         location=self._location(number) if name == "face" else None,
+                        cell=cells[name].get(index),
                     )
                 )
         return streams
@@ -86,7 +96,8 @@ class _Session:
     def _mask(self, person: Person, positions: int, like: Tensor) -> Tensor | None:
         if person.mask is None:
             return None
-        return resize_mask(person.mask, *layer_grid(positions, *self.size)).to(like)
+        grid = token_grid(*self.size, self.patch) if self.patch else layer_grid(positions, *self.size)
+        return resize_mask(person.mask, *grid).to(like)
 
 
 class _Processor:
@@ -96,7 +107,7 @@ class _Processor:
     cross_attention_kwargs: gradient checkpointing keeps these for its second forward pass.
     """
 
-    def __init__(self, index: int, session: _Session):
+    def __init__(self, index: int, session: Session):
         self.index, self.session = index, session
 
     def __call__(
@@ -135,13 +146,50 @@ def _self_attention():
     return SelfAttention()
 
 
-class DiffusersHost:
+class Host:
+    """A base model of diffusers with people in it.
+
+    model      the base model, patched
+    layer_map  its layers
+    """
+
+    def __init__(self, model: nn.Module, layer_map: LayerMap, session: Session):
+        self.model, self.layer_map, self._session = model, layer_map, session
+
+    @contextmanager
+    def people(
+        self, spans: list[Span], sigma: Tensor, size: tuple[int, int], before: Prediction | None = None
+    ) -> Iterator[nn.Module]:
+        """Apply `spans` to the base model in a `with` block.
+
+        sigma   the noise level σ [1]
+        size    (height, width) of the latents
+        before  the prediction of the step before, of the whole batch, from which an adapter with a location head finds
+                the faces whose location is not given; without it, these people have no effect
+
+        Keys and values are computed once for all calls in the block, with gradients if these are enabled.
+        """
+        parameter = next(self.model.parameters())
+        widths = [layer.width for layer in self.layer_map.layers]
+        session = self._session
+        session.spans, session.size, session.locations, session.before = spans, size, {}, before
+        session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
+        session.gates = [
+            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
+            for s in spans
+        ]
+        try:
+            yield self.model
+        finally:
+            session.spans, session.keys_values, session.gates, session.before = [], [], [], None
+
+
+class DiffusersHost(Host):
     """A diffusers `UNet2DConditionModel` with people in its cross-attention. The constructor patches the U-Net."""
 
     def __init__(self, unet: nn.Module):
+        super().__init__(unet, layer_map(unet), Session())
         self.unet = unet
-        self._session = _Session()
-        self.layer_map = layer_map(unet)
         self._attentions = cross_attentions(unet)
         for index, module in enumerate(self._attentions):
             module.set_processor(_Processor(index, self._session))
@@ -152,30 +200,3 @@ class DiffusersHost:
     def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The base model's own key and value weights for text, in the layer map's order."""
         return ((module.to_k.weight, module.to_v.weight) for module in self._attentions)
-
-    @contextmanager
-    def people(
-        self, spans: list[Span], sigma: Tensor, size: tuple[int, int], before: Prediction | None = None
-    ) -> Iterator[nn.Module]:
-        """Apply `spans` to the U-Net in a `with` block.
-
-        sigma   the noise level σ [1]
-        size    (height, width) of the latents
-        before  the prediction of the step before, of the whole batch, from which an adapter with a location head finds
-                the faces whose location is not given; without it, these people have no effect
-
-        Keys and values are computed once for all calls in the block, with gradients if these are enabled.
-        """
-        parameter = next(self.unet.parameters())
-        widths = [layer.width for layer in self.layer_map.layers]
-        session = self._session
-        session.spans, session.size, session.locations, session.before = spans, size, {}, before
-        session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
-        session.gates = [
-            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
-            for s in spans
-        ]
-        try:
-            yield self.unet
-        finally:
-            session.spans, session.keys_values, session.gates, session.before = [], [], [], None

@@ -49,10 +49,6 @@ class ImageTokens:
     count: int
     text: int = 0
 
-    def of(self, sequence: Tensor, after_text: bool) -> Tensor:
-        start = self.text if after_text else 0
-        return sequence[:, start : start + self.count]
-
 
 @dataclass(frozen=True, eq=False)
 class CellPatch:
@@ -83,6 +79,6 @@ class CellPatch:
         if self.streams:
             # Another pack may keep the tensor that its code returned.
             hidden = out["img"].clone() if self.previous else out["img"]
-            add_residuals(self.tokens.of(hidden, self.after_text), self.streams, self.heads, attend)
-            out = {**out, "img": hidden}
+            start = self.tokens.text if self.after_text else 0
+            out = {**out, "img": add_residuals(hidden, start, self.tokens.count, self.streams, self.heads, attend)}
         return out

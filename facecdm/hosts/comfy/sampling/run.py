@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream, LocationBias
+from ....adapter.cells import cells_of
 from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.location_finder import LocationFinder, Prediction
@@ -15,7 +16,6 @@ from ....adapter.masks import resize_mask
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at
 from ....bases.layers import LayerMap
-from ..cell_weights import cells_of
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
 
