@@ -3,21 +3,20 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from .errors import BadFile, FaceCDMError
+from .pickle_check import CODE, check_pickle
 
 DAMAGED = "The file is damaged: get it again."
 MOST_ENTRIES = 50_000  # tensors and nested parts of one file; full SDXL has 2,500
 LARGEST_WEIGHT = 1e10  # far above any trained weight; larger ones overflow in products
 SAFE_TORCH = (2, 10)  # older ones run code in a crafted pickle, even with weights_only (CVE-2025-32434, CVE-2026-24747)
-CODE = "it holds more than tensors, perhaps code, and no code in a file is run"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -56,8 +55,12 @@ def check_pickle_allowed(path: Path) -> None:
         )
 
 
-def load_pickle(source: Path | BytesIO) -> Any:
+def load_pickle(source: Path | IO[bytes]) -> Any:
     """Tensors and plain values of a pickle. No code in it is run. Raises ValueError and many torch errors."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return load_pickle(file)
+    check_pickle(source)
     try:
         return torch.load(source, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
