@@ -1,6 +1,8 @@
 """A corpus of bad weight files: good files of each kind at small sizes, and what is done to them.
 
 Cases follow from a seed. A case says whether the reader must refuse the file, must load it, or may do either.
+Every tensor is damaged. The layers of a model are alike, so the first THOROUGH of a name and shape are damaged in every
+way, and each further one in one way.
 """
 
 import json
@@ -8,17 +10,20 @@ import os
 import random
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from bad_pickles import BOMBS
 from safetensors.torch import save
 from torch import Tensor
 
 REFUSED, LOADS, EITHER = "refused", "loads", "either"
 FP8 = torch.float8_e4m3fn
 LENGTHS = (0, 1, 10**6, 10**9, 2**40, 2**63 - 1)  # declared, of a header
+THOROUGH = 2
 NUMBERS = ("01", "1000000", "1000000000", "-1", "x")  # of a layer
 
 
@@ -62,7 +67,7 @@ class Case:
 def cases(kind: Kind, seed: int = 0) -> list[Case]:
     """All cases of a kind."""
     rng = random.Random(f"{kind.name} {seed}")
-    return [*_tensors(kind), *_bytes(kind, rng), *_paths(kind)]
+    return [*_tensors(kind, rng), *_bytes(kind, rng), *_paths(kind)]
 
 
 def sample(found: list[Case], count: int, seed: object = 0) -> list[Case]:
@@ -76,7 +81,7 @@ def sample(found: list[Case], count: int, seed: object = 0) -> list[Case]:
     return taken[:count]
 
 
-def _tensors(kind: Kind) -> Iterator[Case]:
+def _tensors(kind: Kind, rng: random.Random) -> Iterator[Case]:
     """One tensor is missing, of another shape, type or name, or holds no numbers."""
 
     def case(name: str, expected: str, tensors: Mapping[str, Tensor]) -> Case:
@@ -90,8 +95,12 @@ def _tensors(kind: Kind) -> Iterator[Case]:
     yield case("unchanged", LOADS, whole)
     yield case("empty", REFUSED, {})
     yield case("fp8", kind.fp8, {key: v.to(FP8) if v.is_floating_point() else v for key, v in whole.items()})
+    seen: Counter = Counter()
     for key, value in whole.items():
-        for name, expected, changed in _changes(key, value, EITHER if kind.optional(key) else REFUSED):
+        alike = re.sub(r"\d+", "N", key), value.shape
+        seen[alike] += 1
+        changes = list(_changes(key, value, EITHER if kind.optional(key) else REFUSED))
+        for name, expected, changed in changes if seen[alike] <= THOROUGH else [rng.choice(changes)]:
             others = {other: tensor for other, tensor in whole.items() if other != key}
             yield case(f"{name}: {key}", expected, others | changed)
 
@@ -141,6 +150,9 @@ def _bytes(kind: Kind, rng: random.Random) -> Iterator[Case]:
             yield damaged(f"declared: {name} {size}", REFUSED, lambda data, name=name, n=size: _declare(data, name, n))
         for text in ("[" * 10**5, "{}", "null", '{"a": 1}', '{"a": {"dtype": "F32", "shape": [1]}}'):
             yield damaged(f"json: {text[:20]}", REFUSED, lambda data, text=text: _header(text.encode()))
+    else:
+        for name, content in BOMBS.items():
+            yield damaged(f"pickle: {name}", REFUSED, lambda data, content=content: content)
 
 
 def _flip(data: bytearray, place: float, bit: int) -> bytearray:
@@ -185,5 +197,5 @@ def _paths(kind: Kind) -> Iterator[Case]:
     yield Case("missing", REFUSED, lambda folder: folder / f"missing{kind.suffix}")
     yield Case("long name", REFUSED, lambda folder: folder / ("a" * 300 + kind.suffix))
     yield Case("zero in the name", REFUSED, lambda folder: folder / f"a\0{kind.suffix}")
-    for suffix in {".bin", ".txt", ".safetensors", ""} - {kind.suffix}:
+    for suffix in sorted({".bin", ".txt", ".safetensors", ""} - {kind.suffix}):
         yield Case(f"suffix: {suffix}", EITHER, named(suffix))
