@@ -1,7 +1,9 @@
 """Read and write files with names from a graph: inside their folder, atomically, without overwriting."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
@@ -10,6 +12,7 @@ from .errors import FaceCDMError, MissingModel, UnsafeName
 PACKAGE = Path(__file__).resolve().parent  # this library
 REPOSITORY = PACKAGE.parent  # the pack: workflows, docs, the quick start's folder
 SUFFIX, PART = ".safetensors", ".part"
+LOOK = "Look at the permissions of the folder and the free space."
 # Device names on Windows, with any extension.
 _RESERVED = {"con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt") for digit in "123456789¹²³")}
 
@@ -38,16 +41,27 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
     FaceCDMError (the folder cannot be written).
     """
     stem = check_filename(name)
-    try:
+    with writing(f"{stem + SUFFIX} could not be written into {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / (stem + SUFFIX) if overwrite else _reserve(folder, stem)
         write_atomically(path, data, reserved=not overwrite)
-    except OSError as error:
-        raise FaceCDMError(
-            f"{stem + SUFFIX} could not be written into {folder}: {error}. "
-            "Look at the permissions of the folder and the free space."
-        ) from error
     return path
+
+
+@contextlib.contextmanager
+def writing(problem: str, advice: str = LOOK) -> Iterator[None]:
+    """Turn an OSError of the block, such as a full disk, into a FaceCDMError: problem, reason, advice."""
+    try:
+        yield
+    except OSError as error:
+        raise FaceCDMError(f"{problem}: {error}. {advice}") from error
+
+
+def write_file(path: Path, data: bytes, advice: str = LOOK) -> None:
+    """Write a file atomically, and its folder first. Raises FaceCDMError, which ends with `advice`."""
+    with writing(f"{path} could not be written", advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
 
 
 def find_named(folders: list[Path], name: str, hint: str, suffixes: tuple[str, ...] = (SUFFIX,)) -> Path:

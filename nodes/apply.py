@@ -15,7 +15,7 @@ from ..facecdm.formats.unused_inputs import (
     projection_without_effect,
 )
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
-from .checks import checked
+from .checks import check_pixels, checked
 from .inputs import choice, optional, share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
@@ -152,6 +152,7 @@ def applied(
         raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
     check_base(model, adapter)  # first, before errors about faces and towers
     options = options or ApplyOptions()
+    check_pixels(image=image, mask=mask, negative_image=options.negative_image)
     shown = features(
         adapter,
         Sources(

@@ -30,6 +30,14 @@ def checked(execute):
     return run
 
 
+def check_pixels(**pictures) -> None:
+    """Raise FaceCDMError for a picture or mask (input name → tensor or None) without pixels."""
+    for name, value in pictures.items():
+        if value is not None and (value.ndim < 2 or not value.numel()):
+            size = " × ".join(map(str, value.shape))
+            raise FaceCDMError(f"{name} has no pixels (its size is {size}): check the node that it comes from.")
+
+
 def _check_choice(entry, value) -> None:
     if value is not None and value not in entry.options:
         raise FaceCDMError(f"{entry.id} must be one of {', '.join(entry.options)}; got {str(value)[:60]!r}.")

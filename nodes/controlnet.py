@@ -9,7 +9,7 @@ from ..facecdm.errors import FaceCDMError, MissingModel
 from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
-from .checks import checked
+from .checks import check_pixels, checked
 from .inputs import choice, number, optional, share
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
@@ -94,6 +94,7 @@ class ApplyToControlNet(io.ComfyNode):
 
         if start_at >= end_at:
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
+        check_pixels(image=image, mask=mask)
         check_net(control_net, adapter.config.layer_map.context)
         sources = Sources(faces, references=references, weights=weights_of(reference_weights), noise=noise)
         shown, empty = face_tokens(adapter, sources)

@@ -8,7 +8,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
 from .apply import applied
-from .checks import checked
+from .checks import check_pixels, checked
 from .inputs import choice, number, optional, share, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
@@ -156,6 +156,7 @@ class ApplyToPeople(io.ComfyNode):
         options=None,
         **people,
     ):
+        check_pixels(masks=masks)
         masks = masks.reshape(-1, *masks.shape[-2:])
         connected = {
             n: [name for name in (f"faces_{n}", f"image_{n}") if people.get(name) is not None]

@@ -13,7 +13,7 @@ from typing import Any
 from ..comfy_api.client import Client
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
-from ..files import REPOSITORY, write_atomically, write_named
+from ..files import REPOSITORY, write_file, write_named, writing
 from .jobs import Job, finish
 from .portrait import WORKFLOW
 from .progress import ProgressLine
@@ -168,15 +168,16 @@ def main(options: argparse.Namespace) -> int:
     """Exit code: 1 if an image could not be made. The sheet shows the reason."""
     require_pack("call the gallery in a clone")
     base = options.base or options.comfyui
-    options.output.mkdir(parents=True, exist_ok=True)
-    options.docs.mkdir(parents=True, exist_ok=True)
+    for folder in (options.output, options.docs):
+        with writing(f"{folder} could not be made"):
+            folder.mkdir(parents=True, exist_ok=True)
     with adapter_copy(options.adapter, base) as adapter, running_server(options) as (address, _):
         meter = open_meter(options, [example(name) for name in sorted(path.name for path in EXAMPLES.iterdir())])
         rows = asyncio.run(make_rows(address, meter, options, adapter))
     subtitle = "The shipped workflows on the demo model · identity: cosine of face embeddings"
     data = io.BytesIO()
     contact_sheet("FaceCDM", subtitle, rows, CELL, TEXT_LINES).save(data, "jpeg", quality=85, optimize=True)
-    write_atomically(options.docs / "gallery.jpg", data.getvalue())
-    write_atomically(options.docs / "gallery.md", markdown(rows).encode())
+    write_file(options.docs / "gallery.jpg", data.getvalue())
+    write_file(options.docs / "gallery.md", markdown(rows).encode())
     print(f"\nPictures: {options.output.absolute()}\nGallery:  {options.docs / 'gallery.jpg'}, gallery.md")
     return 0 if all(result.picture is not None for row in rows for result in row.results) else 1

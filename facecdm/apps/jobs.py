@@ -11,7 +11,7 @@ from ..comfy_api.errors import BadAnswer, JobFailed
 from ..comfy_api.names import inside, sanitise_filename
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
-from ..files import write_atomically
+from ..files import write_file
 from ..pictures import open_picture
 from .progress import ProgressLine
 from .references import Reference
@@ -88,7 +88,7 @@ async def finish(
         picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
     except Exception as error:  # Pillow raises many types
         raise BadAnswer(f"{client.url} sent no picture that can be read ({error!s:.200})") from error
-    write_atomically(inside(output, sanitise_filename(f"{job.stem}-{job.number}.png")), data)
+    write_file(inside(output, sanitise_filename(f"{job.stem}-{job.number}.png")), data)
     if meter is None:
         return SheetImage(job.prompt, picture, measured=False)
     return SheetImage(job.prompt, picture, meter.measure(job.reference.name, picture)[0])

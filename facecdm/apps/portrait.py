@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..comfy_api.errors import ServerDied, ServerUnreachable
 from ..comfy_api.workflow import Workflow
-from ..files import REPOSITORY, write_atomically
+from ..files import REPOSITORY, write_file, writing
 from .jobs import Job, make_all
 from .references import Reference, read_references
 from .serving import add_server_arguments as add_server_arguments
@@ -82,7 +82,8 @@ def main(options: argparse.Namespace) -> int:
     references = read_references(options.reference)
     prompts = options.prompt or list(PROMPTS)
     output = (options.output or Path("output") / time.strftime("demo-%Y%m%d-%H%M%S")).absolute()
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(f"{output} could not be made"):
+        output.mkdir(parents=True, exist_ok=True)
 
     def jobs_of(uploaded: list[str]) -> list[Job]:
         return plan(workflow, references, prompts, uploaded, options.seed, options.steps)
@@ -116,7 +117,7 @@ def caption(workflow: Workflow, options: argparse.Namespace) -> str:
 def write_sheet(path: Path, rows: list[SheetRow], subtitle: str) -> None:
     data = io.BytesIO()
     contact_sheet("FaceCDM", subtitle, rows).save(data, "png", optimize=True)
-    write_atomically(path, data.getvalue())
+    write_file(path, data.getvalue())
 
 
 def write_report(path: Path, rows: list[SheetRow], options: argparse.Namespace) -> None:
@@ -132,7 +133,7 @@ def write_report(path: Path, rows: list[SheetRow], options: argparse.Namespace) 
         for row in rows
         for result in row.results
     ]
-    write_atomically(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
+    write_file(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def serve(address: str, local: "LocalServer | None") -> None:

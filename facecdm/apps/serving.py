@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FaceCDMError, MissingModel
-from ..files import REPOSITORY
+from ..files import REPOSITORY, writing
 from .references import Reference, copy_examples
 from .similarity import SimilarityMeter
 
@@ -54,9 +54,10 @@ def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalSer
     from ..comfy_api.server import LocalServer, has_accelerator, link_pack
 
     base = (options.base or options.comfyui).absolute()
-    link_pack(REPOSITORY, base)
-    if options.base:  # never change the input folder of the user's ComfyUI
-        copy_examples(base / "input")
+    with writing(f"{base} could not be prepared"):
+        link_pack(REPOSITORY, base)
+        if options.base:  # never change the input folder of the user's ComfyUI
+            copy_examples(base / "input")
     with LocalServer(options.comfyui.absolute(), base, port=options.port, cpu=not has_accelerator()) as local:
         yield local.address, local
 

@@ -13,6 +13,7 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import FaceCDMError
+from ..files import writing
 from .errors import PortTaken, ServerDied, ServerUnreachable
 
 BASE_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
@@ -147,11 +148,13 @@ class LocalServer:
     def spawn(self) -> None:
         if not (self.comfyui / "main.py").is_file():
             raise FaceCDMError(f"{self.comfyui} is no ComfyUI folder: it has no main.py")
-        for name in BASE_FOLDERS:
-            (self.base / name).mkdir(parents=True, exist_ok=True)
         if self.wanted_port and port_taken(self.wanted_port):
             raise PortTaken(f"port {self.wanted_port} is taken by another program: choose one with --port")
         self.port = self.wanted_port or free_port()
+        with writing(f"{self.base} could not be prepared"):
+            for name in BASE_FOLDERS:
+                (self.base / name).mkdir(parents=True, exist_ok=True)
+            log = self.log.open("wb")
         command = [self.python, "-u", "main.py", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         command += ["--cpu"] if self.cpu else []
@@ -159,7 +162,7 @@ class LocalServer:
         group = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         )
-        with self.log.open("wb") as log:
+        with log:
             self.process = subprocess.Popen(
                 [*command, *self.arguments],
                 cwd=self.comfyui,

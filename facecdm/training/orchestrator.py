@@ -1,15 +1,19 @@
 """One training run, with any host of the base model: its checks, stages, pictures, reports and files."""
 
+import io
 import json
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ..adapter.location_head import LocationHead
 from ..adapter.model import TripletAdapter
+from ..files import write_file
 from .chart import draw_losses
 from .checks import Inputs, Job, check_adapter, check_stage, fitted
 from .held_out import choose_held_out
@@ -20,6 +24,7 @@ from .losses import LossInputs
 from .preview import choose, preview, side_by_side
 from .report import stage_report
 from .stages import Stage
+from .state import FREE_SPACE
 from .terms import check_losses, terms_of
 from .trainer import Trainer, start_hash
 
@@ -192,10 +197,10 @@ class Training:
             return None
         people, prompts = choose(inputs.data, sorted(self.held_out) or list(range(len(inputs.data))))
         pictures = preview(trainer.denoiser, trainer.learner, inputs.data, people, prompts).cpu()
-        folder = inputs.folder / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        side_by_side(pictures).save(folder / f"{trainer.stage.name}-{trainer.step:06d}.png")
-        draw_losses(trainer.history).save(inputs.folder / f"{trainer.stage.name}.png")
+        _save_picture(
+            inputs.folder / "pictures" / f"{trainer.stage.name}-{trainer.step:06d}.png", side_by_side(pictures)
+        )
+        _save_picture(inputs.folder / f"{trainer.stage.name}.png", draw_losses(trainer.history))
         return pictures
 
     def _record(self, trainer: Trainer) -> None:
@@ -203,8 +208,15 @@ class Training:
         if self.inputs.worker.rank:
             return
         path = self.inputs.folder / f"{trainer.stage.name}.jsonl"
-        path.write_text("\n".join(json.dumps(line) for line in trainer.history) + "\n", encoding="utf-8")
-        draw_losses(trainer.history).save(path.with_suffix(".png"))
+        lines = "".join(json.dumps(line) + "\n" for line in trainer.history)
+        write_file(path, lines.encode(), FREE_SPACE)
+        _save_picture(path.with_suffix(".png"), draw_losses(trainer.history))
+
+
+def _save_picture(path: Path, picture: Image) -> None:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    write_file(path, content.getvalue(), FREE_SPACE)
 
 
 def _is_due(trainer: Trainer) -> bool:

@@ -17,6 +17,9 @@ from .stages import Stage
 from .worker import Worker
 
 FORMAT = 1
+FREE_SPACE = (
+    "Free some space and start the same training again: the last checkpoint is kept, and it resumes from there."
+)
 
 
 class RunMismatch(FaceCDMError):
@@ -88,10 +91,7 @@ def save(
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
         partial.unlink(missing_ok=True)
-        raise FaceCDMError(
-            f"{path} could not be written: {str(error)[:200]}. Free some space and start the same training again: the "
-            "last checkpoint is kept, and it resumes from there."
-        ) from error
+        raise FaceCDMError(f"{path} could not be written: {str(error)[:200]}. {FREE_SPACE}") from error
 
 
 def resume(

@@ -18,8 +18,12 @@ class ComfyVision:
     clip_vision: object
 
     def encode(self, pictures: Tensor) -> VisionOutput:
+        """Raises FaceCDMError for pictures that are not [B, H, W, 1, 3 or 4]."""
+        if pictures.ndim != 4 or pictures.shape[-1] not in (1, 3, 4):
+            size = " × ".join(map(str, pictures.shape))
+            raise FaceCDMError(f"a picture for clip_vision has the size {size}, not batch × height × width × 3")
         return VisionOutput.joined(
-            [vision_output(self.clip_vision.encode_image(some)) for some in pictures.split(BATCH)]
+            [vision_output(self.clip_vision.encode_image(some)) for some in pictures.float().split(BATCH)]
         )
 
     def encode_empty(self) -> VisionOutput:

@@ -214,6 +214,8 @@ class BatchSource:
 def _pack(image: Tensor) -> bytes:
     import torch
 
+    if image.ndim != 3 or not image.numel():
+        raise OSError("it has no pixels")
     rgb = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(*image.shape[:2], 3)
     if not torch.isfinite(rgb).all():
         raise OSError("it holds NaN")
