@@ -33,8 +33,35 @@ def test_sizes_are_those_of_the_published_bases():
     assert sizes == [(16, 128, 12_480), (70, 1_300, 83_200)]
     flux = BASES["Flux.1"].layer_map
     assert (len(flux.layers), {(layer.width, layer.heads) for layer in flux.layers}) == (57, {(3072, 24)})
+    assert [BASES[name].text_width for name in ("SD1.5", "SD2", "SDXL", "FaceCDM demo")] == [768, 1024, 2048, 192]
+    heads = [{layer.width // layer.heads for layer in BASES[name].layer_map.layers} for name in ("SD2", "SDXL")]
+    assert heads == [{64}, {64}] and {layer.heads for layer in BASES["SD1.5"].layer_map.layers} == {8}
+    widths = [layer.width for layer in BASES["SD2"].layer_map.layers]
+    assert widths == [layer.width for layer in BASES["SD1.5"].layer_map.layers]
     assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128, 1024]
     assert [base.face_crop for base in BASES.values()][:3] == [224, 256, 256]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        ("side", 64, 2, 1),
+        ("input", 64, 0, 1),
+        ("input", 64, -2, 1),
+        ("input", 1001, 1001, 1),
+        ("input", 65, 2, 1),
+        ("input", 64, 2, 0),
+        ("input", 64, 2, 1001),
+    ],
+)
+def test_impossible_layers_are_refused(run):
+    with pytest.raises(ValueError, match="it declares"):
+        LayerMap.from_json({"context": 32, "layers": [("output", 64, 2, 1), run]})
+
+
+def test_the_most_layers_and_heads_are_read():
+    runs = [("input", 1000, 1000, 600), ("output", 64, 1, 400)]
+    assert len(LayerMap.from_json({"context": 32, "layers": runs}).layers) == 1000
 
 
 def test_layers_by_depth_are_input_middle_output():
@@ -64,7 +91,17 @@ def test_the_noise_process_is_that_of_diffusers(zero_terminal_snr):
     torch.testing.assert_close(noise.alpha**2 + noise.sigma**2, torch.ones(1000))
 
 
-@pytest.mark.parametrize("positions,size,grid", [(64, (8, 8), (8, 8)), (16, (8, 8), (4, 4)), (12, (13, 10), (4, 3))])
+@pytest.mark.parametrize(
+    "positions,size,grid",
+    [
+        (64, (8, 8), (8, 8)),
+        (16, (8, 8), (4, 4)),
+        (12, (13, 10), (4, 3)),
+        (1, (2, 1), (1, 1)),
+        (1, (1, 2), (1, 1)),
+        (2, (4, 2), (2, 1)),
+    ],
+)
 def test_a_layers_grid_is_the_latents_halved_until_it_fits(positions, size, grid):
     assert layer_grid(positions, *size) == grid
 

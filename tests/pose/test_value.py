@@ -15,6 +15,7 @@ from facecdm.pose.value import (
     BadPose,
     Pose,
     PosePerson,
+    mean_point,
     poses_from_openpose,
     poses_to_openpose,
 )
@@ -122,6 +123,30 @@ def test_the_five_points_of_seventy_begin_with_the_eye_on_the_viewers_left():
     assert np.abs(five[:, :2] - expected).max() < 10  # a tenth of the distance between the eyes
     assert five[0, 0] < five[2, 0] < five[1, 0] and five[3, 0] < five[4, 0]
     assert (five[:, 2] == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(17, 3), (19, 3), (18, 2), (18, 4), (54,)])
+def test_a_part_of_another_shape_is_refused(shape):
+    with pytest.raises(BadPose, match=r"body must be \[18, 3\]"):
+        PosePerson(body=np.zeros(shape))
+
+
+def test_the_largest_picture_and_the_farthest_point():
+    body = np.zeros((18, 3))
+    body[0] = 1e6, -1e6, 1
+    assert Pose((PosePerson(body=body),), (16384, 1)).size == (16384, 1)
+    for size in ((16385, 1), (1, 16385), (0, 1), (1, 0)):
+        with pytest.raises(BadPose, match="1 … 16384 pixels"):
+            Pose((), size)
+    body[0, 0] = 1.01e6
+    with pytest.raises(BadPose, match="up to 1000000"):
+        PosePerson(body=body)
+
+
+def test_the_mean_of_points_counts_the_visible_ones():
+    points = np.array([[2, 4, 0.5], [4, 8, 0.75], [100, 100, 0]])
+    assert mean_point(points).tolist() == [3, 6, 0.5]
+    assert mean_point(points[2:]).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("value", [1e9, 1e30, 10**400, float("inf")], ids=str)

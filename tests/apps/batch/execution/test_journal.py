@@ -128,6 +128,27 @@ def test_invalid_journals(tmp_path):
         Journal(tmp_path / "file", record(), resume=True)
 
 
+@pytest.mark.parametrize("version", ["0", "2"])
+def test_a_journal_of_another_version_is_refused(tmp_path, version):
+    with Journal(tmp_path, record(), resume=False) as journal:
+        journal.queued(1, "here", "x")
+    db = sqlite3.connect(tmp_path / "journal.sqlite")
+    db.execute("UPDATE facts SET value = ? WHERE name = 'version'", (version,))
+    db.commit()
+    db.close()
+    with pytest.raises(JournalMistake, match="written by another version"):
+        Journal(tmp_path, record(), resume=True)
+
+
+def test_a_freed_job_waits_and_only_a_lost_server_is_counted(tmp_path):
+    with Journal(tmp_path, record(), resume=False) as journal:
+        for lost in (0, 1):
+            journal.queued(1, "here", "x")
+            journal.free(1, **{"lost": True} if lost else {})
+            entry = journal.entries()[0]
+            assert (entry.state, entry.server, entry.prompt_id, entry.losses) == (WAITING, None, None, lost)
+
+
 def test_differences_name_what_changed():
     new = record(2, steps=8)
     new["workflow"]["2"] = {"class_type": "S", "inputs": {}}
