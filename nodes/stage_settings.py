@@ -48,7 +48,7 @@ class StageSettings(io.ComfyNode):
                 io.String.Input(
                     "train",
                     default="",
-                    tooltip=f"What is trained, with commas, of {', '.join(GROUPS)}; empty: as the preset.",
+                    tooltip=f"What is trained, separated by commas: any of {', '.join(GROUPS)}; empty: as the preset.",
                 ),
                 *(_input(field) for field in _settings()),
                 optional(STAGE_SETTINGS, "settings", "From another Stage Settings; values set here win."),

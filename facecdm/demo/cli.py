@@ -171,7 +171,10 @@ def _plans(arguments: argparse.Namespace) -> dict:
 
 
 def _parts(sizes, begun: bool) -> tuple[str, ...]:
-    """List the parts to train, with either autoencoder or sharp decoder; from a file only U-Net and decoder."""
+    """List the parts to train: the autoencoder or the sharp decoder, and the others.
+
+    With weights from a file only the U-Net and the decoder are trained.
+    """
     left_out = {"autoencoder"} if sizes.decoder else {"decoder"}
     return tuple(
         part for part in PARTS if part not in left_out | ({"autoencoder", "text", "vision"} if begun else set())

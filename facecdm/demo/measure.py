@@ -110,7 +110,7 @@ def embeddings(pixels: Tensor, analyzer: FaceAnalyzer) -> list[Tensor | None]:
 def identity_kept(originals: list[Tensor | None], again: list[Tensor | None], centre: Tensor) -> list[float]:
     """Cosine of each pair after subtracting `centre`, the mean embedding of other people; −1 without a face.
 
-    Renders share a bias: two strangers have a cosine of .29, and of .03 once centred (FaceWorld's README).
+    Renders share a bias: two different people have a cosine of .29, and of .03 after centring (FaceWorld's README).
     """
     pairs = [(a, b) for a, b in zip(originals, again, strict=True) if a is not None]
     return [-1.0 if b is None else torch.cosine_similarity(a - centre, b - centre, 0).item() for a, b in pairs]

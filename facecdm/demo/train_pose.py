@@ -38,7 +38,8 @@ def train_pose(
 
     Returns the averaged weights of PoseNet.
 
-    High noise levels are more frequent, t = 1 − u³ (as in T2I-Adapter, Mou et al. 2023), because they decide the pose.
+    High noise levels are more frequent, t = 1 − u³ (as in T2I-Adapter, Mou et al. 2023), because
+    they determine the pose.
     """
     from .unet import build_unet
 

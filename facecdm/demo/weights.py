@@ -135,5 +135,5 @@ def checkpoint(path: Path) -> dict:
 
 
 def part(model: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Select tensors by prefix and strip it; this leaves out the heads and the discriminator, used only in training."""
+    """Select the tensors with a prefix, and remove it from their names. Heads and discriminator are left out."""
     return {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}

@@ -33,8 +33,8 @@ class PackFiles:
 def find_packs(folders: list[Path]) -> dict[str, Path]:
     """Pack name → folder of its .onnx files, below each `insightface` folder or its `models`.
 
-    A pack nested in a folder of the same name (antelopev2/antelopev2) is found. Of equal names the first
-    counts.
+    A pack nested in a folder of the same name (antelopev2/antelopev2) is found. If several packs have one
+    name, the first is used.
     """
     packs: dict[str, Path] = {}
     for folder in folders:

@@ -96,8 +96,12 @@ def _position_features(side: int, features: int) -> Tensor:
 
 
 def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int) -> tuple[Tensor, Tensor, int]:
-    """(codes, face_map, size): the faces' codes [N, r], the linear map [r, 3, H, H] from a code to the person's mean
-    aligned face, and the side in pixels of the square that a token covers: its own part, and at least a latent."""
+    """Return (codes, face_map, size).
+
+    codes     [N, r] of the faces
+    face_map  [r, 3, H, H], the linear map from a code to the person's mean aligned face
+    size      side in pixels of the square that a token covers: its part of the face, but at least one latent
+    """
     from tqdm import tqdm
 
     decoder, own = linear_decoder(denoiser, data), -(-PIXELS // side)

@@ -149,10 +149,10 @@ def finds_locations(adapter: TripletAdapter, random_numbers: RandomNumbers) -> b
 def prediction_before(
     denoiser: Denoiser, latents: Tensor, epsilon: Tensor, t: Tensor, prompt: Prompt, control: Tensor | None
 ) -> Prediction:
-    """The base model's prediction at the noise level of the sampling step before t, for a location head.
+    """The base model's prediction at the noise level of the sampling step that precedes t, for a location head.
 
-    The latents [B, C, h, w] have the same noise. A row at the highest noise level has no step before. It gets the
-    prediction at that level, which says little, and the head's trust in it is low.
+    The latents [B, C, h, w] have the same noise. A row at the highest noise level has no previous step. It
+    gets the prediction at that level, which contains little of the face, so the head's certainty is low.
     """
     earlier = (t + len(denoiser.signal) // SAMPLING_STEPS).clamp(max=len(denoiser.signal) - 1)
     signal, level = (table.to(t.device)[earlier] for table in (denoiser.signal, denoiser.noise))

@@ -110,7 +110,7 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "one stage",
-        "as many steps, all of the second stage's kind: everything is trained at once",
+        "the second stage only, for as many steps: everything is trained at once",
         stages=("identity",),
     ),
     Arm("two stages", "as many steps, without the third stage", stages=("broad", "identity")),

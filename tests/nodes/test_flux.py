@@ -184,7 +184,7 @@ def test_a_projection_acts_with_keep_prompt(load, apply_output):
 
 def test_what_has_no_meaning_for_it_is_refused(in_comfy, load, errors, model, faces):
     adapter = load("withanyone")[0]
-    with pytest.raises(errors.FaceCDMError, match="combined of two|WithAnyone for small Flux"):
+    with pytest.raises(errors.FaceCDMError, match="a combination of two|WithAnyone for small Flux"):
         in_comfy.run("FaceCDMExportAdapter", adapter=adapter, name="x", overwrite=False)
     with pytest.raises(errors.FaceCDMError, match="PuLID-FLUX for small Flux, and an IP-Adapter file holds keys"):
         in_comfy.run("FaceCDMExportAdapter", adapter=load("pulid")[0], name="x", overwrite=False)

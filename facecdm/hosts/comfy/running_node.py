@@ -1,4 +1,4 @@
-"""Warnings on the node that ComfyUI runs at the moment, even one of core's or of another pack."""
+"""Warnings on the node that ComfyUI is running, which may be a node of core or of another pack."""
 
 import logging
 import sys

@@ -146,7 +146,7 @@ class DataSet:
         [B, N, V] if the data set has them.
 
         A number in 0…1 in `augmented` chooses a variation of that picture. Only a person's single photo has
-        variations; any other picture is used itself.
+        variations; for other pictures the number is ignored.
         """
         entries = [self.entries[index] for index in indices]
         picks = list(augmented) if augmented is not None else [None] * len(entries)

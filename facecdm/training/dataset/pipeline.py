@@ -99,7 +99,7 @@ class _Preparation:
         return data
 
     def _encode(self, records: list[Record], items: dict[str, Item]) -> tuple[list[Record], list[Dropped]]:
-        """Encode; returns the encoded records and the pictures no longer readable. `items` are by the records' keys."""
+        """Encode; returns (encoded records, pictures that have become unreadable). `items` has the records' keys."""
         unreadable = self.encoding.pictures(records, items)
         records = [record for record in records if record.key not in unreadable]
         lost = [Dropped(items[key].name, "cannot be read any more", items[key]) for key in sorted(unreadable)]

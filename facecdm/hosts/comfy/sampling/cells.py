@@ -15,7 +15,8 @@ from .run import options_of, run_of
 def apply_with_cells(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
     """APPLY_MODEL wrapper: put the cells that act in this call after their blocks.
 
-    They are put there at the last moment, around whatever other packs have put there before or after Apply FaceCDM.
+    This is done when the call begins, so that the cells wrap the patches of other packs, whether these were added
+    before or after Apply FaceCDM.
     """
     options, rest = options_of(args, kwargs)
     run = run_of(options)

@@ -350,7 +350,7 @@ class Run:
     def _mask(
         self, number: int, chunks: tuple[Chunk, ...], rows: int, size: tuple[int, int], like: Tensor
     ) -> Tensor | None:
-        """A person's mask for neighbouring chunks of the batch: [1 or chunks × rows, positions, 1]."""
+        """A person's mask [1 or chunks × rows, positions, 1] for chunks of the batch that follow one another."""
         if self._shown[number].person.mask is None:
             return None
         return join_chunks([self._mask_of(number, part, size, like) for part in self._parts(chunks)], rows)
