@@ -13,6 +13,7 @@ import pytest
 
 from facecdm import cli
 from facecdm.faces.packs import default_pack
+from facecdm.quickstart.paths import python_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,36 +104,32 @@ def test_sigterm_runs_the_clean_up(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_installed_command_works_in_any_folder(tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
+@pytest.mark.parametrize("editable", [False, True])
+def test_the_installed_command_works_in_any_folder(tmp_path, editable):
+    source, venv, folder = (tmp_path / name for name in ("source", "venv", "elsewhere"))
+    for made in (source, folder):
+        made.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     shutil.copytree(ROOT / "facecdm", source / "facecdm", ignore=shutil.ignore_patterns("__pycache__"))
-    site, folder = tmp_path / "site", tmp_path / "elsewhere"
-    folder.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    done = subprocess.run([*pip, "--target", str(site), str(source)], capture_output=True, text=True)
-    if "setuptools" in done.stderr or "No module named pip" in done.stderr:
-        pytest.skip(f"this environment builds no package: {done.stderr.splitlines()[-1]}")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (site,) = venv.glob("Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages")
+    (site / "ours.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    pip = [sys.executable, "-m", "pip", "--python", python_of(venv), "install", "--no-deps", "--no-index"]
+    done = subprocess.run(
+        [*pip, "--no-build-isolation", *(["-e"] if editable else []), source], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    command = [str(site / "bin" / "facecdm")] if os.name != "nt" else [str(site / "bin" / "facecdm.exe")]
-    environment = {**os.environ, "PYTHONPATH": str(site)}
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
-        )
+        command = [python_of(venv).with_name("facecdm.exe" if os.name == "nt" else "facecdm"), *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
 
-    for name in cli.COMMANDS:
-        done = run(name, "--help")
-        assert done.returncode == 0 and "examples:" in done.stdout, done.stderr
+    done = run("get", "--help")
+    assert done.returncode == 0 and "examples:" in done.stdout, done.stderr
     (folder / "plan.yaml").write_text("jobs: 3\n")
     done = run("batch", "plan.yaml", "--check")
     assert done.returncode == 1 and "workflow: is missing" in done.stderr
     done = run("portrait", "--comfyui", str(folder))
-    assert (
-        done.returncode == 1
-        and "Traceback" not in done.stderr
-        and "without the node pack: name a workflow" in done.stderr
-    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "without the node pack: name a workflow" in done.stderr
