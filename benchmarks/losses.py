@@ -98,7 +98,7 @@ def make_variants(recogniser: Path, device) -> dict:
     from facecdm.training import losses
 
     arcface = losses.ArcFace(recogniser).to(device)
-    bank = losses.Bank(torch.randn(4096, 512, device=device), torch.arange(4096, device=device) + 10_000)
+    bank = losses.NegativeBank(torch.randn(4096, 512, device=device), torch.arange(4096, device=device) + 10_000)
     linear = losses.LinearRecogniser(torch.randn(192, 48, 1, 1) / 48**0.5, torch.randn(512, 3 * 28**2) / 500).to(device)
     return {
         "diffusion alone": (None, 100),

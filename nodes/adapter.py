@@ -17,7 +17,7 @@ from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
 from .checks import checked
-from .inputs import choice, optional, switch, whole
+from .inputs import choice, integer, optional, switch
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER
@@ -64,14 +64,14 @@ class NewAdapter(io.ComfyNode):
                 ),
                 io.Int.Input("face_tokens", default=4, min=1, max=1296, tooltip="Number of face tokens."),
                 io.Int.Input("image_tokens", default=8, min=1, max=64, tooltip="Number of image tokens."),
-                whole("face_rank", 128, 4, 512, "Width of the face projector's bottleneck.", **ADVANCED),
+                integer("face_rank", 128, 4, 512, "Width of the face projector's bottleneck.", **ADVANCED),
                 switch(
                     "interplay",
                     True,
                     "Let face, image and text tokens attend to each other before the U-Net.",
                     **ADVANCED,
                 ),
-                whole(
+                integer(
                     "seed",
                     0,
                     0,

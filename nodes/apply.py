@@ -16,7 +16,7 @@ from ..facecdm.formats.unused_inputs import (
 )
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import check_pixels, checked
-from .inputs import choice, optional, share, strength
+from .inputs import choice, fraction, optional, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -57,15 +57,15 @@ class ApplyFaceCDM(io.ComfyNode):
                 ),
                 strength("face_strength", 1.0, "Strength of the face stream; 0 leaves it out."),
                 strength("image_strength", 1.0, "Strength of the image stream; 0 leaves it out."),
-                share("keep_prompt", 0.0, "Removes from both streams what the prompt already determines."),
-                share(
+                fraction("keep_prompt", 0.0, "Removes from both streams what the prompt already determines."),
+                fraction(
                     "start_at",
                     0.0,
                     "Share of the sampling after which the person begins to act.",
                     step=0.01,
                     **ADVANCED,
                 ),
-                share(
+                fraction(
                     "end_at", 1.0, "Share of the sampling after which the person no longer acts.", step=0.01, **ADVANCED
                 ),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
@@ -115,11 +115,11 @@ class ApplyFaceCDM(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, **inputs):
-        model, warnings = applied(**inputs)
+        model, warnings = apply_to_model(**inputs)
         return output(model, warnings=warnings)
 
 
-def applied(
+def apply_to_model(
     model,
     adapter,
     face_strength,
@@ -230,12 +230,12 @@ def _stream(
     part = getattr(adapter.config, "parts", {}).get(name)
     family = part.family if part else FAMILIES["faceid"]
     end = family.identity_factor if options.balance > 0 else family.prompt_factor
-    share = abs(options.balance)
+    fraction = abs(options.balance)
     projection = family.projection if options.projection in (OWN, NONE) else options.projection
     learnt = adapter.streams[name].kappa.item() if name in adapter.streams else 0.0
-    more = max(keep_prompt, share * family.prompt_kappa if options.balance < 0 else 0.0)
+    more = max(keep_prompt, fraction * family.prompt_kappa if options.balance < 0 else 0.0)
     return Stream(
-        strength=strength * (1 + share * (end - 1)),
+        strength=strength * (1 + fraction * (end - 1)),
         curve=factors_of(curve, custom, adapter.config.layer_map),
         kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # at most 1 in total
         projection=projection,

@@ -10,7 +10,7 @@ from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
 from .checks import checked
-from .inputs import choice, number, optional, share
+from .inputs import choice, fraction, number, optional
 from .new_fields import aliases
 from .sockets import OPTIONS
 
@@ -90,13 +90,13 @@ class ApplyOptionsNode(io.ComfyNode):
                     "features, or over all positions (PuLID's fidelity is token_v2, its style token); "
                     "none removes nothing.",
                 ),
-                share(
+                fraction(
                     "cfg_rescale",
                     0.0,
                     "Against overexposed pictures at high CFG: rescales the result to the contrast of "
                     "the conditional prediction. Of several people's values the largest is used.",
                 ),
-                share(
+                fraction(
                     "noise",
                     0.0,
                     "Noise in the empty face of the negative prompt (InstantID, PuLID, FaceID; an error "

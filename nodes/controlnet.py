@@ -10,7 +10,7 @@ from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
 from .checks import check_pixels, checked
-from .inputs import choice, number, optional, share
+from .inputs import choice, fraction, number, optional
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
 from .warn import output
@@ -41,10 +41,10 @@ class ApplyToControlNet(io.ComfyNode):
                 ADAPTER.Input("adapter", tooltip="The adapter whose face tokens the ControlNet was trained with."),
                 FACES.Input("faces", tooltip="The same faces as for Apply FaceCDM."),
                 number("strength", 0.8, 0.0, 10.0, 0.05, "Strength of the ControlNet."),
-                share("start_at", 0.0, "Share of the sampling after which it begins to act.", step=0.01, **ADVANCED),
-                share("end_at", 1.0, "Share of the sampling after which it no longer acts.", step=0.01, **ADVANCED),
+                fraction("start_at", 0.0, "Share of the sampling after which it begins to act.", step=0.01, **ADVANCED),
+                fraction("end_at", 1.0, "Share of the sampling after which it no longer acts.", step=0.01, **ADVANCED),
                 io.Combo.Input("references", options=list(REFERENCES), default="mean", tooltip=SEVERAL, **ADVANCED),
-                share(
+                fraction(
                     "noise",
                     0.0,
                     "Noise in the empty face of the negative prompt. A little makes overexposed pictures "

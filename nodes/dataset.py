@@ -12,7 +12,7 @@ from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
 from .checks import checked
-from .inputs import choice, number, optional, whole
+from .inputs import choice, integer, number, optional
 from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
 
@@ -26,7 +26,7 @@ def input_folder() -> Path:
     return Path(folder_paths.get_input_directory())
 
 
-def home() -> Path:
+def data_sets_folder() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_output_directory()) / HOME
@@ -62,7 +62,7 @@ class PrepareDataSet(io.ComfyNode):
                     tooltip="Folder in ComfyUI's input folder: captions in .txt files or meta.jsonl, a sub-folder per "
                     "person.",
                 ),
-                whole(
+                integer(
                     "resolution",
                     0,
                     0,
@@ -113,7 +113,7 @@ class PrepareDataSet(io.ComfyNode):
                     defaults.pose,
                     "Pictures for a pose ControlNet, drawn from the key points during training.",
                 ),
-                whole(
+                integer(
                     "augmented",
                     defaults.augmented,
                     0,
@@ -193,7 +193,7 @@ class PrepareDataSet(io.ComfyNode):
         from ..facecdm.training.dataset.faces import AnalyzerFinder
         from ..facecdm.training.dataset.pipeline import prepare
 
-        target = home() / check_filename(name)
+        target = data_sets_folder() / check_filename(name)
         encoders = ComfyEncoders(model, clip, vae, clip_vision)
         settings = Settings(
             resolution or encoders.resolution,

@@ -11,7 +11,7 @@ from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import Window, resize, window_around
 from .checks import checked
-from .inputs import number, optional, switch, whole
+from .inputs import integer, number, optional, switch
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
 from .warn import output
@@ -42,7 +42,7 @@ class DetailFaces(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt, best one that describes the face."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
-                whole(
+                integer(
                     "seed",
                     0,
                     0,
@@ -62,7 +62,7 @@ class DetailFaces(io.ComfyNode):
                     0.01,
                     "Share of the noise levels that are sampled: 0.3 sharpens, 0.6 changes the identity.",
                 ),
-                whole(
+                integer(
                     "guide_size",
                     512,
                     64,
@@ -93,8 +93,8 @@ class DetailFaces(io.ComfyNode):
                     "Lowest score of the detector that counts as a face. Connected faces all count.",
                     **ADVANCED,
                 ),
-                whole("min_size", 8, 0, 4096, "Faces narrower than this many pixels stay as they are.", **ADVANCED),
-                whole("max_size", 4096, 1, 16384, "Faces wider than this many pixels stay as they are.", **ADVANCED),
+                integer("min_size", 8, 0, 4096, "Faces narrower than this many pixels stay as they are.", **ADVANCED),
+                integer("max_size", 4096, 1, 16384, "Faces wider than this many pixels stay as they are.", **ADVANCED),
                 optional(FACE_ANALYZER, "analyzer", "Finds the faces; or connect faces instead."),
                 optional(FACES, "faces", "Only these faces, found in the same image by Detect & Embed Faces."),
             ],

@@ -86,7 +86,7 @@ class EvaluateIdentity(io.ComfyNode):
 
         if not len(images):
             raise FaceCDMError("images is an empty batch: there is nothing to evaluate.")
-        album = Album(images, reference=reference, held_out=held_out, without_identity=without_identity)
+        album = GraphPictures(images, reference=reference, held_out=held_out, without_identity=without_identity)
         strangers = album.add("others", others) if others is not None else None
         recognisers = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
         bar = ProgressBar(len(images))
@@ -108,7 +108,7 @@ class EvaluateIdentity(io.ComfyNode):
         )
 
 
-class Album:
+class GraphPictures:
     """The pictures of a graph, keyed by path because the evaluator opens paths. Raises FaceCDMError."""
 
     def __init__(self, images: torch.Tensor, **sets: torch.Tensor | None):

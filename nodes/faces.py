@@ -8,7 +8,7 @@ from ..facecdm.faces.draw import draw_pictures
 from ..facecdm.faces.packs import find_packs
 from ..facecdm.faces.providers import PROVIDERS
 from .checks import checked
-from .inputs import choice, number, switch, whole
+from .inputs import choice, integer, number, switch
 from .model_folders import FACE_PACKS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import FACE_ANALYZER, FACES
@@ -85,7 +85,7 @@ class DetectFaces(io.ComfyNode):
                     "Which face of each picture: the largest, the one with the best score, the one at 'index' "
                     "counted from left to right or by size, or all.",
                 ),
-                whole(
+                integer(
                     "index",
                     0,
                     0,
@@ -107,7 +107,7 @@ class DetectFaces(io.ComfyNode):
                     "skip",
                     "For a picture without a face: skip it and report it, or stop with an error.",
                 ),
-                whole("crop_size", 224, 64, 1024, "Side of the aligned crops in pixels.", step=8, **ADVANCED),
+                integer("crop_size", 224, 64, 1024, "Side of the aligned crops in pixels.", step=8, **ADVANCED),
                 number(
                     "crop_margin",
                     0.0,
@@ -123,7 +123,7 @@ class DetectFaces(io.ComfyNode):
                 number(
                     "mask_feather", 0.15, 0.0, 2.0, 0.05, "Width of the mask's soft edge, in half faces.", **ADVANCED
                 ),
-                whole(
+                integer(
                     "detection_size",
                     640,
                     64,

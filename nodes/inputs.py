@@ -9,7 +9,7 @@ def number(name: str, default: float, low: float, high: float, step: float, tool
     return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
 
 
-def whole(name: str, default: int, low: int, high: int, tooltip: str, **more) -> io.Input:
+def integer(name: str, default: int, low: int, high: int, tooltip: str, **more) -> io.Input:
     return io.Int.Input(name, default=default, min=low, max=high, tooltip=tooltip, **more)
 
 
@@ -22,7 +22,7 @@ def strength(name: str, default: float, tooltip: str, **more) -> io.Input:
     return number(name, default, -2.0, 4.0, 0.05, tooltip, **more)
 
 
-def share(name: str, default: float, tooltip: str, step: float = 0.05, **more) -> io.Input:
+def fraction(name: str, default: float, tooltip: str, step: float = 0.05, **more) -> io.Input:
     """A number in 0…1."""
     return number(name, default, 0.0, 1.0, step, tooltip, **more)
 

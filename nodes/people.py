@@ -7,9 +7,9 @@ from ..facecdm.adapter.references import MEAN
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.people.draw import draw_regions
 from ..facecdm.people.regions import FILLS, SHAPES, boxes_of_faces, parse_boxes, regions_of_boxes, regions_of_layout
-from .apply import applied
+from .apply import apply_to_model
 from .checks import check_pixels, checked
-from .inputs import choice, number, optional, share, strength
+from .inputs import choice, fraction, number, optional, strength
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES, OPTIONS, POSE_KEYPOINT
 from .warn import output
@@ -39,7 +39,7 @@ class PersonRegions(io.ComfyNode):
                 ),
                 choice("shape", SHAPES, "box", "Rectangles, or ellipses in them; a painted layout has its own shapes."),
                 number("grow", 1.0, 0.1, 4.0, 0.05, "Makes every region larger or smaller about its middle."),
-                share(
+                fraction(
                     "softness",
                     0.1,
                     "Width of the soft borders: as part of half a region, or of a painted layout's shorter side.",
@@ -111,11 +111,11 @@ class ApplyToPeople(io.ComfyNode):
                 io.Mask.Input("masks", tooltip="The batch of Person Regions: its first mask for faces_1, and so on."),
                 strength("face_strength", 1.0, "Strength of the face streams."),
                 strength("image_strength", 1.0, "Strength of the image streams."),
-                share("keep_prompt", 0.0, "Removes from both streams what the prompt already determines."),
-                share(
+                fraction("keep_prompt", 0.0, "Removes from both streams what the prompt already determines."),
+                fraction(
                     "start_at", 0.0, "Share of the sampling after which the people begin to act.", step=0.01, **ADVANCED
                 ),
-                share(
+                fraction(
                     "end_at", 1.0, "Share of the sampling after which the people no longer act.", step=0.01, **ADVANCED
                 ),
                 *(
@@ -176,7 +176,7 @@ class ApplyToPeople(io.ComfyNode):
         warnings = []
         for n in present:
             try:
-                model, of_person = applied(
+                model, of_person = apply_to_model(
                     model=model,
                     adapter=adapter,
                     faces=people.get(f"faces_{n}"),

@@ -11,7 +11,7 @@ from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DRAWINGS, PEOPLE, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
 from .checks import checked
-from .inputs import choice, number, optional, switch, whole
+from .inputs import choice, integer, number, optional, switch
 from .model_folders import folders
 from .new_fields import aliases
 from .sockets import FACE_ANALYZER, POSE_KEYPOINT
@@ -166,7 +166,7 @@ class EditPose(io.ComfyNode):
                 io.Int.Input(
                     "width", default=0, min=0, max=16384, tooltip="Width of the new picture; 0 keeps that of the pose."
                 ),
-                whole("height", 0, 0, 16384, "Height of the new picture; 0 keeps that of the pose."),
+                integer("height", 0, 0, 16384, "Height of the new picture; 0 keeps that of the pose."),
                 choice(
                     "fit",
                     FITS,

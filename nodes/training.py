@@ -11,7 +11,7 @@ from ..facecdm.files import check_filename
 from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
 from .checks import checked
-from .inputs import choice, number, optional, whole
+from .inputs import choice, integer, number, optional
 from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
@@ -22,7 +22,7 @@ LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")  # types o
 STAGES = ("1 broad", "2 identity", "3 fine")
 
 
-def home() -> Path:
+def runs_folder() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_output_directory()) / HOME
@@ -53,7 +53,7 @@ def _shared_inputs() -> list:
 def _common_inputs() -> list:
     return [
         io.Int.Input("batch", default=0, min=0, max=1024, tooltip="Pictures in a batch; 0: as the preset has it."),
-        whole(
+        integer(
             "seed",
             0,
             0,
@@ -232,7 +232,7 @@ def _train(
 
     recogniser = face_analyzer and Recogniser(face_analyzer.files.recogniser, face_analyzer.recogniser)
     with torch.inference_mode(False), torch.enable_grad(), ComfyDenoiser(model, vae, control_net) as denoiser:
-        inputs = Inputs(denoiser, data_set, home() / check_filename(run), recogniser, held_out)
+        inputs = Inputs(denoiser, data_set, runs_folder() / check_filename(run), recogniser, held_out)
         loras = [Lora.from_tensors(tensors or {}) for tensors in (lora, control_lora)]
         training = Training(inputs, jobs, adapter, *loras)
         with _Bar(training.stages) as bar:

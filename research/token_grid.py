@@ -19,7 +19,7 @@ from facecdm.hosts.diffusers.denoiser import demo_denoiser
 from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.initialise import new_adapter
 from facecdm.training.losses.arcface import ArcFace, align
-from facecdm.training.losses.linear import straight
+from facecdm.training.losses.linear import solve_ridge
 from facecdm.training.losses.loss import centred
 from facecdm.training.step import face_locations
 
@@ -61,7 +61,7 @@ def fitted(adapter, data: DataSet, pictures: list[int]) -> Tensor:
         )
         x, y = (value[inside[..., 0] > 0.5].double() for value in (outputs, rows.latents.flatten(2).transpose(1, 2)))
         gram, crossed = gram + x.T @ x, crossed + x.T @ y
-    return straight(gram, crossed, RIDGE)
+    return solve_ridge(gram, crossed, RIDGE)
 
 
 @torch.inference_mode()

@@ -99,14 +99,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
     def autoencoder():
         if begin:
-            return train.begun_autoencoder(begin, sizes)
+            return train.autoencoder_from_file(begin, sizes)
         if sizes.decoder:
             return train.linear_autoencoder(portraits, sizes)
         return train.fit_autoencoder(portraits, sizes, plans["autoencoder"], arguments.run, device)
 
     def text():
         if begin:
-            return train.begun_text(begin, tokens)
+            return train.text_tower_from_file(begin, tokens)
         return train.train_text(portraits, sizes, plans["text"], tokens, arguments.run, device)
 
     if "autoencoder" in wanted:

@@ -69,7 +69,8 @@ def _train(arguments: argparse.Namespace, sizes, base) -> None:
     if base is None:
         autoencoder, clip = train_pose.trained_parts(portraits, sizes, tokens, arguments.run, device)
     else:
-        autoencoder, clip = train.begun_autoencoder(base, sizes).to(device), train.begun_text(base, tokens).to(device)
+        autoencoder = train.autoencoder_from_file(base, sizes).to(device)
+        clip = train.text_tower_from_file(base, tokens).to(device)
     plan = train.Plan(
         arguments.steps, arguments.batch, arguments.rate, arguments.seed, warmup=50, save_every=arguments.save_every
     )

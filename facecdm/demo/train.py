@@ -221,7 +221,7 @@ def linear_autoencoder(portraits: data.Portraits, sizes: DemoSizes) -> SharpAuto
     return model
 
 
-def begun_autoencoder(begin: "DemoWeights", sizes: DemoSizes) -> nn.Module:
+def autoencoder_from_file(begin: "DemoWeights", sizes: DemoSizes) -> nn.Module:
     """Take the autoencoder of a weights file, or only its encoder and linear decoding if the decoders differ."""
     before = build_autoencoder(begin.sizes)
     before.load_state_dict({name: value.float() for name, value in begin.vae.items()})
@@ -233,7 +233,7 @@ def begun_autoencoder(begin: "DemoWeights", sizes: DemoSizes) -> nn.Module:
     return model
 
 
-def begun_text(begin: "DemoWeights", tokens: CaptionTokens) -> TinyClip:
+def text_tower_from_file(begin: "DemoWeights", tokens: CaptionTokens) -> TinyClip:
     """Load the text tower of a weights file."""
     model = TinyClip(begin.sizes.clip, len(tokens.vocabulary))
     model.text_tower.load_state_dict({name: value.float() for name, value in begin.text.items()})

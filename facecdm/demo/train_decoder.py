@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
         return self.score(x), maps
 
 
-class Pair(nn.Module):
+class DecoderAndDiscriminator(nn.Module):
     """Decoder and discriminator, sharing one optimiser and one checkpoint."""
 
     def __init__(self, autoencoder: SharpAutoencoder):
@@ -99,7 +99,7 @@ def train_decoder(
     torch.manual_seed(plan.seed)
     autoencoder.encoder.requires_grad_(False)
     autoencoder.decoder.linear.requires_grad_(False)
-    pair = Pair(autoencoder).to(device, memory_format=torch.channels_last)
+    pair = DecoderAndDiscriminator(autoencoder).to(device, memory_format=torch.channels_last)
     run = Run(folder, "decoder", pair, plan, average=0.999)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
     half = torch.autocast("cuda" if device == "cuda" else "cpu", torch.bfloat16)

@@ -14,7 +14,7 @@ ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelKind:
     """A kind of optional model file.
 
     folders  folders below ComfyUI's models
@@ -28,19 +28,19 @@ class Kind:
 
 
 OPTIONAL_MODELS = (
-    Kind(
+    ModelKind(
         "checkpoint",
         "SD1.5 or SDXL checkpoint",
         ("checkpoints",),
         "any SD1.5 or SDXL checkpoint into {models}/checkpoints, such as `facecdm get sd_xl_base_1.0.safetensors`",
     ),
-    Kind(
+    ModelKind(
         "clip_vision",
         "CLIP Vision model (image stream)",
         ("clip_vision",),
         f"`facecdm get {VIT_H}`, into {{models}}/clip_vision",
     ),
-    Kind(
+    ModelKind(
         "adapter",
         "adapter",
         ("facecdm", "ipadapter", "instantid", "pulid"),
@@ -116,7 +116,7 @@ def check_packs(folder: Path) -> Iterator[Finding]:
         yield Finding(MISSING, "face pack", f"no complete face pack below {folder}", ADVICE)
 
 
-def check_kind(kind: Kind, models: Path) -> Finding:
+def check_kind(kind: ModelKind, models: Path) -> Finding:
     found = sorted(
         path.name for folder in kind.folders for path in (models / folder).rglob("*") if path.suffix in ENDINGS
     )

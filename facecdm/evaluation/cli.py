@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     from ..faces.packs import default_pack
     from . import report, samples
     from .evaluate import Evaluator
-    from .pictures import opener
+    from .pictures import cached_opener
     from .recognisers import Dlib, InsightFace
 
     if not arguments.overwrite:
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
         InsightFace(arguments.faces, arguments.pack or default_pack([arguments.faces])),
         *([Dlib()] if arguments.dlib else []),
     ]
-    evaluator = Evaluator(recognisers, opener(), score, others)
+    evaluator = Evaluator(recognisers, cached_opener(), score, others)
     with tqdm(total=len(chosen), desc="evaluating", unit="picture", mininterval=0.5) as bar:
         result = evaluator.run(chosen, lambda done, _: bar.update(done - bar.n))
     written = report.write(result, arguments.out)

@@ -12,7 +12,7 @@ from ..pictures import open_picture
 KEPT = 64
 
 
-def opener() -> Callable[[Path], np.ndarray]:
+def cached_opener() -> Callable[[Path], np.ndarray]:
     """A function: path → RGB uint8 [H, W, 3], rotated as EXIF says. It raises BadFile for an unreadable picture."""
     from PIL import Image, ImageOps
 

@@ -32,7 +32,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.hstack([matrix, (middle_t - matrix @ middle_s)[:, None]])
 
 
-def upstream_template(size: int) -> np.ndarray:
+def insightface_template(size: int) -> np.ndarray:
     """Key points [5, 2] in the square of insightface's `norm_crop`; `size` is a multiple of 112 or 128."""
     scale = size / (112 if size % 112 == 0 else 128)
     return TEMPLATE * scale + [0 if size % 112 == 0 else 8 * scale, 0]

@@ -12,7 +12,7 @@ from ..errors import BadFile, MissingModel
 from .detection import FaceDetection
 from .packs import ADVICE, PackFiles, find_packs, sort_pack
 from .providers import CPU, choose_providers, import_insightface
-from .turns import turned_face, turned_picture, turned_points, turns_upright
+from .turns import turned_face, turned_picture, turned_points, turns_to_upright
 
 logger = logging.getLogger("facecdm")
 
@@ -126,7 +126,7 @@ class FaceAnalyzer:
 
     def _landmarks(self, picture: np.ndarray, face: FaceDetection) -> np.ndarray:
         """Landmarks [106, 2] float32. This model needs an upright face; the recogniser aligns by key points itself."""
-        turns = turns_upright(face.keypoints)
+        turns = turns_to_upright(face.keypoints)
         if turns == 0:
             points = self._models["landmarks"].get(picture, _insightface_face(face))
             return np.asarray(points, dtype=np.float32)[:, :2]

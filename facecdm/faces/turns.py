@@ -25,7 +25,7 @@ def turned_face(face: FaceDetection, turns: int, height: int, width: int) -> Fac
     return FaceDetection(box, face.score, turned_points(face.keypoints, turns, height, width))
 
 
-def turns_upright(keypoints: np.ndarray) -> int:
+def turns_to_upright(keypoints: np.ndarray) -> int:
     """Number of counter-clockwise quarter turns, 0 … 3, that bring the eyes of `keypoints` [5, 2] closest to level."""
     across, down = keypoints[1] - keypoints[0]
     return int(np.round(np.arctan2(down, across) / (np.pi / 2))) % 4

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FaceCDMError
-from ..faces.align import similarity, upstream_template, warped
+from ..faces.align import insightface_template, similarity, warped
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
 
@@ -22,7 +22,7 @@ def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
         side = min(face.crop.shape[0] for face in faces)
         return torch.cat([_resized(face.crop, side) for face in faces])
     cut = [
-        warped(_uint8(pictures[source]), similarity(face.keypoints.numpy(), upstream_template(size)), size)
+        warped(_uint8(pictures[source]), similarity(face.keypoints.numpy(), insightface_template(size)), size)
         for face, source in zip(faces, sources)
     ]
     return torch.stack([torch.from_numpy(picture).float() / 255 for picture in cut])

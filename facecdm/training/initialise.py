@@ -68,7 +68,7 @@ def initialised(adapter: TripletAdapter, denoiser: Denoiser, data: Source, posit
 
 
 def _init_from_data(adapter: TripletAdapter, denoiser: Denoiser, data: Source, positions: bool) -> None:
-    init_bottleneck(adapter, *known_faces(data))
+    init_bottleneck(adapter, *embeddings_by_person(data))
     if positions and denoiser.can_decode and can_init_positions(adapter, data):
         init_positions(adapter, denoiser, data)
 
@@ -87,7 +87,7 @@ def init_streams(adapter: TripletAdapter) -> TripletAdapter:
     return adapter
 
 
-def known_faces(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
+def embeddings_by_person(data: Source, most: int = 20_000) -> tuple[Tensor, Tensor]:
     """Unit embeddings [N, W] and person numbers [N] int64 of evenly spaced people, each with all pictures."""
     people = list(data.people.values())
     every = max(len(data) // most, 1)

@@ -18,7 +18,7 @@ from ..bases.grid import layer_grid
 from ..faces.location import REACH, SIZE, aligned_coordinates, from_crop
 from .denoiser import Denoiser
 from .losses.arcface import upright
-from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, straight
+from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, solve_ridge
 from .randomness import generator
 from .rows import moved
 from .source import Source
@@ -134,7 +134,7 @@ def _faces(adapter: TripletAdapter, denoiser: Denoiser, data: Source, side: int)
     means = total[known] / counts[known, None]
     means -= (means * counts[known, None]).sum(0) / len(persons)
     summed = torch.zeros(len(people), codes.shape[1]).index_add_(0, persons, codes - codes.mean(0))[known]
-    face_map = straight((codes - codes.mean(0)).T @ (codes - codes.mean(0)), summed.T @ means, RIDGE)
+    face_map = solve_ridge((codes - codes.mean(0)).T @ (codes - codes.mean(0)), summed.T @ means, RIDGE)
     wide = float(torch.cat(latent).mean()) * pixels / (SIZE * REACH)
     return codes, face_map.view(-1, 3, pixels, pixels), own + 2 * max(round((wide - own) / 2), 0)
 

@@ -13,7 +13,7 @@ from .denoiser import Denoiser
 from .learner import Learner
 from .randomness import generator
 from .rows import moved
-from .sample import even, sample
+from .sample import even_timesteps, sample
 from .source import Source
 from .step import face_locations
 
@@ -65,7 +65,7 @@ def preview(
             rows.prompt,
             moved(data.empty_prompt, device),
             streams,
-            even(denoiser, steps),
+            even_timesteps(denoiser, steps),
             guidance,
             rows.control if posed else None,
         )

@@ -49,12 +49,12 @@ def sample(
     raise ValueError("levels are empty")
 
 
-def even(denoiser: Denoiser, steps: int) -> list[int]:
+def even_timesteps(denoiser: Denoiser, steps: int) -> list[int]:
     """`steps` evenly spaced timesteps, falling from the last timestep."""
     return torch.linspace(len(denoiser.signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
 
 
-def karras(denoiser: Denoiser, steps: int, rho: float = 7.0) -> list[int]:
+def karras_timesteps(denoiser: Denoiser, steps: int, rho: float = 7.0) -> list[int]:
     """The timesteps nearest to the noise levels σ of Karras et al. 2022 (eq. 5), highest first. Timesteps that several
     levels share are listed once."""
     sigmas = denoiser.noise / denoiser.signal

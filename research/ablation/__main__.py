@@ -95,7 +95,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.demo import data
     from facecdm.demo.weights import read
     from facecdm.evaluation.evaluate import Evaluator
-    from facecdm.evaluation.pictures import opener
+    from facecdm.evaluation.pictures import cached_opener
     from facecdm.evaluation.recognisers import Dlib, InsightFace
     from facecdm.faces.analyzer import open_pack
     from facecdm.hosts.diffusers.denoiser import demo_denoiser
@@ -139,7 +139,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     first = cached(InsightFace.of(analyzer))
     recognisers = [first, *([] if arguments.no_dlib else [cached(Dlib(first.recognise))])]
     colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
-    evaluator = Evaluator(recognisers, opener(), colours, people.others(train, arguments.out / "others"))
+    evaluator = Evaluator(recognisers, cached_opener(), colours, people.others(train, arguments.out / "others"))
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
     lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
     sampler = ImageSampler(

@@ -18,7 +18,7 @@ from facecdm.files import write_atomically
 from facecdm.training.lora import Lora
 from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
-from facecdm.training.sample import karras, sample
+from facecdm.training.sample import karras_timesteps, sample
 
 from .arms import SamplingSettings
 from .people import EvaluationSet
@@ -106,7 +106,9 @@ class ImageSampler:
 
         hint = evaluation_set.hints[indices].to(device) if sampling.pose and evaluation_set.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
-            pixels = sample(denoiser, noise, prompt, empty, people, karras(denoiser, self.steps), self.guidance, hint)
+            pixels = sample(
+                denoiser, noise, prompt, empty, people, karras_timesteps(denoiser, self.steps), self.guidance, hint
+            )
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 
     def _references(self, people: list[int], sampling: SamplingSettings) -> ReferenceBatch:

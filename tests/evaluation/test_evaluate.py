@@ -12,7 +12,7 @@ from facecdm import cli
 from facecdm.errors import BadFile, FaceCDMError, MissingPackage, NoFace
 from facecdm.evaluation import report, samples
 from facecdm.evaluation.evaluate import Evaluator
-from facecdm.evaluation.pictures import opener
+from facecdm.evaluation.pictures import cached_opener
 from facecdm.evaluation.recognisers import Dlib, InsightFace
 
 
@@ -60,7 +60,7 @@ def table(people, tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(table, face_models):
     judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
-    return Evaluator([judge], opener()).run(samples.read(table))
+    return Evaluator([judge], cached_opener()).run(samples.read(table))
 
 
 def test_the_right_person_has_a_higher_similarity_than_the_wrong_one(result):
@@ -122,7 +122,7 @@ def test_a_reference_without_a_face_is_named(table, face_models):
     empty = table.parent / "empty.png"
     judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
     with pytest.raises(NoFace, match="reference photo of 0005"):
-        Evaluator([judge], opener()).run([type(first)(first.picture, "0005", "x", empty)])
+        Evaluator([judge], cached_opener()).run([type(first)(first.picture, "0005", "x", empty)])
 
 
 def test_mistakes_of_a_table_are_named(tmp_path):
@@ -137,7 +137,7 @@ def test_dlib_separates_people(people):
         judge = Dlib()
     except MissingPackage as error:
         pytest.skip(str(error))
-    read = opener()
+    read = cached_opener()
     faces = {name: [judge.recognise(read(view)) for view in views] for name, views in people.items()}
     found = [value for views in faces.values() for value in views if value is not None]
     assert len(found) >= 4
@@ -152,11 +152,11 @@ def test_dlib_uses_another_recognisers_key_points_where_it_finds_no_face(people,
     except MissingPackage as error:
         pytest.skip(str(error))
     insightface = InsightFace(face_models / "models" / "insightface", "buffalo_s")
-    helped, picture = Dlib(insightface.recognise), opener()(people["0005"][0])
+    helped, picture = Dlib(insightface.recognise), cached_opener()(people["0005"][0])
     assert helped.recognise(picture).embedding.equal(alone.recognise(picture).embedding)
     small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.LANCZOS))
     assert insightface.recognise(small) is not None and alone.recognise(small) is None
-    other_person = opener()(people["0006"][0])
+    other_person = cached_opener()(people["0006"][0])
     own, other = (
         float(helped.recognise(small).embedding @ alone.recognise(seen).embedding) for seen in (picture, other_person)
     )
@@ -170,13 +170,13 @@ def test_a_photo_is_turned_as_its_exif_says(people, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     photo.rotate(90, expand=True).save(tmp_path / "phone.png", exif=exif)
-    assert np.array_equal(opener()(tmp_path / "phone.png"), np.asarray(photo))
+    assert np.array_equal(cached_opener()(tmp_path / "phone.png"), np.asarray(photo))
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(BadFile, match="a.png cannot be read as a picture"):
-        opener()(tmp_path / "a.png")
+        cached_opener()(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ sys.path += [str(ROOT), str(Path(__file__).parent)]
 from lab import CONTEXT, VISION, WIDTH, TinySource, tiny_denoiser  # noqa: E402
 
 from facecdm.evaluation.evaluate import Evaluator  # noqa: E402
-from facecdm.evaluation.pictures import opener  # noqa: E402
+from facecdm.evaluation.pictures import cached_opener  # noqa: E402
 from facecdm.evaluation.recognisers import RecognisedFace  # noqa: E402
 from facecdm.training.config import Config  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
@@ -82,7 +82,7 @@ def experiment(folder: Path) -> Experiment:
     lab = make_lab(folder)
     evaluator = Evaluator(
         [CachedRecogniser(Colours(), folder / "recognised.jsonl")],
-        opener(),
+        cached_opener(),
         lambda picture, prompt: float(picture.mean()) / 255,
     )
     names, left_out = available(ARMS, pose=False)

@@ -5,7 +5,7 @@ from .arcface import ArcFace, align
 from .bottleneck import BottleneckLoss, BottleneckSettings
 from .diffusion import DiffusionLoss, DiffusionSettings
 from .few_steps import FewStepIdentityLoss
-from .identity import Bank, IdentityLoss, person_means
+from .identity import IdentityLoss, NegativeBank, person_means
 from .identity_settings import IdentitySettings
 from .linear import LinearIdentityLoss, LinearIdentitySettings, LinearRecogniser
 from .localisation import LocalisationLoss, LocalisationSettings
@@ -27,7 +27,7 @@ __all__ = [
     "AlignmentLoss",
     "ArcFace",
     "BackgroundLoss",
-    "Bank",
+    "NegativeBank",
     "BottleneckLoss",
     "DiffusionLoss",
     "FewStepIdentityLoss",

@@ -15,7 +15,7 @@ TOWARD = ("picture", "person", "reference")
 
 
 @dataclass(frozen=True, eq=False)
-class Bank:
+class NegativeBank:
     """Negatives for the contrastive loss.
 
     embeddings   [M, D] raw
@@ -45,7 +45,7 @@ class IdentityLoss(Loss):
     toward: str = "picture"
     persons: Tensor | None = None
     mean: Tensor | None = None
-    bank: Bank | None = None
+    bank: NegativeBank | None = None
     contrast: float = 0.1
     temperature: float = 0.1
 

@@ -8,7 +8,7 @@ from ...errors import FaceCDMError
 from ..settings import setting, share
 from .arcface import ArcFace
 from .few_steps import BEGIN, FewStepIdentityLoss
-from .identity import TOWARD, Bank, IdentityLoss, person_means
+from .identity import TOWARD, IdentityLoss, NegativeBank, person_means
 from .loss import LossInputs, LossSettings
 
 MOST_OTHERS = 4096  # people in the bank of the contrastive loss
@@ -94,11 +94,11 @@ class IdentitySettings(LossSettings):
         )
 
 
-def _bank(data, device: torch.device) -> Bank:
+def _bank(data, device: torch.device) -> NegativeBank:
     """A bank of every n-th picture of the data set, at most MOST_OTHERS."""
     interval = max(len(data) // MOST_OTHERS, 1)
     chosen = list(range(0, len(data), interval))[:MOST_OTHERS]
-    return Bank(
+    return NegativeBank(
         data.features(chosen, vision=False)[0].to(device),
         torch.tensor([data.identity(index) for index in chosen], device=device),
     )

@@ -59,7 +59,7 @@ class LinearRecogniser(nn.Module):
             wanted.append(centred(rows.face[found], data.mean_face).to(denoiser.device))
         x, y = torch.cat(shown), torch.cat(wanted)
         x, y = x - x.mean(0), y - y.mean(0)
-        weights = ridge(x, y)
+        weights = ridge_regression(x, y)
         return cls(decoder, weights / F.linear(x, weights).square().sum(1).mean().sqrt())
 
 
@@ -145,16 +145,16 @@ def linear_decoder(denoiser: Denoiser, data: Source) -> Tensor:
         latents.append(some.movedim(1, -1).reshape(-1, channels))
         patches.append(F.pixel_unshuffle(pixels, pixels.shape[-1] // some.shape[-1]).movedim(1, -1).flatten(0, -2))
     x, y = torch.cat(latents), torch.cat(patches)
-    return ridge(x - x.mean(0), y - y.mean(0), 1e-4)[:, :, None, None]
+    return ridge_regression(x - x.mean(0), y - y.mean(0), 1e-4)[:, :, None, None]
 
 
-def ridge(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
+def ridge_regression(x: Tensor, y: Tensor, share: float = RIDGE) -> Tensor:
     """The ridge solution [D, W] of y [N, D] ≈ x [N, W] · solutionᵀ, both centred (Hoerl & Kennard 1970)."""
     x, y = x.double(), y.double()
-    return straight(x.T @ x, x.T @ y, share).T.contiguous()
+    return solve_ridge(x.T @ x, x.T @ y, share).T.contiguous()
 
 
-def straight(gram: Tensor, crossed: Tensor, share: float) -> Tensor:
+def solve_ridge(gram: Tensor, crossed: Tensor, share: float) -> Tensor:
     """The solution [W, D], float32, of the same regression, computed from xᵀx [W, W] and xᵀy [W, D]."""
     gram = gram.double()
     gram = gram + share * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

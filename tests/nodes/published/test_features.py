@@ -49,7 +49,7 @@ def test_frames_of_the_two_sizes_are_insightfaces(in_comfy):
     align = in_comfy.module("facecdm.faces.align")
     points = torch.tensor([[150.0, 110], [215, 118], [180, 160], [150, 190], [205, 196]]).numpy()
     for size in (112, 224, 256):
-        ours = align.similarity(points, align.upstream_template(size))
+        ours = align.similarity(points, align.insightface_template(size))
         assert abs(ours - face_align.estimate_norm(points, size)).max() < 1e-3
 
 

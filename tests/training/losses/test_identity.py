@@ -15,7 +15,7 @@ from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.faces.analyzer import open_pack
-from facecdm.training.losses import ArcFace, Bank, FewStepIdentityLoss, IdentityLoss, person_means
+from facecdm.training.losses import ArcFace, FewStepIdentityLoss, IdentityLoss, NegativeBank, person_means
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred
 from facecdm.training.rows import Prompt
@@ -92,7 +92,7 @@ def painting(people):
 def test_gradient_descent_turns_the_picture_into_another_person(painting, people, recogniser, folder, contrast):
     denoiser, rows = painting
     (pixels, points, own), (_, _, wanted) = people
-    bank = Bank(own, torch.tensor([7])) if contrast else None
+    bank = NegativeBank(own, torch.tensor([7])) if contrast else None
     loss = IdentityLoss(recogniser, bank=bank)
     optimiser = torch.optim.Adam(denoiser.net.parameters(), 0.01)
     values = []
@@ -132,9 +132,11 @@ def test_the_contrast_excludes_the_own_person(painting, people, recogniser):
     (_, _, own), (_, _, wanted) = people
     step_data = make_step_data([200], denoiser, rows)
     plain = IdentityLoss(recogniser)(step_data)
-    same = Bank(torch.cat([own, wanted]), rows.identity.expand(2))
+    same = NegativeBank(torch.cat([own, wanted]), rows.identity.expand(2))
     assert torch.equal(IdentityLoss(recogniser, bank=same)(step_data), plain)
-    near, far = (IdentityLoss(recogniser, bank=Bank(other, torch.tensor([99])))(step_data) for other in (own, -own))
+    near, far = (
+        IdentityLoss(recogniser, bank=NegativeBank(other, torch.tensor([99])))(step_data) for other in (own, -own)
+    )
     assert near > far >= plain
 
 
@@ -148,7 +150,7 @@ class FirstPixels(nn.Module):
 def test_the_contrast_is_infonce_with_its_weight_and_temperature():
     torch.manual_seed(0)
     rows = make_rows(2)
-    bank = Bank(torch.randn(5, 512), torch.tensor([0, 1, 7, 8, 9]))
+    bank = NegativeBank(torch.randn(5, 512), torch.tensor([0, 1, 7, 8, 9]))
     step_data = make_step_data([100, 200], rows=rows)
     plain = IdentityLoss(FirstPixels()).per_row(step_data)
     added = IdentityLoss(FirstPixels(), bank=bank, contrast=0.3, temperature=0.2).per_row(step_data) - plain
