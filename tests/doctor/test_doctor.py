@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,8 @@ def test_a_whole_installation(comfyui, face_models, capsys):
     code = main(["doctor", "--comfyui", str(comfyui), "--base", str(face_models)])
     text = capsys.readouterr().out
     assert code == 0, text
-    assert "face pack buffalo_s: det_500m.onnx, w600k_mbf.onnx" in text and "ComfyUI 0.3." in text
+    version = runpy.run_path(str(comfyui / "comfyui_version.py"))["__version__"]
+    assert "face pack buffalo_s: det_500m.onnx, w600k_mbf.onnx" in text and f"ComfyUI {version} in " in text
     assert "facecdm get CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors" in text
 
 
