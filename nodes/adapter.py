@@ -25,7 +25,7 @@ from .towers import tower_of_adapter
 
 NO_FILE = "none saved yet"
 CATEGORY = "FaceCDM/adapter"
-HINT = "Save an adapter with Save Adapter, or put its file into that folder, then refresh the list (R)."
+HINT = "Save an adapter with Save FaceCDM Adapter, or put its file into that folder, then refresh the list (R)."
 
 
 def saved_names() -> list[str]:
@@ -51,7 +51,7 @@ class NewAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMNewAdapter",
-            display_name="New Adapter",
+            display_name="New FaceCDM Adapter",
             category=CATEGORY,
             **aliases("train identity", "ipadapter training"),
             description="Makes a new triplet adapter for this model. It is an exact no-op until it is trained.",
@@ -89,7 +89,10 @@ class NewAdapter(io.ComfyNode):
                     **ADVANCED,
                 ),
             ],
-            outputs=[ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save Adapter."), _report()],
+            outputs=[
+                ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save FaceCDM Adapter."),
+                _report(),
+            ],
         )
 
     @classmethod
@@ -121,7 +124,7 @@ class LoadAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMLoadAdapter",
-            display_name="Load Adapter",
+            display_name="Load FaceCDM Adapter",
             category=CATEGORY,
             **aliases("ipadapter", "ip-adapter", "faceid", "instantid", "pulid", "withanyone", "identity"),
             description="Reads a FaceCDM adapter from models/facecdm, or a published one (IP-Adapter, FaceID, "
@@ -181,7 +184,7 @@ class CombineAdapters(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMCombineAdapters",
-            display_name="Combine Adapters",
+            display_name="Combine FaceCDM Adapters",
             category=CATEGORY,
             **aliases("ipadapter", "faceid plus"),
             description="Combines two published adapters into one triplet: the face stream of one (FaceID, InstantID, "
@@ -204,7 +207,7 @@ class ExportAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMExportAdapter",
-            display_name="Export as IP-Adapter",
+            display_name="Export FaceCDM as IP-Adapter",
             category=CATEGORY,
             **aliases("save ipadapter"),
             description="Writes an adapter into models/ipadapter as a plain IP-Adapter file for other programs. If the "
@@ -230,7 +233,7 @@ class SaveAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMSaveAdapter",
-            display_name="Save Adapter",
+            display_name="Save FaceCDM Adapter",
             category=CATEGORY,
             description="Writes an adapter into models/facecdm as safetensors, with its configuration in the metadata.",
             is_output_node=True,
@@ -246,8 +249,8 @@ class SaveAdapter(io.ComfyNode):
     def execute(cls, adapter, name, overwrite):
         if isinstance(adapter, ImportedAdapter):
             raise FaceCDMError(
-                "this adapter was published in another format, which Save Adapter does not write: keep its file, or "
-                "use Export as IP-Adapter"
+                "this adapter was published in another format, which Save FaceCDM Adapter does not write: keep its "
+                "file, or use Export FaceCDM as IP-Adapter"
             )
         return io.NodeOutput(str(save_adapter(adapter, folders(ADAPTERS)[0], name, overwrite)))
 

@@ -100,7 +100,7 @@ class ApplyFaceCDM(io.ComfyNode):
                     "An image that is encoded already, in place of clip_vision and image.",
                 ),
                 optional(io.Mask, "mask", "Where in the picture the person is; of a batch, the first mask is used."),
-                optional(OPTIONS, "options", "From Apply Options; without it, their defaults."),
+                optional(OPTIONS, "options", "From FaceCDM Apply Options; without it, their defaults."),
                 optional(
                     POSE_KEYPOINT,
                     "pose",

@@ -1,4 +1,4 @@
-"""Apply Options: rarely changed settings of Apply FaceCDM."""
+"""FaceCDM Apply Options: rarely changed settings of Apply FaceCDM."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class ApplyOptionsNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMApplyOptions",
-            display_name="Apply Options",
+            display_name="FaceCDM Apply Options",
             category="FaceCDM",
             **aliases("facecdm settings", "ipadapter advanced"),
             description="More settings for Apply FaceCDM. The defaults change nothing.",

@@ -1,4 +1,4 @@
-"""Prepare Data Set: makes the data set for Train Stage from pictures and captions."""
+"""Prepare FaceCDM Data Set: makes the data set for Train Stage from pictures and captions."""
 
 import hashlib
 import re
@@ -38,7 +38,7 @@ class PrepareDataSet(io.ComfyNode):
         defaults = Settings()
         return io.Schema(
             node_id="FaceCDMPrepareDataSet",
-            display_name="Prepare Data Set",
+            display_name="Prepare FaceCDM Data Set",
             category="FaceCDM/training",
             **aliases("dataset", "training images"),
             description="Finds the faces in pictures, encodes pictures and captions once, and keeps the result on disk "

@@ -11,7 +11,7 @@ class LoadDemoModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMLoadDemoModel",
-            display_name="Load Demo Model",
+            display_name="Load FaceCDM Demo Model",
             category="FaceCDM/demo",
             description="The small model that comes with the pack: portraits of 128 × 128 pixels (Empty Latent "
             "Image 128 × 128, euler, karras, 20 steps, CFG 4). It knows only the words of its training captions, for "
@@ -45,11 +45,11 @@ class LoadDemoAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMLoadDemoAdapter",
-            display_name="Load Demo Adapter",
+            display_name="Load FaceCDM Demo Adapter",
             category="FaceCDM/demo",
             description="The triplet adapter of the demo model, trained in three stages on thousands of synthetic "
             "people, and the LoRA that was learnt beside it. Tell it by Apply FaceCDM's pose where the face is to be.",
-            inputs=[io.Model.Input("model", tooltip="From Load Demo Model.")],
+            inputs=[io.Model.Input("model", tooltip="From Load FaceCDM Demo Model.")],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="With the LoRA, for Apply FaceCDM."),
                 ADAPTER_SOCKET.Output(display_name="adapter", tooltip="For Apply FaceCDM."),

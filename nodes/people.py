@@ -128,7 +128,7 @@ class ApplyToPeople(io.ComfyNode):
                 ),
                 optional(io.ClipVision, "clip_vision", "The encoder for the whole images."),
                 *(optional(io.Image, f"image_{n}", f"The whole image of person {n}.") for n in everybody),
-                optional(OPTIONS, "options", "From Apply Options, for all people; without it, the defaults."),
+                optional(OPTIONS, "options", "From FaceCDM Apply Options, for all people; without it, the defaults."),
                 optional(
                     POSE_KEYPOINT,
                     "pose",

@@ -1,4 +1,4 @@
-"""Extract Pose, Edit Pose and Load Demo Pose ControlNet."""
+"""Extract Pose, Edit Pose and Load FaceCDM Demo Pose ControlNet."""
 
 import numpy as np
 import torch
@@ -233,13 +233,13 @@ class LoadDemoPose(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMLoadDemoPose",
-            display_name="Load Demo Pose ControlNet",
+            display_name="Load FaceCDM Demo Pose ControlNet",
             category="FaceCDM/demo",
             description="Loads the pose ControlNet of the demo model, for core's Apply ControlNet. It takes the "
             "OpenPose "
             "drawing of face key points by Extract Pose.",
             inputs=[],
-            outputs=[io.ControlNet.Output(tooltip="A control-LoRA for the model of Load Demo Model.")],
+            outputs=[io.ControlNet.Output(tooltip="A control-LoRA for the model of Load FaceCDM Demo Model.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Stage Settings: every setting of a training stage. Unset ones keep the preset's values."""
+"""FaceCDM Stage Settings: every setting of a training stage. Unset ones keep the preset's values."""
 
 from dataclasses import Field, fields
 
@@ -39,7 +39,7 @@ class StageSettings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FaceCDMStageSettings",
-            display_name="Stage Settings",
+            display_name="FaceCDM Stage Settings",
             category="FaceCDM/training",
             **aliases("training settings", "hyperparameters"),
             description="Every setting of a training stage. Inputs that stay at −1, preset or empty keep the preset's "
@@ -51,7 +51,7 @@ class StageSettings(io.ComfyNode):
                     tooltip=f"What is trained, separated by commas: any of {', '.join(GROUPS)}; empty: as the preset.",
                 ),
                 *(_input(field) for field in _settings()),
-                optional(STAGE_SETTINGS, "settings", "From another Stage Settings; values set here win."),
+                optional(STAGE_SETTINGS, "settings", "From another FaceCDM Stage Settings; values set here win."),
             ],
             outputs=[STAGE_SETTINGS.Output(display_name="settings", tooltip="For Train FaceCDM (Stage).")],
         )

@@ -34,8 +34,8 @@ def _shared_inputs() -> list:
             "model",
             tooltip="The base model: SD1.5, SD2, SDXL, a fine-tune of these, or the demo model, with its LoRA patches.",
         ),
-        ADAPTER.Input("adapter", tooltip="From New Adapter, Load Adapter, or the previous stage."),
-        DATA_SET.Input("data_set", tooltip="From Prepare Data Set."),
+        ADAPTER.Input("adapter", tooltip="From New FaceCDM Adapter, Load FaceCDM Adapter, or the previous stage."),
+        DATA_SET.Input("data_set", tooltip="From Prepare FaceCDM Data Set."),
         io.String.Input(
             "run",
             default="my training",
@@ -72,7 +72,7 @@ def _optional_inputs() -> list:
             io.ControlNet,
             "control_net",
             "A pose ControlNet, for data sets with pose pictures. It is not changed; a LoRA of it can be "
-            "trained (control, in Stage Settings' train).",
+            "trained (control, in FaceCDM Stage Settings' train).",
         ),
         optional(LORA_MODEL, "lora", "The LoRA of the previous stage, to train it further."),
         optional(LORA_MODEL, "control_lora", "The ControlNet's LoRA from the previous stage."),
@@ -94,7 +94,7 @@ def _held_out() -> io.Float.Input:
 
 def _outputs() -> list:
     return [
-        ADAPTER.Output(display_name="adapter", tooltip="For the next stage, Save Adapter and Apply FaceCDM."),
+        ADAPTER.Output(display_name="adapter", tooltip="For the next stage, Save FaceCDM Adapter and Apply FaceCDM."),
         LORA_MODEL.Output(
             display_name="lora",
             tooltip="The U-Net's LoRA, from stage 2 on; for core's Save LoRA Weights and Load LoRA Model.",
@@ -133,7 +133,9 @@ class TrainStage(io.ComfyNode):
                 ),
                 *_common_inputs(),
                 *_optional_inputs(),
-                optional(STAGE_SETTINGS, "settings", "From Stage Settings: the values that differ from the preset's."),
+                optional(
+                    STAGE_SETTINGS, "settings", "From FaceCDM Stage Settings: the values that differ from the preset's."
+                ),
                 _held_out(),
             ],
             outputs=_outputs(),
@@ -165,7 +167,7 @@ class Train(io.ComfyNode):
                 number("length", 1.0, 0.0001, 100.0, 0.01, "Factor on the preset's steps: 0.5 trains half as long."),
                 *_common_inputs(),
                 *_optional_inputs(),
-                optional(STAGE_SETTINGS, "settings", "From Stage Settings: for all three stages."),
+                optional(STAGE_SETTINGS, "settings", "From FaceCDM Stage Settings: for all three stages."),
                 *(
                     optional(STAGE_SETTINGS, f"settings_{n}", f"For stage {n} alone; overrides settings.")
                     for n in (1, 2, 3)

@@ -85,7 +85,7 @@ def load_adapter(path: Path) -> TripletAdapter:
 def _config(metadata: dict[str, str], keys: list[str], path: Path) -> AdapterConfig:
     if metadata.get("format") != FORMAT:
         raise BadFile(
-            f"{path} is {_kind(keys)}, and this node reads FaceCDM's own adapters. Save one with Save Adapter."
+            f"{path} is {_kind(keys)}, and this node reads FaceCDM's own adapters. Save one with Save FaceCDM Adapter."
         )
     if metadata.get("version") != VERSION:
         raise BadFile(

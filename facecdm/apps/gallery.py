@@ -75,7 +75,7 @@ def with_adapter(workflow: Workflow, name: str) -> Workflow:
         if workflow.is_link(node["inputs"].get("adapter")):
             node["inputs"]["adapter"] = ["adapter_file", 0]
     nodes["adapter_file"] = {"class_type": "FaceCDMLoadAdapter", "inputs": {"name": name, "family": "auto"},
-                     "_meta": {"title": "Load Adapter"}}  # fmt: skip
+                     "_meta": {"title": "Load FaceCDM Adapter"}}  # fmt: skip
     return Workflow(nodes, workflow.name)
 
 

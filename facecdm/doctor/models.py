@@ -44,7 +44,7 @@ OPTIONAL_MODELS = (
         "adapter",
         "adapter",
         ("facecdm", "ipadapter", "instantid", "pulid"),
-        "Save Adapter writes to {models}/facecdm; `facecdm get faceid-plusv2` fetches a published one into "
+        "Save FaceCDM Adapter writes to {models}/facecdm; `facecdm get faceid-plusv2` fetches a published one into "
         "{models}/ipadapter (docs/formats.md lists all)",
     ),
 )

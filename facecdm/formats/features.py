@@ -102,7 +102,7 @@ def _check_inputs(parts: dict[str, Recognised], sources: Sources) -> None:
     if "image" not in parts and sources.encoded is not None:
         raise Mismatch(
             "this adapter has no image stream: disconnect clip_vision_output, or combine the adapter with "
-            "one that has (Combine Adapters)"
+            "one that has (Combine FaceCDM Adapters)"
         )
     if len(parts) < 2:
         return

@@ -18,13 +18,13 @@ def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool
     """
     if parts is None:
         raise Mismatch(
-            "negative_image is connected (Apply Options), and FaceCDM's own adapters use no picture for the negative "
-            f"prompt: disconnect it. {USERS}."
+            "negative_image is connected (FaceCDM Apply Options), and FaceCDM's own adapters use no picture for the "
+            f"negative prompt: disconnect it. {USERS}."
         )
     if "image" in parts and parts["image"].family.recipe.picture == BOX:
         raise Mismatch(
-            f"negative_image is connected (Apply Options), and {parts['image'].family.name} has nothing for the "
-            f"negative prompt: disconnect it. {USERS}."
+            f"negative_image is connected (FaceCDM Apply Options), and {parts['image'].family.name} has nothing for "
+            f"the negative prompt: disconnect it. {USERS}."
         )
     if "image" in parts and (pictures or "face" not in parts):
         return "image"
@@ -33,12 +33,12 @@ def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool
         return "face"
     if "image" in parts:
         raise Mismatch(
-            f"negative_image is connected (Apply Options), and the image stream ({parts['image'].family.name}) has no "
-            "image to move towards: connect image as well, or disconnect negative_image"
+            f"negative_image is connected (FaceCDM Apply Options), and the image stream ({parts['image'].family.name}) "
+            "has no image to move towards: connect image as well, or disconnect negative_image"
         )
     raise Mismatch(
-        f"negative_image is connected (Apply Options), and {family.name} uses an empty face for the negative prompt, "
-        f"not a picture: disconnect it, or add an image stream with Combine Adapters. {USERS}."
+        f"negative_image is connected (FaceCDM Apply Options), and {family.name} uses an empty face for the negative "
+        f"prompt, not a picture: disconnect it, or add an image stream with Combine FaceCDM Adapters. {USERS}."
     )
 
 
@@ -46,16 +46,16 @@ def check_noise(parts: dict[str, Recognised] | None, amount: float) -> None:
     """Raises Mismatch if the negative prompt has no empty face to add noise to."""
     if parts is None:
         raise Mismatch(
-            f"noise is {amount:g} (Apply Options), and FaceCDM's own adapters use no face for the negative prompt, "
-            f"not even an empty one: set it to 0. {NOISY}."
+            f"noise is {amount:g} (FaceCDM Apply Options), and FaceCDM's own adapters use no face for the negative "
+            f"prompt, not even an empty one: set it to 0. {NOISY}."
         )
     if "face" not in parts:
         raise Mismatch(
-            f"noise is {amount:g} (Apply Options), and {parts['image'].family.name} has no face stream: set "
+            f"noise is {amount:g} (FaceCDM Apply Options), and {parts['image'].family.name} has no face stream: set "
             f"it to 0; for a picture, connect one with noise to negative_image. {NOISY}."
         )
     if not getattr(parts["face"].family.recipe, "negative", True):
         raise Mismatch(
-            f"noise is {amount:g} (Apply Options), and {parts['face'].family.name} has nothing for the negative "
-            f"prompt: set it to 0. {NOISY}."
+            f"noise is {amount:g} (FaceCDM Apply Options), and {parts['face'].family.name} has nothing for the "
+            f"negative prompt: set it to 0. {NOISY}."
         )

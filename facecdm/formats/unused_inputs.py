@@ -21,7 +21,7 @@ def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> t
     verb = "is" if len(connected) == 1 else "are"
     return (
         f"{' and '.join(connected)} {verb} connected and {verb} not used: {names} encodes no picture. Disconnect "
-        f"{'it' if len(connected) == 1 else 'them'}, or add an image stream with Combine Adapters.",
+        f"{'it' if len(connected) == 1 else 'them'}, or add an image stream with Combine FaceCDM Adapters.",
     )
 
 
@@ -97,7 +97,7 @@ def projection_without_effect(person: Person, projection: str) -> tuple[str, ...
     """A warning if a `projection` is chosen and no stream removes anything."""
     if any(person.kappa_of(name) is not None for name in person.adapter.streams if name in person.settings):
         return ()
-    return (f"projection is {projection} (Apply Options) and has no effect, since keep_prompt is 0: raise keep_prompt",)
+    return (f"projection is {projection} (FaceCDM Apply Options) and has no effect while keep_prompt is 0: raise it",)
 
 
 def keep_prompt_without_effect(parts: dict[str, Recognised], shown: set[str], keep_prompt: float) -> tuple[str, ...]:

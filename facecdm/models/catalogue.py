@@ -11,7 +11,7 @@ from dataclasses import dataclass
 HUB = "https://huggingface.co"
 # Types that ComfyUI's frontend can download. Other files get a link in the workflow's note.
 DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
-# Load Adapter lists files of these folders with the folder name as a prefix.
+# Load FaceCDM Adapter lists files of these folders with the folder name as a prefix.
 PREFIXED = ("ipadapter", "instantid", "pulid")
 
 APACHE, MIT = "Apache-2.0", "MIT"

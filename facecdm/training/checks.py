@@ -100,12 +100,12 @@ def check_adapter(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> 
             "set with the base model (and its CLIP) that is trained"
         )
     if not isinstance(adapter, TripletAdapter):
-        raise FaceCDMError("a published adapter cannot be trained: use New Adapter, or load a FaceCDM adapter")
+        raise FaceCDMError("a published adapter cannot be trained: use New FaceCDM Adapter, or load a FaceCDM adapter")
     config = adapter.config
     if config.layer_map != base:
         raise Mismatch(
             f"the adapter was made for {name_of(config.layer_map)}, and the base model is {name_of(base)}: make a new "
-            "adapter for this base model (New Adapter)"
+            "adapter for this base model (New FaceCDM Adapter)"
         )
     face, vision = data.features([0], [None])
     if config.recogniser and not same_recogniser(config.recogniser, data.recogniser):

@@ -90,7 +90,7 @@ class Saving:
     validate_every: int = setting(100, "Steps between validations on held-out pictures.", 1)
 
 
-# Graphs store values by the order of Stage Settings' widgets, so this order is fixed: later losses come last.
+# Graphs store values by the order of FaceCDM Stage Settings' widgets, so this order is fixed: later losses come last.
 _KEPT = 7
 _GROUPS = (Optimisation, Dropout, *LOSSES[:_KEPT], Saving, OwnLocation, *LOSSES[_KEPT:])
 _Settings = make_dataclass("_Settings", flat(_GROUPS), frozen=True)

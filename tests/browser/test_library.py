@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NODES = ("Load Demo Model", "New Adapter")
+NODES = ("FaceCDMLoadDemoModel", "FaceCDMNewAdapter")
 
 
 @pytest.fixture
@@ -31,18 +31,18 @@ def middle(tab, element: str) -> tuple[float, float]:
     )
 
 
-def socket(tab, title: str, is_input: bool, name: str) -> tuple[float, float]:
-    """The page coordinates of an input or output of the node with that title."""
+def socket(tab, kind: str, is_input: bool, name: str) -> tuple[float, float]:
+    """The page coordinates of an input or output of the node of that type."""
     return tuple(
         tab.js(
             """
-        const node = app.graph.nodes.find(node => node.title == title);
+        const node = app.graph.nodes.find(node => node.type == kind);
         const slots = is_input ? node.inputs : node.outputs;
         const slot = slots.findIndex(slot => [slot.name, slot.label, slot.localized_name].includes(name));
         const [x, y] = node.getConnectionPos(is_input, slot);
         const {scale, offset} = app.canvas.ds, canvas = app.canvas.canvas.getBoundingClientRect();
         return [canvas.x + (x + offset[0]) * scale, canvas.y + (y + offset[1]) * scale];""",
-            title=title,
+            kind=kind,
             is_input=is_input,
             name=name,
         )
@@ -70,22 +70,17 @@ def leaf(name: str) -> str:
 def test_nodes_are_dragged_in_and_connected(empty):
     tab = empty.tab
     tab.click(*middle(tab, "document.querySelector('.node-library-tab-button')"))
-    for number, name in enumerate(NODES):
+    for number, kind in enumerate(NODES):
+        name = tab.js("return LiteGraph.registered_node_types[kind].title", kind=kind)
         search(tab, name)
         tab.drag(middle(tab, leaf(name)), (750 + 420 * number, 300), steps=15)
         tab.until(f"app.graph.nodes.length == {number + 1}", 30)
-    assert tab.js("return app.graph.nodes.map(node => node.type).sort()") == [
-        "FaceCDMLoadDemoModel",
-        "FaceCDMNewAdapter",
-    ]
+    assert tab.js("return app.graph.nodes.map(node => node.type).sort()") == sorted(NODES)
     for output, name in (("MODEL", "model"), ("CLIP_VISION", "clip_vision")):
         tab.drag(socket(tab, NODES[0], False, output), socket(tab, NODES[1], True, name), steps=15)
     tab.until("Object.keys(app.graph.links).length == 2 || app.graph.links.size == 2", 30)
     compiled = empty.frontend.compiled()
-    base, adapter = (
-        next(key for key, node in compiled.items() if node["class_type"] == kind)
-        for kind in ("FaceCDMLoadDemoModel", "FaceCDMNewAdapter")
-    )
+    base, adapter = (next(key for key, node in compiled.items() if node["class_type"] == kind) for kind in NODES)
     inputs = compiled[adapter]["inputs"]
     assert inputs["model"] == [base, 0] and inputs["clip_vision"] == [base, 3] and inputs["face_tokens"] == 4
     assert empty.frontend.complaints() == []

@@ -117,7 +117,7 @@ def adapter(sd15, vision, make_adapter):
 
 @pytest.fixture(scope="session")
 def make_adapter(in_comfy):
-    """A small ADAPTER by New Adapter; more inputs of the node by name."""
+    """A small ADAPTER by New FaceCDM Adapter; more inputs of the node by name."""
 
     def make(model, **inputs):
         sizes = {"face_tokens": 3, "image_tokens": 5, "face_rank": 16, "interplay": True, "seed": 1}

@@ -1,4 +1,4 @@
-"""New, Save and Load Adapter as ComfyUI runs them."""
+"""New, Save and Load FaceCDM Adapter as ComfyUI runs them."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def same(one, other) -> bool:
     return mine.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in mine.items())
 
 
-# ---- New Adapter ----
+# ---- New FaceCDM Adapter ----
 
 
 def test_the_report_names_base_streams_and_state(in_comfy, sd15, vision):
@@ -140,7 +140,7 @@ def test_a_name_is_checked_before_anything_runs(in_comfy, adapter, save):
     node = in_comfy.nodes["FaceCDMLoadAdapter"]
     for wrong in ("none saved yet", "missing.safetensors"):
         message = node.validate_inputs(wrong)
-        assert wrong.removesuffix(".safetensors") in message and "Save Adapter" in message
+        assert wrong.removesuffix(".safetensors") in message and "Save FaceCDM Adapter" in message
     assert "leaves its folder" in node.validate_inputs("../../x")
     save(adapter)
     assert node.validate_inputs("mine.safetensors") is True and node.validate_inputs() is True

@@ -1,4 +1,4 @@
-"""Prepare Data Set in ComfyUI: the demo model's sockets, the real analyzer, pictures of a folder and of a batch."""
+"""Prepare FaceCDM Data Set in ComfyUI: the demo model's sockets, the real analyzer, a folder and a batch."""
 
 import shutil
 

@@ -177,7 +177,7 @@ def test_a_projection_acts_with_keep_prompt(load, apply_output):
     alone = apply_output(adapter, clip_vision=Eva(), options=options)
     kept = apply_output(adapter, clip_vision=Eva(), options=options, keep_prompt=0.7)
     assert warnings(alone) == [
-        "projection is token (Apply Options) and has no effect, since keep_prompt is 0: raise keep_prompt"
+        "projection is token (FaceCDM Apply Options) and has no effect while keep_prompt is 0: raise it"
     ]
     assert not warnings(kept) and not torch.equal(velocity(alone.result[0]), velocity(kept.result[0]))
 

@@ -1,7 +1,10 @@
 """Nodes are found by the names that users know, where ComfyUI's schemas have such names."""
 
+import re
+
 import pytest
 
+SUBJECT = re.compile(r"FaceCDM|Face|Identity|Person|Pose|LoRA|EVA CLIP")
 WORDS = ("instantid", "pulid", "ipadapter", "faceid", "identity", "face swap", "consistent character")
 
 
@@ -21,6 +24,16 @@ def found(in_comfy, monkeypatch):
     for node in in_comfy.nodes.values():
         node.define_schema()
     return given
+
+
+def test_display_names_stand_alone(in_comfy):
+    """Seen in a list of all packs' nodes: each says what it acts on, and none is another node's name."""
+    import nodes
+
+    names = [node.GET_SCHEMA().display_name for node in in_comfy.nodes.values()]
+    assert [name for name in names if not SUBJECT.search(name)] == []
+    assert len(set(names)) == len(names)
+    assert not set(names) & set(nodes.NODE_DISPLAY_NAME_MAPPINGS.values())
 
 
 @pytest.mark.parametrize("word", WORDS)

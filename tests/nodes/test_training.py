@@ -1,4 +1,4 @@
-"""Train FaceCDM, Train FaceCDM Stage, Stage Settings: the demo model and six pictures, as the executor runs them."""
+"""The nodes that train, and FaceCDM Stage Settings: the demo model and six pictures, as the executor runs them."""
 
 import shutil
 from contextlib import contextmanager
@@ -77,7 +77,7 @@ def folder(in_comfy):
     return in_comfy.base / "output" / "facecdm_training"
 
 
-# ---- Stage Settings ----
+# ---- FaceCDM Stage Settings ----
 
 
 def settings_of(in_comfy, **values) -> dict:
@@ -291,7 +291,7 @@ def test_what_is_not_connected_is_left_out_and_reported(in_comfy, demo, analyzer
 
 
 def test_an_adapter_of_another_base_is_refused(in_comfy, sd15, make_adapter, train):
-    with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="New Adapter"):
+    with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="New FaceCDM Adapter"):
         train(adapter=make_adapter(sd15))
 
 

@@ -213,7 +213,7 @@ def test_an_untrained_adapter_leaves_the_picture_as_it_is(weights, server, facew
 
 
 def untrained(workflow: Workflow) -> dict:
-    """Its nodes with New Adapter in place of the demo's adapter and LoRA."""
+    """Its nodes with New FaceCDM Adapter in place of the demo's adapter and LoRA."""
     trained, base = map(workflow.find, ("FaceCDMLoadDemoAdapter", "FaceCDMLoadDemoModel"))
     new = {
         "class_type": "FaceCDMNewAdapter",

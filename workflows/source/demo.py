@@ -49,12 +49,10 @@ def demo_person(pose: str = "@pose:1", faces: str = "@faces") -> dict[str, Node]
 
 DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
 
-DEMO_MODEL_ADAPTER = """Load Demo Adapter was trained on synthetic faces only, so a photo of a real person is matched \
-less well. It shows no identity without a face location, which pose gives. For real photos, take your own checkpoint \
-and Load Adapter with a published adapter instead, or train one (docs/training.md)."""
-DEMO_MODEL = """The model is the small demo model: portraits of 128 × 128 pixels, and prompts in the words of its \
-training captions (the help page of Load Demo Model lists them). To use your own checkpoint, replace it by Load \
-Checkpoint and a CLIP vision model."""
+DEMO_MODEL_ADAPTER = """Load FaceCDM Demo Adapter was trained on synthetic faces only, so a photo of a real person is \
+matched less well. It needs a face location, which pose gives. For real photos, open a workflow for SD1.5 or SDXL."""
+DEMO_MODEL = """The small demo model makes portraits of 128 × 128 pixels, and knows the words of its training captions \
+only (the help page of Load FaceCDM Demo Model lists them)."""
 NO_PHOTO = "No photo at hand? custom_nodes/facecdm/facecdm/demo/assets has images of people who do not exist."
 
 PORTRAIT = Plan(

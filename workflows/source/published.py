@@ -139,8 +139,8 @@ PULID = Plan(
     "sdxl_pulid",
     """## Your photo with SDXL and PuLID
 
-PuLID encodes the face on a plain background with EVA CLIP. face_strength, and projection and balance of Apply \
-Options, set how much of the prompt's own picture remains.""",
+PuLID encodes the face on a plain background with EVA CLIP. face_strength, and projection and balance of \
+FaceCDM Apply Options, set how much of the prompt's own picture remains.""",
     checkpoint(SDXL, 1024)
     | pack("antelopev2")
     | photo_of()

@@ -120,7 +120,7 @@ class UprightFace:
         embedding = face_embeddings(part, sources)
         if not isinstance(sources.clip_vision, FaceTower):
             raise Mismatch(
-                f"PuLID encodes faces with {EVA_FILE}: connect clip_vision of Load Adapter, or Load EVA CLIP"
+                f"PuLID encodes faces with {EVA_FILE}: connect clip_vision of Load FaceCDM Adapter, or Load EVA CLIP"
             )
         if sources.image is None:
             raise FaceCDMError(

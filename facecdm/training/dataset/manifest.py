@@ -117,7 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         raise MissingModel(
-            f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare Data Set or "
+            f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare FaceCDM Data Set or "
             "python -m facecdm dataset; an interrupted preparation continues where it stopped"
         )
     try:

@@ -60,8 +60,8 @@ class Loss:
 
 
 class LossSettings:
-    """The settings of a loss, a frozen dataclass. They become fields of `Stage`, widgets of Stage Settings, keys of the
-    YAML file, and a row of docs/losses.md.
+    """The settings of a loss, a frozen dataclass. They become fields of `Stage`, widgets of FaceCDM Stage
+    Settings, keys of the YAML file, and a row of docs/losses.md.
 
     name       name in histories, charts and reports; with underscores, it is the setting that holds the weight
     formula    formula in docs/losses.md

@@ -44,7 +44,7 @@ def faces(make_faces):
 
 @pytest.fixture
 def apply_output(in_comfy, sd15, faces, vision, picture):
-    """Apply FaceCDM's output with everything connected; `options` as a dict of Apply Options' inputs."""
+    """Apply FaceCDM's output with everything connected; `options` as a dict of FaceCDM Apply Options' inputs."""
 
     def apply(adapter, **changes):
         inputs = {

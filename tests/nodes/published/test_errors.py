@@ -43,10 +43,10 @@ def test_an_adapter_for_another_base_model(errors, load, apply, sdxl):
 
 
 def test_an_image_for_a_face_adapter(errors, load, apply, vision, picture):
-    with pytest.raises(errors.Mismatch, match="no image stream: disconnect clip_vision_output.*Combine Adapters"):
+    with pytest.raises(errors.Mismatch, match="no image stream: disconnect clip_vision_output.*Combine FaceCDM"):
         apply(load("faceid"), clip_vision_output=vision.encode_image(picture()))
 
 
 def test_save_adapter_refuses_published_adapters(errors, in_comfy, load):
-    with pytest.raises(errors.FaceCDMError, match="Export as IP-Adapter"):
+    with pytest.raises(errors.FaceCDMError, match="Export FaceCDM as IP-Adapter"):
         in_comfy.run("FaceCDMSaveAdapter", adapter=load("faceid"), name="x", overwrite=False)

@@ -120,7 +120,7 @@ def test_noise_is_added_to_the_empty_face(in_comfy, load, apply, noise):
         (
             "faceid",
             "negative_image",
-            "FaceID uses an empty face for the neg.*Combine Adapters. Adapters that",
+            "FaceID uses an empty face for the neg.*Combine FaceCDM Adapters. Adapters that",
         ),
         (
             "ip-adapter",

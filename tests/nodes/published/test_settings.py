@@ -1,4 +1,4 @@
-"""Apply Options and curves on published adapters."""
+"""FaceCDM Apply Options and curves on published adapters."""
 
 import pytest
 import torch

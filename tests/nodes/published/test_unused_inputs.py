@@ -19,7 +19,7 @@ def test_a_picture_that_no_stream_encodes(load, warnings, family):
     name = adapter.config.parts["face"].family.name
     assert warnings(adapter) == [
         f"image and clip_vision are connected and are not used: {name} encodes no picture. Disconnect them, "
-        "or add an image stream with Combine Adapters."
+        "or add an image stream with Combine FaceCDM Adapters."
     ]
     assert "clip_vision is connected and is not used" in warnings(adapter, image=None)[0]
     assert not warnings(adapter, image=None, clip_vision=None)

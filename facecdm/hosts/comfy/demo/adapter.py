@@ -26,7 +26,7 @@ def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[obj
     read = load_adapter(adapter)
     if read.config.layer_map != layer_map(model):
         raise Mismatch(
-            f"this adapter is for the demo model, and the model is {name_of(layer_map(model))}: connect Load Demo "
-            "Model, or use Load Adapter with a file for your model"
+            f"this adapter is for the demo model, and the model is {name_of(layer_map(model))}: connect Load "
+            "FaceCDM Demo Model, or use Load FaceCDM Adapter with a file for your model"
         )
     return comfy.sd.load_lora_for_models(model, None, read_tensors(lora)[0], 1.0, 0.0)[0], read

@@ -37,7 +37,7 @@ Patcher = comfy.model_patcher.ModelPatcher
 
 @dataclass(frozen=True)
 class DemoModel:
-    """The outputs of Load Demo Model."""
+    """The outputs of Load FaceCDM Demo Model."""
 
     model: comfy.model_patcher.ModelPatcher
     clip: comfy.sd.CLIP

@@ -1,4 +1,4 @@
-"""Load Demo Adapter: the packaged files, and the errors for missing or damaged ones."""
+"""Load FaceCDM Demo Adapter: the packaged files, and the errors for missing or damaged ones."""
 
 import pytest
 import torch

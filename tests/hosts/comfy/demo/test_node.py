@@ -1,4 +1,4 @@
-"""Load Demo Model among core's own nodes."""
+"""Load FaceCDM Demo Model among core's own nodes."""
 
 import sys
 from types import SimpleNamespace
