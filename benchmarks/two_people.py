@@ -4,7 +4,7 @@
 
 Pairs of FaceWorld's `val` identities (or one pair, --identities, repeatedly), 256 × 128 pixels on the demo model, a
 prompt for each half (captions of the person's other views, so other hair, clothes and background), masks of Person
-Regions as in workflows/two_people.json. A LoRA beside the adapter (NAME_lora) is applied. --views restricts the
+Regions as in workflows/api/two_people.json. A LoRA beside the adapter (NAME_lora) is applied. --views restricts the
 references, where an adapter was trained on the other views. The adapter is conditioned on the face locations of the
 references, unless --without-location. In each half the best face is compared with both references (ArcFace cosine,
 after the mean embedding of the other people is subtracted); a half without a face counts as a miss. The same noise and

@@ -16,12 +16,12 @@ from ..facecdm.formats.families import FAMILIES
 from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
+from . import towers
 from .checks import checked
 from .inputs import choice, integer, optional, switch
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER
-from .towers import tower_of_adapter
 
 NO_FILE = "none saved yet"
 CATEGORY = "FaceCDM/adapter"
@@ -144,6 +144,15 @@ class LoadAdapter(io.ComfyNode):
                     optional=True,
                     **ADVANCED,
                 ),
+                choice(
+                    "vision_tower",
+                    [towers.AUTO, *towers.tower_names()],
+                    towers.AUTO,
+                    "The file of clip_vision. auto, or a file that is missing: the tower that the adapter was trained "
+                    "with.",
+                    optional=True,
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM."),
@@ -157,14 +166,15 @@ class LoadAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None):
+    def validate_inputs(cls, name=None, vision_tower=None):
+        """Naming vision_tower lets a name pass that the list lacks."""
         try:
             return name is None or adapter_file(name).is_file()
         except FaceCDMError as error:
             return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, name=None, family=AUTO):
+    def fingerprint_inputs(cls, name=None, family=AUTO, vision_tower=towers.AUTO):
         try:
             status = adapter_file(name or "").stat()
         except (FaceCDMError, OSError):
@@ -173,10 +183,10 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, name, family=AUTO):
+    def execute(cls, name, family=AUTO, vision_tower=towers.AUTO):
         with torch.inference_mode(False):
             adapter = load_any(adapter_file(name), family)
-        return io.NodeOutput(adapter, describe(adapter), tower_of_adapter(adapter))
+        return io.NodeOutput(adapter, describe(adapter), towers.tower_of_adapter(adapter, vision_tower))
 
 
 class CombineAdapters(io.ComfyNode):

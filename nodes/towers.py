@@ -10,23 +10,39 @@ from ..facecdm.tensor_file import read_tensors
 from . import eva
 
 
-def tower_of_adapter(adapter):
-    """Return a CLIP_VISION, or None if the adapter has no image encoder or needs an unknown tower."""
+AUTO = "auto"
+
+
+def tower_names() -> list[str]:
+    """List the files that may be vision towers."""
+    import folder_paths
+
+    return list(dict.fromkeys([*folder_paths.get_filename_list("clip_vision"), *eva.files("eva")]))
+
+
+def tower_of_adapter(adapter, chosen: str = AUTO):
+    """Return a CLIP_VISION, or None if the adapter has no image encoder or needs an unknown tower.
+
+    `chosen` is a file's name; if there is no such file, the adapter's tower is looked for, as with AUTO.
+    """
     from ..facecdm.hosts.comfy.lazy_vision import LazyFaceTower, LazyVision
 
     encoder = _encoder_of(adapter.config)
     if encoder is None:
         return None
     if encoder == EVA:
-        return LazyFaceTower(lambda: eva.load(tower_path(encoder))[0])
-    return LazyVision(lambda: _load(tower_path(encoder)))
+        return LazyFaceTower(lambda: eva.load(tower_path(encoder, chosen))[0])
+    return LazyVision(lambda: _load(tower_path(encoder, chosen)))
 
 
-def tower_path(encoder: Encoder) -> Path:
+def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
     """Find the tower's file. Raises MissingModel with the command that downloads it."""
     import folder_paths
 
     keys = eva.FOLDERS if encoder == EVA else ("clip_vision",)
+    for key in keys:
+        if chosen != AUTO and (path := folder_paths.get_full_path(key, chosen)):
+            return Path(path)
     files = [
         Path(folder_paths.get_full_path_or_raise(key, name))
         for key in keys

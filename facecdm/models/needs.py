@@ -1,6 +1,7 @@
 """Required and missing model files of a workflow, a family or a face pack."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from ..files import REPOSITORY
 from .catalogue import PACKS, ModelFile, by_choice, by_name, with_required
 from .download import target_of
 
-WORKFLOWS = REPOSITORY / "workflows" / "api"
+TEMPLATES = REPOSITORY / "workflows"
+WORKFLOWS = TEMPLATES / "api"
+NOTES = ("Note", "MarkdownNote")
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx")
 
 
@@ -26,7 +29,7 @@ def workflow_names() -> list[str]:
 
 
 def needs_of(name: str, base: str | None = None) -> Needs:
-    """Needs of a shipped workflow (name), a workflow in API format (path), a family, a face pack or a file (name).
+    """Needs of a workflow (path, or a shipped one's name or title), a family, a face pack or a file (name).
 
     `base` limits a family to one base model. Raises FaceCDMError for an unknown name, BadFile for a file that is not
     a workflow.
@@ -35,6 +38,8 @@ def needs_of(name: str, base: str | None = None) -> Needs:
         return Needs((PACKS[name],))
     if name in workflow_names():
         return of_workflow(WORKFLOWS / f"{name}.json")
+    if (template := TEMPLATES / f"{name.removesuffix('.json')}.json").is_file():
+        return of_workflow(template)
     if (family := of_family(name, base)) is not None:
         return family
     if file := by_choice(name) or by_name(name):
@@ -48,27 +53,36 @@ def needs_of(name: str, base: str | None = None) -> Needs:
 
 
 def of_workflow(path: Path) -> Needs:
-    """All models named by the widgets of a workflow in API format. Raises BadFile."""
+    """All models named by the widgets of a workflow, in API format or as ComfyUI saves it. Raises BadFile."""
     try:
         return of_nodes(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadFile(f"{path} is no workflow in API form (Workflow > Export (API)): {str(error)[:200]}") from error
+        raise BadFile(f"{path} is no workflow that ComfyUI saved or exported: {str(error)[:200]}") from error
 
 
-def of_nodes(nodes: dict) -> Needs:
-    """All models named by the widgets of these nodes."""
+def widgets(workflow: dict) -> Iterator[tuple[str, object]]:
+    """Node type and value of every widget. Links and other inputs may be among them."""
+    if not isinstance(workflow.get("nodes"), list):
+        yield from ((node["class_type"], value) for node in workflow.values() for value in node["inputs"].values())
+        return
+    for graph in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
+        for node in graph["nodes"]:
+            values = node.get("widgets_values") or ()
+            yield from ((node["type"], value) for value in (values.values() if isinstance(values, dict) else values))
+
+
+def of_nodes(workflow: dict) -> Needs:
+    """All models named by the widgets of a loaded workflow."""
     files: dict[ModelFile, None] = {}
     unknown: dict[str, None] = {}
-    for node in nodes.values():
-        is_pack = str(node["class_type"]) == "FaceCDMLoadFaceAnalyzer"
-        for name, value in node["inputs"].items():
-            if not isinstance(value, str):
-                continue
-            file = PACKS.get(value) if is_pack and name == "pack" else by_choice(value)
-            if file is not None:
-                files[file] = None
-            elif value.lower().endswith(SUFFIXES):
-                unknown[value] = None
+    for kind, value in widgets(workflow):
+        if not isinstance(value, str) or kind in NOTES:
+            continue
+        file = PACKS.get(value) if kind == "FaceCDMLoadFaceAnalyzer" else by_choice(value)
+        if file is not None:
+            files[file] = None
+        elif value.lower().endswith(SUFFIXES):
+            unknown[value] = None
     return Needs(tuple(files), tuple(unknown))
 
 

@@ -6,25 +6,37 @@ from pathlib import Path
 import pytest
 from chromium import Tab
 from frontend import Frontend
+from PIL import Image
 
 from workflows.source import PLANS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = REPOSITORY / "workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+NAMES = list(PLANS)
+
+
+def template(name: str) -> Path:
+    return WORKFLOWS / f"{PLANS[name].title}.json"
 
 
 def committed(name: str) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_every_workflow_has_a_source():
-    assert sorted(PLANS) == NAMES, "run python -m workflows.source.make"
+def test_every_workflow_has_a_source_and_a_square_thumbnail():
+    """File names are titles in plain ASCII."""
+    titles = {plan.title for plan in PLANS.values()}
+    assert {path.stem for path in WORKFLOWS.glob("*.json")} == titles, "run python -m workflows.source.make"
+    assert {path.stem for path in WORKFLOWS.glob("api/*.json")} == PLANS.keys()
+    assert all(title.isascii() and title.startswith("FaceCDM ") for title in titles)
+    for title in titles:
+        width, height = Image.open(WORKFLOWS / f"{title}.jpg").size
+        assert width == height
 
 
 def test_an_unknown_node_is_reported(page, tmp_path):
     """Shows that the other tests would notice one."""
-    strange = (WORKFLOWS / "portrait.json").read_text(encoding="utf-8").replace("FaceCDMApply", "FaceCDMNoSuchNode")
+    strange = (template("portrait")).read_text(encoding="utf-8").replace("FaceCDMApply", "FaceCDMNoSuchNode")
     (tmp_path / "strange.json").write_text(strange, encoding="utf-8")
     page.frontend.open(tmp_path / "strange.json")
     assert page.frontend.missing() == ["FaceCDMNoSuchNode"]
@@ -35,7 +47,7 @@ def test_an_unknown_node_is_reported(page, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_opens_without_errors_and_queues_its_api_json(page, name):
-    page.frontend.open(WORKFLOWS / f"{name}.json")
+    page.frontend.open(template(name))
     assert page.frontend.missing() == []
     if name == "sdxl_pulid" and page.frontend.complaints():
         # Frontends of 2025 look for the widget's value, pulid/NAME, in the folder pulid, and never find it.
@@ -55,7 +67,7 @@ def test_missing_models_are_offered_for_download(page, browser):
     tab = Tab(browser)
     try:
         frontend = Frontend(tab, page.address)
-        frontend.open(WORKFLOWS / f"{name}.json")
+        frontend.open(template(name))
         frontend.show_issues()
         shown = tab.js("return document.body.innerText").partition("Missing Models")[2]
         assert shown.count("Download") >= len(missing) == 3
@@ -69,8 +81,8 @@ def test_missing_models_are_offered_for_download(page, browser):
 @pytest.mark.parametrize("name", NAMES)
 def test_saving_it_again_changes_nothing(own_page, name):
     """The committed file is what the frontend saves, so a user's copy differs by their own changes only."""
-    own_page.frontend.open(WORKFLOWS / f"{name}.json")
-    saved, mine = own_page.frontend.serialised(), json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    own_page.frontend.open(template(name))
+    saved, mine = own_page.frontend.serialised(), json.loads((template(name)).read_text(encoding="utf-8"))
     for workflow in (saved, mine):
         workflow.pop("extra")  # the view's position
     assert saved == mine
@@ -78,16 +90,16 @@ def test_saving_it_again_changes_nothing(own_page, name):
 
 def test_a_dialog_left_open_is_closed_before_the_next_workflow(own_page):
     """It would lie over that workflow and take the click on Run."""
-    own_page.frontend.open(WORKFLOWS / "sdxl_pulid.json")
+    own_page.frontend.open(template("sdxl_pulid"))
     assert own_page.frontend.complaints()
-    own_page.frontend.open(WORKFLOWS / "portrait.json")
+    own_page.frontend.open(template("portrait"))
     assert own_page.frontend.complaints() == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PLANS or PLANS[name].runs])
+@pytest.mark.parametrize("name", [name for name in NAMES if PLANS[name].runs])
 def test_run_makes_the_picture(own_page, name):
     page = own_page
-    page.frontend.open(WORKFLOWS / f"{name}.json")
+    page.frontend.open(template(name))
     entry = page.run()
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     save = next(key for key, node in committed(name).items() if node["class_type"] == "SaveImage")

@@ -7,6 +7,7 @@ import pytest
 
 from facecdm.models.catalogue import ALL, FILES, PACKS, by_choice, by_name
 from facecdm.models.needs import WORKFLOWS, of_workflow
+from workflows.source import PLANS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +38,7 @@ def test_every_model_of_a_shipped_workflow_is_in_the_table(path):
 @pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("s*.json")), ids=lambda path: path.stem)
 def test_workflows_link_what_they_need(path):
     """The note links every file; nodes offer those that ComfyUI's frontend can download, under the widget's value."""
-    opened = json.loads((ROOT / "workflows" / path.name).read_text(encoding="utf-8"))
+    opened = json.loads((ROOT / "workflows" / f"{PLANS[path.stem].title}.json").read_text(encoding="utf-8"))
     (note,) = (node["widgets_values"][0] for node in opened["nodes"] if node["type"] == "MarkdownNote")
     files = of_workflow(path).files
     assert [file for file in files if file.note not in note] == [] and f"facecdm get {path.stem}" in note

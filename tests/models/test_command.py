@@ -11,6 +11,7 @@ from facecdm.files import REPOSITORY
 from facecdm.models import catalogue, needs
 from facecdm.models.catalogue import ModelFile
 from facecdm.models.command import markdown
+from workflows.source import PLANS
 
 SMALL = ModelFile("checkpoints", "small.safetensors", "someone/small", "small.safetensors", 1, "MIT", "small model")
 
@@ -97,6 +98,23 @@ def test_a_family_is_fetched_with_its_pack_and_tower():
     assert len(needs.needs_of("faceid-plusv2").files) == 4, "for both base models"
 
 
+@pytest.mark.parametrize("name", ["sdxl_faceid_plusv2", "sdxl_instantid", "portrait"])
+def test_a_workflow_is_known_by_its_name_and_its_title(name):
+    """The title is the template's file; a copy that a user saved is read in the same way."""
+    title = PLANS[name].title
+    expected = needs.needs_of(name)
+    assert expected.files and not expected.unknown
+    path = str(REPOSITORY / "workflows" / f"{title}.json")
+    for other in (title, f"{title}.json", path):
+        assert set(needs.needs_of(other).files) == set(expected.files)
+
+
+def test_models_inside_a_subgraph_are_found():
+    path = REPOSITORY / "subgraphs" / "Person from a photo (SDXL FaceID PlusV2).json"
+    names = {file.name for file in needs.needs_of(str(path)).files}
+    assert {"buffalo_l", "ip-adapter-faceid-plusv2_sdxl.bin", catalogue.VIT_H} <= names
+
+
 def test_models_that_the_table_lacks_are_named(base, capsys, tmp_path):
     path = tmp_path / "mine.json"
     nodes = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "my_own.safetensors"}}}
@@ -110,4 +128,4 @@ def test_a_file_that_is_no_workflow_is_an_error(base, capsys, tmp_path, text):
     path = tmp_path / "odd.json"
     path.write_text(text)
     assert get(base, str(path)) == 1
-    assert "no workflow in API form" in capsys.readouterr().err
+    assert "no workflow that ComfyUI saved or exported" in capsys.readouterr().err

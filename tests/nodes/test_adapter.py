@@ -257,6 +257,16 @@ def test_a_tower_is_found_by_its_name_or_its_shapes(in_comfy, towers):
     assert path(vit_h).name == vit_h.file, "its name counts first"
 
 
+def test_a_chosen_tower_counts_before_its_name(in_comfy, towers):
+    module = in_comfy.module("nodes.towers")
+    vit_h = in_comfy.module("facecdm.formats.encoders").ENCODERS[0]
+    for name in (vit_h.file, "mine.safetensors"):
+        (towers / name).write_bytes(b"")
+    assert module.tower_path(vit_h, "mine.safetensors").name == "mine.safetensors"
+    assert module.tower_path(vit_h, "gone.safetensors").name == vit_h.file
+    assert set(module.tower_names()) == {vit_h.file, "mine.safetensors"}
+
+
 def test_a_missing_tower_is_named_with_its_command(in_comfy, errors, towers):
     encoders = in_comfy.module("facecdm.formats.encoders")
     for tower, name in ((encoders.ENCODERS[2], "clip-vit-large-patch14-336.bin"), (encoders.EVA, encoders.EVA.file)):

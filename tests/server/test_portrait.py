@@ -16,6 +16,7 @@ from facecdm.comfy_api.workflow import Workflow
 from facecdm.demo.weights import default_path
 from facecdm.models.download import target_of
 from facecdm.models.needs import of_nodes
+from workflows.source import PLANS
 
 WORKFLOWS = WORKFLOW.parent.parent
 NAMES = sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
@@ -60,6 +61,10 @@ def weights():
         pytest.skip(f"no demo weights at {default_path()}")
 
 
+def template(name: str) -> Path:
+    return WORKFLOWS / f"{PLANS[name].title}.json"
+
+
 def api(name: str) -> dict:
     return json.loads((WORKFLOW.parent / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -81,9 +86,9 @@ def is_link(value) -> bool:
 
 
 def test_every_workflow_has_a_thumbnail():
-    assert NAMES == sorted(path.stem for path in WORKFLOWS.glob("*.json")) and "portrait" in NAMES
+    assert sorted(PLANS) == NAMES
     for name in NAMES:
-        assert 0 < (WORKFLOWS / f"{name}.jpg").stat().st_size <= 60_000, f"{name} has no small thumbnail"
+        assert 0 < template(name).with_suffix(".jpg").stat().st_size <= 60_000, f"{name} has no small thumbnail"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +115,7 @@ def test_the_server_accepts_it(server, faceworld, owned, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_opens_is_what_is_queued(offered, name):
     """The UI's nodes, links and widgets equal the API JSON."""
-    opened = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    opened = json.loads(template(name).read_text(encoding="utf-8"))
     assert opened["version"] == 0.4
     source = {link[0]: [str(link[1]), link[2]] for link in opened["links"]}
     queued = api(name)
@@ -149,7 +154,7 @@ def widgets(node: dict, offered: dict) -> dict:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nodes_do_not_overlap(name):
-    opened = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    opened = json.loads(template(name).read_text(encoding="utf-8"))
     boxes = {
         node["id"]: (
             node["pos"][0],

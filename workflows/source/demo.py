@@ -3,12 +3,14 @@
 from .parts import (
     LOCATION_GROUP,
     MODEL_GROUP,
+    MODEL_WIDE,
     PERSON,
     PERSON_GROUP,
     PHOTO,
     PHOTO_GROUP,
     PICTURE,
     PICTURE_GROUP,
+    PICTURE_WIDE,
     PROMPT,
     PROMPT_GROUP,
     Group,
@@ -57,6 +59,7 @@ NO_PHOTO = "No photo at hand? custom_nodes/facecdm/facecdm/demo/assets has image
 
 PORTRAIT = Plan(
     "portrait",
+    "FaceCDM 01 - Portrait from a photo (demo)",
     f"""## A portrait from your photo
 
 1. Choose your photo in Reference (of a person who agreed). Detect & Embed Faces shows the face that it found.
@@ -81,11 +84,12 @@ another portrait for another location.
     | prompts(DEMO_PROMPT, "", "@base:1")
     | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="portrait", **DEMO_SAMPLER),
-    ((PHOTO_GROUP, MODEL_GROUP), (LOCATION_GROUP, PERSON_GROUP), (PROMPT_GROUP,), (PICTURE_GROUP,)),
+    ((PHOTO_GROUP, MODEL_GROUP), (PERSON_GROUP, LOCATION_GROUP), (PROMPT_GROUP, PICTURE_WIDE)),
 )
 
 TWO_PEOPLE = Plan(
     "two_people",
+    "FaceCDM 03 - Two people (demo)",
     f"""## Two people in one picture
 
 1. Choose a photo of each person on the left.
@@ -121,13 +125,13 @@ TWO_PEOPLE = Plan(
         "crops": n("ImageStitch", image1="@faces_1:1", image2="@faces_2:1", direction="right"),
         "prompt_1": n(
             "CLIPTextEncode",
-            "Words, left",
+            "Prompt, left",
             clip="@base:1",
             text="a young woman, long red hair, smiling, green shirt, plain blue background",
         ),
         "prompt_2": n(
             "CLIPTextEncode",
-            "Words, right",
+            "Prompt, right",
             clip="@base:1",
             text="a middle-aged man, short black hair, neutral, white shirt, plain blue background",
         ),
@@ -144,11 +148,13 @@ TWO_PEOPLE = Plan(
     | pose_of("@crops")
     | sampling("@apply", positive="@both", vae="@base:2", prefix="two people", **DEMO_SAMPLER),
     (
-        (Group("Photos", PHOTO, (("photo_1", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
-        (Group("Regions", PERSON, (("regions", "crops"), ("pose",), ("apply",))), MODEL_GROUP),
+        (Group("Photos", PHOTO, (("photo_1", "photo_2"), ("faces_1",), ("faces_2",))), MODEL_WIDE),
+        (Group("Regions and faces", PERSON, (("regions", "apply"), ("crops", "pose"))),),
         (
             Group(
-                "A prompt for each", PROMPT, (("prompt_1", "prompt_2", "negative"), ("set_1", "set_2", "both", "size"))
+                "A prompt for each",
+                PROMPT,
+                (("prompt_1", "prompt_2", "negative", "set_1", "set_2", "both", "size"),),
             ),
         ),
         (PICTURE_GROUP,),
@@ -157,6 +163,7 @@ TWO_PEOPLE = Plan(
 
 FACE_LIBRARY = Plan(
     "face_library",
+    "FaceCDM 04 - Face from two photos, saved (demo)",
     f"""## A library of faces
 
 Two photos of one person become one face: Combine Faces takes their mean, which is steadier than either. Save Faces \
@@ -190,16 +197,17 @@ people.
     | DEMO_SIZE
     | sampling("@apply", vae="@base:2", prefix="from the library", **DEMO_SAMPLER),
     (
-        (Group("Photos of one person", PHOTO, (("photo", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
-        (Group("One face of both, kept", PERSON, (("combine", "save_faces"), ("compare",))), MODEL_GROUP),
-        (Group("Face location", PHOTO, (("picture",), ("pose",))), PERSON_GROUP),
-        (PROMPT_GROUP,),
+        (Group("Photos of one person", PHOTO, (("photo", "photo_2"), ("faces_1",), ("faces_2",))), MODEL_WIDE),
+        (Group("One face of both", PERSON, (("combine", "save_faces", "compare"),)),),
+        (Group("Face location", PHOTO, (("picture", "pose"),)),),
+        (PROMPT_GROUP, PERSON_GROUP),
         (PICTURE_GROUP,),
     ),
 )
 
 DETAIL = Plan(
     "detail_faces",
+    "FaceCDM 05 - More detail in faces (demo)",
     f"""## Faces with more detail
 
 The picture is sampled as usual. Detail Faces then finds every face in it, cuts it out, samples it again at a larger \
@@ -244,14 +252,15 @@ stays as it is.
     },
     (
         (PHOTO_GROUP, MODEL_GROUP),
-        (LOCATION_GROUP, PERSON_GROUP),
-        (PROMPT_GROUP,),
-        (Group("The picture", PICTURE, (("sampler", "decode"), ("detail",), ("save",))),),
+        (PERSON_GROUP, LOCATION_GROUP),
+        (PROMPT_GROUP, Group("The picture", PICTURE, (("sampler", "decode"),))),
+        (Group("Its faces, sampled again", PICTURE, (("detail",), ("save",))),),
     ),
 )
 
 IMG2IMG = Plan(
     "img2img",
+    "FaceCDM 06 - Image to image (demo)",
     f"""## Image to image with your person
 
 The picture to start from is encoded and noised; denoise in KSampler says how much of it may change: 0.4 keeps nearly \
@@ -277,14 +286,15 @@ all, 0.6 the composition, 0.8 hardly anything. The scheduler is normal: with the
     | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_RESAMPLER, denoise=0.6),
     (
         (PHOTO_GROUP, MODEL_GROUP),
-        (Group("Your prompt", PROMPT, (("prompt", "negative"),)), PERSON_GROUP),
-        (Group("Start from", PHOTO, (("start", "scale", "encode"), ("pose",))),),
-        (PICTURE_GROUP,),
+        (PERSON_GROUP, LOCATION_GROUP),
+        (Group("Your prompt", PROMPT, (("prompt", "negative"),)), Group("Start from", PHOTO, (("start", "scale"),))),
+        (Group("The picture", PICTURE, (("encode", "sampler", "decode", "save"),)),),
     ),
 )
 
 INPAINT = Plan(
     "inpaint",
+    "FaceCDM 07 - Replace a face (demo)",
     f"""## Another face in a picture
 
 Detect & Embed Faces finds the face in the picture and gives its mask. Only that part is sampled again, with your \
@@ -340,14 +350,16 @@ mask_grow says how much around the face is replaced.
     },
     (
         (PHOTO_GROUP, MODEL_GROUP),
-        (Group("Your prompt", PROMPT, (("prompt", "negative"),)), PERSON_GROUP),
-        (Group("The picture and its face", PHOTO, (("start", "scale", "pose"), ("where",))),),
-        (Group("The new picture", PICTURE, (("encode", "masked", "sampler"), ("decode", "composite", "save"))),),
+        (Group("Your prompt", PROMPT, (("prompt", "negative"),)), LOCATION_GROUP),
+        (Group("The picture and its face", PHOTO, (("start", "scale", "encode", "masked"), ("where",))),),
+        (PERSON_GROUP, Group("The new face", PICTURE, (("sampler", "decode"),))),
+        (Group("The new picture", PICTURE, (("composite", "save"),)),),
     ),
 )
 
 POSE = Plan(
     "portrait_pose",
+    "FaceCDM 02 - Portrait in the pose of a picture (demo)",
     f"""## A portrait in another picture's pose
 
 Extract Pose finds the face's key points in the picture on the right and draws them for the pose ControlNet. Edit Pose \
@@ -386,7 +398,7 @@ location.
     (
         (PHOTO_GROUP, MODEL_GROUP),
         (PROMPT_GROUP, PERSON_GROUP),
-        (Group("The pose", PHOTO, (("picture", "net", "control"), ("pose",), ("edit",))),),
+        (Group("The pose", PHOTO, (("picture", "pose"), ("edit", "net", "control"))),),
         (PICTURE_GROUP,),
     ),
 )

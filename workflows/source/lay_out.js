@@ -1,12 +1,13 @@
+// A column of nodes is as wide as its widest node; heights are the least that do not change after a run.
 await app.loadApiJson(api, name);
 await new Promise(done => setTimeout(done, 1200));
-const graph = app.graph, GAP = 40, TITLE = 34, PAD = 20, HEAD = 80;
+const graph = app.graph, GAP = 20, TITLE = 30, PAD = 10, HEAD = 74, NOTE = 310;
 for (const node of graph.nodes) {
   for (const widget of node.widgets || []) if (widget.name == 'control_after_generate') widget.value = 'fixed';
-  const least = node.computeSize(), asked = sizes[node.id] || sizes[node.type] || [270, 0];
-  node.setSize([Math.max(least[0], asked[0]), Math.max(least[1], asked[1])]);
+  const least = node.computeSize();
+  node.setSize([Math.max(least[0], width), Math.max(least[1], heights[node.type] || 0)]);
 }
-let left = 0, deepest = 0;
+let left = 0;
 for (const stack of groups) {
   let top = 0, widest = 0;
   for (const [title, colour, columns] of stack) {
@@ -29,26 +30,21 @@ for (const stack of groups) {
     group.color = colour;
     graph.add(group);
     widest = Math.max(widest, group.size[0]);
-    top = bottom + GAP;
+    top = bottom + PAD;
   }
-  left += widest + GAP;
-  deepest = Math.max(deepest, top);
+  left += widest + PAD;
 }
+const shown = note.replace(/\]\([^)]*\)/g, ']').split('\n');  // without the addresses of links
 const text = LiteGraph.createNode('MarkdownNote');
 text.title = 'Read me';
-text.pos = [-430, 30];
-text.setSize([390, 130 + 20 * Math.ceil(note.length / 46) + 14 * note.split('\n').length]);
+text.pos = [-NOTE - GAP, HEAD];
+text.setSize([NOTE, 60 + shown.reduce((sum, line) => sum + (line ? 16 * Math.ceil(line.length / 46) : 10), 0)]);
 text.widgets[0].value = note;
 text.color = '#432';
 text.bgcolor = '#653';
 graph.add(text);
 graph.id = id;
-app.canvas.ds.scale = 0.6;
-app.canvas.ds.offset = [430 + 120, 160];
-const result = [app.graph.serialize(), (await app.graphToPrompt()).output];
-const scale = Math.min((innerWidth - 120) / (left + 430), (innerHeight - 180) / deepest, 1);
-app.canvas.ds.scale = scale;  // all of it, for a picture
-app.canvas.ds.offset = [430 + 80 / scale, 140 / scale];
+app.canvas.ds.scale = 0.7;  // for frontends that open at the saved view: the note first, below their menus
+app.canvas.ds.offset = [NOTE + 2 * GAP + 120, 190];
 app.canvas.setDirty(true, true);
-await new Promise(done => setTimeout(done, 1200));
-return result;
+return [app.graph.serialize(), (await app.graphToPrompt()).output];

@@ -1,9 +1,9 @@
-"""Write workflows/*.json, workflows/api/*.json and the thumbnails.
+"""Write workflows/TITLE.json, workflows/api/NAME.json and the thumbnails.
 
     python -m workflows.source.make --comfyui DIR --base DIR [NAME …] [--no-pictures]
 
 ComfyUI's own frontend, in a headless chromium, loads, lays out and saves each workflow, so the files are what the
-frontend itself would save. A demo workflow is run for its thumbnail; the others' thumbnails show the graph.
+frontend itself would save. A demo workflow is run for its thumbnail; the others' thumbnails say what they are for.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from facecdm.apps.references import EXAMPLES, copy_examples
 from facecdm.comfy_api.client import Client
@@ -31,24 +31,22 @@ from chromium import Tab, find_browser  # noqa: E402
 from frontend import Frontend, settle_in  # noqa: E402
 
 WORKFLOWS = REPOSITORY / "workflows"
-# Least height of nodes that show a picture or much text, [w, h].
-SIZES = {
-    "LoadImage": (300, 330),
-    "SaveImage": (330, 400),
-    "PreviewImage": (330, 330),
-    "CLIPTextEncode": (400, 130),
-    "FaceCDMDetectFaces": (300, 610),
-    "FaceCDMCompareFaces": (330, 380),
-    "FaceCDMPersonRegions": (320, 560),
-    "FaceCDMDetailFaces": (330, 780),
-    "KSampler": (310, 480),
-    "FaceCDMExtractPose": (300, 560),
-    "FaceCDMEditPose": (300, 560),
+SIDE = 400  # of a thumbnail
+# Least sizes of nodes, [w, h]. Nodes that show pictures have them at their smallest: a node grows when a picture comes.
+WIDTH = 235
+HEIGHTS = {
+    "LoadImage": 326,
+    "SaveImage": 300,
+    "CLIPTextEncode": 110,
+    "FaceCDMDetectFaces": 614,
+    "FaceCDMCompareFaces": 320,
+    "FaceCDMPersonRegions": 540,
+    "FaceCDMDetailFaces": 740,
+    "FaceCDMExtractPose": 538,
+    "FaceCDMEditPose": 706,
 }
 # Loads the graph, sets sizes and positions, adds groups and note; returns both JSON forms.
 LAY_OUT = (HERE / "lay_out.js").read_text(encoding="utf-8")
-# Shows the graph without the page around it, its text at any zoom; returns its rectangle in the page.
-SHOW_GRAPH = (HERE / "show_graph.js").read_text(encoding="utf-8")
 
 
 def write(frontend: Frontend, plan: Plan) -> dict:
@@ -60,21 +58,21 @@ def write(frontend: Frontend, plan: Plan) -> dict:
     ]
     placed = [name for stack in plan.groups for group in stack for column in group.columns for name in column]
     assert sorted(placed) == sorted(plan.nodes), f"{plan.name}: {set(placed) ^ set(plan.nodes)}"
-    sizes = SIZES | {str(ids[name]): size for name, size in plan.sizes.items()}
     frontend.forget_pictures()
     opened, api = frontend.tab.js(
         LAY_OUT,
         api=plan.api(),
-        name=plan.name,
+        name=plan.title,
         groups=groups,
-        sizes=sizes,
+        width=WIDTH,
+        heights=HEIGHTS,
         note=plan.full_note,
         id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"facecdm/{plan.name}")),
     )
     for node in opened["nodes"]:
         node.setdefault("widgets_values", [])  # as after opening and saving
         offer_downloads(node, plan)
-    for data, path in ((opened, WORKFLOWS / f"{plan.name}.json"), (api, WORKFLOWS / "api" / f"{plan.name}.json")):
+    for data, path in ((opened, WORKFLOWS / f"{plan.title}.json"), (api, WORKFLOWS / "api" / f"{plan.name}.json")):
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return api
 
@@ -90,19 +88,17 @@ def offer_downloads(node: dict, plan: Plan) -> None:
         node["properties"]["models"] = offered
 
 
-def show_graph(frontend: Frontend, plan: Plan) -> None:
-    """The thumbnail of a workflow that cannot run here: its graph."""
-    left, top, width, height = frontend.tab.js(SHOW_GRAPH)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "page.png"
-        frontend.tab.picture(file)
-        page = Image.open(file).convert("RGB")
-    frontend.tab.js("document.getElementById('graph-alone').remove()")
-    graph = page.crop((left, top, left + width, top + height))
-    graph.thumbnail((768, 384), Image.Resampling.LANCZOS)
-    sheet = Image.new("RGB", (768, 384), page.getpixel((left + 2, top + 2)))
-    sheet.paste(graph, ((768 - graph.width) // 2, (384 - graph.height) // 2))
-    sheet.save(WORKFLOWS / f"{plan.name}.jpg", quality=80)
+def show_title(plan: Plan) -> None:
+    """The thumbnail of a workflow that cannot run here: the photo, and what it is for."""
+    sheet = photo("faceworld.webp", SIDE)
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((0, SIDE - 96, SIDE, SIDE), "#222")
+    first, _, rest = plan.title.partition(" - ")[2].partition(" with ")
+    for text, size, y in ((first, 40, SIDE - 92), (f"with {rest}", 26, SIDE - 42)):
+        font = ImageFont.load_default(size)
+        font = font.font_variant(size=size * min(1, (SIDE - 24) / font.getlength(text)))
+        draw.text((12, y), text, "white", font)
+    sheet.save(WORKFLOWS / f"{plan.title}.jpg", quality=82)
 
 
 async def show_result(address: str, plan: Plan, api: dict) -> None:
@@ -111,20 +107,19 @@ async def show_result(address: str, plan: Plan, api: dict) -> None:
         finished = await client.run(Workflow.parse(api, plan.name))
         save = next(key for key, node in api.items() if node["class_type"] == "SaveImage")
         result = Image.open(io.BytesIO(await client.fetch(finished.images(save)[0]))).convert("RGB")
-    given = [
-        Image.open(EXAMPLES / node.inputs["image"]).convert("RGB")
-        for node in plan.nodes.values()
-        if node.kind == "LoadImage"
-    ]
-    sheet = Image.new("RGB", (768, 384), "white")
-    side = 384 // max(len(given), 1)
-    room = 768 - side
-    for number, picture in enumerate(given):
-        sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (0, number * side))
-    scale = min(room / result.width, 384 / result.height)
+    given = [node.inputs["image"] for node in plan.nodes.values() if node.kind == "LoadImage"]
+    sheet = Image.new("RGB", (SIDE, SIDE), "#222")
+    small = SIDE // 3
+    scale = min(SIDE / result.width, (SIDE - small) / result.height)
     shown = result.resize((round(result.width * scale), round(result.height * scale)), Image.Resampling.LANCZOS)
-    sheet.paste(shown, (side + (room - shown.width) // 2, (384 - shown.height) // 2))
-    sheet.save(WORKFLOWS / f"{plan.name}.jpg", quality=82)
+    sheet.paste(shown, ((SIDE - shown.width) // 2, (SIDE - small - shown.height) // 2))
+    for number, name in enumerate(given):
+        sheet.paste(photo(name, small), (number * small, SIDE - small))
+    sheet.save(WORKFLOWS / f"{plan.title}.jpg", quality=82)
+
+
+def photo(name: str, side: int) -> Image.Image:
+    return Image.open(EXAMPLES / name).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
 def main() -> None:
@@ -157,7 +152,7 @@ def make(frontend: Frontend, address: str, names: list[str], pictures: bool) -> 
         if pictures and plan.runs:
             asyncio.run(show_result(address, plan, api))
         elif pictures:
-            show_graph(frontend, plan)
+            show_title(plan)
         print(plan.name, "written", frontend.complaints() or "", flush=True)
 
 

@@ -3,7 +3,7 @@
 A value "@name" or "@name:1" links to an output of another node. Inputs that are not named keep their default.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from facecdm.models.catalogue import PACKS, ModelFile, by_choice
 
@@ -30,20 +30,20 @@ class Group:
 class Plan:
     """A workflow.
 
-    name    of its files
+    name    of its API file, and on the command line
+    title   of its template: file name, in ASCII
     note    Markdown, shown beside the graph
     nodes   by a name that links use
     groups  stacks from left to right
     runs    whether it needs nothing but the pack
-    sizes   of nodes, in pixels, where the usual size does not do
     """
 
     name: str
+    title: str
     note: str
     nodes: dict[str, Node]
     groups: tuple[tuple[Group, ...], ...]
     runs: bool = True
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def models(self) -> list[ModelFile]:
@@ -117,7 +117,9 @@ def photo_of(
 
 PHOTO_GROUP = Group("Your photo", PHOTO, (("photo", "analyzer"), ("faces",)))
 MODEL_GROUP = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
+MODEL_WIDE = Group("Model and adapter", MODEL, (("analyzer",), ("base",), ("adapter",)))
 LOCATION_GROUP = Group("Face location", PHOTO, (("pose",),))
-PERSON_GROUP = Group("The person in the model", PERSON, (("apply",),))
+PERSON_GROUP = Group("The person", PERSON, (("apply",),))
 PROMPT_GROUP = Group("Your prompt", PROMPT, (("prompt", "negative", "size"),))
-PICTURE_GROUP = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))
+PICTURE_GROUP = Group("The picture", PICTURE, (("sampler", "decode", "save"),))
+PICTURE_WIDE = Group("The picture", PICTURE, (("sampler",), ("decode", "save")))

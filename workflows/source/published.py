@@ -1,10 +1,13 @@
 """The workflows on SD1.5 and SDXL with published adapters; the note of each ends in the list of its files."""
 
+from facecdm.models.catalogue import EVA, VIT_H
+
 from .parts import (
-    MODEL,
+    MODEL_GROUP,
     PERSON_GROUP,
     PHOTO,
     PHOTO_GROUP,
+    PICTURE,
     PICTURE_GROUP,
     PROMPT_GROUP,
     Group,
@@ -20,7 +23,6 @@ SD15, SDXL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors
 REAL_PROMPT = "portrait photo of a person in a green shirt, soft daylight, plain blue background, 50 mm lens"
 REAL_NEGATIVE = "blurry, low quality, deformed, watermark, text"
 REAL_SAMPLER = {"seed": 1, "steps": 30, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
-REAL_MODEL = Group("Model and adapter", MODEL, (("base",), ("adapter",)))
 
 
 def checkpoint(name: str, size: int) -> dict[str, Node]:
@@ -30,8 +32,8 @@ def checkpoint(name: str, size: int) -> dict[str, Node]:
     }
 
 
-def adapter(name: str) -> dict[str, Node]:
-    return {"adapter": n("FaceCDMLoadAdapter", name=name)}
+def adapter(name: str, tower: str = "auto") -> dict[str, Node]:
+    return {"adapter": n("FaceCDMLoadAdapter", name=name, vision_tower=tower)}
 
 
 def pack(name: str, landmarks: bool = False) -> dict[str, Node]:
@@ -46,6 +48,7 @@ def real(prefix: str, **changes) -> dict[str, Node]:
 
 FACEID = Plan(
     "sd15_faceid",
+    "FaceCDM 08 - SD1.5 with FaceID",
     """## Your photo with SD1.5 and FaceID
 
 The face sets the identity; hair, clothes and place come from your prompt. With face_strength 0.7 the prompt counts \
@@ -56,42 +59,40 @@ more. FaceID's LoRA is in the adapter's file and is applied with it.""",
     | adapter("ipadapter/ip-adapter-faceid_sd15.bin")
     | {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8)}
     | real("faceid sd15"),
-    ((PHOTO_GROUP, REAL_MODEL), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
+    ((PHOTO_GROUP, MODEL_GROUP), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
     runs=False,
 )
 
 PLUS_V2 = Plan(
     "sdxl_faceid_plusv2",
+    "FaceCDM 10 - SDXL with FaceID PlusV2",
     """## Your photo with SDXL and FaceID PlusV2
 
-PlusV2 uses the image of the face beside its embedding, so it needs a CLIP vision model and the photo.""",
+PlusV2 uses the image of the face beside its embedding, so Apply FaceCDM gets the photo and the CLIP vision model, \
+which Load FaceCDM Adapter finds by itself.""",
     checkpoint(SDXL, 1024)
     | pack("buffalo_l")
     | photo_of()
-    | adapter("ipadapter/ip-adapter-faceid-plusv2_sdxl.bin")
+    | adapter("ipadapter/ip-adapter-faceid-plusv2_sdxl.bin", VIT_H)
     | {
-        "vision": n("CLIPVisionLoader", clip_name="CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
         "apply": n(
             "FaceCDMApply",
             model="@base",
             adapter="@adapter",
             faces="@faces",
-            clip_vision="@vision",
+            clip_vision="@adapter:2",
             image="@photo",
             face_strength=0.8,
         ),
     }
     | real("faceid plusv2 sdxl"),
-    (
-        (PHOTO_GROUP, Group("Model and adapter", MODEL, (("base", "vision"), ("adapter",)))),
-        (PROMPT_GROUP, PERSON_GROUP),
-        (PICTURE_GROUP,),
-    ),
+    ((PHOTO_GROUP, MODEL_GROUP), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
     runs=False,
 )
 
 INSTANTID = Plan(
     "sdxl_instantid",
+    "FaceCDM 11 - SDXL with InstantID",
     """## Your photo with SDXL and InstantID
 
 Two parts show the person: the adapter in the model, and a ControlNet that gets five key points of the face, and the \
@@ -127,9 +128,9 @@ CFG 4 – 5 looks natural with InstantID.""",
         **REAL_SAMPLER | {"cfg": 4.5},
     ),
     (
-        (PHOTO_GROUP, REAL_MODEL),
+        (PHOTO_GROUP, MODEL_GROUP),
         (PROMPT_GROUP, PERSON_GROUP),
-        (Group("Key points and ControlNet", PHOTO, (("pose",), ("net", "control"))),),
+        (Group("Key points and ControlNet", PHOTO, (("pose", "net", "control"),)),),
         (PICTURE_GROUP,),
     ),
     runs=False,
@@ -137,6 +138,7 @@ CFG 4 – 5 looks natural with InstantID.""",
 
 PULID = Plan(
     "sdxl_pulid",
+    "FaceCDM 12 - SDXL with PuLID",
     """## Your photo with SDXL and PuLID
 
 PuLID encodes the face on a plain background with EVA CLIP. face_strength, and projection and balance of \
@@ -144,32 +146,28 @@ FaceCDM Apply Options, set how much of the prompt's own picture remains.""",
     checkpoint(SDXL, 1024)
     | pack("antelopev2")
     | photo_of()
-    | adapter("pulid/ip-adapter_pulid_sdxl_fp16.safetensors")
+    | adapter("pulid/ip-adapter_pulid_sdxl_fp16.safetensors", EVA)
     | {
-        "vision": n("FaceCDMLoadEvaClip", name="EVA02_CLIP_L_336_psz14_s6B.pt"),
         "apply": n(
             "FaceCDMApply",
             model="@base",
             adapter="@adapter",
             faces="@faces",
-            clip_vision="@vision",
+            clip_vision="@adapter:2",
             image="@photo",
             face_strength=0.8,
         ),
     }
     | real("pulid"),
-    (
-        (PHOTO_GROUP, Group("Model and adapter", MODEL, (("base", "vision"), ("adapter",)))),
-        (PROMPT_GROUP, PERSON_GROUP),
-        (PICTURE_GROUP,),
-    ),
+    ((PHOTO_GROUP, MODEL_GROUP), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
     runs=False,
 )
 
 
-def posed(name: str, title: str, base: str, size: int, file: str, net: str) -> Plan:
+def posed(name: str, number: str, title: str, base: str, size: int, file: str, net: str) -> Plan:
     return Plan(
         name,
+        f"FaceCDM {number} - {title} with FaceID in the pose of a picture",
         f"""## A portrait in another picture's pose, with {title}
 
 Extract Pose draws the key points of the picture on the right for an OpenPose ControlNet; the identity comes from your \
@@ -205,10 +203,10 @@ Edit Pose, put between, turns the head or fits the pose to another size.""",
             **REAL_SAMPLER,
         ),
         (
-            (PHOTO_GROUP, REAL_MODEL),
+            (PHOTO_GROUP, MODEL_GROUP),
             (PROMPT_GROUP, PERSON_GROUP),
-            (Group("The pose", PHOTO, (("picture", "net", "control"), ("pose",))),),
-            (PICTURE_GROUP,),
+            (Group("The pose", PHOTO, (("picture", "pose"),)),),
+            (Group("ControlNet and picture", PICTURE, (("net", "control", "sampler"), ("decode", "save"))),),
         ),
         runs=False,
     )
@@ -216,6 +214,7 @@ Edit Pose, put between, turns the head or fits the pose to another size.""",
 
 SD15_POSE = posed(
     "sd15_pose",
+    "09",
     "SD1.5",
     SD15,
     512,
@@ -223,7 +222,7 @@ SD15_POSE = posed(
     "control_v11p_sd15_openpose_fp16.safetensors",
 )
 SDXL_POSE = posed(
-    "sdxl_pose", "SDXL", SDXL, 1024, "ip-adapter-faceid_sdxl.bin", "controlnet-openpose-sdxl-1.0.safetensors"
+    "sdxl_pose", "13", "SDXL", SDXL, 1024, "ip-adapter-faceid_sdxl.bin", "controlnet-openpose-sdxl-1.0.safetensors"
 )
 
-ALL = (FACEID, PLUS_V2, INSTANTID, PULID, SD15_POSE, SDXL_POSE)
+ALL = (FACEID, SD15_POSE, PLUS_V2, INSTANTID, PULID, SDXL_POSE)
