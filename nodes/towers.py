@@ -9,7 +9,6 @@ from ..facecdm.models.catalogue import FILES
 from ..facecdm.tensor_file import read_tensors
 from . import eva
 
-
 AUTO = "auto"
 
 

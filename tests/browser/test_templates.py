@@ -49,7 +49,8 @@ def test_every_template_opens_readable_with_its_note_first(wide):
     for plan in PLANS.values():
         graph = json.loads((WORKFLOWS / f"{plan.title}.json").read_text(encoding="utf-8"))
         wide.tab.js(
-            "await app.loadGraphData(graph, true, true, title, {openSource: 'template'});"  # as the template browser does
+            # As the template browser does.
+            "await app.loadGraphData(graph, true, true, title, {openSource: 'template'});"
             "await new Promise(done => setTimeout(done, 1500))",
             graph=graph,
             title=plan.title,

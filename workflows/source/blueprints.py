@@ -1,4 +1,4 @@
-"""Write subgraphs/*.json: a person from a photo as one node, offered by ComfyUI's node library (0.33 and later).
+"""Write subgraphs/*.json: several nodes as one, offered by ComfyUI's node library (0.33 and later).
 
     python -m workflows.source.blueprints ADDRESS
 
@@ -12,8 +12,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from facecdm.models.catalogue import EVA, VIT_H
+
 from .demo import FRAMED
-from .parts import Node, n
+from .parts import Node, downloads, n
 
 FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -25,8 +27,8 @@ COLUMN, ROW = 360, 640
 class Blueprint:
     """A subgraph. Links are as in parts.py; "@in:NAME" is an input of the subgraph.
 
-    inputs   name and type
-    outputs  name and link
+    inputs   name and type of each
+    outputs  name and link of each
     widgets  (node, widget) that show on the one node
     """
 
@@ -38,16 +40,16 @@ class Blueprint:
     widgets: tuple[tuple[str, str], ...]
 
 
-def person(title: str, pack: str, adapter: str, *, picture: bool, more: dict[str, Node] | None = None) -> Blueprint:
-    """Model and photo in, model out; `picture`: whether the adapter encodes the photo, too."""
-    pictures = {"clip_vision": "@adapter:2", "image": "@in:photo"} if picture else {}
+def person(title: str, pack: str, adapter: str, tower: str = "", more: dict[str, Node] | None = None) -> Blueprint:
+    """Model and photo in, model out; `tower`: the vision tower's file where the adapter encodes the photo, too."""
+    pictures = {"clip_vision": "@adapter:2", "image": "@in:photo"} if tower else {}
     return Blueprint(
         f"Person from a photo ({title})",
         f"Shows the person of a photo in an image: {title}.",
         {
             "analyzer": n("FaceCDMLoadFaceAnalyzer", pack=pack),
             "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo"),
-            "adapter": n("FaceCDMLoadAdapter", name=adapter),
+            "adapter": n("FaceCDMLoadAdapter", name=adapter, vision_tower=tower or "auto"),
             "apply": n(
                 "FaceCDMApply", model="@in:model", adapter="@adapter", faces="@faces", face_strength=0.8, **pictures
             ),
@@ -73,7 +75,7 @@ def instantid() -> Blueprint:
             faces="@faces",
         ),
     }
-    plain = person("SDXL InstantID", "antelopev2", "instantid/ip-adapter.bin", picture=False, more=control)
+    plain = person("SDXL InstantID", "antelopev2", "instantid/ip-adapter.bin", more=control)
     return Blueprint(
         plain.name,
         plain.description,
@@ -99,12 +101,121 @@ DEMO = Blueprint(
     (("apply", "face_strength"), ("apply", "keep_prompt")),
 )
 PLUS_V2 = "ipadapter/ip-adapter-faceid-plusv2_{}.bin"
+
+
+@dataclass(frozen=True)
+class People:
+    """A family for two people: face pack, settings of the detection, nodes, and inputs of Apply FaceCDM to People."""
+
+    pack: str
+    detection: dict
+    nodes: dict[str, Node]
+    apply: dict[str, str]
+
+
+PEOPLE_SDXL = People(
+    "buffalo_l",
+    {},
+    {"adapter": n("FaceCDMLoadAdapter", name=PLUS_V2.format("sdxl"), vision_tower=VIT_H)},
+    {"adapter": "@adapter", "clip_vision": "@adapter:2", "image_1": "@in:left photo", "image_2": "@in:right photo"},
+)
+PEOPLE_DEMO = People(
+    "buffalo_s",
+    FRAMED,
+    {
+        "adapter": n("FaceCDMLoadDemoAdapter", model="@in:model"),
+        "crops": n("ImageStitch", image1="@left:1", image2="@right:1"),
+        "pose": n("FaceCDMExtractPose", image="@crops", analyzer="@analyzer"),
+    },
+    {"adapter": "@adapter:1", "pose": "@pose:1"},
+)
+
+
+def two_people(title: str, people: People, model: str, *, size: int, softness: float) -> Blueprint:
+    """Model, a photo and a prompt of each person in; model and conditioning out."""
+    regions = {"boxes": "0 0 0.5 1\n0.5 0 1 1", "softness": softness}
+    nodes = {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack=people.pack)}
+    for side in ("left", "right"):
+        nodes[side] = n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@in:{side} photo", **people.detection)
+    nodes |= people.nodes
+    nodes["regions"] = n("FaceCDMPersonRegions", width=2 * size, height=size, **regions)
+    given = people.apply | {"masks": "@regions", "faces_1": "@left", "faces_2": "@right"}
+    nodes["apply"] = n("FaceCDMApplyPeople", model=model, **given)
+    for slot, side in enumerate(("left", "right"), 1):
+        masked = {"conditioning": f"@in:{side} prompt", "mask": f"@regions:{slot}", "set_cond_area": "mask bounds"}
+        nodes[f"{side} prompt"] = n("ConditioningSetMask", **masked)
+    nodes["both"] = n("ConditioningCombine", conditioning_1="@left prompt", conditioning_2="@right prompt")
+    return Blueprint(
+        f"Two people ({title})",
+        f"Shows two people, each in a half of the image and with a prompt: {title}.",
+        nodes,
+        {
+            "model": "MODEL",
+            "left photo": "IMAGE",
+            "right photo": "IMAGE",
+            "left prompt": "CONDITIONING",
+            "right prompt": "CONDITIONING",
+        },
+        {"model": "@apply", "positive": "@both"},
+        (("regions", "width"), ("regions", "height"), ("regions", "boxes"), ("apply", "face_strength")),
+    )
+
+
+TRAIN = Blueprint(
+    "Train on my photos",
+    "Trains an adapter and a LoRA on photos of one person, and saves both.",
+    {
+        "analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_l"),
+        "data": n(
+            "FaceCDMPrepareDataSet",
+            model="@in:model",
+            clip="@in:clip",
+            vae="@in:vae",
+            analyzer="@analyzer",
+            clip_vision="@in:clip_vision",
+            images="@in:photos",
+            identities="one person",
+        ),
+        "new": n("FaceCDMNewAdapter", model="@in:model", clip_vision="@in:clip_vision"),
+        "train": n(
+            "FaceCDMTrain",
+            model="@in:model",
+            adapter="@new",
+            data_set="@data",
+            vae="@in:vae",
+            face_analyzer="@analyzer",
+            settings="@in:settings",
+        ),
+        "save": n("FaceCDMSaveAdapter", adapter="@train"),
+        "save_lora": n("SaveLoRA", lora="@train:1", prefix="loras/FaceCDM"),
+    },
+    {
+        "model": "MODEL",
+        "clip": "CLIP",
+        "vae": "VAE",
+        "clip_vision": "CLIP_VISION",
+        "photos": "IMAGE",
+        "settings": "FACECDM_STAGE_SETTINGS",
+    },
+    {"adapter": "@train", "lora": "@train:1", "loss_plot": "@train:3", "report": "@train:5"},
+    (
+        ("data", "folder"),
+        ("data", "name"),
+        ("train", "run"),
+        ("train", "preset"),
+        ("train", "length"),
+        ("save", "name"),
+    ),
+)
 BLUEPRINTS = (
-    person("SDXL FaceID PlusV2", "buffalo_l", PLUS_V2.format("sdxl"), picture=True),
+    person("SDXL FaceID PlusV2", "buffalo_l", PLUS_V2.format("sdxl"), VIT_H),
     instantid(),
-    person("SDXL PuLID", "antelopev2", "pulid/ip-adapter_pulid_sdxl_fp16.safetensors", picture=True),
-    person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), picture=True),
+    person("SDXL PuLID", "antelopev2", "pulid/ip-adapter_pulid_sdxl_fp16.safetensors", EVA),
+    person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), VIT_H),
     DEMO,
+    two_people("SDXL FaceID PlusV2", PEOPLE_SDXL, "@in:model", size=1024, softness=0.1),
+    two_people("demo model", PEOPLE_DEMO, "@adapter", size=128, softness=0.2),
+    TRAIN,
 )
 
 
@@ -122,7 +233,10 @@ def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
         return len(links)
 
     nodes = [_node(ids[name], node, info[node.kind], link) for name, node in blueprint.nodes.items()]
-    kinds = {name: blueprint.inputs.get(name, "MODEL") for name in blueprint.outputs}
+    kinds = {}
+    for name, source in blueprint.outputs.items():
+        node, _, slot = source[1:].partition(":")
+        kinds[name] = info[blueprint.nodes[node].kind]["output"][int(slot or 0)]
     for slot, (name, source) in enumerate(blueprint.outputs.items()):
         link(source, OUTSIDE, slot, kinds[name])
     for node in nodes:
@@ -200,6 +314,8 @@ def _node(number: int, node: Node, info: dict, link) -> dict:
         if kind in WIDGETS:
             entry["widget"] = {"name": name}
             values.append(node.inputs[name] if name in node.inputs else _default(spec))
+            if len(spec) > 1 and spec[1].get("control_after_generate", name == "seed"):
+                values.append("fixed")  # of the widget that the frontend adds
         elif name in node.inputs:
             entry["link"] = link(node.inputs[name], number, slot, kind)
         inputs.append(entry)
@@ -214,14 +330,15 @@ def _node(number: int, node: Node, info: dict, link) -> dict:
         "mode": 0,
         "inputs": inputs,
         "outputs": outputs,
-        "properties": {"Node name for S&R": node.kind},
+        "properties": {"Node name for S&R": node.kind} | downloads(values),
         "widgets_values": values,
     }
 
 
 def _default(spec: list):
-    options = spec[0] if isinstance(spec[0], list) else spec[1].get("options")
-    return spec[1]["default"] if len(spec) > 1 and "default" in spec[1] else options[0]
+    declared = spec[1] if len(spec) > 1 else {}
+    options = spec[0] if isinstance(spec[0], list) else declared.get("options", (0,))
+    return declared.get("default", options[0])
 
 
 def _ids(links: list[dict], **ends: int) -> list[int]:

@@ -23,6 +23,7 @@ from facecdm.comfy_api.server import LocalServer, link_pack
 from facecdm.comfy_api.workflow import Workflow
 
 from . import PLANS, Plan
+from .parts import downloads
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -71,21 +72,10 @@ def write(frontend: Frontend, plan: Plan) -> dict:
     )
     for node in opened["nodes"]:
         node.setdefault("widgets_values", [])  # as after opening and saving
-        offer_downloads(node, plan)
+        node["properties"] |= downloads(node["widgets_values"])
     for data, path in ((opened, WORKFLOWS / f"{plan.title}.json"), (api, WORKFLOWS / "api" / f"{plan.name}.json")):
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return api
-
-
-def offer_downloads(node: dict, plan: Plan) -> None:
-    """Name the node's model files in its properties: the frontend then offers to download those that are missing."""
-    offered = [
-        {"name": file.choice, "url": file.url, "directory": file.folder}
-        for file in plan.models
-        if file.in_browser and file.choice in node["widgets_values"]
-    ]
-    if offered:
-        node["properties"]["models"] = offered
 
 
 def show_title(plan: Plan) -> None:

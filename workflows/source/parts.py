@@ -3,6 +3,7 @@
 A value "@name" or "@name:1" links to an output of another node. Inputs that are not named keep their default.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from facecdm.models.catalogue import PACKS, ModelFile, by_choice
@@ -82,6 +83,13 @@ class Plan:
 
 def n(kind: str, title: str | None = None, **inputs) -> Node:
     return Node(kind, title, inputs)
+
+
+def downloads(values: Iterable) -> dict[str, list[dict]]:
+    """A node's properties for its widgets' values: model files that ComfyUI's frontend then offers to download."""
+    files = [file for value in values if isinstance(value, str) and (file := by_choice(value)) and file.in_browser]
+    found = [{"name": file.choice, "url": file.url, "directory": file.folder} for file in files]
+    return {"models": found} if found else {}
 
 
 def prompts(positive: str, negative: str, clip: str) -> dict[str, Node]:
