@@ -78,6 +78,28 @@ def test_parts_of_the_canvas_become_pixels():
     assert (pose.people[0].body == (100, 100, 1)).all()
 
 
+def test_a_narrow_person_in_pixels_is_not_taken_for_shares():
+    person = {"pose_keypoints_2d": [1.0, 50.0, 1.0] * 18}
+    pose = Pose.from_openpose({"people": [person], "canvas_height": 400, "canvas_width": 200})
+    assert (pose.people[0].body == (1, 50, 1)).all()
+
+
+def test_confidences_are_bounded_and_invisible_points_have_no_position():
+    points = [5.0, 6.0, 1.5, 5.0, 0.0, 1.0, 0.0, 6.0, 1.0, 5.0, 6.0, 0.0, 5.0, 6.0, -1.0] + [0.0] * 39
+    person = Pose.from_openpose(
+        {"people": [{"pose_keypoints_2d": points}], "canvas_height": 9, "canvas_width": 9}
+    ).people[0]
+    assert person.body[:5].tolist() == [[5, 6, 1], [5, 0, 1], [0, 6, 1], [0, 0, 0], [0, 0, 0]]
+    assert person.visible == 3
+
+
+def test_given_five_points_stay():
+    five, face = np.full((5, 3), 7.0), np.full((70, 3), 9.0)
+    assert (PosePerson(face=face, five=five).with_five().five == 7).all()
+    assert (PosePerson(five=five).with_five().five == 7).all()
+    assert not PosePerson().with_five().five.any()
+
+
 def test_body_25_and_68_face_points_are_understood():
     body = np.arange(25)[:, None] * np.array([10.0, 10.0, 0.0]) + np.array([0, 0, 1.0])
     person = {"pose_keypoints_2d": body.ravel().tolist(), "face_keypoints_2d": [9.0, 9.0, 1.0] * 68}
@@ -134,7 +156,8 @@ def test_a_part_of_another_shape_is_refused(shape):
 def test_the_largest_picture_and_the_farthest_point():
     body = np.zeros((18, 3))
     body[0] = 1e6, -1e6, 1
-    assert Pose((PosePerson(body=body),), (16384, 1)).size == (16384, 1)
+    for size in ((16384, 1), (1, 16384)):
+        assert Pose((PosePerson(body=body),), size).size == size
     for size in ((16385, 1), (1, 16385), (0, 1), (1, 0)):
         with pytest.raises(BadPose, match="1 … 16384 pixels"):
             Pose((), size)

@@ -104,4 +104,5 @@ def write_oddities(path: Path) -> Path:
     x = graph.add("Reshape", [x, "shape"])
     x = graph.add("MatMul", [x], graph.normal(8 * 24 * 24, 16, scale=0.02))
     x = graph.add("Gemm", [x], graph.normal(16, 4), graph.normal(4), alpha=0.5, beta=2.0)
+    x = graph.add("Gemm", [x], graph.normal(4, 4), transA=0, transB=1)  # no bias
     return graph.save(path, x)

@@ -63,6 +63,43 @@ def test_a_stage_checks_every_setting(name):
         Stage().with_settings(**{name: low - 1})
 
 
+def test_the_defaults_that_configurations_rely_on():
+    """A configuration names only what it changes."""
+    defaults = {
+        "min_snr": 5.0,
+        "noise_low": 0,
+        "noise_high": 1000,
+        "noise_share": 0.0,
+        "face_region": 0.5,
+        "face_window": 0.0,
+        "bottleneck": 0.05,
+        "identity": 0.0,
+        "identity_below": 300,
+        "identity_every": 1,
+        "identity_ramp": 0,
+        "identity_toward": "picture",
+        "few_steps": 0,
+        "few_steps_from": "picture",
+        "few_steps_guidance": 1.0,
+        "few_steps_learnt": 1,
+        "contrast": 0.0,
+        "linear_identity": 0.0,
+        "localisation": 0.0,
+        "alignment": 0.0,
+        "alignment_layout": 0.1,
+        "alignment_every": 1,
+        "background": 0.0,
+    }
+    assert {name: getattr(Stage(), name) for name in defaults} == defaults
+
+
+@pytest.mark.parametrize("name", ["few_steps_learnt", "alignment_every", "identity_every"])
+def test_counts_begin_at_one(name):
+    Stage().with_settings(**{name: 1})
+    with pytest.raises(FaceCDMError, match=f"^{name} must be"):
+        Stage().with_settings(**{name: 0})
+
+
 def test_settings_that_contradict_one_another_are_refused():
     for values, message in (
         ({"noise_low": 500, "noise_high": 500}, "noise_low must be less than noise_high"),

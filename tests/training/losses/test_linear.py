@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from facecdm.errors import FaceCDMError
 from facecdm.training.losses import LinearIdentityLoss, LinearRecogniser
 from facecdm.training.losses.arcface import align, upright
+from facecdm.training.losses.linear import decoded, linear_decoder
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,20 @@ def test_a_constant_in_all_pictures_and_embeddings_does_not_matter(people, linea
 def test_the_decoder_is_the_nearest_linear_one(linear):
     """The stub's decoder is the identity."""
     torch.testing.assert_close(linear.decoder[:, :, 0, 0], torch.eye(3), atol=1e-3, rtol=0)
+
+
+def test_pictures_need_not_be_square():
+    """The stub's decoder doubles each side; the linear one gives the same pixels."""
+
+    class Doubling(StubDenoiser):
+        def decode(self, latents):
+            return F.interpolate(latents.float(), scale_factor=2)
+
+    oblong = ManyPeople(size=24)
+    oblong.rows = replace(oblong.rows, latents=oblong.rows.latents[..., :12].contiguous())
+    latents = oblong.rows.latents[:2]
+    pixels = decoded(latents, linear_decoder(Doubling(), oblong))
+    torch.testing.assert_close(pixels, Doubling().decode(latents), atol=0.01, rtol=0)
 
 
 def test_missing_the_average_face_costs_one(people, linear):

@@ -89,6 +89,7 @@ def test_the_lock_ends_with_its_process(tmp_path):
 
 
 def test_a_plan_may_change_before_the_first_job_is_queued(tmp_path):
+    tmp_path = tmp_path / "new" / "folder"
     Journal(tmp_path, record(3), resume=False).__exit__()
     with Journal(tmp_path, record(5), resume=False) as journal:
         assert len(journal.entries()) == 5
@@ -160,8 +161,22 @@ def test_differences_name_what_changed():
         "job 2: seed is 9, it was 1",
     ]
     assert differences(record(), record()) == []
+    workflow = {"1": {"class_type": "B", "inputs": {}}, "2": {"class_type": "S", "inputs": {}}}
+    for kind in ("A", "C"):
+        other = {"1": {"class_type": kind, "inputs": {}}, "3": {"class_type": "S", "inputs": {"x": 1}}}
+        assert differences({"workflow": workflow, "jobs": []}, {"workflow": other, "jobs": []}) == [
+            f"workflow: node 1 is {kind}, it was B",
+            "workflow: node 2 is gone",
+            "workflow: node 3 is new",
+        ]
     many = differences(record(50), {**record(50), "jobs": [{"name": "x"}] * 50})
     assert len(many) == 9 and many[-1].startswith("… and")
+
+
+def test_long_values_are_cut_in_differences():
+    for length, shown in ((88, '"' + "a" * 88 + '"'), (89, '"' + "a" * 59 + "…" + "a" * 27 + '"')):
+        (line,) = differences(record(steps=4), record(steps="a" * length))
+        assert line == f"workflow: K.steps is {shown}, it was 4"
 
 
 def test_another_mapping_of_the_same_values_is_refused(tmp_path):
