@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from ..facecdm.errors import BadFile, MissingModel
-from ..facecdm.formats.encoders import EVA, PENULTIMATE, Encoder, encoder_for
+from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP_SO400M, Encoder, encoder_for
+from ..facecdm.formats.read import incomplete
+from ..facecdm.formats.siglip import PoolingHead
 from ..facecdm.formats.tower_files import find_tower
 from ..facecdm.models.catalogue import FILES
 from ..facecdm.tensor_file import read_tensors
@@ -31,7 +33,7 @@ def tower_of_adapter(adapter, chosen: str = AUTO):
         return None
     if encoder == EVA:
         return LazyFaceTower(lambda: eva.load(tower_path(encoder, chosen))[0])
-    return LazyVision(lambda: _load(tower_path(encoder, chosen)))
+    return LazyVision(lambda: _load(tower_path(encoder, chosen), encoder))
 
 
 def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
@@ -65,12 +67,15 @@ def _encoder_of(config) -> Encoder | None:
     return next((part.encoder for part in parts.values() if part.encoder), None)
 
 
-def _load(path: Path):
+def _load(path: Path, encoder: Encoder):
     import comfy.clip_vision
 
-    from ..facecdm.hosts.comfy.siglip import load_siglip
+    from ..facecdm.hosts.comfy.siglip import PooledSiglip, load_siglip
 
     vision = comfy.clip_vision.load(str(path)) or load_siglip(read_tensors(path)[0])
     if vision is None:
         raise BadFile(f"{path} is no CLIP vision model that ComfyUI reads: get it again, or rename it")
+    if encoder == SIGLIP_SO400M:
+        with incomplete(path):
+            vision = PooledSiglip(vision, PoolingHead.of(read_tensors(path)[0]))
     return vision

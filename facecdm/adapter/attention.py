@@ -72,6 +72,7 @@ class LayerStream:
     person      number of the person; its other stream has the same number and rows
     location    which tokens each position attends to; N is a multiple of their number
     project     tokens [..., context] → keys and values [..., C]
+    after_block  whether the attention is added to the DiT block's result, not to its attention (adapter/decoupled.py)
     cell        the CellQueries of a residual cell (adapter/cells.py), which makes its own queries; k and v then have
                 its inner width
     """
@@ -90,6 +91,7 @@ class LayerStream:
     location: LocationBias | None = None
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     cell: nn.Module | None = None
+    after_block: bool = False
 
 
 def triplet_attention(

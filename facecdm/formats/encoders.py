@@ -30,7 +30,9 @@ ENCODERS = (
     Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
     Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors", 577),
 )
+CLIP_L = Encoder("ViT-L-224", 1024, 768, "clip-vit-large-patch14.safetensors")
 SIGLIP = Encoder("SigLIP-base-256", 768, 768, "siglip-base-patch16-256-i18n.safetensors", 256)
+SIGLIP_SO400M = Encoder("SigLIP-so400m-384", 1152, 1152, "sigclip_vision_patch14_384.safetensors", 729)
 EVA = Encoder("EVA02-CLIP-L-336", 1024, 768, EVA_FILE, 577)
 
 
@@ -40,9 +42,11 @@ def encoder_for(vision: str, width: int) -> Encoder | None:
         return EVA
     if vision == LAST:
         return SIGLIP if width == SIGLIP.states else None
-    return next((e for e in ENCODERS if (e.pooled if vision == POOLED else e.states) == width), None)
+    if vision == POOLED:
+        return next((e for e in (CLIP_L, *ENCODERS, SIGLIP_SO400M) if e.pooled == width), None)
+    return next((e for e in ENCODERS if e.states == width), None)
 
 
 def encoder_of(pooled: int, states: int) -> Encoder | None:
     """The tower with these widths; None if it is not a known one."""
-    return next((e for e in (*ENCODERS, SIGLIP) if (e.pooled, e.states) == (pooled, states)), None)
+    return next((e for e in (*ENCODERS, SIGLIP, SIGLIP_SO400M) if (e.pooled, e.states) == (pooled, states)), None)

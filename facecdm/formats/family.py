@@ -114,7 +114,7 @@ class Family:
     part             prefix of its tensors in a file that holds another stream's adapter, too; "" for a file of its own
     files            published file by base model
     substitute       key of the family to suggest for a base model without a file; "" for none
-    renames          parts of keys in the authors' own file, and IP-Adapter's names for them
+    renames          parts of keys in the authors' own file (regular expressions), and IP-Adapter's names for them
     recogniser       the recogniser that it was trained with
     projection       how κ removes the text's part (adapter.person.Stream)
     kappa            κ of the published method

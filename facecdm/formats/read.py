@@ -4,6 +4,7 @@ Canonical names are those of the first IP-Adapter: `image_proj` holds the projec
 model's layers (formats/unet_layers.py, formats/cell_layers.py).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _canonical_key(key: str) -> str:
     key = key.removeprefix("module.")
     for family in FAMILIES.values():
         for theirs, ours in family.renames:
-            key = key.replace(theirs, ours, 1)
+            key = re.sub(theirs, ours, key, count=1)
     return key
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..adapter.features import Features
@@ -14,6 +15,11 @@ from .family import FACE, NORMED, WHOLE, FeaturePair
 from .recognised import Recognised
 from .sources import Sources
 from .vision import FaceTower, VisionOutput, VisionTower
+
+# What the negative prompt gets without a `negative_image`: an empty picture, whose pooled embedding is zeros; a black
+# picture; or nothing.
+EMPTY, BLACK, NOTHING = "empty", "black", ""
+_BLACK_PICTURE = torch.zeros(1, 64, 64, 3)
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,12 @@ class FaceEmbedding:
 @dataclass(frozen=True)
 class Pictures:
     """A vision tower's output for the whole image or for a square around each face; for the negative prompt, that of
-    an empty picture (POOLED: zeros) or of `negative_image`.
+    `negative_image`, else what `negative` says.
     """
 
     vision: str = PENULTIMATE
     picture: str = WHOLE
+    negative: str = EMPTY
     embedding = ""
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
@@ -44,9 +51,11 @@ class Pictures:
             vision = "" if sources.clip_vision else ", and its CLIP vision model to clip_vision"
             raise FaceCDMError(f"{part.family.name} needs {self.picture}: connect a picture to image{vision}")
         shown = self._features(check_output(self._output(part, sources), part))
-        if self.vision == POOLED and sources.negative_image is None:
+        if sources.negative_image is None and self.negative == NOTHING:
+            return shown, None
+        if sources.negative_image is None and self.negative == EMPTY and self.vision == POOLED:
             return shown, shown.empty()
-        return shown, self._features(negative_output(part, sources))
+        return shown, self._features(negative_output(part, sources, self.negative))
 
     def _output(self, part: Recognised, sources: Sources) -> VisionOutput:
         if sources.encoded is not None:
@@ -104,11 +113,11 @@ def tower_of(part: Recognised, sources: Sources) -> VisionTower:
     return sources.clip_vision
 
 
-def negative_output(part: Recognised, sources: Sources) -> VisionOutput:
-    """The tower's output for the negative prompt: of an empty picture, or of `negative_image`."""
+def negative_output(part: Recognised, sources: Sources, negative: str = EMPTY) -> VisionOutput:
+    """The tower's output for the negative prompt: of `negative_image`, else of an empty or a black picture."""
     tower = tower_of(part, sources)
     if sources.negative_image is None:
-        return check_output(tower.encode_empty(), part)
+        return check_output(tower.encode_empty() if negative == EMPTY else tower.encode(_BLACK_PICTURE), part)
     output = check_output(tower.encode(sources.negative_image), part)
     return output.mean() if sources.references == MEAN else output
 
@@ -117,6 +126,11 @@ def check_output(output: VisionOutput, part: Recognised) -> VisionOutput:
     """Raises Mismatch if the tower is not the one that the adapter was trained with."""
     pooled, states = output.pooled.shape[-1], output.states.shape[-1]
     width = pooled if part.family.recipe.vision == POOLED else states  # as wide as the last states
+    if part.family.recipe.vision == POOLED and output.pooled.ndim == 3:
+        raise Mismatch(
+            f"core's Load CLIP Vision leaves out SigLIP's pooling, and {part.family.name} reads the pooled embedding: "
+            "connect clip_vision of Load Adapter"
+        )
     if width == part.sizes.vision_width:
         return output
     found = encoder_of(pooled, states)

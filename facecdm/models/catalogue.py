@@ -89,6 +89,8 @@ VIT_BIGG = "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"
 VIT_L = "clip-vit-large-patch14-336.bin"
 EVA = "EVA02_CLIP_L_336_psz14_s6B.pt"
 SIGLIP = "siglip-base-patch16-256-i18n.safetensors"
+SIGLIP_SO400M = "sigclip_vision_patch14_384.safetensors"
+CLIP_L = "clip-vit-large-patch14.safetensors"
 
 
 def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
@@ -109,6 +111,12 @@ def _face_id(name: str, megabytes: float, purpose: str, *towers: str) -> ModelFi
 def _pulid(name: str, repository: str, megabytes: float, purpose: str) -> ModelFile:
     requires = ("antelopev2", EVA)
     return ModelFile("pulid", name, repository, name, megabytes, UNREAD, purpose, requires=requires)
+
+
+def _xlabs(name: str, megabytes: float, purpose: str) -> ModelFile:
+    repository, path = f"XLabs-AI/{name}", "ip_adapter.safetensors"
+    file = f"{name}.safetensors"
+    return ModelFile("ipadapter", file, repository, path, megabytes, UNREAD, purpose, requires=(CLIP_L,))
 
 
 def _pack(name: str, megabytes: float, purpose: str, sha256: str = "") -> ModelFile:
@@ -201,6 +209,24 @@ FILES = (
         UNREAD,
         "SigLIP, the vision tower of WithAnyone",
     ),
+    ModelFile(
+        "clip_vision",
+        SIGLIP_SO400M,
+        "Comfy-Org/sigclip_vision_384",
+        SIGLIP_SO400M,
+        857,
+        UNREAD,
+        "SigLIP so400m, the vision tower of InstantX FLUX.1-dev IP-Adapter",
+    ),
+    ModelFile(
+        "clip_vision",
+        CLIP_L,
+        "openai/clip-vit-large-patch14",
+        "model.safetensors",
+        1710,
+        UNREAD,
+        "CLIP vision ViT-L of the XLabs FLUX IP-Adapters",
+    ),
     # IP-Adapter
     _ip_adapter("ip-adapter_sd15.safetensors", "models", 44.6, "IP-Adapter for SD1.5"),
     _ip_adapter("ip-adapter_sd15_light_v11.bin", "models", 44.6, "IP-Adapter light for SD1.5"),
@@ -265,6 +291,19 @@ FILES = (
         UNREAD,
         "WithAnyone for FLUX.1",
         requires=("antelopev2", SIGLIP),
+    ),
+    # IP-Adapters for FLUX.1
+    _xlabs("flux-ip-adapter", 982, "XLabs FLUX IP-Adapter"),
+    _xlabs("flux-ip-adapter-v2", 1060, "XLabs FLUX IP-Adapter v2"),
+    ModelFile(
+        "ipadapter",
+        "instantx-flux-ip-adapter.bin",
+        "InstantX/FLUX.1-dev-IP-Adapter",
+        "ip-adapter.bin",
+        5290,
+        UNREAD,
+        "InstantX IP-Adapter for FLUX.1",
+        requires=(SIGLIP_SO400M,),
     ),
     # pose ControlNets
     ModelFile(

@@ -54,7 +54,7 @@ def test_face_packs_are_those_that_the_families_were_trained_with():
 
 
 def test_the_families_files_and_towers_are_in_the_table():
-    from facecdm.formats.encoders import ENCODERS, EVA, SIGLIP
+    from facecdm.formats.encoders import CLIP_L, ENCODERS, EVA, SIGLIP, SIGLIP_SO400M
     from facecdm.formats.families import FAMILIES
 
     for family in FAMILIES.values():
@@ -64,5 +64,5 @@ def test_the_families_files_and_towers_are_in_the_table():
             if family.stream == "face":
                 assert family.recogniser.partition("/")[0] in file.requires
             if family.recipe.picture:
-                towers = {tower.file.rpartition(".")[0] for tower in (*ENCODERS, EVA, SIGLIP)}
+                towers = {tower.file.rpartition(".")[0] for tower in (*ENCODERS, CLIP_L, EVA, SIGLIP, SIGLIP_SO400M)}
                 assert towers & {name.rpartition(".")[0] for name in file.requires}, f"{name} has no vision tower"

@@ -1,5 +1,8 @@
 """Small Flux models in ComfyUI, and a reference of their forward pass with residuals after blocks."""
 
+import importlib
+
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -8,6 +11,14 @@ SMALL = dict(hidden_size=48, num_heads=2, axes_dim=[4, 10, 10], context_in_dim=4
 NARROW = dict(
     hidden_size=3072, num_heads=24, axes_dim=[16, 56, 56], context_in_dim=4096, depth=1, depth_single_blocks=2
 )
+
+
+def skip_without_query_patches() -> None:
+    """Skip a test that reads the base model's queries if this ComfyUI has no patches for it."""
+    from comfyui_version import __version__
+
+    if tuple(int(number) for number in __version__.split(".")[:2]) < (0, 29):
+        pytest.skip(f"ComfyUI {__version__} has no attn1_output_patch in Flux' blocks; 0.29 has")
 
 
 def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):
@@ -25,6 +36,7 @@ def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):
         qkv_bias=True,
         guidance_embed=True,
         **(SMALL | sizes),
+        **_known_to("flux", txt_ids_dims=[]),
     )
     return patcher_of(comfy.supported_models.Flux(dict(unet_config)), dtype, seed, computed_in)
 
@@ -45,8 +57,16 @@ def make_chroma(dtype=torch.float32, seed: int = 0, **sizes):
         hidden_dim=32,
         n_layers=1,
         **(SMALL | sizes),
+        **_known_to("chroma", txt_ids_dims=[], vec_in_dim=None),
     )
     return patcher_of(comfy.supported_models.Chroma(dict(unet_config)), dtype, seed)
+
+
+def _known_to(kind: str, **parameters) -> dict:
+    """Those of the parameters that the model's class has in this version of ComfyUI."""
+    module = importlib.import_module(f"comfy.ldm.{kind}.model")
+    known = getattr(module, f"{kind.capitalize()}Params").__dataclass_fields__
+    return {name: value for name, value in parameters.items() if name in known}
 
 
 def patcher_of(config, dtype, seed: int, computed_in=None):

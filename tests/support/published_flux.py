@@ -17,6 +17,9 @@ class FluxSizes:
     anyone   inner width of WithAnyone's cells
     states   of EVA-CLIP
     siglip   of SigLIP's states
+    text     of the base model's text
+    clip     of CLIP-L's pooled embedding
+    so400m   of SigLIP so400m's pooled embedding
     """
 
     width: int = 3072
@@ -26,9 +29,12 @@ class FluxSizes:
     anyone: int = 1536
     states: int = 1024
     siglip: int = 768
+    text: int = 4096
+    clip: int = 768
+    so400m: int = 1152
 
 
-SMALL_FLUX = FluxSizes(48, 80, 256, 64, 128, 48, 40)
+SMALL_FLUX = FluxSizes(48, 80, 256, 64, 128, 48, 40, 40, 32, 36)
 
 
 def _cell(name: str, width: int, context: int, inner: int) -> dict:
@@ -89,3 +95,23 @@ def person(adapter, seed: int = 0, references: int = 1, negative: bool = False, 
 def close(one, other, tolerance: float = 1e-5):
     """Assert that two outputs agree, relative to the largest value."""
     torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
+
+
+def xlabs(tokens: int, sizes: FluxSizes = FluxSizes(), blocks: int = 19) -> dict[str, tuple[int, ...]]:
+    context, pooled = sizes.text, sizes.clip
+    shapes = _mlp(
+        [("ip_adapter_proj_model.proj", (tokens * context, pooled)), ("ip_adapter_proj_model.norm", (context,))]
+    )
+    for number in range(blocks):
+        name = f"double_blocks.{number}.processor.ip_adapter_double_stream"
+        shapes |= _mlp([(f"{name}_{part}_proj", (sizes.width, context)) for part in "kv"])
+    return shapes
+
+
+def instantx(sizes: FluxSizes = FluxSizes(), blocks: int = 57, tokens: int = 128) -> dict[str, tuple[int, ...]]:
+    context, pooled = sizes.text, sizes.so400m
+    shapes = _mlp([("image_proj.proj.0", (2 * pooled, pooled)), ("image_proj.proj.2", (tokens * context, 2 * pooled))])
+    shapes |= _mlp([("image_proj.norm", (context,))])
+    for number in range(blocks):
+        shapes |= {f"ip_adapter.{number}.to_{part}_ip.weight": (sizes.width, context) for part in "kv"}
+    return shapes

@@ -10,15 +10,20 @@ from . import (
     faceid_plus,
     full_face,
     instantid,
+    instantx,
     ip_adapter,
     ip_adapter_plus,
     kolors,
     portrait,
     pulid,
     withanyone,
+    xlabs,
 )
 
 _ORDER = (
+    xlabs.V1,
+    xlabs.V2,
+    instantx.FAMILY,
     ip_adapter.FAMILY,
     ip_adapter.LIGHT,
     full_face.FAMILY,

@@ -86,11 +86,11 @@ class FaceInBox:
 
 
 _RENAMES = (
-    ("arcface_in_arc.", "image_proj.arc.arcface."),
-    ("arcface_in_sig.", "image_proj.sig.arcface."),
-    ("siglip_in_sig.", "image_proj.sig.siglip."),
-    ("ipa_arc.", "ip_adapter.arc."),
-    ("ipa_sig.", "ip_adapter.sig."),
+    (r"arcface_in_arc\.", "image_proj.arc.arcface."),
+    (r"arcface_in_sig\.", "image_proj.sig.arcface."),
+    (r"siglip_in_sig\.", "image_proj.sig.siglip."),
+    (r"ipa_arc\.", "ip_adapter.arc."),
+    (r"ipa_sig\.", "ip_adapter.sig."),
 )
 _FILES = {"Flux.1": "withanyone.safetensors"}
 

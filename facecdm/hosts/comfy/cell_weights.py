@@ -10,6 +10,8 @@ _PATCHERS: WeakKeyDictionary = WeakKeyDictionary()  # ModelPatcher by adapter
 
 def add_cells(model, adapter: nn.Module) -> None:
     """Let ComfyUI load the adapter's cells whenever it loads `model`."""
+    if not any(cells_of(adapter).values()):
+        return
     own, others = _patcher_of(adapter), model.get_additional_models_with_key(KEY)
     if all(other.model is not own.model for other in others):
         model.set_additional_models(KEY, [*others, own])
@@ -22,13 +24,14 @@ def _patcher_of(adapter: nn.Module):
     import comfy.ops
 
     if adapter not in _PATCHERS:
-        for stream in adapter.streams.values():
+        streams = {name: stream for name, stream in adapter.streams.items() if isinstance(stream, StreamCells)}
+        for stream in streams.values():
             queries = stream.queries_with(comfy.ops.manual_cast)
             queries.load_state_dict(stream.queries.state_dict(), assign=True)
             stream.queries = queries.requires_grad_(False)
         kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         _PATCHERS[adapter] = kind(
-            nn.ModuleDict({name: stream.queries for name, stream in adapter.streams.items()}),
+            nn.ModuleDict({name: stream.queries for name, stream in streams.items()}),
             comfy.model_management.get_torch_device(),
             comfy.model_management.unet_offload_device(),
         )

@@ -12,6 +12,7 @@ from ..base_model import layer_map
 from ..cell_weights import add_cells
 from ..unet import cross_attentions
 from .cells import apply_with_cells
+from .decoupled import check_version
 from .patch import TripletPatch, own_patches
 from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
 
@@ -61,11 +62,12 @@ def check_latents(model, adapter) -> None:
 def apply_person(model, person: Person):
     """A copy of MODEL with `person` added; people and patches already in it are kept.
 
-    Raises as `check_base` and `check_latents`.
+    Raises as `check_base`, `check_latents` and `check_version`.
     """
     import comfy.patcher_extension
 
     check_base(model, person.adapter)
+    check_version(person.adapter)
     if person.finds_location:
         check_latents(model, person.adapter)
     model = model.clone()

@@ -9,6 +9,7 @@ from ....adapter.attention import LayerStream
 from ....adapter.cells import add_residuals
 from ....bases.grid import token_grid
 from ..dit import block_keys
+from .decoupled import with_decoupled
 from .run import options_of, run_of
 
 
@@ -33,6 +34,8 @@ def _with_cells(options: dict, run, x: Tensor, patch: int) -> dict:
     replaced = options.get("patches_replace", {})
     blocks = dict(replaced.get("dit", {}))
     tokens = ImageTokens(grid[0] * grid[1])
+    options = with_decoupled(options, streams, layer_map, tokens.count, blocks)
+    streams = [[stream for stream in own if stream.cell is not None] for own in streams]
     for index, (key, layer) in enumerate(zip(block_keys(layer_map), layer_map.layers)):
         if streams[index] or index == 0:  # the first block tells the length of the text
             blocks[key] = CellPatch(streams[index], layer.heads, layer.part == "single", tokens, blocks.get(key))

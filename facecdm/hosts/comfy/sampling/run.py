@@ -312,6 +312,7 @@ class Run:
                         if name == "face" and (shown.person.has_location or shown.person.finds_location)
                         else None,
                         cell=shown.cells[name].get(index),
+                        after_block=getattr(shown.person.adapter.streams[name], "after_block", False),
                     )
                 )
         return streams

@@ -1,0 +1,72 @@
+"""Published keys and values for the blocks of a DiT: `{number}.to_{k,v}_ip.{weight,bias}`, numbered from 0."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter.decoupled import DecoupledLayers
+from ..bases import BASES
+from ..bases.layers import LayerMap
+from ..errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from .read import Published
+
+_KEYS = re.compile(r"\d{1,4}\.to_k_ip\.weight")
+
+
+@dataclass(frozen=True)
+class BlockKeys:
+    """A family's keys and values; a file does not say how they are used.
+
+    parts        the kinds of blocks that have them: double, single
+    bias         whether they have biases
+    normalise    as in DecoupledLayers
+    after_block  as in DecoupledLayers
+    """
+
+    parts: tuple[str, ...]
+    bias: bool = False
+    normalise: bool = False
+    after_block: bool = False
+
+    def matches(self, state: dict[str, Tensor]) -> bool:
+        return "0.to_k_ip.weight" in state and ("0.to_k_ip.bias" in state) == self.bias
+
+    def at(self, layer_map: LayerMap) -> tuple[int, ...]:
+        """The blocks that have keys and values, as indices in the layer map."""
+        return tuple(index for index, layer in enumerate(layer_map.layers) if layer.part in self.parts)
+
+    def layer_map(self, published: "Published") -> LayerMap:
+        """The base model whose blocks have the file's keys and values. Raises UnsupportedModel."""
+        state = published.ip_adapter
+        count, (width, context) = (
+            sum(_KEYS.fullmatch(key) is not None for key in state),
+            state["0.to_k_ip.weight"].shape,
+        )
+        bases = [base for base in BASES.values() if base.layer_map.is_dit]
+        for base in bases:
+            sizes = base.layer_map.layers[0].width, base.text_width, len(self.at(base.layer_map))
+            if sizes == (width, context, count):
+                return base.layer_map
+        raise UnsupportedModel(
+            f"{published.path.name} was made for {count} blocks of a DiT of width {width} and text width {context}; "
+            f"FaceCDM knows {', '.join(base.name for base in bases)}."
+        )
+
+    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
+        """The file's keys and values with gates of 1; shares the file's tensors."""
+        state, at = published.ip_adapter, self.at(layer_map)
+        with torch.device("meta"):
+            stream = DecoupledLayers(
+                layer_map, at, self.bias, self.normalise, self.after_block, state["0.to_k_ip.weight"].dtype
+            )
+        weights = {"gate.knots": torch.ones(1, layer_map.heads), "kappa": torch.tensor(kappa)}
+        for key, value in state.items():
+            number, part, kind = key.split(".")
+            weights[f"{part.removesuffix('_ip')}.{number}.{kind}"] = value
+        stream.load_state_dict(weights, assign=True)
+        return stream

@@ -1,0 +1,38 @@
+"""SigLIP's pooling, which core ComfyUI's SigLIP towers leave out.
+
+Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023; huggingface/transformers, modeling_siglip.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .family import State
+from .projectors import within
+
+PREFIX = "vision_model.head."
+HEADS = 16  # of SigLIP so400m
+
+
+class PoolingHead(nn.Module):
+    """A learnt query attends to a tower's normalised last states [R, N, W]; result [R, W]."""
+
+    def __init__(self, width: int, hidden: int, heads: int):
+        super().__init__()
+        self.probe = nn.Parameter(torch.zeros(1, 1, width))
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.layernorm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
+
+    @classmethod
+    def of(cls, state: State, heads: int = HEADS) -> "PoolingHead":
+        """The head of a whole tower's tensors, in float32. Raises KeyError, RuntimeError for a file without it."""
+        own = within(state, PREFIX)
+        hidden, width = own["mlp.fc1.weight"].shape
+        head = cls(width, hidden, heads)
+        head.load_state_dict({key: value.float() for key, value in own.items()})
+        return head.requires_grad_(False).eval()
+
+    def forward(self, states: Tensor) -> Tensor:
+        attended = self.attention(self.probe.expand(len(states), -1, -1), states, states, need_weights=False)[0]
+        inner = nn.functional.gelu(self.mlp["fc1"](self.layernorm(attended)), approximate="tanh")
+        return (attended + self.mlp["fc2"](inner))[:, 0]

@@ -1,0 +1,210 @@
+"""IP-Adapters for Flux.1, which read the base model's own queries, against diffusers and a reference."""
+
+from pathlib import Path
+
+import flux
+import pytest
+import torch
+from published_flux import SMALL_FLUX, FluxSizes, instantx, state_of, xlabs
+from torch.nn import functional as F
+from twins import predict
+
+from facecdm import bases
+from facecdm.adapter.features import Features
+from facecdm.adapter.person import Person, Stream
+from facecdm.errors import UnsupportedModel
+from facecdm.formats.imported import import_adapter
+from facecdm.formats.read import canonical
+from facecdm.hosts.comfy.base_model import layer_map
+from facecdm.hosts.comfy.sampling.apply import apply_person
+
+SIGMA, STRENGTH = 0.7, 0.8
+
+
+def load(state: dict, model):
+    """An adapter for a base model that is known by name for the time of this call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bases.BASES, "small Flux", bases.Base("small Flux", layer_map(model)))
+        return import_adapter(canonical(state, {}, Path("a.safetensors")))
+
+
+def person(adapter, pooled, strength: float = STRENGTH, **more) -> Person:
+    return Person(adapter, None, Features(pooled), settings={"image": Stream(strength)}, **more)
+
+
+def pooled_embedding(width: int, seed: int = 3):
+    return torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(ours, theirs, plain) -> float:
+    """Largest difference to the reference, as part of its largest value; the adapter must have an effect."""
+    assert (plain - theirs).abs().max() > 0.01 * theirs.abs().max(), "the adapter has an effect"
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+# ---- XLabs, against diffusers ----
+
+
+def make_twins(context: int):
+    """The same small Flux.1 in ComfyUI and in diffusers."""
+    from comfy.model_detection import convert_diffusers_mmdit
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    theirs = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=3,
+        num_single_layers=2,
+        attention_head_dim=24,
+        num_attention_heads=2,
+        joint_attention_dim=context,
+        pooled_projection_dim=24,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 10, 10),
+    ).requires_grad_(False)
+    for name, value in theirs.named_parameters():
+        value.copy_(torch.randn_like(value) * (value.shape[-1] ** -0.5 if value.ndim > 1 else 0.1) + ("norm_" in name))
+    model = flux.make_flux(context_in_dim=context, depth_single_blocks=2)
+    own = {key: value.clone() for key, value in theirs.state_dict().items()}  # the conversion writes into some
+    model.model.diffusion_model.load_state_dict(convert_diffusers_mmdit(own), strict=True)
+    return model, theirs
+
+
+@torch.no_grad()
+def diffusers_prediction(transformer, x, conditioning, embeds=None):
+    ((text, options),) = conditioning
+    rows, _, height, width = x.shape
+    tokens = F.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
+    ids = torch.zeros(height // 2, width // 2, 3)
+    ids[..., 1], ids[..., 2] = torch.arange(height // 2)[:, None], torch.arange(width // 2)
+    (out,) = transformer(
+        hidden_states=tokens,
+        timestep=torch.full((rows,), SIGMA),
+        guidance=torch.full((rows,), options["guidance"]),
+        pooled_projections=options["pooled_output"].expand(rows, -1),
+        encoder_hidden_states=text.expand(rows, -1, -1),
+        txt_ids=torch.zeros(text.shape[1], 3),
+        img_ids=ids.flatten(0, 1),
+        joint_attention_kwargs=None if embeds is None else {"ip_adapter_image_embeds": [embeds]},
+        return_dict=False,
+    )
+    return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (height // 2, width // 2)), 2)
+
+
+def for_diffusers(state: dict) -> dict:
+    """The layout that diffusers' FluxIPAdapterMixin gives a file of XLabs before it loads it."""
+    parts = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in state.items():
+        part = "image_proj" if key.startswith("ip_adapter_proj_model.") else "ip_adapter"
+        name = key.split(".", 1)[1].replace("processor.", "").replace("ip_adapter_double_stream_", "to_")
+        parts[part][name.replace("_proj.", "_ip.") if part == "ip_adapter" else name] = value
+    return parts
+
+
+@pytest.mark.parametrize(("tokens", "context"), [(4, 40), (16, 4096)], ids=["v1", "v2"])
+def test_xlabs(in_comfy, tokens, context):
+    """diffusers knows v2 by its width alone, so that test has Flux.1's text width."""
+    flux.skip_without_query_patches()
+    model, transformer = make_twins(context)
+    sizes = FluxSizes(width=48, text=context, clip=12)
+    state, pooled = state_of(xlabs(tokens, sizes, 3)), pooled_embedding(12)
+    x, prompt = flux.latents(), flux.prompt(model)
+    ours = predict(apply_person(model, person(load(state, model), pooled)), x, SIGMA, prompt)
+    plain = diffusers_prediction(transformer, x, prompt)
+    assert (predict(model, x, SIGMA, prompt) - plain).abs().max() < 1e-4 * plain.abs().max()
+    transformer._load_ip_adapter_weights([for_diffusers(state)], low_cpu_mem_usage=False)
+    for processor in transformer.attn_processors.values():
+        if hasattr(processor, "scale"):
+            processor.scale = [STRENGTH]
+    theirs = diffusers_prediction(transformer, x, prompt, pooled[None])
+    assert difference(ours, theirs, plain) < 1e-4
+
+
+# ---- InstantX, against a reference ----
+
+
+def instantx_reference(model, state: dict, pooled, x, conditioning, strength: float = STRENGTH):
+    """The velocity with the attention of Shakker-Labs' attention_processor.py in every block, by hooks on the modules
+    of the base model: on the queries' norm, and before the output projection."""
+    dit = model.model.diffusion_model
+    hidden = F.gelu(pooled @ state["image_proj.proj.0.weight"].T + state["image_proj.proj.0.bias"])
+    tokens = (hidden @ state["image_proj.proj.2.weight"].T + state["image_proj.proj.2.bias"]).unflatten(-1, (128, -1))
+    norm = state["image_proj.norm.weight"], state["image_proj.norm.bias"]
+    tokens = F.layer_norm(tokens, tokens.shape[-1:], *norm)
+    count, heads, kept, hooks = x.shape[-1] * x.shape[-2] // 4, dit.num_heads, {}, []
+
+    def keys_or_values(part: str, number: int):
+        made = (tokens @ state[f"ip_adapter.{number}.to_{part}_ip.weight"].T).unflatten(-1, (heads, -1)).transpose(1, 2)
+        return made / (made.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+    def read(number: int):
+        def hook(module, inputs, output):
+            kept[number] = output[:, :, -count:]
+
+        return hook
+
+    def add(number: int):
+        def hook(module, inputs):
+            own = F.scaled_dot_product_attention(kept[number], *(keys_or_values(part, number) for part in "kv"))
+            out, width = inputs[0].clone(), dit.hidden_size
+            out[:, -count:, :width] += strength * own.transpose(1, 2).flatten(2)
+            return (out,)
+
+        return hook
+
+    doubles = len(dit.double_blocks)
+    for number, block in enumerate([*dit.double_blocks, *dit.single_blocks]):
+        double = number < doubles
+        norms, out = (block.img_attn.norm, block.img_attn.proj) if double else (block.norm, block.linear2)
+        hooks += [norms.query_norm.register_forward_hook(read(number)), out.register_forward_pre_hook(add(number))]
+    try:
+        return flux.reference(model, x, SIGMA, conditioning)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def compare_instantx(model, sizes: FluxSizes) -> float:
+    blocks = len(layer_map(model).layers)
+    state, pooled = state_of(instantx(sizes, blocks)), pooled_embedding(sizes.so400m)
+    x, prompt = flux.latents(), flux.prompt(model)
+    ours = predict(apply_person(model, person(load(state, model), pooled)), x, SIGMA, prompt)
+    plain = predict(model, x, SIGMA, prompt)
+    return difference(ours, instantx_reference(model, state, pooled, x, prompt), plain)
+
+
+def test_instantx(in_comfy):
+    flux.skip_without_query_patches()
+    assert compare_instantx(flux.make_flux(), SMALL_FLUX) < 1e-4
+
+
+@pytest.mark.slow
+def test_instantx_at_flux_own_widths(in_comfy):
+    flux.skip_without_query_patches()
+    assert compare_instantx(flux.make_flux(**flux.NARROW), FluxSizes()) < 1e-4
+
+
+# ---- both ----
+
+
+@pytest.fixture(scope="module")
+def model(in_comfy):
+    return flux.make_flux()
+
+
+@pytest.fixture(scope="module", params=["XLabs", "InstantX"])
+def adapter(request, model):
+    shapes = xlabs(4, SMALL_FLUX, 3) if request.param == "XLabs" else instantx(SMALL_FLUX, 8)
+    return load(state_of(shapes), model)
+
+
+@pytest.fixture
+def shown(adapter):
+    return pooled_embedding(adapter.config.image_width)
+
+
+def test_an_older_comfyui_is_refused_with_the_version(model, adapter, shown, monkeypatch):
+    monkeypatch.setattr("comfyui_version.__version__", "0.28.1")
+    with pytest.raises(UnsupportedModel, match=r"IP-Adapter needs ComfyUI 0\.29 or newer, and this is 0\.28\.1"):
+        apply_person(model, person(adapter, shown))
