@@ -46,8 +46,8 @@ def make_chroma(dtype=torch.float32, seed: int = 0, **sizes):
 
     unet_config = dict(
         image_model="chroma",
-        in_channels=16,
-        out_channels=16,
+        in_channels=64,
+        out_channels=64,
         mlp_ratio=4.0,
         theta=10000,
         patch_size=2,
