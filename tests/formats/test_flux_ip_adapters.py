@@ -208,3 +208,16 @@ def test_an_older_comfyui_is_refused_with_the_version(model, adapter, shown, mon
     monkeypatch.setattr("comfyui_version.__version__", "0.28.1")
     with pytest.raises(UnsupportedModel, match=r"IP-Adapter needs ComfyUI 0\.29 or newer, and this is 0\.28\.1"):
         apply_person(model, person(adapter, shown))
+
+
+def test_the_diffusers_host_refuses_it(model, adapter, shown):
+    from facecdm.hosts.diffusers.dit import DiffusersDit
+    from facecdm.hosts.diffusers.sampling import Span
+
+    _, transformer = make_twins(SMALL_FLUX.text)
+    host, x = DiffusersDit(transformer), flux.latents()
+    of_eight = layer_map(flux.make_flux())
+    host.layer_map = of_eight  # only the blocks' count differs from the adapter's base
+    with host.people([Span(person(adapter, shown), 0, 1)], torch.tensor([SIGMA]), x.shape[-2:]):
+        with pytest.raises(UnsupportedModel, match="reads the base model's own queries"):
+            diffusers_prediction(transformer, x, flux.prompt(model))

@@ -4,6 +4,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from ...adapter.cells import StreamCells, cells_of
+
 KEY = "facecdm_cells"  # of a MODEL's additional models
 _PATCHERS: WeakKeyDictionary = WeakKeyDictionary()  # ModelPatcher by adapter
 

@@ -19,7 +19,8 @@ class DiffusersDit(Host):
     """A diffusers `FluxTransformer2DModel` with people's cells after its blocks.
 
     The constructor adds forward hooks to the blocks. While people are applied, their cells are moved to the
-    transformer's device and dtype. The picture's tokens come first in the sequence; reference latents follow.
+    transformer's device and dtype. The picture's tokens come first in the sequence; reference latents follow. A call
+    raises UnsupportedModel for an adapter that reads the blocks' queries (adapter/decoupled.py).
     """
 
     def __init__(self, transformer: nn.Module):
@@ -34,6 +35,11 @@ class DiffusersDit(Host):
         streams = self._session.streams(index, rows * columns)
         if not streams:
             return None
+        if any(stream.cell is None for stream in streams):
+            raise UnsupportedModel(
+                "this adapter reads the base model's own queries (the IP-Adapters of XLabs and InstantX), which "
+                "FaceCDM does in ComfyUI alone; diffusers' load_ip_adapter reads the files of XLabs"
+            )
         for stream in streams:
             stream.cell.to(hidden.device, hidden.dtype)
         return text, add_residuals(hidden, 0, rows * columns, streams, self.layer_map.layers[index].heads, attend)
