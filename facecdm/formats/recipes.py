@@ -129,7 +129,7 @@ def check_output(output: VisionOutput, part: Recognised) -> VisionOutput:
     if part.family.recipe.vision == POOLED and output.pooled.ndim == 3:
         raise Mismatch(
             f"core's Load CLIP Vision leaves out SigLIP's pooling, and {part.family.name} reads the pooled embedding: "
-            "connect clip_vision of Load Adapter"
+            "connect clip_vision of Load FaceCDM Adapter"
         )
     if width == part.sizes.vision_width:
         return output

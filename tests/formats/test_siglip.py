@@ -59,5 +59,5 @@ def test_a_tower_without_pooling_is_refused():
     from facecdm.formats.recipes import check_output
 
     part = SimpleNamespace(family=FAMILIES["instantx-flux"])
-    with pytest.raises(Mismatch, match="leaves out SigLIP's pooling.*connect clip_vision of Load Adapter"):
+    with pytest.raises(Mismatch, match="leaves out SigLIP's pooling.*connect clip_vision of Load FaceCDM Adapter"):
         check_output(VisionOutput(torch.zeros(1, 729, 1152), torch.zeros(1, 729, 1152)), part)
