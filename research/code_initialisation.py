@@ -21,7 +21,7 @@ from facecdm.demo.weights import default_path, read
 from facecdm.hosts.diffusers.denoiser import demo_denoiser
 from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.denoiser import clean_from
-from facecdm.training.initialise import identity_directions, known_faces, principal_directions
+from facecdm.training.initialise import embeddings_by_person, identity_directions, principal_directions
 from facecdm.training.losses.arcface import ArcFace
 from facecdm.training.losses.loss import centred
 from facecdm.training.randomness import generator
@@ -115,7 +115,7 @@ def main() -> int:
     recogniser = ArcFace(arguments.recogniser)
     several = [pictures for pictures in data.people.values() if len(pictures) > 1]
     order = torch.randperm(len(several), generator=generator("people"))[: arguments.people].tolist()
-    faces, people = known_faces(data)
+    faces, people = embeddings_by_person(data)
     mean, scale = faces.mean(0), faces.shape[1] ** 0.5
     shown = F.normalize(data.features([several[i][1] for i in order], vision=False)[0].float(), dim=1)
     ways = codes((faces - mean) * scale, people)

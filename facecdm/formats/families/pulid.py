@@ -5,6 +5,7 @@ pulid/encoders.py (v1), pulid/encoders_transformer.py (v1.1, FLUX) and flux/mode
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -154,13 +155,14 @@ def _stack(width: int, hidden: int, out: int) -> nn.Sequential:
     )
 
 
-FAMILY = Family(
+pulid_family = partial(Family, stream="face", recipe=UprightFace(), recogniser=ANTELOPE, identity_factor=1.2)
+sdxl_family = partial(pulid_family, substitute="faceid-plusv2", projection="token_v2", kappa=1.0)
+
+FAMILY = sdxl_family(
     key="pulid",
     name="PuLID",
-    stream="face",
     rule=Rule({"body.6.weight": (None, None), "mapping_patch_4.6.weight": (None, None)}),
     projector=IdentityEncoder,
-    recipe=UprightFace(),
     files={"SDXL": "ip-adapter_pulid_sdxl_fp16.safetensors"},
     renames=(  # of pulid_v1.bin
         (r"id_adapter\.", "image_proj."),
@@ -168,42 +170,26 @@ FAMILY = Family(
         (r"\.id_to_k\.", ".to_k_ip."),
         (r"\.id_to_v\.", ".to_v_ip."),
     ),
-    substitute="faceid-plusv2",
-    recogniser=ANTELOPE,
-    projection="token_v2",
-    kappa=1.0,
     zeros=ZEROS,
-    identity_factor=1.2,
 )
 
-V1_1 = Family(
+V1_1 = sdxl_family(
     key="pulid-v1.1",
     name="PuLID v1.1",
-    stream="face",
     rule=Rule({"latents": (1, None, None), "id_embedding_mapping.6.weight": (None, None)}),
     projector=IdentityFormer,
-    recipe=UprightFace(),
     files={"SDXL": "pulid_v1.1.safetensors"},
-    substitute="faceid-plusv2",
-    recogniser=ANTELOPE,
-    projection="token_v2",
-    kappa=1.0,
     zeros=ZEROS_V1_1,
-    identity_factor=1.2,
 )
 
-FLUX = Family(
+FLUX = pulid_family(
     key="pulid-flux",
     name="PuLID-FLUX",
-    stream="face",
     rule=V1_1.rule,
     projector=IdentityFormer,
-    recipe=UprightFace(),
     layers=CellLayers(head=128, double=2, single=4),
     files={"Flux.1": "pulid_flux_v0.9.1.safetensors"},
     renames=((r"pulid_encoder\.", "image_proj."), (r"pulid_ca\.", "ip_adapter.")),
     substitute="pulid",
-    recogniser=ANTELOPE,
     strength=1.0,
-    identity_factor=1.2,
 )
