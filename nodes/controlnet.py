@@ -53,6 +53,9 @@ class ApplyToControlNet(io.ComfyNode):
                 ),
                 optional(io.Mask, "mask", "Where in the picture it acts; of a batch, the first mask is used."),
                 io.String.Input("reference_weights", default="", optional=True, tooltip=WEIGHTS, **ADVANCED),
+                optional(
+                    io.Vae, "vae", "Encodes the control image, for InfiniteYou's InfuseNet and other nets of Flux.1."
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with one more ControlNet."),
@@ -87,6 +90,7 @@ class ApplyToControlNet(io.ComfyNode):
         noise,
         mask=None,
         reference_weights="",
+        vae=None,
     ):
         from ..facecdm.formats.sources import Sources
         from ..facecdm.formats.tokens import face_tokens
@@ -95,7 +99,7 @@ class ApplyToControlNet(io.ComfyNode):
         if start_at >= end_at:
             raise FaceCDMError(f"start_at ({start_at}) must be before end_at ({end_at})")
         check_pixels(image=image, mask=mask)
-        check_net(control_net, adapter.config.layer_map.context)
+        check_net(control_net, adapter.config.layer_map.context, vae)
         sources = Sources(faces, references=references, weights=weights_of(reference_weights), noise=noise)
         shown, empty = face_tokens(adapter, sources)
         if not strength:
@@ -103,7 +107,7 @@ class ApplyToControlNet(io.ComfyNode):
         mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[:1]
         return io.NodeOutput(
             *control_with_faces(
-                positive, negative, control_net, image[..., :3], shown, empty, strength, start_at, end_at, mask
+                positive, negative, control_net, image[..., :3], shown, empty, strength, start_at, end_at, mask, vae
             )
         )
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import BadFile, MissingModel
 from .detection import FaceDetection
-from .packs import ADVICE, PackFiles, find_packs, sort_pack
+from .ir_se50 import ArcFace
+from .packs import ADVICE, IR_SE50, PackFiles, find_packs, sort_pack
 from .providers import CPU, choose_providers, import_insightface
 from .turns import turned_face, turned_picture, turned_points, turns_to_upright
 
@@ -94,9 +95,10 @@ class FaceAnalyzer:
 
     @property
     def provider_got(self) -> str:
-        """The provider that runs the recogniser, as its session reports it."""
+        """The provider that runs the recogniser, or the detector if the recogniser runs in torch."""
         self.load()
-        return self._models["recogniser"].session.get_providers()[0]
+        session = getattr(self._models["recogniser"], "session", None) or self._models["detector"].session
+        return session.get_providers()[0]
 
     def detect(self, picture: np.ndarray, size: int, min_score: float) -> list[FaceDetection]:
         """Detect the faces of a picture, which is scaled to fit size × size. Best score first."""
@@ -156,8 +158,11 @@ def _insightface_face(face: FaceDetection):
 
 
 def _open(path: Path, providers: list[str]):
-    """Open one model of InsightFace's model zoo. Raises BadFile."""
+    """Open one model of InsightFace's model zoo, or facexlib's recogniser. Raises BadFile."""
     from insightface import model_zoo
+
+    if path.name == IR_SE50:
+        return ArcFace(path)
 
     # InsightFace 2 would make a session for each detection size; 0.7 ignores the option. CoreML needs fixed shapes.
     options = {} if "CoreMLExecutionProvider" in providers else {"static_shape_sessions": False}

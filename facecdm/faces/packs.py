@@ -1,11 +1,14 @@
 """Packs of face models: their folders, and the task of each file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import BadFile, MissingModel
 from .onnxinfo import Signature, read_signature
 
+# facexlib's recogniser has no detector of its own. Its pack is a folder with this file alone, beside the pack whose
+# detector it uses, as in bytedance/InfiniteYou.
+IR_SE50, IR_SE50_DETECTOR = "recognition_arcface_ir_se50.pth", "antelopev2"
 PACKS_HOME = "models/insightface/models"
 DEFAULT_PACK = "buffalo_l"
 ADVICE = (
@@ -54,7 +57,7 @@ def default_pack(folders: list[Path]) -> str:
 
 def _onnx_folder(candidate: Path) -> Path | None:
     for folder in (candidate, candidate / candidate.name):
-        if folder.is_dir() and any(folder.glob("*.onnx")):
+        if folder.is_dir() and (any(folder.glob("*.onnx")) or (folder / IR_SE50).is_file()):
             return folder
     return None
 
@@ -81,6 +84,8 @@ def sort_pack(name: str, folder: Path, landmarks: bool = False) -> PackFiles:
 
     Raises MissingModel if a model is missing, or BadFile if a file is unreadable as well.
     """
+    if (folder / IR_SE50).is_file() and not any(folder.glob("*.onnx")):
+        return _ir_se50_pack(name, folder, landmarks)
     found: dict[str, Path] = {}
     broken: list[BadFile] = []
     for path in sorted(folder.glob("*.onnx")):
@@ -98,3 +103,13 @@ def sort_pack(name: str, folder: Path, landmarks: bool = False) -> PackFiles:
             f"The face pack {name} in {folder} has no model for {' and '.join(missing)} (it has {files}). {ADVICE}"
         )
     return PackFiles(name, found["detection"], found["recognition"], found["landmark_2d_106"] if landmarks else None)
+
+
+def _ir_se50_pack(name: str, folder: Path, landmarks: bool) -> PackFiles:
+    beside = _onnx_folder(folder.parent / IR_SE50_DETECTOR)
+    if beside is None:
+        raise MissingModel(
+            f"The face pack {name} has facexlib's recogniser and uses the detector of {IR_SE50_DETECTOR}, which is not "
+            f"beside it: unpack {IR_SE50_DETECTOR} into {folder.parent}."
+        )
+    return replace(sort_pack(IR_SE50_DETECTOR, beside, landmarks), name=name, recogniser=folder / IR_SE50)

@@ -60,14 +60,22 @@ def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published
             if key.startswith(prefix):
                 parts[part][key.removeprefix(prefix)] = value
     published = Published(parts["image_proj"], parts["ip_adapter"], metadata, path)
-    formats = {family.layers for family in FAMILIES.values()}
     for one in separate(published):
-        if not one.image_proj or not any(layers.matches(one.ip_adapter) for layers in formats):
+        if not _is_whole(one):
             raise BadFile(
                 f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
-                "FaceID, InstantID, PuLID and WithAnyone families: files that hold a projector and its layers."
+                "FaceID, InstantID, PuLID, WithAnyone and InfiniteYou families: files that hold a projector "
+                "and its layers."
             )
     return published
+
+
+def _is_whole(published: Published) -> bool:
+    """Whether there is a projector, and the layers that go with it; few families have none."""
+    if not published.ip_adapter:
+        return any(family.matches(published) for family in FAMILIES.values())
+    formats = {family.layers for family in FAMILIES.values()}
+    return bool(published.image_proj) and any(layers.matches(published.ip_adapter) for layers in formats)
 
 
 def separate(published: Published) -> tuple[Published, ...]:

@@ -10,8 +10,12 @@ from ..adapter.features import Features
 from ..adapter.person import Person, Stream
 from ..adapter.references import PER_PICTURE
 from ..errors import UnsupportedModel
+from .family import Family
 from .features import features
+from .negative import check_noise
+from .no_layers import NoLayers
 from .sources import Sources
+from .unet_layers import UnetLayers
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 
@@ -20,19 +24,22 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
     """Tokens of the faces, and of an empty face: a zero embedding, with noise if `sources` sets it.
 
     A reference's weight interpolates between the empty face's tokens (0) and its own (1), since a ControlNet
-    always needs tokens in place of the text. Raises UnsupportedModel if the adapter's face tokens need more than an
+    always needs tokens in place of the text. InfiniteYou's reads the faces with the negative prompt, too. Raises
+    UnsupportedModel if the adapter's face tokens need more than an
     embedding; else as `features` does.
     """
     parts = getattr(adapter.config, "parts", None)
     family = parts["face"].family if parts and "face" in parts else None
-    for_unet = not adapter.config.layer_map.is_dit
-    if "face" not in adapter.config.streams or family and not (family.recipe.picture == "" and for_unet):
+    if "face" not in adapter.config.streams or family and not _embedding_alone(family):
         name = family.name if family else next(iter(parts.values())).family.name
         raise UnsupportedModel(
             f"{name} makes no tokens from a face's embedding alone, and no ControlNet was trained "
             "with its tokens. Apply this ControlNet with core's Apply ControlNet; for InstantID's, "
-            "load the InstantID adapter."
+            "load the InstantID adapter, and for InfuseNet InfiniteYou's."
         )
+    in_negative = family is None or getattr(family.recipe, "negative", True)
+    if sources.noise and not in_negative:
+        check_noise(parts, sources.noise)
     prepared = features(adapter, replace(sources, noise=0.0))
     face = prepared.face if isinstance(prepared.face, Features) else Features(prepared.face)
     empty = face.empty()
@@ -49,7 +56,14 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
             per_picture=sources.references == PER_PICTURE,
         )
 
+    if not in_negative:
+        return (_shown(person(empty)),) * 2
     return _shown(person(empty)), _empty(person(empty.with_noise(sources.noise, face) if sources.noise else empty))
+
+
+def _embedding_alone(family: Family) -> bool:
+    """Whether the tokens are of an embedding alone, and a ControlNet may have been trained with them."""
+    return not family.recipe.picture and isinstance(family.layers, UnetLayers | NoLayers)
 
 
 def _shown(person: Person) -> Tokens:

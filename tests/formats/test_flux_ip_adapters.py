@@ -5,6 +5,7 @@ from pathlib import Path
 import flux
 import pytest
 import torch
+from flux_twins import diffusers_prediction, make_twins
 from published_flux import SMALL_FLUX, FluxSizes, instantx, state_of, xlabs
 from torch.nn import functional as F
 from twins import predict
@@ -45,53 +46,6 @@ def difference(ours, theirs, plain) -> float:
 # ---- XLabs, against diffusers ----
 
 
-def make_twins(context: int):
-    """The same small Flux.1 in ComfyUI and in diffusers."""
-    from comfy.model_detection import convert_diffusers_mmdit
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    theirs = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=64,
-        num_layers=3,
-        num_single_layers=2,
-        attention_head_dim=24,
-        num_attention_heads=2,
-        joint_attention_dim=context,
-        pooled_projection_dim=24,
-        guidance_embeds=True,
-        axes_dims_rope=(4, 10, 10),
-    ).requires_grad_(False)
-    for name, value in theirs.named_parameters():
-        value.copy_(torch.randn_like(value) * (value.shape[-1] ** -0.5 if value.ndim > 1 else 0.1) + ("norm_" in name))
-    model = flux.make_flux(context_in_dim=context, depth_single_blocks=2)
-    own = {key: value.clone() for key, value in theirs.state_dict().items()}  # the conversion writes into some
-    model.model.diffusion_model.load_state_dict(convert_diffusers_mmdit(own), strict=True)
-    return model, theirs
-
-
-@torch.no_grad()
-def diffusers_prediction(transformer, x, conditioning, embeds=None):
-    ((text, options),) = conditioning
-    rows, _, height, width = x.shape
-    tokens = F.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
-    ids = torch.zeros(height // 2, width // 2, 3)
-    ids[..., 1], ids[..., 2] = torch.arange(height // 2)[:, None], torch.arange(width // 2)
-    (out,) = transformer(
-        hidden_states=tokens,
-        timestep=torch.full((rows,), SIGMA),
-        guidance=torch.full((rows,), options["guidance"]),
-        pooled_projections=options["pooled_output"].expand(rows, -1),
-        encoder_hidden_states=text.expand(rows, -1, -1),
-        txt_ids=torch.zeros(text.shape[1], 3),
-        img_ids=ids.flatten(0, 1),
-        joint_attention_kwargs=None if embeds is None else {"ip_adapter_image_embeds": [embeds]},
-        return_dict=False,
-    )
-    return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (height // 2, width // 2)), 2)
-
-
 def for_diffusers(state: dict) -> dict:
     """The layout that diffusers' FluxIPAdapterMixin gives a file of XLabs before it loads it."""
     parts = {"image_proj": {}, "ip_adapter": {}}
@@ -111,13 +65,13 @@ def test_xlabs(in_comfy, tokens, context):
     state, pooled = state_of(xlabs(tokens, sizes, 3)), pooled_embedding(12)
     x, prompt = flux.latents(), flux.prompt(model)
     ours = predict(apply_person(model, person(load(state, model), pooled)), x, SIGMA, prompt)
-    plain = diffusers_prediction(transformer, x, prompt)
+    plain = diffusers_prediction(transformer, x, SIGMA, prompt)
     assert (predict(model, x, SIGMA, prompt) - plain).abs().max() < 1e-4 * plain.abs().max()
     transformer._load_ip_adapter_weights([for_diffusers(state)], low_cpu_mem_usage=False)
     for processor in transformer.attn_processors.values():
         if hasattr(processor, "scale"):
             processor.scale = [STRENGTH]
-    theirs = diffusers_prediction(transformer, x, prompt, pooled[None])
+    theirs = diffusers_prediction(transformer, x, SIGMA, prompt, pooled[None])
     assert difference(ours, theirs, plain) < 1e-4
 
 

@@ -21,12 +21,10 @@ def skip_without_query_patches() -> None:
         pytest.skip(f"ComfyUI {__version__} has no attn1_output_patch in Flux' blocks; 0.29 has")
 
 
-def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):
-    """A ComfyUI MODEL of Flux.1-dev's kind with random weights, which are cast to `computed_in` at every use."""
-    import comfy.supported_models
-
-    unet_config = dict(
-        image_model="flux",
+def config(kind: str, **sizes) -> dict:
+    """Flux.1-dev's configuration at small sizes, for the models of this version of ComfyUI."""
+    return dict(
+        image_model=kind,
         in_channels=16,
         out_channels=16,
         vec_in_dim=24,
@@ -36,9 +34,15 @@ def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):
         qkv_bias=True,
         guidance_embed=True,
         **(SMALL | sizes),
-        **_known_to("flux", txt_ids_dims=[]),
+        **_known_to(kind, txt_ids_dims=[]),
     )
-    return patcher_of(comfy.supported_models.Flux(dict(unet_config)), dtype, seed, computed_in)
+
+
+def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):
+    """A ComfyUI MODEL of Flux.1-dev's kind with random weights, which are cast to `computed_in` at every use."""
+    import comfy.supported_models
+
+    return patcher_of(comfy.supported_models.Flux(config("flux", **sizes)), dtype, seed, computed_in)
 
 
 def make_chroma(dtype=torch.float32, seed: int = 0, **sizes):

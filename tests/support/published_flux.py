@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from published import Sizes, _mlp, _pulid_v11, random_state
+from published import Sizes, _mlp, _perceiver, _pulid_v11, random_state
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def withanyone(sizes: FluxSizes = FluxSizes(), cells: int = 57) -> dict[str, tup
         ("siglip_in_sig.3", (width,) * 2),
     ]
     return shapes | _mlp(names)
+
+
+def infiniteyou(text: int = 4096, width: int = 1280, tokens: int = 8) -> dict[str, tuple[int, ...]]:
+    shapes = {"latents": (1, tokens, width)} | _perceiver(512, width, width // 64, text)
+    return {f"image_proj.{key}": shape for key, shape in shapes.items()}
 
 
 def state_of(shapes: dict, seed: int = 0) -> dict:

@@ -11,13 +11,16 @@ from torch.nn import functional as F
 
 from ....bases import BASES
 from ....bases.base import LATENT_PIXELS
-from ....errors import Mismatch, UnsupportedModel
+from ....bases.flux import FLUX
+from ....bases.grid import token_grid
+from ....errors import FaceCDMError, Mismatch, UnsupportedModel
 from ..sampling.chunks import rows_for_images, sampled_images
 from ..sampling.run import run_of
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 _CONTEXT = "crossattn_controlnet"  # the key that core's ControlNets prefer over the text
 _AREAS = "facecdm_areas"
+DIT_PATCH = FLUX.patch
 
 
 class TokensPerImage(comfy.conds.CONDRegular):
@@ -71,7 +74,8 @@ class FaceControl(ControlBase):
             return before
         if self.mask is not None:
             mask = self._mask_for(x_noisy, cond.get(_AREAS), transformer_options or {})
-            control = {part: [_masked(value, mask) for value in values] for part, values in control.items()}
+            grid = token_grid(*x_noisy.shape[-2:], DIT_PATCH)
+            control = {part: [_masked(value, mask, grid) for value in values] for part, values in control.items()}
         return self.control_merge(control, before, None)
 
     def _mask_for(self, x_noisy: Tensor, areas: Tensor | None, options: dict) -> Tensor:
@@ -124,6 +128,7 @@ def control_with_faces(
     start: float,
     end: float,
     mask: Tensor | None = None,
+    vae=None,
 ) -> tuple[list, list]:
     """Add a ControlNet to both conditionings; it reads the tokens `shown` with the positive prompts and `empty` with
     the negative ones.
@@ -131,13 +136,14 @@ def control_with_faces(
     picture     control image [B, H, W, 3] in 0…1
     start, end  shares of the sampling between which it acts
     mask        [1, H, W] in 0…1: where it acts; None means everywhere
+    vae         encodes the control image for a net that reads latents
     """
     key, links = f"facecdm_face_tokens_{uuid4().hex}", {}
 
     def linked(text: Tensor, options: dict, tokens: Tokens) -> list:
         before = options.get("control")
         if before not in links:  # both conditionings share a link, and so a batch
-            own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end))
+            own = net.copy().set_cond_hint(picture.movedim(-1, 1), strength, (start, end), vae)
             links[before] = FaceControl(own, key, mask).set_previous_controlnet(before)
         read = tokens(text)
         kind = comfy.conds.CONDCrossAttn if len(read) == 1 else TokensPerImage
@@ -149,8 +155,9 @@ def control_with_faces(
     return ([linked(*entry, shown) for entry in positive], [linked(*entry, empty) for entry in negative])
 
 
-def check_net(net, context: int) -> None:
-    """Raises UnsupportedModel for a net without cross-attention, Mismatch for tokens of another width."""
+def check_net(net, context: int, vae=None) -> None:
+    """Raises UnsupportedModel for a net without cross-attention, Mismatch for tokens of another width, FaceCDMError for
+    a net that reads latents without a VAE."""
     model = getattr(net, "control_model", None)
     if model is None:
         if hasattr(net, "t2i_model"):
@@ -160,10 +167,12 @@ def check_net(net, context: int) -> None:
             )
         return  # a Control-LoRA, which has no attention weights before sampling
     widths = {module.in_features for name, module in model.named_modules() if name.endswith("attn2.to_k")}
+    if hasattr(model, "txt_in"):  # of a DiT
+        widths = {model.txt_in.in_features}
     if not widths:
         raise UnsupportedModel(
             f"control_net is a {type(model).__name__} without cross-attention, so it cannot read face "
-            "tokens. Use a ControlNet for SD1.5, SD2 or SDXL."
+            "tokens. Use a ControlNet for SD1.5, SD2, SDXL or Flux.1."
         )
     if context not in widths:
         base = next((base.name for base in BASES.values() if base.text_width == max(widths)), "another base")
@@ -171,9 +180,15 @@ def check_net(net, context: int) -> None:
             f"the adapter's face tokens have {context} features, and control_net reads {max(widths)} "
             f"({base}): load a ControlNet and an adapter for the same base"
         )
+    if getattr(net, "latent_format", None) is not None and vae is None:
+        raise FaceCDMError("control_net reads its picture as latents: connect the base model's VAE to vae")
 
 
-def _masked(value: Tensor | None, mask: Tensor) -> Tensor | None:
+def _masked(value: Tensor | None, mask: Tensor, grid: tuple[int, int]) -> Tensor | None:
+    """An output times the mask: a feature map [B, C, h, w], or a DiT's tokens [B, n, C] on a `grid`."""
     if value is None:
         return None
+    if value.ndim == 3:
+        weights = F.interpolate(mask[:, None].to(value.device, torch.float32), grid, mode="area")
+        return value * weights.flatten(2).movedim(1, 2).to(value)
     return value * F.interpolate(mask[:, None].to(value.device, torch.float32), value.shape[-2:], mode="area").to(value)

@@ -37,7 +37,8 @@ def sigma_at(model, percent: float) -> float:
 
 
 def check_base(model, adapter) -> None:
-    """Raises Mismatch if `adapter` was made for another base than MODEL, UnsupportedModel if no adapter fits it."""
+    """Raises Mismatch if `adapter` was made for another base than MODEL or does not act in it, UnsupportedModel if no
+    adapter fits it."""
     found = layer_map(model)
     wanted = adapter.config.layer_map
     if found != wanted:
@@ -46,6 +47,11 @@ def check_base(model, adapter) -> None:
             f"this adapter was made for {name_of(wanted)}, and the MODEL is {name_of(found)}; load an adapter "
             f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
             "made for"
+        )
+    if all(getattr(stream, "at", None) == () for stream in adapter.streams.values()):
+        names = " and ".join(part.family.name for part in adapter.config.parts.values())
+        raise Mismatch(
+            f"{names} acts through its ControlNet alone: connect the adapter to Apply FaceCDM to ControlNet, not here"
         )
 
 

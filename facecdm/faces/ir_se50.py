@@ -1,0 +1,96 @@
+"""facexlib's ArcFace recogniser, which InfiniteYou reads, in torch on the CPU.
+
+Deng et al., "ArcFace", 2019, with the blocks of Hu et al., "Squeeze-and-Excitation Networks", 2018; keys and sizes of
+recognition_arcface_ir_se50.pth are those of xinntao/facexlib, facexlib/recognition/arcface_arch.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import BadFile
+from ..tensor_file import read_tensors
+
+SIDE = 112  # of the aligned face, in pixels
+_STAGES = ((64, 64, 3), (64, 128, 4), (128, 256, 14), (256, 512, 3))  # channels in and out, and number of units
+
+
+class ArcFace:
+    """The recogniser with the interface of InsightFace's. Raises BadFile."""
+
+    taskname = "recognition"
+
+    def __init__(self, path: Path):
+        tensors, _ = read_tensors(path)
+        with torch.inference_mode(False), torch.device("meta"):
+            self.network = IrSe50()
+        try:
+            self.network.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            raise BadFile(f"{path} is not facexlib's recogniser ({str(error)[:200]}): get the file again.") from error
+        self.network.float().eval().requires_grad_(False)
+
+    def get(self, picture: np.ndarray, face) -> np.ndarray:
+        """The unit embedding [512] of a face in a BGR picture [H, W, 3] uint8; `face` has `kps` [5, 2]."""
+        from insightface.utils.face_align import norm_crop
+
+        crop = torch.from_numpy(norm_crop(picture, face.kps, SIDE))
+        with torch.inference_mode():
+            return self.network(crop.movedim(-1, 0)[None] / 127.5 - 1)[0].numpy()
+
+
+class IrSe50(nn.Module):
+    """Aligned BGR faces [B, 3, 112, 112] in -1…1 → unit embeddings [B, 512]."""
+
+    def __init__(self):
+        super().__init__()
+        self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        self.body = nn.Sequential(
+            *(
+                _Unit(into if number == 0 else out, out, 2 if number == 0 else 1)
+                for into, out, count in _STAGES
+                for number in range(count)
+            )
+        )
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512)
+        )
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return F.normalize(self.output_layer(self.body(self.input_layer(faces))), dim=-1)
+
+
+class _Unit(nn.Module):
+    """A residual unit whose channels are weighted by their mean."""
+
+    def __init__(self, into: int, out: int, stride: int):
+        super().__init__()
+        self.shortcut_layer = (
+            nn.MaxPool2d(1, stride)
+            if into == out
+            else nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(into),
+            nn.Conv2d(into, out, 3, 1, 1, bias=False),
+            nn.PReLU(out),
+            nn.Conv2d(out, out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out),
+            _ChannelWeights(out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut_layer(x) + self.res_layer(x)
+
+
+class _ChannelWeights(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
