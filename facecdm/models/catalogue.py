@@ -1,9 +1,10 @@
 """The one table of model files. Notes, docs, help pages, the doctor and `get` read it.
 
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
-the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone and ComfyUI-WithAnyone. The
-sizes of SD1.5, EVA-CLIP, PuLID and WithAnyone assume two bytes per parameter, that of SigLIP four. A licence that could
-not be read at its source says "see the repository".
+the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone, ComfyUI-WithAnyone and
+ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID and WithAnyone
+assume two bytes per parameter, those of WithAnyone's SigLIP and facexlib's recogniser four. A licence that could not be
+read at its source says "see the repository".
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ PREFIXED = ("ipadapter", "instantid", "pulid")
 APACHE, MIT = "Apache-2.0", "MIT"
 OPENRAIL, OPENRAIL_PP = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
 NON_COMMERCIAL = "non-commercial research only"
+CC_BY_NC = "CC BY-NC 4.0"
 UNREAD = "see the repository"
 
 
@@ -91,6 +93,7 @@ EVA = "EVA02_CLIP_L_336_psz14_s6B.pt"
 SIGLIP = "siglip-base-patch16-256-i18n.safetensors"
 SIGLIP_SO400M = "sigclip_vision_patch14_384.safetensors"
 CLIP_L = "clip-vit-large-patch14.safetensors"
+IR_SE50_FILE = "recognition_arcface_ir_se50.pth"
 
 
 def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
@@ -119,10 +122,42 @@ def _xlabs(name: str, megabytes: float, purpose: str) -> ModelFile:
     return ModelFile("ipadapter", file, repository, path, megabytes, UNREAD, purpose, requires=(CLIP_L,))
 
 
+_INFINITE_YOU = "ByteDance/InfiniteYou"
+
+
+def _infinite_you(folder: str, kind: str, purpose: str) -> ModelFile:
+    path, requires = (
+        f"infu_flux_v1.0/{folder}/image_proj_model.bin",
+        (f"infusenet_{kind}_bf16.safetensors", IR_SE50_FILE, "antelopev2"),
+    )
+    return ModelFile(
+        "ipadapter", f"infiniteyou_{folder}.bin", _INFINITE_YOU, path, 338, CC_BY_NC, purpose, requires=requires
+    )
+
+
+def _infuse_net(folder: str, kind: str, purpose: str) -> ModelFile:
+    name = f"infusenet_{kind}_bf16.safetensors"
+    path = f"infu_flux_v1.0/{folder}/{name}"
+    return ModelFile("controlnet", name, _INFINITE_YOU, path, 5910, CC_BY_NC, purpose)
+
+
 def _pack(name: str, megabytes: float, purpose: str, sha256: str = "") -> ModelFile:
     link = f"https://github.com/deepinsight/insightface/releases/download/v0.7/{name}.zip"
     return ModelFile("insightface/models", name, "", "", megabytes, NON_COMMERCIAL, purpose, link, sha256)
 
+
+# InfiniteYou's recogniser; the face pack antelopev2 beside it has the detector.
+IR_SE50 = ModelFile(
+    "insightface/models",
+    f"arcface_ir_se50/{IR_SE50_FILE}",
+    "",
+    "",
+    175,
+    UNREAD,
+    "recogniser of InfiniteYou, by facexlib",
+    "https://github.com/xinntao/facexlib/releases/download/v0.1.0/recognition_arcface_ir_se50.pth",
+    requires=("antelopev2",),
+)
 
 PACKS = {
     pack.name: pack
@@ -305,6 +340,12 @@ FILES = (
         "InstantX IP-Adapter for FLUX.1",
         requires=(SIGLIP_SO400M,),
     ),
+    # InfiniteYou
+    _infinite_you("aes_stage2", "aes", "InfiniteYou for FLUX.1, better composition"),
+    _infinite_you("sim_stage1", "sim", "InfiniteYou for FLUX.1, higher identity similarity"),
+    _infuse_net("aes_stage2", "aes", "InfuseNet of InfiniteYou, better composition"),
+    _infuse_net("sim_stage1", "sim", "InfuseNet of InfiniteYou, higher identity similarity"),
+    IR_SE50,
     # pose ControlNets
     ModelFile(
         "controlnet",
