@@ -14,8 +14,11 @@ from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import UnsupportedModel
+from facecdm.formats.features import features
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import canonical
+from facecdm.formats.sources import Sources
+from facecdm.formats.vision import VisionOutput
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.sampling.apply import apply_person
 
@@ -170,8 +173,55 @@ def test_the_diffusers_host_refuses_it(model, adapter, shown):
 
     _, transformer = make_twins(SMALL_FLUX.text)
     host, x = DiffusersDit(transformer), flux.latents()
-    of_eight = layer_map(flux.make_flux())
-    host.layer_map = of_eight  # only the blocks' count differs from the adapter's base
+    host.layer_map = layer_map(model)  # the transformer has fewer single blocks
     with host.people([Span(person(adapter, shown), 0, 1)], torch.tensor([SIGMA]), x.shape[-2:]):
         with pytest.raises(UnsupportedModel, match="reads the base model's own queries"):
-            diffusers_prediction(transformer, x, flux.prompt(model))
+            diffusers_prediction(transformer, x, SIGMA, flux.prompt(model))
+
+
+class Tower:
+    """A made-up vision tower: its pooled embedding depends on the first picture's mean alone."""
+
+    def __init__(self, width: int):
+        self.width = width
+
+    def encode(self, pictures) -> VisionOutput:
+        pooled = pictures.mean((1, 2, 3))[:, None] + torch.arange(self.width)
+        return VisionOutput(pooled, torch.zeros(len(pictures), 2, 8))
+
+    def encode_empty(self):
+        raise AssertionError("these families have no empty picture")
+
+
+def test_what_the_negative_prompt_gets(adapter):
+    """XLabs': a black picture's tokens; InstantX': nothing; both: those of a connected negative image."""
+    tower, picture = Tower(adapter.config.image_width), torch.rand(1, 64, 64, 3)
+    xlabs_family = adapter.config.parts["image"].family.key == "xlabs"
+    prepared = features(adapter, Sources(clip_vision=tower, image=picture))
+    assert torch.equal(prepared.image.embedding, tower.encode(picture).pooled)
+    black = {"image": tower.encode(torch.zeros(1, 64, 64, 3)).pooled} if xlabs_family else {}
+    assert {name: value.embedding.tolist() for name, value in prepared.negative.items()} == {
+        name: value.tolist() for name, value in black.items()
+    }
+    other = torch.rand(1, 64, 64, 3)
+    prepared = features(adapter, Sources(clip_vision=tower, image=picture, negative_image=other))
+    assert torch.equal(prepared.negative["image"].embedding, tower.encode(other).pooled)
+
+
+def test_an_ip_adapter_for_sd35_is_refused_with_the_reason():
+    state = {
+        "image_proj.latents": torch.zeros(1, 64, 1280),
+        "image_proj.time_embedding.linear_1.weight": torch.zeros(1280, 320),
+        "ip_adapter.0.norm_ip.linear.weight": torch.zeros(8, 8),
+        "ip_adapter.0.to_k_ip.weight": torch.zeros(8, 8),
+    }
+    with pytest.raises(UnsupportedModel, match=r"ip-adapter\.bin is InstantX' IP-Adapter for SD3\.5 Large.*timestep"):
+        import_adapter(canonical(state, {}, Path("ip-adapter.bin")))
+
+
+def test_a_file_for_other_blocks_is_refused(model):
+    state = state_of(instantx(SMALL_FLUX, 7))
+    with pytest.raises(
+        UnsupportedModel, match="made for 7 blocks of a DiT of width 48 and text width 40; FaceCDM knows"
+    ):
+        load(state, model)
