@@ -3,6 +3,8 @@
 Against diffusers' FluxControlNetModel and FluxTransformer2DModel, and a second writing of the resampler.
 """
 
+from pathlib import Path
+
 import flux
 import pytest
 import torch
@@ -52,7 +54,9 @@ def adapter(in_comfy, twins, state):
     bases = in_comfy.module("facecdm.bases")
     layer_map = in_comfy.module("facecdm.hosts.comfy.base_model").layer_map(twins[0])
     nested = {"image_proj": {key.removeprefix("image_proj."): value for key, value in state.items()}}
-    torch.save(nested, f"{folder_paths.get_folder_paths('ipadapter')[0]}/image_proj_model.bin")
+    folder = Path(folder_paths.get_folder_paths("ipadapter")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(nested, folder / "image_proj_model.bin")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(bases.BASES, "small Flux", bases.Base("small Flux", layer_map))
         adapter, report, tower = in_comfy.run(
