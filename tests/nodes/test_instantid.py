@@ -269,7 +269,7 @@ def test_an_adapter_that_reads_pictures(errors, twins, apply_control, make_impor
     layer_map = in_comfy.module("facecdm.hosts.comfy.unet").layer_map(twins.model)
     for family, name in (("ip-adapter-plus", "IP-Adapter Plus"), ("faceid-plusv2", "FaceID PlusV2")):
         adapter = make_imported(family, published_state(family, layer_map, SMALL_XL, lora_rank=0))
-        with pytest.raises(errors.UnsupportedModel, match=f"{name} has no tokens.*core's Apply ControlNet"):
+        with pytest.raises(errors.UnsupportedModel, match=f"{name} makes no tokens.*core's Apply ControlNet"):
             apply_control([], [], adapter=adapter)
 
 
