@@ -114,7 +114,18 @@ def _outputs() -> list:
     ]
 
 
-class TrainStage(io.ComfyNode):
+class TrainingNode(io.ComfyNode):
+    """A node that trains in the folder `run`."""
+
+    @classmethod
+    def validate_inputs(cls, run=None):
+        try:
+            return run is None or bool(check_filename(run))
+        except FaceCDMError as error:
+            return str(error)
+
+
+class TrainStage(TrainingNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -142,17 +153,13 @@ class TrainStage(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run=None):
-        return _valid(run)
-
-    @classmethod
     @checked
     def execute(cls, preset, stage, steps, batch, seed, settings=None, **parts):
         values = {**_given(steps=steps, batch=batch), "seed": seed, **(settings or {})}
         return _train(cls, [_job(preset, STAGES.index(stage), values)], **parts)
 
 
-class Train(io.ComfyNode):
+class Train(TrainingNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -178,10 +185,6 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run=None):
-        return _valid(run)
-
-    @classmethod
     @checked
     def execute(
         cls, preset, length, batch, seed, settings=None, settings_1=None, settings_2=None, settings_3=None, **parts
@@ -192,13 +195,6 @@ class Train(io.ComfyNode):
             given = _given(steps=0 if length == 1 else steps, batch=batch)
             jobs.append(_job(preset, stage, {**given, "seed": seed, **(settings or {}), **(own or {})}))
         return _train(cls, jobs, **parts)
-
-
-def _valid(run: str | None) -> bool | str:
-    try:
-        return run is None or bool(check_filename(run))
-    except FaceCDMError as error:
-        return str(error)
 
 
 def _given(**values: int) -> dict[str, int]:
