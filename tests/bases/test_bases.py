@@ -38,6 +38,9 @@ def test_sizes_are_those_of_the_published_bases():
     assert heads == [{64}, {64}] and {layer.heads for layer in BASES["SD1.5"].layer_map.layers} == {8}
     widths = [layer.width for layer in BASES["SD2"].layer_map.layers]
     assert widths == [layer.width for layer in BASES["SD1.5"].layer_map.layers]
+    demo = BASES["FaceCDM demo"].layer_map
+    assert (len(demo.layers), demo.heads, demo.width) == (7, 16, 1024)
+    assert [base.step for base in BASES.values()] == [64, 64, 64, 8, 16]
     assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128, 1024]
     assert [base.face_crop for base in BASES.values()][:3] == [224, 256, 256]
 
