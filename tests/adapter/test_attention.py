@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facecdm.adapter.attention import LayerStream, attend, triplet_attention
+from facecdm.adapter.attention import PROJECTIONS, LayerStream, attend, triplet_attention
 from facecdm.adapter.gates import SIGMA_RANGE, knot_weights
 
 HEADS, WIDTH = 2, 8
@@ -109,9 +109,11 @@ def test_triplet_attention_equals_the_formula(seed, batch, data):
     torch.testing.assert_close(with_gradient, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_kappa_of_a_text_output_of_zeros_is_finite():
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_kappa_of_a_text_output_of_zeros_is_finite(projection):
     q, zeros = torch.randn(1, 5, WIDTH), torch.zeros(1, 5, WIDTH)
-    stream = LayerStream(0, 1, torch.randn(1, 3, WIDTH), torch.randn(1, 3, WIDTH), torch.ones(WIDTH), torch.tensor(1.0))
+    k, v = torch.randn(2, 1, 3, WIDTH)
+    stream = LayerStream(0, 1, k, v, torch.ones(WIDTH), torch.tensor(1.0), projection=projection)
     with torch.no_grad():
         assert torch.isfinite(triplet_attention(q, zeros, [stream], HEADS, attend)).all()
 

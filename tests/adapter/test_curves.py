@@ -2,7 +2,7 @@
 
 import pytest
 
-from facecdm.adapter.curves import NAMES, PRESETS, block_factors, factors_of
+from facecdm.adapter.curves import CURVES, NAMES, PRESETS, block_factors, factors_of
 from facecdm.bases import BASES
 from facecdm.errors import FaceCDMError
 
@@ -27,6 +27,16 @@ def test_sd15_blocks_are_ipadapter_plus():
     )
     assert active("style", "SD1.5") == {0, 1, 2, 3} | set(range(8, 15))
     assert active("strong style", "SD1.5") == set(range(16)) - {4, 5}
+
+
+def test_factors_of_presets_and_curves():
+    for base in ("SD1.5", "SDXL"):
+        layer_map = BASES[base].layer_map
+        for name in ("style", "strong style"):
+            assert set(factors_of(name, "", layer_map)) == {0.0, 1.0}
+    assert set(factors_of("composition", "", BASES["SDXL"].layer_map)) == {0.0, 1.0}
+    ends = {name: (values[0], max(values), values[-1]) for name, values in CURVES.items()}
+    assert ends["strong middle"] == (0.0, 1.0, 0.0) and ends["ease in"] == (0.0, 1.0, 1.0)
 
 
 def test_single_blocks_by_number():

@@ -68,7 +68,8 @@ def as_published(state: dict) -> dict:
 @pytest.mark.parametrize("layout", [dict, as_published])
 def test_output_equals_timms(oracle, layout):
     tower = load_eva(layout(oracle.state_dict()), FILE)
-    assert tower.sizes == SMALL
+    assert tower.sizes == SMALL and not tower.training
+    assert not any(weight.requires_grad for weight in tower.parameters())
     pictures = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         embedding, states = tower(pictures)

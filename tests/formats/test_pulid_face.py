@@ -55,6 +55,13 @@ def test_grey_on_white(upright):
     assert abs(output[0, 0, eye_y, eye_x] - grey[round(FFHQ[0][1]), round(FFHQ[0][0])]) < 0.1
 
 
+def test_white_stays_white():
+    white = torch.ones(1, 512, 512, 3)
+    face = Face(torch.ones(512), EYES_NOSE_MOUTH, torch.tensor([180.0, 60, 270, 190]), 0.9, (512, 512), 0, white[0])
+    upright = upright_faces(Faces((face,), "antelopev2/glintr100.onnx"), white)
+    assert (upright[0, :, 200:400, 200:400] == 1).all()
+
+
 def test_faces_of_another_picture(faces, astronaut):
     with pytest.raises(FaceCDMError, match="1 picture.s. of 256 × 512, and not all of the 1 face.s. were found"):
         upright_faces(faces, astronaut[:, :, :256])
@@ -89,6 +96,14 @@ def test_background_by_the_parsers_classes(parser_file, upright):
     classes = parser(((upright.movedim(1, -1) - mean) / std).movedim(-1, 1)).argmax(1)[:, None]
     expected = sum(classes == c for c in [0, 16, 18, 7, 8, 9, 14, 15]).bool()
     assert background.equal(expected) and expected.any() and not expected.all()
+
+
+def test_a_parser_file_that_lacks_a_tensor(published, tmp_path):
+    """Its convolutions have no biases, so a file without them is whole."""
+    assert not any(key.endswith("conv.bias") for key in published)
+    torch.save({key: value for key, value in published.items() if key != "ffm.conv1.weight"}, tmp_path / "a.pth")
+    with pytest.raises(BadFile, match="does not hold the weights of facexlib's BiSeNet.*ffm.conv1.weight"):
+        load_parser(tmp_path / "a.pth")
 
 
 def test_the_parser_equals_facexlibs(parser_file, published, upright):
