@@ -29,7 +29,7 @@ TESTS = (
     *("pose/test_value.py", "pose/test_openpose.py", "pose/test_edit.py", "pose/test_draw.py"),
 )
 LEFT_OUT = ("server", "test_ray", "test_real")  # these tests start other processes
-MOST_SECONDS, MOST_TESTS = 60.0, 250  # per mutant
+MOST_TESTS = 250  # per mutant
 KILLED, SURVIVED = "killed", "survived"
 
 
@@ -39,10 +39,11 @@ class Mutations:
     mutants  the mutants to run
     out      the results' file
     until    the time to stop at, by time.monotonic
+    most     seconds of tests per mutant
     """
 
-    def __init__(self, mutants: list[Mutant], out: Path, until: float):
-        self.mutants, self.out, self.until = mutants, out, until
+    def __init__(self, mutants: list[Mutant], out: Path, until: float, most: float):
+        self.mutants, self.out, self.until, self.most = mutants, out, until, most
         self.seconds: dict[str, float] = {}
         self.trusted: dict[tuple[str, bool], bool] = {}
 
@@ -52,6 +53,7 @@ class Mutations:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self.items = {item.nodeid: item for item in session.items}
         lines = self.run_once(session.items)
+        self.functions = killing.functions_by_file()
         for mutant in self.mutants:
             if time.monotonic() > self.until:
                 break
@@ -96,7 +98,7 @@ class Mutations:
         chosen, total = [], 0.0
         for name in sorted(set(found), key=self.seconds.__getitem__)[:MOST_TESTS]:
             total += self.seconds[name]
-            if chosen and total > MOST_SECONDS:
+            if chosen and total > self.most:
                 break
             chosen.append(name)
         return chosen
@@ -105,14 +107,14 @@ class Mutations:
         """(outcome, the test that killed it or the reason)"""
 
         def exchanged(names: list[str]) -> int:
-            killing.exchange(mutant)
+            killing.exchange(mutant, self.functions)
             return self.run_items(names)
 
         if not tests:
             return SURVIVED, "no test runs it"
         if mutant.in_function:
             by = self.killer(exchanged, self.run_items, tests)
-            if by not in (None, "time"):
+            if by is not None:
                 return KILLED, by
         by = self.killer(
             lambda names: killing.run_afresh(mutant, names), lambda names: killing.run_afresh(None, names), tests, True
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=80)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=90)
+    parser.add_argument("--seconds", type=float, default=60, help="most seconds of tests per mutant")
     parser.add_argument("--rerun", type=Path)
     parser.add_argument("--slow", action="store_true", help="with the slow tests, too")
     parser.add_argument("tests", nargs="*", help="default: those of the packages")
@@ -191,7 +194,7 @@ def main() -> None:
         packages = [sample(name, options.most, options.seed) for name in options.package or PACKAGES]
         mutants = [mutant for turn in zip_longest(*packages) for mutant in turn if mutant]
     done = {mutant_of(result) for result in read(options.out)}
-    plugin = Mutations([mutant for mutant in mutants if mutant not in done], options.out, until)
+    plugin = Mutations([mutant for mutant in mutants if mutant not in done], options.out, until, options.seconds)
     tests = options.tests or [str(ROOT / "tests" / name) for name in TESTS]
     marks = [] if options.slow else ["-m", "not slow"]
     code = pytest.main(["-q", "-s", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *marks, *tests], plugins=[plugin])

@@ -58,15 +58,25 @@ def run_items(items: list[pytest.Item], last: pytest.Item) -> int:
     return PASSED
 
 
-def exchange(mutant: Mutant) -> None:
+def functions_by_file() -> dict[str, list[FunctionType]]:
+    """The living functions of the library, by the file that they are from."""
+    found: dict[str, list[FunctionType]] = {}
+    for each in gc.get_objects():
+        if isinstance(each, FunctionType) and Path(each.__code__.co_filename).is_relative_to(ROOT / "facecdm"):
+            found.setdefault(each.__code__.co_filename, []).append(each)
+    gc.freeze()  # children share this memory with the parent as long as nobody writes to it
+    return found
+
+
+def exchange(mutant: Mutant, functions: dict[str, list[FunctionType]]) -> None:
     """Give all living functions of the mutant's file their changed code."""
     path = str(ROOT / mutant.file)
     new = {}
     for code in _codes(compile(mutant.source(), path, "exec")):
         new.setdefault((code.co_name, code.co_firstlineno), code)
-    for function in [each for each in gc.get_objects() if isinstance(each, FunctionType)]:
+    for function in functions.get(path, ()):
         code = function.__code__
-        changed = code.co_filename == path and new.get((code.co_name, code.co_firstlineno))
+        changed = new.get((code.co_name, code.co_firstlineno))
         if changed and changed.co_freevars == code.co_freevars:
             function.__code__ = changed
 
