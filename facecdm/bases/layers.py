@@ -28,7 +28,8 @@ class Layer:
 class LayerMap:
     """The layers of one base model.
 
-    layers   U-Net: in IP-Adapter's order, that is input blocks, output blocks, middle block; DiT: as computed
+    layers   U-Net: in IP-Adapter's order, that is input blocks, output blocks, middle block; DiT: in the order of
+             computation
     context  features of a text token
     """
 

@@ -50,7 +50,7 @@ class Flow:
     shifts: tuple[float, float] = (0.5, 1.15)
 
     def shift(self, tokens: int) -> float:
-        """μ for a picture of so many image tokens."""
+        """μ for a picture of `tokens` image tokens."""
         (few, many), (low, high) = self.tokens, self.shifts
         return low + (tokens - few) * (high - low) / (many - few)
 

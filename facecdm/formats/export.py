@@ -128,7 +128,10 @@ def _own(adapter: TripletAdapter) -> Exported:
 
 
 def _projector(adapter: TripletAdapter) -> State:
-    """reduce, GELU, uplift and norm in FaceID's layout; a bias includes the mean, missing ranks are zero."""
+    """The bottleneck in FaceID's layout: linear, GELU, linear, norm.
+
+    The subtraction of the mean becomes part of the first bias, and missing ranks are filled with zeros.
+    """
     own = adapter.face_projector
     weight = own.reduce.weight * own.reduce.in_features**0.5
     bias, more = own.reduce.bias - weight @ own.mean, HIDDEN - len(own.reduce.bias)

@@ -111,7 +111,7 @@ class Family:
     projector        the class that makes its tokens
     recipe           how its features are computed
     layers           how its file holds the layers
-    part             prefix of its tensors in a file that holds another stream's adapter, too; "" for a file of its own
+    part             prefix of its tensors, if the file holds the adapter of another stream as well; "" otherwise
     files            published file by base model
     substitute       key of the family to suggest for a base model without a file; "" for none
     renames          parts of keys in the authors' own file (regular expressions), and IP-Adapter's names for them
