@@ -19,6 +19,7 @@ APACHE, MIT = "Apache-2.0", "MIT"
 OPENRAIL, OPENRAIL_PP = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
 NON_COMMERCIAL = "non-commercial research only"
 CC_BY_NC = "CC BY-NC 4.0"
+FLUX_DEV = "FLUX.1-dev non-commercial"
 UNREAD = "see the repository"
 
 
@@ -99,6 +100,10 @@ IR_SE50_FILE = "recognition_arcface_ir_se50.pth"
 def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
     path = f"{folder}/{name}"
     return ModelFile("ipadapter", name, "h94/IP-Adapter", path, megabytes, APACHE, purpose, requires=(tower,))
+
+
+def _flux_text(name: str, megabytes: float, purpose: str) -> ModelFile:
+    return ModelFile("text_encoders", name, "comfyanonymous/flux_text_encoders", name, megabytes, UNREAD, purpose)
 
 
 def _composition(name: str, megabytes: float, purpose: str) -> ModelFile:
@@ -197,6 +202,27 @@ FILES = (
         6940,
         OPENRAIL_PP,
         "base model SDXL",
+    ),
+    ModelFile(
+        "diffusion_models",
+        "flux1-dev.safetensors",
+        "Comfy-Org/flux1-dev",
+        "flux1-dev.safetensors",
+        23803,
+        FLUX_DEV,
+        "base model FLUX.1-dev",
+        requires=("clip_l.safetensors", "t5xxl_fp16.safetensors", "ae.safetensors"),
+    ),
+    _flux_text("clip_l.safetensors", 246, "text encoder CLIP-L of FLUX.1"),
+    _flux_text("t5xxl_fp16.safetensors", 9788, "text encoder T5-XXL of FLUX.1"),
+    ModelFile(
+        "vae",
+        "ae.safetensors",
+        "Comfy-Org/Lumina_Image_2.0_Repackaged",
+        "split_files/vae/ae.safetensors",
+        335,
+        APACHE,
+        "VAE of FLUX.1",
     ),
     # vision towers
     ModelFile(

@@ -39,10 +39,11 @@ def test_shipped_workflows_use_the_recommended_strength():
     for path in (ROOT / "workflows" / "api").glob("*.json"):
         nodes = json.loads(path.read_text(encoding="utf-8")).values()
         files = [node["inputs"]["name"] for node in nodes if node["class_type"] == "FaceCDMLoadAdapter"]
-        strengths = [node["inputs"]["face_strength"] for node in nodes if node["class_type"] == "FaceCDMApply"]
+        apply = ("FaceCDMApply", "FaceCDMApplyPeople")
+        strengths = [node["inputs"]["face_strength"] for node in nodes if node["class_type"] in apply]
         if files:
             found[path.stem] = (family_of[Path(files[0]).name].strength, *strengths)
-    assert found.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid"}
+    assert found.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid", "flux_pulid"}
     assert all(set(strengths) == {recommended} for recommended, *strengths in found.values()), found
 
 

@@ -35,7 +35,7 @@ def test_every_model_of_a_shipped_workflow_is_in_the_table(path):
     assert needs.files, "a face pack at least"
 
 
-@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("s*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("[sf][dl]*_*.json")), ids=lambda path: path.stem)
 def test_workflows_link_what_they_need(path):
     """The note links every file; nodes offer those that ComfyUI's frontend can download, under the widget's value."""
     opened = json.loads((ROOT / "workflows" / f"{PLANS[path.stem].title}.json").read_text(encoding="utf-8"))

@@ -40,8 +40,13 @@ class Blueprint:
     widgets: tuple[tuple[str, str], ...]
 
 
-def person(title: str, pack: str, adapter: str, tower: str = "", more: dict[str, Node] | None = None) -> Blueprint:
-    """Model and photo in, model out; `tower`: the vision tower's file where the adapter encodes the photo, too."""
+def person(
+    title: str, pack: str, adapter: str, tower: str = "", more: dict[str, Node] | None = None, **settings: float
+) -> Blueprint:
+    """Model and photo in, model out; `tower`: the vision tower's file where the adapter encodes the photo, too.
+
+    `settings` are inputs of Apply FaceCDM.
+    """
     pictures = {"clip_vision": "@adapter:2", "image": "@in:photo"} if tower else {}
     return Blueprint(
         f"Person from a photo ({title})",
@@ -51,7 +56,11 @@ def person(title: str, pack: str, adapter: str, tower: str = "", more: dict[str,
             "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo"),
             "adapter": n("FaceCDMLoadAdapter", name=adapter, vision_tower=tower or "auto"),
             "apply": n(
-                "FaceCDMApply", model="@in:model", adapter="@adapter", faces="@faces", face_strength=0.8, **pictures
+                "FaceCDMApply",
+                model="@in:model",
+                adapter="@adapter",
+                faces="@faces",
+                **{"face_strength": 0.8, **settings, **pictures},
             ),
         }
         | (more or {}),
@@ -211,6 +220,9 @@ BLUEPRINTS = (
     person("SDXL FaceID PlusV2", "buffalo_l", PLUS_V2.format("sdxl"), VIT_H),
     instantid(),
     person("SDXL PuLID", "antelopev2", "pulid/ip-adapter_pulid_sdxl_fp16.safetensors", EVA),
+    person(
+        "FLUX.1 PuLID", "antelopev2", "pulid/pulid_flux_v0.9.1.safetensors", EVA, face_strength=1.0, start_at=0.2
+    ),
     person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), VIT_H),
     DEMO,
     two_people("SDXL FaceID PlusV2", PEOPLE_SDXL, "@in:model", size=1024, softness=0.1),
