@@ -4,9 +4,10 @@ import flux
 import pytest
 import torch
 from counting import ATTENTION, COPIES, SYNCS, operations, total
-from published_flux import SMALL_FLUX, close, person
+from published_flux import SMALL_FLUX, close, features, person
 from twins import predict
 
+from facecdm.adapter.attention import attend
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch
@@ -125,3 +126,60 @@ def test_strength(model, pulid):
     x, prompt = flux.latents(), flux.prompt(model)
     off = apply_person(model, person(pulid, settings={"face": Stream(0.0)}))
     assert torch.equal(predict(off, x, SIGMA, prompt), predict(model, x, SIGMA, prompt))
+
+
+def test_chroma(in_comfy, pulid):
+    """Its blocks are replaced in the same way; its text has no pooled embedding."""
+    chroma = flux.make_chroma()
+    x, prompt = flux.latents(), flux.prompt(chroma)
+    plain = predict(chroma, x, SIGMA, prompt)
+    shown = predict(apply_person(chroma, person(pulid)), x, SIGMA, prompt)
+    assert torch.isfinite(shown).all() and (shown - plain).abs().max() > 0.01 * plain.abs().max()
+
+
+def test_a_controlnets_residuals_are_added_too(model, pulid):
+    """After the cells, as ComfyUI adds them after a block."""
+    control = {"input": [torch.randn(1, 24, 48) * 0.1, None], "output": [torch.randn(1, 24, 48) * 0.1]}
+
+    def with_control(executor, x, t, c_concat=None, c_crossattn=None, _=None, *args, **kwargs):
+        return executor(x, t, c_concat, c_crossattn, control, *args, **kwargs)
+
+    import comfy.patcher_extension
+
+    def controlled(one):
+        one = one.clone()
+        one.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "control", with_control)
+        return one
+
+    stream, tokens = pulid.streams["face"], pulid.project(features(), None)["face"]
+    added = {0: control["input"][0], 3: control["output"][0]}
+
+    def residual(index, x):
+        if index not in stream.at:
+            return added.get(index)
+        number = stream.at.index(index)
+        keys, queries = stream.keys[number], stream.queries[number]
+        k, v = keys(tokens)
+        return queries(x, k, v, attend)[0] + added.get(index, 0)
+
+    x, prompt = flux.latents(), flux.prompt(model)
+    ours = predict(controlled(apply_person(model, person(pulid))), x, SIGMA, prompt)
+    close(ours, flux.reference(model, x, SIGMA, prompt, residual))
+
+
+def test_a_pack_that_skips_the_transformer_skips_the_cells(model, pulid):
+    """Caches of the TeaCache kind wrap the diffusion model: a call that they answer themselves runs no cell."""
+    import comfy.patcher_extension
+
+    kept = []
+
+    def cached(executor, *args, **kwargs):
+        kept.append(kept[0] if kept else executor(*args, **kwargs))
+        return kept[-1]
+
+    patched = apply_person(model, person(pulid)).clone()
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "cache", cached)
+    x, prompt = flux.latents(), flux.prompt(model)
+    ours = predict(patched, x, SIGMA, prompt, times=3)
+    assert len(kept) == 3 and all(one is kept[0] for one in kept)
+    assert torch.equal(ours, predict(apply_person(model, person(pulid)), x, SIGMA, prompt))
