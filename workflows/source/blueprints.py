@@ -220,9 +220,7 @@ BLUEPRINTS = (
     person("SDXL FaceID PlusV2", "buffalo_l", PLUS_V2.format("sdxl"), VIT_H),
     instantid(),
     person("SDXL PuLID", "antelopev2", "pulid/ip-adapter_pulid_sdxl_fp16.safetensors", EVA),
-    person(
-        "FLUX.1 PuLID", "antelopev2", "pulid/pulid_flux_v0.9.1.safetensors", EVA, face_strength=1.0, start_at=0.2
-    ),
+    person("FLUX.1 PuLID", "antelopev2", "pulid/pulid_flux_v0.9.1.safetensors", EVA, face_strength=1.0, start_at=0.2),
     person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), VIT_H),
     DEMO,
     two_people("SDXL FaceID PlusV2", PEOPLE_SDXL, "@in:model", size=1024, softness=0.1),
