@@ -91,7 +91,14 @@ def save(
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
         partial.unlink(missing_ok=True)
-        raise FaceCDMError(f"{path} could not be written: {str(error)[:200]}. {FREE_SPACE}") from error
+        raise FaceCDMError(f"{path} could not be written: {_reason(error)}. {FREE_SPACE}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The disk's own words where torch's zip writer reports that its file has another length."""
+    while error.__context__ is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return str(error)[:200]
 
 
 def resume(

@@ -3,9 +3,11 @@
 import contextlib
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
+from full_disk import every_write
 from PIL import Image, ImageFilter
 
 from facecdm import cli
@@ -215,10 +217,12 @@ def test_a_report_is_not_replaced_unasked(table, face_models, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "report.html").read_text() == "mine"
 
 
-def test_a_report_that_cannot_be_written_is_named(result, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(report, "write_atomically", full)
-    with pytest.raises(FaceCDMError, match="report could not be written .*No space left"):
-        report.write(result, tmp_path / "new")
+def test_every_write_of_a_report_on_a_full_disk(result, tmp_path):
+    """A file is the old or the new one, and the same command writes the rest."""
+    whole, refused = report.write(result, tmp_path / "whole"), 0
+    for _, out, error in every_write(lambda out: report.write(result, out), tmp_path, FaceCDMError):
+        refused += 1
+        assert re.search("report could not be written .*No space left", str(error))
+        assert all(path.read_bytes() == whole[path.name].read_bytes() for path in out.glob("*"))
+        assert report.write(result, out).keys() == whole.keys()
+    assert refused > 15

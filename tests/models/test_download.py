@@ -1,18 +1,17 @@
 """Downloads from a local server: resumed, verified, atomic, and never over a file that is there."""
 
-import errno
 import io
-import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from full_disk import every_write
 from hub import Hub, serving
 
 from facecdm.models import download as downloads
 from facecdm.models.catalogue import ModelFile
-from facecdm.models.download import DownloadFailed, download
+from facecdm.models.download import DownloadFailed, download, target_of
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
 FILE = ModelFile("pulid", "weights.safetensors", "someone/weights", "deep/weights.safetensors", 2, "MIT", "weights")
@@ -133,20 +132,17 @@ def test_an_archive_of_another_hash_is_refused(hub, models):
         download(file, models)
 
 
-def test_a_full_disk_is_a_sentence_and_resumes(hub, models, monkeypatch):
-    file = pack(hub, archive(**{"a.onnx": DATA}))
-    real = Path.open
-
-    def full(self, *args, **kwargs):
-        if self.suffix == ".part":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(DownloadFailed, match="No space left"):
-        download(file, models)
-    monkeypatch.undo()
-    assert download(file, models).joinpath("a.onnx").exists()
+@pytest.mark.parametrize("kind", ["file", "archive"])
+def test_every_write_on_a_full_disk(hub, tmp_path, kind):
+    file = FILE if kind == "file" else pack(hub, archive(**{"a.onnx": DATA, "b.onnx": DATA}))
+    whole, refused = everything(download(file, tmp_path / "whole").parent), 0
+    for _, models, error in every_write(lambda models: download(file, models), tmp_path, DownloadFailed):
+        if error is not None:
+            refused += 1
+            assert "No space left" in str(error) and "Run the same command again" in str(error).replace("run", "Run")
+            assert not target_of(file, models).exists()
+        assert everything(download(file, models).parent) == whole
+    assert refused >= (3 if kind == "file" else 8)
 
 
 def test_a_disk_that_would_be_full_is_said_first(hub, models, monkeypatch):

@@ -10,7 +10,7 @@ from lab import STAGE, TinySource, tiny_denoiser
 from safetensors.torch import load_file
 
 from facecdm.errors import FaceCDMError
-from facecdm.training import state
+from facecdm.training import orchestrator, state
 from facecdm.training.checks import Inputs, Job
 from facecdm.training.initialise import random_adapter
 from facecdm.training.lora import Lora
@@ -18,7 +18,7 @@ from facecdm.training.orchestrator import Training
 from facecdm.training.output import Output
 
 FULL = Path("/dev/full")
-STAGES = [Job(STAGE.but(localisation=0.0, steps=2, validate_every=2), frozenset())]
+STAGES = [Job(STAGE.with_settings(localisation=0.0, steps=2, validate_every=2), frozenset())]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
@@ -32,12 +32,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("broad.pt", b"the last one")]
 
 
-def test_every_write_of_a_training(tmp_path):
+def test_every_write_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(orchestrator, "preview", lambda *parts: torch.zeros(1, 3, 8, 8))  # sampling is slow
     denoiser = tiny_denoiser()
     adapter = random_adapter(denoiser, TinySource(), face_rank=8, face_tokens=2, image_tokens=2, image_layers=1)
 
     def train(out: Path):
-        result = Training(Inputs(denoiser, TinySource(), out, held_out=1 / 3), STAGES, adapter, Lora()).run()
+        inputs = Inputs(denoiser, TinySource(), out, held_out=1 / 3)
+        result = Training(inputs, STAGES, adapter, Lora()).run()
         return Output(out, "mine", {"facecdm.data": "x"}).save(result.adapter, result.lora, result.control)
 
     whole = {kind: load_file(path) for kind, path in train(tmp_path / "whole").items()}

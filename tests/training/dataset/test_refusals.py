@@ -1,15 +1,14 @@
 """Bad names and captions are rejected with a reason before anything is encoded; nothing is replaced unasked."""
 
-import errno
 import json
 import os
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import SETTINGS, StubEncoders, StubFinder, colourful, files_of, save
+from full_disk import every_write
 from PIL import Image
 
 from facecdm.errors import BadFile, FaceCDMError
@@ -121,29 +120,17 @@ def test_files_of_another_program_are_not_replaced_unasked(one, name):
     assert len(make(one)) == 1  # it is a data set now
 
 
-def test_a_full_disk_is_reported_and_the_next_run_goes_on(one, monkeypatch):
-    """The n-th file that should take its place meets a full disk, for every n."""
-    prepare(FolderSource(one / "in"), one / "whole", StubEncoders(), StubFinder(), SETTINGS)
-    replace, calls = os.replace, Counter()
+def test_every_write_on_a_full_disk(one):
+    def prepared(out):
+        prepare(FolderSource(one / "in"), out, StubEncoders(), StubFinder(), SETTINGS)
 
-    def full(source, target):
-        calls["replace"] += 1
-        if calls["replace"] == calls["fail at"]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return replace(source, target)
-
-    monkeypatch.setattr(os, "replace", full)
-    for number in range(1, 20):
-        calls["replace"], calls["fail at"] = 0, number
-        out = one / str(number)
-        try:
-            prepare(FolderSource(one / "in"), out, StubEncoders(), StubFinder(), SETTINGS)
-        except FaceCDMError as error:
+    prepared(one / "whole")
+    refused = 0
+    for _, out, error in every_write(prepared, one, FaceCDMError):
+        if error is not None:
+            refused += 1
             assert "No space left" in str(error) and "free space" in str(error)
             assert not list(out.rglob("*.part"))
-            calls["fail at"] = 0
-            prepare(FolderSource(one / "in"), out, StubEncoders(), StubFinder(), SETTINGS)
-            assert files_of(out) == files_of(one / "whole")
-        else:
-            break
-    assert number > 7  # five stores, the manifest, three reports
+        prepared(out)
+        assert files_of(out) == files_of(one / "whole")
+    assert refused > 30
