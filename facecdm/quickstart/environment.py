@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,9 @@ COMFYUI_NEEDS = (
     *("av>=14.2", "kornia>=0.7.1", "spandrel", "pydantic~=2.0", "pydantic-settings~=2.0", "matplotlib"),
     *("comfyui-frontend-package==1.32.9", "comfyui-embedded-docs==0.3.1"),
 )
+# The packages above, InsightFace's, and all that they need except torch, whose wheel is another on every machine: with
+# versions and hashes. `python -m facecdm.quickstart.lock` writes it.
+LOCK = Path(__file__).with_name("packages.lock")
 TEST_NEEDS = REPOSITORY / "tests" / "requirements.txt"
 # Installed without their dependencies, which are other builds of onnxruntime and OpenCV.
 TEST_NEEDS_ALONE = ("controlnet_aux", "rtmlib")
@@ -52,17 +56,29 @@ def steps_of_own_environment(tests: bool) -> list[Step]:
     here = f"{sys.version_info.major}.{sys.version_info.minor} {sys.platform}"
     python = paths.python_of(paths.VENV)
 
-    def install(label: str, name: str, *packages: str) -> Step:
-        return Step(name, label, (here, *TORCH, *packages), lambda: pip(python, "install", *packages))
+    def install(label: str, name: str, *packages: str, key: str = "") -> Step:
+        return Step(name, label, (here, *TORCH, *packages, key), lambda: pip(python, "install", *packages))
 
+    locked = ("--no-deps", "--require-hashes", "-r", str(LOCK))
+    needs = locked if is_locked() else COMFYUI_NEEDS
     steps = [
         Step("venv", f"Python {here.split()[0]} environment", (here,), make_venv, python),
         install("PyTorch (large; minutes)", "torch", *TORCH),
-        install("packages for ComfyUI", "comfyui-needs", *COMFYUI_NEEDS),
+        install("packages for ComfyUI", "comfyui-needs", *needs, key=LOCK.read_text(encoding="utf-8")),
         *steps_of_pack(python, here),
         Step("comfyui", "ComfyUI", (wheels.COMFYUI.sha256,), wheels.unpack_comfyui, paths.COMFYUI / "main.py"),
     ]
     return [*steps, *steps_of_tests(python, here)] if tests else steps
+
+
+def is_locked() -> bool:
+    """Whether every package of the lock file has a wheel for this machine; else the newest versions are installed."""
+    system, machine = platform.system(), platform.machine().lower()
+    if not (3, 10) <= tuple(sys.version_info[:2]) <= (3, 13):
+        return False
+    if system == "Darwin":
+        return machine == "arm64" and int(platform.mac_ver()[0].split(".")[0] or 0) >= 14
+    return machine in {"Linux": ("x86_64", "aarch64"), "Windows": ("amd64",)}.get(system, ())
 
 
 def steps_of_overlay(python: Path, venv: Path) -> list[Step]:

@@ -2,14 +2,17 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from facecdm.quickstart import browser, environment, paths, steps, wheels
+from facecdm.quickstart import browser, environment, lock, paths, steps, wheels
 from facecdm.quickstart.steps import SetupError, Step
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -194,3 +197,65 @@ def test_a_python_without_torch_is_refused(tmp_path):
     with pytest.raises(SetupError, match="--python PATH"):
         environment.own_python(tmp_path, str(paths.python_of(bare)))
     assert environment.own_python(tmp_path, sys.executable) == Path(os.path.abspath(sys.executable))
+
+
+# ---- the lock file ----
+
+
+def locked() -> dict[str, list[tuple[str, str]]]:
+    """Name → (version, its hashes) of the lock file; a package may have a version for each Python."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for entry in re.split(r"\n(?=\S)", environment.LOCK.read_text(encoding="utf-8").strip()):
+        name, version = re.match(r"([a-z0-9-]+)==(\S+)", entry).groups()
+        found.setdefault(name, []).append((version, " ".join(re.findall(r"--hash=sha256:[0-9a-f]{64}", entry))))
+    return found
+
+
+def test_the_lock_file_holds_all_that_the_demo_needs_by_hash():
+    packages = locked()
+    assert all(hashes for versions in packages.values() for _, hashes in versions)
+    assert not [name for name in packages if name.startswith(("torch", "nvidia")) and name != "torchsde"]
+    assert "//" not in environment.LOCK.read_text(encoding="utf-8")  # no address
+    wanted = (paths.REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in wanted if not line.startswith("#")]
+    for line in (*environment.COMFYUI_NEEDS, *lock.INSIGHTFACE_NEEDS, *wanted):
+        need = Requirement(line)
+        versions = packages[canonicalize_name(need.name)]
+        assert all(need.specifier.contains(version) for version, _ in versions), (line, versions)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_demos_packages_are_installed_by_hash_where_the_lock_knows_the_machine(monkeypatch, known):
+    calls = []
+    monkeypatch.setattr(environment, "is_locked", lambda: known)
+    monkeypatch.setattr(environment, "pip", lambda python, *words: calls.append(words))
+    step = next(step for step in environment.steps_of_own_environment(False) if step.name == "comfyui-needs")
+    step.do()
+    by_hash = ("install", "--no-deps", "--require-hashes", "-r", str(environment.LOCK))
+    assert calls == [by_hash if known else ("install", *environment.COMFYUI_NEEDS)]
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "mac", "python", "known"),
+    [
+        ("Linux", "x86_64", "", (3, 10), True),
+        ("Linux", "aarch64", "", (3, 13), True),
+        ("Windows", "AMD64", "", (3, 12), True),
+        ("Darwin", "arm64", "14.5", (3, 11), True),
+        ("Darwin", "arm64", "13.6", (3, 11), False),
+        ("Darwin", "x86_64", "15.0", (3, 11), False),
+        ("Linux", "riscv64", "", (3, 11), False),
+        ("Linux", "x86_64", "", (3, 14), False),
+    ],
+)
+def test_machines_that_the_lock_knows(monkeypatch, system, machine, mac, python, known):
+    monkeypatch.setattr(environment.platform, "system", lambda: system)
+    monkeypatch.setattr(environment.platform, "machine", lambda: machine)
+    monkeypatch.setattr(environment.platform, "mac_ver", lambda: (mac, ("", "", ""), machine))
+    monkeypatch.setattr(environment.sys, "version_info", (*python, 0))
+    assert environment.is_locked() is known
+
+
+def test_packages_are_left_out_of_the_lock():
+    text = "a==1 \\\n    --hash=x\nnvidia-b==2 \\\n    --hash=y\ntorch==3 \\\n    --hash=z\ntorchsde==4\n"
+    assert lock.without(text, lock.LEFT_OUT) == "a==1 \\\n    --hash=x\ntorchsde==4\n"
