@@ -1,10 +1,12 @@
 """Files from outside: what they claim is checked first, and every refusal is a BadFile within seconds."""
 
+import ast
 import json
 import os
 import pickle
 import struct
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +116,30 @@ def test_numbers_beyond_any_weight():
     check_weights("x", torch.tensor([6e4]), "a.bin")
     with pytest.raises(BadFile, match="x holds -1e[+]38, which no training gives"):
         check_weights("x", torch.tensor([1.0, -1e38]), "a.bin")
+
+
+def calls(folder: str) -> list[tuple[str, str, set]]:
+    """(file, the call's name, its keywords; None for `**options`) of each from_pretrained, torch.load and np.load."""
+    found = []
+    for path in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                name = ast.unparse(node.func)
+                if node.func.attr == "from_pretrained" or name in ("torch.load", "np.load", "pickle.load"):
+                    found.append((path.name, name, {keyword.arg for keyword in node.keywords}))
+    return found
+
+
+def test_nothing_is_downloaded_or_unpickled_elsewhere():
+    """Models are opened with local_files_only, and in safetensors only; torch.load stands in one place."""
+    found = [*calls("facecdm"), *calls("nodes")]
+    pretrained = [call for call in found if call[1].endswith("from_pretrained")]
+    assert len(pretrained) > 7
+    for file, name, keywords in pretrained:
+        assert keywords & {"local_files_only", None}, (file, name)
+        assert "Model" not in name and "kind" not in name or keywords & {"use_safetensors", None}, (file, name)
+    assert [file for file, name, _ in found if name == "torch.load"] == ["tensor_file.py"]
+    assert not [file for file, name, _ in found if name == "pickle.load"]
 
 
 # ---- adapters ----

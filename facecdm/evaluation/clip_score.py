@@ -17,7 +17,8 @@ class ClipScore:
         except ImportError as error:
             raise MissingPackage("CLIP scores need transformers: pip install transformers") from error
         try:
-            self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
+            model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self._model = model.eval().to(device)
             self._processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise MissingModel(

@@ -1,5 +1,6 @@
 """The YAML configuration of a training run from the shell; every key is checked."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -100,7 +101,8 @@ def read(path: Path) -> Config:
     config.plan()
     check_filename(config.name)
     here = path.parent
-    if (here / config.out).exists() and not (here / config.out).is_dir():
+    out = here / config.out
+    if os.path.exists(out) and not os.path.isdir(out):  # also False for a name that is too long
         raise BadFile(f"{path}: out ({config.out}) is a file: name a folder")
     found = {
         name: here / value

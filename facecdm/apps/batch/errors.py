@@ -3,18 +3,31 @@
 from ...comfy_api.names import one_line
 from ...errors import FaceCDMError
 
+LISTED = 40  # mistakes that are listed; the others are counted
+ROOM = 900  # characters of the mistakes in the message
+
 
 class PlanMistake(FaceCDMError):
-    """A plan is invalid; nothing was queued.
+    """A plan is invalid; nothing was queued. The message names as many mistakes as fit, and counts the others.
 
-    mistakes  one line per mistake
+    mistakes  one line per mistake, at most LISTED, and one that counts the others
     """
 
     def __init__(self, mistakes: list[str]):
-        self.mistakes = [one_line(line, 300) for line in mistakes]
-        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        lines = "\n".join(f"  {line}" for line in self.mistakes)
-        super().__init__(f"the plan has {count}; nothing was queued:\n{lines}")
+        lines = [one_line(line, 300) for line in mistakes]
+        self.mistakes = shortened(lines, LISTED, LISTED * 301)
+        count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        shown = shortened([f"  {line}" for line in lines], LISTED, ROOM)
+        super().__init__("\n".join([f"the plan has {count}; nothing was queued:", *shown]))
+
+
+def shortened(lines: list[str], most: int, room: int) -> list[str]:
+    """The first lines, at most `most` and with at most `room` characters, and a line that counts the others."""
+    kept = 0
+    while kept < min(len(lines), most) and sum(len(line) + 1 for line in lines[: kept + 1]) <= room:
+        kept += 1
+    others = len(lines) - kept
+    return lines[:kept] + ([f"… and {others} more"] if others else [])
 
 
 class JournalMistake(FaceCDMError):

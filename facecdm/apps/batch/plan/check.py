@@ -15,8 +15,6 @@ from .rows import Row, Upload, expand
 from .targets import Targets, resolve, role
 from .uploads import LocalFile, find_uploads
 
-LISTED = 40  # mistakes that are listed; the others are counted
-
 
 @dataclass(frozen=True)
 class CheckedPlan:
@@ -71,7 +69,7 @@ def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
     template = plan.name or (f"{{{person}}}/{{job}}" if person else "{job}")
     names = naming.names(template, rows, mistakes) if rows else []
     if mistakes:
-        raise PlanMistake(mistakes[:LISTED] + [f"… and {len(mistakes) - LISTED} more"] * (len(mistakes) > LISTED))
+        raise PlanMistake(mistakes)
     return CheckedPlan(plan, workflow, targets, rows, names, files, values, info, person, prompt)
 
 
