@@ -9,7 +9,9 @@ from ..errors import BadFile
 from .family import State
 
 _PROJECTOR = "encoder_hid_proj.image_projection_layers."
-_LAYER = re.compile(r"(down_blocks|up_blocks|mid_block)\.(.*)attn2\.processor\.to_(k|v)_ip\.0\.weight$")
+_LAYER = re.compile(
+    r"(down_blocks|up_blocks|mid_block)\.((?:(?:[a-z]\w*|0|[1-9]\d*)\.)*)attn2\.processor\.to_(k|v)_ip\.0\.weight$"
+)
 _ORDER = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
 _RESAMPLER = (
     (".ln0.", ".0.norm1."),

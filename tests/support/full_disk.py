@@ -35,6 +35,7 @@ class Disk:
 def disk(folder: Path, full_from: int = 0) -> Iterator[Disk]:
     """Count the writes below `folder` while the block runs, and fail from number `full_from` on."""
     import safetensors.torch
+    from safetensors import SafetensorError
 
     found = Disk(folder, full_from)
     before = {name: getattr(os, name) for name in NAMES if hasattr(os, name)}
@@ -68,7 +69,10 @@ def disk(folder: Path, full_from: int = 0) -> Iterator[Disk]:
         return call
 
     def save_file(tensors, filename, metadata=None) -> None:
-        found.ask()
+        try:
+            found.ask()
+        except OSError as error:  # as the package itself reports it
+            raise SafetensorError(f"Error while serializing: I/O error: {error.strerror} (os error 28)") from None
         saved(tensors, filename, metadata)
 
     with contextlib.ExitStack() as undo:

@@ -1,6 +1,8 @@
 """Good files of every kind at small sizes, with their readers."""
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from facecdm.formats import bisenet, eva, projectors
 from facecdm.formats.families import pulid
 from facecdm.formats.imported import load_any
 from facecdm.tensor_file import read_tensors
+from facecdm.training.dataset.shard import write_shard
+from facecdm.training.dataset.store import Store
 from facecdm.training.lora import Lora
 
 SCALE = 16  # the published sizes over 32 are divided by it, so that a file has kilobytes
@@ -53,6 +57,36 @@ def published(name: str) -> Kind:
         for key in keys
     }
     return Kind(name, "." + name.rpartition(".")[2], random_tensors(shapes), load_any)
+
+
+def diffusers_named() -> Kind:
+    """IP-Adapter inside a U-Net of diffusers: six layers down, nine up, one in the middle."""
+    tensors = {}
+    for key, value in published("ip-adapter_sd15.safetensors").tensors.items():
+        part, _, rest = key.partition(".")
+        if part == "image_proj":
+            tensors["encoder_hid_proj.image_projection_layers.0." + rest.replace("proj.", "image_embeds.")] = value
+        else:
+            number, kind = int(rest.split(".")[0]) // 2, "to_k_ip" if "to_k_ip" in rest else "to_v_ip"
+            block = f"down_blocks.{number}" if number < 6 else f"up_blocks.{number}" if number < 15 else "mid_block"
+            tensors[f"{block}.attentions.0.transformer_blocks.0.attn2.processor.{kind}.0.weight"] = value
+    # The numbers of the only layer of a block say nothing.
+    return Kind("diffusers", ".safetensors", tensors, load_any, {}, lambda key: "mid_block" in key)
+
+
+def data_set_shard() -> Kind:
+    torch.manual_seed(0)
+    keys = ["a", "b", "c"]
+    tensors = {"embedding": torch.randn(3, 16), "keypoints": torch.rand(3, 5, 2)}
+    with TemporaryDirectory() as folder:
+        write_shard(Path(folder) / "a.safetensors", keys, tensors, {})
+        metadata = read_tensors(Path(folder) / "a.safetensors")[1]
+
+    def read(path):
+        store = Store(path.parent)
+        return [store.rows(keys, name) for name in tensors]
+
+    return Kind("shard", ".safetensors", tensors, read, metadata, fp8=REFUSED)
 
 
 def own_adapter() -> Kind:
@@ -109,6 +143,8 @@ def face_library() -> Kind:
 
 KINDS: dict[str, Callable[[], Kind]] = {
     **{name: lambda name=name: published(name) for name in entries()},
+    "diffusers names": diffusers_named,
+    "data-set shard": data_set_shard,
     "own adapter": own_adapter,
     "lora": lambda: lora("lora_unet_a"),
     "control lora": lambda: lora("control_model.input_blocks"),

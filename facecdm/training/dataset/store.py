@@ -86,6 +86,8 @@ class Store:
 
         The file's name is made from its keys, so repeated work gives the same file.
         """
+        from safetensors import SafetensorError  # also for a full disk
+
         notes = notes or {}
         name = digest(sorted({*keys, *notes}))[:24] + ".safetensors"
         path, partial = self.folder / name, self.folder / f".{name}.{os.getpid()}.part"
@@ -97,7 +99,7 @@ class Store:
             partial.chmod(0o644)  # safetensors makes it readable by the owner only
             self._close(name)
             os.replace(partial, path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise FaceCDMError(
                 f"{path} could not be written: {error}. Check the folder's permissions and the free "

@@ -1,17 +1,11 @@
 """A full disk: the batch stops with a message, nothing is lost, --resume works."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from small_disk import own_mount, run_on_small_disk
 from standin import exactly, made, make_plan
 
 from facecdm.apps.batch.errors import DiskFull
 from facecdm.apps.batch.start import run_async
-
-ROOT = Path(__file__).resolve().parents[4]
 
 FULL = """
 import asyncio, sys
@@ -51,24 +45,9 @@ asyncio.run(asyncio.wait_for(main(), 300))
 """
 
 
-def own_mount() -> bool:
-    command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "x", "/mnt"]
-    try:
-        return subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(not own_mount(), reason="this user cannot mount a small disk")
 def test_a_full_file_system(tmp_path):
-    script = tmp_path / "full.py"
-    script.write_text(FULL)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    shell = 'mount -t tmpfs -o size=2m disk "$1" && shift && exec "$@"'
-    command = ["unshare", "-Urm", "sh", "-c", shell, "sh", disk, sys.executable, script, disk]
-    command += [ROOT, ROOT / "tests" / "support"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
+    done = run_on_small_disk(FULL, tmp_path, "2m")
     assert done.returncode == 0, done.stderr
 
 
