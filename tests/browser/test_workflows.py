@@ -25,6 +25,11 @@ def committed(name: str) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def without_titles(nodes: dict) -> dict:
+    """Core's display titles differ from version to version; tests/server/test_portrait.py compares the others."""
+    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in nodes.items()}
+
+
 def test_every_workflow_has_a_source_and_a_square_thumbnail():
     """File names are titles in plain ASCII."""
     titles = {plan.title for plan in PLANS.values()}
@@ -58,7 +63,7 @@ def test_it_opens_without_errors_and_queues_its_api_json(page, name):
         assert shown.startswith("Missing Models") and shown.count("Download") == 1 and f"{folder} / {folder}/" in shown
         page.frontend.dismiss()
     assert page.frontend.complaints() == []
-    assert page.frontend.compiled() == committed(name)
+    assert without_titles(page.frontend.compiled()) == without_titles(committed(name))
 
 
 def test_missing_models_are_offered_for_download(page, browser):
