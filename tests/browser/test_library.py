@@ -12,8 +12,9 @@ NODES = ("FaceCDMLoadDemoModel", "FaceCDMNewAdapter")
 
 @pytest.fixture
 def empty(own_page):
-    """The tab with an empty graph, in a new workflow tab: no question about saving."""
+    """The tab with an empty graph, in a new workflow tab: no question about saving; with the library as a tree."""
     own_page.tab.js(
+        "await app.extensionManager.setting.set('Comfy.NodeLibrary.NewDesign', false).catch(() => {});"
         "await app.extensionManager.command.execute('Comfy.NewBlankWorkflow'); app.canvas.ds.reset();"
         "await new Promise(done => setTimeout(done, 800))"
     )
