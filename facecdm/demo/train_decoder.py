@@ -125,9 +125,9 @@ def train_decoder(
         clean[guessed:] += left[:, None, None, None] * noise[guessed:]
         side = min(WINDOW, grid)
         cut, seen = [], []
-        for place, (row, flip) in enumerate(zip(rows, mirrored, strict=True)):
+        for index, (row, flip) in enumerate(zip(rows, mirrored, strict=True)):
             top, start = rng.randrange(grid - side + 1), rng.randrange(grid - side + 1)
-            cut.append(clean[place, :, top : top + side, start : start + side])
+            cut.append(clean[index, :, top : top + side, start : start + side])
             picture = portraits.pixels[row][:, ::-1] if flip else portraits.pixels[row]
             picture = picture[top * scale : (top + side) * scale, start * scale : (start + side) * scale]
             seen.append(torch.from_numpy(np.ascontiguousarray(picture)))
@@ -155,8 +155,8 @@ def train_decoder(
         loss = loss + adversarial * warm * (-logits.float().mean() + torch.stack(likeness).mean())
         pair.discriminator.requires_grad_(True)
         with half:
-            told = [pair.discriminator(pixels)[0].float() for pixels in (real, made.detach())]
-        return loss + F.relu(1 - told[0]).mean() + F.relu(1 + told[1]).mean()
+            scores = [pair.discriminator(pixels)[0].float() for pixels in (real, made.detach())]
+        return loss + F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
 
     run.train(loss_of)
     if run.ema is not None:

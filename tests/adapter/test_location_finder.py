@@ -28,13 +28,13 @@ class Copies(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.calls = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor) and value.dim()]
         if len({value.device for value in tensors}) > 1 or "_local_scalar_dense" in str(function):
-            self.seen.append(str(function))
+            self.calls.append(str(function))
         return result
 
 
@@ -54,13 +54,13 @@ def test_a_step_waits_for_nothing_and_copies_nothing_from_the_host():
     assert step().keypoints.shape == (2, 5, 2)  # the first step moves the head, the mask and the template
     with Copies() as copies:
         step()
-    assert copies.seen == []
+    assert copies.calls == []
 
 
 def test_what_copies_is_seen():
     with Copies() as copies:
         torch.ones(2).to(GPU)
-    assert copies.seen
+    assert copies.calls
 
 
 def test_without_a_step_before_the_face_has_no_weight():

@@ -160,7 +160,7 @@ def test_dlib_uses_another_recognisers_key_points_where_it_finds_no_face(people,
     assert insightface.recognise(small) is not None and alone.recognise(small) is None
     other_person = cached_opener()(people["0006"][0])
     own, other = (
-        float(helped.recognise(small).embedding @ alone.recognise(seen).embedding) for seen in (picture, other_person)
+        float(helped.recognise(small).embedding @ alone.recognise(photo).embedding) for photo in (picture, other_person)
     )
     assert own > other
     assert helped.recognise(np.full((128, 128, 3), 90, np.uint8)) is None

@@ -35,8 +35,8 @@ PLAN = LocationPlan(steps=3, batch=4)
 
 def test_a_training_is_reproducible_and_reports():
     reports = []
-    first = train_location_head(tiny_denoiser(), TinySource(), PLAN, lambda *seen: reports.append(seen))
-    again = train_location_head(tiny_denoiser(), TinySource(), PLAN, lambda *seen: None)
+    first = train_location_head(tiny_denoiser(), TinySource(), PLAN, lambda *events: reports.append(events))
+    again = train_location_head(tiny_denoiser(), TinySource(), PLAN, lambda *events: None)
     assert [step for step, _ in reports] == [1, 2, 3]
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
@@ -65,7 +65,7 @@ def test_a_constant_location_is_learnt():
 def test_the_head_is_put_into_an_adapter_and_into_its_file(tmp_path):
     denoiser, data = tiny_denoiser(), TinySource()
     adapter = new_adapter(denoiser, data, face_rank=8, face_tokens=4, image_tokens=2, image_layers=1)
-    head = train_location_head(denoiser, data, PLAN, lambda *seen: None)
+    head = train_location_head(denoiser, data, PLAN, lambda *events: None)
     made = with_location_head(adapter, head)
     for name, value in adapter.state_dict().items():
         assert torch.equal(made.state_dict()[name], value)
@@ -135,26 +135,26 @@ def stage(**values):
 
 
 def test_a_stage_trains_the_head_first_keeps_it_and_reports(tmp_path):
-    denoiser, data, seen = tiny_denoiser(), TinySource(), []
+    denoiser, data, events = tiny_denoiser(), TinySource(), []
 
     class Watching:
         def begin(self, trainer):
-            seen.append(trainer.stage.name)
+            events.append(trainer.stage.name)
 
         def step(self, trainer, pictures):
-            seen.append(trainer.step)
+            events.append(trainer.step)
 
         def location(self, step, steps, loss):
-            seen.append(f"location {step} of {steps}")
+            events.append(f"location {step} of {steps}")
 
     inputs = Inputs(denoiser, data, tmp_path)
     jobs = [Job(stage(), frozenset())]
     adapter = spatial_adapter(denoiser, data)
     result = Training(inputs, jobs, adapter).run(Watching())
-    assert seen == [*(f"location {n} of 3" for n in (1, 2, 3)), "broad", 1, 2]
+    assert events == [*(f"location {n} of 3" for n in (1, 2, 3)), "broad", 1, 2]
     assert result.adapter.config.location_channels == 4 and "location head: 3 steps, loss" in result.report[0]
     again = Training(inputs, jobs, adapter).run(Watching())
-    assert "location head: 3 steps (kept)" in again.report and seen[6:] == ["broad"]
+    assert "location head: 3 steps (kept)" in again.report and events[6:] == ["broad"]
     for name, value in result.adapter.state_dict().items():
         assert torch.equal(value, again.adapter.state_dict()[name])
     assert not any(result.adapter.location_head.spread.weight.isnan().flatten())
@@ -184,14 +184,14 @@ def test_a_stage_leaves_the_head_as_it_is(tmp_path):
 
 def watched(denoiser) -> list:
     """Timesteps and people of every call of the denoiser from now on."""
-    predict, seen = denoiser.predict, []
+    predict, events = denoiser.predict, []
 
     def watching(noisy, t, prompt, people=None, *rest):
-        seen.append((t.tolist(), people))
+        events.append((t.tolist(), people))
         return predict(noisy, t, prompt, people, *rest)
 
     denoiser.predict = watching
-    return seen
+    return events
 
 
 def test_a_share_of_the_batches_uses_the_heads_estimate(tmp_path):

@@ -103,16 +103,16 @@ def test_whole_people_are_held_out_or_pictures_where_there_are_few_people():
 
 class Watching:
     def __init__(self):
-        self.seen = []
+        self.events = []
 
     def begin(self, trainer):
-        self.seen.append(trainer.stage.name)
+        self.events.append(trainer.stage.name)
 
     def step(self, trainer, pictures):
-        self.seen.append((trainer.step, pictures is not None))
+        self.events.append((trainer.step, pictures is not None))
 
     def location(self, step, steps, loss):
-        self.seen.append(("location", step, steps))
+        self.events.append(("location", step, steps))
 
 
 def test_the_stages_run_in_turn_and_leave_pictures_plots_and_a_report(denoiser, adapter, tmp_path):
@@ -120,7 +120,7 @@ def test_the_stages_run_in_turn_and_leave_pictures_plots_and_a_report(denoiser, 
     inputs = Inputs(denoiser, TinySource(), tmp_path, held_out=1 / 3)
     watching = Watching()
     result = Training(inputs, both, adapter, None).run(watching)
-    assert watching.seen == ["broad", (1, True), (2, True), "fine", (1, False), (2, True), (3, True)]
+    assert watching.events == ["broad", (1, True), (2, True), "fine", (1, False), (2, True), (3, True)]
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     pictures = {f"pictures/{name}.png" for name in ("broad-000001", "broad-000002", "fine-000002", "fine-000003")}
     assert names == pictures | {f"{stage}.{kind}" for stage in ("broad", "fine") for kind in ("pt", "png", "jsonl")}

@@ -93,11 +93,11 @@ def test_the_share_of_windows_and_the_other_random_draws_stay(share):
 def test_a_training_on_windows_calls_the_unet_on_windows(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path, STAGE.with_settings(face_window=1.0, steps=2))
     trainer.data.latents = [latent.repeat(1, 2, 2) for latent in trainer.data.latents]  # 16 × 16 and 16 × 8
-    seen, predict = [], trainer.denoiser.predict
+    sizes, predict = [], trainer.denoiser.predict
     monkeypatch.setattr(
         trainer.denoiser,
         "predict",
-        lambda noisy, *rest, **more: (seen.append(tuple(noisy.shape[-2:])), predict(noisy, *rest, **more))[1],
+        lambda noisy, *rest, **more: (sizes.append(tuple(noisy.shape[-2:])), predict(noisy, *rest, **more))[1],
     )
     trainer.run()
-    assert set(seen) <= {(8, 8), (16, 8)} and (8, 8) in seen
+    assert set(sizes) <= {(8, 8), (16, 8)} and (8, 8) in sizes

@@ -267,17 +267,17 @@ def test_from_noise_the_picture_is_not_used(people, recogniser, kind):
 @pytest.mark.parametrize("kind,begin", [("epsilon", "picture"), ("v", "picture"), ("v", "noise")])
 def test_few_steps_follow_one_noise(recogniser, kind, begin):
     """Where each prediction implies one picture, the latents of every step are that picture with the step's noise."""
-    rows, seen = make_rows(2), []
+    rows, calls = make_rows(2), []
 
     class Recording(PictureDenoiser):
         def predict(self, noisy, t, prompt, people=None, control=None, watch=None):
-            seen.append((noisy, t))
+            calls.append((noisy, t))
             return super().predict(noisy, t, prompt, people, control, watch)
 
     denoiser = Recording(rows.latents, kind)
     step_data = make_step_data([600, 650], denoiser, rows)
     loss = FewStepIdentityLoss(recogniser, steps=4, begin=begin)
-    seen.clear()
+    calls.clear()
     with torch.no_grad():
         loss.sample(step_data, torch.tensor([0, 1]))
     epsilon = step_data.noise
@@ -285,8 +285,8 @@ def test_few_steps_follow_one_noise(recogniser, kind, begin):
         a, s = denoiser.signal[999], denoiser.noise[999]
         epsilon = (step_data.noise - a * rows.latents) / s
     shares, start = ((4, 3, 2, 1), [999, 999]) if begin == "noise" else ((3, 2, 1), [600, 650])
-    assert [t.tolist() for _, t in seen] == [[round(t * share / 4) for t in start] for share in shares]
-    for noisy, t in seen:
+    assert [t.tolist() for _, t in calls] == [[round(t * share / 4) for t in start] for share in shares]
+    for noisy, t in calls:
         a, s = (table[t].view(-1, 1, 1, 1) for table in (denoiser.signal, denoiser.noise))
         torch.testing.assert_close(noisy, a * rows.latents + s * epsilon, atol=2e-3, rtol=0)
 

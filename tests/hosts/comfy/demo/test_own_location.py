@@ -50,22 +50,22 @@ def second_sigma(model) -> float:
 def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatch, pictures):
     """From the second step on, since the first has no prediction yet."""
     demo, model, adapter = shown
-    seen = []
+    calls = []
 
     def locate(clean, sigma, region):
-        seen.append((clean.shape, float(sigma.max())))
+        calls.append((clean.shape, float(sigma.max())))
         return WHERE.expand(len(clean), -1, -1), torch.ones(len(clean))
 
     monkeypatch.setattr(adapter, "locate", locate)
     found = sample(in_comfy, demo, model, adapter, pictures)
     given = sample(in_comfy, demo, model, adapter, pictures, keypoints=WHERE, sigma_start=second_sigma(model) * 1.001)
-    assert len(seen) == 3 and all(shape[0] == pictures for shape, _ in seen)
+    assert len(calls) == 3 and all(shape[0] == pictures for shape, _ in calls)
     assert torch.allclose(found, given, atol=2e-3 * given.abs().max().item())
 
 
 def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
-    monkeypatch.setattr(adapter, "locate", lambda *seen: (WHERE, torch.zeros(1)))
+    monkeypatch.setattr(adapter, "locate", lambda *calls: (WHERE, torch.zeros(1)))
     without_person = sample(in_comfy, demo, model, adapter, sigma_start=0.0)
     assert torch.allclose(sample(in_comfy, demo, model, adapter), without_person, atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatc
 def test_given_key_points_override_the_estimate(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
 
-    def fail(*seen):
+    def fail(*calls):
         raise AssertionError("the location is known")
 
     monkeypatch.setattr(adapter, "locate", fail)
