@@ -29,7 +29,7 @@ class Blueprint:
 
     inputs   name and type of each
     outputs  name and link of each
-    widgets  (node, widget) that show on the one node
+    widgets  name on the one node, and (node, widget) inside
     """
 
     name: str
@@ -37,7 +37,12 @@ class Blueprint:
     nodes: dict[str, Node]
     inputs: dict[str, str]
     outputs: dict[str, str]
-    widgets: tuple[tuple[str, str], ...]
+    widgets: dict[str, tuple[str, str]]
+
+
+def of_apply(*names: str) -> dict[str, tuple[str, str]]:
+    """Widgets of the node "apply" under their own names."""
+    return {name: ("apply", name) for name in names}
 
 
 def person(
@@ -66,7 +71,7 @@ def person(
         | (more or {}),
         {"model": "MODEL", "photo": "IMAGE"},
         {"model": "@apply"},
-        (("apply", "face_strength"), ("apply", "keep_prompt")),
+        of_apply("face_strength", "keep_prompt"),
     )
 
 
@@ -91,7 +96,7 @@ def instantid() -> Blueprint:
         plain.nodes,
         plain.inputs | {"positive": "CONDITIONING", "negative": "CONDITIONING"},
         plain.outputs | {"positive": "@control", "negative": "@control:1"},
-        (*plain.widgets, ("control", "strength")),
+        plain.widgets | {"ControlNet strength": ("control", "strength")},
     )
 
 
@@ -107,7 +112,7 @@ DEMO = Blueprint(
     },
     {"model": "MODEL", "photo": "IMAGE"},
     {"model": "@apply"},
-    (("apply", "face_strength"), ("apply", "keep_prompt")),
+    of_apply("face_strength", "keep_prompt"),
 )
 PLUS_V2 = "ipadapter/ip-adapter-faceid-plusv2_{}.bin"
 
@@ -166,7 +171,7 @@ def two_people(title: str, people: People, model: str, *, size: int, softness: f
             "right prompt": "CONDITIONING",
         },
         {"model": "@apply", "positive": "@both"},
-        (("regions", "width"), ("regions", "height"), ("regions", "boxes"), ("apply", "face_strength")),
+        {name: ("regions", name) for name in ("width", "height", "boxes")} | of_apply("face_strength"),
     )
 
 
@@ -207,14 +212,14 @@ TRAIN = Blueprint(
         "settings": "FACECDM_STAGE_SETTINGS",
     },
     {"adapter": "@train", "lora": "@train:1", "loss_plot": "@train:3", "report": "@train:5"},
-    (
-        ("data", "folder"),
-        ("data", "name"),
-        ("train", "run"),
-        ("train", "preset"),
-        ("train", "length"),
-        ("save", "name"),
-    ),
+    {
+        "folder": ("data", "folder"),
+        "data set": ("data", "name"),
+        "run": ("train", "run"),
+        "preset": ("train", "preset"),
+        "length": ("train", "length"),
+        "adapter name": ("save", "name"),
+    },
 )
 BLUEPRINTS = (
     person("SDXL FaceID PlusV2", "buffalo_l", PLUS_V2.format("sdxl"), VIT_H),
@@ -232,7 +237,7 @@ BLUEPRINTS = (
 def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
     """The JSON of a blueprint. `info` is the server's /object_info."""
     ids = {name: number for number, name in enumerate(blueprint.nodes, 1)}
-    given = list(blueprint.inputs)
+    given = [*blueprint.inputs, *blueprint.widgets]
     links: list[dict] = []
 
     def link(source: str, target: int, slot: int, kind: str) -> int:
@@ -242,7 +247,14 @@ def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
         links[-1] |= {"target_id": target, "target_slot": slot, "type": kind}
         return len(links)
 
-    nodes = [_node(ids[name], node, info[node.kind], link) for name, node in blueprint.nodes.items()]
+    nodes = []
+    for name, node in blueprint.nodes.items():
+        shown = {widget: outer for outer, (inner, widget) in blueprint.widgets.items() if inner == name}
+        nodes.append(_node(ids[name], node, info[node.kind], link, shown))
+    widgets = {
+        name: _widget(blueprint.nodes[inner], widget, info) for name, (inner, widget) in blueprint.widgets.items()
+    }
+    entries = blueprint.inputs | {name: kind for name, (kind, _) in widgets.items()}
     kinds = {}
     for name, source in blueprint.outputs.items():
         node, _, slot = source[1:].partition(":")
@@ -264,7 +276,7 @@ def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
         "outputNode": {"id": OUTSIDE, "bounding": [COLUMN * len(nodes), 0, 128, 128]},
         "inputs": [
             _end(blueprint.name, name, kind, _ids(links, origin_id=INSIDE, origin_slot=slot), "in")
-            for slot, (name, kind) in enumerate(blueprint.inputs.items())
+            for slot, (name, kind) in enumerate(entries.items())
         ],
         "outputs": [
             _end(blueprint.name, name, kinds[name], _ids(links, target_id=OUTSIDE, target_slot=slot), "out")
@@ -286,11 +298,14 @@ def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
         "flags": {},
         "order": 0,
         "mode": 0,
-        "inputs": [{"name": name, "type": kind, "link": None} for name, kind in blueprint.inputs.items()],
+        "inputs": [
+            {"name": name, "type": kind, "link": None} | ({"widget": {"name": name}} if name in widgets else {})
+            for name, kind in entries.items()
+        ],
         "outputs": [{"name": name, "type": kinds[name], "links": []} for name in blueprint.outputs],
         "title": blueprint.name,
-        "properties": {"proxyWidgets": [[str(ids[node]), widget] for node, widget in blueprint.widgets]},
-        "widgets_values": [],
+        "properties": {"proxyWidgets": [["-1", name] for name in widgets]},
+        "widgets_values": [value for _, value in widgets.values()],
     }
     return {
         "id": _uuid(f"{blueprint.name}/file"),
@@ -307,13 +322,27 @@ def definition(blueprint: Blueprint, info: dict[str, dict]) -> dict:
     }
 
 
-def _node(number: int, node: Node, info: dict, link) -> dict:
-    """A node of a subgraph: sockets first, then widgets. Raises KeyError for an input that the node does not have."""
-    entries = {
+def _entries(info: dict) -> dict[str, tuple[str, list, bool]]:
+    """Type, declaration and "optional?" of a node's inputs."""
+    return {
         name: (("COMBO" if isinstance(spec[0], list) else spec[0]), spec, part == "optional")
         for part in ("required", "optional")
         for name, spec in info["input"].get(part, {}).items()
     }
+
+
+def _widget(node: Node, name: str, info: dict) -> tuple[str, object]:
+    """Type and value of a widget."""
+    kind, spec, _ = _entries(info[node.kind])[name]
+    return kind, _value(node, name, spec)
+
+
+def _node(number: int, node: Node, info: dict, link, shown: dict[str, str]) -> dict:
+    """A node of a subgraph: sockets first, then widgets; `shown` widgets are inputs of the subgraph, by these names.
+
+    Raises KeyError for an input that the node does not have.
+    """
+    entries = _entries(info)
     if unknown := set(node.inputs) - set(entries):
         raise KeyError(f"{node.kind} has no {', '.join(sorted(unknown))}")
     ordered = sorted(entries, key=lambda name: entries[name][0] in WIDGETS)
@@ -323,7 +352,9 @@ def _node(number: int, node: Node, info: dict, link) -> dict:
         entry = {"name": name, "type": kind, "link": None} | ({"shape": 7} if optional else {})
         if kind in WIDGETS:
             entry["widget"] = {"name": name}
-            values.append(node.inputs[name] if name in node.inputs else _default(spec))
+            if name in shown:
+                entry["link"] = link(f"@in:{shown[name]}", number, slot, kind)
+            values.append(_value(node, name, spec))
             if len(spec) > 1 and spec[1].get("control_after_generate", name == "seed"):
                 values.append("fixed")  # of the widget that the frontend adds
         elif name in node.inputs:
@@ -345,7 +376,9 @@ def _node(number: int, node: Node, info: dict, link) -> dict:
     }
 
 
-def _default(spec: list):
+def _value(node: Node, name: str, spec: list):
+    if name in node.inputs:
+        return node.inputs[name]
     declared = spec[1] if len(spec) > 1 else {}
     options = spec[0] if isinstance(spec[0], list) else declared.get("options", (0,))
     return declared.get("default", options[0])
