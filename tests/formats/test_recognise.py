@@ -172,6 +172,10 @@ def test_every_family_names_a_file_to_get():
     assert {family.substitute for family in FAMILIES.values()} <= {"", *FAMILIES}
     assert file_for("faceid", "SDXL") == "ip-adapter-faceid_sdxl.bin" and file_for("faceid", "FaceCDM demo") == ""
     assert file_for("instantid", "SD1.5") == "ip-adapter-faceid-plusv2_sd15.bin", "the nearest for that base"
+    for family in ("instantid", "pulid-v1.1", "faceid-plus"):
+        assert file_for(family, "Flux.1") == "pulid_flux_v0.9.1.safetensors"
+    assert file_for("withanyone", "SDXL") == "ip-adapter_pulid_sdxl_fp16.safetensors"
+    assert file_for("pulid-flux", "SD1.5") == "ip-adapter-faceid-plusv2_sd15.bin" and not file_for("pulid-flux", "SD2")
     state = published_state("faceid", BASES["SD1.5"].layer_map, SD15)
     adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")))
     assert adapter.config.counterpart("SDXL") == "ip-adapter-faceid_sdxl.bin"

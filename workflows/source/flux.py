@@ -18,7 +18,7 @@ from .parts import (
     photo_of,
     sampling,
 )
-from .published import adapter, pack
+from .published import adapter, pack, with_picture
 
 SAMPLER = {"seed": 1, "steps": 25, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
 CFG = """FLUX.1-dev has its guidance built in: keep cfg at 1 and change FluxGuidance. With a cfg above 1 the negative \
@@ -62,18 +62,7 @@ sampling for photographs (start_at), and at 0 for styles: the later, the more th
     | pack("antelopev2")
     | photo_of()
     | adapter("pulid/pulid_flux_v0.9.1.safetensors", EVA)
-    | {
-        "apply": n(
-            "FaceCDMApply",
-            model="@base",
-            adapter="@adapter",
-            faces="@faces",
-            clip_vision="@adapter:2",
-            image="@photo",
-            face_strength=1.0,
-            start_at=0.2,
-        ),
-    }
+    | with_picture(face_strength=1.0, start_at=0.2)
     | prompt("portrait photo of a person in a green shirt, soft daylight, plain blue background, 50 mm lens", 4.0)
     | result("pulid flux"),
     (

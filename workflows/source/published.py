@@ -40,6 +40,12 @@ def pack(name: str, landmarks: bool = False) -> dict[str, Node]:
     return {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack=name, landmarks=landmarks)}
 
 
+def with_picture(**settings: float) -> dict[str, Node]:
+    """Apply FaceCDM for an adapter that encodes the face's picture, too."""
+    faces = {"faces": "@faces", "clip_vision": "@adapter:2", "image": "@photo"}
+    return {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", **faces, **settings)}
+
+
 def real(prefix: str, **changes) -> dict[str, Node]:
     return prompts(REAL_PROMPT, REAL_NEGATIVE, "@base:1") | sampling(
         "@apply", vae="@base:2", prefix=prefix, **REAL_SAMPLER | changes
@@ -74,17 +80,7 @@ which Load FaceCDM Adapter finds by itself.""",
     | pack("buffalo_l")
     | photo_of()
     | adapter("ipadapter/ip-adapter-faceid-plusv2_sdxl.bin", VIT_H)
-    | {
-        "apply": n(
-            "FaceCDMApply",
-            model="@base",
-            adapter="@adapter",
-            faces="@faces",
-            clip_vision="@adapter:2",
-            image="@photo",
-            face_strength=0.8,
-        ),
-    }
+    | with_picture(face_strength=0.8)
     | real("faceid plusv2 sdxl"),
     ((PHOTO_GROUP, MODEL_GROUP), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
     runs=False,
@@ -147,17 +143,7 @@ FaceCDM Apply Options, set how much of the prompt's own picture remains.""",
     | pack("antelopev2")
     | photo_of()
     | adapter("pulid/ip-adapter_pulid_sdxl_fp16.safetensors", EVA)
-    | {
-        "apply": n(
-            "FaceCDMApply",
-            model="@base",
-            adapter="@adapter",
-            faces="@faces",
-            clip_vision="@adapter:2",
-            image="@photo",
-            face_strength=0.8,
-        ),
-    }
+    | with_picture(face_strength=0.8)
     | real("pulid"),
     ((PHOTO_GROUP, MODEL_GROUP), (PROMPT_GROUP, PERSON_GROUP), (PICTURE_GROUP,)),
     runs=False,

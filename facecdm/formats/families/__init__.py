@@ -49,6 +49,11 @@ FAMILIES: dict[str, Family] = {family.key: family for family in _ORDER}
 
 
 def file_for(key: str, base: str) -> str:
-    """The published file of a family for a base model, else its substitute's file; "" if there is neither."""
-    family = FAMILIES[key]
-    return family.files.get(base) or (FAMILIES[family.substitute].files.get(base, "") if family.substitute else "")
+    """The published file of a family for a base model, else that of its substitute, and so on; "" if there is none."""
+    tried: set[str] = set()
+    while key and key not in tried:
+        if base in FAMILIES[key].files:
+            return FAMILIES[key].files[base]
+        tried.add(key)
+        key = FAMILIES[key].substitute
+    return ""

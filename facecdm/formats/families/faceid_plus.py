@@ -83,5 +83,6 @@ V2 = plus_family(
     name="FaceID PlusV2",
     projector=IdentityPlusV2,
     files={"SD1.5": "ip-adapter-faceid-plusv2_sd15.bin", "SDXL": "ip-adapter-faceid-plusv2_sdxl.bin"},
+    substitute="pulid-flux",
     name_parts=("plusv2", "plus-v2", "faceidplusv2"),
 )
