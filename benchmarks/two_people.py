@@ -2,7 +2,7 @@
 
     python benchmarks/two_people.py --adapter FILE --faceworld DIR --comfyui DIR --models DIR/models [--pairs 24]
 
-Pairs of FaceWorld's `val` identities (or one pair, --identities, repeatedly), 256 × 128 pixels on the demo model, a
+Pairs of FaceWorld's `val` identities (or one pair, --identities, repeatedly), two of the demo model's pictures wide, a
 prompt for each half (captions of the person's other views, so other hair, clothes and background), masks of Person
 Regions as in workflows/api/two_people.json. A LoRA beside the adapter (NAME_lora) is applied. --views restricts the
 references, where an adapter was trained on the other views. The adapter is conditioned on the face locations of the
@@ -26,9 +26,10 @@ from shared import open_comfyui, with_lora_beside  # isort: skip
 from facecdm.adapter.native import load_adapter
 from facecdm.adapter.person import Person
 from facecdm.demo import data, measure
+from facecdm.demo.weights import read_sizes
 from facecdm.people import parse_boxes, regions_of_boxes
 
-SIDE = 128
+SIDE = read_sizes().image_size
 HALVES = regions_of_boxes(parse_boxes("0 0 0.5 1\n0.5 0 1 1"), SIDE, 2 * SIDE, softness=0.2).masks
 
 
@@ -79,7 +80,7 @@ class PairSampler:
         self.model = with_lora_beside(self.demo.model, options.adapter)
 
     def generate(self, people: list[Identity], seed: int, how: str, prompts: list[str]) -> Tensor:
-        """[128, 256, 3]; `how` is masks, everywhere (people without masks), or base (the base model alone)."""
+        """[SIDE, 2 · SIDE, 3]; `how` is masks, everywhere (people without masks), or base (the base model alone)."""
         import comfy.sample
         import node_helpers
 

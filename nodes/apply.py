@@ -6,6 +6,7 @@ from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.formats.unlike_training import unlike_training
 from ..facecdm.formats.unused_inputs import (
     blocks_without_cell,
     keep_prompt_without_effect,
@@ -200,7 +201,7 @@ def apply_to_model(
 def _warnings(person: Person, custom_curves: dict[str, str], keep_prompt: float, projection: str) -> tuple[str, ...]:
     """Warnings for settings that have no effect on this adapter, and for inputs that it lacks."""
     adapter, given = person.adapter, {"face": person.face, "image": person.image}
-    warnings = pose_ignored(person) + pose_missing(person) + mask_missing(person)
+    warnings = pose_ignored(person) + pose_missing(person) + mask_missing(person) + unlike_training(person)
     for stream, custom in custom_curves.items():
         if stream in adapter.streams:
             warnings += blocks_without_cell(adapter.streams[stream], custom)

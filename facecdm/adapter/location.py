@@ -1,12 +1,13 @@
 """Spatial tokens: the face tokens that each position of a layer attends to, given the location of the face."""
 
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from ..bases.grid import layer_grid
-from ..faces.location import FADES, REACH, aligned_coordinates, scaled
+from ..faces.location import FADES, REACH, Crop, aligned_coordinates, crop_of, scaled
 
 WIDTH = 0.4  # standard deviation of the attention bias, in distances between neighbouring tokens
 NEAR = 3  # a position attends to at most NEAR × NEAR tokens
@@ -34,11 +35,14 @@ class FaceLocation:
     def tokens(self) -> int:
         return self.side**2
 
+    @cached_property
+    def _crop(self) -> Crop:
+        return crop_of(self.keypoints, self.size)
+
     def __call__(self, positions: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
         if (positions, dtype) not in self._made:
-            at = aligned_coordinates(self.keypoints, self.size, layer_grid(positions, *(self.grid or self.size)))[
-                ..., :2
-            ]
+            grid = layer_grid(positions, *(self.grid or self.size))
+            at = aligned_coordinates(self.keypoints, self.size, grid, self._crop)[..., :2]
             near = nearest(at, self.side)
             width = 2 * REACH / self.side * WIDTH
             centres = token_centres(self.side, at.device).to(at)
@@ -56,7 +60,7 @@ class FaceLocation:
         if (positions, dtype, "all") not in self._made:
             near, scores, _ = self(positions, dtype)
             full = torch.full((*scores.shape[:2], self.tokens), -torch.inf, dtype=dtype, device=scores.device)
-            self._made[positions, dtype, "all"] = full.scatter(2, near, scores)
+            self._made[positions, dtype, "all"] = full.scatter_(2, near, scores)
         return self._made[positions, dtype, "all"]
 
     def part(self, rows: Tensor) -> "FaceLocation":
@@ -101,11 +105,13 @@ class FaceLocations:
         return self._made[positions, dtype, "all"]
 
 
+@lru_cache
 def token_centres(side: int, device: torch.device | None = None) -> Tensor:
     """x, y of the tokens' centres, [side², 2], from the centre of the crop, in units of half a crop."""
-    steps = ((torch.arange(side, device=device) + 0.5) / side * 2 - 1) * REACH
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    return torch.stack([x, y], -1).flatten(0, 1)
+    with torch.inference_mode(False):
+        steps = ((torch.arange(side, device=device) + 0.5) / side * 2 - 1) * REACH
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        return torch.stack([x, y], -1).flatten(0, 1)
 
 
 def nearest(at: Tensor, side: int) -> Tensor:

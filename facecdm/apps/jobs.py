@@ -78,9 +78,12 @@ async def finish(
     from PIL import ImageOps
 
     try:
-        pictures = (await client.wait(prompt_id, line.step)).images()
+        done = await client.wait(prompt_id, line.step)
     except JobFailed as error:
         return SheetImage(job.prompt, None, problem=str(error))
+    for text in done.warnings():
+        line.note(text)
+    pictures = done.images()
     if not pictures:
         return SheetImage(job.prompt, None, problem=f"{job.workflow.name} saved no picture")
     data = await client.fetch(pictures[0])

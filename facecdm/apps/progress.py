@@ -15,6 +15,7 @@ class ProgressLine:
         self.total, self.stream = total, stream or sys.stdout
         self.done = 0
         self.label = ""
+        self._noted: set[str] = set()
 
     def begin(self, label: str) -> None:
         self.label = label
@@ -30,6 +31,13 @@ class ProgressLine:
         line = one_line(f"  {self.done}/{self.total}  {self.label}: {outcome}")
         self.stream.write(("\r\033[K" if self.stream.isatty() else "") + line + "\n")
         self.stream.flush()
+
+    def note(self, text: str) -> None:
+        """Write a warning on a line of its own, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.stream.write(("\r\033[K" if self.stream.isatty() else "") + one_line(f"  warning: {text}") + "\n")
+            self.stream.flush()
 
     def _draw(self, fraction: float, note: str) -> None:
         if not self.stream.isatty():

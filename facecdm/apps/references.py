@@ -1,6 +1,5 @@
 """Reference images: photos of the people to be shown."""
 
-import io
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = PACKAGE / "demo" / "assets"  # file names as in the shipped workflows
 FACEWORLD_REFERENCE = EXAMPLES / "faceworld.webp"
+DEFAULT = (FACEWORLD_REFERENCE, EXAMPLES / "faceworld-2.webp")  # two people whom the demo model can show
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,8 @@ class Reference:
 
 
 def read_references(paths: list[Path] | None) -> list[Reference]:
-    """Read the given images; without paths, an astronaut's photo and a FaceWorld face. Raises BadFile."""
-    if paths:
-        return unique([reference(path.name, path.read_bytes()) for path in paths])
-    default = reference(FACEWORLD_REFERENCE.name, FACEWORLD_REFERENCE.read_bytes())
-    try:
-        from skimage import data
-    except ImportError:
-        return [default]
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(data.astronaut()).save(file, "png")
-    return [reference("astronaut.png", file.getvalue()), default]
+    """Read the given images; without paths, two people of FaceWorld. Raises BadFile."""
+    return unique([reference(path.name, path.read_bytes()) for path in paths or DEFAULT])
 
 
 def copy_examples(folder: Path) -> None:

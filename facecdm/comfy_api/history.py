@@ -6,6 +6,8 @@ from typing import Any
 
 from .errors import BadAnswer, JobFailed, JobInterrupted
 
+WARNINGS = "facecdm_warnings"  # in a node's UI output (nodes/warn.py)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -47,6 +49,12 @@ class Finished:
             for output in self.outputs
             if output.kind == "images" and output.type == "output" and node_id in (None, output.node_id)
         )
+
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings that FaceCDM's nodes show, each once."""
+        shown = [values.get(WARNINGS) for values in self.ui.values() if isinstance(values, dict)]
+        texts = [text for values in shown if isinstance(values, list) for text in values if isinstance(text, str)]
+        return tuple(dict.fromkeys(texts))
 
 
 def read_entry(prompt_id: str, entry: Any) -> Finished:

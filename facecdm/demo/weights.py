@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadFile, MissingModel
-from ..tensor_file import check_weights, read_tensors
+from ..tensor_file import check_weights, open_safetensors, read_tensors
 from .clip import Vocabulary
 from .paths import VARIABLE, default_path
 from .sizes import DemoSizes
@@ -62,14 +62,26 @@ def read(path: Path | None = None) -> DemoWeights:
     return DemoWeights(sizes, vocabulary, steps, **parts)
 
 
+def read_sizes(path: Path | None = None) -> DemoSizes:
+    """Read the sizes alone, such as the `image_size` that graphs use. Raises MissingModel, BadFile."""
+    path = path or default_path()
+    _check_there(path)
+    with open_safetensors(path) as file:
+        return DemoSizes.from_json((file.metadata() or {})["sizes"])
+
+
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    _check_there(path)
+    tensors, metadata = read_tensors(path)
+    return metadata, tensors
+
+
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise MissingModel(
             f"the demo model's weights are not at {path}; clone the pack anew, or name another "
             f"file in the environment variable {VARIABLE}"
         )
-    tensors, metadata = read_tensors(path)
-    return metadata, tensors
 
 
 def write(weights: DemoWeights, path: Path) -> None:

@@ -14,7 +14,9 @@ FADES = 0.3  # width of the face's fade-out beyond REACH, in half crops
 RIM = REACH + 2 * FADES
 
 
-def aligned_coordinates(keypoints: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def aligned_coordinates(
+    keypoints: Tensor, size: tuple[int, int], grid: tuple[int, int], crop: "Crop | None" = None
+) -> Tensor:
     """Homogeneous coordinates (x, y, 1) of a layer's positions on the aligned face, [B, rows × columns, 3].
 
     The unit is half a crop, measured from its centre. Coordinates are clamped to ±RIM.
@@ -22,18 +24,38 @@ def aligned_coordinates(keypoints: Tensor, size: tuple[int, int], grid: tuple[in
     keypoints  [B, 5, 2] in 0…1 of the picture
     size       (height, width) of the picture in latents
     grid       (rows, columns) of the layer
+    crop       `crop_of` these key points, if it is computed already
     """
     (height, width), (h, w) = size, grid
-    to_crop = from_crop(scaled(keypoints, width, height))
-    y, x = torch.meshgrid(
-        (torch.arange(h, device=keypoints.device) + 0.5) * height / h,
-        (torch.arange(w, device=keypoints.device) + 0.5) * width / w,
-        indexing="ij",
-    )
-    here = torch.stack([x, y], -1).view(1, -1, 2) - to_crop[:, None, :, 2]
-    crop = here @ torch.linalg.inv_ex(to_crop[:, :, :2])[0].transpose(1, 2)  # `inv` would wait for the GPU
+    corner, inverse = crop or crop_of(keypoints, size)
+    here = _positions(height, width, h, w, keypoints.device) - corner
     half = SIZE / 2
-    return F.pad(((crop - half + 0.5) / half).clamp(-RIM, RIM), (0, 1), value=1.0)
+    return F.pad(((here @ inverse - half + 0.5) / half).clamp(-RIM, RIM), (0, 1), value=1.0)
+
+
+@lru_cache
+def _positions(height: int, width: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    """The centres (x, y) of a layer's positions [1, rows × columns, 2], in latents of the picture."""
+    with torch.inference_mode(False):
+        y, x = torch.meshgrid(
+            (torch.arange(rows, device=device) + 0.5) * height / rows,
+            (torch.arange(columns, device=device) + 0.5) * width / columns,
+            indexing="ij",
+        )
+        return torch.stack([x, y], -1).view(1, -1, 2)
+
+
+Crop = tuple[Tensor, Tensor]
+
+
+def crop_of(keypoints: Tensor, size: tuple[int, int]) -> Crop:
+    """The corner of the recogniser's crop [B, 1, 2] in latents, and the matrix from there to crop pixels [B, 2, 2].
+
+    See `aligned_coordinates` for the arguments.
+    """
+    matrix = from_crop(scaled(keypoints, size[1], size[0]))
+    inverse = torch.linalg.inv_ex(matrix[:, :, :2])[0]  # `inv` would wait for the GPU
+    return matrix[:, None, :, 2], inverse.transpose(1, 2)
 
 
 def scaled(points: Tensor, x: float, y: float) -> Tensor:

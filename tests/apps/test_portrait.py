@@ -51,12 +51,12 @@ def test_two_references_and_three_prompts(run, capsys):
     assert code == 0
     results = json.loads((output / "report.json").read_text())
     assert len(results) == 6 and {item["reference"] for item in results} == {
-        "astronaut.png",
         "faceworld.webp",
+        "faceworld-2.webp",
     }
     assert all(item["identity"] > 0.99 for item in results)  # each is its own reference
     assert {path.name for path in output.glob("*-?.png")} == {
-        f"{name}-{number}.png" for name in ("astronaut", "faceworld") for number in (1, 2, 3)
+        f"{name}-{number}.png" for name in ("faceworld", "faceworld-2") for number in (1, 2, 3)
     }
     sheet = Image.open(output / "contact-sheet.png")
     assert sheet.size == (36 * 2 + 4 * 256 + 3 * 22, sheet.height)

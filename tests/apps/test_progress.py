@@ -28,3 +28,11 @@ def test_a_progress_line_is_redrawn_only_in_a_terminal():
         line.end("identity 0.50")
         assert "1/2  astronaut: identity 0.50\n" in stream.text
         assert ("step 5/20" in stream.text) == ("\r" in stream.text) == tty
+
+
+def test_a_warning_is_written_once_on_a_line_of_its_own():
+    stream = Terminal(False)
+    line = ProgressLine(2, stream)
+    for _ in range(2):
+        line.note("this face is\x1bunlike those")
+    assert stream.text == "  warning: this face is unlike those\n"

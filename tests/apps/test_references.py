@@ -25,3 +25,7 @@ def test_a_damaged_picture(tmp_path):
     path.write_bytes(FACEWORLD_REFERENCE.read_bytes()[:2000])
     with pytest.raises(BadFile, match="half.webp is no picture"):
         read_references([path])
+
+
+def test_the_demos_references_are_two_people_whom_it_can_show():
+    assert [item.name for item in read_references(None)] == ["faceworld.webp", "faceworld-2.webp"]

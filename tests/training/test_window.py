@@ -101,3 +101,14 @@ def test_a_training_on_windows_calls_the_unet_on_windows(tmp_path, monkeypatch):
     )
     trainer.run()
     assert set(sizes) <= {(8, 8), (16, 8)} and (8, 8) in sizes
+
+
+def test_windows_begin_at_whole_positions_of_the_u_net():
+    """Two of ComfyUI's latents of the sharp demo model are one position of its U-Net."""
+    rows = batch(32, 32, [0.31, 0.28, 0.72, 0.77])
+    for seed in range(8):
+        numbers = make_random_numbers(STAGE.with_settings(seed=seed), 1, 0, (B, 2, 32, 32))
+        cut, kept = windowed(rows, numbers, stride=2)
+        corners = cut.latents[:, :, 0, 0]
+        assert not (corners % 2).any() and cut.latents.shape[-2:] == (16, 16)
+        assert kept.epsilon.shape == cut.latents.shape

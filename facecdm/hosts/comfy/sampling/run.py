@@ -22,6 +22,9 @@ from .tiles import TILES, Area, find_tiles, warn_unknown, within
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # in the same options while sampling: the Run
 
+# Steps of a sampling in which face locations are found. Later they hardly move, so every sixth step is enough.
+EVERY_STEP, LATER = 6, 6
+
 Chunk = tuple[object, Area | None]  # uuid of a conditioning, and the tile of its latents
 
 
@@ -141,7 +144,8 @@ class Run:
             for number, person in enumerate(people)
             if person.finds_location
         }
-        self._found: dict[int, FaceLocation] = {}  # this step's, by person
+        self._found: dict[int, FaceLocation] = {}  # by person
+        self._steps = 0
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
@@ -181,8 +185,12 @@ class Run:
                 return
 
     def _find_locations(self, latents: Tensor, images: tuple[int, ...] | None) -> None:
-        """Estimate this step's face locations of the people whose location is not given."""
+        """Estimate the face locations of the people whose location is not given, or keep those of the last steps."""
         if not self._finders:
+            return
+        self._steps += 1
+        alone = len(self._predicted) == 1 and all(found.size == self.size for found in self._found.values())
+        if alone and self._steps > EVERY_STEP and self._steps % LATER:
             return
         before = self._predicted.get(images)
         if before is not None and before.clean.shape != latents.shape:

@@ -5,6 +5,8 @@ from counting import ATTENTION, COPIES, LINEAR, SYNCS, operations, total
 from twins import conditioning, new_adapter, stir
 
 from facecdm.adapter.person import Person
+from facecdm.faces.align import TEMPLATE
+from facecdm.faces.location import SIZE
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.comfy.unet import layer_map
 
@@ -28,6 +30,25 @@ def test_cost_of_people(twins, monkeypatch):
         assert total(counts, COPIES) == total(plain, COPIES)
         assert total(counts, ATTENTION) - total(plain, ATTENTION) == 2 * layers * people
         assert counts["aten::addcmul_"] - plain["aten::addcmul_"] == 2 * layers * people, "every layer, the middle too"
+
+
+def test_finding_the_face_adds_no_sync_and_no_work_in_the_layers(twins):
+    """The head adds four convolutions, once a step, and the locations are computed once per resolution."""
+    sizes = {"image_width": 0, "face_tokens": 16, "spatial_tokens": True}
+    prompt, negative = (conditioning(torch.randn(1, 77, twins.context), torch.randn(1, 1280)) for _ in range(2))
+    counts, face = {}, torch.nn.functional.normalize(torch.randn(1, 512), dim=1)
+    points = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE
+    for channels, given in ((0, points), (4, None)):
+        adapter = stir(new_adapter(layer_map(twins.model), location_channels=channels, **sizes))
+        model = apply_person(twins.model, Person(adapter, face, keypoints=given))
+        counts[channels] = operations(model, prompt, negative)
+    told, found = counts[0], counts[4]
+    assert total(found, SYNCS) == total(told, SYNCS) == total(operations(twins.model, prompt, negative), SYNCS)
+    assert found["aten::convolution"] - told["aten::convolution"] == 5, "four and the heat maps"
+    assert total(found, ATTENTION) == total(told, ATTENTION)
+    assert found["aten::addcmul_"] == told["aten::addcmul_"]
+    resolutions = {size for size in (64, 16, 4, 1)}
+    assert found["aten::linalg_inv_ex"] <= len(resolutions)
 
 
 def test_clones_copy_no_tensor(sd15):
