@@ -10,6 +10,8 @@ from ..faces.location import SIZE, template
 from .location import FaceLocation
 from .model import TripletAdapter
 
+HIGHEST = 15.0  # noise level σ above which predictions do not tell where a face will be; SD1.5 begins at 14.6
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -36,20 +38,27 @@ class LocationFinder:
 
     def __init__(self, adapter: TripletAdapter, mask: Tensor | None = None):
         self._adapter, self._mask = adapter, mask
+        self._side = adapter.config.grid_side
         self._regions: dict[tuple, Tensor] = {}
+        self._unknown: dict[tuple, FaceLocation] = {}
 
     def __call__(self, before: Prediction | None, size: tuple[int, int], device: torch.device) -> FaceLocation:
         """The location for a step on latents of `size` (height, width).
 
-        `before` is the step before; without one, or if its latents have another size, the trust is 0, so the face
-        stream has no effect.
+        `before` is the step before. The trust is 0, so that the face stream has no effect, without one, if its
+        latents have another size, and above `HIGHEST`.
         """
-        if before is None or before.clean.shape[-2:] != size:
-            anywhere = template(device, torch.float32)[None] / SIZE
-            points, trust = anywhere, torch.zeros(1, device=device)
-        else:
-            points, trust = self._adapter.locate(before.clean, before.sigma, self._region(size, before.clean.device))
-        return FaceLocation(points, size, self._adapter.config.grid_side, trust=trust)
+        if before is None or before.clean.shape[-2:] != size or _known_to_be_high(before.sigma):
+            return self._anywhere(size, device)
+        points, trust = self._adapter.locate(before.clean, before.sigma, self._region(size, before.clean.device))
+        return FaceLocation(points, size, self._side, trust=trust * (before.sigma <= HIGHEST))
+
+    def _anywhere(self, size: tuple[int, int], device: torch.device) -> FaceLocation:
+        """A location without trust, for all steps that have none."""
+        if (size, device) not in self._unknown:
+            points = template(device, torch.float32)[None] / SIZE
+            self._unknown[size, device] = FaceLocation(points, size, self._side, trust=torch.zeros(1, device=device))
+        return self._unknown[size, device]
 
     def _region(self, size: tuple[int, int], device: torch.device) -> Tensor | None:
         if self._mask is None:
@@ -57,3 +66,8 @@ class LocationFinder:
         if (size, device) not in self._regions:
             self._regions[size, device] = F.interpolate(self._mask[None, None].float(), size, mode="area").to(device)
         return self._regions[size, device]
+
+
+def _known_to_be_high(sigma: Tensor) -> bool:
+    """Whether all noise levels are above `HIGHEST`, if this can be read without waiting for a GPU."""
+    return sigma.device.type == "cpu" and bool((sigma > HIGHEST).all())

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import new_adapter
 
-from facecdm.adapter.location_finder import LocationFinder, Prediction
+from facecdm.adapter.location_finder import HIGHEST, LocationFinder, Prediction
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.bases.layers import Layer, LayerMap
 from facecdm.errors import BadFile
@@ -69,6 +69,23 @@ def test_without_a_step_before_the_face_has_no_weight():
     for before in (None, of_another_size):
         near, scores, weight = finder(before, SIZE, torch.device("cpu"))(16 * 24)
         assert not weight.any() and torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_above_the_highest_noise_level_nothing_is_found(device):
+    """On a CPU the head does not even run; on a GPU its trust is multiplied by zero, so that nothing is read."""
+    adapter, ran = finding(), []
+    locate = adapter.locate
+    adapter.locate = lambda *seen: ran.append(1) or locate(*seen)
+    finder, clean = LocationFinder(adapter), torch.randn(1, 4, *SIZE, device=device)
+    high, low = (Prediction(clean, torch.full((1,), sigma, device=device)) for sigma in (HIGHEST + 1, HIGHEST - 1))
+    found = finder(high, SIZE, torch.device(device))
+    assert bool(ran) == (device == "meta") and found.trust.shape == (1,)
+    assert finder(low, SIZE, torch.device(device)).trust.shape == (1,) and ran
+    if device == "cpu":
+        assert not found.trust.any() and finder(high, SIZE, torch.device(device)) is found
+        both = Prediction(clean.repeat(2, 1, 1, 1), torch.tensor([HIGHEST + 1, HIGHEST - 1]))
+        assert finder(both, SIZE, torch.device(device)).trust[0] == 0
 
 
 def test_the_adapter_stays_where_it_is():

@@ -7,6 +7,8 @@ from twins import conditioning, new_adapter, predict, stir
 
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.adapter.person import Person
+from facecdm.faces.align import TEMPLATE
+from facecdm.faces.location import SIZE
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.comfy.unet import layer_map, text_keys_values
 from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
@@ -51,6 +53,7 @@ def test_a_stage_trains_and_uses_the_head(twins, host, tmp_path):
     data = TwinSource(twins.context, twins.sdxl)
     stage = STAGE.with_settings(
         localisation=0.0,
+        rank=2,
         steps=1,
         batch=2,
         location_steps=2,
@@ -73,9 +76,10 @@ def test_a_stage_trains_and_uses_the_head(twins, host, tmp_path):
     assert made.adapter.config.location_channels == 4 and "location head: 2 steps" in made.report[0]
     again = load_adapter(save_adapter(made.adapter, tmp_path, "finds"))
     stir(again)
-    again.location_head.heat.weight.mul_(100)
-    again.location_head.spread.bias.fill_(-6.0)
     torch.manual_seed(1)
+    points, trust = again.locate(torch.randn(2, 4, 16, 16), torch.ones(1))
+    assert points.shape == (2, 5, 2) and 0 <= points.min() and points.max() <= 1 and trust.shape == (2,)
+    again.locate = lambda clean, sigma, region: (torch.tensor(TEMPLATE)[None].float() / SIZE, torch.ones(1))
     x, prompt = torch.randn(1, 4, 16, 16), conditioning(torch.randn(1, 77, twins.context), torch.randn(1, 1280))
     model = apply_person(twins.model, Person(again, torch.nn.functional.normalize(torch.randn(1, 512), dim=1)))
     first, second = (predict(model, x, SIGMA, prompt, times=times) for times in (1, 2))

@@ -22,9 +22,6 @@ from .tiles import TILES, Area, find_tiles, warn_unknown, within
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # in the same options while sampling: the Run
 
-# Steps of a sampling in which face locations are found. Later they hardly move, so every sixth step is enough.
-EVERY_STEP, LATER = 6, 6
-
 Chunk = tuple[object, Area | None]  # uuid of a conditioning, and the tile of its latents
 
 
@@ -145,7 +142,6 @@ class Run:
             if person.finds_location
         }
         self._found: dict[int, FaceLocation] = {}  # by person
-        self._steps = 0
 
     def __deepcopy__(self, memo: dict) -> "Run":
         return self
@@ -185,19 +181,17 @@ class Run:
                 return
 
     def _find_locations(self, latents: Tensor, images: tuple[int, ...] | None) -> None:
-        """Estimate the face locations of the people whose location is not given, or keep those of the last steps."""
+        """Estimate this step's face locations of the people whose location is not given."""
         if not self._finders:
-            return
-        self._steps += 1
-        alone = len(self._predicted) == 1 and all(found.size == self.size for found in self._found.values())
-        if alone and self._steps > EVERY_STEP and self._steps % LATER:
             return
         before = self._predicted.get(images)
         if before is not None and before.clean.shape != latents.shape:
             before = None
         for number, find in self._finders.items():
-            self._found[number] = find(before, self.size, latents.device)
-        self._locations = {key: value for key, value in self._locations.items() if key[0] not in self._finders}
+            found = find(before, self.size, latents.device)
+            if found is not self._found.get(number):
+                self._found[number] = found
+                self._locations = {key: value for key, value in self._locations.items() if key[0] != number}
 
     def _conditional(self, conds: list) -> list[dict]:
         """The conditionings that show people: all but the negative ones, which get at most `Person.negative`."""

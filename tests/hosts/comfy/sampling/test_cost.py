@@ -43,12 +43,13 @@ def test_finding_the_face_adds_no_sync_and_no_work_in_the_layers(twins):
         model = apply_person(twins.model, Person(adapter, face, keypoints=given))
         counts[channels] = operations(model, prompt, negative)
     told, found = counts[0], counts[4]
-    assert total(found, SYNCS) == total(told, SYNCS) == total(operations(twins.model, prompt, negative), SYNCS)
+    assert total(told, SYNCS) == total(operations(twins.model, prompt, negative), SYNCS)
+    # σ is read on a CPU only, once; see tests/adapter/test_location_finder.py for a GPU.
+    assert total(found, SYNCS) - total(told, SYNCS) == 2, "item and _local_scalar_dense"
     assert found["aten::convolution"] - told["aten::convolution"] == 5, "four and the heat maps"
     assert total(found, ATTENTION) == total(told, ATTENTION)
     assert found["aten::addcmul_"] == told["aten::addcmul_"]
-    resolutions = {size for size in (64, 16, 4, 1)}
-    assert found["aten::linalg_inv_ex"] <= len(resolutions)
+    assert found["aten::linalg_inv_ex"] == 1, "once a step for all layers"
 
 
 def test_clones_copy_no_tensor(sd15):
