@@ -72,7 +72,9 @@ class FaceLocation:
     def on(self, device: torch.device, grid: tuple[int, int] | None = None) -> "FaceLocation":
         """The location on `device`, for a layer of `grid` (rows, columns)."""
         trust = None if self.trust is None else self.trust.to(device)
-        return FaceLocation(self.keypoints.to(device), self.size, self.side, grid, trust)
+        made = FaceLocation(self.keypoints.to(device), self.size, self.side, grid, trust)
+        made.__dict__["_crop"] = tuple(part.to(device) for part in self._crop)  # the same for every layer
+        return made
 
     def within(self, area: tuple[int, int, int, int]) -> "FaceLocation":
         """The location relative to a part of the picture; `area` is its height, width, top and left in latents."""
