@@ -39,6 +39,7 @@ def parse() -> argparse.Namespace:
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     add("--prompts", type=int, default=1, help="for each person")
     add("--people", type=int, default=PEOPLE)
+    add("--identity", metavar="ID", help="only this person, as val-0009; for an adapter that one_person.py prepared")
     add("--strength", type=float, default=1.0)
     add("--image-strength", type=float, default=0.0, help="of the image stream")
     add("--keep-prompt", type=float, default=0.0)
@@ -68,20 +69,24 @@ def parse() -> argparse.Namespace:
 
 
 class People:
-    """The val people: their views, and captions of others for each."""
+    """The val people: their views, and captions of others for each.
 
-    def __init__(self, val: data.Portraits, count: int, prompts: int):
+    With an `identity` all requests are for that person, who is compared with their last view (see one_person.py).
+    """
+
+    def __init__(self, val: data.Portraits, count: int, prompts: int, identity: str | None = None):
         by_person: dict[str, list[int]] = {}
         for row, label in enumerate(val.labels):
             by_person.setdefault(label["identity"], []).append(row)
         views = list(by_person.values())[:count]
+        chosen = range(len(views)) if identity is None else [list(by_person).index(identity)]
         self.reference = [rows[REFERENCE] for rows in views]
-        self.other = [rows[OTHER] for rows in views]
+        self.other = [rows[OTHER if identity is None else -1] for rows in views]
         # A person's prompts are captions of the next people, one of each.
         self.requests = [
-            (person, views[(person + 1 + n) % len(views)][2 + n])
+            (person, views[(person + 1 + n) % len(views)][2 + n % (len(views[0]) - 2)])
             for n in range(prompts)
-            for person in range(len(views))
+            for person in chosen
         ]
         self.labels = [val.labels[row] for _, row in self.requests]
 
@@ -187,7 +192,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         data.load(arguments.faceworld, (split,), weights.sizes.image_size, arguments.cache)
         for split in ("val", "train")
     )
-    judge, people = Judge.fit(train, analyzer), People(val, arguments.people, arguments.prompts)
+    judge, people = Judge.fit(train, analyzer), People(val, arguments.people, arguments.prompts, arguments.identity)
     views = {
         name: torch.from_numpy(np.array(val.pixels[rows]))
         for name, rows in (("reference", people.reference), ("other", people.other))

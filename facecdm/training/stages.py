@@ -173,7 +173,7 @@ _FINE = Stage(
 PRESETS = {
     "adapter": (
         replace(_BROAD, steps=30_000, batch=16),
-        replace(_IDENTITY, steps=15_000, batch=16),
+        replace(_IDENTITY, steps=15_000, batch=16, location_steps=1000),
         replace(_FINE, steps=5_000, batch=16),
     ),
     "one person": (

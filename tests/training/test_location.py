@@ -28,6 +28,7 @@ from facecdm.training.losses import FewStepIdentityLoss
 from facecdm.training.orchestrator import Training
 from facecdm.training.preview import preview
 from facecdm.training.randomness import make_random_numbers
+from facecdm.training.stages import preset
 from facecdm.training.worker import Worker
 
 PLAN = LocationPlan(steps=3, batch=4)
@@ -158,6 +159,11 @@ def test_a_stage_trains_the_head_first_keeps_it_and_reports(tmp_path):
     for name, value in result.adapter.state_dict().items():
         assert torch.equal(value, again.adapter.state_dict()[name])
     assert not any(result.adapter.location_head.spread.weight.isnan().flatten())
+
+
+def test_the_preset_for_many_people_trains_a_head_and_that_for_one_person_does_not():
+    many, one = ([stage.location_steps for stage in preset(name)] for name in ("adapter", "one person"))
+    assert many == [0, 1000, 0] and not any(one)
 
 
 def test_what_has_no_effect_is_reported(tmp_path):
