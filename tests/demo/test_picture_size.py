@@ -1,4 +1,4 @@
-"""The weights say how large the demo model's pictures are, and what a user reads and opens agrees with it."""
+"""The weights say how large the demo's pictures are; what a user reads and opens agrees with it."""
 
 import json
 
