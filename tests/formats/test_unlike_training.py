@@ -24,7 +24,7 @@ def demo():
 @pytest.fixture(scope="module")
 def embedded(face_models):
     """A picture [1, H, W, 3] → its face's unit embedding [1, D]."""
-    analyzer = open_pack([face_models], "buffalo_s")
+    analyzer = open_pack([face_models / "models" / "insightface"], "buffalo_s")
 
     def embed(image):
         faces = detect_faces(analyzer, image, Options()).faces

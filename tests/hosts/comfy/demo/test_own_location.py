@@ -57,6 +57,7 @@ def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatc
         return WHERE.expand(len(clean), -1, -1), torch.ones(len(clean))
 
     monkeypatch.setattr(adapter, "locate", locate)
+    monkeypatch.setattr(in_comfy.module("facecdm.adapter.location_finder"), "HIGHEST", float("inf"))
     found = sample(in_comfy, demo, model, adapter, pictures)
     given = sample(in_comfy, demo, model, adapter, pictures, keypoints=WHERE, sigma_start=second_sigma(model) * 1.001)
     assert len(calls) == 3 and all(shape[0] == pictures for shape, _ in calls)
