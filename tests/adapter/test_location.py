@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from facecdm.adapter.attention import LayerStream, attend, triplet_attention
 from facecdm.adapter.location import FaceLocation, FaceLocations, token_centres
 from facecdm.faces.align import TEMPLATE
-from facecdm.faces.location import FADES, REACH, SIZE
+from facecdm.faces.location import FADES, REACH, SIZE, aligned_coordinates
 
 UPRIGHT = torch.tensor(TEMPLATE)[None] / SIZE  # a face that fills the picture as it fills the recogniser's crop
 
@@ -28,6 +28,15 @@ def test_every_position_scores_the_nearest_token_highest():
     inside = face.view(24, 24)
     assert inside[12, 12] == 1 and inside[0, 0] == 0 and (inside[:, 12] > 0).sum() >= 2 * REACH / 4 * 24 - 1
     assert 2 * (REACH + FADES) / 4 * 24 + 1 >= (inside[:, 12] > 0).sum()
+
+
+def test_scores_fall_by_a_gaussian_of_four_tenths_of_the_tokens_distance():
+    keypoints, size = UPRIGHT / 2 + 0.25, (24, 24)
+    near, scores, _ = FaceLocation(keypoints, size, 6)(24 * 24)
+    at = aligned_coordinates(keypoints, size, size)[0, :, None, :2]
+    squared = (token_centres(6)[near[0]] - at).square().sum(-1) / (2 * REACH / 6) ** 2
+    expected = -squared / (2 * 0.4**2)
+    torch.testing.assert_close(scores[0], (expected - expected.amax(-1, keepdim=True)).float(), atol=1e-4, rtol=1e-4)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))

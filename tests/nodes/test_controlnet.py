@@ -219,6 +219,18 @@ def test_applied_alone_it_equals_cores_cross_attn_controlnet(host, twins, contro
     assert not predict(twins.model, x, SIGMA, ours).equal(plain)
 
 
+def test_a_net_for_another_base_is_named(host, errors):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Linear(2048, 8)})
+
+    net = SimpleNamespace(control_model=Net())
+    host.check_net(net, 2048)
+    with pytest.raises(errors.Mismatch, match=r"tokens have 768 features, and control_net reads 2048 \(SDXL\)"):
+        host.check_net(net, 768)
+
+
 def test_combined_prompts_keep_their_tokens(host, twins, control, x, picture):
     """Core's Conditioning (Combine) and Set Area work on what we hand out."""
     import nodes

@@ -304,6 +304,13 @@ def test_control_pictures_are_cut_where_no_regional_prompt_covers_the_face(windo
         assert torch.equal(options["control"].cond_hint_original, hint[..., :64, :64])
 
 
+def test_areas_in_shares_are_cut_to_the_window(window_host, left_window):
+    """The window is the upper half of the left quarter."""
+    upper_left = ("percentage", 0.25, 0.5, 0.0, 0.0)
+    ((_, own),) = window_host.conditioning_in([["left", {"area": upper_left}]], left_window)
+    assert own["area"] == ("percentage", 0.5, 1.0, 0.0, 0.0)
+
+
 def test_gligen_boxes_are_cut_to_the_window(window_host, left_window):
     """A window of 64 × 64 pixels at the top left, sampled at 128 × 128: 16 latents a side."""
     inside, across, outside = (("in", 4, 4, 2, 2), ("across", 8, 8, 4, 4), ("out", 4, 4, 0, 20))

@@ -57,7 +57,10 @@ def test_cfg_rescale_is_cores(in_comfy, load, apply, noise):
     adapter = load("ip-adapter-plus")
     core = RescaleCFG().patch(apply(adapter), 0.7)[0]
     ours = apply(adapter, options={"cfg_rescale": 0.7})
-    torch.testing.assert_close(noise(ours, cfg=7.0), noise(core, cfg=7.0), rtol=0, atol=1e-3)
+    for batch in (1, 2):
+        torch.testing.assert_close(
+            noise(ours, cfg=7.0, batch=batch), noise(core, cfg=7.0, batch=batch), rtol=0, atol=1e-3
+        )
     assert not noise(ours, cfg=7.0).equal(noise(apply(adapter), cfg=7.0))
 
 

@@ -106,4 +106,6 @@ def test_tiles_are_found_by_their_content():
     assert find_tiles(batch, whole, 1) == ((4, 7, 2, 5), (4, 7, 4, 9), None)
     assert find_tiles(batch, whole, 1, locate=False) == (None,) * 3
     assert find_tiles(whole, whole, 1) is None and find_tiles(batch[:5], whole, 1) is None
+    assert find_tiles(whole[..., 2:6, :], whole, 1) == ((4, whole.shape[-1], 2, 0),), "as wide as the picture"
+    assert find_tiles(whole[..., 3:6], whole, 1) == ((whole.shape[-2], 3, 0, 3),), "as high as the picture"
     assert find_tiles(torch.zeros(2, 4, 9, 9), whole, 1) == (None,), "larger than the picture"

@@ -1,5 +1,7 @@
 """A ComfyUI MODEL in training: predictions and gradients equal diffusers', and the MODEL is restored."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from twins import SMALL_SD15, SMALL_SDXL, conditioning, make_twins, new_adapter, predict, stir
@@ -315,6 +317,29 @@ def test_pictures_have_gradients(in_comfy, denoiser_class):
     with torch.inference_mode():
         picture = vae.decode(latents.detach())
     torch.testing.assert_close(picture, (pixels.detach().clamp(-1, 1).movedim(1, -1) + 1) / 2, rtol=0, atol=1e-5)
+
+
+def test_pictures_of_a_vae_between_0_and_1(sd15, denoiser_class):
+    """A VAE whose own output is a picture in 0…1: a loss gets −1…1."""
+    with denoiser_class(sd15.model) as denoiser:
+        decoder = SimpleNamespace(decode=lambda latents: latents[:, :3])
+        denoiser._vae = SimpleNamespace(device="cpu", vae_dtype=torch.float32, process_output=lambda pixels: pixels)
+        denoiser._vae_patcher = SimpleNamespace(model=decoder)
+        latents = torch.rand(1, 4, 2, 2)
+        expected = 2 * denoiser.model.model.latent_format.process_out(latents)[:, :3] - 1
+        torch.testing.assert_close(denoiser.decode(latents), expected)
+
+
+def test_sdxls_sizes_are_the_pictures_without_others(in_comfy, denoiser_class):
+    step = torch.randn(2, 4, 8, 16), torch.tensor([5, 400])
+    twins = make_twins(SMALL_SDXL)
+    states, pooled = torch.randn(2, 77, twins.context), torch.randn(2, 1280)
+    with denoiser_class(twins.model) as denoiser, torch.no_grad():
+        given, default, moved = (
+            denoiser.predict(*step, Prompt(states, pooled, sizes))
+            for sizes in (torch.tensor([[64.0, 128, 0, 0, 64, 128]]), None, torch.tensor([[64.0, 128, 0, 1, 64, 128]]))
+        )
+    assert default.equal(given) and not moved.equal(given)
 
 
 def test_a_model_in_dynamic_vram_is_trained_on_its_non_dynamic_clone(sd15, denoiser_class, in_comfy):
