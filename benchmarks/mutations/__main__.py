@@ -140,9 +140,9 @@ class Mutations:
         while tests:
             limit = 10 + 60 * afresh + 4 * sum(self.seconds[name] for name in tests)
             code = killing.in_child(lambda: run(tests), limit)  # noqa: B023 - called at once
-            if code in (PASSED, BROKEN, TIMEOUT):
-                return {PASSED: None, BROKEN: "import", TIMEOUT: "time"}[code]
-            name = tests[code - 1]
+            if code in (PASSED, TIMEOUT):
+                return None if code == PASSED else "time"
+            name = tests[0 if code == BROKEN else code - 1]
             if (name, afresh) not in self.trusted:
                 limit = 10 + 60 * afresh + 4 * self.seconds[name]
                 alone = killing.in_child(lambda: without_mutant([name]), limit)  # noqa: B023 - called at once
@@ -150,7 +150,7 @@ class Mutations:
                 if alone != PASSED:
                     print(f"fails in a child{' afresh' * afresh} without a mutant: {name}", flush=True)
             if self.trusted[name, afresh]:
-                return name
+                return "import" if code == BROKEN else name
             tests.remove(name)
         return None
 
