@@ -89,11 +89,10 @@ class Mutations:
         }
 
     def tests_of(self, mutant: Mutant, lines: dict[str, dict[int, list[str]]]) -> list[str]:
-        """The tests that run the mutant's line, the fastest first. For a line that runs on import, the tests that run
-        other lines of its file, or of its package."""
+        """The tests that run the mutant's line, the fastest first; the package's for a line that runs on import."""
         of_file = lines.get(str(ROOT / mutant.file), {})
         package = str(ROOT / PACKAGES[mutant.package])
-        found = (mutant.in_function and of_file.get(mutant.line)) or [*chain(*of_file.values())]
+        found = of_file.get(mutant.line) if mutant.in_function else None
         found = found or [*chain(*(chain(*of.values()) for file, of in lines.items() if file.startswith(package)))]
         chosen, total = [], 0.0
         for name in sorted(set(found), key=self.seconds.__getitem__)[:MOST_TESTS]:

@@ -148,6 +148,11 @@ def test_a_negative_picture_needs_a_positive_one(errors, in_comfy, load, apply, 
         apply(both, image=None, options={"negative_image": picture(9)})
 
 
+def test_the_empty_picture_has_both_outputs_of_the_tower(in_comfy, vision):
+    empty = in_comfy.module("facecdm.hosts.comfy.vision").ComfyVision(vision).encode_empty()
+    assert empty.pooled.shape == (1, 8) and empty.states.shape == (1, 5, 32)
+
+
 def test_plus_face_cuts_out_the_face(in_comfy, load, apply, vision, picture, make_faces, found_in):
     """Plus-Face encodes a square around the face if the picture is the one that the face was found in."""
     face = replace(
@@ -164,6 +169,8 @@ def test_plus_face_cuts_out_the_face(in_comfy, load, apply, vision, picture, mak
     torch.testing.assert_close(close, expected, rtol=0, atol=0.1 * expected.abs().max().item())
     whole = person(in_comfy, apply(adapter, faces=None)).image.states
     assert whole.equal(vision.encode_image(picture()).penultimate_hidden_states)
+    close_ups = in_comfy.module("facecdm.formats.crops").close_ups
+    assert close_ups(faces, picture()).shape == (1, 448, 448, 3)
     assert (close - expected).abs().max() < (whole - expected).abs().max()
 
 
