@@ -119,7 +119,10 @@ trained with such boxes; they should not overlap.
     )
     | result("withanyone flux"),
     (
-        (Group("Photos", PHOTO, (("photo_1", "photo_2", "analyzer"), ("faces_1", "faces_2"))),),
+        (
+            Group("Photos", PHOTO, (("photo_1", "photo_2"), ("faces_1",), ("faces_2",))),
+            Group("Face pack", PHOTO, (("analyzer",),)),
+        ),
         (BASE_GROUP, Group("Boxes", PERSON, (("regions",), ("apply",)))),
         (PROMPT_GROUP, PICTURE_WIDE),
     ),
