@@ -1,4 +1,4 @@
-"""Find this pack's ComfyUI and its base directory."""
+"""Find the ComfyUI that contains FaceCDM, and its base directory."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ QUICKSTART = REPOSITORY / ".quickstart"
 
 
 def _around() -> list[Path]:
-    """Folders that may have custom_nodes with this pack, including unresolved paths: the pack may be a link there."""
+    """Folders that may have custom_nodes with FaceCDM, including unresolved paths: FaceCDM may be a link there."""
     return [REPOSITORY.parent.parent, Path.cwd().parent.parent, Path.cwd()]
 
 
 def find_comfyui() -> Path | None:
-    """FACECDM_COMFYUI, else the ComfyUI whose custom_nodes contains this pack, else the quick start's, else None."""
+    """FACECDM_COMFYUI, else the ComfyUI whose custom_nodes contains FaceCDM, else the quick start's, else None."""
     named = os.environ.get("FACECDM_COMFYUI")
     around = [Path(named)] if named else _around()
     for folder in (*around, QUICKSTART / "ComfyUI"):

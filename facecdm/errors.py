@@ -6,7 +6,7 @@ LONGEST = 1000  # most characters of a message
 class FaceCDMError(Exception):
     """Base class. A message over 1,000 characters is cut in the middle.
 
-    ComfyUI shows an error's type with its module, whose name contains the path of the pack's folder. The module of
+    ComfyUI shows an error's type with its module, whose name contains the path of FaceCDM's folder. The module of
     every subclass is therefore shortened to its name inside the library.
     """
 

@@ -1,4 +1,4 @@
-"""All nodes of the pack. Each module holds the nodes of one subject and lists them in NODES.
+"""All nodes of FaceCDM. Each module holds the nodes of one subject and lists them in NODES.
 
 The methods of a node, in order: define_schema (inputs in the order of execute; shared inputs come from functions named
 *_inputs), validate_inputs (of the file or the text that a user gets wrong most easily), fingerprint_inputs, and execute

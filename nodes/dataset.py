@@ -155,7 +155,7 @@ class PrepareDataSet(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_):
-        """Run again when a file of the folder has changed."""
+        """A text that changes with the folder's files, so that ComfyUI runs the node again."""
         try:
             root = None if folder in (None, IMAGES) else inside(input_folder(), folder)
         except FaceCDMError:

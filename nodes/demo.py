@@ -1,4 +1,4 @@
-"""The small text-to-image model that comes with the pack, and its trained adapter."""
+"""The small text-to-image model that comes with FaceCDM, and its trained adapter."""
 
 from comfy_api.latest import io
 
@@ -27,7 +27,10 @@ class LoadDemoModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """Load again only when the file has changed. Contains no path, because ComfyUI writes it into every picture."""
+        """A text that changes with the file, so that ComfyUI loads the file again only then.
+
+        It contains no path, because ComfyUI writes it into every picture.
+        """
         path = default_path()
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 
@@ -58,7 +61,7 @@ class LoadDemoAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
-        """Load again only when a file has changed."""
+        """A text that changes with the files, so that ComfyUI loads them again only then."""
         return " ".join(
             f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
             for path in (ADAPTER, ADAPTER_LORA)

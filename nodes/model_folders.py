@@ -1,4 +1,4 @@
-"""Registration of the pack's folders below ComfyUI's models/. extra_model_paths.yaml may add to each key."""
+"""Registration of FaceCDM's folders below ComfyUI's models/. extra_model_paths.yaml may add to each key."""
 
 from pathlib import Path
 

@@ -244,7 +244,10 @@ class LoadDemoPose(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """Load again only when the file has changed. Contains no path, because ComfyUI writes it into every picture."""
+        """A text that changes with the file, so that ComfyUI loads the file again only then.
+
+        It contains no path, because ComfyUI writes it into every picture.
+        """
         path = POSE_CONTROLNET
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 

@@ -47,8 +47,9 @@ class Features:
         return empty.repeated(self.count)
 
     def with_noise(self, amount: float, shown: "Features") -> "Features":
-        """Add uniform noise in 0 … `amount`, seeded by `shown`. Packs for InstantID and PuLID have this option for the
-        negative prompt (cubiq/ComfyUI_InstantID).
+        """Add uniform noise in 0 … `amount`. Equal features `shown` of the person give equal noise.
+
+        Node packs for InstantID and PuLID have this option for the negative prompt (cubiq/ComfyUI_InstantID).
         """
         first = next(part for part in shown._parts() if part is not None)
         generator = torch.Generator().manual_seed(int(first.sum()) % 1_000_000_007)

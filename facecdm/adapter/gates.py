@@ -39,8 +39,8 @@ class Schedule:
 class NoiseGate(nn.Module):
     """A linear spline over the noise level for every head of every layer.
 
-    It replaces the small MLP of method.md: it can express the same functions of one number, and one weighted sum
-    evaluates all layers. The gates are zero in a new adapter, which is a no-op, and one in imported adapters.
+    It is used in place of a small MLP (method.md). It can express the same functions of one number, and one weighted
+    sum evaluates all layers. The gates are zero in a new adapter, which is a no-op, and one in imported adapters.
     """
 
     def __init__(self, layer_map: LayerMap, knots: int):

@@ -80,7 +80,7 @@ def location_loss(points: Tensor, log_std: Tensor, wanted: Tensor) -> Tensor:
 
 
 def face_side(points: Tensor) -> Tensor:
-    """The side of the recogniser's crop around key points [B, 5, 2], in the same unit [B]."""
+    """The side of the recogniser's crop around key points [B, 5, 2], in the unit of the key points [B]."""
     centred = points - points.mean(1, keepdim=True)
     return centred.square().sum(-1).mean(-1).sqrt() / _SPREAD
 

@@ -106,7 +106,7 @@ class TripletAdapter(nn.Module):
         region  where the face may be, [1 or B, 1, h, w] in 0…1; None: everywhere
 
         Latents may have twice the head's height and width and a quarter of its channels, or the reverse, as the demo
-        model's latents in ComfyUI and in a training.
+        model's latents in ComfyUI and in training.
         """
         head, (height, width) = self._head_on(clean.device), clean.shape[-2:]
         right, down = 0, 0

@@ -42,9 +42,9 @@ def has_accelerator() -> bool:
 
 
 def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
-    """Link the pack into the base directory's custom_nodes (on Windows by a junction), or copy it.
+    """Link FaceCDM into the base directory's custom_nodes (on Windows by a junction), or copy it.
 
-    Replaces only links, and copies made by this function. Raises FaceCDMError if another copy of the pack exists.
+    Replaces only links, and copies made by this function. Raises FaceCDMError if another copy of FaceCDM exists.
     """
     home = base / "custom_nodes"
     home.mkdir(parents=True, exist_ok=True)

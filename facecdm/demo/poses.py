@@ -21,7 +21,11 @@ DETECTION_SIZE = 256  # the size of FaceWorld's pictures
 
 @dataclass(frozen=True)
 class KeyPoints:
-    """Key points: `rows` [N] index the labels; `points` float32 [N, 5 + 106, 2] are SCRFD's, then 2d106det's, 0 … 1."""
+    """Key points of pictures.
+
+    rows    [N], indices into the labels
+    points  float32 [N, 5 + 106, 2] in 0 … 1: first SCRFD's points, then those of 2d106det
+    """
 
     rows: np.ndarray
     points: np.ndarray

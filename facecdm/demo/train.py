@@ -34,7 +34,7 @@ LEFT_NOISE = 0.5  # highest noise that the refiner is trained to remove, in unit
 
 @dataclass(frozen=True)
 class Plan:
-    """Length and pace of a training. `learning_rate` warms up, stays, and falls over the last quarter of `steps`.
+    """Length and pace of a training run. `learning_rate` warms up, stays, and falls over the last quarter of `steps`.
 
     save_every     steps between checkpoints; with keep_pictures the one before stays as NAME.previous.pt
     keep_pictures  training pictures between saved moving averages (NAME-PICTURES.pt); 0: none

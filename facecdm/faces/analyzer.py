@@ -95,7 +95,7 @@ class FaceAnalyzer:
 
     @property
     def provider_got(self) -> str:
-        """The provider that runs the recogniser, or the detector if the recogniser runs in torch."""
+        """The provider of the recogniser's session; that of the detector's session if the recogniser runs in torch."""
         self.load()
         session = getattr(self._models["recogniser"], "session", None) or self._models["detector"].session
         return session.get_providers()[0]

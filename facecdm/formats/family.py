@@ -72,7 +72,7 @@ class Projector(Protocol):
 
 
 class LayerFormat(Protocol):
-    """How a family's file holds what acts in the base model's layers."""
+    """How a family's file stores the part that acts in the base model's layers."""
 
     def matches(self, state: State) -> bool:
         """Whether `ip_adapter` of a file has this format."""

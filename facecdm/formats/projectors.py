@@ -94,7 +94,7 @@ class Resampler(Perceiver):
 
 
 class EmbeddingResampler(Resampler):
-    """Learnt tokens attend to a recogniser's embedding as one state: InstantID, Portrait-unnorm."""
+    """A resampler whose learnt tokens attend to one state, the recogniser's embedding: InstantID, Portrait-unnorm."""
 
     @staticmethod
     def sizes(state: State) -> Sizes:

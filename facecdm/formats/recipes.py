@@ -37,8 +37,10 @@ class FaceEmbedding:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A vision tower's output for the whole image or for a square around each face; for the negative prompt, that of
-    `negative_image`, else what `negative` says.
+    """A vision tower's output for the whole image or for a square around each face.
+
+    For the negative prompt it is the output for `negative_image`. Without a `negative_image`, it is the output for an
+    EMPTY or BLACK picture, or NOTHING, by `negative`.
     """
 
     vision: str = PENULTIMATE

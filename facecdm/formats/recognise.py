@@ -32,7 +32,7 @@ def recognise(published: Published, choice: str = AUTO) -> Recognised:
 
 
 def _candidates(published: Published) -> list[Family]:
-    """The families with the first rule and layers that match."""
+    """The families with the rule and layers of the first family that matches the file."""
     state = published.image_proj
     for refused in REFUSED:
         if refused.rule.matches(state):

@@ -30,7 +30,7 @@ class Recognised:
 
     @property
     def encoder(self) -> Encoder | None:
-        """The vision tower that it was trained with, if it is a known one."""
+        """The vision tower that the adapter was trained with; None if it is unknown or the adapter uses none."""
         width = self.sizes.vision_width
         return encoder_for(self.family.recipe.vision, width) if width else None
 

@@ -89,7 +89,7 @@ def steps_of_overlay(python: Path, venv: Path) -> list[Step]:
 
 
 def steps_of_pack(python: Path, environment: str) -> list[Step]:
-    """Steps for the pack in any Python: install the packages that ComfyUI-Manager installs, and face models."""
+    """Steps for FaceCDM in any Python: install the packages that ComfyUI-Manager installs, and face models."""
     texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("requirements.txt", "install.py")]
 
     def install() -> None:

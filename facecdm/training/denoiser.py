@@ -62,7 +62,7 @@ class Denoiser(Protocol):
         """The linear layers of the U-Net's attentions, by their names in a LoRA file."""
 
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
-        """All linear layers and convolutions of the U-Net's blocks, by the same names."""
+        """All linear layers and convolutions of the U-Net's blocks, by their names in a LoRA file."""
 
     def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         """The same layers of the pose ControlNet's encoder, named "control_model." + ComfyUI's path; {} without one."""

@@ -114,7 +114,10 @@ class Learner:
 
     @torch.no_grad()
     def result(self) -> tuple[TripletAdapter, Lora, Lora]:
-        """The trained adapter with low-rank parts merged, and both LoRAs: averaged, frozen, on the CPU."""
+        """Return copies on the CPU of the trained adapter and of the LoRAs of the U-Net and the ControlNet.
+
+        All have averaged weights, if averages are kept. Low-rank parts of the adapter are merged into its weights.
+        """
         with self.averaged():
             adapter = _with(
                 self.adapter,
@@ -163,7 +166,7 @@ def _of_shape(stored: dict[str, Tensor], name: str, value: Tensor) -> Tensor:
 
 
 def _fork(adapter: TripletAdapter, trained: set[str]) -> TripletAdapter:
-    """The adapter with float32 copies of the trained groups; other tensors are shared, inference tensors copied."""
+    """The adapter with float32 copies of the trained groups; others are shared, and inference tensors are copied."""
     return _with(
         adapter,
         {

@@ -156,7 +156,7 @@ def _with_faces(rows: Rows) -> Rows:
 def kept_location_head(
     path: Path, made_with: str, train: Callable[[], LocationHead], worker: Worker = ALONE
 ) -> LocationHead:
-    """The head in `path`, or if there is none or it was not `made_with` the same, a new one by `train`, written there.
+    """Read the head in `path`. If there is none or its `made_with` differs, make one by `train` and write it there.
 
     All processes get rank 0's head. Raises BadFile if the file is damaged, FaceCDMError if the disk is full.
     """

@@ -41,10 +41,10 @@ def can_init_positions(adapter: TripletAdapter, data: Source) -> bool:
 
 @torch.no_grad()
 def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) -> TripletAdapter:
-    """Initialise the face tokens and every layer's face keys of a new adapter as positions.
+    """Initialise a new adapter's face tokens, and their keys in every layer, to represent positions on the face.
 
     Values and gates do not change, so the adapter remains a no-op. The same data give the same adapter. Tensors are
-    replaced, not written to, since they may be shared.
+    replaced, not written to, since other adapters may share them.
     """
     side = adapter.config.grid_side
     positions = _init_tokens(adapter, *_faces(adapter, denoiser, data, side))
@@ -54,7 +54,7 @@ def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) ->
 
 
 def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size: int) -> Tensor:
-    """Make each token's first features describe its part of the person's face, and the others its position.
+    """Make each token's first features describe its part of the person's face, and its other features its position.
 
     `codes` [N, r] are the faces' codes. `face_map` [r, 3, H, H] maps codes linearly to aligned faces. A token covers
     `size` × `size` pixels. Returns the tokens [T, context] with the features of a person set to 0.

@@ -22,7 +22,10 @@ class Prompt:
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
-    """Replace the prompts of the rows `off` [B] bool by the empty text, cut or padded to the prompts' length."""
+    """Replace the prompts of the rows where `off` [B] bool is true by the empty text.
+
+    The empty text's states are cut or padded to the length of the prompts.
+    """
     states = empty.states.to(prompt.states)
     states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, : prompt.states.shape[1]]
     pooled = prompt.pooled

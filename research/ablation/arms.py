@@ -76,7 +76,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(NONE, "the base model: same prompts, same noise", trains=False),
     Arm(
         FACE,
-        "IP-Adapter FaceID's design with as many weights as the triplet: MLP, decoupled attention, LoRA",
+        "IP-Adapter FaceID's design with the same number of weights as the triplet: MLP, decoupled attention, LoRA",
         headline=True,
         design=_FACEID,
         settings=(("bottleneck", 0.0),),
@@ -110,10 +110,10 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "one stage",
-        "the second stage only, for as many steps: everything is trained at once",
+        "the second stage only, for the same number of steps: everything is trained at once",
         stages=("identity",),
     ),
-    Arm("two stages", "as many steps, without the third stage", stages=("broad", "identity")),
+    Arm("two stages", "the same number of steps, without the third stage", stages=("broad", "identity")),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
     Arm(
         "without bottleneck",
@@ -124,7 +124,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("without spatial tokens", "face tokens and keys start at random", design=Design(spatial_tokens=False)),
     Arm(
         "without face location",
-        "the triplet under the same pose, not conditioned on face location",
+        "the triplet with the same pose ControlNet, not conditioned on face location",
         of=TRIPLET,
         sampling=SamplingSettings(located=False),
     ),

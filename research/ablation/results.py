@@ -155,7 +155,7 @@ class Results:
         return f"{stages} (given: {fact['file']})" if "file" in fact else stages
 
 
-SCORES = {"similarity to held out": "identity similarity", "dlib similarity to held out": "the same by dlib"}
+SCORES = {"similarity to held out": "identity similarity", "dlib similarity to held out": "the same with dlib"}
 SHARES = {"face found": "face found", "prompt": "prompt adherence"}
 
 

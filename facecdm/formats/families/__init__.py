@@ -49,7 +49,10 @@ FAMILIES: dict[str, Family] = {family.key: family for family in _ORDER}
 
 
 def file_for(key: str, base: str) -> str:
-    """The published file of a family for a base model, else that of its substitute, and so on; "" if there is none."""
+    """The published file of a family for a base model; "" if there is none.
+
+    A family without a file for the base model is replaced by its substitute, repeatedly.
+    """
     tried: set[str] = set()
     while key and key not in tried:
         if base in FAMILIES[key].files:

@@ -1,4 +1,4 @@
-"""IP-Adapter FaceID Plus and PlusV2: the recogniser's embedding, and the hidden states of the aligned face.
+"""IP-Adapter FaceID Plus and PlusV2: the recogniser's embedding, and the vision tower's hidden states of the face.
 
 tencent-ailab/IP-Adapter, ip_adapter/ip_adapter_faceid.py (`ProjPlusModel`). Both have the same keys and shapes; PlusV2
 adds the tokens of the embedding (a shortcut).

@@ -67,9 +67,10 @@ class LinearRecogniser(nn.Module):
 class LinearIdentityLoss(Loss):
     """w ‖P(ẑ) − P(z)‖² with the linear recogniser P and w from `noise_weight`.
 
-    On average ‖P(ẑ) − P(z)‖² is 1 if the prediction lacks everything that P measures. A recogniser fails on blurred
-    predictions, and a large weight leads to pictures that fool it. A squared error after a linear map has the same
-    minimum as the diffusion loss at every noise level. It gives most weight to features that distinguish people.
+    A prediction that contains nothing of what P measures has ‖P(ẑ) − P(z)‖² = 1 on average. A recogniser network fails
+    on blurred predictions, and with a large weight its loss leads to pictures that satisfy the recogniser but show no
+    face. A squared error after a linear map has the same minimum as the diffusion loss at every noise level. It gives
+    most weight to features that distinguish people.
     """
 
     linear: LinearRecogniser

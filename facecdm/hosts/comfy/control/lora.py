@@ -16,8 +16,8 @@ PREFIX = "control_model."
 def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength: float) -> ControlBase:
     """A copy of CONTROL_NET with the LoRA at `strength`. The given net is unchanged; its weights are shared.
 
-    `tensors` is the LORA_MODEL of a training. Raises Mismatch if it is not a LoRA of a ControlNet, or is for another
-    ControlNet; UnsupportedModel for a net that is not a ControlNet.
+    `tensors` is the LORA_MODEL of a training run. Raises Mismatch if it is not a LoRA of a ControlNet, or is for
+    another ControlNet; UnsupportedModel for a net that is not a ControlNet.
     """
     lora = Lora.from_tensors(tensors)
     if not lora.parts or not all(name.startswith(PREFIX) for name in lora.parts):

@@ -102,8 +102,8 @@ def _own(value: object) -> object:
 class Recast:
     """Make layers compute in `dtype` until `undo`, whatever the dtype of their weights.
 
-    Autograd would keep every weight's cast copy for the backward pass, a second U-Net in all; here the weights
-    are cast again.
+    Autograd would keep a cast copy of every weight for the backward pass, which takes the memory of a second U-Net.
+    Here the copies are not kept, and the backward pass casts the weights again.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype):
