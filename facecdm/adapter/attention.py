@@ -45,7 +45,7 @@ def attend_to_nearest(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tenso
 
 
 def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, heads: int, scores: Tensor) -> Tensor:
-    """`attend` with `scores` [1 or B, n, N] added in all heads. Not every fast attention takes a bias; torch's does."""
+    """`attend` with `scores` [1 or B, n, N] added in all heads. It uses torch's attention, which takes a bias."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, scores[:, None]).transpose(1, 2).flatten(2)
 

@@ -34,7 +34,7 @@ class AdapterConfig:
     spatial_tokens  whether the face tokens form a square grid over the aligned face, so that the adapter can be
                     conditioned on the face's location
     location_channels  latent channels of the base model, for the LocationHead; 0: no LocationHead
-    recogniser      the face recogniser that it was trained with; empty before training
+    recogniser      the face recogniser that the adapter was trained with; empty before training
     """
 
     layer_map: LayerMap

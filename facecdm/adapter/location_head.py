@@ -48,8 +48,8 @@ class LocationHead(nn.Module):
         clean        predicted clean latents [B, C, h, w], of about unit variance
         noise_level  σ divided by the signal's factor at the step [B]
         region       [1 or B, 1, h, w] in 0…1, where the face may be; None: everywhere
-        returns      key points [B, 5, 2] in 0…1 of the picture, and the logarithm of their standard deviation [B] in
-                     the same unit
+        returns      key points [B, 5, 2] in 0…1 of the picture, and the logarithm of their standard deviation [B];
+                     the deviation has the unit of the key points
         """
         height, width = clean.shape[-2:]
         if max(height, width) > GRID:

@@ -1,7 +1,7 @@
 """Facts about the base models, one entry each. A new base model needs one file here and a line in `BASES`.
 
-Its only import from facecdm is `errors`. The names of a base model's layers in a host are in that host's
-attacher (hosts/comfy/unet.py and dit.py, and so in hosts/diffusers).
+Its only import from facecdm is `errors`. The names of a base model's layers in a host are in
+that host's attacher (unet.py and dit.py in hosts/comfy and in hosts/diffusers).
 """
 
 from .base import Base

@@ -1,6 +1,6 @@
 """The layers of a base model that adapters act on, in one order for every host and every weight format.
 
-In a U-Net these are its cross-attention layers, in a DiT its blocks.
+In a U-Net these are its cross-attention layers; in a DiT these are its blocks.
 """
 
 from dataclasses import dataclass

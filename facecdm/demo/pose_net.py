@@ -51,8 +51,8 @@ class PoseNet(nn.Module):
         """Scale the hint block so that each layer's output has unit deviation over `hints` [B, 3, H, W].
 
         The encoder's own input has unit deviation, too. With default weights and thin lines on black, the hint block's
-        output has only 0.003, and hundreds of steps would be spent on raising it (Mishkin and Matas 2016, "All you need
-        is a good init").
+        output has a deviation of only 0.003, and hundreds of steps would be spent on raising it (Mishkin and Matas
+        2016, "All you need is a good init").
         """
         layers = (self.hint.conv_in, *self.hint.blocks, self.hint.conv_out)
         nn.init.kaiming_normal_(self.hint.conv_out.weight)  # diffusers starts it at zero

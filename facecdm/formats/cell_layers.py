@@ -34,7 +34,7 @@ class CellLayers:
 
     head    features of an attention head
     double  there is a cell after double block 0, double, 2·double …
-    single  the same for single blocks
+    single  there is a cell after single block 0, single, 2·single …
     """
 
     head: int

@@ -1,7 +1,7 @@
 """Read published adapters under one naming of their tensors, whichever program saved them.
 
-Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, `ip_adapter` what acts in the base
-model's layers (formats/unet_layers.py, formats/cell_layers.py).
+Canonical names are those of the first IP-Adapter: `image_proj` holds the projector, and `ip_adapter` holds the
+part that acts in the base model's layers (formats/unet_layers.py, formats/cell_layers.py).
 """
 
 import re

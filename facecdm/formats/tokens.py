@@ -24,9 +24,9 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
     """Tokens of the faces, and of an empty face: a zero embedding, with noise if `sources` sets it.
 
     A reference's weight interpolates between the empty face's tokens (0) and its own (1), since a ControlNet
-    always needs tokens in place of the text. InfiniteYou's reads the faces with the negative prompt, too. Raises
-    UnsupportedModel if the adapter's face tokens need more than an
-    embedding; else as `features` does.
+    always needs tokens in place of the text. InfiniteYou's ControlNet reads the faces with the negative prompt, too.
+
+    Raises UnsupportedModel if the adapter's face tokens need more than an embedding, and the errors of `features`.
     """
     parts = getattr(adapter.config, "parts", None)
     family = parts["face"].family if parts and "face" in parts else None

@@ -3,8 +3,8 @@
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
 the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone, ComfyUI-WithAnyone and
 ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID and WithAnyone
-assume two bytes per parameter, those of WithAnyone's SigLIP and facexlib's recogniser four. A licence that could not be
-read at its source says "see the repository".
+assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's recogniser assume four. A licence that
+could not be read at its source says "see the repository".
 """
 
 from dataclasses import dataclass

@@ -65,7 +65,7 @@ class HeadFit:
         return self.scale * (points @ self.rotation.T)[:, :2] * (1, -1) + self.shift
 
     def turned(self, points: np.ndarray, model: np.ndarray, by: Angles) -> np.ndarray:
-        """Turn the head further and move `points` (pixels [N, 2]); `model` [N, 3] are those of the generic face."""
+        """Turn the head further and move `points` (pixels [N, 2]); `model` [N, 3] are the generic face's points."""
         flat = (points - self.shift) * (1, -1) / self.scale
         depth = (model @ self.rotation.T)[:, 2:]
         now = self.angles

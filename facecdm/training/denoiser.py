@@ -65,7 +65,10 @@ class Denoiser(Protocol):
         """All linear layers and convolutions of the U-Net's blocks, by their names in a LoRA file."""
 
     def control_layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
-        """The same layers of the pose ControlNet's encoder, named "control_model." + ComfyUI's path; {} without one."""
+        """All linear layers and convolutions of the pose ControlNet's encoder; {} without a ControlNet.
+
+        Their names are "control_model." + ComfyUI's path.
+        """
 
     def learn_control(self, on: bool) -> None:
         """Switch the ControlNet's gradients on or off, for a LoRA on its layers."""

@@ -29,7 +29,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear | nn.Conv2d, rank: int) -> "LowRank":
-        """A new one for `layer`; the rank is at most the layer's widths."""
+        """A new low-rank part for `layer`; the rank is at most the layer's widths."""
         width_out, width_in, *kernel = layer.weight.shape
         return cls(width_in, width_out, min(rank, width_in, width_out), kernel=tuple(kernel))
 

@@ -163,7 +163,7 @@ def prediction_before(
 
 
 def face_locations(rows: Rows, config: AdapterConfig) -> FaceLocation:
-    """The location of each row's face; for a row without a face, that of a face that fills the picture."""
+    """The location of each row's face; for a row without a face, the location of a face that fills the picture."""
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
     anywhere = rows.keypoints.new_tensor(TEMPLATE) / SIZE
     return FaceLocation(

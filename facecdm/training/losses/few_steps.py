@@ -104,7 +104,7 @@ class FewStepIdentityLoss(IdentityLoss):
         return clean_from(prediction, latents, *_levels(step_data, t), step_data.denoiser.prediction)
 
     def _guided(self, step_data: StepData, latents: Tensor, t: Tensor, rows: Tensor, shown: Tensor) -> Tensor:
-        """The clean latents with guidance; `shown` are those of the conditional prediction."""
+        """The clean latents with guidance; `shown` are the clean latents of the conditional prediction."""
         if self.guidance == 1:
             return shown
         with torch.no_grad():

@@ -115,7 +115,7 @@ def _range(spec: dict[str, Any]) -> list:
 
 
 def _files(patterns: str | list[str], folders: Folders) -> list[Upload]:
-    """Files by name or pattern; those of a pattern sorted by name. Raises ValueError."""
+    """Files by name or pattern. Files that match a pattern are sorted by name. Raises ValueError."""
     found: list[Upload] = []
     for pattern in patterns if isinstance(patterns, list) else [patterns]:
         if not isinstance(pattern, str):

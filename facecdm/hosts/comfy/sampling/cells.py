@@ -58,8 +58,8 @@ class ImageTokens:
 class CellPatch:
     """A replacement of one block: the block, or an earlier replacement of it, then the cells.
 
-    streams     those of this block
-    heads       of the base model
+    streams     the streams of this block
+    heads       attention heads of the base model
     after_text  whether the hidden states begin with the text
     tokens      shared by all blocks of the call
     previous    the earlier replacement, if any

@@ -14,7 +14,7 @@ Spans = Iterator[tuple[int, int, list[tuple[Tensor, Tensor]]]]
 
 
 def spans(layers: list[KeysValues | None], index: int) -> Spans:
-    """Neighbouring chunks that have a stream with equally many tokens: (first, count, keys and values of each)."""
+    """Neighbouring chunks whose streams have the same number of tokens: (first, count, keys and values of each)."""
 
     def tokens(chunk: KeysValues | None) -> int:
         made = chunk[index] if chunk else None

@@ -35,7 +35,7 @@ def with_decoupled(
 ) -> dict:
     """The transformer_options of a call with the patches for its decoupled streams.
 
-    streams  those of each block, in the layer map's order
+    streams  the streams of each block, in the layer map's order
     count    number of the picture's tokens
     blocks   the call's replacements of blocks; a block with streams after it gets a new one here
     """
