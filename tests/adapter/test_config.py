@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.config import AdapterConfig, content_of
 from facecdm.adapter.curves import CURVES, layer_factors, parse_curve
 from facecdm.bases import BASES
 from facecdm.errors import BadFile, FaceCDMError
@@ -22,6 +22,10 @@ def test_spatial_tokens_keep_their_name_in_files():
     assert json.loads(text)["places"] is True and "spatial_tokens" not in text
     assert AdapterConfig.loads(text, "a.safetensors") == config
     assert AdapterConfig.loads(text.replace('"places"', '"spatial_tokens"'), "a.safetensors") == config
+
+
+def test_each_of_many_tokens_carries_48_features_by_default():
+    assert [content_of(tokens) for tokens in (4, 64, 65, 256)] == [0, 0, 48, 48]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"layer_map": 1}', '{"surprise": 1}'])

@@ -64,6 +64,11 @@ def test_diffusers_and_we_see_the_same_in_the_file(small, trained, tmp_path, tok
         assert file.get_tensor("image_proj.proj.0.weight").shape == (1024, 512)
 
 
+@pytest.mark.parametrize("tokens,family", [(4, "faceid"), (16, "faceid-portrait")])
+def test_a_file_names_the_family_of_its_number_of_tokens(trained, tokens, family):
+    assert export(trained(face_tokens=tokens)).family == family
+
+
 @pytest.mark.parametrize(
     "change,message",
     [

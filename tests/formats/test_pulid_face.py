@@ -62,6 +62,14 @@ def test_white_stays_white():
     assert (upright[0, :, 200:400, 200:400] == 1).all()
 
 
+def test_beyond_the_pictures_edge_is_facexlibs_grey():
+    black = torch.zeros(1, 64, 64, 3)
+    points = torch.from_numpy(FFHQ / 8).float()  # the frame's middle is the picture's corner
+    face = Face(torch.ones(512), points - 32, torch.tensor([0.0, 0, 32, 32]), 0.9, (64, 64), 0, black[0])
+    upright = upright_faces(Faces((face,), "antelopev2/glintr100.onnx"), black)
+    assert (upright[0, :, 0, 0] * 255).round().tolist() == [132, 133, 135] and not upright[0, :, 384:, 384:].any()
+
+
 def test_faces_of_another_picture(faces, astronaut):
     with pytest.raises(FaceCDMError, match="1 picture.s. of 256 × 512, and not all of the 1 face.s. were found"):
         upright_faces(faces, astronaut[:, :, :256])

@@ -11,7 +11,7 @@ from published import PROJECTORS, SD15, SDXL, published_state
 from facecdm.bases import BASES
 from facecdm.errors import BadFile, FaceCDMError, UnsupportedModel
 from facecdm.formats.families import FAMILIES, file_for
-from facecdm.formats.imported import import_adapter
+from facecdm.formats.imported import ImportedConfig, import_adapter
 from facecdm.formats.read import Published
 from facecdm.formats.recognise import AUTO, recognise
 
@@ -179,6 +179,21 @@ def test_every_family_names_a_file_to_get():
     state = published_state("faceid", BASES["SD1.5"].layer_map, SD15)
     adapter = import_adapter(Published(state["image_proj"], state["ip_adapter"], {}, Path("a.bin")))
     assert adapter.config.counterpart("SDXL") == "ip-adapter-faceid_sdxl.bin"
+
+
+@pytest.mark.parametrize("count,key", [(2, "faceid"), (4, "faceid"), (8, "faceid-portrait")])
+def test_more_tokens_than_four_are_portraits(count, key):
+    published = file("faceid")
+    features = len(published.image_proj["norm.weight"])
+    published.image_proj["proj.2.weight"] = torch.empty(count * features, 1024, device="meta")
+    assert recognise(published).family.key == key
+
+
+@pytest.mark.parametrize("family,face,image", [("faceid", 512, 0), ("ip-adapter", 0, 1024)])
+def test_widths_of_the_features_that_a_stream_reads(family, face, image):
+    published = file(family)
+    config = ImportedConfig(BASES["SD1.5"].layer_map, {(found := recognise(published)).family.stream: found})
+    assert (config.face_width, config.image_width) == (face, image)
 
 
 def test_test_files_have_true_shapes():

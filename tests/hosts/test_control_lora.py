@@ -165,6 +165,20 @@ def test_both_hosts_give_the_same_gradients_and_names_and_the_node_applies_it(pa
         torch.testing.assert_close(outputs(denoiser, twins).detach(), ours, rtol=0, atol=1e-4 * ours.abs().max().item())
 
 
+def test_a_controlnet_has_no_gradients_until_it_learns(pair):
+    from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
+
+    twins, control = pair
+    with ComfyDenoiser(twins.model, control=control.net) as denoiser:
+        lora = random_lora(denoiser.control_layers())
+        for part in lora.parts.values():
+            part.requires_grad_(True)
+        with lora.on(denoiser.control_layers()):
+            assert not outputs(denoiser, twins).requires_grad
+            denoiser.learn_control(True)
+            assert outputs(denoiser, twins).requires_grad
+
+
 def test_a_control_lora_accepts_one(in_comfy):
     """The demo's own pose ControlNet, which core builds from the MODEL: as the shell's training has it."""
     from comfy.controlnet import load_controlnet

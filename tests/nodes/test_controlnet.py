@@ -174,6 +174,15 @@ def test_the_pictures_size_is_the_runs_where_people_are_applied(host, in_comfy):
     assert parts.shape == (3, 8, 4) and parts.mean((1, 2)).tolist() == [0, 1, 1]
 
 
+def test_a_mask_smaller_than_the_areas_is_enlarged_to_hold_them(host):
+    """Without people the picture is at least as large as the end of each area, in latents."""
+    mask = torch.zeros(1, 32, 48)
+    mask[..., 24:] = 1.0
+    areas = torch.tensor([[8, 4, 0, 4], [8, 4, 0, 8], [8, 4, 0, 12]])
+    parts = host.FaceControl(None, "", mask)._mask_for(torch.zeros(3, 4, 8, 4), areas, {})
+    assert parts.shape == (3, 8, 4) and parts.mean((1, 2)).tolist() == [0, 1, 1]
+
+
 def test_the_net_adds_nothing_before_start_and_after_end(host, twins, control, x, picture):
     plain = predict(twins.model, x, SIGMA, prompt("a"))
     model_sampling = twins.model.get_model_object("model_sampling")

@@ -1,5 +1,7 @@
 """Opening a base model from the shell: a diffusers folder in safetensors, on a known device."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lab import tiny_denoiser
@@ -23,6 +25,12 @@ def test_a_folder_in_safetensors_is_opened(folder):
     wanted = tiny_denoiser().unet.state_dict()
     assert denoiser.prediction == "v" and denoiser.can_decode
     assert all(torch.equal(value, wanted[name]) for name, value in denoiser.unet.state_dict().items())
+
+
+def test_the_demo_models_own_pose_controlnet_is_opened_by_its_name():
+    assert open_base("demo", "cpu", Path("demo")).control_layers()
+    with pytest.raises(MissingModel, match="nowhere.safetensors"):
+        open_base("demo", "cpu", Path("nowhere.safetensors"))
 
 
 def test_pickled_weights_missing_parts_and_unknown_devices_are_refused(folder):

@@ -34,6 +34,12 @@ def test_the_unet_is_that_of_diffusers(model, originals):
     close(model.model.diffusion_model(noisy, level, context=context), originals[0](noisy, level, context).sample)
 
 
+def test_widths_of_the_unet_are_multiples_of_the_first_levels(in_comfy, hosts):
+    sizes = in_comfy.module("facecdm.demo.sizes").DemoSizes(channels=(64, 128, 256))
+    config = hosts.core_unet_config(sizes)
+    assert (config["model_channels"], config["channel_mult"]) == (64, [1, 2, 4])
+
+
 @torch.no_grad()
 def test_the_unet_takes_other_sizes(model, originals):
     noisy, context, level = torch.randn(1, 48, 24, 20), torch.randn(1, 77, 192), torch.tensor([500.0])
@@ -135,6 +141,24 @@ def test_the_vae_encodes_decodes_and_tiles(vae, originals):
     tiled = vae.decode_tiled(latents, tile_x=8, tile_y=8, overlap=2)
     assert tiled.shape == expected.shape
     close(vae.encode_tiled(image, tile_x=64, tile_y=64, overlap=16), latents, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "sharp"])
+@torch.inference_mode()
+def test_decoding_needs_a_few_of_the_largest_tensors(hosts, vae, request, kind):
+    """The memory that core frees for it, beside the largest output of a layer."""
+    if kind == "sharp":
+        vae = hosts.build_vae(request.getfixturevalue("sharp")[0], torch.float32)
+    latents, largest = torch.randn(1, vae.latent_channels, 16, 16), []
+    watched = [
+        module.register_forward_hook(lambda _, __, output: largest.append(output.nbytes))
+        for module in vae.first_stage_model.modules()
+        if not list(module.children())
+    ]
+    vae.decode(latents)
+    for hook in watched:
+        hook.remove()
+    assert 2 <= vae.memory_used_decode(latents.shape, torch.float32) / max(largest) <= 4
 
 
 def test_the_vae_crops_odd_sizes(vae):

@@ -8,7 +8,7 @@ from twins import SMALL_SD15, conditioning, make_twins, new_adapter, predict, st
 
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch, UnsupportedModel
-from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+from facecdm.hosts.comfy.sampling.apply import apply_person, schedule, sigma_at
 from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA = 2.0
@@ -66,6 +66,17 @@ def test_start_and_end(sd15, adapter):
     for sigma, acts in ((start * 1.05, False), ((start + end) / 2, True), (end * 0.95, False)):
         plain = predict(model, x, sigma, prompt(96))
         assert torch.equal(predict(timed, x, sigma, prompt(96)), plain) is not acts
+
+
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 1.0)])
+def test_factors_of_one_need_no_schedule(sd15, values):
+    assert schedule(sd15.model, values) is None
+
+
+@pytest.mark.parametrize("values", [(2.0,), (2.0, 2.0), (0.0,)])
+def test_a_constant_factor_applies_at_every_noise_level(sd15, values):
+    found = schedule(sd15.model, values)
+    assert [found.at(torch.tensor([sigma])).item() for sigma in (14.0, 1.0, 0.1)] == [values[0]] * 3
 
 
 def test_a_mask_keeps_a_person_out_of_the_rest(sd15, adapter):

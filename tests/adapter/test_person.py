@@ -1,0 +1,29 @@
+"""What a person computes only if it has an effect or is trained, and where the face's location comes from."""
+
+import pytest
+import torch
+from twins import new_adapter
+
+from facecdm.adapter.person import Person
+from facecdm.bases.layers import Layer, LayerMap
+
+LAYERS = LayerMap((Layer("input", 8, 2),), 12)
+FACE = torch.ones(1, 512)
+
+
+@pytest.mark.parametrize("channels", [0, 4])
+def test_a_location_is_found_only_by_a_head_and_only_if_none_is_given(channels):
+    adapter = new_adapter(LAYERS, spatial_tokens=True, face_tokens=16, location_channels=channels)
+    assert Person(adapter, FACE).finds_location == bool(channels)
+    assert not Person(adapter, FACE, keypoints=torch.rand(1, 5, 2)).finds_location
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_kappa_of_zero_is_computed_only_in_training(trained, enabled):
+    adapter = new_adapter(LAYERS)
+    kappa = adapter.streams["face"].kappa.requires_grad_(trained)
+    kappa.data.zero_()
+    with torch.set_grad_enabled(enabled):
+        found = Person(adapter, FACE).kappa_of("face")
+    assert (found is not None) == (trained and enabled)
