@@ -160,7 +160,8 @@ def markdown(rows: list[SheetRow]) -> str:
     results = [result for row in rows for result in row.results]
     lines = [f"{number}. {made.prompt} · {made.problem or made.verdict}" for number, made in enumerate(results, 1)]
     return "\n".join(["# Gallery", "", "![Images of the shipped workflows](gallery.jpg)", "",
-                      "From left to right, row by row; each is the workflow of that name with these settings:", "",
+                      "The list has the images from left to right, row by row. "
+                      "Each was made by the named workflow with these settings:", "",
                       *lines, "", "`python -m facecdm gallery --comfyui DIR` makes it again.", ""])  # fmt: skip
 
 

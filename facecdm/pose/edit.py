@@ -50,7 +50,7 @@ def edited(pose: Pose, edit: Edit) -> Pose:
 
 
 def turned(pose: Pose, by: Angles) -> Pose:
-    """Turn every head of the pose further."""
+    """The pose with every head turned by these angles, in addition to its present rotation."""
     return Pose(tuple(turn_head(person, by) for person in pose.people), pose.size)
 
 

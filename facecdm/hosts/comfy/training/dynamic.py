@@ -22,7 +22,11 @@ def static_patcher(patcher):
 
 
 def static_control(control):
-    """A copy of a CONTROL_NET with whole weights on its device; in dynamic VRAM a deep copy of weights, as in core."""
+    """A copy of a CONTROL_NET that keeps whole weights on its device.
+
+    It shares the weights with the original. In dynamic VRAM it has a copy of the weights in a non-dynamic patcher
+    instead, made by core's `deepclone_multigpu`.
+    """
     if any(_is_dynamic(patcher) for patcher in control.get_models()):
         return control.deepclone_multigpu(control.load_device)
     return control.copy()
