@@ -148,8 +148,7 @@ class LoadAdapter(io.ComfyNode):
                     "vision_tower",
                     [towers.AUTO, *towers.tower_names()],
                     towers.AUTO,
-                    "The file of clip_vision. auto, or a file that is missing: the tower that the adapter was trained "
-                    "with.",
+                    "The file of clip_vision. auto: the tower that the adapter was trained with.",
                     optional=True,
                     **ADVANCED,
                 ),
@@ -166,8 +165,7 @@ class LoadAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None, vision_tower=None):
-        """Naming vision_tower lets a name pass that the list lacks."""
+    def validate_inputs(cls, name=None):
         try:
             return name is None or adapter_file(name).is_file()
         except FaceCDMError as error:

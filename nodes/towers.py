@@ -24,7 +24,7 @@ def tower_names() -> list[str]:
 def tower_of_adapter(adapter, chosen: str = AUTO):
     """Return a CLIP_VISION, or None if the adapter has no image encoder or needs an unknown tower.
 
-    `chosen` is a file's name; if there is no such file, the adapter's tower is looked for, as with AUTO.
+    `chosen` is a file's name; with AUTO the adapter's tower is looked for by its content.
     """
     from ..facecdm.hosts.comfy.lazy_vision import LazyFaceTower, LazyVision
 

@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> dict:
     """Load a checkpoint of `Run.save`: model, optimiser, ema, step."""
     try:
         return load_pickle(path)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # torch's unpickler and zip reader raise their own types
         raise BadFile(f"{path} is cut off or no checkpoint; delete it to train this part anew") from error
 
 

@@ -144,7 +144,7 @@ def test_negative_inputs_without_a_use_are_refused(
 def test_a_negative_picture_needs_a_positive_one(errors, in_comfy, load, apply, picture):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter-plus"))
     apply(both, options={"negative_image": picture(9)})
-    with pytest.raises(errors.Mismatch, match="image stream .IP-Adapter Plus. has no picture.*connect image, too"):
+    with pytest.raises(errors.Mismatch, match="image stream .IP-Adapter Plus. has no image.*connect image as well"):
         apply(both, image=None, options={"negative_image": picture(9)})
 
 
