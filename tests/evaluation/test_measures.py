@@ -23,7 +23,7 @@ def test_copy_paste_is_1_for_the_reference_and_minus_1_for_the_held_out_photo():
     assert measures.copy_paste(between, reference, held_out) == pytest.approx(0, abs=1e-3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-1, 1), min_size=9, max_size=9))
 def test_copy_paste_stays_in_its_range(values):
     vectors = torch.tensor(values).view(3, 3) + torch.eye(3) * 1.5
@@ -54,7 +54,7 @@ def test_diversity_counts_differences_and_not_repeats():
     assert measures.diversity([black, black, white]) == pytest.approx(2 / 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
 def test_the_interval_holds_the_mean_and_shrinks_to_it(values):
     people = {f"p{number}": value for number, value in enumerate(values)}

@@ -8,7 +8,7 @@ from facecdm.training.randomness import _timesteps, batches, make_random_numbers
 from facecdm.training.stages import Stage
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(low=st.integers(0, 900), width=st.integers(1, 1000), share=st.floats(0, 1))
 def test_timesteps_follow_range_and_share(low, width, share):
     high = min(low + width, 1000)
@@ -49,7 +49,7 @@ def test_shares_of_rows_and_of_batches():
         assert abs(batches_on.float().mean().item() - share) < 0.04
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=st.lists(st.integers(1, 23), min_size=1, max_size=4), size=st.integers(1, 7), start=st.integers(0, 50))
 def test_batches_resume_and_leave_no_picture_out(sizes, size, start):
     ends = torch.tensor(sizes).cumsum(0).tolist()

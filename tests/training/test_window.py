@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lab import STAGE, tiny_trainer
 
@@ -37,7 +37,6 @@ def batch(height: int, width: int, box: list[float], sizes: bool = False) -> Row
     )
 
 
-@settings(deadline=None)
 @given(
     step=st.integers(0, 999),
     height=st.sampled_from([16, 32, 40, 64]),

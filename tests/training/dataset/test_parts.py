@@ -128,7 +128,7 @@ def test_buckets_of_the_usual_models():
     assert bucket_sizes(128, 8, 1.0) == [(128, 128)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(40, 3000),
     st.integers(40, 3000),
