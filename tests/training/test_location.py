@@ -73,9 +73,9 @@ def test_the_head_is_put_into_an_adapter_and_into_its_file(tmp_path):
     read = load_adapter(save_adapter(made, tmp_path, "located"))
     clean = torch.randn(2, 4, 8, 8)
     expected = head(clean, torch.tensor([1.0, 1.0]))[0]
-    assert torch.equal(read.locate(clean, torch.tensor([1.0]))[0], expected)
+    torch.testing.assert_close(read.locate(clean, torch.tensor([1.0]))[0], expected)
     again = with_location_head(read, train_location_head(denoiser, data, LocationPlan(steps=1, batch=2, seed=1)))
-    assert not torch.equal(again.locate(clean, torch.tensor([1.0]))[0], expected)
+    assert (again.locate(clean, torch.tensor([1.0]))[0] - expected).abs().max() > 1e-5
 
 
 def test_the_base_model_is_called_for_a_few_pictures_at_a_time_and_held_out_ones_are_not_used():
