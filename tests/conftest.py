@@ -25,6 +25,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 QUICKSTART = REPOSITORY / ".quickstart"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the browser tests last: their pages stay open until the end and keep the processor busy."""
+    items.sort(key=lambda item: item.path.is_relative_to(REPOSITORY / "tests" / "browser"))
+
+
 def fetched(variable: str, default: Path, proof: str) -> Path:
     """The folder that `variable` names, else `default`; skips where nobody fetched it."""
     folder = Path(os.environ.get(variable) or default).resolve()
