@@ -63,8 +63,7 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
     count, own = side * side, face_map.shape[-1] // side
     padded = F.pad(face_map, ((size - own) // 2,) * 4, mode="replicate")
     parts = F.unfold(padded, size, stride=own).movedim(2, 0)  # [T, r, 3 · size²]
-    _, directions = torch.linalg.eigh(parts.flatten(0, 1).T @ parts.flatten(0, 1))
-    kept = directions.T.flip(0)[: min(projector.content, width // 2) or width // 2]
+    kept = _principal_directions(parts.flatten(0, 1), min(projector.content, width // 2) or width // 2)
     content = torch.einsum("kp,trp->tkr", kept, parts)
     spread = torch.einsum("tkr,rs,tks->k", content, torch.cov(codes.T), content) / count
     # Go half-way to equal variance, so that fine features are large enough for training.
@@ -84,6 +83,15 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
     tokens = projector.norm(positions)
     tokens[:, : len(kept)] = 0
     return tokens
+
+
+def _principal_directions(rows: Tensor, count: int) -> Tensor:
+    """Return the first `count` right singular vectors of `rows` [N, P] as [count, P]; zeros beyond min(N, P)."""
+    if len(rows) < rows.shape[1]:  # a few large tokens: P × P would take a minute
+        directions = torch.linalg.svd(rows, full_matrices=False).Vh
+    else:
+        directions = torch.linalg.eigh(rows.T @ rows)[1].T.flip(0)
+    return F.pad(directions[:count], (0, 0, 0, max(count - len(directions), 0)))
 
 
 def _position_features(side: int, features: int) -> Tensor:

@@ -14,7 +14,15 @@ from facecdm.training.initialise import new_adapter
 from facecdm.training.learner import Learner
 from facecdm.training.lora import Lora
 from facecdm.training.losses.arcface import SIZE, from_crop, upright
-from facecdm.training.position_init import REACH, _keys, aligned_coordinates, can_init_positions, token_centres, widened
+from facecdm.training.position_init import (
+    REACH,
+    _keys,
+    _principal_directions,
+    aligned_coordinates,
+    can_init_positions,
+    token_centres,
+    widened,
+)
 from facecdm.training.preview import preview
 from facecdm.training.rows import Prompt, Rows
 
@@ -82,6 +90,16 @@ def test_a_token_describes_the_face_at_its_position(setup):
     correlation = torch.corrcoef(torch.cat([first.T, traits.T])).abs()[:4, 4:]
     assert (correlation.argmax(1) == torch.tensor([0, 1, 0, 1])).all() and correlation.max(1).values.min() > 0.9
     assert all(explained(token, token % 2) > 0.8 for token in range(4))
+
+
+@pytest.mark.parametrize("size", [(40, 6), (6, 40)], ids=["many rows", "few rows"])
+def test_principal_directions_keep_the_most_of_the_rows(size):
+    rows = torch.randn(size, generator=torch.Generator().manual_seed(2))
+    directions = _principal_directions(rows, 3)
+    torch.testing.assert_close(directions @ directions.T, torch.eye(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close((rows @ directions.T).norm(dim=0), torch.linalg.svdvals(rows)[:3])
+    padded = _principal_directions(rows, 8)
+    assert padded.shape == (8, size[1]) and not padded[6:].any()
 
 
 def test_a_query_attends_to_its_position():
