@@ -46,13 +46,11 @@ def parse() -> argparse.Namespace:
     add("--pose", action="store_true", help="use the pose ControlNet, with the pose of the prompt's own picture")
     add(
         "--without-location",
-        "--untold",
         action="store_true",
         help="with --pose: do not condition the adapter on face location",
     )
     add(
         "--with-location",
-        "--told",
         action="store_true",
         help="condition the adapter on face location, without a ControlNet",
     )

@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
     add("--strength", type=float, default=1.0)
-    add("--without-location", "--untold", action="store_true", help="do not condition the adapter on face locations")
+    add("--without-location", action="store_true", help="do not condition the adapter on face locations")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("output/two_people.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)

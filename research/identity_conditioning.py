@@ -31,7 +31,7 @@ from facecdm.training.step import Term
 from facecdm.training.trainer import Trainer
 
 LEVELS = (500, 700, 900)
-SEED = "who is heard"  # seeds the noise together with the level
+SEED = "who is heard"  # of the noise, with the level; another text changes the numbers in docs/losses.md
 
 
 class Without:

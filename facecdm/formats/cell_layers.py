@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.cells import StreamCells
-from ..bases import BASES
+from ..bases.base import Base
 from ..bases.layers import LayerMap
-from ..errors import BadFile, UnsupportedModel
+from ..errors import BadFile
+from .dit_bases import dit_layer_map
 
 if TYPE_CHECKING:
     from .read import Published
@@ -56,14 +57,11 @@ class CellLayers:
         state = published.ip_adapter
         count = sum(_CELL.fullmatch(key) is not None for key in state)
         width = state["0.to_q.weight"].shape[1]
-        bases = [base for base in BASES.values() if base.layer_map.is_dit]
-        for base in bases:
-            if base.layer_map.layers[0].width == width and len(self.at(base.layer_map)) == count:
-                return base.layer_map
-        raise UnsupportedModel(
-            f"{published.path.name} was made for a DiT of width {width} with {count} cells; "
-            f"FaceCDM knows {', '.join(base.name for base in bases)}."
-        )
+
+        def fits(base: Base) -> bool:
+            return base.layer_map.layers[0].width == width and len(self.at(base.layer_map)) == count
+
+        return dit_layer_map(published, fits, f"a DiT of width {width} with {count} cells")
 
     def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
         """The file's cells with gates of 1; shares the file's tensors. Raises BadFile for a wrong or missing tensor."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.decoupled import DecoupledLayers
-from ..bases import BASES
+from ..bases.base import Base
 from ..bases.layers import LayerMap
-from ..errors import UnsupportedModel
+from .dit_bases import dit_layer_map
 
 if TYPE_CHECKING:
     from .read import Published
@@ -43,19 +43,14 @@ class BlockKeys:
     def layer_map(self, published: "Published") -> LayerMap:
         """The base model whose blocks have the file's keys and values. Raises UnsupportedModel."""
         state = published.ip_adapter
-        count, (width, context) = (
-            sum(_KEYS.fullmatch(key) is not None for key in state),
-            state["0.to_k_ip.weight"].shape,
-        )
-        bases = [base for base in BASES.values() if base.layer_map.is_dit]
-        for base in bases:
+        count = sum(_KEYS.fullmatch(key) is not None for key in state)
+        width, context = state["0.to_k_ip.weight"].shape
+
+        def fits(base: Base) -> bool:
             sizes = base.layer_map.layers[0].width, base.text_width, len(self.at(base.layer_map))
-            if sizes == (width, context, count):
-                return base.layer_map
-        raise UnsupportedModel(
-            f"{published.path.name} was made for {count} blocks of a DiT of width {width} and text width {context}; "
-            f"FaceCDM knows {', '.join(base.name for base in bases)}."
-        )
+            return sizes == (width, context, count)
+
+        return dit_layer_map(published, fits, f"a DiT of width {width} and text width {context} with {count} blocks")
 
     def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
         """The file's keys and values with gates of 1; shares the file's tensors."""

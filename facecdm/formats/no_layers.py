@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.cells import StreamCells
-from ..bases import BASES
 from ..bases.layers import LayerMap
-from ..errors import UnsupportedModel
+from .dit_bases import dit_layer_map
 
 if TYPE_CHECKING:
     from .read import Published
@@ -25,14 +24,7 @@ class NoLayers:
     def layer_map(self, published: "Published") -> LayerMap:
         """Raises UnsupportedModel."""
         width = len(published.image_proj["norm_out.weight"])
-        bases = [base for base in BASES.values() if base.layer_map.is_dit]
-        for base in bases:
-            if base.text_width == width:
-                return base.layer_map
-        raise UnsupportedModel(
-            f"{published.path.name} makes tokens for a DiT of text width {width}; "
-            f"FaceCDM knows {', '.join(base.name for base in bases)}."
-        )
+        return dit_layer_map(published, lambda base: base.text_width == width, f"a DiT of text width {width}")
 
     def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
         return StreamCells(layer_map, (), layer_map.context, layer_map.context, 1, torch.float32)

@@ -62,7 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="val people who are not used; 0009 0014 are in the demo's adapter",
     )
     add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curve")
-    add("--sampling-steps", "--draw-steps", type=int, default=20)
+    add("--sampling-steps", type=int, default=20)
     add("--sampling-batch", "--draw-batch", type=int, default=8, help="images sampled at once")
     add("--cfg", type=float, default=4.0)
     add("--no-dlib", action="store_true", help="without the second recogniser (pip install facecdm[evaluation])")
