@@ -12,7 +12,7 @@ from .errors import FaceCDMError, MissingModel, UnsafeName
 PACKAGE = Path(__file__).resolve().parent  # this library
 REPOSITORY = PACKAGE.parent  # the pack: workflows, docs, the quick start's folder
 SUFFIX, PART = ".safetensors", ".part"
-LOOK = "Look at the permissions of the folder and the free space."
+ADVICE = "Check the permissions of the folder and the free space."
 # Device names on Windows, with any extension.
 _RESERVED = {"con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt") for digit in "123456789¹²³")}
 
@@ -49,7 +49,7 @@ def write_named(data: bytes, folder: Path, name: str, overwrite: bool = False) -
 
 
 @contextlib.contextmanager
-def writing(problem: str, advice: str = LOOK) -> Iterator[None]:
+def writing(problem: str, advice: str = ADVICE) -> Iterator[None]:
     """Turn an OSError of the block, such as a full disk, into a FaceCDMError: problem, reason, advice."""
     try:
         yield
@@ -57,7 +57,7 @@ def writing(problem: str, advice: str = LOOK) -> Iterator[None]:
         raise FaceCDMError(f"{problem}: {error}. {advice}") from error
 
 
-def write_file(path: Path, data: bytes, advice: str = LOOK) -> None:
+def write_file(path: Path, data: bytes, advice: str = ADVICE) -> None:
     """Write a file atomically, and its folder first. Raises FaceCDMError, which ends with `advice`."""
     with writing(f"{path} could not be written", advice):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,7 @@ class LoadAdapter(io.ComfyNode):
                     "vision_tower",
                     [towers.AUTO, *towers.tower_names()],
                     towers.AUTO,
-                    "The file of clip_vision. auto: the tower that the adapter was trained with.",
+                    "The vision tower that clip_vision loads; auto: the one that the adapter was trained with.",
                     optional=True,
                     **ADVANCED,
                 ),

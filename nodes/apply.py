@@ -231,12 +231,12 @@ def _stream(
     part = getattr(adapter.config, "parts", {}).get(name)
     family = part.family if part else FAMILIES["faceid"]
     end = family.identity_factor if options.balance > 0 else family.prompt_factor
-    fraction = abs(options.balance)
+    weight = abs(options.balance)
     projection = family.projection if options.projection in (OWN, NONE) else options.projection
     learnt = adapter.streams[name].kappa.item() if name in adapter.streams else 0.0
-    more = max(keep_prompt, fraction * family.prompt_kappa if options.balance < 0 else 0.0)
+    more = max(keep_prompt, weight * family.prompt_kappa if options.balance < 0 else 0.0)
     return Stream(
-        strength=strength * (1 + fraction * (end - 1)),
+        strength=strength * (1 + weight * (end - 1)),
         curve=factors_of(curve, custom, adapter.config.layer_map),
         kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # at most 1 in total
         projection=projection,

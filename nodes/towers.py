@@ -44,6 +44,11 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
     for key in keys:
         if chosen != AUTO and (path := folder_paths.get_full_path(key, chosen)):
             return Path(path)
+    if chosen != AUTO:
+        raise MissingModel(
+            f"vision_tower is {chosen}, which is not in models/{' or models/'.join(keys)}, where this adapter's towers "
+            "are: choose another file, or auto"
+        )
     files = [
         Path(folder_paths.get_full_path_or_raise(key, name))
         for key in keys

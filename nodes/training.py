@@ -279,6 +279,7 @@ class _Bar:
             self._console = tqdm(total=steps, desc="location head")
         self._console.update()
         self._console.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self._bar.update_absolute(step, steps)
         throw_exception_if_processing_interrupted()
 
     def begin(self, trainer) -> None:

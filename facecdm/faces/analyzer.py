@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import BadFile, MissingModel
 from .detection import FaceDetection
-from .ir_se50 import ArcFace
+from .ir_se50 import IrSe50Recogniser
 from .packs import ADVICE, IR_SE50, PackFiles, find_packs, sort_pack
 from .providers import CPU, choose_providers, import_insightface
 from .turns import turned_face, turned_picture, turned_points, turns_to_upright
@@ -162,7 +162,7 @@ def _open(path: Path, providers: list[str]):
     from insightface import model_zoo
 
     if path.name == IR_SE50:
-        return ArcFace(path)
+        return IrSe50Recogniser(path)
 
     # InsightFace 2 would make a session for each detection size; 0.7 ignores the option. CoreML needs fixed shapes.
     options = {} if "CoreMLExecutionProvider" in providers else {"static_shape_sessions": False}

@@ -18,7 +18,7 @@ SIDE = 112  # of the aligned face, in pixels
 _STAGES = ((64, 64, 3), (64, 128, 4), (128, 256, 14), (256, 512, 3))  # channels in and out, and number of units
 
 
-class ArcFace:
+class IrSe50Recogniser:
     """The recogniser with the interface of InsightFace's. Raises BadFile."""
 
     taskname = "recognition"

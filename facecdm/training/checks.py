@@ -143,5 +143,10 @@ def _check_recogniser(inputs: Inputs) -> None:
             f"the data set's faces were embedded by {wanted}, and the recogniser for the identity loss is "
             f"{given.name}: use the same one"
         )
+    if given.file.suffix.lower() != ".onnx":
+        raise FaceCDMError(
+            f"the identity loss reads ONNX recognisers, and {given.file.name} is none: set the identity losses to 0, "
+            "or prepare the data set with another face pack"
+        )
     if not given.file.is_file():
         raise MissingModel(f"there is no recogniser at {given.file}: name InsightFace's file of {wanted}")

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..adapter.location_head import KNOWN, LocationHead, location_loss
 from ..adapter.model import TripletAdapter
-from ..errors import BadFile, FaceCDMError
-from ..files import write_atomically
+from ..errors import FaceCDMError
+from ..files import write_file
 from ..tensor_file import load_pickle
 from .denoiser import Denoiser, clean_from
 from .randomness import batches, generator
-from .rows import Prompt, Rows, moved, without_text
+from .rows import Rows, moved, without_text
 from .source import Source
+from .state import FREE_SPACE, RunMismatch, damaged
 from .window import rows_in_windows
 from .worker import ALONE, Worker
 
@@ -125,64 +126,45 @@ def location_batch(
     for start in range(0, count, plan.call or max(count, 1)):
         part = slice(start, min(start + (plan.call or count), count))
         noisy = signal[part].view(-1, 1, 1, 1) * latents[part] + sigma[part].view(-1, 1, 1, 1) * noise[part]
-        predicted = denoiser.predict(noisy, t[part], prompt_part(prompt, part, device))
+        predicted = denoiser.predict(noisy, t[part], moved(prompt.part(part), device))
         clean[part] = clean_from(predicted, noisy, signal[part], sigma[part], denoiser.prediction)
     return clean.float(), level.float(), rows.keypoints.to(device)
-
-
-def prompt_part(prompt: Prompt, part: slice, device: torch.device) -> Prompt:
-    """Some rows of a prompt, on `device`."""
-
-    def of(value: Tensor | None) -> Tensor | None:
-        return value if value is None or len(value) == 1 else value[part]
-
-    return moved(Prompt(of(prompt.states), of(prompt.pooled), of(prompt.sizes)), device)
 
 
 def _with_faces(rows: Rows) -> Rows:
     """The rows whose box is not empty; all rows if there is none."""
     there = (rows.box[:, 2:] > rows.box[:, :2]).all(1)
-    if there.all() or not there.any():
-        return rows
-
-    def of(value):
-        if isinstance(value, Prompt):
-            return Prompt(of(value.states), of(value.pooled), of(value.sizes))
-        return value if value is None or len(value) != len(there) else value[there]
-
-    return replace(rows, **{name: of(value) for name, value in vars(rows).items()})
+    return rows if there.all() or not there.any() else rows.part(there)
 
 
 def kept_location_head(
     path: Path, made_with: str, train: Callable[[], LocationHead], worker: Worker = ALONE
 ) -> LocationHead:
-    """Read the head in `path`. If there is none or its `made_with` differs, make one by `train` and write it there.
+    """Read the head in `path`; if there is none, make one by `train` and write it there.
 
-    All processes get rank 0's head. Raises BadFile if the file is damaged, FaceCDMError if the disk is full.
+    made_with  the data and settings that determine the head
+
+    All processes get rank 0's head. Raises RunMismatch if the file's `made_with` differs, BadFile if the file is
+    damaged, FaceCDMError if the disk is full.
     """
-    kept = worker.broadcast(_kept(path, made_with) if worker.rank == 0 else b"")
+    kept = worker.broadcast(path.read_bytes() if worker.rank == 0 and path.exists() else b"")
     if not kept:
         content = io.BytesIO()
         torch.save({"made_with": made_with, "head": train().state_dict()}, content)
         kept = worker.broadcast(content.getvalue())
         if worker.rank == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, kept)
-    tensors = load_pickle(io.BytesIO(kept))["head"]
-    head = LocationHead(tensors["body.0.weight"].shape[1] - KNOWN)
-    head.load_state_dict(tensors)
+            write_file(path, kept, FREE_SPACE)
+    with damaged(path):
+        stored = load_pickle(io.BytesIO(kept))
+        if stored["made_with"] != made_with:
+            raise RunMismatch(
+                f"{path} was made with other data or settings. Give the same to resume, or another run folder to begin "
+                "anew."
+            )
+        tensors = stored["head"]
+        head = LocationHead(tensors["body.0.weight"].shape[1] - KNOWN)
+        head.load_state_dict(tensors)
     return head.eval()
-
-
-def _kept(path: Path, made_with: str) -> bytes:
-    """The file's content; empty if there is no file, or if its head was made with other settings or data."""
-    if not path.exists():
-        return b""
-    try:
-        content = path.read_bytes()
-        return content if load_pickle(io.BytesIO(content))["made_with"] == made_with else b""
-    except Exception as error:  # torch's unpickler and zip reader raise their own types
-        raise BadFile(f"{path} is damaged ({str(error)[:200]}); delete it to train the location head anew") from error
 
 
 def with_location_head(adapter: TripletAdapter, head: LocationHead) -> TripletAdapter:

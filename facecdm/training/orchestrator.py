@@ -39,7 +39,10 @@ class Observer(Protocol):
         """Called after each step; `pictures` are new previews [N, 3, H, W] in 0…1, or None."""
 
     def location(self, step: int, steps: int, loss: float) -> None:
-        """Called after each step of a location head's training, which precedes a stage."""
+        """Called after each step of a location head's training, which precedes a stage.
+
+        An exception stops the run; the head's training then starts again, since it has no checkpoints.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +153,9 @@ class Training:
         def train() -> LocationHead:
             return train_location_head(inputs.denoiser, inputs.data, plan, report, self.held_out, inputs.worker)
 
-        made_with = json.dumps([plan.to_dict(), inputs.denoiser.fingerprint, inputs.data.fingerprint])
+        settings = plan.to_dict() | {"call": 0}  # limits the memory and changes nothing else
+        parts = [settings, inputs.denoiser.fingerprint, inputs.data.fingerprint, sorted(self.held_out)]
+        made_with = json.dumps(parts)
         head = kept_location_head(inputs.folder / "location_head.pt", made_with, train, inputs.worker)
         tenth = losses[-max(len(losses) // 10, 1) :]
         lines = [

@@ -20,6 +20,11 @@ class Prompt:
     pooled: Tensor | None = None
     sizes: Tensor | None = None
 
+    def part(self, rows: slice | Tensor) -> "Prompt":
+        """The prompts of some rows of the batch; tensors for all rows (length 1) stay whole."""
+        parts = (self.states, self.pooled, self.sizes)
+        return Prompt(*(value if value is None or len(value) == 1 else value[rows] for value in parts))
+
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
     """Replace the prompts of the rows where `off` [B] bool is true by the empty text.
@@ -59,6 +64,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def part(self, rows: slice | Tensor) -> "Rows":
+        """Some rows of the batch."""
+        parts = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, prompt=self.prompt.part(rows), **{name: value[rows] for name, value in parts.items()})
 
 
 def moved(value, device: torch.device):

@@ -114,7 +114,7 @@ def resume(
         source = io.BytesIO(worker.broadcast(_own(path, learner, optimiser, identity) if worker.rank == 0 else b""))
     elif not path.exists():
         return 0, {}, []
-    with _damaged(path):
+    with damaged(path):
         if source is path and not path.is_file():
             raise ValueError("it is not a file")
         stored = load_pickle(source)
@@ -127,7 +127,7 @@ def resume(
         raise RunMismatch(
             f"{whose}: {'; '.join(differences)}. Give the same to resume, or another run folder to begin anew."
         )
-    with _damaged(path):
+    with damaged(path):
         step, scaler, history = int(stored["step"]), dict(stored["scaler"]), list(json.loads(stored["history"]))
         learner.restore(stored["learner"])
         optimiser.load_state_dict(stored["optimiser"])
@@ -135,7 +135,7 @@ def resume(
 
 
 @contextmanager
-def _damaged(path: Path) -> Iterator[None]:
+def damaged(path: Path) -> Iterator[None]:
     """Turn every error in the block except FaceCDMError into BadFile."""
     try:
         yield

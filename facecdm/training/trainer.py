@@ -243,6 +243,7 @@ class Trainer:
             own_photo=0.0,
             face_region=0.0,
             face_window=0.0,
+            find_location=0.0,
             seed=0,
         )
         plain = DiffusionLoss(gamma=0.0)

@@ -257,13 +257,14 @@ def test_a_tower_is_found_by_its_name_or_its_shapes(in_comfy, towers):
     assert path(vit_h).name == vit_h.file, "its name counts first"
 
 
-def test_a_chosen_tower_counts_before_its_name(in_comfy, towers):
+def test_a_chosen_tower_counts_before_its_name(in_comfy, errors, towers):
     module = in_comfy.module("nodes.towers")
     vit_h = in_comfy.module("facecdm.formats.encoders").ENCODERS[0]
     for name in (vit_h.file, "mine.safetensors"):
         (towers / name).write_bytes(b"")
     assert module.tower_path(vit_h, "mine.safetensors").name == "mine.safetensors"
-    assert module.tower_path(vit_h, "gone.safetensors").name == vit_h.file
+    with pytest.raises(errors.MissingModel, match="vision_tower is gone.safetensors.*models/clip_vision"):
+        module.tower_path(vit_h, "gone.safetensors")
     assert set(module.tower_names()) == {vit_h.file, "mine.safetensors"}
 
 

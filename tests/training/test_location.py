@@ -11,6 +11,7 @@ from torch import nn
 
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.location_finder import LocationFinder
+from facecdm.adapter.location_head import LocationHead
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.errors import BadFile
@@ -288,8 +289,36 @@ def test_sampled_pictures_are_aligned_where_the_head_finds_the_face():
     assert not torch.equal(recogniser.keypoints, rows.keypoints)
 
 
-def test_a_damaged_kept_head_is_named(tmp_path):
+def test_a_kept_head_is_read_again_for_the_same_data_and_settings_only(tmp_path):
+    path, trained = tmp_path / "run" / "location_head.pt", LocationHead(4)
+    assert torch.equal(kept_location_head(path, "a", lambda: trained).heat.weight, trained.heat.weight)
+    assert torch.equal(kept_location_head(path, "a", lambda: LocationHead(4)).heat.weight, trained.heat.weight)
+    content = path.read_bytes()
+    with pytest.raises(state.RunMismatch, match=r"location_head.pt was made with other data or settings"):
+        kept_location_head(path, "b", lambda: LocationHead(4))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"no pickle", {"made_with": ""}, {"made_with": "", "head": {"heat.weight": 1}}])
+def test_a_damaged_kept_head_is_named(tmp_path, content):
     path = tmp_path / "location_head.pt"
-    path.write_bytes(b"no pickle")
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(BadFile, match="location_head.pt is damaged"):
         kept_location_head(path, "", lambda: None)
+
+
+def test_every_process_names_a_damaged_head(tmp_path):
+    """Else the others would wait for rank 0 until the connection's timeout."""
+    worker = Worker(rank=1, count=2, broadcast=lambda content: b"what rank 0 read")
+    with pytest.raises(BadFile, match="location_head.pt is damaged"):
+        kept_location_head(tmp_path / "location_head.pt", "", lambda: None, worker)
+
+
+def test_validation_is_without_a_location_whatever_share_of_the_batches_finds_it(tmp_path):
+    adapter, calls = spatial_adapter(tiny_denoiser(), TinySource(), head=True), []
+    for share in (0.0, 1.0):
+        stage = STAGE.with_settings(find_location=share)
+        trainer = tiny_trainer(tmp_path / str(share), stage, adapter=adapter, held_out=frozenset({0, 1}))
+        calls.append(watched(trainer.denoiser))
+        trainer.validate()
+    assert len(calls[0]) == len(calls[1]) > 0

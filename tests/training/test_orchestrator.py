@@ -68,6 +68,12 @@ def test_the_recogniser_of_the_identity_loss_must_be_the_data_sets(denoiser, ada
             Training(inputs, jobs(identity=0.1), adapter)
 
 
+def test_an_identity_loss_with_a_recogniser_that_is_no_onnx_file_is_refused(denoiser, adapter, tmp_path):
+    recogniser = Recogniser(tmp_path / "recognition_arcface_ir_se50.pth", "TINY.onnx")
+    with pytest.raises(FaceCDMError, match=r"reads ONNX recognisers, and recognition_arcface_ir_se50.pth is none"):
+        Training(Inputs(denoiser, TinySource(), tmp_path, recogniser), jobs(identity=0.1), adapter)
+
+
 def test_what_was_not_asked_for_is_left_out_with_a_notice(denoiser, tmp_path):
     inputs = Inputs(denoiser, TinySource(), tmp_path)
     stage = STAGE.with_settings(identity=0.1)

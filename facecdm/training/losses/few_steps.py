@@ -8,7 +8,7 @@ from torch import Tensor
 from ...adapter.location_finder import Prediction
 from ...adapter.reference_batch import ReferenceBatch
 from ..denoiser import clean_from
-from ..rows import Prompt, without_text
+from ..rows import without_text
 from ..step_data import StepData
 from .identity import IdentityLoss
 
@@ -149,13 +149,7 @@ def predict_again(
     unconditional  no faces, and the empty prompt
     before         the prediction of the step before, if the adapter finds the face locations by itself
     """
-
-    def part(value: Tensor | None) -> Tensor | None:
-        return value if value is None or len(value) == 1 else value[rows]
-
-    denoiser, given = step_data.denoiser, step_data.prompt
-    prompt = Prompt(part(given.states), part(given.pooled), part(given.sizes))
-    people = None
+    denoiser, prompt, people = step_data.denoiser, step_data.prompt.part(rows), None
     if unconditional:
         prompt = without_text(prompt, step_data.empty, torch.ones_like(t, dtype=torch.bool))
     elif step_data.adapter is not None:
@@ -171,4 +165,5 @@ def predict_again(
             location,
         )
         people = chosen.streams(step_data.adapter, prompt.states, _sigma(step_data, t), denoiser.dtype, step_data.extra)
-    return denoiser.predict(noisy, t, prompt, people, part(step_data.control))
+    control = None if step_data.control is None else step_data.control[rows]
+    return denoiser.predict(noisy, t, prompt, people, control)
