@@ -20,7 +20,7 @@ def content_of(face_tokens: int) -> int:
 class AdapterConfig:
     """Sizes of a triplet adapter.
 
-    layer_map       the base model's cross-attention layers
+    layer_map       the base model's layers (bases/layers.py)
     face_width      features of a face embedding
     face_tokens     tokens made from the face embedding
     face_rank       width of the bottleneck between embedding and tokens

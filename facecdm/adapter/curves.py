@@ -1,10 +1,10 @@
-"""Factors per layer: a curve over the depth of the U-Net, or one factor per block."""
+"""Factors per layer: a curve over the depth of the base model, or one factor per block."""
 
 from ..bases import BASES, Base, base_of, name_of
 from ..bases.layers import LayerMap
 from ..errors import FaceCDMError
 
-# Evenly spaced values from the first input block to the last output block, interpolated linearly.
+# Evenly spaced values from the first block to the last, interpolated linearly.
 CURVES = {
     "flat": (1.0,),
     "ease in": (0.0, 1.0),
@@ -93,8 +93,6 @@ def _base_with_blocks(layer_map: LayerMap, what: str) -> Base:
     known = [one for one in BASES.values() if (what in one.presets if what in PRESETS else one.blocks)]
     if base not in known:
         names = ", ".join(one.name for one in known)
-        raise FaceCDMError(
-            f"{what} needs the block numbers of {names}, and this adapter is for {name_of(layer_map)}: "
-            "choose another curve"
-        )
+        needs = f"is a preset of {names}" if what in PRESETS else f"needs the block numbers of {names}"
+        raise FaceCDMError(f"{what} {needs}, and this adapter is for {name_of(layer_map)}: choose another curve")
     return base

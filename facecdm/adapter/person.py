@@ -90,7 +90,8 @@ class Person:
     @property
     def finds_location(self) -> bool:
         """Whether the adapter estimates the face's location during sampling, since none is given."""
-        return self.keypoints is None and getattr(self.adapter, "location_head", None) is not None
+        has_head = getattr(self.adapter, "location_head", None) is not None
+        return self.keypoints is None and has_head and self.adapter.config.spatial_tokens
 
     def keypoints_in(self, height: int, width: int) -> Tensor:
         """`keypoints` in 0…1 of a picture of height × width, [1 or pictures, 5, 2]."""

@@ -19,7 +19,8 @@ class Base:
     presets      factors of blocks by the preset's name (adapter/curves.py); blocks that are not named get 0
     resolution   side in pixels of the square pictures that it was trained on
     step         in pixels; the sides of training pictures are multiples of it
-    pooled_text  whether it also reads a pooled text embedding and picture sizes
+    pooled_text  whether it also reads a pooled text embedding (SDXL: and picture sizes; Chroma, which shares Flux.1's
+                 entry, reads neither)
     face_crop    side in pixels of the aligned face that its FaceID Plus adapters read
     patch        latents along each side of an image token; 1 for a U-Net
     noise        the noise process that it was trained with; only the demo model's is used (demo/schedule.py), since

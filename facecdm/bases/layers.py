@@ -79,4 +79,7 @@ class LayerMap:
         for part, width, heads, count in value["layers"]:
             if part not in (*UNET, *DIT) or not 0 < heads <= MOST_HEADS or width % heads or count < 1:
                 raise ValueError(f"it declares {count} layers of part {part!r:.20}, width {width} and {heads} heads")
+        parts = {run[0] for run in value["layers"]}
+        if not parts or parts & set(UNET) and parts & set(DIT):
+            raise ValueError("it declares no layers, or layers of a U-Net and of a DiT")
         return cls.of_runs(value["context"], *(tuple(run) for run in value["layers"]))

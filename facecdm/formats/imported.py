@@ -24,7 +24,7 @@ from .unet_layers import lora_of
 class ImportedConfig:
     """The configuration of an imported adapter, with the fields that nodes and hosts read from any adapter.
 
-    layer_map   the base model's cross-attention layers
+    layer_map   the base model's layers (bases/layers.py)
     parts       the recognised file of each stream
     recogniser  empty: each family names its own
     """
@@ -102,8 +102,8 @@ def import_adapter(published: Published, choice: str = AUTO) -> ImportedAdapter:
     parts = separate(published)
     if len(parts) == 1:
         return _import_stream(published, choice)
-    known = choice in FAMILIES and FAMILIES[choice].part
-    one, other = (_import_stream(part, AUTO if known else choice) for part in parts)
+    one_of_file = choice in FAMILIES and bool(FAMILIES[choice].part)  # the other stream's family differs
+    one, other = (_import_stream(part, AUTO if one_of_file else choice) for part in parts)
     return combine(one, other)
 
 

@@ -64,8 +64,8 @@ def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published
         if not _is_whole(one):
             raise BadFile(
                 f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
-                "FaceID, InstantID, PuLID, WithAnyone and InfiniteYou families: files that hold a projector "
-                "and its layers."
+                "FaceID, InstantID, PuLID, WithAnyone, InfiniteYou, XLabs and InstantX families: files that hold a "
+                "projector and its layers."
             )
     return published
 

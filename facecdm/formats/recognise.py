@@ -20,7 +20,7 @@ def recognise(published: Published, choice: str = AUTO) -> Recognised:
     """Recognise a file by its content; if several families share it, by `choice`, else by metadata, else by file name.
 
     Raises BadFile (no known projector, or an incomplete one), FaceCDMError (an impossible choice), UnsupportedModel (a
-    refused family, an unknown U-Net).
+    refused family, an unknown base model).
     """
     state = published.image_proj
     options = _candidates(published)

@@ -14,7 +14,7 @@ class Recognised:
     """A recognised file.
 
     family     its family
-    layer_map  the base model's cross-attention layers
+    layer_map  the base model's layers (bases/layers.py)
     why        the evidence for the family, in words
     sizes      sizes of its projector
     lora       rank of the LoRA inside; 0 without one

@@ -14,9 +14,9 @@ from ..faces.value import Faces
 class VisionOutput:
     """A tower's output for R pictures, float32 on the CPU.
 
-    pooled  [R, C]     pooled embeddings
+    pooled  [R, C]     pooled embeddings; [R, N, W] from core's SigLIP towers, which do not pool
     states  [R, N, W]  penultimate hidden states
-    last    [R, N, W]  last hidden states, normalised
+    last    [R, N, W]  last hidden states; normalised in SigLIP towers
     """
 
     pooled: Tensor

@@ -51,7 +51,7 @@ def test_invalid_block_numbers_are_refused():
     for text in ("3:a", "a:1", "3:1:2", "3:1000"):
         with pytest.raises(FaceCDMError, match="custom_curve"):
             factors_of("custom", text, BASES["SDXL"].layer_map)
-    with pytest.raises(FaceCDMError, match="style needs the block numbers of SD1.5, SD2, SDXL, and this adapter"):
+    with pytest.raises(FaceCDMError, match="style is a preset of SD1.5, SD2, SDXL, and this adapter"):
         factors_of("style", "", BASES["FaceCDM demo"].layer_map)
 
 

@@ -1,5 +1,7 @@
 """What a person computes only if it has an effect or is trained, and where the face's location comes from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from twins import new_adapter
@@ -16,6 +18,8 @@ def test_a_location_is_found_only_by_a_head_and_only_if_none_is_given(channels):
     adapter = new_adapter(LAYERS, spatial_tokens=True, face_tokens=16, location_channels=channels)
     assert Person(adapter, FACE).finds_location == bool(channels)
     assert not Person(adapter, FACE, keypoints=torch.rand(1, 5, 2)).finds_location
+    adapter.config = replace(adapter.config, spatial_tokens=False)
+    assert not Person(adapter, FACE).finds_location, "tokens without positions have no use for it"
 
 
 @pytest.mark.parametrize("enabled", [False, True])

@@ -62,6 +62,12 @@ def test_impossible_layers_are_refused(run):
         LayerMap.from_json({"context": 32, "layers": [("output", 64, 2, 1), run]})
 
 
+@pytest.mark.parametrize("runs", [[], [("output", 64, 2, 1), ("double", 64, 2, 1)]], ids=["none", "of both kinds"])
+def test_layers_are_of_a_u_net_or_of_a_dit(runs):
+    with pytest.raises(ValueError, match="it declares no layers, or layers of a U-Net and of a DiT"):
+        LayerMap.from_json({"context": 32, "layers": runs})
+
+
 def test_the_most_layers_and_heads_are_read():
     runs = [("input", 1000, 1000, 600), ("output", 64, 1, 400)]
     assert len(LayerMap.from_json({"context": 32, "layers": runs}).layers) == 1000

@@ -136,6 +136,13 @@ def test_withanyone_stops_where_the_face_is_not_in_the_picture(load, apply_outpu
         apply_output(load("withanyone")[0], clip_vision=Siglip())
 
 
+def test_withanyone_encodes_one_picture_for_each_face(load, apply_output, errors, make_faces):
+    encoded = Siglip().encode_image(torch.zeros(2, 8, 8, 3))
+    three = make_faces(3, recogniser="antelopev2/glintr100.onnx")
+    with pytest.raises(errors.Mismatch, match="clip_vision_output has 2 pictures and faces has 3"):
+        apply_output(load("withanyone")[0], faces=three, image=None, clip_vision_output=encoded)
+
+
 def test_withanyone_has_nothing_for_the_negative_prompt(load, apply_output, errors, picture, model):
     adapter = load("withanyone")[0]
     for options, message in (
@@ -168,7 +175,7 @@ def test_blocks_without_a_cell_are_said(load, apply_output):
 
 
 def test_presets_of_a_u_nets_blocks_are_refused(load, apply_output, errors):
-    with pytest.raises(errors.FaceCDMError, match="style needs the block numbers of SD1.5, SD2, SDXL, and"):
+    with pytest.raises(errors.FaceCDMError, match="style is a preset of SD1.5, SD2, SDXL, and"):
         apply_output(load("pulid")[0], clip_vision=Eva(), curve="style")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.features import Features
+from ...errors import Mismatch
 from ..cell_layers import CellLayers
 from ..crops import squares
 from ..encoders import LAST
@@ -82,7 +83,13 @@ class FaceInBox:
         embedding, output = face_embeddings(part, sources), sources.encoded
         if output is None:
             output = tower_of(part, sources).encode(squares(sources.faces, sources.image, part.family.name))
-        return Features(embedding, check_output(output, part).last), None
+        states = check_output(output, part).last
+        if len(states) not in (1, len(embedding)):
+            raise Mismatch(
+                f"clip_vision_output has {len(states)} pictures and faces has {len(embedding)}: encode one picture for "
+                "each face"
+            )
+        return Features(embedding, states), None
 
 
 _RENAMES = (

@@ -1,4 +1,4 @@
-"""SigLIP towers in core's own class: one that core's Load CLIP Vision does not recognise, and the pooling of its own.
+"""A loader for a SigLIP tower that core's Load CLIP Vision does not recognise, and the pooling that core leaves out.
 
 google/siglip-base-patch16-256-i18n: 12 layers of 768 features for pictures of 256 × 256.
 """

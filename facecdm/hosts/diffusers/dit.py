@@ -18,8 +18,8 @@ PATCH = 2  # latents along each side of a token: the pipeline packs them
 class DiffusersDit(Host):
     """A diffusers `FluxTransformer2DModel` with people's cells after its blocks.
 
-    The constructor adds forward hooks to the blocks. While people are applied, their cells are moved to the
-    transformer's device and dtype. The picture's tokens come first in the sequence; reference latents follow. A call
+    The constructor adds forward hooks to the blocks. The cells of the applied adapters are moved to the transformer's
+    device and dtype, and stay there. The picture's tokens come first in the sequence; reference latents follow. A call
     raises UnsupportedModel for an adapter that reads the blocks' queries (adapter/decoupled.py).
     """
 
@@ -30,6 +30,10 @@ class DiffusersDit(Host):
 
     def _after_block(self, index: int, block: nn.Module, args: tuple, output: tuple[Tensor, Tensor]):
         """Forward hook: the block's (text, picture) with the cells' residuals added to the picture's tokens."""
+        if isinstance(output, Tensor):
+            raise UnsupportedModel(
+                "the blocks of this diffusers version return text and picture as one tensor: update diffusers"
+            )
         text, hidden = output
         rows, columns = token_grid(*self._session.size, PATCH)
         streams = self._session.streams(index, rows * columns)

@@ -182,6 +182,7 @@ class Host:
             yield self.model
         finally:
             session.spans, session.keys_values, session.gates, session.before = [], [], [], None
+            session.locations = {}
 
 
 class DiffusersHost(Host):

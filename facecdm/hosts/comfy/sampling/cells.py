@@ -36,8 +36,9 @@ def _with_cells(options: dict, run, x: Tensor, patch: int) -> dict:
     tokens = ImageTokens(grid[0] * grid[1])
     options = with_decoupled(options, streams, layer_map, tokens.count, blocks)
     streams = [[stream for stream in own if stream.cell is not None] for own in streams]
+    text_is_needed = any(streams)
     for index, (key, layer) in enumerate(zip(block_keys(layer_map), layer_map.layers)):
-        if streams[index] or index == 0:  # the first block tells the length of the text
+        if streams[index] or text_is_needed and index == 0:  # the first block tells the length of the text
             blocks[key] = CellPatch(streams[index], layer.heads, layer.part == "single", tokens, blocks.get(key))
     return {**options, "patches_replace": {**replaced, "dit": blocks}}
 

@@ -1,5 +1,7 @@
 """Residual cells in a ComfyUI MODEL of Flux.1's kind, beside everything else that may be patched into it."""
 
+import copy
+
 import flux
 import pytest
 import torch
@@ -74,8 +76,16 @@ def test_comfyui_counts_and_loads_the_weights(model, adapters):
     own = {value.data_ptr() for value in adapters[0].streams["face"].queries.parameters()}
     assert own == {value.data_ptr() for value in cells.model.parameters()}, "no second copy"
     both = apply_person(patched, Person(adapters[1], Features(torch.randn(1, 512))))
-    assert len(both.clone().get_additional_models_with_key(KEY)) == 2
+    assert len(both.clone().get_additional_models_with_key(KEY)) == 3, "WithAnyone has two streams"
     assert model.get_additional_models_with_key(KEY) == []
+
+
+def test_adapters_that_share_a_stream_share_its_weights(model, adapters):
+    """As after Combine FaceCDM Adapters: ComfyUI must load the modules that run, whichever adapter is applied last."""
+    first = apply_person(model, person(adapters[0], 1))
+    again = apply_person(model, person(copy.copy(adapters[0]), 2))
+    ((one,), (other,)) = (patched.get_additional_models_with_key(KEY) for patched in (first, again))
+    assert one.model is other.model is adapters[0].streams["face"].queries
 
 
 def test_people_add_up_in_any_order(model, adapters):
