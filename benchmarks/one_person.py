@@ -1,4 +1,4 @@
-"""One person of FaceWorld, whom nothing was trained on: photos and a configuration for the preset `one person`.
+"""One person of FaceWorld who was not used in any training: photos and a configuration for the preset `one person`.
 
     python benchmarks/one_person.py --faceworld FACEWORLD --identity val-0009 --models COMFYUI/models --out runs/one
     python -m facecdm dataset runs/one/photos runs/one/data --identities "one person" --pack buffalo_s --aspect 1 \\
@@ -7,9 +7,9 @@
     python benchmarks/identity_bars.py --identity val-0009 --prompts 24 --faceworld FACEWORLD --comfyui COMFYUI \\
         --models COMFYUI/models --adapter facecdm/demo/weights/adapter.safetensors runs/one/run/adapter.safetensors
 
-The last command shows the likeness before and after, without a pose. The person's last view is not among the photos;
-the images are compared with it. For the nodes, copy the photos into ComfyUI's `input` folder and follow the recipe of
-docs/training.md with Load Demo Model and Load Demo Adapter.
+The last command shows the identity similarity before and after, without a pose. The person's last view is not among the
+photos; the images are compared with it. For the nodes, copy the photos into ComfyUI's `input` folder and follow the
+recipe of docs/training.md with *Load FaceCDM Demo Model* and *Load FaceCDM Demo Adapter*.
 """
 
 import argparse

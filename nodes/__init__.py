@@ -1,8 +1,8 @@
 """All nodes of FaceCDM. Each module holds the nodes of one subject and lists them in NODES.
 
 The methods of a node, in order: define_schema (inputs in the order of execute; shared inputs come from functions named
-*_inputs), validate_inputs (of the file or the text that a user gets wrong most easily), fingerprint_inputs, and execute
-(`@checked`: values that the server lets through), which calls facecdm and returns `warn.output`.
+*_inputs), validate_inputs (checks one input, a file or a text, before the queue), fingerprint_inputs, and execute
+(decorated with `@checked`, which checks numbers and choices). execute calls facecdm and returns `warn.output`.
 """
 
 from . import (

@@ -50,8 +50,8 @@ class LoadDemoAdapter(io.ComfyNode):
             node_id="FaceCDMLoadDemoAdapter",
             display_name="Load FaceCDM Demo Adapter",
             category="FaceCDM/demo",
-            description="The triplet adapter of the demo model, trained in three stages on thousands of synthetic "
-            "people, and the LoRA that was learnt beside it. Tell it by Apply FaceCDM's pose where the face is to be.",
+            description="The triplet adapter of the demo model, trained on thousands of synthetic people, and the LoRA "
+            "that was trained with it. Connect Apply FaceCDM's pose to set the face's location.",
             inputs=[io.Model.Input("model", tooltip="From Load FaceCDM Demo Model.")],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="With the LoRA, for Apply FaceCDM."),

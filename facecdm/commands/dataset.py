@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="demo", metavar="DIR", help="demo (default), or a diffusers model folder")
     add("--clip-vision", type=Path, metavar="DIR", help="folder of a CLIP vision model, for the image stream")
     add("--tokenizer", type=Path, metavar="DIR", help="CLIP's, for the demo model: ComfyUI's comfy/sd1_tokenizer")
-    add("--device", default=None, help="cuda or cpu; the GPU where there is one")
+    add("--device", default=None, help="cuda or cpu (default: the GPU, if there is one)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of a diffusers model")
     add(
         "--faces",

@@ -8,7 +8,7 @@ from ..errors import FaceCDMError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("adapter", type=Path, help="an adapter of this pack whose tokens are spatial (places: true)")
+    add("adapter", type=Path, help="a FaceCDM adapter with spatial tokens (spatial_tokens: true)")
     add("--data", type=Path, required=True, help="a data set of `python -m facecdm dataset`, for the same base model")
     add("--base", default="demo", help="demo (default), or a diffusers model folder")
     add("--out", type=Path, required=True, help="the folder of the new adapter")
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=float, default=3e-3, help="learning rate")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
-    add("--device", help="cuda or cpu; the GPU where there is one")
+    add("--device", help="cuda or cpu (default: the GPU, if there is one)")
     add("--overwrite", action="store_true", help="replace a file of that name")
 
 

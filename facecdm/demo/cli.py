@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-pictures", type=int, default=0, metavar="N", help="keep the U-Net's averages every N pictures seen")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
-    add("--device", default=None, help="cuda or cpu; the GPU where there is one")
+    add("--device", default=None, help="cuda or cpu (default: the GPU, if there is one)")
     add("--compile", action="store_true", help="compile the U-Net: minutes once, faster steps")
     add("--out", type=Path, default=MODEL, help="the weights file that 'export' writes")
 

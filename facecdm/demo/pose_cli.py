@@ -33,7 +33,7 @@ def add_arguments(commands) -> None:
     add("--seed", type=int, default=0)
     add("--save-every", type=int, default=100, help="steps between checkpoints")
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
-    add("--device", default=None, help="cuda or cpu; the GPU where there is one")
+    add("--device", default=None, help="cuda or cpu (default: the GPU, if there is one)")
     add("--export-only", action="store_true", help="write the weights file from the run as it is")
     add("--out", type=Path, default=POSE_CONTROLNET, help="the weights file: a control-LoRA for ComfyUI's loader too")
 

@@ -4,7 +4,7 @@ Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow te
 the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone, ComfyUI-WithAnyone and
 ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID and WithAnyone
 assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's recogniser assume four. A licence that
-could not be read at its source says "see the repository".
+could not be read at its source says "see the repository". No link was downloaded.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class ModelFile:
     name        file name in that folder, including any subfolder
     repository  repository on the Hugging Face hub, or "" if `link` suffices
     path        path in that repository
-    megabytes   size in 10^6 bytes, as stated by its page
+    megabytes   size in 10^6 bytes, as its source states it, or an estimate (the first lines of this file list these)
     licence     licence of the weights
     purpose     purpose, as a noun phrase
     link        URL of a file that is not on the hub

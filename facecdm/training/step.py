@@ -149,7 +149,8 @@ def finds_locations(adapter: TripletAdapter, random_numbers: RandomNumbers) -> b
 def prediction_before(
     denoiser: Denoiser, latents: Tensor, epsilon: Tensor, t: Tensor, prompt: Prompt, control: Tensor | None
 ) -> Prediction:
-    """The base model's prediction at the noise level of the sampling step that precedes t, for a location head.
+    """Return the prediction without the face, by the U-Net with its LoRA, at the noise level of the sampling step that
+    precedes t; for a location head.
 
     The latents [B, C, h, w] have the same noise. A row at the highest noise level has no previous step. It
     gets the prediction at that level, which contains little of the face, so the head's certainty is low.

@@ -4,16 +4,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import colourful
+from tensors import close
 
 from facecdm.errors import MissingModel
 from facecdm.training.dataset.demo import DemoEncoders
 
 CAPTIONS = ["a young man, short brown hair, smiling", "", "a woman (laughing), red shirt", "words " * 100]
-
-
-def close(a, b, tolerance=2e-5):
-    assert a.shape == b.shape
-    assert (a.float() - b.float()).abs().max() <= tolerance * b.abs().max()
+TOLERANCE = 2e-5  # of the largest value
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +37,10 @@ def test_the_demo_model_is_the_same_in_comfyui_and_outside(both):
     pixels = torch.from_numpy(np.stack([colourful(n, (128, 128)) for n in range(2)])).float() / 255
     pictures = [colourful(3, (256, 256)), colourful(4, (300, 200)), colourful(5, (96, 96))]
     with torch.inference_mode():
-        close(comfy.latents(pixels), own.latents(pixels))
+        close(comfy.latents(pixels), own.latents(pixels), TOLERANCE)
         close(comfy.vision(pictures), own.vision(pictures), 2e-3)  # rounding may differ by one of 255 levels
         for theirs, ours in zip(comfy.text(CAPTIONS[:2]), own.text(CAPTIONS[:2])):
-            close(theirs.states, ours.states)
+            close(theirs.states, ours.states, TOLERANCE)
             assert theirs.pooled is None
     assert (comfy.resolution, comfy.step, comfy.large) == (own.resolution, own.step, own.large) == (128, 8, False)
 
@@ -52,7 +49,7 @@ def test_parentheses_are_plain_text_and_long_captions_continue(both, demo):
     with torch.inference_mode():
         said, long = both[0].text(CAPTIONS[2:])
         plain = demo.clip.encode_from_tokens(demo.clip.tokenize(CAPTIONS[2], disable_weights=True))
-    close(said.states, plain)
+    close(said.states, plain, TOLERANCE)
     assert long.states.shape[1] > 77 and long.states.shape[1] % 77 == 0
 
 
@@ -159,9 +156,9 @@ def test_diffusers_folders(pipeline):
     mine = encoders.text(CAPTIONS[:2])
     for caption, prompt in zip(CAPTIONS[:2], mine):
         theirs = pipe.encode_prompt(caption, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
-        close(prompt.states, theirs[0])
+        close(prompt.states, theirs[0], TOLERANCE)
         if large:
-            close(prompt.pooled, theirs[2])
+            close(prompt.pooled, theirs[2], TOLERANCE)
         else:
             assert prompt.pooled is None
     assert encoders.text([CAPTIONS[3]])[0].states.shape[1] == 77

@@ -3,7 +3,8 @@
 import flux
 import pytest
 import torch
-from published_flux import SMALL_FLUX, close, features, person, pulid_flux, state_of
+from published_flux import SMALL_FLUX, features, person, pulid_flux, state_of
+from tensors import close
 from twins import predict
 
 from facecdm import bases

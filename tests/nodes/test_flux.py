@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import flux
 import pytest
 import torch
-from published_flux import SMALL_FLUX, close, pulid_flux, state_of, withanyone
+from published_flux import SMALL_FLUX, pulid_flux, state_of, withanyone
 from published_nodes import make_options
 from safetensors.torch import save_file
+from tensors import close
 from twins import predict
 
 SIGMA = 0.7

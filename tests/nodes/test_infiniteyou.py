@@ -11,6 +11,7 @@ import torch
 from flux_twins import diffusers_prediction, inputs, make_control_twins, make_twins, packed
 from published_flux import infiniteyou, state_of
 from resampler_reference import resampled
+from tensors import close
 from torch.nn import functional as F
 from twins import predict
 
@@ -105,17 +106,13 @@ def theirs(twins, control, x, conditioning, tokens, weight=1.0):
     return diffusers_prediction(twins[1], x, SIGMA, conditioning, **residuals)
 
 
-def close(ours, wanted):
-    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
-
-
 def test_the_net_reads_the_face_in_place_of_both_prompts(twins, control, state, faces, apply_control):
     x, positive, negative = flux.latents(SIZE), flux.prompt(twins[0], 1), flux.prompt(twins[0], 2)
     own = {key.removeprefix("image_proj."): value for key, value in state.items()}
     tokens = resampled(own, F.normalize(faces.raw, dim=-1))
     one, two = (theirs(twins, control, x, prompt, tokens) for prompt in (positive, negative))
     ours = predict(twins[0], x, SIGMA, *apply_control(positive, negative), cfg=3.0)
-    close(ours, two + 3 * (one - two))
+    close(ours, two + 3 * (one - two), 1e-4)
     plain = predict(twins[0], x, SIGMA, positive)
     assert (one - plain).abs().max() > 0.01 * plain.abs().max(), "it has an effect"
     with_text = theirs(twins, control, x, positive, positive[0][0])
@@ -130,7 +127,7 @@ def test_a_mask_keeps_it_to_a_region(twins, control, state, faces, apply_control
     weight = torch.zeros(4, 6)
     weight[:2, 3:] = 1
     wanted = theirs(twins, control, x, prompt, resampled(own, faces.normed), weight.flatten()[None, :, None])
-    close(predict(twins[0], x, SIGMA, apply_control(prompt, prompt, mask=mask)[0]), wanted)
+    close(predict(twins[0], x, SIGMA, apply_control(prompt, prompt, mask=mask)[0]), wanted, 1e-4)
 
 
 def test_what_does_not_fit_is_refused_with_the_reason(in_comfy, twins, adapter, faces, make_faces, apply_control):

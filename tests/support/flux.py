@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import torch
+from tensors import fill_randomly
 from torch.nn import functional as F
 
 SMALL = dict(hidden_size=48, num_heads=2, axes_dim=[4, 10, 10], context_in_dim=40, depth=3, depth_single_blocks=5)
@@ -79,12 +80,7 @@ def patcher_of(config, dtype, seed: int, computed_in=None):
 
     config.set_inference_dtype(dtype, computed_in)
     model = config.get_model({}, device=torch.device("cpu")).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in model.diffusion_model.named_parameters():
-        noise = torch.randn(value.shape, generator=generator)
-        value.copy_(
-            noise * value.shape[-1] ** -0.5 if value.ndim > 1 else 1 + 0.1 * noise if "scale" in name else noise
-        )
+    fill_randomly(model.diffusion_model, seed, norms="scale", bias=1.0)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 

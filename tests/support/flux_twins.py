@@ -2,6 +2,7 @@
 
 import flux
 import torch
+from tensors import fill_randomly
 from torch.nn import functional as F
 
 BLOCKS = dict(depth=3, depth_single_blocks=2)
@@ -22,13 +23,9 @@ def _sizes(context: int, double: int, single: int) -> dict:
     )
 
 
-def _stirred(model, seed: int):
-    """With random weights everywhere, also where training starts from zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in model.requires_grad_(False).named_parameters():
-        noise = torch.randn(value.shape, generator=generator)
-        value.copy_(noise * (value.shape[-1] ** -0.5 if value.ndim > 1 else 0.1) + ("norm_" in name))
-    return model.eval()
+def _filled(model, seed: int):
+    fill_randomly(model, seed, norms="norm_", bias=0.1)
+    return model.requires_grad_(False).eval()
 
 
 def _converted(model) -> dict:
@@ -42,7 +39,7 @@ def make_twins(context: int):
     """(ComfyUI's MODEL, diffusers' FluxTransformer2DModel)."""
     from diffusers import FluxTransformer2DModel
 
-    theirs = _stirred(FluxTransformer2DModel(**_sizes(context, *BLOCKS.values())), 0)
+    theirs = _filled(FluxTransformer2DModel(**_sizes(context, *BLOCKS.values())), 0)
     model = flux.make_flux(context_in_dim=context, **BLOCKS)
     model.model.diffusion_model.load_state_dict(_converted(theirs), strict=True)
     return model, theirs
@@ -56,7 +53,7 @@ def make_control_twins(context: int):
     from comfy.ldm.flux.controlnet import ControlNetFlux
     from diffusers import FluxControlNetModel
 
-    theirs = _stirred(FluxControlNetModel(**_sizes(context, 1, 1)), 1)
+    theirs = _filled(FluxControlNetModel(**_sizes(context, 1, 1)), 1)
     sizes = flux.config("flux", context_in_dim=context, depth=1, depth_single_blocks=1)
     cpu = torch.device("cpu")
     more = dict(latent_input=True, control_latent_channels=16, operations=comfy.ops.manual_cast)

@@ -97,11 +97,6 @@ def person(adapter, seed: int = 0, references: int = 1, negative: bool = False, 
     return Person(adapter, shown, **more)
 
 
-def close(one, other, tolerance: float = 1e-5):
-    """Assert that two outputs agree, relative to the largest value."""
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.abs().max()))
-
-
 def xlabs(tokens: int, sizes: FluxSizes = FluxSizes(), blocks: int = 19) -> dict[str, tuple[int, ...]]:
     context, pooled = sizes.text, sizes.clip
     shapes = _mlp(

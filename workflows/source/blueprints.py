@@ -14,6 +14,7 @@ from pathlib import Path
 
 from facecdm.models.catalogue import EVA, VIT_H
 
+from . import published
 from .demo import FRAMED
 from .parts import Node, downloads, n
 
@@ -56,10 +57,10 @@ def person(
     return Blueprint(
         f"Person from a photo ({title})",
         f"Shows the person of a photo in an image: {title}.",
-        {
-            "analyzer": n("FaceCDMLoadFaceAnalyzer", pack=pack),
-            "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo"),
-            "adapter": n("FaceCDMLoadAdapter", name=adapter, vision_tower=tower or "auto"),
+        published.pack(pack)
+        | {"faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo")}
+        | published.adapter(adapter, tower or "auto")
+        | {
             "apply": n(
                 "FaceCDMApply",
                 model="@in:model",
@@ -104,7 +105,7 @@ DEMO = Blueprint(
     "Person from a photo (demo model)",
     "Shows the person of a photo in an image of the demo model.",
     {
-        "analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_s"),
+        **published.pack("buffalo_s"),
         "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo", **FRAMED),
         "adapter": n("FaceCDMLoadDemoAdapter", model="@in:model"),
         "pose": n("FaceCDMExtractPose", image="@faces:1", analyzer="@analyzer"),
@@ -130,7 +131,7 @@ class People:
 PEOPLE_SDXL = People(
     "buffalo_l",
     {},
-    {"adapter": n("FaceCDMLoadAdapter", name=PLUS_V2.format("sdxl"), vision_tower=VIT_H)},
+    published.adapter(PLUS_V2.format("sdxl"), VIT_H),
     {"adapter": "@adapter", "clip_vision": "@adapter:2", "image_1": "@in:left photo", "image_2": "@in:right photo"},
 )
 PEOPLE_DEMO = People(
@@ -148,7 +149,7 @@ PEOPLE_DEMO = People(
 def two_people(title: str, people: People, model: str, *, size: int, softness: float) -> Blueprint:
     """Model, a photo and a prompt of each person in; model and conditioning out."""
     regions = {"boxes": "0 0 0.5 1\n0.5 0 1 1", "softness": softness}
-    nodes = {"analyzer": n("FaceCDMLoadFaceAnalyzer", pack=people.pack)}
+    nodes = published.pack(people.pack)
     for side in ("left", "right"):
         nodes[side] = n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@in:{side} photo", **people.detection)
     nodes |= people.nodes
@@ -179,7 +180,7 @@ TRAIN = Blueprint(
     "Train on my photos",
     "Trains an adapter and a LoRA on photos of one person, and saves both.",
     {
-        "analyzer": n("FaceCDMLoadFaceAnalyzer", pack="buffalo_l"),
+        **published.pack("buffalo_l"),
         "data": n(
             "FaceCDMPrepareDataSet",
             model="@in:model",

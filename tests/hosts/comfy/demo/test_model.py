@@ -2,14 +2,9 @@
 
 import pytest
 import torch
+from tensors import close
 
 CAPTION = "a young man, short brown hair, smiling"
-
-
-def close(a, b, tolerance=1e-5):
-    scale = b.abs().max().item()
-    assert a.shape == b.shape
-    assert (a.float() - b.float()).abs().max().item() <= tolerance * scale
 
 
 @pytest.fixture(scope="module")

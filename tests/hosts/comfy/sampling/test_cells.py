@@ -6,7 +6,8 @@ import flux
 import pytest
 import torch
 from counting import ATTENTION, COPIES, SYNCS, operations, total
-from published_flux import SMALL_FLUX, close, features, person
+from published_flux import SMALL_FLUX, features, person
+from tensors import close
 from twins import predict
 
 from facecdm.adapter.attention import attend

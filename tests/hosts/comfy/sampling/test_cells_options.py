@@ -3,7 +3,8 @@
 import flux
 import pytest
 import torch
-from published_flux import SMALL_FLUX, close, features, person
+from published_flux import SMALL_FLUX, features, person
+from tensors import close
 from torch.nn import functional as F
 from twins import predict
 

@@ -4,7 +4,8 @@ import flux
 import pytest
 import torch
 from counting import ATTENTION, COPIES, LINEAR, SYNCS, operations, total
-from published_flux import SMALL_FLUX, close, instantx, person, state_of, xlabs
+from published_flux import SMALL_FLUX, instantx, person, state_of, xlabs
+from tensors import close
 from twins import predict
 
 from facecdm import bases
