@@ -48,11 +48,16 @@ class Session:
     size: tuple[int, int] = (0, 0)  # of the latents, for masks and face locations
     before: Prediction | None = None  # of the step before, for location heads
     locations: dict[int, FaceLocation] = field(default_factory=dict)
+    cells: list[dict[str, dict[int, nn.Module]]] = field(default_factory=list)
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by span and number of positions
+
+    def clear(self) -> None:
+        """Forget the people and what was computed from them."""
+        vars(self).update(vars(Session(self.patch)))
 
     def streams(self, index: int, positions: int) -> list[LayerStream]:
         streams = []
         for number, (span, keys_values, gates) in enumerate(zip(self.spans, self.keys_values, self.gates)):
-            cells = cells_of(span.person.adapter)
             for name, layers in keys_values.items():
                 if layers[index] is None:
                     continue
@@ -66,12 +71,12 @@ class Session:
                         v,
                         gates[name][index],
                         kappa,
-                        self._mask(span.person, positions, gates[name][index]),
+                        self._mask(number, positions, gates[name][index]),
                         projection=span.person.settings[name].projection,
                         router=None if router is None else router[index].to(k.device),
                         person=number,
                         location=self._location(number) if name == "face" else None,
-                        cell=cells[name].get(index),
+                        cell=self.cells[number][name].get(index),
                     )
                 )
         return streams
@@ -93,11 +98,13 @@ class Session:
         before = None if self.before is None else self.before.part(slice(span.start, span.start + span.rows))
         return LocationFinder(span.person.adapter, span.person.mask)(before, self.size, device)
 
-    def _mask(self, person: Person, positions: int, like: Tensor) -> Tensor | None:
-        if person.mask is None:
-            return None
-        grid = token_grid(*self.size, self.patch) if self.patch else layer_grid(positions, *self.size)
-        return resize_mask(person.mask, *grid).to(like)
+    def _mask(self, number: int, positions: int, like: Tensor) -> Tensor | None:
+        """The region mask of a span's person at `positions`; computed once in a `with` block."""
+        mask, key = self.spans[number].person.mask, (number, positions)
+        if mask is not None and key not in self.masks:
+            grid = token_grid(*self.size, self.patch) if self.patch else layer_grid(positions, *self.size)
+            self.masks[key] = resize_mask(mask, *grid).to(like)
+        return self.masks.get(key)
 
 
 class _Processor:
@@ -172,7 +179,8 @@ class Host:
         parameter = next(self.model.parameters())
         widths = [layer.width for layer in self.layer_map.layers]
         session = self._session
-        session.spans, session.size, session.locations, session.before = spans, size, {}, before
+        session.spans, session.size, session.before = spans, size, before
+        session.cells = [cells_of(s.person.adapter) for s in spans]
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
         session.gates = [
             gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
@@ -181,8 +189,7 @@ class Host:
         try:
             yield self.model
         finally:
-            session.spans, session.keys_values, session.gates, session.before = [], [], [], None
-            session.locations = {}
+            session.clear()
 
 
 class DiffusersHost(Host):

@@ -1,6 +1,7 @@
 """A ControlNet in ComfyUI that reads face tokens in place of the text."""
 
 from collections.abc import Callable
+from itertools import chain
 from uuid import uuid4
 
 import comfy.conds
@@ -75,7 +76,11 @@ class FaceControl(ControlBase):
         if self.mask is not None:
             mask = self._mask_for(x_noisy, cond.get(_AREAS), transformer_options or {})
             grid = token_grid(*x_noisy.shape[-2:], DIT_PATCH)
-            control = {part: [_masked(value, mask, grid) for value in values] for part, values in control.items()}
+            masked: dict[int, Tensor | None] = {}  # a net gives a DiT one output for many blocks
+            for value in chain.from_iterable(control.values()):
+                if id(value) not in masked:
+                    masked[id(value)] = _masked(value, mask, grid)
+            control = {part: [masked[id(value)] for value in values] for part, values in control.items()}
         return self.control_merge(control, before, None)
 
     def _mask_for(self, x_noisy: Tensor, areas: Tensor | None, options: dict) -> Tensor:
