@@ -13,7 +13,7 @@ from .denoiser import Denoiser
 from .held_out import HELD_OUT
 from .source import Source
 from .stages import Stage
-from .worker import Worker
+from .worker import ALONE, Worker
 
 PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -45,7 +45,7 @@ class Inputs:
     recogniser: Recogniser | None = None
     held_out: float = HELD_OUT
     positions: bool = True
-    worker: Worker = Worker()
+    worker: Worker = ALONE
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,7 @@ def train_location_head(
         clean, level, keypoints = location_batch(denoiser, data, rows, plan, step, worker)
         loss = location_loss(*head(clean, level), keypoints)
         loss.backward()
-        if worker.count > 1:
-            for value in parameters:
-                value.grad = worker.mean(value.grad)
+        worker.average([value.grad for value in parameters])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()

@@ -26,7 +26,7 @@ from .source import Source
 from .stages import Stage
 from .step import Term, compute_step_data, forward
 from .window import windowed
-from .worker import Worker
+from .worker import ALONE, Worker
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,11 +65,11 @@ class Trainer:
         folder: Path,
         held_out: frozenset[int] = frozenset(),
         base: str = "",
-        worker: Worker | None = None,
+        worker: Worker = ALONE,
         control: Lora | None = None,
     ):
         self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
-        self.worker = worker or Worker()
+        self.worker = worker
         self.held_out = sorted(held_out)
         self.buckets = [kept for bucket in data.buckets if (kept := [i for i in bucket if i not in held_out])]
         if not self.buckets:
@@ -177,8 +177,7 @@ class Trainer:
         parameters = list(self.learner.named.values())
         for value in parameters:  # zeros if no row used the stream, since all processes must average the same tensors
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
-        if self.worker.count > 1:
-            self._share([value.grad for value in parameters])
+        self.worker.average([value.grad for value in parameters])
         self._scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
         self._whole = False
@@ -191,13 +190,6 @@ class Trainer:
         line = {name: round(float(value), 6) for name, value in sums.items()}
         self.history.append({"step": self.step, **line, "gradient": round(float(norm), 6)})
         self._whole = True
-
-    @torch.no_grad()
-    def _share(self, gradients: list[Tensor]) -> None:
-        """Average the gradients over the processes, in one message instead of hundreds."""
-        whole = self.worker.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, mean in zip(gradients, whole.split([gradient.numel() for gradient in gradients])):
-            gradient.copy_(mean.view_as(gradient))
 
     def _forward(self, indices: list[int], micro: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = slice(self.worker.rank, None, self.worker.count)

@@ -18,6 +18,7 @@ from facecdm.training.rows import Prompt, Rows
 from facecdm.training.stages import Stage
 from facecdm.training.step import Term
 from facecdm.training.trainer import Trainer
+from facecdm.training.worker import ALONE
 
 CONTEXT, WIDTH, VISION, PEOPLE, PHOTOS = 32, 24, 20, 6, 3
 STAGE = Stage(
@@ -110,7 +111,7 @@ def tiny_denoiser(seed: int = 0, control: nn.Module | None = None) -> DiffusersD
 def tiny_trainer(
     folder: Path,
     stage: Stage = STAGE,
-    worker=None,
+    worker=ALONE,
     adapter=None,
     lora=None,
     control=None,

@@ -117,8 +117,11 @@ def test_processes_share_a_batch_and_average_the_gradients():
     data, parts = TinySource(), []
     data.load = lambda indices: parts.append(len(indices)) or TinySource.load(data, indices)
     for rank in (0, 1):
-        train_location_head(tiny_denoiser(), data, LocationPlan(steps=1, batch=6), worker=Worker(rank, 2, mean))
-    assert parts == [3, 3] and counts
+        plan = LocationPlan(steps=1, batch=6)
+        head = train_location_head(tiny_denoiser(), data, plan, worker=Worker(rank, 2, mean))
+    assert parts == [3, 3]
+    weights = sum(value.numel() for value in head.parameters())
+    assert counts == [weights] * 2, "one message per process"
 
 
 # ---- a stage that trains the head and uses it ----
