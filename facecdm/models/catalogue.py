@@ -14,6 +14,7 @@ HUB = "https://huggingface.co"
 DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 # Load FaceCDM Adapter lists files of these folders with the folder name as a prefix.
 PREFIXED = ("ipadapter", "instantid", "pulid")
+PACK_FOLDER = "insightface/models"
 
 APACHE, MIT = "Apache-2.0", "MIT"
 OPENRAIL, OPENRAIL_PP = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
@@ -71,8 +72,8 @@ class ModelFile:
 
     @property
     def in_browser(self) -> bool:
-        """Whether ComfyUI's frontend can download it."""
-        return self.url.lower().endswith(DOWNLOADABLE)
+        """Whether ComfyUI's frontend can download it: its type, into one of ComfyUI's model folders."""
+        return self.folder != PACK_FOLDER and self.url.lower().endswith(DOWNLOADABLE)
 
     @property
     def size(self) -> str:
@@ -148,12 +149,12 @@ def _infuse_net(folder: str, kind: str, purpose: str) -> ModelFile:
 
 def _pack(name: str, megabytes: float, purpose: str, sha256: str = "") -> ModelFile:
     link = f"https://github.com/deepinsight/insightface/releases/download/v0.7/{name}.zip"
-    return ModelFile("insightface/models", name, "", "", megabytes, NON_COMMERCIAL, purpose, link, sha256)
+    return ModelFile(PACK_FOLDER, name, "", "", megabytes, NON_COMMERCIAL, purpose, link, sha256)
 
 
 # InfiniteYou's recogniser; the face pack antelopev2 beside it has the detector.
 IR_SE50 = ModelFile(
-    "insightface/models",
+    PACK_FOLDER,
     f"arcface_ir_se50/{IR_SE50_FILE}",
     "",
     "",
@@ -404,6 +405,13 @@ def by_choice(value: str) -> ModelFile | None:
 def by_name(name: str) -> ModelFile | None:
     """The file with that name in any folder, or None."""
     return next((file for file in ALL if file.name.rpartition("/")[2] == name), None)
+
+
+def of_pack(name: str) -> tuple[ModelFile, ...]:
+    """The files of a face pack, with the pack that has its detector; none for an unknown name."""
+    if name == IR_SE50.name.partition("/")[0]:
+        return with_required(IR_SE50)
+    return (PACKS[name],) if name in PACKS else ()
 
 
 def with_required(file: ModelFile) -> tuple[ModelFile, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import BadFile, FaceCDMError
 from ..files import REPOSITORY
-from .catalogue import PACKS, ModelFile, by_choice, by_name, with_required
+from .catalogue import PACKS, ModelFile, by_choice, by_name, of_pack, with_required
 from .download import target_of
 
 TEMPLATES = REPOSITORY / "workflows"
@@ -34,8 +34,8 @@ def needs_of(name: str, base: str | None = None) -> Needs:
     `base` limits a family to one base model. Raises FaceCDMError for an unknown name, BadFile for a file that is not
     a workflow.
     """
-    if name in PACKS:
-        return Needs((PACKS[name],))
+    if pack := of_pack(name):
+        return Needs(pack)
     if name in workflow_names():
         return of_workflow(WORKFLOWS / f"{name}.json")
     if (template := TEMPLATES / f"{name.removesuffix('.json')}.json").is_file():
@@ -78,8 +78,9 @@ def of_nodes(workflow: dict) -> Needs:
     for kind, value in widgets(workflow):
         if not isinstance(value, str) or kind in NOTES:
             continue
-        file = PACKS.get(value) if kind == "FaceCDMLoadFaceAnalyzer" else by_choice(value)
-        if file is not None:
+        if kind == "FaceCDMLoadFaceAnalyzer":
+            files |= dict.fromkeys(of_pack(value))
+        elif file := by_choice(value):
             files[file] = None
         elif value.lower().endswith(SUFFIXES):
             unknown[value] = None

@@ -98,6 +98,12 @@ def test_a_family_is_fetched_with_its_pack_and_tower():
     assert len(needs.needs_of("faceid-plusv2").files) == 4, "for both base models"
 
 
+@pytest.mark.parametrize("name", ["arcface_ir_se50", "flux_infiniteyou"])
+def test_a_pack_without_a_detector_is_fetched_with_the_pack_that_has_one(name):
+    files = [file.name for file in needs.needs_of(name).files if file.folder == catalogue.PACK_FOLDER]
+    assert files == ["arcface_ir_se50/recognition_arcface_ir_se50.pth", "antelopev2"]
+
+
 @pytest.mark.parametrize("name", ["sdxl_faceid_plusv2", "sdxl_instantid", "portrait"])
 def test_a_workflow_is_known_by_its_name_and_its_title(name):
     """The title is the template's file; a copy that a user saved is read in the same way."""

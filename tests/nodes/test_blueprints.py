@@ -41,7 +41,7 @@ def info(in_comfy):
     import nodes
 
     found = {node_id: node.GET_NODE_INFO_V1() for node_id, node in in_comfy.nodes.items()}
-    for name in ("ControlNetLoader", "ConditioningSetMask", "ConditioningCombine"):
+    for name in ("ControlNetLoader", "ConditioningSetMask", "ConditioningCombine", "EmptyImage"):
         core = getattr(nodes, name)
         found[name] = {"input": core.INPUT_TYPES(), "output": core.RETURN_TYPES, "output_name": core.RETURN_TYPES}
     return json.loads(json.dumps(found | EXTRAS))
@@ -71,7 +71,7 @@ def test_missing_models_are_offered(path):
     offered = {model["name"] for node in graph["nodes"] for model in node["properties"].get("models", ())}
     wanted = {file.choice for file in of_workflow(path).files if file.in_browser}
     assert offered == wanted and bool(wanted) == (
-        "PlusV2" in path.stem or "InstantID" in path.stem or "PuLID" in path.stem
+        any(name in path.stem for name in ("PlusV2", "InstantID", "PuLID", "FLUX.1"))
     )
 
 

@@ -12,10 +12,11 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from facecdm.models.catalogue import EVA, VIT_H
+from facecdm.models.catalogue import EVA, SIGLIP, SIGLIP_SO400M, VIT_H
 
 from . import published
 from .demo import FRAMED
+from .flux import BOXES
 from .parts import Node, downloads, n
 
 FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
@@ -44,6 +45,10 @@ class Blueprint:
 def of_apply(*names: str) -> dict[str, tuple[str, str]]:
     """Widgets of the node "apply" under their own names."""
     return {name: ("apply", name) for name in names}
+
+
+def of_regions() -> dict[str, tuple[str, str]]:
+    return {name: ("regions", name) for name in ("width", "height", "boxes")}
 
 
 def person(
@@ -128,6 +133,86 @@ class People:
     apply: dict[str, str]
 
 
+def withanyone() -> Blueprint:
+    """Model and a photo of each person in, model out; one prompt says who is where."""
+    nodes = published.pack("antelopev2")
+    for side in ("left", "right"):
+        nodes[side] = n("FaceCDMDetectFaces", analyzer="@analyzer", image=f"@in:{side} photo")
+    nodes |= published.adapter("ipadapter/withanyone.safetensors", SIGLIP)
+    given = {"fill": "regions only", "softness": 0.0, "boxes": BOXES}
+    nodes["regions"] = n("FaceCDMPersonRegions", width=1024, height=1024, **given)
+    nodes["apply"] = n(
+        "FaceCDMApplyPeople",
+        model="@in:model",
+        adapter="@adapter",
+        masks="@regions",
+        faces_1="@left",
+        faces_2="@right",
+        clip_vision="@adapter:2",
+        image_1="@in:left photo",
+        image_2="@in:right photo",
+    )
+    return Blueprint(
+        "Two people (FLUX.1 WithAnyone)",
+        "Shows two people in an image, the face of each in a box: FLUX.1 WithAnyone.",
+        nodes,
+        {"model": "MODEL", "left photo": "IMAGE", "right photo": "IMAGE"},
+        {"model": "@apply"},
+        of_regions() | of_apply("face_strength", "image_strength"),
+    )
+
+
+def infiniteyou() -> Blueprint:
+    """InfuseNet acts on the prompts alone."""
+    return Blueprint(
+        "Person from a photo (FLUX.1 InfiniteYou)",
+        "Shows the person of a photo in an image: FLUX.1 InfiniteYou.",
+        {
+            **published.pack("arcface_ir_se50"),
+            "faces": n("FaceCDMDetectFaces", analyzer="@analyzer", image="@in:photo"),
+            **published.adapter("ipadapter/infiniteyou_aes_stage2.bin"),
+            "net": n("ControlNetLoader", control_net_name="infusenet_aes_bf16.safetensors"),
+            "pose": n("EmptyImage", color=0),
+            "control": n(
+                "FaceCDMApplyControlNet",
+                positive="@in:positive",
+                negative="@in:negative",
+                control_net="@net",
+                image="@pose",
+                adapter="@adapter",
+                faces="@faces",
+                vae="@in:vae",
+                strength=1.0,
+            ),
+        },
+        {"photo": "IMAGE", "positive": "CONDITIONING", "negative": "CONDITIONING", "vae": "VAE"},
+        {"positive": "@control", "negative": "@control:1"},
+        {"strength": ("control", "strength")},
+    )
+
+
+def ip_adapter() -> Blueprint:
+    """Model and picture in, model out."""
+    return Blueprint(
+        "Style of a picture (FLUX.1 IP-Adapter)",
+        "Gives an image the content and style of a picture: InstantX' IP-Adapter for FLUX.1.",
+        {
+            **published.adapter("ipadapter/instantx-flux-ip-adapter.bin", SIGLIP_SO400M),
+            "apply": n(
+                "FaceCDMApply",
+                model="@in:model",
+                adapter="@adapter",
+                clip_vision="@adapter:2",
+                image="@in:picture",
+                image_strength=0.7,
+            ),
+        },
+        {"model": "MODEL", "picture": "IMAGE"},
+        {"model": "@apply"},
+        of_apply("image_strength", "start_at", "end_at"),
+    )
+
+
 PEOPLE_SDXL = People(
     "buffalo_l",
     {},
@@ -172,7 +257,7 @@ def two_people(title: str, people: People, model: str, *, size: int, softness: f
             "right prompt": "CONDITIONING",
         },
         {"model": "@apply", "positive": "@both"},
-        {name: ("regions", name) for name in ("width", "height", "boxes")} | of_apply("face_strength"),
+        of_regions() | of_apply("face_strength"),
     )
 
 
@@ -227,6 +312,9 @@ BLUEPRINTS = (
     instantid(),
     person("SDXL PuLID", "antelopev2", "pulid/ip-adapter_pulid_sdxl_fp16.safetensors", EVA),
     person("FLUX.1 PuLID", "antelopev2", "pulid/pulid_flux_v0.9.1.safetensors", EVA, face_strength=1.0, start_at=0.2),
+    infiniteyou(),
+    ip_adapter(),
+    withanyone(),
     person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), VIT_H),
     DEMO,
     two_people("SDXL FaceID PlusV2", PEOPLE_SDXL, "@in:model", size=1024, softness=0.1),

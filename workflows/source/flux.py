@@ -1,6 +1,6 @@
 """The workflows on FLUX.1-dev with published adapters."""
 
-from facecdm.models.catalogue import EVA, SIGLIP
+from facecdm.models.catalogue import EVA, SIGLIP, SIGLIP_SO400M
 
 from .parts import (
     MODEL,
@@ -18,8 +18,9 @@ from .parts import (
     photo_of,
     sampling,
 )
-from .published import adapter, pack, with_picture
+from .published import REAL_PROMPT, adapter, pack, with_picture
 
+BOXES = "0.18 0.2 0.42 0.5\n0.58 0.2 0.82 0.5"  # of two faces side by side
 SAMPLER = {"seed": 1, "steps": 25, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
 CFG = """FLUX.1-dev has its guidance built in: keep cfg at 1 and change FluxGuidance. With a cfg above 1 the negative \
 prompt counts, too, and each step takes twice as long."""
@@ -42,8 +43,8 @@ def prompt(text: str, guidance: float) -> dict[str, Node]:
     }
 
 
-def result(prefix: str) -> dict[str, Node]:
-    return sampling("@apply", positive="@guidance", vae="@vae", prefix=prefix, **SAMPLER)
+def result(prefix: str, model: str = "@apply", **given) -> dict[str, Node]:
+    return sampling(model, **{"positive": "@guidance", "vae": "@vae", "prefix": prefix, **SAMPLER, **given})
 
 
 BASE_GROUP = Group("Model and adapter", MODEL, (("base", "clip"), ("vae", "adapter")))
@@ -63,7 +64,7 @@ sampling for photographs (start_at), and at 0 for styles: the later, the more th
     | photo_of()
     | adapter("pulid/pulid_flux_v0.9.1.safetensors", EVA)
     | with_picture(face_strength=1.0, start_at=0.2)
-    | prompt("portrait photo of a person in a green shirt, soft daylight, plain blue background, 50 mm lens", 4.0)
+    | prompt(REAL_PROMPT, 4.0)
     | result("pulid flux"),
     (
         (PHOTO_GROUP, BASE_GROUP),
@@ -95,7 +96,7 @@ trained with such boxes; they should not overlap.
             "FaceCDMPersonRegions",
             width=1024,
             height=1024,
-            boxes="0.18 0.2 0.42 0.5\n0.58 0.2 0.82 0.5",
+            boxes=BOXES,
             softness=0.0,
             fill="regions only",
         ),
@@ -129,4 +130,82 @@ trained with such boxes; they should not overlap.
     runs=False,
 )
 
-ALL = (PULID, WITHANYONE)
+INFINITE_YOU = Plan(
+    "flux_infiniteyou",
+    "FaceCDM 16 - FLUX.1 with InfiniteYou",
+    f"""## Your photo with FLUX.1 and InfiniteYou
+
+InfiniteYou acts through a ControlNet alone, InfuseNet, which reads the face in place of the prompt. Its picture is \
+black here, which leaves the pose to the prompt. To set the pose, connect Extract Pose with InstantID 5 points, on a \
+picture of the size and shape of yours, in place of Empty Image.
+
+The files whose names contain aes compose better; those with sim are more like the person.
+
+{CFG}""",
+    base(864, 1152)
+    | pack("arcface_ir_se50")
+    | photo_of()
+    | adapter("ipadapter/infiniteyou_aes_stage2.bin")
+    | {
+        "net": n("ControlNetLoader", control_net_name="infusenet_aes_bf16.safetensors"),
+        "pose": n("EmptyImage", "No pose", width=864, height=1152, color=0),
+        "control": n(
+            "FaceCDMApplyControlNet",
+            positive="@guidance",
+            negative="@negative",
+            control_net="@net",
+            image="@pose",
+            adapter="@adapter",
+            faces="@faces",
+            vae="@vae",
+            strength=1.0,
+        ),
+    }
+    | prompt(REAL_PROMPT, 3.5)
+    | result("infiniteyou flux", "@base", positive="@control", negative="@control:1", steps=30),
+    (
+        (PHOTO_GROUP, BASE_GROUP),
+        (PROMPT_GROUP, Group("The person, by InfuseNet", PERSON, (("net", "pose"), ("control",)))),
+        (PICTURE_GROUP,),
+    ),
+    runs=False,
+)
+
+IP_ADAPTER = Plan(
+    "flux_ipadapter",
+    "FaceCDM 17 - FLUX.1 with IP-Adapter",
+    f"""## A picture with FLUX.1 and IP-Adapter
+
+It needs ComfyUI 0.29 or newer.
+
+InstantX' IP-Adapter encodes the whole picture: what it shows, its colours and its style. Lower image_strength, or \
+raise start_at, if the prompt is ignored. It keeps no identity: for a person's face put a second Apply FaceCDM \
+with PuLID before or after it.
+
+XLabs' flux-ip-adapter-v2.safetensors is smaller (1 GB): choose it in Load FaceCDM Adapter, and auto as vision_tower.
+
+{CFG}""",
+    base()
+    | {"photo": n("LoadImage", "Reference", image="faceworld.webp")}
+    | adapter("ipadapter/instantx-flux-ip-adapter.bin", SIGLIP_SO400M)
+    | {
+        "apply": n(
+            "FaceCDMApply",
+            model="@base",
+            adapter="@adapter",
+            clip_vision="@adapter:2",
+            image="@photo",
+            image_strength=0.7,
+        )
+    }
+    | prompt("watercolour painting of a person in a garden, soft daylight", 3.5)
+    | result("ipadapter flux"),
+    (
+        (Group("Your picture", PHOTO, (("photo",),)), BASE_GROUP),
+        (PROMPT_GROUP, PERSON_GROUP),
+        (PICTURE_GROUP,),
+    ),
+    runs=False,
+)
+
+ALL = (PULID, WITHANYONE, INFINITE_YOU, IP_ADAPTER)

@@ -5,8 +5,9 @@ A value "@name" or "@name:1" links to an output of another node. Inputs that are
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
-from facecdm.models.catalogue import PACKS, ModelFile, by_choice
+from facecdm.models.catalogue import ModelFile, by_choice, of_pack
 
 PHOTO, MODEL, PROMPT, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
 
@@ -48,9 +49,10 @@ class Plan:
 
     @property
     def models(self) -> list[ModelFile]:
-        """The model files that its widgets name."""
+        """The model files that its widgets name, and the detector's pack of a pack that has none."""
         values = [value for node in self.nodes.values() for value in node.inputs.values() if isinstance(value, str)]
-        return [file for value in dict.fromkeys(values) if (file := by_choice(value) or PACKS.get(value))]
+        files = ((file,) if (file := by_choice(value)) else of_pack(value) for value in values)
+        return list(dict.fromkeys(chain.from_iterable(files)))
 
     @property
     def full_note(self) -> str:
