@@ -86,7 +86,7 @@ def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path, monkeypa
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "taken").write_bytes(b"a file, not a folder")
-    with pytest.raises(FaceCDMError, match="Ada.safetensors could not be written into .*taken.*Look at"):
+    with pytest.raises(FaceCDMError, match="Ada.safetensors could not be written into .*taken.*Check the permissions"):
         write_named(b"", tmp_path / "taken", "Ada")
 
 
