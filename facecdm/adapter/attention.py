@@ -106,16 +106,16 @@ def triplet_attention(
     # κ and the router compare with the text's own attention, so it must not change.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and (compared or not writable) else text
-    attended: Iterable[Tensor] = (_attended(q[span_of(stream)], stream, heads, attend) for stream in streams)
+    each: Iterable[Tensor] = (attended(q[span_of(stream)], stream, heads, attend) for stream in streams)
     if any(stream.router is not None for stream in streams):  # a router compares all streams; else save memory
-        attended = list(attended)
-    for stream, attention in zip(streams, attended):
+        each = list(each)
+    for stream, attention in zip(streams, each):
         span = span_of(stream)
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
         if stream.location is not None:
             weight = weight * stream.location(q.shape[1], q.dtype)[2]
         if stream.router is not None:
-            weight = weight * _route(stream, attention, text[span], _other(stream, streams, attended))
+            weight = weight * _route(stream, attention, text[span], _other(stream, streams, each))
         if stream.kappa is not None:
             shared = overlap(attention, text[span], q[span], stream, heads)
             attention = attention - stream.kappa * shared
@@ -131,7 +131,8 @@ def triplet_attention(
     return out
 
 
-def _attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
+def attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
+    """The attention [B, n, C] of the queries to a stream's tokens, near each position if their location is known."""
     if stream.location is None:
         return attend(q, *(expand(x, stream.rows) for x in (stream.k, stream.v)), heads)
     near, scores, _ = stream.location(q.shape[1], q.dtype)

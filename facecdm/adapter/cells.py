@@ -5,6 +5,7 @@ x ← x + Σ_s gate_s · m_s ⊙ (R_s − κ_s · proj_x(R_s)),  R_s = W_o softm
 PuLID-FLUX (Guo et al. 2024) and WithAnyone (Xu et al. 2025) are the case κ = 0.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -12,8 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bases.layers import LayerMap
-from .attention import Attend, LayerStream, expand, overlap, span_of
+from .attention import Attend, LayerStream, attended, overlap, span_of
 from .gates import NoiseGate
+
+
+class Casting:
+    """Layers that compute in the dtype and on the device of their input."""
+
+    class Linear(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight.to(x))
+
+    class LayerNorm(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x), self.bias.to(x), self.eps)
 
 
 class CellQueries(nn.Module):
@@ -22,17 +35,17 @@ class CellQueries(nn.Module):
     Its layers are `operations.Linear` and `operations.LayerNorm`, so that a host can use its own.
     """
 
-    def __init__(self, width: int, inner: int, heads: int, dtype: torch.dtype, operations: ModuleType | type = nn):
+    def __init__(self, width: int, inner: int, heads: int, dtype: torch.dtype, operations: ModuleType | type = Casting):
         super().__init__()
         self.heads = heads
         self.norm = operations.LayerNorm(width, dtype=dtype)
         self.to_q = operations.Linear(width, inner, bias=False, dtype=dtype)
         self.to_out = operations.Linear(inner, width, bias=False, dtype=dtype)
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, attend: Attend) -> tuple[Tensor, Tensor]:
-        """x [B, n, width], k and v [B, N, inner] → residual [B, n, width] and queries [B, n, inner]."""
+    def forward(self, x: Tensor, stream: LayerStream, attend: Attend) -> tuple[Tensor, Tensor]:
+        """x [B, n, width] → residual [B, n, width] and queries [B, n, inner]; k and v of `stream` have width inner."""
         q = self.to_q(self.norm(x))
-        return self.to_out(attend(q, k, v, self.heads)), q
+        return self.to_out(attended(q, stream, self.heads, attend)), q
 
 
 class CellKeys(nn.Module):
@@ -40,33 +53,40 @@ class CellKeys(nn.Module):
 
     def __init__(self, context: int, inner: int, dtype: torch.dtype):
         super().__init__()
-        self.norm = nn.LayerNorm(context, dtype=dtype)
-        self.to_kv = nn.Linear(context, 2 * inner, bias=False, dtype=dtype)
+        self.norm = Casting.LayerNorm(context, dtype=dtype)
+        self.to_kv = Casting.Linear(context, 2 * inner, bias=False, dtype=dtype)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, N, context] → k, v [B, N, inner], on the tokens' device and in their dtype."""
-        norm = F.layer_norm(tokens, tokens.shape[-1:], self.norm.weight.to(tokens), self.norm.bias.to(tokens))
-        k, v = F.linear(norm, self.to_kv.weight.to(tokens)).chunk(2, -1)
+        """Tokens [..., context] → k, v [..., inner], on the tokens' device and in their dtype."""
+        k, v = self.to_kv(self.norm(tokens)).chunk(2, -1)
         return k, v
 
 
 class StreamCells(nn.Module):
     """One stream's cells, with the interface of `StreamLayers`.
 
-    at  the blocks that have a cell, as indices in the layer map
+    at     the blocks that have a cell, as indices in the layer map
+    knots  number of noise levels between which a gate is interpolated
     """
 
     router = None
 
     def __init__(
-        self, layer_map: LayerMap, at: tuple[int, ...], context: int, inner: int, heads: int, dtype: torch.dtype
+        self,
+        layer_map: LayerMap,
+        at: tuple[int, ...],
+        context: int,
+        inner: int,
+        heads: int,
+        dtype: torch.dtype,
+        knots: int = 1,
     ):
         super().__init__()
         self.at, self.sizes = at, (layer_map.layers[0].width, inner, heads, dtype)
         self.count = len(layer_map.layers)
         self.keys = nn.ModuleList(CellKeys(context, inner, dtype) for _ in at)
-        self.queries = self.queries_with(nn)
-        self.gate = NoiseGate(layer_map, 1)
+        self.queries = nn.ModuleList(CellQueries(*self.sizes) for _ in at)
+        self.gate = NoiseGate(layer_map, knots)
         self.kappa = nn.Parameter(torch.zeros(()))
 
     def queries_with(self, operations: ModuleType | type) -> nn.ModuleList:
@@ -87,6 +107,23 @@ class StreamCells(nn.Module):
         for index, cell in zip(self.at, self.keys):
             made[index] = cell(tokens)
         return made
+
+    def projections(self, extra: object = None) -> list[Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
+        """For each block, the function from tokens to keys and values; None for a block without a cell."""
+        found: list[Callable[[Tensor], tuple[Tensor, Tensor]] | None] = [None] * self.count
+        for index, cell in zip(self.at, self.keys):
+            found[index] = cell
+        return found
+
+    def low_rank_layers(self) -> list[nn.Linear]:
+        """None: a cell begins with random weights and is trained whole."""
+        return []
+
+    def init_for_full_training(self) -> None:
+        """Set gates to one and output projections to zero. Tensors are replaced, since they may be shared."""
+        self.gate.knots.data = torch.ones_like(self.gate.knots)
+        for cell in self.queries:
+            cell.to_out.weight.data = torch.zeros_like(cell.to_out.weight)
 
 
 def cells_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
@@ -109,13 +146,20 @@ def add_residuals(
     out = x if in_place else x.clone()
     for stream, residual in zip(streams, residuals):
         weight = stream.gate if stream.mask is None else stream.gate * stream.mask
-        out[span_of(stream)].addcmul_(residual, weight)
+        if stream.location is not None:
+            weight = weight * stream.location(count, x.dtype)[2]
+        if stream.watch is None:
+            out[span_of(stream)].addcmul_(residual, weight)
+        else:
+            weighted = residual * weight
+            stream.watch(weighted)
+            out[span_of(stream)] += weighted
     return hidden if in_place else torch.cat([hidden[:, :start], out, hidden[:, start + count :]], 1)
 
 
 def _residual(x: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
     cell = stream.cell
-    residual, q = cell(x, *(expand(part, stream.rows) for part in (stream.k, stream.v)), attend)
+    residual, q = cell(x, stream, attend)
     if stream.kappa is None:
         return residual
     shared = overlap(residual, x, q, stream, heads if stream.projection == "feature" else cell.heads)

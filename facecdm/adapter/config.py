@@ -5,10 +5,13 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 from ..bases.layers import MOST_LAYERS, LayerMap
-from ..errors import BadFile
+from ..errors import BadFile, FaceCDMError
 
 FEW, CONTENT = 64, 48  # above FEW tokens, each one carries CONTENT features by default
+# Of a new adapter for a DiT: cells after at most 20 blocks, whose two streams take about 1.3 % of Flux.1's arithmetic.
+TOKEN_WIDTH, CELL_WIDTH, CELL_HEAD, MOST_CELLS = 1024, 512, 64, 20
 _SPATIAL = "places"  # the JSON's name for spatial_tokens
+_OF_DITS = ("token_width", "cell_width", "cell_every")
 
 
 def content_of(face_tokens: int) -> int:
@@ -35,6 +38,9 @@ class AdapterConfig:
                     conditioned on the face's location
     location_channels  latent channels of the base model, for the LocationHead; 0: no LocationHead
     recogniser      the face recogniser that the adapter was trained with; empty before training
+    token_width     features of a token, in a DiT; 0 in a U-Net, where it is the text's width
+    cell_width      inner width of a residual cell, in a DiT; 0 in a U-Net
+    cell_every      a DiT has a cell after block 0, cell_every, 2·cell_every …
     """
 
     layer_map: LayerMap
@@ -51,6 +57,29 @@ class AdapterConfig:
     spatial_tokens: bool = False
     location_channels: int = 0
     recogniser: str = ""
+    token_width: int = 0
+    cell_width: int = 0
+    cell_every: int = 1
+
+    @classmethod
+    def new(cls, layer_map: LayerMap, **sizes) -> "AdapterConfig":
+        """A configuration with the default sizes of a U-Net's or a DiT's adapter. Raises FaceCDMError."""
+        if layer_map.is_dit:
+            if sizes.get("router"):
+                raise FaceCDMError("the router works in U-Nets only: switch it off for this base model")
+            every = math.ceil(len(layer_map.layers) / MOST_CELLS)
+            sizes = dict(token_width=TOKEN_WIDTH, cell_width=CELL_WIDTH, cell_every=every) | sizes
+        return cls(layer_map, **sizes)
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.token_width or self.layer_map.context
+
+    @property
+    def cells_at(self) -> tuple[int, ...]:
+        """The blocks of a DiT that have a cell, as indices in the layer map."""
+        return tuple(range(0, len(self.layer_map.layers), self.cell_every))
 
     @property
     def grid_side(self) -> int:
@@ -63,6 +92,8 @@ class AdapterConfig:
 
     def dumps(self) -> str:
         saved = asdict(self) | {"layer_map": self.layer_map.to_json()}
+        if not self.layer_map.is_dit:  # as before there were DiTs, since checkpoints compare the text
+            saved = {key: value for key, value in saved.items() if key not in _OF_DITS}
         return json.dumps({_SPATIAL if key == "spatial_tokens" else key: value for key, value in saved.items()})
 
     def _check(self) -> None:
@@ -75,6 +106,8 @@ class AdapterConfig:
             raise ValueError(f"it declares more than {MOST_LAYERS} layers")
         if self.spatial_tokens and self.grid_side**2 != self.face_tokens:
             raise ValueError(f"{self.face_tokens} spatial tokens do not form a square")
+        if self.layer_map.is_dit and (not self.token_width or not self.cell_width or self.cell_width % CELL_HEAD):
+            raise ValueError(f"it declares cells of width {self.cell_width} and tokens of width {self.token_width}")
 
     @classmethod
     def loads(cls, text: str, source: str) -> "AdapterConfig":

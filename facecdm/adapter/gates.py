@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..bases.layers import LayerMap
 
-SIGMA_RANGE = (0.03, 15.0)  # of the knots, evenly spaced in log σ; outside it the end values apply
+# Of the knots, evenly spaced in log σ, where σ is the noise relative to the signal; outside it the end values apply.
+SIGMA_RANGE = (0.03, 15.0)
 
 
 def knot_weights(sigma: Tensor, knots: int) -> Tensor:

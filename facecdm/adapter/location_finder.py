@@ -18,7 +18,7 @@ class Prediction:
     """What one step of a sampling predicted.
 
     clean  clean latents [B, C, h, w], without guidance
-    sigma  the step's noise level σ [1 or B]
+    sigma  the step's noise level σ [1 or B], relative to the signal
     """
 
     clean: Tensor

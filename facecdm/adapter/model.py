@@ -1,7 +1,8 @@
 """The triplet adapter: features to tokens, tokens to keys and values, and the gates on them."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 from ..bases.layers import LayerMap
 from ..faces.location import scaled
-from .config import AdapterConfig
+from .cells import StreamCells
+from .config import CELL_HEAD, AdapterConfig
 from .gates import NoiseGate
 from .interplay import Interplay
 from .location_head import LocationHead, trust
@@ -17,6 +19,7 @@ from .projectors import Bottleneck, Resampler
 
 # Per layer of the layer map, each [B, N, layer width]; None for a layer without the stream.
 KeysValues = list[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor] | None]
+Extra = Mapping[nn.Linear, nn.Module]  # low-rank modules that are added to key and value weights, in training
 
 
 class StreamLayers(nn.Module):
@@ -45,9 +48,31 @@ class StreamLayers(nn.Module):
             for k, v in zip(self.to_k, self.to_v)
         ]
 
+    def projections(self, extra: Extra) -> list[Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
+        """For each layer, the function from tokens [..., context] to keys and values [..., C], with gradients."""
+
+        def both(parts: tuple[nn.Linear, nn.Linear], tokens: Tensor) -> tuple[Tensor, Tensor]:
+            k, v = (
+                F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0)
+                for part in parts
+            )
+            return k, v
+
+        return [partial(both, parts) for parts in zip(self.to_k, self.to_v)]
+
+    def low_rank_layers(self) -> list[nn.Linear]:
+        """The layers that training adds low-rank modules to."""
+        return [*self.to_k, *self.to_v]
+
+    def init_for_full_training(self) -> None:
+        """Set gates to one and values to zero. Tensors are replaced, since they may be shared."""
+        self.gate.knots.data = torch.ones_like(self.gate.knots)
+        for linear in self.to_v:
+            linear.weight.data = torch.zeros_like(linear.weight)
+
 
 class TripletAdapter(nn.Module):
-    """Face and image streams for the cross-attention of one base model (docs/method.md).
+    """Face and image streams for the cross-attention of one base model, or for the blocks of a DiT (docs/method.md).
 
     A new adapter is a no-op: its gates are zero, so the base model is bit-exactly unchanged. Its values are not zero,
     so the first gradient reaches the gates. `dtype` applies to the key and value weights, by far the largest part; the
@@ -57,7 +82,7 @@ class TripletAdapter(nn.Module):
     def __init__(self, config: AdapterConfig, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.config = config
-        context = config.layer_map.context
+        context = config.width
         self.face_projector = Bottleneck(
             config.face_width, config.face_rank, config.face_tokens, context, config.face_content
         )
@@ -66,16 +91,25 @@ class TripletAdapter(nn.Module):
             if config.image_width
             else None
         )
-        self.interplay = Interplay(context, config.streams) if config.interplay else None
+        text = config.layer_map.context
+        self.interplay = Interplay(context, config.streams, text) if config.interplay else None
         self.location_head = LocationHead(config.location_channels) if config.location_channels else None
         self._heads: dict[torch.device, LocationHead] = {}  # copies of it on other devices
-        self.streams = nn.ModuleDict(
-            {stream: StreamLayers(config.layer_map, config.knots, dtype, config.router) for stream in config.streams}
-        )
+        self.streams = nn.ModuleDict({stream: self._new_stream(dtype) for stream in config.streams})
+
+    def _new_stream(self, dtype: torch.dtype) -> "StreamLayers | StreamCells":
+        config = self.config
+        if not config.layer_map.is_dit:
+            return StreamLayers(config.layer_map, config.knots, dtype, config.router)
+        width, heads = config.cell_width, config.cell_width // CELL_HEAD
+        return StreamCells(config.layer_map, config.cells_at, config.width, width, heads, dtype, config.knots)
 
     @torch.no_grad()
     def init_from_text(self, keys_values: Iterable[tuple[Tensor, Tensor]]) -> "TripletAdapter":
-        """Copy the base model's key and value weights for text, in the layer map's order, into every stream."""
+        """Copy the base model's key and value weights for text, in the layer map's order, into every stream.
+
+        There are none of a DiT, whose cells keep their random weights.
+        """
         for i, (k, v) in enumerate(keys_values):
             for stream in self.streams.values():
                 stream.to_k[i].weight.copy_(k)

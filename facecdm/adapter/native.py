@@ -17,7 +17,7 @@ from .model import TripletAdapter
 FORMAT = "facecdm.adapter"
 VERSION = "1"
 DIVERGED = "The training that made it diverged, or the file is damaged: use an earlier checkpoint."
-KEYS_VALUES = re.compile(r"streams\.\w+\.to_[kv]\..*")
+KEYS_VALUES = re.compile(r"streams\.\w+\.(to_[kv]|keys|queries)\..*")
 
 
 def save_adapter(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..bases.noise import Flow
 from ..faces.location import centre_crop
 from .features import Features
 from .gates import Schedule, knot_weights
@@ -185,12 +186,17 @@ def gates_at(
     widths: list[int],
     dtype: torch.dtype,
     schedules: dict[str, Schedule | None] | None = None,
+    flow: bool = False,
 ) -> dict[str, list]:
-    """Each stream's gates at noise level σ [1], one [width] tensor a layer, from the tables of `Person.gates`."""
+    """Each stream's gates at noise level σ [1], one [width] tensor a layer, from the tables of `Person.gates`.
+
+    `flow` says that σ is the time of a rectified flow.
+    """
     gates = {}
     for name, table in tables.items():
         if len(table) > 1:
-            table = (knot_weights(sigma, len(table)).T * table).sum(0, keepdim=True)
+            level = Flow.ratio(sigma) if flow else sigma
+            table = (knot_weights(level, len(table)).T * table).sum(0, keepdim=True)
         if schedules and schedules.get(name) is not None:
             table = table * schedules[name].at(sigma)
         gates[name] = table[0].to(dtype).split(widths)

@@ -1,16 +1,15 @@
 """The references of a training batch: one person a row, each with its own noise level and prompt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .attention import LayerStream, LocationBias
+from .cells import StreamCells, cells_of
 from .gates import knot_weights
-from .model import StreamLayers, TripletAdapter
+from .model import Extra, StreamLayers, TripletAdapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class ReferenceBatch:
         text: Tensor,
         sigma: Tensor,
         dtype: torch.dtype,
-        extra: Mapping[nn.Linear, nn.Module] | None = None,
+        extra: Extra | None = None,
         watch: Callable[[Tensor], None] | None = None,
     ) -> list[list[LayerStream]]:
         """The streams of every layer, with gradients.
@@ -63,7 +62,7 @@ class ReferenceBatch:
         """
         layers = adapter.config.layer_map.layers
         people: list[list[LayerStream]] = [[] for _ in layers]
-        on = {"face": self.face_on, "image": self.image_on}
+        on, cells = {"face": self.face_on, "image": self.image_on}, cells_of(adapter)
         for name, tokens in self.tokens(adapter, text).items():
             stream = adapter.streams[name]
             gates = _gates(stream, adapter, sigma).to(dtype).split([layer.width for layer in layers], dim=1)
@@ -73,7 +72,9 @@ class ReferenceBatch:
                 router = None
             kappa = stream.kappa if stream.kappa.requires_grad or stream.kappa.item() else None
             location, tokens = self.location if name == "face" else None, tokens.to(dtype)
-            for index, project in enumerate(_projections(stream, extra or {})):
+            for index, project in enumerate(stream.projections(extra or {})):
+                if project is None:
+                    continue
                 k, v = project(tokens) if location is None else (tokens, tokens)
                 people[index].append(
                     LayerStream(
@@ -88,6 +89,7 @@ class ReferenceBatch:
                         router=None if router is None else router[index],
                         location=location,
                         project=None if location is None else project,
+                        cell=cells[name].get(index),
                     )
                 )
         return people
@@ -97,20 +99,7 @@ def _weights(part: nn.Module | None):
     return part.parameters() if part is not None else ()
 
 
-def _gates(stream: StreamLayers, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
+def _gates(stream: StreamLayers | StreamCells, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
     """The gates of every row at its own noise level, [B, Σ width]."""
     heads = torch.ones(adapter.config.layer_map.heads, device=sigma.device)
     return knot_weights(sigma, len(stream.gate.knots)) @ stream.gate.table(heads)
-
-
-def _projections(stream: StreamLayers, extra: Mapping[nn.Linear, nn.Module]):
-    """For every layer: tokens [..., context] → their keys and values [..., C]."""
-
-    def both(tokens: Tensor, parts: tuple[nn.Linear, nn.Linear]) -> tuple[Tensor, Tensor]:
-        k, v = (
-            F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0) for part in parts
-        )
-        return k, v
-
-    for parts in zip(stream.to_k, stream.to_v):
-        yield partial(both, parts=parts)

@@ -58,6 +58,11 @@ class Flow:
         """Uniform times in 0 … 1 → t, shifted by μ."""
         return math.exp(shift) * uniform / (1 + (math.exp(shift) - 1) * uniform)
 
+    @staticmethod
+    def ratio(t: Tensor) -> Tensor:
+        """σ/α = t / (1 − t), the noise level by which gates and location heads compare all noise processes."""
+        return t / (1 - t).clamp(min=1e-4)
+
     def noisy(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of x_0 and ε; `t` broadcasts over them."""
         return (1 - t) * clean + t * noise

@@ -34,7 +34,7 @@ def random_adapter(denoiser: Denoiser, data: Source, recogniser: str = "", seed:
     image = 0 if sample[1] is None else sample[1].shape[-1]
     if sizes.get("face_content") is None:
         sizes["face_content"] = content_of(sizes.get("face_tokens", AdapterConfig.face_tokens))
-    config = AdapterConfig(
+    config = AdapterConfig.new(
         denoiser.layer_map,
         face_width=sample[0].shape[-1],
         recogniser=recogniser or data.recogniser,
@@ -75,15 +75,14 @@ def _init_from_data(adapter: TripletAdapter, denoiser: Denoiser, data: Source, p
 
 @torch.no_grad()
 def init_streams(adapter: TripletAdapter) -> TripletAdapter:
-    """Set gates to one and values to zero: still an exact no-op, and faster to train than zero gates.
+    """Set gates to one and values (of a DiT, the cells' output) to zero: still an exact no-op, and faster to train than
+    zero gates.
 
     Use this only if the values are trained in full: a low-rank addition needs the text's values to add to. Tensors are
     replaced, not written to, since they may be shared.
     """
     for stream in adapter.streams.values():
-        stream.gate.knots.data = torch.ones_like(stream.gate.knots)
-        for linear in stream.to_v:
-            linear.weight.data = torch.zeros_like(linear.weight)
+        stream.init_for_full_training()
     return adapter
 
 

@@ -37,15 +37,15 @@ class Learner:
         torch.random.default_generator.manual_seed(stage.seed)
         self.stage = stage
         trained = set(stage.train)
-        self.adapter = _fork(adapter, trained - {"keys_values"} if stage.rank else trained).to(device)
-        if "keys_values" in trained and not stage.rank and adapter.is_new:
+        low_rank = stage.rank and any(stream.low_rank_layers() for stream in adapter.streams.values())
+        self.adapter = _fork(adapter, trained - {"keys_values"} if low_rank else trained).to(device)
+        if "keys_values" in trained and not low_rank and adapter.is_new:
             init_streams(self.adapter)
         self.extra: dict[nn.Linear, LowRank] = {}
-        if "keys_values" in trained and stage.rank:
+        if "keys_values" in trained and low_rank:
             self.extra = {
                 linear: LowRank(linear.in_features, linear.out_features, stage.rank).to(device)
-                for stream in self.adapter.streams.values()
-                for linear in (*stream.to_k, *stream.to_v)
+                for linear in _low_rank_layers(self.adapter)
             }
         self.lora = _trainable(lora, layers, stage, "lora" in trained, device)
         self.control = _trainable(control or Lora(), control_layers or {}, stage, "control" in trained, device)
@@ -56,7 +56,7 @@ class Learner:
 
     def _named(self, trained: set[str]):
         for name, value in self.adapter.named_parameters():
-            if group_of(name) in trained and not (group_of(name) == "keys_values" and self.stage.rank):
+            if group_of(name) in trained and not (group_of(name) == "keys_values" and self.extra):
                 yield f"adapter.{name}", value
         for number, part in enumerate(self.extra.values()):
             yield from ((f"extra.{number}.{name}", value) for name, value in part.named_parameters())
@@ -123,7 +123,7 @@ class Learner:
                 self.adapter,
                 {name: value.detach().to("cpu", copy=True) for name, value in self.adapter.state_dict().items()},
             )
-            for old, new in zip(_keys_values(self.adapter), _keys_values(adapter)):
+            for old, new in zip(_low_rank_layers(self.adapter), _low_rank_layers(adapter)):
                 if old in self.extra:
                     new.weight += self.extra[old].weight.to(new.weight)
             loras = [
@@ -154,8 +154,8 @@ def group_of(name: str) -> str:
     return {"gate": "gates", "router": "gates", "kappa": "kappa"}.get(part, "keys_values")
 
 
-def _keys_values(adapter: TripletAdapter) -> list[nn.Linear]:
-    return [linear for stream in adapter.streams.values() for linear in (*stream.to_k, *stream.to_v)]
+def _low_rank_layers(adapter: TripletAdapter) -> list[nn.Linear]:
+    return [linear for stream in adapter.streams.values() for linear in stream.low_rank_layers()]
 
 
 def _of_shape(stored: dict[str, Tensor], name: str, value: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class Host:
     ) -> Iterator[nn.Module]:
         """Apply `spans` to the base model in a `with` block.
 
-        sigma   the noise level σ [1]
+        sigma   the noise level σ [1]; for a DiT, the time t of its flow
         size    (height, width) of the latents
         before  the prediction of the step before, of the whole batch, from which an adapter with a location head finds
                 the faces whose location is not given; without it, these people have no effect
@@ -177,13 +177,13 @@ class Host:
         Keys and values are computed once for all calls in the block, with gradients if these are enabled.
         """
         parameter = next(self.model.parameters())
-        widths = [layer.width for layer in self.layer_map.layers]
+        widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
         session = self._session
         session.spans, session.size, session.before = spans, size, before
         session.cells = [cells_of(s.person.adapter) for s in spans]
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
         session.gates = [
-            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype)
+            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype, flow=flow)
             for s in spans
         ]
         try:

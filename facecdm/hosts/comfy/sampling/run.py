@@ -16,6 +16,7 @@ from ....adapter.masks import resize_mask
 from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at
 from ....bases.layers import LayerMap
+from ....bases.noise import Flow
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, Area, find_tiles, warn_unknown, within
 
@@ -177,7 +178,7 @@ class Run:
         positive = {id(cond) for cond in self._conditional(conds)}
         for group, clean in zip(conds, predicted):
             if any(id(cond) in positive for cond in group or ()):
-                self._predicted[images] = Prediction(clean, sigma)
+                self._predicted[images] = Prediction(clean, Flow.ratio(sigma) if self.layer_map.is_dit else sigma)
                 return
 
     def _find_locations(self, latents: Tensor, images: tuple[int, ...] | None) -> None:
@@ -226,9 +227,9 @@ class Run:
     def _gates_on(self, device: torch.device) -> list[dict]:
         """Each person's gates at this step's noise level; {} while the person does not act."""
         if device not in self._gates:
-            widths = [layer.width for layer in self.layer_map.layers]
+            widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
             self._gates[device] = [
-                gates_at(own.tables, self._sigma.to(device), widths, self._dtype, own.schedules) if acting else {}
+                gates_at(own.tables, self._sigma.to(device), widths, self._dtype, own.schedules, flow) if acting else {}
                 for own, acting in zip(self._settings_on(device), self._acting)
             ]
         return self._gates[device]
