@@ -1,5 +1,7 @@
 """The pictures that are held out: kept from training, used to measure."""
 
+from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ def choose_held_out(data: "Source", share: float) -> frozenset[int]:
         return frozenset(picture for person in chosen for picture in data.people[person])
     several = [picture for pictures in data.people.values() if len(pictures) > 1 for picture in sorted(pictures)]
     return frozenset(_spaced(several, min(round(len(data) * share), len(several) - 1)))
+
+
+def without(buckets: Sequence[Sequence[int]], held_out: frozenset[int]) -> list[array]:
+    """The buckets without the indices that are held out; empty buckets are left out."""
+    kept = (array("i", (index for index in bucket if index not in held_out)) for bucket in buckets)
+    return [bucket for bucket in kept if bucket]
 
 
 def _spaced(values: list[int], count: int) -> list[int]:

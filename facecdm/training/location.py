@@ -17,6 +17,7 @@ from ..errors import FaceCDMError
 from ..files import write_file
 from ..tensor_file import load_pickle
 from .denoiser import Denoiser, clean_from
+from .held_out import without
 from .randomness import batches, generator
 from .rows import Rows, moved, without_text
 from .source import Source
@@ -71,7 +72,7 @@ def train_location_head(
 
     Raises FaceCDMError if the data set has no picture to train on.
     """
-    buckets = [kept for bucket in data.buckets if (kept := [index for index in bucket if index not in held_out])]
+    buckets = without(data.buckets, held_out)
     if not buckets:
         raise FaceCDMError("the data set has no picture to train the location head on")
     with torch.random.fork_rng(devices=[]):

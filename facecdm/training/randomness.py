@@ -5,9 +5,9 @@ So they are the same in a resumed run, on another device, and in processes that 
 
 import hashlib
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -96,24 +96,25 @@ def _timesteps(stage: Stage, u: Tensor) -> Tensor:
 def batches(buckets: Sequence[Sequence[int]], size: int, seed: int, start: int) -> Iterator[list[int]]:
     """Yield batches without end, from batch `start`: `size` indices of one bucket each. Every epoch has a new order.
 
-    A bucket's last batch is filled up with indices from the bucket's beginning, so no picture is left out.
+    A bucket's last batch is filled up with indices from the bucket's beginning, so no picture is left out. The order of
+    an epoch takes 4 bytes a picture and 36 a batch.
     """
     per_epoch = sum(-(-len(bucket) // size) for bucket in buckets)
-    number = start
+    epoch, position = divmod(start, per_epoch)
     while True:
-        epoch, position = divmod(number, per_epoch)
-        yield _epoch(tuple(map(tuple, buckets)), size, seed, epoch)[position]
-        number += 1
+        yield from _epoch(buckets, size, seed, epoch, position)
+        epoch, position = epoch + 1, 0
 
 
-@lru_cache(maxsize=2)
-def _epoch(buckets: tuple, size: int, seed: int, epoch: int) -> list[list[int]]:
+def _epoch(buckets: Sequence[Sequence[int]], size: int, seed: int, epoch: int, start: int) -> Iterator[list[int]]:
     rng = random.Random(f"{seed}/{epoch}")
-    result = []
+    indices = array("i")
     for bucket in buckets:
-        order = list(bucket)
+        order = array("i", bucket)
         rng.shuffle(order)
         order += order[: -len(order) % size] if len(order) >= size else (order * size)[: size - len(order)]
-        result += [order[at : at + size] for at in range(0, len(order), size)]
-    rng.shuffle(result)
-    return result
+        indices += order
+    numbers = list(range(len(indices) // size))
+    rng.shuffle(numbers)
+    for number in numbers[start:]:
+        yield indices[number * size : (number + 1) * size].tolist()

@@ -1,5 +1,6 @@
 """The trainer's interface to a data set."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -22,9 +23,9 @@ class Source(Protocol):
     fingerprint: str
     recogniser: str
     empty_prompt: Prompt
-    buckets: list[list[int]]
+    buckets: Sequence[Sequence[int]]
     mean_face: Tensor
-    people: dict[int, list[int]]
+    people: Mapping[int, list[int]]
     has_pose: bool
 
     def __len__(self) -> int: ...

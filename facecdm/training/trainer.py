@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..errors import FaceCDMError
 from . import state
 from .denoiser import Denoiser, digest_of
 from .divergence import check_steps, check_weights
+from .held_out import without
 from .learner import Learner
 from .lora import Lora
 from .losses.diffusion import DiffusionLoss
@@ -71,7 +72,7 @@ class Trainer:
         self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
         self.worker = worker
         self.held_out = sorted(held_out)
-        self.buckets = [kept for bucket in data.buckets if (kept := [i for i in bucket if i not in held_out])]
+        self.buckets = without(data.buckets, held_out)
         if not self.buckets:
             raise FaceCDMError("the data set has no picture to train on; its report says what was rejected and why")
         control, all_layers = control or Lora(), stage.lora_layers == "all"
@@ -262,7 +263,7 @@ def rate(stage: Stage, step: int) -> float:
     return rise * max(fall, 0.01)
 
 
-def _same_size(buckets: list[list[int]], chosen: list[int], batch: int) -> list[list[int]]:
+def _same_size(buckets: Sequence[Sequence[int]], chosen: list[int], batch: int) -> list[list[int]]:
     wanted = set(chosen)
     held = [[i for i in bucket if i in wanted] for bucket in buckets]
     return [some[at : at + batch] for some in held for at in range(0, len(some), batch)]

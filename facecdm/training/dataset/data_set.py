@@ -1,26 +1,30 @@
 """A prepared data set, as the trainer reads it."""
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import BadFile, FaceCDMError
+from ...errors import FaceCDMError
 from ..rows import Prompt, Rows
-from .manifest import Manifest, Record, read_manifest
+from .columns import Groups, read_columns
+from .manifest import STAGES, Manifest, Record, read_manifest
 from .poses import draw_pose
 from .references import difference, shape
-from .store import Store, digest
+from .store import ShardReader, digest_with_list
 
-STAGES = ("faces", "latents", "text", "vision", "augmented")  # in the order of Keys.all()
+TEXT = STAGES.index("text")
+PEOPLE_KEPT = 256  # people whose faces' shapes are kept
 
 
 class DataSet:
-    """Encoded pictures on disk (a `training.source.Source`), read on demand: memory does not grow with their number.
+    """Encoded pictures on disk (a `training.source.Source`), read on demand: memory grows by some 30 bytes a picture.
 
     Indices count `entries` from 0; tensors are float32 on the CPU. Raises MissingModel or BadFile on opening, and
     BadFile on reading a damaged record.
@@ -29,17 +33,10 @@ class DataSet:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        self._stores = {stage: Store(self.folder / stage) for stage in STAGES}
-        for entry in self.entries:
-            for stage, key in zip(STAGES, entry.keys.all()):
-                if key and key not in self._stores[stage].locations:
-                    raise BadFile(
-                        f"{self.folder / stage} lacks a record of {entry.name}: prepare the data set again (only what "
-                        "is missing is made)"
-                    )
-        self.people: dict[int, list[int]] = {}
-        for index, entry in enumerate(self.entries):
-            self.people.setdefault(entry.identity, []).append(index)
+        self._shards = [ShardReader(self.folder / stage) for stage in STAGES]
+        self._columns = read_columns(self.entries, self.folder)
+        self.people = Groups(self._columns.identities)
+        self._people_read: dict[int, tuple[list[int], np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -48,7 +45,7 @@ class DataSet:
         return f"DataSet({len(self)} pictures of {len(self.people)} people, {self.folder.name})"
 
     @property
-    def entries(self) -> tuple[Record, ...]:
+    def entries(self) -> Sequence[Record]:
         return self.manifest.entries
 
     @cached_property
@@ -57,14 +54,20 @@ class DataSet:
 
         The records' checksums stand for their bytes. Data sets from versions without checksums keep their fingerprint.
         """
-        sums = [
-            self._stores[stage].checksum(key)
-            for entry in self.entries
-            for stage, key in zip(STAGES, entry.keys.all())
-            if key
-        ]
-        sums.append(self._stores["text"].checksum(self.manifest.empty))
-        return digest(self.manifest.fingerprint, sums) if any(sums) else self.manifest.fingerprint
+        there = False
+
+        def sums() -> Iterator[str]:
+            nonlocal there
+            empty = self._shards[TEXT], self.manifest.empty, self.manifest.empty_at
+            records = (record for entry in self.entries for record in zip(self._shards, entry.keys.all(), entry.at))
+            for shards, key, place in chain(records, [empty]):
+                if place is not None:
+                    there |= bool(value := shards.checksum(key, place))
+                    yield value
+
+        contents = self.manifest.fingerprint
+        with_bytes = digest_with_list(sums(), contents, [])
+        return with_bytes if there else contents
 
     @property
     def recogniser(self) -> str:
@@ -72,12 +75,12 @@ class DataSet:
 
     @cached_property
     def face_width(self) -> int:
-        return len(self._rows("faces", [self.entries[0].keys.face], "embedding")[0])
+        return len(self._rows("faces", [self.entries[0]], "embedding")[0])
 
     @cached_property
     def vision_width(self) -> int:
         """Features of the CLIP vision tower's states; 0 if the data set has none."""
-        return self._rows("vision", [self.entries[0].keys.vision], "states")[0].shape[-1] if self.has_vision else 0
+        return self._rows("vision", [self.entries[0]], "states")[0].shape[-1] if self.has_vision else 0
 
     @property
     def has_vision(self) -> bool:
@@ -89,12 +92,9 @@ class DataSet:
         return self.manifest.settings.get("pose", "none") != "none"
 
     @cached_property
-    def buckets(self) -> list[list[int]]:
+    def buckets(self) -> list[array]:
         """The indices of the pictures of each bucket, the largest bucket first."""
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, entry in enumerate(self.entries):
-            by_size.setdefault(entry.bucket, []).append(index)
-        return [by_size[size] for size in sorted(by_size, key=lambda size: (-len(by_size[size]), size))]
+        return self._columns.pictures_by_bucket
 
     @cached_property
     @torch.inference_mode(False)
@@ -108,11 +108,11 @@ class DataSet:
 
     def latent_shape(self, index: int) -> tuple[int, int, int]:
         """(C, h, w) of a picture's latents."""
-        return tuple(self._rows("latents", [self.entries[index].keys.latents], "latents")[0].shape)
+        return tuple(self._rows("latents", [self.entries[index]], "latents")[0].shape)
 
     def identity(self, index: int) -> int:
         """The person's number."""
-        return self.entries[index].identity
+        return int(self._columns.identities[index])
 
     @torch.inference_mode(False)
     def load(self, indices: Sequence[int]) -> Rows:
@@ -122,8 +122,8 @@ class DataSet:
             raise FaceCDMError(f"one batch holds pictures of one bucket, not {sorted({e.bucket for e in entries})}")
         face, vision = self.features(indices)
         return Rows(
-            latents=_stack(self._rows("latents", [entry.keys.latents for entry in entries], "latents")),
-            prompt=self._prompt([entry.keys.text for entry in entries], entries),
+            latents=_stack(self._rows("latents", entries, "latents")),
+            prompt=self._prompt(entries),
             face=face,
             vision=vision,
             box=torch.tensor([entry.box for entry in entries]),
@@ -136,7 +136,7 @@ class DataSet:
     @torch.inference_mode(False)
     def empty_prompt(self) -> Prompt:
         """The empty prompt [1, T, C]; its SDXL sizes are those of a square picture at the data set's resolution."""
-        return self._prompt([self.manifest.empty], None)
+        return self._prompt(None)
 
     @torch.inference_mode(False)
     def features(
@@ -153,56 +153,71 @@ class DataSet:
         vision = vision and self.has_vision
         faces, states = [], []
         for entry, pick in zip(entries, picks):
-            keys = entry.keys
-            varied = pick is not None and bool(keys.augmented)
-            stage, key = ("augmented", keys.augmented) if varied else ("faces", keys.face)
-            row = self._rows(stage, [key], "embedding")[0]
+            varied = pick is not None and bool(entry.keys.augmented)
+            row = self._rows("augmented" if varied else "faces", [entry], "embedding")[0]
             number = min(int((pick or 0) * len(row)), len(row) - 1)
             faces.append(row[number] if varied else row)
             if vision:
-                key = keys.augmented if varied else keys.vision
-                row = self._rows("augmented" if varied else "vision", [key], "states")[0]
+                row = self._rows("augmented" if varied else "vision", [entry], "states")[0]
                 states.append(row[number] if varied else row)
         return _stack(faces), _stack(states) if vision else None
 
     def references(self, index: int) -> list[int]:
         """Other photos of the same person, the most different in pose and expression first; [] if there are none."""
-        others = [other for other in self.people[self.entries[index].identity] if other != index]
+        people, shapes = self._person(self.identity(index))
+        own = people.index(index)
+        others = [other for other in range(len(people)) if other != own]
         if not others:
             return []
-        distance = difference(self._shapes[index], self._shapes[others])
-        return [others[number] for number in np.argsort(-distance, kind="stable")]
+        distance = difference(shapes[own], shapes[others])
+        return [people[others[number]] for number in np.argsort(-distance, kind="stable")]
 
-    @cached_property
-    def _shapes(self) -> np.ndarray:
-        """Shapes [N, P, 2] of all faces (1 KB each): landmarks, or five key points if any face has no landmarks."""
-        keys = [entry.keys.face for entry in self.entries]
-        points = [row.numpy() for row in self._rows("faces", keys, "keypoints")]
-        marks = [row.numpy() for row in self._rows("faces", keys, "landmarks")]
-        marks = marks if all(len(row) for row in marks) else [row[:0] for row in marks]
-        return np.stack([shape(*both) for both in zip(points, marks)])
+    def _person(self, identity: int) -> tuple[list[int], np.ndarray]:
+        """A person's pictures and the shapes [N, P, 2] of the faces (1 KB each), kept for the last people.
+
+        A shape has landmarks, or five key points if any face of the data set has no landmarks.
+        """
+        if identity not in self._people_read:
+            pictures = self.people[identity]
+            entries = [self.entries[index] for index in pictures]
+            points = [row.numpy() for row in self._rows("faces", entries, "keypoints")]
+            if self._columns.landmarks:
+                marks = [row.numpy() for row in self._rows("faces", entries, "landmarks")]
+            else:
+                marks = [row[:0] for row in points]
+            while len(self._people_read) >= PEOPLE_KEPT:
+                self._people_read.pop(next(iter(self._people_read)))
+            self._people_read[identity] = pictures, np.stack([shape(*both) for both in zip(points, marks)])
+        return self._people_read[identity]
 
     def _control(self, entries: list[Record]) -> Tensor | None:
         """The pose pictures [B, 3, H, W] in 0…1, drawn from the key points."""
         if not self.has_pose:
             return None
         kind = self.manifest.settings["pose"]
-        marks = [row.numpy() for row in self._rows("faces", [entry.keys.face for entry in entries], "landmarks")]
+        marks = [row.numpy() for row in self._rows("faces", entries, "landmarks")]
         drawn = [draw_pose(kind, entry, points) for entry, points in zip(entries, marks)]
         return torch.from_numpy(np.stack(drawn)).movedim(-1, 1).float() / 255
 
-    def _prompt(self, keys: list[str], entries: list[Record] | None) -> Prompt:
-        states = [row.float() for row in self._rows("text", keys, "states")]
+    def _prompt(self, entries: list[Record] | None) -> Prompt:
+        """The entries' captions; the empty prompt without entries."""
+        states = [row.float() for row in self._text(entries, "states")]
         longest = math.lcm(*(len(row) for row in states))
         if not self.manifest.large:
             return Prompt(repeat(states, longest))
-        pooled = _stack(self._rows("text", keys, "pooled"))
+        pooled = _stack(self._text(entries, "pooled"))
         side = self.manifest.settings["resolution"]
         sizes = [sdxl_sizes(entry) for entry in entries] if entries else [(side, side, 0, 0, side, side)]
         return Prompt(repeat(states, longest), pooled, torch.tensor(sizes, dtype=torch.float32))
 
-    def _rows(self, stage: str, keys: list[str], name: str) -> list[Tensor]:
-        return self._stores[stage].rows(keys, name)
+    def _text(self, entries: list[Record] | None, name: str) -> list[Tensor]:
+        if entries is not None:
+            return self._rows("text", entries, name)
+        return self._shards[TEXT].read([(self.manifest.empty, self.manifest.empty_at)], name)
+
+    def _rows(self, stage: str, entries: list[Record], name: str) -> list[Tensor]:
+        number = STAGES.index(stage)
+        return self._shards[number].read([(entry.keys.all()[number], entry.at[number]) for entry in entries], name)
 
 
 def repeat(states: list[Tensor], length: int) -> Tensor:

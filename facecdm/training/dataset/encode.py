@@ -1,7 +1,9 @@
 """Encoding of pictures, variations of single photos, and captions. Only records missing from a store are encoded."""
 
 import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .augment import vary
+from .disk import DiskDict, DiskList
 from .encoders import Encoders, as_batch
 from .faces import Finder
 from .manifest import Record
@@ -19,25 +22,27 @@ from .work import Part, Progress, shards
 
 
 class Encoding:
-    """Fills the stores `latents`, `text`, `vision` and `augmented` of a folder."""
+    """Fills the stores `latents`, `text`, `vision` and `augmented` of a folder. `item` finds an item by its key."""
 
-    def __init__(self, folder: Path, encoders: Encoders, settings: Settings, progress: Progress):
-        self.encoders, self.settings, self.progress = encoders, settings, progress
+    def __init__(
+        self,
+        folder: Path,
+        encoders: Encoders,
+        settings: Settings,
+        progress: Progress,
+        item: Callable[[str], Item],
+    ):
+        self.encoders, self.settings, self.progress, self._item = encoders, settings, progress, item
         self.latents, self.text, self.vision, self.augmented = (
             Store(folder / stage) for stage in ("latents", "text", "vision", "augmented")
         )
 
-    def pictures(self, entries: list[Record], items: dict[str, Item]) -> set[str]:
-        """Encode latents and vision states, bucket by bucket.
-
-        items   the items of the source, by the entries' keys
-
-        Returns the keys of pictures that can no longer be read.
-        """
-        todo = [entry for entry in sorted(entries, key=lambda entry: entry.bucket) if self._new(entry)]
+    def pictures(self, entries: Sequence[Record]) -> set[str]:
+        """Encode latents and vision states, bucket by bucket. Returns the keys of pictures that are unreadable now."""
+        todo = DiskList(entry for entry in _by_bucket(entries) if self._new(entry))
         unreadable: set[str] = set()
         for part in shards("encoding pictures", todo, self.progress, lambda entry: entry.bucket):
-            unreadable |= self._picture_shard(part, items)
+            unreadable |= self._picture_shard(part)
         return unreadable
 
     def _new(self, entry: Record) -> bool:
@@ -46,7 +51,7 @@ class Encoding:
     def _lacks_vision(self, entry: Record) -> bool:
         return bool(entry.keys.vision) and entry.keys.vision not in self.vision
 
-    def _picture_shard(self, part: Part, items: dict[str, Item]) -> set[str]:
+    def _picture_shard(self, part: Part) -> set[str]:
         latents: dict[str, Tensor] = {}
         vision: dict[str, Tensor] = {}
         unreadable = set()
@@ -54,7 +59,7 @@ class Encoding:
             pictures = []
             for entry in batch:
                 try:
-                    pictures.append((entry, items[entry.key].read().pixels))
+                    pictures.append((entry, self._item(entry.key).read().pixels))
                 except Unreadable:
                     unreadable.add(entry.key)
             new = [(entry, pixels) for entry, pixels in pictures if entry.keys.latents not in self.latents]
@@ -78,56 +83,48 @@ class Encoding:
         x0, y0, x1, y1 = entry.part
         return pixels[y0:y1, x0:x1]
 
-    def variations(self, entries: list[Record], items: dict[str, Item], faces: Store, finder: Finder) -> list[Record]:
+    def variations(self, entries: Sequence[Record], faces: Store, finder: Finder) -> Iterator[Record]:
         """The entries, with variations added for people who have only one photo."""
-        count: dict[int, int] = {}
-        for entry in entries:
-            count[entry.identity] = count.get(entry.identity, 0) + 1
-        alone = {
-            entry.key: digest("augmented/1", entry.keys.face, entry.keys.vision, self.settings.augmented)
-            for entry in entries
-            if count[entry.identity] == 1 and self.settings.augmented
-        }
-        todo = [entry for entry in entries if entry.key in alone and alone[entry.key] not in self.augmented]
+        count = np.bincount(np.fromiter((entry.identity for entry in entries), np.int32, len(entries)))
+
+        def alone(entry: Record) -> bool:
+            return count[entry.identity] == 1 and self.settings.augmented > 0
+
+        def key_of(entry: Record) -> str:
+            return digest("augmented/1", entry.keys.face, entry.keys.vision, self.settings.augmented)
+
+        todo = DiskList(entry for entry in entries if alone(entry) and key_of(entry) not in self.augmented)
         for part in shards("varying single photos", todo, self.progress):
             embedded: dict[str, Tensor] = {}
             states: dict[str, Tensor] = {}
             for entry in part:
                 part.tick()
                 points = faces.rows([entry.keys.face], "keypoints")[0].numpy()
-                self._vary(alone[entry.key], entry, points, items[entry.key], finder, embedded, states)
+                self._vary(key_of(entry), entry, points, finder, embedded, states)
             tensors = {"embedding": _stacked(embedded)} if embedded else {}
             if states:
                 tensors["states"] = _stacked(states)
             self.augmented.add(
                 list(embedded),
                 tensors,
-                {
-                    alone[entry.key]: {"problem": "could not be embedded"}
-                    for entry in part
-                    if alone[entry.key] not in embedded
-                },
+                {key: {"problem": "could not be embedded"} for key in map(key_of, part) if key not in embedded},
             )
-        return [
-            replace(entry, keys=replace(entry.keys, augmented=alone[entry.key]))
-            if alone.get(entry.key) in self.augmented.locations
-            else entry
-            for entry in entries
-        ]
+        for entry in entries:
+            varied = alone(entry) and self.augmented.location(key_of(entry)) is not None
+            yield replace(entry, keys=replace(entry.keys, augmented=key_of(entry))) if varied else entry
 
     def _vary(
         self,
         key: str,
         entry: Record,
         points: np.ndarray,
-        item: Item,
         finder: Finder,
         embedded: dict[str, Tensor],
         states: dict[str, Tensor],
     ) -> None:
         """Add the record `key`, unless the finder cannot embed it."""
         try:
-            pixels = self._vision_input(entry, item.read().pixels)
+            pixels = self._vision_input(entry, self._item(entry.key).read().pixels)
         except Unreadable:
             return
         shift = entry.part[:2] if self.settings.framing == "portrait" else (0, 0)
@@ -143,10 +140,9 @@ class Encoding:
     def text_key(self, caption: str) -> str:
         return digest("text", caption, self.encoders.fingerprints.text)
 
-    def captions(self, captions: list[str]) -> str:
+    def captions(self, captions: Iterable[str]) -> str:
         """Encode each caption once, and the empty caption; returns the key of the empty caption."""
-        captions = list(dict.fromkeys(["", *captions]))
-        todo = [caption for caption in captions if self.text_key(caption) not in self.text]
+        todo = DiskList(self._new_captions(chain([""], captions)))
         for part in shards("encoding captions", todo, self.progress):
             groups: dict[tuple, dict[str, dict[str, Tensor]]] = {}
             for texts in part.batches():
@@ -160,6 +156,20 @@ class Encoding:
                     {name: to_half(torch.stack([row[name].cpu() for row in rows.values()])) for name in names},
                 )
         return self.text_key("")
+
+    def _new_captions(self, captions: Iterable[str]) -> Iterator[str]:
+        seen = DiskDict()
+        for caption in captions:
+            key = self.text_key(caption)
+            if key not in self.text and key not in seen:
+                seen.put([(key, None)])
+                yield caption
+
+
+def _by_bucket(entries: Sequence[Record]) -> Iterator[Record]:
+    """The entries sorted by bucket, in their order within a bucket."""
+    sides = np.array([entry.bucket for entry in entries], np.int32).reshape(-1, 2)
+    return (entries[int(number)] for number in np.lexsort((sides[:, 1], sides[:, 0])))
 
 
 def cut(pixels: np.ndarray, part: tuple[int, int, int, int], bucket: tuple[int, int]) -> np.ndarray:

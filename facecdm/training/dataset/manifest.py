@@ -1,16 +1,26 @@
-"""The manifest: a JSON file beside the records that lists the pictures."""
+"""The list of a data set's pictures: `manifest.json` describes the set, `pictures.jsonl` has a line for each picture.
 
+Lines are read when they are needed, so memory does not grow with the pictures. Data sets from earlier versions have all
+pictures in manifest.json; they are read as well.
+"""
+
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import os
+import threading
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...documents import parse_json
 from ...errors import BadFile, MissingModel
 from ...files import write_atomically
-from .store import digest
+from .store import AGAIN, RecordLocation, Store, digest, digest_with_list
 
-FORMAT = "facecdm.dataset/1"
-NAME = "manifest.json"
+WITHIN, FORMAT = "facecdm.dataset/1", "facecdm.dataset/2"  # pictures within manifest.json; in a file of their own
+NAME, PICTURES = "manifest.json", "pictures.jsonl"
+STAGES = ("faces", "latents", "text", "vision", "augmented")  # in the order of Keys.all(); the names of the folders
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Record:
     score       the detector's score, 0…1
     keys        the keys of its records
     pose        yaw, pitch, roll in degrees; None: unknown
+    at          where its records are, in the order of STAGES; None where its key is ""
     """
 
     key: str
@@ -68,11 +79,72 @@ class Record:
     score: float
     keys: Keys
     pose: tuple[float, float, float] | None = None
+    at: tuple[RecordLocation | None, ...] = ()
 
     @property
     def face_size(self) -> float:
         """Width of the face in pixels of the bucket's picture."""
         return (self.box[2] - self.box[0]) * self.bucket[1]
+
+    def plain(self) -> dict:
+        """The record as JSON values, without `at`."""
+        return {name: value for name, value in vars(self).items() if name != "at"} | {"keys": vars(self.keys)}
+
+    @classmethod
+    def of(cls, plain: dict) -> "Record":
+        """The record of `plain`, with or without `at`. Raises KeyError, TypeError, ValueError."""
+        lists = ("bucket", "part", "size", "original", "box")
+        return cls(
+            **plain
+            | {name: tuple(plain[name]) for name in lists}
+            | {
+                "keypoints": tuple((x, y) for x, y in plain["keypoints"]),
+                "keys": Keys(**plain["keys"]),
+                "pose": tuple(plain["pose"]) if plain["pose"] else None,
+                "at": tuple(place and RecordLocation(*place) for place in plain.get("at", ())),
+            }
+        )
+
+
+class Pictures(Sequence[Record]):
+    """The lines of a pictures.jsonl, read when they are needed. Its memory is 8 bytes a line.
+
+    checksum  sha256 of the file
+    """
+
+    def __init__(self, path: Path):
+        """Read the file once. Raises OSError."""
+        self._path, self._starts, total = path, array("q", [0]), hashlib.sha256()
+        self._open()
+        for line in self._file:
+            total.update(line)
+            self._starts.append(self._starts[-1] + len(line))
+        self.checksum = total.hexdigest()
+
+    def __getstate__(self) -> dict:  # for workers in other processes
+        return self.__dict__ | {"_file": None, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        with self._lock:
+            self._file.seek(self._starts[number])
+            line = self._file.read(self._starts[number + 1] - self._starts[number])
+        try:
+            return Record.of(parse_json(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadFile(f"{self._path}, line {number + 1} is damaged ({error!r}): {AGAIN}") from error
+
+    def _open(self) -> None:
+        self._file, self._lock = self._path.open("rb"), threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -87,6 +159,7 @@ class Manifest:
     large        whether prompts have SDXL's sizes
     empty        key of the empty prompt's record
     entries      the pictures
+    empty_at     where the empty prompt's record is
     """
 
     source: str
@@ -96,20 +169,40 @@ class Manifest:
     settings: dict
     large: bool
     empty: str
-    entries: tuple[Record, ...]
+    entries: Sequence[Record]
+    empty_at: RecordLocation | None = None
 
     @property
     def fingerprint(self) -> str:
         """Hash of contents and settings, without the records' bytes."""
-        plain = asdict(self)
-        hashed = ("recogniser", "encoders", "settings", "empty", "entries")
-        return digest(FORMAT, {name: plain[name] for name in hashed})
+        hashed = {name: getattr(self, name) for name in ("recogniser", "encoders", "settings", "empty")}
+        return digest_with_list((entry.plain() for entry in self.entries), WITHIN, hashed | {"entries": []})
 
     def write(self, folder: Path) -> None:
-        """Write the file atomically. Raises OSError."""
-        plain = asdict(self)
+        """Write both files atomically. Raises OSError."""
+        checksum = _write_lines(folder / PICTURES, self.entries)
+        plain = {name: value for name, value in vars(self).items() if name != "entries"}
+        plain |= {"pictures": len(self.entries), "pictures_checksum": checksum}
         plain = {"format": FORMAT, "checksum": digest(plain)} | plain
         write_atomically(folder / NAME, json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _write_lines(path: Path, entries: Sequence[Record]) -> str:
+    """Write the file atomically; returns its sha256."""
+    partial, total = path.with_name(f".{path.name}.{os.getpid()}.part"), hashlib.sha256()
+    try:
+        with partial.open("wb") as file:
+            for entry in entries:
+                plain = entry.plain() | {"at": entry.at}
+                line = json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+                total.update(line)
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return total.hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -122,28 +215,40 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         plain = parse_json(path.read_text(encoding="utf-8"))
-        if plain.pop("format") != FORMAT:
+        format = plain.pop("format")
+        if format not in (WITHIN, FORMAT):
             raise ValueError("another format")
         written = plain.pop("checksum", None)  # None: written before checksums existed
         if written not in (None, digest(plain)):
             raise ValueError("its checksum does not match")
-        plain["entries"] = tuple(_entry(entry) for entry in plain["entries"])
-        return Manifest(**plain)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadFile(
-            f"{path} is damaged or of another version ({error!r}): prepare the data set again (only what is "
-            "missing is made)"
-        ) from error
+        return _of_lines(plain, folder) if format == FORMAT else _of_one_file(plain, folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadFile(f"{path} is damaged or of another version ({error!r}): {AGAIN}") from error
 
 
-def _entry(plain: dict) -> Record:
-    lists = ("bucket", "part", "size", "original", "box")
-    return Record(
-        **plain
-        | {name: tuple(plain[name]) for name in lists}
-        | {
-            "keypoints": tuple((x, y) for x, y in plain["keypoints"]),
-            "keys": Keys(**plain["keys"]),
-            "pose": tuple(plain["pose"]) if plain["pose"] else None,
-        }
+def _of_lines(plain: dict, folder: Path) -> Manifest:
+    if not (folder / PICTURES).is_file():
+        raise ValueError(f"{PICTURES} is missing")
+    pictures = Pictures(folder / PICTURES)
+    if (len(pictures), pictures.checksum) != (plain.pop("pictures"), plain.pop("pictures_checksum")):
+        raise ValueError(f"{PICTURES}: its checksum does not match")
+    return Manifest(**plain | {"entries": pictures, "empty_at": RecordLocation(*plain["empty_at"])})
+
+
+def _of_one_file(plain: dict, folder: Path) -> Manifest:
+    """A manifest of an earlier version. The records are looked up by their keys."""
+    stores = [Store(folder / stage) for stage in STAGES]
+    entries = located((Record.of(entry) for entry in plain["entries"]), stores)
+    return Manifest(
+        **plain | {"entries": tuple(entries), "empty_at": stores[STAGES.index("text")].location(plain["empty"])}
     )
+
+
+def located(entries: Iterable[Record], stores: Sequence[Store]) -> Iterator[Record]:
+    """The entries with the locations of their records. Raises BadFile if one is missing."""
+    for entry in entries:
+        at = tuple(store.location(key) if key else None for store, key in zip(stores, entry.keys.all()))
+        for store, key, place in zip(stores, entry.keys.all(), at):
+            if key and place is None:
+                raise BadFile(f"{store.folder} lacks a record of {entry.name}: {AGAIN}")
+        yield replace(entry, at=at)

@@ -2,10 +2,14 @@
 
 import io
 import json
+from array import array
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...drawing import AMBER, FAINT, GAP, INK, MARGIN, PAPER, fit, fitted, font, wrap, write
 from ...files import write_atomically
@@ -39,15 +43,15 @@ class Cell:
 def write_report(
     folder: Path,
     source: str,
-    records: list[Record],
+    records: Sequence[Record],
     dropped: list[Dropped],
-    items: dict[str, Item],
+    item: Callable[[str], Item],
     total: int,
     outliers: list[str],
 ) -> None:
     """Write report.json, report.md and contact.jpg. Raises OSError.
 
-    items      the records' items by name, for the contact sheet
+    item       the item of a record's key, for the contact sheet
     total      number of pictures in the source
     outliers   names of pictures whose face differs from the person's other faces
     """
@@ -61,7 +65,7 @@ def write_report(
     write_atomically(folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1).encode())
     write_atomically(folder / "report.md", describe(source, summary, dropped, outliers).encode())
     kept = [
-        Cell(items[record.name], f"{record.person} · {record.name}", record.caption or "(no caption)")
+        Cell(item(record.key), f"{record.person} · {record.name}", record.caption or "(no caption)")
         for record in sample_evenly(records)
     ]
     lost = [Cell(drop.item, drop.name, drop.reason) for drop in sample_evenly(dropped)]
@@ -71,19 +75,23 @@ def write_report(
     write_atomically(folder / "contact.jpg", content.getvalue())
 
 
-def summarise(records: list[Record], dropped: list[Dropped], total: int) -> dict:
-    people = Counter(record.person for record in records)
+def summarise(records: Sequence[Record], dropped: list[Dropped], total: int) -> dict:
+    people, captions, without = array("i"), array("q"), 0
+    buckets: Counter = Counter()
+    for record in records:
+        people.append(record.identity)
+        captions.append(int(record.keys.text[:15], 16))  # 60 bits of the caption's hash
+        without += not record.caption
+        buckets[record.bucket] += 1
+    photos = np.unique(np.asarray(people), return_counts=True)[1]
     return {
         "pictures": total,
         "kept": len(records),
-        "people": len(people),
-        "people_with_one_photo": sum(count == 1 for count in people.values()),
-        "captions": len({record.caption for record in records}),
-        "without_caption": sum(not record.caption for record in records),
-        "buckets": {
-            f"{width} × {height}": count
-            for (height, width), count in sorted(Counter(record.bucket for record in records).items())
-        },
+        "people": len(photos),
+        "people_with_one_photo": int((photos == 1).sum()),
+        "captions": len(np.unique(np.asarray(captions))),
+        "without_caption": without,
+        "buckets": {f"{width} × {height}": count for (height, width), count in sorted(buckets.items())},
         "reasons": dict(Counter(kind(drop.reason) for drop in dropped).most_common()),
     }
 
@@ -122,7 +130,7 @@ def describe(source: str, summary: dict, dropped: list[Dropped], outliers: list[
     return "\n".join(lines) + "\n"
 
 
-def sample_evenly(values: list) -> list:
+def sample_evenly(values: Sequence) -> list:
     """At most SHOWN of the values, evenly spaced."""
     count = min(SHOWN, len(values))
     return [values[number * len(values) // count] for number in range(count)]

@@ -92,6 +92,15 @@ class Shard:
         if self._start + max((entry["data_offsets"][1] for entry in self._tensors.values()), default=0) != size:
             raise ValueError("it was cut short or added to")
 
+    def check_key(self, key: str, number: int) -> None:
+        """Raise ValueError unless the row belongs to `key`."""
+        if self.keys[number] != key:
+            raise ValueError(f"row {number} belongs to another record")
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of each row of the tensor `name`. Raises KeyError."""
+        return tuple(self._tensors[name]["shape"][1:])
+
     def row(self, name: str, number: int) -> Tensor:
         """A copy of one row of the tensor `name`. Raises OSError, ValueError (damaged), KeyError."""
         entry = self._tensors[name]

@@ -79,8 +79,8 @@ class Source(Protocol):
     def describe(self) -> str:
         """A description for the manifest and the report."""
 
-    def items(self) -> list[Item]:
-        """The items, in the same order in every run."""
+    def items(self) -> Sequence[Item]:
+        """The items, in the same order in every run. An item may be made each time that it is asked for."""
 
 
 def decode_file(data: bytes) -> Picture:
@@ -111,6 +111,20 @@ def decode_file(data: bytes) -> Picture:
     return Picture(np.asarray(picture), (height, width))
 
 
+class MadeItems(Sequence[Item]):
+    """`count` items that are made when they are asked for, so that they take no memory."""
+
+    def __init__(self, count: int, make: Callable[[int], Item]):
+        self._numbers, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index):
+        numbers = self._numbers[index]
+        return [self._make(number) for number in numbers] if isinstance(index, slice) else self._make(numbers)
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Pictures below a folder, with captions beside them (`photo.txt` for `photo.jpg`) or in `meta.jsonl`.
@@ -124,27 +138,26 @@ class FolderSource:
     def describe(self) -> str:
         return f"folder {printable(self.folder.name)}"
 
-    def items(self) -> list[Item]:
+    def items(self) -> Sequence[Item]:
         """The items by name. Raises MissingModel (no folder), FaceCDMError (no picture in it), BadFile (meta.jsonl)."""
         if not self.folder.is_dir():
             raise MissingModel(f"there is no folder {self.folder}: give one with pictures in it")
         meta = {}
         for path in sorted(path for name in META for path in self.folder.rglob(name)):
             meta |= _read_meta(path, self.folder)
-        paths = [
-            path
+        names = sorted(
+            path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")
             if path.suffix.lower() in PICTURES
             and path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
-        ]
-        if not paths:
+        )
+        if not names:
             raise FaceCDMError(f"{self.folder} holds no picture ({', '.join(PICTURES)})")
-        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        return [self._item(name, names[name], meta.get(name, {})) for name in sorted(names)]
+        return MadeItems(len(names), lambda number: self._item(names[number], meta.get(names[number], {})))
 
-    def _item(self, name: str, path: Path, line: dict) -> Item:
-        parts = Path(name).parts
+    def _item(self, name: str, line: dict) -> Item:
+        path, parts = self.folder / name, Path(name).parts
         identity = line.get("identity") or (parts[0] if len(parts) > 1 else None)
         caption, problem = line.get("text", line.get("caption")), ""
         beside = path.with_suffix(".txt")

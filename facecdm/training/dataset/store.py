@@ -1,7 +1,8 @@
 """Records on disk, keyed by the hash of their inputs, in shards that are written atomically.
 
-There is no separate index: each shard's header lists its keys, and opening a store reads the headers. Reading a record
-copies one row, so memory does not grow with the data set.
+There is no separate index: each shard's header lists its keys. Whoever knows a record's shard and row reads it with
+`ShardReader`; `Store` finds records by key, for which it reads every header when it is opened. Reading a record copies
+one row, and the keys are kept on disk, so memory does not grow with the data set.
 """
 
 import hashlib
@@ -11,24 +12,43 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import BadFile, FaceCDMError
+from .disk import DiskDict
 from .shard import Shard, write_shard
 
 OPEN_FILES = 128
 LEFT_OVER = 3600  # seconds after which a half-written file is deleted
+AGAIN = "prepare the data set again (only what is missing is made)"
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 logger = logging.getLogger("facecdm")
 
 
 def digest(*parts: object) -> str:
     """sha256 of the parts as JSON: the key of a record made from them."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(_json(parts).encode()).hexdigest()
+
+
+def digest_with_list(items: Iterable[object], *parts: object) -> str:
+    """`digest` of parts that end with an empty list, with the items in that list; they are not kept in memory."""
+    head, _, tail = _json(parts).rpartition("[]")
+    total = hashlib.sha256(f"{head}[".encode())
+    for number, item in enumerate(items):
+        total.update(f"{', ' if number else ''}{_json(item)}".encode())
+    total.update(f"]{tail}".encode())
+    return total.hexdigest()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def to_half(tensor: Tensor) -> Tensor:
@@ -37,13 +57,73 @@ def to_half(tensor: Tensor) -> Tensor:
     return half if torch.isfinite(half).all() else tensor.detach().cpu().float()
 
 
-@dataclass(frozen=True)
-class RecordLocation:
+class RecordLocation(NamedTuple):
+    """Where a record is: the shard's file name, and the row in its tensors."""
+
     shard: str
     row: int
 
 
-class Store:
+class ShardReader:
+    """Reads the records of a folder of shards by their locations."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._open: OrderedDict[str, Shard] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:  # for workers in other processes
+        return self.__dict__ | {"_open": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
+
+    def read(self, records: Sequence[tuple[str, RecordLocation]], name: str) -> list[Tensor]:
+        """The tensor `name` of each record, given as (key, location), as stored.
+
+        Raises BadFile if a shard is damaged, or holds another record there.
+        """
+        by_shard: dict[str, list[int]] = {}
+        for number, (_, location) in enumerate(records):
+            by_shard.setdefault(location.shard, []).append(number)
+        out: dict[int, Tensor] = {}
+        for shard, wanted in by_shard.items():
+            with self._reading(shard) as file:
+                for number in wanted:
+                    key, location = records[number]
+                    file.check_key(key, location.row)
+                    out[number] = file.row(name, location.row)
+        return [out[number] for number in range(len(records))]
+
+    def checksum(self, key: str, location: RecordLocation) -> str:
+        """Checksum of all tensors of a record; "" if its shard has none. Raises BadFile."""
+        with self._reading(location.shard) as file:
+            file.check_key(key, location.row)
+            return digest(*(file.sums[name][location.row] for name in sorted(file.sums))) if file.sums else ""
+
+    @contextmanager
+    def _reading(self, shard: str) -> Iterator[Shard]:
+        """The open shard. Raises BadFile for every error of reading in the block."""
+        try:
+            with self._lock:
+                yield self._file(shard)
+        except UNREADABLE as error:
+            raise BadFile(f"{self.folder / shard} is damaged ({error}): delete it and {AGAIN}") from error
+
+    def _file(self, shard: str) -> Shard:
+        if shard not in self._open:
+            while len(self._open) >= OPEN_FILES:
+                self._close(next(iter(self._open)))
+            self._open[shard] = Shard(self.folder / shard)
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def _close(self, shard: str) -> None:
+        if shard in self._open:
+            self._open.pop(shard).close()
+
+
+class Store(ShardReader):
     """A folder of shards. A record is one row of each tensor of its shard, or only a note.
 
     locations   shard and row of each record, by key
@@ -52,34 +132,24 @@ class Store:
 
     def __init__(self, folder: Path):
         """Read the headers. An unreadable shard counts as missing, with a warning, so it is made again."""
-        self.folder = folder
-        self.locations: dict[str, RecordLocation] = {}
-        self.notes: dict[str, dict] = {}
-        self._noted: dict[str, str] = {}  # the shard of each note
-        self._sums: dict[str, list[str]] = {}  # checksum of each row, by shard
-        self._open: OrderedDict[str, Shard] = OrderedDict()
-        self._lock = threading.Lock()
-        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-            try:
-                shard = Shard(path)
-            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-                logger.warning("FaceCDM: %s cannot be read (%s): its records will be made again.", path, error)
-                continue
-            shard.close()
-            self._remember(path.name, shard.keys, shard.notes, shard.sums)
+        super().__init__(folder)
+        self._read_headers()
 
-    def __getstate__(self) -> dict:  # for workers in other processes
-        return self.__dict__ | {"_open": OrderedDict(), "_lock": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state | {"_lock": threading.Lock()}
-
-    def __len__(self) -> int:
-        """Number of records and notes."""
-        return len(self.locations.keys() | self.notes.keys())
+    def __bool__(self) -> bool:
+        """Whether there is any record or note."""
+        return bool(self._locations) or bool(self._notes)
 
     def __contains__(self, key: str) -> bool:
-        return key in self.locations or key in self.notes
+        return key in self._locations or key in self._notes
+
+    def location(self, key: str) -> RecordLocation | None:
+        """A record's location; None if there is no such record."""
+        found = self._locations.get(key)
+        return found and RecordLocation(*found)
+
+    def note(self, key: str) -> dict:
+        """A record's note. Raises KeyError if it has none."""
+        return self._notes[key][1]
 
     def add(self, keys: list[str], tensors: dict[str, Tensor], notes: dict[str, dict] | None = None) -> None:
         """Write one shard: row i of every tensor belongs to keys[i]; notes may have further keys, without rows.
@@ -105,46 +175,31 @@ class Store:
                 f"{path} could not be written: {error}. Check the folder's permissions and the free "
                 "space; what is done already is kept."
             ) from error
-        shard = Shard(path)
-        shard.close()
-        self._remember(name, keys, notes, shard.sums)
+        self._remember(name, keys, notes)
 
-    def rows(self, keys: list[str], name: str) -> list[Tensor]:
+    def rows(self, keys: Sequence[str], name: str) -> list[Tensor]:
         """The tensor `name` of each record, as stored. Raises BadFile if a record is missing."""
-        by_shard: dict[str, list[tuple[int, int]]] = {}
-        for number, key in enumerate(keys):
-            location = self.locations.get(key)
+        records = []
+        for key in keys:
+            location = self.location(key)
             if location is None:
-                raise BadFile(
-                    f"{self.folder} lacks a record of the data set: prepare the data set again "
-                    "(only what is missing is made)"
-                )
-            by_shard.setdefault(location.shard, []).append((number, location.row))
-        out: dict[int, Tensor] = {}
-        for shard, wanted in by_shard.items():
-            try:
-                with self._lock:
-                    file = self._file(shard)
-                    out |= {number: file.row(name, row) for number, row in wanted}
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                raise BadFile(
-                    f"{self.folder / shard} is damaged ({error}): delete it and prepare the data set again (only what "
-                    "is missing is made)"
-                ) from error
-        return [out[number] for number in range(len(keys))]
+                raise BadFile(f"{self.folder} lacks a record of the data set: {AGAIN}")
+            records.append((key, location))
+        return self.read(records, name)
 
-    def prune(self, wanted: set[str]) -> int:
+    def prune(self, wanted: Iterable[str]) -> int:
         """Delete the shards without any `wanted` key; returns the number of bytes freed."""
-        useful = {location.shard for key, location in self.locations.items() if key in wanted}
-        useful |= {shard for key, shard in self._noted.items() if key in wanted}
+        useful = set()
+        for key in wanted:
+            places = self._locations.get(key), self._notes.get(key)
+            useful |= {place[0] for place in places if place is not None}
         free = 0
-        for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
+        for path in self._paths():
             if path.name not in useful:
                 free += path.stat().st_size
                 self._close(path.name)
                 path.unlink()
-        self.locations = {key: location for key, location in self.locations.items() if location.shard in useful}
-        self.notes = {key: note for key, note in self.notes.items() if self._noted[key] in useful}
+        self._read_headers()
         return free
 
     def sweep(self) -> None:
@@ -153,26 +208,20 @@ class Store:
             if time.time() - path.stat().st_mtime > LEFT_OVER:
                 path.unlink(missing_ok=True)
 
-    def _remember(self, shard: str, keys: list[str], notes: dict[str, dict], sums: dict[str, list[str]]) -> None:
-        self.locations.update((key, RecordLocation(shard, row)) for row, key in enumerate(keys))
-        self.notes.update(notes)
-        self._noted.update((key, shard) for key in notes)
-        if sums:
-            self._sums[shard] = [digest(*column) for column in zip(*(sums[name] for name in sorted(sums)))]
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else []
 
-    def checksum(self, key: str) -> str:
-        """Checksum of all tensors of a record; "" if its shard has none."""
-        location = self.locations[key]
-        return self._sums[location.shard][location.row] if location.shard in self._sums else ""
+    def _read_headers(self) -> None:
+        self._locations, self._notes = DiskDict(), DiskDict()  # notes with the name of their shard
+        for path in self._paths():
+            try:
+                shard = Shard(path)
+            except UNREADABLE as error:
+                logger.warning("FaceCDM: %s cannot be read (%s): its records will be made again.", path, error)
+                continue
+            shard.close()
+            self._remember(path.name, shard.keys, shard.notes)
 
-    def _file(self, shard: str) -> Shard:
-        if shard not in self._open:
-            while len(self._open) >= OPEN_FILES:
-                self._close(next(iter(self._open)))
-            self._open[shard] = Shard(self.folder / shard)
-        self._open.move_to_end(shard)
-        return self._open[shard]
-
-    def _close(self, shard: str) -> None:
-        if shard in self._open:
-            self._open.pop(shard).close()
+    def _remember(self, shard: str, keys: list[str], notes: dict[str, dict]) -> None:
+        self._locations.put((key, (shard, row)) for row, key in enumerate(keys))
+        self._notes.put((key, (shard, note)) for key, note in notes.items())

@@ -37,7 +37,8 @@ def shards(stage: str, items: Sequence, progress: Progress, group: Callable = la
     """
     done = 0
     while done < len(items):
-        part = [item for item in items[done : done + SHARD] if group(item) == group(items[done])]
+        part = items[done : done + SHARD]
+        part = [item for item in part if group(item) == group(part[0])]
         yield Part(part, lambda count, before=done: progress(stage, before + count, len(items)))
         done += len(part)
     if items:

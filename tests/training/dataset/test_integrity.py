@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.dataset.pipeline import prepare
-from facecdm.training.dataset.shard import _index_sum
+from facecdm.training.dataset.shard import Shard, _index_sum
 from facecdm.training.dataset.sources import FolderSource
-from facecdm.training.dataset.store import Store
+from facecdm.training.dataset.store import Store, digest, digest_with_list
 
 STAGES = ("faces", "latents", "text", "vision", "augmented")
 
@@ -42,9 +42,12 @@ def everything(data: DataSet) -> list[torch.Tensor]:
 
 
 def read_all(path) -> None:
-    store = Store(path.parent)
     for name in load_file(path):
-        store.rows(list(store.locations), name)
+        Store(path.parent).rows(keys_of(path), name)
+
+
+def keys_of(path) -> list[str]:
+    return Shard(path).keys
 
 
 def flip(path, position):
@@ -124,8 +127,10 @@ def test_rows_under_other_keys_are_named(folder):
     metadata["keys"] = json.dumps(json.loads(metadata["keys"])[::-1])
     del metadata["index"]
     save_file(load_file(path), path, metadata | {"index": _index_sum(metadata)})
-    with pytest.raises(BadFile, match="checksum"):
+    with pytest.raises(BadFile, match="row 0 belongs to another record"):
         everything(DataSet(folder))
+    with pytest.raises(BadFile, match="row 0 of latents does not match its checksum"):
+        read_all(path)
 
 
 def test_a_shard_that_is_cut_while_it_is_open_is_named(folder):
@@ -147,9 +152,18 @@ def test_a_damaged_shard_is_named_and_then_made_again(folder):
     assert all(torch.equal(a, b) for a, b in zip(before, everything(data)))
 
 
-@pytest.mark.parametrize("place", ["caption 3", "0.25", '"identity":1'])
-def test_a_changed_manifest_is_named(folder, place):
-    path = folder / "manifest.json"
+@pytest.mark.parametrize(
+    "file, place",
+    [
+        ("manifest.json", '"resolution":64'),
+        ("manifest.json", '"pictures":5'),
+        ("pictures.jsonl", "caption 3"),
+        ("pictures.jsonl", "0.25"),
+        ("pictures.jsonl", '"identity":1'),
+    ],
+)
+def test_a_changed_manifest_is_named(folder, file, place):
+    path = folder / file
     text = path.read_text()
     assert place in text
     path.write_text(text.replace(place, place[:-1] + "9", 1))
@@ -157,16 +171,60 @@ def test_a_changed_manifest_is_named(folder, place):
         DataSet(folder)
 
 
+def test_a_cut_list_of_pictures_is_named(folder):
+    path = folder / "pictures.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
+    with pytest.raises(BadFile, match="pictures.jsonl: its checksum does not match.*prepare the data set again"):
+        DataSet(folder)
+    path.unlink()
+    with pytest.raises(BadFile, match="pictures.jsonl is missing.*prepare the data set again"):
+        DataSet(folder)
+
+
+def test_a_hash_over_a_list_needs_no_list_in_memory():
+    for values in ([], ["a"], ["ü", {"b": [1, None]}, []]):
+        parts = "first", {"settings": {"none": []}, "entries": values}
+        assert digest_with_list(iter(values), "first", parts[1] | {"entries": []}) == digest(*parts)
+
+
 def test_the_fingerprint_covers_the_bytes(folder):
     first = DataSet(folder).fingerprint
     store = Store(folder / "latents")
-    keys = list(store.locations)
+    keys = keys_of(shard_of(folder, "latents"))
     values = torch.stack(store.rows(keys, "latents"))
     store.add(keys, {"latents": values})
     assert DataSet(folder).fingerprint == first
     values[2, 0, 0, 0] += 1
     store.add(keys, {"latents": values})
     assert DataSet(folder).fingerprint != first
+
+
+def as_before(folder):
+    """Rewrite the data set's list of pictures as earlier versions did: all in manifest.json, without locations."""
+    manifest, pictures = folder / "manifest.json", folder / "pictures.jsonl"
+    plain = json.loads(manifest.read_text())
+    for name in ("checksum", "pictures", "pictures_checksum", "empty_at"):
+        del plain[name]
+    plain |= {"format": "facecdm.dataset/1", "entries": [json.loads(line) for line in pictures.open()]}
+    for entry in plain["entries"]:
+        del entry["at"]
+    without = {name: value for name, value in plain.items() if name != "format"}
+    manifest.write_text(json.dumps(plain | {"checksum": digest(without)}))
+    pictures.unlink()
+
+
+def test_a_data_set_with_all_pictures_in_its_manifest_loads_with_its_fingerprint(folder):
+    new = DataSet(folder)
+    as_before(folder)
+    old = DataSet(folder)
+    assert all(torch.equal(a, b) for a, b in zip(everything(new), everything(old)))
+    assert old.fingerprint == new.fingerprint and old.people == new.people and old.buckets == new.buckets
+    shard_of(folder, "vision").unlink()
+    with pytest.raises(BadFile, match="vision lacks a record of anna/0.png: prepare the data set again"):
+        DataSet(folder)
+    source = FolderSource(folder.parent / "in")
+    made = prepare(source, folder, StubEncoders(), StubFinder(), SETTINGS)
+    assert made.fingerprint == new.fingerprint and (folder / "pictures.jsonl").is_file()
 
 
 def test_a_data_set_from_before_checksums_loads_with_its_old_fingerprint(folder):
@@ -176,6 +234,7 @@ def test_a_data_set_from_before_checksums_loads_with_its_old_fingerprint(folder)
         with safe_open(path, "pt") as file:
             metadata = {name: value for name, value in file.metadata().items() if name in ("format", "keys", "notes")}
         save_file(load_file(path), path, metadata)
+    as_before(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["checksum"]
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -165,7 +165,7 @@ def test_a_shard_returns_its_records(tmp_path):
     for opened in (store, Store(tmp_path)):
         assert "a" in opened and "d" in opened and "e" not in opened
         assert torch.equal(torch.stack(opened.rows(["c", "a"], "x")), values[[2, 0]])
-        assert opened.notes["d"] == {"problem": "gone"}
+        assert opened.note("d") == {"problem": "gone"}
         with pytest.raises(BadFile, match="prepare the data set again"):
             opened.rows(["d"], "x")
 
