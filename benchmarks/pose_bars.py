@@ -96,7 +96,7 @@ class PoseSampler:
         weights = read(arguments.weights or default_path())
         self.how, self.size = arguments, weights.sizes.image_size
         self.demo = comfy_demo.build(weights)
-        self.control = comfy_demo_pose.load(*([arguments.pose] if arguments.pose else []))
+        self.control = comfy_demo_pose.load(arguments.pose)
 
     def generate(self, captions: list[str], hints: Tensor | None, batch: int = 10) -> Tensor:
         """IMAGE [N, S, S, 3]."""

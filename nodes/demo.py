@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path
+from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path, in_use
 from .sockets import ADAPTER as ADAPTER_SOCKET
 
 
@@ -64,7 +64,7 @@ class LoadDemoAdapter(io.ComfyNode):
         """A text that changes with the files, so that ComfyUI loads them again only then."""
         return " ".join(
             f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
-            for path in (ADAPTER, ADAPTER_LORA)
+            for path in (in_use(ADAPTER), in_use(ADAPTER_LORA))
         )
 
     @classmethod

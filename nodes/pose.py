@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..facecdm.demo.paths import POSE_CONTROLNET
+from ..facecdm.demo.paths import POSE_CONTROLNET, in_use
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.detectors import BODY_DETECTORS, DETECTORS, FACE, open_detector
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
@@ -248,7 +248,7 @@ class LoadDemoPose(io.ComfyNode):
 
         It contains no path, because ComfyUI writes it into every picture.
         """
-        path = POSE_CONTROLNET
+        path = in_use(POSE_CONTROLNET)
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
 
     @classmethod

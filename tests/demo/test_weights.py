@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from facecdm.demo.clip import TinyClip, Vocabulary
+from facecdm.demo.paths import ADAPTER, in_use
 from facecdm.demo.sizes import ClipSizes, DemoSizes
 from facecdm.demo.train import Plan, Run
 from facecdm.demo.weights import DemoWeights, from_run, read, write
@@ -59,6 +60,17 @@ def test_the_file_says_where_it_comes_from(path):
 def test_the_environment_names_another_file(path, monkeypatch):
     monkeypatch.setenv("FACECDM_DEMO_WEIGHTS", str(path))
     assert read().steps == {"unet": 5}
+
+
+def test_the_environment_names_a_folder(path, monkeypatch):
+    monkeypatch.setenv("FACECDM_DEMO_WEIGHTS", str(path.parent))
+    assert read().steps == {"unet": 5}
+    assert in_use(ADAPTER) == path.with_name("adapter.safetensors")
+
+
+def test_a_file_in_the_environment_replaces_the_model_only(path, monkeypatch):
+    monkeypatch.setenv("FACECDM_DEMO_WEIGHTS", str(path))
+    assert in_use(ADAPTER) == ADAPTER
 
 
 def test_no_file(tmp_path):

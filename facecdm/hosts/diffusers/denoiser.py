@@ -157,14 +157,14 @@ def open_base(base: str, device: str, control: Path | None = None) -> DiffusersD
 
     Raises MissingModel, BadFile, FaceCDMError.
     """
-    from ...demo.paths import POSE_CONTROLNET
+    from ...demo.paths import POSE_CONTROLNET, in_use
 
     try:
         torch.device(device)
     except RuntimeError as error:
         raise FaceCDMError(f"device {device!r} is not one that torch knows: use cpu, cuda, cuda:1 …") from error
     if base == "demo":
-        return demo_denoiser(device=device, pose=POSE_CONTROLNET if str(control) == "demo" else control)
+        return demo_denoiser(device=device, pose=in_use(POSE_CONTROLNET) if str(control) == "demo" else control)
     return folder_denoiser(Path(base), device, control=control)
 
 

@@ -7,7 +7,7 @@ import comfy.sd
 from ....adapter.model import TripletAdapter
 from ....adapter.native import load_adapter
 from ....bases import name_of
-from ....demo.paths import ADAPTER, ADAPTER_LORA
+from ....demo.paths import ADAPTER, ADAPTER_LORA, in_use
 from ....errors import Mismatch, MissingModel
 from ....tensor_file import read_tensors
 from ..unet import layer_map
@@ -15,11 +15,12 @@ from ..unet import layer_map
 ADVICE = "clone the pack again"
 
 
-def load(model, adapter: Path = ADAPTER, lora: Path = ADAPTER_LORA) -> tuple[object, TripletAdapter]:
-    """A copy of MODEL with the LoRA, and the adapter.
+def load(model, adapter: Path | None = None, lora: Path | None = None) -> tuple[object, TripletAdapter]:
+    """A copy of MODEL with the LoRA, and the adapter; without paths, those in use (demo/paths.py).
 
     Raises MissingModel if a file is missing, BadFile if one is damaged, Mismatch for another base model.
     """
+    adapter, lora = adapter or in_use(ADAPTER), lora or in_use(ADAPTER_LORA)
     for path in (adapter, lora):
         if not path.is_file():
             raise MissingModel(f"the demo model's adapter is not at {path}; {ADVICE}")

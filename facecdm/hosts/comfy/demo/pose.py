@@ -5,7 +5,7 @@ from pathlib import Path
 import comfy.controlnet
 import torch
 
-from ....demo.paths import POSE_CONTROLNET
+from ....demo.paths import POSE_CONTROLNET, in_use
 from ....demo.pose_net import FORMAT, MARK
 from ....errors import BadFile, MissingModel
 from ....tensor_file import check_weights, read_tensors
@@ -13,8 +13,12 @@ from ....tensor_file import check_weights, read_tensors
 ADVICE = "make it with `python -m facecdm demo train-pose`"
 
 
-def load(path: Path = POSE_CONTROLNET) -> comfy.controlnet.ControlLora:
-    """Load the file. Raises MissingModel if the file is missing, BadFile if it is truncated or of another kind."""
+def load(path: Path | None = None) -> comfy.controlnet.ControlLora:
+    """Load the file, by default the one in use (demo/paths.py).
+
+    Raises MissingModel if the file is missing, BadFile if it is truncated or of another kind.
+    """
+    path = path or in_use(POSE_CONTROLNET)
     if not path.is_file():
         raise MissingModel(f"the demo model's pose ControlNet is not at {path}; {ADVICE}")
     tensors, metadata = read_tensors(path)

@@ -36,6 +36,14 @@ def test_another_model_is_refused(host, in_comfy):
         host.load(make_twins(SMALL_SD15).model)
 
 
+def test_the_files_are_those_of_the_folder_in_the_environment(in_comfy, demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACECDM_DEMO_WEIGHTS", str(tmp_path))
+    missing = in_comfy.module("facecdm.errors").MissingModel
+    for module, arguments in (("adapter", (demo,)), ("pose", ())):
+        with pytest.raises(missing, match=tmp_path.name):
+            in_comfy.module(f"facecdm.hosts.comfy.demo.{module}").load(*arguments)
+
+
 @pytest.mark.parametrize("which", ["adapter", "lora"])
 def test_a_missing_or_truncated_file_is_named(host, in_comfy, demo, tmp_path, which):
     errors = in_comfy.module("facecdm.errors")
