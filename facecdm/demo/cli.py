@@ -52,9 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", type=kind, nargs="+", default=DEFAULTS[name], metavar="N", help=f"for {', '.join(PARTS)}")
     add("--save-every", type=int, default=250, metavar="STEPS", help="between checkpoints")
     add("--keep-pictures", type=int, default=0, metavar="N", help="keep the U-Net's averages every N pictures seen")
+    add("--hours", type=float, default=0.0, metavar="H", help="pause the U-Net's training after this time; 0: no limit")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     add("--device", default=None, help="cuda or cpu (default: the GPU, if there is one)")
+    add("--average", type=Path, metavar="FILE", help="export these kept averages (RUN/unet-PICTURES.pt)")
     add("--compile", action="store_true", help="compile the U-Net: minutes once, faster steps")
     add("--out", type=Path, default=MODEL, help="the weights file that 'export' writes")
 
@@ -156,7 +158,7 @@ def _plans(arguments: argparse.Namespace) -> dict:
         if len(given) != len(PARTS):
             raise FaceCDMError(f"--{name} wants {len(PARTS)} numbers: {', '.join(PARTS)}")
         columns.append(given)
-    kept = {"unet": arguments.keep_pictures}
+    only_unet = {"keep_pictures": arguments.keep_pictures, "hours": arguments.hours}
     return {
         part: train.Plan(
             int(steps),
@@ -164,7 +166,7 @@ def _plans(arguments: argparse.Namespace) -> dict:
             rate,
             arguments.seed,
             save_every=arguments.save_every,
-            keep_pictures=kept.get(part, 0),
+            **(only_unet if part == "unet" else {}),
         )
         for part, steps, batch, rate in zip(PARTS, *columns, strict=True)
     }
@@ -184,7 +186,7 @@ def _parts(sizes, begun: bool) -> tuple[str, ...]:
 def _export(arguments: argparse.Namespace, sizes, vocabulary, begin=None) -> None:
     from . import weights
 
-    demo = weights.from_run(arguments.run, sizes, vocabulary, begin)
+    demo = weights.from_run(arguments.run, sizes, vocabulary, begin, arguments.average)
     weights.write(demo, arguments.out)
     trained = ", ".join(f"{part} {count}" for part, count in demo.steps.items())
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB (steps trained: {trained})")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 # Newton-Schulz coefficients of Keller Jordan's Muon (2024): five steps bring all singular values near 1.
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+WIDE = 4  # from this ratio of columns to rows on, iterating on the product of rows is faster
 
 
 class Muon(torch.optim.Optimizer):
@@ -63,7 +64,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Approximate the nearest semi-orthogonal matrices of [B, r, c], r <= c; computes in bfloat16, returns float32."""
+    """Approximate the nearest semi-orthogonal matrices of [B, r, c], r <= c; returns float32.
+
+    Wide matrices X are multiplied by a polynomial of XXᵀ, which is computed in float32; the others are iterated in
+    bfloat16.
+    """
+    if matrices.shape[2] >= WIDE * matrices.shape[1]:
+        return (_inverse_root(matrices @ matrices.mT).bfloat16() @ matrices.bfloat16()).float()
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()
     x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
@@ -71,6 +78,20 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         square = x @ x.mT
         x = a * x + (b * square + c * (square @ square)) @ x
     return x.float()
+
+
+def _inverse_root(gram: Tensor) -> Tensor:
+    """Approximate gram^(-1/2) of [B, r, r] by the same Newton-Schulz steps, for the product of a matrix's rows."""
+    a, b, c = COEFFICIENTS
+    scale = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-14
+    gram, root = gram / scale, None
+    for iteration in range(ITERATIONS):
+        step = c * (gram @ gram) + b * gram
+        step.diagonal(dim1=1, dim2=2).add_(a)
+        root = step if root is None else step @ root
+        if iteration + 1 < ITERATIONS:
+            gram = step @ gram @ step
+    return root / scale.sqrt()
 
 
 class HalfCopy:

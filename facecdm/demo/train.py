@@ -38,6 +38,7 @@ class Plan:
 
     save_every     steps between checkpoints; with keep_pictures the one before stays as NAME.previous.pt
     keep_pictures  training pictures between saved moving averages (NAME-PICTURES.pt); 0: none
+    hours          the training pauses after this time, with a checkpoint; 0: no limit
     """
 
     steps: int
@@ -47,6 +48,7 @@ class Plan:
     warmup: int = 100
     save_every: int = 250
     keep_pictures: int = 0
+    hours: float = 0.0
 
     def rate(self, step: int) -> float:
         falling = max((self.steps - step) / (0.25 * self.steps), 0.02)
@@ -176,8 +178,11 @@ class Run:
                 }
                 self.log.open("a").write(json.dumps(line) + "\n")
                 recent = []
-            if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
+            paused = bool(self.plan.hours) and time.time() - started > 3600 * self.plan.hours
+            if self.step % self.plan.save_every == 0 or self.step == self.plan.steps or paused:
                 self.save()
+            if paused:
+                return
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -331,12 +336,14 @@ def train_unet(
 
     The pictures are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
     """
-    from .unet import build_unet
+    from .unet import PlainAttention, build_unet
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config()).to(device, memory_format=torch.channels_last)
     run = Run(folder, "unet", unet, plan, average=0.9999, half=True, begin=begin)
     live = run.live
+    if device == "cpu":
+        live.set_attn_processor(PlainAttention())
     if compiled:
         live.compile()
     if run.step < plan.steps:

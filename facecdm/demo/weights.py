@@ -108,12 +108,19 @@ def write(weights: DemoWeights, path: Path) -> None:
     partial.replace(path)
 
 
-def from_run(folder: Path, sizes: DemoSizes, vocabulary: Vocabulary, begin: DemoWeights | None = None) -> DemoWeights:
+def from_run(
+    folder: Path,
+    sizes: DemoSizes,
+    vocabulary: Vocabulary,
+    begin: DemoWeights | None = None,
+    average: Path | None = None,
+) -> DemoWeights:
     """Collect a run folder's weights: the U-Net's moving average, and the vision tower if it is trained already.
 
     A run from a weights file (`begin`) trains U-Net and decoder; other parts and earlier steps come from the file.
+    `average` is a file of averages that Plan.keep_pictures saved, instead of the last ones.
     """
-    unet = checkpoint(folder / "unet.pt")
+    unet = checkpoint(average or folder / "unet.pt")
     if sizes.decoder:
         decoder = checkpoint(folder / "decoder.pt")
         vae, vae_steps = part(decoder["ema"], "autoencoder."), decoder["step"]

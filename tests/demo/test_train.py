@@ -13,11 +13,11 @@ from PIL import Image
 
 from facecdm import cli
 from facecdm.demo import data, train, train_decoder
-from facecdm.demo.autoencoder import build_autoencoder
+from facecdm.demo.autoencoder import PatchAutoencoder, build_autoencoder
 from facecdm.demo.clip import CaptionTokens, ClipSizes, TinyClip
 from facecdm.demo.paths import MODEL
 from facecdm.demo.sizes import DemoSizes
-from facecdm.demo.weights import read
+from facecdm.demo.weights import from_run, read
 from facecdm.errors import BadFile
 
 SMALL = DemoSizes(
@@ -233,11 +233,33 @@ def test_the_sharp_decoder_resumed_is_bit_equal(large_portraits, tokens, tmp_pat
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_averages_are_kept_for_a_curve(large_portraits, tokens, tmp_path):
+def test_averages_are_kept_and_exported_for_a_curve(large_portraits, tokens, tmp_path):
     sharp_parts(large_portraits, tokens, tmp_path)
     kept = sorted(path.name for path in tmp_path.glob("unet-*.pt"))
     assert kept == ["unet-4.pt", "unet-8.pt"]
     assert (tmp_path / "unet.previous.pt").exists()
+    early, last = (
+        from_run(tmp_path, SHARP, tokens.vocabulary, read(MODEL), path) for path in (tmp_path / kept[0], None)
+    )
+    assert last.steps["unet"] - early.steps["unet"] == 2
+    assert not torch.equal(early.unet["conv_out.weight"], last.unet["conv_out.weight"].half())
+
+
+def test_a_training_paused_by_its_hours_is_bit_equal(portraits, tokens, tmp_path):
+    def unet(folder, calls, **pace):
+        torch.manual_seed(0)
+        text = TinyClip(SMALL.clip, len(tokens.vocabulary), portraits.classes()).eval().requires_grad_(False)
+        for _ in range(calls):
+            torch.manual_seed(0)
+            autoencoder = PatchAutoencoder(SMALL.latent_channels, SMALL.refiner_width)
+            state = train.train_unet(portraits, SMALL, plan(**pace), tokens, autoencoder, text, folder, "cpu")
+            steps.append(train.load_checkpoint(folder / "unet.pt")["step"])
+        return state
+
+    steps = []
+    whole, paused = unet(tmp_path / "whole", 1), unet(tmp_path / "paused", 4, hours=1e-9)
+    assert steps == [4, 1, 2, 3, 4]
+    assert all(torch.equal(whole[name], paused[name]) for name in whole)
 
 
 def test_an_untrained_sharp_decoder_is_the_linear_one(large_portraits):
