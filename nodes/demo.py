@@ -2,8 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..facecdm.bases.demo import DEMO
 from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path, in_use
 from .sockets import ADAPTER as ADAPTER_SOCKET
+
+SIZE = f"{DEMO.resolution} × {DEMO.resolution}"
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -13,8 +16,8 @@ class LoadDemoModel(io.ComfyNode):
             node_id="FaceCDMLoadDemoModel",
             display_name="Load FaceCDM Demo Model",
             category="FaceCDM/demo",
-            description="The small model that comes with the pack: portraits of 128 × 128 pixels (Empty Latent "
-            "Image 128 × 128, euler, karras, 20 steps, CFG 4). It knows only the words of its training captions, for "
+            description=f"The small model that comes with the pack: portraits of {SIZE} pixels (Empty Latent "
+            f"Image {SIZE}, euler, karras, 20 steps, CFG 4). It knows only the words of its training captions, for "
             "example: a young woman, long red hair, smiling, green striped shirt, plain blue background.",
             inputs=[],
             outputs=[

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from facecdm.bases.demo import DEMO
+
 SUBGRAPHS = Path(__file__).resolve().parents[2] / "subgraphs"
 PROMPT = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
 PHOTOS = {"left": "faceworld.webp", "right": "faceworld-2.webp"}
@@ -19,14 +21,14 @@ def photo(file: str) -> dict:
     return node("LoadImage", image=file)
 
 
-def sampling(width: int) -> dict[str, dict]:
-    """A graph that lacks the model. Ids are the keys."""
+def sampling(people: int) -> dict[str, dict]:
+    """A graph that lacks the model, for so many people side by side. Ids are the keys."""
     settings = dict(seed=1, steps=4, cfg=4.0, sampler_name="euler", scheduler="karras", denoise=1.0)
     return {
         "1": node("FaceCDMLoadDemoModel"),
         "2": node("CLIPTextEncode", text=PROMPT, clip=["1", 1]),
         "3": node("CLIPTextEncode", text="", clip=["1", 1]),
-        "4": node("EmptyLatentImage", width=width, height=128, batch_size=1),
+        "4": node("EmptyLatentImage", width=people * DEMO.resolution, height=DEMO.resolution, batch_size=1),
         "5": node("KSampler", positive=["2", 0], negative=["3", 0], latent_image=["4", 0], **settings),
         "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
         "7": node("SaveImage", images=["6", 0], filename_prefix="blueprint"),
@@ -129,7 +131,7 @@ def test_search_finds_every_blueprint(newest_page):
 
 
 def test_a_person_from_a_photo(newest_page, drop):
-    graph = sampling(128) | {"8": photo(PHOTOS["left"])}
+    graph = sampling(people=1) | {"8": photo(PHOTOS["left"])}
     places = {"1": (0, 0), "8": (0, 180), "2": (400, 0), "3": (400, 250), "4": (800, 250)}
     places |= {"5": (1150, 0), "6": (1500, 0), "7": (1500, 150)}
     person = drop(graph, places, "Person from a photo (demo model)")
@@ -145,7 +147,7 @@ def test_a_person_from_a_photo(newest_page, drop):
 
 
 def test_two_people(newest_page, drop):
-    graph = sampling(256) | {"8": photo(PHOTOS["left"]), "9": photo(PHOTOS["right"])}
+    graph = sampling(people=2) | {"8": photo(PHOTOS["left"]), "9": photo(PHOTOS["right"])}
     del graph["5"]["inputs"]["positive"]
     graph["10"] = node("CLIPTextEncode", text="a man, white shirt", clip=["1", 1])
     places = {

@@ -10,6 +10,7 @@ from facecdm.errors import BadFile, MissingModel
 from facecdm.files import REPOSITORY
 
 DEMO_NODE, SIZES = "FaceCDMLoadDemoModel", ("EmptyLatentImage", "ImageScale")
+PAGES = [f"web/docs/FaceCDMLoadDemoModel{page}" for page in (".md", "/zh.md")]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_the_workflows_have_the_same_size(side):
     assert seen
 
 
-@pytest.mark.parametrize("page", ["web/docs/FaceCDMLoadDemoModel.md", "nodes/demo.py", "locales/zh/nodeDefs.json"])
+@pytest.mark.parametrize("page", ["README.md", "README_zh.md", *PAGES, "locales/zh/nodeDefs.json"])
 def test_the_texts_have_the_same_size(side, page):
     assert f"{side} × {side}" in (REPOSITORY / page).read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from facecdm.models.catalogue import EVA, SIGLIP, SIGLIP_SO400M, VIT_H
 
 from . import published
-from .demo import FRAMED
+from .demo import FRAMED, SIDE
 from .flux import BOXES
 from .parts import Node, downloads, n
 
@@ -318,7 +318,7 @@ BLUEPRINTS = (
     person("SD1.5 FaceID PlusV2", "buffalo_l", PLUS_V2.format("sd15"), VIT_H),
     DEMO,
     two_people("SDXL FaceID PlusV2", PEOPLE_SDXL, "@in:model", size=1024, softness=0.1),
-    two_people("demo model", PEOPLE_DEMO, "@adapter", size=128, softness=0.2),
+    two_people("demo model", PEOPLE_DEMO, "@adapter", size=SIDE, softness=0.2),
     TRAIN,
 )
 

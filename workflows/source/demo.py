@@ -1,5 +1,7 @@
 """The workflows on the demo model: everything that they need comes with the pack."""
 
+from facecdm.bases.demo import DEMO as DEMO_BASE
+
 from .parts import (
     LOCATION_GROUP,
     MODEL_GROUP,
@@ -23,6 +25,7 @@ from .parts import (
     sampling,
 )
 
+SIDE = DEMO_BASE.resolution  # of the pictures, in pixels
 DEMO_PROMPT = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
 DEMO_SAMPLER = {"seed": 1, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "karras"}
 # From a picture. With karras any denoise would start in almost pure noise, since the model has zero terminal SNR.
@@ -49,12 +52,12 @@ def demo_person(pose: str = "@pose:1", faces: str = "@faces") -> dict[str, Node]
     }
 
 
-DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=128, height=128)}
+DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=SIDE, height=SIDE)}
 
 DEMO_MODEL_ADAPTER = """Load FaceCDM Demo Adapter was trained on synthetic faces only, so a photo of a real person is \
 matched less well. It needs a face location, which pose gives. For real photos, open a workflow for SD1.5 or SDXL."""
-DEMO_MODEL = """The small demo model makes portraits of 128 × 128 pixels, and knows the words of its training captions \
-only (the help page of Load FaceCDM Demo Model lists them)."""
+DEMO_MODEL = f"""The small demo model makes portraits of {SIDE} × {SIDE} pixels, and knows the words of its training \
+captions only (the help page of Load FaceCDM Demo Model lists them)."""
 NO_PHOTO = "No photo at hand? custom_nodes/facecdm/facecdm/demo/assets has images of people who do not exist."
 
 PORTRAIT = Plan(
@@ -109,7 +112,7 @@ TWO_PEOPLE = Plan(
     | photo_of("photo_2", "Right", "faceworld-2.webp", "faces_2", **FRAMED)
     | DEMO_ADAPTER
     | {
-        "regions": n("FaceCDMPersonRegions", width=256, height=128, boxes="0 0 0.5 1\n0.5 0 1 1", softness=0.2),
+        "regions": n("FaceCDMPersonRegions", width=2 * SIDE, height=SIDE, boxes="0 0 0.5 1\n0.5 0 1 1", softness=0.2),
         "apply": n(
             "FaceCDMApplyPeople",
             model="@adapter",
@@ -143,7 +146,7 @@ TWO_PEOPLE = Plan(
             "ConditioningSetMask", "Right", conditioning="@prompt_2", mask="@regions:2", set_cond_area="mask bounds"
         ),
         "both": n("ConditioningCombine", conditioning_1="@set_1", conditioning_2="@set_2"),
-        "size": n("EmptyLatentImage", "Size", width=256, height=128),
+        "size": n("EmptyLatentImage", "Size", width=2 * SIDE, height=SIDE),
     }
     | pose_of("@crops")
     | sampling("@apply", positive="@both", vae="@base:2", prefix="two people", **DEMO_SAMPLER),
@@ -216,7 +219,7 @@ size with the same model and person, and blends it back. Small faces gain most.
 denoise says how much may change: 0.3 sharpens, 0.45 repairs, 0.6 and more changes the face. A picture without a face \
 stays as it is.
 
-{DEMO_MODEL} guide_size is 128 here; use 512 for SD1.5 and 768 – 1024 for SDXL.
+{DEMO_MODEL} guide_size is {SIDE} here; use 512 for SD1.5 and 768 – 1024 for SDXL.
 
 {DEMO_MODEL_ADAPTER}
 
@@ -243,7 +246,7 @@ stays as it is.
             vae="@base:2",
             analyzer="@analyzer",
             **DEMO_RESAMPLER | {"seed": 2, "steps": 12},
-            guide_size=128,
+            guide_size=SIDE,
             padding=0.3,
             min_score=0.3,
             denoise=0.35,
@@ -280,7 +283,7 @@ all, 0.6 the composition, 0.8 hardly anything. The scheduler is normal: with the
     | prompts(DEMO_PROMPT, "", "@base:1")
     | {
         "start": n("LoadImage", "Start from", image="faceworld-2.webp"),
-        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
+        "scale": n("ImageScale", upscale_method="lanczos", width=SIDE, height=SIDE, crop="center", image="@start"),
         "encode": n("VAEEncode", pixels="@scale", vae="@base:2"),
     }
     | sampling("@apply", latent="@encode", vae="@base:2", prefix="img2img", **DEMO_RESAMPLER, denoise=0.6),
@@ -316,7 +319,7 @@ mask_grow says how much around the face is replaced.
     | prompts(DEMO_PROMPT, "", "@base:1")
     | {
         "start": n("LoadImage", "Picture", image="faceworld-2.webp"),
-        "scale": n("ImageScale", upscale_method="lanczos", width=128, height=128, crop="center", image="@start"),
+        "scale": n("ImageScale", upscale_method="lanczos", width=SIDE, height=SIDE, crop="center", image="@start"),
         "where": n(
             "FaceCDMDetectFaces",
             "The face to replace",
@@ -383,7 +386,7 @@ location.
     | {
         "picture": n("LoadImage", "Pose", image="faceworld-2.webp"),
         **pose_of("@picture"),
-        "edit": n("FaceCDMEditPose", pose="@pose:1", width=128, height=128),
+        "edit": n("FaceCDMEditPose", pose="@pose:1", width=SIDE, height=SIDE),
         "net": n("FaceCDMLoadDemoPose"),
         "control": n(
             "ControlNetApplyAdvanced",
