@@ -2,7 +2,7 @@
 
 The methods of a node, in order: define_schema (inputs in the order of execute; shared inputs come from functions named
 *_inputs), validate_inputs (checks one input, a file or a text, before the queue), fingerprint_inputs, and execute
-(decorated with `@checked`, which checks numbers and choices). execute calls facecdm and returns `warn.output`.
+(decorated with `@checked`, which checks numbers, choices and sockets). execute calls facecdm and returns `warn.output`.
 """
 
 from . import (

@@ -10,14 +10,14 @@ from ..facecdm.adapter.model import TripletAdapter
 from ..facecdm.adapter.native import save_adapter
 from ..facecdm.bases import name_of
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.files import find_named, write_named
+from ..facecdm.files import check_filename, find_named, write_named
 from ..facecdm.formats.export import export
 from ..facecdm.formats.families import FAMILIES
 from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
 from . import towers
-from .checks import checked
+from .checks import checked, validity
 from .inputs import choice, integer, optional, switch
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
 from .new_fields import ADVANCED, aliases
@@ -166,10 +166,7 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name=None):
-        try:
-            return name is None or adapter_file(name).is_file()
-        except FaceCDMError as error:
-            return str(error)
+        return validity("name", name, adapter_file)
 
     @classmethod
     def fingerprint_inputs(cls, name=None, family=AUTO, vision_tower=towers.AUTO):
@@ -205,6 +202,7 @@ class CombineAdapters(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, adapter, other):
         both = combine(adapter, other)
         return io.NodeOutput(both, describe(both))
@@ -230,7 +228,9 @@ class ExportAdapter(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, adapter, name, overwrite):
+        check_filename(name)
         exported = export(adapter)
         path = write_named(exported.data(name), folders(PUBLISHED_ADAPTERS[0])[0], name, overwrite)
         return io.NodeOutput(str(path), exported.report)
@@ -254,6 +254,7 @@ class SaveAdapter(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, adapter, name, overwrite):
         if isinstance(adapter, ImportedAdapter):
             raise FaceCDMError(

@@ -2,32 +2,58 @@
 
 import functools
 import math
+from collections.abc import Callable
 from inspect import signature
 
 from comfy_api.latest import io
 
 from ..facecdm.errors import FaceCDMError
 
+# What an API client can write in place of a link, and sockets whose values are such.
+WRITTEN = (str, int, float, dict, list)
+WRITTEN_SOCKETS = {"CONDITIONING": list, "POSE_KEYPOINT": object, "LORA_MODEL": dict, "FACECDM_STAGE_SETTINGS": dict}
+
 
 def checked(execute):
-    """Decorate `execute`: refuse numbers that are NaN, infinite or out of range, and unknown choices.
+    """Decorate `execute`: refuse numbers that are NaN, infinite or out of range, unknown choices, and sockets that
+    hold no node's output.
 
     The server checks unlinked numbers only, lets NaN pass, and in ComfyUI 0.3.75 does not check choices. It repeats
     the message of `validate_inputs` for each input that this function takes. `validate_inputs` therefore takes one
-    input at most: the node's file, or a text. A choice that it takes is not checked again. Raises FaceCDMError.
+    input at most: the node's file, or a text. Of a choice that it takes only the type is checked here. Raises
+    FaceCDMError.
     """
 
     @functools.wraps(execute)
     def run(cls, **inputs):
-        for entry in cls.define_schema().inputs:
-            value = inputs.get(entry.id)
-            if isinstance(entry, io.Float.Input | io.Int.Input) and value is not None:
+        entries = [entry for entry in cls.define_schema().inputs if entry.id in inputs]
+        for entry in entries:
+            value = inputs[entry.id]
+            if isinstance(entry, io.Float.Input | io.Int.Input):
                 _check_number(entry, value)
-            elif isinstance(entry, io.Combo.Input) and entry.id not in signature(cls.validate_inputs).parameters:
-                _check_choice(entry, value)
+            elif isinstance(entry, io.Combo.Input):
+                files = entry.id in signature(cls.validate_inputs).parameters
+                _check_text(entry.id, value) if files else _check_choice(entry, value)
+        for entry in entries:
+            if not isinstance(entry, io.WidgetInput):
+                _check_socket(entry, inputs[entry.id])
         return execute(cls, **inputs)
 
     return run
+
+
+def validity(name: str, value, check: Callable[[str], object]) -> bool | str:
+    """What `validate_inputs` returns for its input `name`: True, or the message of `check`'s FaceCDMError.
+
+    None is a linked input, whose value the server does not know yet.
+    """
+    try:
+        if value is not None:
+            _check_text(name, value)
+            check(value)
+    except FaceCDMError as error:
+        return str(error)
+    return True
 
 
 def check_pixels(**pictures) -> None:
@@ -38,8 +64,20 @@ def check_pixels(**pictures) -> None:
             raise FaceCDMError(f"{name} has no pixels (its size is {size}): check the node that it comes from.")
 
 
+def _check_text(name: str, value) -> None:
+    if not isinstance(value, str):
+        raise FaceCDMError(f"{name} must be a text; got {str(value)[:60]}.")
+
+
+def _check_socket(entry, value) -> None:
+    kind = entry.get_io_type()
+    missing = value is None and not entry.optional
+    if missing or isinstance(value, WRITTEN) and not isinstance(value, WRITTEN_SOCKETS.get(kind, ())):
+        raise FaceCDMError(f"{entry.id} must be connected to a node that gives {kind}; got {str(value)[:60]!r}.")
+
+
 def _check_choice(entry, value) -> None:
-    if value is not None and value not in entry.options:
+    if value not in entry.options:
         raise FaceCDMError(f"{entry.id} must be one of {', '.join(entry.options)}; got {str(value)[:60]!r}.")
 
 

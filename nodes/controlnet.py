@@ -9,7 +9,7 @@ from ..facecdm.errors import FaceCDMError, MissingModel
 from ..facecdm.tensor_file import read_tensors
 from .apply import SEVERAL
 from .apply_options import WEIGHTS, weights_of
-from .checks import check_pixels, checked
+from .checks import check_pixels, checked, validity
 from .inputs import choice, fraction, number, optional
 from .new_fields import ADVANCED, aliases
 from .sockets import ADAPTER, FACES
@@ -67,11 +67,7 @@ class ApplyToControlNet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, reference_weights=""):
-        try:
-            weights_of(reference_weights)
-        except FaceCDMError as error:
-            return str(error)
-        return True
+        return validity("reference_weights", reference_weights, weights_of)
 
     @classmethod
     @checked

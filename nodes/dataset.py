@@ -11,7 +11,7 @@ from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
 from ..facecdm.training.dataset.folders import inside, picture_folders
 from ..facecdm.training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
-from .checks import checked
+from .checks import checked, validity
 from .inputs import choice, integer, number, optional
 from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
@@ -148,10 +148,7 @@ class PrepareDataSet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder=None):
-        try:
-            return folder in (None, IMAGES) or bool(inside(input_folder(), folder))
-        except FaceCDMError as error:
-            return str(error)
+        return validity("folder", folder, lambda name: name == IMAGES or inside(input_folder(), name))
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **_):

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..facecdm.bases.demo import DEMO
 from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path, in_use
+from .checks import checked
 from .sockets import ADAPTER as ADAPTER_SOCKET
 
 SIZE = f"{DEMO.resolution} × {DEMO.resolution}"
@@ -71,6 +72,7 @@ class LoadDemoAdapter(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model) -> io.NodeOutput:
         from ..facecdm.hosts.comfy.demo import adapter
 

@@ -8,6 +8,7 @@ from ..facecdm.errors import MissingModel
 from ..facecdm.formats import bisenet, eva
 from ..facecdm.formats.vision import FaceTower
 from ..facecdm.tensor_file import read_tensors
+from .checks import checked, validity
 from .new_fields import aliases
 
 NO_FILE = "none found"
@@ -63,12 +64,10 @@ class LoadEvaClip(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name=None):
-        try:
-            return name is None or tower_file(name).is_file()
-        except MissingModel as error:
-            return str(error)
+        return validity("name", name, tower_file)
 
     @classmethod
+    @checked
     def execute(cls, name) -> io.NodeOutput:
         return io.NodeOutput(*load(tower_file(name)))
 

@@ -10,7 +10,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.faces.detect import to_bgr
 from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
-from .checks import checked
+from .checks import checked, validity
 from .inputs import optional, switch
 from .new_fields import aliases
 from .sockets import FACE_ANALYZER
@@ -68,10 +68,7 @@ class EvaluateIdentity(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name=None):
-        try:
-            return name is None or bool(check_filename(name))
-        except FaceCDMError as error:
-            return str(error)
+        return validity("name", name, check_filename)
 
     @classmethod
     @checked

@@ -1,5 +1,7 @@
 """Combine Faces, Save Faces, Load Faces and Compare Faces."""
 
+from functools import partial
+
 from comfy_api.latest import io, ui
 
 from ..facecdm.errors import FaceCDMError
@@ -7,7 +9,7 @@ from ..facecdm.faces.combine import MODES, Weighted, combine
 from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
-from .checks import checked
+from .checks import checked, validity
 from .inputs import choice, number, optional, switch
 from .model_folders import SAVED_FACES, folders
 from .new_fields import aliases
@@ -94,6 +96,7 @@ class SaveFaces(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, faces, name: str, overwrite: bool) -> io.NodeOutput:
         path = save_faces(faces, folders(SAVED_FACES)[0], name, overwrite)
         return io.NodeOutput(faces, path.name)
@@ -120,10 +123,7 @@ class LoadFaces(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        try:
-            return True if file is None or find_faces_file(folders(SAVED_FACES), file) else False
-        except FaceCDMError as error:
-            return str(error)
+        return validity("file", file, partial(find_faces_file, folders(SAVED_FACES)))
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None) -> str:
@@ -136,6 +136,7 @@ class LoadFaces(io.ComfyNode):
         return f"{stat.st_mtime_ns}-{stat.st_size}"
 
     @classmethod
+    @checked
     def execute(cls, file: str) -> io.NodeOutput:
         return io.NodeOutput(load_faces(find_faces_file(folders(SAVED_FACES), file)))
 
@@ -170,6 +171,7 @@ class CompareFaces(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, faces_a, faces_b=None, baseline=None) -> io.NodeOutput:
         result = compare(faces_a, faces_b, baseline)
         picture = heat_map(result)

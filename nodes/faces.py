@@ -1,13 +1,15 @@
 """Load Face Analyzer and Detect & Embed Faces."""
 
+from functools import partial
+
 from comfy_api.latest import io, ui
 
 from ..facecdm.faces.analyzer import open_pack
 from ..facecdm.faces.detect import CHOICES, NO_FACE, Options, detect_faces
 from ..facecdm.faces.draw import draw_pictures
-from ..facecdm.faces.packs import find_packs
+from ..facecdm.faces.packs import find_pack, find_packs
 from ..facecdm.faces.providers import PROVIDERS
-from .checks import checked
+from .checks import checked, validity
 from .inputs import choice, integer, number, switch
 from .model_folders import FACE_PACKS, folders
 from .new_fields import ADVANCED, aliases
@@ -51,12 +53,7 @@ class LoadFaceAnalyzer(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, pack: str | None = None) -> bool | str:
-        if pack is not None and pack not in find_packs(folders(FACE_PACKS)):
-            return (
-                f"Face pack {str(pack)[:100]!r} not found. Unpack an InsightFace pack (buffalo_l, antelopev2 …) "
-                "so that its .onnx files are in models/insightface/models/<pack>, then refresh the list (R)."
-            )
-        return True
+        return validity("pack", pack, partial(find_pack, folders(FACE_PACKS)))
 
     @classmethod
     @checked

@@ -4,10 +4,9 @@ from dataclasses import Field, fields
 
 from comfy_api.latest import io
 
-from ..facecdm.errors import FaceCDMError
 from ..facecdm.training.settings import rule
 from ..facecdm.training.stages import GROUPS, Stage
-from .checks import checked
+from .checks import checked, validity
 from .inputs import optional
 from .new_fields import aliases
 
@@ -58,11 +57,7 @@ class StageSettings(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, train=""):
-        try:
-            chosen_settings({"train": train or ""})
-        except FaceCDMError as error:
-            return str(error)
-        return True
+        return validity("train", train, lambda text: chosen_settings({"train": text}))
 
     @classmethod
     @checked

@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io, ui
 
-from ..facecdm.errors import FaceCDMError
 from ..facecdm.files import check_filename
 from ..facecdm.training.held_out import HELD_OUT
 from ..facecdm.training.stages import PRESETS, Stage, preset
-from .checks import checked
+from .checks import checked, validity
 from .inputs import choice, integer, number, optional
 from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
@@ -119,10 +118,7 @@ class TrainingNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, run=None):
-        try:
-            return run is None or bool(check_filename(run))
-        except FaceCDMError as error:
-            return str(error)
+        return validity("run", run, check_filename)
 
 
 class TrainStage(TrainingNode):

@@ -9,7 +9,7 @@ import torch
 from .. import __version__
 from ..bases import name_of
 from ..errors import BadFile, FaceCDMError
-from ..files import write_named
+from ..files import check_filename, write_named
 from ..tensor_file import check_weights, open_safetensors
 from .config import AdapterConfig
 from .model import TripletAdapter
@@ -25,10 +25,11 @@ def save_adapter(
 ) -> Path:
     """Write folder/name.safetensors (see `files.write_named`) with `notes` added to the metadata.
 
-    Raises FaceCDMError if a weight is NaN or infinite.
+    Raises UnsafeName, FaceCDMError if a weight is NaN or infinite.
     """
     from safetensors.torch import save
 
+    check_filename(name)
     tensors = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
     for key, value in tensors.items():
         if not torch.isfinite(value).all():

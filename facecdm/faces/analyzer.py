@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BadFile, MissingModel
+from ..errors import BadFile
 from .detection import FaceDetection
 from .ir_se50 import IrSe50Recogniser
-from .packs import ADVICE, IR_SE50, PackFiles, find_packs, sort_pack
+from .packs import ADVICE, IR_SE50, PackFiles, find_pack, sort_pack
 from .providers import CPU, choose_providers, import_insightface
 from .turns import turned_face, turned_picture, turned_points, turns_to_upright
 
@@ -29,12 +29,7 @@ def open_pack(folders: list[Path], name: str, provider: str = "auto", landmarks:
 
     Raises MissingModel, BadFile, MissingPackage.
     """
-    packs = find_packs(folders)
-    if name not in packs:
-        have = ", ".join(packs) or "none"
-        searched = ", ".join(str(folder) for folder in folders) or "no folder"
-        raise MissingModel(f"Face pack {name!r} not found (found: {have}; searched: {searched}). {ADVICE}")
-    analyzer = FaceAnalyzer(sort_pack(name, packs[name], landmarks), provider)
+    analyzer = FaceAnalyzer(sort_pack(name, find_pack(folders, name), landmarks), provider)
     analyzer.load()
     return analyzer
 

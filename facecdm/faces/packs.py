@@ -49,6 +49,16 @@ def find_packs(folders: list[Path]) -> dict[str, Path]:
     return packs
 
 
+def find_pack(folders: list[Path], name: str) -> Path:
+    """The folder of a pack's .onnx files; see `find_packs`. Raises MissingModel."""
+    packs = find_packs(folders)
+    if name not in packs:
+        have = ", ".join(packs) or "none"
+        searched = ", ".join(str(folder) for folder in folders) or "no folder"
+        raise MissingModel(f"Face pack {name[:100]!r} not found (found: {have}; searched: {searched}). {ADVICE}")
+    return packs[name]
+
+
 def default_pack(folders: list[Path]) -> str:
     """The default pack: buffalo_l if it is installed, else the first installed pack by name."""
     names = sorted(find_packs(folders))

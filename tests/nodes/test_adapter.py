@@ -121,7 +121,7 @@ def test_an_existing_file_is_kept(sd15, make_adapter, save, load):
 
 def test_names_stay_in_the_folder(errors, adapter, save, load, folder):
     (folder.parent / "secret.safetensors").write_bytes(b"")
-    for name in ("../secret", "", "con"):
+    for name in ("../secret", "", "con", "\ud800"):
         with pytest.raises(errors.UnsafeName):
             save(adapter, name)
     with pytest.raises(errors.UnsafeName):

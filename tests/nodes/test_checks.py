@@ -14,8 +14,11 @@ def entries(in_comfy, node_id: str, *kinds: str) -> dict:
 
 def run_with(in_comfy, node_id: str, **changes) -> None:
     """Run a node with its widgets' defaults, with nothing in its sockets, and with `changes`."""
-    schema = in_comfy.nodes[node_id].define_schema()
-    in_comfy.run(node_id, **{entry.id: getattr(entry, "default", None) for entry in schema.inputs} | changes)
+    given = {}
+    for entry in in_comfy.nodes[node_id].define_schema().inputs:
+        default = getattr(entry, "default", None)
+        given[entry.id] = entry.options[0] if default is None and entry.get_io_type() == "COMBO" else default
+    in_comfy.run(node_id, **given | changes)
 
 
 def test_a_number_out_of_range_is_refused_with_its_name(in_comfy, errors):
@@ -34,9 +37,39 @@ def test_an_unknown_choice_is_refused_with_its_name(in_comfy, errors):
     choices = {(node_id, name) for node_id in in_comfy.nodes for name in entries(in_comfy, node_id, "COMBO")}
     files = {(node_id, name) for node_id, name in choices if name in validated(in_comfy, node_id)}
     for node_id, name in choices - files:
-        with pytest.raises(errors.FaceCDMError, match=f"{name} must be one of .*; got 'wavy'"):
-            run_with(in_comfy, node_id, **{name: "wavy"})
+        for value in ("wavy", None):
+            with pytest.raises(errors.FaceCDMError, match=f"{name} must be one of .*; got '{value}'"):
+                run_with(in_comfy, node_id, **{name: value})
+    for node_id, name in files:
+        with pytest.raises(errors.FaceCDMError, match=f"{name} must be a text; got None"):
+            run_with(in_comfy, node_id, **{name: None})
     assert {name for _, name in files} == {"pack", "name", "file", "folder"} and len(choices) > 30
+
+
+def test_the_check_before_the_queue_takes_what_a_client_can_write(in_comfy):
+    """A text of any length, or no text. None is a link."""
+    checked = [(node, name) for node_id, node in in_comfy.nodes.items() for name in validated(in_comfy, node_id)]
+    for node, name in checked:
+        for value in (7, math.nan, True, [], [1], {}, {"a": 1}):
+            assert f"{name} must be a text" in node.validate_inputs(**{name: value})
+        for value in ("x" * 2**20, "\ud800", "a\0b"):
+            assert 0 < len(node.validate_inputs(**{name: value})) <= 1000, (node, value[:9])
+        assert node.validate_inputs(**{name: None}) is True
+    assert len(checked) >= 8
+
+
+def test_a_socket_takes_no_written_value(in_comfy, errors):
+    sockets = [
+        (node_id, entry)
+        for node_id, node in in_comfy.nodes.items()
+        for entry in node.define_schema().inputs
+        if entry.get_io_type() in ("MODEL", "IMAGE", "FACES", "CONDITIONING", "FACECDM_ADAPTER")
+    ]
+    for node_id, entry in sockets:
+        for value in ("x", 7, math.nan, {}, *([] if entry.optional else [None])):
+            with pytest.raises(errors.FaceCDMError, match=f"{entry.id} must be connected to a node that gives"):
+                in_comfy.run(node_id, **{entry.id: value})
+    assert len(sockets) > 30
 
 
 def test_one_mistake_is_one_error(in_comfy):

@@ -130,14 +130,14 @@ def test_save_then_load(run, nodes, detected, in_comfy):
     assert len(run("LoadFaces", file="Eileen.safetensors").result[0]) == 2
 
 
-def test_load_refuses_other_files(nodes, run, in_comfy):
+def test_load_refuses_other_files(nodes, run, in_comfy, detected):
     check = nodes["LoadFaces"].validate_inputs
     assert "cannot be the name" in check("../../secret") and "no file nobody.safetensors" in check("nobody")
     assert (
         nodes["LoadFaces"].fingerprint_inputs("nobody") == "missing" and nodes["LoadFaces"].fingerprint_inputs() == ""
     )
     with pytest.raises(in_comfy.module("facecdm.errors").UnsafeName):
-        run("SaveFaces", faces=None, name="../x", overwrite=False)
+        run("SaveFaces", faces=detected.result[0], name="../x", overwrite=False)
 
 
 def test_faces_are_not_offered_as_adapters(run, detected):

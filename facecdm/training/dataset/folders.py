@@ -14,7 +14,7 @@ def inside(root: Path, name: str) -> Path:
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or ":" in name or "\0" in name or not relative.parts:
         raise UnsafeName(f"{name!r} cannot be the name of a folder: it would not lie in {root.name}.")
-    if not (root / relative).is_dir():
+    if not os.path.isdir(root / relative):  # also for a name that is too long
         raise MissingModel(f"there is no folder {relative} in {root}: put pictures there, then refresh the list (R)")
     return root / relative
 

@@ -115,8 +115,9 @@ def test_folders_of_pictures(tmp_path):
     (tmp_path / "texts").mkdir()
     assert picture_folders(tmp_path) == ["family", "family/anna"]
     assert inside(tmp_path, "family/anna") == tmp_path / "family" / "anna"
-    with pytest.raises(MissingModel):
-        inside(tmp_path, "families")
+    for absent in ("families", "x" * 2**20, "\ud800"):
+        with pytest.raises(MissingModel):
+            inside(tmp_path, absent)
 
 
 def test_buckets_of_the_usual_models():
