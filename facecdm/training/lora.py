@@ -1,6 +1,7 @@
 """Low-rank additions to frozen layers (Hu et al. 2021), for the U-Net and the adapter's K and V."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ from torch.nn import functional as F
 
 from ..errors import BadFile, Mismatch
 from ..tensor_file import check_weights
+
+PART = re.compile(r"(.+)\.(?:lora_down\.weight|lora_up\.weight|alpha)")  # a tensor of a layer
+READ = "Choose a file that FaceCDM's training wrote (NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha)."
 
 
 class LowRank(nn.Module):
@@ -68,13 +72,18 @@ class Lora:
         return cls({name: LowRank.of(layer, rank) for name, layer in layers.items()})
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Lora":
-        """The inverse of `tensors`; ranks are read from the shapes.
+    def from_tensors(cls, tensors: Mapping[str, Tensor], source: object = "the LoRA") -> "Lora":
+        """The inverse of `tensors`; ranks are read from the shapes. A layer without alpha has that of its rank.
 
-        Raises BadFile for a layer with only one half, halves of different rank, NaN or infinity.
+        Raises BadFile, which names `source`, for another form of LoRA, a layer with only one half, halves of different
+        rank, NaN or infinity.
         """
-        names = dict.fromkeys(key.partition(".lora_")[0] for key in tensors if ".lora_" in key)
-        return cls({name: _low_rank(name, tensors) for name in names})
+        found = {key: PART.fullmatch(key) for key in tensors}
+        others = [key for key, match in found.items() if match is None]
+        if others:
+            raise BadFile(f"{source}: {_other_form(others[0])}. {READ}")
+        names = dict.fromkeys(match[1] for match in found.values())
+        return cls({name: _low_rank(name, tensors, source) for name in names})
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors for ComfyUI's LoRA loaders: NAME.lora_down.weight, NAME.lora_up.weight, NAME.alpha."""
@@ -124,21 +133,28 @@ class Lora:
             self._active = True
 
 
-def _low_rank(name: str, tensors: Mapping[str, Tensor]) -> LowRank:
+def _other_form(key: str) -> str:
+    """What a tensor of no such name says of the file."""
+    if re.search(r"lora_[AB]\.|[._]lora\.", key):
+        return f"{key} is a name of diffusers or PEFT, whose LoRA files are not read here"
+    return f"{key} is no part of a plain LoRA; LoHa, LoKr, DoRA and changed biases are not read here"
+
+
+def _low_rank(name: str, tensors: Mapping[str, Tensor], source: object) -> LowRank:
     """Read one layer of a LoRA file. Raises BadFile."""
     down, up, alpha = (tensors.get(f"{name}.{part}") for part in ("lora_down.weight", "lora_up.weight", "alpha"))
     if down is None or up is None:
-        raise BadFile(f"the LoRA's layer {name} has one half only: get the file again")
+        raise BadFile(f"{source}: layer {name} has one half only: get the file again")
     for part, tensor in (("lora_down", down), ("lora_up", up)):
-        check_weights(f"{name}.{part}", tensor, "the LoRA")
+        check_weights(f"{name}.{part}", tensor, source)
     if alpha is not None:
-        check_weights(f"{name}.alpha", alpha.float(), "the LoRA")  # some programs write it as an integer
+        check_weights(f"{name}.alpha", alpha.float(), source)  # some programs write it as an integer
         if alpha.numel() != 1:
-            raise BadFile(f"the LoRA's layer {name} has {alpha.numel()} values of alpha: get the file again")
+            raise BadFile(f"{source}: layer {name} has {alpha.numel()} values of alpha: get the file again")
     shapes_fit = down.ndim in (2, 4) and up.shape[1:] == (len(down), *(1 for _ in down.shape[2:]))
     if not shapes_fit or not down.numel() or not up.numel():
         raise BadFile(
-            f"the LoRA's layer {name} has halves of shapes {list(down.shape)} and {list(up.shape)}, which do not fit "
+            f"{source}: layer {name} has halves of shapes {list(down.shape)} and {list(up.shape)}, which do not fit "
             "together: get the file again"
         )
     scale = None if alpha is None else float(alpha)

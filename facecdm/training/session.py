@@ -86,12 +86,9 @@ class Session:
         if self.config.lora is None:
             return Lora()
         path = find_lora(self.config.lora)
-        lora = Lora.from_tensors(read_tensors(path)[0])
+        lora = Lora.from_tensors(read_tensors(path)[0], path)
         if not lora.parts:
-            raise BadFile(
-                f"{path} holds no LoRA as the training writes it (NAME.lora_down.weight): name "
-                "the file that lies beside the adapter"
-            )
+            raise BadFile(f"{path} holds no LoRA: name the file that lies beside the adapter")
         return lora
 
     def _notes(self) -> dict[str, str]:

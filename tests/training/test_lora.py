@@ -109,3 +109,30 @@ def test_damaged_files(change, message):
         return
     with pytest.raises(BadFile, match=message):
         Lora.from_tensors(tensors)
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("unet.down_blocks.0.attentions.0.to_q.lora_A.weight", "a name of diffusers or PEFT"),
+        ("base_model.model.down_blocks.0.to_q.lora_B.default.weight", "a name of diffusers or PEFT"),
+        ("unet.down_blocks.0.attn1.processor.to_q_lora.down.weight", "a name of diffusers or PEFT"),
+        ("unet.down_blocks.0.attn1.to_q.lora.up.weight", "a name of diffusers or PEFT"),
+        ("lora_unet_a.hada_w1_a", "LoHa, LoKr, DoRA"),
+        ("lora_unet_a.dora_scale", "LoHa, LoKr, DoRA"),
+        ("lora_unet_a.lora_mid.weight", "LoHa, LoKr, DoRA"),
+        ("lora_unet_a.diff_b", "LoHa, LoKr, DoRA"),
+        (".alpha", "LoHa, LoKr, DoRA"),
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a LoRA", "alone"])
+def test_other_forms_are_named(name, message, beside):
+    """None of their tensors is left out without a message."""
+    tensors = Lora({"layer": LowRank(5, 7, rank=4)}).tensors() if beside else {}
+    with pytest.raises(BadFile, match=f"a.bin: {name} is .*{message}.* FaceCDM's training wrote"):
+        Lora.from_tensors(tensors | {name: torch.ones(4, 5)}, "a.bin")
+
+
+def test_a_layer_without_alpha_has_that_of_its_rank():
+    tensors = {key: value for key, value in Lora({"layer": LowRank(5, 7, rank=4)}).tensors().items() if "lora" in key}
+    assert Lora.from_tensors(tensors).parts["layer"].alpha == 4.0 and len(tensors) == 2
