@@ -8,7 +8,7 @@ from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.unlike_training import unlike_training
 from ..facecdm.formats.unused_inputs import (
-    blocks_without_cell,
+    blocks_without_stream,
     keep_prompt_without_effect,
     mask_missing,
     pose_ignored,
@@ -204,7 +204,7 @@ def _warnings(person: Person, custom_curves: dict[str, str], keep_prompt: float,
     warnings = pose_ignored(person) + pose_missing(person) + mask_missing(person) + unlike_training(person)
     for stream, custom in custom_curves.items():
         if stream in adapter.streams:
-            warnings += blocks_without_cell(adapter.streams[stream], custom)
+            warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, custom)
     if projection not in (OWN, NONE):
         warnings += projection_without_effect(person, projection)
     if projection != NONE:

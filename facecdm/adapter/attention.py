@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .stream_module import CROSS_ATTENTION
+
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 # How a stream is projected onto the text's attention: at each position, over the features of a head; for each feature,
@@ -72,9 +74,10 @@ class LayerStream:
     person      number of the person; its other stream has the same number and rows
     location    which tokens each position attends to; N is a multiple of their number
     project     tokens [..., context] → keys and values [..., C]
-    after_block  whether the attention is added to the DiT block's result, not to its attention (adapter/decoupled.py)
-    cell        the CellQueries of a residual cell (adapter/cells.py), which makes its own queries; k and v then have
-                its inner width
+    place       where in the layer the stream acts (adapter/stream_module.py)
+    q_factor    [C], a factor on the layer's queries
+    part        the part of the stream that runs in this layer at every step; k and v of a residual cell have its inner
+                width (adapter/cells.py)
     """
 
     start: int
@@ -90,8 +93,9 @@ class LayerStream:
     person: int = 0
     location: LocationBias | None = None
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-    cell: nn.Module | None = None
-    after_block: bool = False
+    place: str = CROSS_ATTENTION
+    q_factor: Tensor | None = None
+    part: nn.Module | None = None
 
 
 def triplet_attention(
@@ -106,7 +110,7 @@ def triplet_attention(
     # κ and the router compare with the text's own attention, so it must not change.
     compared = any(stream.kappa is not None or stream.router is not None for stream in streams)
     out = text.clone() if in_place and (compared or not writable) else text
-    each: Iterable[Tensor] = (attended(q[span_of(stream)], stream, heads, attend) for stream in streams)
+    each: Iterable[Tensor] = (attended(_queries(q, stream), stream, heads, attend) for stream in streams)
     if any(stream.router is not None for stream in streams):  # a router compares all streams; else save memory
         each = list(each)
     for stream, attention in zip(streams, each):
@@ -117,7 +121,7 @@ def triplet_attention(
         if stream.router is not None:
             weight = weight * _route(stream, attention, text[span], _other(stream, streams, each))
         if stream.kappa is not None:
-            shared = overlap(attention, text[span], q[span], stream, heads)
+            shared = overlap(attention, text[span], _queries(q, stream), stream, heads)
             attention = attention - stream.kappa * shared
         if in_place:
             out[span].addcmul_(attention, weight)
@@ -129,6 +133,12 @@ def triplet_attention(
                 weighted = F.pad(weighted, (0, 0, 0, 0, span.start, len(q) - span.stop))
             out = out + weighted
     return out
+
+
+def _queries(q: Tensor, stream: LayerStream) -> Tensor:
+    """The queries of the stream's rows."""
+    q = q[span_of(stream)]
+    return q if stream.q_factor is None else q * stream.q_factor
 
 
 def attended(q: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:

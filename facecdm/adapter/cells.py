@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..bases.layers import LayerMap
 from .attention import Attend, LayerStream, attended, overlap, span_of
-from .gates import NoiseGate
+from .stream_module import AFTER_BLOCK, KeysValues, StreamModule
 
 
 class Casting:
@@ -22,7 +22,7 @@ class Casting:
 
     class Linear(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(x, self.weight.to(x))
+            return F.linear(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
 
     class LayerNorm(nn.LayerNorm):
         def forward(self, x: Tensor) -> Tensor:
@@ -62,14 +62,13 @@ class CellKeys(nn.Module):
         return k, v
 
 
-class StreamCells(nn.Module):
-    """One stream's cells, with the interface of `StreamLayers`.
+class StreamCells(StreamModule):
+    """One stream's cells.
 
-    at     the blocks that have a cell, as indices in the layer map
     knots  number of noise levels between which a gate is interpolated
     """
 
-    router = None
+    place = AFTER_BLOCK
 
     def __init__(
         self,
@@ -81,29 +80,29 @@ class StreamCells(nn.Module):
         dtype: torch.dtype,
         knots: int = 1,
     ):
-        super().__init__()
-        self.at, self.sizes = at, (layer_map.layers[0].width, inner, heads, dtype)
-        self.count = len(layer_map.layers)
+        super().__init__(layer_map, at)
+        self.sizes = (layer_map.layers[0].width, inner, heads, dtype)
         self.keys = nn.ModuleList(CellKeys(context, inner, dtype) for _ in at)
         self.queries = nn.ModuleList(CellQueries(*self.sizes) for _ in at)
-        self.gate = NoiseGate(layer_map, knots)
-        self.kappa = nn.Parameter(torch.zeros(()))
+        self.add_gates(layer_map, knots)
 
-    def queries_with(self, operations: ModuleType | type) -> nn.ModuleList:
-        """Every cell's queries without weights of their own, made of a host's layers."""
+    @property
+    def every_step(self) -> nn.Module:
+        return self.queries
+
+    def use_operations(self, operations: ModuleType | type) -> nn.Module:
         with torch.device("meta"):
-            return nn.ModuleList(CellQueries(*self.sizes, operations) for _ in self.at)
+            queries = nn.ModuleList(CellQueries(*self.sizes, operations) for _ in self.at)
+        queries.load_state_dict(self.queries.state_dict(), assign=True)
+        self.queries = queries.requires_grad_(False)
+        return queries
 
-    def cells(self) -> dict[int, nn.Module]:
+    def parts(self) -> dict[int, nn.Module]:
         """The cells' queries by the index of their block."""
         return dict(zip(self.at, self.queries))
 
-    def keys_values(self, tokens: Tensor) -> list[tuple[Tensor, Tensor] | None]:
-        """Tokens [B, N, context] → k, v for each block of the layer map; None for a block without a cell.
-
-        Weights on another device are moved one cell at a time.
-        """
-        made: list[tuple[Tensor, Tensor] | None] = [None] * self.count
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        made = super().keys_values(tokens)
         for index, cell in zip(self.at, self.keys):
             made[index] = cell(tokens)
         return made
@@ -124,12 +123,6 @@ class StreamCells(nn.Module):
         self.gate.knots.data = torch.ones_like(self.gate.knots)
         for cell in self.queries:
             cell.to_out.weight.data = torch.zeros_like(cell.to_out.weight)
-
-
-def cells_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
-    """Each stream's cells by the index of their block; {} for a stream without cells."""
-    streams = adapter.streams.items()
-    return {name: stream.cells() if isinstance(stream, StreamCells) else {} for name, stream in streams}
 
 
 def add_residuals(
@@ -158,7 +151,7 @@ def add_residuals(
 
 
 def _residual(x: Tensor, stream: LayerStream, heads: int, attend: Attend) -> Tensor:
-    cell = stream.cell
+    cell = stream.part
     residual, q = cell(x, stream, attend)
     if stream.kappa is None:
         return residual

@@ -9,33 +9,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bases.layers import LayerMap
-from .gates import NoiseGate
+from .stream_module import KeysValues, StreamModule
 
 EPSILON = 1e-5  # of the normalisation of keys and values
 
 
-class DecoupledLayers(nn.Module):
-    """One stream's keys and values for a DiT's own queries, with the interface of `StreamLayers`.
+class DecoupledLayers(StreamModule):
+    """One stream's keys and values for a DiT's own queries.
 
-    at           the blocks that have them, as indices in the layer map
-    bias         whether keys and values have biases
-    normalise    whether each head of keys and values is divided by its root mean square
-    after_block  whether the attention is added to the block's result, not to the block's attention
+    place      IN_ATTENTION or BESIDE_BLOCK
+    bias       whether keys and values have biases
+    normalise  whether each head of keys and values is divided by its root mean square
     """
 
-    router = None
-
     def __init__(
-        self,
-        layer_map: LayerMap,
-        at: tuple[int, ...],
-        bias: bool,
-        normalise: bool,
-        after_block: bool,
-        dtype: torch.dtype,
+        self, layer_map: LayerMap, at: tuple[int, ...], place: str, bias: bool, normalise: bool, dtype: torch.dtype
     ):
-        super().__init__()
-        self.at, self.normalise, self.after_block = at, normalise, after_block
+        super().__init__(layer_map, at)
+        self.place, self.normalise = place, normalise
         self.heads = [layer.heads for layer in layer_map.layers]
         self.to_k, self.to_v = (
             nn.ModuleList(
@@ -43,15 +34,10 @@ class DecoupledLayers(nn.Module):
             )
             for _ in range(2)
         )
-        self.gate = NoiseGate(layer_map, 1)
-        self.kappa = nn.Parameter(torch.zeros(()))
+        self.add_gates(layer_map)
 
-    def keys_values(self, tokens: Tensor) -> list[tuple[Tensor, Tensor] | None]:
-        """Tokens [B, N, context] → k, v for each block of the layer map; None for a block without them.
-
-        Weights on another device are moved one layer at a time.
-        """
-        made: list[tuple[Tensor, Tensor] | None] = [None] * len(self.heads)
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        made = super().keys_values(tokens)
         for index, *layers in zip(self.at, self.to_k, self.to_v):
             k, v = (self._of(layer, tokens, self.heads[index]) for layer in layers)
             made[index] = k, v
@@ -60,8 +46,9 @@ class DecoupledLayers(nn.Module):
     def _of(self, layer: nn.Linear, tokens: Tensor, heads: int) -> Tensor:
         bias = None if layer.bias is None else layer.bias.to(tokens)
         x = F.linear(tokens, layer.weight.to(tokens), bias)
-        return _normalised(x.unflatten(-1, (heads, -1))).flatten(2) if self.normalise else x
+        return rms_normalised(x.unflatten(-1, (heads, -1)), EPSILON).flatten(2) if self.normalise else x
 
 
-def _normalised(x: Tensor) -> Tensor:
-    return (x.float() * (x.float().square().mean(-1, keepdim=True) + EPSILON).rsqrt()).to(x.dtype)
+def rms_normalised(x: Tensor, epsilon: float) -> Tensor:
+    """x divided by the root mean square of its last axis."""
+    return (x.float() * (x.float().square().mean(-1, keepdim=True) + epsilon).rsqrt()).to(x.dtype)

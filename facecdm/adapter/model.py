@@ -12,37 +12,29 @@ from ..bases.layers import LayerMap
 from ..faces.location import scaled
 from .cells import StreamCells
 from .config import CELL_HEAD, AdapterConfig
-from .gates import NoiseGate
 from .interplay import Interplay
 from .location_head import LocationHead, trust
 from .projectors import Bottleneck, Resampler
+from .stream_module import KeysValues, StreamModule
 
-# Per layer of the layer map, each [B, N, layer width]; None for a layer without the stream.
-KeysValues = list[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor] | None]
 Extra = Mapping[nn.Linear, nn.Module]  # low-rank modules that are added to key and value weights, in training
 
 
-class StreamLayers(nn.Module):
+class StreamLayers(StreamModule):
     """One stream's keys, values and gates in every cross-attention layer, and optionally a `router` [layers, 4]."""
 
     def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype, router: bool = False):
-        super().__init__()
+        super().__init__(layer_map, tuple(range(len(layer_map.layers))))
         self.to_k, self.to_v = (
             nn.ModuleList(
                 nn.Linear(layer_map.context, layer.width, bias=False, dtype=dtype) for layer in layer_map.layers
             )
             for _ in range(2)
         )
-        self.gate = NoiseGate(layer_map, knots)
-        self.kappa = nn.Parameter(torch.zeros(()))
-        self.router = nn.Parameter(torch.zeros(len(layer_map.layers), 4)) if router else None
+        self.add_gates(layer_map, knots)
+        self.router = nn.Parameter(torch.zeros(self.count, 4)) if router else None
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        """Tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
-
-        Weights on another device are moved one layer at a time. While sampling, only the result is kept, which has
-        a hundredth of the weights' size.
-        """
         return [
             (F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
             for k, v in zip(self.to_k, self.to_v)
@@ -97,7 +89,7 @@ class TripletAdapter(nn.Module):
         self._heads: dict[torch.device, LocationHead] = {}  # copies of it on other devices
         self.streams = nn.ModuleDict({stream: self._new_stream(dtype) for stream in config.streams})
 
-    def _new_stream(self, dtype: torch.dtype) -> "StreamLayers | StreamCells":
+    def _new_stream(self, dtype: torch.dtype) -> StreamModule:
         config = self.config
         if not config.layer_map.is_dit:
             return StreamLayers(config.layer_map, config.knots, dtype, config.router)

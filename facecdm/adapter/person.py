@@ -10,7 +10,8 @@ from ..bases.noise import Flow
 from ..faces.location import centre_crop
 from .features import Features
 from .gates import Schedule, knot_weights
-from .model import KeysValues, TripletAdapter
+from .model import TripletAdapter
+from .stream_module import KeysValues
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,7 @@ class Person:
         """Tokens of the active streams for the rows of the prompt or of the negative prompt, float32.
 
         [1, references × count, context] side by side, or [references, count, context] with one reference per picture.
+        Of a timed stream, the features [references, M, width] from which every step makes tokens.
         """
         given = self.negative if negative else {"face": self.face, "image": self.image}
         wanted = {
@@ -113,22 +115,48 @@ class Person:
             wanted = {name: setting for name, setting in wanted.items() if not self.adapter.streams[name].gate.is_zero}
         projected = self.adapter.project(*(given.get(name) if name in wanted else None for name in ("face", "image")))
         return {
-            name: F.pad(value if self.per_picture else value.flatten(0, 1)[None], (0, 0, 0, wanted[name].zeros))
+            name: value if self._is_timed(name) else F.pad(self._arranged(value), (0, 0, 0, wanted[name].zeros))
             for name, value in projected.items()
         }
+
+    def _is_timed(self, name: str) -> bool:
+        return self.adapter.streams[name].timed
+
+    def _arranged(self, tokens: Tensor) -> Tensor:
+        """Tokens [references, N, C], or [1, references × N, C] if all act side by side."""
+        return tokens if self.per_picture else tokens.flatten(0, 1)[None]
 
     def keys_values(
         self, text: Tensor | None, device: torch.device, dtype: torch.dtype, negative: bool = False
     ) -> dict[str, KeysValues]:
-        """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`."""
+        """Keys and values per stream for one prompt's `text` [1 or B, T, context], on `device` in `dtype`; not those of
+        timed streams."""
         made = {}
         for name, tokens in self.tokens_for_text(text, negative).items():
-            made[name] = self.adapter.streams[name].keys_values(tokens.to(device, dtype))
-            weights = self.token_weights(name, tokens)
-            if weights is not None:
-                weights = weights.to(device, dtype)
-                made[name] = [layer and (layer[0], layer[1] * weights) for layer in made[name]]
+            if not self._is_timed(name):
+                layers = self.adapter.streams[name].keys_values(tokens.to(device, dtype))
+                made[name] = self._weighted(layers, self.token_weights(name, tokens))
         return made
+
+    def timed_states(self, device: torch.device, dtype: torch.dtype, negative: bool = False) -> dict[str, Tensor]:
+        """The features of timed streams, for `timed_keys_values`."""
+        return {name: value.to(device, dtype) for name, value in self.tokens(negative).items() if self._is_timed(name)}
+
+    def timed_keys_values(self, states: dict[str, Tensor], timestep: Tensor) -> dict[str, KeysValues]:
+        """Keys and values of timed streams at a timestep [1]."""
+        made = {}
+        for name, value in states.items():
+            layers = self.adapter.streams[name].timed_keys_values(value, timestep)
+            layers = [tuple(self._arranged(x) for x in layer) for layer in layers]
+            made[name] = self._weighted(layers, self.token_weights(name, layers[0][0]))
+        return made
+
+    @staticmethod
+    def _weighted(layers: KeysValues, weights: Tensor | None) -> KeysValues:
+        """Keys and values with the references' weights on the values."""
+        if weights is None:
+            return layers
+        return [layer and (layer[0], layer[1] * weights.to(layer[1])) for layer in layers]
 
     def tokens_for_text(self, text: Tensor | None, negative: bool = False) -> dict[str, Tensor]:
         """`tokens` after the interplay with one prompt's `text` [1 or B, T, context]."""

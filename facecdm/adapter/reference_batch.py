@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .attention import LayerStream, LocationBias
-from .cells import StreamCells, cells_of
 from .gates import knot_weights
-from .model import Extra, StreamLayers, TripletAdapter
+from .model import Extra, TripletAdapter
+from .stream_module import StreamModule, parts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ReferenceBatch:
         """
         layers = adapter.config.layer_map.layers
         people: list[list[LayerStream]] = [[] for _ in layers]
-        on, cells = {"face": self.face_on, "image": self.image_on}, cells_of(adapter)
+        on, parts = {"face": self.face_on, "image": self.image_on}, parts_of(adapter)
         for name, tokens in self.tokens(adapter, text).items():
             stream = adapter.streams[name]
             gates = _gates(stream, adapter, sigma).to(dtype).split([layer.width for layer in layers], dim=1)
@@ -89,7 +89,8 @@ class ReferenceBatch:
                         router=None if router is None else router[index],
                         location=location,
                         project=None if location is None else project,
-                        cell=cells[name].get(index),
+                        place=stream.place,
+                        part=parts[name].get(index),
                     )
                 )
         return people
@@ -99,7 +100,7 @@ def _weights(part: nn.Module | None):
     return part.parameters() if part is not None else ()
 
 
-def _gates(stream: StreamLayers | StreamCells, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
+def _gates(stream: StreamModule, adapter: TripletAdapter, sigma: Tensor) -> Tensor:
     """The gates of every row at its own noise level, [B, Σ width]."""
     heads = torch.ones(adapter.config.layer_map.heads, device=sigma.device)
     return knot_weights(sigma, len(stream.gate.knots)) @ stream.gate.table(heads)

@@ -10,9 +10,10 @@ from .flux import FLUX
 from .layers import LayerMap
 from .sd2 import SD2
 from .sd15 import SD15
+from .sd35 import SD35_LARGE, SD35_MEDIUM
 from .sdxl import SDXL
 
-BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO, FLUX)}
+BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO, FLUX, SD35_LARGE, SD35_MEDIUM)}
 
 
 def base_of(layer_map: LayerMap) -> Base | None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter.cells import StreamCells
+from ..adapter.stream_module import StreamModule
 from ..bases.base import Base
 from ..bases.layers import LayerMap
 from ..errors import BadFile
@@ -63,7 +64,7 @@ class CellLayers:
 
         return dit_layer_map(published, fits, f"a DiT of width {width} with {count} cells")
 
-    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
+    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> StreamModule:
         """The file's cells with gates of 1; shares the file's tensors. Raises BadFile for a wrong or missing tensor."""
         state, at = published.ip_adapter, self.at(layer_map)
         inner, context = state["0.to_q.weight"].shape[0], state["0.to_kv.weight"].shape[1]

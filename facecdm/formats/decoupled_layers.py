@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter.decoupled import DecoupledLayers
+from ..adapter.stream_module import StreamModule
 from ..bases.base import Base
 from ..bases.layers import LayerMap
 from .dit_bases import dit_layer_map
@@ -22,16 +23,16 @@ _KEYS = re.compile(r"\d{1,4}\.to_k_ip\.weight")
 class BlockKeys:
     """A family's keys and values; a file does not say how they are used.
 
-    parts        the kinds of blocks that have them: double, single
-    bias         whether they have biases
-    normalise    as in DecoupledLayers
-    after_block  as in DecoupledLayers
+    parts      the kinds of blocks that have them: double, single
+    place      as in DecoupledLayers
+    bias       whether they have biases
+    normalise  as in DecoupledLayers
     """
 
     parts: tuple[str, ...]
+    place: str
     bias: bool = False
     normalise: bool = False
-    after_block: bool = False
 
     def matches(self, state: dict[str, Tensor]) -> bool:
         return "0.to_k_ip.weight" in state and ("0.to_k_ip.bias" in state) == self.bias
@@ -52,13 +53,12 @@ class BlockKeys:
 
         return dit_layer_map(published, fits, f"a DiT of width {width} and text width {context} with {count} blocks")
 
-    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
+    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> StreamModule:
         """The file's keys and values with gates of 1; shares the file's tensors."""
         state, at = published.ip_adapter, self.at(layer_map)
         with torch.device("meta"):
-            stream = DecoupledLayers(
-                layer_map, at, self.bias, self.normalise, self.after_block, state["0.to_k_ip.weight"].dtype
-            )
+            dtype = state["0.to_k_ip.weight"].dtype
+            stream = DecoupledLayers(layer_map, at, self.place, self.bias, self.normalise, dtype)
         weights = {"gate.knots": torch.ones(1, layer_map.heads), "kappa": torch.tensor(kappa)}
         for key, value in state.items():
             number, part, kind = key.split(".")

@@ -44,7 +44,7 @@ def encoder_for(vision: str, width: int) -> Encoder | None:
         return SIGLIP if width == SIGLIP.states else None
     if vision == POOLED:
         return next((e for e in (CLIP_L, *ENCODERS, SIGLIP_SO400M) if e.pooled == width), None)
-    return next((e for e in ENCODERS if e.states == width), None)
+    return next((e for e in (*ENCODERS, SIGLIP_SO400M) if e.states == width), None)
 
 
 def encoder_of(pooled: int, states: int) -> Encoder | None:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter.features import Features
+from ..adapter.stream_module import StreamModule
 from ..bases.layers import LayerMap
 from .unet_layers import UnetLayers
 
@@ -80,8 +81,8 @@ class LayerFormat(Protocol):
     def layer_map(self, published: "Published") -> LayerMap:
         """The base model that the file was made for. Raises BadFile, UnsupportedModel."""
 
-    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
-        """A StreamLayers, or a module with its interface, that shares the file's tensors. Raises BadFile."""
+    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> StreamModule:
+        """The stream, which shares the file's tensors. Raises BadFile."""
 
 
 @dataclass(frozen=True)

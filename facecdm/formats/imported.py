@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.features import Features
-from ..adapter.model import StreamLayers, TripletAdapter
+from ..adapter.model import TripletAdapter
 from ..adapter.native import is_native, load_adapter
+from ..adapter.stream_module import StreamModule
 from ..bases import name_of
 from ..bases.layers import LayerMap
 from ..errors import Mismatch
@@ -64,7 +65,7 @@ class ImportedAdapter(nn.Module):
         self,
         config: ImportedConfig,
         projectors: dict[str, nn.Module],
-        layers: dict[str, StreamLayers],
+        layers: dict[str, StreamModule],
         loras: dict[str, dict[str, Tensor]],
     ):
         super().__init__()
@@ -157,9 +158,13 @@ def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
 
 
 def _projector(kind: type, published: Published) -> nn.Module:
-    """The projector with the file's weights in float32: it runs once per reference, on any device."""
+    """The projector with the file's weights in float32: it runs once per reference, on any device.
+
+    A projector without weights leaves them to the layers, which make tokens at every step (formats/joint_layers.py).
+    """
     with incomplete(published.path):
         with torch.device("meta"):
             projector = kind.of(published.image_proj)
-        projector.load_state_dict({key: value.float() for key, value in published.image_proj.items()}, assign=True)
+        if projector.state_dict():
+            projector.load_state_dict({key: value.float() for key, value in published.image_proj.items()}, assign=True)
     return projector

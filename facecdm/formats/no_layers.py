@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adapter.cells import StreamCells
+from ..adapter.stream_module import StreamModule
 from ..bases.layers import LayerMap
 from .dit_bases import dit_layer_map
 
@@ -26,5 +25,7 @@ class NoLayers:
         width = len(published.image_proj["norm_out.weight"])
         return dit_layer_map(published, lambda base: base.text_width == width, f"a DiT of text width {width}")
 
-    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> nn.Module:
-        return StreamCells(layer_map, (), layer_map.context, layer_map.context, 1, torch.float32)
+    def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> StreamModule:
+        stream = StreamModule(layer_map, at=())
+        stream.add_gates(layer_map)
+        return stream

@@ -17,8 +17,8 @@ from .sources import Sources
 from .vision import FaceTower, VisionOutput, VisionTower
 
 # What the negative prompt gets without a `negative_image`: an empty picture, whose pooled embedding is zeros; a black
-# picture; or nothing.
-EMPTY, BLACK, NOTHING = "empty", "black", ""
+# picture; zeros in place of a tower's output; or nothing.
+EMPTY, BLACK, ZEROS, NOTHING = "empty", "black", "zeros", ""
 _BLACK_PICTURE = torch.zeros(1, 64, 64, 3)
 
 
@@ -40,7 +40,7 @@ class Pictures:
     """A vision tower's output for the whole image or for a square around each face.
 
     For the negative prompt it is the output for `negative_image`. Without a `negative_image`, it is the output for an
-    EMPTY or BLACK picture, or NOTHING, by `negative`.
+    EMPTY or BLACK picture, ZEROS, or NOTHING, by `negative`.
     """
 
     vision: str = PENULTIMATE
@@ -57,6 +57,8 @@ class Pictures:
             return shown, None
         if sources.negative_image is None and self.negative == EMPTY and self.vision == POOLED:
             return shown, shown.empty()
+        if sources.negative_image is None and self.negative == ZEROS:
+            return shown, shown.empty(torch.zeros_like(shown.states))
         return shown, self._features(negative_output(part, sources, self.negative))
 
     def _output(self, part: Recognised, sources: Sources) -> VisionOutput:

@@ -3,10 +3,12 @@
 They are not errors, so that a graph still works after its adapter is replaced.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter.curves import parse_custom
 from ..adapter.person import Person
+from ..adapter.stream_module import AFTER_BLOCK, BESIDE_BLOCK, StreamModule
+from ..bases.layers import LayerMap
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
 from .family import ALIGNED, FACE
@@ -81,15 +83,16 @@ def mask_missing(person: Person) -> tuple[str, ...]:
     )
 
 
-def blocks_without_cell(stream: nn.Module, custom: str) -> tuple[str, ...]:
-    """A warning for blocks of a custom curve after which the stream has no cell."""
-    cells, blocks = getattr(stream, "at", None), parse_custom(custom)
-    unused = sorted(set(blocks) - set(cells)) if cells is not None and isinstance(blocks, dict) else []
+def blocks_without_stream(stream: StreamModule, layer_map: LayerMap, custom: str) -> tuple[str, ...]:
+    """A warning for blocks of a DiT that a custom curve names and in which the stream does not act."""
+    blocks = parse_custom(custom)
+    unused = sorted(set(blocks) - set(stream.at)) if layer_map.is_dit and isinstance(blocks, dict) else []
     if not unused:
         return ()
+    where = "after" if stream.place in (AFTER_BLOCK, BESIDE_BLOCK) else "in"
     return (
-        f"custom_curve names block {', '.join(map(str, unused))}, where this adapter does not act. It acts after the "
-        f"blocks {', '.join(map(str, cells))}.",
+        f"custom_curve names block {', '.join(map(str, unused))}, where this adapter does not act. It acts {where} the "
+        f"blocks {', '.join(map(str, stream.at))}.",
     )
 
 

@@ -2,9 +2,10 @@
 
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
 the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone, ComfyUI-WithAnyone and
-ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID and WithAnyone
-assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's recogniser assume four. A licence that
-could not be read at its source says "see the repository". No link was downloaded.
+ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID, WithAnyone and
+InstantX' IP-Adapter for SD3.5 assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's
+recogniser assume four. A licence that could not be read at its source says "see the repository". No link was
+downloaded.
 """
 
 from dataclasses import dataclass
@@ -278,7 +279,7 @@ FILES = (
         SIGLIP_SO400M,
         857,
         UNREAD,
-        "SigLIP so400m, the vision tower of InstantX FLUX.1-dev IP-Adapter",
+        "SigLIP so400m, the vision tower of InstantX' IP-Adapters",
     ),
     ModelFile(
         "clip_vision",
@@ -365,6 +366,16 @@ FILES = (
         5290,
         UNREAD,
         "InstantX IP-Adapter for FLUX.1",
+        requires=(SIGLIP_SO400M,),
+    ),
+    ModelFile(
+        "ipadapter",
+        "instantx-sd35-large-ip-adapter.bin",
+        "InstantX/SD3.5-Large-IP-Adapter",
+        "ip-adapter.bin",
+        1596,
+        UNREAD,
+        "InstantX IP-Adapter for SD3.5 Large",
         requires=(SIGLIP_SO400M,),
     ),
     # InfiniteYou

@@ -14,7 +14,7 @@ from facecdm.errors import Mismatch
 def test_an_entry_is_found_by_its_layers_and_its_text_width(name):
     base = BASES[name]
     assert base.name == name and base_of(base.layer_map) is base and name_of(base.layer_map) == name
-    assert base_for_text(base.text_width) is base
+    assert base_for_text(base.text_width).text_width == base.text_width
     assert LayerMap.from_json(base.layer_map.to_json()) == base.layer_map
 
 
@@ -40,8 +40,10 @@ def test_sizes_are_those_of_the_published_bases():
     assert widths == [layer.width for layer in BASES["SD1.5"].layer_map.layers]
     demo = BASES["FaceCDM demo"].layer_map
     assert (len(demo.layers), demo.heads, demo.width) == (7, 16, 1024)
-    assert [base.step for base in BASES.values()] == [64, 64, 64, 8, 16]
-    assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128, 1024]
+    sd35 = [BASES[name].layer_map for name in ("SD3.5 Large", "SD3.5 Medium")]
+    assert [(len(m.layers), m.layers[0].width, m.layers[0].heads) for m in sd35] == [(38, 2432, 38), (24, 1536, 24)]
+    assert [base.step for base in BASES.values()] == [64, 64, 64, 8, 16, 16, 16]
+    assert [base.resolution for base in BASES.values()] == [512, 768, 1024, 128, 1024, 1024, 1024]
     assert [base.face_crop for base in BASES.values()][:3] == [224, 256, 256]
 
 

@@ -212,17 +212,6 @@ def test_what_the_negative_prompt_gets(adapter):
     assert torch.equal(prepared.negative["image"].embedding, tower.encode(other).pooled)
 
 
-def test_an_ip_adapter_for_sd35_is_refused_with_the_reason():
-    state = {
-        "image_proj.latents": torch.zeros(1, 64, 1280),
-        "image_proj.time_embedding.linear_1.weight": torch.zeros(1280, 320),
-        "ip_adapter.0.norm_ip.linear.weight": torch.zeros(8, 8),
-        "ip_adapter.0.to_k_ip.weight": torch.zeros(8, 8),
-    }
-    with pytest.raises(UnsupportedModel, match=r"ip-adapter\.bin is InstantX' IP-Adapter for SD3\.5 Large.*timestep"):
-        import_adapter(canonical(state, {}, Path("ip-adapter.bin")))
-
-
 def test_a_file_for_other_blocks_is_refused(model):
     state = state_of(instantx(SMALL_FLUX, 7))
     wanted = "needs a DiT of width 48 and text width 40 with 7 blocks; FaceCDM knows"

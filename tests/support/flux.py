@@ -74,13 +74,13 @@ def _known_to(kind: str, **parameters) -> dict:
     return {name: value for name, value in parameters.items() if name in known}
 
 
-def patcher_of(config, dtype, seed: int, computed_in=None):
+def patcher_of(config, dtype, seed: int, computed_in=None, norms: str = "scale"):
     """A ModelPatcher on the CPU; ComfyUI leaves new weights uninitialised."""
     import comfy.model_patcher
 
     config.set_inference_dtype(dtype, computed_in)
     model = config.get_model({}, device=torch.device("cpu")).eval().requires_grad_(False)
-    fill_randomly(model.diffusion_model, seed, norms="scale", bias=1.0)
+    fill_randomly(model.diffusion_model, seed, norms, bias=1.0)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 

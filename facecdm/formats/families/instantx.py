@@ -3,6 +3,7 @@
 InstantX/FLUX.1-dev-IP-Adapter; Shakker-Labs/ComfyUI-IPAdapter-Flux, ipadapter_flux.py and attention_processor.py.
 """
 
+from ...adapter.stream_module import IN_ATTENTION
 from ..decoupled_layers import BlockKeys
 from ..encoders import POOLED
 from ..family import Family, Rule, Sizes, State
@@ -25,7 +26,7 @@ FAMILY = Family(
     rule=Rule({"proj.0.weight": (None, None), "proj.2.weight": (None, None), "norm.weight": (None,)}),
     projector=PooledMlp,
     recipe=Pictures(POOLED, negative=NOTHING),
-    layers=BlockKeys(("double", "single"), normalise=True),
+    layers=BlockKeys(("double", "single"), IN_ATTENTION, normalise=True),
     files={"Flux.1": "instantx-flux-ip-adapter.bin"},
     substitute="ip-adapter",
     strength=0.7,

@@ -5,6 +5,7 @@ XLabs-AI/x-flux, src/flux/modules/layers.py and xflux_pipeline.py. The black pic
 
 from functools import partial
 
+from ...adapter.stream_module import BESIDE_BLOCK
 from ..decoupled_layers import BlockKeys
 from ..encoders import POOLED
 from ..family import Family, Rule
@@ -18,7 +19,7 @@ _family = partial(
     stream="image",
     projector=Pooled,
     recipe=Pictures(POOLED, negative=BLACK),
-    layers=BlockKeys(("double",), bias=True, after_block=True),
+    layers=BlockKeys(("double",), BESIDE_BLOCK, bias=True),
     substitute="ip-adapter",
     note="this adapter reads the whole image: content and style, and less of a face's identity than PuLID-FLUX",
 )

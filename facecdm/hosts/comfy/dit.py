@@ -1,7 +1,10 @@
 """The attacher for DiTs: the blocks of a ComfyUI MODEL, in the layer map's order.
 
-It knows the DiTs whose blocks are `double_blocks` and `single_blocks`: Flux.1, Chroma, and others of their design.
+It knows the DiTs whose blocks are `double_blocks` and `single_blocks` (Flux.1, Chroma, and others of their design), and
+Stable Diffusion 3, whose `joint_blocks` are double blocks.
 """
+
+from torch import nn
 
 from ...bases.layers import Layer, LayerMap
 
@@ -11,12 +14,19 @@ _BLOCKS = {"double": "double_blocks", "single": "single_blocks"}
 def is_dit(model) -> bool:
     dit = model.model.diffusion_model
     has_blocks = all(hasattr(dit, attribute) for attribute in _BLOCKS.values())
-    return has_blocks and hasattr(getattr(dit, "params", None), "context_in_dim")
+    return has_blocks and hasattr(getattr(dit, "params", None), "context_in_dim") or _is_sd3(dit)
+
+
+def _is_sd3(dit: nn.Module) -> bool:
+    return hasattr(dit, "joint_blocks") and hasattr(getattr(dit, "context_embedder", None), "in_features")
 
 
 def layer_map(model) -> LayerMap:
     """The blocks of a MODEL that `is_dit`."""
     dit = model.model.diffusion_model
+    if _is_sd3(dit):
+        layers = (Layer("double", dit.hidden_size, dit.num_heads) for _ in dit.joint_blocks)
+        return LayerMap(tuple(layers), dit.context_embedder.in_features)
     layers = (
         Layer(part, dit.hidden_size, dit.num_heads)
         for part, attribute in _BLOCKS.items()

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...adapter.attention import attend
 from ...adapter.cells import add_residuals
+from ...adapter.stream_module import AFTER_BLOCK
 from ...bases.grid import token_grid
 from ...bases.layers import Layer, LayerMap
 from ...errors import UnsupportedModel
@@ -39,13 +40,13 @@ class DiffusersDit(Host):
         streams = self._session.streams(index, rows * columns)
         if not streams:
             return None
-        if any(stream.cell is None for stream in streams):
+        if any(stream.place != AFTER_BLOCK for stream in streams):
             raise UnsupportedModel(
                 "this adapter reads the base model's own queries (the IP-Adapters of XLabs and InstantX), which "
                 "FaceCDM does in ComfyUI alone; diffusers' load_ip_adapter reads the files of XLabs"
             )
         for stream in streams:
-            stream.cell.to(hidden.device, hidden.dtype)
+            stream.part.to(hidden.device, hidden.dtype)
         return text, add_residuals(hidden, 0, rows * columns, streams, self.layer_map.layers[index].heads, attend)
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream, attend, triplet_attention
-from ...adapter.cells import cells_of
 from ...adapter.location import FaceLocation
 from ...adapter.location_finder import LocationFinder, Prediction
 from ...adapter.masks import resize_mask
 from ...adapter.person import Person, gates_at
+from ...adapter.stream_module import parts_of
 from ...bases.grid import layer_grid, token_grid
 from ...bases.layers import LayerMap
 from ...errors import UnsupportedModel
@@ -48,7 +48,7 @@ class Session:
     size: tuple[int, int] = (0, 0)  # of the latents, for masks and face locations
     before: Prediction | None = None  # of the step before, for location heads
     locations: dict[int, FaceLocation] = field(default_factory=dict)
-    cells: list[dict[str, dict[int, nn.Module]]] = field(default_factory=list)
+    parts: list[dict[str, dict[int, nn.Module]]] = field(default_factory=list)
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by span and number of positions
 
     def clear(self) -> None:
@@ -76,7 +76,8 @@ class Session:
                         router=None if router is None else router[index].to(k.device),
                         person=number,
                         location=self._location(number) if name == "face" else None,
-                        cell=self.cells[number][name].get(index),
+                        place=span.person.adapter.streams[name].place,
+                        part=self.parts[number][name].get(index),
                     )
                 )
         return streams
@@ -180,7 +181,7 @@ class Host:
         widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
         session = self._session
         session.spans, session.size, session.before = spans, size, before
-        session.cells = [cells_of(s.person.adapter) for s in spans]
+        session.parts = [parts_of(s.person.adapter) for s in spans]
         session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
         session.gates = [
             gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype, flow=flow)

@@ -9,7 +9,7 @@ from ....adapter.person import Person
 from ....bases import name_of
 from ....errors import Mismatch
 from ..base_model import layer_map
-from ..cell_weights import add_cells
+from ..step_weights import add_step_weights
 from ..unet import cross_attentions
 from .cells import apply_with_cells
 from .decoupled import check_version
@@ -48,7 +48,7 @@ def check_base(model, adapter) -> None:
             f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
             "made for"
         )
-    if all(getattr(stream, "at", None) == () for stream in adapter.streams.values()):
+    if not any(stream.at for stream in adapter.streams.values()):
         names = " and ".join(part.family.name for part in adapter.config.parts.values())
         raise Mismatch(
             f"{names} acts through its ControlNet alone: connect the adapter to Apply FaceCDM to ControlNet, not here"
@@ -92,7 +92,7 @@ def apply_person(model, person: Person):
         return model
     if first:
         model.add_wrapper_with_key(kinds.APPLY_MODEL, PEOPLE, apply_with_cells)
-    add_cells(model, person.adapter)
+    add_step_weights(model, person.adapter)
     return model
 
 

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream
 from ....adapter.cells import add_residuals
+from ....adapter.stream_module import AFTER_BLOCK
 from ....bases.grid import token_grid
 from ..dit import block_keys
 from .decoupled import with_decoupled
+from .joint import add_joint
 from .run import options_of, run_of
 
 
@@ -22,12 +24,12 @@ def apply_with_cells(executor: Callable, x, t, c_concat=None, c_crossattn=None, 
     options, rest = options_of(args, kwargs)
     run = run_of(options)
     if run is not None:
-        options = _with_cells(options, run, x, executor.class_obj.diffusion_model.patch_size)
+        options = _with_cells(options, run, x, executor.class_obj.diffusion_model)
     return executor(x, t, c_concat, c_crossattn, control, options, *rest, **kwargs)
 
 
-def _with_cells(options: dict, run, x: Tensor, patch: int) -> dict:
-    grid, layer_map = token_grid(*x.shape[-2:], patch), run.layer_map
+def _with_cells(options: dict, run, x: Tensor, dit: nn.Module) -> dict:
+    grid, layer_map = token_grid(*x.shape[-2:], dit.patch_size), run.layer_map
     streams = [run.streams(index, len(x), grid, x.device, options) for index in range(len(layer_map.layers))]
     if not any(streams):
         return options
@@ -35,7 +37,8 @@ def _with_cells(options: dict, run, x: Tensor, patch: int) -> dict:
     blocks = dict(replaced.get("dit", {}))
     tokens = ImageTokens(grid[0] * grid[1])
     options = with_decoupled(options, streams, layer_map, tokens.count, blocks)
-    streams = [[stream for stream in own if stream.cell is not None] for own in streams]
+    add_joint(blocks, streams, layer_map, tokens.count, dit)
+    streams = [[stream for stream in own if stream.place == AFTER_BLOCK] for own in streams]
     text_is_needed = any(streams)
     for index, (key, layer) in enumerate(zip(block_keys(layer_map), layer_map.layers)):
         if streams[index] or text_is_needed and index == 0:  # the first block tells the length of the text

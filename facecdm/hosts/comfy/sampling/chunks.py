@@ -6,7 +6,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ....adapter.model import KeysValues
+from ....adapter.stream_module import KeysValues
 
 IMAGES = "facecdm_pictures"  # in transformer_options: which images of the batch are sampled, if not all of them
 

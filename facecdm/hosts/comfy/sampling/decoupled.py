@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream, triplet_attention
-from ....adapter.decoupled import DecoupledLayers
+from ....adapter.stream_module import BESIDE_BLOCK, IN_ATTENTION
 from ....bases.layers import LayerMap
 from ....errors import UnsupportedModel
 from ..dit import block_keys
 
+PLACES = (IN_ATTENTION, BESIDE_BLOCK)
 VERSION = (0, 29)  # the first ComfyUI with `attn1_patch` and `attn1_output_patch` in Flux' blocks
 
 BlockKey = tuple[str, int]  # as in `block_keys`
@@ -20,7 +21,7 @@ def check_version(adapter: nn.Module) -> None:
     """Raises UnsupportedModel if `adapter` needs a newer ComfyUI."""
     from comfyui_version import __version__
 
-    if not any(isinstance(stream, DecoupledLayers) for stream in adapter.streams.values()):
+    if not any(stream.place in PLACES for stream in adapter.streams.values()):
         return
     if tuple(int(number) for number in __version__.split(".")[:2]) < VERSION:
         names = " and ".join(part.family.name for part in adapter.config.parts.values())
@@ -40,17 +41,17 @@ def with_decoupled(
     blocks   the call's replacements of blocks; a block with streams after it gets a new one here
     """
     keys = block_keys(layer_map)
-    own = {key: [stream for stream in some if stream.cell is None] for key, some in zip(keys, streams)}
+    own = {key: [stream for stream in some if stream.place in PLACES] for key, some in zip(keys, streams)}
     own = {key: some for key, some in own.items() if some}
     if not own:
         return options
     patches = options.get("patches", {})
     outputs = patches.get("attn1_output_patch", [])
-    inside = {key: kept for key, some in own.items() if (kept := [s for s in some if not s.after_block])}
+    inside = {key: kept for key, some in own.items() if (kept := [s for s in some if s.place == IN_ATTENTION])}
     writable = not outputs and "optimized_attention_override" not in options
     call = DecoupledCall(set(own), inside, layer_map.layers[0].heads, count, writable)
     for key, some in own.items():
-        after = [stream for stream in some if stream.after_block]
+        after = [stream for stream in some if stream.place == BESIDE_BLOCK]
         if after:
             blocks[key] = AfterBlock(key, after, call, blocks.get(key))
     added = {"attn1_patch": [*patches.get("attn1_patch", []), call.keep_queries]}

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream, LocationBias
-from ....adapter.cells import cells_of
 from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.location_finder import LocationFinder, Prediction
 from ....adapter.masks import resize_mask
-from ....adapter.model import KeysValues
 from ....adapter.person import Person, gates_at
+from ....adapter.stream_module import KeysValues, parts_of
 from ....bases.layers import LayerMap
 from ....bases.noise import Flow
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
@@ -105,15 +104,17 @@ class _Settings:
 class _Shown:
     """A person, and keys and values on the sampling's main device.
 
-    cells    residual cells by stream and index of the layer
+    parts    what runs in a layer at every step, by stream and index of the layer
     by_cond  keys and values by a conditioning's uuid
     shared   keys and values for every prompt (False) and every negative prompt (True)
+    states   features of timed streams, in the same way; every step puts their keys and values into `shared`
     """
 
     person: Person
-    cells: dict[str, dict[int, nn.Module]]
+    parts: dict[str, dict[int, nn.Module]]
     by_cond: dict[object, dict[str, KeysValues]] = field(default_factory=dict)
     shared: dict[bool, dict[str, KeysValues]] = field(default_factory=dict)
+    states: dict[bool, dict[str, Tensor]] = field(default_factory=dict)
 
 
 class Run:
@@ -124,7 +125,7 @@ class Run:
     """
 
     def __init__(self, people: tuple[Person, ...], guider=None):
-        self._shown, self._guider = [_Shown(person, cells_of(person.adapter)) for person in people], guider
+        self._shown, self._guider = [_Shown(person, parts_of(person.adapter)) for person in people], guider
         self._settings: dict[torch.device, list[_Settings]] = {}
         self._gates: dict[torch.device, list[dict]] = {}  # this step's, by person
         self._acting: list[bool] = []  # which people act at this step's noise level
@@ -164,6 +165,7 @@ class Run:
         # σ is read on the host only if a person's noise levels are limited, and then once.
         level = sigma.max().item() if any(shown.person.has_window for shown in self._shown) else None
         self._acting = [_acts(shown.person, level) for shown in self._shown]
+        self._renew_timed(model, sigma[:1])
         self._gates.clear()
         self._ready.clear()
         self._gates_on(sigma.device)
@@ -217,7 +219,24 @@ class Run:
             else:  # the same for every prompt
                 if negative not in shown.shared:
                     shown.shared[negative] = person.keys_values(None, device, self._dtype, negative)
+                    shown.states[negative] = person.timed_states(device, self._dtype, negative)
                 shown.by_cond[uuid] = shown.shared[negative]
+
+    def _renew_timed(self, model, sigma: Tensor) -> None:
+        """Compute the keys and values of timed streams at this step's noise level."""
+        timed = {
+            (number, name)
+            for number, shown in enumerate(self._shown)
+            for states in shown.states.values()
+            for name in states
+        }
+        if not timed:
+            return
+        self._joined = {key: value for key, value in self._joined.items() if key[:2] not in timed}
+        timestep = model.model_sampling.timestep(sigma)
+        for shown, acting in zip(self._shown, self._acting):
+            for negative, states in shown.states.items() if acting else ():
+                shown.shared[negative].update(shown.person.timed_keys_values(states, timestep))
 
     def _settings_on(self, device: torch.device) -> list[_Settings]:
         if device not in self._settings:
@@ -314,8 +333,8 @@ class Run:
                         location=self._location(number, covered, rows, size, images, device)
                         if name == "face" and (shown.person.has_location or shown.person.finds_location)
                         else None,
-                        cell=shown.cells[name].get(index),
-                        after_block=getattr(shown.person.adapter.streams[name], "after_block", False),
+                        place=shown.person.adapter.streams[name].place,
+                        part=shown.parts[name].get(index),
                     )
                 )
         return streams

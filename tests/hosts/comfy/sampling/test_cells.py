@@ -15,8 +15,8 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch
 from facecdm.hosts.comfy.base_model import layer_map
-from facecdm.hosts.comfy.cell_weights import KEY
 from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+from facecdm.hosts.comfy.step_weights import KEY
 
 SIGMA, CELLS = 0.7, 4  # PuLID's cells in the small model
 

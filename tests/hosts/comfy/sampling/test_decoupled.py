@@ -14,8 +14,8 @@ from facecdm.adapter.person import Person, Stream
 from facecdm.formats.imported import combine, import_adapter
 from facecdm.formats.read import canonical
 from facecdm.hosts.comfy.base_model import layer_map
-from facecdm.hosts.comfy.cell_weights import KEY
 from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+from facecdm.hosts.comfy.step_weights import KEY
 
 SIGMA = 0.7
 BLOCKS = {"XLabs": 3, "InstantX": 8}  # with keys and values, in the small model

@@ -1,0 +1,73 @@
+"""The interface of the part of a stream that acts in the layers of a base model, whatever it does there."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ..bases.layers import LayerMap
+from .gates import NoiseGate
+
+# Keys and values per layer of the layer map, each [B, N, layer width]; None for a layer without the stream.
+KeysValues = list[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor] | None]
+
+# Where in a layer a stream acts.
+CROSS_ATTENTION = "cross-attention"  # in a U-Net's cross-attention, beside the text
+AFTER_BLOCK = "after block"  # after a DiT's block, with queries of its own: a residual cell (cells.py)
+IN_ATTENTION = "in attention"  # in a DiT block's attention, with the block's queries (decoupled.py)
+BESIDE_BLOCK = "beside block"  # after a DiT's block, with the queries of the block's attention (decoupled.py)
+IN_JOINT_ATTENTION = "in joint attention"  # as IN_ATTENTION, beside the picture's own keys (joint.py)
+
+
+class StreamModule(nn.Module):
+    """The part of one stream that acts in the layers `at` (indices in the layer map). A subclass adds its weights.
+
+    place       where in a layer it acts, one of the constants above
+    timed       whether keys and values depend on the timestep
+    gate, kappa
+    router      [layers, 4], or None
+    """
+
+    place, timed = CROSS_ATTENTION, False
+    gate: NoiseGate
+    kappa: nn.Parameter
+
+    def __init__(self, layer_map: LayerMap, at: tuple[int, ...]):
+        super().__init__()
+        self.at, self.count = at, len(layer_map.layers)
+        self.router: Tensor | None = None
+
+    def add_gates(self, layer_map: LayerMap, knots: int = 1) -> None:
+        """A subclass calls this after it has made its layers: optimizers know parameters by their order."""
+        self.gate = NoiseGate(layer_map, knots)
+        self.kappa = nn.Parameter(torch.zeros(()))
+
+    @property
+    def every_step(self) -> nn.Module | None:
+        """What runs at every step, whose weights a host keeps beside the base model's; None: only keys and values."""
+        return None
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """Tokens [B, N, context] → k, v of each layer, on the tokens' device and in their dtype.
+
+        Weights on another device are moved one layer at a time. While sampling, only the result is kept, which has a
+        hundredth of the weights' size.
+        """
+        return [None] * self.count
+
+    def timed_keys_values(self, states: Tensor, timestep: Tensor) -> KeysValues:
+        """For a `timed` stream: features [R, M, W] and the timestep [1] → k, v [R, N, C] of each layer."""
+        raise NotImplementedError
+
+    def use_operations(self, operations: ModuleType | type) -> nn.Module:
+        """Make `every_step` of a host's layers (`Linear`, `LayerNorm`), which share the weights, and return it."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[int, nn.Module]:
+        """The parts of `every_step` that run in a layer, by the layer's index."""
+        return {}
+
+
+def parts_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
+    """`parts` of each stream of an adapter."""
+    return {name: stream.parts() for name, stream in adapter.streams.items()}
