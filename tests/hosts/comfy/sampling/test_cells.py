@@ -10,7 +10,7 @@ from published_flux import SMALL_FLUX, features, person
 from tensors import close
 from twins import predict
 
-from facecdm.adapter.attention import attend
+from facecdm.adapter.attention import LayerStream, attend
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch
@@ -171,7 +171,8 @@ def test_a_controlnets_residuals_are_added_too(model, pulid):
         number = stream.at.index(index)
         keys, queries = stream.keys[number], stream.queries[number]
         k, v = keys(tokens)
-        return queries(x, k, v, attend)[0] + added.get(index, 0)
+        shown = LayerStream(0, len(x), k, v, torch.ones(1))
+        return queries(x, shown, attend)[0] + added.get(index, 0)
 
     x, prompt = flux.latents(), flux.prompt(model)
     ours = predict(controlled(apply_person(model, person(pulid))), x, SIGMA, prompt)
