@@ -197,3 +197,43 @@ def test_a_training(newest_page, drop):
     finished(newest_page)
     assert (newest_page.base / "models" / "facecdm" / f"{name}.safetensors").stat().st_size > 0
     assert list((newest_page.base / "output" / "loras").glob("FaceCDM*.safetensors"))
+
+
+@pytest.fixture
+def without_models(newest_page):
+    """Take away the model files that a blueprint names, until the test ends. Returns them."""
+    removed = []
+
+    def remove(name: str) -> list[Path]:
+        for definition in json.loads((SUBGRAPHS / f"{name}.json").read_text("utf-8"))["definitions"]["subgraphs"]:
+            for node in definition["nodes"]:
+                for model in node["properties"].get("models", ()):
+                    removed.append(newest_page.base / "models" / model["directory"] / Path(model["name"]).name)
+        for path in removed:
+            path.unlink()
+        newest_page.tab.js("await app.refreshComboInNodes()")
+        return removed
+
+    yield remove
+    for path in removed:
+        path.touch()
+    newest_page.tab.js("await app.refreshComboInNodes()")
+
+
+def test_missing_models_of_a_dropped_blueprint_are_offered_for_download(newest_page, drop, without_models):
+    """In the properties panel; no dialog opens."""
+    name = "Person from a photo (SDXL PuLID)"
+    tab, missing = newest_page.tab, without_models(name)
+    drop({"1": node("FaceCDMLoadDemoModel")}, {"1": (0, 0)}, name)
+    panel = "document.querySelector('[aria-label$=\"properties panel\"]')"
+    issues = "[...document.querySelectorAll('[role=tab]')].find(one => /Errors|Issues/.test(one.innerText))"
+    tab.click(*centre(tab, panel))
+    try:
+        tab.click(*centre(tab, issues))
+        tab.until("document.body.innerText.includes('Download all')", 30)
+        shown = tab.js("return document.body.innerText").partition("Missing Models")[2]
+        assert len(missing) == 2 and shown.count("Download\n") == len(missing)
+        for path in missing:
+            assert f"{path.name}\n{path.parent.name}\n" in shown
+    finally:
+        tab.js(f"{panel}.click()")
