@@ -81,6 +81,13 @@ def make_base(folder: Path, face_models: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_lists_of_removed_folders() -> None:
+    """ComfyUI keeps the file list of a model folder, and fails if the folder is gone, as that of a passed test is."""
+    if folder_paths := sys.modules.get("folder_paths"):
+        folder_paths.filename_list_cache.clear()
+
+
 @dataclass(frozen=True)
 class InComfy:
     """ComfyUI in this process, on the CPU, with this pack imported as ComfyUI imports it.
