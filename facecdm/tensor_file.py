@@ -1,14 +1,14 @@
 """Read and check the tensors of an untrusted file. No other module does this."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import BadFile, FaceCDMError
 from .pickle_check import CODE, check_pickle
@@ -99,6 +99,26 @@ def check_weights(name: str, tensor: Tensor, source: object, advice: str = DAMAG
         raise BadFile(f"{source}: {name} holds NaN or infinity. {advice}")
     if max(-low, high) > LARGEST_WEIGHT:
         raise BadFile(f"{source}: {name} holds {max(low, high, key=abs):.3g}, which no training gives. {advice}")
+
+
+def load_network(kind: Callable[[], nn.Module], path: Path, problem: str, advice: str) -> nn.Module:
+    """A network with the weights at `path` in float32, for inference. Other tensors of the file are ignored.
+
+    Raises BadFile: `problem` and `advice` say what a file is not, and what to do.
+    """
+    state = read_tensors(path)[0]
+    with torch.device("meta"):
+        network = kind()
+    try:
+        weights = {key: state[key] for key in network.state_dict()}
+        for key, value in weights.items():
+            if not key.endswith("num_batches_tracked"):
+                check_weights(key, value, path)
+                weights[key] = value.float()
+        network.load_state_dict(weights, assign=True)
+    except (KeyError, RuntimeError) as error:
+        raise BadFile(f"{path} {problem} ({str(error)[:200]}). {advice}") from error
+    return network.requires_grad_(False).eval()
 
 
 def count_numbered(names: Iterable[str], prefix: str) -> int:

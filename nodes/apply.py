@@ -192,7 +192,8 @@ def apply_to_model(
     model = apply_person(model, person)
     if face_strength:
         for stream, lora in getattr(adapter, "loras", {}).items():
-            model = apply_lora(model, lora, options.lora_strength, str(adapter.config.parts[stream].path))
+            part = adapter.config.parts[stream]
+            model = apply_lora(model, lora, options.lora_strength * part.family.lora_factor, str(part.path))
     curves = {stream: custom for stream, (_, name, custom) in strengths.items() if name == CUSTOM}
     warnings = shown.unused_inputs + _warnings(person, curves, keep_prompt, options.projection)
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings

@@ -9,13 +9,13 @@ from torch import Tensor
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.formats.family import LORA
 from .checks import checked
 from .inputs import choice, fraction, number, optional
 from .new_fields import aliases
 from .sockets import OPTIONS
 
 SAME, OWN, NONE = "the face's", "the adapter's own", "none"
-LORA = 0.6
 WEIGHTS = "One number for each reference, or for each frame of a video, as 1, 0.5; empty: equal weights."
 
 
@@ -61,9 +61,18 @@ class ApplyOptionsNode(io.ComfyNode):
                     0.0,
                     2.0,
                     0.05,
-                    "Strength of the LoRA inside a FaceID file; other adapters have none.",
+                    "Strength of the LoRA inside a FaceID, UniPortrait or ConsistentID file: 0.6 is as its authors "
+                    "recommend. Other adapters have none.",
                 ),
-                number("structure", 1.0, 0.0, 5.0, 0.05, "FaceID PlusV2: weight of the tokens of the face's picture."),
+                number(
+                    "structure",
+                    1.0,
+                    0.0,
+                    5.0,
+                    0.05,
+                    "FaceID PlusV2: weight of the tokens of the face's picture. UniPortrait: weight of the face's "
+                    "structure, in tenths.",
+                ),
                 io.String.Input(
                     "over_steps",
                     default="1",

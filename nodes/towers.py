@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..facecdm.errors import BadFile, MissingModel
+from ..facecdm.faces import curricular_face
 from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP_SO400M, Encoder, encoder_for
 from ..facecdm.formats.read import incomplete
 from ..facecdm.formats.siglip import PoolingHead
@@ -26,13 +27,15 @@ def tower_of_adapter(adapter, chosen: str = AUTO):
 
     `chosen` is a file's name; with AUTO the adapter's tower is looked for by its content.
     """
-    from ..facecdm.hosts.comfy.lazy_vision import LazyFaceTower, LazyVision
+    from ..facecdm.hosts.comfy.lazy_vision import LazyFaceStates, LazyFaceTower, LazyVision
 
     encoder = _encoder_of(adapter.config)
     if encoder is None:
         return None
     if encoder == EVA:
         return LazyFaceTower(lambda: eva.load(tower_path(encoder, chosen))[0])
+    if any(getattr(part.family.recipe, "backbone", "") for part in getattr(adapter.config, "parts", {}).values()):
+        return LazyFaceStates(lambda: _with_face_states(_load(tower_path(encoder, chosen), encoder)))
     return LazyVision(lambda: _load(tower_path(encoder, chosen), encoder))
 
 
@@ -84,3 +87,20 @@ def _load(path: Path, encoder: Encoder):
         with incomplete(path):
             vision = PooledSiglip(vision, PoolingHead.of(read_tensors(path)[0]))
     return vision
+
+
+def _with_face_states(vision):
+    """UniPortrait's towers. Raises MissingModel, BadFile."""
+    import folder_paths
+
+    from ..facecdm.hosts.comfy.curricular_face import VisionWithFaceStates
+
+    wanted = Path(curricular_face.FILE).stem
+    names = [name for name in folder_paths.get_filename_list("clip_vision") if Path(name).stem == wanted]
+    if not names:
+        raise MissingModel(
+            f"UniPortrait reads CurricularFace, and models/clip_vision has no {curricular_face.FILE}: run `python -m "
+            f"facecdm get {curricular_face.FILE}` in the pack's folder"
+        )
+    path = Path(folder_paths.get_full_path_or_raise("clip_vision", names[0]))
+    return VisionWithFaceStates(vision, curricular_face.load_curricular_face(path))

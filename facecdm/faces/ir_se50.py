@@ -47,7 +47,7 @@ class IrSe50(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        self.input_layer = stem()
         self.body = nn.Sequential(
             *(
                 _Unit(into if number == 0 else out, out, 2 if number == 0 else 1)
@@ -63,16 +63,24 @@ class IrSe50(nn.Module):
         return F.normalize(self.output_layer(self.body(self.input_layer(faces))), dim=-1)
 
 
+def stem() -> nn.Sequential:
+    """The first layers, [B, 3, H, W] → [B, 64, H, W]."""
+    return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+
+
+def shortcut(into: int, out: int, stride: int) -> nn.Module:
+    """The path of a residual unit beside its layers."""
+    if into == out:
+        return nn.MaxPool2d(1, stride)
+    return nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+
 class _Unit(nn.Module):
     """A residual unit whose channels are weighted by their mean."""
 
     def __init__(self, into: int, out: int, stride: int):
         super().__init__()
-        self.shortcut_layer = (
-            nn.MaxPool2d(1, stride)
-            if into == out
-            else nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-        )
+        self.shortcut_layer = shortcut(into, out, stride)
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(into),
             nn.Conv2d(into, out, 3, 1, 1, bias=False),

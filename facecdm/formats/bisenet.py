@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import BadFile
-from ..tensor_file import check_weights, read_tensors
+from ..tensor_file import load_network
 
 FILE = "parsing_bisenet.pth"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -94,19 +93,9 @@ def _conv(width: int, out: int, kernel: int) -> nn.Sequential:
 
 def load_parser(path: Path) -> BiSeNet:
     """The parser with the weights at `path`. Raises BadFile."""
-    state = read_tensors(path)[0]
-    with torch.device("meta"):
-        net = BiSeNet()
-    try:
-        weights = {key: state[key] for key in net.state_dict()}
-        for key, value in weights.items():
-            if not key.endswith("num_batches_tracked"):
-                check_weights(key, value, path)
-                weights[key] = value.float()
-        net.load_state_dict(weights, assign=True)
-    except (KeyError, RuntimeError) as error:
-        raise BadFile(
-            f"{path} does not hold the weights of facexlib's BiSeNet ({str(error)[:200]}). Get {FILE} again, "
-            "or remove it: then an oval around the face is used."
-        ) from error
-    return net.requires_grad_(False).eval()
+    return load_network(
+        BiSeNet,
+        path,
+        "does not hold the weights of facexlib's BiSeNet",
+        f"Get {FILE} again, or remove it: then an oval around the face is used.",
+    )

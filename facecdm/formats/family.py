@@ -26,6 +26,11 @@ WHOLE, FACE, ALIGNED = "the whole image", "a picture of the face", "the aligned 
 UPRIGHT = "the face in its picture, grey on white,"
 BOX = "the square around the face's box"
 
+# The strength of FaceID's LoRA that its authors recommend, the default of `lora_strength`; and the factor on
+# `lora_strength` of families whose authors add their LoRA in full.
+LORA = 0.6
+FULL_LORA = 1 / LORA
+
 BUFFALO, ANTELOPE = "buffalo_l/w600k_r50.onnx", "antelopev2/glintr100.onnx"
 
 
@@ -113,6 +118,7 @@ class Family:
     recipe           how its features are computed
     layers           how its file holds the layers
     part             prefix of its tensors, if the file holds the adapter of another stream as well; "" otherwise
+    ignored          prefixes of the projector's tensors that are not read
     files            published file by base model
     substitute       key of the family to suggest for a base model without a file; "" for none
     renames          parts of keys in the authors' own file (regular expressions), and IP-Adapter's names for them
@@ -121,6 +127,7 @@ class Family:
     kappa            κ of the published method
     zeros            number of zero tokens by projection
     strength         recommended strength
+    lora_factor      factor on `lora_strength`
     prompt_factor    factor on the strength at `balance` = -1
     identity_factor  factor on the strength at `balance` = 1
     prompt_kappa     κ at `balance` = -1
@@ -137,6 +144,7 @@ class Family:
     recipe: Recipe
     layers: LayerFormat = UnetLayers()
     part: str = ""
+    ignored: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     substitute: str = ""
     renames: tuple[tuple[str, str], ...] = ()
@@ -145,6 +153,7 @@ class Family:
     kappa: float = 0.0
     zeros: dict[str, int] = field(default_factory=dict)
     strength: float = 0.8
+    lora_factor: float = 1.0
     prompt_factor: float = 0.5
     identity_factor: float = 1.3
     prompt_kappa: float = 0.5

@@ -15,6 +15,7 @@ from ..bases import name_of
 from ..bases.layers import LayerMap
 from ..errors import Mismatch
 from .families import FAMILIES, file_for
+from .family import Family
 from .read import Published, incomplete, read, separate
 from .recognise import AUTO, recognise
 from .recognised import Recognised
@@ -111,7 +112,7 @@ def import_adapter(published: Published, choice: str = AUTO) -> ImportedAdapter:
 def _import_stream(published: Published, choice: str) -> ImportedAdapter:
     found = recognise(published, choice)
     stream, kappa = found.family.stream, found.family.kappa
-    projector = _projector(found.family.projector, published)
+    projector = _projector(found.family, published)
     with incomplete(published.path):
         layers = found.family.layers.stream(published, found.layer_map, kappa)
     lora = lora_of(published, found.layer_map)
@@ -157,14 +158,15 @@ def combine(one: nn.Module, other: nn.Module) -> ImportedAdapter:
     )
 
 
-def _projector(kind: type, published: Published) -> nn.Module:
+def _projector(family: Family, published: Published) -> nn.Module:
     """The projector with the file's weights in float32: it runs once per reference, on any device.
 
     A projector without weights leaves them to the layers, which make tokens at every step (formats/joint_layers.py).
     """
+    state = {key: value for key, value in published.image_proj.items() if not key.startswith(family.ignored)}
     with incomplete(published.path):
         with torch.device("meta"):
-            projector = kind.of(published.image_proj)
+            projector = family.projector.of(state)
         if projector.state_dict():
-            projector.load_state_dict({key: value.float() for key, value in published.image_proj.items()}, assign=True)
+            projector.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return projector

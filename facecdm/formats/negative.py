@@ -1,18 +1,20 @@
 """Negative images and noise: the stream that uses them, and errors if none does."""
 
 from ..errors import Mismatch
-from .family import ALIGNED, BOX
+from .family import ALIGNED, BOX, WHOLE
 from .recognised import Recognised
 
-USERS = "Adapters that encode pictures use it: the IP-Adapter families, FaceID Plus and PlusV2"
-NOISY = "Published adapters with a face stream use it: the FaceID families, InstantID, PuLID"
+USERS = (
+    "Adapters that encode pictures use it: the IP-Adapter families, FaceID Plus, PlusV2, ConsistentID and UniPortrait"
+)
+NOISY = "Published adapters with a face stream use it: the FaceID families, ConsistentID, UniPortrait, InstantID, PuLID"
 
 
 def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool) -> str:
     """The stream in which a negative image replaces the empty picture.
 
-    This is the image stream if there is one and `pictures` are connected, else the stream of FaceID Plus, which encodes
-    in the same way (cubiq/ComfyUI_IPAdapter_plus).
+    This is the image stream if there is one and `pictures` are connected, else the face stream of a family that encodes
+    pictures in the same way, such as FaceID Plus (cubiq/ComfyUI_IPAdapter_plus).
 
     `parts` is None for FaceCDM's own adapters. Raises Mismatch if no stream would use it.
     """
@@ -29,7 +31,7 @@ def stream_of_negative_image(parts: dict[str, Recognised] | None, pictures: bool
     if "image" in parts and (pictures or "face" not in parts):
         return "image"
     family = parts["face"].family
-    if family.recipe.picture == ALIGNED:
+    if family.recipe.picture in (ALIGNED, WHOLE):
         return "face"
     if "image" in parts:
         raise Mismatch(

@@ -57,7 +57,7 @@ class Perceiver(nn.Module):
     @classmethod
     def of(cls, state: State, **more) -> "Perceiver":
         width, states = state["proj_in.weight"].shape
-        heads, feed = state["layers.0.0.to_q.weight"].shape[0] // HEAD, state["layers.0.1.1.weight"].shape[0]
+        heads, feed = heads_of(state["layers.0.0.to_q.weight"]), state["layers.0.1.1.weight"].shape[0]
         return cls(
             states, width, heads, count_numbered(state, "layers."), feed, state["proj_out.weight"].shape[0], **more
         )
@@ -68,6 +68,11 @@ class Perceiver(nn.Module):
             tokens = tokens + attention(tokens, states)
             tokens = tokens + feed(tokens)
         return self.norm_out(self.proj_out(tokens))
+
+
+def heads_of(to_q: Tensor) -> int:
+    """Number of heads of a resampler, from its queries' weight."""
+    return to_q.shape[0] // HEAD
 
 
 class Resampler(Perceiver):

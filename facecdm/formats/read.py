@@ -14,6 +14,7 @@ from ..errors import BadFile
 from ..tensor_file import check_weights, read_tensors
 from .diffusers_names import from_diffusers, is_diffusers
 from .families import FAMILIES
+from .families.refused import other_method
 from .family import State
 from .projectors import within
 
@@ -64,8 +65,8 @@ def canonical(tensors: State, metadata: dict[str, str], path: Path) -> Published
         if not _is_whole(one):
             raise BadFile(
                 f"{path} is {kind_of(list(tensors))}. FaceCDM reads its own adapters and those of the IP-Adapter, "
-                "FaceID, InstantID, PuLID, WithAnyone, InfiniteYou, XLabs and InstantX families: files that hold a "
-                "projector and its layers."
+                "FaceID, InstantID, PuLID, UniPortrait, ConsistentID, WithAnyone, InfiniteYou, XLabs and InstantX "
+                "families: files that hold a projector and its layers."
             )
     return published
 
@@ -107,13 +108,10 @@ def _canonical_key(key: str) -> str:
 
 def kind_of(keys: list[str]) -> str:
     """The most probable kind of a file, for an error message."""
+    if sentence := other_method(keys):
+        return sentence
     if any(key.startswith(tuple(_PARTS)) for key in keys):
         return "a part of an IP-Adapter (a whole one has both image_proj and ip_adapter: get it again)"
-    if any("double_ca." in key for key in keys):
-        return (
-            "PuLID for FLUX.2, which passes hidden states of other widths through projections with random weights "
-            "(use pulid_flux_v0.9.1.safetensors with FLUX.1)"
-        )
     if any(key.startswith(("lora_unet", "lora_te", "unet.")) or ".lora_" in key or "lora_A" in key for key in keys):
         return "a LoRA (load it with core's Load LoRA)"
     if any(key.startswith(("vision_model.", "visual.")) for key in keys):
@@ -122,4 +120,8 @@ def kind_of(keys: list[str]) -> str:
         return "a ControlNet (put it into models/controlnet)"
     if any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in keys):
         return "a checkpoint (put it into models/checkpoints)"
+    if any(key.startswith(("down_blocks.", "mid_block.", "up_blocks.")) for key in keys):
+        return "a U-Net of diffusers, such as Arc2Face's (put it into models/diffusion_models)"
+    if any(key.startswith("text_model.") for key in keys):
+        return "a CLIP text encoder (put it into models/text_encoders)"
     return "a file of another kind"

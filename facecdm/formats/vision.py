@@ -54,3 +54,11 @@ class FaceTower(Protocol):
 
         Raises FaceCDMError if the faces were not found in `pictures` [B, H, W, 3].
         """
+
+
+@runtime_checkable
+class FaceStatesTower(VisionTower, Protocol):
+    """A CLIP image encoder with CurricularFace beside it, for UniPortrait."""
+
+    def face_states(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Aligned faces [R, H, W, 3] → identity [R, 49, 512] and structure [R, 256, 448], float32 on the CPU."""

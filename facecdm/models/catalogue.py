@@ -4,8 +4,8 @@ Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow te
 the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone, ComfyUI-WithAnyone and
 ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID, WithAnyone and
 InstantX' IP-Adapter for SD3.5 assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's
-recogniser assume four. A licence that could not be read at its source says "see the repository". No link was
-downloaded.
+recogniser assume four; that of ConsistentID for SDXL assumes the precisions of its file for SD1.5. A licence that could
+not be read at its source says "see the repository". No link was downloaded.
 """
 
 from dataclasses import dataclass
@@ -97,6 +97,7 @@ SIGLIP = "siglip-base-patch16-256-i18n.safetensors"
 SIGLIP_SO400M = "sigclip_vision_patch14_384.safetensors"
 CLIP_L = "clip-vit-large-patch14.safetensors"
 IR_SE50_FILE = "recognition_arcface_ir_se50.pth"
+CURRICULAR_FACE = "glint360k_curricular_face_r101_backbone.bin"
 
 
 def _ip_adapter(name: str, folder: str, megabytes: float, purpose: str, tower: str = VIT_H) -> ModelFile:
@@ -121,6 +122,15 @@ def _face_id(name: str, megabytes: float, purpose: str, *towers: str) -> ModelFi
 def _pulid(name: str, repository: str, megabytes: float, purpose: str) -> ModelFile:
     requires = ("antelopev2", EVA)
     return ModelFile("pulid", name, repository, name, megabytes, UNREAD, purpose, requires=requires)
+
+
+def _consistent_id(name: str, megabytes: float, purpose: str) -> ModelFile:
+    requires = ("buffalo_l", VIT_H)
+    return ModelFile("ipadapter", name, "JackAILab/ConsistentID", name, megabytes, MIT, purpose, requires=requires)
+
+
+def _aura_face(name: str, megabytes: float, purpose: str) -> ModelFile:
+    return ModelFile(PACK_FOLDER, f"auraface/{name}", "fal/AuraFace-v1", name, megabytes, APACHE, purpose)
 
 
 def _xlabs(name: str, megabytes: float, purpose: str) -> ModelFile:
@@ -290,6 +300,15 @@ FILES = (
         UNREAD,
         "CLIP vision ViT-L of the XLabs FLUX IP-Adapters",
     ),
+    ModelFile(
+        "clip_vision",
+        CURRICULAR_FACE,
+        "Junjie96/UniPortrait",
+        CURRICULAR_FACE,
+        261,
+        APACHE,
+        "CurricularFace, which UniPortrait reads beside ViT-H",
+    ),
     # IP-Adapter
     _ip_adapter("ip-adapter_sd15.safetensors", "models", 44.6, "IP-Adapter for SD1.5"),
     _ip_adapter("ip-adapter_sd15_light_v11.bin", "models", 44.6, "IP-Adapter light for SD1.5"),
@@ -322,6 +341,19 @@ FILES = (
     _face_id("ip-adapter-faceid-portrait-v11_sd15.bin", 64.6, "FaceID Portrait for SD1.5"),
     _face_id("ip-adapter-faceid-portrait_sdxl.bin", 749.8, "FaceID Portrait for SDXL"),
     _face_id("ip-adapter-faceid-portrait_sdxl_unnorm.bin", 1010, "FaceID Portrait-unnorm for SDXL"),
+    # UniPortrait, ConsistentID
+    ModelFile(
+        "ipadapter",
+        "uniportrait-faceid_sd15.bin",
+        "Junjie96/UniPortrait",
+        "uniportrait-faceid_sd15.bin",
+        224,
+        APACHE,
+        "UniPortrait for SD1.5",
+        requires=("buffalo_l", VIT_H, CURRICULAR_FACE),
+    ),
+    _consistent_id("ConsistentID-v1.bin", 669, "ConsistentID for SD1.5"),
+    _consistent_id("ConsistentID_SDXL-v1.bin", 2422, "ConsistentID for SDXL"),
     # InstantID, PuLID
     ModelFile(
         "instantid",
@@ -384,6 +416,9 @@ FILES = (
     _infuse_net("aes_stage2", "aes", "InfuseNet of InfiniteYou, better composition"),
     _infuse_net("sim_stage1", "sim", "InfuseNet of InfiniteYou, higher identity similarity"),
     IR_SE50,
+    # AuraFace
+    _aura_face("glintr100.onnx", 261, "recogniser of the face pack auraface, for your own adapters"),
+    _aura_face("scrfd_10g_bnkps.onnx", 16.9, "detector of the face pack auraface"),
     # pose ControlNets
     ModelFile(
         "controlnet",

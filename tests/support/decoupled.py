@@ -53,3 +53,40 @@ def reference(twins: Twins, ip_adapter: dict, tokens, strength: float, mode: str
         yield
     finally:
         twins.unet.set_attn_processor(before)
+
+
+class WithLora:
+    """Processor `number` of a U-Net with a file's LoRA in full, and in cross-attention with its tokens; written from
+    ConsistentID's attention.py and UniPortrait's uniportrait_attention_processor.py.
+    """
+
+    def __init__(self, number: int, ip_adapter: dict, tokens, strength: float):
+        self.state = {key.split(".", 1)[1]: x for key, x in ip_adapter.items() if key.split(".", 1)[0] == str(number)}
+        self.tokens, self.strength = tokens, strength
+
+    def linear(self, layer, part: str, x):
+        down, up = (self.state[f"to_{part}_lora.{way}.weight"] for way in ("down", "up"))
+        return layer(x) + x @ down.T @ up.T
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, temb=None):
+        text = x if encoder_hidden_states is None else encoder_hidden_states
+        q = self.linear(attn.to_q, "q", x)
+        k, v = self.linear(attn.to_k, "k", text), self.linear(attn.to_v, "v", text)
+        found = Reference.attend(q, k, v, attn.heads)
+        if encoder_hidden_states is not None:
+            k, v = (self.tokens @ self.state[f"to_{part}_ip.weight"].T for part in "kv")
+            found = found + self.strength * Reference.attend(q, k, v, attn.heads)
+        return self.linear(attn.to_out[0], "out", found)
+
+
+@contextlib.contextmanager
+def reference_with_lora(twins: Twins, ip_adapter: dict, tokens, strength: float):
+    """diffusers' U-Net with a file's LoRA and tokens [rows, N, context]."""
+    before = twins.unet.attn_processors
+    twins.unet.set_attn_processor(
+        {name: WithLora(number, ip_adapter, tokens, strength) for number, name in enumerate(before)}
+    )
+    try:
+        yield
+    finally:
+        twins.unet.set_attn_processor(before)

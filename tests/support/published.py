@@ -68,6 +68,46 @@ def _faceid_plus(s: Sizes) -> dict:
     return _identity(s.context, 4) | {f"perceiver_resampler.{key}": shape for key, shape in inside.items()}
 
 
+def _uniportrait(s: Sizes, count: int = 16, depth: int = 6) -> dict:
+    structure = 448 + s.states
+    shapes = {"latents": (1, count, s.context)} | _mlp(
+        [
+            ("proj_id.0", (1024, 512)),
+            ("proj_id.2", (s.context, 1024)),
+            ("proj_clip.0", (2 * structure, structure)),
+            ("proj_clip.2", (s.context, 2 * structure)),
+            ("proj_out", (s.context, s.context)),
+            ("norm_out", (s.context,)),
+        ]
+    )
+    for i in range(depth):
+        attention = {key: shape for key, shape in _layer("", s.context, s.face_heads).items() if key.startswith(".0.")}
+        feed = {key: shape for key, shape in _layer("", s.context, s.face_heads).items() if key.startswith(".1.")}
+        for number in (0, 1):
+            shapes |= {f"layers.{i}.{number}.{key.removeprefix('.0.')}": shape for key, shape in attention.items()}
+        shapes |= {f"layers.{i}.2.{key.removeprefix('.1.')}": shape for key, shape in feed.items()}
+    return shapes
+
+
+def facial_encoder(s: Sizes, width: int = 1024, heads: int = 16) -> dict:
+    """ConsistentID's FacialEncoder: a resampler with one token, and the module that fuses it with a prompt's word."""
+    shapes = {"visual_projection.latents": (1, 1, width)}
+    shapes |= {f"visual_projection.{key}": v for key, v in _perceiver(s.states, width, heads, s.context, 8).items()}
+    mlps = []
+    for name, inside in (("mlp1", 2 * s.context), ("mlp2", s.context)):
+        mlps += [
+            (f"fuse_module.{name}.layernorm", (inside,)),
+            (f"fuse_module.{name}.fc1", (s.context, inside)),
+            (f"fuse_module.{name}.fc2", (s.context, s.context)),
+        ]
+    return shapes | _mlp([*mlps, ("fuse_module.layer_norm", (s.context,))])
+
+
+def _consistentid(s: Sizes) -> dict:
+    inside = facial_encoder(s) if s.states == STATES else facial_encoder(s, 64, 1)
+    return _faceid_plus(s) | {f"FacialEncoder.{key}": shape for key, shape in inside.items()}
+
+
 def _stack(name: str, inside: int, out: int) -> dict:
     return _mlp(
         [
@@ -113,11 +153,13 @@ PROJECTORS = {
     "faceid-portrait": lambda s: _identity(s.context, 16),
     "faceid-portrait-unnorm": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
     "instantid": lambda s: _resampler(512, s.plus, s.plus_heads, s.context),
+    "consistentid": _consistentid,
+    "uniportrait": _uniportrait,
     "pulid": _pulid,
     "pulid-v1.1": _pulid_v11,
     "kolors-plus": lambda s: _resampler(LARGE_STATES, 2048, 12, s.context),
 }
-WITH_LORA = ("faceid", "faceid-plus", "faceid-plusv2")
+WITH_LORA = ("faceid", "faceid-plus", "faceid-plusv2", "consistentid", "uniportrait")
 
 
 def random_state(shapes: dict, seed: int) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ Among the families with that rule, the first is the default.
 
 from ..family import Family
 from . import (
+    consistentid,
     faceid,
     faceid_plus,
     full_face,
@@ -18,6 +19,7 @@ from . import (
     kolors,
     portrait,
     pulid,
+    uniportrait,
     withanyone,
     xlabs,
 )
@@ -31,10 +33,12 @@ _ORDER = (
     ip_adapter.FAMILY,
     ip_adapter.LIGHT,
     full_face.FAMILY,
+    consistentid.FAMILY,
     faceid_plus.FAMILY,
     faceid_plus.V2,
     portrait.FAMILY,
     faceid.FAMILY,
+    uniportrait.FAMILY,
     instantid.FAMILY,
     portrait.UNNORM,
     kolors.FAMILY,

@@ -19,7 +19,7 @@ class LazyVision:
         return self._load()
 
     def __getattr__(self, name: str):
-        if name.startswith("_") or name == "encode_faces":  # isinstance(…, FaceTower) reads it; must not load
+        if name.startswith("_") or name in ("encode_faces", "face_states"):  # read to tell towers apart; must not load
             raise AttributeError(name)
         return getattr(self._tower, name)
 
@@ -29,3 +29,10 @@ class LazyFaceTower(LazyVision):
 
     def encode_faces(self, faces: Faces, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self._tower.encode_faces(faces, pictures)
+
+
+class LazyFaceStates(LazyVision):
+    """The CLIP_VISION of a FaceStatesTower (formats.vision)."""
+
+    def face_states(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        return self._tower.face_states(crops)

@@ -38,9 +38,18 @@ class ComfyVision:
         return VisionOutput(out[2].float().cpu(), out[1].float().cpu())
 
 
+class ComfyFaceStates(ComfyVision):
+    """A FaceStatesTower (formats.vision) around a CLIP_VISION with CurricularFace (hosts/comfy/curricular_face.py)."""
+
+    def face_states(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        return self.clip_vision.face_states(crops)
+
+
 def tower_of(clip_vision) -> ComfyVision | FaceTower | None:
     """The tower for the value of a clip_vision input."""
-    return clip_vision if clip_vision is None or isinstance(clip_vision, FaceTower) else ComfyVision(clip_vision)
+    if clip_vision is None or isinstance(clip_vision, FaceTower):
+        return clip_vision
+    return ComfyFaceStates(clip_vision) if hasattr(clip_vision, "face_states") else ComfyVision(clip_vision)
 
 
 def vision_output(output) -> VisionOutput | None:
