@@ -14,12 +14,17 @@ from .ir_se50 import IrSe50Recogniser
 from .packs import ADVICE, IR_SE50, PackFiles, find_pack, sort_pack
 from .providers import CPU, choose_providers, import_insightface
 from .turns import turned_face, turned_picture, turned_points, turns_to_upright
+from .value import AURAFACE
 
 logger = logging.getLogger("facecdm")
 
 LICENCE = (
     "InsightFace's model weights are for non-commercial research only; "
     "for other use ask InsightFace for a licence. Use faces of people who agreed."
+)
+AURAFACE_LICENCE = (
+    "AuraFace's recogniser is licensed under Apache-2.0 (fal/AuraFace-v1). No published adapter was trained with it; "
+    "your own adapters can be."
 )
 _licence_shown = threading.Event()
 
@@ -139,6 +144,8 @@ class FaceAnalyzer:
             + ", ".join(path.name for path in files if path)
         ]
         lines += [f"Warning: {text}" for text in self.notices]
+        if AURAFACE in self.files.name.lower():
+            lines.append(AURAFACE_LICENCE)
         if not _licence_shown.is_set():
             _licence_shown.set()
             logger.warning("FaceCDM: %s", LICENCE)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import FaceCDMError, Mismatch, NoFace
 
+AURAFACE = "auraface"  # part of the name of a pack with AuraFace's recogniser (fal/AuraFace-v1)
 MOST = 10_000_000  # upper bound of sides in pixels, picture indices and values of an embedding
 
 
@@ -160,8 +161,15 @@ class Faces:
 
 
 def same_recogniser(a: str, b: str) -> bool:
-    """Whether two recognisers are the same file. Some packs share files, such as buffalo_s and buffalo_sc."""
-    return a.replace("\\", "/").rsplit("/", 1)[-1].lower() == b.replace("\\", "/").rsplit("/", 1)[-1].lower()
+    """Whether two recognisers are the same file. Some packs share files, such as buffalo_s and buffalo_sc. AuraFace's
+    file has the name of antelopev2's, so its pack counts, too.
+    """
+    return _file_of(a) == _file_of(b)
+
+
+def _file_of(recogniser: str) -> str:
+    pack, _, file = recogniser.replace("\\", "/").lower().rpartition("/")
+    return f"{AURAFACE}/{file}" if AURAFACE in pack else file
 
 
 def require_same_recogniser(parts: list[Faces], what: str) -> None:

@@ -455,9 +455,10 @@ def by_name(name: str) -> ModelFile | None:
 
 def of_pack(name: str) -> tuple[ModelFile, ...]:
     """The files of a face pack, with the pack that has its detector; none for an unknown name."""
-    if name == IR_SE50.name.partition("/")[0]:
-        return with_required(IR_SE50)
-    return (PACKS[name],) if name in PACKS else ()
+    if name in PACKS:
+        return (PACKS[name],)
+    inside = [file for file in FILES if (file.folder, file.name.partition("/")[0]) == (PACK_FOLDER, name)]
+    return tuple(dict.fromkeys(part for file in inside for part in with_required(file)))
 
 
 def with_required(file: ModelFile) -> tuple[ModelFile, ...]:

@@ -45,7 +45,7 @@ class Session:
         self.data = data or DataSet(config.data)
         self.denoiser = open_base(config, self._device())
         self.worker = Worker.of(accelerator)
-        recogniser = config.recogniser and Recogniser(config.recogniser, config.recogniser.name)
+        recogniser = config.recogniser and Recogniser(config.recogniser, "/".join(config.recogniser.parts[-2:]))
         inputs = Inputs(
             self.denoiser, self.data, config.out, recogniser, config.held_out, config.sizes.spatial_tokens, self.worker
         )

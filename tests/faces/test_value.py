@@ -61,6 +61,11 @@ def test_inference_tensors_are_copied_out_so_that_training_may_use_them(make_fac
 def test_a_recogniser_in_two_packs_is_the_same(make_faces):
     assert same_recogniser("buffalo_s/w600k_mbf.onnx", "buffalo_sc\\W600K_mbf.onnx")
     assert not same_recogniser("buffalo_s/w600k_mbf.onnx", "buffalo_l/w600k_r50.onnx")
+    antelope, aura = "antelopev2/glintr100.onnx", "auraface/glintr100.onnx"
+    assert same_recogniser(antelope, "my antelope/glintr100.onnx") and same_recogniser(
+        aura, "AuraFace-v1/glintr100.onnx"
+    )
+    assert not same_recogniser(antelope, aura), "AuraFace's file has the same name"
     faces = [make_faces(recogniser="a/x.onnx"), make_faces(recogniser="b/y.onnx"), Faces((), "c/z.onnx")]
     with pytest.raises(Mismatch, match="a/x.onnx; b/y.onnx"):
         require_same_recogniser(faces, "Two faces")

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from published import flat
 from safetensors.torch import save_file
 
 from facecdm.errors import BadFile
-from facecdm.formats.read import read
+from facecdm.formats.read import canonical, read
 
 FAMILIES = (
     "ip-adapter",
@@ -107,3 +108,33 @@ def test_two_adapters_in_one_file(small, make_state, tmp_path):
     save_file(tensors, tmp_path / "two.safetensors")
     with pytest.raises(BadFile, match="holds several IP-Adapters"):
         read(tmp_path / "two.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (
+            "faceid_adapter.1.to_q_router.0.weight",
+            "is UniPortrait's router.*load uniportrait-faceid_sd15.bin instead.*mask",
+        ),
+        ("faceid_adapter.0.to_q_multi_id_lora.down.weight", "is UniPortrait's router"),
+        ("id_encoder.fuse_module.mlp1.fc1.weight", "is PhotoMaker, which replaces a word.*core's PhotoMakerLoader"),
+        ("id_encoder.qformer_perceiver.token_proj.0.weight", "is PhotoMaker v2, which replaces a word.*node pack"),
+        ("0.to_q.id_down_basis", "is HyperLoRA, which computes a LoRA from a face .use the nodes of ComfyUI-HyperLoRA"),
+        ("layers.0.norm_attn2_x.weight", "is HyperLoRA's resampler"),
+        (
+            "down_blocks.0.resnets.0.conv1.weight",
+            "is a U-Net of diffusers, such as Arc2Face's .*models/diffusion_models",
+        ),
+        ("text_model.embeddings.token_embedding.weight", "is a CLIP text encoder .put it into models/text_encoders"),
+    ],
+)
+def test_files_of_other_methods_are_named_with_what_to_use(key, message):
+    with pytest.raises(BadFile, match=message):
+        canonical({key: torch.zeros(1)}, {}, Path("x.bin"))
+
+
+def test_photomakers_whole_file_is_not_taken_for_a_lora():
+    keys = ("id_encoder.vision_model.a", "id_encoder.fuse_module.mlp1.fc1.weight", "lora_weights.unet.a.lora_A.weight")
+    with pytest.raises(BadFile, match="is PhotoMaker, "):
+        canonical(dict.fromkeys(keys, torch.zeros(1)), {}, Path("photomaker-v1.bin"))

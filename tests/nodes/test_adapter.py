@@ -1,6 +1,7 @@
 """New, Save and Load FaceCDM Adapter as ComfyUI runs them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -305,3 +306,34 @@ def test_pulids_tower_is_eva(in_comfy, towers):
     assert [isinstance(tower, vision.FaceTower) for tower in unused] == [True, False]
     eva = in_comfy.module("facecdm.formats.families").FAMILIES["pulid"]
     assert in_comfy.module("facecdm.formats.encoders").encoder_for(eva.recipe.vision, 1024).file.startswith("EVA02")
+
+
+def test_uniportraits_towers_are_vit_h_and_curricular_face(in_comfy, errors, towers, vision, monkeypatch):
+    """Both are loaded when they are first used; the tower then has the states of both."""
+    module, names = in_comfy.module("nodes.towers"), []
+    backbone = in_comfy.module("facecdm.faces.curricular_face")
+    vit_h = in_comfy.module("facecdm.formats.encoders").ENCODERS[0]
+    family = in_comfy.module("facecdm.formats.families").FAMILIES["uniportrait"]
+    part = SimpleNamespace(family=family, encoder=vit_h)
+    adapter = SimpleNamespace(config=SimpleNamespace(parts={"face": part}))
+    monkeypatch.setattr("comfy.clip_vision.load", lambda path: names.append(Path(path).name) or vision)
+    (towers / vit_h.file).write_bytes(b"")
+    with pytest.raises(errors.MissingModel, match=f"reads CurricularFace.*facecdm get {backbone.FILE}"):
+        module.tower_of_adapter(adapter).encode_image(torch.zeros(1, 8, 8, 3))
+    monkeypatch.setattr(backbone, "load_curricular_face", lambda path: names.append(path.name) or torch.nn.Identity())
+    monkeypatch.setattr(
+        in_comfy.module("facecdm.hosts.comfy.curricular_face"),
+        "face_states",
+        lambda network, crops: (crops.sum((1, 2, 3))[:, None, None], crops),
+    )
+    (towers / backbone.FILE).write_bytes(b"")
+    del names[:]
+    tower = in_comfy.module("facecdm.hosts.comfy.vision").tower_of(module.tower_of_adapter(adapter))
+    assert isinstance(tower, in_comfy.module("facecdm.formats.vision").FaceStatesTower) and not names
+    identity, _ = tower.face_states(torch.ones(20, 2, 2, 3))
+    assert identity.shape == (20, 1, 1) and identity.eq(12).all() and names == [vit_h.file, backbone.FILE]
+    assert tower.encode(torch.zeros(1, 8, 8, 3)).states.shape[-1] == 32
+    core = in_comfy.module("facecdm.hosts.comfy.vision").tower_of(vision)
+    assert not isinstance(core, in_comfy.module("facecdm.formats.vision").FaceStatesTower)
+    with pytest.raises(errors.FaceCDMError, match="CurricularFace gave NaN"):
+        tower.face_states(torch.full((1, 2, 2, 3), float("nan")))
