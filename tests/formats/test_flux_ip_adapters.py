@@ -82,48 +82,22 @@ def test_xlabs(in_comfy, tokens, context):
 
 
 def instantx_reference(model, state: dict, pooled, x, conditioning, strength: float = STRENGTH):
-    """The velocity with the attention of Shakker-Labs' attention_processor.py in every block, by hooks on the modules
-    of the base model: on the queries' norm, and before the output projection."""
-    dit = model.model.diffusion_model
+    """The velocity with the attention of Shakker-Labs' attention_processor.py in every block."""
+    heads, width = model.model.diffusion_model.num_heads, model.model.diffusion_model.params.context_in_dim
     hidden = F.gelu(pooled @ state["image_proj.proj.0.weight"].T + state["image_proj.proj.0.bias"])
-    flat, width = (
-        hidden @ state["image_proj.proj.2.weight"].T + state["image_proj.proj.2.bias"],
-        dit.params.context_in_dim,
-    )
-    tokens = flat.unflatten(-1, (-1, width))
+    flat = hidden @ state["image_proj.proj.2.weight"].T + state["image_proj.proj.2.bias"]
     norm = state["image_proj.norm.weight"], state["image_proj.norm.bias"]
-    tokens = F.layer_norm(tokens, tokens.shape[-1:], *norm)
-    count, heads, kept, hooks = x.shape[-1] * x.shape[-2] // 4, dit.num_heads, {}, []
+    tokens = F.layer_norm(flat.unflatten(-1, (-1, width)), (width,), *norm)
 
     def keys_or_values(part: str, number: int):
         made = (tokens @ state[f"ip_adapter.{number}.to_{part}_ip.weight"].T).unflatten(-1, (heads, -1)).transpose(1, 2)
         return made / (made.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 
-    def read(number: int):
-        def hook(module, inputs, output):
-            kept[number] = output[:, :, -count:]
+    def added(number: int, queries):
+        own = F.scaled_dot_product_attention(queries, *(keys_or_values(part, number) for part in "kv"))
+        return strength * own.transpose(1, 2).flatten(2)
 
-        return hook
-
-    def add(number: int):
-        def hook(module, inputs):
-            own = F.scaled_dot_product_attention(kept[number], *(keys_or_values(part, number) for part in "kv"))
-            out, width = inputs[0].clone(), dit.hidden_size
-            out[:, -count:, :width] += strength * own.transpose(1, 2).flatten(2)
-            return (out,)
-
-        return hook
-
-    doubles = len(dit.double_blocks)
-    for number, block in enumerate([*dit.double_blocks, *dit.single_blocks]):
-        double = number < doubles
-        norms, out = (block.img_attn.norm, block.img_attn.proj) if double else (block.norm, block.linear2)
-        hooks += [norms.query_norm.register_forward_hook(read(number)), out.register_forward_pre_hook(add(number))]
-    try:
-        return flux.reference(model, x, SIGMA, conditioning)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return flux.reference_with_attention(model, x, SIGMA, conditioning, added)
 
 
 def compare_instantx(model, sizes: FluxSizes, tokens: int = 128) -> float:

@@ -140,6 +140,40 @@ def reference(model, x, sigma: float, conditioning, residual=None, references=()
     return grid.flatten(4).flatten(2, 3)[..., :height, :width]
 
 
+def reference_with_attention(model, x, sigma: float, conditioning, added):
+    """The velocity with an attention of the blocks' own queries, by hooks on the modules of the base model: on the
+    queries' norm, and before the output projection.
+
+    added  (number of the block, the picture's queries [B, H, n, D]) → what is added to their attention [B, n, H·D]
+    """
+    dit = model.model.diffusion_model
+    count, doubles, queries, hooks = x.shape[-1] * x.shape[-2] // 4, len(dit.double_blocks), {}, []
+
+    def read(number: int):
+        def hook(module, inputs, output):
+            queries[number] = output[:, :, -count:]
+
+        return hook
+
+    def add(number: int):
+        def hook(module, inputs):
+            out = inputs[0].clone()
+            out[:, -count:, : dit.hidden_size] += added(number, queries[number])
+            return (out,)
+
+        return hook
+
+    for number, block in enumerate([*dit.double_blocks, *dit.single_blocks]):
+        double = number < doubles
+        norms, out = (block.img_attn.norm, block.img_attn.proj) if double else (block.norm, block.linear2)
+        hooks += [norms.query_norm.register_forward_hook(read(number)), out.register_forward_pre_hook(add(number))]
+    try:
+        return reference(model, x, sigma, conditioning)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def cell(state: dict, name: str, tokens, x, heads: int, mask=None):
     """The residual of one published cell for image tokens x [B, n, C], as its authors' equations have it.
 
@@ -160,3 +194,36 @@ def cell(state: dict, name: str, tokens, x, heads: int, mask=None):
         scores = scores.masked_fill(~mask, -torch.inf)
     out = scores.softmax(-1).nan_to_num() @ v  # a position outside of every box gets nothing
     return out.transpose(1, 2).flatten(2) @ state[f"{name}.to_out.weight"].T
+
+
+@torch.inference_mode()
+def make_quantised_pair(**sizes):
+    """(MODEL with core's layers for scaled fp8 files, MODEL with the dequantised weights in bf16), made in the mode in
+    which nodes run.
+
+    The scales are powers of two, and the biases have values of fp8, as which ComfyUI 0.3.75 keeps them; so both models'
+    values are equal to the bit.
+    """
+    import comfy.supported_models
+    import comfy.utils
+
+    dense = make_flux(torch.bfloat16, **sizes)
+    model = dense.model.diffusion_model
+    state, scale = dict(model.state_dict()), torch.tensor(2.0**-9)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            if module.bias is not None:
+                module.bias.copy_(module.bias.to(torch.float8_e4m3fn))
+            weight = (module.weight / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+            state |= {f"{name}.weight": weight, f"{name}.scale_weight": scale}
+            module.weight.data = weight.bfloat16() * scale.bfloat16()
+    quantised = comfy.supported_models.Flux(config("flux", **sizes))
+    if hasattr(comfy.utils, "convert_old_quants"):  # ComfyUI 0.33: one kind of layer for all quantised files
+        state, _ = comfy.utils.convert_old_quants(state | {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)})
+        quantised.quant_config = comfy.utils.detect_layer_quantization(state, "")
+        assert quantised.quant_config
+    else:
+        quantised.scaled_fp8 = torch.float8_e4m3fn
+    patcher = patcher_of(quantised, torch.bfloat16, 0, torch.bfloat16)
+    patcher.model.diffusion_model.load_state_dict(state, strict=True)
+    return patcher, dense

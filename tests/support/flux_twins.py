@@ -8,18 +8,19 @@ from torch.nn import functional as F
 BLOCKS = dict(depth=3, depth_single_blocks=2)
 
 
-def _sizes(context: int, double: int, single: int) -> dict:
+def _sizes(sizes: dict) -> dict:
+    """diffusers' names for the sizes of a Flux in ComfyUI."""
     return dict(
         patch_size=1,
         in_channels=64,
-        num_layers=double,
-        num_single_layers=single,
-        attention_head_dim=24,
-        num_attention_heads=2,
-        joint_attention_dim=context,
+        num_layers=sizes["depth"],
+        num_single_layers=sizes["depth_single_blocks"],
+        attention_head_dim=sizes["hidden_size"] // sizes["num_heads"],
+        num_attention_heads=sizes["num_heads"],
+        joint_attention_dim=sizes["context_in_dim"],
         pooled_projection_dim=24,
         guidance_embeds=True,
-        axes_dims_rope=(4, 10, 10),
+        axes_dims_rope=tuple(sizes["axes_dim"]),
     )
 
 
@@ -35,17 +36,18 @@ def _converted(model) -> dict:
     return convert_diffusers_mmdit(state) | state
 
 
-def make_twins(context: int):
+def make_twins(context: int, **sizes):
     """(ComfyUI's MODEL, diffusers' FluxTransformer2DModel)."""
     from diffusers import FluxTransformer2DModel
 
-    theirs = _filled(FluxTransformer2DModel(**_sizes(context, *BLOCKS.values())), 0)
-    model = flux.make_flux(context_in_dim=context, **BLOCKS)
+    sizes = {**flux.SMALL, "context_in_dim": context, **BLOCKS, **sizes}
+    theirs = _filled(FluxTransformer2DModel(**_sizes(sizes)), 0)
+    model = flux.make_flux(**sizes)
     model.model.diffusion_model.load_state_dict(_converted(theirs), strict=True)
     return model, theirs
 
 
-def make_control_twins(context: int):
+def make_control_twins(context: int, **sizes):
     """(core's CONTROL_NET, diffusers' FluxControlNetModel), as core's loader makes one at Flux.1's own widths."""
     import comfy.controlnet
     import comfy.latent_formats
@@ -53,11 +55,11 @@ def make_control_twins(context: int):
     from comfy.ldm.flux.controlnet import ControlNetFlux
     from diffusers import FluxControlNetModel
 
-    theirs = _filled(FluxControlNetModel(**_sizes(context, 1, 1)), 1)
-    sizes = flux.config("flux", context_in_dim=context, depth=1, depth_single_blocks=1)
+    sizes = {**flux.SMALL, **sizes, "context_in_dim": context, "depth": 1, "depth_single_blocks": 1}
+    theirs = _filled(FluxControlNetModel(**_sizes(sizes)), 1)
     cpu = torch.device("cpu")
     more = dict(latent_input=True, control_latent_channels=16, operations=comfy.ops.manual_cast)
-    model = ControlNetFlux(**more, device=cpu, dtype=torch.float32, **sizes)
+    model = ControlNetFlux(**more, device=cpu, dtype=torch.float32, **flux.config("flux", **sizes))
     model.load_state_dict(_converted(theirs), strict=True)
     conds = dict(compression_ratio=1, latent_format=comfy.latent_formats.Flux(), extra_conds=["y", "guidance"])
     return comfy.controlnet.ControlNet(model, load_device=cpu, **conds), theirs

@@ -29,6 +29,12 @@ def model(in_comfy):
 
 
 @pytest.fixture(scope="session")
+def quantised_pair(in_comfy):
+    """Small Flux.1 in fp8, and with the dequantised weights."""
+    return flux.make_quantised_pair()
+
+
+@pytest.fixture(scope="session")
 def adapters(model):
     """PuLID-FLUX and WithAnyone for the small Flux.1."""
     from facecdm import bases

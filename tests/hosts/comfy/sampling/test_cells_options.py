@@ -191,3 +191,15 @@ def test_an_fp8_base_computes_in_its_own_dtype(in_comfy, adapters):
         ours = predict(apply_person(quantised, shown), x, SIGMA, prompt)
         assert torch.isfinite(ours).all() and (ours - plain).abs().max() > 0.01 * plain.abs().max()
         assert {value.dtype for value in adapter.streams["face"].queries.parameters()} == {torch.float32}
+
+
+def test_on_core_fp8_layers_it_acts_as_on_their_dequantised_weights(quantised_pair, adapters):
+    quantised, dense = quantised_pair
+    fp8 = [name for name, value in quantised.model.state_dict().items() if value.dtype == torch.float8_e4m3fn]
+    assert len(fp8) > 8, "the blocks' matrices"
+    x, prompt = flux.latents().bfloat16(), flux.prompt(dense)
+    plain = predict(dense, x, SIGMA, prompt)
+    for shown in (person(adapters[0]), Person(adapters[1], Features(torch.randn(1, 512)))):
+        ours, wanted = (predict(apply_person(model, shown), x, SIGMA, prompt) for model in quantised_pair)
+        assert (wanted - plain).abs().max() > 0.01 * plain.abs().max()
+        close(ours, wanted, 1e-6)

@@ -148,6 +148,13 @@ def test_beside_residual_cells(model, adapter, pulid):
     assert applied(model, image).get_additional_models_with_key(KEY) == [], "no weights are used at a step"
 
 
+def test_on_core_fp8_layers_it_acts_as_on_their_dequantised_weights(quantised_pair, adapter):
+    x, prompt = flux.latents().bfloat16(), flux.prompt(quantised_pair[1])
+    ours, wanted = (predict(applied(one, pictured(adapter)), x, SIGMA, prompt) for one in quantised_pair)
+    assert not torch.equal(wanted, predict(quantised_pair[1], x, SIGMA, prompt))
+    close(ours, wanted, 1e-6)
+
+
 def test_chroma(adapter):
     chroma = flux.make_chroma()
     x, prompt = flux.latents(), flux.prompt(chroma)
