@@ -1,12 +1,17 @@
-"""What the benchmarks share. Import it first: it makes facecdm importable from the clone."""
+"""What the benchmarks share. Import it first: it makes facecdm and the tests' support importable from the clone."""
 
 import gc
+import importlib
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
+sys.path += [str(ROOT), str(ROOT / "tests" / "support")]
 
 
 def open_comfyui(folder: Path, cpu: bool | None = None) -> None:
@@ -60,14 +65,18 @@ CONFIGS = {
 }
 
 
-def make_model(base: str, device, dtype):
+SMALL = dict(model_channels=32)  # for trying a benchmark on a CPU
+TABLE = "| base | adapter | seconds a step | ratio | peak MiB |\n|---|---|---|---|---|"
+
+
+def make_model(base: str, device, dtype, **sizes):
     """A MODEL of random weights."""
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
     import torch
 
-    config = getattr(comfy.supported_models, base.replace(".", ""))(CONFIGS[base] | {"dtype": dtype})
+    config = getattr(comfy.supported_models, base.replace(".", ""))(CONFIGS[base] | sizes | {"dtype": dtype})
     kind = comfy.model_base.SDXL if base == "SDXL" else comfy.model_base.BaseModel
     model = kind(config, device=device)
     with torch.no_grad():
@@ -109,6 +118,90 @@ class PeakMemory:
         else:
             self._done.set()
             self._thread.join()
+
+
+def step_seconds(model, x, conditionings: list, cfg: float, sigma: float, steps: int, device):
+    """By ComfyUI's sampling: the seconds of each step after the first, peak memory in bytes, the last prediction.
+
+    conditionings  the positive and the negative one
+    """
+    import comfy.samplers
+    import torch
+
+    # On a CPU the process' own time, which other load does not change.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    seconds, predicted = [], []
+
+    def sampler(denoise, noise, sigmas, extra_args=None, callback=None, disable=None):
+        for _ in range(steps + 1):
+            started = clock()
+            predicted[:] = [denoise(noise, sigmas[:1].expand(len(noise)), **extra_args)]
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(clock() - started)
+        return noise
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(*conditionings)
+    guider.set_cfg(cfg)
+    sigmas = torch.tensor([sigma, 0.0])
+    with PeakMemory(device) as memory, torch.inference_mode():
+        guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True)
+    return seconds[1:], memory.peak, predicted[0]
+
+
+def take_turns(title: str, variants: dict, measure: Callable, rounds: int) -> list[str]:
+    """Rows of TABLE for each variant; the first is the plain model.
+
+    Variants take turns, so that other load affects all of them.
+    measure  model → (seconds of its steps, peak bytes)
+    """
+    seconds, memory = {name: [] for name in variants}, dict.fromkeys(variants, 0)
+    for _ in range(rounds):
+        for name, model in variants.items():
+            took, peak = measure(model)
+            seconds[name] += took
+            memory[name] = max(memory[name], peak)
+    middle = {name: median(seconds[name]) for name in variants}
+    plain = middle[next(iter(middle))]
+    return [
+        f"| {title} | {name} | {middle[name]:.3f} | {middle[name] / plain:.3f} | {memory[name] / 2**20:.0f} |"
+        for name in variants
+    ]
+
+
+def known(model):
+    """The MODEL, whose base is now known by name, so that files for it are recognised."""
+    from facecdm import bases
+    from facecdm.hosts.comfy.base_model import layer_map
+
+    found = layer_map(model)
+    if all(base.layer_map != found for base in bases.BASES.values()):
+        bases.BASES["random weights"] = bases.Base("random weights", found)
+    return model
+
+
+def load(state: dict):
+    """The adapter of a published file's tensors."""
+    from facecdm.formats.imported import import_adapter
+    from facecdm.formats.read import canonical
+
+    return import_adapter(canonical(state, {}, Path("a.safetensors")))
+
+
+def clone_module(folder: Path, name: str, stand_ins: dict[str, tuple[str, ...]] | None = None) -> ModuleType:
+    """A module of a clone of another pack, without running the pack's own `__init__.py`.
+
+    stand_ins  modules of the pack that are not to be loaded, with the names that others import from them
+    """
+    package = f"clone_of_{folder.name.replace('+', '_').replace('-', '_')}"
+    if package not in sys.modules:
+        sys.modules[package] = ModuleType(package)
+        sys.modules[package].__path__ = [str(folder.absolute())]
+    for stand_in, names in (stand_ins or {}).items():
+        module = sys.modules[f"{package}.{stand_in}"] = ModuleType(stand_in)
+        vars(module).update(dict.fromkeys(names))
+    return importlib.import_module(f"{package}.{name}")
 
 
 def lora_beside(adapter: Path) -> Path | None:

@@ -1,17 +1,16 @@
-"""The cost of an adapter: seconds and peak memory per step, without one, with one stream, with two.
+"""The cost of an adapter on a U-Net: seconds and peak memory per step, without one, with one stream, with two.
 
-    python benchmarks/speed.py --comfyui DIR [--base SD1.5 SDXL] [--latent 32] [--steps 5]
+    python benchmarks/speed.py --comfyui DIR [--base SD1.5 SDXL] [--latent 32] [--batch 1] [--steps 5]
+        [--ipadapter-plus DIR]
 
 Full-size U-Nets of random weights, CFG (two conditionings), through ComfyUI's own sampling. Compare the ratios: seconds
-depend on the machine. The variants take turns, so that other load affects all of them.
+depend on the machine. With a clone of IPAdapter_plus, the same IP-Adapter file is measured in that pack, too.
 """
 
 import argparse
-import time
 from pathlib import Path
-from statistics import median
 
-from shared import CONFIGS, PeakMemory, make_model, open_comfyui
+from shared import CONFIGS, TABLE, clone_module, known, load, make_model, open_comfyui, step_seconds, take_turns
 
 
 def make_adapter(model, streams: int):
@@ -29,42 +28,34 @@ def make_adapter(model, streams: int):
     return adapter.requires_grad_(False)
 
 
-def measure(model, latent: int, steps: int, device) -> tuple[list[float], int]:
-    """The seconds of each step after the first, and the peak memory in bytes."""
-    import comfy.samplers
+def with_ip_adapter(model, folder: Path) -> dict:
+    """The same IP-Adapter in FaceCDM and in IPAdapter_plus."""
+    import published
     import torch
 
-    context = model.model.model_config.unet_config["context_dim"]
-    # On a CPU the process' own time, which other load does not change.
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    seconds = []
+    from facecdm.adapter.features import Features
+    from facecdm.adapter.person import Person
+    from facecdm.hosts.comfy.sampling.apply import apply_person
+    from facecdm.hosts.comfy.unet import layer_map
 
-    def sampler(denoise, noise, sigmas, extra_args=None, callback=None, disable=None):
-        for step in range(steps + 1):
-            started = clock()
-            denoise(noise, sigmas[:1].expand(1), **extra_args)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if step:
-                seconds.append(clock() - started)
-        return noise
-
-    def prompt():
-        return [[torch.randn(1, 77, context), {"pooled_output": torch.randn(1, 1280)}]]
-
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(prompt(), prompt())
-    guider.set_cfg(5.0)
-    x = torch.randn(1, 4, latent, latent)
-    with PeakMemory(device) as memory, torch.inference_mode():
-        guider.sample(
-            x, torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler), torch.tensor([5.0, 0.0]), disable_pbar=True
-        )
-    return seconds, memory.peak
+    found = layer_map(known(model))
+    sizes = published.Sizes(found.context, 768, 12, 12)
+    state = published.published_state("ip-adapter", found, sizes, lora_rank=0)
+    embedding = torch.randn(1, sizes.pooled)
+    flat = {f"{part}.{name}": value for part, own in state.items() for name, value in own.items()}
+    ours = apply_person(model, Person(load(flat), None, Features(embedding)))
+    pack = clone_module(folder, "IPAdapterPlus")
+    settings = dict(weight=1.0, weight_type="linear", start_at=0.0, end_at=1.0)
+    theirs, *_ = pack.IPAdapterEmbeds().apply_ipadapter(
+        model, state, embedding, **settings, neg_embed=torch.zeros_like(embedding), clip_vision=True
+    )
+    return {"IP-Adapter": ours, "IP-Adapter by IPAdapter_plus": theirs}
 
 
-def benchmark(base: str, latent: int, steps: int, rounds: int) -> list[str]:
-    """Rows of a Markdown table."""
+def benchmark(
+    base: str, latent: int, steps: int, rounds: int, batch: int = 1, ipadapter_plus: Path | None = None, **sizes
+) -> list[str]:
+    """Rows of TABLE; `sizes` are changes of the U-Net's configuration."""
     import comfy.model_management
     import torch
 
@@ -73,27 +64,23 @@ def benchmark(base: str, latent: int, steps: int, rounds: int) -> list[str]:
 
     device = comfy.model_management.get_torch_device()
     dtype = torch.float32 if device.type == "cpu" else torch.float16
-    plain = make_model(base, device, dtype)
+    plain = make_model(base, device, dtype, **sizes)
     face, image = torch.nn.functional.normalize(torch.randn(1, 512), dim=1), torch.randn(1, 257, 1280)
     variants = {
         "plain": plain,
         "face": apply_person(plain, Person(make_adapter(plain, 1), face)),
         "face + image": apply_person(plain, Person(make_adapter(plain, 2), face, image)),
     }
-    seconds, memory = {name: [] for name in variants}, dict.fromkeys(variants, 0)
-    for model in variants.values():  # warm-up: memory is allocated
-        measure(model, latent, 1, device)
-    for _ in range(rounds):
-        for name, model in variants.items():
-            took, peak = measure(model, latent, steps, device)
-            seconds[name] += took
-            memory[name] = max(memory[name], peak)
-    middle = {name: median(seconds[name]) for name in variants}
-    return [
-        f"| {base} {8 * latent} px | {name} | {middle[name]:.3f} | {middle[name] / middle['plain']:.3f} | "
-        f"{memory[name] / 2**20:.0f} |"
-        for name in variants
-    ]
+    if ipadapter_plus:
+        variants |= with_ip_adapter(plain, ipadapter_plus)
+    context = plain.model.model_config.unet_config["context_dim"]
+    prompts = [[[torch.randn(1, 77, context), {"pooled_output": torch.randn(1, 1280)}]] for _ in range(2)]
+    x = torch.randn(batch, 4, latent, latent)
+
+    def measure(model):
+        return step_seconds(model, x, prompts, 5.0, 5.0, steps, device)[:2]
+
+    return take_turns(f"{base} {8 * latent} px × {batch}", variants, measure, rounds)
 
 
 def main() -> None:
@@ -101,9 +88,11 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--base", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
     parser.add_argument("--latent", type=int, default=32, help="side of the latents; 64 is 512 px")
+    parser.add_argument("--batch", type=int, default=1, help="pictures in a batch")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
+    parser.add_argument("--ipadapter-plus", type=Path, help="a clone of ComfyUI_IPAdapter_plus")
     arguments = parser.parse_args()
     open_comfyui(arguments.comfyui)
     import torch
@@ -112,9 +101,10 @@ def main() -> None:
     args.use_pytorch_cross_attention = True
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    print("| base | streams | seconds a step | ratio | peak MiB |\n|---|---|---|---|---|", flush=True)
+    print(TABLE, flush=True)
     for base in arguments.base:
-        print("\n".join(benchmark(base, arguments.latent, arguments.steps, arguments.rounds)), flush=True)
+        sizes = (arguments.latent, arguments.steps, arguments.rounds, arguments.batch)
+        print("\n".join(benchmark(base, *sizes, arguments.ipadapter_plus)), flush=True)
 
 
 if __name__ == "__main__":
