@@ -8,7 +8,6 @@ from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP_SO400M, Encoder,
 from ..facecdm.formats.read import incomplete
 from ..facecdm.formats.siglip import PoolingHead
 from ..facecdm.formats.tower_files import find_tower
-from ..facecdm.models.catalogue import FILES
 from ..facecdm.tensor_file import read_tensors
 from . import eva
 
@@ -59,11 +58,10 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
     ]
     found = find_tower(encoder, files)
     if found is None:
-        name = next(file.name for file in FILES if Path(file.name).stem == Path(encoder.file).stem)
         raise MissingModel(
-            f"the adapter needs the vision tower {encoder.name}, and models/clip_vision has neither {name} nor "
-            f"another file of it: run `python -m facecdm get {name}` in the pack's folder, or connect a loaded one "
-            "to clip_vision"
+            f"the adapter needs the vision tower {encoder.name}, and models/clip_vision has neither {encoder.file} "
+            f"nor another file of it: run `python -m facecdm get {encoder.file}` in the pack's folder, or connect a "
+            "loaded one to clip_vision"
         )
     return found
 

@@ -28,7 +28,7 @@ class Encoder:
 ENCODERS = (
     Encoder("ViT-H", 1280, 1024, "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
     Encoder("ViT-bigG", 1664, 1280, "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"),
-    Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.safetensors", 577),
+    Encoder("ViT-L", 1024, 768, "clip-vit-large-patch14-336.bin", 577),
 )
 CLIP_L = Encoder("ViT-L-224", 1024, 768, "clip-vit-large-patch14.safetensors")
 SIGLIP = Encoder("SigLIP-base-256", 768, 768, "siglip-base-patch16-256-i18n.safetensors", 256)
