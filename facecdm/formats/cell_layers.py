@@ -42,6 +42,7 @@ class CellLayers:
     head: int
     double: int = 1
     single: int = 1
+    for_controlnets = False
 
     def matches(self, state: dict[str, Tensor]) -> bool:
         return any(_CELL.fullmatch(key) for key in state)

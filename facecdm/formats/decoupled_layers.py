@@ -33,6 +33,7 @@ class BlockKeys:
     place: str
     bias: bool = False
     normalise: bool = False
+    for_controlnets = False
 
     def matches(self, state: dict[str, Tensor]) -> bool:
         return "0.to_k_ip.weight" in state and ("0.to_k_ip.bias" in state) == self.bias

@@ -40,11 +40,15 @@ class Recipe(Protocol):
     picture    the picture that it encodes; "" for none
     vision     the part of the vision tower's output that it reads; "" for none
     embedding  NORMED or RAW; "" if no recogniser is needed
+    empty      whether the negative prompt gets features of an empty face or picture
     """
 
     picture: str
     vision: str
     embedding: str
+
+    @property
+    def empty(self) -> bool: ...
 
     def __call__(self, part: "Recognised", sources: "Sources") -> FeaturePair:
         """Features of every reference. Raises NoFace, Mismatch, FaceCDMError."""
@@ -78,7 +82,12 @@ class Projector(Protocol):
 
 
 class LayerFormat(Protocol):
-    """How a family's file stores the part that acts in the base model's layers."""
+    """How a family's file stores the part that acts in the base model's layers.
+
+    for_controlnets  whether ControlNets were trained with the face tokens of such families
+    """
+
+    for_controlnets: bool
 
     def matches(self, state: State) -> bool:
         """Whether `ip_adapter` of a file has this format."""

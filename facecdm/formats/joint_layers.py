@@ -34,6 +34,8 @@ _PARTS = {
 class JointKeys:
     """Keys and values of every joint block, and the resampler that makes their tokens at every step."""
 
+    for_controlnets = False
+
     def matches(self, state: dict[str, Tensor]) -> bool:
         return "0.norm_ip.linear.weight" in state
 

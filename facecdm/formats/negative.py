@@ -56,7 +56,7 @@ def check_noise(parts: dict[str, Recognised] | None, amount: float) -> None:
             f"noise is {amount:g} (FaceCDM Apply Options), and {parts['image'].family.name} has no face stream: set "
             f"it to 0; for a picture, connect one with noise to negative_image. {NOISY}."
         )
-    if not getattr(parts["face"].family.recipe, "negative", True):
+    if not parts["face"].family.recipe.empty:
         raise Mismatch(
             f"noise is {amount:g} (FaceCDM Apply Options), and {parts['face'].family.name} has nothing for the "
             f"negative prompt: set it to 0. {NOISY}."

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class NoLayers:
     """Nothing acts in the base model, which is the DiT with texts as wide as the tokens."""
 
+    for_controlnets = True
+
     def matches(self, state: dict[str, Tensor]) -> bool:
         return not state
 

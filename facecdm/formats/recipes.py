@@ -24,15 +24,15 @@ _BLACK_PICTURE = torch.zeros(1, 64, 64, 3)
 
 @dataclass(frozen=True)
 class FaceEmbedding:
-    """The recogniser's embedding only; with `negative`, the negative prompt gets the tokens of a zero embedding."""
+    """The recogniser's embedding only; with `empty`, the negative prompt gets the tokens of a zero embedding."""
 
     embedding: str = NORMED
-    negative: bool = True
+    empty: bool = True
     picture = vision = ""
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         shown = Features(face_embeddings(part, sources), None, sources.shortcut)
-        return shown, shown.empty() if self.negative else None
+        return shown, shown.empty() if self.empty else None
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,30 @@ class Pictures:
     """A vision tower's output for the whole image or for a square around each face.
 
     For the negative prompt it is the output for `negative_image`. Without a `negative_image`, it is the output for an
-    EMPTY or BLACK picture, ZEROS, or NOTHING, by `negative`.
+    EMPTY or BLACK picture, ZEROS, or NOTHING, by `without_image`.
     """
 
     vision: str = PENULTIMATE
     picture: str = WHOLE
-    negative: str = EMPTY
+    without_image: str = EMPTY
     embedding = ""
+
+    @property
+    def empty(self) -> bool:
+        return self.without_image != NOTHING
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         if not sources.has_pictures:
             vision = "" if sources.clip_vision else ", and its CLIP vision model to clip_vision"
             raise FaceCDMError(f"{part.family.name} needs {self.picture}: connect a picture to image{vision}")
         shown = self._features(check_output(self._output(part, sources), part))
-        if sources.negative_image is None and self.negative == NOTHING:
+        if sources.negative_image is None and not self.empty:
             return shown, None
-        if sources.negative_image is None and self.negative == EMPTY and self.vision == POOLED:
+        if sources.negative_image is None and self.without_image == EMPTY and self.vision == POOLED:
             return shown, shown.empty()
-        if sources.negative_image is None and self.negative == ZEROS:
+        if sources.negative_image is None and self.without_image == ZEROS:
             return shown, shown.empty(torch.zeros_like(shown.states))
-        return shown, self._features(negative_output(part, sources, self.negative))
+        return shown, self._features(negative_output(part, sources, self.without_image))
 
     def _output(self, part: Recognised, sources: Sources) -> VisionOutput:
         if sources.encoded is not None:
@@ -117,11 +121,11 @@ def tower_of(part: Recognised, sources: Sources) -> VisionTower:
     return sources.clip_vision
 
 
-def negative_output(part: Recognised, sources: Sources, negative: str = EMPTY) -> VisionOutput:
+def negative_output(part: Recognised, sources: Sources, without_image: str = EMPTY) -> VisionOutput:
     """The tower's output for the negative prompt: of `negative_image`, else of an empty or a black picture."""
     tower = tower_of(part, sources)
     if sources.negative_image is None:
-        return check_output(tower.encode_empty() if negative == EMPTY else tower.encode(_BLACK_PICTURE), part)
+        return check_output(tower.encode_empty() if without_image == EMPTY else tower.encode(_BLACK_PICTURE), part)
     output = check_output(tower.encode(sources.negative_image), part)
     return output.mean() if sources.references == MEAN else output
 

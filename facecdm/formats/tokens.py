@@ -13,9 +13,7 @@ from ..errors import UnsupportedModel
 from .family import Family
 from .features import features
 from .negative import check_noise
-from .no_layers import NoLayers
 from .sources import Sources
-from .unet_layers import UnetLayers
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 
@@ -37,7 +35,7 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
             "with its tokens. Apply this ControlNet with core's Apply ControlNet; for InstantID's, "
             "load the InstantID adapter, and for InfuseNet InfiniteYou's."
         )
-    in_negative = family is None or getattr(family.recipe, "negative", True)
+    in_negative = family is None or family.recipe.empty
     if sources.noise and not in_negative:
         check_noise(parts, sources.noise)
     prepared = features(adapter, replace(sources, noise=0.0))
@@ -63,7 +61,7 @@ def face_tokens(adapter, sources: Sources) -> tuple[Tokens, Tokens]:
 
 def _embedding_alone(family: Family) -> bool:
     """Whether the tokens are of an embedding alone, and a ControlNet may have been trained with them."""
-    return not family.recipe.picture and isinstance(family.layers, UnetLayers | NoLayers)
+    return not family.recipe.picture and family.layers.for_controlnets
 
 
 def _shown(person: Person) -> Tokens:

@@ -27,6 +27,8 @@ _LORA = re.compile(r"(\d{1,4})\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 class UnetLayers:
     """Keys and values of every cross-attention layer."""
 
+    for_controlnets = True
+
     def matches(self, state: "State") -> bool:
         return any(key.endswith(".to_k_ip.weight") for key in state)
 

@@ -6,6 +6,7 @@ import pytest
 
 from facecdm.adapter.references import MEAN, PER_PICTURE, SIDE_BY_SIDE
 from facecdm.formats.encoders import ENCODERS
+from facecdm.formats.families import FAMILIES
 from facecdm.formats.sources import Sources
 from facecdm.formats.tower_files import find_tower
 from facecdm.formats.unused_inputs import keep_prompt_without_effect
@@ -35,3 +36,16 @@ def test_a_file_that_is_no_tower_is_not_found_as_one(tmp_path):
     assert find_tower(encoder, tmp_path.iterdir()) is None
     named = tmp_path / f"{encoder.file.rsplit('.', 1)[0]}.bin"
     assert find_tower(encoder, [other, named]) == named
+
+
+def test_families_declare_what_the_negative_prompt_gets_and_whose_tokens_controlnets_read():
+    families = FAMILIES.values()
+    assert {family.key for family in families if not family.recipe.empty} == {
+        "instantx-flux",
+        "infiniteyou",
+        "withanyone",
+        "withanyone-siglip",
+    }
+    in_blocks = {family.key for family in families if not family.layers.for_controlnets}
+    instantx, withanyone = {"instantx-flux", "instantx-sd35"}, {"withanyone", "withanyone-siglip"}
+    assert in_blocks == {"xlabs", "xlabs-v2", "pulid-flux", *instantx, *withanyone}

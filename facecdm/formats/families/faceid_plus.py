@@ -58,6 +58,7 @@ class AlignedFace:
     picture = ALIGNED
     vision = PENULTIMATE
     embedding = NORMED
+    empty = True
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         embedding, tower = face_embeddings(part, sources), tower_of(part, sources)

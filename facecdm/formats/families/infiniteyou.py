@@ -15,7 +15,7 @@ FAMILY = Family(
     stream="face",
     rule=Rule({"latents": (1, None, None), "proj_in.weight": (None, 512), "norm_out.weight": (None,)}),
     projector=EmbeddingResampler,
-    recipe=FaceEmbedding(negative=False),
+    recipe=FaceEmbedding(empty=False),
     layers=NoLayers(),
     files={"Flux.1": "infiniteyou_aes_stage2.bin"},
     substitute="instantid",

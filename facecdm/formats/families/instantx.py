@@ -25,7 +25,7 @@ FAMILY = Family(
     stream="image",
     rule=Rule({"proj.0.weight": (None, None), "proj.2.weight": (None, None), "norm.weight": (None,)}),
     projector=PooledMlp,
-    recipe=Pictures(POOLED, negative=NOTHING),
+    recipe=Pictures(POOLED, without_image=NOTHING),
     layers=BlockKeys(("double", "single"), IN_ATTENTION, normalise=True),
     files={"Flux.1": "instantx-flux-ip-adapter.bin"},
     substitute="ip-adapter",

@@ -16,7 +16,7 @@ FAMILY = Family(
     stream="image",
     rule=Rule({"latents": (1, None, None), "time_embedding.linear_1.weight": (None, None)}),
     projector=States,
-    recipe=Pictures(PENULTIMATE, negative=ZEROS),
+    recipe=Pictures(PENULTIMATE, without_image=ZEROS),
     layers=JointKeys(),
     files={"SD3.5 Large": "instantx-sd35-large-ip-adapter.bin"},
     substitute="ip-adapter-plus",

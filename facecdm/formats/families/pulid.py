@@ -116,6 +116,7 @@ class UprightFace:
     picture = UPRIGHT
     vision = FIVE
     embedding = RAW
+    empty = True
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         embedding = face_embeddings(part, sources)

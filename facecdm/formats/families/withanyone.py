@@ -78,6 +78,7 @@ class FaceInBox:
     picture = BOX
     vision = LAST
     embedding = RAW
+    empty = False
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         embedding, output = face_embeddings(part, sources), sources.encoded
@@ -107,7 +108,7 @@ FAMILY = Family(
     stream="face",
     rule=Rule({"arcface.0.weight": (None, None)}, lambda state: "siglip.0.weight" not in state),
     projector=Embedding,
-    recipe=FaceEmbedding(embedding=RAW, negative=False),
+    recipe=FaceEmbedding(embedding=RAW, empty=False),
     layers=CellLayers(head=64),
     part="arc",
     files=_FILES,

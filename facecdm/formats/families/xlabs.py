@@ -18,7 +18,7 @@ _family = partial(
     Family,
     stream="image",
     projector=Pooled,
-    recipe=Pictures(POOLED, negative=BLACK),
+    recipe=Pictures(POOLED, without_image=BLACK),
     layers=BlockKeys(("double",), BESIDE_BLOCK, bias=True),
     substitute="ip-adapter",
     note="this adapter reads the whole image: content and style, and less of a face's identity than PuLID-FLUX",
