@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..facecdm.hosts.comfy.running_node import WARNINGS, logger
+from ..facecdm.hosts.comfy.running_node import logger
+from ..facecdm.node_warnings import WARNINGS
 
 
 def output(*values, warnings=(), preview: ui.PreviewImage | None = None) -> io.NodeOutput:

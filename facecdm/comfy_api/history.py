@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..node_warnings import WARNINGS
 from .errors import BadAnswer, JobFailed, JobInterrupted
-
-WARNINGS = "facecdm_warnings"  # in a node's UI output (nodes/warn.py)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from facecdm.apps.portrait import WORKFLOW
 from facecdm.apps.references import copy_examples
 from facecdm.comfy_api.workflow import Workflow
 from facecdm.demo.weights import default_path
+from facecdm.node_warnings import WARNINGS
 
-WARNINGS = "facecdm_warnings"
 OWN_MODELS = [
     path for path in sorted(WORKFLOW.parent.glob("*.json")) if "CheckpointLoaderSimple" in path.read_text("utf-8")
 ]

@@ -3,8 +3,9 @@
 import logging
 import sys
 
+from ...node_warnings import WARNINGS
+
 logger = logging.getLogger("facecdm")
-WARNINGS = "facecdm_warnings"  # read by web/warnings.js
 
 
 def warn(texts: list[str]) -> None:
