@@ -1,10 +1,12 @@
 """Exceptions of a batch."""
 
+import math
+
 from ...comfy_api.names import one_line
 from ...errors import FaceCDMError
 
 LISTED = 40  # mistakes that are listed; the others are counted
-ROOM = 900  # characters of the mistakes in the message
+IN_MESSAGE = 900  # characters of the mistakes in the message
 
 
 class PlanMistake(FaceCDMError):
@@ -15,16 +17,16 @@ class PlanMistake(FaceCDMError):
 
     def __init__(self, mistakes: list[str]):
         lines = [one_line(line, 300) for line in mistakes]
-        self.mistakes = shortened(lines, LISTED, LISTED * 301)
+        self.mistakes = shortened(lines, LISTED)
         count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        shown = shortened([f"  {line}" for line in lines], LISTED, ROOM)
+        shown = shortened([f"  {line}" for line in lines], LISTED, IN_MESSAGE)
         super().__init__("\n".join([f"the plan has {count}; nothing was queued:", *shown]))
 
 
-def shortened(lines: list[str], most: int, room: int) -> list[str]:
-    """The first lines, at most `most` and with at most `room` characters, and a line that counts the others."""
+def shortened(lines: list[str], most: int, characters: float = math.inf) -> list[str]:
+    """The first lines, at most `most` and with at most `characters`, and a line that counts the others."""
     kept = 0
-    while kept < min(len(lines), most) and sum(len(line) + 1 for line in lines[: kept + 1]) <= room:
+    while kept < min(len(lines), most) and sum(len(line) + 1 for line in lines[: kept + 1]) <= characters:
         kept += 1
     others = len(lines) - kept
     return lines[:kept] + ([f"… and {others} more"] if others else [])
