@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from ...adapter.attention import attend
 from ...adapter.cells import add_residuals
 from ...adapter.stream_module import AFTER_BLOCK
+from ...bases.flux import FLUX
 from ...bases.grid import token_grid
 from ...bases.layers import Layer, LayerMap
 from ...errors import UnsupportedModel
 from .sampling import Host, Session
 
 _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
-PATCH = 2  # latents along each side of a token: the pipeline packs them
 
 
 class DiffusersDit(Host):
@@ -25,7 +25,7 @@ class DiffusersDit(Host):
     """
 
     def __init__(self, transformer: nn.Module):
-        super().__init__(transformer, layer_map(transformer), Session(PATCH))
+        super().__init__(transformer, layer_map(transformer), Session(FLUX.patch))
         for index, block in enumerate(_blocks(transformer)):
             block.register_forward_hook(partial(self._after_block, index))
 
@@ -36,7 +36,7 @@ class DiffusersDit(Host):
                 "the blocks of this diffusers version return text and picture as one tensor: update diffusers"
             )
         text, hidden = output
-        rows, columns = token_grid(*self._session.size, PATCH)
+        rows, columns = token_grid(*self._session.size, FLUX.patch)
         streams = self._session.streams(index, rows * columns)
         if not streams:
             return None

@@ -21,7 +21,6 @@ from ..sampling.run import run_of
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
 _CONTEXT = "crossattn_controlnet"  # the key that core's ControlNets prefer over the text
 _AREAS = "facecdm_areas"
-DIT_PATCH = FLUX.patch
 
 
 class TokensPerImage(comfy.conds.CONDRegular):
@@ -75,7 +74,7 @@ class FaceControl(ControlBase):
             return before
         if self.mask is not None:
             mask = self._mask_for(x_noisy, cond.get(_AREAS), transformer_options or {})
-            grid = token_grid(*x_noisy.shape[-2:], DIT_PATCH)
+            grid = token_grid(*x_noisy.shape[-2:], FLUX.patch)
             masked: dict[int, Tensor | None] = {}  # a net gives a DiT one output for many blocks
             for value in chain.from_iterable(control.values()):
                 if id(value) not in masked:
