@@ -77,11 +77,11 @@ class Judge:
     def fit(
         cls, train: data.Portraits, analyzer, attributes: demo_judge.Judge | None = None, known: int = 0
     ) -> "Judge":
-        """`known` is how many pictures of `train` stand for the real ones in precision and recall."""
+        """`known` is how many pictures of `train` stand for the real ones in precision and recall; 0: neither."""
         others = torch.from_numpy(np.array(train.pixels[spread(len(train), 100)]))
         found = [face for face in measure.embeddings(others, analyzer) if face is not None]
         features = None
-        if attributes is not None:
+        if attributes is not None and known:
             crops, _ = demo_judge.crops_of(np.array(train.pixels[spread(len(train), known)]), analyzer)
             features = attributes.describe(crops)
         background, shirt = measure.background_namer(train), measure.shirt_namer(train)
@@ -101,6 +101,8 @@ class Judge:
             for name in demo_judge.JUDGED
         }
         row = {name: demo_judge.share(named[name], labels, name) for name in demo_judge.JUDGED}
+        if self.known is None:
+            return row
         features = self.attributes.describe({view: value[torch.tensor(found)] for view, value in crops.items()})
         precision, recall = measure.precision_recall(self.known, features) if len(features) > 3 else (0.0, 0.0)
         return row | {"precision": precision * float(np.mean(found)), "recall": recall}
@@ -213,6 +215,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         sampler = DemoSampler(weights, arguments)
         generated = to_bytes(sampler.generate_all([label["caption"] for label in labels]))
         save_sheet(generated[:40], arguments.out.with_name(f"{path.stem}.png"))
+        beside = [rows for pair in zip(generated[:16].split(8), real[:16].split(8)) for rows in pair]
+        save_sheet(torch.cat(beside), arguments.out.with_name(f"{path.stem}-beside-real.png"), columns=8)
         rows.append(
             {
                 "what": f"U-Net step {weights.steps['unet']}",
