@@ -5,7 +5,7 @@
 
 WEIGHTS is a copy of the shipped demo.safetensors, since --ship replaces that file. Every stage is a public command:
 --list prints them. A stage that has finished leaves RUN/done/STAGE and is skipped; an interrupted one resumes when the
-recipe is started again. RUN/logs has what the commands print, with the seconds of each, RUN/weights the four files,
+recipe is started again. RUN/logs has what the commands print, and their time, RUN/weights the four files,
 RUN/bars the measures. `FACECDM_DEMO_WEIGHTS=RUN/weights python -m facecdm portrait …` uses the files before they are
 shipped. --hours pauses the base's training after this time; without it the stage trains on `Lengths.pictures` pictures.
 --smoke does a few steps of each stage on a part of FaceWorld, in minutes.
@@ -415,16 +415,16 @@ class Recipe:
             if stage.name not in self.how.only if self.how.only else marker.exists():
                 continue
             print(f"{time.strftime('%H:%M:%S')} {stage.name}", flush=True)
-            self.stage, began = stage.name, time.time()
+            self.stage, began = stage.name, _clock()
             for work in stage.work:
                 work() if callable(work) else self.execute(work)
-            marker.write_text(f"{time.time() - began:.0f} s\n")
+            marker.write_text(_since(began) + "\n")
 
     def execute(self, command: list[str]) -> None:
         """Run a command of this Python; its output goes to the stage's log."""
         log = self.run / "logs" / f"{self.stage}.log"
         log.parent.mkdir(exist_ok=True)
-        began = time.time()
+        began = _clock()
         with log.open("a") as file:
             file.write(f"$ python {' '.join(command)}\n")
             file.flush()
@@ -435,7 +435,7 @@ class Recipe:
             code = subprocess.run(
                 [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
             ).returncode
-            file.write(f"# {time.time() - began:.0f} s, exit code {code}\n")
+            file.write(f"# {_since(began)}, exit code {code}\n")
         # A benchmark exits with 1 if a target is missed, which is no reason to stop.
         if code and not (command[0].startswith("benchmarks") and self.measures_written(command)):
             raise SystemExit(f"{self.stage} failed (exit code {code}): see {log}")
@@ -491,6 +491,17 @@ def _options(**values) -> list[str]:
 
 def _benchmark(name: str) -> list[str]:
     return [f"benchmarks/{name}.py"]
+
+
+def _clock() -> tuple[float, float]:
+    """Seconds on the clock, and of the processor by finished commands."""
+    used = os.times()
+    return time.time(), used.children_user + used.children_system
+
+
+def _since(began: tuple[float, float]) -> str:
+    seconds, used = (now - before for now, before in zip(_clock(), began))
+    return f"{seconds:.0f} s, {used:.0f} s of the processor"
 
 
 def lora_beside_path(adapter: Path) -> Path:
