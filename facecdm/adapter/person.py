@@ -135,6 +135,7 @@ class Person:
         for name, tokens in self.tokens_for_text(text, negative).items():
             if not self._is_timed(name):
                 layers = self.adapter.streams[name].keys_values(tokens.to(device, dtype))
+                layers = self._without_zero_factors(name, layers)
                 made[name] = self._weighted(layers, self.token_weights(name, tokens))
         return made
 
@@ -148,8 +149,20 @@ class Person:
         for name, value in states.items():
             layers = self.adapter.streams[name].timed_keys_values(value, timestep)
             layers = [tuple(self._arranged(x) for x in layer) for layer in layers]
-            made[name] = self._weighted(layers, self.token_weights(name, layers[0][0]))
+            weights = self.token_weights(name, layers[0][0])
+            made[name] = self._weighted(self._without_zero_factors(name, layers), weights)
         return made
+
+    def _without_zero_factors(self, name: str, layers: KeysValues) -> KeysValues:
+        """Keys and values without the layers whose factor is 0, so that these are not computed.
+
+        They are kept if a router compares the person's streams.
+        """
+        curve = self.settings[name].curve
+        compared = any(self.router_of(other) is not None for other in self.settings if other in self.adapter.streams)
+        if not curve or self.evaluate_zero or compared:
+            return layers
+        return [layer if factor else None for layer, factor in zip(layers, curve)]
 
     @staticmethod
     def _weighted(layers: KeysValues, weights: Tensor | None) -> KeysValues:

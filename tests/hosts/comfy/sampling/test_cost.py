@@ -2,9 +2,9 @@
 
 import torch
 from counting import ATTENTION, COPIES, LINEAR, SYNCS, operations, total
-from twins import conditioning, new_adapter, stir
+from twins import conditioning, new_adapter, predict, stir
 
-from facecdm.adapter.person import Person
+from facecdm.adapter.person import Person, Stream
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.location import SIZE
 from facecdm.hosts.comfy.sampling.apply import apply_person
@@ -30,6 +30,37 @@ def test_cost_of_people(twins, monkeypatch):
         assert total(counts, COPIES) == total(plain, COPIES)
         assert total(counts, ATTENTION) - total(plain, ATTENTION) == 2 * layers * people
         assert counts["aten::addcmul_"] - plain["aten::addcmul_"] == 2 * layers * people, "every layer, the middle too"
+
+
+def test_layers_with_the_factor_zero_are_not_computed(twins, monkeypatch):
+    import comfy.ldm.modules.attention as attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    adapter = stir(new_adapter(layer_map(twins.model)))
+    curve = tuple(number % 3 / 2 for number in range(len(adapter.config.layer_map.layers)))
+    prompt, negative = (conditioning(torch.randn(1, 77, twins.context), torch.randn(1, 1280)) for _ in range(2))
+    face, image = torch.nn.functional.normalize(torch.randn(1, 512), dim=1), torch.randn(1, 7, 32)
+    settings, x = {"face": Stream(0.8, curve, kappa=0.3), "image": Stream()}, torch.randn(1, 4, 8, 8)
+    seen = {}
+    for all_layers in (True, False):
+        person = Person(adapter, face, image, settings, evaluate_zero=all_layers)
+        model = apply_person(twins.model, person)
+        predicted = predict(model, x, 1.0, prompt, negative, cfg=4.0)
+        seen[all_layers] = predicted, total(operations(model, prompt, negative), ATTENTION)
+    assert torch.equal(seen[True][0], seen[False][0])
+    assert seen[True][1] - seen[False][1] == curve.count(0) > 2
+
+
+def test_a_router_sees_the_layers_with_the_factor_zero(twins):
+    adapter = stir(new_adapter(layer_map(twins.model), router=True))
+    curve = (0.0,) * len(adapter.config.layer_map.layers)
+    person = Person(adapter, torch.randn(1, 512), torch.randn(1, 7, 32), {"face": Stream(1.0, curve)})
+    text = torch.randn(1, 77, twins.context)
+    assert all(person.keys_values(text, torch.device("cpu"), torch.float32)["face"])
+    with torch.no_grad():
+        for stream in adapter.streams.values():
+            stream.router.zero_()
+    assert not any(person.keys_values(text, torch.device("cpu"), torch.float32)["face"])
 
 
 def test_finding_the_face_adds_no_sync_and_no_work_in_the_layers(twins):
