@@ -168,7 +168,7 @@ class Encoding:
 
 def _by_bucket(entries: Sequence[Record]) -> Iterator[Record]:
     """The entries sorted by bucket, in their order within a bucket."""
-    sides = np.array([entry.bucket for entry in entries], np.int32).reshape(-1, 2)
+    sides = np.fromiter(chain.from_iterable(entry.bucket for entry in entries), np.int32).reshape(-1, 2)
     return (entries[int(number)] for number in np.lexsort((sides[:, 1], sides[:, 0])))
 
 

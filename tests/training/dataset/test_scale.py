@@ -1,5 +1,6 @@
 """Memory and order at scale, at a few hundred pictures: benchmarks/data_set_scale.py has 200,000."""
 
+import shutil
 import tracemalloc
 from array import array
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from datasets import SETTINGS, StubEncoders, StubFinder, colourful
+from datasets import SETTINGS, StubEncoders, StubFinder, colourful, save
 
 from facecdm.training.dataset import work
 from facecdm.training.dataset.columns import Groups
@@ -15,7 +16,7 @@ from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.dataset.disk import DiskDict, DiskList
 from facecdm.training.dataset.manifest import Keys, Manifest, Record
 from facecdm.training.dataset.pipeline import prepare
-from facecdm.training.dataset.sources import Item, MadeItems, Picture
+from facecdm.training.dataset.sources import FolderSource, Item, MadeItems, Picture
 from facecdm.training.dataset.store import RecordLocation, Store
 from facecdm.training.held_out import without
 from facecdm.training.randomness import batches
@@ -138,3 +139,24 @@ def test_a_preparation_holds_few_items_at_a_time(tmp_path, monkeypatch):
     source = Made(96)
     data = prepare(source, tmp_path, StubEncoders(16), StubFinder(), replace(SETTINGS, resolution=16, augmented=0))
     assert len(data) == 96 and len(data.people) == 48 and source.most <= 40, source.most
+
+
+def test_parts_that_were_prepared_apart_are_one_data_set(tmp_path):
+    """As docs/at-scale.md has it: all shards in one folder, then the command over all pictures makes nothing."""
+    for number in range(8):
+        part = tmp_path / "pictures" / f"part-{number // 4}"
+        save(part / f"person {number // 2}" / f"{number}.png", colourful(number), f"words {number}")
+    sets = [tmp_path / "sets" / f"part-{number}" for number in range(2)]
+    for folder in sets:
+        prepare(FolderSource(tmp_path / "pictures" / folder.name), folder, StubEncoders(), StubFinder(), SETTINGS)
+    whole = FolderSource(tmp_path / "pictures")
+    for path in (path for folder in sets for path in folder.glob("*/*.safetensors")):
+        target = tmp_path / "data" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    encoders, finder = StubEncoders(), StubFinder()
+    data = prepare(whole, tmp_path / "data", encoders, finder, SETTINGS)
+    assert len(data) == 8 and not encoders.asked and not finder.asked
+    rows = data.load(range(8))
+    alone = DataSet(sets[1]).load(range(4))
+    assert torch.equal(rows.latents[4:], alone.latents) and torch.equal(rows.face[4:], alone.face)
