@@ -4,9 +4,8 @@ from pathlib import Path
 
 from ..facecdm.errors import BadFile, MissingModel
 from ..facecdm.faces import curricular_face
-from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP_SO400M, Encoder, encoder_for
+from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP, SIGLIP_SO400M, Encoder, encoder_for
 from ..facecdm.formats.read import incomplete
-from ..facecdm.formats.siglip import PoolingHead
 from ..facecdm.formats.tower_files import find_tower
 from ..facecdm.tensor_file import read_tensors
 from . import eva
@@ -76,14 +75,15 @@ def _encoder_of(config) -> Encoder | None:
 def _load(path: Path, encoder: Encoder):
     import comfy.clip_vision
 
-    from ..facecdm.hosts.comfy.siglip import PooledSiglip, load_siglip
+    from ..facecdm.hosts.comfy.siglip import load_siglip
 
-    vision = comfy.clip_vision.load(str(path)) or load_siglip(read_tensors(path)[0])
+    if encoder in (SIGLIP, SIGLIP_SO400M):
+        with incomplete(path):
+            vision = load_siglip(read_tensors(path)[0], encoder)
+    else:
+        vision = comfy.clip_vision.load(str(path))
     if vision is None:
         raise BadFile(f"{path} is no CLIP vision model that ComfyUI reads: get it again, or rename it")
-    if encoder == SIGLIP_SO400M:
-        with incomplete(path):
-            vision = PooledSiglip(vision, PoolingHead.of(read_tensors(path)[0]))
     return vision
 
 

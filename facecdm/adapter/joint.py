@@ -29,16 +29,14 @@ class JointLayer(nn.Module):
     """
 
     def __init__(
-        self, context: int, width: int, heads: int, time: int, dtype: torch.dtype, operations: ModuleType | type
+        self, context: int, width: int, head: int, time: int, dtype: torch.dtype, operations: ModuleType | type
     ):
         super().__init__()
-        self.heads = heads
+        self.heads = width // head
         self.norm = operations.Linear(time, 2 * context, dtype=dtype)
         self.to_k = operations.Linear(context, width, bias=False, dtype=dtype)
         self.to_v = operations.Linear(context, width, bias=False, dtype=dtype)
-        self.norm_q, self.norm_k, self.norm_own_k = (
-            nn.Parameter(torch.empty(width // heads, dtype=dtype)) for _ in range(3)
-        )
+        self.norm_q, self.norm_k, self.norm_own_k = (nn.Parameter(torch.empty(head, dtype=dtype)) for _ in range(3))
 
     def forward(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [R, N, context] and the activated embedding of the timestep [1, time] → k, v [R, N, width]."""

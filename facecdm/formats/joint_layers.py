@@ -45,10 +45,7 @@ class JointKeys:
 
         def fits(base: Base) -> bool:
             layers = base.layer_map.layers
-            return not any(layer.part == "single" for layer in layers) and (layers[0].width, len(layers)) == (
-                width,
-                count,
-            )
+            return len(layers) == count and all((one.part, one.width) == ("double", width) for one in layers)
 
         return dit_layer_map(published, fits, f"a DiT of width {width} with {count} joint blocks")
 
@@ -72,9 +69,7 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _empty(projector: dict, layers: dict, layer_map: LayerMap, operations: ModuleType | type) -> TimedKeysValues:
     """Empty weights of the file's shapes."""
-    keys, norm = layers["0.to_k_ip.weight"], layers["0.norm_ip.linear.weight"]
-    made = [
-        JointLayer(keys.shape[1], layer.width, layer.heads, norm.shape[1], keys.dtype, operations)
-        for layer in layer_map.layers
-    ]
+    (width, context), dtype = layers["0.to_k_ip.weight"].shape, layers["0.to_k_ip.weight"].dtype
+    head, time = len(layers["0.norm_q.weight"]), layers["0.norm_ip.linear.weight"].shape[1]
+    made = [JointLayer(context, width, head, time, dtype, operations) for _ in layer_map.layers]
     return TimedKeysValues(TimeResampler(projector, operations), made)

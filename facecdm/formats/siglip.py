@@ -6,11 +6,18 @@ Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023; huggingface/t
 import torch
 from torch import Tensor, nn
 
+from .encoders import Encoder
 from .family import State
 from .projectors import within
 
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
 PREFIX = "vision_model.head."
 HEADS = 16  # of SigLIP so400m
+
+
+def is_tower(state: State, encoder: Encoder) -> bool:
+    """Whether a file's tensors have the number of patches and the width of this SigLIP tower."""
+    return POSITIONS in state and tuple(state[POSITIONS].shape) == (encoder.positions, encoder.states)
 
 
 class PoolingHead(nn.Module):

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .encoders import Encoder
+from .siglip import POSITIONS, PREFIX
 
 # Names in transformers and OpenCLIP: position embeddings, the pooled embedding's projection and the projection's axis.
 _LAYOUTS = (
-    ("vision_model.embeddings.position_embedding.weight", "visual_projection.weight", 0),
-    ("vision_model.embeddings.position_embedding.weight", "vision_model.head.probe", 2),  # SigLIP
+    (POSITIONS, "visual_projection.weight", 0),
+    (POSITIONS, f"{PREFIX}probe", 2),  # SigLIP
     ("visual.positional_embedding", "visual.proj", 1),
     ("visual.pos_embed", "visual.head.weight", 0),  # EVA-CLIP
     ("pos_embed", "head.weight", 0),

@@ -1,5 +1,6 @@
 """IP-Adapters for Flux.1, which read the base model's own queries, against diffusers and a reference."""
 
+import copy
 from pathlib import Path
 
 import flux
@@ -13,7 +14,7 @@ from twins import predict
 from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
-from facecdm.errors import UnsupportedModel
+from facecdm.errors import Mismatch, UnsupportedModel
 from facecdm.formats.features import features
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import canonical
@@ -21,6 +22,8 @@ from facecdm.formats.sources import Sources
 from facecdm.formats.vision import VisionOutput
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.diffusers.dit import DiffusersDit
+from facecdm.hosts.diffusers.sampling import DiffusersHost, Span
 
 SIGMA, STRENGTH = 0.7, 0.8
 
@@ -59,17 +62,32 @@ def for_diffusers(state: dict) -> dict:
     return parts
 
 
+def in_diffusers(transformer, shown: Person, x, prompt):
+    """The velocity of our diffusers host; the transformer has no hook of ours afterwards."""
+    host = DiffusersDit(transformer)
+    with torch.no_grad(), host.people([Span(shown, 0, len(x))], torch.tensor([SIGMA]), x.shape[-2:]):
+        ours = diffusers_prediction(transformer, x, SIGMA, prompt)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
+    return ours
+
+
 @pytest.mark.parametrize(("tokens", "context"), [(4, 40), (16, 4096)], ids=["v1", "v2"])
-def test_xlabs(in_comfy, tokens, context):
+@pytest.mark.parametrize("host", ["ComfyUI", "diffusers"])
+def test_xlabs(in_comfy, host, tokens, context):
     """diffusers knows v2 by its width alone, so that test has Flux.1's text width."""
-    flux.skip_without_query_patches()
+    if host == "ComfyUI":
+        flux.skip_without_query_patches()
     model, transformer = make_twins(context)
     sizes = FluxSizes(width=48, text=context, clip=12)
     state, pooled = state_of(xlabs(tokens, sizes, 3)), pooled_embedding(12)
-    x, prompt = flux.latents(), flux.prompt(model)
-    ours = predict(apply_person(model, person(load(state, model), pooled)), x, SIGMA, prompt)
+    x, prompt, shown = flux.latents(), flux.prompt(model), person(load(state, model), pooled)
     plain = diffusers_prediction(transformer, x, SIGMA, prompt)
     assert (predict(model, x, SIGMA, prompt) - plain).abs().max() < 1e-4 * plain.abs().max()
+    ours = (
+        predict(apply_person(model, shown), x, SIGMA, prompt)
+        if host == "ComfyUI"
+        else in_diffusers(transformer, shown, x, prompt)
+    )
     transformer._load_ip_adapter_weights([for_diffusers(state)], low_cpu_mem_usage=False)
     for processor in transformer.attn_processors.values():
         if hasattr(processor, "scale"):
@@ -114,6 +132,48 @@ def test_instantx(in_comfy):
     assert compare_instantx(flux.make_flux(), SMALL_FLUX) < 1e-4
 
 
+def test_instantx_in_diffusers(in_comfy):
+    """Two people, of whom one acts on one picture of the batch alone, are the sum of their attentions."""
+    model, transformer = make_twins(SMALL_FLUX.text)
+    state, pooled = state_of(instantx(SMALL_FLUX, 5)), pooled_embedding(SMALL_FLUX.so400m)
+    x, prompt, adapter = flux.latents(batch=2), flux.prompt(model), load(state, model)
+    plain, whole = (
+        diffusers_prediction(transformer, x, SIGMA, prompt),
+        instantx_reference(model, state, pooled, x, prompt),
+    )
+    assert difference(in_diffusers(transformer, person(adapter, pooled), x, prompt), whole, plain) < 1e-4
+    half = person(adapter, pooled, STRENGTH / 2)
+    host = DiffusersDit(transformer)
+    with torch.no_grad(), host.people([Span(half, 0, 2), Span(half, 1, 1)], torch.tensor([SIGMA]), x.shape[-2:]):
+        ours = diffusers_prediction(transformer, x, SIGMA, prompt)
+    assert difference(ours[1:], whole[1:], plain[1:]) < 1e-4
+    assert difference(ours[:1], instantx_reference(model, state, pooled, x[:1], prompt, STRENGTH / 2), plain[:1]) < 1e-4
+
+
+def test_options_of_the_hosts_agree(in_comfy):
+    """Masks, curves, κ and reference weights, for both kinds of adapters."""
+    flux.skip_without_query_patches()
+    model, transformer = make_twins(SMALL_FLUX.text)
+    x, prompt, left = flux.latents(), flux.prompt(model), torch.zeros(64, 96)
+    left[:, :40] = 1
+    for shapes in (xlabs(4, SMALL_FLUX, 3), instantx(SMALL_FLUX, 5)):
+        adapter = load(state_of(shapes), model)
+        setting = Stream(0.8, (1.0, 0.5, 2.0, 0.0, 0.7), kappa=0.4, weights=(0.5, 2.0))
+        pooled = torch.cat([pooled_embedding(adapter.config.image_width, seed) for seed in (3, 4)])
+        shown = Person(adapter, None, Features(pooled), settings={"image": setting}, mask=left)
+        plain, ours = predict(model, x, SIGMA, prompt), predict(apply_person(model, shown), x, SIGMA, prompt)
+        assert difference(in_diffusers(transformer, shown, x, prompt), ours, plain) < 1e-4
+
+
+def test_an_adapter_for_another_base_is_refused_when_it_is_applied(in_comfy, small_sd15):
+    model, transformer = make_twins(SMALL_FLUX.text)
+    shown = person(load(state_of(xlabs(4, SMALL_FLUX, 3)), model), pooled_embedding(SMALL_FLUX.clip))
+    for host in (DiffusersHost(copy.deepcopy(small_sd15.unet)), DiffusersDit(make_twins(32)[1])):
+        with pytest.raises(Mismatch, match="made for DiT of 5 blocks.*, and the base model is"):
+            with host.people([Span(shown, 0, 1)], torch.tensor([SIGMA]), (8, 8)):
+                raise AssertionError("it was applied")
+
+
 @pytest.mark.slow
 def test_instantx_at_flux_own_widths(in_comfy):
     flux.skip_without_query_patches()
@@ -143,18 +203,6 @@ def test_an_older_comfyui_is_refused_with_the_version(model, adapter, shown, mon
     monkeypatch.setattr("comfyui_version.__version__", "0.28.1")
     with pytest.raises(UnsupportedModel, match=r"IP-Adapter needs ComfyUI 0\.29 or newer, and this is 0\.28\.1"):
         apply_person(model, person(adapter, shown))
-
-
-def test_the_diffusers_host_refuses_it(model, adapter, shown):
-    from facecdm.hosts.diffusers.dit import DiffusersDit
-    from facecdm.hosts.diffusers.sampling import Span
-
-    _, transformer = make_twins(SMALL_FLUX.text)
-    host, x = DiffusersDit(transformer), flux.latents()
-    host.layer_map = layer_map(model)  # the transformer has fewer single blocks
-    with host.people([Span(person(adapter, shown), 0, 1)], torch.tensor([SIGMA]), x.shape[-2:]):
-        with pytest.raises(UnsupportedModel, match="reads the base model's own queries"):
-            diffusers_prediction(transformer, x, SIGMA, flux.prompt(model))
 
 
 class Tower:

@@ -11,9 +11,13 @@ from twins import predict
 from facecdm import bases
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
+from facecdm.errors import BadFile, UnsupportedModel
+from facecdm.formats.features import features
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.projectors import within
 from facecdm.formats.read import canonical
+from facecdm.formats.sources import Sources
+from facecdm.formats.vision import VisionOutput
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.sampling.apply import apply_person
 
@@ -58,7 +62,7 @@ def diffusers_velocity(transformer, x, sigma: float, conditioning, shown, streng
 @pytest.mark.parametrize("sigma", [0.9, 0.2])
 def test_it_is_that_of_diffusers(twins, adapter, sigma):
     model, transformer = twins
-    x, prompt, strength, shown = flux.latents(batch=2), sd35.prompt(), 0.8, states()
+    x, prompt, strength, shown = flux.latents(batch=2), flux.prompt(model), 0.8, states()
     plain = sd35.diffusers_prediction(transformer, x, sigma, prompt)
     assert (predict(model, x, sigma, prompt) - plain).abs().max() < 1e-4 * plain.abs().max()
     theirs = diffusers_velocity(transformer, x, sigma, prompt, shown.expand(2, -1, -1), strength)
@@ -66,3 +70,48 @@ def test_it_is_that_of_diffusers(twins, adapter, sigma):
     person = Person(adapter, None, Features(states=shown), settings={"image": Stream(strength)})
     ours = predict(apply_person(model, person), x, sigma, prompt)
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+class Tower:
+    """A made-up vision tower, whose states depend on the picture's mean."""
+
+    def encode(self, pictures) -> VisionOutput:
+        shown = pictures.mean((1, 2, 3))[:, None, None] + torch.arange(9 * TOWER).view(1, 9, TOWER)
+        return VisionOutput(torch.zeros(len(pictures), TOWER), shown)
+
+
+def test_what_the_prompts_get(adapter):
+    """The tower's states, and zeros or those of a negative image."""
+    tower, picture, other = Tower(), torch.rand(1, 64, 64, 3), torch.rand(1, 64, 64, 3)
+    prepared = features(adapter, Sources(clip_vision=tower, image=picture))
+    assert torch.equal(prepared.image.states, tower.encode(picture).states)
+    assert torch.equal(prepared.negative["image"].states, torch.zeros(1, 9, TOWER))
+    prepared = features(adapter, Sources(clip_vision=tower, image=picture, negative_image=other))
+    assert torch.equal(prepared.negative["image"].states, tower.encode(other).states)
+
+
+def test_references_side_by_side_are_resampled_each(twins, adapter):
+    """Two equal references are one with twice the tokens, and a weight of 0 leaves only keys; the mean is one."""
+    model, x = twins[0], flux.latents()
+    prompt, shown, other = flux.prompt(model), states(), states(seed=4)
+
+    def velocity(given, **settings):
+        person = Person(adapter, None, Features(states=given), settings={"image": Stream(**settings)})
+        return predict(apply_person(model, person), x, 0.7, prompt)
+
+    both = velocity(torch.cat([shown, other]))
+    torch.testing.assert_close(both, velocity(torch.cat([other, shown])), rtol=0, atol=1e-4)
+    assert not torch.allclose(both, velocity(shown), atol=1e-3)
+    assert not torch.allclose(both, velocity(torch.cat([shown, other]), weights=(1.0, 0.0)), atol=1e-3)
+
+
+def test_files_that_fit_no_base_or_are_incomplete(twins, adapter):
+    with pytest.raises(
+        UnsupportedModel, match=r"needs a DiT of width 192 with 3 joint blocks; FaceCDM knows Flux\.1, SD"
+    ):
+        import_adapter(canonical(STATE, {}, Path("a.bin")))
+    for missing in ("image_proj.layers.2.2.1.weight", "ip_adapter.1.norm_ip_k.weight", "ip_adapter.2.norm_q.weight"):
+        with pytest.raises(BadFile, match="incomplete"):
+            load({key: value for key, value in STATE.items() if key != missing}, twins[0])
+    with pytest.raises(BadFile, match="incomplete"):
+        load(STATE | {"ip_adapter.0.to_q_ip.weight": torch.zeros(2, 2)}, twins[0])

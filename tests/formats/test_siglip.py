@@ -47,8 +47,10 @@ def test_the_pooled_embedding_is_transformers(in_comfy, theirs, tmp_path):
     pictures = torch.rand(2, 28, 28, 3, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     head = PoolingHead.of(tensors(theirs), heads=4)
     tower = PooledSiglip(core, head)
-    wanted = theirs(pixel_values=(pictures.movedim(-1, 1) - 0.5) / 0.5)
+    wanted = theirs(pixel_values=(pictures.movedim(-1, 1) - 0.5) / 0.5, output_hidden_states=True)
     output = tower.encode_image(pictures)
+    penultimate = wanted.hidden_states[-2]  # as diffusers gives it to InstantX' IP-Adapter for SD3.5
+    torch.testing.assert_close(output.penultimate_hidden_states, penultimate, rtol=0, atol=5e-3)
     torch.testing.assert_close(head(wanted.last_hidden_state), wanted.pooler_output, rtol=0, atol=1e-5)
     torch.testing.assert_close(output.image_embeds, wanted.pooler_output, rtol=0, atol=5e-3)  # core's is in half
     assert core.encode_image(pictures).image_embeds.shape == (2, 4, 32), "core's are the states of all patches"

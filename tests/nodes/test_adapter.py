@@ -300,6 +300,19 @@ def test_the_tower_is_loaded_when_it_is_first_used(in_comfy, vision, picture, ad
         assert calls == [small.file]
 
 
+def test_a_siglip_file_is_read_once(in_comfy, towers, errors):
+    """Core's loader and the pooling take their tensors from one reading."""
+    encoder, reads = in_comfy.module("facecdm.formats.encoders").SIGLIP_SO400M, []
+    (towers / encoder.file).write_bytes(b"")
+    module = in_comfy.module("nodes.towers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "read_tensors", lambda path: reads.append(path.name) or ({}, {}))
+        patch.setattr("comfy.clip_vision.load", lambda path: pytest.fail("core reads the file again"))
+        with pytest.raises(errors.BadFile, match="is no CLIP vision model"):
+            module._load(towers / encoder.file, encoder)
+    assert reads == [encoder.file]
+
+
 def test_pulids_tower_is_eva(in_comfy, towers):
     """It is a FaceTower before it is loaded; other towers are not, and are not loaded to find out."""
     lazy, vision = (in_comfy.module(f"facecdm.{name}") for name in ("hosts.comfy.lazy_vision", "formats.vision"))

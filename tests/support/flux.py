@@ -90,9 +90,11 @@ def latents(size=(8, 12), batch: int = 1, seed: int = 9):
 
 
 def prompt(model, seed: int = 1, tokens: int = 7, **more):
-    """CONDITIONING with random text."""
+    """CONDITIONING with random text for a Flux.1 or a Stable Diffusion 3."""
+    from facecdm.hosts.comfy.base_model import layer_map
+
     generator = torch.Generator().manual_seed(seed)
-    width = model.model.diffusion_model.params.context_in_dim
+    width = layer_map(model).context
     text, pooled = (torch.randn(1, *shape, generator=generator) for shape in ((tokens, width), (24,)))
     return [[text, {"pooled_output": pooled, "guidance": 3.5, **more}]]
 

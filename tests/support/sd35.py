@@ -28,7 +28,9 @@ def make_model(dtype=torch.float32, seed: int = 0, dual: tuple[int, ...] = (), b
         qk_norm="rms",
         x_block_self_attn_layers=list(dual),
     )
-    return patcher_of(comfy.supported_models.SD3(config), dtype, seed, norms="ln_")
+    patcher = patcher_of(comfy.supported_models.SD3(config), dtype, seed, norms="ln_")
+    patcher.model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(seed))  # a buffer
+    return patcher
 
 
 def make_twins():
@@ -51,13 +53,6 @@ def make_twins():
     state = {key: value.clone() for key, value in theirs.state_dict().items()}  # the conversion writes into some
     model.model.diffusion_model.load_state_dict(convert_diffusers_mmdit(state), strict=True)
     return model, theirs.requires_grad_(False).eval()
-
-
-def prompt(seed: int = 1, tokens: int = 7):
-    """CONDITIONING with random text."""
-    generator = torch.Generator().manual_seed(seed)
-    text, pooled = (torch.randn(1, *shape, generator=generator) for shape in ((tokens, TEXT), (POOLED,)))
-    return [[text, {"pooled_output": pooled}]]
 
 
 @torch.no_grad()

@@ -1,27 +1,29 @@
-"""A loader for a SigLIP tower that core's Load CLIP Vision does not recognise, and the pooling that core leaves out.
-
-google/siglip-base-patch16-256-i18n: 12 layers of 768 features for pictures of 256 × 256.
-"""
+"""SigLIP towers as CLIP_VISION: one that core does not recognise, and the pooling that core leaves out."""
 
 from pathlib import Path
 
 from torch import Tensor
 
-from ...formats.siglip import PoolingHead
+from ...formats.encoders import SIGLIP, SIGLIP_SO400M, Encoder
+from ...formats.siglip import PoolingHead, is_tower
 
+# google/siglip-base-patch16-256-i18n: 12 layers of 768 features for pictures of 256 × 256.
 _CONFIG = Path(__file__).with_name("siglip_base_256.json")
-_POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
-def load_siglip(state: dict[str, Tensor]):
-    """A CLIP_VISION from a file's tensors, which may include the text tower's; None for another model."""
-    from comfy.clip_vision import ClipVisionModel
+def load_siglip(state: dict[str, Tensor], encoder: Encoder):
+    """A CLIP_VISION from a file's tensors, which may include the text tower's; None for another model.
 
-    if _POSITIONS not in state or state[_POSITIONS].shape != (256, 768):
-        return None
-    tower = ClipVisionModel(str(_CONFIG))
-    tower.load_sd(state)
-    return tower
+    Raises KeyError, RuntimeError if SigLIP so400m's pooling is missing or does not fit.
+    """
+    from comfy.clip_vision import ClipVisionModel, load_clipvision_from_sd
+
+    if is_tower(state, SIGLIP):
+        tower = ClipVisionModel(str(_CONFIG))
+        tower.load_sd(state)
+        return tower
+    tower = load_clipvision_from_sd(dict(state))  # it removes tensors
+    return PooledSiglip(tower, PoolingHead.of(state)) if tower and encoder == SIGLIP_SO400M else tower
 
 
 class PooledSiglip:

@@ -1,53 +1,104 @@
-"""People in a diffusers `FluxTransformer2DModel`: residual cells after its blocks, by the code of both hosts."""
+"""People in a diffusers `FluxTransformer2DModel`, by the code of both hosts."""
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
-from ...adapter.attention import attend
+from ...adapter.attention import LayerStream, attend, triplet_attention
 from ...adapter.cells import add_residuals
-from ...adapter.stream_module import AFTER_BLOCK
+from ...adapter.stream_module import AFTER_BLOCK, BESIDE_BLOCK, IN_ATTENTION
 from ...bases.flux import FLUX
 from ...bases.grid import token_grid
 from ...bases.layers import Layer, LayerMap
 from ...errors import UnsupportedModel
 from .sampling import Host, Session
 
+_PLACES = (AFTER_BLOCK, IN_ATTENTION, BESIDE_BLOCK)
 _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 
 class DiffusersDit(Host):
-    """A diffusers `FluxTransformer2DModel` with people's cells after its blocks.
+    """A diffusers `FluxTransformer2DModel` with people in and after its blocks.
 
-    The constructor adds forward hooks to the blocks. The cells of the applied adapters are moved to the transformer's
-    device and dtype, and stay there. The picture's tokens come first in the sequence; reference latents follow. A call
-    raises UnsupportedModel for an adapter that reads the blocks' queries (adapter/decoupled.py).
+    Blocks have forward hooks while people are applied. The cells of the applied adapters are moved to the transformer's
+    device and dtype, and stay there.
     """
 
     def __init__(self, transformer: nn.Module):
         super().__init__(transformer, layer_map(transformer), Session(FLUX.patch))
-        for index, block in enumerate(_blocks(transformer)):
-            block.register_forward_hook(partial(self._after_block, index))
 
-    def _after_block(self, index: int, block: nn.Module, args: tuple, output: tuple[Tensor, Tensor]):
-        """Forward hook: the block's (text, picture) with the cells' residuals added to the picture's tokens."""
+    @contextmanager
+    def people(self, *args, **kwargs) -> Iterator[nn.Module]:
+        with super().people(*args, **kwargs) as transformer, ExitStack() as hooks:
+            rows, columns = token_grid(*self._session.size, FLUX.patch)
+            text = [0]  # number of text tokens, known after the first block
+            for index, (block, layer) in enumerate(zip(_blocks(transformer), self.layer_map.layers)):
+                streams = self._session.streams(index, rows * columns)
+                if streams or index == 0:
+                    people = _Block(layer, rows * columns, streams, text)
+                    for handle in people.hook(block):
+                        hooks.callback(handle.remove)
+            yield transformer
+
+
+class _Block:
+    """The people in one block. The picture's tokens come first in its sequence, and reference latents follow; a single
+    block's attention has the text before them.
+
+    layer    the block's entry in the layer map
+    count    number of the picture's tokens
+    streams  the streams that act in or after it
+    text     the number of text tokens, shared by all blocks
+    """
+
+    def __init__(self, layer: Layer, count: int, streams: list[LayerStream], text: list[int]):
+        self.heads, self.single, self.count, self.text = layer.heads, layer.part == "single", count, text
+        self.streams = {place: [s for s in streams if s.place == place] for place in _PLACES}
+        self.queries: Tensor | None = None  # [B, count, C], of the call that runs
+
+    def hook(self, block: nn.Module) -> Iterator:
+        """Add the hooks that the streams need, and yield their handles."""
+        yield block.register_forward_hook(self._after_block)
+        if self.streams[IN_ATTENTION] or self.streams[BESIDE_BLOCK]:
+            yield block.attn.norm_q.register_forward_hook(self._keep_queries)
+        if self.streams[IN_ATTENTION] and self.single:
+            yield block.attn.register_forward_hook(lambda module, args, output: self._in_attention(output))
+        elif self.streams[IN_ATTENTION]:
+            yield block.attn.to_out[0].register_forward_pre_hook(lambda module, args: (self._in_attention(args[0]),))
+
+    @property
+    def _start(self) -> int:
+        return self.text[0] if self.single else 0
+
+    def _keep_queries(self, norm: nn.Module, args: tuple, output: Tensor) -> None:
+        """Forward hook of the queries' norm: [B, n, heads, C/heads], before their rotation."""
+        self.queries = output.narrow(1, self._start, self.count).flatten(2)
+
+    def _in_attention(self, attention: Tensor) -> Tensor:
+        return self._with_streams(attention, self._start, IN_ATTENTION)
+
+    def _after_block(self, block: nn.Module, args: tuple, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Forward hook: the block's (text, picture) with the streams that act after it."""
         if isinstance(output, Tensor):
             raise UnsupportedModel(
                 "the blocks of this diffusers version return text and picture as one tensor: update diffusers"
             )
         text, hidden = output
-        rows, columns = token_grid(*self._session.size, FLUX.patch)
-        streams = self._session.streams(index, rows * columns)
-        if not streams:
-            return None
-        if any(stream.place != AFTER_BLOCK for stream in streams):
-            raise UnsupportedModel(
-                "this adapter reads the base model's own queries (the IP-Adapters of XLabs and InstantX), which "
-                "FaceCDM does in ComfyUI alone; diffusers' load_ip_adapter reads the files of XLabs"
-            )
-        for stream in streams:
+        self.text[0] = text.shape[1]
+        if self.streams[BESIDE_BLOCK]:
+            hidden = self._with_streams(hidden, 0, BESIDE_BLOCK)
+        cells = self.streams[AFTER_BLOCK]
+        for stream in cells:
             stream.part.to(hidden.device, hidden.dtype)
-        return text, add_residuals(hidden, 0, rows * columns, streams, self.layer_map.layers[index].heads, attend)
+        return text, add_residuals(hidden, 0, self.count, cells, self.heads, attend) if cells else hidden
+
+    def _with_streams(self, x: Tensor, start: int, place: str) -> Tensor:
+        """x [B, n, C] with the attention of streams added to the picture's tokens, which begin at `start`."""
+        rows = x.narrow(1, start, self.count)
+        out = triplet_attention(self.queries, rows, self.streams[place], self.heads, attend)
+        return x if out is rows else torch.cat([x[:, :start], out, x[:, start + self.count :]], 1)
 
 
 def layer_map(transformer: nn.Module) -> LayerMap:

@@ -16,6 +16,7 @@ from ...adapter.stream_module import parts_of
 from ...bases.grid import layer_grid, token_grid
 from ...bases.layers import LayerMap
 from ...errors import UnsupportedModel
+from ...formats.fit import check_fit
 from .unet import cross_attentions, layer_map
 
 
@@ -175,8 +176,11 @@ class Host:
         before  the prediction of the step before, of the whole batch, from which an adapter with a location head finds
                 the faces whose location is not given; without it, these people have no effect
 
-        Keys and values are computed once for all calls in the block, with gradients if these are enabled.
+        Keys and values are computed once for all calls in the block, with gradients if these are enabled. Raises
+        Mismatch if an adapter was made for another base model.
         """
+        for span in spans:
+            check_fit(span.person.adapter, self.layer_map, "the base model")
         parameter = next(self.model.parameters())
         widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
         session = self._session

@@ -6,8 +6,8 @@ import torch
 
 from ....adapter.gates import Schedule
 from ....adapter.person import Person
-from ....bases import name_of
 from ....errors import Mismatch
+from ....formats.fit import check_fit
 from ..base_model import layer_map
 from ..step_weights import add_step_weights
 from ..unet import cross_attentions
@@ -39,20 +39,7 @@ def sigma_at(model, percent: float) -> float:
 def check_base(model, adapter) -> None:
     """Raises Mismatch if `adapter` was made for another base than MODEL or does not act in it, UnsupportedModel if no
     adapter fits it."""
-    found = layer_map(model)
-    wanted = adapter.config.layer_map
-    if found != wanted:
-        published = getattr(adapter.config, "counterpart", lambda base: "")(name_of(found))
-        raise Mismatch(
-            f"this adapter was made for {name_of(wanted)}, and the MODEL is {name_of(found)}; load an adapter "
-            f"for that base{f' ({published})' if published else ''}, or connect the MODEL that this one was "
-            "made for"
-        )
-    if not any(stream.at for stream in adapter.streams.values()):
-        names = " and ".join(part.family.name for part in adapter.config.parts.values())
-        raise Mismatch(
-            f"{names} acts through its ControlNet alone: connect the adapter to Apply FaceCDM to ControlNet, not here"
-        )
+    check_fit(adapter, layer_map(model))
 
 
 def check_latents(model, adapter) -> None:
