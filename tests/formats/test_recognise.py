@@ -40,9 +40,11 @@ def test_shipped_workflows_use_the_recommended_strength():
         nodes = json.loads(path.read_text(encoding="utf-8")).values()
         files = [node["inputs"]["name"] for node in nodes if node["class_type"] == "FaceCDMLoadAdapter"]
         apply = ("FaceCDMApply", "FaceCDMApplyPeople")
-        strengths = [node["inputs"]["face_strength"] for node in nodes if node["class_type"] in apply]
         if files:
-            found[path.stem] = (family_of[Path(files[0]).name].strength, *strengths)
+            family = family_of[Path(files[0]).name]
+            widget = f"{family.stream}_strength"
+            strengths = [node["inputs"][widget] for node in nodes if node["class_type"] in apply]
+            found[path.stem] = (family.strength, *strengths)
     assert found.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid", "flux_pulid"}
     assert all(set(strengths) == {recommended} for recommended, *strengths in found.values()), found
 
