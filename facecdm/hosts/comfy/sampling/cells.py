@@ -78,8 +78,11 @@ class CellPatch:
     def __call__(self, args: dict, extra_options: dict) -> dict:
         from comfy.ldm.modules.attention import optimized_attention
 
+        # Packs that bring an older forward pass of their own, as TeaCache does, leave the options out.
+        options = args.get("transformer_options", {})
+
         def attend(q, k, v, heads):
-            return optimized_attention(q, k, v, heads, transformer_options=args["transformer_options"])
+            return optimized_attention(q, k, v, heads, transformer_options=options)
 
         if "txt" in args:
             self.tokens.text = args["txt"].shape[1]

@@ -179,6 +179,31 @@ def test_a_controlnets_residuals_are_added_too(model, pulid):
     close(ours, flux.reference(model, x, SIGMA, prompt, residual))
 
 
+def test_a_pack_with_an_older_forward_pass_of_its_own(model, pulid):
+    """ComfyUI-TeaCache's and others' call the blocks' replacements without the transformer_options."""
+    import comfy.patcher_extension
+
+    def older(replacement):
+        def call(args, extra):
+            options = args.pop("transformer_options")
+            block = extra["original_block"]
+            return replacement(args, {"original_block": lambda now: block({**now, "transformer_options": options})})
+
+        return call
+
+    def forward(executor, *args, **kwargs):
+        (options,) = (one for one in (*args, kwargs.get("transformer_options")) if isinstance(one, dict))
+        blocks = options["patches_replace"]["dit"]
+        blocks.update({key: older(replacement) for key, replacement in blocks.items()})
+        return executor(*args, **kwargs)
+
+    patched = apply_person(model, person(pulid))
+    x, prompt = flux.latents(), flux.prompt(model)
+    wanted = predict(patched, x, SIGMA, prompt)
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "older", forward)
+    assert torch.equal(predict(patched, x, SIGMA, prompt), wanted)
+
+
 def test_a_pack_that_skips_the_transformer_skips_the_cells(model, pulid):
     """Caches of the TeaCache kind wrap the diffusion model: a call that they answer themselves runs no cell."""
     import comfy.patcher_extension
