@@ -160,10 +160,10 @@ def test_incomplete_layers(change, message):
 
 @pytest.mark.parametrize("family", PROJECTORS)
 def test_a_projector_without_one_of_its_tensors(family):
-    """Every key in turn: a typed error that names the file."""
+    """Every key in turn that is read: a typed error that names the file."""
     base = "SDXL" if family == "kolors-plus" else "SD1.5"
     whole = file(family, base)
-    for key in whole.image_proj:
+    for key in (key for key in whole.image_proj if not key.startswith(FAMILIES[family].ignored)):
         rest = {name: value for name, value in whole.image_proj.items() if name != key}
         with pytest.raises(BadFile, match=r"x\.bin"):
             import_adapter(Published(rest, whole.ip_adapter, {}, whole.path))
