@@ -254,6 +254,14 @@ def test_a_negative_image_is_for_the_face_stream(load):
         torch.testing.assert_close(last, torch.tensor(0.7))
 
 
+def test_noise_is_added_to_the_empty_face(load):
+    for family in ("uniportrait", "consistentid"):
+        picture = torch.full((1, 6, 6, 3), 0.3)
+        found = features(load(family), sources(1, image=picture, noise=0.4)).negative["face"]
+        added = found.states[0] if family == "uniportrait" else found.embedding
+        assert 0.3 < added.max() <= 0.4 and added.min() >= 0
+
+
 def test_their_reports():
     for family, words in (("uniportrait", "reads CurricularFace"), ("consistentid", "FacialEncoder, which changes")):
         report = recognise(header(family, "SD1.5")).report()

@@ -32,6 +32,7 @@ class FaceAndPicture:
     picture = WHOLE
     vision = PENULTIMATE
     embedding = NORMED
+    empty = True
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
         embedding, tower = face_embeddings(part, sources), tower_of(part, sources)

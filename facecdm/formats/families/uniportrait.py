@@ -81,6 +81,7 @@ class FaceStates:
     picture = ALIGNED
     vision = PENULTIMATE
     embedding = ""
+    empty = True
     backbone = FILE
 
     def __call__(self, part: Recognised, sources: Sources) -> FeaturePair:
