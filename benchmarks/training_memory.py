@@ -2,8 +2,9 @@
 
     python benchmarks/training_memory.py --comfyui DIR [--rank 16]
 
-The U-Net runs on tensors without contents, and everything that autograd would keep for the backward pass is counted:
-LoRA on every q, k, v and out of its attentions, a face and an image stream beside the text. bf16 arithmetic.
+The model runs on tensors without contents, and everything that autograd would keep for the backward pass is counted:
+LoRA on the linear layers of its attentions (in Flux.1's single blocks, these hold the MLP, too), a face and an image
+stream beside the text; for Flux.1 the cells of a new adapter. bf16 arithmetic.
 """
 
 import argparse
@@ -12,6 +13,22 @@ from pathlib import Path
 from shared import make_model, open_comfyui
 
 BYTES, GIB = 2, 2**30
+FLUX = dict(
+    in_channels=16,
+    out_channels=16,
+    vec_in_dim=768,
+    context_in_dim=4096,
+    hidden_size=3072,
+    mlp_ratio=4.0,
+    num_heads=24,
+    depth=19,
+    depth_single_blocks=38,
+    axes_dim=[16, 56, 56],
+    theta=10000,
+    patch_size=2,
+    qkv_bias=True,
+    guidance_embed=True,
+)
 
 
 class Kept:
@@ -44,10 +61,11 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
     from facecdm.adapter.attention import LayerStream
-    from facecdm.hosts.comfy.training.denoiser import _linears, _Listening
-    from facecdm.hosts.comfy.training.gradients import CALL, Call
+    from facecdm.hosts.comfy.training.denoiser import _linears, _TrainedAttention
+    from facecdm.hosts.comfy.training.gradients import Call
     from facecdm.hosts.comfy.unet import cross_attentions, layer_map
     from facecdm.training.lora import Lora
+    from facecdm.training.repeated import CALL
 
     meta, dtype = torch.device("meta"), torch.bfloat16
     with meta:
@@ -67,7 +85,9 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
         ]
         text, vector = torch.randn(1, 77, context, dtype=dtype), torch.randn(1, 2816, dtype=dtype)
     options = {
-        "patches_replace": {"attn2": {key: _Listening(i) for i, (key, _, _) in enumerate(cross_attentions(model))}},
+        "patches_replace": {
+            "attn2": {key: _TrainedAttention(i) for i, (key, _, _) in enumerate(cross_attentions(model))}
+        },
         "optimized_attention_override": _attention,
         CALL: Call(people, None),
     }
@@ -90,6 +110,59 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
         "repeated": repeated,
         "lora": learns,
     }
+
+
+def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
+    """`count` for Flux.1-dev; `tokens` of text."""
+    import comfy.ldm.flux.model
+    import comfy.ops
+    import torch
+
+    from facecdm.adapter.attention import LayerStream
+    from facecdm.adapter.config import AdapterConfig
+    from facecdm.adapter.model import TripletAdapter
+    from facecdm.adapter.stream_module import AFTER_BLOCK, parts_of
+    from facecdm.bases import BASES
+    from facecdm.hosts.comfy.training.dit_blocks import blocks_of
+    from facecdm.training.blocks import Sequence, hooked
+    from facecdm.training.lora import Lora
+
+    layers, dtype = BASES["Flux.1"].layer_map, torch.bfloat16
+    with torch.device("meta"):
+        flux = comfy.ldm.flux.model.Flux(**FLUX, dtype=dtype, device="meta", operations=comfy.ops.disable_weight_init)
+        flux.requires_grad_(False)
+        config = AdapterConfig.new(layers, image_width=1280)
+        adapter = TripletAdapter(config)
+        linears = {name: part for name, part in flux.named_modules() if _is_attention(name, part)}
+        lora = Lora.new(linears, rank)
+        x, text, pooled = (
+            torch.randn(*shape, dtype=dtype) for shape in ((1, 16, latent, latent), (1, tokens, 4096), (1, 768))
+        )
+        time, gate = torch.zeros(1), torch.ones(1, 1, 3072, dtype=dtype, requires_grad=True)
+        people = [[] for _ in layers.layers]
+        for name, count in (("face", 4), ("image", 8)):
+            for index, part in parts_of(adapter)[name].items():
+                k, v = torch.randn(2, 1, count, config.cell_width, dtype=dtype, requires_grad=True)
+                people[index].append(LayerStream(0, 1, k, v, gate, place=AFTER_BLOCK, part=part))
+    sequence, options = Sequence(tokens, (latent // 2) ** 2), {"optimized_attention_override": _attention_of_heads}
+    blocks = blocks_of(flux)
+    with lora.on(linears), hooked(blocks, sequence, people, None, False):
+        kept, repeated = kept_by(
+            flux,
+            tuple({type(block.module) for block in blocks}),
+            lambda: flux(x, time, text, pooled, time, transformer_options=options),
+        )
+    learns = sum(value.numel() for part in lora.parts.values() for value in part.parameters())
+    weights = sum(value.numel() for value in flux.parameters())
+    cells = sum(value.numel() for value in adapter.parameters())
+    return {"weights": weights * BYTES / GIB, "kept": kept, "repeated": repeated, "lora": learns, "adapter": cells}
+
+
+def _is_attention(name: str, part) -> bool:
+    import torch
+
+    kinds = ("img_attn.", "txt_attn.", "single_blocks.")
+    return isinstance(part, torch.nn.Linear) and "modulation" not in name and any(kind in name for kind in kinds)
 
 
 def count_decoder(latent: int) -> tuple[float, float]:
@@ -124,8 +197,9 @@ def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
 
     kept, inside, inputs = Kept(model), [], []
 
-    def enter(module, values):
-        inputs.append(values[0].numel() * BYTES)
+    def enter(module, values, named):
+        states = [*values[:1], *(named[name] for name in ("img", "txt") if name in named)]
+        inputs.append(sum(value.numel() for value in states) * BYTES)
         inside.append(-kept.total)
 
     def leave(module, values, out):
@@ -133,7 +207,7 @@ def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
 
     for part in model.modules():
         if isinstance(part, blocks):
-            part.register_forward_pre_hook(enter)
+            part.register_forward_pre_hook(enter, with_kwargs=True)
             part.register_forward_hook(leave)
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor), _fused():
         call()
@@ -144,6 +218,13 @@ def _attention(chosen, q, k, v, heads, *args, **kwargs):
     from facecdm.adapter.attention import attend
 
     return attend(q, k, v, heads)
+
+
+def _attention_of_heads(chosen, q, k, v, heads, *args, **kwargs):
+    """For q, k and v [B, heads, N, D]."""
+    import torch
+
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def _fused():
@@ -184,6 +265,20 @@ def main() -> None:
             f"| {base} | {8 * latent} | {found['weights']:.2f} | {learning:.2f} | {found['kept']:.2f} | "
             f"{found['repeated']:.2f} | {fixed + found['kept']:.1f} | {fixed + 4 * found['kept']:.1f} | "
             f"{fixed + 4 * found['repeated']:.1f} |",
+            flush=True,
+        )
+    print(
+        "\n| base | pixels | weights bf16, fp8 | adapter and AdamW | LoRA and AdamW | a picture | with checkpointing "
+        "| batch 1, checkpointing, bf16 | fp8 |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for latent in (64, 128):
+        found = count_flux(latent, arguments.rank)
+        adapter, lora = (found[name] * 16 / GIB for name in ("adapter", "lora"))
+        fixed = adapter + lora + found["repeated"]
+        print(
+            f"| Flux.1 | {8 * latent} | {found['weights']:.1f}, {found['weights'] / 2:.1f} | {adapter:.1f} "
+            f"| {lora:.2f} | {found['kept']:.1f} | {found['repeated']:.1f} | {fixed + found['weights']:.1f} "
+            f"| {fixed + found['weights'] / 2:.1f} |",
             flush=True,
         )
     print("\n| decoding for the identity loss, pixels | a picture | with checkpointing |\n|---|---|---|")

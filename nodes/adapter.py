@@ -56,7 +56,9 @@ class NewAdapter(io.ComfyNode):
             **aliases("train identity", "ipadapter training"),
             description="Makes a new triplet adapter for this model. It is an exact no-op until it is trained.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model (SD1.5, SD2, SDXL or the demo model)."),
+                io.Model.Input(
+                    "model", tooltip="The base model (SD1.5, SD2, SDXL, Flux.1, Chroma, SD3.5 or the demo model)."
+                ),
                 optional(
                     io.ClipVision,
                     "clip_vision",
@@ -68,7 +70,7 @@ class NewAdapter(io.ComfyNode):
                 switch(
                     "interplay",
                     True,
-                    "Let face, image and text tokens attend to each other before the U-Net.",
+                    "Let face, image and text tokens attend to each other before the base model's layers.",
                     **ADVANCED,
                 ),
                 integer(
@@ -84,7 +86,7 @@ class NewAdapter(io.ComfyNode):
                     "router",
                     False,
                     "Weight face and image at each position of the picture by how well they and the prompt "
-                    "agree there. Slower; read docs/results.md before you use it.",
+                    "agree there. Slower; read docs/results.md before you use it. For U-Nets only.",
                     optional=True,
                     **ADVANCED,
                 ),
@@ -98,9 +100,9 @@ class NewAdapter(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
-        from ..facecdm.hosts.comfy.unet import layer_map, text_keys_values
+        from ..facecdm.hosts.comfy.base_model import layer_map, text_keys_values
 
-        config = AdapterConfig(
+        config = AdapterConfig.new(
             layer_map(model),
             face_tokens=face_tokens,
             face_content=content_of(face_tokens),
@@ -111,7 +113,8 @@ class NewAdapter(io.ComfyNode):
             router=router,
         )
         weights = list(text_keys_values(model))
-        dtype = weights[0][0].dtype if weights[0][0].dtype in (torch.float32, torch.bfloat16) else torch.float16
+        dtype = weights[0][0].dtype if weights else torch.bfloat16
+        dtype = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float16
         # A trainer cannot use inference tensors.
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
@@ -275,7 +278,7 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
         return "\n".join(part.report() for part in config.parts.values())
     weights = sum(value.numel() for value in adapter.parameters())
     lines = [
-        f"base: {name_of(config.layer_map)}, {len(config.layer_map.layers)} cross-attention layers",
+        f"base: {name_of(config.layer_map)}, {_layers(config)}",
         f"face: {config.face_width} features → {config.face_tokens} tokens",
         (
             f"image: {config.image_width} features → {config.image_tokens} tokens"
@@ -288,6 +291,15 @@ def describe(adapter: TripletAdapter | ImportedAdapter) -> str:
     if config.spatial_tokens:
         lines.insert(2, f"face location: {'found by itself, or ' if config.location_channels else ''}given by pose")
     return "\n".join([*lines, "untrained: an exact no-op"] if adapter.is_new else lines)
+
+
+def _layers(config: AdapterConfig) -> str:
+    count = len(config.layer_map.layers)
+    return (
+        f"cells after {len(config.cells_at)} of {count} blocks"
+        if config.layer_map.is_dit
+        else f"{count} cross-attention layers"
+    )
 
 
 def _vision_width(clip_vision) -> int:

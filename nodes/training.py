@@ -31,7 +31,8 @@ def _shared_inputs() -> list:
     return [
         io.Model.Input(
             "model",
-            tooltip="The base model: SD1.5, SD2, SDXL, a fine-tune of these, or the demo model, with its LoRA patches.",
+            tooltip="The base model: SD1.5, SD2, SDXL, Flux.1, Chroma, SD3.5, a fine-tune of these, or the demo model, "
+            "with its LoRA patches.",
         ),
         ADAPTER.Input("adapter", tooltip="From New FaceCDM Adapter, Load FaceCDM Adapter, or the previous stage."),
         DATA_SET.Input("data_set", tooltip="From Prepare FaceCDM Data Set."),
@@ -44,7 +45,8 @@ def _shared_inputs() -> list:
             "preset",
             PRESETS,
             "one person",
-            "Starting values: an adapter for many people, or for one person from some photos.",
+            "Starting values: an adapter for many people, or for one person from some photos; for Flux.1, Chroma "
+            "and SD3.5 those for DiTs.",
         ),
     ]
 
@@ -218,14 +220,14 @@ def _train(
     control_lora=None,
     held_out=HELD_OUT,
 ) -> io.NodeOutput:
-    from ..facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
+    from ..facecdm.hosts.comfy.training.open import open_denoiser
     from ..facecdm.training.chart import draw_losses
     from ..facecdm.training.checks import Inputs, Recogniser
     from ..facecdm.training.lora import Lora
     from ..facecdm.training.orchestrator import Training
 
     recogniser = face_analyzer and Recogniser(face_analyzer.files.recogniser, face_analyzer.recogniser)
-    with torch.inference_mode(False), torch.enable_grad(), ComfyDenoiser(model, vae, control_net) as denoiser:
+    with torch.inference_mode(False), torch.enable_grad(), open_denoiser(model, vae, control_net) as denoiser:
         inputs = Inputs(denoiser, data_set, runs_folder() / check_filename(run), recogniser, held_out)
         loras = [Lora.from_tensors(tensors or {}) for tensors in (lora, control_lora)]
         training = Training(inputs, jobs, adapter, *loras)

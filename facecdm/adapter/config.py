@@ -69,6 +69,8 @@ class AdapterConfig:
                 raise FaceCDMError("the router works in U-Nets only: switch it off for this base model")
             every = math.ceil(len(layer_map.layers) / MOST_CELLS)
             sizes = dict(token_width=TOKEN_WIDTH, cell_width=CELL_WIDTH, cell_every=every) | sizes
+        elif given := [name for name in _OF_DITS if name in sizes]:
+            raise FaceCDMError(f"{given[0]} is for DiTs, and this base model is a U-Net: leave it out")
         return cls(layer_map, **sizes)
 
     @property

@@ -29,18 +29,21 @@ class ReferenceBatch:
     image_on: Tensor
     location: LocationBias | None = None
 
-    def tokens(self, adapter: TripletAdapter, text: Tensor) -> dict[str, Tensor]:
-        """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off."""
+    def tokens(self, adapter: TripletAdapter, text: Tensor, text_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off.
+
+        text_mask  [B, T] bool: the tokens of each text, which are its first; None: all are
+        """
         projected = adapter.project(self.face, self.image)
         on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
         if not adapter.depends_on_text and not any(value.requires_grad for value in _weights(adapter.interplay)):
             return {name: value * on[name][:, None, None] for name, value in projected.items()}
         result = {name: torch.zeros_like(value) for name, value in projected.items()}
         for present in ({"face", "image"}, {"face"}, {"image"}):
-            rows = torch.stack([on[name] == (name in present) for name in on]).all(0).nonzero()[:, 0]
-            if len(rows) and present <= projected.keys():
+            shown = torch.stack([on[name] == (name in present) for name in on]).all(0)
+            for rows, length in _of_one_length(shown, text, text_mask) if present <= projected.keys() else ():
                 tokens_for_text = adapter.apply_interplay(
-                    {name: projected[name][rows] for name in sorted(present)}, text[rows].float()
+                    {name: projected[name][rows] for name in sorted(present)}, text[rows, :length].float()
                 )
                 result |= {name: result[name].index_copy(0, rows, value) for name, value in tokens_for_text.items()}
         return result
@@ -53,17 +56,19 @@ class ReferenceBatch:
         dtype: torch.dtype,
         extra: Extra | None = None,
         watch: Callable[[Tensor], None] | None = None,
+        text_mask: Tensor | None = None,
     ) -> list[list[LayerStream]]:
         """The streams of every layer, with gradients.
 
         sigma  noise level of each row [B]
         extra  low-rank modules that are added to key and value weights
         watch  called with the face stream's result in every layer
+        text_mask  as in `tokens`
         """
         layers = adapter.config.layer_map.layers
         people: list[list[LayerStream]] = [[] for _ in layers]
         on, parts = {"face": self.face_on, "image": self.image_on}, parts_of(adapter)
-        for name, tokens in self.tokens(adapter, text).items():
+        for name, tokens in self.tokens(adapter, text, text_mask).items():
             stream = adapter.streams[name]
             gates = _gates(stream, adapter, sigma).to(dtype).split([layer.width for layer in layers], dim=1)
             mask = on[name].to(dtype)[:, None, None]
@@ -94,6 +99,15 @@ class ReferenceBatch:
                     )
                 )
         return people
+
+
+def _of_one_length(chosen: Tensor, text: Tensor, mask: Tensor | None) -> list[tuple[Tensor, int]]:
+    """The chosen rows [B] bool, those with texts of one length together: their indices, and the length."""
+    rows = chosen.nonzero()[:, 0]
+    if mask is None:
+        return [(rows, text.shape[1])] if len(rows) else []
+    lengths = mask.sum(1).expand(len(text))[rows]
+    return [(rows[lengths == length], length) for length in lengths.unique().tolist()]
 
 
 def _weights(part: nn.Module | None):

@@ -30,6 +30,11 @@ def name_of(layer_map: LayerMap) -> str:
     return f"{count.format(len(layer_map.layers))}, text width {layer_map.context}"
 
 
+def base_like(layer_map: LayerMap) -> Base:
+    """The base model with these layers; for an unknown DiT, Flux.1."""
+    return base_of(layer_map) or (FLUX if layer_map.is_dit else base_for_text(layer_map.context))
+
+
 def base_for_text(width: int, pooled: bool = False) -> Base:
     """The base model that reads text of `width` features; for an unknown width, the first with the same `pooled`."""
     bases = list(BASES.values())

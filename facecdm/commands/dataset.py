@@ -108,9 +108,9 @@ def _encoders(arguments: argparse.Namespace):
         if tokenizer is None:
             tokenizer = _found(find_comfyui(), "CLIP's tokenizer", "--tokenizer") / "comfy/sd1_tokenizer"
         return DemoEncoders(tokenizer, device=device)
-    from ..hosts.diffusers.encoders import DiffusersEncoders
+    from ..hosts.diffusers.dit_encoders import open_encoders
 
-    return DiffusersEncoders(Path(arguments.model), arguments.clip_vision, device, getattr(torch, arguments.dtype))
+    return open_encoders(Path(arguments.model), arguments.clip_vision, device, getattr(torch, arguments.dtype))
 
 
 def _found(folder: Path | None, wanted: str, option: str) -> Path:

@@ -78,6 +78,11 @@ def _published(adapter: ImportedAdapter) -> Exported:
 
 def _own(adapter: TripletAdapter) -> Exported:
     config, face = adapter.config, adapter.streams["face"]
+    if config.layer_map.is_dit:
+        raise FaceCDMError(
+            f"it has cells for the blocks of {name_of(config.layer_map)}, and an IP-Adapter file holds keys and values "
+            "of a U-Net: save it with Save FaceCDM Adapter"
+        )
     if adapter.depends_on_text:
         raise FaceCDMError(
             "its interplay with the text was trained, and an IP-Adapter file cannot hold it. Train an adapter with "

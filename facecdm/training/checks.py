@@ -61,6 +61,10 @@ def fitted(job: Job, inputs: Inputs) -> tuple[Stage, list[str]]:
     stage, notices = job.stage, []
     if "precision" not in job.required:
         stage = stage.with_settings(precision=PRECISION[inputs.denoiser.dtype])
+    if inputs.denoiser.layer_map.is_dit and stage.rank:
+        stage = stage.with_settings(rank=0)
+        if "keys_values" in stage.train:
+            notices.append("rank 0: the cells of a DiT's adapter are trained whole")
     lacking = _lacking_for_identity(inputs)
     if stage.identity and lacking:
         text = f"the identity loss needs {' and '.join(lacking)}"

@@ -19,6 +19,9 @@ class Sizes(BaseModel):
     face_content    features of the person in each face token; None: set by the number of tokens
     spatial_tokens  whether the face tokens are initialised as positions in the face (see position_init.py); formerly
                     `places`, which is still read
+    token_width     features of a token; this and the next two are for DiTs, and None leaves them at their defaults
+    cell_width      inner width of a cell, a multiple of 64
+    cell_every      blocks from one cell to the next
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,6 +33,13 @@ class Sizes(BaseModel):
     interplay: bool = True
     router: bool = False
     spatial_tokens: Annotated[bool, Field(validation_alias=AliasChoices("spatial_tokens", "places"))] = True
+    token_width: Annotated[int, Field(ge=64, le=8192)] | None = None
+    cell_width: Annotated[int, Field(ge=64, le=8192, multiple_of=64)] | None = None
+    cell_every: Annotated[int, Field(ge=1, le=100)] | None = None
+
+    def given(self) -> dict:
+        """The sizes for `random_adapter`."""
+        return self.model_dump(exclude={"spatial_tokens"}, exclude_none=True)
 
 
 class Config(BaseModel):
@@ -39,7 +49,7 @@ class Config(BaseModel):
     data        a folder that `python -m facecdm dataset` made with the same base
     out         the run's folder: checkpoints, pictures, and the trained weights
     name        name of the adapter's file in `out`
-    preset      "adapter" or "one person"; `all` and `stages` override its settings
+    preset      one of stages.PRESETS; `all` and `stages` override its settings
     adapter     an adapter to begin with; without it, a new one with `sizes`
     lora        the LoRA that belongs to that adapter
     recogniser  InsightFace's ONNX file that embedded the data set, for the identity loss

@@ -11,17 +11,25 @@ from ..adapter.attention import LayerStream
 from ..bases.layers import LayerMap
 from .rows import Prompt
 
+NO_MASK = (
+    "SD3.5 has no mask for prompts of different lengths in one batch: shorten the captions, or set batch to 1 and "
+    "accumulation higher"
+)
+
 # Called in every cross-attention layer with its index, queries [B, n, C] and text keys [B, T, C].
 Watch = Callable[[int, Tensor, Tensor], None]
 
 
 class Denoiser(Protocol):
-    """A frozen U-Net and its autoencoder, on one device.
+    """A frozen U-Net or DiT and its autoencoder, on one device.
 
-    layer_map            its cross-attention layers
-    prediction           "epsilon" or "v" (α_t ε − σ_t z)
+    layer_map            its cross-attention layers, or its blocks
+    prediction           "epsilon", "v" (α_t ε − σ_t z), or "flow" (ε − z)
     stride               latents per position of the U-Net, along one side; above 1 if the latents are shuffled
-    signal, noise        [steps] α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1)
+    distilled            whether the model reads the guidance scale, or has a fixed one: one call gives a guided
+                         prediction
+    signal, noise        [steps] α_t and σ_t of z_t = α_t z + σ_t ε (α² + σ² = 1; in a flow, α + σ = 1, and the steps
+                         are shifted toward more noise, as the base model has it)
     device, dtype        device and dtype of the U-Net's computations
     fingerprint          identifies the base model
     control_fingerprint  identifies its pose ControlNet; "" without one
@@ -31,6 +39,7 @@ class Denoiser(Protocol):
     layer_map: LayerMap
     prediction: str
     stride: int
+    distilled: bool
     signal: Tensor
     noise: Tensor
     device: torch.device
@@ -47,12 +56,14 @@ class Denoiser(Protocol):
         people: list[list[LayerStream]] | None = None,
         control: Tensor | None = None,
         watch: Watch | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """The U-Net's raw prediction for z_t [B, C, h, w] at timesteps t [B] int64, float32, with gradients.
 
         people   the streams of every layer in the layer map; None: the base model alone
         control  [B, 3, H, W] pose pictures in 0…1 for the pose ControlNet, if the host has one
-        watch    is called in every cross-attention layer
+        watch    is called in every cross-attention layer; in a DiT, in every block with the picture's queries
+        guidance the guidance scale that a distilled model reads; in training 1, which predicts the pictures as they are
         """
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -95,4 +106,6 @@ def digest_of(name: str, tensors: Iterable[Tensor]) -> str:
 def clean_from(prediction: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor, kind: str) -> Tensor:
     """The z that the prediction implies; `signal` and `noise` [B] are α_t and σ_t (α_t is clamped above 0)."""
     a, s = (x.view(-1, 1, 1, 1) for x in (signal, noise))
+    if kind == "flow":
+        return noisy - s * prediction
     return a * noisy - s * prediction if kind == "v" else (noisy - s * prediction) / a.clamp(min=1e-3)

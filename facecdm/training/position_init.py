@@ -48,7 +48,8 @@ def init_positions(adapter: TripletAdapter, denoiser: Denoiser, data: Source) ->
     """
     side = adapter.config.grid_side
     positions = _init_tokens(adapter, *_faces(adapter, denoiser, data, side))
-    _init_keys(adapter, _query_moments(denoiser, data), positions, token_centres(side))
+    if not adapter.config.layer_map.is_dit:  # the queries of a DiT's cells are random at first, and tell no position
+        _init_keys(adapter, _query_moments(denoiser, data), positions, token_centres(side))
     adapter.config = replace(adapter.config, spatial_tokens=True)
     return adapter
 
@@ -59,7 +60,7 @@ def _init_tokens(adapter: TripletAdapter, codes: Tensor, face_map: Tensor, size:
     `codes` [N, r] are the faces' codes. `face_map` [r, 3, H, H] maps codes linearly to aligned faces. A token covers
     `size` × `size` pixels. Returns the tokens [T, context] with the features of a person set to 0.
     """
-    projector, width, side = adapter.face_projector, adapter.config.layer_map.context, adapter.config.grid_side
+    projector, width, side = adapter.face_projector, adapter.config.width, adapter.config.grid_side
     count, own = side * side, face_map.shape[-1] // side
     padded = F.pad(face_map, ((size - own) // 2,) * 4, mode="replicate")
     parts = F.unfold(padded, size, stride=own).movedim(2, 0)  # [T, r, 3 · size²]

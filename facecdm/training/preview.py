@@ -56,7 +56,9 @@ def preview(
         batch = reference_batch
         if finder is not None:
             batch = replace(batch, location=finder(before, tuple(noisy.shape[-2:]), device))
-        return batch.streams(adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra)
+        return batch.streams(
+            adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra, text_mask=rows.prompt.mask
+        )
 
     with learner.averaged():
         return sample(

@@ -11,18 +11,28 @@ from torch.nn import functional as F
 class Prompt:
     """Encoded prompts.
 
-    states  [B or 1, T, context]
-    pooled  [B or 1, P], only for SDXL
-    sizes   [B or 1, 6], only for SDXL: original height and width, crop top and left, target height and width, in pixels
+    states   [B or 1, T, context]
+    pooled   [B or 1, P], only for base models that read it (Base.pooled_text)
+    sizes    [B or 1, 6], only for SDXL: original height and width, crop top and left, target height and width, in
+             pixels
+    lengths  [B or 1] int64, only for DiTs: number of tokens of each prompt; zeros follow them
     """
 
     states: Tensor
     pooled: Tensor | None = None
     sizes: Tensor | None = None
+    lengths: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[B or 1, T] bool: the tokens of each prompt; None if all are."""
+        if self.lengths is None or bool((self.lengths == self.states.shape[1]).all()):
+            return None
+        return torch.arange(self.states.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def part(self, rows: slice | Tensor) -> "Prompt":
         """The prompts of some rows of the batch; tensors for all rows (length 1) stay whole."""
-        parts = (self.states, self.pooled, self.sizes)
+        parts = (self.states, self.pooled, self.sizes, self.lengths)
         return Prompt(*(value if value is None or len(value) == 1 else value[rows] for value in parts))
 
 
@@ -36,7 +46,11 @@ def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
     pooled = prompt.pooled
     if pooled is not None:
         pooled = torch.where(off[:, None], empty.pooled.to(pooled), pooled)
-    return replace(prompt, states=torch.where(off[:, None, None], states, prompt.states), pooled=pooled)
+    lengths = prompt.lengths
+    if lengths is not None:
+        lengths = torch.where(off, empty.lengths.to(lengths).clamp(max=prompt.states.shape[1]), lengths)
+    states = torch.where(off[:, None, None], states, prompt.states)
+    return replace(prompt, states=states, pooled=pooled, lengths=lengths)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,8 +27,9 @@ def sample(
 ) -> Tensor:
     """Pure noise [B, C, h, w] → pictures [B, 3, H, W] in 0…1, over the falling timesteps `levels`.
 
-    DDIM (Song et al. 2021, η = 0) with classifier-free guidance. The base model gives the unconditional prediction, as
-    in a graph. A LoRA of the U-Net must already be on. Everything is on the denoiser's device.
+    DDIM (Song et al. 2021, η = 0; for a flow, Euler's method) with classifier-free guidance, unless the model is
+    distilled. The base model gives the unconditional prediction, as in a graph. A LoRA of the U-Net must already be on.
+    Everything is on the denoiser's device.
     """
     rows = len(noisy)
     negative = without_text(prompt, empty, torch.ones(rows, dtype=torch.bool, device=noisy.device))
@@ -38,10 +39,13 @@ def sample(
         t = torch.full((rows,), now, device=noisy.device)
         a, s = signal[t], noise[t]
         sigma = s / a.clamp(min=1e-4)
-        shown = denoiser.predict(noisy, t, prompt, people and people(sigma, before), control)
-        before = Prediction(clean_from(shown, noisy, a, s, denoiser.prediction), sigma)
-        plain = denoiser.predict(noisy, t, negative, None, control)
-        clean = clean_from(plain + guidance * (shown - plain), noisy, a, s, denoiser.prediction)
+        own = {"guidance": guidance} if denoiser.distilled else {}
+        shown = denoiser.predict(noisy, t, prompt, people and people(sigma, before), control, **own)
+        clean = clean_from(shown, noisy, a, s, denoiser.prediction)
+        before = Prediction(clean, sigma)
+        if not denoiser.distilled:
+            plain = denoiser.predict(noisy, t, negative, None, control)
+            clean = clean_from(plain + guidance * (shown - plain), noisy, a, s, denoiser.prediction)
         if after is None:
             return denoiser.decode(clean).clamp(-1, 1) / 2 + 0.5
         epsilon = (noisy - a[0] * clean) / s[0].clamp(min=1e-4)

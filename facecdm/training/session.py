@@ -79,7 +79,7 @@ class Session:
 
     def _first_adapter(self):
         if self.config.adapter is None:
-            return random_adapter(self.denoiser, self.data, **self.config.sizes.model_dump(exclude={"spatial_tokens"}))
+            return random_adapter(self.denoiser, self.data, **self.config.sizes.given())
         return load_adapter(self.config.adapter)
 
     def _first_lora(self) -> Lora:

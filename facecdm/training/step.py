@@ -104,6 +104,7 @@ def compute_step_data(
         denoiser.dtype,
         learner.extra,
         outputs.append if "outputs" in needs else None,
+        prompt.mask,
     )
     prediction = denoiser.predict(noisy, t, prompt, people, control, _keep(queries) if "queries" in needs else None)
     plain, plain_queries = None, []

@@ -14,6 +14,7 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import FaceCDMError
+from facecdm.formats.export import export
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.diffusers.dit import DiffusersDit
@@ -109,6 +110,11 @@ def test_a_file_holds_all_of_it(twins, tmp_path):
     assert model is not twins[0]
     again = load_adapter(save_adapter(loaded, tmp_path, "b"))
     assert all(torch.equal(again.state_dict()[key], value) for key, value in adapter.state_dict().items())
+
+
+def test_no_export(twins):
+    with pytest.raises(FaceCDMError, match="cells for the blocks"):
+        export(stir(new_adapter(twins[0])))
 
 
 def test_sizes_of_a_new_adapter(twins):

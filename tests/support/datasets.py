@@ -24,6 +24,8 @@ class StubEncoders:
     resolution: int = 64
     step: int = 8
     large: bool = False
+    dit: bool = False
+    pooled: bool = False
     width: int = 1
     fingerprints: Fingerprints = Fingerprints("a vae", "a text encoder", "a vision tower")
     asked: Counter = field(default_factory=Counter)

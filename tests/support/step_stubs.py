@@ -23,6 +23,7 @@ class StubDenoiser:
     layer_map: LayerMap = LayerMap((Layer("input", 8, 2), Layer("middle", 16, 4)), 12)
     device: torch.device = torch.device("cpu")
     can_decode: bool = True
+    distilled: bool = False
 
     def __post_init__(self):
         self.signal, self.noise = signal_and_noise()

@@ -7,6 +7,7 @@ Stable Diffusion 3, whose `joint_blocks` are double blocks.
 from torch import nn
 
 from ...bases.layers import Layer, LayerMap
+from ...errors import UnsupportedModel
 
 _BLOCKS = {"double": "double_blocks", "single": "single_blocks"}
 
@@ -33,6 +34,23 @@ def layer_map(model) -> LayerMap:
         for _ in getattr(dit, attribute)
     )
     return LayerMap(tuple(layers), dit.params.context_in_dim)
+
+
+def check_trainable(model) -> None:
+    """Raises UnsupportedModel for a DiT that FaceCDM cannot train an adapter for."""
+    import comfy.model_base as kinds
+
+    base, others = model.model, [getattr(kinds, name, None) for name in ("Flux2", "ChromaRadiance")]
+    if not isinstance(base, (kinds.Flux, kinds.SD3)) or isinstance(base, tuple(kind for kind in others if kind)):
+        raise UnsupportedModel(
+            f"FaceCDM has adapters of its own for the DiTs Flux.1, Chroma and SD3.5, and this MODEL is a "
+            f"{type(base).__name__}: connect one of those, or a U-Net"
+        )
+
+
+def reads_pooled(dit: nn.Module) -> bool:
+    """Whether a DiT reads the prompts' pooled states."""
+    return any(getattr(dit, name, None) is not None for name in ("vector_in", "y_embedder"))
 
 
 def block_keys(layer_map: LayerMap) -> list[tuple[str, int]]:

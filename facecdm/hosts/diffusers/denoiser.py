@@ -6,18 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
-from ...bases import name_of
 from ...errors import BadFile, FaceCDMError, MissingModel
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
+from .frozen import FrozenModel, VaeDecoder
 from .sampling import DiffusersHost
 
 
-class DiffusersDenoiser:
+class DiffusersDenoiser(FrozenModel):
     """See `training.denoiser.Denoiser`. `decoder` maps the U-Net's latents to pixels in −1…1."""
-
-    can_decode = True
-    stride = 1
 
     def __init__(
         self,
@@ -28,33 +25,14 @@ class DiffusersDenoiser:
         prediction: str,
         control: nn.Module | None = None,
     ):
-        self.host = DiffusersHost(unet.eval().requires_grad_(False))
-        self.unet, self._decoder, self._control = unet, decoder.eval().requires_grad_(False), control
-        self.layer_map = self.host.layer_map
-        self.signal, self.noise, self.prediction = signal, noise, prediction
-        self._autocast: torch.dtype | None = None
+        self.host = DiffusersHost(unet)
+        super().__init__(unet, decoder, self.host.layer_map, signal, noise)
+        self.unet, self._control, self.prediction = unet, control, prediction
         self._control_learns = False
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._autocast or next(self.unet.parameters()).dtype
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the base model: its name, schedule and a sample of every weight."""
-        return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self.unet.parameters()))
 
     @property
     def control_fingerprint(self) -> str:
         return "" if self._control is None else digest_of("control", self._control.state_dict().values())
-
-    def compute_in(self, dtype: torch.dtype) -> None:
-        """Set the dtype in which the U-Net computes: float32, or another one by autocast."""
-        self._autocast = None if dtype == torch.float32 else dtype
 
     def predict(
         self,
@@ -64,6 +42,7 @@ class DiffusersDenoiser:
         people: list[list[LayerStream]] | None = None,
         control: Tensor | None = None,
         watch: Watch | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         added, residuals = {}, {}
         rows = len(noisy)
@@ -90,9 +69,6 @@ class DiffusersDenoiser:
                 **added,
                 **residuals,
             ).sample.float()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._decoder(latents).float()
 
     def linears(self) -> dict[str, nn.Linear]:
         return {
@@ -137,18 +113,6 @@ class DiffusersDenoiser:
             self.unet.eval()
 
 
-class _Decoder(nn.Module):
-    """AutoencoderKL for scaled latents."""
-
-    def __init__(self, vae: nn.Module):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latents: Tensor) -> Tensor:
-        scaled = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
-        return self.vae.decode(scaled.to(self.vae.dtype)).sample
-
-
 def open_base(base: str, device: str, control: Path | None = None) -> DiffusersDenoiser:
     """The denoiser of a base model.
 
@@ -158,6 +122,7 @@ def open_base(base: str, device: str, control: Path | None = None) -> DiffusersD
     Raises MissingModel, BadFile, FaceCDMError.
     """
     from ...demo.paths import POSE_CONTROLNET, in_use
+    from .dit_denoiser import dit_denoiser
 
     try:
         torch.device(device)
@@ -165,6 +130,8 @@ def open_base(base: str, device: str, control: Path | None = None) -> DiffusersD
         raise FaceCDMError(f"device {device!r} is not one that torch knows: use cpu, cuda, cuda:1 …") from error
     if base == "demo":
         return demo_denoiser(device=device, pose=in_use(POSE_CONTROLNET) if str(control) == "demo" else control)
+    if (Path(base) / "transformer").is_dir():
+        return dit_denoiser(Path(base), device, control)
     return folder_denoiser(Path(base), device, control=control)
 
 
@@ -227,4 +194,4 @@ def folder_denoiser(
         net = net.to(device).eval().requires_grad_(False)
     signal = scheduler.alphas_cumprod.sqrt()
     kind = "v" if scheduler.config.prediction_type == "v_prediction" else "epsilon"
-    return DiffusersDenoiser(unet, _Decoder(vae), signal, (1 - signal**2).sqrt(), kind, net)
+    return DiffusersDenoiser(unet, VaeDecoder(vae), signal, (1 - signal**2).sqrt(), kind, net)

@@ -1,4 +1,4 @@
-"""People in a diffusers `FluxTransformer2DModel`, by the code of both hosts."""
+"""People in a diffusers DiT (Flux.1, Chroma, SD3.5), by the code of both hosts."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +20,7 @@ _BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"
 
 
 class DiffusersDit(Host):
-    """A diffusers `FluxTransformer2DModel` with people in and after its blocks.
+    """A diffusers DiT with people in and after its blocks.
 
     Blocks have forward hooks while people are applied. The cells of the applied adapters are moved to the transformer's
     device and dtype, and stay there.
@@ -55,6 +55,11 @@ class _Block:
 
     def __init__(self, layer: Layer, count: int, streams: list[LayerStream], text: list[int]):
         self.heads, self.single, self.count, self.text = layer.heads, layer.part == "single", count, text
+        if any(stream.place not in _PLACES for stream in streams):
+            raise UnsupportedModel(
+                "this adapter acts in the attention of SD3.5, which FaceCDM does in ComfyUI alone; diffusers' own "
+                "load_ip_adapter reads its file"
+            )
         self.streams = {place: [s for s in streams if s.place == place] for place in _PLACES}
         self.queries: Tensor | None = None  # [B, count, C], of the call that runs
 
@@ -79,20 +84,28 @@ class _Block:
     def _in_attention(self, attention: Tensor) -> Tensor:
         return self._with_streams(attention, self._start, IN_ATTENTION)
 
-    def _after_block(self, block: nn.Module, args: tuple, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Forward hook: the block's (text, picture) with the streams that act after it."""
-        if isinstance(output, Tensor):
+    def _after_block(self, block: nn.Module, args: tuple, output):
+        """Forward hook: the block's (text, picture) with the streams that act after it.
+
+        Chroma's single blocks give one tensor, the text before the picture; SD3's last block gives no text.
+        """
+        joined = isinstance(output, Tensor)
+        if joined and not type(block).__name__.startswith("Chroma"):
             raise UnsupportedModel(
                 "the blocks of this diffusers version return text and picture as one tensor: update diffusers"
             )
-        text, hidden = output
-        self.text[0] = text.shape[1]
+        text, hidden = (None, output) if joined else output
+        if text is not None:
+            self.text[0] = text.shape[1]
+        start = self.text[0] if joined else 0
         if self.streams[BESIDE_BLOCK]:
-            hidden = self._with_streams(hidden, 0, BESIDE_BLOCK)
+            hidden = self._with_streams(hidden, start, BESIDE_BLOCK)
         cells = self.streams[AFTER_BLOCK]
         for stream in cells:
             stream.part.to(hidden.device, hidden.dtype)
-        return text, add_residuals(hidden, 0, self.count, cells, self.heads, attend) if cells else hidden
+        if cells:
+            hidden = add_residuals(hidden, start, self.count, cells, self.heads, attend)
+        return hidden if joined else (text, hidden)
 
     def _with_streams(self, x: Tensor, start: int, place: str) -> Tensor:
         """x [B, n, C] with the attention of streams added to the picture's tokens, which begin at `start`."""
@@ -102,20 +115,21 @@ class _Block:
 
 
 def layer_map(transformer: nn.Module) -> LayerMap:
-    """The blocks of a `FluxTransformer2DModel`. Raises UnsupportedModel for a model of another kind."""
-    if not all(hasattr(transformer, attribute) for attribute in _BLOCKS.values()):
+    """The blocks of a `FluxTransformer2DModel`, or one of Chroma or SD3. Raises UnsupportedModel for another model."""
+    config = getattr(transformer, "config", {})
+    if not hasattr(transformer, "transformer_blocks") or "joint_attention_dim" not in config:
         raise UnsupportedModel(
-            f"{type(transformer).__name__} has no double and single blocks; FaceCDM needs a FluxTransformer2DModel"
+            f"{type(transformer).__name__} has no double and single blocks; FaceCDM needs the transformer of Flux.1, "
+            "Chroma or SD3.5"
         )
-    config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
     layers = (
         Layer(part, width, config.num_attention_heads)
         for part, attribute in _BLOCKS.items()
-        for _ in getattr(transformer, attribute)
+        for _ in getattr(transformer, attribute, ())
     )
     return LayerMap(tuple(layers), config.joint_attention_dim)
 
 
 def _blocks(transformer: nn.Module) -> list[nn.Module]:
-    return [block for attribute in _BLOCKS.values() for block in getattr(transformer, attribute)]
+    return [block for attribute in _BLOCKS.values() for block in getattr(transformer, attribute, ())]

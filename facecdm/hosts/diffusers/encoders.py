@@ -24,39 +24,30 @@ class DiffusersEncoders:
     Weights are read from safetensors only. Captions are truncated to 75 tokens.
     """
 
+    large = dit = pooled = False
+
     def __init__(
         self, folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
     ):
         """Raises MissingPackage, MissingModel, BadFile."""
         try:
+            import transformers  # noqa: F401
             from diffusers import AutoencoderKL
-            from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
         except ImportError as error:
             raise MissingPackage(
                 f"a diffusers folder needs diffusers and transformers ({error}): pip install diffusers transformers"
             ) from error
         self._device = device
-        self.large = (folder / "text_encoder_2").is_dir()
-        self._vae = _open(AutoencoderKL, folder / "vae", device, dtype)
+        self._vae = open_part(AutoencoderKL, folder / "vae", device, dtype)
         # SDXL's autoencoder overflows in float16; its configuration says so.
         if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
             self._vae.float()
-        kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
-        self._texts = [
-            (
-                CLIPTokenizer.from_pretrained(_existing(folder / f"tokenizer{suffix}"), local_files_only=True),
-                _open(kind, folder / f"text_encoder{suffix}", device, dtype),
-            )
-            for suffix, kind in kinds
-        ]
-        width = sum(model.config.hidden_size for _, model in self._texts)
-        base = base_for_text(width, self.large)
-        self.resolution, self.step = base.resolution, base.step
+        self._open_texts(folder, dtype)
         self._vision = None
         if vision_folder is not None:
             from transformers import CLIPVisionModelWithProjection
 
-            self._vision = _open(CLIPVisionModelWithProjection, vision_folder, device, dtype)
+            self._vision = open_part(CLIPVisionModelWithProjection, vision_folder, device, dtype)
             self._normal = _normal(vision_folder)
         weights = [
             (f"{number}.{name}", value)
@@ -68,6 +59,23 @@ class DiffusersEncoders:
             weights_fingerprint(weights, "diffusers", self.large),
             weights_fingerprint(sorted(self._vision.state_dict().items()), self._normal) if self._vision else "",
         )
+
+    def _open_texts(self, folder: Path, dtype: torch.dtype) -> None:
+        """Open tokenizers and text encoders, and set the base model's facts."""
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        self.large = (folder / "text_encoder_2").is_dir()
+        kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
+        self._texts = [
+            (
+                CLIPTokenizer.from_pretrained(existing(folder / f"tokenizer{suffix}"), local_files_only=True),
+                open_part(kind, folder / f"text_encoder{suffix}", self._device, dtype),
+            )
+            for suffix, kind in kinds
+        ]
+        width = sum(model.config.hidden_size for _, model in self._texts)
+        base = base_for_text(width, self.large)
+        self.resolution, self.step = base.resolution, base.step
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
@@ -101,15 +109,15 @@ class DiffusersEncoders:
         return self._vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2].float()
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise MissingModel(f"{folder} is missing: give a diffusers folder that pipeline.save_pretrained wrote")
     return folder
 
 
-def _open(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
+def open_part(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
     try:
-        model = kind.from_pretrained(_existing(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+        model = kind.from_pretrained(existing(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise BadFile(f"{folder} cannot be read as a {kind.__name__} from safetensors: {str(error)[:200]}") from error
     return model.to(device).eval().requires_grad_(False)

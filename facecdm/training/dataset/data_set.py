@@ -202,6 +202,10 @@ class DataSet:
     def _prompt(self, entries: list[Record] | None) -> Prompt:
         """The entries' captions; the empty prompt without entries."""
         states = [row.float() for row in self._text(entries, "states")]
+        if self.manifest.dit:
+            pooled = _stack(self._text(entries, "pooled")) if self.manifest.pooled else None
+            lengths = torch.tensor([len(row) for row in states])
+            return Prompt(torch.nn.utils.rnn.pad_sequence(states, batch_first=True), pooled, lengths=lengths)
         longest = math.lcm(*(len(row) for row in states))
         if not self.manifest.large:
             return Prompt(repeat(states, longest))
@@ -221,7 +225,7 @@ class DataSet:
 
 
 def repeat(states: list[Tensor], length: int) -> Tensor:
-    """B states [T, C] → [B, length, C]; each T divides `length`. Repeated tokens do not change attention."""
+    """B states [T, C] → [B, length, C]; each T divides `length`. Repeated tokens do not change cross-attention."""
     return torch.stack([row.repeat(length // len(row), 1) for row in states])
 
 

@@ -17,7 +17,7 @@ from .encoders import Fingerprints, weights_fingerprint
 class DemoEncoders:
     """The autoencoder and CLIP towers of a demo weights file; `tokenizer` is CLIP's tokenizer folder, as in ComfyUI."""
 
-    large = False
+    large = dit = pooled = False
 
     def __init__(self, tokenizer: Path, weights: DemoWeights | None = None, device: str = "cpu"):
         """Read the packaged file unless weights are given. Raises MissingModel, MissingPackage, BadFile."""

@@ -30,12 +30,16 @@ class Encoders(Protocol):
     resolution   the base model's resolution, in pixels
     step         the sides of pictures are multiples of it
     large        whether prompts need SDXL's sizes
+    dit          whether the base model is a DiT, which reads each prompt at its own length
+    pooled       whether the DiT reads pooled states of the prompts
     """
 
     fingerprints: Fingerprints
     resolution: int
     step: int
     large: bool
+    dit: bool
+    pooled: bool
 
     def latents(self, pixels: Tensor) -> Tensor:
         """[B, H, W, 3] float32 in 0…1 → [B, C, h, w], scaled for the U-Net: the mean of the encoder's distribution."""

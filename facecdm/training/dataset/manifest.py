@@ -160,6 +160,8 @@ class Manifest:
     empty        key of the empty prompt's record
     entries      the pictures
     empty_at     where the empty prompt's record is
+    dit          whether prompts are those of a DiT, which reads each at its own length
+    pooled       whether a DiT's prompts have pooled states
     """
 
     source: str
@@ -171,6 +173,8 @@ class Manifest:
     empty: str
     entries: Sequence[Record]
     empty_at: RecordLocation | None = None
+    dit: bool = False
+    pooled: bool = False
 
     @property
     def fingerprint(self) -> str:

@@ -120,6 +120,8 @@ class _Preparation:
             empty,
             DiskList(located(records, self._stores)),
             self.encoding.text.location(empty),
+            self.encoders.dit,
+            self.encoders.pooled,
         )
 
     @property

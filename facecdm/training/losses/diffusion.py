@@ -13,10 +13,11 @@ from .loss import Loss, LossInputs, LossSettings, box_cover, grow_box
 
 @dataclass(frozen=True)
 class DiffusionLoss(Loss):
-    """Mean squared error of the U-Net's prediction, ε or v.
+    """Mean squared error of the model's prediction: ε, v, or the velocity of a flow.
 
     gamma      γ of the min-SNR-γ weights (Hang et al. 2023); 0 or None: weight 1 at all noise levels. With zero
-               terminal SNR the weight of v at pure noise is 0, since v does not depend on ε there; unweighted, it is 1
+               terminal SNR the weight of v at pure noise is 0, since v does not depend on ε there; unweighted, it is 1.
+               A flow has weight 1, since its steps are shifted to the levels that matter
     face       whether the loss is limited to the face in rows with `face_region` (PhotoMaker: half of the rows)
     outside    weight of the positions outside the face's box in those rows
     grow       size of the box, as a multiple of the detector's box
@@ -47,7 +48,9 @@ class DiffusionLoss(Loss):
 
 
 def target(step_data: StepData) -> Tensor:
-    """The exact prediction [B, C, h, w]: ε, or v = α ε − σ z."""
+    """The exact prediction [B, C, h, w]: ε, v = α ε − σ z, or a flow's ε − z."""
+    if step_data.denoiser.prediction == "flow":
+        return step_data.noise - step_data.rows.latents
     if step_data.denoiser.prediction != "v":
         return step_data.noise
     a, s = (x.view(-1, 1, 1, 1) for x in (step_data.signal, step_data.noise_level))
@@ -55,7 +58,10 @@ def target(step_data: StepData) -> Tensor:
 
 
 def min_snr(step_data: StepData, gamma: float) -> Tensor:
-    """Weights [B]: min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v, computed without dividing by zero."""
+    """Weights [B]: min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v, computed without dividing by zero; 1 for a
+    flow."""
+    if step_data.denoiser.prediction == "flow":
+        return torch.ones_like(step_data.signal)
     signal, noise = step_data.signal.double().square(), step_data.noise_level.double().square()
     if step_data.denoiser.prediction == "v":  # α² + σ² = 1
         return torch.minimum(signal, gamma * noise).float()
@@ -67,7 +73,7 @@ class DiffusionSettings(LossSettings):
     """Settings of the diffusion loss, whose weight is 1. `noise_share` of the rows have t in noise_low … noise_high."""
 
     name = "diffusion"
-    formula = "w(t) · mean_p m_p (prediction − target)², for ε or v"
+    formula = "w(t) · mean_p m_p (prediction − target)², for ε, v or a flow's velocity"
     weight = 1.0
 
     min_snr: float = setting(5.0, "γ of the min-SNR weights, which balance the noise levels; 0: all weights are 1.", 0)

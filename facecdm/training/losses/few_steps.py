@@ -100,12 +100,14 @@ class FewStepIdentityLoss(IdentityLoss):
         before: Prediction | None,
     ) -> Tensor:
         """The clean latents that the conditional prediction implies; `known` is that prediction, if computed."""
-        prediction = predict_again(step_data, latents, t, rows, before=before) if known is None else known
+        prediction = known
+        if prediction is None:
+            prediction = predict_again(step_data, latents, t, rows, before=before, guidance=self.guidance)
         return clean_from(prediction, latents, *_levels(step_data, t), step_data.denoiser.prediction)
 
     def _guided(self, step_data: StepData, latents: Tensor, t: Tensor, rows: Tensor, shown: Tensor) -> Tensor:
         """The clean latents with guidance; `shown` are the clean latents of the conditional prediction."""
-        if self.guidance == 1:
+        if self.guidance == 1 or step_data.denoiser.distilled:
             return shown
         with torch.no_grad():
             prediction = predict_again(step_data, latents, t, rows, unconditional=True)
@@ -141,6 +143,7 @@ def predict_again(
     rows: Tensor,
     unconditional: bool = False,
     before: Prediction | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """The U-Net's prediction for the rows [k] with other latents [k, C, h, w] and timesteps [k].
 
@@ -148,6 +151,7 @@ def predict_again(
 
     unconditional  no faces, and the empty prompt
     before         the prediction of the step before, if the adapter finds the face locations by itself
+    guidance       the guidance scale that a distilled model reads
     """
     denoiser, prompt, people = step_data.denoiser, step_data.prompt.part(rows), None
     if unconditional:
@@ -164,6 +168,14 @@ def predict_again(
             references.image_on[rows],
             location,
         )
-        people = chosen.streams(step_data.adapter, prompt.states, _sigma(step_data, t), denoiser.dtype, step_data.extra)
+        people = chosen.streams(
+            step_data.adapter,
+            prompt.states,
+            _sigma(step_data, t),
+            denoiser.dtype,
+            step_data.extra,
+            text_mask=prompt.mask,
+        )
     control = None if step_data.control is None else step_data.control[rows]
-    return denoiser.predict(noisy, t, prompt, people, control)
+    own = {"guidance": guidance} if denoiser.distilled else {}
+    return denoiser.predict(noisy, t, prompt, people, control, **own)

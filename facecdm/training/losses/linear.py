@@ -120,8 +120,8 @@ def check_people(data: Source) -> None:
 
 
 def noise_weight(step_data: StepData) -> Tensor:
-    """Weights [B]: min(1, SNR) for ε, since its ẑ is divided by the signal; 1 for v."""
-    if step_data.denoiser.prediction == "v":
+    """Weights [B]: min(1, SNR) for ε, since its ẑ is divided by the signal; 1 for v and for a flow."""
+    if step_data.denoiser.prediction != "epsilon":
         return torch.ones_like(step_data.signal)
     return (step_data.signal / step_data.noise_level.clamp(min=1e-4)).square().clamp(max=1)
 

@@ -3,28 +3,26 @@
 from collections.abc import Iterator
 
 import comfy.ldm.modules.attention as attention
-import comfy.ldm.modules.diffusionmodules.model as autoencoder
 import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import comfy.model_base
-import comfy.model_management
 import comfy.model_sampling
 import torch
 from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream, attend, triplet_attention
-from ....bases import name_of
 from ....bases.base import LATENT_PIXELS
 from ....errors import FaceCDMError, UnsupportedModel
-from ....training.denoiser import Watch, digest_of
+from ....training.denoiser import Watch
+from ....training.repeated import CALL
 from ....training.rows import Prompt
-from ..unet import cross_attentions, layer_map, text_keys_values
-from .dynamic import static_control, static_patcher
-from .gradients import CALL, Call, Recast, Repeated, attention_with_gradients, leave_inference
+from ..unet import cross_attentions, text_keys_values
+from .gradients import Call, attention_with_gradients
+from .loaded import LoadedModel, all_rows, modules_of
 
 _LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-class ComfyDenoiser:
+class ComfyDenoiser(LoadedModel):
     """A `Denoiser` that computes with the MODEL's own U-Net, LoRA patches included, and restores it on `close`.
 
     Attention patches of the MODEL are not used.
@@ -37,7 +35,7 @@ class ComfyDenoiser:
     """
 
     def __init__(self, model, vae=None, control=None, dtype: torch.dtype | None = None):
-        self.layer_map = layer_map(model)
+        layers = cross_attentions(model)
         sampling = model.get_model_object("model_sampling")
         self.prediction = _prediction(sampling)
         self.stride = getattr(model.model.model_config, "shuffle", 1)  # of the demo model
@@ -46,82 +44,9 @@ class ComfyDenoiser:
         self.signal = (1 / (sigmas**2 + 1).sqrt()).float()
         self.noise = (sigmas / (sigmas**2 + 1).sqrt()).float()
         self._sigmas = sigmas.float()
-        self.device = torch.device(model.load_device)
-        self.dtype = dtype or natural_dtype(model)
-        self.model = static_patcher(model).clone()
-        self._vae, self._vae_patcher = vae, static_patcher(vae.patcher) if vae is not None else None
-        self._control = static_control(control) if control is not None else None
-        self._percent_to_sigma = sampling.percent_to_sigma
-        self._patches = {
-            key: _TrainedAttention(index) for index, (key, _, _) in enumerate(cross_attentions(self.model))
-        }
+        super().__init__(model, vae, control, dtype)
+        self._patches = {layer.key: _TrainedAttention(index) for index, layer in enumerate(layers)}
         self._linears = dict(_linears(self.model))
-        self._repeated: Repeated | None = None
-        self._recast: Recast | None = None
-        self._control_learns = False
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Have ComfyUI load the models, and enable gradients through them."""
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("a ComfyDenoiser works outside of torch.inference_mode only")
-        self._undo_recast()
-        models = [
-            self.model,
-            *([self._vae_patcher] if self._vae is not None else []),
-            *(self._control.get_models() if self._control is not None else []),
-        ]
-        comfy.model_management.load_models_gpu(models, memory_required=1e20, force_full_load=True)
-        for patcher in models:
-            leave_inference(patcher.model)
-        self.compute_in(self.dtype)
-        if self._control is not None:
-            self._control.pre_run(self.model.model, self._percent_to_sigma)
-            if (net := getattr(self._control, "control_model", None)) is not None:
-                leave_inference(net)  # a control-LoRA creates it in pre_run
-
-    def compute_in(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._undo_recast()
-        self._recast = Recast(self._unet, dtype)
-
-    def close(self) -> None:
-        """Restore the models."""
-        self.checkpoint(False)
-        self._undo_recast()
-        if self._control is not None:
-            self._control.cleanup()
-
-    def __enter__(self) -> "ComfyDenoiser":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
-
-    def _undo_recast(self) -> None:
-        if self._recast is not None:
-            self._recast.undo()
-            self._recast = None
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the base model's family, schedule and a sample of every weight, LoRA patches included."""
-        return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self._unet.parameters()))
-
-    @property
-    def control_fingerprint(self) -> str:
-        """A hash of the ControlNet's weights. For a control-LoRA, its own weights: it has no model before it runs."""
-        lora, model = (getattr(self._control, name, None) for name in ("control_weights", "control_model"))
-        found = lora or ({} if model is None else model.state_dict())
-        return digest_of("control", found.values()) if self._control is not None else ""
-
-    @property
-    def can_decode(self) -> bool:
-        return self._vae is not None
-
-    @property
-    def _unet(self) -> nn.Module:
-        return self.model.model.diffusion_model
 
     def predict(
         self,
@@ -131,11 +56,12 @@ class ComfyDenoiser:
         people: list[list[LayerStream]] | None = None,
         control: Tensor | None = None,
         watch: Watch | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         rows, call = len(noisy), Call(people, watch)
         x = noisy.to(self.device, self.dtype)
         t = t.to(self.device)
-        text = _all_rows(prompt.states, rows).to(self.device, self.dtype)
+        text = all_rows(prompt.states, rows).to(self.device, self.dtype)
         vector = self._vector(prompt, x)
         options = {"optimized_attention_override": attention_with_gradients, CALL: call}
         if not call.is_idle:
@@ -143,7 +69,9 @@ class ComfyDenoiser:
         residuals = None
         if control is not None and self._control is not None:
             residuals, options["patches"] = self._residuals(noisy, t, text, vector, control, options)
-        return self._unet(x, t.float(), context=text, y=vector, control=residuals, transformer_options=options).float()
+        return self.network(
+            x, t.float(), context=text, y=vector, control=residuals, transformer_options=options
+        ).float()
 
     def _vector(self, prompt: Prompt, x: Tensor) -> Tensor | None:
         """SDXL's second conditioning: the pooled text beside six sizes, each as sines and cosines."""
@@ -155,9 +83,9 @@ class ComfyDenoiser:
         if sizes is None:
             height, width = (LATENT_PIXELS * length for length in x.shape[-2:])
             sizes = torch.tensor([[height, width, 0, 0, height, width]])
-        sizes = _all_rows(sizes, rows).to(self.device, torch.float32)
+        sizes = all_rows(sizes, rows).to(self.device, torch.float32)
         waves = self.model.model.embedder(sizes.flatten()).view(rows, -1)
-        return torch.cat([_all_rows(prompt.pooled, rows).to(self.device), waves], dim=1).to(self.dtype)
+        return torch.cat([all_rows(prompt.pooled, rows).to(self.device), waves], dim=1).to(self.dtype)
 
     def _residuals(
         self, noisy: Tensor, t: Tensor, text: Tensor, vector: Tensor | None, picture: Tensor, options: dict
@@ -186,14 +114,6 @@ class ComfyDenoiser:
         cond = {"c_crossattn": text} | ({"y": vector} if vector is not None else {})
         return self._control.get_control(scaled, sigma, cond, 1, {**options, CALL: Call(None, None)})
 
-    def decode(self, latents: Tensor) -> Tensor:
-        if self._vae is None:
-            raise FaceCDMError("a loss needs decoded pictures: connect a VAE")
-        latents = self.model.model.latent_format.process_out(latents)
-        pixels = self._vae_patcher.model.decode(latents.to(self._vae.device, self._vae.vae_dtype)).float()
-        centred = float(self._vae.process_output(torch.zeros(1))) > 0  # so −1…1 becomes 0…1
-        return pixels if centred else pixels * 2 - 1
-
     def linears(self) -> dict[str, nn.Linear]:
         return self._linears
 
@@ -207,35 +127,11 @@ class ComfyDenoiser:
             and name != "diffusion_model.input_blocks.0.0"
         }
 
-    def control_layers(self) -> dict[str, nn.Module]:
-        net = getattr(self._control, "control_model", None)
-        return (
-            {}
-            if net is None
-            else {
-                f"control_model.{name}": module
-                for name, module in net.named_modules()
-                if type(module).__name__ in ("Linear", "Conv2d")
-                and name.startswith(("input_blocks.", "middle_block."))
-                and name != "input_blocks.0.0"
-            }
-        )
-
-    def learn_control(self, on: bool) -> None:
-        self._control_learns = on
-
     def text_keys_values(self) -> Iterator[tuple[Tensor, Tensor]]:
         return text_keys_values(self.model)
 
-    def checkpoint(self, on: bool) -> None:
-        if self._repeated is not None:
-            self._repeated.undo()
-            self._repeated = None
-        if on:
-            modules = _of(self._unet, openaimodel.ResBlock, attention.BasicTransformerBlock)
-            if self._vae is not None:
-                modules += _of(self._vae_patcher.model, autoencoder.ResnetBlock, autoencoder.AttnBlock)
-            self._repeated = Repeated(modules)
+    def _repeated(self) -> list[nn.Module]:
+        return modules_of(self.network, openaimodel.ResBlock, attention.BasicTransformerBlock)
 
 
 class _TrainedAttention:
@@ -251,15 +147,6 @@ class _TrainedAttention:
         text = attend(q, k, v, heads)
         streams = call.streams(self.index)
         return triplet_attention(q, text, streams, heads, attend) if streams else text
-
-
-def natural_dtype(model) -> torch.dtype:
-    """The dtype that a MODEL computes in; fp16 is replaced by bf16 if the device is fast in bf16, else by fp32."""
-    dtype = model.get_model_object("manual_cast_dtype") or model.model_dtype()
-    if dtype in (torch.float32, torch.bfloat16):
-        return dtype
-    wide = comfy.model_management.should_use_bf16(model.load_device)
-    return torch.bfloat16 if wide else torch.float32
 
 
 def _prediction(sampling) -> str:
@@ -292,11 +179,3 @@ def _linears(model) -> Iterator[tuple[str, nn.Linear]]:
         block = name.removesuffix(".attn2")
         for part in (f"{block}.{which}.{linear}" for which in ("attn1", "attn2") for linear in _LINEARS):
             yield part, model.model.get_submodule(part)
-
-
-def _all_rows(value: Tensor, rows: int) -> Tensor:
-    return value if len(value) == rows else value.expand(rows, *value.shape[1:])
-
-
-def _of(module: nn.Module, *kinds: type) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, kinds)]

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....bases import BASES, base_for_text
+from ....bases import BASES, base_for_text, base_like
 from ....errors import Mismatch
 from ....training.dataset.encoders import Fingerprints, as_batch, weights_fingerprint
 from ....training.rows import Prompt
+from .. import dit
 
 
 class ComfyEncoders:
@@ -20,9 +21,15 @@ class ComfyEncoders:
         base = model.model
         self._format, self._vae, self._clip, self._vision = base.latent_format, vae, clip, clip_vision
         self.large = isinstance(base, comfy.model_base.SDXL)
-        width = base.model_config.unet_config.get("context_dim")
+        self.dit = dit.is_dit(model)
+        self.pooled = self.dit and dit.reads_pooled(base.diffusion_model)
         demo = type(base.model_config).__name__ == "DemoConfig"
-        known = BASES["FaceCDM demo"] if demo else base_for_text(width, self.large)
+        if self.dit:
+            layers = dit.layer_map(model)
+            width, known = layers.context, base_like(layers)
+        else:
+            width = base.model_config.unet_config.get("context_dim")
+            known = BASES["FaceCDM demo"] if demo else base_for_text(width, self.large)
         self.resolution, self.step = known.resolution, known.step
         if demo:  # a user's own weights file may have another size
             self.resolution, self.step = base.model_config.image_size, base.model_config.step
@@ -64,7 +71,7 @@ class ComfyEncoders:
                     f"the CLIP gives {states.shape[-1]} features, and the MODEL takes {self._text_width}: "
                     "connect the CLIP that belongs to the MODEL"
                 )
-            prompts.append(Prompt(states.float(), pooled.float() if self.large else None))
+            prompts.append(Prompt(states.float(), pooled.float() if self.large or self.pooled else None))
         return prompts
 
     def vision(self, pictures: list[np.ndarray]) -> Tensor:

@@ -4,11 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CALL = "facecdm_training"  # in transformer_options, while a Denoiser predicts: the Call
+
+class OutOfPlace(Tensor):
+    """A tensor whose `x += y` makes a new tensor, as do those computed from it.
+
+    Blocks of DiTs add to their hidden states in place, while the backward pass still needs the earlier values. A loss
+    must be computed from plain tensors, since a backward pass from a subclass does not keep it.
+    """
+
+    def __iadd__(self, other):
+        return self + other
+
+    def __imul__(self, other):
+        return self * other
 
 
 class Call:
@@ -58,45 +69,6 @@ def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
 
     kwargs.pop("transformer_options", None)
     return attention_pytorch(*args, **kwargs)
-
-
-class Repeated:
-    """Gradient checkpointing of some modules, until `undo`."""
-
-    def __init__(self, modules: list[nn.Module]):
-        self._modules = modules
-        for module in modules:
-            module.forward = _repeated(module.forward)
-
-    def undo(self) -> None:
-        for module in self._modules:
-            del module.forward
-
-
-def _repeated(forward: Callable) -> Callable:
-    def wrapper(*args, **kwargs):
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        # ComfyUI writes into the options during the forward pass; the repetition needs the unchanged ones.
-        args = [_own(value) for value in args]
-        kwargs = {name: _own(value) for name, value in kwargs.items()}
-        calls = [value[CALL] for value in (*args, *kwargs.values()) if isinstance(value, dict) and CALL in value]
-        times = 0
-
-        def run(*args):
-            nonlocal times
-            times += 1
-            for call in calls:
-                call.again = times > 1
-            return forward(*args, **kwargs)
-
-        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
-
-    return wrapper
-
-
-def _own(value: object) -> object:
-    return dict(value) if isinstance(value, dict) else value
 
 
 class Recast:

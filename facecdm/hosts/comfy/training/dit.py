@@ -1,0 +1,140 @@
+"""Training on a ComfyUI MODEL that is a DiT."""
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ....adapter.attention import LayerStream
+from ....bases.grid import token_grid
+from ....errors import FaceCDMError, UnsupportedModel
+from ....training.blocks import Sequence, hooked
+from ....training.denoiser import NO_MASK, Watch
+from ....training.rows import Prompt
+from ..dit import check_trainable, reads_pooled
+from .dit_blocks import blocks_of
+from .gradients import OutOfPlace, attention_with_gradients
+from .loaded import LoadedModel, all_rows
+
+STEPS = 1000  # of the tables of noise levels
+
+
+class ComfyDitDenoiser(LoadedModel):
+    """A `Denoiser` that computes with the MODEL's own DiT, LoRA patches included, and restores it on `close`.
+
+    The noise levels are those of the MODEL's schedule, with its shift. Attention patches of the MODEL are not used.
+    The arguments are those of ComfyDenoiser; a ControlNet is refused.
+    """
+
+    prediction = "flow"
+
+    def __init__(self, model, vae=None, control=None, dtype: torch.dtype | None = None):
+        if control is not None:
+            raise UnsupportedModel(
+                "a DiT is trained without a ControlNet: disconnect control_net; the data set's key points still tell "
+                "where the face is"
+            )
+        check_trainable(model)
+        self.noise = _noise_levels(model.get_model_object("model_sampling"))
+        self.signal = 1 - self.noise
+        super().__init__(model, vae, None, dtype)
+        # Newer ComfyUI then computes with operations that have a backward pass.
+        self._in_training = getattr(comfy.model_management, "in_training", False)
+        comfy.model_management.in_training = True
+        self._sampling = model.get_model_object("model_sampling")
+        base = self.model.model
+        flux = isinstance(base, comfy.model_base.Flux)
+        self.distilled = flux and not isinstance(base, comfy.model_base.Chroma)
+        self.stride = self.network.patch_size
+        self._repeat = False
+        self._blocks = blocks_of(self.network)
+
+    def close(self) -> None:
+        super().close()
+        comfy.model_management.in_training = self._in_training
+
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        prompt: Prompt,
+        people: list[list[LayerStream]] | None = None,
+        control: Tensor | None = None,
+        watch: Watch | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        x, text = noisy.to(self.device, self.dtype), prompt.states.to(self.device, self.dtype)
+        rows, columns = token_grid(*x.shape[-2:], self.network.patch_size)
+        sequence = Sequence(text.shape[1], rows * columns)
+        level = self.noise.to(self.device)[t.to(self.device)]
+        more = self._conditioning(x, text, prompt, guidance, sequence)
+        if torch.is_grad_enabled():
+            x, text = x.as_subclass(OutOfPlace), text.as_subclass(OutOfPlace)
+        time = self.model.model.process_timestep(self._sampling.timestep(level).float(), x=x, **more)
+        options = {"optimized_attention_override": attention_with_gradients}
+        with hooked(self._blocks, sequence, people, watch, self._repeat):
+            out = self.network(x, time, context=all_rows(text, len(x)), transformer_options=options, **more)
+        return out.as_subclass(Tensor).float()
+
+    def _conditioning(self, x: Tensor, text: Tensor, prompt: Prompt, guidance: float, sequence: Sequence) -> dict:
+        """The model's other arguments, made by ComfyUI for its own sampling."""
+        given = {"guidance": guidance} if self.distilled else {}
+        made = self.model.model.extra_conds(
+            cross_attn=text, pooled_output=prompt.pooled, noise=x, device=self.device, **given
+        )
+        if "c_concat" in made:
+            raise UnsupportedModel(
+                "this MODEL takes a mask or a picture beside the latents (Fill, Depth, Canny, …): train on the plain "
+                "one of its family"
+            )
+        made.pop("c_crossattn")
+        if reads_pooled(self.network) and "y" not in made:
+            raise FaceCDMError("this MODEL reads the prompts' pooled states: prepare the data set with its own CLIP")
+        values = {name: value.cond for name, value in made.items()}
+        more = {
+            name: comfy.utils.repeat_to_batch_size(value, len(x)).to(self.device, self.dtype)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        if prompt.mask is not None:
+            if isinstance(self.model.model, comfy.model_base.SD3):
+                raise FaceCDMError(NO_MASK)
+            shown = torch.ones(len(prompt.mask), sequence.picture, dtype=torch.bool, device=prompt.mask.device)
+            more["attention_mask"] = torch.cat([prompt.mask, shown], 1)[:, None].to(self.device)
+        return more
+
+    def linears(self) -> dict[str, nn.Linear]:
+        # A single block has attention and MLP in one layer.
+        kinds = (".img_attn.", ".txt_attn.", ".single_blocks.", ".attn.", ".attn2.")
+        return {name: layer for name, layer in self.layers().items() if any(kind in name for kind in kinds)}
+
+    def layers(self) -> dict[str, nn.Linear]:
+        blocks = tuple(f"diffusion_model.{kind}_blocks." for kind in ("double", "single", "joint"))
+        return {
+            name: module
+            for name, module in self.model.model.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(blocks)
+        }
+
+    def text_keys_values(self) -> tuple:
+        return ()
+
+    def checkpoint(self, on: bool) -> None:
+        self._repeat = on
+        super().checkpoint(on)
+
+    def _repeated(self) -> list[nn.Module]:
+        return [block.module for block in self._blocks]
+
+
+def _noise_levels(sampling) -> Tensor:
+    """The times of the MODEL's flow, at STEPS even steps of its schedule. Raises UnsupportedModel."""
+    if type(sampling).calculate_denoised is not comfy.model_sampling.CONST.calculate_denoised:
+        raise UnsupportedModel(
+            "training needs a MODEL that predicts the velocity of a flow; connect it without nodes that change its "
+            "prediction before this one"
+        )
+    sigmas = sampling.sigmas.detach().float().cpu()
+    return sigmas[(torch.arange(1, STEPS + 1) * len(sigmas) // STEPS) - 1].clone()

@@ -1,0 +1,80 @@
+"""The encoders of a diffusers folder of a DiT (Flux.1, Chroma, SD3.5) for a data set."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...bases import BASES
+from ...training.rows import Prompt
+from .encoders import DiffusersEncoders, existing, open_part
+
+LEAST, MOST = 256, 512  # tokens of a caption that Flux.1 reads: as ComfyUI pads it; as diffusers cuts it
+LEAST_SD3 = 77  # tokens of T5 that SD3.5 reads, as ComfyUI pads them
+
+
+class DitEncoders(DiffusersEncoders):
+    """The encoders of a folder; see DiffusersEncoders.
+
+    folder  vae/ and, for Flux.1, tokenizer/ and text_encoder/ (CLIP-L) and tokenizer_2/ and text_encoder_2/ (T5); for
+            Chroma, tokenizer/ and text_encoder/ (T5); for SD3.5, the two CLIPs and, as the third, T5
+
+    A caption has at most 512 tokens. Flux.1's are padded to 256 and SD3.5's to 77, which they read as text; Chroma's
+    have no padding. SD3.5 reads the CLIPs' 77 tokens before T5's.
+    """
+
+    dit = True
+
+    def _open_texts(self, folder: Path, dtype: torch.dtype) -> None:
+        from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+
+        count = 1 + sum((folder / f"text_encoder_{number}").is_dir() for number in (2, 3))
+        clip = CLIPTextModelWithProjection if count == 3 else CLIPTextModel
+        kinds = [*([clip] * (count - 1)), T5EncoderModel]
+        names = [f"_{number}" if number > 1 else "" for number in range(1, count + 1)]
+        texts = [
+            (
+                AutoTokenizer.from_pretrained(existing(folder / f"tokenizer{name}"), local_files_only=True),
+                open_part(kind, folder / f"text_encoder{name}", self._device, dtype),
+            )
+            for name, kind in zip(names, kinds)
+        ]
+        self._clips, self._t5, self._texts = texts[:-1], texts[-1], texts
+        self.pooled, self._least = count > 1, {1: 0, 2: LEAST, 3: LEAST_SD3}[count]
+        self.resolution, self.step = BASES["Flux.1"].resolution, BASES["Flux.1"].step
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> list[Prompt]:
+        return [self._prompt(caption) for caption in captions]
+
+    def _prompt(self, caption: str) -> Prompt:
+        states, clips = self._states(caption), [self._clip(caption, *clip) for clip in self._clips]
+        if not clips:
+            return Prompt(states)
+        if len(clips) == 1:
+            return Prompt(states, clips[0].pooler_output.float())
+        both = torch.cat([clip.hidden_states[-2] for clip in clips], -1).float()
+        both = F.pad(both, (0, states.shape[-1] - both.shape[-1]))
+        pooled = torch.cat([clip.text_embeds for clip in clips], -1).float()
+        return Prompt(torch.cat([both, states], 1), pooled)
+
+    def _states(self, caption: str) -> Tensor:
+        """T5's states [1, T, C] of a caption at its own length."""
+        tokenizer, model = self._t5
+        ids = tokenizer(caption, truncation=True, max_length=MOST).input_ids
+        ids += [tokenizer.pad_token_id] * (self._least - len(ids))
+        return model(torch.tensor([ids], device=self._device)).last_hidden_state.float()
+
+    def _clip(self, caption: str, tokenizer, model):
+        length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+        ids = tokenizer(caption, padding="max_length", max_length=length, truncation=True).input_ids
+        return model(torch.tensor([ids], device=self._device), output_hidden_states=True)
+
+
+def open_encoders(
+    folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> DiffusersEncoders:
+    """The encoders of a folder of a U-Net or a DiT. Raises as DiffusersEncoders."""
+    kind = DitEncoders if (folder / "transformer").is_dir() else DiffusersEncoders
+    return kind(folder, vision_folder, device, dtype)

@@ -1,0 +1,113 @@
+"""New Adapter, Prepare Data Set, Train and Apply on small models of Flux.1 and Chroma, as the executor runs them."""
+
+import shutil
+
+import flux
+import pytest
+import torch
+from tensors import close
+from twins import predict
+
+SMALL = dict(face_tokens=2, image_tokens=2, face_rank=8, interplay=True, seed=0)
+SETTINGS = {
+    "warmup": 0,
+    "learning_rate": 1e-2,
+    "identity": 0.0,
+    "checkpointing": True,
+    "localisation": 0.01,
+    "alignment": 0.1,
+    "background": 0.1,
+    "lora_rank": 2,
+}
+
+
+@pytest.fixture(scope="module", params=["flux", "chroma"])
+def model(in_comfy, request):
+    return flux.make_flux() if request.param == "flux" else flux.make_chroma()
+
+
+@pytest.fixture(scope="module")
+def parts(in_comfy, model):
+    import flux_comfy
+
+    with torch.inference_mode():
+        return flux_comfy.make_clip(type(model.model).__name__), flux_comfy.make_vae()
+
+
+@pytest.fixture(scope="module")
+def analyzer(in_comfy):
+    return in_comfy.run("FaceCDMLoadFaceAnalyzer", pack="buffalo_s", provider="auto", landmarks=False)[0]
+
+
+@pytest.fixture(scope="module")
+def data(in_comfy, model, parts, analyzer, faceworld_val):
+    clip, vae = parts
+    name = type(model.model).__name__
+    shutil.copytree(faceworld_val / "0005", in_comfy.base / "input" / name / "0005")
+    inputs = {
+        one.id: getattr(one, "default", None)
+        for one in in_comfy.nodes["FaceCDMPrepareDataSet"].GET_SCHEMA().inputs
+        if not one.optional
+    }
+    inputs |= {"model": model, "clip": clip, "vae": vae, "analyzer": analyzer, "folder": name, "name": name}
+    return in_comfy.run("FaceCDMPrepareDataSet", **inputs | {"resolution": 64})[0]
+
+
+def test_the_data_set_holds_what_the_model_reads(model, data):
+    chroma = type(model.model).__name__ == "Chroma"
+    assert data.latent_shape(0) == (16, 8, 8) and data.manifest.dit and data.manifest.pooled is not chroma
+    prompt = data.load([0]).prompt
+    assert (prompt.pooled is None) == chroma and prompt.states.shape[-1] == 40
+    assert prompt.lengths.tolist() == [prompt.states.shape[1]] and (prompt.lengths < 256) == chroma
+
+
+def test_new_train_save_apply(in_comfy, model, parts, data, make_faces):
+    adapter, report = in_comfy.run("FaceCDMNewAdapter", model=model, **SMALL)
+    assert "cells after 8 of 8 blocks" in report and "exact no-op" in report
+    shared = {
+        "model": model,
+        "adapter": adapter,
+        "data_set": data,
+        "run": type(model.model).__name__,
+        "preset": "one person",
+        "length": 0.01,
+        "batch": 2,
+        "seed": 0,
+    }
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    result = in_comfy.run("FaceCDMTrain", **shared, vae=parts[1], settings=SETTINGS)
+    trained, lora, losses, _, pictures, report, _ = result
+    assert "rank 0" in report and pictures.shape[-1] == 3 and len(losses["loss"]) == 14
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert any(name.startswith("diffusion_model.single_blocks.0.linear1") for name in lora)
+    for name, value in trained.state_dict().items():
+        assert torch.isfinite(value).all(), name
+    assert trained.streams["face"].queries[0].to_out.weight.any()
+    assert in_comfy.run("FaceCDMSaveAdapter", adapter=trained, name=shared["run"], overwrite=True)
+    loaded, report, _ = in_comfy.run("FaceCDMLoadAdapter", name=f"{shared['run']}.safetensors")
+    assert "untrained" not in report
+
+    x, prompt = flux.latents((8, 8)), flux.prompt(model)
+    plain = predict(model, x, 0.7, prompt)
+    faces = make_faces(recogniser=data.recogniser)
+    for one, equal in ((adapter, True), (loaded, False)):
+        shown = predict(applied(in_comfy, model, one, faces), x, 0.7, prompt)
+        assert torch.equal(shown, plain) is equal
+    close(predict(with_lora(model, lora, 0.0), x, 0.7, prompt), plain)
+    assert (predict(with_lora(model, lora, 1.0), x, 0.7, prompt) - plain).abs().max() > 0
+
+
+def with_lora(model, lora, strength: float):
+    """The MODEL with the LoRA, by core's own loader."""
+    import comfy.sd
+
+    patched, _ = comfy.sd.load_lora_for_models(model, None, dict(lora), strength, 0)
+    assert len(patched.patches) == len(lora) // 3
+    return patched
+
+
+def applied(in_comfy, model, adapter, faces):
+    """The MODEL of Apply FaceCDM with its defaults."""
+    inputs = in_comfy.nodes["FaceCDMApply"].define_schema().inputs
+    defaults = {one.id: one.default for one in inputs if getattr(one, "default", None) is not None}
+    return in_comfy.run("FaceCDMApply", **defaults | {"model": model, "adapter": adapter, "faces": faces})[0]
