@@ -5,9 +5,9 @@
 
 WEIGHTS is a copy of the shipped demo.safetensors, since --ship replaces that file. Every stage is a public command:
 --list prints them. A stage that has finished leaves RUN/done/STAGE and is skipped; an interrupted one resumes when the
-recipe is started again. RUN/logs has what the commands print, and their time, RUN/weights the four files,
-RUN/bars the measures. `FACECDM_DEMO_WEIGHTS=RUN/weights python -m facecdm portrait …` uses the files before they are
-shipped. --hours pauses the base's training after this time; without it the stage trains on `Lengths.pictures` pictures.
+recipe is started again. RUN/logs has what the commands print, and their time, RUN/weights the four files, RUN/bars the
+measures, RUN/portraits what `python -m facecdm portrait` makes of them. --hours pauses the base's training after this
+time; without it the stage trains on `Lengths.pictures` pictures.
 --smoke does a few steps of each stage on a part of FaceWorld, in minutes.
 
 --ship copies the weights into the package, sets the picture size in the base model and in the texts, and prints the
@@ -78,6 +78,7 @@ class Lengths:
     poses: int = 100
     one_person: tuple[int, int, int] = (800, 400, 200)
     prompts: int = 24
+    steps: int = 20
 
 
 SMOKE = Lengths(
@@ -99,6 +100,7 @@ SMOKE = Lengths(
     poses=4,
     one_person=(2, 1, 1),
     prompts=2,
+    steps=4,
 )
 
 
@@ -154,6 +156,7 @@ class Recipe:
             Stage("broad", (lambda: self.write("broad", self.broad()), self.training("broad"))),
             Stage("drawn", (lambda: self.write("drawn", self.drawn()), self.training("drawn"))),
             Stage("half", (self.halve,)),
+            Stage("portraits", (self.write_workflow, self.portraits())),
             *(Stage(f"bars-{name}", (self.identity_bars(name, *more),)) for name, more in LOCATIONS.items()),
             Stage("one-person", self.one_person()),
         ]
@@ -232,6 +235,14 @@ class Recipe:
             *_options(adapter=self.weights / paths.ADAPTER.name),
             *more,
             *dlib,
+        ]
+
+    def portraits(self) -> list[str]:
+        """The portraits that a user gets, from a workflow of the new size."""
+        return [
+            *("-m", "facecdm", "portrait"),
+            *_options(comfyui=self.how.comfyui, base=self.how.models.parent, workflow=self.run / "portrait.json"),
+            *_options(output=self.run / "portraits", steps=self.lengths.steps),
         ]
 
     def one_person(self) -> tuple:
@@ -397,6 +408,17 @@ class Recipe:
         print(f"all weights: {size / 1e6:.1f} MB of {MOST / 1e6:.0f}")
         if size > MOST:
             raise SystemExit("the weights are too large; train with a smaller lora_rank (COMMON)")
+
+    def write_workflow(self) -> None:
+        """Write the portrait workflow with the new size."""
+        from facecdm.demo.weights import read_sizes
+
+        graph = json.loads((ROOT / "workflows/api/portrait.json").read_text(encoding="utf-8"))
+        side = read_sizes(self.weights / paths.MODEL.name).image_size
+        for node in graph.values():
+            if node["class_type"] == "EmptyLatentImage":
+                node["inputs"] |= {"width": side, "height": side}
+        (self.run / "portrait.json").write_text(json.dumps(graph, indent=1), encoding="utf-8")
 
     def shorten_one_person(self) -> None:
         """Set the steps of the preset's stages, which --smoke shortens."""
