@@ -1,6 +1,7 @@
 """benchmarks/demo_recipe.py: the command line takes its commands and configurations; sizes in texts are replaced."""
 
 import importlib.util
+import json
 import shutil
 import sys
 
@@ -9,6 +10,7 @@ import yaml
 
 from facecdm import cli
 from facecdm.bases.demo import DEMO
+from facecdm.demo.paths import FOLDER
 from facecdm.files import REPOSITORY
 from facecdm.training import config
 
@@ -35,6 +37,8 @@ def recipe(module, tmp_path, monkeypatch, request):
 
 
 def test_the_commands_have_options_that_exist(recipe):
+    recipe.weights = FOLDER
+    recipe.write_workflow()  # a file that a command takes
     commands = [work for stage in recipe.stages() for work in stage.work if not callable(work)]
     ours = [work[2:] for work in commands if work[:2] == ["-m", "facecdm"]]
     assert len(ours) > 5 and len({stage.name for stage in recipe.stages()}) == len(recipe.stages())
@@ -59,3 +63,11 @@ def test_what_is_shipped_replaces_every_size(module, tmp_path, monkeypatch):
     assert "resolution=512,\n    step=32," in base.read_text()
     for name in module.TEXTS:
         assert f"{DEMO.resolution} × {DEMO.resolution}" not in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_the_portrait_has_the_size_of_the_weights(recipe):
+    recipe.weights = FOLDER
+    recipe.write_workflow()
+    nodes = json.loads((recipe.run / "portrait.json").read_text()).values()
+    sizes = [node["inputs"] for node in nodes if node["class_type"] == "EmptyLatentImage"]
+    assert [(size["width"], size["height"]) for size in sizes] == [(DEMO.resolution, DEMO.resolution)]
