@@ -85,10 +85,10 @@ def test_it_loads_all_four(hosts, node):
     assert vision.image_size == 96
 
 
-def test_the_description_lists_the_known_captions(node):
+def test_the_description_lists_the_known_captions(node, in_comfy):
     schema = node.GET_SCHEMA()
     assert schema.node_id == "FaceCDMLoadDemoModel" and schema.inputs == []
-    assert "128 × 128" in schema.description and "blue background" in schema.description
+    assert in_comfy.module("nodes.demo").SIZE in schema.description and "blue background" in schema.description
     assert [output.io_type for output in schema.outputs] == ["MODEL", "CLIP", "VAE", "CLIP_VISION"]
 
 
