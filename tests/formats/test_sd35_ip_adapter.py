@@ -45,10 +45,10 @@ def states(pictures: int = 1, seed: int = 3):
     return torch.randn(pictures, 9, TOWER, generator=torch.Generator().manual_seed(seed))
 
 
-def diffusers_velocity(transformer, x, sigma: float, conditioning, shown, strength: float):
+def diffusers_velocity(transformer, x, sigma: float, conditioning, shown, strength: float, state: dict = STATE):
     """With diffusers' processors, which are removed again."""
     before = transformer.attn_processors
-    own = {part: within(STATE, f"{part}.") for part in ("image_proj", "ip_adapter")}
+    own = {part: within(state, f"{part}.") for part in ("image_proj", "ip_adapter")}
     transformer._load_ip_adapter_weights(own, low_cpu_mem_usage=False)
     for processor in transformer.attn_processors.values():
         processor.scale = strength
@@ -69,6 +69,19 @@ def test_it_is_that_of_diffusers(twins, adapter, sigma):
     assert (theirs - plain).abs().max() > 0.01 * theirs.abs().max(), "the adapter has an effect"
     person = Person(adapter, None, Features(states=shown), settings={"image": Stream(strength)})
     ours = predict(apply_person(model, person), x, sigma, prompt)
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.slow
+def test_at_sd35s_own_widths(in_comfy):
+    model, transformer = sd35.make_twins(blocks=2, heads=38)
+    state = sd35.adapter_state(width=2432, blocks=2, inner=1280, tower=1152, tokens=64, waves=320)
+    x, prompt = flux.latents(), flux.prompt(model)
+    shown = torch.randn(1, 729, 1152, generator=torch.Generator().manual_seed(3))
+    theirs = diffusers_velocity(transformer, x, 0.6, prompt, shown, 0.5, state)
+    person = Person(load(state, model), None, Features(states=shown), settings={"image": Stream(0.5)})
+    ours = predict(apply_person(model, person), x, 0.6, prompt)
+    assert (theirs - sd35.diffusers_prediction(transformer, x, 0.6, prompt)).abs().max() > 0.01 * theirs.abs().max()
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
 
 

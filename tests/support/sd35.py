@@ -5,20 +5,22 @@ from flux import patcher_of
 from published import _mlp, _perceiver, random_state
 from tensors import fill_randomly
 
-BLOCKS = 3  # also attention heads; ComfyUI's and diffusers' layouts are converted for equal numbers alone
-WIDTH, TEXT, POOLED = 64 * BLOCKS, 40, 24
+BLOCKS = HEADS = 3
+WIDTH, TEXT, POOLED = 64 * HEADS, 40, 24
 
 
-def make_model(dtype=torch.float32, seed: int = 0, dual: tuple[int, ...] = (), blocks: int = BLOCKS):
+def make_model(
+    dtype=torch.float32, seed: int = 0, dual: tuple[int, ...] = (), blocks: int = BLOCKS, heads: int = HEADS
+):
     """A ComfyUI MODEL with random weights; `dual` are blocks with a second attention, as in SD3.5 Medium."""
     import comfy.supported_models
 
-    linear = dict(in_features=TEXT, out_features=64 * blocks)
+    linear = dict(in_features=TEXT, out_features=64 * heads)
     config = dict(
         in_channels=16,
         patch_size=2,
         input_size=None,
-        depth=blocks,
+        depth=heads,
         num_blocks=blocks,
         adm_in_channels=POOLED,
         context_embedder_config=dict(target="torch.nn.Linear", params=linear),
@@ -33,25 +35,30 @@ def make_model(dtype=torch.float32, seed: int = 0, dual: tuple[int, ...] = (), b
     return patcher
 
 
-def make_twins():
-    """(ComfyUI's MODEL, diffusers' SD3Transformer2DModel) of the same weights."""
+def make_twins(blocks: int = BLOCKS, heads: int = HEADS):
+    """(ComfyUI's MODEL, diffusers' SD3Transformer2DModel) of the same weights; `heads` are at least `blocks`."""
     from comfy.model_detection import convert_diffusers_mmdit
     from diffusers import SD3Transformer2DModel
 
     theirs = SD3Transformer2DModel(
         sample_size=16,
-        num_layers=BLOCKS,
-        num_attention_heads=BLOCKS,
+        num_layers=blocks,
+        num_attention_heads=heads,
         joint_attention_dim=TEXT,
-        caption_projection_dim=WIDTH,
+        caption_projection_dim=64 * heads,
         pooled_projection_dim=POOLED,
         pos_embed_max_size=16,
         qk_norm="rms_norm",
     )
     fill_randomly(theirs, 0, norms="norm_", bias=0.1)
-    model = make_model()
+    model = make_model(blocks=blocks, heads=heads)
     state = {key: value.clone() for key, value in theirs.state_dict().items()}  # the conversion writes into some
-    model.model.diffusion_model.load_state_dict(convert_diffusers_mmdit(state), strict=True)
+    state = convert_diffusers_mmdit(state)
+    if heads > blocks:
+        for end in ("weight", "bias"):  # core exchanges these halves in the block whose number is `heads - 1`
+            key = f"joint_blocks.{blocks - 1}.context_block.adaLN_modulation.1.{end}"
+            state[key] = torch.cat(state[key].chunk(2)[::-1])
+    model.model.diffusion_model.load_state_dict(state, strict=True)
     return model, theirs.requires_grad_(False).eval()
 
 
