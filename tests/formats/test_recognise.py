@@ -46,7 +46,7 @@ def test_shipped_workflows_use_the_recommended_strength():
             strengths = [node["inputs"][widget] for node in nodes if node["class_type"] in apply]
             found[path.stem] = (family.strength, *strengths)
     assert found.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid", "flux_pulid"}
-    assert all(set(strengths) == {recommended} for recommended, *strengths in found.values()), found
+    assert all(set(strengths) <= {recommended} for recommended, *strengths in found.values()), found
 
 
 def test_unambiguous_content_needs_no_name():

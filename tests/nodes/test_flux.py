@@ -211,11 +211,12 @@ def test_cores_clip_vision_runs_withanyones_tower(in_comfy):
     torch.manual_seed(0)
     theirs = SiglipVisionModel(SiglipVisionConfig(image_size=256, patch_size=16)).eval()
     state = {f"vision_model.{key.removeprefix('vision_model.')}": value for key, value in theirs.state_dict().items()}
-    load, encoder = (in_comfy.module(f"facecdm.{name}") for name in ("hosts.comfy.siglip", "formats.encoders"))
-    tower = load.load_siglip(state, encoder.SIGLIP)
+    load, encoders = (in_comfy.module(f"facecdm.{name}") for name in ("hosts.comfy.siglip", "formats.encoders"))
+    base = encoders.Encoder("SigLIP-base-256", 768, 768, "siglip.safetensors", 256)
+    tower = load.load_siglip(state, base)
     picture = torch.rand(2, 256, 256, 3)
     with torch.no_grad():
         wanted = theirs(pixel_values=(picture.round(decimals=6).movedim(-1, 1) - 0.5) / 0.5).last_hidden_state
     found = in_comfy.module("facecdm.hosts.comfy.vision").ComfyVision(tower).encode(picture).last
     assert (found - wanted).abs().max() < 0.02 * wanted.abs().max(), "core rounds pictures to 8 bits"
-    assert load.load_siglip({}, encoder.SIGLIP) is None
+    assert load.load_siglip({}, base) is None

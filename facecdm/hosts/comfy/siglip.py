@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...formats.encoders import SIGLIP, SIGLIP_SO400M, Encoder
+from ...formats.encoders import SIGLIP_SO400M, Encoder
 from ...formats.siglip import PoolingHead, is_tower
 
 # google/siglip-base-patch16-256-i18n: 12 layers of 768 features for pictures of 256 × 256.
@@ -18,11 +18,10 @@ def load_siglip(state: dict[str, Tensor], encoder: Encoder):
     """
     from comfy.clip_vision import ClipVisionModel, load_clipvision_from_sd
 
-    if is_tower(state, SIGLIP):
+    tower = load_clipvision_from_sd(dict(state))  # it removes tensors
+    if tower is None and is_tower(state, encoder):
         tower = ClipVisionModel(str(_CONFIG))
         tower.load_sd(state)
-        return tower
-    tower = load_clipvision_from_sd(dict(state))  # it removes tensors
     return PooledSiglip(tower, PoolingHead.of(state)) if tower and encoder == SIGLIP_SO400M else tower
 
 
