@@ -11,7 +11,12 @@ from ..facecdm.errors import FaceCDMError
 
 # What an API client can write in place of a link, and sockets whose values are such.
 WRITTEN = (str, int, float, dict, list)
-WRITTEN_SOCKETS = {"CONDITIONING": list, "POSE_KEYPOINT": object, "LORA_MODEL": dict, "FACECDM_STAGE_SETTINGS": dict}
+WRITTEN_SOCKETS = {
+    "CONDITIONING": list,
+    "POSE_KEYPOINT": (list, dict),
+    "LORA_MODEL": dict,
+    "FACECDM_STAGE_SETTINGS": dict,
+}
 
 
 def checked(execute):

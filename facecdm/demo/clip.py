@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import MissingModel, MissingPackage
+from ..saved_folder import open_part
 
 START, END = 49406, 49407  # ids of the CLIP tokenizer; END is also the padding, as in Stable Diffusion
 FULL_VOCABULARY = 49408
@@ -178,4 +179,4 @@ def open_tokenizer(folder: Path):
             f"no CLIP tokenizer in {folder} (vocab.json is missing): give a folder such as ComfyUI's "
             "comfy/sd1_tokenizer"
         )
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return open_part(CLIPTokenizer, folder)

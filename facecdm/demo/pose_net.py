@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BadFile, MissingModel
-from ..tensor_file import read_tensors
+from ..tensor_file import check_weights, read_tensors
 from .sizes import DemoSizes
 from .weights import LICENCE
 
@@ -126,12 +126,14 @@ def read(path: Path, unet: nn.Module) -> PoseNet:
     if not path.is_file():
         raise MissingModel(f"no pose ControlNet at {path}; make it with `python -m facecdm demo train-pose`")
     tensors = read_tensors(path)[0]
+    for name, tensor in tensors.items():
+        check_weights(name, tensor, path)
     try:
         net = PoseNet(unet, max(len(value) for name, value in tensors.items() if name.endswith(".down")))
         state, blocks = net.state_dict(), (1,) * len(unet.config.block_out_channels)
         stored = {name: _stored_name(name, value, blocks) for name, value in state.items()}
         net.load_state_dict({name: tensors[stored[name]].float() for name in state})
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise BadFile(f"{path} is not this U-Net's pose ControlNet, or is damaged ({error})") from error
     return net.requires_grad_(False).eval()
 

@@ -3,7 +3,10 @@
 import json
 from dataclasses import asdict, dataclass, field
 
+from ..documents import parse_json
 from .clip import ClipSizes
+
+WIDEST, DEEPEST = 4096, 32
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class DemoSizes:
     @classmethod
     def from_json(cls, text: str) -> "DemoSizes":
         """Read `to_json`'s text. Raises ValueError, TypeError or KeyError for any other text."""
-        fields = json.loads(text)
-        return cls(
+        fields = parse_json(text)
+        sizes = cls(
             **fields
             | {
                 "channels": tuple(fields["channels"]),
@@ -68,3 +71,10 @@ class DemoSizes:
                 "clip": ClipSizes(**fields["clip"]),
             }
         )
+        clip = sizes.clip
+        numbers = [sizes.image_size, sizes.latent_channels, sizes.refiner_width, *sizes.channels, *sizes.decoder]
+        numbers += asdict(clip).values()
+        depths = clip.text_layers, clip.vision_layers, len(sizes.channels), len(sizes.decoder)
+        if not all(isinstance(number, int) and 0 <= number <= WIDEST for number in numbers) or max(depths) > DEEPEST:
+            raise ValueError(f"sizes are whole numbers up to {WIDEST}, and {DEEPEST} layers or levels at most")
+        return sizes

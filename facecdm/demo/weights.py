@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..documents import parse_json
 from ..errors import BadFile, MissingModel
 from ..tensor_file import check_weights, open_safetensors, read_tensors
 from .clip import Vocabulary
@@ -51,8 +52,8 @@ def read(path: Path | None = None) -> DemoWeights:
         check_weights(name, tensor, path, "Clone the pack anew.")
     try:
         sizes = DemoSizes.from_json(metadata["sizes"])
-        vocabulary = Vocabulary(json.loads(metadata["token_ids"]))
-        steps = {part: int(count) for part, count in json.loads(metadata["steps"]).items()}
+        vocabulary = Vocabulary(parse_json(metadata["token_ids"]))
+        steps = {part: int(count) for part, count in parse_json(metadata["steps"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise BadFile(f"{path}: its description cannot be read ({error!r}); clone the pack anew") from error
     parts = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import MissingModel, MissingPackage
+from ..errors import MissingPackage
+from ..saved_folder import open_model, open_part
 
 
 class ClipScore:
@@ -16,15 +17,8 @@ class ClipScore:
             from transformers import CLIPModel, CLIPProcessor
         except ImportError as error:
             raise MissingPackage("CLIP scores need transformers: pip install transformers") from error
-        try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            self._model = model.eval().to(device)
-            self._processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise MissingModel(
-                f"{folder} is no folder of a CLIP model ({error}); it needs config.json, model.safetensors, and the "
-                "files of tokenizer and image processor"
-            ) from error
+        self._model = open_model(CLIPModel, folder).to(device)
+        self._processor = open_part(CLIPProcessor, folder)
 
     @torch.inference_mode()
     def __call__(self, picture: np.ndarray, prompt: str) -> float:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import BadFile
-from ..tensor_file import read_tensors
+from ..tensor_file import load_network
 
 SIDE = 112  # of the aligned face, in pixels
 _STAGES = ((64, 64, 3), (64, 128, 4), (128, 256, 14), (256, 512, 3))  # channels in and out, and number of units
@@ -24,14 +23,8 @@ class IrSe50Recogniser:
     taskname = "recognition"
 
     def __init__(self, path: Path):
-        tensors, _ = read_tensors(path)
-        with torch.inference_mode(False), torch.device("meta"):
-            self.network = IrSe50()
-        try:
-            self.network.load_state_dict(tensors, assign=True)
-        except RuntimeError as error:
-            raise BadFile(f"{path} is not facexlib's recogniser ({str(error)[:200]}): get the file again.") from error
-        self.network.float().eval().requires_grad_(False)
+        with torch.inference_mode(False):
+            self.network = load_network(IrSe50, path, "is not facexlib's recogniser", "Get the file again.")
 
     def get(self, picture: np.ndarray, face) -> np.ndarray:
         """The unit embedding [512] of a face in a BGR picture [H, W, 3] uint8; `face` has `kps` [5, 2]."""

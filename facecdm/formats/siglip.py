@@ -6,6 +6,7 @@ Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023; huggingface/t
 import torch
 from torch import Tensor, nn
 
+from ..tensor_file import check_weights
 from .encoders import Encoder
 from .family import State
 from .projectors import within
@@ -32,11 +33,17 @@ class PoolingHead(nn.Module):
 
     @classmethod
     def of(cls, state: State, heads: int = HEADS) -> "PoolingHead":
-        """The head of a whole tower's tensors, in float32. Raises KeyError, RuntimeError for a file without it."""
+        """The head of a whole tower's tensors, in float32.
+
+        Raises KeyError, RuntimeError for a file without it, BadFile for NaN, infinity or integers.
+        """
         own = within(state, PREFIX)
         hidden, width = own["mlp.fc1.weight"].shape
-        head = cls(width, hidden, heads)
-        head.load_state_dict({key: value.float() for key, value in own.items()})
+        for key, value in own.items():
+            check_weights(PREFIX + key, value, "the vision tower")
+        with torch.device("meta"):
+            head = cls(width, hidden, heads)
+        head.load_state_dict({key: value.float() for key, value in own.items()}, assign=True)
         return head.requires_grad_(False).eval()
 
     def forward(self, states: Tensor) -> Tensor:

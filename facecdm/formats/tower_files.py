@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..errors import BadFile
+from ..tensor_file import open_safetensors
 from .encoders import Encoder
 from .siglip import POSITIONS, PREFIX
 
@@ -28,16 +30,14 @@ def _has_shapes_of(encoder: Encoder, path: Path) -> bool:
     """Whether a .safetensors file's header has the tower's widths and positions. False for unreadable files."""
     if path.suffix.lower() not in (".safetensors", ".sft"):
         return False
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
+        with open_safetensors(path) as file:
             keys = set(file.keys())
             for positions, projection, axis in _LAYOUTS:
                 if {positions, projection} <= keys:
                     *_, count, states = file.get_slice(positions).get_shape()
                     pooled = file.get_slice(projection).get_shape()[axis]
                     return (count, states, pooled) == (encoder.positions, encoder.states, encoder.pooled)
-    except (SafetensorError, OSError, ValueError):
+    except BadFile:
         pass
     return False

@@ -111,6 +111,8 @@ def _changes(key: str, value: Tensor, expected: str) -> Iterator[tuple[str, str,
     # torch reads one value for a scalar
     yield "flat", expected if value.ndim else EITHER, {key: value.flatten()[:1]}
     yield "no rows", expected, {key: value[:0] if value.ndim else torch.ones(0)}
+    # Declares a billion rows and holds none of their bytes.
+    yield "rows without bytes", expected if value.ndim else EITHER, {key: value.new_empty(10**9, 0)}
     # Another input width is a size like any other: what is applied to a model is checked then.
     yield "longer", EITHER, {key: torch.cat([value, value], -1) if value.ndim else value.repeat(2)}
     for dtype in (torch.int64, torch.uint8, torch.bool):

@@ -8,17 +8,29 @@ import pytest
 import torch
 from bad_files import REFUSED, Kind
 from headers import entries
+from lab import tiny_denoiser
+from torch import nn
 
 from facecdm import bases
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import FORMAT, VERSION
 from facecdm.bases.layers import Layer, LayerMap
+from facecdm.demo import pose_net
+from facecdm.demo import weights as demo
+from facecdm.demo.autoencoder import build_autoencoder
+from facecdm.demo.clip import ClipSizes
+from facecdm.demo.sizes import DemoSizes
+from facecdm.demo.unet import build_unet
 from facecdm.errors import BadFile
-from facecdm.faces import Face, Faces, library
-from facecdm.formats import bisenet, eva, projectors
+from facecdm.faces import Face, Faces, ir_se50, library
+from facecdm.formats import bisenet, eva, projectors, siglip
 from facecdm.formats.families import pulid, uniportrait
 from facecdm.formats.imported import load_any
+from facecdm.formats.read import incomplete
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.pose import openpose
+from facecdm.saved_folder import open_model
 from facecdm.tensor_file import read_tensors
 from facecdm.training.dataset.shard import write_shard
 from facecdm.training.dataset.store import Store
@@ -42,6 +54,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulid, "HEAD", 64 // SCALE)
     monkeypatch.setattr(pulid, "VISION_WIDTH", 768 // SCALE)
     monkeypatch.setattr(uniportrait, "STRUCTURE", 448 // SCALE)
+    monkeypatch.setattr(ir_se50, "IrSe50", small_recogniser)
     monkeypatch.setattr(pulid, "_stack", lambda width, hidden, out: stack(width, hidden // SCALE, out))
 
 
@@ -139,6 +152,92 @@ def face_parser() -> Kind:
     return Kind("bisenet", ".pth", state, bisenet.load_parser, {}, lambda key: key.endswith("num_batches_tracked"))
 
 
+def face_recogniser() -> Kind:
+    """Read as facexlib's; see `shrink`."""
+    torch.manual_seed(0)
+    state = small_recogniser().state_dict()
+    return Kind("ir_se50", ".pth", state, ir_se50.IrSe50Recogniser, {}, lambda key: key.endswith("num_batches_tracked"))
+
+
+def small_recogniser() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(16, 8))
+
+
+def siglip_head() -> Kind:
+    shapes = {key: tuple(value.shape) for key, value in siglip.PoolingHead(32, 48, 4).state_dict().items()}
+    tensors = random_tensors({siglip.PREFIX + key: shape for key, shape in shapes.items()})
+
+    def read(path):
+        with incomplete(path):
+            return siglip.PoolingHead.of(read_tensors(path)[0], 4)
+
+    return Kind("siglip", ".safetensors", tensors, read)
+
+
+class Package(nn.Module):
+    """A net of the package controlnet_aux, which reads a file as those do: in full, whatever it holds."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.conv1_1, self.conv1_2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        stored = torch.load(path, weights_only=True)
+        self.load_state_dict({name: stored[name] for name in self.state_dict()})
+
+
+def openpose_part() -> Kind:
+    shapes = {
+        "conv1_1.weight": (4, 3, 3, 3),
+        "conv1_1.bias": (4,),
+        "conv1_2.weight": (4, 4, 3, 3),
+        "conv1_2.bias": (4,),
+    }
+    return Kind("openpose", ".pth", random_tensors(shapes), lambda path: openpose._load(Package, path))
+
+
+def demo_pose() -> Kind:
+    """For a U-Net of 5 blocks, in the names of core's control-LoRA."""
+    unet = tiny_denoiser().unet
+    torch.manual_seed(0)
+    tensors = pose_net.control_lora(pose_net.PoseNet(unet, 2).state_dict(), (1, 1))
+    return Kind(
+        "demo pose",
+        ".safetensors",
+        tensors,
+        lambda path: pose_net.read(path, unet),
+        {},
+        lambda key: key == pose_net.MARK,
+    )
+
+
+def demo_model() -> Kind:
+    sizes = DemoSizes(
+        image_size=32, latent_channels=8, refiner_width=8, channels=(64,), attention=(True,), clip=ClipSizes(64, 1, 1)
+    )
+    torch.manual_seed(0)
+    parts = {"unet": build_unet(sizes.unet_config()), "vae": build_autoencoder(sizes)}
+    tensors = {f"{part}.{key}": value.half() for part, net in parts.items() for key, value in net.state_dict().items()}
+    metadata = {"format": demo.FORMAT, "sizes": sizes.to_json(), "token_ids": "[320]", "steps": "{}"}
+    return Kind("demo model", ".safetensors", tensors, lambda path: demo_denoiser(demo.read(path)), metadata)
+
+
+def diffusers_controlnet() -> Kind:
+    """The weights of a folder that diffusers saved."""
+    from diffusers import ControlNetModel
+
+    unet = tiny_denoiser().unet
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8))
+
+    def read(path):
+        # The library reads a file of this name only.
+        name = path.parent / "diffusion_pytorch_model.safetensors"
+        if path.exists() and path.suffix == name.suffix:
+            path.rename(name)
+        net.save_config(path.parent)
+        return open_model(ControlNetModel, path.parent)
+
+    return Kind("diffusers ControlNet", ".safetensors", net.state_dict(), read)
+
+
 def face_library() -> Kind:
     torch.manual_seed(0)
     marks = torch.rand(106, 2)
@@ -160,4 +259,10 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "eva": vision_tower,
     "bisenet": face_parser,
     "faces": face_library,
+    "ir_se50": face_recogniser,
+    "siglip": siglip_head,
+    "openpose": openpose_part,
+    "demo pose": demo_pose,
+    "demo model": demo_model,
+    "diffusers ControlNet": diffusers_controlnet,
 }

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
 from ...errors import BadFile, FaceCDMError, MissingModel
+from ...saved_folder import open_model, open_part
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
 from .frozen import FrozenModel, VaeDecoder
@@ -147,10 +148,14 @@ def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -
     from ...demo.unet import build_unet
 
     weights = weights or demo.read()
-    unet = build_unet(weights.sizes.unet_config())
-    unet.load_state_dict({name: value.float() for name, value in weights.unet.items()})
-    autoencoder = build_autoencoder(weights.sizes)
-    autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
+    unet, autoencoder = build_unet(weights.sizes.unet_config()), build_autoencoder(weights.sizes)
+    try:
+        unet.load_state_dict({name: value.float() for name, value in weights.unet.items()})
+        autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
+    except RuntimeError as error:
+        raise BadFile(
+            f"the demo model's weights differ from their configuration; clone the pack again ({str(error)[:200]})"
+        ) from error
     signal, noise = schedule.signal_and_noise()
     unet = unet.to(device, memory_format=torch.channels_last)
     control = pose_net.read(pose, unet) if pose is not None else None
@@ -181,17 +186,10 @@ def folder_denoiser(
                 f"{folder} has no {part}/: give a folder that diffusers' save_pretrained wrote, with unet, vae, "
                 "scheduler, text encoder and tokenizer"
             )
-    local = {"local_files_only": True}
-    weights = local | {"use_safetensors": True}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **weights).to(device)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **weights).to(device)
-        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **local)
-        net = ControlNetModel.from_pretrained(control, torch_dtype=dtype, **weights) if control else None
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{folder} or its ControlNet cannot be read from safetensors: {str(error)[:300]}") from error
-    if net is not None:
-        net = net.to(device).eval().requires_grad_(False)
+    unet = open_model(UNet2DConditionModel, folder / "unet", dtype).to(device)
+    vae = open_model(AutoencoderKL, folder / "vae", torch.float32).to(device)
+    scheduler = open_part(DDPMScheduler, folder / "scheduler")
+    net = open_model(ControlNetModel, control, dtype).to(device) if control else None
     signal = scheduler.alphas_cumprod.sqrt()
     kind = "v" if scheduler.config.prediction_type == "v_prediction" else "epsilon"
     return DiffusersDenoiser(unet, VaeDecoder(vae), signal, (1 - signal**2).sqrt(), kind, net)

@@ -1,14 +1,16 @@
 """The encoders of a diffusers model folder (SD1.5, SDXL and their fine-tunes) for a data set."""
 
-import json
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...bases import base_for_text
-from ...errors import BadFile, MissingModel, MissingPackage
+from ...documents import parse_json
+from ...errors import BadFile, MissingPackage
+from ...saved_folder import open_model
 from ...training.dataset.demo import clip_pixels
 from ...training.dataset.encoders import Fingerprints, weights_fingerprint
 from ...training.rows import Prompt
@@ -116,11 +118,7 @@ def existing(folder: Path) -> Path:
 
 
 def open_part(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
-    try:
-        model = kind.from_pretrained(existing(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadFile(f"{folder} cannot be read as a {kind.__name__} from safetensors: {str(error)[:200]}") from error
-    return model.to(device).eval().requires_grad_(False)
+    return open_model(kind, folder, dtype).to(device)
 
 
 def _normal(folder: Path) -> tuple[tuple, ...]:
@@ -128,5 +126,14 @@ def _normal(folder: Path) -> tuple[tuple, ...]:
     from ...demo.clip import PIXEL_MEAN, PIXEL_STD
 
     path = folder / "preprocessor_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tuple(settings.get("image_mean", PIXEL_MEAN)), tuple(settings.get("image_std", PIXEL_STD))
+    try:
+        settings = parse_json(path.read_bytes()) if path.is_file() else {}
+        normal = [
+            tuple(map(float, settings.get(name, usual)))
+            for name, usual in (("image_mean", PIXEL_MEAN), ("image_std", PIXEL_STD))
+        ]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadFile(f"{path} is no preprocessor's configuration ({error}): get it again") from error
+    if not all(len(values) == 3 and all(map(math.isfinite, values)) for values in normal) or not all(normal[1]):
+        raise BadFile(f"{path} has no three finite values each for image_mean and image_std: get it again")
+    return tuple(normal)

@@ -39,7 +39,7 @@ def test_pickled_weights_missing_parts_and_unknown_devices_are_refused(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(tiny_denoiser().unet.state_dict(), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(BadFile, match="cannot be read from safetensors"):
+    with pytest.raises(BadFile, match=r"unet cannot be read .*\.safetensors"):
         open_base(str(folder), "cpu")
     for path in (folder / "scheduler").iterdir():
         path.unlink()

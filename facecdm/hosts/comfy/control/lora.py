@@ -7,7 +7,7 @@ import torch
 from comfy.controlnet import ControlBase, ControlLora
 from torch import Tensor
 
-from ....errors import Mismatch, UnsupportedModel
+from ....errors import BadFile, Mismatch, UnsupportedModel
 from ....training.lora import Lora
 
 PREFIX = "control_model."
@@ -17,7 +17,8 @@ def control_with_lora(net: ControlBase, tensors: Mapping[str, Tensor], strength:
     """A copy of CONTROL_NET with the LoRA at `strength`. The given net is unchanged; its weights are shared.
 
     `tensors` is the LORA_MODEL of a training run. Raises Mismatch if it is not a LoRA of a ControlNet, or is for
-    another ControlNet; UnsupportedModel for a net that is not a ControlNet.
+    another ControlNet; BadFile for a control-LoRA with halves missing; UnsupportedModel for a net that is not a
+    ControlNet.
     """
     lora = Lora.from_tensors(tensors)
     if not lora.parts or not all(name.startswith(PREFIX) for name in lora.parts):
@@ -46,8 +47,11 @@ def _joined(net: ControlLora, changes: dict, strength: float) -> ControlLora:
     weights = dict(net.control_weights)
     for name, part in changes.items():
         up, down = part.up.detach().flatten(1) * part.scale * strength, part.down.detach()
-        if f"{name}.up" in weights:
-            before_up, before_down = weights[f"{name}.up"], weights[f"{name}.down"]
+        halves = [weights[key] for key in (f"{name}.up", f"{name}.down") if key in weights]
+        if halves:
+            if len(halves) < 2 or any(half.ndim < 2 for half in halves):
+                raise BadFile(f"control_net's {name} is incomplete: get the ControlNet's file again")
+            before_up, before_down = halves
             if before_down.shape[1:] != down.shape[1:] or len(before_up) != len(up):
                 _check({name: part}, {name: (len(before_up), *before_down.shape[1:])})
             up = torch.cat([before_up.flatten(1), up.to(before_up)], 1)

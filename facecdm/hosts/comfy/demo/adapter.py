@@ -10,6 +10,7 @@ from ....bases import name_of
 from ....demo.paths import ADAPTER, ADAPTER_LORA, in_use
 from ....errors import Mismatch, MissingModel
 from ....tensor_file import read_tensors
+from ....training.lora import Lora
 from ..unet import layer_map
 
 ADVICE = "clone the pack again"
@@ -30,4 +31,6 @@ def load(model, adapter: Path | None = None, lora: Path | None = None) -> tuple[
             f"this adapter is for the demo model, and the model is {name_of(layer_map(model))}: connect Load "
             "FaceCDM Demo Model, or use Load FaceCDM Adapter with a file for your model"
         )
-    return comfy.sd.load_lora_for_models(model, None, read_tensors(lora)[0], 1.0, 0.0)[0], read
+    tensors = read_tensors(lora)[0]
+    Lora.from_tensors(tensors, lora)  # core would leave out what it does not know
+    return comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)[0], read
