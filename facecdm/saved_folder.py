@@ -1,6 +1,7 @@
 """Open untrusted folders of diffusers and transformers: from the disk, in safetensors, of known sizes."""
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from .documents import parse_json
 from .errors import BadFile, FaceCDMError, MissingModel
-from .tensor_file import check_weights
+from .tensor_file import check_weights, open_safetensors
 
 LARGEST = 1_000_000  # a width, a vocabulary, a number of time steps; SDXL's largest is 49,408
 MOST_BLOCKS = 2_000  # blocks that the counts of a configuration multiply to; SDXL's are at most 600
@@ -22,6 +23,8 @@ def open_model(kind: type, folder: Path, dtype: torch.dtype | None = None) -> An
 
     Raises MissingModel, and BadFile for pickled, missing, damaged, NaN or infinite weights.
     """
+    for path in folder.glob("*.safetensors"):
+        _check_types(path)
     more = {} if dtype is None else {"torch_dtype": dtype}
     model, info = _open(kind, folder, use_safetensors=True, output_loading_info=True, **more)
     if info["missing_keys"]:
@@ -32,13 +35,22 @@ def open_model(kind: type, folder: Path, dtype: torch.dtype | None = None) -> An
     return model.eval().requires_grad_(False)
 
 
+def _check_types(path: Path) -> None:
+    """Raise BadFile for weights that are no floating-point numbers, which the libraries convert without a message."""
+    with open_safetensors(path) as file:
+        for name in file.keys():
+            kind = file.get_slice(name).get_dtype()
+            if not kind.startswith(("F", "BF")) and not name.endswith(("position_ids", "num_batches_tracked")):
+                raise BadFile(f"{path}: {name} holds {kind}, not weights: get the folder again")
+
+
 def open_part(kind: type, folder: Path) -> Any:
     """A part without weights: a tokenizer, a scheduler, a processor. Raises MissingModel, BadFile."""
     return _open(kind, folder)
 
 
 def _open(kind: type, folder: Path, **options) -> Any:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # also for a name that is too long
         raise MissingModel(f"{folder} is missing: give a folder that diffusers' or transformers' save_pretrained wrote")
     try:
         for name in CONFIGURATIONS:

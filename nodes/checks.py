@@ -6,16 +6,31 @@ from collections.abc import Callable
 from inspect import signature
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..facecdm.errors import FaceCDMError
 
-# What an API client can write in place of a link, and sockets whose values are such.
-WRITTEN = (str, int, float, dict, list)
+
+def _is_conditioning(value) -> bool:
+    return isinstance(value, list) and all(map(_is_prompt, value))
+
+
+def _is_prompt(entry) -> bool:
+    pair = isinstance(entry, list | tuple) and len(entry) == 2
+    return pair and isinstance(entry[0], Tensor) and isinstance(entry[1], dict)
+
+
+def _is_lora(value) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+WRITTEN = (str, int, float, dict, list)  # what an API client can write in place of a link
+# Sockets whose values are such.
 WRITTEN_SOCKETS = {
-    "CONDITIONING": list,
-    "POSE_KEYPOINT": (list, dict),
-    "LORA_MODEL": dict,
-    "FACECDM_STAGE_SETTINGS": dict,
+    "CONDITIONING": _is_conditioning,
+    "LORA_MODEL": _is_lora,
+    "POSE_KEYPOINT": lambda value: isinstance(value, list | dict),
+    "FACECDM_STAGE_SETTINGS": lambda value: isinstance(value, dict),
 }
 
 
@@ -77,7 +92,7 @@ def _check_text(name: str, value) -> None:
 def _check_socket(entry, value) -> None:
     kind = entry.get_io_type()
     missing = value is None and not entry.optional
-    if missing or isinstance(value, WRITTEN) and not isinstance(value, WRITTEN_SOCKETS.get(kind, ())):
+    if missing or isinstance(value, WRITTEN) and (kind not in WRITTEN_SOCKETS or not WRITTEN_SOCKETS[kind](value)):
         raise FaceCDMError(f"{entry.id} must be connected to a node that gives {kind}; got {str(value)[:60]!r}.")
 
 

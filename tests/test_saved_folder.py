@@ -38,6 +38,7 @@ def test_it_is_what_was_saved(unet, folder):
         (lambda t: t.pop("conv_out.bias"), "lacks the weights conv_out.bias"),
         (lambda t: t.update({"conv_out.bias": t["conv_out.bias"] * float("nan")}), "conv_out.bias holds NaN"),
         (lambda t: t.update({"conv_out.bias": torch.ones(5)}), "cannot be read"),
+        (lambda t: t.update({"conv_out.bias": torch.ones(4, dtype=torch.uint8)}), "conv_out.bias holds U8"),
     ],
 )
 def test_damaged_weights(unet, folder, change, message):

@@ -4,6 +4,7 @@ The exported file is a "control-LoRA", which ComfyUI's own ControlNet loader rea
 ControlNet from the sampled U-Net and adds these weights (comfy/controlnet.py, ControlLora).
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -123,7 +124,7 @@ def write(state: dict[str, Tensor], sizes: DemoSizes, step: int, path: Path) -> 
 
 def read(path: Path, unet: nn.Module) -> PoseNet:
     """Load a weights file for diffusers' `unet`, frozen. Raises MissingModel, BadFile."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # also for a name that is too long
         raise MissingModel(f"no pose ControlNet at {path}; make it with `python -m facecdm demo train-pose`")
     tensors = read_tensors(path)[0]
     for name, tensor in tensors.items():

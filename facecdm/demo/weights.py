@@ -5,6 +5,7 @@ transformers' CLIP models. The metadata holds sizes, vocabulary, steps trained, 
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _check_there(path: Path) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):  # also for a name that is too long
         raise MissingModel(
             f"the demo model's weights are not at {path}; clone the pack anew, or name another "
             f"file in the environment variable {VARIABLE}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,7 +56,15 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulid, "VISION_WIDTH", 768 // SCALE)
     monkeypatch.setattr(uniportrait, "STRUCTURE", 448 // SCALE)
     monkeypatch.setattr(ir_se50, "IrSe50", small_recogniser)
+    layers = {kind.__name__: _small_layer(kind) for kind in (nn.Conv2d, nn.BatchNorm2d)}
+    monkeypatch.setattr(bisenet, "nn", SimpleNamespace(**vars(nn) | layers))
     monkeypatch.setattr(pulid, "_stack", lambda width, hidden, out: stack(width, hidden // SCALE, out))
+
+
+def _small_layer(kind: type) -> Callable[..., nn.Module]:
+    """A layer whose sizes are divided as the published ones are; further arguments are not sizes."""
+    count = 2 if kind is nn.Conv2d else 1
+    return lambda *sizes, **more: kind(*map(small, sizes[:count]), *sizes[count:], **more)
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

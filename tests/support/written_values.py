@@ -23,16 +23,19 @@ NUMBERS = (
     "x",
     "9" * 400,
 )
-NAMES = ("", "x", "7", "../x", "..\\x", "/etc/passwd", "C:\\x", "a\0b", "a\nb", "CON", ".", " ", "\ud800", "é" * 300)
+NAMES = ("", "../x", "..\\x", "/etc/passwd", "C:\\x", "a\0b", "a\nb", "CON", ".", " ", "\ud800", "é" * 300)
 OTHERS = (MEGABYTE, None, True, False, [], [1], [[1, 2]], {}, {"a": 1}, {"__value__": [1, 2]}, {"__value__": None})
 VALUES = {
     "INT": (*NUMBERS, *OTHERS),
     "FLOAT": (*NUMBERS, *OTHERS),
-    "STRING": (*NAMES, "nan, inf, 1e309", "-1 0 1e9 nan", math.nan, math.inf, 10**400, *OTHERS),
-    "COMBO": (*NAMES, math.nan, math.inf, 7, 10**400, *OTHERS),
+    "STRING": (*NAMES, "x", "7", "nan, inf, 1e309", "-1 0 1e9 nan", math.nan, math.inf, 10**400, *OTHERS),
+    "COMBO": (*NAMES, "no such choice", math.nan, math.inf, 7, 10**400, *OTHERS),
     "BOOLEAN": (math.nan, math.inf, 7, 10**400, "x", "", *OTHERS),
 }
-SOCKET = ("x", 7, math.nan, True, None, [], {}, {"a": 1}, {"__value__": [1, 2]}, {"__value__": [[1, {}]]})
+SOCKET = (
+    *("x", 7, math.nan, True, None, [], {}, {"a": 1}, {"x.alpha": 1}, {"steps": "x"}, {"rank": math.nan}),
+    *({"__value__": value} for value in ([1, 2], [[1, {}]], [{"people": 7}], {"learning_rate": [1]})),
+)
 
 
 def node(kind: str, **inputs) -> dict:
@@ -170,8 +173,8 @@ def expected(kind: str, options: dict, required: bool, value) -> str:
         return EITHER if value in options["options"] else REFUSED
     if kind in ("INT", "FLOAT"):
         return EITHER if _in_range(kind, options, value) else REFUSED
-    given = isinstance(value, (dict, list)) and kind in ("CONDITIONING", "POSE_KEYPOINT", "LORA_MODEL")
-    return EITHER if given or value is None and not required or "SETTINGS" in kind else REFUSED
+    written = isinstance(value, dict | list) and (kind == "POSE_KEYPOINT" or "SETTINGS" in kind or not value)
+    return EITHER if written or value is None and not required else REFUSED
 
 
 def _in_range(kind: str, options: dict, value) -> bool:
