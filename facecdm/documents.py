@@ -1,12 +1,14 @@
 """Untrusted text, JSON and YAML: UTF-8, of bounded size and depth, without aliases. Mistakes raise BadFile."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from .errors import BadFile
 
 LARGEST, DEEPEST = 8 << 20, 60  # bytes of a YAML file; depth of nested lists and mappings
+NUMBER = re.compile(r"[-+]?(0[xb])?[0-9a-fA-F_:]{1000,}")  # which Python may refuse to write in a message
 
 
 def read_text(path: Path) -> str:
@@ -28,6 +30,8 @@ def read_yaml(path: Path) -> Any:
     try:
         for event in yaml.parse(text, loader):
             line = f"{path}, line {event.start_mark.line + 1}"
+            if isinstance(event, yaml.ScalarEvent) and NUMBER.fullmatch(event.value):
+                raise BadFile(f"{line}: a number of {len(event.value):,} digits")
             if isinstance(event, yaml.AliasEvent):
                 raise BadFile(f"{line}: aliases are refused; repeat what *{event.anchor} stands for")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -6,6 +6,7 @@ Source: onnx.proto3 of the ONNX project and the protobuf encoding guide.
 """
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ class Signature:
 
 
 def read_signature(path: Path) -> Signature:
-    """Read the shapes. Raises BadFile if the file is empty, truncated, or not an ONNX model."""
+    """Read the shapes. Raises BadFile if there is no file, or if it is empty, truncated, or not an ONNX model."""
+    if not os.path.isfile(path):
+        raise BadFile(f"{path} is not a file: get the pack again.")
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _signature(data)

@@ -57,6 +57,7 @@ CONTENTS = {
     "code": b"a: !!python/object/apply:os.system [id]",
     "keys that are no text": b"1: 2\n? [a]\n: b",
     "tabs": b"\tdata: d",
+    "a number of 5,000 digits": b"data: d\nout: o\nthreads: 0x" + b"f" * 5000,
 }
 
 

@@ -71,6 +71,12 @@ def test_a_truncated_file_is_a_bad_file_that_is_named(pack_folder: Path, tmp_pat
         read_signature(cut)
 
 
+def test_a_folder_named_as_onnx_is_a_bad_file(tmp_path: Path):
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(BadFile, match="folder.onnx is not a file"):
+        read_signature(tmp_path / "folder.onnx")
+
+
 def test_a_web_page_saved_as_onnx_is_a_bad_file(tmp_path: Path):
     page = tmp_path / "page.onnx"
     page.write_text("<!doctype html><html>404 not found</html>" * 50)
