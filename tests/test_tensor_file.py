@@ -139,7 +139,8 @@ def test_nothing_is_downloaded_or_unpickled_elsewhere():
     assert file == "saved_folder.py" and "local_files_only" in keywords
     assert "_open(kind, folder, use_safetensors=True" in inspect.getsource(open_model)
     assert [file for file, name, _ in found if name == "torch.load"] == ["tensor_file.py"]
-    assert not [file for file, name, _ in found if name == "pickle.load"]
+    # disk.py reads its own temporary file, which has no name.
+    assert [file for file, name, _ in found if name == "pickle.load"] == ["disk.py"]
 
 
 # ---- adapters ----
