@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...bases import base_for_text
 from ...documents import parse_json
-from ...errors import BadFile, MissingPackage
+from ...errors import BadFile, MissingModel, MissingPackage
 from ...saved_folder import open_model
 from ...training.dataset.demo import clip_pixels
 from ...training.dataset.encoders import Fingerprints, weights_fingerprint
