@@ -1,5 +1,6 @@
 """Good files of every kind at small sizes, with their readers."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -239,7 +240,7 @@ def diffusers_controlnet() -> Kind:
     def read(path):
         # The library reads a file of this name only.
         name = path.parent / "diffusion_pytorch_model.safetensors"
-        if path.exists() and path.suffix == name.suffix:
+        if os.path.exists(path) and path.suffix == name.suffix:
             path.rename(name)
         net.save_config(path.parent)
         return open_model(ControlNetModel, path.parent)
