@@ -49,6 +49,15 @@ def open_part(kind: type, folder: Path) -> Any:
     return _open(kind, folder)
 
 
+def class_name(folder: Path) -> str:
+    """The class that a folder's configuration names, "" if none. Raises BadFile."""
+    try:
+        config = parse_json((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{folder / 'config.json'} cannot be read: {str(error)[:300]}") from error
+    return str(config.get("_class_name", "")) if isinstance(config, dict) else ""
+
+
 def _open(kind: type, folder: Path, **options) -> Any:
     if not os.path.isdir(folder):  # also for a name that is too long
         raise MissingModel(f"{folder} is missing: give a folder that diffusers' or transformers' save_pretrained wrote")

@@ -1,19 +1,20 @@
 """`python -m facecdm train` on a Flux.1 folder as diffusers saves it: data set, config.yaml, three stages, files."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
 from datasets import StubFinder, colourful, save
 from flux_folder import CONTEXT, POOLED, make_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensors import close
 
 from facecdm.adapter.native import load_adapter
 from facecdm.cli import parser_of
 from facecdm.commands.train import main
-from facecdm.errors import FaceCDMError, MissingModel, UnsupportedModel
+from facecdm.errors import BadFile, FaceCDMError, MissingModel, UnsupportedModel
 from facecdm.hosts.diffusers.denoiser import open_base
 from facecdm.hosts.diffusers.dit_encoders import open_encoders
 from facecdm.training.dataset.pipeline import prepare
@@ -145,3 +146,15 @@ def test_refused(folder, tmp_path):
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
     with pytest.raises(FaceCDMError, match="WanTransformer3DModel"):
         open_base(str(tmp_path), "cpu")
+    (tmp_path / "transformer" / "config.json").write_text("{")
+    with pytest.raises(BadFile, match="config.json cannot be read"):
+        open_base(str(tmp_path), "cpu")
+
+
+def test_a_transformer_with_nan_is_refused(folder, tmp_path):
+    shutil.copytree(folder[0], tmp_path / "flux")
+    path = next((tmp_path / "flux" / "transformer").glob("*.safetensors"))
+    weights = load_file(path)
+    save_file(weights | {name: torch.full_like(weights[name], torch.nan) for name in sorted(weights)[:1]}, path)
+    with pytest.raises(BadFile, match="flux"):
+        open_base(str(tmp_path / "flux"), "cpu")

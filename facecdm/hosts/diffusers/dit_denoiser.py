@@ -1,6 +1,5 @@
 """The `Denoiser` of a DiT of diffusers: that of a Flux.1, Chroma or SD3.5 folder."""
 
-import json
 import math
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from torch.nn import functional as F
 
 from ...adapter.attention import LayerStream
 from ...bases.noise import Flow
-from ...errors import BadFile, FaceCDMError, MissingModel, UnsupportedModel
+from ...errors import FaceCDMError, MissingModel, UnsupportedModel
+from ...saved_folder import class_name, open_model, open_part
 from ...training.blocks import Block, Sequence, hooked
 from ...training.denoiser import NO_MASK, Watch
 from ...training.repeated import Repeated
@@ -180,17 +180,12 @@ def dit_denoiser(folder: Path, device: str = "cpu", control: Path | None = None)
                 "scheduler, text encoders and tokenizers"
             )
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    local = {"local_files_only": True}
-    weights = local | {"use_safetensors": True}
-    try:
-        kind = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        if kind not in KINDS:
-            raise UnsupportedModel(f"{folder} holds a {kind}; FaceCDM trains {', '.join(KINDS)}")
-        model = getattr(diffusers, kind).from_pretrained(folder / "transformer", torch_dtype=dtype, **weights)
-        vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **weights)
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", **local)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadFile(f"{folder} cannot be read from safetensors: {str(error)[:300]}") from error
+    kind = class_name(folder / "transformer")
+    if kind not in KINDS:
+        raise UnsupportedModel(f"{folder} holds a {kind}; FaceCDM trains {', '.join(KINDS)}")
+    model = open_model(getattr(diffusers, kind), folder / "transformer", dtype)
+    vae = open_model(diffusers.AutoencoderKL, folder / "vae", torch.float32)
+    scheduler = open_part(diffusers.FlowMatchEulerDiscreteScheduler, folder / "scheduler")
     return DiffusersDitDenoiser(model.to(device), VaeDecoder(vae.to(device)), _times(scheduler.config))
 
 

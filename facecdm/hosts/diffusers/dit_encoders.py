@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...bases import BASES
+from ...saved_folder import open_part
 from ...training.rows import Prompt
-from .encoders import DiffusersEncoders, existing, open_part
+from .encoders import DiffusersEncoders, open_encoder
 
 LEAST, MOST = 256, 512  # tokens of a caption that Flux.1 reads: as ComfyUI pads it; as diffusers cuts it
 LEAST_SD3 = 77  # tokens of T5 that SD3.5 reads, as ComfyUI pads them
@@ -35,8 +36,8 @@ class DitEncoders(DiffusersEncoders):
         names = [f"_{number}" if number > 1 else "" for number in range(1, count + 1)]
         texts = [
             (
-                AutoTokenizer.from_pretrained(existing(folder / f"tokenizer{name}"), local_files_only=True),
-                open_part(kind, folder / f"text_encoder{name}", self._device, dtype),
+                open_part(AutoTokenizer, folder / f"tokenizer{name}"),
+                open_encoder(kind, folder / f"text_encoder{name}", self._device, dtype),
             )
             for name, kind in zip(names, kinds)
         ]

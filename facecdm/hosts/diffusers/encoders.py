@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ...bases import base_for_text
 from ...documents import parse_json
-from ...errors import BadFile, MissingModel, MissingPackage
-from ...saved_folder import open_model
+from ...errors import BadFile, MissingPackage
+from ...saved_folder import open_model, open_part
 from ...training.dataset.demo import clip_pixels
 from ...training.dataset.encoders import Fingerprints, weights_fingerprint
 from ...training.rows import Prompt
@@ -40,7 +40,7 @@ class DiffusersEncoders:
                 f"a diffusers folder needs diffusers and transformers ({error}): pip install diffusers transformers"
             ) from error
         self._device = device
-        self._vae = open_part(AutoencoderKL, folder / "vae", device, dtype)
+        self._vae = open_encoder(AutoencoderKL, folder / "vae", device, dtype)
         # SDXL's autoencoder overflows in float16; its configuration says so.
         if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
             self._vae.float()
@@ -49,7 +49,7 @@ class DiffusersEncoders:
         if vision_folder is not None:
             from transformers import CLIPVisionModelWithProjection
 
-            self._vision = open_part(CLIPVisionModelWithProjection, vision_folder, device, dtype)
+            self._vision = open_encoder(CLIPVisionModelWithProjection, vision_folder, device, dtype)
             self._normal = _normal(vision_folder)
         weights = [
             (f"{number}.{name}", value)
@@ -70,8 +70,8 @@ class DiffusersEncoders:
         kinds = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if self.large else [])
         self._texts = [
             (
-                CLIPTokenizer.from_pretrained(existing(folder / f"tokenizer{suffix}"), local_files_only=True),
-                open_part(kind, folder / f"text_encoder{suffix}", self._device, dtype),
+                open_part(CLIPTokenizer, folder / f"tokenizer{suffix}"),
+                open_encoder(kind, folder / f"text_encoder{suffix}", self._device, dtype),
             )
             for suffix, kind in kinds
         ]
@@ -111,13 +111,7 @@ class DiffusersEncoders:
         return self._vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2].float()
 
 
-def existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise MissingModel(f"{folder} is missing: give a diffusers folder that pipeline.save_pretrained wrote")
-    return folder
-
-
-def open_part(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
+def open_encoder(kind: type, folder: Path, device: str, dtype: torch.dtype) -> nn.Module:
     return open_model(kind, folder, dtype).to(device)
 
 
