@@ -6,7 +6,7 @@ from diffusers import ControlNetModel
 from lab import STAGE, TinySource, everything, tiny_denoiser, tiny_trainer
 from twins import SMALL_SDXL, make_twins
 
-from facecdm.errors import FaceCDMError, Mismatch
+from facecdm.errors import BadFile, FaceCDMError, Mismatch
 from facecdm.training.checks import Inputs, check_stage
 from facecdm.training.lora import Lora
 
@@ -177,6 +177,21 @@ def test_a_controlnet_has_no_gradients_until_it_learns(pair):
             assert not outputs(denoiser, twins).requires_grad
             denoiser.learn_control(True)
             assert outputs(denoiser, twins).requires_grad
+
+
+@pytest.mark.parametrize("damage", [{"a.down": None}, {"a.up": torch.zeros(())}])
+def test_an_incomplete_control_lora_is_refused(in_comfy, damage):
+    from comfy.controlnet import ControlLora
+
+    from facecdm.hosts.comfy.control.lora import control_with_lora
+
+    lora = random_lora({"control_model.a": torch.nn.Linear(6, 4)}).tensors()
+    weights = {"a.up": torch.randn(4, 2), "a.down": torch.randn(2, 6)}
+    joined = control_with_lora(ControlLora(weights), lora, 1.0).control_weights
+    assert joined["a.up"].shape == (4, 4) and joined["a.down"].shape == (4, 6)
+    weights = {name: value for name, value in (weights | damage).items() if value is not None}
+    with pytest.raises(BadFile, match="control_net's a is incomplete"):
+        control_with_lora(ControlLora(weights), lora, 1.0)
 
 
 def test_a_control_lora_accepts_one(in_comfy):
