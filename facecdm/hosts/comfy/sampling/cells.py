@@ -36,7 +36,7 @@ def _with_cells(options: dict, run, x: Tensor, dit: nn.Module) -> dict:
     replaced = options.get("patches_replace", {})
     blocks = dict(replaced.get("dit", {}))
     tokens = ImageTokens(grid[0] * grid[1])
-    options = with_decoupled(options, streams, layer_map, tokens.count, blocks)
+    options = with_decoupled(options, streams, layer_map, tokens.count, blocks, run.warn)
     add_joint(blocks, streams, layer_map, tokens.count, dit)
     streams = [[stream for stream in own if stream.place == AFTER_BLOCK] for own in streams]
     text_is_needed = any(streams)

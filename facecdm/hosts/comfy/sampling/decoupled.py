@@ -14,6 +14,11 @@ from ..dit import block_keys
 PLACES = (IN_ATTENTION, BESIDE_BLOCK)
 VERSION = (0, 29)  # the first ComfyUI with `attn1_patch` and `attn1_output_patch` in Flux' blocks
 
+UNREAD = (
+    "another pack replaces the base model's forward pass and leaves out the patches on its attention, so the "
+    "IP-Adapter of XLabs or InstantX has no effect. Bypass that pack's node, or use PuLID-FLUX or WithAnyone."
+)
+
 BlockKey = tuple[str, int]  # as in `block_keys`
 
 
@@ -32,13 +37,19 @@ def check_version(adapter: nn.Module) -> None:
 
 
 def with_decoupled(
-    options: dict, streams: list[list[LayerStream]], layer_map: LayerMap, count: int, blocks: dict
+    options: dict,
+    streams: list[list[LayerStream]],
+    layer_map: LayerMap,
+    count: int,
+    blocks: dict,
+    warn: Callable[[str], None],
 ) -> dict:
     """The transformer_options of a call with the patches for its decoupled streams.
 
     streams  the streams of each block, in the layer map's order
     count    number of the picture's tokens
-    blocks   the call's replacements of blocks; a block with streams after it gets a new one here
+    blocks   the call's replacements of blocks; a block with streams after it gets a new one here, as does the first
+    warn     takes the sentence about a forward pass without these patches
     """
     keys = block_keys(layer_map)
     own = {key: [stream for stream in some if stream.place in PLACES] for key, some in zip(keys, streams)}
@@ -49,10 +60,10 @@ def with_decoupled(
     outputs = patches.get("attn1_output_patch", [])
     inside = {key: kept for key, some in own.items() if (kept := [s for s in some if s.place == IN_ATTENTION])}
     writable = not outputs and "optimized_attention_override" not in options
-    call = DecoupledCall(set(own), inside, layer_map.layers[0].heads, count, writable)
-    for key, some in own.items():
+    call = DecoupledCall(set(own), inside, layer_map.layers[0].heads, count, writable, warn)
+    for number, (key, some) in enumerate(own.items()):
         after = [stream for stream in some if stream.place == BESIDE_BLOCK]
-        if after:
+        if after or number == 0:
             blocks[key] = AfterBlock(key, after, call, blocks.get(key))
     added = {"attn1_patch": [*patches.get("attn1_patch", []), call.keep_queries]}
     if inside:
@@ -69,6 +80,7 @@ class DecoupledCall:
     heads     of the base model
     count     number of the picture's tokens; those of reference latents follow them
     writable  whether nobody else holds the attention's result
+    warn      takes the sentence about a forward pass without these patches
     queries   [B, count, C] of one block, by the block
     """
 
@@ -77,6 +89,7 @@ class DecoupledCall:
     heads: int
     count: int
     writable: bool
+    warn: Callable[[str], None]
     queries: dict[BlockKey, Tensor] = field(default_factory=dict)
 
     def keep_queries(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, **others) -> dict:
@@ -125,6 +138,10 @@ class AfterBlock:
     def __call__(self, args: dict, extra_options: dict) -> dict:
         out = self.previous(args, extra_options) if self.previous else extra_options["original_block"](args)
         if self.key not in self.call.queries:
+            if self.previous is None:
+                self.call.warn(UNREAD)
+            return out
+        if not self.streams:
             return out
         # Another pack may keep the tensor that its code returned.
         hidden = out["img"].clone() if self.previous else out["img"]

@@ -16,8 +16,9 @@ from ....adapter.person import Person, gates_at
 from ....adapter.stream_module import KeysValues, parts_of
 from ....bases.layers import LayerMap
 from ....bases.noise import Flow
+from .. import running_node
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
-from .tiles import TILES, Area, find_tiles, warn_unknown, within
+from .tiles import TILES, UNKNOWN, Area, find_tiles, within
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # in the same options while sampling: the Run
@@ -132,7 +133,7 @@ class Run:
         self._sigma = self._dtype = self._latents = None  # of this step
         self._areas: dict[object, Area] = {}  # areas of conditionings for a part of the picture
         self.size: tuple[int, int] = (0, 0)  # size of the whole picture's latents
-        self._warned = False
+        self._warnings: set[str] = set()
         self._masks: dict[tuple, Tensor] = {}
         self._locations: dict[tuple, LocationBias] = {}
         self._ready: dict[tuple, list[LayerStream]] = {}
@@ -267,9 +268,15 @@ class Run:
             for person in (shown.person for shown in self._shown)
         )
         tiles = find_tiles(x, whole, len(uuids), located)
-        if tiles is not None and located and not self._warned:
-            self._warned = warn_unknown(tiles)
+        if tiles is not None and located and None in tiles:
+            self.warn(UNKNOWN)
         return tiles
+
+    def warn(self, message: str) -> None:
+        """Warn on the node that samples, once."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            running_node.warn([message])
 
     def streams(
         self, index: int, batch: int, size: tuple[int, int], device: torch.device, options: dict

@@ -7,8 +7,6 @@ an exact copy of its part, so it is found by its content.
 import torch
 from torch import Tensor
 
-from .. import running_node
-
 TILES = "facecdm_tiles"  # in the transformer_options of a call: an Area or None for each tile of its batch
 
 Area = tuple[int, int, int, int]  # height, width, top, left in latents
@@ -48,10 +46,3 @@ def within(tile: Area | None, area: Area | None) -> Area | None:
         return tile or area
     height, width, top, left = tile
     return height, width, area[2] + top, area[3] + left
-
-
-def warn_unknown(tiles: tuple[Area | None, ...]) -> bool:
-    """Warn on the node that samples if a tile was not found; return whether one was not found."""
-    if None in tiles:
-        running_node.warn([UNKNOWN])
-    return None in tiles

@@ -1,5 +1,7 @@
 """Decoupled attention on the own queries of a DiT in ComfyUI, beside what else is patched into it."""
 
+import logging
+
 import flux
 import pytest
 import sd35
@@ -152,6 +154,25 @@ def test_a_replaced_block_without_its_attention_gets_nothing(base, adapter):
         for number in range(5):
             one.set_model_patch_replace(lambda args, extra: args, "dit", "single_block", number)
     assert torch.equal(predict(patched, x, SIGMA, prompt), predict(base, x, SIGMA, prompt))
+
+
+@flux_alone
+def test_a_forward_pass_without_the_patches_is_warned_of_once(model, adapter, caplog):
+    """ComfyUI-TeaCache's is of an earlier ComfyUI."""
+    from comfy.patcher_extension import WrappersMP
+
+    def older(executor, *args, **kwargs):
+        (options,) = (one for one in (*args, kwargs.get("transformer_options")) if isinstance(one, dict))
+        options["patches"] = {}
+        return executor(*args, **kwargs)
+
+    x, prompt, patched = flux.latents(), flux.prompt(model), applied(model, pictured(adapter))
+    with caplog.at_level(logging.WARNING):
+        predict(patched, x, SIGMA, prompt)
+        assert not caplog.text
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "older", older)
+        assert torch.equal(predict(patched, x, SIGMA, prompt, times=3), predict(model, x, SIGMA, prompt))
+    assert caplog.text.count("leaves out the patches on its attention") == 1
 
 
 @flux_alone
