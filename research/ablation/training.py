@@ -112,7 +112,7 @@ def _read(arm: Arm, path: Path) -> Trained:
 
 def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
     """A new adapter of that design; the seed decides every weight."""
-    given = lab.recipe.sizes.model_dump(exclude={"spatial_tokens"})
+    given = lab.recipe.sizes.given()
     sizes = given | {
         "interplay": design.interplay and lab.recipe.sizes.interplay,
         "router": design.router or lab.recipe.sizes.router,
