@@ -137,6 +137,8 @@ def _other_form(key: str) -> str:
     """What a tensor of no such name says of the file."""
     if re.search(r"lora_[AB]\.|[._]lora\.", key):
         return f"{key} is a name of diffusers or PEFT, whose LoRA files are not read here"
+    if not re.search("lora|lycoris", key):
+        return f"it holds no LoRA, but {key}"
     return f"{key} is no part of a plain LoRA; LoHa, LoKr, DoRA and changed biases are not read here"
 
 

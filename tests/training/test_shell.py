@@ -246,7 +246,7 @@ def test_what_would_fail_after_hours_is_refused_when_the_file_is_read(tmp_path, 
 
 def test_another_recogniser_than_the_data_sets_is_refused(data_set, face_models, tmp_path):
     other = shutil.copy(face_models / RECOGNISER, tmp_path / "w600k_r50.onnx")
-    with pytest.raises(Mismatch, match="embedded by buffalo_s/w600k_mbf.onnx, and the recogniser .* w600k_r50.onnx"):
+    with pytest.raises(Mismatch, match="embedded by buffalo_s/w600k_mbf.onnx, and the recogniser .*/w600k_r50.onnx"):
         opened(configuration.read(write(tmp_path, data_set, face_models, recogniser=str(other))))
 
 
