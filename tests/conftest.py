@@ -30,6 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.is_relative_to(REPOSITORY / "tests" / "browser"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Clear ComfyUI's lists of the files in model folders, which fail once a passed test's folder is removed."""
+    if folder_paths := sys.modules.get("folder_paths"):
+        folder_paths.filename_list_cache.clear()
+
+
 def fetched(variable: str, default: Path, proof: str) -> Path:
     """The folder that `variable` names, else `default`; skips where nobody fetched it."""
     folder = Path(os.environ.get(variable) or default).resolve()
@@ -79,13 +86,6 @@ def make_base(folder: Path, face_models: Path) -> Path:
     except OSError:  # Windows without the right to make links
         shutil.copytree(source, target)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_lists_of_removed_folders() -> None:
-    """ComfyUI keeps the file list of a model folder, and fails if the folder is gone, as that of a passed test is."""
-    if folder_paths := sys.modules.get("folder_paths"):
-        folder_paths.filename_list_cache.clear()
 
 
 @dataclass(frozen=True)
