@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -81,7 +81,7 @@ class Lora:
         found = {key: PART.fullmatch(key) for key in tensors}
         others = [key for key, match in found.items() if match is None]
         if others:
-            raise BadFile(f"{source}: {_other_form(others[0])}. {READ}")
+            raise BadFile(f"{source}: {_other_form(others[0], tensors)}. {READ}")
         names = dict.fromkeys(match[1] for match in found.values())
         return cls({name: _low_rank(name, tensors, source) for name in names})
 
@@ -133,11 +133,11 @@ class Lora:
             self._active = True
 
 
-def _other_form(key: str) -> str:
-    """What a tensor of no such name says of the file."""
+def _other_form(key: str, keys: Iterable[str]) -> str:
+    """What a tensor `key` of no such name says of a file with `keys`."""
     if re.search(r"lora_[AB]\.|[._]lora\.", key):
         return f"{key} is a name of diffusers or PEFT, whose LoRA files are not read here"
-    if not re.search("lora|lycoris", key):
+    if not any(re.search("lora|lycoris|alpha", name) for name in keys):
         return f"it holds no LoRA, but {key}"
     return f"{key} is no part of a plain LoRA; LoHa, LoKr, DoRA and changed biases are not read here"
 
