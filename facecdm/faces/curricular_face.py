@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..tensor_file import load_network
-from .ir_se50 import SIDE, shortcut, stem
+from .ir_se50 import SIDE
+from .residual_units import ResidualUnit, stem, units
 
 FILE = "glint360k_curricular_face_r101_backbone.bin"
 WIDTH, STRUCTURE = 512, 64 + 128 + 256  # features of the last map; of the three maps before it together
 GRID = 16  # side to which the three maps are scaled
-_STAGES = ((64, 64, 3), (64, 128, 13), (128, 256, 30), (256, 512, 3))  # channels in and out, and number of units
+_STAGES = ((64, 64, 3), (64, 128, 13), (128, 256, 30), (256, 512, 3))
 
 
 class CurricularFace(nn.Module):
@@ -28,13 +29,7 @@ class CurricularFace(nn.Module):
     def __init__(self):
         super().__init__()
         self.input_layer = stem()
-        self.body = nn.Sequential(
-            *(
-                _Unit(into if number == 0 else out, out, 2 if number == 0 else 1)
-                for into, out, count in _STAGES
-                for number in range(count)
-            )
-        )
+        self.body = units(_STAGES, _unit)
 
     def forward(self, faces: Tensor) -> list[Tensor]:
         maps, x, start = [], self.input_layer(faces), 0
@@ -45,23 +40,8 @@ class CurricularFace(nn.Module):
         return maps
 
 
-class _Unit(nn.Module):
-    """A residual unit."""
-
-    def __init__(self, into: int, out: int, stride: int):
-        super().__init__()
-        self.shortcut_layer = shortcut(into, out, stride)
-        self.res_layer = nn.Sequential(
-            nn.BatchNorm2d(into),
-            nn.Conv2d(into, out, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.PReLU(out),
-            nn.Conv2d(out, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut_layer(x) + self.res_layer(x)
+def _unit(into: int, out: int, stride: int) -> ResidualUnit:
+    return ResidualUnit(into, out, stride, between=[nn.BatchNorm2d(out)])
 
 
 def face_states(network: CurricularFace, faces: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..tensor_file import load_network
+from .residual_units import ResidualUnit, stem, units
 
 SIDE = 112  # of the aligned face, in pixels
-_STAGES = ((64, 64, 3), (64, 128, 4), (128, 256, 14), (256, 512, 3))  # channels in and out, and number of units
+_STAGES = ((64, 64, 3), (64, 128, 4), (128, 256, 14), (256, 512, 3))
 
 
 class IrSe50Recogniser:
@@ -41,13 +42,7 @@ class IrSe50(nn.Module):
     def __init__(self):
         super().__init__()
         self.input_layer = stem()
-        self.body = nn.Sequential(
-            *(
-                _Unit(into if number == 0 else out, out, 2 if number == 0 else 1)
-                for into, out, count in _STAGES
-                for number in range(count)
-            )
-        )
+        self.body = units(_STAGES, _unit)
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(512), nn.Dropout(), nn.Flatten(), nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512)
         )
@@ -56,38 +51,13 @@ class IrSe50(nn.Module):
         return F.normalize(self.output_layer(self.body(self.input_layer(faces))), dim=-1)
 
 
-def stem() -> nn.Sequential:
-    """The first layers, [B, 3, H, W] → [B, 64, H, W]."""
-    return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
-
-
-def shortcut(into: int, out: int, stride: int) -> nn.Module:
-    """The path of a residual unit beside its layers."""
-    if into == out:
-        return nn.MaxPool2d(1, stride)
-    return nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-
-
-class _Unit(nn.Module):
-    """A residual unit whose channels are weighted by their mean."""
-
-    def __init__(self, into: int, out: int, stride: int):
-        super().__init__()
-        self.shortcut_layer = shortcut(into, out, stride)
-        self.res_layer = nn.Sequential(
-            nn.BatchNorm2d(into),
-            nn.Conv2d(into, out, 3, 1, 1, bias=False),
-            nn.PReLU(out),
-            nn.Conv2d(out, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-            _ChannelWeights(out),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut_layer(x) + self.res_layer(x)
+def _unit(into: int, out: int, stride: int) -> ResidualUnit:
+    return ResidualUnit(into, out, stride, last=[_ChannelWeights(out)])
 
 
 class _ChannelWeights(nn.Module):
+    """Channels [B, C, h, w] weighted by a function of their means."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // 16, 1, bias=False)
