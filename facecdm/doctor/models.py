@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..demo.paths import default_path
-from ..models.catalogue import VIT_H, ModelFile
+from ..models.catalogue import VIT_H
 from ..models.download import target_of
+from ..models.model_file import ModelFile
 from ..models.needs import needs_of
 from .finding import MISSING, NOTE, OK, WARNING, Finding
 

@@ -8,14 +8,7 @@ recogniser assume four; that of ConsistentID for SDXL assumes the precisions of 
 not be read at its source says "see the repository". No link was downloaded.
 """
 
-from dataclasses import dataclass
-
-HUB = "https://huggingface.co"
-# Types that ComfyUI's frontend can download. Other files get a link in the workflow's note.
-DOWNLOADABLE = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
-# Load FaceCDM Adapter lists files of these folders with the folder name as a prefix.
-PREFIXED = ("ipadapter", "instantid", "pulid")
-PACK_FOLDER = "insightface/models"
+from .model_file import PACK_FOLDER, ModelFile
 
 APACHE, MIT = "Apache-2.0", "MIT"
 OPENRAIL, OPENRAIL_PP = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
@@ -23,71 +16,6 @@ NON_COMMERCIAL = "non-commercial research only"
 CC_BY_NC = "CC BY-NC 4.0"
 FLUX_DEV = "FLUX.1-dev non-commercial"
 UNREAD = "see the repository"
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """One file to download.
-
-    folder      folder below ComfyUI's `models`
-    name        file name in that folder, including any subfolder
-    repository  repository on the Hugging Face hub, or "" if `link` suffices
-    path        path in that repository
-    megabytes   size in 10^6 bytes, as its source states it, or an estimate (the first lines of this file list these)
-    licence     licence of the weights
-    purpose     purpose, as a noun phrase
-    link        URL of a file that is not on the hub
-    sha256      the file's hash, if its publisher states it outside the hub (the hub states its own)
-    requires    names of other files in the table that it needs: its face pack, its vision tower
-    """
-
-    folder: str
-    name: str
-    repository: str
-    path: str
-    megabytes: float
-    licence: str
-    purpose: str
-    link: str = ""
-    sha256: str = ""
-    requires: tuple[str, ...] = ()
-
-    @property
-    def url(self) -> str:
-        return self.link or f"{HUB}/{self.repository}/resolve/main/{self.path}"
-
-    @property
-    def page(self) -> str:
-        """URL of the page about the file."""
-        return f"{HUB}/{self.repository}" if self.repository else self.link.rpartition("/download/")[0] or self.link
-
-    @property
-    def choice(self) -> str:
-        """The loader's widget value that selects the file."""
-        return f"{self.folder}/{self.name}" if self.folder in PREFIXED else self.name
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether it is an archive, to be unpacked into a folder of the same name."""
-        return self.url.endswith(".zip")
-
-    @property
-    def in_browser(self) -> bool:
-        """Whether ComfyUI's frontend can download it: its type, into one of ComfyUI's model folders."""
-        return self.folder != PACK_FOLDER and self.url.lower().endswith(DOWNLOADABLE)
-
-    @property
-    def size(self) -> str:
-        return f"{self.megabytes / 1000:.2f} GB" if self.megabytes >= 1000 else f"{self.megabytes:.0f} MB"
-
-    @property
-    def note(self) -> str:
-        """A line of Markdown for notes and docs: link, size, licence, folder, and file name to save as."""
-        saved = self.name.rpartition("/")[2]
-        renamed = "" if self.is_archive or self.url.endswith(f"/{saved}") else f", saved as `{saved}`"
-        folder = "/".join(["models", self.folder, *self.name.split("/")[:-1]])
-        return f"[{saved}]({self.url}) ({self.size}, {self.licence}) into `{folder}`{renamed}"
-
 
 VIT_H = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 VIT_BIGG = "CLIP-ViT-bigG-14-laion2B-39B-b160k.safetensors"

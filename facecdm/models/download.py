@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from ..errors import FaceCDMError, MissingPackage
-from .catalogue import ModelFile
+from .model_file import ModelFile
 
 STAGING = ".facecdm-downloads"  # folder in models for unfinished downloads, which the next run resumes
 BLOCK = 1 << 20

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import BadFile, FaceCDMError
 from ..files import REPOSITORY
-from .catalogue import PACKS, ModelFile, by_choice, by_name, of_pack, with_required
+from .catalogue import PACKS, by_choice, by_name, of_pack, with_required
 from .download import target_of
+from .model_file import ModelFile
 
 TEMPLATES = REPOSITORY / "workflows"
 WORKFLOWS = TEMPLATES / "api"

@@ -9,8 +9,8 @@ from hub import Hub, serving
 from facecdm.cli import main
 from facecdm.files import REPOSITORY
 from facecdm.models import catalogue, needs
-from facecdm.models.catalogue import ModelFile
 from facecdm.models.command import markdown
+from facecdm.models.model_file import PACK_FOLDER, ModelFile
 from workflows.source import PLANS
 
 SMALL = ModelFile("checkpoints", "small.safetensors", "someone/small", "small.safetensors", 1, "MIT", "small model")
@@ -100,7 +100,7 @@ def test_a_family_is_fetched_with_its_pack_and_tower():
 
 @pytest.mark.parametrize("name", ["arcface_ir_se50", "flux_infiniteyou"])
 def test_a_pack_without_a_detector_is_fetched_with_the_pack_that_has_one(name):
-    files = [file.name for file in needs.needs_of(name).files if file.folder == catalogue.PACK_FOLDER]
+    files = [file.name for file in needs.needs_of(name).files if file.folder == PACK_FOLDER]
     assert files == ["arcface_ir_se50/recognition_arcface_ir_se50.pth", "antelopev2"]
 
 

@@ -10,8 +10,8 @@ from full_disk import every_write
 from hub import Hub, serving
 
 from facecdm.models import download as downloads
-from facecdm.models.catalogue import ModelFile
 from facecdm.models.download import DownloadFailed, download, target_of
+from facecdm.models.model_file import ModelFile
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
 FILE = ModelFile("pulid", "weights.safetensors", "someone/weights", "deep/weights.safetensors", 2, "MIT", "weights")

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from facecdm.models.catalogue import ModelFile, by_choice, of_pack
+from facecdm.models.catalogue import by_choice, of_pack
+from facecdm.models.model_file import ModelFile
 
 PHOTO, MODEL, PROMPT, PERSON, PICTURE = "#3f789e", "#8A8", "#A88", "#88A", "#b58b2a"
 
