@@ -23,6 +23,7 @@ def open_model(kind: type, folder: Path, dtype: torch.dtype | None = None) -> An
 
     Raises MissingModel, and BadFile for pickled, missing, damaged, NaN or infinite weights.
     """
+    _check_folder(folder)
     for path in folder.glob("*.safetensors"):
         _check_types(path)
     more = {} if dtype is None else {"torch_dtype": dtype}
@@ -33,6 +34,11 @@ def open_model(kind: type, folder: Path, dtype: torch.dtype | None = None) -> An
         if value.is_floating_point():
             check_weights(name, value, folder)
     return model.eval().requires_grad_(False)
+
+
+def _check_folder(folder: Path) -> None:
+    if not os.path.isdir(folder):  # Path.is_dir and glob raise OSError for a name that is too long
+        raise MissingModel(f"{folder} is missing: give a folder that diffusers' or transformers' save_pretrained wrote")
 
 
 def _check_types(path: Path) -> None:
@@ -46,6 +52,7 @@ def _check_types(path: Path) -> None:
 
 def open_part(kind: type, folder: Path) -> Any:
     """A part without weights: a tokenizer, a scheduler, a processor. Raises MissingModel, BadFile."""
+    _check_folder(folder)
     return _open(kind, folder)
 
 
@@ -59,8 +66,6 @@ def class_name(folder: Path) -> str:
 
 
 def _open(kind: type, folder: Path, **options) -> Any:
-    if not os.path.isdir(folder):  # also for a name that is too long
-        raise MissingModel(f"{folder} is missing: give a folder that diffusers' or transformers' save_pretrained wrote")
     try:
         for name in CONFIGURATIONS:
             if (folder / name).is_file():

@@ -88,6 +88,12 @@ def test_configurations_of_known_models():
     check_sizes({"text_config": tower, "vision_config": tower, "logit_scale_init_value": 2.6592})
 
 
+@pytest.mark.parametrize("name", ["none", "n" * 300])
+def test_a_folder_that_is_not_there(unet, tmp_path, name):
+    with pytest.raises(MissingModel, match="save_pretrained"):
+        open_model(type(unet), tmp_path / name)
+
+
 def test_a_scheduler_of_a_billion_steps(tmp_path):
     from diffusers import DDPMScheduler
 
