@@ -383,10 +383,16 @@ def by_name(name: str) -> ModelFile | None:
 
 def of_pack(name: str) -> tuple[ModelFile, ...]:
     """The files of a face pack, with the pack that has its detector; none for an unknown name."""
-    if name in PACKS:
-        return (PACKS[name],)
-    inside = [file for file in FILES if (file.folder, file.name.partition("/")[0]) == (PACK_FOLDER, name)]
-    return tuple(dict.fromkeys(part for file in inside for part in with_required(file)))
+    return tuple(dict.fromkeys(part for file in ALL if _pack_of(file) == name for part in with_required(file)))
+
+
+def pack_names() -> list[str]:
+    """All face packs of the table."""
+    return sorted({pack for file in ALL if (pack := _pack_of(file))})
+
+
+def _pack_of(file: ModelFile) -> str | None:
+    return file.name.partition("/")[0] if file.folder == PACK_FOLDER else None
 
 
 def with_required(file: ModelFile) -> tuple[ModelFile, ...]:

@@ -7,6 +7,7 @@ import pytest
 from hub import Hub, serving
 
 from facecdm.cli import main
+from facecdm.errors import FaceCDMError
 from facecdm.files import REPOSITORY
 from facecdm.models import catalogue, needs
 from facecdm.models.command import markdown
@@ -86,6 +87,12 @@ def test_the_page_of_model_files_is_the_table():
     assert page.partition("\n## ")[2] == markdown().removeprefix("## ") + "\n", (
         "write it anew from models.command.markdown"
     )
+
+
+def test_an_unknown_name_lists_all_face_packs():
+    """Also those of which the table has single files."""
+    with pytest.raises(FaceCDMError, match="Face packs: antelopev2, arcface_ir_se50, auraface, buffalo_l, buffalo_s"):
+        needs.needs_of("")
 
 
 def test_a_family_is_fetched_with_its_pack_and_tower():
