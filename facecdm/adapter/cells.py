@@ -5,7 +5,6 @@ x ← x + Σ_s gate_s · m_s ⊙ (R_s − κ_s · proj_x(R_s)),  R_s = W_o softm
 PuLID-FLUX (Guo et al. 2024) and WithAnyone (Xu et al. 2025) are the case κ = 0.
 """
 
-from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from ..bases.layers import LayerMap
 from .attention import Attend, LayerStream, attended, overlap, span_of
-from .stream_module import AFTER_BLOCK, KeysValues, StreamModule
+from .stream_module import AFTER_BLOCK, Extra, Projection, TrainableStream
 
 
 class Casting:
@@ -62,7 +61,7 @@ class CellKeys(nn.Module):
         return k, v
 
 
-class StreamCells(StreamModule):
+class StreamCells(TrainableStream):
     """One stream's cells.
 
     knots  number of noise levels between which a gate is interpolated
@@ -101,28 +100,16 @@ class StreamCells(StreamModule):
         """The cells' queries by the index of their block."""
         return dict(zip(self.at, self.queries))
 
-    def keys_values(self, tokens: Tensor) -> KeysValues:
-        made = super().keys_values(tokens)
-        for index, cell in zip(self.at, self.keys):
-            made[index] = cell(tokens)
-        return made
-
-    def projections(self, extra: object = None) -> list[Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
-        """For each block, the function from tokens to keys and values; None for a block without a cell."""
-        found: list[Callable[[Tensor], tuple[Tensor, Tensor]] | None] = [None] * self.count
-        for index, cell in zip(self.at, self.keys):
-            found[index] = cell
-        return found
+    def projections(self, extra: Extra) -> list[Projection | None]:
+        cells = dict(zip(self.at, self.keys))
+        return [cells.get(index) for index in range(self.count)]
 
     def low_rank_layers(self) -> list[nn.Linear]:
         """None: a cell begins with random weights and is trained whole."""
         return []
 
-    def init_for_full_training(self) -> None:
-        """Set gates to one and output projections to zero. Tensors are replaced, since they may be shared."""
-        self.gate.knots.data = torch.ones_like(self.gate.knots)
-        for cell in self.queries:
-            cell.to_out.weight.data = torch.zeros_like(cell.to_out.weight)
+    def last_layers(self) -> list[nn.Linear]:
+        return [cell.to_out for cell in self.queries]
 
 
 def add_residuals(

@@ -1,7 +1,7 @@
 """The triplet adapter: features to tokens, tokens to keys and values, and the gates on them."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -15,12 +15,10 @@ from .config import CELL_HEAD, AdapterConfig
 from .interplay import Interplay
 from .location_head import LocationHead, trust
 from .projectors import Bottleneck, Resampler
-from .stream_module import KeysValues, StreamModule
-
-Extra = Mapping[nn.Linear, nn.Module]  # low-rank modules that are added to key and value weights, in training
+from .stream_module import Extra, Projection, TrainableStream
 
 
-class StreamLayers(StreamModule):
+class StreamLayers(TrainableStream):
     """One stream's keys, values and gates in every cross-attention layer, and optionally a `router` [layers, 4]."""
 
     def __init__(self, layer_map: LayerMap, knots: int, dtype: torch.dtype, router: bool = False):
@@ -34,33 +32,21 @@ class StreamLayers(StreamModule):
         self.add_gates(layer_map, knots)
         self.router = nn.Parameter(torch.zeros(self.count, 4)) if router else None
 
-    def keys_values(self, tokens: Tensor) -> KeysValues:
-        return [
-            (F.linear(tokens, k.weight.to(tokens)), F.linear(tokens, v.weight.to(tokens)))
-            for k, v in zip(self.to_k, self.to_v)
-        ]
-
-    def projections(self, extra: Extra) -> list[Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
-        """For each layer, the function from tokens [..., context] to keys and values [..., C], with gradients."""
+    def projections(self, extra: Extra) -> list[Projection | None]:
+        def one(part: nn.Linear, tokens: Tensor) -> Tensor:
+            made = F.linear(tokens, part.weight.to(tokens))
+            return made + extra[part](tokens) if part in extra else made
 
         def both(parts: tuple[nn.Linear, nn.Linear], tokens: Tensor) -> tuple[Tensor, Tensor]:
-            k, v = (
-                F.linear(tokens, part.weight.to(tokens)) + (extra[part](tokens) if part in extra else 0)
-                for part in parts
-            )
-            return k, v
+            return one(parts[0], tokens), one(parts[1], tokens)
 
         return [partial(both, parts) for parts in zip(self.to_k, self.to_v)]
 
     def low_rank_layers(self) -> list[nn.Linear]:
-        """The layers that training adds low-rank modules to."""
         return [*self.to_k, *self.to_v]
 
-    def init_for_full_training(self) -> None:
-        """Set gates to one and values to zero. Tensors are replaced, since they may be shared."""
-        self.gate.knots.data = torch.ones_like(self.gate.knots)
-        for linear in self.to_v:
-            linear.weight.data = torch.zeros_like(linear.weight)
+    def last_layers(self) -> nn.ModuleList:
+        return self.to_v
 
 
 class TripletAdapter(nn.Module):
@@ -89,7 +75,7 @@ class TripletAdapter(nn.Module):
         self._heads: dict[torch.device, LocationHead] = {}  # copies of it on other devices
         self.streams = nn.ModuleDict({stream: self._new_stream(dtype) for stream in config.streams})
 
-    def _new_stream(self, dtype: torch.dtype) -> StreamModule:
+    def _new_stream(self, dtype: torch.dtype) -> TrainableStream:
         config = self.config
         if not config.layer_map.is_dit:
             return StreamLayers(config.layer_map, config.knots, dtype, config.router)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .attention import LayerStream, LocationBias
 from .gates import knot_weights
-from .model import Extra, TripletAdapter
-from .stream_module import StreamModule, parts_of
+from .model import TripletAdapter
+from .stream_module import Extra, StreamModule, parts_of
 
 
 @dataclass(frozen=True, eq=False)

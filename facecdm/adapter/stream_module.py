@@ -1,5 +1,6 @@
 """The interface of the part of a stream that acts in the layers of a base model, whatever it does there."""
 
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
 import torch
@@ -10,6 +11,9 @@ from .gates import NoiseGate
 
 # Keys and values per layer of the layer map, each [B, N, layer width]; None for a layer without the stream.
 KeysValues = list[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor] | None]
+
+Projection = Callable[[Tensor], tuple[Tensor, Tensor]]  # tokens [..., context] → keys and values [..., C]
+Extra = Mapping[nn.Linear, nn.Module]  # low-rank modules that are added to key and value weights, in training
 
 # Where in a layer a stream acts.
 CROSS_ATTENTION = "cross-attention"  # in a U-Net's cross-attention, beside the text
@@ -66,6 +70,31 @@ class StreamModule(nn.Module):
     def parts(self) -> dict[int, nn.Module]:
         """The parts of `every_step` that run in a layer, by the layer's index."""
         return {}
+
+
+class TrainableStream(StreamModule):
+    """A stream of FaceCDM's own adapters."""
+
+    def projections(self, extra: Extra) -> list[Projection | None]:
+        """The keys and values of each layer as a function of the tokens; None for a layer without the stream."""
+        raise NotImplementedError
+
+    def low_rank_layers(self) -> list[nn.Linear]:
+        """The layers that training adds low-rank modules to."""
+        raise NotImplementedError
+
+    def last_layers(self) -> Iterable[nn.Linear]:
+        """The layers that make the stream's result zero if their weights are."""
+        raise NotImplementedError
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        return [None if project is None else project(tokens) for project in self.projections({})]
+
+    def init_for_full_training(self) -> None:
+        """Set gates to one and the last layers to zero. Tensors are replaced, since they may be shared."""
+        self.gate.knots.data = torch.ones_like(self.gate.knots)
+        for layer in self.last_layers():
+            layer.weight.data = torch.zeros_like(layer.weight)
 
 
 def parts_of(adapter: nn.Module) -> dict[str, dict[int, nn.Module]]:
