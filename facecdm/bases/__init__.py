@@ -31,7 +31,7 @@ def name_of(layer_map: LayerMap) -> str:
 
 
 def base_like(layer_map: LayerMap) -> Base:
-    """The base model with these layers; for an unknown DiT, Flux.1."""
+    """The base model with these layers; for an unknown DiT, Flux.1; for an unknown U-Net, see `base_for_text`."""
     return base_of(layer_map) or (FLUX if layer_map.is_dit else base_for_text(layer_map.context))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoLayers:
-    """Nothing acts in the base model, which is the DiT with texts as wide as the tokens."""
+    """Nothing acts in the base model, which is the first DiT in `BASES` whose text is as wide as the tokens: Flux.1."""
 
     for_controlnets = True
 
