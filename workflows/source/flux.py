@@ -18,7 +18,7 @@ from .parts import (
     photo_of,
     sampling,
 )
-from .published import REAL_PROMPT, adapter, pack, with_picture
+from .published import REAL_PROMPT, adapter, pack, to_controlnet, with_picture
 
 BOXES = "0.18 0.2 0.42 0.5\n0.58 0.2 0.82 0.5"  # of two faces side by side
 SAMPLER = {"seed": 1, "steps": 25, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
@@ -149,17 +149,7 @@ The files whose names contain aes compose better; those with sim are more like t
     | {
         "net": n("ControlNetLoader", control_net_name="infusenet_aes_bf16.safetensors"),
         "pose": n("EmptyImage", "No pose", width=864, height=1152, color=0),
-        "control": n(
-            "FaceCDMApplyControlNet",
-            positive="@guidance",
-            negative="@negative",
-            control_net="@net",
-            image="@pose",
-            adapter="@adapter",
-            faces="@faces",
-            vae="@vae",
-            strength=1.0,
-        ),
+        **to_controlnet("@guidance", "@negative", vae="@vae", strength=1.0),
     }
     | prompt(REAL_PROMPT, 3.5)
     | result("infiniteyou flux", "@base", positive="@control", negative="@control:1", steps=30),

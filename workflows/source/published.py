@@ -46,6 +46,12 @@ def with_picture(**settings: float) -> dict[str, Node]:
     return {"apply": n("FaceCDMApply", model="@base", adapter="@adapter", **faces, **settings)}
 
 
+def to_controlnet(positive: str, negative: str, **more) -> dict[str, Node]:
+    """Apply FaceCDM to ControlNet, for the nodes "net", "pose", "adapter" and "faces"."""
+    own = {"control_net": "@net", "image": "@pose", "adapter": "@adapter", "faces": "@faces"}
+    return {"control": n("FaceCDMApplyControlNet", positive=positive, negative=negative, **own, **more)}
+
+
 def real(prefix: str, **changes) -> dict[str, Node]:
     return prompts(REAL_PROMPT, REAL_NEGATIVE, "@base:1") | sampling(
         "@apply", vae="@base:2", prefix=prefix, **REAL_SAMPLER | changes
@@ -104,15 +110,7 @@ CFG 4 – 5 looks natural with InstantID.""",
         "apply": n("FaceCDMApply", model="@base", adapter="@adapter", faces="@faces", face_strength=0.8),
         "pose": n("FaceCDMExtractPose", image="@photo", analyzer="@analyzer", drawing="InstantID 5 points"),
         "net": n("ControlNetLoader", control_net_name="instantid/diffusion_pytorch_model.safetensors"),
-        "control": n(
-            "FaceCDMApplyControlNet",
-            positive="@prompt",
-            negative="@negative",
-            control_net="@net",
-            image="@pose",
-            adapter="@adapter",
-            faces="@faces",
-        ),
+        **to_controlnet("@prompt", "@negative"),
     }
     | prompts(REAL_PROMPT, REAL_NEGATIVE, "@base:1")
     | sampling(
