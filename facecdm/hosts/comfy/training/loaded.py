@@ -48,11 +48,11 @@ class LoadedModel:
         comfy.model_management.load_models_gpu(models, memory_required=1e20, force_full_load=True)
         for patcher in models:
             leave_inference(patcher.model)
-        self.compute_in(self.dtype)
         if self._control is not None:
             self._control.pre_run(self.model.model, self._percent_to_sigma)
             if (net := getattr(self._control, "control_model", None)) is not None:
                 leave_inference(net)  # a control-LoRA creates it in pre_run
+        self.compute_in(self.dtype)  # last, so that a MODEL is not left changed where something above fails
 
     def compute_in(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -108,17 +108,15 @@ class LoadedModel:
 
     def control_layers(self) -> dict[str, nn.Module]:
         net = getattr(self._control, "control_model", None)
-        return (
-            {}
-            if net is None
-            else {
-                f"control_model.{name}": module
-                for name, module in net.named_modules()
-                if type(module).__name__ in ("Linear", "Conv2d")
-                and name.startswith(("input_blocks.", "middle_block."))
-                and name != "input_blocks.0.0"
-            }
-        )
+        if net is None:
+            return {}
+        return {
+            f"control_model.{name}": module
+            for name, module in net.named_modules()
+            if type(module).__name__ in ("Linear", "Conv2d")
+            and name.startswith(("input_blocks.", "middle_block."))
+            and name != "input_blocks.0.0"
+        }
 
     def learn_control(self, on: bool) -> None:
         self._control_learns = on

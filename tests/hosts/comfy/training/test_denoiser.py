@@ -236,6 +236,23 @@ def test_weights_of_another_dtype_are_not_kept_twice(in_comfy, denoiser_class):
         same(learnt, reference.predict_and_backward(denoiser)[1])
 
 
+def test_a_control_that_fails_leaves_the_model_as_it_was(in_comfy, denoiser_class):
+    class Failing:
+        def get_models(self):
+            return []
+
+        def copy(self):
+            return self
+
+        def pre_run(self, *args):
+            raise ValueError("of another base")
+
+    model = make_twins(SMALL_SD15, torch.float16, torch.float32).model
+    with pytest.raises(ValueError, match="of another base"):
+        denoiser_class(model, control=Failing())
+    assert not any("forward_comfy_cast_weights" in vars(part) for part in model.model.diffusion_model.modules())
+
+
 def test_patched_in_loras_are_part_of_the_base(sd15, denoiser_class):
     model = sd15.model.clone()
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"
