@@ -105,6 +105,7 @@ class _Block:
             stream.part.to(hidden.device, hidden.dtype)
         if cells:
             hidden = add_residuals(hidden, start, self.count, cells, self.heads, attend)
+        self.queries = None  # those of all blocks would take gigabytes
         return hidden if joined else (text, hidden)
 
     def _with_streams(self, x: Tensor, start: int, place: str) -> Tensor:
