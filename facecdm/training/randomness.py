@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .stages import Stage
 
-STEPS = 1000
+STEPS = 1000  # timesteps of every denoiser, so many α_t and σ_t
 
 
 def generator(*key: object) -> torch.Generator:

@@ -8,18 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...adapter.attention import LayerStream
+from ...bases.flux import FLUX as BASE  # whose pictures and tokens have the sizes of all KINDS
 from ...bases.noise import Flow
 from ...errors import FaceCDMError, MissingModel, UnsupportedModel
 from ...saved_folder import class_name, open_model, open_part
 from ...training.blocks import Block, Sequence, hooked
 from ...training.denoiser import NO_MASK, Watch
+from ...training.randomness import STEPS
 from ...training.repeated import Repeated
 from ...training.rows import Prompt
 from .dit import layer_map
 from .frozen import FrozenModel, VaeDecoder
 
-STEPS = 1000  # of the tables of noise levels
-PATCH = 2  # latents along each side of a token
+PATCH = BASE.patch
 FLUX, CHROMA, SD3 = "FluxTransformer2DModel", "ChromaTransformer2DModel", "SD3Transformer2DModel"
 KINDS = (FLUX, CHROMA, SD3)
 
@@ -56,7 +57,7 @@ class DiffusersDitDenoiser(FrozenModel):
         if height % PATCH or width % PATCH:
             raise FaceCDMError(
                 f"latents of {width} × {height} do not divide into tokens: prepare the data set with a step of "
-                f"{8 * PATCH} pixels"
+                f"{BASE.step} pixels"
             )
         grid = height // PATCH, width // PATCH
         text = prompt.states.expand(rows, -1, -1).to(self.dtype)
@@ -190,9 +191,9 @@ def dit_denoiser(folder: Path, device: str = "cpu", control: Path | None = None)
 
 
 def _times(config) -> Tensor:
-    """STEPS times of the flow: even ones, shifted as the scheduler shifts those of a picture of 1024 × 1024 pixels."""
+    """STEPS times of the flow: even ones, shifted as the scheduler shifts those of a picture of the base's own size."""
     shift = math.log(config.shift)
     if config.use_dynamic_shifting:
         ends = (config.base_image_seq_len, config.max_image_seq_len), (config.base_shift, config.max_shift)
-        shift = Flow(*ends).shift((1024 // (8 * PATCH)) ** 2)
+        shift = Flow(*ends).shift((BASE.resolution // BASE.step) ** 2)
     return Flow().time(torch.arange(1, STEPS + 1) / STEPS, shift)

@@ -36,7 +36,7 @@ class FrozenModel:
         return digest_of(f"{name_of(self.layer_map)} {self.prediction}", (self.signal, *self.network.parameters()))
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Set the dtype of the computations by autocast; float32 stands for that of the weights."""
+        """Compute in `dtype` by autocast; with float32, in the dtype of the weights and without autocast."""
         self._autocast = None if dtype == torch.float32 else dtype
 
     def decode(self, latents: Tensor) -> Tensor:
