@@ -12,13 +12,12 @@ from ....bases.grid import token_grid
 from ....errors import FaceCDMError, UnsupportedModel
 from ....training.blocks import Sequence, hooked
 from ....training.denoiser import NO_MASK, Watch
+from ....training.randomness import STEPS
 from ....training.rows import Prompt
 from ..dit import check_trainable, reads_pooled
 from .dit_blocks import blocks_of
 from .gradients import OutOfPlace, attention_with_gradients
 from .loaded import LoadedModel, all_rows
-
-STEPS = 1000  # of the tables of noise levels
 
 
 class ComfyDitDenoiser(LoadedModel):
@@ -37,18 +36,17 @@ class ComfyDitDenoiser(LoadedModel):
                 "where the face is"
             )
         check_trainable(model)
-        self.noise = _noise_levels(model.get_model_object("model_sampling"))
+        self._sampling = model.get_model_object("model_sampling")
+        self.noise = _noise_levels(self._sampling)
         self.signal = 1 - self.noise
         super().__init__(model, vae, None, dtype)
         # Newer ComfyUI then computes with operations that have a backward pass.
         self._in_training = getattr(comfy.model_management, "in_training", False)
         comfy.model_management.in_training = True
-        self._sampling = model.get_model_object("model_sampling")
         base = self.model.model
         flux = isinstance(base, comfy.model_base.Flux)
         self.distilled = flux and not isinstance(base, comfy.model_base.Chroma)
         self.stride = self.network.patch_size
-        self._repeat = False
         self._blocks = blocks_of(self.network)
 
     def close(self) -> None:
@@ -74,7 +72,7 @@ class ComfyDitDenoiser(LoadedModel):
             x, text = x.as_subclass(OutOfPlace), text.as_subclass(OutOfPlace)
         time = self.model.model.process_timestep(self._sampling.timestep(level).float(), x=x, **more)
         options = {"optimized_attention_override": attention_with_gradients}
-        with hooked(self._blocks, sequence, people, watch, self._repeat):
+        with hooked(self._blocks, sequence, people, watch, self._repeats is not None):
             out = self.network(x, time, context=all_rows(text, len(x)), transformer_options=options, **more)
         return out.as_subclass(Tensor).float()
 
@@ -120,10 +118,6 @@ class ComfyDitDenoiser(LoadedModel):
 
     def text_keys_values(self) -> tuple:
         return ()
-
-    def checkpoint(self, on: bool) -> None:
-        self._repeat = on
-        super().checkpoint(on)
 
     def _repeated(self) -> list[nn.Module]:
         return [block.module for block in self._blocks]
