@@ -336,14 +336,14 @@ def train_unet(
 
     The pictures are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
     """
-    from .unet import PlainAttention, build_unet
+    from .unet import build_unet, use_plain_attention
 
     torch.manual_seed(plan.seed)
     unet = build_unet(sizes.unet_config()).to(device, memory_format=torch.channels_last)
     run = Run(folder, "unet", unet, plan, average=0.9999, half=True, begin=begin)
     live = run.live
     if device == "cpu":
-        live.set_attn_processor(PlainAttention())
+        use_plain_attention(live)
     if compiled:
         live.compile()
     if run.step < plan.steps:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from facecdm.demo import optimise
-from facecdm.demo.unet import PlainAttention, build_unet
+from facecdm.demo.unet import build_unet, use_plain_attention
 
 
 @pytest.mark.parametrize("columns", [8, 31, 32, 200])
@@ -30,7 +30,7 @@ def test_a_matrix_of_zeros_stays_zero():
     assert not optimise.orthogonalised(torch.zeros(1, 4, 64)).any()
 
 
-def test_plain_attention_equals_diffusers():
+def test_plain_attention_equals_the_fused_kernel(monkeypatch):
     torch.manual_seed(0)
     unet = build_unet(
         {
@@ -48,5 +48,6 @@ def test_plain_attention_equals_diffusers():
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 32)
     with torch.no_grad():
         expected = unet(*inputs).sample
-        unet.set_attn_processor(PlainAttention())
+        use_plain_attention(unet)
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
         assert torch.allclose(unet(*inputs).sample, expected, atol=1e-5)
