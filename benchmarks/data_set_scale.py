@@ -69,7 +69,8 @@ def _decode(data: bytes) -> Picture:
 class Encoders:
     """Small tensors of the pixels and the caption."""
 
-    resolution, step, large = SIDE, 8, False
+    resolution, step = SIDE, 8
+    large = dit = pooled = False
     fingerprints = Fingerprints("latents", "text", "vision")
 
     def latents(self, pixels):
