@@ -10,27 +10,11 @@ with gradient checkpointing forward once more. The rest is arithmetic on the ass
 import argparse
 from pathlib import Path
 
-from shared import make_model, open_comfyui
+from shared import full_flux, make_model, open_comfyui
 
 # Dense bf16 operations a second by the makers' data sheets; --utilisation is the share of them that a training reaches.
 GPUS = {"A100": 312e12, "H100": 989e12}
 HALF, GB = 2, 1e9
-FLUX = dict(
-    in_channels=16,
-    out_channels=16,
-    vec_in_dim=768,
-    context_in_dim=4096,
-    hidden_size=3072,
-    mlp_ratio=4.0,
-    num_heads=24,
-    depth=19,
-    depth_single_blocks=38,
-    axes_dim=[16, 56, 56],
-    theta=10_000,
-    patch_size=2,
-    qkv_bias=True,
-    guidance_embed=True,
-)
 # Values of a picture at 1024 × 1024 pixels: latents, states and pooled vector of the prompt, vision states (ViT-H).
 VISION = 257 * 1280
 VALUES = {
@@ -50,9 +34,7 @@ def count_operations(call) -> float:
 
 def operations() -> dict[str, float]:
     """Operations of one call of each base model for one picture of 1024 × 1024 pixels."""
-    import comfy.ops
     import torch
-    from comfy.ldm.flux.model import Flux
 
     meta, dtype = torch.device("meta"), torch.bfloat16
     options = {"optimized_attention_override": _attention}
@@ -61,7 +43,7 @@ def operations() -> dict[str, float]:
         x, text, vector = (torch.randn(*shape, dtype=dtype) for shape in ((1, 4, 128, 128), (1, 77, 2048), (1, 2816)))
         t = torch.zeros(1)
         found = {"SDXL": count_operations(lambda: unet(x, t, context=text, y=vector, transformer_options=options))}
-        dit = Flux(image_model="flux", dtype=dtype, device=meta, operations=comfy.ops.disable_weight_init, **FLUX)
+        dit = full_flux()
         x, text, vector = (torch.randn(*shape, dtype=dtype) for shape in ((1, 16, 128, 128), (1, 256, 4096), (1, 768)))
         found["Flux.1"] = count_operations(
             lambda: dit(x, t, text, y=vector, guidance=torch.zeros(1), transformer_options=options)

@@ -12,10 +12,10 @@ import argparse
 import math
 from pathlib import Path
 
-from shared import TABLE, clone_module, known, load, open_comfyui, step_seconds, take_turns
+from shared import FLUX, TABLE, clone_module, known, load, open_comfyui, step_seconds, take_turns
 
 SIGMA, TEXT = 0.7, 512  # noise level, and number of text tokens
-FULL = (19, 38)  # double and single blocks of Flux.1
+FULL = FLUX["depth"], FLUX["depth_single_blocks"]
 
 
 def make_flux(double: int, single: int, device, **sizes):

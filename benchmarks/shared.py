@@ -64,6 +64,24 @@ CONFIGS = {
     ),
 }
 
+# Flux.1-dev, as ComfyUI configures it.
+FLUX = dict(
+    in_channels=16,
+    out_channels=16,
+    vec_in_dim=768,
+    context_in_dim=4096,
+    hidden_size=3072,
+    mlp_ratio=4.0,
+    num_heads=24,
+    depth=19,
+    depth_single_blocks=38,
+    axes_dim=[16, 56, 56],
+    theta=10_000,
+    patch_size=2,
+    qkv_bias=True,
+    guidance_embed=True,
+)
+
 
 SMALL = dict(model_channels=32)  # for trying a benchmark on a CPU
 TABLE = "| base | adapter | seconds a step | ratio | peak MiB |\n|---|---|---|---|---|"
@@ -83,6 +101,15 @@ def make_model(base: str, device, dtype, **sizes):
         for value in model.diffusion_model.parameters():
             value.normal_(0, 0.02)
     return comfy.model_patcher.ModelPatcher(model, device, device)
+
+
+def full_flux():
+    """ComfyUI's module of Flux.1-dev in bf16, without contents."""
+    import comfy.ops
+    import torch
+    from comfy.ldm.flux.model import Flux
+
+    return Flux(**FLUX, dtype=torch.bfloat16, device="meta", operations=comfy.ops.disable_weight_init)
 
 
 class PeakMemory:

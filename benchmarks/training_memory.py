@@ -10,25 +10,9 @@ stream beside the text; for Flux.1 the cells of a new adapter. bf16 arithmetic.
 import argparse
 from pathlib import Path
 
-from shared import make_model, open_comfyui
+from shared import full_flux, make_model, open_comfyui
 
 BYTES, GIB = 2, 2**30
-FLUX = dict(
-    in_channels=16,
-    out_channels=16,
-    vec_in_dim=768,
-    context_in_dim=4096,
-    hidden_size=3072,
-    mlp_ratio=4.0,
-    num_heads=24,
-    depth=19,
-    depth_single_blocks=38,
-    axes_dim=[16, 56, 56],
-    theta=10000,
-    patch_size=2,
-    qkv_bias=True,
-    guidance_embed=True,
-)
 
 
 class Kept:
@@ -114,8 +98,6 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
 
 def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
     """`count` for Flux.1-dev; `tokens` of text."""
-    import comfy.ldm.flux.model
-    import comfy.ops
     import torch
 
     from facecdm.adapter.attention import LayerStream
@@ -129,8 +111,7 @@ def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
 
     layers, dtype = BASES["Flux.1"].layer_map, torch.bfloat16
     with torch.device("meta"):
-        flux = comfy.ldm.flux.model.Flux(**FLUX, dtype=dtype, device="meta", operations=comfy.ops.disable_weight_init)
-        flux.requires_grad_(False)
+        flux = full_flux().requires_grad_(False)
         config = AdapterConfig.new(layers, image_width=1280)
         adapter = TripletAdapter(config)
         linears = {name: part for name, part in flux.named_modules() if _is_attention(name, part)}
