@@ -106,7 +106,7 @@ def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
     from facecdm.adapter.stream_module import AFTER_BLOCK, parts_of
     from facecdm.bases import BASES
     from facecdm.hosts.comfy.training.dit_blocks import blocks_of
-    from facecdm.training.blocks import Sequence, hooked
+    from facecdm.training.blocks import TokenCounts, hooked
     from facecdm.training.lora import Lora
 
     layers, dtype = BASES["Flux.1"].layer_map, torch.bfloat16
@@ -125,9 +125,9 @@ def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
             for index, part in parts_of(adapter)[name].items():
                 k, v = torch.randn(2, 1, count, config.cell_width, dtype=dtype, requires_grad=True)
                 people[index].append(LayerStream(0, 1, k, v, gate, place=AFTER_BLOCK, part=part))
-    sequence, options = Sequence(tokens, (latent // 2) ** 2), {"optimized_attention_override": _attention_of_heads}
+    counts, options = TokenCounts(tokens, (latent // 2) ** 2), {"optimized_attention_override": _attention_of_heads}
     blocks = blocks_of(flux)
-    with lora.on(linears), hooked(blocks, sequence, people, None, False):
+    with lora.on(linears), hooked(blocks, counts, people, None, False):
         kept, repeated = kept_by(
             flux,
             tuple({type(block.module) for block in blocks}),

@@ -36,8 +36,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """The tokens of a call: number of the text's, and of the picture's."""
+class TokenCounts:
+    """Number of tokens of the text, and of the picture."""
 
     text: int
     picture: int
@@ -46,7 +46,7 @@ class Sequence:
 @contextmanager
 def hooked(
     blocks: list[Block],
-    sequence: Sequence,
+    counts: TokenCounts,
     people: list[list[LayerStream]] | None,
     watch: Watch | None,
     repeat: bool,
@@ -63,23 +63,23 @@ def hooked(
         for index, block in enumerate(blocks):
             streams = people[index] if people is not None else []
             if streams:
-                hook = partial(_add_cells, block, sequence, streams, repeat)
+                hook = partial(_add_cells, block, counts, streams, repeat)
                 stack.callback(block.module.register_forward_hook(hook).remove)
             if watch is not None:
-                observer = _Observer(index, sequence.text, watch)
+                observer = _Observer(index, counts.text, watch)
                 for part, (module, pick) in (("q", block.queries), ("k", block.keys)):
                     stack.callback(module.register_forward_hook(partial(observer.see, part, pick)).remove)
         yield
 
 
-def _add_cells(block: Block, sequence: Sequence, streams: list[LayerStream], repeat: bool, _module, _args, output):
+def _add_cells(block: Block, counts: TokenCounts, streams: list[LayerStream], repeat: bool, _module, _args, output):
     """Forward hook: the block's result with the cells' residuals."""
     found = output if block.picture is None else output[block.picture]
     hidden = found.as_subclass(Tensor)
-    start = sequence.text if block.picture is None else 0
+    start = counts.text if block.picture is None else 0
     # An observed residual must not be observed twice.
     repeat = repeat and torch.is_grad_enabled() and all(stream.watch is None for stream in streams)
-    arguments = (hidden, start, sequence.picture, streams, block.heads, attend)
+    arguments = (hidden, start, counts.picture, streams, block.heads, attend)
     if repeat:
         added = checkpoint(add_residuals, *arguments, use_reentrant=False, preserve_rng_state=False)
     else:

@@ -12,7 +12,7 @@ from ...bases.flux import FLUX as BASE  # whose pictures and tokens have the siz
 from ...bases.noise import Flow
 from ...errors import FaceCDMError, MissingModel, UnsupportedModel
 from ...saved_folder import class_name, open_model, open_part
-from ...training.blocks import Block, Sequence, hooked
+from ...training.blocks import Block, TokenCounts, hooked
 from ...training.denoiser import NO_MASK, Watch
 from ...training.randomness import STEPS
 from ...training.repeated import Repeated
@@ -61,12 +61,12 @@ class DiffusersDitDenoiser(FrozenModel):
             )
         grid = height // PATCH, width // PATCH
         text = prompt.states.expand(rows, -1, -1).to(self.dtype)
-        sequence = Sequence(text.shape[1], grid[0] * grid[1])
+        counts = TokenCounts(text.shape[1], grid[0] * grid[1])
         latents, level = noisy.to(self.dtype), self.noise.to(self.device)[t]
-        more = self._conditioning(prompt, rows, sequence, guidance)
+        more = self._conditioning(prompt, rows, counts, guidance)
         with (
             torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None),
-            hooked(self._blocks, sequence, people, watch, self._repeats is not None),
+            hooked(self._blocks, counts, people, watch, self._repeats is not None),
         ):
             if self._kind == SD3:
                 return self.network(latents, text, timestep=1000 * level, return_dict=False, **more)[0].float()
@@ -88,13 +88,13 @@ class DiffusersDitDenoiser(FrozenModel):
         ids[..., 2] = torch.arange(grid[1], device=self.device)
         return ids.flatten(0, 1)
 
-    def _conditioning(self, prompt: Prompt, rows: int, sequence: Sequence, guidance: float) -> dict:
+    def _conditioning(self, prompt: Prompt, rows: int, counts: TokenCounts, guidance: float) -> dict:
         """The other arguments of the transformer."""
         mask = prompt.mask
         if mask is not None and self._kind == SD3:
             raise FaceCDMError(NO_MASK)
         if mask is not None:
-            shown = torch.ones(len(mask), sequence.picture, dtype=torch.bool, device=mask.device)
+            shown = torch.ones(len(mask), counts.picture, dtype=torch.bool, device=mask.device)
             mask = torch.cat([mask, shown], 1).expand(rows, -1).to(self.device)
         if self._kind == CHROMA:
             return {} if mask is None else {"attention_mask": mask}

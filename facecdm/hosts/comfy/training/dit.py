@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ....adapter.attention import LayerStream
 from ....bases.grid import token_grid
 from ....errors import FaceCDMError, UnsupportedModel
-from ....training.blocks import Sequence, hooked
+from ....training.blocks import TokenCounts, hooked
 from ....training.denoiser import NO_MASK, Watch
 from ....training.randomness import STEPS
 from ....training.rows import Prompt
@@ -65,18 +65,18 @@ class ComfyDitDenoiser(LoadedModel):
     ) -> Tensor:
         x, text = noisy.to(self.device, self.dtype), prompt.states.to(self.device, self.dtype)
         rows, columns = token_grid(*x.shape[-2:], self.network.patch_size)
-        sequence = Sequence(text.shape[1], rows * columns)
+        counts = TokenCounts(text.shape[1], rows * columns)
         level = self.noise.to(self.device)[t.to(self.device)]
-        more = self._conditioning(x, text, prompt, guidance, sequence)
+        more = self._conditioning(x, text, prompt, guidance, counts)
         if torch.is_grad_enabled():
             x, text = x.as_subclass(OutOfPlace), text.as_subclass(OutOfPlace)
         time = self.model.model.process_timestep(self._sampling.timestep(level).float(), x=x, **more)
         options = {"optimized_attention_override": attention_with_gradients}
-        with hooked(self._blocks, sequence, people, watch, self._repeats is not None):
+        with hooked(self._blocks, counts, people, watch, self._repeats is not None):
             out = self.network(x, time, context=all_rows(text, len(x)), transformer_options=options, **more)
         return out.as_subclass(Tensor).float()
 
-    def _conditioning(self, x: Tensor, text: Tensor, prompt: Prompt, guidance: float, sequence: Sequence) -> dict:
+    def _conditioning(self, x: Tensor, text: Tensor, prompt: Prompt, guidance: float, counts: TokenCounts) -> dict:
         """The model's other arguments, made by ComfyUI for its own sampling."""
         given = {"guidance": guidance} if self.distilled else {}
         made = self.model.model.extra_conds(
@@ -99,7 +99,7 @@ class ComfyDitDenoiser(LoadedModel):
         if prompt.mask is not None:
             if isinstance(self.model.model, comfy.model_base.SD3):
                 raise FaceCDMError(NO_MASK)
-            shown = torch.ones(len(prompt.mask), sequence.picture, dtype=torch.bool, device=prompt.mask.device)
+            shown = torch.ones(len(prompt.mask), counts.picture, dtype=torch.bool, device=prompt.mask.device)
             more["attention_mask"] = torch.cat([prompt.mask, shown], 1)[:, None].to(self.device)
         return more
 
