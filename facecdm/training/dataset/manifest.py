@@ -242,17 +242,21 @@ def _of_lines(plain: dict, folder: Path) -> Manifest:
 def _of_one_file(plain: dict, folder: Path) -> Manifest:
     """A manifest of an earlier version. The records are looked up by their keys."""
     stores = [Store(folder / stage) for stage in STAGES]
-    entries = located((Record.of(entry) for entry in plain["entries"]), stores)
-    return Manifest(
-        **plain | {"entries": tuple(entries), "empty_at": stores[STAGES.index("text")].location(plain["empty"])}
-    )
+    entries = tuple(located((Record.of(entry) for entry in plain["entries"]), stores))
+    empty_at = _location(stores[STAGES.index("text")], plain["empty"], "the empty prompt")
+    return Manifest(**plain | {"entries": entries, "empty_at": empty_at})
 
 
 def located(entries: Iterable[Record], stores: Sequence[Store]) -> Iterator[Record]:
     """The entries with the locations of their records. Raises BadFile if one is missing."""
     for entry in entries:
-        at = tuple(store.location(key) if key else None for store, key in zip(stores, entry.keys.all()))
-        for store, key, place in zip(stores, entry.keys.all(), at):
-            if key and place is None:
-                raise BadFile(f"{store.folder} lacks a record of {entry.name}: {AGAIN}")
-        yield replace(entry, at=at)
+        pairs = zip(stores, entry.keys.all())
+        yield replace(entry, at=tuple(_location(store, key, entry.name) if key else None for store, key in pairs))
+
+
+def _location(store: Store, key: str, name: str) -> RecordLocation:
+    """Where the record of `name` is. Raises BadFile."""
+    found = store.location(key)
+    if found is None:
+        raise BadFile(f"{store.folder} lacks a record of {name}: {AGAIN}")
+    return found

@@ -222,6 +222,11 @@ def test_a_data_set_with_all_pictures_in_its_manifest_loads_with_its_fingerprint
     shard_of(folder, "vision").unlink()
     with pytest.raises(BadFile, match="vision lacks a record of anna/0.png: prepare the data set again"):
         DataSet(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"entries": [], "empty": "another key"}))
+    with pytest.raises(BadFile, match="text lacks a record of the empty prompt: prepare the data set again"):
+        DataSet(folder)
     source = FolderSource(folder.parent / "in")
     made = prepare(source, folder, StubEncoders(), StubFinder(), SETTINGS)
     assert made.fingerprint == new.fingerprint and (folder / "pictures.jsonl").is_file()
