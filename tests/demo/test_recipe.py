@@ -1,9 +1,10 @@
 """benchmarks/demo_recipe.py: the command line takes its commands and configurations; sizes in texts are replaced."""
 
-import importlib.util
+import importlib
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,56 +19,73 @@ BENCHMARKS = REPOSITORY / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def module():
-    sys.path.append(str(BENCHMARKS))  # for `shared`
-    spec = importlib.util.spec_from_file_location("demo_recipe", BENCHMARKS / "demo_recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(BENCHMARKS))
+def rooms():
+    """The modules of benchmarks/recipe, and `command`, benchmarks/demo_recipe.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        names = ("plan", "configurations", "files", "shipping", "stages")
+        rooms = SimpleNamespace(**{name: importlib.import_module(f"recipe.{name}") for name in names})
+        rooms.command = importlib.import_module("demo_recipe")
+        yield rooms
 
 
 @pytest.fixture(params=[False, True], ids=["full", "smoke"])
-def recipe(module, tmp_path, monkeypatch, request):
+def plan(rooms, tmp_path, monkeypatch, request):
     folders = [f"--{name}={tmp_path / name}" for name in ("faceworld", "comfyui", "models", "begin", "run")]
     monkeypatch.setattr(sys, "argv", ["demo_recipe.py", *folders, *(["--smoke"] if request.param else [])])
     (tmp_path / "run").mkdir()
-    return module.Recipe(module.parse())
+    plan = rooms.plan.Plan(rooms.command.parse())
+    plan.weights = FOLDER
+    return plan
 
 
-def test_the_commands_have_options_that_exist(recipe):
-    recipe.weights = FOLDER
-    recipe.write_workflow()  # a file that a command takes
-    commands = [work for stage in recipe.stages() for work in stage.work if not callable(work)]
+def test_the_commands_have_options_that_exist(rooms, plan):
+    rooms.files.write_workflow(plan)  # a file that a command takes
+    stages = rooms.stages.stages(plan)
+    commands = [work for stage in stages for work in stage.work if not callable(work)]
     ours = [work[2:] for work in commands if work[:2] == ["-m", "facecdm"]]
-    assert len(ours) > 5 and len({stage.name for stage in recipe.stages()}) == len(recipe.stages())
+    assert len(ours) > 5 and len({stage.name for stage in stages}) == len(stages)
     for command in ours:
         cli.parser_of(command[0]).parse_args(command[1:])
 
 
 @pytest.mark.parametrize("name", ["broad", "drawn"])
-def test_the_configurations_are_valid(recipe, name):
-    recipe.write(name, getattr(recipe, name)())
-    stages = config.read(recipe.run / f"{name}.yaml").plan()
+def test_the_configurations_are_valid(rooms, plan, name):
+    rooms.configurations.write(plan, name)
+    stages = config.read(plan.run / f"{name}.yaml").plan()
     assert [stage.name for stage in stages] and all(stage.lora_rank == 16 for stage in stages)
-    assert yaml.safe_load((recipe.run / f"{name}.yaml").read_text())["base"] == "demo"
+    assert yaml.safe_load((plan.run / f"{name}.yaml").read_text())["base"] == "demo"
 
 
-def test_what_is_shipped_replaces_every_size(module, tmp_path, monkeypatch):
+def test_what_is_shipped_replaces_every_size(rooms, tmp_path):
     base = tmp_path / "facecdm/bases/demo.py"
-    for name in ("facecdm/bases/demo.py", *module.TEXTS):
+    for name in ("facecdm/bases/demo.py", *rooms.shipping.TEXTS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, tmp_path / name)
-    module.set_size(tmp_path, (DEMO.resolution, DEMO.step), (512, 32))
+    rooms.shipping.set_size(tmp_path, (DEMO.resolution, DEMO.step), (512, 32))
     assert "resolution=512,\n    step=32," in base.read_text()
-    for name in module.TEXTS:
+    for name in rooms.shipping.TEXTS:
         assert f"{DEMO.resolution} × {DEMO.resolution}" not in (tmp_path / name).read_text(encoding="utf-8")
 
 
-def test_the_portrait_has_the_size_of_the_weights(recipe):
-    recipe.weights = FOLDER
-    recipe.write_workflow()
-    nodes = json.loads((recipe.run / "portrait.json").read_text()).values()
+def test_the_portrait_has_the_size_of_the_weights(rooms, plan):
+    rooms.files.write_workflow(plan)
+    nodes = json.loads((plan.run / "portrait.json").read_text()).values()
     sizes = [node["inputs"] for node in nodes if node["class_type"] == "EmptyLatentImage"]
     assert [(size["width"], size["height"]) for size in sizes] == [(DEMO.resolution, DEMO.resolution)]
+
+
+def test_functions_run_and_their_commands_too(rooms, plan, monkeypatch):
+    """The averages that were kept are exported once, and measured together."""
+    for pictures in (100, 64):
+        (plan.run / "base" / f"unet-{pictures}.pt").parent.mkdir(exist_ok=True)
+        (plan.run / "base" / f"unet-{pictures}.pt").touch()
+    (plan.run / "curve").mkdir()
+    (plan.run / "curve" / "unet-64.safetensors").touch()
+    ran, plan.how.only = [], ["curve"]
+    monkeypatch.setattr(rooms.stages, "_execute", lambda plan, stage, command: ran.append(command))
+    rooms.stages.run(plan)
+    export, bars = ran
+    assert export[2:5] == ["demo", "train", "export"] and str(plan.run / "base" / "unet-100.pt") in export
+    measured = [str(plan.run / "curve" / f"unet-{pictures}.safetensors") for pictures in (64, 100)]
+    assert bars[bars.index("--weights") + 1 :][:2] == measured and (plan.run / "done" / "curve").is_file()

@@ -1,0 +1,77 @@
+"""Files that stages make by themselves."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+from shared import ROOT, lora_beside
+
+from facecdm.demo import paths
+from facecdm.demo.data import read_labels
+
+from .plan import Plan
+
+MOST = 60e6  # bytes of all weights together
+
+
+def small_world(plan: Plan) -> None:
+    """FaceWorld for --smoke: all of `val`, twenty people of the others, and pictures with every caption's words."""
+    plan.world.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "wide", "val"):
+        labels = read_labels(plan.how.faceworld, (split,))
+        known, kept = set(), []
+        for label in labels:
+            words = set(re.findall(r"[a-z-]+", label["caption"]))
+            some = label["view"] < 2 and int(label["identity"].split("-")[1]) < 20
+            if split == "val" or some or words - known:
+                kept.append(json.dumps(label))
+                known |= words
+        (plan.world / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+        if not (plan.world / split).exists():
+            (plan.world / split).symlink_to(plan.how.faceworld / split)
+
+
+def halve(plan: Plan) -> None:
+    """Write adapter and LoRA in half precision; check that all weights together are small enough."""
+    import torch
+    from safetensors.torch import save_file
+
+    from facecdm.adapter.native import load_adapter, save_adapter
+    from facecdm.tensor_file import read_tensors
+
+    trained = plan.run / "drawn" / "adapter.safetensors"
+    save_adapter(load_adapter(trained).half(), plan.weights, paths.ADAPTER.stem, overwrite=True)
+    tensors, metadata = read_tensors(lora_beside(trained))
+    half = {name: value.to(torch.float16) for name, value in tensors.items()}
+    save_file(half, plan.weights / paths.ADAPTER_LORA.name, metadata)
+    size = sum(path.stat().st_size for path in plan.weights.glob("*.safetensors"))
+    print(f"all weights: {size / 1e6:.1f} MB of {MOST / 1e6:.0f}")
+    if size > MOST:
+        raise SystemExit("the weights are too large; train with a smaller lora_rank (COMMON)")
+
+
+def write_workflow(plan: Plan) -> None:
+    """Write the portrait workflow with the new size."""
+    from facecdm.demo.weights import read_sizes
+
+    graph = json.loads((ROOT / "workflows/api/portrait.json").read_text(encoding="utf-8"))
+    side = read_sizes(plan.weights / paths.MODEL.name).image_size
+    for node in graph.values():
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"] |= {"width": side, "height": side}
+    (plan.run / "portrait.json").write_text(json.dumps(graph, indent=1), encoding="utf-8")
+
+
+def shorten_one_person(plan: Plan) -> None:
+    """Set the steps of the preset's stages, which --smoke shortens."""
+    path = plan.run / "one" / "one.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = ("broad", "identity", "fine")
+    config["stages"] = {name: {"steps": steps} for name, steps in zip(names, plan.lengths.one_person)}
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def lora_beside_path(adapter: Path) -> Path:
+    """Where a training writes the LoRA of an adapter."""
+    return adapter.with_name(f"{adapter.stem}_lora.safetensors")

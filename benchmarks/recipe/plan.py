@@ -1,0 +1,73 @@
+"""What the recipe reads and writes, and how long its stages train."""
+
+import argparse
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long each stage trains, and how much is measured."""
+
+    pictures: int = 1_600_000
+    keep: int = 100_000
+    decoder: int = 6000
+    key_points: int = 7000
+    pose: int = 2000
+    judge_epochs: float = 8.0
+    broad: int = 2150
+    identity: int = 260
+    fine: int = 30
+    location: int = 1000
+    drawn: int = 500
+    drawn_fine: int = 200
+    batch: int = 64
+    captions: int = 200
+    people: int = 48
+    poses: int = 100
+    one_person: tuple[int, int, int] = (800, 400, 200)
+    prompts: int = 24
+    steps: int = 20
+
+
+SMOKE = Lengths(
+    pictures=128,
+    keep=64,
+    decoder=2,
+    key_points=24,
+    pose=2,
+    judge_epochs=1.0,
+    broad=2,
+    identity=2,
+    fine=1,
+    location=2,
+    drawn=1,
+    drawn_fine=1,
+    batch=8,
+    captions=8,
+    people=3,
+    poses=4,
+    one_person=(2, 1, 1),
+    prompts=2,
+    steps=4,
+)
+
+
+class Plan:
+    """The recipe of given arguments.
+
+    how         the arguments
+    run         folder of everything that is made
+    lengths     how long each stage trains
+    world       FaceWorld, or the part of it that --smoke uses
+    weights     folder of the four files that are made
+    cache       folder of decoded pictures
+    judge       the judge's file
+    recogniser  InsightFace's ONNX file
+    """
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.how, self.run, self.lengths = arguments, arguments.run, SMOKE if arguments.smoke else Lengths()
+        self.world = self.run / "faceworld" if arguments.smoke else arguments.faceworld
+        self.weights, self.cache = self.run / "weights", self.run / "base" / "cache"
+        self.judge = arguments.judge or self.run / "judge" / "judge.pt"
+        self.recogniser = arguments.models / "insightface/models/buffalo_s/w600k_mbf.onnx"
