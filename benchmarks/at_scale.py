@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared import full_flux, make_model, open_comfyui
 
-# Dense bf16 operations a second by the makers' data sheets; --utilisation is the share of them that a training reaches.
+# Peak dense bf16 operations a second, from lists of others; --utilisation is the share of them that a training reaches.
 GPUS = {"A100": 312e12, "H100": 989e12}
 HALF, GB = 2, 1e9
 # Values of a picture at 1024 × 1024 pixels: latents, states and pooled vector of the prompt, vision states (ViT-H).

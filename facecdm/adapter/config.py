@@ -8,7 +8,7 @@ from ..bases.layers import MOST_LAYERS, LayerMap
 from ..errors import BadFile, FaceCDMError
 
 FEW, CONTENT = 64, 48  # above FEW tokens, each one carries CONTENT features by default
-# Of a new adapter for a DiT: cells after at most 20 blocks, whose two streams take about 1.3 % of Flux.1's arithmetic.
+# Defaults of a new adapter for a DiT: cells after at most 20 blocks (their cost is in docs/method.md).
 TOKEN_WIDTH, CELL_WIDTH, CELL_HEAD, MOST_CELLS = 1024, 512, 64, 20
 _SPATIAL = "places"  # the JSON's name for spatial_tokens
 _OF_DITS = ("token_width", "cell_width", "cell_every")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..bases.layers import LayerMap
 
-# Of the knots, evenly spaced in log σ, where σ is the noise relative to the signal; outside it the end values apply.
+# Range of the knots, evenly spaced in log σ. σ is the noise relative to the signal; outside, the end values apply.
 SIGMA_RANGE = (0.03, 15.0)
 
 
