@@ -61,8 +61,8 @@ class ApplyOptionsNode(io.ComfyNode):
                     0.0,
                     2.0,
                     0.05,
-                    "Strength of the LoRA inside a FaceID, UniPortrait or ConsistentID file: 0.6 is as its authors "
-                    "recommend. Other adapters have none.",
+                    "Strength of the LoRA inside a FaceID, UniPortrait or ConsistentID file: 0.6 is what the "
+                    "authors recommend. Other adapters have none.",
                 ),
                 number(
                     "structure",
@@ -71,7 +71,7 @@ class ApplyOptionsNode(io.ComfyNode):
                     5.0,
                     0.05,
                     "FaceID PlusV2: weight of the tokens of the face's picture. UniPortrait: weight of the face's "
-                    "structure, in tenths.",
+                    "structure, in tenths (1 is 0.1).",
                 ),
                 io.String.Input(
                     "over_steps",

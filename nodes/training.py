@@ -45,8 +45,8 @@ def _shared_inputs() -> list:
             "preset",
             PRESETS,
             "one person",
-            "Starting values: an adapter for many people, or for one person from some photos; for Flux.1, Chroma "
-            "and SD3.5 those for DiTs.",
+            "Starting values: an adapter for many people, or for one person from some photos. For Flux.1, Chroma "
+            "and SD3.5, choose one that begins with DiT.",
         ),
     ]
 
