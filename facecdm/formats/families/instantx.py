@@ -30,5 +30,5 @@ FAMILY = Family(
     files={"Flux.1": "instantx-flux-ip-adapter.bin"},
     substitute="ip-adapter",
     strength=0.7,
-    note="this adapter reads the whole image: content and style, and less of a face's identity than PuLID-FLUX",
+    note="this adapter reads the whole image and no face embedding: it carries content and style",
 )

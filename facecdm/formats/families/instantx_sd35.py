@@ -21,5 +21,5 @@ FAMILY = Family(
     files={"SD3.5 Large": "instantx-sd35-large-ip-adapter.bin"},
     substitute="ip-adapter-plus",
     strength=0.5,
-    note="this adapter reads the whole image: content and style, and less of a face's identity than PuLID-FLUX",
+    note="this adapter reads the whole image and no face embedding: it carries content and style",
 )

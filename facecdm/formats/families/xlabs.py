@@ -21,7 +21,7 @@ _family = partial(
     recipe=Pictures(POOLED, without_image=BLACK),
     layers=BlockKeys(("double",), BESIDE_BLOCK, bias=True),
     substitute="ip-adapter",
-    note="this adapter reads the whole image: content and style, and less of a face's identity than PuLID-FLUX",
+    note="this adapter reads the whole image and no face embedding: it carries content and style",
 )
 
 V1 = _family(
