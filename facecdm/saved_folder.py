@@ -42,7 +42,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_types(path: Path) -> None:
-    """Raise BadFile for weights that are no floating-point numbers, which the libraries convert without a message."""
+    """Raise BadFile for weights that are not floating-point numbers, which the libraries convert silently."""
     with open_safetensors(path) as file:
         for name in file.keys():
             kind = file.get_slice(name).get_dtype()
@@ -84,12 +84,14 @@ def check_sizes(config: Any) -> None:
         check_sizes(value)
         numbers = list(_numbers(value))
         if not all(number <= LARGEST for number in numbers):  # False for NaN, too
-            raise ValueError(f"its configuration declares {name} {max(numbers):.6g}")
+            raise ValueError(f"its configuration declares {name} {max(numbers):.6g}, more than any model has")
         longest = max(longest, len(value) if isinstance(value, list) else 1)
         if "layers" in name:
             counts += [max(numbers, default=1)]
     if math.prod(counts) * longest > MOST_BLOCKS:
-        raise ValueError(f"its configuration declares {math.prod(counts) * longest:.6g} blocks")
+        raise ValueError(
+            f"its configuration declares {math.prod(counts) * longest:.6g} blocks, more than any model has"
+        )
 
 
 def _numbers(value: Any) -> Iterator[float]:

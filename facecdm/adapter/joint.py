@@ -46,13 +46,13 @@ class JointLayer(nn.Module):
         return k.flatten(2), self.to_v(tokens)
 
     def factors(self, norm_q: Tensor, norm_k: Tensor) -> tuple[Tensor, Tensor]:
-        """What turns queries and keys that the block normalised with these weights into the stream's, each [width]."""
+        """Factors [width] that turn queries and keys normalised with the block's weights into the stream's."""
         pairs = (self.norm_q, norm_q), (self.norm_k, norm_k)
         return tuple((own.to(base) / base).repeat(self.heads) for own, base in pairs)
 
 
 class TimedKeysValues(nn.Module):
-    """What every step runs: a picture's states → keys and values of each block at one timestep.
+    """The modules that run at every step: a picture's states → keys and values of each block at one timestep.
 
     resampler  states [R, M, W] and timestep [1] → tokens [R, N, context], embedding of the timestep [1, time]
     """
@@ -103,7 +103,7 @@ class JointLayers(StreamModule):
 
 
 def beside_picture(stream: LayerStream, k: Tensor, v: Tensor, norm_q: Tensor, norm_k: Tensor) -> LayerStream:
-    """The stream with the block's own keys and values [B, n, C] of the picture after the stream's.
+    """The stream, its keys and values followed by the block's own [B, n, C] of the picture.
 
     norm_q, norm_k  weights [C / heads] with which the block normalised its queries and `k`
     """

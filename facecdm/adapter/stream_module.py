@@ -1,4 +1,4 @@
-"""The interface of the part of a stream that acts in the layers of a base model, whatever it does there."""
+"""The interface of the part of a stream that acts in a base model's layers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
@@ -42,13 +42,13 @@ class StreamModule(nn.Module):
         self.router: Tensor | None = None
 
     def add_gates(self, layer_map: LayerMap, knots: int = 1) -> None:
-        """A subclass calls this after it has made its layers: optimizers know parameters by their order."""
+        """Add gate and κ; called after a subclass has made its layers, since optimizers store parameters by order."""
         self.gate = NoiseGate(layer_map, knots)
         self.kappa = nn.Parameter(torch.zeros(()))
 
     @property
     def every_step(self) -> nn.Module | None:
-        """What runs at every step, whose weights a host keeps beside the base model's; None: only keys and values."""
+        """The module that runs at every step, which a host loads with the base model; None: only keys and values."""
         return None
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
@@ -64,11 +64,11 @@ class StreamModule(nn.Module):
         raise NotImplementedError
 
     def use_operations(self, operations: ModuleType | type) -> nn.Module:
-        """Make `every_step` of a host's layers (`Linear`, `LayerNorm`), which share the weights, and return it."""
+        """Rebuild `every_step` from a host's `Linear` and `LayerNorm`, with the same weights, and return it."""
         raise NotImplementedError
 
     def parts(self) -> dict[int, nn.Module]:
-        """The parts of `every_step` that run in a layer, by the layer's index."""
+        """The parts of `every_step` by the index of the layer that they run in."""
         return {}
 
 

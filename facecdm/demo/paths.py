@@ -8,7 +8,7 @@ MODEL = FOLDER / "demo.safetensors"
 ADAPTER = FOLDER / "adapter.safetensors"
 ADAPTER_LORA = FOLDER / "adapter_lora.safetensors"
 POSE_CONTROLNET = FOLDER / "pose.safetensors"
-VARIABLE = "FACECDM_DEMO_WEIGHTS"  # another file of the demo model, or a folder with files of the names above
+VARIABLE = "FACECDM_DEMO_WEIGHTS"  # names another file of the demo model, or a folder with files of the names above
 
 
 def default_path() -> Path:

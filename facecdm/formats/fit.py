@@ -8,7 +8,7 @@ from ..errors import Mismatch
 
 
 def check_fit(adapter: nn.Module, layer_map: LayerMap, model: str = "the MODEL") -> None:
-    """Raises Mismatch if `adapter` was made for another base than the `model` with this layer map, or acts in none."""
+    """Raise Mismatch if `adapter` was made for another base than the `model` with this layer map, or acts in none."""
     wanted = adapter.config.layer_map
     if layer_map != wanted:
         published = getattr(adapter.config, "counterpart", lambda base: "")(name_of(layer_map))

@@ -134,7 +134,7 @@ class Lora:
 
 
 def _other_form(key: str, keys: Iterable[str]) -> str:
-    """What a tensor `key` of no such name says of a file with `keys`."""
+    """What the unexpected tensor `key` shows about a file with `keys`, for an error."""
     if re.search(r"lora_[AB]\.|[._]lora\.", key):
         return f"{key} is a name of diffusers or PEFT, whose LoRA files are not read here"
     if not any(re.search("lora|lycoris|alpha", name) for name in keys):

@@ -6,7 +6,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-CALL = "facecdm_training"  # in a dictionary of arguments: the call, whose `again` is set while it is repeated
+CALL = "facecdm_training"  # key of the call in the options; its `again` is True while the backward pass repeats it
 
 
 class Repeated:

@@ -52,8 +52,8 @@ def _pictures(sources: Sources) -> Tensor:
         return pictures[torch.tensor(found)]
     if len(pictures) not in (1, len(faces)):
         raise Mismatch(
-            f"image has {len(pictures)} pictures and faces has {len(faces)}, which were not found in them: connect the "
-            "same pictures to image as to Detect & Embed Faces"
+            f"image has {len(pictures)} pictures, and the {len(faces)} faces were not found in them: connect the same "
+            "pictures to image as to Detect & Embed Faces"
         )
     return pictures.expand(len(faces), *pictures.shape[1:])
 

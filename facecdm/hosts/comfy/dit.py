@@ -37,7 +37,7 @@ def layer_map(model) -> LayerMap:
 
 
 def check_trainable(model) -> None:
-    """Raises UnsupportedModel for a DiT that FaceCDM cannot train an adapter for."""
+    """Raise UnsupportedModel for a DiT that FaceCDM cannot train an adapter for."""
     import comfy.model_base as kinds
 
     base, others = model.model, [getattr(kinds, name, None) for name in ("Flux2", "ChromaRadiance")]

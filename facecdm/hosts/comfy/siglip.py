@@ -18,7 +18,7 @@ def load_siglip(state: dict[str, Tensor], encoder: Encoder):
     """
     from comfy.clip_vision import ClipVisionModel, load_clipvision_from_sd
 
-    tower = load_clipvision_from_sd(dict(state))  # it removes tensors
+    tower = load_clipvision_from_sd(dict(state))  # core removes tensors from its argument
     if tower is None and is_tower(state, encoder):
         tower = ClipVisionModel(str(_CONFIG))
         tower.load_sd(state)

@@ -154,7 +154,7 @@ def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -
         autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
     except RuntimeError as error:
         raise BadFile(
-            f"the demo model's weights differ from their configuration; clone the pack again ({str(error)[:200]})"
+            f"the demo model's weights do not match their configuration; clone the pack again ({str(error)[:200]})"
         ) from error
     signal, noise = schedule.signal_and_noise()
     unet = unet.to(device, memory_format=torch.channels_last)

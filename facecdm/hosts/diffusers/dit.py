@@ -57,8 +57,8 @@ class _Block:
         self.heads, self.single, self.count, self.text = layer.heads, layer.part == "single", count, text
         if any(stream.place not in _PLACES for stream in streams):
             raise UnsupportedModel(
-                "this adapter acts in the attention of SD3.5, which FaceCDM does in ComfyUI alone; diffusers' own "
-                "load_ip_adapter reads its file"
+                "FaceCDM applies this adapter for SD3.5 in ComfyUI only; in diffusers, use load_ip_adapter, which "
+                "reads its file"
             )
         self.streams = {place: [s for s in streams if s.place == place] for place in _PLACES}
         self.queries: Tensor | None = None  # [B, count, C], of the call that runs

@@ -100,7 +100,7 @@ class DiffusersDitDenoiser(FrozenModel):
             return {} if mask is None else {"attention_mask": mask}
         if prompt.pooled is None:
             raise FaceCDMError(
-                "this model reads the prompts' pooled states: prepare the data set with the folder of the base model"
+                "the data set has no pooled states of the prompts: prepare it with the folder of this base model"
             )
         more = {"pooled_projections": prompt.pooled.expand(rows, -1).to(self.dtype)}
         if self._kind == FLUX and self.network.config.guidance_embeds:

@@ -127,7 +127,7 @@ def _normal(folder: Path) -> tuple[tuple, ...]:
             for name, usual in (("image_mean", PIXEL_MEAN), ("image_std", PIXEL_STD))
         ]
     except (ValueError, TypeError, AttributeError) as error:
-        raise BadFile(f"{path} is no preprocessor's configuration ({error}): get it again") from error
+        raise BadFile(f"{path} is not a preprocessor's configuration ({error}): get it again") from error
     if not all(len(values) == 3 and all(map(math.isfinite, values)) for values in normal) or not all(normal[1]):
         raise BadFile(f"{path} has no three finite values each for image_mean and image_std: get it again")
     return tuple(normal)

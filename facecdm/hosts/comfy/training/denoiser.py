@@ -168,7 +168,7 @@ def _check(model) -> None:
     if unet.in_channels != base.latent_format.latent_channels:
         raise UnsupportedModel(
             "this MODEL takes a mask or a picture beside the latents (inpainting, depth, …); "
-            "train on the plain one of its family"
+            "train on the plain model of its family"
         )
     if unet.num_classes is not None and not isinstance(base, comfy.model_base.SDXL):
         raise UnsupportedModel(f"FaceCDM cannot condition a {type(base).__name__} in training; use SD1.5, SD2 or SDXL")

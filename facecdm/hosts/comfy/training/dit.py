@@ -32,8 +32,8 @@ class ComfyDitDenoiser(LoadedModel):
     def __init__(self, model, vae=None, control=None, dtype: torch.dtype | None = None):
         if control is not None:
             raise UnsupportedModel(
-                "a DiT is trained without a ControlNet: disconnect control_net; the data set's key points still tell "
-                "where the face is"
+                "a DiT is trained without a ControlNet: disconnect control_net; the adapter is conditioned on the "
+                "data set's key points without it"
             )
         check_trainable(model)
         self._sampling = model.get_model_object("model_sampling")
@@ -85,11 +85,11 @@ class ComfyDitDenoiser(LoadedModel):
         if "c_concat" in made:
             raise UnsupportedModel(
                 "this MODEL takes a mask or a picture beside the latents (Fill, Depth, Canny, …): train on the plain "
-                "one of its family"
+                "model of its family"
             )
         made.pop("c_crossattn")
         if reads_pooled(self.network) and "y" not in made:
-            raise FaceCDMError("this MODEL reads the prompts' pooled states: prepare the data set with its own CLIP")
+            raise FaceCDMError("the data set has no pooled states of the prompts: prepare it with this MODEL's CLIP")
         values = {name: value.cond for name, value in made.items()}
         more = {
             name: comfy.utils.repeat_to_batch_size(value, len(x)).to(self.device, self.dtype)

@@ -11,7 +11,7 @@ def blocks_of(network: nn.Module) -> list[Block]:
 
 
 def _flux_blocks(network: nn.Module) -> list[Block]:
-    """Those of Flux.1 and Chroma."""
+    """The blocks of Flux.1 and Chroma."""
 
     def flat(heads: Tensor) -> Tensor:  # [B, H, N, D]
         return heads.transpose(1, 2).flatten(2)
@@ -36,7 +36,7 @@ def _flux_blocks(network: nn.Module) -> list[Block]:
 
 
 def _joint_blocks(network: nn.Module) -> list[Block]:
-    """Those of SD3."""
+    """The blocks of SD3."""
 
     def flat(output: Tensor, text: int) -> Tensor:  # [B, N, H, D]
         return output.flatten(2)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class OutOfPlace(Tensor):
-    """A tensor whose `x += y` makes a new tensor, as do those computed from it.
+    """A tensor on which `x += y` makes a new tensor; tensors computed from it are of this class, too.
 
     Blocks of DiTs add to their hidden states in place, while the backward pass still needs the earlier values. A loss
     must be computed from plain tensors, since a backward pass from a subclass does not keep it.
