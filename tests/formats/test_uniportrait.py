@@ -239,7 +239,7 @@ def test_consistentids_features(load):
     torch.testing.assert_close(one.face.states[:, 0, 0], torch.tensor([0.3, 0.3]))
     negative = one.negative["face"]
     assert not negative.embedding.any() and negative.states.eq(9).all()
-    with pytest.raises(Mismatch, match="image has 2 pictures and faces has 3"):
+    with pytest.raises(Mismatch, match="image has 2 pictures, and the 3 faces were not found"):
         features(adapter, sources(3, image=pictures))
     with pytest.raises(FaceCDMError, match="ConsistentID needs the whole image: connect the picture of Detect"):
         features(adapter, sources())
