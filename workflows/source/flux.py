@@ -139,7 +139,7 @@ InfiniteYou acts through a ControlNet alone, InfuseNet, which reads the face in 
 black here, which leaves the pose to the prompt. To set the pose, connect Extract Pose with InstantID 5 points, on a \
 picture of the size and shape of yours, in place of Empty Image.
 
-The files whose names contain aes compose better; those with sim are more like the person.
+By the authors' description, files with aes in their name compose better, and those with sim look more like the person.
 
 {CFG}""",
     base(864, 1152)
@@ -166,7 +166,7 @@ IP_ADAPTER = Plan(
     "FaceCDM 17 - FLUX.1 with IP-Adapter",
     f"""## A picture with FLUX.1 and IP-Adapter
 
-It needs ComfyUI 0.29 or newer.
+This workflow needs ComfyUI 0.29 or newer.
 
 InstantX' IP-Adapter encodes the whole picture: what it shows, its colours and its style. Lower image_strength, or \
 raise start_at, if the prompt is ignored. It keeps no identity: for a person's face put a second Apply FaceCDM \
