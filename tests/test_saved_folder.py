@@ -15,7 +15,7 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def unet():
-    return tiny_denoiser().unet
+    return tiny_denoiser().network
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Posed(TinySource):
 
 def net() -> ControlNetModel:
     torch.manual_seed(4)
-    model = ControlNetModel.from_unet(tiny_denoiser().unet).requires_grad_(False).eval()
+    model = ControlNetModel.from_unet(tiny_denoiser().network).requires_grad_(False).eval()
     for value in model.parameters():
         if not value.any():  # the zero convolutions, as training would have left them
             value.copy_(torch.randn(value.shape) * 0.1)

@@ -206,7 +206,7 @@ def openpose_part() -> Kind:
 
 def demo_pose() -> Kind:
     """For a U-Net of 5 blocks, in the names of core's control-LoRA."""
-    unet = tiny_denoiser().unet
+    unet = tiny_denoiser().network
     torch.manual_seed(0)
     tensors = pose_net.control_lora(pose_net.PoseNet(unet, 2).state_dict(), (1, 1))
     return Kind(
@@ -234,7 +234,7 @@ def diffusers_controlnet() -> Kind:
     """The weights of a folder that diffusers saved."""
     from diffusers import ControlNetModel
 
-    unet = tiny_denoiser().unet
+    unet = tiny_denoiser().network
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8))
 
     def read(path):

@@ -28,7 +28,7 @@ class DiffusersDenoiser(FrozenModel):
     ):
         self.host = DiffusersHost(unet)
         super().__init__(unet, decoder, self.host.layer_map, signal, noise)
-        self.unet, self._control, self.prediction = unet, control, prediction
+        self._control, self.prediction = control, prediction
         self._control_learns = False
 
     @property
@@ -62,7 +62,7 @@ class DiffusersDenoiser(FrozenModel):
                         noisy.to(self.dtype), t, states, control.to(self.dtype), **added, return_dict=False
                     )
                 residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-            return self.unet(
+            return self.network(
                 noisy.to(self.dtype),
                 t,
                 states,
@@ -74,14 +74,14 @@ class DiffusersDenoiser(FrozenModel):
     def linears(self) -> dict[str, nn.Linear]:
         return {
             f"lora_unet_{name.replace('.', '_')}": module
-            for name, module in self.unet.named_modules()
+            for name, module in self.network.named_modules()
             if isinstance(module, nn.Linear) and ".attn" in name
         }
 
     def layers(self) -> dict[str, nn.Linear | nn.Conv2d]:
         return {
             f"lora_unet_{name.replace('.', '_')}": module
-            for name, module in self.unet.named_modules()
+            for name, module in self.network.named_modules()
             if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(("down_", "mid_", "up_"))
         }
 
@@ -107,11 +107,11 @@ class DiffusersDenoiser(FrozenModel):
 
     def checkpoint(self, on: bool) -> None:
         if on:
-            self.unet.train()  # diffusers checkpoints only in training mode; these U-Nets have no dropout
-            self.unet.enable_gradient_checkpointing()
+            self.network.train()  # diffusers checkpoints only in training mode; these U-Nets have no dropout
+            self.network.enable_gradient_checkpointing()
         else:
-            self.unet.disable_gradient_checkpointing()
-            self.unet.eval()
+            self.network.disable_gradient_checkpointing()
+            self.network.eval()
 
 
 def open_base(base: str, device: str, control: Path | None = None) -> DiffusersDenoiser:

@@ -14,7 +14,7 @@ from facecdm.hosts.diffusers.denoiser import open_base
 def folder(tmp_path):
     from diffusers import AutoencoderKL, DDPMScheduler
 
-    tiny_denoiser().unet.save_pretrained(tmp_path / "unet")
+    tiny_denoiser().network.save_pretrained(tmp_path / "unet")
     AutoencoderKL(block_out_channels=[32], norm_num_groups=32).save_pretrained(tmp_path / "vae")
     DDPMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
     return tmp_path
@@ -22,9 +22,9 @@ def folder(tmp_path):
 
 def test_a_folder_in_safetensors_is_opened(folder):
     denoiser = open_base(str(folder), "cpu")
-    wanted = tiny_denoiser().unet.state_dict()
+    wanted = tiny_denoiser().network.state_dict()
     assert denoiser.prediction == "v" and denoiser.can_decode
-    assert all(torch.equal(value, wanted[name]) for name, value in denoiser.unet.state_dict().items())
+    assert all(torch.equal(value, wanted[name]) for name, value in denoiser.network.state_dict().items())
 
 
 def test_the_demo_models_own_pose_controlnet_is_opened_by_its_name():
@@ -37,7 +37,7 @@ def test_pickled_weights_missing_parts_and_unknown_devices_are_refused(folder):
     with pytest.raises(FaceCDMError, match="device 'gpu' is not one that torch knows"):
         open_base(str(folder), "gpu")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    torch.save(tiny_denoiser().unet.state_dict(), weights.with_suffix(".bin"))
+    torch.save(tiny_denoiser().network.state_dict(), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(BadFile, match=r"unet cannot be read .*\.safetensors"):
         open_base(str(folder), "cpu")
