@@ -52,8 +52,8 @@ def checked(execute):
             if isinstance(entry, io.Float.Input | io.Int.Input):
                 _check_number(entry, value)
             elif isinstance(entry, io.Combo.Input):
-                files = entry.id in signature(cls.validate_inputs).parameters
-                _check_text(entry.id, value) if files else _check_choice(entry, value)
+                has_own_check = entry.id in signature(cls.validate_inputs).parameters
+                _check_text(entry.id, value) if has_own_check else _check_choice(entry, value)
         for entry in entries:
             if not isinstance(entry, io.WidgetInput):
                 _check_socket(entry, inputs[entry.id])
