@@ -241,7 +241,6 @@ def towers(in_comfy, tmp_path, monkeypatch):
     kinds = {".safetensors", ".bin", ".pt"}
     for key in ("clip_vision", "pulid", "facexlib"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(folder)], kinds))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # of folders that may be gone
     return folder
 
 

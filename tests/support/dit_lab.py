@@ -2,7 +2,7 @@
 
 import torch
 from flux_twins import make_twins
-from lab import PEOPLE, PHOTOS, WIDTH, Shrink, TinySource
+from lab import PEOPLE, PHOTOS, Shrink, TinySource
 
 from facecdm.hosts.diffusers.dit_denoiser import DiffusersDitDenoiser
 from facecdm.training.rows import Prompt
@@ -30,12 +30,6 @@ class DitSource(TinySource):
         return type(rows)(**vars(rows) | {"prompt": prompt})
 
 
-def comfy_times(model) -> torch.Tensor:
-    from facecdm.hosts.comfy.training.dit import _noise_levels
-
-    return _noise_levels(model.get_model_object("model_sampling"))
-
-
 def denoisers(twins=None):
     """(ComfyUI's, diffusers'), on shared weights and the same noise levels."""
     from facecdm.hosts.comfy.training.dit import ComfyDitDenoiser
@@ -43,6 +37,3 @@ def denoisers(twins=None):
     model, transformer = twins or make_twins(CONTEXT)
     comfy = ComfyDitDenoiser(model)
     return comfy, DiffusersDitDenoiser(transformer, Shrink(), comfy.noise)
-
-
-__all__ = ["WIDTH", "DitSource", "comfy_times", "denoisers"]
