@@ -12,6 +12,7 @@ from facecdm.bases import BASES
 from facecdm.errors import BadFile, FaceCDMError, UnsupportedModel
 from facecdm.formats.families import FAMILIES, file_for
 from facecdm.formats.imported import ImportedConfig, import_adapter
+from facecdm.formats.no_layers import NoLayers
 from facecdm.formats.read import Published
 from facecdm.formats.recognise import AUTO, recognise
 
@@ -34,19 +35,20 @@ def test_the_docs_table_agrees_with_the_report():
 
 
 def test_shipped_workflows_use_the_recommended_strength():
+    """InfiniteYou, which acts through its ControlNet alone, is not applied."""
     family_of = {Path(name).name: family for family in FAMILIES.values() for name in family.files.values()}
     found = {}
     for path in (ROOT / "workflows" / "api").glob("*.json"):
         nodes = json.loads(path.read_text(encoding="utf-8")).values()
         files = [node["inputs"]["name"] for node in nodes if node["class_type"] == "FaceCDMLoadAdapter"]
         apply = ("FaceCDMApply", "FaceCDMApplyPeople")
-        if files:
-            family = family_of[Path(files[0]).name]
+        family = family_of[Path(files[0]).name] if files else None
+        if family is not None and not isinstance(family.layers, NoLayers):
             widget = f"{family.stream}_strength"
             strengths = [node["inputs"][widget] for node in nodes if node["class_type"] in apply]
             found[path.stem] = (family.strength, *strengths)
     assert found.keys() >= {"sd15_faceid", "sdxl_faceid_plusv2", "sdxl_instantid", "sdxl_pulid", "flux_pulid"}
-    assert all(set(strengths) <= {recommended} for recommended, *strengths in found.values()), found
+    assert all(set(strengths) == {recommended} for recommended, *strengths in found.values()), found
 
 
 def test_unambiguous_content_needs_no_name():
