@@ -63,6 +63,12 @@ def _published(adapter: ImportedAdapter) -> Exported:
             f"this adapter is {part.family.name} for {name_of(part.layer_map)}, and an IP-Adapter file holds keys and "
             "values of a U-Net: keep its own file"
         )
+    if part.family.ignored:
+        unread = ", ".join(prefix.rstrip(".") for prefix in part.family.ignored)
+        raise FaceCDMError(
+            f"this adapter is {part.family.name}, whose {unread} was not loaded, and a file without it would be taken "
+            "for another family: keep its own file"
+        )
     layers = {
         f"{2 * i + 1}.to_{name}_ip.weight": module.weight
         for name in "kv"

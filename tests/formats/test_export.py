@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from headers import header
 from oracle import diffusers_adapters, predict_with_images
 from safetensors import safe_open
 from twins import conditioning, new_adapter, predict, stir
@@ -10,7 +11,7 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person
 from facecdm.errors import FaceCDMError
 from facecdm.formats.export import export
-from facecdm.formats.imported import combine, load_any
+from facecdm.formats.imported import combine, import_adapter, load_any
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.comfy.unet import layer_map
 
@@ -116,6 +117,12 @@ def test_a_published_adapter_is_exported_unchanged(small, make_state, tmp_path):
         mine, theirs = first.state_dict(), again.state_dict()
         assert mine.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in mine.items())
         assert first.loras.keys() == again.loras.keys()
+
+
+def test_an_adapter_that_is_not_read_whole_is_not_exported():
+    """ConsistentID's file without its FacialEncoder would be taken for FaceID Plus, whose recipe differs."""
+    with pytest.raises(FaceCDMError, match="is ConsistentID, whose FacialEncoder was not loaded.*keep its own file"):
+        export(import_adapter(header("consistentid", "SD1.5")))
 
 
 def test_combined_adapters_are_not_exported(small, make_state, tmp_path):
