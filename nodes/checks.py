@@ -25,7 +25,7 @@ def _is_lora(value) -> bool:
 
 
 WRITTEN = (str, int, float, dict, list)  # what an API client can write in place of a link
-# Sockets whose values are such.
+# Sockets whose values are of these types, with what tells a valid one.
 WRITTEN_SOCKETS = {
     "CONDITIONING": _is_conditioning,
     "LORA_MODEL": _is_lora,

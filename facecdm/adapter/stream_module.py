@@ -28,7 +28,7 @@ class StreamModule(nn.Module):
 
     place       where in a layer it acts, one of the constants above
     timed       whether keys and values depend on the timestep
-    gate, kappa
+    gate, kappa  added by `add_gates`
     router      [layers, 4], or None
     """
 

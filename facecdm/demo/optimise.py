@@ -9,7 +9,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 # Newton-Schulz coefficients of Keller Jordan's Muon (2024): five steps bring all singular values near 1.
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-WIDE = 4  # from this ratio of columns to rows on, iterating on the product of rows is faster
+WIDE = 4  # from this ratio of columns to rows on, iterate on the product of rows: fewer operations
 
 
 class Muon(torch.optim.Optimizer):
