@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from shared import ROOT
 from torch import Tensor
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+import shared  # noqa: F401  # isort: skip  (makes facecdm and the tests' support importable)
+
 STRENGTH, STRUCTURE = 0.7, 0.3
 
 
