@@ -12,7 +12,6 @@ files, such as one for each checkpoint, give a curve.
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-sys.path.append(str(Path(__file__).resolve().parent))
-import demo_judge  # noqa: E402
+from shared import open_comfyui  # isort: skip
+import demo_judge
 
-from facecdm.demo import data, measure  # noqa: E402
-from facecdm.demo.weights import default_path, read  # noqa: E402
+from facecdm.demo import data, measure
+from facecdm.demo.weights import default_path, read
 
 BARS = {
     "face": 0.98,
@@ -287,10 +285,7 @@ def report(row: dict) -> None:
 
 def main() -> int:
     arguments = parse()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    open_comfyui(arguments.comfyui)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with torch.inference_mode():

@@ -9,7 +9,6 @@ it has not seen. `benchmarks/demo_bars.py` reads the file that it writes. No wei
 import argparse
 import json
 import random
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from facecdm.demo import data  # noqa: E402
-from facecdm.faces.align import aligned_crop  # noqa: E402
+import shared  # noqa: F401  # isort: skip  (puts the repository on the path)
+from facecdm.demo import data
+from facecdm.faces.align import aligned_crop
 
 JUDGED = ("expression", "hair_style", "hair_colour", "gender", "age")
 POSE = ("yaw", "pitch", "roll")

@@ -8,13 +8,12 @@ the forward pass keeps for the backward pass, weights included.
 """
 
 import argparse
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from shared import open_comfyui
 
 
 class Kept:
@@ -126,12 +125,9 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="side of the latents; 32 is 256 px")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    sys.argv = sys.argv[:1]
-    sys.path.insert(0, str(arguments.comfyui))
+    open_comfyui(arguments.comfyui)
     import torch
-    from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
     from facecdm.adapter.config import AdapterConfig
     from facecdm.adapter.model import TripletAdapter
     from facecdm.hosts.comfy.demo.model import load

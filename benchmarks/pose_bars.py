@@ -10,16 +10,14 @@ picture without a face counts as yaw 0, which can only lower the correlation. --
 import argparse
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from shared import open_comfyui
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-sys.path.append(str(Path(__file__).resolve().parent))
 BARS = {"key points": 0.9, "ControlNet": 0.8}
 
 
@@ -158,10 +156,7 @@ def run(arguments: argparse.Namespace) -> list[dict]:
 
 def main() -> int:
     arguments = parse()
-    sys.path.insert(0, str(arguments.comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    open_comfyui(arguments.comfyui)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with torch.inference_mode():
