@@ -1,15 +1,18 @@
 """Memory and order at scale, at a few hundred pictures: benchmarks/data_set_scale.py has 200,000."""
 
+import importlib
 import shutil
 import tracemalloc
 from array import array
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import SETTINGS, StubEncoders, StubFinder, colourful, save
 
+from facecdm.files import REPOSITORY
 from facecdm.training.dataset import work
 from facecdm.training.dataset.columns import Groups
 from facecdm.training.dataset.data_set import DataSet
@@ -160,3 +163,11 @@ def test_parts_that_were_prepared_apart_are_one_data_set(tmp_path):
     rows = data.load(range(8))
     alone = DataSet(sets[1]).load(range(4))
     assert torch.equal(rows.latents[4:], alone.latents) and torch.equal(rows.face[4:], alone.face)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the benchmark reads its memory from /proc")
+def test_the_benchmark_prepares_and_reads_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    benchmark = importlib.import_module("data_set_scale")
+    assert benchmark.prepare_all(tmp_path, 32, kill=False)["rows"] == 32
+    assert benchmark.read_part(tmp_path, 0, 2, 0)["rows"] == 16 and benchmark.open_all(tmp_path)["rows"] == 32
