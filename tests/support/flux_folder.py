@@ -16,7 +16,7 @@ def make_folder(folder: Path, comfyui: Path):
 
     torch.manual_seed(0)
     sizes = flux.SMALL | {"context_in_dim": CONTEXT} | flux_twins.BLOCKS
-    transformer = FluxTransformer2DModel(**flux_twins._sizes(sizes))
+    transformer = FluxTransformer2DModel(**flux_twins.diffusers_sizes(sizes))
     small = dict(hidden_size=POOLED, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     dynamic = dict(use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15)
     clip, t5 = tokenizers(comfyui)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 BLOCKS = dict(depth=3, depth_single_blocks=2)
 
 
-def _sizes(sizes: dict) -> dict:
+def diffusers_sizes(sizes: dict) -> dict:
     """diffusers' names for the sizes of a Flux in ComfyUI."""
     return dict(
         patch_size=1,
@@ -41,7 +41,7 @@ def make_twins(context: int, **sizes):
     from diffusers import FluxTransformer2DModel
 
     sizes = {**flux.SMALL, "context_in_dim": context, **BLOCKS, **sizes}
-    theirs = _filled(FluxTransformer2DModel(**_sizes(sizes)), 0)
+    theirs = _filled(FluxTransformer2DModel(**diffusers_sizes(sizes)), 0)
     model = flux.make_flux(**sizes)
     model.model.diffusion_model.load_state_dict(_converted(theirs), strict=True)
     return model, theirs
@@ -56,7 +56,7 @@ def make_control_twins(context: int, **sizes):
     from diffusers import FluxControlNetModel
 
     sizes = {**flux.SMALL, **sizes, "context_in_dim": context, "depth": 1, "depth_single_blocks": 1}
-    theirs = _filled(FluxControlNetModel(**_sizes(sizes)), 1)
+    theirs = _filled(FluxControlNetModel(**diffusers_sizes(sizes)), 1)
     cpu = torch.device("cpu")
     more = dict(latent_input=True, control_latent_channels=16, operations=comfy.ops.manual_cast)
     model = ControlNetFlux(**more, device=cpu, dtype=torch.float32, **flux.config("flux", **sizes))
