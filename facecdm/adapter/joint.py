@@ -54,7 +54,8 @@ class JointLayer(nn.Module):
 class TimedKeysValues(nn.Module):
     """The modules that run at every step: a picture's states → keys and values of each block at one timestep.
 
-    resampler  states [R, M, W] and timestep [1] → tokens [R, N, context], embedding of the timestep [1, time]
+    resampler  projected states [R, M, width] and timestep [1] → tokens [R, N, context], embedding of the timestep
+               [1, time]; its `proj_in` projects states, once a prompt
     """
 
     def __init__(self, resampler: nn.Module, layers: list[JointLayer]):
@@ -97,6 +98,9 @@ class JointLayers(StreamModule):
 
     def parts(self) -> dict[int, nn.Module]:
         return dict(zip(self.at, self.step.layers))
+
+    def timed_states(self, features: Tensor) -> Tensor:
+        return self.step.resampler.proj_in(features)
 
     def timed_keys_values(self, states: Tensor, timestep: Tensor) -> KeysValues:
         return self.step(states, timestep)

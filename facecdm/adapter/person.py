@@ -45,6 +45,18 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
+class TimedStates:
+    """What all steps share of a timed stream.
+
+    states   as StreamModule.timed_states gives them, [references, M, W]
+    weights  of the references, [references, 1, 1]; None without weights
+    """
+
+    states: Tensor
+    weights: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Person:
     """A person in a MODEL, given by references of the face and optionally of whole images. Immutable; clones share it.
 
@@ -103,7 +115,7 @@ class Person:
         """Tokens of the active streams for the rows of the prompt or of the negative prompt, float32.
 
         [1, references × count, context] side by side, or [references, count, context] with one reference per picture.
-        Of a timed stream, the features [references, M, width] from which every step makes tokens.
+        Of a timed stream, the features [references, M, width], from which `timed_states` are made.
         """
         given = self.negative if negative else {"face": self.face, "image": self.image}
         wanted = {
@@ -139,18 +151,23 @@ class Person:
                 made[name] = self._weighted(layers, self.token_weights(name, tokens))
         return made
 
-    def timed_states(self, device: torch.device, dtype: torch.dtype, negative: bool = False) -> dict[str, Tensor]:
-        """The features of timed streams, for `timed_keys_values`."""
-        return {name: value.to(device, dtype) for name, value in self.tokens(negative).items() if self._is_timed(name)}
+    def timed_states(self, device: torch.device, dtype: torch.dtype, negative: bool = False) -> dict[str, TimedStates]:
+        """What all steps share of timed streams, for `timed_keys_values`."""
+        made = {}
+        for name, value in self.tokens(negative).items():
+            if self._is_timed(name):
+                states = self.adapter.streams[name].timed_states(value.to(device, dtype))
+                weights = self.settings[name].weights
+                made[name] = TimedStates(states, states.new_tensor(weights)[:, None, None] if weights else None)
+        return made
 
-    def timed_keys_values(self, states: dict[str, Tensor], timestep: Tensor) -> dict[str, KeysValues]:
+    def timed_keys_values(self, states: dict[str, TimedStates], timestep: Tensor) -> dict[str, KeysValues]:
         """Keys and values of timed streams at a timestep [1]."""
         made = {}
-        for name, value in states.items():
-            layers = self.adapter.streams[name].timed_keys_values(value, timestep)
-            layers = [tuple(self._arranged(x) for x in layer) for layer in layers]
-            weights = self.token_weights(name, layers[0][0])
-            made[name] = self._weighted(self._without_zero_factors(name, layers), weights)
+        for name, shared in states.items():
+            layers = self.adapter.streams[name].timed_keys_values(shared.states, timestep)
+            layers = self._weighted(self._without_zero_factors(name, layers), shared.weights)
+            made[name] = [layer and tuple(self._arranged(x) for x in layer) for layer in layers]
         return made
 
     def _without_zero_factors(self, name: str, layers: KeysValues) -> KeysValues:

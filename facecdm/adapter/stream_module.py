@@ -59,8 +59,12 @@ class StreamModule(nn.Module):
         """
         return [None] * self.count
 
+    def timed_states(self, features: Tensor) -> Tensor:
+        """For a `timed` stream: what all timesteps share, from features [R, M, W]; computed once a prompt."""
+        raise NotImplementedError
+
     def timed_keys_values(self, states: Tensor, timestep: Tensor) -> KeysValues:
-        """For a `timed` stream: features [R, M, W] and the timestep [1] → k, v [R, N, C] of each layer."""
+        """For a `timed` stream: the result of `timed_states` and the timestep [1] → k, v [R, N, C] of each layer."""
         raise NotImplementedError
 
     def use_operations(self, operations: ModuleType | type) -> nn.Module:

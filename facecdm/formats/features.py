@@ -8,7 +8,7 @@ from ..adapter.features import Features
 from ..adapter.references import PER_PICTURE, check_weights, merged, one_per_image
 from ..errors import Mismatch
 from .encoders import POOLED
-from .family import NORMED, FeaturePair
+from .family import NORMED, WHOLE, FeaturePair
 from .negative import check_noise, stream_of_negative_image
 from .own_features import own_features
 from .recognised import Recognised
@@ -88,12 +88,13 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
 
 
 def _without_lost_faces(part: Recognised, sources: Sources) -> tuple[Sources, str]:
-    """Drop pictures (or faces) if the faces are not in them, so no recipe searches there; return (sources, warning)."""
+    """Drop pictures (or faces) if the faces are not in them and the recipe would search there; return (sources,
+    warning)."""
     face_stream = part.family.stream == "face"
     pictures = sources.image if face_stream or sources.encoded is None else None
     warning = face_not_in_image(part, sources.faces, pictures)
-    if not warning:
-        return sources, ""
+    if not warning or part.family.recipe.picture == WHOLE:
+        return sources, warning
     return replace(sources, **{"image" if face_stream else "faces": None}), warning
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..adapter.stream_module import StreamModule
+from ..bases.base import Base
 from ..bases.layers import LayerMap
 from .dit_bases import dit_layer_map
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoLayers:
-    """Nothing acts in the base model, which is the first DiT in `BASES` whose text is as wide as the tokens: Flux.1."""
+    """Nothing acts in the base model: the DiT with single blocks whose text is as wide as the tokens."""
 
     for_controlnets = True
 
@@ -25,7 +26,11 @@ class NoLayers:
     def layer_map(self, published: "Published") -> LayerMap:
         """Raises UnsupportedModel."""
         width = len(published.image_proj["norm_out.weight"])
-        return dit_layer_map(published, lambda base: base.text_width == width, f"a DiT of text width {width}")
+
+        def fits(base: Base) -> bool:
+            return base.text_width == width and any(layer.part == "single" for layer in base.layer_map.layers)
+
+        return dit_layer_map(published, fits, f"a DiT with single blocks and text width {width}")
 
     def stream(self, published: "Published", layer_map: LayerMap, kappa: float) -> StreamModule:
         stream = StreamModule(layer_map, at=())

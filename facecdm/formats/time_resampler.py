@@ -35,7 +35,9 @@ class States(nn.Module):
 
 
 class TimeResampler(nn.Module):
-    """States [R, M, W] and timestep [1] → tokens [R, N, context], and the embedding of the timestep [1, width]."""
+    """States after `proj_in` [R, M, width] and timestep [1] → tokens [R, N, context], and the embedding of the timestep
+    [1, width].
+    """
 
     def __init__(self, state: State, operations: ModuleType | type):
         """Empty weights of the shapes in a file's `image_proj`."""
@@ -61,7 +63,7 @@ class TimeResampler(nn.Module):
     def forward(self, states: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         time = self.time_embedding["linear_1"](sinusoids(timestep, self.waves).to(states))
         time = self.time_embedding["linear_2"](F.silu(time))
-        states = self.proj_in(states) + time[:, None]
+        states = states + time[:, None]
         tokens = self.latents.to(states).expand(len(states), -1, -1)
         for attention, feed, modulation in self.layers:
             shifts = modulation(time)[:, None].chunk(4, -1)

@@ -11,8 +11,16 @@ from ..adapter.stream_module import AFTER_BLOCK, BESIDE_BLOCK, StreamModule
 from ..bases.layers import LayerMap
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
-from .family import ALIGNED, FACE
+from .family import ALIGNED, FACE, WHOLE
 from .recognised import Recognised
+
+_CROPS = "the crops of Detect & Embed Faces, whose frame may differ from the one that it was trained with"
+# What a family uses if its faces are not found, by its stream and the picture that it encodes.
+_IN_PLACE_OF_ITS_PICTURE = {
+    ("image", FACE): "the whole image",
+    ("face", ALIGNED): _CROPS,
+    ("face", WHOLE): "the pictures in the order of the faces, or the only picture for all of them",
+}
 
 
 def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,17 +36,11 @@ def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> t
 
 
 def face_not_in_image(part: Recognised, faces: Faces | None, pictures: Tensor | None) -> str:
-    """A warning if the family crops faces from pictures and the faces are not in `pictures` [B, H, W, 3]; else ""."""
+    """A warning if the family needs each face's picture and the faces are not in `pictures` [B, H, W, 3]; else ""."""
     family = part.family
-    if family.recipe.picture not in (FACE, ALIGNED) or faces is None or pictures is None:
+    instead = _IN_PLACE_OF_ITS_PICTURE.get((family.stream, family.recipe.picture))
+    if instead is None or faces is None or pictures is None or source_pictures(faces, pictures) is not None:
         return ""
-    if source_pictures(faces, pictures) is not None:
-        return ""
-    instead = (
-        "the whole image"
-        if family.recipe.picture == FACE
-        else "the crops of Detect & Embed Faces, whose frame may differ from the one that it was trained with"
-    )
     size = f"{len(pictures)} picture(s) of {pictures.shape[2]} × {pictures.shape[1]}"
     return (
         f"not all of the {len(faces)} face(s) were found in image ({size}), so {family.name} uses {instead}. "

@@ -3,7 +3,8 @@
 import headers
 import pytest
 
-from facecdm.bases import name_of
+from facecdm.bases import BASES, name_of
+from facecdm.formats import dit_bases
 from facecdm.formats.families import FAMILIES
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.recognise import recognise
@@ -20,6 +21,12 @@ def test_a_published_file(entry):
     assert (found.encoder.name if found.encoder else None) == entry["encoder"]
     assert found.sizes.face_width == (512 if found.family.recipe.embedding else 0)
     assert "it may also be" not in found.why
+
+
+def test_the_order_of_the_bases_decides_nothing(monkeypatch):
+    monkeypatch.setattr(dit_bases, "BASES", dict(reversed(BASES.items())))
+    for entry in headers.adapters():
+        assert name_of(recognise(headers.adapter(entry)).layer_map) == entry["base"]
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -23,6 +23,7 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.adapter.references import SIDE_BY_SIDE
 from facecdm.errors import BadFile, FaceCDMError, Mismatch
+from facecdm.faces.align import aligned_crop
 from facecdm.faces.curricular_face import face_states, load_curricular_face
 from facecdm.faces.value import Face, Faces
 from facecdm.formats.families import FAMILIES
@@ -189,11 +190,13 @@ class ClipVision(Tower):
     face_states = None
 
 
+POINTS = torch.tensor([[3.0, 3], [6, 3], [4.5, 5], [3, 7], [6, 7]])
+
+
 def sources(count: int = 2, recogniser: str = "buffalo_l/w600k_r50.onnx", **more) -> Sources:
     """`count` faces whose crops are flat and differ in brightness."""
-    points = torch.tensor([[3.0, 3], [6, 3], [4.5, 5], [3, 7], [6, 7]])
     faces = tuple(
-        Face(torch.ones(512), points, torch.tensor([0.0, 0, 9, 9]), 0.9, (10, 10), 0, torch.full((8, 8, 3), i / 10))
+        Face(torch.ones(512), POINTS, torch.tensor([0.0, 0, 9, 9]), 0.9, (10, 10), 0, torch.full((8, 8, 3), i / 10))
         for i in range(1, count + 1)
     )
     return Sources(Faces(faces, recogniser), Tower(), **more)
@@ -243,6 +246,24 @@ def test_consistentids_features(load):
         features(adapter, sources(3, image=pictures))
     with pytest.raises(FaceCDMError, match="ConsistentID needs the whole image: connect the picture of Detect"):
         features(adapter, sources())
+
+
+def test_consistentid_finds_the_picture_of_each_face(load):
+    """Or warns that it takes the pictures in the order of the faces."""
+    bright = torch.tensor([0.3, 0.6])
+    pictures = bright[:, None, None, None] + torch.linspace(0, 0.2, 40)[:, None].expand(2, 40, 40, 3)
+    given = sources(references=SIDE_BY_SIDE, image=pictures)
+    crops = [aligned_crop((picture.numpy() * 255).astype("uint8"), POINTS.numpy(), 64) for picture in pictures]
+    found_in = tuple(
+        replace(face, image_size=(40, 40), crop=torch.from_numpy(crop).float() / 255)
+        for face, crop in zip(given.faces, reversed(crops))
+    )
+    adapter, found = load("consistentid"), replace(given, faces=replace(given.faces, faces=found_in))
+    for one, order, warned in ((found, [1, 0], 0), (given, [0, 1], 1)):
+        inputs = features(adapter, one)
+        torch.testing.assert_close(inputs.face.states[:, 0, 0], pictures.mean((1, 2, 3))[order])
+        assert len(inputs.unused_inputs) == warned
+    assert "so ConsistentID uses the pictures in the order of the faces" in inputs.unused_inputs[0]
 
 
 def test_a_negative_image_is_for_the_face_stream(load):

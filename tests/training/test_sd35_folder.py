@@ -6,6 +6,8 @@ import torch
 from flux_folder import CONTEXT, small_t5, small_vae, tokenizers
 from tensors import close
 
+from facecdm import bases
+from facecdm.hosts.diffusers import dit_encoders
 from facecdm.hosts.diffusers.denoiser import open_base
 from facecdm.hosts.diffusers.dit_encoders import open_encoders
 
@@ -52,6 +54,12 @@ def test_prompts_are_those_of_the_pipeline(folder):
         )
         close(prompt.states, states, 1e-5)
         close(prompt.pooled, pooled, 1e-5)
+
+
+def test_pictures_have_the_size_of_the_folders_own_base(folder, monkeypatch):
+    monkeypatch.setitem(dit_encoders.KINDS, 3, (bases.Base("other", bases.SD35_LARGE.layer_map, resolution=768), 77))
+    encoders = open_encoders(folder[0])
+    assert (encoders.resolution, encoders.step) == (768, 64)
 
 
 @torch.no_grad()

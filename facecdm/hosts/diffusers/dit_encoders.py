@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...bases import BASES
+from ...bases import FLUX, SD35_LARGE
 from ...saved_folder import open_part
 from ...training.rows import Prompt
 from .encoders import DiffusersEncoders, open_encoder
 
 LEAST, MOST = 256, 512  # tokens of a caption that Flux.1 reads: as ComfyUI pads it; as diffusers cuts it
 LEAST_SD3 = 77  # tokens of T5 that SD3.5 reads, as ComfyUI pads them
+# By the number of text encoders: the base model, and the least tokens of a caption. Chroma has one, and Flux.1's entry.
+KINDS = {1: (FLUX, 0), 2: (FLUX, LEAST), 3: (SD35_LARGE, LEAST_SD3)}
 
 
 class DitEncoders(DiffusersEncoders):
@@ -42,8 +44,8 @@ class DitEncoders(DiffusersEncoders):
             for name, kind in zip(names, kinds)
         ]
         self._clips, self._t5, self._texts = texts[:-1], texts[-1], texts
-        self.pooled, self._least = count > 1, {1: 0, 2: LEAST, 3: LEAST_SD3}[count]
-        self.resolution, self.step = BASES["Flux.1"].resolution, BASES["Flux.1"].step
+        base, self._least = KINDS[count]
+        self.pooled, self.resolution, self.step = count > 1, base.resolution, base.step
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> list[Prompt]:

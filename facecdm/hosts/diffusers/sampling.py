@@ -202,7 +202,6 @@ class DiffusersHost(Host):
 
     def __init__(self, unet: nn.Module):
         super().__init__(unet, layer_map(unet), Session())
-        self.unet = unet
         self._attentions = cross_attentions(unet)
         for index, module in enumerate(self._attentions):
             module.set_processor(_Processor(index, self._session))

@@ -12,7 +12,7 @@ from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.location_finder import LocationFinder, Prediction
 from ....adapter.masks import resize_mask
-from ....adapter.person import Person, gates_at
+from ....adapter.person import Person, TimedStates, gates_at
 from ....adapter.stream_module import KeysValues, parts_of
 from ....bases.layers import LayerMap
 from ....bases.noise import Flow
@@ -108,14 +108,14 @@ class _Shown:
     parts    what runs in a layer at every step, by stream and index of the layer
     by_cond  keys and values by a conditioning's uuid
     shared   keys and values for every prompt (False) and every negative prompt (True)
-    states   features of timed streams, in the same way; every step puts their keys and values into `shared`
+    states   what all steps share of timed streams, in the same way; every step puts keys and values into `shared`
     """
 
     person: Person
     parts: dict[str, dict[int, nn.Module]]
     by_cond: dict[object, dict[str, KeysValues]] = field(default_factory=dict)
     shared: dict[bool, dict[str, KeysValues]] = field(default_factory=dict)
-    states: dict[bool, dict[str, Tensor]] = field(default_factory=dict)
+    states: dict[bool, dict[str, TimedStates]] = field(default_factory=dict)
 
 
 class Run:

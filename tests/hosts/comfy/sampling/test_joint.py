@@ -1,5 +1,7 @@
 """Attention beside the picture's own keys in a small Stable Diffusion 3.5, with keys that depend on the timestep."""
 
+from collections import Counter
+
 import flux
 import pytest
 import sd35
@@ -9,7 +11,7 @@ from twins import predict
 
 from facecdm import bases
 from facecdm.adapter.features import Features
-from facecdm.adapter.person import Person
+from facecdm.adapter.person import Person, Stream
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.read import canonical
 from facecdm.hosts.comfy.base_model import layer_map
@@ -18,7 +20,7 @@ from facecdm.hosts.comfy.sampling.joint import OVERRIDE
 from facecdm.hosts.comfy.step_weights import KEY
 
 SIGMA = 0.7
-LINEAR_LAYERS = 2 + 1 + 4 * 6 + 1 + 3 * sd35.BLOCKS  # time, states, four blocks of the resampler, tokens, layers
+LINEAR_LAYERS = 2 + 4 * 6 + 1 + 3 * sd35.BLOCKS  # time, four blocks of the resampler, tokens, layers
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,20 @@ def test_the_cost_of_a_step(model, adapter, monkeypatch):
     assert total(counts, ATTENTION) - total(plain, ATTENTION) == 2 * (sd35.BLOCKS + resampler)
     assert counts["aten::linear"] - plain["aten::linear"] == 2 * LINEAR_LAYERS
     assert total(counts, SYNCS) == total(plain, SYNCS)
+
+
+def test_weights_of_references_cost_a_multiplication_a_block(model, adapter):
+    """They are put on the device once a prompt."""
+    shown = Features(states=torch.randn(2, 9, 36, generator=torch.Generator().manual_seed(0)))
+    even, weighted = (
+        operations(
+            apply_person(model, Person(adapter, None, shown, settings={"image": Stream(weights=weights)})),
+            *[flux.prompt(model)] * 2,
+            channels=16,
+        )
+        for weights in ((), (2.0, 1.0))
+    )
+    assert weighted - even == Counter({"aten::mul": sd35.BLOCKS, "aten::to": sd35.BLOCKS}), "`to` finds nothing to copy"
 
 
 def test_nothing_is_computed_outside_of_start_and_end(model, adapter):
