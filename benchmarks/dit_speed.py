@@ -1,21 +1,27 @@
-"""The cost of an adapter on Flux.1: seconds and peak memory per step, at its widths.
+"""The cost of an adapter on Flux.1, at its widths: seconds and work that it adds to a step.
 
-    python benchmarks/dit_speed.py --comfyui DIR [--double 2 --single 4] [--side 1024] [--steps 2] [--rounds 2]
+    python benchmarks/dit_speed.py --comfyui DIR [--double 2 --single 4] [--side 1024] [--rounds 10] [--whole]
         [--pulid-flux-ll DIR]
 
-Random weights in bf16, 512 text tokens, CFG 1, through ComfyUI's own sampling: the plain model, PuLID-FLUX, and
-InstantX' IP-Adapter (ComfyUI 0.29 or newer). With a clone of lldacing's ComfyUI_PuLID_Flux_ll, the same PuLID-FLUX file
-is measured in that pack, too, and its prediction is compared. Compare the ratios: seconds depend on the machine.
+Random weights in bf16, 512 text tokens, CFG 1, through ComfyUI's own sampling: PuLID-FLUX, and InstantX' IP-Adapter
+(ComfyUI 0.29 or newer). With a clone of lldacing's ComfyUI_PuLID_Flux_ll, the same PuLID-FLUX file is measured in that
+pack, too, and its prediction is compared. A step of the plain model is timed whole, what adapters add to it without the
+model's blocks (added_work.py). --whole also times whole steps with each adapter, and their memory.
 """
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
-from shared import FLUX, TABLE, clone_module, known, load, open_comfyui, step_seconds, take_turns
+from added_work import TABLE as ADDED
+from added_work import added_rows, without_blocks
+from shared import FLUX, TABLE, clone_module, in_turns, known, load, open_comfyui, step_seconds, table_rows
 
 SIGMA, TEXT = 0.7, 512  # noise level, and number of text tokens
 FULL = FLUX["depth"], FLUX["depth_single_blocks"]
+OURS, THEIRS = "PuLID-FLUX", "PuLID-FLUX by ComfyUI_PuLID_Flux_ll"
 
 
 def make_flux(double: int, single: int, device, **sizes):
@@ -29,8 +35,13 @@ def make_flux(double: int, single: int, device, **sizes):
     found = comfy.supported_models.Flux(config)
     found.set_inference_dtype(torch.bfloat16, None)
     model = found.get_model({}, device=device).eval().requires_grad_(False)
+    dit = model.diffusion_model
+    if device.type == "cpu":  # to spare memory, blocks of a kind share their weights
+        for blocks in (dit.double_blocks, dit.single_blocks):
+            for index in range(1, len(blocks)):
+                blocks[index] = blocks[0]
     with torch.no_grad():
-        for value in model.diffusion_model.parameters():
+        for value in dit.parameters():
             value.normal_(0, 0.02)
     return known(comfy.model_patcher.ModelPatcher(model, device, device))
 
@@ -95,9 +106,12 @@ def with_pulid_flux_ll(folder: Path, model, state: dict, vector, states, blocks:
     nodes.add_model_patch_option(patched, nodes.PatchKeys.pulid_patch_key_attrs)
     dit = model.model.diffusion_model
 
+    def forward(*args, timestep_zero_index=None, **kwargs):  # an argument of ComfyUI 0.33 that the pack does not know
+        return nodes.pulid_forward_orig(*args, **kwargs)
+
     def hooked(executor, *args, **kwargs):
-        """In place of the pack's own wrapper, which does not know all arguments of ComfyUI 0.3.75."""
-        nodes.set_hook(dit, nodes.pulid_forward_orig)
+        """In place of the pack's own wrapper, which does not know all arguments of ComfyUI 0.3.75 or newer."""
+        nodes.set_hook(dit, forward)
         try:
             return executor(*args, **kwargs)
         finally:
@@ -116,41 +130,69 @@ def with_instantx(model, sizes, blocks: int, device):
     from facecdm.adapter.person import Person
     from facecdm.hosts.comfy.sampling.apply import apply_person
 
+    sizes = replace(sizes, so400m=36)  # only the tokens depend on it, and its projector would have 2.4 GB
     state = state_of(instantx(sizes, blocks), device)
     return apply_person(model, Person(load(state), None, Features(torch.randn(1, sizes.so400m))))
 
 
-def benchmark(double: int, single: int, side: int, steps: int, rounds: int, pulid_flux_ll: Path | None = None, **given):
-    """Rows of TABLE, then sentences. `given`: other sizes of the base model (`base`) and the adapters (`adapters`)."""
+def make_variants(double: int, single: int, pulid_flux_ll: Path | None, base: dict, adapters) -> tuple[dict, list[str]]:
+    """MODELs by name, the plain one first, and sentences about what is missing.
+
+    base      other sizes of the base model
+    adapters  FluxSizes
+    """
     import comfy.model_management
     import torch
-    from published_flux import FluxSizes, pulid_flux
+    from published_flux import pulid_flux
 
     from facecdm.errors import UnsupportedModel
 
-    device, sizes = comfy.model_management.get_torch_device(), given.get("adapters") or FluxSizes()
-    plain, blocks = make_flux(double, single, device, **given.get("base", {})), cells_of(double, single)
-    state = state_of(pulid_flux(sizes, len(blocks)), device)
-    vector, states = torch.randn(1, 1280), tuple(torch.randn(1, 577, sizes.states) for _ in range(5))
-    variants, notes = {"plain": plain, "PuLID-FLUX": with_pulid(plain, state, vector, states)}, []
+    device = comfy.model_management.get_torch_device()
+    plain, blocks = make_flux(double, single, device, **base), cells_of(double, single)
+    state = state_of(pulid_flux(adapters, len(blocks)), device)
+    vector, states = torch.randn(1, 1280), tuple(torch.randn(1, 577, adapters.states) for _ in range(5))
+    variants, notes = {"plain": plain, OURS: with_pulid(plain, state, vector, states)}, []
     try:
-        variants["InstantX"] = with_instantx(plain, sizes, double + single, device)
+        variants["InstantX"] = with_instantx(plain, adapters, double + single, device)
     except UnsupportedModel as error:
         notes.append(f"InstantX was not measured: {error}")
-    theirs = "PuLID-FLUX by ComfyUI_PuLID_Flux_ll"
     if pulid_flux_ll:
-        variants[theirs] = with_pulid_flux_ll(pulid_flux_ll, plain, state, vector, states, blocks)
-    params, x = plain.model.diffusion_model.params, torch.randn(1, 16, side // 8, side // 8)
-    options = {"pooled_output": torch.randn(1, params.vec_in_dim), "guidance": 3.5}
-    prompts, predictions = [[[torch.randn(1, TEXT, params.context_in_dim), options]]] * 2, {}
+        variants[THEIRS] = with_pulid_flux_ll(pulid_flux_ll, plain, state, vector, states, blocks)
+    return variants, notes
 
-    def measure(model):
-        seconds, peak, predictions[model] = step_seconds(model, x, prompts, 1.0, SIGMA, steps, device)
+
+def benchmark(
+    double: int,
+    single: int,
+    side: int,
+    steps: int,
+    rounds: int,
+    pulid_flux_ll: Path | None = None,
+    whole: bool = True,
+    base: dict | None = None,
+    adapters=None,
+) -> list[str]:
+    """Both tables, then sentences. `whole`: whole steps of every variant, not only of the plain model."""
+    import torch
+    from published_flux import FluxSizes
+
+    variants, notes = make_variants(double, single, pulid_flux_ll, base or {}, adapters or FluxSizes())
+    plain, predictions, x = variants["plain"], {}, torch.randn(1, 16, side // 8, side // 8)
+    dit, device = plain.model.diffusion_model, plain.load_device
+    options = {"pooled_output": torch.randn(1, dit.params.vec_in_dim), "guidance": 3.5}
+    prompts = [[[torch.randn(1, TEXT, dit.params.context_in_dim), options]]] * 2
+
+    def measure(model, counter=None):
+        seconds, peak, predictions[model] = step_seconds(model, x, prompts, 1.0, SIGMA, steps, device, counter)
         return seconds, peak
 
-    rows = take_turns(f"Flux.1, {double} + {single} blocks, {side} px", variants, measure, rounds)
-    if theirs in variants:
-        ours, other, none = (predictions[variants[name]].float() for name in ("PuLID-FLUX", theirs, "plain"))
+    timed = variants if whole else {"plain": plain}
+    seconds, memory = in_turns(timed, measure, rounds if whole else 1)
+    rows = [TABLE, *table_rows(f"Flux.1, {double} + {single} blocks, {side} px", seconds, memory)]
+    with without_blocks(dit, TEXT + (side // 16) ** 2):
+        rows += ["", ADDED, *added_rows(variants, measure, rounds, median(seconds["plain"])), ""]
+    if THEIRS in variants:
+        ours, other, none = (predictions[variants[name]].float() for name in (OURS, THEIRS, "plain"))
         off = (ours - other).abs().max() / (other - none).abs().max()
         notes.append(f"ComfyUI_PuLID_Flux_ll changes the prediction as FaceCDM does, but for {off:.1%}")
     return rows + notes
@@ -162,8 +204,9 @@ def main() -> None:
     parser.add_argument("--double", type=int, default=2, help=f"double blocks; Flux.1 has {FULL[0]}")
     parser.add_argument("--single", type=int, default=4, help=f"single blocks; Flux.1 has {FULL[1]}")
     parser.add_argument("--side", type=int, default=1024, help="side of the picture in pixels")
-    parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--whole", action="store_true", help="whole steps with each adapter, too")
     parser.add_argument("--pulid-flux-ll", type=Path, help="a clone of ComfyUI_PuLID_Flux_ll")
     arguments = parser.parse_args()
     open_comfyui(arguments.comfyui)
@@ -171,7 +214,7 @@ def main() -> None:
 
     args.use_pytorch_cross_attention = True
     sizes = (arguments.double, arguments.single, arguments.side, arguments.steps, arguments.rounds)
-    print("\n".join([TABLE, *benchmark(*sizes, arguments.pulid_flux_ll)]), flush=True)
+    print("\n".join(benchmark(*sizes, arguments.pulid_flux_ll, arguments.whole)), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def flux_rows(pulid_flux_ll: Path | None, small: bool) -> list[str]:
     from published_flux import SMALL_FLUX
 
     base = {key: value for key, value in flux.SMALL.items() if not key.startswith("depth")}
-    return dit_speed.benchmark(3, 5, 128, 1, 1, None, base=base, adapters=SMALL_FLUX)
+    return dit_speed.benchmark(3, 5, 128, 1, 2, base=base, adapters=SMALL_FLUX)
 
 
 def release() -> None:

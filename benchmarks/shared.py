@@ -1,5 +1,6 @@
 """What the benchmarks share. Import it first: it makes facecdm and the tests' support importable from the clone."""
 
+import contextlib
 import gc
 import importlib
 import sys
@@ -147,10 +148,11 @@ class PeakMemory:
             self._thread.join()
 
 
-def step_seconds(model, x, conditionings: list, cfg: float, sigma: float, steps: int, device):
+def step_seconds(model, x, conditionings: list, cfg: float, sigma: float, steps: int, device, counter=None):
     """By ComfyUI's sampling: the seconds of each step after the first, peak memory in bytes, the last prediction.
 
     conditionings  the positive and the negative one
+    counter        a context manager for the last step; then the steps run outside of inference mode
     """
     import comfy.samplers
     import torch
@@ -160,25 +162,26 @@ def step_seconds(model, x, conditionings: list, cfg: float, sigma: float, steps:
     seconds, predicted = [], []
 
     def sampler(denoise, noise, sigmas, extra_args=None, callback=None, disable=None):
-        for _ in range(steps + 1):
-            started = clock()
-            predicted[:] = [denoise(noise, sigmas[:1].expand(len(noise)), **extra_args)]
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(clock() - started)
+        for step in range(steps + 1):
+            with counter if counter is not None and step == steps else contextlib.nullcontext():
+                started = clock()
+                predicted[:] = [denoise(noise, sigmas[:1].expand(len(noise)), **extra_args)]
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(clock() - started)
         return noise
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*conditionings)
     guider.set_cfg(cfg)
     sigmas = torch.tensor([sigma, 0.0])
-    with PeakMemory(device) as memory, torch.inference_mode():
+    with PeakMemory(device) as memory, torch.no_grad() if counter else torch.inference_mode():
         guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True)
     return seconds[1:], memory.peak, predicted[0]
 
 
-def take_turns(title: str, variants: dict, measure: Callable, rounds: int) -> list[str]:
-    """Rows of TABLE for each variant; the first is the plain model.
+def in_turns(variants: dict, measure: Callable, rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """The seconds of the steps of each variant, and its peak bytes.
 
     Variants take turns, so that other load affects all of them.
     measure  model → (seconds of its steps, peak bytes)
@@ -189,11 +192,16 @@ def take_turns(title: str, variants: dict, measure: Callable, rounds: int) -> li
             took, peak = measure(model)
             seconds[name] += took
             memory[name] = max(memory[name], peak)
-    middle = {name: median(seconds[name]) for name in variants}
+    return seconds, memory
+
+
+def table_rows(title: str, seconds: dict[str, list[float]], memory: dict[str, int]) -> list[str]:
+    """Rows of TABLE from the result of `in_turns`; the first variant is the plain model."""
+    middle = {name: median(values) for name, values in seconds.items()}
     plain = middle[next(iter(middle))]
     return [
-        f"| {title} | {name} | {middle[name]:.3f} | {middle[name] / plain:.3f} | {memory[name] / 2**20:.0f} |"
-        for name in variants
+        f"| {title} | {name} | {took:.3f} | {took / plain:.3f} | {memory[name] / 2**20:.0f} |"
+        for name, took in middle.items()
     ]
 
 

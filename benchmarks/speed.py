@@ -10,7 +10,18 @@ depend on the machine. With a clone of IPAdapter_plus, the same IP-Adapter file 
 import argparse
 from pathlib import Path
 
-from shared import CONFIGS, TABLE, clone_module, known, load, make_model, open_comfyui, step_seconds, take_turns
+from shared import (
+    CONFIGS,
+    TABLE,
+    clone_module,
+    in_turns,
+    known,
+    load,
+    make_model,
+    open_comfyui,
+    step_seconds,
+    table_rows,
+)
 
 
 def make_adapter(model, streams: int):
@@ -80,7 +91,7 @@ def benchmark(
     def measure(model):
         return step_seconds(model, x, prompts, 5.0, 5.0, steps, device)[:2]
 
-    return take_turns(f"{base} {8 * latent} px × {batch}", variants, measure, rounds)
+    return table_rows(f"{base} {8 * latent} px × {batch}", *in_turns(variants, measure, rounds))
 
 
 def main() -> None:

@@ -1,0 +1,102 @@
+"""What an adapter adds to a step on Flux.1, measured without the base model's blocks.
+
+The blocks take most of a step, and their timings vary by more than an adapter takes. Here they compute nothing, so that
+what is left is the adapter's own work, embeddings and the last layer.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from statistics import median, quantiles
+
+import torch
+from shared import in_turns
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+ATEN = torch.ops.aten
+LINEAR = (ATEN.mm, ATEN.addmm)
+TABLE = """| adapter | seconds added, median | 25 % – 75 % | ratio | GFLOP | MB moved | linear layers | host syncs |
+|---|---|---|---|---|---|---|---|"""
+
+
+@contextlib.contextmanager
+def without_blocks(dit: nn.Module, tokens: int) -> Iterator[None]:
+    """Let the blocks of ComfyUI's Flux only call the patches of their attention, on random queries and attention.
+
+    tokens  number of tokens of text and picture
+    """
+    like = dict(dtype=dit.dtype, device=next(dit.parameters()).device)
+    queries = torch.randn(1, dit.num_heads, tokens, dit.hidden_size // dit.num_heads, **like)
+    attention = torch.randn(1, tokens, dit.hidden_size, **like)
+
+    def forward(x=None, *, img=None, txt=None, transformer_options=None, **others):
+        options = dict(transformer_options or {})
+        if x is None:
+            options["img_slice"] = [txt.shape[1], tokens]
+        patches = options.get("patches", {})
+        for patch in patches.get("attn1_patch", []):
+            patch(queries, queries, queries, pe=None, attn_mask=None, extra_options=options)
+        for patch in patches.get("attn1_output_patch", []):
+            patch(attention, options)
+        return (img, txt) if x is None else x
+
+    blocks = {*dit.double_blocks, *dit.single_blocks}
+    for block in blocks:
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+class Work(TorchDispatchMode):
+    """Count what runs within a `with` block, outside of inference mode.
+
+    flops   floating-point operations of matrix products and attention
+    moved   bytes of the tensors that operations read and write
+    linear  matrix products with weights
+    syncs   values that the host waits for
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.flops = self.moved = self.linear = self.syncs = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        operation = func.overloadpacket
+        if operation is ATEN._scaled_dot_product_flash_attention_for_cpu:  # not in torch's table
+            operation = ATEN._scaled_dot_product_flash_attention
+        if operation in flop_registry:
+            self.flops += flop_registry[operation](*args, **(kwargs or {}), out_val=out)
+        self.linear += operation in LINEAR
+        self.syncs += operation is ATEN._local_scalar_dense
+        if not func.is_view:
+            self.moved += sum(value.nbytes for value in tree_leaves((args, kwargs, out)) if isinstance(value, Tensor))
+        return out
+
+
+def added_rows(variants: dict, measure: Callable, rounds: int, whole: float) -> list[str]:
+    """Rows of TABLE for each variant but the first, which is the plain model.
+
+    measure  (model, counter or None) → (seconds of its steps, peak bytes)
+    whole    seconds of a step of the plain model with its blocks
+    """
+    seconds, _ = in_turns(variants, lambda model: measure(model, None), rounds)
+    work = {name: Work() for name in variants}
+    for name, model in variants.items():
+        measure(model, work[name])
+    plain, *others = variants
+    return [_row(name, seconds[name], median(seconds[plain]), whole, work[name], work[plain]) for name in others]
+
+
+def _row(name: str, seconds: list[float], plain: float, whole: float, work: Work, none: Work) -> str:
+    low, middle, high = (value - plain for value in quantiles(seconds, n=4))
+    return (
+        f"| {name} | {middle:.3f} | {low:.3f} – {high:.3f} | {1 + middle / whole:.4f} "
+        f"| {(work.flops - none.flops) / 1e9:.1f} | {(work.moved - none.moved) / 1e6:.0f} "
+        f"| {work.linear - none.linear} | {work.syncs - none.syncs} |"
+    )
