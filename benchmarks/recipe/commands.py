@@ -18,7 +18,7 @@ def demo(plan: Plan, *what: str, **more) -> Command:
     lengths = plan.lengths
     steps = (0, 0, lengths.pictures // lengths.batch, lengths.decoder, 0)
     batches = (16, 64, lengths.batch, min(12, lengths.batch), 128)
-    options = tokenised(plan, data=plan.world, run=plan.run / "base", begin=plan.how.begin)
+    options = tokenised(plan, data=plan.world, run=plan.run / "base", begin=plan.how.begin, models=plan.how.models)
     options += ["--steps", *map(str, steps), "--batch", *map(str, batches)]
     options += _options(keep_pictures=lengths.keep, hours=plan.how.hours, save_every=100)
     options += _options(**{"out": plan.weights / paths.MODEL.name} | more)

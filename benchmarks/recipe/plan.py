@@ -10,7 +10,7 @@ class Lengths:
 
     pictures: int = 1_600_000
     keep: int = 100_000
-    decoder: int = 6000
+    decoder: int = 2000
     key_points: int = 7000
     pose: int = 2000
     judge_epochs: float = 8.0

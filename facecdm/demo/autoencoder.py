@@ -110,8 +110,8 @@ class SharpDecoder(nn.Module):
     """Decoder of `PatchAutoencoder`'s latents to pictures of twice the size: [B, C, h, w] -> [B, 3, 16h, 16w].
 
     The output is the enlarged linear decoding plus a residual computed at 1, 2 and 4 times the latents' resolution.
-    Training uses a discriminator and a face classifier's features. It includes latents predicted by the U-Net, so
-    that the decoder sharpens the U-Net's soft details.
+    Training uses a discriminator. It includes latents predicted by the U-Net, so that the decoder sharpens the
+    U-Net's soft details.
     """
 
     def __init__(self, channels: int = 48, widths: tuple[int, int, int] = (128, 96, 48), depth: int = 2):

@@ -13,7 +13,7 @@ SPLITS = ("train", "wide")
 DEFAULTS = {
     "steps": (1500, 500, 20000, 4000, 1500),
     "batch": (16, 64, 64, 12, 128),
-    "rate": (1e-3, 1e-3, 6e-4, 1e-3, 1e-3),
+    "rate": (1e-3, 1e-3, 6e-4, 3e-3, 1e-3),
 }
 
 
@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
     add("--device", default=None, help="cuda or cpu (default: the GPU, if there is one)")
     add("--average", type=Path, metavar="FILE", help="export these kept averages (RUN/unet-PICTURES.pt)")
+    add(
+        "--models",
+        type=Path,
+        help="a models folder with insightface/models/buffalo_s: the U-Net's loss then weights faces more",
+    )
     add("--compile", action="store_true", help="compile the U-Net: minutes once, faster steps")
     add("--out", type=Path, default=MODEL, help="the weights file that 'export' writes")
 
@@ -127,6 +132,7 @@ def _train(arguments: argparse.Namespace) -> int:
             device,
             arguments.compile,
             begin.unet if begin else None,
+            _face_weights(arguments, len(portraits)) if arguments.models else None,
         )
     if "decoder" in wanted:
         unet = weights.checkpoint(arguments.run / "unet.pt")["ema"]
@@ -144,6 +150,16 @@ def _train(arguments: argparse.Namespace) -> int:
     if "export" in wanted:
         _export(arguments, sizes, tokens.vocabulary, begin)
     return 0
+
+
+def _face_weights(arguments: argparse.Namespace, count: int):
+    from . import poses
+    from .emphasis import FaceWeights
+
+    found = poses.load(
+        arguments.data, SPLITS, count, arguments.run / "cache", lambda: pose_cli.open_analyzer(arguments.models)
+    )
+    return FaceWeights(found, count)
 
 
 def _plans(arguments: argparse.Namespace) -> dict:

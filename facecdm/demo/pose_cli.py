@@ -63,7 +63,7 @@ def _train(arguments: argparse.Namespace, sizes, base) -> None:
         torch.set_num_threads(arguments.threads)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     cache = arguments.run / "cache"
-    found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: _analyzer(arguments.models))
+    found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: open_analyzer(arguments.models))
     portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)
     tokens = CaptionTokens(open_tokenizer(arguments.tokenizer), portraits.captions)
     if base is None:
@@ -78,7 +78,7 @@ def _train(arguments: argparse.Namespace, sizes, base) -> None:
     train_pose.train_pose(portraits, found, sizes, plan, tokens, autoencoder, clip, arguments.run, device, unet)
 
 
-def _analyzer(models: Path):
+def open_analyzer(models: Path):
     from ..faces.analyzer import open_pack
 
     return open_pack([models / "insightface"], PACK, landmarks=True)

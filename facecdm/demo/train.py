@@ -23,6 +23,7 @@ from ..tensor_file import load_pickle
 from . import data, schedule
 from .autoencoder import PatchAutoencoder, SharpAutoencoder, build_autoencoder, halved
 from .clip import CaptionTokens, TinyClip, normalise
+from .emphasis import FaceWeights, noise_levels
 from .optimise import HalfCopy, Muon
 from .sizes import DemoSizes
 
@@ -331,10 +332,12 @@ def train_unet(
     device: str,
     compiled: bool = False,
     begin: dict[str, Tensor] | None = None,
+    faces: FaceWeights | None = None,
 ) -> dict[str, Tensor]:
-    """Train v-prediction evenly over all noise levels; returns the averaged weights in diffusers' naming.
+    """Train v-prediction over all noise levels; returns the averaged weights in diffusers' naming.
 
     The pictures are encoded once. Gradients are computed in bfloat16; weights and moving average are float32.
+    `faces` weights the loss over positions; None: equal weights.
     """
     from .unet import build_unet, use_plain_attention
 
@@ -354,20 +357,21 @@ def train_unet(
     def loss_of(rng: random.Random) -> Tensor:
         rows = [rng.randrange(len(portraits)) for _ in range(plan.batch)]
         captions = ["" if rng.random() < 0.1 else data.reword(portraits.labels[row]["caption"], rng) for row in rows]
-        mirrored = [len(portraits) * (rng.random() < 0.5) for _ in rows]
-        clean = np.stack([latents[row + offset] for row, offset in zip(rows, mirrored, strict=True)])
+        mirrored = [rng.random() < 0.5 for _ in rows]
+        clean = np.stack([latents[row + len(portraits) * flip] for row, flip in zip(rows, mirrored, strict=True)])
         clean = torch.from_numpy(clean).to(device).float()
         with torch.no_grad():
             context = read(input_ids=tokens(captions, unknown=0.03, rng=rng).to(device)).last_hidden_state
         seeded = _torch_rng(rng)
         noise = torch.randn(clean.shape, generator=seeded).to(device)
-        # Evenly spread levels make the loss vary less between steps than independent ones.
-        level = (torch.arange(plan.batch) + torch.rand(1, generator=seeded)) / plan.batch
-        level = (level * schedule.STEPS).long().clamp(max=schedule.STEPS - 1).to(device)
+        level = noise_levels(plan.batch, seeded).to(device)
         a, s = alpha[level][:, None, None, None], sigma[level][:, None, None, None]
         noisy = (a * clean + s * noise).bfloat16().contiguous(memory_format=torch.channels_last)
         velocity = live(noisy, level, context).sample
-        return F.mse_loss(velocity.float(), a * noise - s * clean)
+        error = (velocity.float() - (a * noise - s * clean)).square()
+        if faces is not None:
+            error = error * faces(rows, mirrored, clean.shape[-1]).to(device)
+        return error.mean()
 
     run.train(loss_of)
     return run.weights

@@ -21,6 +21,7 @@ from .train import Plan, Run
 
 WINDOW = 10  # side of the decoded training window in latent positions
 LEFT_NOISE = 0.15  # highest noise on clean latents, in units of their standard deviation
+SLOPE = 0.2  # of the discriminator's activations
 HIGHEST_LEVEL = 500  # highest noise level that the U-Net predicts from
 
 
@@ -29,22 +30,24 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int = 64):
         super().__init__()
-        normed = nn.utils.parametrizations.spectral_norm
         self.layers = nn.ModuleList(
             [
-                normed(nn.Conv2d(48, width, 3, padding=1)),
-                normed(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
-                normed(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
-                normed(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+                nn.Conv2d(48, width, 3, padding=1),
+                nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+                nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+                nn.Conv2d(2 * width, 2 * width, 3, padding=1),
             ]
         )
         self.score = nn.Conv2d(2 * width, 1, 1)
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight, SLOPE)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """pixels [B, 3, H, W] -> (logits [B, 1, H/8, W/8], the feature maps)."""
         x, maps = F.pixel_unshuffle(pixels, 4), []
         for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
+            x = F.leaky_relu(layer(x), SLOPE)
             maps.append(x)
         return self.score(x), maps
 
@@ -91,6 +94,8 @@ def train_decoder(
 ) -> SharpAutoencoder:
     """Train the residual of the decoder; returns the autoencoder with averaged weights.
 
+    Gradients are computed in bfloat16; weights and moving average are float32.
+
     portraits    at the decoder's size
     latents      [2N, C, h, w] of these pictures, then of their mirror images (train.encode_all)
     predict      (noisy latents, levels, captions) -> latents predicted by the U-Net; None: clean latents only
@@ -100,7 +105,8 @@ def train_decoder(
     autoencoder.encoder.requires_grad_(False)
     autoencoder.decoder.linear.requires_grad_(False)
     pair = DecoderAndDiscriminator(autoencoder).to(device, memory_format=torch.channels_last)
-    run = Run(folder, "decoder", pair, plan, average=0.999)
+    run = Run(folder, "decoder", pair, plan, average=0.999, half=True)
+    decode, discriminator = run.live.autoencoder.decode, run.live.discriminator
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
     half = torch.autocast("cuda" if device == "cuda" else "cpu", torch.bfloat16)
     count, grid = len(portraits), latents.shape[-1]
@@ -137,25 +143,25 @@ def train_decoder(
     def loss_of(rng: random.Random) -> Tensor:
         cut, real, predicted = windows(rng)
         with half:
-            made = pair.autoencoder.decode(cut).float()
+            made = decode(cut.bfloat16()).float()
         # A prediction averages many pictures, so only its coarse colours must match this one.
         exact = (made - real).abs().mean((1, 2, 3))
         coarse = (F.avg_pool2d(made, 4) - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3))
         loss = torch.where(predicted, 2 * coarse + 0.2 * exact, 2 * exact).mean()
-        pair.discriminator.requires_grad_(False)
+        discriminator.requires_grad_(False)
         with half:
-            logits, maps = pair.discriminator(made)
+            logits, maps = discriminator(made)
             with torch.no_grad():
-                wanted = pair.discriminator(real)[1]
+                wanted = discriminator(real)[1]
         likeness = [
             ((one - other).abs().mean((1, 2, 3)) / other.abs().mean().clamp(min=1e-3))[~predicted].mean()
             for one, other in zip(maps, wanted, strict=True)
         ]
         warm = min(1.0, run.step / 300)
         loss = loss + adversarial * warm * (-logits.float().mean() + torch.stack(likeness).mean())
-        pair.discriminator.requires_grad_(True)
+        discriminator.requires_grad_(True)
         with half:
-            scores = [pair.discriminator(pixels)[0].float() for pixels in (real, made.detach())]
+            scores = [discriminator(pixels)[0].float() for pixels in (real, made.detach())]
         return loss + F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
 
     run.train(loss_of)
