@@ -73,10 +73,15 @@ class PoseNet(nn.Module):
     def forward(
         self, noisy: Tensor, level: Tensor, context: Tensor, hint: Tensor, return_dict: bool = False
     ) -> tuple[list[Tensor], Tensor]:
-        """Residuals of the skip connections and of the middle. hint [B, 3, 8h, 8w] in 0 … 1.
+        """Residuals of the skip connections and of the middle.
 
-        `return_dict` is ignored; diffusers' ControlNets have it.
+        noisy        latents [B, C, h, w]
+        hint         picture [B, 3, H, W] in 0 … 1; resized to 8h × 8w if it is larger, as in ComfyUI
+        return_dict  is ignored; diffusers' ControlNets have it
         """
+        size = tuple(8 * side for side in noisy.shape[-2:])
+        if hint.shape[-2:] != size:
+            hint = F.interpolate(hint, size, mode="nearest-exact")
         return self._control[0](noisy, level, context, hint, return_dict=False)
 
 

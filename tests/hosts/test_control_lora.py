@@ -199,7 +199,7 @@ def test_a_control_lora_accepts_one(in_comfy):
     from comfy.controlnet import load_controlnet
 
     from facecdm.demo.paths import POSE_CONTROLNET
-    from facecdm.demo.weights import read
+    from facecdm.demo.weights import read, read_sizes
     from facecdm.hosts.comfy.control.lora import control_with_lora
     from facecdm.hosts.comfy.demo.model import build_model
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
@@ -209,10 +209,15 @@ def test_a_control_lora_accepts_one(in_comfy):
     with torch.inference_mode():
         model = build_model(read())
     torch.manual_seed(1)
-    noisy, states, picture = torch.randn(1, 48, 8, 8), torch.randn(1, 77, 192), torch.rand(1, 3, 64, 64)
+    t = torch.tensor([600])
+    side = 8 * read_sizes().downscale
+    noisy, states, picture = torch.randn(1, 48, 8, 8), torch.randn(1, 77, 192), torch.rand(1, 3, side, side)
 
     def predict(denoiser):
-        return denoiser.predict(noisy, torch.tensor([600]), Prompt(states), control=picture)
+        # ComfyUI's latents may be larger, with fewer channels.
+        own = read_sizes().shuffle if isinstance(denoiser, ComfyDenoiser) else 1
+        latents = torch.pixel_shuffle(noisy, own)
+        return torch.pixel_unshuffle(denoiser.predict(latents, t, Prompt(states), control=picture), own)
 
     shell = demo_denoiser(pose=POSE_CONTROLNET)
     lora = random_lora(shell.control_layers())

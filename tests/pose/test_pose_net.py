@@ -46,6 +46,17 @@ def test_a_new_net_is_a_no_op(net, sample):
     assert len(skips) == 6 and not any(skip.any() for skip in skips) and not middle.any()
 
 
+def test_a_larger_picture_is_resized_as_in_comfyui(net, unet, sample):
+    """A model whose decoder doubles the size has pose pictures of 16 pixels for each position."""
+    with torch.no_grad():
+        for layer in (*net.zero, net.middle):
+            torch.nn.init.normal_(layer.weight)
+        skips, middle = net(*sample)
+        larger = net(*sample[:3], sample[3].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert middle.any() and torch.equal(larger[1], middle)
+    assert all(torch.equal(one, other) for one, other in zip(larger[0], skips))
+
+
 def test_only_the_small_part_is_trained(net, unet, sample):
     skips, middle = net(*sample)
     (sum(skip.sum() for skip in skips) + middle.sum()).backward()
