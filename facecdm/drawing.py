@@ -26,14 +26,15 @@ def write(
         draw.text((at[0], at[1] + number * round(text.size * 1.35)), fit(draw, line, text, width), colour, text)
 
 
-def fitted(picture: "Image", cell: int) -> "Image":
-    """The whole picture, scaled into a square of `cell` pixels."""
+def fitted(picture: "Image", height: int, width: int = 0) -> "Image":
+    """The whole picture, scaled into a rectangle; without a width into a square."""
     from PIL import Image, ImageOps
 
-    small = ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (cell, cell), LINE)
-    square.paste(small, ((cell - small.width) // 2, (cell - small.height) // 2))
-    return square
+    size = (width or height, height)
+    small = ImageOps.contain(picture.convert("RGB"), size, Image.Resampling.LANCZOS)
+    framed = Image.new("RGB", size, LINE)
+    framed.paste(small, ((size[0] - small.width) // 2, (height - small.height) // 2))
+    return framed
 
 
 def wrap(draw: "ImageDraw", text: str, font: "Font", width: int, most: int) -> list[str]:

@@ -23,7 +23,7 @@ from .serving import existing_file, open_meter, require_pack, running_server
 from .sheet import SheetRow, contact_sheet
 from .similarity import SimilarityMeter
 
-CELL, TEXT_LINES = 320, 7  # of the sheet; enough for the longest settings
+CELL, TEXT_LINES = 256, 9  # of the sheet: the demo's pictures at their own size, and room for the longest settings
 
 Changes = dict[tuple[str, str], Any]  # (node's title, input) → value
 
@@ -49,8 +49,9 @@ GALLERY: tuple[tuple[GalleryItem, ...], ...] = (
     (GalleryItem("portrait", OTHER), GalleryItem("portrait", OTHER | OLD), GalleryItem("portrait", OTHER | LAUGHING)),
     (GalleryItem("portrait_pose"), GalleryItem("portrait_pose", {("Edit Pose", "mirror"): True}),
      GalleryItem("portrait_pose", {("Edit Pose", "turn_yaw"): 30.0})),
-    (GalleryItem("two_people"), GalleryItem("face_library"), GalleryItem("detail_faces")),
-    (GalleryItem("img2img"), GalleryItem("img2img", {("KSampler", "denoise"): 0.4}), GalleryItem("inpaint")),
+    (GalleryItem("two_people"), GalleryItem("face_library")),
+    (GalleryItem("img2img"), GalleryItem("img2img", {("KSampler", "denoise"): 0.4})),
+    (GalleryItem("detail_faces"), GalleryItem("inpaint")),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont as Font
 
 TEXT_LINES = 4
+WIDEST = 2  # columns of a wide picture at most
 SIMILAR = 0.3  # lower similarities are not green
 
 
@@ -38,6 +39,11 @@ class SheetImage:
             return "not made"
         return "no face found" if self.measured else "not measured"
 
+    @property
+    def columns(self) -> int:
+        """How many columns the picture takes: two if it is at least one and a half times as wide as high."""
+        return 1 if self.picture is None else min(max(round(self.picture.width / self.picture.height), 1), WIDEST)
+
 
 @dataclass(frozen=True)
 class SheetRow:
@@ -55,13 +61,13 @@ class SheetRow:
 def contact_sheet(
     title: str, subtitle: str, rows: list[SheetRow], cell: int = 256, text_lines: int = TEXT_LINES
 ) -> "Image":
-    """Draw an RGB sheet. Images are scaled to fit cells of `cell` pixels."""
+    """Draw an RGB sheet. Images are scaled to fit cells of `cell` pixels; wide ones take two columns."""
     from PIL import Image, ImageDraw
 
     heading, text = font(26), font(14)
     line = round(text.size * 1.35)
     row_height = cell + text_lines * line + 34 + GAP
-    columns = 1 + max((len(row.results) for row in rows), default=0)
+    columns = 1 + max((sum(result.columns for result in row.results) for row in rows), default=0)
     top = MARGIN + 78
     size = (2 * MARGIN + columns * cell + (columns - 1) * GAP, top + len(rows) * row_height + MARGIN - GAP)
     sheet = Image.new("RGB", size, PAPER)
@@ -76,15 +82,17 @@ def contact_sheet(
             sheet.paste(fitted(row.reference, cell), (MARGIN, y))
             lines = ["reference", *lines]
         write(draw, (MARGIN, y + cell + 8), lines, text, cell, (FAINT if row.reference else INK, INK))
-        for column, result in enumerate(row.results, 1):
-            x = MARGIN + column * (cell + GAP)
+        x = MARGIN
+        for result in row.results:
+            x, width = x + cell + GAP, result.columns * (cell + GAP) - GAP
             if result.picture is not None:
-                sheet.paste(fitted(result.picture, cell), (x, y))
+                sheet.paste(fitted(result.picture, cell, width), (x, y))
             else:
                 draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=LINE)
             draw_verdict(draw, (x, y + cell + 8), cell, result, text)
-            lines = wrap(draw, result.problem or result.prompt, text, cell, text_lines)
-            write(draw, (x, y + cell + 34), lines, text, cell, (INK,))
+            lines = wrap(draw, result.problem or result.prompt, text, width, text_lines)
+            write(draw, (x, y + cell + 34), lines, text, width, (INK,))
+            x += width - cell
     return sheet
 
 

@@ -64,7 +64,7 @@ def test_every_picture_has_the_settings_of_the_page(run, tmp_path):
             assert value(made[number], title, name) == wanted and str(wanted) in line
         assert ("not measured" in line) == (item.workflow == "two_people")
     sheet = Image.open(tmp_path / "gallery.jpg")
-    assert sheet.format == "JPEG" and sheet.width > 4 * 320 and sheet.height > len(GALLERY) * 320
+    assert sheet.format == "JPEG" and sheet.width > 4 * gallery.CELL and sheet.height > len(GALLERY) * gallery.CELL
 
 
 @pytest.mark.slow
