@@ -213,11 +213,12 @@ def run(arguments: argparse.Namespace) -> list[dict]:
         sampler = DemoSampler(weights, arguments)
         generated = to_bytes(sampler.generate_all([label["caption"] for label in labels]))
         save_sheet(generated[:40], arguments.out.with_name(f"{path.stem}.png"))
-        beside = [rows for pair in zip(generated[:16].split(8), real[:16].split(8)) for rows in pair]
-        save_sheet(torch.cat(beside), arguments.out.with_name(f"{path.stem}-beside-real.png"), columns=8)
+        # A row of generated pictures, then the real ones with the same captions, and so on.
+        beside = [line for pair in zip(generated[:16].split(4), real[:16].split(4)) for line in pair]
+        save_sheet(torch.cat(beside), arguments.out.with_name(f"{path.stem}-beside-real.png"), columns=4)
         rows.append(
             {
-                "what": f"U-Net step {weights.steps['unet']}",
+                "what": f"{path.stem}, U-Net step {weights.steps['unet']}",
                 "steps_trained": weights.steps,
                 **judge.score(generated, labels),
                 "seconds": sampler.seconds(),
@@ -265,6 +266,14 @@ def bars(real: dict) -> dict[str, float]:
     return BARS | relative | {"sharpness": (1 - SHARPNESS_OFF) * real["sharpness"]}
 
 
+def missed(row: dict, real: dict) -> list[str]:
+    """The targets that a row misses. Too sharp is a miss, too."""
+    targets = bars(real)
+    highest = {"seconds": targets.pop("seconds"), "sharpness": (1 + SHARPNESS_OFF) * real["sharpness"]}
+    low = [name for name, target in targets.items() if row.get(name, target) < target]
+    return low + [name for name, most in highest.items() if row.get(name, most) > most]
+
+
 def table(rows: list[dict]) -> str:
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
     lines = ["| | " + " | ".join(COLUMNS[name] for name in shown) + " |", "|" + "---|" * (len(shown) + 1)]
@@ -295,6 +304,8 @@ def main() -> int:
     arguments.out.write_text(json.dumps({"settings": settings, "bars": bars(rows[0]), "rows": rows}, indent=1))
     print("\n" + table(rows))
     real = rows[0]
+    for row in rows[1:]:
+        print(f"{row['what']} misses: {', '.join(missed(row, real)) or 'nothing'}")
     if min(real["face"], real["background"], real["shirt"]) < BARS["measure"]:
         print("\nThe measures fail on real pictures, so these numbers are unreliable.")
         return 1

@@ -246,6 +246,12 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def missed(row: dict, plain: dict, targets: dict[str, float]) -> list[str]:
+    """The targets that an adapter's row misses: its own, and what it may lose against the row without identity."""
+    low = [name for name, target in targets.items() if row.get(name, target) < target]
+    return low + [name for name, most in LOST.items() if name in row and plain[name] - row[name] > most + 1e-9]
+
+
 def table(rows: list[dict]) -> str:
     columns = [
         name
@@ -281,9 +287,12 @@ def main() -> int:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.faces = None
     settings = {name: str(value) for name, value in vars(arguments).items() if name != "faces"}
-    bars = (LOCATED if arguments.pose or arguments.with_location else BARS) | {"lost": LOST}
+    targets = LOCATED if arguments.pose or arguments.with_location else BARS
+    bars = targets | {"lost": LOST}
     arguments.out.write_text(json.dumps({"settings": settings, "bars": bars, "rows": rows}, indent=1))
     print("\n" + table(rows) + f"\n\nBars: {bars}")
+    for row in rows[2:]:
+        print(f"{row['what']} misses: {', '.join(missed(row, rows[1], targets)) or 'nothing'}")
     return 0
 
 

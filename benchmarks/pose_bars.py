@@ -18,7 +18,7 @@ import torch
 from shared import open_comfyui
 from torch import Tensor
 
-BARS = {"key points": 0.9, "ControlNet": 0.8}
+BARS = {"key points": 0.9, "ControlNet": 0.9}
 
 
 def parse() -> argparse.Namespace:
