@@ -24,7 +24,9 @@ class LoadDemoModel(io.ComfyNode):
             outputs=[
                 io.Model.Output(tooltip="The U-Net, v-prediction with zero terminal SNR."),
                 io.Clip.Output(tooltip="The text tower of a small CLIP."),
-                io.Vae.Output(tooltip="An f8 autoencoder with 48 channels."),
+                io.Vae.Output(
+                    tooltip="The model's own autoencoder; its latents have an eighth of the picture's width and height."
+                ),
                 io.ClipVision.Output(tooltip="The vision tower of the same CLIP, 96 × 96 pixels."),
             ],
         )

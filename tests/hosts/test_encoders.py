@@ -6,6 +6,7 @@ import torch
 from datasets import colourful
 from tensors import close
 
+from facecdm.demo.weights import read_sizes
 from facecdm.errors import MissingModel
 from facecdm.training.dataset.demo import DemoEncoders
 
@@ -33,16 +34,18 @@ def both(in_comfy, demo, tokenizer):
 
 
 def test_the_demo_model_is_the_same_in_comfyui_and_outside(both):
-    comfy, own = both
+    (comfy, own), sizes = both, read_sizes()
     pixels = torch.from_numpy(np.stack([colourful(n, (128, 128)) for n in range(2)])).float() / 255
     pictures = [colourful(3, (256, 256)), colourful(4, (300, 200)), colourful(5, (96, 96))]
     with torch.inference_mode():
-        close(comfy.latents(pixels), own.latents(pixels), TOLERANCE)
+        theirs = torch.nn.functional.pixel_unshuffle(comfy.latents(pixels), sizes.shuffle)
+        close(theirs, own.latents(pixels), TOLERANCE)
         close(comfy.vision(pictures), own.vision(pictures), 2e-3)  # rounding may differ by one of 255 levels
         for theirs, ours in zip(comfy.text(CAPTIONS[:2]), own.text(CAPTIONS[:2])):
             close(theirs.states, ours.states, TOLERANCE)
             assert theirs.pooled is None
-    assert (comfy.resolution, comfy.step, comfy.large) == (own.resolution, own.step, own.large) == (128, 8, False)
+    assert (comfy.resolution, comfy.step, comfy.large) == (own.resolution, own.step, own.large)
+    assert (own.resolution, own.step, own.large) == (sizes.image_size, sizes.downscale, False)
 
 
 def test_parentheses_are_plain_text_and_long_captions_continue(both, demo):

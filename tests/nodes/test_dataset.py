@@ -5,6 +5,8 @@ import shutil
 import pytest
 import torch
 
+from facecdm.bases.demo import DEMO
+
 
 @pytest.fixture(scope="module")
 def sockets(in_comfy):
@@ -45,10 +47,11 @@ def choices(**more) -> dict:
     } | more
 
 
-def test_a_folder(in_comfy, prepared):
+def test_a_folder(in_comfy, sockets, prepared):
     data, report, sheet = prepared
     rows = data.load([0, 5])
-    assert rows.latents.shape == (2, 48, 16, 16) and rows.control.shape == (2, 3, 128, 128)
+    side, channels = DEMO.resolution, sockets["vae"].latent_channels
+    assert rows.latents.shape == (2, channels, side // 8, side // 8) and rows.control.shape == (2, 3, side, side)
     assert rows.vision.shape == (2, 37, 192) and rows.identity.tolist() == [0, 1]
     assert not rows.latents.is_inference() and not data.empty_prompt.states.is_inference()
     assert [data.entries[n].caption for n in (0, 1)] == ["a person smiling", ""]

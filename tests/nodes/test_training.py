@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from facecdm.bases.demo import DEMO
 from facecdm.training.stages import Stage
 
 KINDS = ("pt", "png", "jsonl")
@@ -157,12 +158,13 @@ def test_the_first_stage_teaches_the_adapter(in_comfy, demo, adapter, data, trai
         trained, lora, losses, plot, pictures, report, control = train(settings={"validate_every": 1}, vae=demo[2])
     assert [what[:2] for what in reports] == [(1, 2), (2, 2)]
     kind, preview, _ = reports[0][2]
-    assert kind == "JPEG" and preview.size == (256, 128) and reports[1][2][1].size == (256, 128)
+    size = (2 * DEMO.resolution, DEMO.resolution)
+    assert kind == "JPEG" and preview.size == reports[1][2][1].size == size
     assert trained.config.recogniser == data.recogniser and not trained.streams["face"].gate.is_zero
     assert not any(value.is_inference() for value in trained.parameters())
     assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
     assert lora == control == {} and len(losses["loss"]) == 2 and all(0 < loss < 10 for loss in losses["loss"])
-    assert plot.shape[-1] == 3 and pictures.shape == (2, 128, 128, 3) and pictures.std() > 0.02
+    assert plot.shape[-1] == 3 and pictures.shape == (2, *size[1:] * 2, 3) and pictures.std() > 0.02
     assert "2 of 2 steps" in report and "fp32 on cpu" in report and str(folder(in_comfy)) in report
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from facecdm.apps.references import FACEWORLD_REFERENCE
+from facecdm.bases.demo import DEMO
 from facecdm.demo.weights import default_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def test_the_script_makes_a_portrait(server, folder):
     done = run_script(folder, str(FACEWORLD_REFERENCE), "a young man, plain red background", server.address)
     assert done.returncode == 0, done.stderr
     picture = Image.open(folder / "portrait.png")
-    assert picture.size == (128, 128) and "plain red background" in picture.info["prompt"]
+    assert picture.size == (DEMO.resolution, DEMO.resolution) and "plain red background" in picture.info["prompt"]
 
 
 def test_the_script_prints_what_failed(server, folder, tmp_path):

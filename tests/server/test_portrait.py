@@ -10,6 +10,7 @@ import pytest
 
 from facecdm.apps.portrait import WORKFLOW, plan
 from facecdm.apps.references import EXAMPLES, FACEWORLD_REFERENCE, copy_examples, reference
+from facecdm.bases.demo import DEMO
 from facecdm.comfy_api.client import Client
 from facecdm.comfy_api.errors import JobFailed
 from facecdm.comfy_api.workflow import Workflow
@@ -199,7 +200,7 @@ def picture_of(server, workflow: Workflow):
 def test_a_portrait_contains_its_workflow(weights, server, faceworld):
     workflow = quick(faceworld, seed=2)
     picture = picture_of(server, workflow)
-    assert picture.size == (128, 128)
+    assert picture.size == (DEMO.resolution, DEMO.resolution)
     recipe = json.loads(picture.info["prompt"])
     for node in recipe.values():
         node.pop("is_changed", None)  # ComfyUI writes the fingerprints in
@@ -266,7 +267,8 @@ def test_img2img_keeps_the_composition(weights, server, faceworld):
 
     workflow = Workflow.load(WORKFLOW.parent / "img2img.json")
     (made,) = server.run(untrained(workflow)).images()
-    start = Image.open(EXAMPLES / workflow.get("Start from", "image")).convert("RGB").resize((128, 128))
+    start = Image.open(EXAMPLES / workflow.get("Start from", "image")).convert("RGB")
+    start = start.resize((DEMO.resolution, DEMO.resolution))
     assert 0.85 < correlation(pixels(server, made), np.asarray(start, float)) < 0.99
 
 
@@ -336,6 +338,6 @@ def test_two_people_are_each_most_similar_to_their_own_photo(weights, server, fa
         for node in workflow.nodes.values()
         if node["class_type"] == "LoadImage"
     ]  # left, right
-    halves = [embedded(half) for half in (picture[:, :128], picture[:, 128:])]
+    halves = [embedded(half) for half in np.split(picture, 2, axis=1)]
     likeness = np.array(halves) @ np.array(photos).T
     assert (likeness.argmax(1) == [0, 1]).all(), likeness

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from facecdm.errors import BadFile
 from facecdm.training.lora import Lora, LowRank
@@ -66,6 +67,7 @@ def test_core_loads_what_the_shell_trains(in_comfy):
     """Every layer of the demo's U-Net, by the names that the shell writes."""
     import comfy.sd
 
+    from facecdm.demo.weights import read_sizes
     from facecdm.hosts.comfy.demo.model import load
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.hosts.diffusers.denoiser import demo_denoiser
@@ -83,8 +85,9 @@ def test_core_loads_what_the_shell_trains(in_comfy):
             expected = ours.predict(noisy, t, prompt)
     model = comfy.sd.load_lora_for_models(load().model, None, lora.tensors(), 1.0, 0)[0]
     assert len(model.patches) == len(lora.parts)
+    shuffle = read_sizes().shuffle  # ComfyUI's latents are larger, with fewer channels
     with ComfyDenoiser(model) as theirs, torch.no_grad():
-        got = theirs.predict(noisy, t, prompt)
+        got = F.pixel_unshuffle(theirs.predict(F.pixel_shuffle(noisy, shuffle), t, prompt), shuffle)
     assert (expected - plain).abs().max() > 0.05
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
 

@@ -5,8 +5,10 @@ import io
 import numpy as np
 import pytest
 
+from facecdm.bases.demo import DEMO
 from facecdm.demo.weights import default_path
 
+SIDE = DEMO.resolution
 PROMPT = "a young woman, long red hair, smiling, green shirt, plain blue background"
 
 
@@ -18,7 +20,7 @@ def graph(seed: int) -> dict:
         "1": node("FaceCDMLoadDemoModel"),
         "2": node("CLIPTextEncode", clip=["1", 1], text=PROMPT),
         "3": node("CLIPTextEncode", clip=["1", 1], text=""),
-        "4": node("EmptyLatentImage", width=128, height=128, batch_size=4),
+        "4": node("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=4),
         "5": node(
             "KSampler",
             model=["1", 0],
@@ -49,8 +51,8 @@ def test_a_prompt_becomes_a_picture(weights, server):
     done = server.run(graph(1))
     files = [Image.open(io.BytesIO(server.fetch(output))).convert("RGB") for output in done.images()]
     pictures = np.stack([np.asarray(file) for file in files]).astype(float)
-    assert pictures.shape == (4, 128, 128, 3)
-    corners = np.median(pictures[:, :12, :12].reshape(4, -1, 3), axis=1)
+    assert pictures.shape == (4, SIDE, SIDE, 3)
+    corners = np.median(pictures[:, : SIDE // 10, : SIDE // 10].reshape(4, -1, 3), axis=1)
     assert (corners.argmax(1) == 2).sum() >= 3, f"the backgrounds are blue: {corners}"
 
 
