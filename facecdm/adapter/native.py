@@ -58,6 +58,12 @@ def is_native(path: Path) -> bool:
         return False
 
 
+def read_config(path: Path) -> AdapterConfig:
+    """Read the configuration alone. Raises BadFile."""
+    with open_safetensors(path) as file:
+        return _config(file.metadata() or {}, list(file.keys()), path)
+
+
 def load_adapter(path: Path) -> TripletAdapter:
     """Read an adapter: key and value weights in their saved dtype, all other weights as fp32.
 

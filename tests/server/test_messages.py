@@ -4,13 +4,18 @@ import asyncio
 import json
 import uuid
 from collections import Counter
+from dataclasses import replace
 
 import aiohttp
 import pytest
+from PIL import Image
 
+from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.apps.portrait import WORKFLOW
 from facecdm.apps.references import copy_examples
 from facecdm.comfy_api.workflow import Workflow
+from facecdm.demo.paths import ADAPTER
 from facecdm.demo.weights import default_path
 from facecdm.node_warnings import WARNINGS
 
@@ -134,9 +139,27 @@ def test_a_portrait_has_no_warning(server, portrait):
 
 
 def test_a_missing_pose(server, portrait):
-    del inputs_of(portrait, "FaceCDMApply")["pose"]
+    """Of an adapter that cannot find the face by itself."""
+    adapter = load_adapter(ADAPTER)
+    own = {key: value for key, value in adapter.state_dict().items() if not key.startswith("location_head.")}
+    plain = TripletAdapter(replace(adapter.config, location_channels=0))
+    plain.load_state_dict(own)
+    save_adapter(plain, server.base / "models" / "facecdm", "no_head", overwrite=True)
+    portrait["loaded"] = node("FaceCDMLoadAdapter", name="no_head.safetensors", family="auto")
+    apply = inputs_of(portrait, "FaceCDMApply")
+    apply["adapter"] = ["loaded", 0]
+    del apply["pose"]
     ((kind, text),) = shown(server, portrait)
     assert kind == "FaceCDMApply" and text.startswith("pose is not connected")
+
+
+def test_a_photo_of_a_real_person(server, portrait, astronaut, tmp_path):
+    """The page says why it is not matched, and which command helps."""
+    Image.fromarray((astronaut[0] * 255).byte().numpy()).save(tmp_path / "photo.jpg")
+    inputs_of(portrait, "LoadImage")["image"] = server.upload(tmp_path / "photo.jpg")
+    ((kind, text),) = shown(server, portrait)
+    assert kind == "FaceCDMApply" and "was trained on synthetic faces only" in text
+    assert "python -m facecdm get sdxl_faceid_plusv2" in text
 
 
 def test_an_input_without_effect(server, portrait):

@@ -2,7 +2,8 @@
 
     python -m workflows.source.blueprints ADDRESS
 
-ADDRESS is that of a running ComfyUI with this pack, which is asked for the nodes' inputs and outputs.
+ADDRESS, as 127.0.0.1:8188, is that of a running ComfyUI with this pack, which is asked for the nodes' inputs and
+outputs. `workflows.source.make` writes them, too.
 """
 
 import json
@@ -286,7 +287,7 @@ BLUEPRINTS = (
 
 
 def main(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/object_info") as answer:  # noqa: S310 - the user's own server
+    with urllib.request.urlopen(f"http://{address}/object_info") as answer:  # noqa: S310 - the user's own server
         info = json.load(answer)
     FOLDER.mkdir(exist_ok=True)
     for blueprint in BLUEPRINTS:
@@ -294,4 +295,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].rstrip("/"))
+    main(sys.argv[1].removeprefix("http://").rstrip("/"))

@@ -1,6 +1,8 @@
 """The workflows on the demo model: everything that they need comes with the pack."""
 
+from facecdm.adapter.native import read_config
 from facecdm.bases.demo import DEMO as DEMO_BASE
+from facecdm.demo.paths import ADAPTER
 
 from .parts import (
     LOCATION_GROUP,
@@ -54,8 +56,14 @@ def demo_person(pose: str = "@pose:1", faces: str = "@faces") -> dict[str, Node]
 
 DEMO_SIZE = {"size": n("EmptyLatentImage", "Size", width=SIDE, height=SIDE)}
 
-DEMO_MODEL_ADAPTER = """Load FaceCDM Demo Adapter was trained on synthetic faces only, so a photo of a real person is \
-matched less well. It needs a face location, which pose gives. For real photos, open a workflow for SD1.5 or SDXL."""
+LOCATED = (
+    "pose gives it the face location; without pose it finds the face by itself, and the similarity is lower."
+    if read_config(ADAPTER).location_channels
+    else "It needs a face location, which pose gives."
+)
+DEMO_MODEL_ADAPTER = f"""Load FaceCDM Demo Adapter was trained on synthetic faces only, so photos of real people are \
+not matched. For these run `python -m facecdm get sdxl_faceid_plusv2` in the pack's folder, and open the workflow of \
+that name. {LOCATED}"""
 DEMO_MODEL = f"""The small demo model makes portraits of {SIDE} × {SIDE} pixels, and knows the words of its training \
 captions only (the help page of Load FaceCDM Demo Model lists them)."""
 NO_PHOTO = "No photo at hand? custom_nodes/facecdm/facecdm/demo/assets has images of people who do not exist."

@@ -1,4 +1,4 @@
-"""Write workflows/TITLE.json, workflows/api/NAME.json and the thumbnails.
+"""Write workflows/TITLE.json, workflows/api/NAME.json and the thumbnails; without names also subgraphs/*.json.
 
     python -m workflows.source.make --comfyui DIR --base DIR [NAME …] [--no-pictures]
 
@@ -22,7 +22,7 @@ from facecdm.comfy_api.client import Client
 from facecdm.comfy_api.server import LocalServer, link_pack
 from facecdm.comfy_api.workflow import Workflow
 
-from . import PLANS, Plan
+from . import PLANS, Plan, blueprints
 from .parts import downloads
 
 HERE = Path(__file__).resolve().parent
@@ -132,6 +132,8 @@ def main() -> None:
                 make(
                     Frontend(tab, server.address), server.address, options.names or list(PLANS), not options.no_pictures
                 )
+                if not options.names:
+                    blueprints.main(server.address)
             finally:
                 tab.close()
 
