@@ -10,8 +10,8 @@ measures, RUN/portraits what `python -m facecdm portrait` makes of them. --hours
 time; without it the stage trains on `Lengths.pictures` pictures (benchmarks/recipe/plan.py).
 --smoke does a few steps of each stage on a part of FaceWorld, in minutes.
 
---ship copies the weights into the package, sets the picture size in the base model and in the texts, and prints the
-commands that make workflows, thumbnails and pictures anew.
+--ship copies the weights into the package, sets the picture size in the base model and in the texts, makes workflows,
+subgraphs, thumbnails, gallery and portraits anew (minutes), and prints what is to be written by hand.
 """
 
 import argparse

@@ -107,13 +107,22 @@ def identity_bars(plan: Plan, name: str, *more: str) -> Command:
     ]
 
 
-def portraits(plan: Plan) -> Command:
-    """The portraits that a user gets, from a workflow of the new size."""
-    return [
-        *("-m", "facecdm", "portrait"),
-        *_options(comfyui=plan.how.comfyui, base=plan.how.models.parent, workflow=plan.run / "portrait.json"),
-        *_options(output=plan.run / "portraits", steps=plan.lengths.steps),
-    ]
+def portraits(plan: Plan, output: Path, *more: str) -> Command:
+    """The portraits that a user gets."""
+    return ["-m", "facecdm", "portrait", *_in_comfyui(plan), *_options(output=output, steps=plan.lengths.steps), *more]
+
+
+def gallery(plan: Plan) -> Command:
+    return ["-m", "facecdm", "gallery", *_in_comfyui(plan), *_options(output=plan.run / "gallery")]
+
+
+def workflows(plan: Plan) -> Command:
+    """Workflows, API JSON, thumbnails and subgraphs."""
+    return ["-m", "workflows.source.make", *_in_comfyui(plan)]
+
+
+def _in_comfyui(plan: Plan) -> list[str]:
+    return _options(comfyui=plan.how.comfyui, base=plan.how.models.parent)
 
 
 def one_person(plan: Plan) -> tuple[Work, ...]:

@@ -30,6 +30,7 @@ class Stage:
 
 def stages(plan: Plan) -> list[Stage]:
     demo, weights = partial(commands.demo, plan), plan.weights / paths.MODEL.name
+    portraits = commands.portraits(plan, plan.run / "portraits", "--workflow", str(plan.run / "portrait.json"))
     return [
         *([Stage("world", (partial(small_world, plan),))] if plan.how.smoke else []),
         Stage("base", (demo("train", "unet"),)),
@@ -43,7 +44,7 @@ def stages(plan: Plan) -> list[Stage]:
         Stage("broad", (partial(write, plan, "broad"), commands.training(plan, "broad"))),
         Stage("drawn", (partial(write, plan, "drawn"), commands.training(plan, "drawn"))),
         Stage("half", (partial(halve, plan),)),
-        Stage("portraits", (partial(write_workflow, plan), commands.portraits(plan))),
+        Stage("portraits", (partial(write_workflow, plan), portraits)),
         *(Stage(f"bars-{name}", (commands.identity_bars(plan, name, *more),)) for name, more in LOCATIONS.items()),
         Stage("one-person", commands.one_person(plan)),
     ]
@@ -69,11 +70,11 @@ def run(plan: Plan) -> None:
         began = _clock()
         for work in stage.work:
             for command in (work() or []) if isinstance(work, partial) else [work]:
-                _execute(plan, stage, command)
+                execute(plan, stage, command)
         marker.write_text(_since(began) + "\n")
 
 
-def _execute(plan: Plan, stage: Stage, command: Command) -> None:
+def execute(plan: Plan, stage: Stage, command: Command) -> None:
     """Run a command of this Python; its output goes to the stage's log."""
     log = plan.run / "logs" / f"{stage.name}.log"
     log.parent.mkdir(exist_ok=True)

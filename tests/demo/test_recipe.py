@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from facecdm import cli
+from facecdm.adapter.native import read_config
 from facecdm.bases.demo import DEMO
-from facecdm.demo.paths import FOLDER
+from facecdm.demo.paths import ADAPTER, FOLDER
 from facecdm.files import REPOSITORY
 from facecdm.training import config
 
@@ -23,7 +24,7 @@ def rooms():
     """The modules of benchmarks/recipe, and `command`, benchmarks/demo_recipe.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        names = ("plan", "configurations", "files", "shipping", "stages")
+        names = ("plan", "configurations", "files", "shipping", "stages", "texts")
         rooms = SimpleNamespace(**{name: importlib.import_module(f"recipe.{name}") for name in names})
         rooms.command = importlib.import_module("demo_recipe")
         yield rooms
@@ -59,13 +60,29 @@ def test_the_configurations_are_valid(rooms, plan, name):
 
 def test_what_is_shipped_replaces_every_size(rooms, tmp_path):
     base = tmp_path / "facecdm/bases/demo.py"
-    for name in ("facecdm/bases/demo.py", *rooms.shipping.TEXTS):
+    for name in ("facecdm/bases/demo.py", *rooms.shipping.SIZED):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, tmp_path / name)
     rooms.shipping.set_size(tmp_path, (DEMO.resolution, DEMO.step), (512, 32))
     assert "resolution=512,\n    step=32," in base.read_text()
-    for name in rooms.shipping.TEXTS:
+    for name in rooms.shipping.SIZED:
         assert f"{DEMO.resolution} × {DEMO.resolution}" not in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_what_is_shipped_says_that_the_face_is_found(rooms, tmp_path):
+    """And may be shipped again; until then the texts are those of an adapter without a location head."""
+    for name in rooms.texts.FOUND:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    found = bool(read_config(ADAPTER).location_channels)
+    for name, pairs in rooms.texts.FOUND.items():
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        assert all((new if found else old) in text for old, new in pairs), name
+    for _ in range(2):
+        rooms.shipping.write_found(tmp_path)
+    for name, pairs in rooms.texts.FOUND.items():
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert all(text.count(new) == 1 and old not in text for old, new in pairs), name
 
 
 def test_the_portrait_has_the_size_of_the_weights(rooms, plan):
@@ -83,7 +100,7 @@ def test_functions_run_and_their_commands_too(rooms, plan, monkeypatch):
     (plan.run / "curve").mkdir()
     (plan.run / "curve" / "unet-64.safetensors").touch()
     ran, plan.how.only = [], ["curve"]
-    monkeypatch.setattr(rooms.stages, "_execute", lambda plan, stage, command: ran.append(command))
+    monkeypatch.setattr(rooms.stages, "execute", lambda plan, stage, command: ran.append(command))
     rooms.stages.run(plan)
     export, bars = ran
     assert export[2:5] == ["demo", "train", "export"] and str(plan.run / "base" / "unet-100.pt") in export
