@@ -53,7 +53,7 @@ def train_pose(
     net = PoseNet(unet).scale_hint(_channels_first(torch.from_numpy(np.stack(some))).to(device) / 255)
     run = Run(folder, "pose", net, plan, average=0.995)
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
-    half = torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda")
+    half = torch.autocast("cuda" if device == "cuda" else "cpu", torch.bfloat16)
 
     def loss_of(rng: random.Random) -> Tensor:
         entries = [rng.randrange(len(found.rows)) for _ in range(plan.batch)]
