@@ -1,14 +1,17 @@
 """The demo's weights of 256 pixels, from the shipped base to the adapter and its measures, in stages.
 
     python benchmarks/demo_recipe.py --faceworld FACEWORLD --comfyui COMFYUI --models COMFYUI/models --begin WEIGHTS \\
-        --run runs/recipe [--hours 10] [--threads 2] [--only STAGE …] [--smoke] [--list] [--ship]
+        --run runs/recipe [--begin-adapter ADAPTER] [--hours 10] [--threads 2] [--only STAGE …] [--smoke] [--list]
+        [--ship]
 
-WEIGHTS is a copy of the shipped demo.safetensors, since --ship replaces that file. Every stage is a public command:
---list prints them. A stage that has finished leaves RUN/done/STAGE and is skipped; an interrupted one resumes when the
-recipe is started again. RUN/logs has what the commands print, and their time, RUN/weights the four files, RUN/bars the
-measures, RUN/portraits what `python -m facecdm portrait` makes of them. --hours pauses the base's training after this
-time; without it the stage trains on `Lengths.pictures` pictures (benchmarks/recipe/plan.py).
---smoke does a few steps of each stage on a part of FaceWorld, in minutes.
+WEIGHTS is a copy of the shipped demo.safetensors, since --ship replaces that file. ADAPTER is a copy of the shipped
+adapter.safetensors, with its LoRA beside it; the adapter's training then goes on from both, and is shorter.
+
+Every stage is a public command: --list prints them. A stage that has finished leaves RUN/done/STAGE and is skipped; an
+interrupted one resumes when the recipe is started again. RUN/logs has what the commands print, and their time,
+RUN/weights the four files, RUN/bars the measures, RUN/portraits what `python -m facecdm portrait` makes of them.
+--hours pauses the base's training after this time; without it the stage trains on `Lengths.pictures` pictures
+(benchmarks/recipe/plan.py). --smoke does a few steps of each stage on a part of FaceWorld, in minutes.
 
 --ship copies the weights into the package, sets the picture size in the base model and in the texts, makes workflows,
 subgraphs, thumbnails, gallery and portraits anew (minutes), and prints what is to be written by hand.
@@ -30,6 +33,12 @@ def parse() -> argparse.Namespace:
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder (main.py in it)")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     add("--begin", type=Path, required=True, metavar="WEIGHTS", help="the demo weights that the training begins with")
+    add(
+        "--begin-adapter",
+        type=Path,
+        metavar="ADAPTER",
+        help="the adapter that the training begins with, LoRA beside it",
+    )
     add("--run", type=Path, default=Path("runs/recipe"))
     add("--hours", type=float, default=0.0, help="pause the base's training after this time; 0: no limit")
     add("--threads", type=int, default=2, help="cores")
@@ -39,8 +48,9 @@ def parse() -> argparse.Namespace:
     add("--list", action="store_true", help="print the commands and do nothing")
     add("--ship", action="store_true", help="put the weights into the package; see above")
     arguments = parser.parse_args()
-    for name in ("faceworld", "comfyui", "models", "begin", "run"):
-        setattr(arguments, name, getattr(arguments, name).absolute())
+    for name in ("faceworld", "comfyui", "models", "begin", "begin_adapter", "run"):
+        if getattr(arguments, name):
+            setattr(arguments, name, getattr(arguments, name).absolute())
     return arguments
 
 

@@ -3,11 +3,11 @@
 import yaml
 
 from .files import lora_beside_path
-from .plan import Plan
+from .plan import LORA_RANK, Plan
 
 COMMON = {
     "rank": 0,
-    "lora_rank": 16,
+    "lora_rank": LORA_RANK,
     "lora_layers": "all",
     "precision": "bf16",
     "gate_rate": 1.0,
@@ -46,7 +46,9 @@ def configuration(plan: Plan, out: str, **more) -> dict:
 
 def broad(plan: Plan) -> dict:
     """Losses on one-step predictions; the location head is trained first."""
-    lengths = plan.lengths
+    lengths, begun = plan.lengths, plan.begun_adapter
+    further = {"adapter": str(begun), "lora": str(lora_beside_path(begun))} if begun else {}
+    broad_steps = lengths.broad_further if begun else lengths.broad
     every = COMMON | {"batch": lengths.batch, "warmup": 30, "linear_identity": 0.5}
     own = {"learning_rate": 1.0e-3, "face_window": 0.9}
     identity = {
@@ -68,8 +70,9 @@ def broad(plan: Plan) -> dict:
             "interplay": False,
         },
         all=every | {"drop_pose": 0.1},
+        **further,
         stages={
-            "broad": own | {"steps": lengths.broad, "schedule": "constant", "location_steps": lengths.location},
+            "broad": own | {"steps": broad_steps, "schedule": "constant", "location_steps": lengths.location},
             "identity": own | identity | {"steps": lengths.identity, "schedule": "linear"},
             "fine": {
                 "steps": lengths.fine,

@@ -2,15 +2,18 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import torch
 import yaml
 from shared import ROOT, lora_beside
+from torch import Tensor
 
 from facecdm.demo import paths
 from facecdm.demo.data import read_labels
 
-from .plan import Plan
+from .plan import LORA_RANK, Plan
 
 MOST = 60e6  # bytes of all weights together
 
@@ -34,7 +37,6 @@ def small_world(plan: Plan) -> None:
 
 def halve(plan: Plan) -> None:
     """Write adapter and LoRA in half precision; check that all weights together are small enough."""
-    import torch
     from safetensors.torch import save_file
 
     from facecdm.adapter.native import load_adapter, save_adapter
@@ -48,7 +50,42 @@ def halve(plan: Plan) -> None:
     size = sum(path.stat().st_size for path in plan.weights.glob("*.safetensors"))
     print(f"all weights: {size / 1e6:.1f} MB of {MOST / 1e6:.0f}")
     if size > MOST:
-        raise SystemExit("the weights are too large; train with a smaller lora_rank (COMMON)")
+        raise SystemExit("the weights are too large; train with a smaller lora_rank (LORA_RANK)")
+
+
+def begin_adapter(plan: Plan) -> None:
+    """Copy the adapter to begin with, and its LoRA at the rank of the training."""
+    from safetensors.torch import save_file
+
+    from facecdm.tensor_file import read_tensors
+
+    plan.begun_adapter.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(plan.how.begin_adapter, plan.begun_adapter)
+    tensors, metadata = read_tensors(lora_beside_path(plan.how.begin_adapter))
+    save_file(shortened(tensors, LORA_RANK), lora_beside_path(plan.begun_adapter), metadata)
+
+
+def shortened(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The nearest LoRA of at most `rank`, by singular values (Eckart-Young), float32; kohya's names."""
+    out = {}
+    for name in sorted(name.removesuffix(".alpha") for name in tensors if name.endswith(".alpha")):
+        down, up = (tensors[f"{name}.lora_{side}.weight"].float() for side in ("down", "up"))
+        scale = tensors[f"{name}.alpha"].float() / len(down)
+        rows, right = torch.linalg.qr(down.flatten(1).T)
+        columns, left = torch.linalg.qr(up.flatten(1) * scale)
+        u, values, v = torch.linalg.svd(left @ right.T)
+        kept = min(rank, len(values))
+        root = values[:kept].sqrt()
+        out |= {
+            f"{name}.alpha": torch.tensor(float(kept)),
+            f"{name}.lora_down.weight": (root[:, None] * (v[:kept] @ rows.T))
+            .reshape(kept, *down.shape[1:])
+            .contiguous(),
+            f"{name}.lora_up.weight": ((columns @ u[:, :kept]) * root)
+            .reshape(len(up), kept, *up.shape[2:])
+            .contiguous(),
+        }
+    return out
 
 
 def write_workflow(plan: Plan) -> None:

@@ -3,6 +3,10 @@
 import argparse
 from dataclasses import dataclass
 
+from facecdm.demo import paths
+
+LORA_RANK = 16  # the adapter's LoRA; with 24 the weights would be too large
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -15,6 +19,7 @@ class Lengths:
     pose: int = 2000
     judge_epochs: float = 8.0
     broad: int = 2150
+    broad_further: int = 700  # if the training begins with an adapter
     identity: int = 260
     fine: int = 30
     location: int = 1000
@@ -37,6 +42,7 @@ SMOKE = Lengths(
     pose=2,
     judge_epochs=1.0,
     broad=2,
+    broad_further=2,
     identity=2,
     fine=1,
     location=2,
@@ -63,6 +69,7 @@ class Plan:
     cache       folder of decoded pictures
     judge       the judge's file
     recogniser  InsightFace's ONNX file
+    begun_adapter  copy of the adapter that the training begins with; None: a new adapter
     """
 
     def __init__(self, arguments: argparse.Namespace):
@@ -70,4 +77,5 @@ class Plan:
         self.world = self.run / "faceworld" if arguments.smoke else arguments.faceworld
         self.weights, self.cache = self.run / "weights", self.run / "base" / "cache"
         self.judge = arguments.judge or self.run / "judge" / "judge.pt"
+        self.begun_adapter = self.run / "begin" / paths.ADAPTER.name if arguments.begin_adapter else None
         self.recogniser = arguments.models / "insightface/models/buffalo_s/w600k_mbf.onnx"

@@ -15,7 +15,7 @@ from facecdm.demo import paths
 from . import commands
 from .commands import Command, Work
 from .configurations import write
-from .files import halve, small_world, write_workflow
+from .files import begin_adapter, halve, small_world, write_workflow
 from .plan import Plan
 
 # Where the face will be: found by the adapter, given, or given with the pose ControlNet.
@@ -41,6 +41,7 @@ def stages(plan: Plan) -> list[Stage]:
         Stage("base-bars", (commands.base_bars(plan, weights),)),
         Stage("yaw", (commands.yaw(plan),)),
         Stage("data", (commands.data_set(plan, plan.world, "data", "--splits", "train", "wide"),)),
+        *([Stage("begin", (partial(begin_adapter, plan),))] if plan.begun_adapter else []),
         Stage("broad", (partial(write, plan, "broad"), commands.training(plan, "broad"))),
         Stage("drawn", (partial(write, plan, "drawn"), commands.training(plan, "drawn"))),
         Stage("half", (partial(halve, plan),)),

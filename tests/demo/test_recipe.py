@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from facecdm import cli
@@ -14,6 +15,7 @@ from facecdm.adapter.native import read_config
 from facecdm.bases.demo import DEMO
 from facecdm.demo.paths import ADAPTER, FOLDER
 from facecdm.files import REPOSITORY
+from facecdm.tensor_file import read_tensors
 from facecdm.training import config
 
 BENCHMARKS = REPOSITORY / "benchmarks"
@@ -56,6 +58,35 @@ def test_the_configurations_are_valid(rooms, plan, name):
     stages = config.read(plan.run / f"{name}.yaml").plan()
     assert [stage.name for stage in stages] and all(stage.lora_rank == 16 for stage in stages)
     assert yaml.safe_load((plan.run / f"{name}.yaml").read_text())["base"] == "demo"
+
+
+def test_a_training_may_begin_with_an_adapter_whose_lora_is_larger(rooms, tmp_path, monkeypatch):
+    folders = [f"--{name}={tmp_path / name}" for name in ("faceworld", "comfyui", "models", "begin", "run")]
+    monkeypatch.setattr(sys, "argv", ["demo_recipe.py", *folders, f"--begin-adapter={ADAPTER}"])
+    plan = rooms.plan.Plan(rooms.command.parse())
+    rooms.files.begin_adapter(plan)
+    rooms.configurations.write(plan, "broad")
+    begun = config.read(plan.run / "broad.yaml")
+    assert read_config(begun.adapter) == read_config(ADAPTER)
+    assert {len(down) for name, down in read_tensors(begun.lora)[0].items() if name.endswith("lora_down.weight")} == {
+        16
+    }
+    assert begun.plan()[0].steps == plan.lengths.broad_further
+
+
+def test_a_shortened_lora_is_the_nearest_of_its_rank(rooms):
+    rng = torch.Generator().manual_seed(0)
+    down, up = torch.randn(6, 4, 3, 3, generator=rng), torch.randn(8, 6, 1, 1, generator=rng)
+    whole = {"a.alpha": torch.tensor(3.0), "a.lora_down.weight": down, "a.lora_up.weight": up}
+
+    def product(tensors):
+        scale = tensors["a.alpha"] / len(tensors["a.lora_down.weight"])
+        return scale * tensors["a.lora_up.weight"].flatten(1) @ tensors["a.lora_down.weight"].flatten(1)
+
+    u, values, v = torch.linalg.svd(product(whole), full_matrices=False)
+    nearest = (u[:, :2] * values[:2]) @ v[:2]
+    assert torch.allclose(product(rooms.files.shortened(whole, 2)), nearest, atol=1e-4)
+    assert torch.allclose(product(rooms.files.shortened(whole, 16)), product(whole), atol=1e-4)
 
 
 def test_what_is_shipped_replaces_every_size(rooms, tmp_path):
