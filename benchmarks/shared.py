@@ -106,11 +106,33 @@ def make_model(base: str, device, dtype, **sizes):
 
 def full_flux():
     """ComfyUI's module of Flux.1-dev in bf16, without contents."""
-    import comfy.ops
-    import torch
     from comfy.ldm.flux.model import Flux
 
-    return Flux(**FLUX, dtype=torch.bfloat16, device="meta", operations=comfy.ops.disable_weight_init)
+    return _without_contents(Flux, **FLUX)
+
+
+def full_qwen_image():
+    """ComfyUI's module of Qwen-Image, whose sizes are the class's defaults."""
+    from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+
+    return _without_contents(QwenImageTransformer2DModel)
+
+
+def full_z_image():
+    """ComfyUI's module of Z-Image."""
+    from comfy.ldm.lumina.model import NextDiT
+
+    sizes = dict(patch_size=2, in_channels=16, dim=3840, n_layers=30, n_heads=30, n_kv_heads=30, cap_feat_dim=2560)
+    sizes |= dict(axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], rope_theta=256.0, ffn_dim_multiplier=8 / 3)
+    more = dict(qk_norm=True, z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32)
+    return _without_contents(NextDiT, **sizes, **more)
+
+
+def _without_contents(kind: type, **sizes):
+    import comfy.ops
+    import torch
+
+    return kind(**sizes, dtype=torch.bfloat16, device="meta", operations=comfy.ops.disable_weight_init)
 
 
 class PeakMemory:

@@ -4,13 +4,13 @@
 
 The model runs on tensors without contents, and everything that autograd would keep for the backward pass is counted:
 LoRA on the linear layers of its attentions (in Flux.1's single blocks, these hold the MLP, too), a face and an image
-stream beside the text; for Flux.1 the cells of a new adapter. bf16 arithmetic.
+stream beside the text; for a DiT the cells of a new adapter. bf16 arithmetic.
 """
 
 import argparse
 from pathlib import Path
 
-from shared import full_flux, make_model, open_comfyui
+from shared import full_flux, full_qwen_image, full_z_image, make_model, open_comfyui
 
 BYTES, GIB = 2, 2**30
 
@@ -96,8 +96,11 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
     }
 
 
-def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
-    """`count` for Flux.1-dev; `tokens` of text."""
+DITS = {"Flux.1": full_flux, "Qwen-Image": full_qwen_image, "Z-Image": full_z_image}
+
+
+def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
+    """`count` for a DiT; `tokens` of text."""
     import torch
 
     from facecdm.adapter.attention import LayerStream
@@ -109,32 +112,37 @@ def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
     from facecdm.training.blocks import TokenCounts, hooked
     from facecdm.training.lora import Lora
 
-    layers, dtype = BASES["Flux.1"].layer_map, torch.bfloat16
+    layers, dtype = BASES[base].layer_map, torch.bfloat16
+    width = layers.layers[0].width
     with torch.device("meta"):
-        flux = full_flux().requires_grad_(False)
+        dit = DITS[base]().requires_grad_(False)
         config = AdapterConfig.new(layers, image_width=1280)
         adapter = TripletAdapter(config)
-        linears = {name: part for name, part in flux.named_modules() if _is_attention(name, part)}
+        linears = {name: part for name, part in dit.named_modules() if _is_attention(name, part)}
         lora = Lora.new(linears, rank)
-        x, text, pooled = (
-            torch.randn(*shape, dtype=dtype) for shape in ((1, 16, latent, latent), (1, tokens, 4096), (1, 768))
-        )
-        time, gate = torch.zeros(1), torch.ones(1, 1, 3072, dtype=dtype, requires_grad=True)
+        x, text = (torch.randn(*shape, dtype=dtype) for shape in ((1, 16, latent, latent), (1, tokens, layers.context)))
+        time, gate = torch.zeros(1), torch.ones(1, 1, width, dtype=dtype, requires_grad=True)
+        more = {
+            "Flux.1": {"y": torch.randn(1, 768, dtype=dtype), "guidance": time},
+            "Qwen-Image": {},
+            "Z-Image": {"num_tokens": tokens},
+        }[base]
         people = [[] for _ in layers.layers]
         for name, count in (("face", 4), ("image", 8)):
             for index, part in parts_of(adapter)[name].items():
                 k, v = torch.randn(2, 1, count, config.cell_width, dtype=dtype, requires_grad=True)
                 people[index].append(LayerStream(0, 1, k, v, gate, place=AFTER_BLOCK, part=part))
-    counts, options = TokenCounts(tokens, (latent // 2) ** 2), {"optimized_attention_override": _attention_of_heads}
-    blocks = blocks_of(flux)
+    counts = TokenCounts(tokens, (latent // 2) ** 2, tokens)
+    blocks, options = blocks_of(dit), {"optimized_attention_override": _attention_of_heads}
+    latents = x[:, :, None] if base == "Qwen-Image" else x
     with lora.on(linears), hooked(blocks, counts, people, None, False):
         kept, repeated = kept_by(
-            flux,
+            dit,
             tuple({type(block.module) for block in blocks}),
-            lambda: flux(x, time, text, pooled, time, transformer_options=options),
+            lambda: dit(latents, time, text, transformer_options=options, **more),
         )
     learns = sum(value.numel() for part in lora.parts.values() for value in part.parameters())
-    weights = sum(value.numel() for value in flux.parameters())
+    weights = sum(value.numel() for value in dit.parameters())
     cells = sum(value.numel() for value in adapter.parameters())
     return {"weights": weights * BYTES / GIB, "kept": kept, "repeated": repeated, "lora": learns, "adapter": cells}
 
@@ -142,8 +150,10 @@ def count_flux(latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
 def _is_attention(name: str, part) -> bool:
     import torch
 
-    kinds = ("img_attn.", "txt_attn.", "single_blocks.")
-    return isinstance(part, torch.nn.Linear) and "modulation" not in name and any(kind in name for kind in kinds)
+    kinds = ("img_attn.", "txt_attn.", "single_blocks.", ".attn.", ".attention.")
+    refining = name.startswith(("noise_refiner.", "context_refiner."))
+    is_own = any(kind in name for kind in kinds) and "modulation" not in name and not refining
+    return isinstance(part, torch.nn.Linear) and is_own
 
 
 def count_decoder(latent: int) -> tuple[float, float]:
@@ -179,7 +189,8 @@ def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
     kept, inside, inputs = Kept(model), [], []
 
     def enter(module, values, named):
-        states = [*values[:1], *(named[name] for name in ("img", "txt") if name in named)]
+        names = ("img", "txt", "hidden_states", "encoder_hidden_states")
+        states = [*values[:1], *(named[name] for name in names if name in named)]
         inputs.append(sum(value.numel() for value in states) * BYTES)
         inside.append(-kept.total)
 
@@ -252,12 +263,12 @@ def main() -> None:
         "\n| base | pixels | weights bf16, fp8 | adapter and AdamW | LoRA and AdamW | a picture | with checkpointing "
         "| batch 1, checkpointing, bf16 | fp8 |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for latent in (64, 128):
-        found = count_flux(latent, arguments.rank)
+    for base, latent in ((base, latent) for base in DITS for latent in (64, 128)):
+        found = count_dit(base, latent, arguments.rank)
         adapter, lora = (found[name] * 16 / GIB for name in ("adapter", "lora"))
         fixed = adapter + lora + found["repeated"]
         print(
-            f"| Flux.1 | {8 * latent} | {found['weights']:.1f}, {found['weights'] / 2:.1f} | {adapter:.1f} "
+            f"| {base} | {8 * latent} | {found['weights']:.1f}, {found['weights'] / 2:.1f} | {adapter:.1f} "
             f"| {lora:.2f} | {found['kept']:.1f} | {found['repeated']:.1f} | {fixed + found['weights']:.1f} "
             f"| {fixed + found['weights'] / 2:.1f} |",
             flush=True,

@@ -201,7 +201,7 @@ class FaceSampler:
             latent,
             self.denoise,
         )[0]["samples"]
-        return self.vae.decode(sampled)[0]
+        return self.vae.decode(sampled).flatten(0, -4)[0]  # some VAEs give frames
 
 
 def _faces(image, analyzer, faces, min_score: float) -> tuple[list[Face], list[str]]:

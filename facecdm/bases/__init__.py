@@ -8,12 +8,14 @@ from .base import Base
 from .demo import DEMO
 from .flux import FLUX
 from .layers import LayerMap
+from .qwen_image import QWEN_IMAGE
 from .sd2 import SD2
 from .sd15 import SD15
 from .sd35 import SD35_LARGE, SD35_MEDIUM
 from .sdxl import SDXL
+from .z_image import Z_IMAGE
 
-BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO, FLUX, SD35_LARGE, SD35_MEDIUM)}
+BASES = {base.name: base for base in (SD15, SD2, SDXL, DEMO, FLUX, SD35_LARGE, SD35_MEDIUM, QWEN_IMAGE, Z_IMAGE)}
 
 
 def base_of(layer_map: LayerMap) -> Base | None:

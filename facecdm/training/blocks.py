@@ -13,7 +13,22 @@ from ..adapter.attention import LayerStream, attend
 from ..adapter.cells import add_residuals
 from .denoiser import Watch
 
-Pick = Callable[[object, int], Tensor]  # (a module's result, number of text tokens) → [B, n, C]
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """The tokens of one call.
+
+    text     number of text tokens
+    picture  number of the picture's tokens
+    start    index of the picture's first token in a sequence that holds text and picture
+    """
+
+    text: int
+    picture: int
+    start: int
+
+
+Pick = Callable[[object, TokenCounts], Tensor]  # a module's result → [B, n, C]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +37,7 @@ class Block:
 
     module   the block; its result holds the hidden states
     heads    its attention heads
-    picture  index of the picture's hidden states in the result; None: the result is one tensor, the text's tokens
-             before the picture's
+    picture  index of the picture's hidden states in the result; None: the result is one sequence of text and picture
     queries  the module that normalises the queries, and how the picture's are picked from its result
     keys     the same for the keys of the text
     """
@@ -33,14 +47,6 @@ class Block:
     picture: int | None
     queries: tuple[nn.Module, Pick]
     keys: tuple[nn.Module, Pick]
-
-
-@dataclass(frozen=True)
-class TokenCounts:
-    """Number of tokens of the text, and of the picture."""
-
-    text: int
-    picture: int
 
 
 @contextmanager
@@ -66,7 +72,7 @@ def hooked(
                 hook = partial(_add_cells, block, counts, streams, repeat)
                 stack.callback(block.module.register_forward_hook(hook).remove)
             if watch is not None:
-                observer = _Observer(index, counts.text, watch)
+                observer = _Observer(index, counts, watch)
                 for part, (module, pick) in (("q", block.queries), ("k", block.keys)):
                     stack.callback(module.register_forward_hook(partial(observer.see, part, pick)).remove)
         yield
@@ -76,7 +82,7 @@ def _add_cells(block: Block, counts: TokenCounts, streams: list[LayerStream], re
     """Forward hook: the block's result with the cells' residuals."""
     found = output if block.picture is None else output[block.picture]
     hidden = found.as_subclass(Tensor)
-    start = counts.text if block.picture is None else 0
+    start = counts.start if block.picture is None else 0
     # An observed residual must not be observed twice.
     repeat = repeat and torch.is_grad_enabled() and all(stream.watch is None for stream in streams)
     arguments = (hidden, start, counts.picture, streams, block.heads, attend)
@@ -93,11 +99,11 @@ def _add_cells(block: Block, counts: TokenCounts, streams: list[LayerStream], re
 class _Observer:
     """Calls `watch` when both the queries and the text's keys of a block are known."""
 
-    def __init__(self, index: int, text: int, watch: Watch):
-        self.index, self.text, self.watch = index, text, watch
+    def __init__(self, index: int, counts: TokenCounts, watch: Watch):
+        self.index, self.counts, self.watch = index, counts, watch
         self._seen: dict[str, Tensor] = {}
 
     def see(self, part: str, pick: Pick, _module, _args, output) -> None:
-        self._seen[part] = pick(output, self.text).as_subclass(Tensor)
+        self._seen[part] = pick(output, self.counts).as_subclass(Tensor)
         if len(self._seen) == 2:
             self.watch(self.index, self._seen["q"], self._seen["k"])

@@ -11,11 +11,6 @@ from ..adapter.attention import LayerStream
 from ..bases.layers import LayerMap
 from .rows import Prompt
 
-NO_MASK = (
-    "SD3.5 has no mask for prompts of different lengths in one batch: shorten the captions, or set batch to 1 and "
-    "accumulation higher"
-)
-
 # Called in every cross-attention layer with its index, queries [B, n, C] and text keys [B, T, C].
 Watch = Callable[[int, Tensor, Tensor], None]
 

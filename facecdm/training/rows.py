@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import FaceCDMError
+
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
@@ -29,6 +31,14 @@ class Prompt:
         if self.lengths is None or bool((self.lengths == self.states.shape[1]).all()):
             return None
         return torch.arange(self.states.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    def check_one_length(self, base: str) -> None:
+        """Raise FaceCDMError if the prompts' lengths differ, for a base model whose host has no mask for them."""
+        if self.mask is not None:
+            raise FaceCDMError(
+                f"{base} has no mask for prompts of different lengths in one batch: shorten the captions, or set batch "
+                "to 1 and accumulation higher"
+            )
 
     def part(self, rows: slice | Tensor) -> "Prompt":
         """The prompts of some rows of the batch; tensors for all rows (length 1) stay whole."""

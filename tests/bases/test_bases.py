@@ -5,7 +5,7 @@ import torch
 
 from facecdm.bases import BASES, base_for_text, base_of, name_of
 from facecdm.bases.grid import layer_grid, token_grid
-from facecdm.bases.layers import LayerMap
+from facecdm.bases.layers import Layer, LayerMap
 from facecdm.bases.noise import Discrete, Flow
 from facecdm.errors import Mismatch
 
@@ -42,9 +42,12 @@ def test_sizes_are_those_of_the_published_bases():
     assert (len(demo.layers), demo.heads, demo.width) == (7, 16, 1024)
     sd35 = [BASES[name].layer_map for name in ("SD3.5 Large", "SD3.5 Medium")]
     assert [(len(m.layers), m.layers[0].width, m.layers[0].heads) for m in sd35] == [(38, 2432, 38), (24, 1536, 24)]
+    qwen, z = BASES["Qwen-Image"].layer_map, BASES["Z-Image"].layer_map
+    assert (len(qwen.layers), set(qwen.layers), qwen.context) == (60, {Layer("double", 3072, 24)}, 3584)
+    assert (len(z.layers), set(z.layers), z.context) == (30, {Layer("single", 3840, 30)}, 2560)
     others = [base for name, base in BASES.items() if name != "FaceCDM demo"]  # tests/demo/test_picture_size.py
-    assert [base.step for base in others] == [64, 64, 64, 16, 16, 16]
-    assert [base.resolution for base in others] == [512, 768, 1024, 1024, 1024, 1024]
+    assert [base.step for base in others] == [64, 64, 64, 16, 16, 16, 32, 16]
+    assert [base.resolution for base in others] == [512, 768, 1024, 1024, 1024, 1024, 1328, 1024]
     assert [base.face_crop for base in BASES.values()][:3] == [224, 256, 256]
 
 

@@ -7,15 +7,21 @@ from tensors import fill_randomly
 
 BLOCKS = HEADS = 3
 WIDTH, TEXT, POOLED = 64 * HEADS, 40, 24
+CLIPS = (("l", 8), ("g", 16))  # widths, POOLED together
 
 
 def make_model(
-    dtype=torch.float32, seed: int = 0, dual: tuple[int, ...] = (), blocks: int = BLOCKS, heads: int = HEADS
+    dtype=torch.float32,
+    seed: int = 0,
+    dual: tuple[int, ...] = (),
+    blocks: int = BLOCKS,
+    heads: int = HEADS,
+    text: int = TEXT,
 ):
     """A ComfyUI MODEL with random weights; `dual` are blocks with a second attention, as in SD3.5 Medium."""
     import comfy.supported_models
 
-    linear = dict(in_features=TEXT, out_features=64 * heads)
+    linear = dict(in_features=text, out_features=64 * heads)
     config = dict(
         in_channels=16,
         patch_size=2,
@@ -33,6 +39,20 @@ def make_model(
     patcher = patcher_of(comfy.supported_models.SD3(config), dtype, seed, norms="ln_")
     patcher.model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(seed))  # a buffer
     return patcher
+
+
+def make_clip():
+    """Small CLIP-L and CLIP-G without T5, as core's loader takes two files; core pads their features to 4,096."""
+    import comfy.sd
+    from comfy.supported_models_base import ClipTarget
+    from comfy.text_encoders.sd3_clip import SD3Tokenizer, sd3_clip
+
+    small = dict(num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+    options = {f"clip_{kind}_model_config": small | dict(hidden_size=size, projection_dim=size) for kind, size in CLIPS}
+    target = ClipTarget(SD3Tokenizer, sd3_clip(t5=False))
+    clip = comfy.sd.CLIP(target, model_options=options | {"dtype": torch.float32})
+    fill_randomly(clip.cond_stage_model, 2, norms="norm", bias=0.1)
+    return clip
 
 
 def make_twins(blocks: int = BLOCKS, heads: int = HEADS):

@@ -5,21 +5,14 @@ import shutil
 
 import pytest
 import torch
-import yaml
-from datasets import StubFinder, colourful, save
+from dit_folder import check_three_stages, small_data, train, write
 from flux_folder import CONTEXT, POOLED, make_folder
 from safetensors.torch import load_file, save_file
 from tensors import close
 
-from facecdm.adapter.native import load_adapter
-from facecdm.cli import parser_of
-from facecdm.commands.train import main
 from facecdm.errors import BadFile, FaceCDMError, MissingModel, UnsupportedModel
 from facecdm.hosts.diffusers.denoiser import open_base
 from facecdm.hosts.diffusers.dit_encoders import open_encoders
-from facecdm.training.dataset.pipeline import prepare
-from facecdm.training.dataset.settings import Settings
-from facecdm.training.dataset.sources import FolderSource
 
 CAPTIONS = ("a woman in a garden", "word " * 300)
 
@@ -32,11 +25,7 @@ def folder(tmp_path_factory, comfyui):
 
 @pytest.fixture(scope="module")
 def data(folder, tmp_path_factory):
-    pictures, out = (tmp_path_factory.mktemp(name) for name in ("pictures", "data"))
-    for number in range(6):
-        save(pictures / f"person {number % 3}" / f"{number}.png", colourful(number), CAPTIONS[number // 5])
-    settings = Settings(resolution=64, step=16, augmented=0)
-    return prepare(FolderSource(pictures), out, open_encoders(folder[0]), StubFinder(), settings)
+    return small_data(folder[0], tmp_path_factory.mktemp("data"), CAPTIONS)
 
 
 @torch.no_grad()
@@ -62,41 +51,10 @@ def test_a_batch_holds_prompts_at_their_own_lengths(data):
     assert not prompt.states[row, 256:].any() and prompt.mask.sum(1).tolist() == prompt.lengths.tolist()
 
 
-def write(place, folder, data, **more):
-    settings = {"steps": 3, "batch": 2, "warmup": 0, "validate_every": 3, "identity": 0.0, "face_region": 0.0}
-    config = {
-        "base": str(folder[0]),
-        "data": str(data.folder),
-        "out": "run",
-        "held_out": 0.0,
-        "device": "cpu",
-        "sizes": {"face_rank": 4, "token_width": 64, "cell_width": 64},
-        "all": settings | {"alignment": 0.0, "background": 0.0, "localisation": 0.0},
-        "stages": {
-            "identity": {"lora_rank": 2, "checkpointing": True, "localisation": 0.1},
-            "fine": {"alignment": 0.5, "alignment_every": 1},
-        },
-    }
-    path = place / "train.yaml"
-    path.write_text(yaml.safe_dump(config | more))
-    return path
-
-
 def test_three_stages(folder, data, tmp_path, capsys):
-    path = write(tmp_path, folder, data)
-    assert main(parser_of("train").parse_args([str(path)])) == 0
+    assert train(write(tmp_path, folder[0], data)) == 0
     assert "rank 0" in capsys.readouterr().out
-    out = tmp_path / "run"
-    adapter = load_adapter(out / "adapter.safetensors")
-    assert adapter.config.layer_map.is_dit and not adapter.streams["face"].gate.is_zero
-    assert adapter.streams["face"].queries[0].to_out.weight.any()
-    lora = load_file(out / "adapter_lora.safetensors")
-    assert lora["transformer.single_transformer_blocks.0.attn.to_q.lora_up.weight"].any()
-    for stage in ("broad", "identity", "fine"):
-        lines = [json.loads(line) for line in (out / f"{stage}.jsonl").read_text().splitlines()]
-        assert all(line["diffusion"] > 0 and line["gradient"] > 0 for line in lines if "diffusion" in line)
-    assert "alignment" in (out / "fine.jsonl").read_text() and "localisation" in (out / "identity.jsonl").read_text()
-    assert list((out / "pictures").glob("broad-*.png"))
+    check_three_stages(tmp_path / "run", "transformer.single_transformer_blocks.0.attn.to_q")
 
 
 def test_a_stopped_run_resumes_exactly(folder, data, tmp_path):
@@ -105,8 +63,8 @@ def test_a_stopped_run_resumes_exactly(folder, data, tmp_path):
         place.mkdir()
     stages = {"identity": {"steps": 0}, "fine": {"steps": 0}}
     plan = {"stages": stages, "all": {"steps": 4, "batch": 2, "save_every": 2, "identity": 0.0, "drop_face": 0.0}}
-    main(parser_of("train").parse_args([str(write(whole, folder, data, **plan))]))
-    path = write(parts, folder, data, **plan)
+    train(write(whole, folder[0], data, **plan))
+    path = write(parts, folder[0], data, **plan)
     from facecdm.training import trainer
 
     taken = trainer.Trainer._train_step
@@ -118,8 +76,8 @@ def test_a_stopped_run_resumes_exactly(folder, data, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer.Trainer, "_train_step", stop)
-        main(parser_of("train").parse_args([str(path)]))
-    main(parser_of("train").parse_args([str(path)]))
+        train(path)
+    train(path)
     one, other = (load_file(place / "run" / "adapter.safetensors") for place in (whole, parts))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -129,7 +87,7 @@ def test_a_few_steps_lower_the_loss(folder, data, tmp_path):
         "stages": {"identity": {"steps": 0}, "fine": {"steps": 0}},
         "all": {"steps": 16, "batch": 3, "learning_rate": 1e-2, "warmup": 0, "face_region": 0.0, "noise_share": 0.0},
     }
-    main(parser_of("train").parse_args([str(write(tmp_path, folder, data, **plan))]))
+    train(write(tmp_path, folder[0], data, **plan))
     lines = [json.loads(line) for line in (tmp_path / "run" / "broad.jsonl").read_text().splitlines()]
     losses = [line["diffusion"] for line in lines if "diffusion" in line]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])

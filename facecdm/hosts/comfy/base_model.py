@@ -21,4 +21,5 @@ def text_keys_values(model) -> Iterator[tuple[Tensor, Tensor]]:
     if not dit.is_dit(model):
         return unet.text_keys_values(model)
     dit.check_trainable(model)
+    dit.check_applicable(model)
     return iter(())

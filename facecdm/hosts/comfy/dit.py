@@ -1,7 +1,8 @@
 """The attacher for DiTs: the blocks of a ComfyUI MODEL, in the layer map's order.
 
-It knows the DiTs whose blocks are `double_blocks` and `single_blocks` (Flux.1, Chroma, and others of their design), and
-Stable Diffusion 3, whose `joint_blocks` are double blocks.
+It knows the DiTs whose blocks are `double_blocks` and `single_blocks` (Flux.1, Chroma, and others of their design);
+Stable Diffusion 3 and Qwen-Image, all of whose blocks are double ones; and Z-Image, whose blocks act on text and
+picture as one sequence, so they are single ones.
 """
 
 from torch import nn
@@ -14,20 +15,38 @@ _BLOCKS = {"double": "double_blocks", "single": "single_blocks"}
 
 def is_dit(model) -> bool:
     dit = model.model.diffusion_model
+    return any(is_kind(dit) for is_kind in (_is_flux, is_sd3, is_qwen_image, is_z_image))
+
+
+def _is_flux(dit: nn.Module) -> bool:
     has_blocks = all(hasattr(dit, attribute) for attribute in _BLOCKS.values())
-    return has_blocks and hasattr(getattr(dit, "params", None), "context_in_dim") or _is_sd3(dit)
+    return has_blocks and hasattr(getattr(dit, "params", None), "context_in_dim")
 
 
-def _is_sd3(dit: nn.Module) -> bool:
+def is_sd3(dit: nn.Module) -> bool:
     return hasattr(dit, "joint_blocks") and hasattr(getattr(dit, "context_embedder", None), "in_features")
+
+
+def is_qwen_image(dit: nn.Module) -> bool:
+    return type(dit).__name__ == "QwenImageTransformer2DModel"
+
+
+def is_z_image(dit: nn.Module) -> bool:
+    """Whether it is a Z-Image, whose class is also that of Lumina 2 and NewBie."""
+    is_own = getattr(dit, "pad_tokens_multiple", None) and getattr(dit, "clip_text_pooled_proj", None) is None
+    return bool(is_own) and type(dit).__name__ == "NextDiT"
 
 
 def layer_map(model) -> LayerMap:
     """The blocks of a MODEL that `is_dit`."""
     dit = model.model.diffusion_model
-    if _is_sd3(dit):
-        layers = (Layer("double", dit.hidden_size, dit.num_heads) for _ in dit.joint_blocks)
-        return LayerMap(tuple(layers), dit.context_embedder.in_features)
+    if is_sd3(dit):
+        return _of_one_kind("double", dit.joint_blocks, dit.hidden_size, dit.num_heads, dit.context_embedder)
+    if is_qwen_image(dit):
+        heads = dit.transformer_blocks[0].num_attention_heads
+        return _of_one_kind("double", dit.transformer_blocks, dit.inner_dim, heads, dit.txt_in)
+    if is_z_image(dit):
+        return _of_one_kind("single", dit.layers, dit.dim, dit.n_heads, dit.cap_embedder[1])
     layers = (
         Layer(part, dit.hidden_size, dit.num_heads)
         for part, attribute in _BLOCKS.items()
@@ -36,15 +55,35 @@ def layer_map(model) -> LayerMap:
     return LayerMap(tuple(layers), dit.params.context_in_dim)
 
 
+def _of_one_kind(part: str, blocks: nn.ModuleList, width: int, heads: int, text: nn.Linear) -> LayerMap:
+    return LayerMap.of_runs(text.in_features, (part, width, heads, len(blocks)))
+
+
 def check_trainable(model) -> None:
     """Raise UnsupportedModel for a DiT that FaceCDM cannot train an adapter for."""
     import comfy.model_base as kinds
 
     base, others = model.model, [getattr(kinds, name, None) for name in ("Flux2", "ChromaRadiance")]
-    if not isinstance(base, (kinds.Flux, kinds.SD3)) or isinstance(base, tuple(kind for kind in others if kind)):
+    own = tuple(getattr(kinds, name) for name in ("Flux", "SD3", "QwenImage", "Lumina2"))
+    if not isinstance(base, own) or isinstance(base, tuple(kind for kind in others if kind)):
         raise UnsupportedModel(
-            f"FaceCDM has adapters of its own for the DiTs Flux.1, Chroma and SD3.5, and this MODEL is a "
-            f"{type(base).__name__}: connect one of those, or a U-Net"
+            "FaceCDM has adapters of its own for the DiTs Flux.1, Chroma, SD3.5, Qwen-Image and Z-Image, and this "
+            f"MODEL is a {type(base).__name__}: connect one of those, or a U-Net"
+        )
+
+
+def check_applicable(model) -> None:
+    """Raise UnsupportedModel if this ComfyUI has no hook after the blocks of MODEL.
+
+    ComfyUI does not replace blocks of Z-Image; newer versions (0.33) call `double_block` patches, 0.3.75 does not.
+    """
+    dit = model.model.diffusion_model
+    if is_z_image(dit) and "double_block" not in type(dit)._forward.__code__.co_consts:
+        from comfyui_version import __version__
+
+        raise UnsupportedModel(
+            f"ComfyUI {__version__} calls no patch after the blocks of Z-Image, so an adapter cannot act there: update "
+            "ComfyUI"
         )
 
 

@@ -43,7 +43,7 @@ def cross_attentions(model) -> list[CrossAttention]:
     if not found:
         raise UnsupportedModel(
             "FaceCDM works in the cross-attention of U-Nets (SD1.5, SD2, SDXL and their fine-tunes) and in the blocks "
-            "of Flux.1, Chroma and SD3.5. This MODEL is a "
+            "of Flux.1, Chroma, SD3.5, Qwen-Image and Z-Image. This MODEL is a "
             f"{type(model.model).__name__} ({type(unet).__name__}), which has none: load a checkpoint of those."
         )
     return found

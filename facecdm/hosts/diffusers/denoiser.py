@@ -10,8 +10,9 @@ from ...errors import BadFile, FaceCDMError, MissingModel
 from ...saved_folder import open_model, open_part
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
-from .frozen import FrozenModel, VaeDecoder
+from .frozen import FrozenModel
 from .sampling import DiffusersHost
+from .vae import open_vae
 
 
 class DiffusersDenoiser(FrozenModel):
@@ -178,7 +179,7 @@ def folder_denoiser(
 
     Nothing is downloaded; weights are read from safetensors only. Raises MissingModel if a part is missing, BadFile.
     """
-    from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+    from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 
     for part in ("unet", "vae", "scheduler"):
         if not (folder / part).is_dir():
@@ -187,9 +188,9 @@ def folder_denoiser(
                 "scheduler, text encoder and tokenizer"
             )
     unet = open_model(UNet2DConditionModel, folder / "unet", dtype).to(device)
-    vae = open_model(AutoencoderKL, folder / "vae", torch.float32).to(device)
+    vae = open_vae(folder / "vae", device, torch.float32)
     scheduler = open_part(DDPMScheduler, folder / "scheduler")
     net = open_model(ControlNetModel, control, dtype).to(device) if control else None
     signal = scheduler.alphas_cumprod.sqrt()
     kind = "v" if scheduler.config.prediction_type == "v_prediction" else "epsilon"
-    return DiffusersDenoiser(unet, VaeDecoder(vae), signal, (1 - signal**2).sqrt(), kind, net)
+    return DiffusersDenoiser(unet, vae, signal, (1 - signal**2).sqrt(), kind, net)

@@ -1,4 +1,4 @@
-"""People in a diffusers DiT (Flux.1, Chroma, SD3.5), by the code of both hosts."""
+"""People in a diffusers DiT (Flux.1, Chroma, SD3.5, Qwen-Image, Z-Image), by the code of both hosts."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ from ...errors import UnsupportedModel
 from .sampling import Host, Session
 
 _PLACES = (AFTER_BLOCK, IN_ATTENTION, BESIDE_BLOCK)
-_BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
+_BLOCKS = {"transformer_blocks": "double", "single_transformer_blocks": "single", "layers": "single"}
 
 
 class DiffusersDit(Host):
@@ -87,17 +87,18 @@ class _Block:
     def _after_block(self, block: nn.Module, args: tuple, output):
         """Forward hook: the block's (text, picture) with the streams that act after it.
 
-        Chroma's single blocks give one tensor, the text before the picture; SD3's last block gives no text.
+        Chroma's single blocks give one tensor, the text before the picture, and Z-Image's blocks one tensor, the
+        picture before the text; SD3's last block gives no text.
         """
-        joined = isinstance(output, Tensor)
-        if joined and not type(block).__name__.startswith("Chroma"):
+        joined, kind = isinstance(output, Tensor), type(block).__name__
+        if joined and not kind.startswith(("Chroma", "ZImage")):
             raise UnsupportedModel(
                 "the blocks of this diffusers version return text and picture as one tensor: update diffusers"
             )
         text, hidden = (None, output) if joined else output
         if text is not None:
             self.text[0] = text.shape[1]
-        start = self.text[0] if joined else 0
+        start = self.text[0] if joined and kind.startswith("Chroma") else 0
         if self.streams[BESIDE_BLOCK]:
             hidden = self._with_streams(hidden, start, BESIDE_BLOCK)
         cells = self.streams[AFTER_BLOCK]
@@ -116,21 +117,23 @@ class _Block:
 
 
 def layer_map(transformer: nn.Module) -> LayerMap:
-    """The blocks of a `FluxTransformer2DModel`, or one of Chroma or SD3. Raises UnsupportedModel for another model."""
+    """The blocks of a transformer of Flux.1, Chroma, SD3, Qwen-Image or Z-Image. Raises UnsupportedModel for others."""
     config = getattr(transformer, "config", {})
-    if not hasattr(transformer, "transformer_blocks") or "joint_attention_dim" not in config:
+    if hasattr(transformer, "layers") and "cap_feat_dim" in config:
+        width, heads, context = config.dim, config.n_heads, config.cap_feat_dim
+    elif hasattr(transformer, "transformer_blocks") and "joint_attention_dim" in config:
+        heads, context = config.num_attention_heads, config.joint_attention_dim
+        width = heads * config.attention_head_dim
+    else:
         raise UnsupportedModel(
             f"{type(transformer).__name__} has no double and single blocks; FaceCDM needs the transformer of Flux.1, "
-            "Chroma or SD3.5"
+            "Chroma, SD3.5, Qwen-Image or Z-Image"
         )
-    width = config.num_attention_heads * config.attention_head_dim
     layers = (
-        Layer(part, width, config.num_attention_heads)
-        for part, attribute in _BLOCKS.items()
-        for _ in getattr(transformer, attribute, ())
+        Layer(part, width, heads) for attribute, part in _BLOCKS.items() for _ in getattr(transformer, attribute, ())
     )
-    return LayerMap(tuple(layers), config.joint_attention_dim)
+    return LayerMap(tuple(layers), context)
 
 
 def _blocks(transformer: nn.Module) -> list[nn.Module]:
-    return [block for attribute in _BLOCKS.values() for block in getattr(transformer, attribute, ())]
+    return [block for attribute in _BLOCKS for block in getattr(transformer, attribute, ())]

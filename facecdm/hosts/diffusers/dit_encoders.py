@@ -1,4 +1,4 @@
-"""The encoders of a diffusers folder of a DiT (Flux.1, Chroma, SD3.5) for a data set."""
+"""The encoders of a diffusers folder of a DiT for a data set."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...bases import FLUX, SD35_LARGE
-from ...saved_folder import open_part
+from ...saved_folder import class_name, open_part
 from ...training.rows import Prompt
 from .encoders import DiffusersEncoders, open_encoder
+from .qwen_encoders import QwenImageEncoders, ZImageEncoders
 
 LEAST, MOST = 256, 512  # tokens of a caption that Flux.1 reads: as ComfyUI pads it; as diffusers cuts it
 LEAST_SD3 = 77  # tokens of T5 that SD3.5 reads, as ComfyUI pads them
@@ -18,7 +19,7 @@ KINDS = {1: (FLUX, 0), 2: (FLUX, LEAST), 3: (SD35_LARGE, LEAST_SD3)}
 
 
 class DitEncoders(DiffusersEncoders):
-    """The encoders of a folder; see DiffusersEncoders.
+    """The encoders of a folder of Flux.1, Chroma or SD3.5; see DiffusersEncoders.
 
     folder  vae/ and, for Flux.1, tokenizer/ and text_encoder/ (CLIP-L) and tokenizer_2/ and text_encoder_2/ (T5); for
             Chroma, tokenizer/ and text_encoder/ (T5); for SD3.5, the two CLIPs and, as the third, T5
@@ -75,9 +76,13 @@ class DitEncoders(DiffusersEncoders):
         return model(torch.tensor([ids], device=self._device), output_hidden_states=True)
 
 
+_KINDS = {"QwenImageTransformer2DModel": QwenImageEncoders, "ZImageTransformer2DModel": ZImageEncoders}
+
+
 def open_encoders(
     folder: Path, vision_folder: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> DiffusersEncoders:
     """The encoders of a folder of a U-Net or a DiT. Raises as DiffusersEncoders."""
-    kind = DitEncoders if (folder / "transformer").is_dir() else DiffusersEncoders
+    transformer = folder / "transformer"
+    kind = _KINDS.get(class_name(transformer), DitEncoders) if transformer.is_dir() else DiffusersEncoders
     return kind(folder, vision_folder, device, dtype)

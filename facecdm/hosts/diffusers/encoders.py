@@ -14,6 +14,7 @@ from ...saved_folder import open_model, open_part
 from ...training.dataset.demo import clip_pixels
 from ...training.dataset.encoders import Fingerprints, weights_fingerprint
 from ...training.rows import Prompt
+from .vae import open_vae
 
 
 class DiffusersEncoders:
@@ -33,16 +34,16 @@ class DiffusersEncoders:
     ):
         """Raises MissingPackage, MissingModel, BadFile."""
         try:
+            import diffusers  # noqa: F401
             import transformers  # noqa: F401
-            from diffusers import AutoencoderKL
         except ImportError as error:
             raise MissingPackage(
                 f"a diffusers folder needs diffusers and transformers ({error}): pip install diffusers transformers"
             ) from error
         self._device = device
-        self._vae = open_encoder(AutoencoderKL, folder / "vae", device, dtype)
+        self._vae = open_vae(folder / "vae", device, dtype)
         # SDXL's autoencoder overflows in float16; its configuration says so.
-        if getattr(self._vae.config, "force_upcast", False) and dtype == torch.float16:
+        if getattr(self._vae.vae.config, "force_upcast", False) and dtype == torch.float16:
             self._vae.float()
         self._open_texts(folder, dtype)
         self._vision = None
@@ -57,7 +58,7 @@ class DiffusersEncoders:
             for name, value in sorted(model.state_dict().items())
         ]
         self.fingerprints = Fingerprints(
-            weights_fingerprint(sorted(self._vae.state_dict().items()), self._vae.config.scaling_factor),
+            weights_fingerprint(sorted(self._vae.vae.state_dict().items()), self._vae.scaling),
             weights_fingerprint(weights, "diffusers", self.large),
             weights_fingerprint(sorted(self._vision.state_dict().items()), self._normal) if self._vision else "",
         )
@@ -81,10 +82,7 @@ class DiffusersEncoders:
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
-        """Encode one picture at a time, since the autoencoder needs the most memory."""
-        images = pixels.movedim(-1, 1).to(self._device, self._vae.dtype) * 2 - 1
-        made = torch.cat([self._vae.encode(image[None]).latent_dist.mode() for image in images]).float()
-        return (made - (self._vae.config.get("shift_factor") or 0.0)) * self._vae.config.scaling_factor
+        return self._vae.encode(pixels.movedim(-1, 1).to(self._device, self._vae.vae.dtype) * 2 - 1)
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> list[Prompt]:

@@ -41,15 +41,3 @@ class FrozenModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         return self._decoder(latents).float()
-
-
-class VaeDecoder(nn.Module):
-    """AutoencoderKL for scaled latents."""
-
-    def __init__(self, vae: nn.Module):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latents: Tensor) -> Tensor:
-        scaled = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
-        return self.vae.decode(scaled.to(self.vae.dtype)).sample

@@ -9,6 +9,7 @@ from ....adapter.person import Person
 from ....errors import Mismatch
 from ....formats.fit import check_fit
 from ..base_model import layer_map
+from ..dit import check_applicable
 from ..step_weights import add_step_weights
 from ..unet import cross_attentions
 from .cells import apply_with_cells
@@ -55,11 +56,12 @@ def check_latents(model, adapter) -> None:
 def apply_person(model, person: Person):
     """A copy of MODEL with `person` added; people and patches already in it are kept.
 
-    Raises as `check_base`, `check_latents` and `check_version`.
+    Raises as `check_base`, `check_latents`, `check_applicable` and `check_version`.
     """
     import comfy.patcher_extension
 
     check_base(model, person.adapter)
+    check_applicable(model)
     check_version(person.adapter)
     if person.finds_location:
         check_latents(model, person.adapter)

@@ -1,4 +1,7 @@
-"""Residual cells after the blocks of a DiT, through ComfyUI's block replacement."""
+"""Residual cells after the blocks of a DiT, through ComfyUI's block replacement.
+
+Z-Image has no block replacement. There, the cells are in a patch that ComfyUI calls after each block.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +12,9 @@ from ....adapter.attention import LayerStream
 from ....adapter.cells import add_residuals
 from ....adapter.stream_module import AFTER_BLOCK
 from ....bases.grid import token_grid
-from ..dit import block_keys
+from ..dit import block_keys, is_z_image
+from ..latents import without_frames
+from .attend import attend_with
 from .decoupled import with_decoupled
 from .joint import add_joint
 from .run import options_of, run_of
@@ -29,10 +34,13 @@ def apply_with_cells(executor: Callable, x, t, c_concat=None, c_crossattn=None, 
 
 
 def _with_cells(options: dict, run, x: Tensor, dit: nn.Module) -> dict:
+    x = without_frames(x)
     grid, layer_map = token_grid(*x.shape[-2:], dit.patch_size), run.layer_map
     streams = [run.streams(index, len(x), grid, x.device, options) for index in range(len(layer_map.layers))]
     if not any(streams):
         return options
+    if is_z_image(dit):
+        return _with_patch(options, AfterBlocks(streams, layer_map.layers[0].heads, grid[0] * grid[1]))
     replaced = options.get("patches_replace", {})
     blocks = dict(replaced.get("dit", {}))
     tokens = ImageTokens(grid[0] * grid[1])
@@ -44,6 +52,33 @@ def _with_cells(options: dict, run, x: Tensor, dit: nn.Module) -> dict:
         if streams[index] or text_is_needed and index == 0:  # the first block tells the length of the text
             blocks[key] = CellPatch(streams[index], layer.heads, layer.part == "single", tokens, blocks.get(key))
     return {**options, "patches_replace": {**replaced, "dit": blocks}}
+
+
+def _with_patch(options: dict, patch: "AfterBlocks") -> dict:
+    """The options with a patch that runs after those of other packs."""
+    patches = options.get("patches", {})
+    return {**options, "patches": {**patches, "double_block": [*patches.get("double_block", []), patch]}}
+
+
+@dataclass(frozen=True, eq=False)
+class AfterBlocks:
+    """A `double_block` patch, which ComfyUI calls after each block of Z-Image: the cells.
+
+    streams  the streams of each block
+    heads    attention heads of the base model
+    count    number of the picture's tokens; padding follows them
+    """
+
+    streams: list[list[LayerStream]]
+    heads: int
+    count: int
+
+    def __call__(self, args: dict) -> dict:
+        streams = self.streams[args["block_index"]]
+        if not streams:
+            return {}
+        attend = attend_with(args["transformer_options"])
+        return {"img": add_residuals(args["img"], 0, self.count, streams, self.heads, attend)}
 
 
 @dataclass
@@ -76,14 +111,8 @@ class CellPatch:
     previous: Callable | None
 
     def __call__(self, args: dict, extra_options: dict) -> dict:
-        from comfy.ldm.modules.attention import optimized_attention
-
         # Packs that bring an older forward pass of their own, as TeaCache does, leave the options out.
-        options = args.get("transformer_options", {})
-
-        def attend(q, k, v, heads):
-            return optimized_attention(q, k, v, heads, transformer_options=options)
-
+        attend = attend_with(args.get("transformer_options", {}))
         if "txt" in args:
             self.tokens.text = args["txt"].shape[1]
         out = self.previous(args, extra_options) if self.previous else extra_options["original_block"](args)

@@ -10,6 +10,7 @@ from ....adapter.stream_module import BESIDE_BLOCK, IN_ATTENTION
 from ....bases.layers import LayerMap
 from ....errors import UnsupportedModel
 from ..dit import block_keys
+from .attend import attend_with
 
 PLACES = (IN_ATTENTION, BESIDE_BLOCK)
 VERSION = (0, 29)  # the first ComfyUI with `attn1_patch` and `attn1_output_patch` in Flux' blocks
@@ -109,12 +110,7 @@ class DecoupledCall:
 
     def add(self, key: BlockKey, rows: Tensor, streams: list[LayerStream], options: dict) -> None:
         """Add streams to the rows [B, count, C] of the picture's tokens, in place."""
-        from comfy.ldm.modules.attention import optimized_attention
-
-        def attend(q, k, v, heads):
-            return optimized_attention(q, k, v, heads, transformer_options=options)
-
-        result = triplet_attention(self.queries[key], rows, streams, self.heads, attend)
+        result = triplet_attention(self.queries[key], rows, streams, self.heads, attend_with(options))
         if result is not rows:
             rows.copy_(result)
 

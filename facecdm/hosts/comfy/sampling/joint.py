@@ -14,6 +14,7 @@ from ....adapter.joint import beside_picture
 from ....adapter.stream_module import IN_JOINT_ATTENTION
 from ....bases.layers import LayerMap
 from ..dit import block_keys
+from .attend import attend_with
 
 OVERRIDE = "optimized_attention_override"
 
@@ -65,13 +66,8 @@ class JointBlock:
 
     def _add(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, options: dict) -> None:
         """Add the streams to the attention [B, count, C] of the picture's tokens, in place."""
-        from comfy.ldm.modules.attention import optimized_attention
-
-        def attend(q, k, v, heads):
-            return optimized_attention(q, k, v, heads, transformer_options=options)
-
         norms = [norm.weight.to(q) for norm in (self.attention.ln_q, self.attention.ln_k)]
         streams = [beside_picture(stream, k, v, *norms) for stream in self.streams]
-        result = triplet_attention(q, out, streams, self.heads, attend)
+        result = triplet_attention(q, out, streams, self.heads, attend_with(options))
         if result is not out:
             out.copy_(result)

@@ -17,6 +17,7 @@ from ....adapter.stream_module import KeysValues, parts_of
 from ....bases.layers import LayerMap
 from ....bases.noise import Flow
 from .. import running_node
+from ..latents import without_frames
 from .chunks import join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, UNKNOWN, Area, find_tiles, within
 
@@ -181,6 +182,7 @@ class Run:
         positive = {id(cond) for cond in self._conditional(conds)}
         for group, clean in zip(conds, predicted):
             if any(id(cond) in positive for cond in group or ()):
+                clean = without_frames(clean)
                 self._predicted[images] = Prediction(clean, Flow.ratio(sigma) if self.layer_map.is_dit else sigma)
                 return
 
@@ -189,7 +191,7 @@ class Run:
         if not self._finders:
             return
         before = self._predicted.get(images)
-        if before is not None and before.clean.shape != latents.shape:
+        if before is not None and before.clean.shape != without_frames(latents).shape:
             before = None
         for number, find in self._finders.items():
             found = find(before, self.size, latents.device)

@@ -1,5 +1,7 @@
 """Training on a ComfyUI MODEL that is a DiT."""
 
+from collections.abc import Callable
+
 import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
@@ -9,15 +11,19 @@ from torch import Tensor, nn
 
 from ....adapter.attention import LayerStream
 from ....bases.grid import token_grid
+from ....bases.z_image import padded
 from ....errors import FaceCDMError, UnsupportedModel
 from ....training.blocks import TokenCounts, hooked
-from ....training.denoiser import NO_MASK, Watch
+from ....training.denoiser import Watch
 from ....training.randomness import STEPS
 from ....training.rows import Prompt
-from ..dit import check_trainable, reads_pooled
+from ..dit import check_trainable, is_z_image, reads_pooled
+from ..latents import with_frames, without_frames
 from .dit_blocks import blocks_of
-from .gradients import OutOfPlace, attention_with_gradients
+from .gradients import OutOfPlace, attention_with_gradients, masked_attention
 from .loaded import LoadedModel, all_rows
+
+_WITHOUT_MASK = {"SD3": "SD3.5", "Lumina2": "Z-Image in ComfyUI"}  # Z-Image's positions depend on the prompt's length
 
 
 class ComfyDitDenoiser(LoadedModel):
@@ -65,18 +71,20 @@ class ComfyDitDenoiser(LoadedModel):
     ) -> Tensor:
         x, text = noisy.to(self.device, self.dtype), prompt.states.to(self.device, self.dtype)
         rows, columns = token_grid(*x.shape[-2:], self.network.patch_size)
-        counts = TokenCounts(text.shape[1], rows * columns)
+        start = padded(text.shape[1]) if is_z_image(self.network) else text.shape[1]
+        counts = TokenCounts(text.shape[1], rows * columns, start)
         level = self.noise.to(self.device)[t.to(self.device)]
-        more = self._conditioning(x, text, prompt, guidance, counts)
+        x = with_frames(x, self.model.model.latent_format)
+        more = self._conditioning(x, text, prompt, guidance)
+        options = {"optimized_attention_override": self._attention(prompt, counts)}
         if torch.is_grad_enabled():
             x, text = x.as_subclass(OutOfPlace), text.as_subclass(OutOfPlace)
         time = self.model.model.process_timestep(self._sampling.timestep(level).float(), x=x, **more)
-        options = {"optimized_attention_override": attention_with_gradients}
         with hooked(self._blocks, counts, people, watch, self._repeats is not None):
             out = self.network(x, time, context=all_rows(text, len(x)), transformer_options=options, **more)
-        return out.as_subclass(Tensor).float()
+        return without_frames(out.as_subclass(Tensor)).float()
 
-    def _conditioning(self, x: Tensor, text: Tensor, prompt: Prompt, guidance: float, counts: TokenCounts) -> dict:
+    def _conditioning(self, x: Tensor, text: Tensor, prompt: Prompt, guidance: float) -> dict:
         """The model's other arguments, made by ComfyUI for its own sampling."""
         given = {"guidance": guidance} if self.distilled else {}
         made = self.model.model.extra_conds(
@@ -91,25 +99,31 @@ class ComfyDitDenoiser(LoadedModel):
         if reads_pooled(self.network) and "y" not in made:
             raise FaceCDMError("the data set has no pooled states of the prompts: prepare it with this MODEL's CLIP")
         values = {name: value.cond for name, value in made.items()}
-        more = {
+        return {
             name: comfy.utils.repeat_to_batch_size(value, len(x)).to(self.device, self.dtype)
-            for name, value in values.items()
             if isinstance(value, Tensor)
+            else value
+            for name, value in values.items()
         }
-        if prompt.mask is not None:
-            if isinstance(self.model.model, comfy.model_base.SD3):
-                raise FaceCDMError(NO_MASK)
-            shown = torch.ones(len(prompt.mask), counts.picture, dtype=torch.bool, device=prompt.mask.device)
-            more["attention_mask"] = torch.cat([prompt.mask, shown], 1)[:, None].to(self.device)
-        return more
+
+    def _attention(self, prompt: Prompt, counts: TokenCounts) -> Callable:
+        """The attention of the blocks; it masks the padding of shorter prompts."""
+        mask, kind = prompt.mask, type(self.model.model)
+        if mask is None:
+            return attention_with_gradients
+        if kind.__name__ in _WITHOUT_MASK:
+            prompt.check_one_length(_WITHOUT_MASK[kind.__name__])
+        shown = torch.ones(len(mask), counts.picture, dtype=torch.bool, device=mask.device)
+        return masked_attention(torch.cat([mask, shown], 1)[:, None].to(self.device))
 
     def linears(self) -> dict[str, nn.Linear]:
         # A single block has attention and MLP in one layer.
-        kinds = (".img_attn.", ".txt_attn.", ".single_blocks.", ".attn.", ".attn2.")
+        kinds = (".img_attn.", ".txt_attn.", ".single_blocks.", ".attn.", ".attn2.", ".attention.")
         return {name: layer for name, layer in self.layers().items() if any(kind in name for kind in kinds)}
 
     def layers(self) -> dict[str, nn.Linear]:
-        blocks = tuple(f"diffusion_model.{kind}_blocks." for kind in ("double", "single", "joint"))
+        kinds = ("double_blocks", "single_blocks", "joint_blocks", "transformer_blocks", "layers")
+        blocks = tuple(f"diffusion_model.{kind}." for kind in kinds)
         return {
             name: module
             for name, module in self.model.model.named_modules()

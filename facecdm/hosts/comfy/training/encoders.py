@@ -9,6 +9,7 @@ from ....errors import Mismatch
 from ....training.dataset.encoders import Fingerprints, as_batch, weights_fingerprint
 from ....training.rows import Prompt
 from .. import dit
+from ..latents import check_vae, has_frames, without_frames
 
 
 class ComfyEncoders:
@@ -33,11 +34,7 @@ class ComfyEncoders:
         self.resolution, self.step = known.resolution, known.step
         if demo:  # a user's own weights file may have another size
             self.resolution, self.step = base.model_config.image_size, base.model_config.step
-        if vae.latent_channels != self._format.latent_channels:
-            raise Mismatch(
-                f"the VAE makes latents of {vae.latent_channels} channels, and the MODEL takes "
-                f"{self._format.latent_channels}: connect the VAE that belongs to the MODEL"
-            )
+        check_vae(vae, self._format)
         self._text_width = width
         patched = clip.patcher
         self.fingerprints = Fingerprints(
@@ -58,7 +55,10 @@ class ComfyEncoders:
         )
 
     def latents(self, pixels: Tensor) -> Tensor:
-        return self._format.process_in(self._vae.encode(pixels)).float()
+        # A VAE of videos takes the pictures of a batch for frames.
+        parts = pixels.split(1) if has_frames(self._format) else [pixels]
+        made = torch.cat([self._vae.encode(part) for part in parts])
+        return without_frames(self._format.process_in(made)).float()
 
     def text(self, captions: list[str]) -> list[Prompt]:
         prompts = []

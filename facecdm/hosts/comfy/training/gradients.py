@@ -71,6 +71,15 @@ def attention_with_gradients(chosen: Callable, *args, **kwargs) -> Tensor:
     return attention_pytorch(*args, **kwargs)
 
 
+def masked_attention(mask: Tensor) -> Callable:
+    """`attention_with_gradients` with a mask over the keys [B, 1, N], for a model without an argument for it."""
+
+    def attention(chosen: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *_, **kwargs) -> Tensor:
+        return attention_with_gradients(chosen, q, k, v, heads, **kwargs | {"mask": mask})
+
+    return attention
+
+
 class Recast:
     """Make layers compute in `dtype` until `undo`, whatever the dtype of their weights.
 

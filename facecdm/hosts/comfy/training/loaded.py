@@ -10,6 +10,7 @@ from ....errors import FaceCDMError
 from ....training.denoiser import digest_of
 from ....training.repeated import Repeated
 from ..base_model import layer_map
+from ..latents import with_frames, without_frames
 from .dynamic import static_control, static_patcher
 from .gradients import Recast, leave_inference
 
@@ -101,8 +102,10 @@ class LoadedModel:
     def decode(self, latents: Tensor) -> Tensor:
         if self._vae is None:
             raise FaceCDMError("a loss needs decoded pictures: connect a VAE")
-        latents = self.model.model.latent_format.process_out(latents)
-        pixels = self._vae_patcher.model.decode(latents.to(self._vae.device, self._vae.vae_dtype)).float()
+        latent_format = self.model.model.latent_format
+        latents = latent_format.process_out(with_frames(latents, latent_format))
+        decoded = self._vae_patcher.model.decode(latents.to(self._vae.device, self._vae.vae_dtype))
+        pixels = without_frames(decoded).float()
         centred = float(self._vae.process_output(torch.zeros(1))) > 0  # so −1…1 becomes 0…1
         return pixels if centred else pixels * 2 - 1
 

@@ -1,12 +1,20 @@
-"""New Adapter, Prepare Data Set, Train and Apply on small models of Flux.1 and Chroma, as the executor runs them."""
+"""New Adapter, Prepare Data Set, Train and Apply on small DiTs, as the executor runs them."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import flux
+import flux_comfy
 import pytest
+import qwen_image
+import sd35
 import torch
 from tensors import close
 from twins import predict
+
+from facecdm.hosts.comfy.base_model import layer_map
+from facecdm.hosts.comfy.latents import with_frames
 
 SMALL = dict(face_tokens=2, image_tokens=2, face_rank=8, interplay=True, seed=0)
 SETTINGS = {
@@ -21,17 +29,68 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=["flux", "chroma"])
-def model(in_comfy, request):
-    return flux.make_flux() if request.param == "flux" else flux.make_chroma()
+@dataclass(frozen=True)
+class Kind:
+    """A base model: its MODEL, CLIP and VAE, how long the prompts of its data set are, and a layer of its LoRA."""
+
+    make: Callable
+    clip: Callable
+    vae: Callable
+    pooled: bool
+    lengths: range
+    layer: str
+
+
+KINDS = {
+    "flux": Kind(
+        flux.make_flux,
+        lambda: flux_comfy.make_clip("Flux"),
+        flux_comfy.make_vae,
+        True,
+        range(256, 257),
+        "single_blocks.0.linear1",
+    ),
+    "chroma": Kind(
+        flux.make_chroma,
+        lambda: flux_comfy.make_clip("Chroma"),
+        flux_comfy.make_vae,
+        False,
+        range(1, 256),
+        "single_blocks.0.linear1",
+    ),
+    "sd35": Kind(
+        lambda: sd35.make_model(text=4096),
+        sd35.make_clip,
+        flux_comfy.make_vae,
+        True,
+        range(77, 78),
+        "joint_blocks.0.x_block.attn.qkv",
+    ),
+    "qwen_image": Kind(
+        qwen_image.make_model,
+        qwen_image.make_clip,
+        qwen_image.make_vae,
+        False,
+        range(1, 100),
+        "transformer_blocks.0.attn.to_q",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(in_comfy, request):
+    return KINDS[request.param]
 
 
 @pytest.fixture(scope="module")
-def parts(in_comfy, model):
-    import flux_comfy
+def model(kind):
+    return kind.make()
 
+
+@pytest.fixture(scope="module")
+def parts(kind):
     with torch.inference_mode():
-        return flux_comfy.make_clip(type(model.model).__name__), flux_comfy.make_vae()
+        return kind.clip(), kind.vae()
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +112,17 @@ def data(in_comfy, model, parts, analyzer, faceworld_val):
     return in_comfy.run("FaceCDMPrepareDataSet", **inputs | {"resolution": 64})[0]
 
 
-def test_the_data_set_holds_what_the_model_reads(model, data):
-    chroma = type(model.model).__name__ == "Chroma"
-    assert data.latent_shape(0) == (16, 8, 8) and data.manifest.dit and data.manifest.pooled is not chroma
-    prompt = data.load([0]).prompt
-    assert (prompt.pooled is None) == chroma and prompt.states.shape[-1] == 40
-    assert prompt.lengths.tolist() == [prompt.states.shape[1]] and (prompt.lengths < 256) == chroma
+def test_the_data_set_holds_what_the_model_reads(kind, model, data):
+    assert data.latent_shape(0) == (16, 8, 8) and data.manifest.dit and data.manifest.pooled is kind.pooled
+    prompt, width = data.load([0]).prompt, layer_map(model).context
+    assert (prompt.pooled is not None) is kind.pooled and prompt.states.shape[-1] == width
+    assert prompt.lengths.tolist() == [prompt.states.shape[1]] and int(prompt.lengths) in kind.lengths
 
 
-def test_new_train_save_apply(in_comfy, model, parts, data, make_faces):
+def test_new_train_save_apply(in_comfy, kind, model, parts, data, make_faces):
     adapter, report = in_comfy.run("FaceCDMNewAdapter", model=model, **SMALL)
-    assert "cells after 8 of 8 blocks" in report and "exact no-op" in report
+    count = len(layer_map(model).layers)
+    assert f"cells after {count} of {count} blocks" in report and "exact no-op" in report
     shared = {
         "model": model,
         "adapter": adapter,
@@ -79,7 +138,7 @@ def test_new_train_save_apply(in_comfy, model, parts, data, make_faces):
     trained, lora, losses, _, pictures, report, _ = result
     assert "rank 0" in report and pictures.shape[-1] == 3 and len(losses["loss"]) == 14
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
-    assert any(name.startswith("diffusion_model.single_blocks.0.linear1") for name in lora)
+    assert any(name.startswith(f"diffusion_model.{kind.layer}") for name in lora)
     for name, value in trained.state_dict().items():
         assert torch.isfinite(value).all(), name
     assert trained.streams["face"].queries[0].to_out.weight.any()
@@ -87,7 +146,7 @@ def test_new_train_save_apply(in_comfy, model, parts, data, make_faces):
     loaded, report, _ = in_comfy.run("FaceCDMLoadAdapter", name=f"{shared['run']}.safetensors")
     assert "untrained" not in report
 
-    x, prompt = flux.latents((8, 8)), flux.prompt(model)
+    x, prompt = with_frames(flux.latents((8, 8)), model.model.latent_format), flux.prompt(model)
     plain = predict(model, x, 0.7, prompt)
     faces = make_faces(recogniser=data.recogniser)
     for one, equal in ((adapter, True), (loaded, False)):

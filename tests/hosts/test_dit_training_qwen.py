@@ -1,0 +1,173 @@
+"""Training of Qwen-Image and Z-Image: both hosts predict, observe and differentiate the same, as their samplings do."""
+
+import pytest
+import qwen_image
+import torch
+import z_image
+from lab import Shrink
+from tensors import close
+from twins import predict, stir
+
+from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.person import Person
+from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.errors import FaceCDMError, UnsupportedModel
+from facecdm.hosts.comfy.base_model import text_keys_values
+from facecdm.hosts.comfy.latents import with_frames, without_frames
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.diffusers.dit import DiffusersDit
+from facecdm.hosts.diffusers.dit_denoiser import DiffusersDitDenoiser
+from facecdm.hosts.diffusers.sampling import Span
+from facecdm.training.lora import Lora
+from facecdm.training.rows import Prompt
+
+T, ON = torch.tensor([300, 700]), torch.tensor([True, True])
+SHIFT = {qwen_image: torch.exp(torch.tensor(1.15)), z_image: torch.tensor(3.0)}
+
+
+@pytest.fixture(scope="module", params=[qwen_image, z_image], ids=["qwen_image", "z_image"])
+def family(request, in_comfy):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def twins(family):
+    return family.make_twins()
+
+
+@pytest.fixture(scope="module")
+def hosts(twins):
+    from facecdm.hosts.comfy.training.dit import ComfyDitDenoiser
+
+    with ComfyDitDenoiser(twins[0]) as comfy:
+        yield comfy, DiffusersDitDenoiser(twins[1], Shrink(), comfy.noise)
+
+
+@pytest.fixture
+def adapter(hosts):
+    torch.manual_seed(1)
+    sizes = dict(face_rank=8, image_width=20, image_layers=1, token_width=64, cell_width=128)
+    return TripletAdapter(AdapterConfig.new(hosts[0].layer_map, **sizes))
+
+
+def batch(adapter, lengths):
+    """Latents, prompts and references of one row for each length."""
+    rng, rows, longest = torch.Generator().manual_seed(2), len(lengths), max(lengths)
+    shapes = (16, 8, 6), (7, adapter.config.layer_map.context), (512,), (5, 20)
+    x, text, face, image = (torch.randn(2, *shape, generator=rng)[:rows] for shape in shapes)
+    shown = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    prompt = Prompt(text[:, :longest] * shown[..., None], lengths=torch.tensor(lengths))
+    return x, prompt, ReferenceBatch(torch.nn.functional.normalize(face, dim=1), image, ON[:rows], ON[:rows])
+
+
+def streams(adapter, denoiser, references, prompt, t=T):
+    sigma = (denoiser.noise / denoiser.signal)[t]
+    return references.streams(adapter, prompt.states, sigma, torch.float32, text_mask=prompt.mask)
+
+
+def sampled(model, x, sigma: float, prompt):
+    """The velocity [B, 16, h, w] of ComfyUI's sampling."""
+    return without_frames(predict(model, with_frames(x, model.model.latent_format), sigma, [[prompt.states, {}]]))
+
+
+@torch.no_grad()
+def test_the_hosts_predict_what_they_sample(family, twins, hosts, adapter):
+    sigma, shift = float(hosts[0].noise[300]), SHIFT[family]
+    x, prompt, references = batch(adapter, [7])
+    close(hosts[0].noise[499], shift / (shift + 1), 1e-6)
+    plain, text = sampled(twins[0], x, sigma, prompt), [[prompt.states, {}]]
+    close(plain, family.diffusers_prediction(twins[1], x, sigma, text), 1e-4)
+    person = Person(stir(adapter), references.face, references.image)
+    with DiffusersDit(twins[1]).people(
+        [Span(person, 0, 1, prompt.states)], torch.tensor([sigma]), (8, 6)
+    ) as transformer:
+        shown = family.diffusers_prediction(transformer, x, sigma, text)
+    for denoiser in hosts:
+        close(denoiser.predict(x, T[:1], prompt), plain, 1e-4)
+        close(denoiser.predict(x, T[:1], prompt, streams(adapter, denoiser, references, prompt, T[:1])), shown, 1e-4)
+    with pytest.raises(AssertionError):
+        close(plain, shown, 1e-2)
+
+
+@torch.no_grad()
+def test_comfyui_samples_the_same(family, twins, hosts, adapter):
+    x, prompt, references = batch(adapter, [7])
+    person, sigma = Person(adapter, references.face, references.image), float(hosts[0].noise[300])
+    if family is z_image and not z_image.blocks_are_patched():
+        for refused in (lambda: apply_person(twins[0], person), lambda: text_keys_values(twins[0])):
+            with pytest.raises(UnsupportedModel, match="no patch after the blocks of Z-Image"):
+                refused()
+        return
+    list(text_keys_values(twins[0]))
+    assert torch.equal(sampled(apply_person(twins[0], person), x, sigma, prompt), sampled(twins[0], x, sigma, prompt))
+    stir(adapter)
+    ours = sampled(apply_person(twins[0], person), x, sigma, prompt)
+    people = streams(adapter, hosts[1], references, prompt, T[:1])
+    close(hosts[1].predict(x, T[:1], prompt, people), ours, 1e-4)
+
+
+@torch.no_grad()
+def test_prompts_of_several_lengths_are_as_alone(family, hosts, adapter):
+    stir(adapter)
+    x, prompt, references = batch(adapter, [7, 5])
+    for denoiser in hosts:
+        if family is z_image and denoiser is hosts[0]:
+            with pytest.raises(FaceCDMError, match="Z-Image in ComfyUI has no mask"):
+                denoiser.predict(x, T, prompt)
+            continue
+        together = denoiser.predict(x, T, prompt, streams(adapter, denoiser, references, prompt))
+        for row, length in enumerate(prompt.lengths.tolist()):
+            part = slice(row, row + 1)
+            own = Prompt(prompt.states[part, :length], lengths=prompt.lengths[part])
+            alone = ReferenceBatch(references.face[part], references.image[part], ON[:1], ON[:1])
+            people = streams(adapter, denoiser, alone, own, T[part])
+            close(together[part], denoiser.predict(x[part], T[part], own, people), 1e-4)
+
+
+def test_gradients_agree(hosts, adapter):
+    stir(adapter).requires_grad_(True)
+    x, prompt, references = batch(adapter, [7, 7])
+    found = []
+    for denoiser in hosts:
+        for repeat in (False, True):
+            adapter.zero_grad()
+            queries: list = []
+            denoiser.checkpoint(repeat)
+            observe = lambda index, q, k, queries=queries: queries.extend((q, k))  # noqa: E731
+            people = streams(adapter, denoiser, references, prompt)
+            out = denoiser.predict(x, T, prompt, people, watch=observe)
+            (out.square().mean() + sum(value.square().mean() for value in queries)).backward()
+            denoiser.checkpoint(False)
+            width, blocks = denoiser.layer_map.layers[0].width, len(denoiser.layer_map.layers)
+            assert [value.shape for value in queries] == [(2, 12, width), (2, 7, width)] * blocks
+            gradients = {name: value.grad for name, value in adapter.named_parameters() if value.grad is not None}
+            found.append(gradients | {f"observed {number}": value for number, value in enumerate(queries)})
+    for other in found[1:]:
+        for name, value in found[0].items():
+            assert value.any(), name
+            close(other[name], value, 1e-3)
+
+
+def test_core_reads_the_lora_of_either_host(twins, hosts, adapter):
+    import comfy.sd
+
+    x, prompt, _ = batch(adapter, [7])
+    for denoiser in hosts:
+        assert denoiser.linears().keys() < denoiser.layers().keys()
+        lora = Lora.new(denoiser.layers(), 2)
+        for number, part in enumerate(lora.parts.values()):
+            torch.nn.init.normal_(part.up, 0, 0.1, generator=torch.Generator().manual_seed(number))
+        patched, _ = comfy.sd.load_lora_for_models(twins[0], None, lora.tensors(), 1.0, 0)
+        assert sum(len(entries) for entries in patched.patches.values()) == len(lora.parts)
+        with torch.no_grad(), lora.on(denoiser.layers()):
+            ours = denoiser.predict(x, T[:1], prompt)
+        close(ours, sampled(patched, x, float(denoiser.noise[300]), prompt), 1e-3)
+
+
+def test_several_frames_are_refused(family, twins, adapter):
+    _, prompt, references = batch(adapter, [7])
+    if family is qwen_image:
+        shown = apply_person(twins[0], Person(adapter, references.face, references.image))
+        with pytest.raises(UnsupportedModel, match="3 frames"):
+            predict(shown, torch.randn(1, 16, 3, 8, 8), 0.5, [[prompt.states, {}]])
