@@ -45,6 +45,9 @@ def test_sizes_are_those_of_the_published_bases():
     qwen, z = BASES["Qwen-Image"].layer_map, BASES["Z-Image"].layer_map
     assert (len(qwen.layers), set(qwen.layers), qwen.context) == (60, {Layer("double", 3072, 24)}, 3584)
     assert (len(z.layers), set(z.layers), z.context) == (30, {Layer("single", 3840, 30)}, 2560)
+    qwen, z = BASES["Qwen-Image"].layer_map, BASES["Z-Image"].layer_map
+    assert (len(qwen.layers), set(qwen.layers), qwen.context) == (60, {Layer("double", 3072, 24)}, 3584)
+    assert (len(z.layers), set(z.layers), z.context) == (30, {Layer("single", 3840, 30)}, 2560)
     others = [base for name, base in BASES.items() if name != "FaceCDM demo"]  # tests/demo/test_picture_size.py
     assert [base.step for base in others] == [64, 64, 64, 16, 16, 16, 32, 16]
     assert [base.resolution for base in others] == [512, 768, 1024, 1024, 1024, 1024, 1328, 1024]

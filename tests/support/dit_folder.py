@@ -22,7 +22,7 @@ def small_data(folder: Path, place: Path, captions: tuple[str, str], people: int
         save(
             place / "pictures" / f"person {number % people}" / f"{number}.png", colourful(number), captions[number // 5]
         )
-    settings = Settings(resolution=64, step=16, augmented=0)
+    settings = Settings(resolution=64, step=32, augmented=0)
     return prepare(FolderSource(place / "pictures"), place / "data", open_encoders(folder), StubFinder(), settings)
 
 

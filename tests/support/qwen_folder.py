@@ -47,8 +47,8 @@ def make_z_image(folder: Path, comfyui: Path):
     sizes = dict(dim=48, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=CONTEXT)
     words = tokenizer(comfyui)
     words.chat_template = (
-        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n"
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+        "{% endfor %}{{ '<|im_start|>assistant\n' }}"
     )
     pipeline = ZImagePipeline(
         FlowMatchEulerDiscreteScheduler(shift=3.0),

@@ -7,7 +7,7 @@ import qwen_image
 import torch
 import z_image
 from dit_folder import check_three_stages, small_data, train, write
-from qwen_folder import make_qwen_image, make_z_image
+from qwen_folder import CONTEXT, make_qwen_image, make_z_image
 from tensors import close
 
 from facecdm.hosts.diffusers.denoiser import open_base
@@ -30,12 +30,12 @@ def z_image_folder(tmp_path_factory, comfyui):
 
 @torch.no_grad()
 def test_prompts_are_those_of_the_pipelines(qwen_image_folder, z_image_folder):
-    for (folder, pipeline), resolution in ((qwen_image_folder, 1328), (z_image_folder, 1024)):
+    for (folder, pipeline), sizes in ((qwen_image_folder, (1328, 32)), (z_image_folder, (1024, 16))):
         encoders = open_encoders(folder)
-        assert (encoders.resolution, encoders.step, encoders.large, encoders.pooled) == (resolution, 16, False, False)
+        assert (encoders.resolution, encoders.step, encoders.large, encoders.pooled) == (*sizes, False, False)
         for prompt, caption in zip(encoders.text(CAPTIONS), CAPTIONS):
             states = pipeline.encode_prompt(caption, device="cpu")[0]
-            close(prompt.states, states if resolution == 1328 else states[0][None], 1e-5)
+            close(prompt.states, states[0].view(1, -1, CONTEXT), 1e-5)
 
 
 @torch.no_grad()

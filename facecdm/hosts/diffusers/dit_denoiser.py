@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
-from ...bases.base import Base
+from ...bases.base import LATENT_PIXELS, Base
 from ...bases.noise import Flow
 from ...errors import FaceCDMError, MissingModel, UnsupportedModel
 from ...saved_folder import class_name, open_model, open_part
@@ -126,5 +126,5 @@ def _times(config, base: Base) -> Tensor:
     shift = math.log(config.shift)
     if config.use_dynamic_shifting:
         ends = (config.base_image_seq_len, config.max_image_seq_len), (config.base_shift, config.max_shift)
-        shift = Flow(*ends).shift((base.resolution // base.step) ** 2)
+        shift = Flow(*ends).shift((base.resolution // (LATENT_PIXELS * base.patch)) ** 2)
     return Flow().time(torch.arange(1, STEPS + 1) / STEPS, shift)
