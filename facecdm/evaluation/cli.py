@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "table",
         type=Path,
-        help="CSV or JSONL: picture, person, condition, reference, and if known held_out, prompt, plain, yaw, strength",
+        help="CSV or JSONL: picture, person, condition, reference, and if known held_out, prompt, plain, yaw, "
+        "strength, attributes, line",
     )
     add("--out", type=Path, default=Path("evaluation"), help="folder of the report (default: evaluation)")
     add("--overwrite", action="store_true", help="replace a report in that folder")
@@ -24,7 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="other people in the same kind of picture; their mean embedding is subtracted",
     )
-    add("--clip", type=Path, metavar="DIR", help="folder of a CLIP model, for prompt adherence")
+    add(
+        "--clip",
+        type=Path,
+        metavar="DIR",
+        help="folder of a CLIP model, for the similarity to the prompt and for the attributes",
+    )
+    add(
+        "--judge",
+        type=Path,
+        metavar="FILE",
+        help="reads the attributes instead of CLIP; made by benchmarks/demo_judge.py for FaceWorld's portraits",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -44,19 +56,35 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.others
         else None
     )
-    score = None
-    if arguments.clip:
-        from .clip_score import ClipScore
-
-        score = ClipScore(arguments.clip)
+    score, judge = _prompt_measures(arguments, [one.attributes for one in chosen if one.attributes])
     recognisers = [
         InsightFace(arguments.faces, arguments.pack or default_pack([arguments.faces])),
         *([Dlib()] if arguments.dlib else []),
     ]
-    evaluator = Evaluator(recognisers, cached_opener(), score, others)
+    evaluator = Evaluator(recognisers, cached_opener(), score, others, judge)
     with tqdm(total=len(chosen), desc="evaluating", unit="picture", mininterval=0.5) as bar:
         result = evaluator.run(chosen, lambda done, _: bar.update(done - bar.n))
     written = report.write(result, arguments.out)
     print(report.markdown(result))
     print(f"report: {written['report.html']}")
     return 0
+
+
+def _prompt_measures(arguments: argparse.Namespace, attributes: list[str]) -> tuple:
+    """(the score of picture and prompt, the judge of `attributes`), None where nothing was given for it."""
+    from ..errors import FaceCDMError
+    from .attributes import EXAMPLE, values_of
+    from .clip_score import ClipAttributes, ClipFolder, ClipScore
+
+    values = values_of(attributes)
+    towers = ClipFolder(arguments.clip) if arguments.clip else None
+    score = ClipScore(towers) if towers else None
+    if not values and arguments.judge:
+        raise FaceCDMError(f"--judge needs the column attributes in {arguments.table}, such as {EXAMPLE!r}")
+    if values and arguments.judge:
+        from . import judge
+
+        read = judge.load(arguments.judge)
+        judge.check_values(read, values)
+        return score, read
+    return score, ClipAttributes(towers, values) if values and towers else None

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..errors import NoFace
 from . import measures
+from .attributes import AttributeJudge, adherence, parse
 from .recognisers import RecognisedFace, Recogniser
 from .samples import Sample
 
 Pictures = Callable[[Path], np.ndarray]  # RGB uint8 [H, W, 3]
-Scorer = Callable[[np.ndarray, str], float]  # picture, prompt → prompt adherence
+Scorer = Callable[[np.ndarray, str], float]  # picture, prompt → their similarity
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Evaluator:
 
     recognisers   see `recognisers.Recogniser`
     open_picture  path → RGB uint8 [H, W, 3]
-    score         prompt adherence, or None
+    score         similarity of picture and prompt, or None
     others        pictures of other people; their mean embedding is subtracted, because similar pictures share a bias
+    judge         reads a picture's attributes, for samples with `attributes`; or None
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Evaluator:
         open_picture: Pictures,
         score: Scorer | None = None,
         others: list[Path] | None = None,
+        judge: AttributeJudge | None = None,
     ):
-        self.recognisers, self._open, self._score = recognisers, open_picture, score
+        self.recognisers, self._open, self._score, self._judge = recognisers, open_picture, score, judge
         self._recognised: dict[tuple[str, Path], RecognisedFace | None] = {}
         self.notes: list[str] = []
         self.centres: list[Tensor | None] = [self._centre(recogniser, others or []) for recogniser in recognisers]
@@ -107,6 +110,9 @@ class Evaluator:
                     values["yaw error"] = abs(yaw - sample.yaw)
         if self._score is not None and sample.prompt:
             values["prompt"] = self._score(picture, sample.prompt)
+        if self._judge is not None and sample.attributes:
+            shown = self._judge.read(picture, None if face is None else face.keypoints)
+            values |= adherence(parse(sample.attributes), shown)
         if sample.plain is not None:
             change = picture.astype(np.float32) - self._open(sample.plain).astype(np.float32)
             values["change"] = float(np.sqrt((change**2).mean()) / 255)
@@ -135,7 +141,7 @@ class Evaluator:
         values[f"{prefix}face found"] = float(shown is not None)
         if shown is not None and all(known.get(name) for name in ("reference", "held out")):
             values[f"{prefix}copy-paste"] = measures.copy_paste(
-                shown.embedding, known["reference"].embedding, known["held out"].embedding, centre
+                shown.embedding, known["reference"].embedding, known["held out"].embedding
             )
         return values
 

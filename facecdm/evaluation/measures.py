@@ -16,17 +16,20 @@ def cosine(a: Tensor, b: Tensor, centre: Tensor | None = None) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
-def copy_paste(picture: Tensor, reference: Tensor, held_out: Tensor, centre: Tensor | None = None) -> float:
-    """(θ(picture, held-out) − θ(picture, reference)) / θ(reference, held-out), in −1…1 (WithAnyone, 2025).
+def copy_paste(picture: Tensor, reference: Tensor, held_out: Tensor) -> float:
+    """M_CP = (θ_gt − θ_gr) / θ_tr, in −1…1 (Xu et al. 2025, WithAnyone's MultiID-Bench).
 
-    1: a copy of the reference; 0: equally similar to the held-out photo; θ: the angle between embeddings.
+    θ is the angle between two face embeddings: g of the generated picture, r of the reference, t of the held-out photo.
+    1: a copy of the reference; 0: equally similar to both; −1: a copy of the held-out photo. As in the benchmark, no
+    mean of other people is subtracted, and equal photos (θ_tr < 1e-6) give 0.
     """
+    g, r, t = (torch.nn.functional.normalize(x.double(), dim=0) for x in (picture, reference, held_out))
 
     def angle(a: Tensor, b: Tensor) -> float:
-        return math.acos(min(max(cosine(a, b, centre), -1.0), 1.0))
+        return math.acos(min(max(float(a @ b), -1.0), 1.0))
 
-    whole = angle(reference, held_out)
-    return (angle(picture, held_out) - angle(picture, reference)) / whole if whole > 1e-6 else 0.0
+    whole = angle(t, r)
+    return (angle(g, t) - angle(g, r)) / whole if whole >= 1e-6 else 0.0
 
 
 def sharpness(picture: np.ndarray, keypoints: np.ndarray) -> float:

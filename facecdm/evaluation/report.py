@@ -9,9 +9,16 @@ from pathlib import Path
 
 from ..errors import FaceCDMError
 from ..files import write_atomically
+from . import attributes
 from .evaluate import Evaluation, Summary
 from .samples import Sample
 
+# The measures of what a picture keeps of its prompt, the best first.
+FOLLOWS = {
+    attributes.ALL: "prompt adherence",
+    "prompt": "similarity to the prompt",
+    "change": "change of the picture",
+}
 INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face has the similarity 0."
 
 
@@ -145,7 +152,7 @@ def draw(evaluation: Evaluation) -> dict[str, bytes]:
     names = names_of(evaluation)
     similarity = next(name for name in ("similarity to held out", "similarity to reference") if name in names)
     plots = {"likeness": _histogram(evaluation, similarity)}
-    follows = next((name for name in ("prompt", "change") if name in names), None)
+    follows = next((name for name in FOLLOWS if name in names), None)
     if follows is not None and any(row.sample.strength is not None for row in evaluation.rows):
         plots["strength"] = _curve(evaluation, similarity, follows)
     return plots
@@ -166,27 +173,23 @@ def _histogram(evaluation: Evaluation, name: str) -> bytes:
 
 
 def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
-    strengths = {
-        row.sample.condition: row.sample.strength for row in evaluation.rows if row.sample.strength is not None
-    }
-    shown: list[Summary] = sorted(
-        (
-            s
-            for s in evaluation.summaries
-            if s.condition in strengths and similarity in s.values and follows in s.values
-        ),
-        key=lambda s: strengths[s.condition],
-    )
+    """One line for each `line` of the samples, over the strength."""
+    samples = {row.sample.condition: row.sample for row in evaluation.rows if row.sample.strength is not None}
+    lines: dict[str, list[Summary]] = {}
+    for summary in evaluation.summaries:
+        if summary.condition in samples and {similarity, follows} <= summary.values.keys():
+            lines.setdefault(samples[summary.condition].line, []).append(summary)
     figure, axis = _figure()
-    xs, ys = ([summary.values[name][0] for summary in shown] for name in (follows, similarity))
-    axis.plot(xs, ys, marker="o")
-    for summary, x, y in zip(shown, xs, ys):
-        axis.annotate(f"{strengths[summary.condition]:g}", (x, y), textcoords="offset points", xytext=(5, 5))
-    axis.set(
-        xlabel={"prompt": "prompt adherence", "change": "change of the picture"}[follows],
-        ylabel=similarity,
-        title="by strength",
-    )
+    for name, summaries in lines.items():
+        shown = sorted(summaries, key=lambda summary: samples[summary.condition].strength)
+        xs, ys = ([summary.values[measure][0] for summary in shown] for measure in (follows, similarity))
+        axis.plot(xs, ys, marker="o", label=name)
+        for summary, x, y in zip(shown, xs, ys):
+            text = f"{samples[summary.condition].strength:g}"
+            axis.annotate(text, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
+    if any(lines):
+        axis.legend(fontsize=7)
+    axis.set(xlabel=FOLLOWS[follows], ylabel=similarity, title="by strength")
     return _png(figure)
 
 

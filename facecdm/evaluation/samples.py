@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..documents import parse_json, read_text
 from ..errors import BadFile
-
-OPTIONAL = ("held_out", "prompt", "plain", "yaw", "strength")
+from . import attributes
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,8 @@ class Sample:
     plain      the picture with the same seed and no adapter
     yaw        intended rotation of the head in degrees
     strength   strength of the condition, for the plot
+    attributes what the prompt asks for, and what the reference shows (see attributes.parse)
+    line       conditions with a strength and the same `line` are one line of the plot
     """
 
     picture: Path
@@ -35,6 +36,8 @@ class Sample:
     plain: Path | None = None
     yaw: float | None = None
     strength: float | None = None
+    attributes: str = ""
+    line: str = ""
 
 
 _PATHS = ("picture", "reference", "held_out", "plain")
@@ -78,6 +81,8 @@ def _sample(row: object, here: Path) -> Sample:
             value = (here / str(value)).resolve()
             if not value.is_file():
                 raise ValueError(f"{name}: there is no file {value}")
+        if name == "attributes":
+            attributes.parse(str(value))
         values[name] = _number(name, value) if name in _NUMBERS else value if name in _PATHS else str(value)
     return Sample(**values)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import re
 
@@ -117,6 +118,54 @@ def test_the_command_writes_tables_plots_and_a_page_that_loads_nothing(table, fa
     rows = list(csv.DictReader((out / "pictures.csv").open()))
     assert len(rows) == 6 and rows[0]["condition"] == "wrong"
     assert {"likeness.png", "strength.png", "summary.md", "summary.csv"} <= {path.name for path in out.iterdir()}
+
+
+def test_attributes_are_measured_and_each_line_has_its_curve(table, face_models, monkeypatch):
+    """A judge that sees laughing in every face; the empty picture has none."""
+
+    class Laughing:
+        def read(self, picture, keypoints):
+            return {} if keypoints is None else {"expression": "laughing"}
+
+    rows = [
+        dataclasses.replace(
+            row,
+            strength=float(number),
+            line="one" if number < 3 else "two",
+            condition=str(number),
+            attributes="expression: laughing / neutral",
+        )
+        for number, row in enumerate(samples.read(table)[:5])
+    ]
+    recogniser = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    result = Evaluator([recogniser], cached_opener(), judge=Laughing()).run(rows)
+    assert [row.values["adherence, conflict"] for row in result.rows] == [1, 1, 1, 1, 0]
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.plot", lambda axis, xs, ys, **more: drawn.append((more["label"], len(xs)))
+    )
+    assert "strength" in report.draw(result) and drawn == [("one", 3), ("two", 2)]
+
+
+def test_copy_paste_ignores_the_mean_of_others(table, face_models, people, result):
+    """WithAnyone's score is of the embeddings themselves."""
+    recogniser = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    rows = samples.read(table)[:2]
+    centred = Evaluator([recogniser], cached_opener(), others=[people["0006"][0]]).run(rows).rows
+    for row, plain in zip(centred, result.rows):
+        assert row.values["copy-paste"] == plain.values["copy-paste"]
+        assert row.values["similarity to held out"] != plain.values["similarity to held out"]
+
+
+def test_a_judge_without_attributes_is_refused(table, face_models, tmp_path, capsys):
+    command = ["evaluate", str(table), "--faces", str(face_models / "models/insightface"), "--out", str(tmp_path / "a")]
+    with contextlib.suppress(SystemExit):
+        assert cli.main([*command, "--judge", "judge.pt"]) != 0
+    assert "needs the column attributes" in capsys.readouterr().err
+    path = tmp_path / "table.jsonl"
+    path.write_text(json.dumps(json.loads(table.read_text().splitlines()[0]) | {"attributes": "laughing"}))
+    with pytest.raises(BadFile, match="row 1: attributes: 'laughing' has no name"):
+        samples.read(path)
 
 
 def test_a_reference_without_a_face_is_named(table, face_models):

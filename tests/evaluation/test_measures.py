@@ -23,6 +23,30 @@ def test_copy_paste_is_1_for_the_reference_and_minus_1_for_the_held_out_photo():
     assert measures.copy_paste(between, reference, held_out) == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("generated", "reference", "held_out", "expected"),
+    [  # degrees on a circle: (θ_gt − θ_gr) / θ_tr
+        (10, 0, 40, (30 - 10) / 40),
+        (40, 0, 60, (20 - 40) / 60),
+        (-20, 0, 60, 1.0),  # beyond the reference, 80° and 20°
+        (100, 0, 60, -1.0),
+        (30, 0, 60, 0.0),
+        (5, 20, 20, 0.0),  # the photos are equal
+    ],
+)
+def test_copy_paste_by_hand(generated, reference, held_out, expected):
+    def at(degrees):
+        return 21.5 * torch.tensor([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
+
+    assert measures.copy_paste(at(generated), at(reference), at(held_out)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_copy_paste_of_perpendicular_embeddings():
+    """All three angles are a quarter turn: a stranger is neither a copy nor the held-out photo."""
+    assert measures.copy_paste(*torch.eye(3)) == pytest.approx(0, abs=1e-9)
+    assert measures.copy_paste(unit(1, 0, 1), *torch.eye(3)[:2]) == pytest.approx(0.5)  # (90° − 45°) / 90°
+
+
 @settings(max_examples=50)
 @given(st.lists(st.floats(-1, 1), min_size=9, max_size=9))
 def test_copy_paste_stays_in_its_range(values):

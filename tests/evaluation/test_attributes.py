@@ -1,0 +1,114 @@
+"""Attributes of a prompt: the text, the measures, and both judges."""
+
+import numpy as np
+import pytest
+import torch
+
+from facecdm.errors import BadFile, FaceCDMError, MissingModel
+from facecdm.evaluation import judge
+from facecdm.evaluation.attributes import Attribute, adherence, parse, values_of
+from facecdm.evaluation.clip_score import ClipAttributes, ClipScore
+
+TEXT = "expression: laughing / neutral; hair: long red; age: old / old"
+
+
+def test_the_text_of_attributes():
+    assert parse(TEXT) == (
+        Attribute("expression", "laughing", "neutral"),
+        Attribute("hair", "long red"),
+        Attribute("age", "old", "old"),
+    )
+    assert [one.conflicts for one in parse(TEXT)] == [True, False, False]
+    assert parse(" ; ") == ()
+    assert values_of([TEXT, "hair: short"]) == {
+        "expression": ["laughing", "neutral"],
+        "hair": ["long red", "short"],
+        "age": ["old"],
+    }
+
+
+@pytest.mark.parametrize("text", ["laughing", "hair:", ": red", "hair: / red", "hair: red; hair: black"])
+def test_a_text_without_name_or_value_is_refused(text):
+    with pytest.raises(ValueError, match="attributes: "):
+        parse(text)
+
+
+def test_adherence_in_all_and_in_conflict():
+    asked = parse("expression: laughing / neutral; hair: red / black; age: old / old")
+    assert adherence(asked, {"expression": "laughing", "hair": "black", "age": "old"}) == {
+        "adherence": pytest.approx(2 / 3),
+        "adherence: expression": 1.0,
+        "adherence: hair": 0.0,
+        "adherence: age": 1.0,
+        "adherence, conflict": 0.5,
+        "adherence: expression, conflict": 1.0,
+        "adherence: hair, conflict": 0.0,
+    }
+    assert adherence(asked, {})["adherence"] == 0, "nothing is shown where no face is found"
+    assert set(adherence(parse("age: old / old"), {"age": "old"})) == {"adherence", "adherence: age"}
+
+
+class Towers:
+    """Embeds a picture by its mean colour, and a text by the colours that it names."""
+
+    def picture(self, picture):
+        return torch.from_numpy(picture.reshape(-1, 3).mean(0))
+
+    def text(self, text):
+        return torch.tensor([float(name in text) for name in ("red", "green", "blue")])
+
+
+def test_clip_chooses_the_nearest_value():
+    towers, red = Towers(), np.full((4, 4, 3), (200, 30, 10), np.uint8)
+    read = ClipAttributes(towers, {"hair": ["blue", "red"], "shirt": ["green", "blue"]}).read
+    assert read(red, None) == {"hair": "red", "shirt": "green"}
+    assert ClipScore(towers)(red, "red") > ClipScore(towers)(red, "blue")
+    with pytest.raises(FaceCDMError, match="'age' has only 'old'"):
+        ClipAttributes(towers, {"age": ["old"]})
+
+
+CLASSES = {
+    "expression": ["neutral", "smiling"],
+    "hair_style": ["bald", "long"],
+    "hair_colour": ["black", "red"],
+    "gender": ["man", "woman"],
+    "age": ["old", "young"],
+    "beard": ["full", "none"],
+}
+
+
+@pytest.fixture(scope="module")
+def judge_file(tmp_path_factory):
+    torch.manual_seed(0)
+    made, path = judge.Judge(CLASSES), tmp_path_factory.mktemp("judge") / "judge.pt"
+    torch.save({"classes": CLASSES, "model": made.state_dict()}, path)
+    return path
+
+
+def test_a_judge_reads_a_face_and_nothing_without_one(judge_file):
+    read = judge.load(judge_file)
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    points = np.float32([[100, 100], [150, 100], [125, 130], [105, 155], [145, 155]])
+    shown = read.read(picture, points)
+    assert set(shown) == set(CLASSES) and all(value in CLASSES[name] for name, value in shown.items())
+    crops = {view: torch.from_numpy(crop)[None] for view, crop in judge.crop_views(picture, points).items()}
+    assert shown == {name: values[0] for name, values in read.name(crops).items()}
+    assert read.read(picture, None) == {}
+    judge.check_values(read, {"age": ["old"]})
+    with pytest.raises(FaceCDMError, match="does not read 'hat'"):
+        judge.check_values(read, {"hat": ["red"]})
+    with pytest.raises(FaceCDMError, match="no age 'ancient', only old, young"):
+        judge.check_values(read, {"age": ["ancient"]})
+
+
+def test_a_file_that_is_no_judge_is_named(judge_file, tmp_path):
+    with pytest.raises(MissingModel, match="there is no judge at"):
+        judge.load(tmp_path / "none.pt")
+    for content in (b"", b"no pickle", judge_file.read_bytes()[:5000]):
+        path = tmp_path / "judge.pt"
+        path.write_bytes(content)
+        with pytest.raises(BadFile, match="is no judge"):
+            judge.load(path)
+    torch.save({"classes": CLASSES, "model": {}}, path)
+    with pytest.raises(BadFile, match="is no judge"):
+        judge.load(path)
