@@ -1,5 +1,6 @@
 """Evaluate Identity: identity similarity of generated pictures to their reference."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ class EvaluateIdentity(io.ComfyNode):
             category="FaceCDM/faces",
             **aliases("identity similarity", "face similarity", "benchmark"),
             description="Measures generated pictures against photos of the person: identity similarity to the "
-            "reference and to a held-out photo, copy-paste, sharpness, head rotation. Writes an HTML report.",
+            "reference and to a held-out photo, copy-paste, sharpness, head rotation, adherence to the prompt. "
+            "Writes an HTML report.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="The generated pictures."),
@@ -53,6 +55,14 @@ class EvaluateIdentity(io.ComfyNode):
                 io.String.Input(
                     "name", default="evaluation", tooltip="Folder of the report, below output/facecdm_evaluation."
                 ),
+                optional(io.Clip, "clip", "With clip_vision: measures similarity to the prompt and attributes."),
+                optional(io.ClipVision, "clip_vision", "The vision tower that was trained together with clip."),
+                _text("prompts", "One prompt for all pictures, or a line for each; needs clip and clip_vision."),
+                _text(
+                    "attributes",
+                    "What the prompt asks for / what the reference shows, for all pictures or in a line for each: "
+                    "expression: laughing / neutral; hair: long red / short black. Needs clip and clip_vision.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="table", tooltip="Means with 95 % intervals, in Markdown."),
@@ -73,7 +83,19 @@ class EvaluateIdentity(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, images, reference, analyzer, second_opinion, name, held_out=None, without_identity=None, others=None
+        cls,
+        images,
+        reference,
+        analyzer,
+        second_opinion,
+        name,
+        held_out=None,
+        without_identity=None,
+        others=None,
+        clip=None,
+        clip_vision=None,
+        prompts="",
+        attributes="",
     ):
         from comfy.utils import ProgressBar
 
@@ -83,12 +105,14 @@ class EvaluateIdentity(io.ComfyNode):
 
         if not len(images):
             raise FaceCDMError("images is an empty batch: there is nothing to evaluate.")
+        words = Words.read(len(images), prompts, attributes)
+        score, judge = words.measures(clip, clip_vision)
         album = GraphPictures(images, reference=reference, held_out=held_out, without_identity=without_identity)
         strangers = album.add("others", others) if others is not None else None
         recognisers = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
         bar = ProgressBar(len(images))
-        result = Evaluator(recognisers, album.open, None, strangers).run(
-            album.samples(), lambda done, total: bar.update_absolute(done, total)
+        result = Evaluator(recognisers, album.open, score, strangers, judge).run(
+            album.samples(words), lambda done, total: bar.update_absolute(done, total)
         )
         folder = _folder(name)
         written = report.write(result, folder)
@@ -101,8 +125,51 @@ class EvaluateIdentity(io.ComfyNode):
             similarity,
             values["face found"][0],
             str(written["report.html"]),
+            warnings=words.without_effect(clip, clip_vision),
             preview=ui.PreviewImage(plot, cls=cls),
         )
+
+
+@dataclass(frozen=True)
+class Words:
+    """The prompt and the attributes of each picture; "" for none."""
+
+    prompts: list[str]
+    attributes: list[str]
+
+    @classmethod
+    def read(cls, count: int, prompts: str, attributes: str) -> "Words":
+        """Raises FaceCDMError for another number of lines than 1 or `count`, and for unreadable attributes."""
+        from ..facecdm.evaluation.attributes import parse
+
+        words = cls(_lines("prompts", prompts, count), _lines("attributes", attributes, count))
+        for text in words.attributes:
+            try:
+                parse(text)
+            except ValueError as error:
+                raise FaceCDMError(str(error)) from error
+        return words
+
+    def measures(self, clip, clip_vision) -> tuple:
+        """(similarity to the prompt, judge of the attributes), None where something for it is missing."""
+        from ..facecdm.evaluation.attributes import values_of
+        from ..facecdm.evaluation.clip_score import ClipAttributes, ClipScore
+        from ..facecdm.hosts.comfy.clip_towers import ComfyTowers
+
+        if clip is None or clip_vision is None or not any(self.prompts + self.attributes):
+            return None, None
+        towers, values = ComfyTowers(clip, clip_vision), values_of(self.attributes)
+        return ClipScore(towers), ClipAttributes(towers, values) if values else None
+
+    def without_effect(self, clip, clip_vision) -> list[str]:
+        """Warnings for inputs without effect."""
+        texts = [name for name in ("prompts", "attributes") if any(getattr(self, name))]
+        towers = [name for name, given in (("clip", clip), ("clip_vision", clip_vision)) if given is not None]
+        if texts and len(towers) < 2:
+            return [f"{' and '.join(texts)}: no effect without clip and clip_vision"]
+        if towers and not texts:
+            return [f"{' and '.join(towers)}: no effect without prompts or attributes"]
+        return []
 
 
 class GraphPictures:
@@ -134,7 +201,7 @@ class GraphPictures:
     def open(self, key: Path) -> np.ndarray:
         return self._pictures[key]
 
-    def samples(self) -> list:
+    def samples(self, words: Words) -> list:
         """Make the samples. Pictures without identity come first, since the others are compared with them."""
         from ..facecdm.evaluation.samples import Sample
 
@@ -148,7 +215,9 @@ class GraphPictures:
                 condition,
                 references[number],
                 held_out[number] if held_out else None,
+                words.prompts[number],
                 plain=without,
+                attributes=words.attributes[number],
             )
 
         first = [sample(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]
@@ -161,6 +230,20 @@ class GraphPictures:
         """Name the person of each reference; equal photos show one person."""
         names: dict[bytes, str] = {}
         return [names.setdefault(self._pictures[key].tobytes(), f"person {len(names) + 1}") for key in references]
+
+
+def _text(name: str, tooltip: str) -> io.Input:
+    return io.String.Input(name, default="", multiline=True, optional=True, tooltip=tooltip)
+
+
+def _lines(name: str, text: str, count: int) -> list[str]:
+    """The text's lines, one for each picture; a single line is for all. Raises FaceCDMError."""
+    lines = [line.strip() for line in text.strip().splitlines()] or [""]
+    if len(lines) not in (1, count):
+        raise FaceCDMError(
+            f"{name} has {len(lines)} lines and images has {count} pictures: write one line, or one for each picture"
+        )
+    return lines * (count if len(lines) == 1 else 1)
 
 
 def _folder(name: str) -> Path:

@@ -7,7 +7,7 @@ import torch
 from facecdm.errors import BadFile, FaceCDMError, MissingModel
 from facecdm.evaluation import judge
 from facecdm.evaluation.attributes import Attribute, adherence, parse, values_of
-from facecdm.evaluation.clip_score import ClipAttributes, ClipScore
+from facecdm.evaluation.clip_score import ClipAttributes, ClipFolder, ClipScore
 
 TEXT = "expression: laughing / neutral; hair: long red; age: old / old"
 
@@ -65,6 +65,24 @@ def test_clip_chooses_the_nearest_value():
     assert ClipScore(towers)(red, "red") > ClipScore(towers)(red, "blue")
     with pytest.raises(FaceCDMError, match="'age' has only 'old'"):
         ClipAttributes(towers, {"age": ["old"]})
+
+
+def test_a_folders_towers_are_those_of_transformers(tmp_path, comfyui):
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    vision = small | {"image_size": 32, "patch_size": 16}
+    model = CLIPModel(CLIPConfig(text_config=small, vision_config=vision, projection_dim=16))
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    tokenizer = CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer")
+    processor = CLIPProcessor(CLIPImageProcessor(**size), tokenizer)
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    out = model(**processor(text=["a laughing man"], images=[picture], return_tensors="pt"))
+    expected = float(torch.nn.functional.cosine_similarity(out.image_embeds, out.text_embeds)[0])
+    assert ClipScore(ClipFolder(tmp_path))(picture, "a laughing man") == pytest.approx(expected, abs=1e-5)
 
 
 CLASSES = {

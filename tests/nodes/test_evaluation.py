@@ -50,3 +50,50 @@ def test_what_cannot_be_evaluated_is_named(evaluate, views, errors):
         evaluate(views[1:2], reference=views[:2])
     with pytest.raises(errors.NoFace, match="no face was found in the reference"):
         evaluate(views[1:2], reference=torch.zeros(1, 64, 64, 3))
+
+
+@pytest.fixture(scope="module")
+def towers(in_comfy):
+    _, clip, _, vision = in_comfy.run("FaceCDMLoadDemoModel")
+    return {"clip": clip, "clip_vision": vision}
+
+
+def test_adherence_by_clip(evaluate, views, towers):
+    """The second view has a white background, and the third a blue one; the reference's is pink."""
+    right, wrong = (
+        evaluate(
+            views[1:3],
+            prompts="a woman, smiling, white background\na woman, neutral, blue background",
+            attributes="\n".join(f"background: {value} / pink" for value in values),
+            **towers,
+        )[0]
+        for values in (("white", "blue"), ("blue", "white"))
+    )
+    assert _mean(right, "adherence") == _mean(right, "adherence, conflict") == 1 and _mean(wrong, "adherence") == 0
+    assert 0 < _mean(right, "prompt") < 1
+
+
+def _mean(table: str, measure: str) -> float:
+    """The mean of a measure in a table of one condition."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    names, values = ([cell.strip() for cell in line.split("|")] for line in (lines[0], lines[2]))
+    return float(values[names.index(measure)].split()[0])
+
+
+def test_words_that_cannot_be_used(evaluate, views, towers, errors, in_comfy):
+    with pytest.raises(errors.FaceCDMError, match="prompts has 3 lines and images has 1"):
+        evaluate(views[1:2], prompts="a\nb\nc", **towers)
+    with pytest.raises(errors.FaceCDMError, match="'laughing' has no name"):
+        evaluate(views[1:2], attributes="laughing", **towers)
+    with pytest.raises(errors.FaceCDMError, match="'hair' has only 'red'"):
+        evaluate(views[1:2], attributes="hair: red", **towers)
+    module = in_comfy.module("nodes.evaluation")
+    assert "no effect without clip" in module.Words(["a"], [""]).without_effect(towers["clip"], None)[0]
+    assert "no effect without prompts" in module.Words([""], [""]).without_effect(*towers.values())[0]
+    assert module.Words(["a"], [""]).without_effect(*towers.values()) == []
+
+
+def test_towers_of_different_models_are_refused(make_vision, towers, in_comfy, errors):
+    towers_of = in_comfy.module("facecdm.hosts.comfy.clip_towers").ComfyTowers
+    with pytest.raises(errors.Mismatch, match="embeds texts in 192 features and clip_vision pictures in 8"):
+        towers_of(towers["clip"], make_vision(32))
