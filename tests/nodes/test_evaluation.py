@@ -59,15 +59,15 @@ def towers(in_comfy):
 
 
 def test_adherence_by_clip(evaluate, views, towers):
-    """The second view has a white background, and the third a blue one; the reference's is pink."""
+    """The second view has a yellow shirt, and the third a red one; the reference's is blue."""
     right, wrong = (
         evaluate(
             views[1:3],
-            prompts="a woman, smiling, white background\na woman, neutral, blue background",
-            attributes="\n".join(f"background: {value} / pink" for value in values),
+            prompts="a woman, blond hair, yellow shirt\na woman, brown hair, red shirt",
+            attributes="\n".join(f"shirt: {value} / blue" for value in values),
             **towers,
         )[0]
-        for values in (("white", "blue"), ("blue", "white"))
+        for values in (("yellow", "red"), ("red", "yellow"))
     )
     assert _mean(right, "adherence") == _mean(right, "adherence, conflict") == 1 and _mean(wrong, "adherence") == 0
     assert 0 < _mean(right, "prompt") < 1

@@ -24,10 +24,12 @@ class ComfyTowers:
                 "Load CLIP"
             )
 
+    @torch.inference_mode()
     def picture(self, picture: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(np.array(picture))[None].float() / 255
         return self._vision.encode_image(pixels).image_embeds[0].float().cpu()
 
+    @torch.inference_mode()
     def text(self, text: str) -> Tensor:
         tokens = self._clip.tokenize(text.replace("(", "\\(").replace(")", "\\)"))  # parentheses are not weights
         return self._clip.encode_from_tokens(tokens, return_pooled=True)[1][0].float().cpu()
