@@ -24,7 +24,7 @@ def skip_without_query_patches() -> None:
 
 def config(kind: str, **sizes) -> dict:
     """Flux.1-dev's configuration at small sizes, for the models of this version of ComfyUI."""
-    return dict(
+    own = dict(
         image_model=kind,
         in_channels=16,
         out_channels=16,
@@ -34,9 +34,8 @@ def config(kind: str, **sizes) -> dict:
         patch_size=2,
         qkv_bias=True,
         guidance_embed=True,
-        **(SMALL | sizes),
-        **_known_to(kind, txt_ids_dims=[]),
     )
+    return own | SMALL | sizes | _known_to(kind, txt_ids_dims=[])
 
 
 def make_flux(dtype=torch.float32, seed: int = 0, computed_in=None, **sizes):

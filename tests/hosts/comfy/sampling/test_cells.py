@@ -1,15 +1,18 @@
 """Residual cells in a ComfyUI MODEL of Flux.1's kind, beside everything else that may be patched into it."""
 
 import copy
+import importlib
+from pathlib import Path
 
 import flux
 import pytest
 import torch
 from counting import ATTENTION, COPIES, SYNCS, operations, total
-from published_flux import SMALL_FLUX, features, person
+from published_flux import SMALL_FLUX, features, person, pulid_flux, state_of
 from tensors import close
 from twins import predict
 
+from facecdm import bases
 from facecdm.adapter.attention import LayerStream, attend
 from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
@@ -19,6 +22,7 @@ from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
 from facecdm.hosts.comfy.step_weights import KEY
 
 SIGMA, CELLS = 0.7, 4  # PuLID's cells in the small model
+TEXT = 7  # text tokens of `flux.prompt`
 
 
 def test_the_base_model_is_read_from_the_blocks(model, in_comfy):
@@ -116,6 +120,17 @@ def test_the_cost_of_a_call(model, pulid, monkeypatch):
         assert total(counts, COPIES) == total(plain, COPIES)
 
 
+def test_the_benchmark_counts_what_cells_add_to_a_step(model, monkeypatch):
+    """benchmarks/dit_speed.py: two linear layers a cell, no host sync, and no block of the base model."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[4] / "benchmarks")
+    monkeypatch.setitem(bases.BASES, "small Flux", bases.Base("small Flux", layer_map(model)))
+    benchmark = importlib.import_module("dit_speed").benchmark
+    sizes = {key: value for key, value in flux.SMALL.items() if not key.startswith("depth")}
+    rows = benchmark(3, 5, 64, 1, 2, whole=False, base=sizes, adapters=SMALL_FLUX)
+    plain, row = (next(row for row in rows if f"| {name} |" in row) for name in ("plain", "PuLID-FLUX"))
+    assert [int(count) for count in row.split("|")[7:9]] == [2 * CELLS, 0] and "3 + 5 blocks" in plain
+
+
 def test_clones_allocate_nothing(model, pulid):
     patched = apply_person(model, person(pulid))
     patched.clone()
@@ -137,6 +152,42 @@ def test_strength(model, pulid):
     x, prompt = flux.latents(), flux.prompt(model)
     off = apply_person(model, person(pulid, settings={"face": Stream(0.0)}))
     assert torch.equal(predict(off, x, SIGMA, prompt), predict(model, x, SIGMA, prompt))
+
+
+def with_lora(model):
+    """As core's LoRA loader: a patch of one weight of each kind of block."""
+    generator = torch.Generator().manual_seed(4)
+    for name in ("double_blocks.0.img_attn.proj", "single_blocks.1.linear2"):
+        key = f"diffusion_model.{name}.weight"
+        change = torch.randn(model.model.state_dict()[key].shape, generator=generator) / 10
+        assert model.add_patches({key: ("diff", (change,))}) == [key]
+    return model
+
+
+@pytest.mark.parametrize("kind", ["schnell", "Fill", "LoRA"])
+def test_other_inputs_and_weights_of_the_base(pulid, kind, in_comfy):
+    """Against the cells' equations on each block's result, by hooks: schnell has no guidance, Fill more channels."""
+    sizes = {"schnell": dict(guidance_embed=False), "Fill": dict(in_channels=96), "LoRA": {}}
+    base = flux.make_flux(**sizes[kind])
+    model, (x, prompt) = with_lora(base.clone()) if kind == "LoRA" else base, (flux.latents(), flux.prompt(base))
+    ours, plain = predict(apply_person(model, person(pulid)), x, SIGMA, prompt), predict(model, x, SIGMA, prompt)
+    if kind == "LoRA":
+        assert not torch.equal(plain, predict(base, x, SIGMA, prompt))
+    tokens, state = pulid.project(features(), None)["face"].flatten(0, 1)[None], state_of(pulid_flux(SMALL_FLUX, CELLS))
+
+    def after(number: int):
+        def add(block, args, out):
+            picture = out[0] if isinstance(out, tuple) else out[:, TEXT:]
+            added = picture + flux.cell(state, f"pulid_ca.{number}", tokens, picture, 2)
+            return (added, out[1]) if isinstance(out, tuple) else torch.cat([out[:, :TEXT], added], 1)
+
+        return add
+
+    dit = base.model.diffusion_model
+    blocks = [*dit.double_blocks, *dit.single_blocks]
+    hooks = [blocks[at].register_forward_hook(after(number)) for number, at in enumerate(pulid.streams["face"].at)]
+    close(ours, predict(model, x, SIGMA, prompt), 1e-4)
+    assert len(hooks) == CELLS and (ours - plain).abs().max() > 0.01 * plain.abs().max()
 
 
 def test_chroma(in_comfy, pulid):
