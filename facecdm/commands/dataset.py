@@ -3,10 +3,14 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..comfyui_folders import find_base, find_comfyui
 from ..errors import FaceCDMError, MissingModel
 from ..training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
+
+if TYPE_CHECKING:
+    from ..training.dataset.encoders import Encoders
 
 CHOICES = {"framing": FRAMINGS, "several": SEVERAL, "no_caption": NO_CAPTION, "identities": IDENTITIES, "pose": POSES}
 HELP = {
@@ -74,12 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace, encoders: "Encoders | None" = None) -> int:
+    """Prepare the data set; `encoders` are used instead of those that the arguments name."""
     from ..training.dataset.faceworld import FaceWorldSource
     from ..training.dataset.pipeline import prepare
     from ..training.dataset.sources import FolderSource
 
-    encoders = _encoders(arguments)
+    encoders = encoders or _encoders(arguments)
     chosen = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
     chosen["resolution"] = chosen["resolution"] or encoders.resolution
     chosen["step"] = chosen["step"] or encoders.step

@@ -8,18 +8,23 @@ demo model (FACECDM_DEMO_WEIGHTS names other weights), samples the same people w
 scored by InsightFace and by dlib, which no training used. Everything is in --out: a run that was stopped or killed
 continues, and results.md, tables/, results.json, strength.png, sheet.jpg and report/ are rewritten after each arm.
 Small, for a CPU: --steps 60 --batch 4 --people 12 --prompts 1 --seeds 1 --arms …
+--small-flux takes the base model of research.small_flux, a DiT, which is sampled without a pose ControlNet.
 """
 
 import argparse
 import hashlib
 import os
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from facecdm.demo.paths import POSE_CONTROLNET
+from facecdm.demo.weights import DemoWeights, read
 from facecdm.errors import FaceCDMError
+from facecdm.training.dataset.demo import DemoEncoders
+from facecdm.training.denoiser import Denoiser
 
 from .arms import ARMS, STRENGTHS, arm
 from .experiment import Experiment, available, jobs
@@ -41,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=POSE_CONTROLNET,
         help="the demo's pose ControlNet, used by all arms but two",
     )
+    add("--small-flux", type=Path, metavar="RUN", help="the base model is the small Flux that was trained there")
     add("--recipe", type=Path, default=HERE / "recipe.yaml", help="a training configuration; the arms change it")
     add(
         "--given",
@@ -91,16 +97,41 @@ def read_recipe(arguments: argparse.Namespace):
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The base model of all arms.
+
+    control  file of its pose ControlNet, or None
+    located  whether adapters are conditioned on face location
+    """
+
+    denoiser: Denoiser
+    encoders: DemoEncoders
+    control: Path | None
+    located: bool
+
+
+def open_base(arguments: argparse.Namespace, weights: DemoWeights, device: str) -> Base:
+    """The demo model, or the small Flux on its latents."""
+    from facecdm.hosts.diffusers.denoiser import demo_denoiser
+
+    tokenizer = arguments.comfyui / "comfy" / "sd1_tokenizer"
+    if arguments.small_flux is not None:
+        from ..small_flux.denoiser import open_denoiser
+        from ..small_flux.encoders import FluxEncoders
+
+        return Base(open_denoiser(arguments.small_flux, weights), FluxEncoders(tokenizer, weights), None, True)
+    pose = arguments.pose if arguments.pose.is_file() else None
+    return Base(demo_denoiser(weights, device, pose), DemoEncoders(tokenizer, weights), pose, pose is not None)
+
+
 def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.demo import data
-    from facecdm.demo.weights import read
     from facecdm.evaluation.evaluate import Evaluator
     from facecdm.evaluation.pictures import cached_opener
     from facecdm.evaluation.recognisers import Dlib, InsightFace
     from facecdm.faces.analyzer import open_pack
-    from facecdm.hosts.diffusers.denoiser import demo_denoiser
     from facecdm.training.dataset.data_set import DataSet
-    from facecdm.training.dataset.demo import DemoEncoders
 
     from . import people
     from .conditioning import open_probe
@@ -109,17 +140,16 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from .training import Lab
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    names, left_out = available(arguments.arms, arguments.pose.is_file())
-    pose = arguments.pose if arguments.pose.is_file() else None
     packs, weights = [arguments.models / "insightface"], read()
+    base = open_base(arguments, weights, device)
+    denoiser, encoders, size = base.denoiser, base.encoders, weights.sizes.image_size
+    names, left_out = available(arguments.arms, base.control is not None)
     analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
     if analyzer.recogniser != data_set.recogniser:
         raise FaceCDMError(
             f"{arguments.data} was embedded by {data_set.recogniser}, and {PACK} has "
             f"{analyzer.recogniser}: prepare it with {PACK}"
         )
-    denoiser, size = demo_denoiser(weights, device, pose), weights.sizes.image_size
-    encoders = DemoEncoders(arguments.comfyui / "comfy" / "sd1_tokenizer", weights)
     evaluation_set = people.choose_evaluation_set(
         arguments.faceworld,
         arguments.cache,
@@ -129,8 +159,10 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         arguments.people,
         arguments.prompts,
         arguments.leave_out,
-        open_pack(packs, PACK, landmarks=True) if pose else None,
+        open_pack(packs, PACK, landmarks=True) if base.located else None,
     )
+    if base.control is None:
+        evaluation_set = replace(evaluation_set, hints=None)
     train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
 
     def cached(one) -> CachedRecogniser:
@@ -150,7 +182,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         arguments.sampling_steps,
         arguments.cfg,
         arguments.sampling_batch,
-        control=pose and hashlib.sha256(pose.read_bytes()).hexdigest(),
+        control=base.control and hashlib.sha256(base.control.read_bytes()).hexdigest(),
     )
     settings = {name: str(value) for name, value in vars(arguments).items()} | {
         "base": denoiser.fingerprint,

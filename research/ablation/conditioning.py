@@ -21,9 +21,9 @@ from facecdm.files import write_atomically
 from facecdm.training.denoiser import clean_from
 from facecdm.training.losses import LinearRecogniser
 from facecdm.training.randomness import generator
-from facecdm.training.rows import Prompt
+from facecdm.training.rows import moved
 
-from .people import EvaluationSet
+from .people import EvaluationSet, joined
 from .training import Trained
 
 LOCATED = ", with face location"
@@ -71,7 +71,7 @@ class ConditioningProbe:
         latents = self.latents.to(device)
         noise = torch.randn(latents.shape, generator=generator(SEED, level)).to(device)
         noisy = a.view(-1, 1, 1, 1) * latents + s.view(-1, 1, 1, 1) * noise
-        prompt = Prompt(self.evaluation_set.empty.to(device).expand(people, -1, -1))
+        prompt = moved(joined([self.evaluation_set.empty] * people), device)
         adapter, on = trained.adapter.to(device), torch.ones(people, dtype=torch.bool, device=device)
         faces, vision = self.evaluation_set.faces.to(device), self.evaluation_set.vision
         vision = None if vision is None else vision.to(device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from facecdm.demo import data, measure
 from facecdm.errors import FaceCDMError
+from facecdm.training.rows import Prompt
 
 from .training import digest
 
@@ -34,8 +35,8 @@ class EvaluationSet:
     faces       [P, W] unit embeddings of the references
     vision      [P, N, V] image features of the references, or None
     requests    the images to sample
-    prompts     [A, T, C] the encoded prompts
-    empty       [1, T, C] the encoded empty prompt
+    prompts     the encoded prompts of the A images
+    empty       the encoded empty prompt
     hints       [A, 3, H, W] pose drawings of the pictures that the prompts describe, or None
     keypoints   [A, 5, 2] face key points of the same pictures, or None
     """
@@ -46,8 +47,8 @@ class EvaluationSet:
     faces: Tensor
     vision: Tensor | None
     requests: list[Request]
-    prompts: Tensor
-    empty: Tensor
+    prompts: Prompt
+    empty: Prompt
     hints: Tensor | None = None
     keypoints: Tensor | None = None
 
@@ -118,7 +119,7 @@ def choose_evaluation_set(
         faces.append(found[0][1])
         pictures.append(np.array(val.pixels[found[0][0]]))
     wanted = [Request(person, val.captions[row], val.labels[row]["yaw"]) for person, row in requests]
-    states = {prompt: encoders.text([prompt])[0].states for prompt in {one.prompt for one in wanted} | {""}}
+    encoded = {prompt: encoders.text([prompt])[0] for prompt in {one.prompt for one in wanted} | {""}}
     posed = _poses(val, [row for _, row in requests], landmarks, encoders.resolution) if landmarks is not None else ()
     return EvaluationSet(
         names,
@@ -127,10 +128,16 @@ def choose_evaluation_set(
         torch.stack(faces),
         encoders.vision(pictures).cpu(),
         wanted,
-        torch.cat([states[one.prompt] for one in wanted]).cpu(),
-        states[""].cpu(),
+        joined([encoded[one.prompt] for one in wanted]),
+        joined([encoded[""]]),
         *posed,
     )
+
+
+def joined(prompts: list[Prompt]) -> Prompt:
+    """One Prompt, on the CPU, of prompts of one length."""
+    pooled = None if prompts[0].pooled is None else torch.cat([one.pooled for one in prompts]).cpu()
+    return Prompt(torch.cat([one.states for one in prompts]).cpu(), pooled)
 
 
 def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:
@@ -167,9 +174,9 @@ def _pixels(val: data.Portraits, rows: list[int]) -> Tensor:
 
 def _poses(val: data.Portraits, rows: list[int], landmarks, size: int) -> tuple[Tensor, Tensor]:
     """Pose drawings at the base model's resolution, resized as ComfyUI does it, and the face key points."""
-    from facecdm.pose.extract import FaceDetector, SamplingSettings, extract
+    from facecdm.pose.extract import Drawing, FaceDetector, extract
     from facecdm.pose.location import face_keypoints
 
     poses = extract(FaceDetector(landmarks), _pixels(val, rows).float() / 255, "largest").poses
-    hints = torch.from_numpy(np.stack([SamplingSettings()(pose) for pose in poses])).movedim(-1, 1).float() / 255
+    hints = torch.from_numpy(np.stack([Drawing()(pose) for pose in poses])).movedim(-1, 1).float() / 255
     return torch.nn.functional.interpolate(hints, (size, size), mode="nearest-exact"), face_keypoints(poses)[0]

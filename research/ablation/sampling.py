@@ -17,8 +17,8 @@ from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.files import write_atomically
 from facecdm.training.lora import Lora
 from facecdm.training.randomness import generator
-from facecdm.training.rows import Prompt
-from facecdm.training.sample import karras_timesteps, sample
+from facecdm.training.rows import moved
+from facecdm.training.sample import even_timesteps, karras_timesteps, sample
 
 from .arms import SamplingSettings
 from .people import EvaluationSet
@@ -83,7 +83,8 @@ class ImageSampler:
         noise = torch.stack(
             [torch.randn(self.latent, generator=generator("ablation", self.seed, index)) for index in indices]
         ).to(device)
-        prompt, empty = Prompt(evaluation_set.prompts[indices].to(device)), Prompt(evaluation_set.empty.to(device))
+        prompt = moved(evaluation_set.prompts.part(torch.tensor(indices)), device)
+        empty = moved(evaluation_set.empty, device)
         people = finder = None
         if adapter is not None:
             reference_batch = self._references([evaluation_set.requests[index].person for index in indices], sampling)
@@ -106,9 +107,8 @@ class ImageSampler:
 
         hint = evaluation_set.hints[indices].to(device) if sampling.pose and evaluation_set.hints is not None else None
         with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
-            pixels = sample(
-                denoiser, noise, prompt, empty, people, karras_timesteps(denoiser, self.steps), self.guidance, hint
-            )
+            levels = timesteps(denoiser, self.steps)
+            pixels = sample(denoiser, noise, prompt, empty, people, levels, self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 
     def _references(self, people: list[int], sampling: SamplingSettings) -> ReferenceBatch:
@@ -120,6 +120,11 @@ class ImageSampler:
             on if sampling.face else ~on,
             on if sampling.image else ~on,
         )
+
+
+def timesteps(denoiser, steps: int) -> list[int]:
+    """Falling timesteps: those of Karras et al. 2022; for a flow even ones of its own schedule."""
+    return (even_timesteps if denoiser.prediction == "flow" else karras_timesteps)(denoiser, steps)
 
 
 @torch.no_grad()

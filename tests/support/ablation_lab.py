@@ -19,6 +19,7 @@ from facecdm.evaluation.evaluate import Evaluator  # noqa: E402
 from facecdm.evaluation.pictures import cached_opener  # noqa: E402
 from facecdm.evaluation.recognisers import RecognisedFace  # noqa: E402
 from facecdm.training.config import Config  # noqa: E402
+from facecdm.training.rows import Prompt  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
 from research.ablation import sampling  # noqa: E402
 from research.ablation.experiment import Experiment, available, jobs  # noqa: E402
@@ -76,8 +77,8 @@ def experiment(folder: Path) -> Experiment:
         torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=rng), dim=1),
         torch.randn(2, 5, VISION, generator=rng),
         [Request(0, "a", 0.0), Request(1, "b", 0.0)],
-        torch.randn(2, 7, CONTEXT, generator=rng),
-        torch.zeros(1, 7, CONTEXT),
+        Prompt(torch.randn(2, 7, CONTEXT, generator=rng)),
+        Prompt(torch.zeros(1, 7, CONTEXT)),
     )
     lab = make_lab(folder)
     evaluator = Evaluator(
