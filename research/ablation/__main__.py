@@ -143,6 +143,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     packs, weights = [arguments.models / "insightface"], read()
     base = open_base(arguments, weights, device)
     denoiser, encoders, size = base.denoiser, base.encoders, weights.sizes.image_size
+    side = size // weights.sizes.downscale
     names, left_out = available(arguments.arms, base.control is not None)
     analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
     if analyzer.recogniser != data_set.recogniser:
@@ -177,7 +178,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     sampler = ImageSampler(
         denoiser,
         evaluation_set,
-        (weights.sizes.latent_channels, size // 8, size // 8),
+        (weights.sizes.latent_channels, side, side),
         arguments.out / "pictures",
         arguments.sampling_steps,
         arguments.cfg,

@@ -1,7 +1,7 @@
 """The small Flux: a `FluxTransformer2DModel` of 10 M parameters on the demo's latents.
 
-The latents are 48 principal components at 16 × 16 positions of a picture of 128 pixels. A token is a patch of 2 × 2
-positions, as in Flux.1, so a picture has 64 tokens.
+The latents are 48 principal components at 16 × 16 positions of a picture. A token is a patch of 2 × 2 positions, as in
+Flux.1, so a picture has 64 tokens.
 """
 
 from pathlib import Path

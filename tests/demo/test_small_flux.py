@@ -17,6 +17,7 @@ from research.small_flux.encoders import TEXT
 from research.small_flux.model import CHANNELS, GRID, trained, velocity
 
 CAPTIONS = ["a young man, short brown hair, smiling, red striped shirt, plain blue background", "an old woman"]
+SIZES = weights.read_sizes()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_adapters_are_trained_on_the_velocity_that_was_learnt(base):
     run, made = base
     denoiser, encoders = made.denoiser, made.encoders
     assert sum(value.numel() for value in denoiser.network.parameters()) == pytest.approx(10e6, rel=0.05)
-    assert encoders.dit and encoders.pooled and encoders.step == 16 and not denoiser.distilled
+    assert encoders.dit and encoders.pooled and encoders.step == 2 * SIZES.downscale and not denoiser.distilled
     prompts = encoders.text(CAPTIONS)
     prompt = Prompt(*(torch.cat([getattr(one, name) for one in prompts]) for name in ("states", "pooled")))
     assert prompt.states.shape == (2, TEXT, denoiser.layer_map.context) and prompt.pooled.std(0).any()
@@ -55,4 +56,4 @@ def test_adapters_are_trained_on_the_velocity_that_was_learnt(base):
     expected = velocity(flux, latents, denoiser.noise[t], prompt.states, prompt.pooled)
     assert expected.any() and torch.equal(denoiser.predict(latents, t, prompt), expected.float())
     assert denoiser.noise[499] == pytest.approx(1.6487 / 2.6487, abs=1e-3), "the shift of Flux.1 for 256 tokens"
-    assert denoiser.decode(latents.float()).shape == (2, 3, 128, 128)
+    assert denoiser.decode(latents.float()).shape == (2, 3, SIZES.image_size, SIZES.image_size)

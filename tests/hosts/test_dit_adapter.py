@@ -6,6 +6,7 @@ import flux
 import flux_twins
 import pytest
 import torch
+from counting import ATTENTION, SYNCS, operations, total
 from tensors import close
 from twins import predict, stir
 
@@ -14,6 +15,8 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import FaceCDMError
+from facecdm.faces.align import TEMPLATE
+from facecdm.faces.location import SIZE as FACE
 from facecdm.formats.export import export
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.sampling.apply import apply_person
@@ -60,6 +63,28 @@ def test_a_new_adapter_changes_no_bit(twins):
     assert adapter.is_new and adapter.streams["face"].at == (0, 2, 4)
     for with_person, without in zip(compare(twins, [person(adapter)]), compare(twins, [])):
         assert torch.equal(with_person, without)
+
+
+def test_the_cost_of_a_call(twins, monkeypatch):
+    """Two linear layers and an attention for each cell of each stream, and no host sync; tokens, keys and values, and the
+    face's location are computed once a prompt."""
+    import comfy.ldm.modules.attention as attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    model = twins[0]
+    prompts = flux.prompt(model, 1), flux.prompt(model, 2)
+    plain = operations(model, *prompts, channels=16)
+    keypoints = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / FACE
+    for sizes, located in (({}, None), ({"face_tokens": 16, "spatial_tokens": True}, keypoints)):
+        adapter = stir(new_adapter(model, **sizes))
+        streams = {name: Stream(kappa=0.3) for name in adapter.streams}
+        counts = operations(
+            apply_person(model, person(adapter, settings=streams, keypoints=located)), *prompts, channels=16
+        )
+        cells = sum(len(stream.at) for stream in adapter.streams.values())
+        assert cells == 6 and counts["aten::linear"] - plain["aten::linear"] == 2 * cells
+        assert total(counts, ATTENTION) - total(plain, ATTENTION) == cells
+        assert total(counts, SYNCS) == total(plain, SYNCS)
 
 
 def test_the_hosts_agree(twins):

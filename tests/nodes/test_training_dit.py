@@ -20,7 +20,10 @@ SMALL = dict(face_tokens=2, image_tokens=2, face_rank=8, interplay=True, seed=0)
 SETTINGS = {
     "warmup": 0,
     "learning_rate": 1e-2,
-    "identity": 0.0,
+    "identity": 0.1,
+    "identity_below": 1000,
+    "identity_every": 2,
+    "contrast": 0.0,
     "checkpointing": True,
     "localisation": 0.01,
     "alignment": 0.1,
@@ -119,7 +122,7 @@ def test_the_data_set_holds_what_the_model_reads(kind, model, data):
     assert prompt.lengths.tolist() == [prompt.states.shape[1]] and int(prompt.lengths) in kind.lengths
 
 
-def test_new_train_save_apply(in_comfy, kind, model, parts, data, make_faces):
+def test_new_train_save_apply(in_comfy, kind, model, parts, analyzer, data, make_faces):
     adapter, report = in_comfy.run("FaceCDMNewAdapter", model=model, **SMALL)
     count = len(layer_map(model).layers)
     assert f"cells after {count} of {count} blocks" in report and "exact no-op" in report
@@ -134,9 +137,10 @@ def test_new_train_save_apply(in_comfy, kind, model, parts, data, make_faces):
         "seed": 0,
     }
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    result = in_comfy.run("FaceCDMTrain", **shared, vae=parts[1], settings=SETTINGS)
+    result = in_comfy.run("FaceCDMTrain", **shared, vae=parts[1], face_analyzer=analyzer, settings=SETTINGS)
     trained, lora, losses, _, pictures, report, _ = result
     assert "rank 0" in report and pictures.shape[-1] == 3 and len(losses["loss"]) == 14
+    assert "\nidentity: " in report, "InsightFace's recogniser took part"
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
     assert any(name.startswith(f"diffusion_model.{kind.layer}") for name in lora)
     for name, value in trained.state_dict().items():
