@@ -66,8 +66,8 @@ def test_a_new_adapter_changes_no_bit(twins):
 
 
 def test_the_cost_of_a_call(twins, monkeypatch):
-    """Two linear layers and an attention for each cell of each stream, and no host sync; tokens, keys and values, and the
-    face's location are computed once a prompt."""
+    """Two linear layers and an attention for each cell of each stream, and no host sync. Tokens, keys and values, and
+    the face's location are computed once a prompt."""
     import comfy.ldm.modules.attention as attention
 
     monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
