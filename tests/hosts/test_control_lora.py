@@ -196,11 +196,10 @@ def test_an_incomplete_control_lora_is_refused(in_comfy, damage):
 
 def test_a_control_lora_accepts_one(in_comfy):
     """The demo's own pose ControlNet, which core builds from the MODEL: as the shell's training has it."""
-    from comfy.controlnet import load_controlnet
-
     from facecdm.demo.paths import POSE_CONTROLNET
     from facecdm.demo.weights import read, read_sizes
     from facecdm.hosts.comfy.control.lora import control_with_lora
+    from facecdm.hosts.comfy.demo import pose
     from facecdm.hosts.comfy.demo.model import build_model
     from facecdm.hosts.comfy.training.denoiser import ComfyDenoiser
     from facecdm.hosts.diffusers.denoiser import demo_denoiser
@@ -221,7 +220,7 @@ def test_a_control_lora_accepts_one(in_comfy):
 
     shell = demo_denoiser(pose=POSE_CONTROLNET)
     lora = random_lora(shell.control_layers())
-    core = load_controlnet(str(POSE_CONTROLNET))
+    core = pose.load(POSE_CONTROLNET)
     with lora.on(shell.control_layers()), torch.no_grad():
         wanted = predict(shell)
     with torch.no_grad():

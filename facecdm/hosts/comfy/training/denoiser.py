@@ -39,7 +39,7 @@ class ComfyDenoiser(LoadedModel):
         sampling = model.get_model_object("model_sampling")
         self.prediction = _prediction(sampling)
         self.stride = getattr(model.model.model_config, "shuffle", 1)  # of the demo model
-        _check(model)
+        _check(model, self.stride)
         sigmas = sampling.sigmas.detach().double().cpu().clone()
         self.signal = (1 / (sigmas**2 + 1).sqrt()).float()
         self.noise = (sigmas / (sigmas**2 + 1).sqrt()).float()
@@ -163,9 +163,9 @@ def _prediction(sampling) -> str:
     return kind
 
 
-def _check(model) -> None:
+def _check(model, stride: int) -> None:
     unet, base = model.model.diffusion_model, model.model
-    if unet.in_channels != base.latent_format.latent_channels:
+    if unet.in_channels != base.latent_format.latent_channels * stride**2:
         raise UnsupportedModel(
             "this MODEL takes a mask or a picture beside the latents (inpainting, depth, …); "
             "train on the plain model of its family"

@@ -239,6 +239,18 @@ def test_latents_of_a_sharp_model_are_an_eighth_of_the_picture(hosts, sharp, ori
     assert odd.shape == (1, 12, 33, 31)
 
 
+@torch.no_grad()
+def test_a_sharp_model_can_be_trained(in_comfy, hosts, sharp, originals):
+    """Its latents have a quarter of the U-Net's channels, which is no inpainting model."""
+    training, rows = (in_comfy.module(f"facecdm.{name}") for name in ("hosts.comfy.training.denoiser", "training.rows"))
+    noisy, context, t = torch.randn(2, 12, 16, 24), torch.randn(2, 77, 192), torch.tensor([3, 801])
+    with training.ComfyDenoiser(hosts.build_model(sharp[0], torch.float32)) as denoiser:
+        predicted = denoiser.predict(noisy, t, rows.Prompt(context))
+    assert denoiser.stride == 2
+    velocity = originals[0](torch.nn.functional.pixel_unshuffle(noisy, 2), t, context).sample
+    close(predicted, torch.nn.functional.pixel_shuffle(velocity, 2))
+
+
 def test_previews_of_a_sharp_model(hosts, sharp):
     import latent_preview
 
