@@ -235,14 +235,16 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     score("real reference views", views["reference"], list(range(len(people.reference))), None)
     plain = generate(sampler, people, val, None, arguments)
     score("no identity", plain, requests, people.labels)
+    stems = [path.stem for path in arguments.adapter]
     for path in arguments.adapter:
         sampler.demo = replace(sampler.demo, model=with_lora_beside(base, path))
         generated = generate(sampler, people, val, load_adapter(path), arguments)
         sampler.demo = replace(sampler.demo, model=base)
-        score(path.stem, generated, requests, people.labels)
+        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}-{path.stem}"
+        score(name, generated, requests, people.labels)
         lines = [views["reference"][requests], plain, generated]
         sheet = torch.stack(lines, 1)[:30].flatten(0, 1)  # reference, without, with
-        save_sheet(sheet, arguments.out.with_name(f"{path.stem}.png"), columns=15)
+        save_sheet(sheet, arguments.out.with_name(f"{name}.png"), columns=15)
     return rows
 
 
