@@ -57,7 +57,9 @@ class NewAdapter(io.ComfyNode):
             description="Makes a new triplet adapter for this model. It is an exact no-op until it is trained.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The base model (SD1.5, SD2, SDXL, Flux.1, Chroma, SD3.5 or the demo model)."
+                    "model",
+                    tooltip="The base model (SD1.5, SD2, SDXL, Flux.1, Chroma, SD3.5, Qwen-Image, Z-Image or the demo "
+                    "model).",
                 ),
                 optional(
                     io.ClipVision,

@@ -31,8 +31,8 @@ def _shared_inputs() -> list:
     return [
         io.Model.Input(
             "model",
-            tooltip="The base model: SD1.5, SD2, SDXL, Flux.1, Chroma, SD3.5, a fine-tune of these, or the demo model, "
-            "with its LoRA patches.",
+            tooltip="The base model: SD1.5, SD2, SDXL, Flux.1, Chroma, SD3.5, Qwen-Image, Z-Image, a fine-tune of "
+            "these, or the demo model, with its LoRA patches.",
         ),
         ADAPTER.Input("adapter", tooltip="From New FaceCDM Adapter, Load FaceCDM Adapter, or the previous stage."),
         DATA_SET.Input("data_set", tooltip="From Prepare FaceCDM Data Set."),
@@ -45,8 +45,8 @@ def _shared_inputs() -> list:
             "preset",
             PRESETS,
             "one person",
-            "Starting values: an adapter for many people, or for one person from some photos. For Flux.1, Chroma "
-            "and SD3.5, choose one that begins with DiT.",
+            "Starting values: an adapter for many people, or for one person from some photos. For Flux.1, Chroma, "
+            "SD3.5, Qwen-Image and Z-Image, choose one that begins with DiT.",
         ),
     ]
 

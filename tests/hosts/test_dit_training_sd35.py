@@ -85,7 +85,8 @@ def test_gradients_agree(hosts, shown):
             (out.square().mean() + sum(value.square().mean() for value in queries)).backward()
             denoiser.checkpoint(False)
             assert len(queries) == 6
-            found.append({name: value.grad for name, value in adapter.named_parameters() if value.grad is not None})
+            gradients = {name: value.grad for name, value in adapter.named_parameters() if value.grad is not None}
+            found.append(gradients | {f"observed {number}": value for number, value in enumerate(queries)})
     for other in found[1:]:
         for name, value in found[0].items():
             assert value.any(), name

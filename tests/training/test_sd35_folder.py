@@ -3,6 +3,7 @@
 import pytest
 import sd35
 import torch
+from dit_folder import check_three_stages, small_data, train, write
 from flux_folder import CONTEXT, small_t5, small_vae, tokenizers
 from tensors import close
 
@@ -70,3 +71,10 @@ def test_the_denoiser_is_the_transformer(folder):
     close(
         denoiser.predict(x, t, prompt), transformer(x, prompt.states, prompt.pooled, torch.tensor([750.0])).sample, 1e-5
     )
+
+
+def test_three_stages(folder, tmp_path):
+    data = small_data(folder[0], tmp_path, CAPTIONS[:1] * 2)  # of one length: SD3.5 has no mask
+    assert data.load([0]).prompt.pooled.shape == (1, sd35.POOLED)
+    assert train(write(tmp_path, folder[0], data)) == 0
+    check_three_stages(tmp_path / "run", "transformer.transformer_blocks.0.attn.to_q")

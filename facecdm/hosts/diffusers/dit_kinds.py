@@ -14,7 +14,7 @@ from ...bases.qwen_image import QWEN_IMAGE
 from ...bases.sd35 import SD35_LARGE
 from ...bases.z_image import Z_IMAGE, padded
 from ...errors import FaceCDMError
-from ...training.blocks import Block, TokenCounts
+from ...training.blocks import Block, Pick, TokenCounts
 from ...training.rows import Prompt
 
 
@@ -151,15 +151,27 @@ def _z_image(network: nn.Module, call: Call) -> Tensor:
     return -torch.stack(list(out)).squeeze(2)
 
 
-def _double_blocks(transformer: nn.Module) -> list[Block]:
+def _heads_joined(output: Tensor, _counts: TokenCounts) -> Tensor:
+    return output.flatten(2)  # of [B, N, H, D]
+
+
+def _sd3_blocks(transformer: nn.Module) -> list[Block]:
+    """SD3 Medium does not normalise queries and keys, so these are read where they are made: [B, N, C]."""
+
+    def own(output: Tensor, _counts: TokenCounts) -> Tensor:
+        return output if output.ndim == 3 else output.transpose(1, 2).flatten(2)  # of [B, H, N, D]
+
+    return _double_blocks(transformer, own)
+
+
+def _double_blocks(transformer: nn.Module, pick: Pick = _heads_joined) -> list[Block]:
     return [
-        # SD3 does not normalise them.
         Block(
             block,
             transformer.config.num_attention_heads,
             1,
-            (block.attn.norm_q or block.attn.to_q, _heads_joined),
-            (block.attn.norm_added_k or block.attn.add_k_proj, _heads_joined),
+            (block.attn.norm_q or block.attn.to_q, pick),
+            (block.attn.norm_added_k or block.attn.add_k_proj, pick),
         )
         for block in transformer.transformer_blocks
     ]
@@ -200,14 +212,10 @@ def _z_image_blocks(transformer: nn.Module) -> list[Block]:
     ]
 
 
-def _heads_joined(output: Tensor, _counts: TokenCounts) -> Tensor:
-    return output.flatten(2)  # of [B, N, H, D]; without effect on [B, N, C]
-
-
 KINDS = {
     "FluxTransformer2DModel": Kind(FLUX, _flux, _all_blocks(1), distilled=True),
     "ChromaTransformer2DModel": Kind(FLUX, _chroma, _all_blocks(None)),
-    "SD3Transformer2DModel": Kind(SD35_LARGE, _sd3, _double_blocks),
+    "SD3Transformer2DModel": Kind(SD35_LARGE, _sd3, _sd3_blocks),
     "QwenImageTransformer2DModel": Kind(QWEN_IMAGE, _qwen_image, _double_blocks),
     "ZImageTransformer2DModel": Kind(
         Z_IMAGE,
