@@ -8,9 +8,10 @@ with gradient checkpointing forward once more. The rest is arithmetic on the ass
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from shared import full_flux, make_model, open_comfyui
+from shared import DITS, dit_arguments, full_flux, make_model, open_comfyui
 
 # Peak dense bf16 operations a second, from lists of others; --utilisation is the share of them that a training reaches.
 GPUS = {"A100": 312e12, "H100": 989e12}
@@ -51,6 +52,27 @@ def operations() -> dict[str, float]:
     return found
 
 
+def cells(latent: int = 128, tokens: int = 256) -> None:
+    """Print the operations of one call of each DiT, and those of a new adapter's cells with two streams."""
+    import torch
+
+    from facecdm.adapter.config import AdapterConfig
+    from facecdm.bases import BASES
+
+    print("\n| base | TFLOP a call | cells | TFLOP of the cells | share, % |\n|---|---|---|---|---|")
+    options = {"optimized_attention_override": plain_attention}
+    for base, make in DITS.items():
+        values, more = dit_arguments(base, latent, tokens)
+        with torch.no_grad():
+            once = count_operations(partial(make(), *values, transformer_options=options, **more)) / 1e12
+        layers = BASES[base].layer_map
+        config = AdapterConfig.new(layers)
+        count = len(range(0, len(layers.layers), config.cell_every))
+        # Two matrices a cell and stream, two operations a weight and token; the few keys hardly count.
+        added = 2 * count * 2 * 2 * (latent // 2) ** 2 * layers.layers[0].width * config.cell_width / 1e12
+        print(f"| {base} | {once:.1f} | {count} | {added:.2f} | {100 * added / once:.1f} |")
+
+
 def plain_attention(chosen, q, k, v, heads, *args, skip_reshape=False, **kwargs):
     from torch.nn import functional as F
 
@@ -89,6 +111,7 @@ def main() -> None:
                     f"{stages * pictures / 128:,.0f} | {gpus} × H100 | {hours / gpus / 24:.1f} | {hours:,.0f} | "
                     f"{hours * arguments.price:,.0f} |"
                 )
+    cells()
 
 
 if __name__ == "__main__":

@@ -135,6 +135,26 @@ def _without_contents(kind: type, **sizes):
     return kind(**sizes, dtype=torch.bfloat16, device="meta", operations=comfy.ops.disable_weight_init)
 
 
+DITS = {"Flux.1": full_flux, "Qwen-Image": full_qwen_image, "Z-Image": full_z_image}
+
+
+def dit_arguments(base: str, latent: int, tokens: int) -> tuple[tuple, dict]:
+    """The arguments of a call of one of DITS, without contents: latent × latent latents, `tokens` of text."""
+    import torch
+
+    from facecdm.bases import BASES
+
+    with torch.device("meta"):
+        sizes = (16, latent, latent), (tokens, BASES[base].text_width), (768,)
+        x, text, pooled = (torch.randn(1, *size, dtype=torch.bfloat16) for size in sizes)
+        time = torch.zeros(1)
+    if base == "Flux.1":
+        return (x, time, text), {"y": pooled, "guidance": time}
+    if base == "Qwen-Image":
+        return (x[:, :, None], time, text), {}
+    return (x, time, text), {"num_tokens": tokens}
+
+
 class PeakMemory:
     """Peak bytes within a `with` block: allocated by CUDA, or the increase of the process' resident memory."""
 

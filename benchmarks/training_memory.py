@@ -10,7 +10,7 @@ stream beside the text; for a DiT the cells of a new adapter. bf16 arithmetic.
 import argparse
 from pathlib import Path
 
-from shared import full_flux, full_qwen_image, full_z_image, make_model, open_comfyui
+from shared import DITS, dit_arguments, make_model, open_comfyui
 
 BYTES, GIB = 2, 2**30
 
@@ -96,9 +96,6 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
     }
 
 
-DITS = {"Flux.1": full_flux, "Qwen-Image": full_qwen_image, "Z-Image": full_z_image}
-
-
 def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str, float]:
     """`count` for a DiT; `tokens` of text."""
     import torch
@@ -120,13 +117,7 @@ def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str,
         adapter = TripletAdapter(config)
         linears = {name: part for name, part in dit.named_modules() if _is_attention(name, part)}
         lora = Lora.new(linears, rank)
-        x, text = (torch.randn(*shape, dtype=dtype) for shape in ((1, 16, latent, latent), (1, tokens, layers.context)))
-        time, gate = torch.zeros(1), torch.ones(1, 1, width, dtype=dtype, requires_grad=True)
-        more = {
-            "Flux.1": {"y": torch.randn(1, 768, dtype=dtype), "guidance": time},
-            "Qwen-Image": {},
-            "Z-Image": {"num_tokens": tokens},
-        }[base]
+        gate = torch.ones(1, 1, width, dtype=dtype, requires_grad=True)
         people = [[] for _ in layers.layers]
         for name, count in (("face", 4), ("image", 8)):
             for index, part in parts_of(adapter)[name].items():
@@ -134,12 +125,12 @@ def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str,
                 people[index].append(LayerStream(0, 1, k, v, gate, place=AFTER_BLOCK, part=part))
     counts = TokenCounts(tokens, (latent // 2) ** 2, tokens)
     blocks, options = blocks_of(dit), {"optimized_attention_override": _attention_of_heads}
-    latents = x[:, :, None] if base == "Qwen-Image" else x
+    values, more = dit_arguments(base, latent, tokens)
     with lora.on(linears), hooked(blocks, counts, people, None, False):
         kept, repeated = kept_by(
             dit,
             tuple({type(block.module) for block in blocks}),
-            lambda: dit(latents, time, text, transformer_options=options, **more),
+            lambda: dit(*values, transformer_options=options, **more),
         )
     learns = sum(value.numel() for part in lora.parts.values() for value in part.parameters())
     weights = sum(value.numel() for value in dit.parameters())

@@ -9,9 +9,11 @@ from tensors import close
 from twins import predict, stir
 
 from facecdm.adapter.config import AdapterConfig
+from facecdm.adapter.location_finder import Prediction
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.person import Person
 from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.bases.noise import Flow
 from facecdm.errors import FaceCDMError, UnsupportedModel
 from facecdm.hosts.comfy.base_model import text_keys_values
 from facecdm.hosts.comfy.latents import with_frames, without_frames
@@ -66,9 +68,10 @@ def streams(adapter, denoiser, references, prompt, t=T):
     return references.streams(adapter, prompt.states, sigma, torch.float32, text_mask=prompt.mask)
 
 
-def sampled(model, x, sigma: float, prompt):
-    """The velocity [B, 16, h, w] of ComfyUI's sampling."""
-    return without_frames(predict(model, with_frames(x, model.model.latent_format), sigma, [[prompt.states, {}]]))
+def sampled(model, x, sigma: float, prompt, times: int = 1):
+    """The velocity [B, 16, h, w] of ComfyUI's sampling, at the last of `times` steps."""
+    latents, text = with_frames(x, model.model.latent_format), [[prompt.states, {}]]
+    return without_frames(predict(model, latents, sigma, text, times=times))
 
 
 @torch.no_grad()
@@ -105,6 +108,43 @@ def test_comfyui_samples_the_same(family, twins, hosts, adapter):
     ours = sampled(apply_person(twins[0], person), x, sigma, prompt)
     people = streams(adapter, hosts[1], references, prompt, T[:1])
     close(hosts[1].predict(x, T[:1], prompt, people), ours, 1e-4)
+
+
+@torch.no_grad()
+def test_a_face_that_one_step_finds_is_where_the_next_shows_it(family, twins, hosts):
+    if family is z_image and not z_image.blocks_are_patched():
+        pytest.skip("this ComfyUI calls no patches after the blocks of Z-Image; 0.33 does")
+    torch.manual_seed(1)
+    sizes = dict(face_tokens=4, spatial_tokens=True, location_channels=16, token_width=64, cell_width=128)
+    adapter = stir(TripletAdapter(AdapterConfig.new(hosts[0].layer_map, face_rank=8, image_tokens=0, **sizes)))
+    adapter.location_head.heat.weight.mul_(100)
+    adapter.location_head.spread.bias.fill_(-6.0)
+    x, prompt, references = batch(adapter, [7])
+    person, text = Person(adapter, references.face, mask=torch.eye(8, 12)), [[prompt.states, {}]]
+    shown, sigma = apply_person(twins[0], person), 0.3
+    first, second = (sampled(shown, x, sigma, prompt, times) for times in (1, 2))
+    assert torch.equal(first, sampled(twins[0], x, sigma, prompt)), "nothing is found before the first step"
+    assert (second - first).abs().max() > 1e-2 * first.abs().max()
+    level = torch.tensor([sigma])
+    before = Prediction(x - sigma * first, Flow.ratio(level))
+    with DiffusersDit(twins[1]).people([Span(person, 0, 1, prompt.states)], level, (8, 12), before) as transformer:
+        close(family.diffusers_prediction(transformer, x, sigma, text), second, 1e-4)
+
+
+def test_fp8_weights_stay_as_they_are(in_comfy, family, adapter):
+    from facecdm.hosts.comfy.training.dit import ComfyDitDenoiser
+
+    model = family.make_model(torch.float8_e4m3fn, computed_in=torch.float32)
+    before = {name: value.float() for name, value in model.model.diffusion_model.named_parameters()}
+    stir(adapter).requires_grad_(True)
+    x, prompt, references = batch(adapter, [7, 7])
+    with ComfyDitDenoiser(model) as denoiser:
+        denoiser.checkpoint(True)
+        out = denoiser.predict(x, T, prompt, streams(adapter, denoiser, references, prompt))
+        out.square().mean().backward()
+    assert adapter.streams["face"].queries[0].to_q.weight.grad.any()
+    for name, value in model.model.diffusion_model.named_parameters():
+        assert value.dtype == torch.float8_e4m3fn and torch.equal(value.float(), before[name]), name
 
 
 @torch.no_grad()

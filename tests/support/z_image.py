@@ -10,12 +10,12 @@ SIZES = dict(dim=DIM, n_layers=BLOCKS, n_refiner_layers=1, n_heads=HEADS, n_kv_h
 SIZES |= dict(axes_dims=[32, 48, 48], axes_lens=[1024, 512, 512])
 
 
-def make_model(dtype=torch.float32, seed: int = 0):
+def make_model(dtype=torch.float32, seed: int = 0, computed_in=None):
     import comfy.supported_models
 
     more = dict(image_model="lumina2", patch_size=2, in_channels=16, rope_theta=256.0, ffn_dim_multiplier=8 / 3)
     more |= dict(qk_norm=True, z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32)
-    return patcher_of(comfy.supported_models.ZImage(SIZES | more), dtype, seed, norms="norm")
+    return patcher_of(comfy.supported_models.ZImage(SIZES | more), dtype, seed, computed_in, norms="norm")
 
 
 def make_transformer():
