@@ -151,3 +151,15 @@ def test_flow_gives_the_clean_latents_back():
     noisy = flow.noisy(clean, noise, t)
     torch.testing.assert_close(flow.clean(noisy, flow.target(clean, noise), t), clean)
     torch.testing.assert_close(noisy[2], noise[2])
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("Qwen-Image", "QwenImageTransformer2DModel"), ("Z-Image", "ZImageTransformer2DModel")]
+)
+def test_layers_are_those_of_diffusers_own_sizes(name, kind):
+    import diffusers
+
+    from facecdm.hosts.diffusers.dit import layer_map
+
+    with torch.device("meta"):
+        assert layer_map(getattr(diffusers, kind)()) == BASES[name].layer_map

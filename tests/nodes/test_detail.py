@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import flux
 import numpy as np
 import pytest
+import qwen_image
 import torch
 from PIL import Image
 from twins import stir
@@ -127,6 +129,16 @@ def test_only_the_faces_that_are_connected(find, detail, group):
     faces = find(choice="left to right", index=1)
     image, mask, *_ = detail(faces=faces)
     assert torch.equal(image[:, :, :128], group[:1, :, :128]) and not torch.equal(image, group[:1])
+
+
+def test_a_model_whose_latents_have_frames(in_comfy, find, detail, group):
+    with torch.inference_mode():
+        own = {"model": qwen_image.make_model(), "vae": qwen_image.make_vae()}
+    text = flux.prompt(own["model"])
+    faces = find(choice="left to right", index=1)
+    image, *_ = detail(faces=faces, **own, positive=text, negative=text, scheduler="simple")
+    assert image.shape == group[:1].shape and torch.equal(image[:, :, :128], group[:1, :, :128])
+    assert torch.isfinite(image).all() and not torch.equal(image, group[:1])
 
 
 def test_sizes_that_are_skipped(detail, analyzer, group):
