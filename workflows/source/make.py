@@ -101,6 +101,7 @@ async def show_result(address: str, plan: Plan, api: dict) -> None:
     sheet = Image.new("RGB", (SIDE, SIDE), "#222")
     small = SIDE // 3
     scale = min(SIDE / result.width, (SIDE - small) / result.height)
+    scale = min(scale, max(int(scale), 1))  # no enlargement by a fraction, which blurs
     shown = result.resize((round(result.width * scale), round(result.height * scale)), Image.Resampling.LANCZOS)
     sheet.paste(shown, ((SIDE - shown.width) // 2, (SIDE - small - shown.height) // 2))
     for number, name in enumerate(given):
