@@ -20,6 +20,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +30,7 @@ from ....demo.schedule import SAMPLING_SETTINGS
 from ....demo.sizes import DemoSizes
 from ....demo.weights import DemoWeights, read
 from ....errors import BadFile
+from .areas import SHUFFLE, align_areas
 from .words import DemoTokenizer
 
 # Not CoreModelPatcher: dynamic VRAM saves nothing on so small a model, and does not support training.
@@ -83,7 +85,7 @@ def core_unet_config(sizes: DemoSizes) -> dict:
 class ShuffledUNet(UNetModel):
     """Core's U-Net on latents at twice its resolution (`DemoSizes.shuffle`)."""
 
-    shuffle = 2
+    shuffle = SHUFFLE
 
     def forward(self, x: Tensor, *arguments, **options) -> Tensor:
         height, width = x.shape[-2:]
@@ -163,7 +165,10 @@ def build_model(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy
     renamed = {names.get(name, name): tensor for name, tensor in weights.unet.items()}
     _fill(model.diffusion_model, renamed, "U-Net")
     model.to(offload)
-    return Patcher(model, load_device=device, offload_device=offload)
+    patcher = Patcher(model, load_device=device, offload_device=offload)
+    if config.shuffle > 1:
+        patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "facecdm_demo", align_areas)
+    return patcher
 
 
 def build_clip(weights: DemoWeights, dtype: torch.dtype | None = None) -> comfy.sd.CLIP:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tensors import close
+from twins import conditioning, predict
 
 CAPTION = "a young man, short brown hair, smiling"
 
@@ -237,6 +238,17 @@ def test_latents_of_a_sharp_model_are_an_eighth_of_the_picture(hosts, sharp, ori
     close(model.model.diffusion_model(noisy, level, context=context), expected)
     odd = model.model.diffusion_model(torch.randn(1, 12, 33, 31), level[:1], context=context[:1])
     assert odd.shape == (1, 12, 33, 31)
+
+
+def test_areas_of_a_sharp_model_hold_whole_positions(hosts, sharp):
+    """A mask's bounds may begin at any latent; the U-Net joins latents in pairs."""
+    model, x = hosts.build_model(sharp[0], torch.float32), torch.randn(1, 12, 16, 32)
+    odd, even = (
+        predict(model, x, 1.0, conditioning(torch.ones(1, 77, 192), area=area, strength=1.0))
+        for area in ((15, 17, 1, 15), (16, 18, 0, 14))
+    )
+    assert odd[..., 14:].abs().max() > 0
+    torch.testing.assert_close(odd[..., 14:], even[..., 14:])
 
 
 @torch.no_grad()
