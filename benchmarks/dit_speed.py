@@ -3,10 +3,11 @@
     python benchmarks/dit_speed.py --comfyui DIR [--double 2 --single 4] [--side 1024] [--rounds 10] [--whole]
         [--pulid-flux-ll DIR]
 
-Random weights in bf16, 512 text tokens, CFG 1, through ComfyUI's own sampling: PuLID-FLUX, and InstantX' IP-Adapter
-(ComfyUI 0.29 or newer). With a clone of lldacing's ComfyUI_PuLID_Flux_ll, the same PuLID-FLUX file is measured in that
-pack, too, and its prediction is compared. A step of the plain model is timed whole, what adapters add to it without the
-model's blocks (added_work.py). --whole also times whole steps with each adapter, and their memory.
+Random weights in bf16, 512 text tokens, CFG 1, through ComfyUI's own sampling: PuLID-FLUX, FaceCDM's own adapter with
+both streams, and InstantX' IP-Adapter (ComfyUI 0.29 or newer). With a clone of lldacing's ComfyUI_PuLID_Flux_ll, the
+same PuLID-FLUX file is measured in that pack, too, and its prediction is compared. A step of the plain model is timed
+whole, what adapters add to it without the model's blocks (added_work.py). --whole also times whole steps with each
+adapter, and their memory.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from shared import FLUX, TABLE, clone_module, in_turns, known, load, open_comfyu
 
 SIGMA, TEXT = 0.7, 512  # noise level, and number of text tokens
 FULL = FLUX["depth"], FLUX["depth_single_blocks"]
+VISION = 1280  # features of ViT-H's states
+OWN = "FaceCDM's own"
 OURS, THEIRS = "PuLID-FLUX", "PuLID-FLUX by ComfyUI_PuLID_Flux_ll"
 
 
@@ -135,6 +138,32 @@ def with_instantx(model, sizes, blocks: int, device):
     return apply_person(model, Person(load(state), None, Features(torch.randn(1, sizes.so400m))))
 
 
+def with_own(model, located: bool):
+    """FaceCDM's own adapter at the sizes of a new one for Flux.1, with open gates.
+
+    located  with 1,024 spatial tokens, conditioned on face location
+    """
+    import torch
+
+    from facecdm.adapter.config import MOST_CELLS, AdapterConfig, content_of
+    from facecdm.adapter.model import TripletAdapter
+    from facecdm.adapter.person import Person
+    from facecdm.faces.align import TEMPLATE
+    from facecdm.faces.location import SIZE
+    from facecdm.hosts.comfy.base_model import layer_map
+    from facecdm.hosts.comfy.sampling.apply import apply_person
+
+    tokens = 1024 if located else AdapterConfig.face_tokens
+    sizes = dict(face_tokens=tokens, face_content=content_of(tokens), spatial_tokens=located, image_width=VISION)
+    config = AdapterConfig.new(layer_map(model), **sizes, cell_every=math.ceil(sum(FULL) / MOST_CELLS))
+    adapter = TripletAdapter(config, torch.bfloat16).requires_grad_(False)
+    for stream in adapter.streams.values():
+        stream.gate.knots.fill_(0.5)
+    keypoints = torch.tensor(TEMPLATE, dtype=torch.float32)[None] / SIZE if located else None
+    face, image = torch.nn.functional.normalize(torch.randn(1, 512), dim=1), torch.randn(1, 257, VISION)
+    return apply_person(model, Person(adapter, face, image, keypoints=keypoints))
+
+
 def make_variants(double: int, single: int, pulid_flux_ll: Path | None, base: dict, adapters) -> tuple[dict, list[str]]:
     """MODELs by name, the plain one first, and sentences about what is missing.
 
@@ -156,6 +185,8 @@ def make_variants(double: int, single: int, pulid_flux_ll: Path | None, base: di
         variants["InstantX"] = with_instantx(plain, adapters, double + single, device)
     except UnsupportedModel as error:
         notes.append(f"InstantX was not measured: {error}")
+    variants[OWN] = with_own(plain, False)
+    variants[f"{OWN}, face location"] = with_own(plain, True)
     if pulid_flux_ll:
         variants[THEIRS] = with_pulid_flux_ll(pulid_flux_ll, plain, state, vector, states, blocks)
     return variants, notes

@@ -1,6 +1,7 @@
 """A Flux of 10 M parameters on FaceWorld, for which research.ablation trains adapters.
 
-    python -m research.small_flux base RUN --faceworld FACEWORLD --tokenizer COMFYUI/comfy/sd1_tokenizer
+    python -m research.small_flux base RUN --faceworld FACEWORLD --tokenizer COMFYUI/comfy/sd1_tokenizer \\
+        --models COMFYUI/models
     python -m research.small_flux sheet RUN --faceworld FACEWORLD --tokenizer COMFYUI/comfy/sd1_tokenizer
     python -m research.small_flux data FACEWORLD RUN/data --splits wide --pack buffalo_s --aspect 1 \\
         --detection-size 320 --faces COMFYUI/models/insightface --tokenizer COMFYUI/comfy/sd1_tokenizer
@@ -18,7 +19,10 @@ import numpy as np
 import torch
 
 from facecdm.commands import dataset
-from facecdm.demo import data, weights
+from facecdm.demo import data, poses, weights
+from facecdm.demo.cli import SPLITS
+from facecdm.demo.emphasis import FaceWeights
+from facecdm.demo.pose_cli import open_analyzer
 from facecdm.demo.train import Plan, encode_all
 from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt
@@ -39,6 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         part.add_argument("run", type=Path, help="folder of checkpoints and results")
         part.add_argument("--faceworld", type=Path, required=True)
         part.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer")
+    base.add_argument("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     base.add_argument("--latents", type=Path, help="latents.npy of another training on the same pictures")
     base.add_argument("--steps", type=int, default=3000, help="the learning rate falls over the last quarter")
     base.add_argument("--batch", type=int, default=64)
@@ -49,14 +54,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def pictures(arguments: argparse.Namespace, demo: weights.DemoWeights) -> Pictures:
-    """FaceWorld's `train` and `wide`, encoded once."""
-    splits, cache = ("train", "wide"), arguments.run / "cache"
+    """FaceWorld's `train` and `wide`, encoded once. Their faces count more in the loss, as in the demo's U-Net."""
+    cache = arguments.run / "cache"
+    captions = [label["caption"] for label in data.read_labels(arguments.faceworld, SPLITS)]
+    count = len(captions)
+    found = poses.load(arguments.faceworld, SPLITS, count, cache, lambda: open_analyzer(arguments.models))
     if arguments.latents is not None:
-        captions = [label["caption"] for label in data.read_labels(arguments.faceworld, splits)]
-        return Pictures(np.load(arguments.latents, mmap_mode="r"), captions)
-    portraits = data.load(arguments.faceworld, splits, demo.sizes.image_size, cache)
-    latents = encode_all(portraits, Decoder(demo).autoencoder, cache / "latents.npy", "cpu")
-    return Pictures(latents, portraits.captions)
+        latents = np.load(arguments.latents, mmap_mode="r")
+    else:
+        portraits = data.load(arguments.faceworld, SPLITS, demo.sizes.image_size, cache)
+        latents = encode_all(portraits, Decoder(demo).autoencoder, cache / "latents.npy", "cpu")
+    return Pictures(latents, captions, FaceWeights(found, count))
 
 
 def draw_sheet(run: Path, demo: weights.DemoWeights, encoders: FluxEncoders, captions: list[str]) -> None:

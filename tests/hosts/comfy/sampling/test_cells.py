@@ -129,6 +129,10 @@ def test_the_benchmark_counts_what_cells_add_to_a_step(model, monkeypatch):
     rows = benchmark(3, 5, 64, 1, 2, whole=False, base=sizes, adapters=SMALL_FLUX)
     plain, row = (next(row for row in rows if f"| {name} |" in row) for name in ("plain", "PuLID-FLUX"))
     assert [int(count) for count in row.split("|")[7:9]] == [2 * CELLS, 0] and "3 + 5 blocks" in plain
+    own = [
+        row for row in rows if row.startswith("| FaceCDM's own")
+    ]  # two streams, each with a cell after every third block
+    assert [[int(count) for count in row.split("|")[7:9]] for row in own] == [[2 * 2 * 3, 0]] * 2
 
 
 def test_clones_allocate_nothing(model, pulid):
