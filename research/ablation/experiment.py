@@ -99,7 +99,7 @@ def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str,
     out = {}
     if not pose:
         out = {
-            one.name: "there is no file of the demo's pose ControlNet"
+            one.name: "there is no pose ControlNet"
             for one in ARMS
             if not (one.sampling.pose and one.sampling.located)
         }
