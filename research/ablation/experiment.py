@@ -99,9 +99,7 @@ def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str,
     out = {}
     if not pose:
         out = {
-            one.name: "there is no pose ControlNet"
-            for one in ARMS
-            if not (one.sampling.pose and one.sampling.located)
+            one.name: "there is no pose ControlNet" for one in ARMS if not (one.sampling.pose and one.sampling.located)
         }
     out |= {one.name: NOT_REQUESTED for one in ARMS if one.name not in {*chosen, *out}}
     return [name for name in chosen if name not in out], out
