@@ -9,7 +9,7 @@ from ..facecdm.errors import FaceCDMError
 from ..facecdm.faces.align import ellipse_mask
 from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.value import Face
-from ..facecdm.faces.window import Window, resize, window_around
+from ..facecdm.faces.window import STEP, Window, resize, window_around
 from .checks import checked
 from .inputs import integer, number, optional, switch
 from .new_fields import ADVANCED, aliases
@@ -143,13 +143,14 @@ class DetailFaces(io.ComfyNode):
             model, positive, negative, vae, seed, steps, cfg, sampler_name, scheduler, denoise, noise_mask
         )
         height, width = image.shape[1:3]
+        step = getattr(vae, "multiple", STEP)  # the demo's VAE crops pictures to it
         result, masks, pairs = image.clone(), torch.zeros(image.shape[:3]), []
         for order, face in enumerate(found):
             index = face.image_index
             if not min_size <= face.width <= max_size:
                 lines.append(f"Picture {index}: face of {face.width:.0f} px skipped, not within min_size … max_size")
                 continue
-            window = window_around(face.box, height, width, padding, guide_size)
+            window = window_around(face.box, height, width, padding, guide_size, step)
             mask = _mask(face, window, mask_grow, feather)
             before = window.enlarged(result[index])
             detail = sampler(before, mask, window, face, order)

@@ -70,18 +70,18 @@ class Window:
         return result
 
 
-def window_around(box: Tensor, height: int, width: int, padding: float, guide_size: int) -> Window:
+def window_around(box: Tensor, height: int, width: int, padding: float, guide_size: int, step: int = STEP) -> Window:
     """Square window around a face's `box` [4] in a picture of height × width. `padding` per side is in face sizes.
 
     It is moved into the picture, and cut if it is larger. Its longer side is sampled at `guide_size`, or at its
-    own size if that is larger, so a face is never shrunk.
+    own size if that is larger, so a face is never shrunk. The sides are multiples of `step`.
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     side = max(x1 - x0, y1 - y0, 1.0) * (1 + 2 * padding)
     left, wide = _within((x0 + x1) / 2, side, width)
     top, high = _within((y0 + y1) / 2, side, height)
     scale = max(guide_size / max(wide, high), 1.0)
-    size = tuple(max(round(part * scale / STEP), 1) * STEP for part in (high, wide))
+    size = tuple(max(round(part * scale / step), 1) * step for part in (high, wide))
     return Window(left, top, left + wide, top + high, height, width, size)
 
 

@@ -26,6 +26,13 @@ def test_the_face_is_in_the_middle_where_there_is_room():
     assert (edge.x0, edge.x1) == (0, 40), "moved into the picture"
 
 
+@pytest.mark.parametrize("step", [8, 16])
+def test_the_sides_are_multiples_of_what_the_vae_encodes(step):
+    """Also of a window that the picture cuts."""
+    window = window_around(torch.tensor([10.0, 10, 80, 80]), 100, 200, 0.5, 256, step)
+    assert max(window.size) >= 256 and min(window.size) < 256 and all(side % step == 0 for side in window.size)
+
+
 def test_putting_back_an_unchanged_window_changes_nothing():
     picture = torch.rand(60, 90, 3)
     window = window_around(torch.tensor([30.0, 20, 50, 40]), 60, 90, 0.5, 40)
