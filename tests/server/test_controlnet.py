@@ -1,36 +1,20 @@
-"""Apply FaceCDM to ControlNet in a running ComfyUI: the demo model, a made-up control-LoRA, core's own loader."""
+"""Apply FaceCDM to ControlNet in a running ComfyUI: the demo model, its pose ControlNet."""
 
 import io
 import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from facecdm.apps.references import FACEWORLD_REFERENCE
-from facecdm.demo import weights as demo
-from facecdm.demo.pose_net import PoseNet, write
-from facecdm.demo.unet import build_unet
-
-NET = "made-up.safetensors"
+from facecdm.demo.weights import default_path
 
 
-@pytest.fixture(scope="module")
-def net(server):
-    """A pose ControlNet for the demo model as if trained, random, in models/controlnet."""
-    if not demo.default_path().is_file():
-        pytest.skip(f"no demo weights at {demo.default_path()}")
-    sizes = demo.read().sizes
-    torch.manual_seed(0)
-    net = PoseNet(build_unet(sizes.unet_config()), rank=4)
-    with torch.no_grad():
-        for value in net.parameters():
-            value.add_(0.05 * torch.randn(value.shape))
-    folder = server.base / "models" / "controlnet"
-    write(net.state_dict(), sizes, 1, folder / NET)
+@pytest.fixture(scope="module", autouse=True)
+def photo(server):
+    if not default_path().is_file():
+        pytest.skip(f"no demo weights at {default_path()}")
     shutil.copy(FACEWORLD_REFERENCE, server.base / "input" / "person.webp")
-    yield NET
-    (folder / NET).unlink()
 
 
 def graph(apply: dict) -> dict:
@@ -76,7 +60,7 @@ def graph(apply: dict) -> dict:
             draw_face=True,
             thickness=1.0,
         ),
-        "9": node("ControlNetLoader", control_net_name=NET),
+        "9": node("FaceCDMLoadDemoPose"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=2),
         "20": apply,
         "30": node(
@@ -117,7 +101,7 @@ OURS = {
 }
 
 
-def test_the_controlnet_reads_the_face_tokens(server, net):
+def test_the_controlnet_reads_the_face_tokens(server):
     from PIL import Image
 
     def pictures(apply: dict) -> np.ndarray:
