@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     base.add_argument("--latents", type=Path, help="latents.npy of another training on the same pictures")
     base.add_argument("--steps", type=int, default=3000, help="the learning rate falls over the last quarter")
     base.add_argument("--batch", type=int, default=64)
-    base.add_argument("--rate", type=float, default=1e-3)
+    base.add_argument("--rate", type=float, default=3e-3)
     base.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
     base.add_argument("--compile", action="store_true", help="compile the model, which takes some minutes")
     return parser.parse_args(arguments)
