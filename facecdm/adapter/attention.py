@@ -78,6 +78,7 @@ class LayerStream:
     q_factor    [C], a factor on the layer's queries
     part        the part of the stream that runs in this layer at every step; k and v of a residual cell have its inner
                 width (adapter/cells.py)
+    tokens      [1 or rows, N, context], the tokens of k and v, for a ControlNet that reads them; None: not kept
     """
 
     start: int
@@ -96,6 +97,7 @@ class LayerStream:
     place: str = CROSS_ATTENTION
     q_factor: Tensor | None = None
     part: nn.Module | None = None
+    tokens: Tensor | None = None
 
 
 def triplet_attention(

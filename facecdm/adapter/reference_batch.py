@@ -96,6 +96,7 @@ class ReferenceBatch:
                         project=None if location is None else project,
                         place=stream.place,
                         part=parts[name].get(index),
+                        tokens=tokens,
                     )
                 )
         return people

@@ -1,33 +1,39 @@
 """Run the ablation: trainings that differ in one thing, scored in the same way.
 
-    python -m research.ablation --faceworld FACEWORLD --data DATA --comfyui DIR --models DIR/models \\
-        --write docs/results.md
+    python -m research.ablation --faceworld FACEWORLD --comfyui DIR --models DIR/models --judge JUDGE.pt \\
+        --write docs/results.md [--list | --smoke]
 
-DATA is a data set that `python -m facecdm dataset` made from FaceWorld (docs/results.md). Each arm is trained on the
-demo model (FACECDM_DEMO_WEIGHTS names other weights), samples the same people with the same prompts and noise, and is
-scored by InsightFace and by dlib, which no training used. Everything is in --out: a run that was stopped or killed
-continues, and results.md, tables/, results.json, strength.png, sheet.jpg and report/ are rewritten after each arm.
-Small, for a CPU: --steps 60 --batch 4 --people 12 --prompts 1 --seeds 1 --arms …
+Each arm is trained on the demo model (FACECDM_DEMO_WEIGHTS names other weights), samples the same people with the same
+prompts and noise, and is scored by InsightFace, by dlib, which no training used, and by the judge of
+benchmarks/demo_judge.py. The plan is arms.py, and what the arms share is recipe.yaml. Everything is in --out: a run
+that was stopped or killed continues with the same arm and step, and results.md, tables/, results.json, strength.png,
+sheet.jpg and report/ are rewritten after each arm. --data is made from FaceWorld if it does not exist.
+
 --small-flux takes the base model of research.small_flux, a DiT, which is sampled without a pose ControlNet.
+--list prints the arms with their settings, weights, pictures and core hours (costs.json, measured by --smoke).
+--smoke runs every arm for a few steps, in minutes, and writes OUT/costs.json.
 """
 
 import argparse
-import hashlib
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from facecdm.demo.paths import POSE_CONTROLNET
+from benchmarks.shared import ROOT
+from facecdm.demo.paths import POSE_CONTROLNET, in_use
 from facecdm.demo.weights import DemoWeights, read
 from facecdm.errors import FaceCDMError
 from facecdm.training.dataset.demo import DemoEncoders
 from facecdm.training.denoiser import Denoiser
 
 from .arms import ARMS, STRENGTHS, arm
+from .bases import Bases
 from .experiment import Experiment, available, jobs
+from .smoke import SMOKE_PEOPLE, short_recipe
 
 HERE = Path(__file__).resolve().parent
 PACK, RECOGNISER = "buffalo_s", "insightface/models/buffalo_s/w600k_mbf.onnx"
@@ -37,13 +43,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--faceworld", type=Path, required=True)
-    add("--data", type=Path, required=True, help="the data set that is trained on")
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
+    add("--judge", type=Path, help="judge.pt of benchmarks/demo_judge.py; without it only colours are judged")
+    add("--list", action="store_true", help="print the arms and what they take, and do nothing")
+    add("--smoke", action="store_true", help="every arm for a few steps, two people, and a small data set")
+    add("--data", type=Path, help="the data set that is trained on (default: OUT/data)")
     add(
         "--pose",
         type=Path,
-        default=POSE_CONTROLNET,
+        default=in_use(POSE_CONTROLNET),
         help="the demo's pose ControlNet, used by all arms but two",
     )
     add("--small-flux", type=Path, metavar="RUN", help="the base model is the small Flux that was trained there")
@@ -53,12 +62,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="ARM=FILE",
-        help="existing adapters instead of an arm's first training (a LoRA beside one is applied)",
+        help="existing adapters instead of an arm's first training (LoRAs beside one are applied)",
     )
     add("--arms", nargs="+", help=f"some of: {', '.join(one.name for one in ARMS)} (default: all)")
     add("--seeds", type=int, default=3, help="trainings of each headline arm")
-    add("--steps", type=int, default=0, help="of each training, all stages together; 0: the recipe's")
-    add("--batch", type=int, default=0, help="pictures per step; 0: the recipe's")
+    add("--share", type=float, default=1.0, help="of the recipe's steps; less makes every training shorter")
     add("--people", type=int, default=48)
     add("--prompts", type=int, default=4, help="for each person")
     add(
@@ -67,7 +75,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="val people who are not used; 0009 0014 are in the demo's adapter",
     )
-    add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curve")
+    add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curves")
     add("--sampling-steps", type=int, default=20)
     add("--sampling-batch", "--draw-batch", type=int, default=8, help="images sampled at once")
     add("--cfg", type=float, default=4.0)
@@ -77,7 +85,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--write", type=Path, help="a Markdown file whose marked part is replaced by the results")
     add("--device", help="default: the GPU where there is one")
     add("--threads", type=int, default=0)
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if found.smoke:
+        found.people, found.prompts, found.sampling_steps, found.strengths, found.seeds = 2, 2, 4, [0.5], 1
+    found.data = found.data or found.out / "data"
+    return found
+
+
+def make_data(arguments: argparse.Namespace) -> None:
+    """Make the data set unless it exists; an interrupted command continues. Raises FaceCDMError."""
+    done = arguments.data / "done"
+    if done.exists() or (arguments.data != arguments.out / "data" and arguments.data.exists()):
+        return
+    options = ["--splits", "train", "wide", "--pack", PACK, "--aspect", "1", "--detection-size", "320"]
+    options += ["--faces", arguments.models / "insightface", "--tokenizer", arguments.comfyui / "comfy/sd1_tokenizer"]
+    options += ["--people", SMOKE_PEOPLE] if arguments.smoke else []
+    command = [sys.executable, "-m", "facecdm", "dataset", arguments.faceworld, arguments.data, *options]
+    if subprocess.run([str(part) for part in command], cwd=ROOT).returncode:
+        raise FaceCDMError("the data set could not be made; see above")
+    done.touch()
 
 
 def read_recipe(arguments: argparse.Namespace):
@@ -85,7 +111,9 @@ def read_recipe(arguments: argparse.Namespace):
 
     from facecdm.training.config import Config
 
-    values = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
+    values = short_recipe(
+        yaml.safe_load(arguments.recipe.read_text(encoding="utf-8")), arguments.share, arguments.smoke
+    )
     return Config.model_validate(
         {
             **values,
@@ -101,28 +129,38 @@ def read_recipe(arguments: argparse.Namespace):
 class Base:
     """The base model of all arms.
 
-    control  file of its pose ControlNet, or None
     located  whether adapters are conditioned on face location
     """
 
-    denoiser: Denoiser
+    bases: Bases
     encoders: DemoEncoders
-    control: Path | None
     located: bool
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return self.bases.plain
 
 
 def open_base(arguments: argparse.Namespace, weights: DemoWeights, device: str) -> Base:
     """The demo model, or the small Flux on its latents."""
-    from facecdm.hosts.diffusers.denoiser import demo_denoiser
-
     tokenizer = arguments.comfyui / "comfy" / "sd1_tokenizer"
     if arguments.small_flux is not None:
         from ..small_flux.denoiser import open_denoiser
         from ..small_flux.encoders import FluxEncoders
 
-        return Base(open_denoiser(arguments.small_flux, weights), FluxEncoders(tokenizer, weights), None, True)
+        return Base(Bases(open_denoiser(arguments.small_flux, weights)), FluxEncoders(tokenizer, weights), True)
     pose = arguments.pose if arguments.pose.is_file() else None
-    return Base(demo_denoiser(weights, device, pose), DemoEncoders(tokenizer, weights), pose, pose is not None)
+    return Base(Bases.open(weights, device, pose), DemoEncoders(tokenizer, weights), pose is not None)
+
+
+def open_lab(arguments: argparse.Namespace, bases: Bases):
+    """The trainings' part of the experiment."""
+    from facecdm.training.dataset.data_set import DataSet
+
+    from .training import Lab
+
+    given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
+    return Lab(bases, DataSet(arguments.data), read_recipe(arguments), arguments.out, given)
 
 
 def open_all(arguments: argparse.Namespace) -> Experiment:
@@ -131,26 +169,24 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.evaluation.pictures import cached_opener
     from facecdm.evaluation.recognisers import Dlib, InsightFace
     from facecdm.faces.analyzer import open_pack
-    from facecdm.training.dataset.data_set import DataSet
 
     from . import people
     from .conditioning import open_probe
     from .sampling import ImageSampler
     from .scoring import CachedRecogniser, Scorer
-    from .training import Lab
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    packs, weights = [arguments.models / "insightface"], read()
+    weights, packs = read(), [arguments.models / "insightface"]
     base = open_base(arguments, weights, device)
-    denoiser, encoders, size = base.denoiser, base.encoders, weights.sizes.image_size
-    side = size // weights.sizes.downscale
-    names, left_out = available(arguments.arms, base.control is not None)
-    analyzer, data_set = open_pack(packs, PACK), DataSet(arguments.data)
-    if analyzer.recogniser != data_set.recogniser:
+    lab, encoders = open_lab(arguments, base.bases), base.encoders
+    names, left_out = available(arguments.arms, lab.bases.posed is not None)
+    analyzer = open_pack(packs, PACK)
+    if analyzer.recogniser != lab.data.recogniser:
         raise FaceCDMError(
-            f"{arguments.data} was embedded by {data_set.recogniser}, and {PACK} has "
+            f"{arguments.data} was embedded by {lab.data.recogniser}, and {PACK} has "
             f"{analyzer.recogniser}: prepare it with {PACK}"
         )
+    sizes = weights.sizes
     evaluation_set = people.choose_evaluation_set(
         arguments.faceworld,
         arguments.cache,
@@ -162,61 +198,75 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         arguments.leave_out,
         open_pack(packs, PACK, landmarks=True) if base.located else None,
     )
-    if base.control is None:
+    if lab.bases.posed is None:
         evaluation_set = replace(evaluation_set, hints=None)
-    train = data.load(arguments.faceworld, ("train",), size, arguments.cache)
+    train = data.load(arguments.faceworld, ("train",), sizes.image_size, arguments.cache)
 
     def cached(one) -> CachedRecogniser:
         return CachedRecogniser(one, arguments.out / "recognised" / f"{one.name.replace('/', ' ')}.jsonl")
 
     first = cached(InsightFace.of(analyzer))
     recognisers = [first, *([] if arguments.no_dlib else [cached(Dlib(first.recognise))])]
-    colours = people.Colours(train, data.read_labels(arguments.faceworld, ("val",)))
-    evaluator = Evaluator(recognisers, cached_opener(), colours, people.others(train, arguments.out / "others"))
-    given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
-    lab = Lab(denoiser, data_set, read_recipe(arguments), arguments.steps, arguments.batch, arguments.out, given)
+    others = people.others(train, arguments.out / "others")
+    reader = people.Reader(train, arguments.judge)
+    evaluator = Evaluator(recognisers, cached_opener(), others=others, judge=reader)
+    side = sizes.image_size // sizes.downscale
     sampler = ImageSampler(
-        denoiser,
+        lab.bases,
         evaluation_set,
-        (weights.sizes.latent_channels, side, side),
+        (sizes.latent_channels, side, side),
         arguments.out / "pictures",
         arguments.sampling_steps,
         arguments.cfg,
         arguments.sampling_batch,
-        control=base.control and hashlib.sha256(base.control.read_bytes()).hexdigest(),
     )
     settings = {name: str(value) for name, value in vars(arguments).items()} | {
-        "base": denoiser.fingerprint,
+        "base": lab.bases.plain.fingerprint,
         "base steps": weights.steps,
         "device": device,
         "torch": torch.__version__,
         "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
         "cores": os.cpu_count(),
     }
-    probe = open_probe(denoiser, data_set, evaluation_set, first.recognise, encoders, arguments.out / "probed")
-    return Experiment(
-        lab,
-        sampler,
-        Scorer(evaluator, evaluation_set, evaluation_set.hints is not None),
-        arguments.out,
-        jobs(names, arguments.seeds, arguments.strengths),
-        settings,
-        left_out,
-        probe,
-    )
+    folder = arguments.out / "probed"
+    probe = open_probe(lab.bases.plain, lab.data, evaluation_set, first.recognise, encoders, folder)
+    scorer = Scorer(evaluator, evaluation_set, evaluation_set.hints is not None)
+    chosen = jobs(names, arguments.seeds, arguments.strengths)
+    return Experiment(lab, sampler, scorer, arguments.out, chosen, settings, left_out, probe)
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Print the arms and what they take."""
+    from .costs import Costs, listing
+
+    lab = open_lab(arguments, open_base(arguments, read(), "cpu").bases)
+    names, left_out = available(arguments.arms, lab.bases.posed is not None)
+    images = arguments.people * arguments.prompts
+    chosen = jobs(names, arguments.seeds, arguments.strengths)
+    print(listing(lab, chosen, images, arguments.sampling_steps, Costs.read()))
+    for name, why in left_out.items():
+        print(f"{name}: left out, {why}")
 
 
 def main() -> int:
+    from .costs import measured
     from .results import put_into
 
     arguments = parse()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        results = open_all(arguments).run()
+        make_data(arguments)
+        if arguments.list:
+            show(arguments)
+            return 0
+        experiment = open_all(arguments)
+        results = experiment.run()
     except FaceCDMError as error:
         sys.exit(f"error: {error}")
     print(results.markdown())
+    if arguments.smoke:
+        measured(experiment).write(arguments.out / "costs.json")
     if arguments.write:
         put_into(arguments.write, arguments.out)
     return 0

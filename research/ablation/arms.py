@@ -1,4 +1,4 @@
-"""The arms of the ablation. Each is one entry of a table, and differs from the full triplet in one thing."""
+"""The arms of the ablation. Each is one entry of a table, and differs from the full triplet in what it declares."""
 
 from dataclasses import dataclass, field, replace
 
@@ -12,16 +12,22 @@ class Design:
     """The adapter that a training starts from.
 
     image, interplay, router, spatial_tokens  whether it has that part
-    faceid      IP-Adapter FaceID's design: an MLP so wide that the adapter is as large as the triplet, constant gates
-    whole_code  no bottleneck: the code is as wide as the embedding
+    mlp_tokens    > 0: so many face tokens from an MLP, and gates that are constant over the noise, as in FaceID
+    whole_code    no bottleneck: the code is as wide as the embedding
+    kappa         κ of both streams
+    location      a location head finds the face where its location is not given
+    face_control  the pose ControlNet reads the face tokens instead of the prompt, and a LoRA of it is trained
     """
 
     image: bool = True
     interplay: bool = True
     router: bool = False
     spatial_tokens: bool = True
-    faceid: bool = False
+    mlp_tokens: int = 0
     whole_code: bool = False
+    kappa: float = 0.0
+    location: bool = True
+    face_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,12 @@ class SamplingSettings:
     """How an arm's images are sampled.
 
     face, image  strengths of the streams
-    kappa        of both streams; None: as trained
     pose         under the pose ControlNet, where there is one
     located      an adapter with spatial tokens is conditioned on face location
     """
 
     face: float = 1.0
     image: float = 1.0
-    kappa: float | None = None
     pose: bool = True
     located: bool = True
 
@@ -47,9 +51,11 @@ class Arm:
 
     description  for the report
     headline     three trainings instead of one
+    curve        sampled at several strengths
     design       of its adapter
-    settings     override those of every stage
+    settings     override those of every stage; of one stage as "fine.background"
     frozen       parameter groups that are not trained
+    trained      further parameter groups that are trained
     stages       the stages that are trained
     sampling     how its images are sampled
     of           the arm whose training it uses
@@ -59,61 +65,81 @@ class Arm:
     name: str
     description: str
     headline: bool = False
+    curve: bool = False
     design: Design = field(default_factory=Design)
     settings: tuple[tuple[str, object], ...] = ()
     frozen: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
     stages: tuple[str, ...] = ("broad", "identity", "fine")
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     of: str = ""
     trains: bool = True
 
 
-NONE, FACE, TRIPLET = "no identity", "face alone", "triplet"
-_POSELESS = SamplingSettings(pose=False, located=False)
-_FACEID = Design(image=False, interplay=False, faceid=True)
+NONE, TRIPLET = "no identity", "triplet"
+NONE_POSELESS, POSELESS = "no identity, without pose", "without pose"
+# The sampled identity loss begins with noise where the face's location is known, else with the noisy picture.
+_UNLOCATED = (("few_steps_from", "picture"), ("find_location", 0.0))
+_ALONE = SamplingSettings(pose=False, located=False)
 
 ARMS: tuple[Arm, ...] = (
     Arm(NONE, "the base model: same prompts, same noise", trains=False),
     Arm(
-        FACE,
-        "IP-Adapter FaceID's design with the same number of weights as the triplet: MLP, decoupled attention, LoRA",
+        "FaceID's design",
+        "IP-Adapter FaceID: four tokens by an MLP, decoupled attention, LoRA",
         headline=True,
-        design=_FACEID,
-        settings=(("bottleneck", 0.0),),
-        frozen=("kappa", "interplay"),
+        curve=True,
+        design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=4),
+        settings=(("bottleneck", 0.0), *_UNLOCATED),
+        frozen=("interplay",),
     ),
-    Arm(TRIPLET, "face, image and interplay, in three stages", headline=True),
     Arm(
-        "face alone, our gates",
-        "the triplet's face stream and nothing else: bottleneck, learnt gates",
+        "InstantID's design",
+        "sixteen tokens by an MLP, decoupled attention without LoRA, and a ControlNet that reads the tokens instead "
+        "of the prompt (a LoRA of the pose ControlNet is trained)",
+        curve=True,
+        design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=16, face_control=True),
+        settings=(("bottleneck", 0.0), ("drop_pose", 0.0), *_UNLOCATED),
+        frozen=("interplay", "lora"),
+        trained=("control",),
+    ),
+    Arm(
+        "PuLID's alignment",
+        "the triplet with PuLID's alignment loss instead of the background loss, and κ 1 as its projection",
+        curve=True,
+        design=Design(kappa=1.0),
+        settings=(
+            ("background", 0.0),
+            ("identity.alignment", 0.6),
+            ("fine.alignment", 0.6),
+        ),
+    ),
+    Arm(TRIPLET, "face, image and interplay, in three stages", headline=True, curve=True),
+    Arm(
+        "face stream",
+        "the triplet's face stream and nothing else",
+        headline=True,
+        curve=True,
         design=Design(image=False, interplay=False),
+        frozen=("interplay",),
     ),
-    Arm("without interplay", "face and image stream without interplay", design=Design(interplay=False)),
+    Arm(
+        "without interplay",
+        "face and image stream",
+        headline=True,
+        curve=True,
+        design=Design(interplay=False),
+        frozen=("interplay",),
+    ),
     Arm("token-wise router", "the triplet with a weight per stream and position", design=Design(router=True)),
-    Arm(
-        "κ 0",
-        "the triplet sampled with κ 0",
-        of=TRIPLET,
-        sampling=SamplingSettings(kappa=0.0),
-    ),
-    Arm(
-        "κ 1",
-        "the triplet sampled with κ 1",
-        of=TRIPLET,
-        sampling=SamplingSettings(kappa=1.0),
-    ),
-    Arm(
-        "face shown alone",
-        "the triplet sampled without its image stream",
-        of=TRIPLET,
-        sampling=SamplingSettings(image=0.0),
-    ),
+    Arm("κ learnt", "the triplet, whose κ is trained", trained=("kappa",)),
     Arm(
         "one stage",
-        "the second stage only, for the same number of steps: everything is trained at once",
+        "the second stage only: everything is trained at once, with as many sampled identity losses",
         stages=("identity",),
+        settings=(("learning_rate", 1e-3), ("schedule", "linear"), ("identity_every", 9)),
     ),
-    Arm("two stages", "the same number of steps, without the third stage", stages=("broad", "identity")),
+    Arm("two stages", "without the third stage", stages=("broad", "identity")),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
     Arm(
         "without bottleneck",
@@ -121,18 +147,28 @@ ARMS: tuple[Arm, ...] = (
         design=Design(whole_code=True),
         settings=(("bottleneck", 0.0),),
     ),
-    Arm("without spatial tokens", "face tokens and keys start at random", design=Design(spatial_tokens=False)),
+    Arm(
+        "without sampled identity",
+        "the identity loss is on one-step predictions",
+        settings=(("few_steps", 0),),
+    ),
     Arm(
         "without face location",
-        "the triplet with the same pose ControlNet, not conditioned on face location",
-        of=TRIPLET,
+        "the triplet, trained and sampled without face location",
+        design=Design(location=False),
+        settings=(("drop_pose", 1.0), *_UNLOCATED),
         sampling=SamplingSettings(located=False),
     ),
-    Arm("without pose", "the triplet sampled without the pose ControlNet", of=TRIPLET, sampling=_POSELESS),
-    Arm("no identity, without pose", "the base model without the pose ControlNet", trains=False, sampling=_POSELESS),
+    Arm(
+        POSELESS,
+        "the triplet sampled without the pose ControlNet; it finds the face by itself",
+        of=TRIPLET,
+        sampling=_ALONE,
+    ),
+    Arm(NONE_POSELESS, "the base model without the pose ControlNet", trains=False, sampling=_ALONE),
 )
 NOT_REQUESTED = "not requested in this run"
-STRENGTHS = (0.0, 0.4, 0.7, 1.0, 1.3)
+STRENGTHS = (0.4, 0.7, 1.0, 1.3)
 
 
 def arm(name: str) -> Arm:
@@ -147,38 +183,35 @@ def trained_as(arm_: Arm) -> Arm:
     return arm(arm_.of) if arm_.of else arm_
 
 
-def plan(arm_: Arm, recipe: Config, steps: int, batch: int, seed: int) -> tuple[Stage, ...]:
-    """The recipe's stages for the arm: `steps` in total, distributed as in the recipe.
-
-    0 keeps the recipe's number of steps or batch. Ramps end within a quarter of their stage.
-    """
+def plan(arm_: Arm, recipe: Config, seed: int) -> tuple[Stage, ...]:
+    """The arm's stages. It sees as many pictures as the whole recipe, distributed as in the recipe."""
     all_stages = recipe.plan()
     stages = [stage for stage in all_stages if stage.name in arm_.stages]
-    total = steps or sum(stage.steps for stage in all_stages)
     if not stages:
         raise FaceCDMError(f"the recipe has none of the stages of {arm_.name!r}: {', '.join(arm_.stages)}")
-    own = sum(stage.steps for stage in stages)
-    counts = [max(round(total * stage.steps / own), 1) for stage in stages]
-    counts[counts.index(max(counts))] += total - sum(counts)
-    result = []
-    for stage, count in zip(stages, counts):
-        if count < 1:
-            raise FaceCDMError(f"{total} steps are too few for {len(stages)} stages")
-        short = {name: min(getattr(stage, name), count // 4) for name in ("warmup", "identity_ramp")}
-        result.append(
-            stage.with_settings(
-                **{
-                    "steps": count,
-                    "batch": batch or stage.batch,
-                    "seed": seed,
-                    "validate_every": 10**9,
-                    "train": [group for group in stage.train if group not in arm_.frozen],
-                    **short,
-                    **dict(arm_.settings),
-                }
-            )
-        )
-    return tuple(result)
+    share = sum(_pictures(stage) for stage in all_stages) / sum(_pictures(stage) for stage in stages)
+    return tuple(_stage(arm_, stage, max(round(share * stage.steps), 1), seed) for stage in stages)
+
+
+def _pictures(stage: Stage) -> int:
+    return stage.steps * stage.batch
+
+
+def _stage(arm_: Arm, stage: Stage, steps: int, seed: int) -> Stage:
+    """The recipe's stage as the arm trains it. Ramps end within a quarter of it."""
+    own = {}
+    for key, value in arm_.settings:
+        where, _, name = key.rpartition(".")
+        own |= {name: value} if where in ("", stage.name) else {}
+    changed = {
+        "steps": steps,
+        "seed": seed,
+        "validate_every": 10**9,
+        "location_steps": 0,  # all arms share one location head
+        "train": [group for group in (*stage.train, *arm_.trained) if group not in arm_.frozen],
+        **{name: min(getattr(stage, name), steps // 4) for name in ("warmup", "identity_ramp")},
+    }
+    return stage.with_settings(**changed, **own)
 
 
 def config_of(stages: tuple[Stage, ...], recipe: Config, **files) -> Config:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from facecdm.evaluation.evaluate import SampleScores
 
-from .arms import ARMS, NONE, NOT_REQUESTED, TRIPLET, Arm, arm, trained_as, with_strength
+from .arms import ARMS, NONE, NOT_REQUESTED, Arm, arm, trained_as, with_strength
 from .conditioning import LOCATED, ConditioningProbe
 from .results import Results
 from .sampling import ImageSampler
@@ -23,10 +23,10 @@ class Job:
 
 
 def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
-    """Every arm's first training, the curve, then the headline's other seeds: an early table says the most."""
+    """Every arm's first training, the curves, then the headline's other seeds: an early table says the most."""
     chosen = [one for one in ARMS if one.name in names or one.name == NONE]
     first = [Job(one, 0) for one in chosen]
-    curve = [Job(one, 0, strength) for one in chosen if one.name == TRIPLET for strength in strengths]
+    curve = [Job(one, 0, strength) for one in chosen if one.curve for strength in strengths]
     more = [Job(one, seed) for seed in range(1, seeds) for one in chosen if one.headline]
     return first + curve + more
 
@@ -57,29 +57,36 @@ class Experiment:
         results = None
         total = len(self.jobs) * len(self.sampler.evaluation_set.requests)
         with tqdm(total=total, desc="pictures", unit="picture", mininterval=5) as bar:
+            real = self.scorer.score_real()
             for job in self.jobs:
                 bar.set_description(f"{job.arm.name}, seed {job.seed}")
                 sampling = job.arm.sampling if job.strength is None else with_strength(job.arm.sampling, job.strength)
                 trained = self._train(job) if job.arm.trains else None
-                paths = self.sampler.generate(trained, sampling, bar.update)
+                paths = self.sampler.generate(trained, sampling, bar.update, trained_as(job.arm).design)
                 generated.append(Generated(job.arm.name, job.seed, paths, job.strength))
                 rows += self.scorer.score(generated[-1], generated[0].paths)  # the first job is without identity
                 results = Results(
                     self.scorer,
                     list(rows),
                     list(generated),
-                    [one.facts for one in self._trained.values()],
+                    self.facts(),
                     self.settings,
                     len(self.jobs),
                     self.left_out,
                     self._probed(),
+                    real,
                 )
                 results.write(self.out)
         return results
 
+    def facts(self) -> list[dict]:
+        """The facts of the trainings so far."""
+        return [one.facts for one in self._trained.values()]
+
     def _probed(self) -> dict:
         probed: dict = {}
-        for (name, seed), trained in sorted(self._trained.items(), key=lambda item: item[0][1]) if self.probe else ():
+        plain = {key: one for key, one in self._trained.items() if not arm(key[0]).design.face_control}
+        for (name, seed), trained in sorted(plain.items(), key=lambda item: item[0][1]) if self.probe else ():
             name = f"{name}, seed {seed}" if seed else name
             probed[name] = self.probe.measure(trained)
             if trained.adapter.config.spatial_tokens:
@@ -99,7 +106,7 @@ def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str,
     out = {}
     if not pose:
         out = {
-            one.name: "there is no pose ControlNet" for one in ARMS if not (one.sampling.pose and one.sampling.located)
+            one.name: "there is no pose ControlNet" for one in ARMS if not one.sampling.pose or one.design.face_control
         }
     out |= {one.name: NOT_REQUESTED for one in ARMS if one.name not in {*chosen, *out}}
     return [name for name in chosen if name not in out], out

@@ -18,11 +18,18 @@ SIZE = 256  # of the reference photos, as FaceWorld has them
 
 @dataclass(frozen=True)
 class Request:
-    """An image to sample: of person number `person`, with `prompt`; `yaw` is that of the prompt's own picture."""
+    """An image to sample.
+
+    person      number of the person
+    prompt      the caption of another person's picture
+    yaw         of that picture
+    attributes  what the prompt asks for, and what the reference shows (facecdm.evaluation.attributes)
+    """
 
     person: int
     prompt: str
     yaw: float
+    attributes: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +39,7 @@ class EvaluationSet:
     names       of the people
     references  pictures whose faces are the adapters' references
     held_out    other pictures of the same people
+    described   the pictures that the prompts describe
     faces       [P, W] unit embeddings of the references
     vision      [P, N, V] image features of the references, or None
     requests    the images to sample
@@ -44,6 +52,7 @@ class EvaluationSet:
     names: list[str]
     references: list[Path]
     held_out: list[Path]
+    described: list[Path]
     faces: Tensor
     vision: Tensor | None
     requests: list[Request]
@@ -57,27 +66,58 @@ class EvaluationSet:
         return digest([[vars(one) for one in self.requests], self.names, [round(float(self.faces.sum()), 4)]])
 
 
-def choose(labels: list[dict], people: int, prompts: int, left_out: list[str]) -> tuple[list[str], list[tuple]]:
-    """Choose (names, requests); a request is (number of the person, row of the label whose caption is the prompt).
+# Words that may contradict the reference; gender agrees, and shirt and background are not the person's.
+CONFLICTING = ("expression", "hair_style", "hair_colour", "age")
 
-    A person's n-th prompt is the caption of view 2 + n of the n-th next person of the same gender. Prompt and person
-    thus agree in gender; hair, age, shirt and background in the prompt are the other person's.
+
+def choose(labels: list[dict], references: list[int], prompts: int) -> list[tuple[int, int]]:
+    """Choose the requests: (number of the person, row of the label whose caption is the prompt).
+
+    references  the row of each person's reference
+
+    A prompt is the caption of another person of the same gender, and of another one for each of a person's prompts.
+    Every second one contradicts the reference in expression, hair style, hair colour and age.
     """
-    views: dict[str, dict[int, int]] = {}
-    for row, label in enumerate(labels):
-        views.setdefault(label["identity"], {})[label["view"]] = row
-    names = [name for name in views if name.split("-")[-1] not in left_out][:people]
-    everyone = list(views)
-    gender = {name: labels[next(iter(views[name].values()))]["gender"] for name in everyone}
-    requests = []
+    gender = {label["identity"]: label["gender"] for label in labels}
+    everyone, requests = list(gender), []
     for n in range(prompts):
-        for number, name in enumerate(names):
-            here = everyone.index(name)
+        for number, row in enumerate(references):
+            reference = labels[row]
+            here = everyone.index(reference["identity"])
             next_ones = everyone[here + 1 :] + everyone[:here]
-            alike = [other for other in next_ones if gender[other] == gender[name]] or next_ones or [name]
-            rows = views[alike[n % len(alike)]]
-            requests.append((number, sorted(rows.values())[(2 + n) % len(rows)]))
-    return names, requests
+            alike = [name for name in next_ones if gender[name] == reference["gender"]] or next_ones
+            alike = alike[n % len(alike) :] + alike[: n % len(alike)]
+            rows = [row for name in alike for row in _rows_of(labels, name)[2:]] or [row]
+            best = max(rows, key=lambda row: len(conflicts(labels[row], reference)))
+            requests.append((number, best if n % 2 else rows[n % len(rows)]))
+    return requests
+
+
+def _rows_of(labels: list[dict], name: str) -> list[int]:
+    return [row for row, label in enumerate(labels) if label["identity"] == name]
+
+
+def _value(label: dict, name: str) -> str:
+    """A label's attribute; "" for the hair colour of a bald head."""
+    return "" if name == "hair_colour" and label["hair_style"] == "bald" else label[name]
+
+
+def conflicts(asked: dict, reference: dict) -> list[str]:
+    """The attributes in which two labels contradict each other."""
+    pairs = {name: (_value(asked, name), _value(reference, name)) for name in CONFLICTING}
+    return [name for name, (a, b) in pairs.items() if a and b and a != b]
+
+
+def attributes_of(asked: dict, reference: dict) -> str:
+    """The attributes that the caption of a label names, with those of the reference where they may conflict."""
+    parts = [f"background: {asked['background_colour']}"]
+    if measure.plain_shirts([asked]):
+        parts.append(f"shirt: {asked['shirt_colour']}")
+    for name in CONFLICTING:
+        if value := _value(asked, name):
+            other = _value(reference, name)
+            parts.append(f"{name}: {value} / {other}" if other else f"{name}: {value}")
+    return "; ".join(parts)
 
 
 def choose_evaluation_set(
@@ -96,42 +136,63 @@ def choose_evaluation_set(
     The first view of a person in which a face is found is the reference, the second one is held out. With an analyzer
     of `landmarks`, poses are drawn as well. Raises FaceCDMError if no people are left.
     """
-    from PIL import Image
-
     val = data.load(faceworld, ("val",), SIZE, cache)
-    names, requests = choose(val.labels, people, prompts, left_out)
+    everyone = dict.fromkeys(label["identity"] for label in val.labels)
+    names = [name for name in everyone if name.split("-")[-1] not in left_out][:people]
     if not names:
         raise FaceCDMError("no people are left: --people is 0, or --leave-out names everyone")
-    paths: dict[str, list[Path]] = {"reference": [], "held out": []}
-    faces, pictures = [], []
-    folder.mkdir(parents=True, exist_ok=True)
+    faces, references, held_out = [], [], []
     for name in names:
-        rows = [row for row, label in enumerate(val.labels) if label["identity"] == name]
-        found = []
-        for row in rows:
-            if len(found) < 2 and (face := measure.embeddings(_pixels(val, [row]), analyzer)[0]) is not None:
-                found.append((row, face))
-        if len(found) < 2:
-            raise FaceCDMError(f"{name} has fewer than two views in which a face is found")
-        for kind, (row, _) in zip(paths, found):
-            paths[kind].append(folder / f"{name} {kind}.png")
-            Image.fromarray(val.pixels[row]).save(paths[kind][-1])
-        faces.append(found[0][1])
-        pictures.append(np.array(val.pixels[found[0][0]]))
-    wanted = [Request(person, val.captions[row], val.labels[row]["yaw"]) for person, row in requests]
+        (reference, face), (other, _) = _views_with_a_face(val, name, analyzer)
+        faces.append(face)
+        references.append(reference)
+        held_out.append(other)
+    requests = choose(val.labels, references, prompts)
+    wanted = [
+        Request(
+            person,
+            val.captions[row],
+            val.labels[row]["yaw"],
+            attributes_of(val.labels[row], val.labels[references[person]]),
+        )
+        for person, row in requests
+    ]
     encoded = {prompt: encoders.text([prompt])[0] for prompt in {one.prompt for one in wanted} | {""}}
-    posed = _poses(val, [row for _, row in requests], landmarks, encoders.resolution) if landmarks is not None else ()
+    described = [row for _, row in requests]
+    posed = _poses(val, described, landmarks, encoders.resolution) if landmarks is not None else ()
     return EvaluationSet(
         names,
-        paths["reference"],
-        paths["held out"],
+        *(_written(val, rows, folder) for rows in (references, held_out, described)),
         torch.stack(faces),
-        encoders.vision(pictures).cpu(),
+        encoders.vision([np.array(val.pixels[row]) for row in references]).cpu(),
         wanted,
         joined([encoded[one.prompt] for one in wanted]),
         joined([encoded[""]]),
         *posed,
     )
+
+
+def _views_with_a_face(val: data.Portraits, name: str, analyzer) -> list[tuple[int, Tensor]]:
+    """(row, embedding) of the first two views in which a face is found. Raises FaceCDMError if there are fewer."""
+    found: list[tuple[int, Tensor]] = []
+    for row in _rows_of(val.labels, name):
+        if len(found) < 2 and (face := measure.embeddings(_pixels(val, [row]), analyzer)[0]) is not None:
+            found.append((row, face))
+    if len(found) < 2:
+        raise FaceCDMError(f"{name} has fewer than two views in which a face is found")
+    return found
+
+
+def _written(portraits: data.Portraits, rows: list[int], folder: Path) -> list[Path]:
+    """The pictures of the rows, as files in `folder`."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{row:05d}.png" for row in rows]
+    for row, path in zip(rows, paths):
+        if not path.exists():
+            Image.fromarray(np.array(portraits.pixels[row])).save(path)
+    return paths
 
 
 def joined(prompts: list[Prompt]) -> Prompt:
@@ -142,30 +203,25 @@ def joined(prompts: list[Prompt]) -> Prompt:
 
 def others(train: data.Portraits, folder: Path, count: int = 100) -> list[Path]:
     """Pictures of other people, written to `folder`; their mean embedding is subtracted."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for row in np.linspace(0, len(train) - 1, count).astype(int):
-        paths.append(folder / f"{row:05d}.png")
-        if not paths[-1].exists():
-            Image.fromarray(np.array(train.pixels[row])).save(paths[-1])
-    return paths
+    return _written(train, np.linspace(0, len(train) - 1, count).astype(int).tolist(), folder)
 
 
-class Colours:
-    """The share, 0…1, of the colours in a prompt (background, plain shirt) that a picture shows."""
+class Reader:
+    """An AttributeJudge: colours by nearest neighbours in `train`, the other attributes by a judge's file if given."""
 
-    def __init__(self, train: data.Portraits, labels: list[dict]):
+    def __init__(self, train: data.Portraits, judge: Path | None):
+        from facecdm.evaluation.judge import load
+
         self._background, self._shirt = measure.background_namer(train), measure.shirt_namer(train)
-        self._labels = {label["caption"]: label for label in labels}
+        self._judge = None if judge is None else load(judge)
 
-    def __call__(self, picture: np.ndarray, prompt: str) -> float:
-        label, pixels = self._labels[prompt], torch.from_numpy(np.array(picture))[None]
-        right = [self._background(measure.background_features(pixels))[0] == label["background_colour"]]
-        if measure.plain_shirts([label]):
-            right.append(self._shirt(measure.shirt_features(pixels))[0] == label["shirt_colour"])
-        return sum(right) / len(right)
+    def read(self, picture: np.ndarray, keypoints: np.ndarray | None) -> dict[str, str]:
+        pixels = torch.from_numpy(np.array(picture))[None]
+        shown = {
+            "background": self._background(measure.background_features(pixels))[0],
+            "shirt": self._shirt(measure.shirt_features(pixels))[0],
+        }
+        return shown | (self._judge.read(picture, keypoints) if self._judge is not None else {})
 
 
 def _pixels(val: data.Portraits, rows: list[int]) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from facecdm.evaluation import report
+from facecdm.evaluation.attributes import ALL as ADHERENCE
+from facecdm.evaluation.attributes import CONFLICT
 from facecdm.evaluation.evaluate import Evaluation, SampleScores, Summary
 from facecdm.files import write_atomically
 
@@ -31,6 +33,7 @@ class Results:
     wanted     number of conditions in the whole run
     left_out   arms that were not run, and why
     probed     errors by training, from conditioning.ConditioningProbe
+    real       scores of the real pictures that the prompts describe
     """
 
     scorer: Scorer
@@ -41,6 +44,7 @@ class Results:
     wanted: int
     left_out: dict[str, str] = field(default_factory=dict)
     probed: dict[str, dict] = field(default_factory=dict)
+    real: list[SampleScores] = field(default_factory=list)
 
     def write(self, out: Path) -> Path:
         """Write everything into `out`. Returns the Markdown's path."""
@@ -62,8 +66,7 @@ class Results:
             name: view(self.rows, self.generated)
             for name, view in (
                 ("arms", self.scorer.of_arms),
-                ("against face alone", self.scorer.of_headline),
-                ("against the triplet", self.scorer.of_one_training),
+                ("against the triplet", self.scorer.of_triplet),
                 ("seeds", self.scorer.of_seeds),
                 ("strengths", self.scorer.of_strengths),
             )
@@ -84,7 +87,7 @@ class Results:
             "settings": self.settings,
             "complete": self._complete,
             "left out": self.left_out,
-            "trainings": self.facts,
+            "trainings": [{name: fact[name] for name in fact if name != "seconds a picture"} for fact in self.facts],
             "probed": self.probed,
             **tables,
         }
@@ -103,23 +106,28 @@ class Results:
         names = list(dict.fromkeys(one.arm for one in self.generated))
         parts = [
             self._scale(),
-            overview_table(overview),
+            overview_table(overview, self.scorer.of_triplet(self.rows, self.generated)),
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self.curve() and "![Identity similarity against prompt adherence over the strength](strength.png)",
+            self._of_real(),
             "![Same prompts, same noise, every arm side by side](sheet.jpg)",
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def tables(self) -> dict[str, str]:
         """CSV by file name: every measure of every condition, with 95 % intervals."""
+        every = (self.rows, self.generated)
         evaluations = {
-            "arms": self.scorer.of_arms,
-            "against_face_alone": self.scorer.of_headline,
-            "against_triplet": self.scorer.of_one_training,
-            "trainings": self.scorer.of_seeds,
-            "strengths": self.scorer.of_strengths,
+            "arms": [self.scorer.of_arms(*every)],
+            "against_triplet": [self.scorer.of_triplet(*every)],
+            "trainings": [self.scorer.of_seeds(*every)],
+            "strengths": [self.scorer.of_strengths(*every)],
+            "pose": self.scorer.of_poses(*every),
+            "real_pictures": [self.scorer.of_real(self.real)],
         }
-        found = {f"{name}.csv": report.summary_csv(of(self.rows, self.generated)) for name, of in evaluations.items()}
+        found = {
+            f"{name}.csv": _joined([report.summary_csv(one) for one in some]) for name, some in evaluations.items()
+        }
         if self.probed:
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
@@ -127,6 +135,17 @@ class Results:
             writer.writerows(conditioning.rows(self.probed, self.scorer.evaluation_set.names, TRIPLET))
             found["conditioning.csv"] = out.getvalue()
         return found
+
+    def _of_real(self) -> str:
+        means = {
+            name: value[0] for one in self.scorer.of_real(self.real).summaries for name, value in one.values.items()
+        }
+        if ADHERENCE not in means:
+            return ""
+        return (
+            f"The same measures of the real pictures that the prompts describe: prompt adherence "
+            f"{means.get(ADHERENCE + CONFLICT, means[ADHERENCE]):.1%}, sharpness {means.get('sharpness', 0):.0f}."
+        )
 
     def _scale(self) -> str:
         evaluation_set, steps = self.scorer.evaluation_set, {fact["arm"]: self._steps(fact) for fact in self.facts}
@@ -155,28 +174,42 @@ class Results:
         return f"{stages} (given: {fact['file']})" if "file" in fact else stages
 
 
-SCORES = {"similarity to held out": "identity similarity", "dlib similarity to held out": "the same with dlib"}
-SHARES = {"face found": "face found", "prompt": "prompt adherence"}
+# The columns of the one table: the measure, and how its numbers are written.
+COLUMNS = {
+    "similarity to held out": ("identity similarity", "{:.3f}"),
+    "dlib similarity to held out": ("the same with dlib", "{:.3f}"),
+    ADHERENCE + CONFLICT: ("prompt adherence in conflict", "{:.0%}"),
+    "copy-paste": ("copy-paste", "{:.2f}"),
+    "sharpness": ("face sharpness", "{:.0f}"),
+}
+DIFFERS = "*"
 
 
-def overview_table(evaluation: Evaluation) -> str:
-    """A row per arm: identity similarities as differences to the first arm, faces and prompt adherence as shares."""
+def overview_table(evaluation: Evaluation, against_triplet: Evaluation) -> str:
+    """A row per arm: means with 95 % intervals, marked where the paired difference to the triplet excludes 0."""
+    known = [name for name in COLUMNS if any(name in one.values for one in evaluation.summaries)]
+    differences = {one.condition: one.against_first for one in against_triplet.summaries}
     lines = [
-        f"| arm | {' | '.join((*SCORES.values(), *SHARES.values()))} |",
-        "|" + "---|" * (1 + len(SCORES) + len(SHARES)),
+        f"| arm | {' | '.join(COLUMNS[name][0] for name in known)} |",
+        "|" + "---|" * (1 + len(known)),
     ]
     for summary in evaluation.summaries:
-        cells = [_difference(summary, name) for name in SCORES]
-        cells += [f"{summary.values[name][0]:.1%}" if name in summary.values else "–" for name in SHARES]
+        cells = [_cell(summary, name, differences.get(summary.condition, {})) for name in known]
         lines.append(f"| {summary.condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _difference(summary: Summary, name: str) -> str:
-    """The difference to the first arm with its interval; of the first arm its own mean."""
-    if name in summary.against_first:
-        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*summary.against_first[name])
-    return f"{summary.values[name][0]:.3f}" if name in summary.values else "–"
+def _cell(summary: Summary, name: str, differences: dict[str, tuple[float, float, float]]) -> str:
+    if name not in summary.values:
+        return "–"
+    mean, low, high = (COLUMNS[name][1].format(value) for value in summary.values[name])
+    _, least, most = differences.get(name, (0.0, 0.0, 0.0))
+    return f"{mean} [{low}, {high}]{DIFFERS if least > 0 or most < 0 else ''}"
+
+
+def _joined(texts: list[str]) -> str:
+    """CSV texts with the same head as one."""
+    return "".join(text if number == 0 else text.partition("\n")[2] for number, text in enumerate(texts))
 
 
 def sheet(evaluation_set: EvaluationSet, generated: list[Generated]) -> bytes:

@@ -2,9 +2,10 @@
 
 import copy
 import io
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,28 +13,27 @@ from torch import Tensor
 
 from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.location_finder import LocationFinder, Prediction
-from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.files import write_atomically
-from facecdm.training.lora import Lora
 from facecdm.training.randomness import generator
-from facecdm.training.rows import moved
+from facecdm.training.rows import Prompt, moved
 from facecdm.training.sample import even_timesteps, karras_timesteps, sample
 
-from .arms import SamplingSettings
+from .arms import NONE, Design, SamplingSettings
+from .bases import Bases
 from .people import EvaluationSet
 from .training import Trained, digest
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSampler:
-    """Samples all requests on one denoiser; `latent` is the shape [C, h, w] of an image's latents.
+    """Samples all requests; `latent` is the shape [C, h, w] of an image's latents.
 
-    The noise of a picture depends only on `seed` and its index: it is the same in every arm. `control` names the
-    denoiser's pose ControlNet.
+    The noise of a picture depends only on `seed` and its index: it is the same in every arm. `spent` gets the
+    processor's seconds a step of one image, by the arm that was trained.
     """
 
-    denoiser: object
+    bases: Bases
     evaluation_set: EvaluationSet
     latent: tuple[int, ...]
     folder: Path
@@ -41,18 +41,23 @@ class ImageSampler:
     guidance: float = 4.0
     batch: int = 8
     seed: int = 0
-    control: str | None = None
+    spent: dict[str, float] = field(default_factory=dict)
 
     def generate(
-        self, trained: Trained | None, sampling: SamplingSettings, progress: Callable[[int], None]
+        self,
+        trained: Trained | None,
+        sampling: SamplingSettings,
+        progress: Callable[[int], None],
+        design: Design | None = None,
     ) -> list[Path]:
         """A PNG for each request, in order; `progress` gets the number of new ones after each batch."""
+        denoiser = self.bases.sampling(design or Design())
         settings = [
             trained and trained.key,
             trained and asdict(sampling),
-            sampling.pose and self.control,
+            sampling.pose and denoiser.control_fingerprint,
             self.evaluation_set.key,
-            self.denoiser.fingerprint,
+            denoiser.fingerprint,
             self.steps,
             self.guidance,
             self.batch,
@@ -61,58 +66,58 @@ class ImageSampler:
         folder = self.folder / digest(settings)
         paths = [folder / f"{index:04d}.png" for index in range(len(self.evaluation_set.requests))]
         folder.mkdir(parents=True, exist_ok=True)
-        adapter = lora = None
+        shown = None
         for start in range(0, len(paths), self.batch):
             indices = list(range(start, min(start + self.batch, len(paths))))
             if not all(paths[index].exists() for index in indices):
-                if trained is not None and adapter is None:
-                    adapter, lora = tuned(trained.adapter, sampling).to(self.denoiser.device), trained.lora
-                    for part in lora.parts.values():
-                        part.to(self.denoiser.device)
-                for index, picture in zip(indices, self._batch(indices, adapter, lora, sampling)):
+                shown = shown or (trained and _prepared(trained, sampling, denoiser.device))
+                began = time.process_time()
+                pictures = self._batch(denoiser, indices, shown, sampling)
+                seconds = (time.process_time() - began) / len(indices) / self.steps
+                self.spent[trained.facts["arm"] if trained else NONE] = seconds
+                for index, picture in zip(indices, pictures):
                     write_atomically(paths[index], png(picture))
             progress(len(indices))
         return paths
 
-    def _batch(
-        self, indices: list[int], adapter: TripletAdapter | None, lora: Lora | None, sampling: SamplingSettings
-    ) -> Tensor:
-        """uint8 [B, H, W, 3]."""
-        denoiser, evaluation_set = self.denoiser, self.evaluation_set
-        device = denoiser.device
+    def _batch(self, denoiser, indices: list[int], shown: Trained | None, sampling: SamplingSettings) -> Tensor:
+        """uint8 [B, H, W, 3]; `shown` is on the denoiser's device."""
+        evaluation_set, device = self.evaluation_set, denoiser.device
         noise = torch.stack(
             [torch.randn(self.latent, generator=generator("ablation", self.seed, index)) for index in indices]
         ).to(device)
         prompt = moved(evaluation_set.prompts.part(torch.tensor(indices)), device)
         empty = moved(evaluation_set.empty, device)
-        people = finder = None
-        if adapter is not None:
-            reference_batch = self._references([evaluation_set.requests[index].person for index in indices], sampling)
-            if sampling.located and adapter.config.spatial_tokens and evaluation_set.keypoints is not None:
-                reference_batch = replace(
-                    reference_batch,
-                    location=FaceLocation(
-                        evaluation_set.keypoints[indices].to(device), tuple(noise.shape[-2:]), adapter.config.grid_side
-                    ),
-                )
-
-            elif adapter.location_head is not None:
-                finder = LocationFinder(adapter)
-
-            def people(sigma: Tensor, before: Prediction | None):
-                batch = reference_batch
-                if finder is not None:
-                    batch = replace(batch, location=finder(before, tuple(noise.shape[-2:]), device))
-                return batch.streams(adapter, prompt.states, sigma, denoiser.dtype)
-
+        people = None if shown is None else self._people(denoiser, shown, sampling, indices, prompt)
         hint = evaluation_set.hints[indices].to(device) if sampling.pose and evaluation_set.hints is not None else None
-        with lora.on(denoiser.layers()) if lora is not None and lora.parts else nullcontext():
-            levels = timesteps(denoiser, self.steps)
+        levels = timesteps(denoiser, self.steps)
+        with ExitStack() as applied:
+            if shown is not None and shown.lora.parts:
+                applied.enter_context(shown.lora.on(denoiser.layers()))
+            if shown is not None and shown.control.parts:
+                applied.enter_context(shown.control.on(denoiser.control_layers()))
             pixels = sample(denoiser, noise, prompt, empty, people, levels, self.guidance, hint)
         return (pixels.movedim(1, -1) * 255).round().to(torch.uint8).cpu()
 
-    def _references(self, people: list[int], sampling: SamplingSettings) -> ReferenceBatch:
-        device, vision = self.denoiser.device, self.evaluation_set.vision
+    def _people(self, denoiser, shown: Trained, sampling: SamplingSettings, indices: list[int], prompt: Prompt):
+        """The function that gives the streams of each step. The location is given, found by the adapter, or unknown."""
+        adapter, size, device = shown.adapter, tuple(self.latent[-2:]), denoiser.device
+        keypoints = self.evaluation_set.keypoints
+        batch = self._references([self.evaluation_set.requests[index].person for index in indices], sampling, device)
+        given = sampling.located and adapter.config.spatial_tokens and keypoints is not None
+        if given:
+            location = FaceLocation(keypoints[indices].to(device), size, adapter.config.grid_side)
+            batch = replace(batch, location=location)
+        finder = LocationFinder(adapter) if adapter.location_head is not None and not given else None
+
+        def people(sigma: Tensor, before: Prediction | None):
+            own = batch if finder is None else replace(batch, location=finder(before, size, device))
+            return own.streams(adapter, prompt.states, sigma, denoiser.dtype)
+
+        return people
+
+    def _references(self, people: list[int], sampling: SamplingSettings, device: torch.device) -> ReferenceBatch:
+        vision = self.evaluation_set.vision
         on = torch.ones(len(people), dtype=torch.bool, device=device)
         return ReferenceBatch(
             self.evaluation_set.faces[people].to(device),
@@ -128,14 +133,15 @@ def timesteps(denoiser, steps: int) -> list[int]:
 
 
 @torch.no_grad()
-def tuned(adapter: TripletAdapter, sampling: SamplingSettings) -> TripletAdapter:
-    """A copy with the strengths and κ of `sampling`."""
-    adapter = copy.deepcopy(adapter)
+def _prepared(trained: Trained, sampling: SamplingSettings, device: torch.device) -> Trained:
+    """A copy with the strengths of `sampling`, on `device`."""
+    adapter = copy.deepcopy(trained.adapter)
     for name, stream in adapter.streams.items():
         stream.gate.knots *= getattr(sampling, name)
-        if sampling.kappa is not None:
-            stream.kappa.fill_(sampling.kappa)
-    return adapter.requires_grad_(False)
+    for lora in (trained.lora, trained.control):
+        for part in lora.parts.values():
+            part.to(device)
+    return replace(trained, adapter=adapter.requires_grad_(False).to(device))
 
 
 def png(picture: Tensor) -> bytes:

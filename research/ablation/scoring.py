@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from facecdm.evaluation.attributes import ALL
 from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, summarise
 from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
 from facecdm.evaluation.samples import Sample
 
-from .arms import FACE, NONE, TRIPLET, arm
+from .arms import NONE, NONE_POSELESS, POSELESS, TRIPLET
 from .people import EvaluationSet
 
-# The measures that are reported, by the evaluation's names.
+# The measures that are reported, by the evaluation's names, and those of every attribute.
 MEASURES = (
     "similarity to held out",
     "similarity to reference",
@@ -24,11 +25,12 @@ MEASURES = (
     "copy-paste",
     "dlib copy-paste",
     "face found",
-    "prompt",
     "sharpness",
     "diversity",
     "yaw error",
 )
+REAL = "real pictures"
+POSE_PAIRS = ((NONE, NONE_POSELESS), (TRIPLET, POSELESS))  # with and without the pose ControlNet
 
 
 @dataclass(frozen=True)
@@ -82,35 +84,43 @@ class Scorer:
         """Scores of every image; `plain` are the same images without identity."""
         return self.evaluator.run([self._sample(index, one, plain) for index in range(len(one.paths))]).rows
 
+    def score_real(self) -> list[SampleScores]:
+        """Scores of the real pictures that the prompts describe: how well the measures read them."""
+        described = self.evaluation_set.described
+        return self.score(Generated(REAL, 0, described), described)
+
     def _sample(self, index: int, one: Generated, plain: list[Path]) -> Sample:
-        requests, evaluation_set = self.evaluation_set.requests[index], self.evaluation_set
+        request, evaluation_set = self.evaluation_set.requests[index], self.evaluation_set
         return Sample(
             one.paths[index],
-            evaluation_set.names[requests.person],
+            evaluation_set.names[request.person],
             one.condition,
-            evaluation_set.references[requests.person],
-            evaluation_set.held_out[requests.person],
-            requests.prompt,
+            evaluation_set.references[request.person],
+            evaluation_set.held_out[request.person],
+            request.prompt,
             plain[index],
-            requests.yaw if self.poses else None,
+            request.yaw if self.poses else None,
             one.strength,
+            request.attributes,
+            "" if one.strength is None else one.arm,
         )
 
     def of_arms(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
         """All arms, with all trainings of each, against *no identity*."""
         return self._against(NONE, rows, [one for one in generated if one.strength is None])
 
-    def of_headline(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
-        """The arms with several trainings, against *face alone*."""
-        return self._against(FACE, rows, [one for one in generated if one.strength is None and arm(one.arm).headline])
+    def of_triplet(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
+        """All arms, with all trainings of each, against the triplet."""
+        return self._against(TRIPLET, rows, [one for one in generated if one.strength is None])
 
-    def of_one_training(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
-        """The other arms, against the triplet's first training."""
-        return self._against(
-            TRIPLET,
-            rows,
-            [one for one in generated if one.strength is None and one.seed == 0 and one.arm not in (NONE, FACE)],
-        )
+    def of_poses(self, rows: list[SampleScores], generated: list[Generated]) -> list[Evaluation]:
+        """Without the pose ControlNet against with it: the base model, and the triplet's first training."""
+        first = [one for one in generated if one.strength is None and one.seed == 0]
+        pairs = [[one for name in pair for one in first if one.arm == name] for pair in POSE_PAIRS]
+        return [self._against(pair[0].arm, rows, pair) for pair in pairs if len(pair) == 2]
+
+    def of_real(self, real: list[SampleScores]) -> Evaluation:
+        return self._evaluation([self._row(row, REAL) for row in real])
 
     def _against(self, first: str, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
         """Empty where arm `first` has no images."""
@@ -130,13 +140,16 @@ class Scorer:
         return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition))
 
     def of_strengths(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
-        names = {one.condition: f"strength {one.strength:g}" for one in generated if one.strength is not None}
+        """Every strength of the arms of the curve; one line an arm."""
+        names = {
+            one.condition: f"{one.arm}, strength {one.strength:g}" for one in generated if one.strength is not None
+        }
         return self._evaluation(
             [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
         )
 
     def _row(self, row: SampleScores, condition: str) -> SampleScores:
-        values = {name: row.values[name] for name in MEASURES if name in row.values}
+        values = {name: value for name, value in row.values.items() if name in MEASURES or name.startswith(ALL)}
         return SampleScores(replace(row.sample, condition=condition), values)
 
     def _evaluation(self, rows: list[SampleScores]) -> Evaluation:

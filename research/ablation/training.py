@@ -2,21 +2,29 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 
 import torch
+from torch import Tensor
 
 from benchmarks.shared import lora_beside
+from facecdm.adapter.location_head import LocationHead
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.files import write_atomically
 from facecdm.training.config import Config
-from facecdm.training.initialise import new_adapter
+from facecdm.training.location import LocationPlan, kept_location_head, train_location_head
 from facecdm.training.lora import Lora
+from facecdm.training.progress import Progress
 from facecdm.training.session import Session
+from facecdm.training.trainer import Trainer
 
-from .arms import Arm, Design, config_of, plan
+from .arms import Arm, config_of, plan
+from .bases import Bases
+from .designs import count_weights, initialise, lora_weights, planned_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,30 +35,59 @@ class Trained:
     adapter: TripletAdapter
     lora: Lora
     facts: dict
+    control: Lora = field(default_factory=Lora)
 
 
 @dataclass(frozen=True, eq=False)
 class Lab:
     """What all trainings share.
 
-    steps, batch  of each training; 0: the recipe's
-    folder        of the experiment
-    given         existing adapters by arm, instead of its first training
+    folder  of the experiment
+    given   existing adapters by arm, instead of its first training
+    spent   the processor's seconds a picture of the location head's training, if it was trained in this run
     """
 
-    denoiser: object
+    bases: Bases
     data: object
     recipe: Config
-    steps: int
-    batch: int
     folder: Path
     given: dict[str, Path] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
 
     def stages(self, arm: Arm, seed: int):
-        return plan(arm, self.recipe, self.steps, self.batch, seed)
+        return plan(arm, self.recipe, seed)
+
+    def initial(self, arm: Arm, seed: int) -> TripletAdapter:
+        return initialise(arm.design, *self._parts(arm), seed, self._head())
+
+    def weights(self, arm: Arm) -> int:
+        """The number of weights that the arm trains, LoRAs included."""
+        return planned_weights(arm.design, *self._parts(arm))
+
+    def _parts(self, arm: Arm) -> tuple:
+        return self.bases.training(arm.design), self.data, self.recipe.sizes, self.recipe.plan()[0].lora_rank
+
+    def _head(self) -> LocationHead | None:
+        """The location head, which is trained once, before the first adapter; None if the recipe has none."""
+        steps = max(stage.location_steps for stage in self.recipe.plan())
+        if not steps:
+            return None
+        stage, denoiser = self.recipe.plan()[0], self.bases.plain
+        wanted = LocationPlan(steps, batch=min(64, 2 * stage.batch), call=stage.batch)
+        made_with = json.dumps([wanted.to_dict(), denoiser.fingerprint, self.data.fingerprint])
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+        def train() -> LocationHead:
+            began = time.process_time()
+            head = train_location_head(denoiser, self.data, wanted)
+            self.spent["location"] = (time.process_time() - began) / steps / wanted.batch
+            return head
+
+        return kept_location_head(self.folder / "location_head.pt", made_with, train)
 
     def key(self, arm: Arm, seed: int) -> str:
         sizes, recogniser = self.recipe.sizes.model_dump(), self.recipe.recogniser
+        denoiser = self.bases.training(arm.design)
         return digest(
             [
                 [stage.to_dict() for stage in self.stages(arm, seed)],
@@ -58,7 +95,8 @@ class Lab:
                 sizes,
                 seed,
                 self.data.fingerprint,
-                self.denoiser.fingerprint,
+                denoiser.fingerprint,
+                denoiser.control_fingerprint,
                 recogniser and recogniser.name,
             ]
         )
@@ -72,94 +110,98 @@ class Lab:
         done, begun = folder / "done.json", folder / "begun.safetensors"
         if not done.exists():
             if not begun.exists():
-                save_adapter(initialise(arm.design, self, seed), folder, begun.stem, overwrite=True)
-            config = config_of(self.stages(arm, seed), self.recipe, out=folder, adapter=begun)
-            result = Session(config, lambda *_: self.denoiser, data=self.data).run()
+                save_adapter(self.initial(arm, seed), folder, begun.stem, overwrite=True)
+            stages, clock = self.stages(arm, seed), Clock()
+            config = config_of(stages, self.recipe, out=folder, adapter=begun)
+            session = Session(config, lambda *_: self.bases.training(arm.design), data=self.data)
+            with clock:
+                result = session.training.run(clock)
+            session.output.save(result.adapter, result.lora, result.control)
             facts = {
                 "arm": arm.name,
                 "seed": seed,
-                "weights": _count_weights(result.adapter),
-                "stages": [stage.to_dict() for stage in self.stages(arm, seed)],
+                "weights": count_weights(result.adapter) + lora_weights(result.lora, result.control),
+                "stages": [stage.to_dict() for stage in stages],
+                "seconds a picture": clock.per_picture,
                 "last losses": _last_losses(result.history),
             }
             write_atomically(done, json.dumps(facts, indent=1).encode())
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()  # 30 MB a stage, needed only during training
         path = folder / "adapter.safetensors"
-        return Trained(key, load_adapter(path), _lora(path), json.loads(done.read_text()))
+        return Trained(
+            key, load_adapter(path), _lora(path), json.loads(done.read_text()), _lora_file(control_lora_of(path))
+        )
+
+
+class Clock:
+    """An Observer of a training: a progress bar, and the processor's seconds a picture.
+
+    per_picture  stage → "plain", and "identity" for the steps with an identity loss → seconds; without the first steps
+    """
+
+    def __init__(self):
+        self.per_picture: dict[str, dict[str, float]] = {}
+        self._seconds: dict[str, list[float]] = {}
+        self._bar: Progress | None = None
+        self._before: float | None = None
+
+    def __enter__(self) -> "Clock":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+    def begin(self, trainer: Trainer) -> None:
+        self.__exit__()
+        self._seconds, self._before, self._bar = {}, None, Progress(trainer.stage, trainer.step)
+        self._bar.__enter__()
+
+    def step(self, trainer: Trainer, pictures: Tensor | None) -> None:
+        now = time.process_time()
+        if self._before is not None:
+            kind = "identity" if "identity" in trainer.history[-1] else "plain"
+            self._seconds.setdefault(kind, []).append((now - self._before) / trainer.stage.batch)
+            self.per_picture[trainer.stage.name] = {name: mean(some) for name, some in self._seconds.items()}
+        self._bar(trainer.step, trainer.history)
+        self._before = time.process_time()
+
+    def location(self, step: int, steps: int, loss: float) -> None:
+        """The head is trained before, by Lab."""
+
+
+def control_lora_of(adapter: Path) -> Path:
+    return adapter.with_name(f"{adapter.stem}_control_lora.safetensors")
 
 
 def _read(arm: Arm, path: Path) -> Trained:
-    """An adapter that was trained elsewhere, with the LoRA beside it; its metadata has the stages."""
+    """An adapter that was trained elsewhere, with the LoRAs beside it; its metadata has the stages."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         stages = json.loads((file.metadata() or {}).get("facecdm.stages", "[]"))
-    adapter, lora = load_adapter(path), _lora(path)
+    adapter, lora, control = load_adapter(path), _lora(path), _lora_file(control_lora_of(path))
     contents = [
         hashlib.sha256(
             value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else str(value.item()).encode()
         ).hexdigest()
-        for value in (*adapter.state_dict().values(), *lora.tensors().values())
+        for value in (*adapter.state_dict().values(), *lora.tensors().values(), *control.tensors().values())
     ]
-    return Trained(
-        digest(contents),
-        adapter,
-        lora,
-        {"arm": arm.name, "seed": 0, "weights": _count_weights(adapter), "stages": stages, "file": path.name},
-    )
-
-
-def initialise(design: Design, lab: Lab, seed: int) -> TripletAdapter:
-    """A new adapter of that design; the seed decides every weight."""
-    given = lab.recipe.sizes.given()
-    sizes = given | {
-        "interplay": design.interplay and lab.recipe.sizes.interplay,
-        "router": design.router or lab.recipe.sizes.router,
-    }
-    full = new_adapter(lab.denoiser, lab.data, seed=seed, positions=False, **given)
-    if not design.image:
-        sizes["image_width"] = 0
-    if design.whole_code:
-        sizes["face_rank"] = 2 * full.config.face_width  # its features come in pairs of opposite sign
-    if design.faceid:
-        return _faceid(full, lab, sizes, seed)
-    positions = design.spatial_tokens and lab.recipe.sizes.spatial_tokens
-    return new_adapter(lab.denoiser, lab.data, seed=seed, positions=positions, **sizes)
-
-
-def _faceid(full: TripletAdapter, lab: Lab, sizes: dict, seed: int) -> TripletAdapter:
-    """IP-Adapter FaceID's design with as many weights as `full`, by the width of its MLP.
-
-    A gate that is constant over the noise folds into V, so a FaceID file can hold this. It is initialised as a no-op
-    like ours, so that a short training is not spent on repairing the base; the embedding is centred like ours.
-    """
-    torch.random.default_generator.manual_seed(seed)
-    sizes = sizes | {"knots": 1, "face_content": 0}
-    small = _plain(full, {**sizes, "face_rank": 4})
-    one = _count_weights(_plain(full, {**sizes, "face_rank": 5})) - _count_weights(small)
-    wide = 4 + round((_count_weights(full) - _count_weights(small)) / one)
-    adapter = _plain(full, {**sizes, "face_rank": wide}).init_from_text(lab.denoiser.text_keys_values())
-    with torch.no_grad():
-        adapter.face_projector.mean.copy_(lab.data.mean_face)
-    return adapter.requires_grad_(False)
-
-
-def _plain(like: TripletAdapter, sizes: dict) -> TripletAdapter:
-    return TripletAdapter(replace(like.config, **sizes))
-
-
-def _count_weights(adapter: TripletAdapter) -> int:
-    """The number of weights that affect images: `restore` serves only the bottleneck's loss."""
-    return sum(value.numel() for name, value in adapter.named_parameters() if ".restore." not in name)
+    weights = count_weights(adapter) + lora_weights(lora, control)
+    facts = {"arm": arm.name, "seed": 0, "weights": weights, "stages": stages, "file": path.name}
+    return Trained(digest(contents), adapter, lora, facts, control)
 
 
 def _lora(adapter: Path) -> Lora:
-    """The LoRA beside an adapter's file; an empty one where there is none."""
+    """The U-Net's LoRA beside an adapter's file; an empty one where there is none."""
+    return _lora_file(lora_beside(adapter))
+
+
+def _lora_file(path: Path | None) -> Lora:
     from safetensors.torch import load_file
 
-    path = lora_beside(adapter)
-    return Lora.from_tensors(load_file(path)) if path else Lora()
+    return Lora.from_tensors(load_file(path)) if path is not None and path.exists() else Lora()
 
 
 def _last_losses(history: list[dict], steps: int = 50) -> dict[str, float]:

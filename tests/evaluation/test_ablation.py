@@ -10,32 +10,52 @@ from pathlib import Path
 import ablation_lab
 import pytest
 import torch
+import yaml
+from lab import CONTEXT, WIDTH, Shrink, tiny_denoiser
 from twins import stir
 
-from facecdm.training.learner import Learner
+from facecdm.adapter.reference_batch import ReferenceBatch
+from facecdm.demo.schedule import signal_and_noise
+from facecdm.demo.unet import controlnet_of
+from facecdm.errors import FaceCDMError
+from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
+from facecdm.training.config import Config
 from facecdm.training.lora import Lora
+from facecdm.training.rows import Prompt
 from research.ablation import conditioning
-from research.ablation.arms import ARMS, NONE, TRIPLET, SamplingSettings, arm, trained_as
+from research.ablation.arms import ARMS, NONE, TRIPLET, SamplingSettings, arm, plan, trained_as
+from research.ablation.bases import Bases, FaceControlDenoiser
+from research.ablation.costs import Costs, listing
+from research.ablation.experiment import jobs
+from research.ablation.people import attributes_of, choose, conflicts
 from research.ablation.results import MARKS, put_into
-from research.ablation.training import Trained, initialise
+from research.ablation.training import Lab, Trained
 
-# How an arm differs from the triplet: trained weights, settings of the stages that both have, stages, sampling.
+ROOT = Path(__file__).resolve().parents[2]
+# How an arm's stages differ from the triplet's, in the real recipe.
 DIFFERS = {
-    "face alone": {"weights", "bottleneck", "train"},
-    "face alone, our gates": {"weights"},
-    "without interplay": {"weights"},
-    "token-wise router": {"weights"},
-    "κ 0": {"sampling"},
-    "κ 1": {"sampling"},
-    "face shown alone": {"sampling"},
-    "one stage": {"stages"},
+    "FaceID's design": {"bottleneck", "few_steps_from", "find_location", "train"},
+    "InstantID's design": {"bottleneck", "few_steps_from", "find_location", "train", "drop_pose"},
+    "PuLID's alignment": {"background", "alignment"},
+    "face stream": {"train"},
+    "without interplay": {"train"},
+    "token-wise router": set(),
+    "κ learnt": {"train"},
+    "one stage": {"stages", "learning_rate", "schedule", "identity_every"},
     "two stages": {"stages"},
     "same photo": {"own_photo"},
-    "without bottleneck": {"weights", "bottleneck"},
-    "without spatial tokens": set(),  # except the values of its first weights
-    "without face location": {"sampling"},
-    "without pose": {"sampling"},
+    "without bottleneck": {"bottleneck"},
+    "without sampled identity": {"few_steps"},
+    "without face location": {"drop_pose", "few_steps_from", "find_location"},
+    "without pose": set(),
 }
+SCALED = {"steps", "warmup"}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    values = yaml.safe_load((ROOT / "research/ablation/recipe.yaml").read_text(encoding="utf-8"))
+    return Config.model_validate(values)
 
 
 @pytest.fixture(scope="module")
@@ -44,51 +64,134 @@ def lab(tmp_path_factory):
     return ablation_lab.make_lab(tmp_path_factory.mktemp("arms"))
 
 
-def trained_shapes(lab, one) -> dict[str, tuple]:
-    """Shapes by name of all weights that any stage trains."""
-    shapes = {}
-    for stage in lab.stages(one, 0):
-        learner = Learner(initialise(one.design, lab, 0), Lora(), lab.denoiser.linears(), stage, torch.device("cpu"))
-        shapes |= {name: tuple(value.shape) for name, value in learner.named.items()}
-    return shapes
+def pictures(stages) -> int:
+    return sum(stage.steps * stage.batch for stage in stages)
 
 
-def test_every_arm_differs_from_the_triplet_only_in_what_it_declares(lab):
-    triplet = arm(TRIPLET)
-    ours, reference = lab.stages(triplet, 0), trained_shapes(lab, triplet)
+def test_every_arm_differs_from_the_triplet_only_in_what_it_declares(recipe):
+    triplet, kinds = {stage.name: stage.to_dict() for stage in plan(arm(TRIPLET), recipe, 0)}, {}
     for one in ARMS:
         if one.name == TRIPLET or not one.trains:
             continue
-        source, found = trained_as(one), set()
-        stages = {stage.name: stage for stage in lab.stages(source, 0)}
-        if stages.keys() != {stage.name for stage in ours}:
-            found.add("stages")
-        else:
-            assert trained_shapes(lab, source) == reference or "weights" in DIFFERS[one.name], one.name
-        if trained_shapes(lab, source) != reference and "stages" not in found:
-            found.add("weights")
-        for stage in ours:
-            if stage.name in stages:
-                other = stages[stage.name].to_dict()
-                found |= {name for name, value in stage.to_dict().items() if other[name] != value} - (
-                    {"steps", "warmup", "identity_ramp"} if "stages" in found else set()
-                )
-        if one.sampling != SamplingSettings():
-            found.add("sampling")
-        assert found == DIFFERS[one.name], one.name
-        assert sum(stage.steps for stage in stages.values()) == ablation_lab.STEPS, one.name
-        assert one.sampling == SamplingSettings() or one.of, "an arm that differs in sampling only reuses a training"
+        stages = plan(trained_as(one), recipe, 0)
+        found = {"stages"} if len(stages) < len(triplet) else set()
+        for stage in stages:
+            values = stage.to_dict()
+            found |= {name for name, value in triplet[stage.name].items() if values[name] != value}
+        kinds[one.name] = found - (SCALED if "stages" in found else set())
+        assert pictures(stages) == pytest.approx(pictures(recipe.plan()), rel=0.01), one.name
+        assert one.sampling == SamplingSettings() or one.of or not one.design.location
+    assert kinds == DIFFERS
 
 
-def test_the_face_alone_is_as_large_as_the_triplet(lab):
-    def size(name):
-        adapter = initialise(arm(name).design, lab, 0)
-        return sum(value.numel() for key, value in adapter.named_parameters() if ".restore." not in key)
+def test_one_stage_has_as_many_sampled_identity_losses(recipe):
+    def count(stages):
+        return sum(stage.steps // stage.identity_every for stage in stages if stage.identity and stage.few_steps)
 
-    assert size("face alone") == pytest.approx(size(TRIPLET), rel=0.01)
-    assert size("face alone, our gates") < 0.8 * size(TRIPLET)
-    adapter = initialise(arm("face alone").design, lab, 0)
-    assert set(adapter.streams) == {"face"} and len(adapter.streams["face"].gate.knots) == 1
+    assert count(plan(arm("one stage"), recipe, 0)) == pytest.approx(count(plan(arm(TRIPLET), recipe, 0)), rel=0.05)
+
+
+def test_all_arms_are_as_large_as_the_triplet(lab):
+    trained = [one for one in ARMS if one.trains and not one.of and not one.design.face_control]
+    weights = {one.name: lab.weights(one) for one in trained}
+    large = weights.pop("without bottleneck")
+    assert large > weights[TRIPLET], "the bottleneck spares weights"
+    for name, count in weights.items():
+        assert count == pytest.approx(weights[TRIPLET], rel=0.01), name
+    adapter = lab.initial(arm("FaceID's design"), 0)
+    assert set(adapter.streams) == {"face"} and adapter.config.face_tokens == 4
+    assert len(adapter.streams["face"].gate.knots) == 1 and not adapter.config.spatial_tokens
+    pulid = lab.initial(arm("PuLID's alignment"), 0)
+    assert all(stream.kappa.item() == 1 for stream in pulid.streams.values())
+    with pytest.raises(FaceCDMError, match="trains the pose ControlNet"):
+        lab.weights(arm("InstantID's design"))
+
+
+@pytest.fixture(scope="module")
+def controlled():
+    """Bases with a ControlNet of random weights."""
+    unet = tiny_denoiser().network
+    control = controlnet_of(unet)
+    torch.manual_seed(1)
+    for value in control.parameters():
+        value.data.normal_(0, 0.05)
+    parts = unet, Shrink(), *signal_and_noise(), "v", control.eval()
+    return Bases(tiny_denoiser(), DiffusersDenoiser(*parts), FaceControlDenoiser(*parts))
+
+
+def test_instantids_controlnet_reads_the_face_and_not_the_prompt(controlled, tmp_path):
+    one = arm("InstantID's design")
+    lab = Lab(controlled, ablation_lab.Data(), ablation_lab.RECIPE, tmp_path)
+    assert lab.weights(one) == pytest.approx(lab.weights(arm(TRIPLET)), rel=0.02)
+    adapter, on = lab.initial(one, 0), torch.ones(2, dtype=torch.bool)
+    rng = torch.Generator().manual_seed(0)
+    noisy, hint = torch.randn(2, 4, 8, 8, generator=rng), torch.rand(2, 3, 64, 64, generator=rng)
+    prompt = Prompt(torch.randn(2, 7, CONTEXT, generator=rng))
+    faces = torch.nn.functional.normalize(torch.randn(2, WIDTH, generator=rng), dim=1)
+
+    def predict(denoiser, faces, on=on):
+        with torch.no_grad():
+            people = ReferenceBatch(faces, None, on, on).streams(adapter, prompt.states, torch.ones(2), torch.float32)
+            return denoiser.predict(noisy, torch.full((2,), 500), prompt, people, hint)
+
+    other = faces.flip(0)
+    assert torch.equal(predict(controlled.posed, faces), predict(controlled.posed, other)), "the gates are zero"
+    assert not torch.allclose(predict(controlled.face_control, faces), predict(controlled.face_control, other))
+    dropped = predict(controlled.face_control, faces, ~on)
+    assert torch.equal(dropped, predict(controlled.face_control, other, ~on))
+    with torch.no_grad():
+        unconditional = controlled.face_control.predict(noisy, torch.full((2,), 500), prompt, None, hint)
+    assert torch.allclose(dropped, unconditional, atol=1e-5)
+
+
+def labels() -> list[dict]:
+    """Three women with four views each."""
+    rows = []
+    for person, age in enumerate(("old", "young", "young")):
+        for view, (style, colour) in enumerate(
+            (("long", "red"), ("bald", "black"), ("short", "black"), ("long", "red"))
+        ):
+            rows.append(
+                {
+                    "identity": f"val-{person:04d}",
+                    "view": view,
+                    "gender": "woman",
+                    "age": age,
+                    "hair_style": style,
+                    "hair_colour": colour,
+                    "expression": ("sad", "sad", "laughing", "sad")[view],
+                    "background_colour": "blue",
+                    "shirt_colour": "green",
+                    "shirt_pattern": "plain" if view else "striped",
+                }
+            )
+    return rows
+
+
+def test_every_second_prompt_contradicts_the_reference():
+    rows = labels()
+    requests = choose(rows, [0, 4], 2)
+    assert [person for person, _ in requests] == [0, 1, 0, 1]
+    assert all(rows[row]["identity"] != rows[4 * person]["identity"] for person, row in requests)
+    found = [conflicts(rows[row], rows[4 * person]) for person, row in requests]
+    assert found[2] == ["expression", "hair_style", "hair_colour", "age"] == found[3]
+    assert attributes_of(rows[2], rows[4]) == (
+        "background: blue; shirt: green; expression: laughing / sad; hair_style: short / long; "
+        "hair_colour: black / red; age: old / young"
+    )
+    assert conflicts(rows[1], rows[0]) == ["hair_style"], "a bald head has no hair colour"
+    assert "hair_colour" not in attributes_of(rows[1], rows[0]) and "shirt" not in attributes_of(rows[0], rows[4])
+
+
+def test_the_list_has_every_arms_hours(lab):
+    stages = {name: {"plain": seconds} for name, seconds in (("broad", 0.5), ("identity", 1.0), ("fine", 1.0))}
+    costs = Costs({TRIPLET: stages}, {TRIPLET: 0.1}, 0.0, "a processor")
+    text = listing(lab, jobs([TRIPLET, "FaceID's design"], 3, [0.5]), 10, 4, costs)
+    hours = (3 * 4 * (4 * 0.5 + 2 + 2) + 10 * 4 * 4 * 0.1) / 3600
+    (row,) = (line for line in text.splitlines() if line.startswith("| triplet"))
+    assert row == f"| triplet | – | 3 | {lab.weights(arm(TRIPLET)) / 1e6:.2f} | 96 | {hours:.2f} |"
+    assert "| FaceID's design | image: False; interplay: False" in text and "not measured" in text
+    assert "a processor" in text
 
 
 def test_an_untrained_adapter_ignores_the_reference_and_errors_are_cached(lab, tmp_path):
@@ -100,8 +203,10 @@ def test_an_untrained_adapter_ignores_the_reference_and_errors_are_cached(lab, t
         assert torch.equal(keypoints, points)
         return missed.flatten(1) / missed[0].numel() ** 0.5
 
-    probe = conditioning.ConditioningProbe(lab.denoiser, linear, evaluation_set, latents, points, tmp_path / "probed")
-    new = initialise(arm(TRIPLET).design, lab, 0)
+    probe = conditioning.ConditioningProbe(
+        lab.bases.plain, linear, evaluation_set, latents, points, tmp_path / "probed"
+    )
+    new = lab.initial(arm(TRIPLET), 0)
     untrained = probe.measure(Trained("new", new, Lora(), {}))
     assert list(untrained) == [str(level) for level in conditioning.LEVELS]
     assert all(errors["right"] == errors["wrong"] == errors["unconditional"] for errors in untrained.values())
@@ -143,16 +248,27 @@ def test_a_run_killed_in_a_training_and_in_sampling_gives_the_same_results(tmp_p
     assert not list(twice.rglob("*.pt"))
     table = list(csv.DictReader((twice / "tables" / "arms.csv").open()))
     similarity = {row["condition"]: float(row["mean"]) for row in table if row["measure"] == "similarity to held out"}
-    assert list(similarity) == [NONE, *ablation_lab.ARMS] and len(set(similarity.values())) == 4, (
+    assert list(similarity) == [NONE, *ablation_lab.ARMS] and len(set(similarity.values())) == 3, (
         "each arm has its own images"
     )
     text = results.markdown()
     assert "**Partial**" in text and "token-wise router" in text and "| triplet | " in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.count("|") <= 7 for line in rows), "at most six columns"
+    assert rows[0].startswith("| arm | identity similarity | prompt adherence in conflict |")
+    assert all(" [" in cell for line in rows[2:] for cell in line.split("|")[2:4]), "every mean has an interval"
+    adherence = [row for row in table if row["measure"] == "adherence, conflict"]
+    assert len(adherence) == 3 and all(0 <= float(row["mean"]) <= 1 for row in adherence)
+    real = list(csv.DictReader((twice / "tables" / "real_pictures.csv").open()))
+    assert {row["condition"] for row in real} == {"real pictures"}
+    lines = {row["condition"] for row in csv.DictReader((twice / "tables" / "strengths.csv").open())}
+    assert lines == {"FaceID's design, strength 0.5", "triplet, strength 0.5"}
 
     document = tmp_path / "results.md"
     document.write_text(f"# Results\n{MARKS[0]}\nthe old results\n{MARKS[1]}\nThe end.\n")
     put_into(document, twice)
     assert "the old results" not in document.read_text() and document.read_text().endswith("The end.\n")
-    assert text.replace("(sheet.jpg)", "(results-sheet.jpg)").strip() in document.read_text()
+    linked = text.replace("(sheet.jpg)", "(results-sheet.jpg)").replace("(strength.png)", "(results-strength.png)")
+    assert linked.strip() in document.read_text() and (tmp_path / "results-strength.png").stat().st_size
     assert (tmp_path / "results" / "arms.csv").read_bytes() == (twice / "tables" / "arms.csv").read_bytes()
     assert (tmp_path / "results-sheet.jpg").read_bytes() == (twice / "sheet.jpg").read_bytes()

@@ -59,8 +59,9 @@ class DiffusersDenoiser(FrozenModel):
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
             if control is not None and self._control is not None:
                 with torch.set_grad_enabled(self._control_learns and torch.is_grad_enabled()):
+                    context = self.control_context(states, people)
                     down, middle = self._control(
-                        noisy.to(self.dtype), t, states, control.to(self.dtype), **added, return_dict=False
+                        noisy.to(self.dtype), t, context, control.to(self.dtype), **added, return_dict=False
                     )
                 residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
             return self.network(
@@ -71,6 +72,10 @@ class DiffusersDenoiser(FrozenModel):
                 **added,
                 **residuals,
             ).sample.float()
+
+    def control_context(self, states: Tensor, people: list[list[LayerStream]] | None) -> Tensor:
+        """What the ControlNet's cross-attention reads [B, N, context]: the prompt's states."""
+        return states
 
     def linears(self) -> dict[str, nn.Linear]:
         return {
@@ -137,11 +142,14 @@ def open_base(base: str, device: str, control: Path | None = None) -> DiffusersD
     return folder_denoiser(Path(base), device, control=control)
 
 
-def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -> DiffusersDenoiser:
+def demo_denoiser(
+    weights=None, device: str = "cpu", pose: Path | None = None, kind: type[DiffusersDenoiser] = DiffusersDenoiser
+) -> DiffusersDenoiser:
     """The denoiser of the demo model, in float32.
 
     weights  DemoWeights; None reads the packaged ones
     pose     file of its pose ControlNet
+    kind     the class that is made
     """
     from ...demo import pose_net, schedule
     from ...demo import weights as demo
@@ -160,7 +168,7 @@ def demo_denoiser(weights=None, device: str = "cpu", pose: Path | None = None) -
     signal, noise = schedule.signal_and_noise()
     unet = unet.to(device, memory_format=torch.channels_last)
     control = pose_net.read(pose, unet) if pose is not None else None
-    return DiffusersDenoiser(unet, _DemoDecoder(autoencoder.to(device)), signal, noise, "v", control)
+    return kind(unet, _DemoDecoder(autoencoder.to(device)), signal, noise, "v", control)
 
 
 class _DemoDecoder(nn.Module):
