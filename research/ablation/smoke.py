@@ -3,7 +3,7 @@
 import copy
 
 SMOKE_PEOPLE = 20  # of each split: the spatial tokens need 32 people
-SMOKE_STEPS, SMOKE_BATCH = 3, 8
+SMOKE_STEPS, SMOKE_BATCH = 3, 4
 
 
 def short_recipe(recipe: dict, share: float = 1.0, smoke: bool = False) -> dict:
