@@ -107,6 +107,7 @@ class Results:
         parts = [
             self._scale(),
             overview_table(overview, self.scorer.of_triplet(self.rows, self.generated)),
+            rf"\{DIFFERS}: the paired difference to *{TRIPLET}* is significant (95 %).",
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self.curve() and "![Identity similarity against prompt adherence over the strength](strength.png)",
             self._of_real(),
