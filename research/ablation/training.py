@@ -83,7 +83,7 @@ class Lab:
             self.spent["location"] = (time.process_time() - began) / steps / wanted.batch
             return head
 
-        return kept_location_head(self.folder / "location_head.pt", made_with, train)
+        return kept_location_head(self.folder / f"location head, {digest(made_with)}.pt", made_with, train)
 
     def key(self, arm: Arm, seed: int) -> str:
         sizes, recogniser = self.recipe.sizes.model_dump(), self.recipe.recogniser
