@@ -99,6 +99,7 @@ def make_data(arguments: argparse.Namespace) -> None:
         return
     options = ["--splits", "train", "wide", "--pack", PACK, "--aspect", "1", "--detection-size", "320"]
     options += ["--faces", arguments.models / "insightface", "--tokenizer", arguments.comfyui / "comfy/sd1_tokenizer"]
+    options += ["--pose", "openpose", "--landmarks"]  # for the ControlNet of InstantID's design
     options += ["--people", SMOKE_PEOPLE] if arguments.smoke else []
     command = [sys.executable, "-m", "facecdm", "dataset", arguments.faceworld, arguments.data, *options]
     if subprocess.run([str(part) for part in command], cwd=ROOT).returncode:
