@@ -137,7 +137,8 @@ class Lab:
 class Clock:
     """An Observer of a training: a progress bar, and the processor's seconds a picture.
 
-    per_picture  stage → "plain", and "identity" for the steps with an identity loss → seconds; without the first steps
+    per_picture  stage → "plain", and "identity" for the steps with an identity loss → seconds; without the first step
+                 of a run, and without steps that write a checkpoint or preview pictures
     """
 
     def __init__(self):
@@ -159,11 +160,11 @@ class Clock:
         self._bar.__enter__()
 
     def step(self, trainer: Trainer, pictures: Tensor | None) -> None:
-        now = time.process_time()
-        if self._before is not None:
+        now, stage = time.process_time(), trainer.stage
+        if self._before is not None and trainer.step % stage.save_every and trainer.step < stage.steps:
             kind = "identity" if "identity" in trainer.history[-1] else "plain"
-            self._seconds.setdefault(kind, []).append((now - self._before) / trainer.stage.batch)
-            self.per_picture[trainer.stage.name] = {name: mean(some) for name, some in self._seconds.items()}
+            self._seconds.setdefault(kind, []).append((now - self._before) / stage.batch)
+            self.per_picture[stage.name] = {name: mean(some) for name, some in self._seconds.items()}
         self._bar(trainer.step, trainer.history)
         self._before = time.process_time()
 
