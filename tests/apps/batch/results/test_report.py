@@ -104,7 +104,8 @@ def test_a_sheet_for_each_person(finished):
     write_sheets(batch, journal, folder)
     sheets = {path.name: Image.open(path) for path in (folder / "sheets").iterdir()}
     assert sheets.keys() == {"ada.jpg", "bob.jpg"}
-    assert sheets["ada.jpg"].width == 2 * 36 + 4 * 192 + 3 * 22
+    # The reference takes one column, and each of the three wide pictures two.
+    assert sheets["ada.jpg"].width == 2 * 36 + 7 * 192 + 6 * 22
     reference, first = (sheets["ada.jpg"].getpixel((36 + 96 + x, 114 + 96)) for x in (0, 214))
     assert reference[0] > 200 > 100 > reference[1] and first[1] > 100 > 50 > first[0]
 
