@@ -1,5 +1,6 @@
 """Prompt adherence by the two towers of a CLIP: cosines of picture and text (Hessel et al. 2021, unscaled)."""
 
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -44,13 +45,13 @@ class ClipFolder:
 
 
 class ClipScore:
-    """The cosine of a picture and its prompt."""
+    """The cosine of a picture and its prompt. Each prompt is encoded once."""
 
     def __init__(self, towers: Towers):
-        self._towers = towers
+        self._picture, self._text = towers.picture, cache(towers.text)
 
     def __call__(self, picture: np.ndarray, prompt: str) -> float:
-        return _cosine(self._towers.picture(picture), self._towers.text(prompt))
+        return _cosine(self._picture(picture), self._text(prompt))
 
 
 class ClipAttributes:

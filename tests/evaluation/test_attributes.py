@@ -51,10 +51,14 @@ def test_adherence_in_all_and_in_conflict():
 class Towers:
     """Embeds a picture by its mean colour, and a text by the colours that it names."""
 
+    def __init__(self):
+        self.texts = []
+
     def picture(self, picture):
         return torch.from_numpy(picture.reshape(-1, 3).mean(0))
 
     def text(self, text):
+        self.texts.append(text)
         return torch.tensor([float(name in text) for name in ("red", "green", "blue")])
 
 
@@ -63,6 +67,8 @@ def test_clip_chooses_the_nearest_value():
     read = ClipAttributes(towers, {"hair": ["blue", "red"], "shirt": ["green", "blue"]}).read
     assert read(red, None) == {"hair": "red", "shirt": "green"}
     assert ClipScore(towers)(red, "red") > ClipScore(towers)(red, "blue")
+    score = ClipScore(towers)
+    assert score(red, "red portrait") == score(red, "red portrait") and towers.texts.count("red portrait") == 1
     with pytest.raises(FaceCDMError, match="'age' has only 'old'"):
         ClipAttributes(towers, {"age": ["old"]})
 
