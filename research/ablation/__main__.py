@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--comfyui", type=Path, required=True, help="the ComfyUI folder, for its tokenizer")
     add("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     add("--judge", type=Path, help="judge.pt of benchmarks/demo_judge.py; without it only colours are judged")
-    add("--list", action="store_true", help="print the arms and what they take, and do nothing")
+    add("--list", action="store_true", help="print the arms and what they take, and train nothing")
     add("--smoke", action="store_true", help="every arm for a few steps, two people, and a small data set")
     add("--data", type=Path, help="the data set that is trained on (default: OUT/data)")
     add(
@@ -198,6 +198,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         arguments.prompts,
         arguments.leave_out,
         open_pack(packs, PACK, landmarks=True) if base.located else None,
+        judged=arguments.judge is not None,
     )
     if lab.bases.posed is None:
         evaluation_set = replace(evaluation_set, hints=None)

@@ -66,7 +66,7 @@ class EvaluationSet:
         return digest([[vars(one) for one in self.requests], self.names, [round(float(self.faces.sum()), 4)]])
 
 
-# Words that may contradict the reference; gender agrees, and shirt and background are not the person's.
+# Attributes that may contradict the reference; gender agrees, and shirt and background are not the person's.
 CONFLICTING = ("expression", "hair_style", "hair_colour", "age")
 
 
@@ -108,12 +108,15 @@ def conflicts(asked: dict, reference: dict) -> list[str]:
     return [name for name, (a, b) in pairs.items() if a and b and a != b]
 
 
-def attributes_of(asked: dict, reference: dict) -> str:
-    """The attributes that the caption of a label names, with those of the reference where they may conflict."""
+def attributes_of(asked: dict, reference: dict, judged: bool = True) -> str:
+    """The attributes that the caption of a label names, with those of the reference where they may conflict.
+
+    Only the colours unless `judged`: without a judge nothing reads the others.
+    """
     parts = [f"background: {asked['background_colour']}"]
     if measure.plain_shirts([asked]):
         parts.append(f"shirt: {asked['shirt_colour']}")
-    for name in CONFLICTING:
+    for name in CONFLICTING if judged else ():
         if value := _value(asked, name):
             other = _value(reference, name)
             parts.append(f"{name}: {value} / {other}" if other else f"{name}: {value}")
@@ -130,11 +133,13 @@ def choose_evaluation_set(
     prompts: int,
     left_out: list[str],
     landmarks=None,
+    judged: bool = True,
 ) -> EvaluationSet:
     """Choose the people and encode everything; their pictures are written to `folder`.
 
     The first view of a person in which a face is found is the reference, the second one is held out. With an analyzer
-    of `landmarks`, poses are drawn as well. Raises FaceCDMError if no people are left.
+    of `landmarks`, poses are drawn as well; `judged` is that of `attributes_of`. Raises FaceCDMError if no people are
+    left.
     """
     val = data.load(faceworld, ("val",), SIZE, cache)
     everyone = dict.fromkeys(label["identity"] for label in val.labels)
@@ -153,7 +158,7 @@ def choose_evaluation_set(
             person,
             val.captions[row],
             val.labels[row]["yaw"],
-            attributes_of(val.labels[row], val.labels[references[person]]),
+            attributes_of(val.labels[row], val.labels[references[person]], judged),
         )
         for person, row in requests
     ]

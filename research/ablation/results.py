@@ -180,6 +180,7 @@ COLUMNS = {
     "similarity to held out": ("identity similarity", "{:.3f}"),
     "dlib similarity to held out": ("the same with dlib", "{:.3f}"),
     ADHERENCE + CONFLICT: ("prompt adherence in conflict", "{:.0%}"),
+    ADHERENCE: ("prompt adherence", "{:.0%}"),  # where no attribute is in conflict, as without a judge
     "copy-paste": ("copy-paste", "{:.2f}"),
     "sharpness": ("face sharpness", "{:.0f}"),
 }
@@ -189,6 +190,8 @@ DIFFERS = "*"
 def overview_table(evaluation: Evaluation, against_triplet: Evaluation) -> str:
     """A row per arm: means with 95 % intervals, marked where the paired difference to the triplet excludes 0."""
     known = [name for name in COLUMNS if any(name in one.values for one in evaluation.summaries)]
+    if ADHERENCE + CONFLICT in known:
+        known.remove(ADHERENCE)
     differences = {one.condition: one.against_first for one in against_triplet.summaries}
     lines = [
         f"| arm | {' | '.join(COLUMNS[name][0] for name in known)} |",

@@ -18,6 +18,7 @@ from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.demo.schedule import signal_and_noise
 from facecdm.demo.unet import controlnet_of
 from facecdm.errors import FaceCDMError
+from facecdm.evaluation.evaluate import Evaluation, Summary
 from facecdm.hosts.diffusers.denoiser import DiffusersDenoiser
 from facecdm.training.config import Config
 from facecdm.training.lora import Lora
@@ -28,7 +29,7 @@ from research.ablation.bases import Bases, FaceControlDenoiser
 from research.ablation.costs import Costs, listing
 from research.ablation.experiment import jobs
 from research.ablation.people import attributes_of, choose, conflicts
-from research.ablation.results import MARKS, put_into
+from research.ablation.results import MARKS, overview_table, put_into
 from research.ablation.training import Lab, Trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,8 +180,19 @@ def test_every_second_prompt_contradicts_the_reference():
         "background: blue; shirt: green; expression: laughing / sad; hair_style: short / long; "
         "hair_colour: black / red; age: old / young"
     )
+    assert attributes_of(rows[2], rows[4], judged=False) == "background: blue; shirt: green", "only colours are read"
     assert conflicts(rows[1], rows[0]) == ["hair_style"], "a bald head has no hair colour"
     assert "hair_colour" not in attributes_of(rows[1], rows[0]) and "shirt" not in attributes_of(rows[0], rows[4])
+
+
+@pytest.mark.parametrize(
+    ("measured", "column"),
+    [(("adherence", "adherence, conflict"), "prompt adherence in conflict"), (("adherence",), "prompt adherence")],
+)
+def test_the_table_has_one_column_of_prompt_adherence(measured, column):
+    summary = Summary(TRIPLET, 1, 1, {name: (0.5, 0.4, 0.6) for name in measured})
+    table = overview_table(Evaluation([], [summary], [], []), Evaluation([], [], [], []))
+    assert table.splitlines()[0] == f"| arm | {column} |"
 
 
 def test_the_list_has_every_arms_hours(lab):
