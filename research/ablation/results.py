@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from facecdm.evaluation import report
@@ -49,27 +50,23 @@ class Results:
     def write(self, out: Path) -> Path:
         """Write everything into `out`. Returns the Markdown's path."""
         out.mkdir(parents=True, exist_ok=True)
-        arms = self.scorer.of_arms(self.rows, self.generated)
-        report.write(arms, out / "report")
+        report.write(self._arms, out / "report")
         (out / "tables").mkdir(exist_ok=True)
         for name, text in self.tables().items():
             write_atomically(out / "tables" / name, text.encode())
         write_atomically(out / "results.json", json.dumps(self.as_json(), indent=1, default=str).encode())
-        if curve := self.curve():
-            write_atomically(out / "strength.png", curve)
+        if self._curve:
+            write_atomically(out / "strength.png", self._curve)
         write_atomically(out / "sheet.jpg", sheet(self.scorer.evaluation_set, self.generated))
         write_atomically(out / "results.md", self.markdown().encode())
         return out / "results.md"
 
     def as_json(self) -> dict:
         evaluations = {
-            name: view(self.rows, self.generated)
-            for name, view in (
-                ("arms", self.scorer.of_arms),
-                ("against the triplet", self.scorer.of_triplet),
-                ("seeds", self.scorer.of_seeds),
-                ("strengths", self.scorer.of_strengths),
-            )
+            "arms": self._arms,
+            "against the triplet": self._against_triplet,
+            "seeds": self._seeds,
+            "strengths": self._strengths,
         }
         tables = {
             name: {
@@ -92,9 +89,30 @@ class Results:
             **tables,
         }
 
-    def curve(self) -> bytes | None:
-        evaluation = self.scorer.of_strengths(self.rows, self.generated)
-        return report.draw(evaluation).get("strength") if len(evaluation.summaries) > 1 else None
+    @cached_property
+    def _arms(self) -> Evaluation:
+        return self.scorer.of_arms(self.rows, self.generated)
+
+    @cached_property
+    def _against_triplet(self) -> Evaluation:
+        return self.scorer.of_triplet(self.rows, self.generated)
+
+    @cached_property
+    def _seeds(self) -> Evaluation:
+        return self.scorer.of_seeds(self.rows, self.generated)
+
+    @cached_property
+    def _strengths(self) -> Evaluation:
+        return self.scorer.of_strengths(self.rows, self.generated)
+
+    @cached_property
+    def _real(self) -> Evaluation:
+        return self.scorer.of_real(self.real)
+
+    @cached_property
+    def _curve(self) -> bytes | None:
+        """PNG of identity similarity against prompt adherence; None for fewer than two strengths."""
+        return report.draw(self._strengths).get("strength") if len(self._strengths.summaries) > 1 else None
 
     @property
     def _complete(self) -> bool:
@@ -102,14 +120,13 @@ class Results:
 
     def markdown(self) -> str:
         """The part of docs/results.md: one table. The sheet is beside it; `tables` has everything else."""
-        overview = self.scorer.of_arms(self.rows, self.generated)
         names = list(dict.fromkeys(one.arm for one in self.generated))
         parts = [
             self._scale(),
-            overview_table(overview, self.scorer.of_triplet(self.rows, self.generated)),
+            overview_table(self._arms, self._against_triplet),
             rf"\{DIFFERS}: the paired difference to *{TRIPLET}* is significant (95 %).",
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
-            self.curve() and "![Identity similarity against prompt adherence over the strength](strength.png)",
+            self._curve and "![Identity similarity against prompt adherence over the strength](strength.png)",
             self._of_real(),
             "![Same prompts, same noise, every arm side by side](sheet.jpg)",
         ]
@@ -117,14 +134,13 @@ class Results:
 
     def tables(self) -> dict[str, str]:
         """CSV by file name: every measure of every condition, with 95 % intervals."""
-        every = (self.rows, self.generated)
         evaluations = {
-            "arms": [self.scorer.of_arms(*every)],
-            "against_triplet": [self.scorer.of_triplet(*every)],
-            "trainings": [self.scorer.of_seeds(*every)],
-            "strengths": [self.scorer.of_strengths(*every)],
-            "pose": self.scorer.of_poses(*every),
-            "real_pictures": [self.scorer.of_real(self.real)],
+            "arms": [self._arms],
+            "against_triplet": [self._against_triplet],
+            "trainings": [self._seeds],
+            "strengths": [self._strengths],
+            "pose": self.scorer.of_poses(self.rows, self.generated),
+            "real_pictures": [self._real],
         }
         found = {
             f"{name}.csv": _joined([report.summary_csv(one) for one in some]) for name, some in evaluations.items()
@@ -138,9 +154,7 @@ class Results:
         return found
 
     def _of_real(self) -> str:
-        means = {
-            name: value[0] for one in self.scorer.of_real(self.real).summaries for name, value in one.values.items()
-        }
+        means = {name: value[0] for one in self._real.summaries for name, value in one.values.items()}
         if ADHERENCE not in means:
             return ""
         return (
