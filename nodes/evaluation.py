@@ -105,14 +105,14 @@ class EvaluateIdentity(io.ComfyNode):
 
         if not len(images):
             raise FaceCDMError("images is an empty batch: there is nothing to evaluate.")
-        words = Words.read(len(images), prompts, attributes)
-        score, judge = words.measures(clip, clip_vision)
+        texts = PictureTexts.read(len(images), prompts, attributes)
+        score, judge = texts.measures(clip, clip_vision)
         album = GraphPictures(images, reference=reference, held_out=held_out, without_identity=without_identity)
         strangers = album.add("others", others) if others is not None else None
         recognisers = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
         bar = ProgressBar(len(images))
         result = Evaluator(recognisers, album.open, score, strangers, judge).run(
-            album.samples(words), lambda done, total: bar.update_absolute(done, total)
+            album.samples(texts), lambda done, total: bar.update_absolute(done, total)
         )
         folder = _folder(name)
         written = report.write(result, folder)
@@ -125,30 +125,30 @@ class EvaluateIdentity(io.ComfyNode):
             similarity,
             values["face found"][0],
             str(written["report.html"]),
-            warnings=words.without_effect(clip, clip_vision),
+            warnings=texts.without_effect(clip, clip_vision),
             preview=ui.PreviewImage(plot, cls=cls),
         )
 
 
 @dataclass(frozen=True)
-class Words:
+class PictureTexts:
     """The prompt and the attributes of each picture; "" for none."""
 
     prompts: list[str]
     attributes: list[str]
 
     @classmethod
-    def read(cls, count: int, prompts: str, attributes: str) -> "Words":
+    def read(cls, count: int, prompts: str, attributes: str) -> "PictureTexts":
         """Raises FaceCDMError for another number of lines than 1 or `count`, and for unreadable attributes."""
         from ..facecdm.evaluation.attributes import parse
 
-        words = cls(_lines("prompts", prompts, count), _lines("attributes", attributes, count))
-        for text in words.attributes:
+        texts = cls(_lines("prompts", prompts, count), _lines("attributes", attributes, count))
+        for text in texts.attributes:
             try:
                 parse(text)
             except ValueError as error:
                 raise FaceCDMError(str(error)) from error
-        return words
+        return texts
 
     def measures(self, clip, clip_vision) -> tuple:
         """(similarity to the prompt, judge of the attributes), None where something for it is missing."""
@@ -163,11 +163,11 @@ class Words:
 
     def without_effect(self, clip, clip_vision) -> list[str]:
         """Warnings for inputs without effect."""
-        texts = [name for name in ("prompts", "attributes") if any(getattr(self, name))]
-        towers = [name for name, given in (("clip", clip), ("clip_vision", clip_vision)) if given is not None]
-        if texts and len(towers) < 2:
-            return [f"{' and '.join(texts)}: no effect without clip and clip_vision"]
-        if towers and not texts:
+        given = [name for name in ("prompts", "attributes") if any(getattr(self, name))]
+        towers = [name for name, tower in (("clip", clip), ("clip_vision", clip_vision)) if tower is not None]
+        if given and len(towers) < 2:
+            return [f"{' and '.join(given)}: no effect without clip and clip_vision"]
+        if towers and not given:
             return [f"{' and '.join(towers)}: no effect without prompts or attributes"]
         return []
 
@@ -201,7 +201,7 @@ class GraphPictures:
     def open(self, key: Path) -> np.ndarray:
         return self._pictures[key]
 
-    def samples(self, words: Words) -> list:
+    def samples(self, texts: PictureTexts) -> list:
         """Make the samples. Pictures without identity come first, since the others are compared with them."""
         from ..facecdm.evaluation.samples import Sample
 
@@ -215,9 +215,9 @@ class GraphPictures:
                 condition,
                 references[number],
                 held_out[number] if held_out else None,
-                words.prompts[number],
+                texts.prompts[number],
                 plain=without,
-                attributes=words.attributes[number],
+                attributes=texts.attributes[number],
             )
 
         first = [sample(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]

@@ -1,4 +1,4 @@
-"""Adherence to the words of a prompt: which of its attributes a picture shows."""
+"""Adherence to the attributes of a prompt: which of them a picture shows."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -80,7 +80,7 @@ def _mean(table: str, measure: str) -> float:
     return float(values[names.index(measure)].split()[0])
 
 
-def test_words_that_cannot_be_used(evaluate, views, towers, errors, in_comfy):
+def test_prompts_and_attributes_that_cannot_be_used(evaluate, views, towers, errors, in_comfy):
     with pytest.raises(errors.FaceCDMError, match="prompts has 3 lines and images has 1"):
         evaluate(views[1:2], prompts="a\nb\nc", **towers)
     with pytest.raises(errors.FaceCDMError, match="'laughing' has no name"):
@@ -88,9 +88,9 @@ def test_words_that_cannot_be_used(evaluate, views, towers, errors, in_comfy):
     with pytest.raises(errors.FaceCDMError, match="'hair' has only 'red'"):
         evaluate(views[1:2], attributes="hair: red", **towers)
     module = in_comfy.module("nodes.evaluation")
-    assert "no effect without clip" in module.Words(["a"], [""]).without_effect(towers["clip"], None)[0]
-    assert "no effect without prompts" in module.Words([""], [""]).without_effect(*towers.values())[0]
-    assert module.Words(["a"], [""]).without_effect(*towers.values()) == []
+    assert "no effect without clip" in module.PictureTexts(["a"], [""]).without_effect(towers["clip"], None)[0]
+    assert "no effect without prompts" in module.PictureTexts([""], [""]).without_effect(*towers.values())[0]
+    assert module.PictureTexts(["a"], [""]).without_effect(*towers.values()) == []
 
 
 def test_towers_of_different_models_are_refused(make_vision, towers, in_comfy, errors):
