@@ -237,8 +237,11 @@ def _text(name: str, tooltip: str) -> io.Input:
 
 
 def _lines(name: str, text: str, count: int) -> list[str]:
-    """The text's lines, one for each picture; a single line is for all. Raises FaceCDMError."""
-    lines = [line.strip() for line in text.strip().splitlines()] or [""]
+    """The text's lines, one for each picture; a single line is for all. Raises FaceCDMError.
+
+    Empty lines at the end do not count. One at the beginning is the text of the first picture.
+    """
+    lines = [line.strip() for line in text.rstrip().splitlines()] or [""]
     if len(lines) not in (1, count):
         raise FaceCDMError(
             f"{name} has {len(lines)} lines and images has {count} pictures: write one line, or one for each picture"

@@ -88,6 +88,8 @@ def test_prompts_and_attributes_that_cannot_be_used(evaluate, views, towers, err
     with pytest.raises(errors.FaceCDMError, match="'hair' has only 'red'"):
         evaluate(views[1:2], attributes="hair: red", **towers)
     module = in_comfy.module("nodes.evaluation")
+    assert module._lines("prompts", "\nb\n", 2) == ["", "b"], "the first picture has none"
+    assert module._lines("prompts", "a\n\n", 3) == ["a", "a", "a"] and module._lines("prompts", " \n", 2) == ["", ""]
     assert "no effect without clip" in module.PictureTexts(["a"], [""]).without_effect(towers["clip"], None)[0]
     assert "no effect without prompts" in module.PictureTexts([""], [""]).without_effect(*towers.values())[0]
     assert module.PictureTexts(["a"], [""]).without_effect(*towers.values()) == []
