@@ -26,8 +26,7 @@ def recogniser(face_models) -> ArcFace:
 
 @pytest.fixture(scope="module")
 def hosts(in_comfy):
-    comfy, diffusers = denoisers(make_twins(CONTEXT))
-    with comfy:
+    with denoisers(make_twins(CONTEXT)) as (comfy, diffusers):
         comfy.decode = Shrink()
         yield comfy, diffusers
 

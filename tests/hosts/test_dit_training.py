@@ -33,9 +33,8 @@ def twins(in_comfy):
 
 @pytest.fixture(scope="module")
 def hosts(twins):
-    comfy, diffusers = denoisers(twins)
-    with comfy:
-        yield comfy, diffusers
+    with denoisers(twins) as hosts:
+        yield hosts
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """Training of Qwen-Image and Z-Image: both hosts predict, observe and differentiate the same, as their samplings do."""
 
+from functools import partial
+
 import pytest
 import qwen_image
 import torch
 import z_image
-from lab import Shrink
+from dit_lab import check_all_close, denoisers, observed_and_gradients
 from tensors import close
 from twins import predict, stir
 
@@ -19,7 +21,6 @@ from facecdm.hosts.comfy.base_model import text_keys_values
 from facecdm.hosts.comfy.latents import with_frames, without_frames
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.diffusers.dit import DiffusersDit
-from facecdm.hosts.diffusers.dit_denoiser import DiffusersDitDenoiser
 from facecdm.hosts.diffusers.sampling import Span
 from facecdm.training.lora import Lora
 from facecdm.training.rows import Prompt
@@ -40,10 +41,8 @@ def twins(family):
 
 @pytest.fixture(scope="module")
 def hosts(twins):
-    from facecdm.hosts.comfy.training.dit import ComfyDitDenoiser
-
-    with ComfyDitDenoiser(twins[0]) as comfy:
-        yield comfy, DiffusersDitDenoiser(twins[1], Shrink(), comfy.noise)
+    with denoisers(twins) as hosts:
+        yield hosts
 
 
 @pytest.fixture
@@ -171,22 +170,12 @@ def test_gradients_agree(hosts, adapter):
     found = []
     for denoiser in hosts:
         for repeat in (False, True):
-            adapter.zero_grad()
-            queries: list = []
-            denoiser.checkpoint(repeat)
-            observe = lambda index, q, k, queries=queries: queries.extend((q, k))  # noqa: E731
             people = streams(adapter, denoiser, references, prompt)
-            out = denoiser.predict(x, T, prompt, people, watch=observe)
-            (out.square().mean() + sum(value.square().mean() for value in queries)).backward()
-            denoiser.checkpoint(False)
+            predict_with = partial(denoiser.predict, x, T, prompt, people, None)
+            found.append(observed_and_gradients(denoiser, adapter, repeat, predict_with))
             width, blocks = denoiser.layer_map.layers[0].width, len(denoiser.layer_map.layers)
-            assert [value.shape for value in queries] == [(2, 24, width), (2, 7, width)] * blocks
-            gradients = {name: value.grad for name, value in adapter.named_parameters() if value.grad is not None}
-            found.append(gradients | {f"observed {number}": value for number, value in enumerate(queries)})
-    for other in found[1:]:
-        for name, value in found[0].items():
-            assert value.any(), name
-            close(other[name], value, 1e-3)
+            assert [value.shape for value in found[-1][0]] == [(2, 24, width), (2, 7, width)] * blocks
+    check_all_close(found)
 
 
 def test_core_reads_the_lora_of_either_host(twins, hosts, adapter):

@@ -1,10 +1,12 @@
 """Training of SD3.5: both hosts predict, observe and differentiate the same, as their samplings do."""
 
+from functools import partial
+
 import flux
 import pytest
 import sd35
 import torch
-from lab import Shrink
+from dit_lab import check_all_close, denoisers, observed_and_gradients
 from tensors import close
 from twins import predict, stir
 
@@ -15,7 +17,6 @@ from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.errors import FaceCDMError
 from facecdm.hosts.comfy.sampling.apply import apply_person
 from facecdm.hosts.diffusers.dit import DiffusersDit
-from facecdm.hosts.diffusers.dit_denoiser import DiffusersDitDenoiser
 from facecdm.hosts.diffusers.sampling import Span
 from facecdm.training.lora import Lora
 from facecdm.training.rows import Prompt
@@ -30,10 +31,8 @@ def twins(in_comfy):
 
 @pytest.fixture(scope="module")
 def hosts(twins):
-    from facecdm.hosts.comfy.training.dit import ComfyDitDenoiser
-
-    with ComfyDitDenoiser(twins[0]) as comfy:
-        yield comfy, DiffusersDitDenoiser(twins[1], Shrink(), comfy.noise)
+    with denoisers(twins) as hosts:
+        yield hosts
 
 
 @pytest.fixture
@@ -77,20 +76,11 @@ def test_gradients_agree(hosts, shown):
     found = []
     for denoiser in hosts:
         for repeat in (False, True):
-            adapter.zero_grad()
-            queries: list = []
-            denoiser.checkpoint(repeat)
-            observe = lambda index, q, k, queries=queries: queries.extend((q, k))  # noqa: E731
-            out = denoiser.predict(x, T, prompt, streams(person, prompt, float(denoiser.noise[300])), watch=observe)
-            (out.square().mean() + sum(value.square().mean() for value in queries)).backward()
-            denoiser.checkpoint(False)
-            assert len(queries) == 6
-            gradients = {name: value.grad for name, value in adapter.named_parameters() if value.grad is not None}
-            found.append(gradients | {f"observed {number}": value for number, value in enumerate(queries)})
-    for other in found[1:]:
-        for name, value in found[0].items():
-            assert value.any(), name
-            close(other[name], value, 1e-3)
+            people = streams(person, prompt, float(denoiser.noise[300]))
+            predict_with = partial(denoiser.predict, x, T, prompt, people, None)
+            found.append(observed_and_gradients(denoiser, adapter, repeat, predict_with))
+            assert len(found[-1][0]) == 6
+    check_all_close(found)
 
 
 def test_core_reads_the_lora_of_either_host(twins, hosts):

@@ -1,8 +1,10 @@
 """A training on a small DiT: a data set of random numbers, and the denoisers of both hosts on shared weights."""
 
+from contextlib import contextmanager
+
 import torch
-from flux_twins import make_twins
 from lab import PEOPLE, PHOTOS, Shrink, TinySource
+from tensors import close
 
 from facecdm.hosts.diffusers.dit_denoiser import DiffusersDitDenoiser
 from facecdm.training.rows import Prompt
@@ -30,10 +32,34 @@ class DitSource(TinySource):
         return type(rows)(**vars(rows) | {"prompt": prompt})
 
 
-def denoisers(twins=None):
+@contextmanager
+def denoisers(twins):
     """(ComfyUI's, diffusers'), on shared weights and the same noise levels."""
     from facecdm.hosts.comfy.training.dit import ComfyDitDenoiser
 
-    model, transformer = twins or make_twins(CONTEXT)
-    comfy = ComfyDitDenoiser(model)
-    return comfy, DiffusersDitDenoiser(transformer, Shrink(), comfy.noise)
+    model, transformer = twins
+    with ComfyDitDenoiser(model) as comfy:
+        yield comfy, DiffusersDitDenoiser(transformer, Shrink(), comfy.noise)
+
+
+def observed_and_gradients(denoiser, adapter, repeat: bool, predict) -> tuple[list, dict]:
+    """The queries and keys of each block, and the gradients of the adapter, of `predict` with a `watch`.
+
+    repeat  whether the backward pass computes the blocks again
+    """
+    adapter.zero_grad()
+    observed: list = []
+    denoiser.checkpoint(repeat)
+    out = predict(lambda index, q, k: observed.extend((q, k)))
+    (out.square().mean() + sum(value.square().mean() for value in observed)).backward()
+    denoiser.checkpoint(False)
+    return observed, {name: value.grad for name, value in adapter.named_parameters() if value.grad is not None}
+
+
+def check_all_close(found: list[tuple[list, dict]]) -> None:
+    """Assert that what `observed_and_gradients` found agrees, and that no gradient is zero."""
+    first, *others = ({**gradients, **dict(enumerate(observed))} for observed, gradients in found)
+    for other in others:
+        for name, value in first.items():
+            assert value.any(), name
+            close(other[name], value, 1e-3)
