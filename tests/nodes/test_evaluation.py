@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import flux_comfy
 import numpy as np
 import pytest
 import torch
@@ -99,3 +100,5 @@ def test_towers_of_different_models_are_refused(make_vision, towers, in_comfy, e
     towers_of = in_comfy.module("facecdm.hosts.comfy.clip_towers").ComfyTowers
     with pytest.raises(errors.Mismatch, match="embeds texts in 192 features and clip_vision pictures in 8"):
         towers_of(towers["clip"], make_vision(32))
+    with pytest.raises(errors.Mismatch, match="a text encoder without CLIP"):
+        towers_of(flux_comfy.make_clip("Chroma"), towers["clip_vision"])

@@ -32,4 +32,10 @@ class ComfyTowers:
     @torch.inference_mode()
     def text(self, text: str) -> Tensor:
         tokens = self._clip.tokenize(text.replace("(", "\\(").replace(")", "\\)"))  # parentheses are not weights
-        return self._clip.encode_from_tokens(tokens, return_pooled=True)[1][0].float().cpu()
+        _, pooled = self._clip.encode_from_tokens(tokens, return_pooled=True)
+        if pooled is None:
+            raise Mismatch(
+                "clip is a text encoder without CLIP, such as T5 or a language model, whose texts cannot be compared "
+                "with pictures: connect the CLIP that belongs to clip_vision"
+            )
+        return pooled[0].float().cpu()
