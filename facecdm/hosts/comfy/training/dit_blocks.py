@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ....training.blocks import Block, TokenCounts
+from ....training.blocks import Block, Pick, TokenCounts
 from ..dit import is_qwen_image, is_sd3, is_z_image
 
 
@@ -39,28 +39,21 @@ def _flux_blocks(network: nn.Module) -> list[Block]:
 
 def _sd3_blocks(network: nn.Module) -> list[Block]:
     return [
-        Block(
-            block,
-            network.num_heads,
-            1,
-            (block.x_block.attn.ln_q, _heads_last),
-            (block.context_block.attn.ln_k, _heads_last),
-        )
+        _text_first(block, network.num_heads, block.x_block.attn.ln_q, block.context_block.attn.ln_k, _heads_last)
         for block in network.joint_blocks
     ]
 
 
 def _qwen_image_blocks(network: nn.Module) -> list[Block]:
     return [
-        Block(
-            block,
-            block.num_attention_heads,
-            1,
-            (block.attn.norm_q, _heads_first),
-            (block.attn.norm_added_k, _heads_first),
-        )
+        _text_first(block, block.num_attention_heads, block.attn.norm_q, block.attn.norm_added_k, _heads_first)
         for block in network.transformer_blocks
     ]
+
+
+def _text_first(block: nn.Module, heads: int, queries: nn.Module, keys: nn.Module, pick: Pick) -> Block:
+    """A block whose result is (text, picture)."""
+    return Block(block, heads, 1, (queries, pick), (keys, pick))
 
 
 def _z_image_blocks(network: nn.Module) -> list[Block]:
