@@ -17,13 +17,11 @@ from ....training.blocks import TokenCounts, hooked
 from ....training.denoiser import Watch
 from ....training.randomness import STEPS
 from ....training.rows import Prompt
-from ..dit import check_trainable, is_z_image, reads_pooled
+from ..dit import check_trainable, is_sd3, is_z_image, reads_pooled
 from ..latents import with_frames, without_frames
 from .dit_blocks import blocks_of
 from .gradients import OutOfPlace, attention_with_gradients, masked_attention
 from .loaded import LoadedModel, all_rows
-
-_WITHOUT_MASK = {"SD3": "SD3.5", "Lumina2": "Z-Image in ComfyUI"}  # Z-Image's positions depend on the prompt's length
 
 
 class ComfyDitDenoiser(LoadedModel):
@@ -108,11 +106,13 @@ class ComfyDitDenoiser(LoadedModel):
 
     def _attention(self, prompt: Prompt, counts: TokenCounts) -> Callable:
         """The attention of the blocks; it masks the padding of shorter prompts."""
-        mask, kind = prompt.mask, type(self.model.model)
+        if is_sd3(self.network):
+            prompt.check_one_length("SD3.5")
+        if is_z_image(self.network):  # its positions depend on the prompt's length
+            prompt.check_one_length("Z-Image in ComfyUI")
+        mask = prompt.mask
         if mask is None:
             return attention_with_gradients
-        if kind.__name__ in _WITHOUT_MASK:
-            prompt.check_one_length(_WITHOUT_MASK[kind.__name__])
         shown = torch.ones(len(mask), counts.picture, dtype=torch.bool, device=mask.device)
         return masked_attention(torch.cat([mask, shown], 1)[:, None].to(self.device))
 
