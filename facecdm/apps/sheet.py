@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont as Font
 
 TEXT_LINES = 4
-WIDEST = 2  # columns of a wide picture at most
 SIMILAR = 0.3  # lower similarities are not green
 
 
@@ -42,7 +41,7 @@ class SheetImage:
     @property
     def columns(self) -> int:
         """How many columns the picture takes: two if it is at least one and a half times as wide as high."""
-        return 1 if self.picture is None else min(max(round(self.picture.width / self.picture.height), 1), WIDEST)
+        return 2 if self.picture is not None and self.picture.width >= 1.5 * self.picture.height else 1
 
 
 @dataclass(frozen=True)
