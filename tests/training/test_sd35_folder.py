@@ -58,7 +58,9 @@ def test_prompts_are_those_of_the_pipeline(folder):
 
 
 def test_pictures_have_the_size_of_the_folders_own_base(folder, monkeypatch):
-    monkeypatch.setitem(dit_encoders.KINDS, 3, (bases.Base("other", bases.SD35_LARGE.layer_map, resolution=768), 77))
+    monkeypatch.setitem(
+        dit_encoders.BY_TEXT_ENCODERS, 3, (bases.Base("other", bases.SD35_LARGE.layer_map, resolution=768), 77)
+    )
     encoders = open_encoders(folder[0])
     assert (encoders.resolution, encoders.step) == (768, 64)
 

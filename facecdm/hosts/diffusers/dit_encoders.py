@@ -14,8 +14,8 @@ from .qwen_encoders import QwenImageEncoders, ZImageEncoders
 
 LEAST, MOST = 256, 512  # tokens of a caption that Flux.1 reads: as ComfyUI pads it; as diffusers cuts it
 LEAST_SD3 = 77  # tokens of T5 that SD3.5 reads, as ComfyUI pads them
-# By the number of text encoders: the base model, and the least tokens of a caption. Chroma has one, and Flux.1's entry.
-KINDS = {1: (FLUX, 0), 2: (FLUX, LEAST), 3: (SD35_LARGE, LEAST_SD3)}
+# (base model, least tokens of a caption) by the number of text encoders. Chroma has one, and Flux.1's entry.
+BY_TEXT_ENCODERS = {1: (FLUX, 0), 2: (FLUX, LEAST), 3: (SD35_LARGE, LEAST_SD3)}
 
 
 class DitEncoders(DiffusersEncoders):
@@ -45,7 +45,7 @@ class DitEncoders(DiffusersEncoders):
             for name, kind in zip(names, kinds)
         ]
         self._clips, self._t5, self._texts = texts[:-1], texts[-1], texts
-        base, self._least = KINDS[count]
+        base, self._least = BY_TEXT_ENCODERS[count]
         self.pooled, self.resolution, self.step = count > 1, base.resolution, base.step
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class DitEncoders(DiffusersEncoders):
         return model(torch.tensor([ids], device=self._device), output_hidden_states=True)
 
 
-_KINDS = {"QwenImageTransformer2DModel": QwenImageEncoders, "ZImageTransformer2DModel": ZImageEncoders}
+_WITH_LANGUAGE_MODEL = {"QwenImageTransformer2DModel": QwenImageEncoders, "ZImageTransformer2DModel": ZImageEncoders}
 
 
 def open_encoders(
@@ -84,5 +84,7 @@ def open_encoders(
 ) -> DiffusersEncoders:
     """The encoders of a folder of a U-Net or a DiT. Raises as DiffusersEncoders."""
     transformer = folder / "transformer"
-    kind = _KINDS.get(class_name(transformer), DitEncoders) if transformer.is_dir() else DiffusersEncoders
+    kind = DiffusersEncoders
+    if transformer.is_dir():
+        kind = _WITH_LANGUAGE_MODEL.get(class_name(transformer), DitEncoders)
     return kind(folder, vision_folder, device, dtype)
