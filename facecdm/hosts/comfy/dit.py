@@ -5,6 +5,8 @@ Stable Diffusion 3 and Qwen-Image, all of whose blocks are double ones; and Z-Im
 picture as one sequence, so they are single ones.
 """
 
+from importlib.util import find_spec
+
 from torch import nn
 
 from ...bases.layers import Layer, LayerMap
@@ -64,7 +66,7 @@ def check_trainable(model) -> None:
     import comfy.model_base as kinds
 
     base, others = model.model, [getattr(kinds, name, None) for name in ("Flux2", "ChromaRadiance")]
-    own = tuple(getattr(kinds, name) for name in ("Flux", "SD3", "QwenImage", "Lumina2"))
+    own = (kinds.Flux, kinds.SD3, kinds.QwenImage, kinds.Lumina2)
     if not isinstance(base, own) or isinstance(base, tuple(kind for kind in others if kind)):
         raise UnsupportedModel(
             "FaceCDM has adapters of its own for the DiTs Flux.1, Chroma, SD3.5, Qwen-Image and Z-Image, and this "
@@ -75,10 +77,10 @@ def check_trainable(model) -> None:
 def check_applicable(model) -> None:
     """Raise UnsupportedModel if this ComfyUI has no hook after the blocks of MODEL.
 
-    ComfyUI does not replace blocks of Z-Image; newer versions (0.33) call `double_block` patches, 0.3.75 does not.
+    ComfyUI does not replace blocks of Z-Image; newer versions (0.33) call `double_block` patches, 0.3.75 does not. The
+    versions that call them have Z-Image's ControlNets, which act there.
     """
-    dit = model.model.diffusion_model
-    if is_z_image(dit) and "double_block" not in type(dit)._forward.__code__.co_consts:
+    if is_z_image(model.model.diffusion_model) and find_spec("comfy.ldm.lumina.controlnet") is None:
         from comfyui_version import __version__
 
         raise UnsupportedModel(
