@@ -8,7 +8,7 @@ from ..pose.layout import FIVE_SIZE
 from .poses import KeyPoints
 from .schedule import STEPS
 
-MIDDLE, MIDDLE_SHARE = (250, 850), 0.6  # these noise levels get this share of a batch beside their even share
+MIDDLE, MIDDLE_SHARE = (250, 850), 0.6  # this share of a batch is from these noise levels, the rest is even
 FACE_WEIGHT = 4.0  # weight of a position in the middle of a face, relative to one far from it
 
 
