@@ -37,7 +37,7 @@ BARS = {
     "measure": 0.95,  # real pictures must reach this; otherwise the measure is unreliable
 }
 POINTS_LOST = 0.05  # how far an attribute's score may be below that of real pictures
-SHARPNESS_OFF = 0.25  # how far the median sharpness may be below that of real pictures, as a share
+SHARPNESS_OFF = 0.25  # how far the median sharpness may be from that of real pictures, as a share
 BATCH = 10
 PEOPLE = 48  # identities in val
 

@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--single", type=int, default=4, help=f"single blocks; Flux.1 has {FULL[1]}")
     parser.add_argument("--side", type=int, default=1024, help="side of the picture in pixels")
     parser.add_argument("--steps", type=int, default=1, help="steps of a round")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10, help="at least 2, for the quartiles")
     parser.add_argument("--whole", action="store_true", help="whole steps with each adapter, too")
     parser.add_argument("--pulid-flux-ll", type=Path, help="a clone of ComfyUI_PuLID_Flux_ll")
     arguments = parser.parse_args()

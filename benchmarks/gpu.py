@@ -55,7 +55,7 @@ def main() -> None:
     args.use_pytorch_cross_attention = True
     print(TABLE, flush=True)
     print("\n".join(unet_rows(arguments.ipadapter_plus, arguments.small)), flush=True)
-    print("\n".join(flux_rows(arguments.pulid_flux_ll, arguments.small)), flush=True)
+    print("\n" + "\n".join(flux_rows(arguments.pulid_flux_ll, arguments.small)), flush=True)
 
 
 if __name__ == "__main__":
