@@ -61,15 +61,15 @@ SMOKE = Lengths(
 class Plan:
     """The recipe of given arguments.
 
-    how         the arguments
-    run         folder of everything that is made
-    lengths     how long each stage trains
-    world       FaceWorld, or the part of it that --smoke uses
-    weights     folder of the four files that are made
-    cache       folder of decoded pictures
-    judge       the judge's file
-    recogniser  InsightFace's ONNX file
+    how            the arguments
+    run            folder of everything that is made
+    lengths        how long each stage trains
+    world          FaceWorld, or the part of it that --smoke uses
+    weights        folder of the four files that are made
+    cache          folder of decoded pictures
+    judge          the judge's file
     begun_adapter  copy of the adapter that the training begins with; None: a new adapter
+    recogniser     InsightFace's ONNX file
     """
 
     def __init__(self, arguments: argparse.Namespace):
