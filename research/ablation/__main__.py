@@ -27,6 +27,7 @@ from benchmarks.shared import ROOT
 from facecdm.demo.paths import POSE_CONTROLNET, in_use
 from facecdm.demo.weights import DemoWeights, read
 from facecdm.errors import FaceCDMError
+from facecdm.evaluation.evaluate import Evaluator
 from facecdm.training.dataset.demo import DemoEncoders
 from facecdm.training.denoiser import Denoiser
 
@@ -164,17 +165,44 @@ def open_lab(arguments: argparse.Namespace, bases: Bases):
     return Lab(bases, DataSet(arguments.data), read_recipe(arguments), arguments.out, given)
 
 
-def open_all(arguments: argparse.Namespace) -> Experiment:
+def open_evaluator(arguments: argparse.Namespace, analyzer, image_size: int) -> Evaluator:
+    """The measures; the first recogniser is `analyzer`'s."""
     from facecdm.demo import data
-    from facecdm.evaluation.evaluate import Evaluator
     from facecdm.evaluation.pictures import cached_opener
     from facecdm.evaluation.recognisers import Dlib, InsightFace
+
+    from . import people
+    from .scoring import CachedRecogniser
+
+    def cached(one) -> CachedRecogniser:
+        return CachedRecogniser(one, arguments.out / "recognised" / f"{one.name.replace('/', ' ')}.jsonl")
+
+    train = data.load(arguments.faceworld, ("train",), image_size, arguments.cache)
+    first = cached(InsightFace.of(analyzer))
+    recognisers = [first, *([] if arguments.no_dlib else [cached(Dlib(first.recognise))])]
+    others = people.others(train, arguments.out / "others")
+    return Evaluator(recognisers, cached_opener(), others=others, judge=people.Reader(train, arguments.judge))
+
+
+def settings_of(arguments: argparse.Namespace, base: str, steps: int, device: str) -> dict:
+    """The options, the base model's fingerprint and training steps, and the machine, for results.json."""
+    return {name: str(value) for name, value in vars(arguments).items()} | {
+        "base": base,
+        "base steps": steps,
+        "device": device,
+        "torch": torch.__version__,
+        "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
+        "cores": os.cpu_count(),
+    }
+
+
+def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.faces.analyzer import open_pack
 
     from . import people
     from .conditioning import open_probe
     from .sampling import ImageSampler
-    from .scoring import CachedRecogniser, Scorer
+    from .scoring import Scorer
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     weights, packs = read(), [arguments.models / "insightface"]
@@ -202,16 +230,7 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     )
     if lab.bases.posed is None:
         evaluation_set = replace(evaluation_set, hints=None)
-    train = data.load(arguments.faceworld, ("train",), sizes.image_size, arguments.cache)
-
-    def cached(one) -> CachedRecogniser:
-        return CachedRecogniser(one, arguments.out / "recognised" / f"{one.name.replace('/', ' ')}.jsonl")
-
-    first = cached(InsightFace.of(analyzer))
-    recognisers = [first, *([] if arguments.no_dlib else [cached(Dlib(first.recognise))])]
-    others = people.others(train, arguments.out / "others")
-    reader = people.Reader(train, arguments.judge)
-    evaluator = Evaluator(recognisers, cached_opener(), others=others, judge=reader)
+    evaluator = open_evaluator(arguments, analyzer, sizes.image_size)
     side = sizes.image_size // sizes.downscale
     sampler = ImageSampler(
         lab.bases,
@@ -222,16 +241,9 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         arguments.cfg,
         arguments.sampling_batch,
     )
-    settings = {name: str(value) for name, value in vars(arguments).items()} | {
-        "base": lab.bases.plain.fingerprint,
-        "base steps": weights.steps,
-        "device": device,
-        "torch": torch.__version__,
-        "cuda": torch.cuda.get_device_name() if device == "cuda" else "",
-        "cores": os.cpu_count(),
-    }
-    folder = arguments.out / "probed"
-    probe = open_probe(lab.bases.plain, lab.data, evaluation_set, first.recognise, encoders, folder)
+    settings = settings_of(arguments, lab.bases.plain.fingerprint, weights.steps, device)
+    recognise, folder = evaluator.recognisers[0].recognise, arguments.out / "probed"
+    probe = open_probe(lab.bases.plain, lab.data, evaluation_set, recognise, encoders, folder)
     scorer = Scorer(evaluator, evaluation_set, evaluation_set.hints is not None)
     chosen = jobs(names, arguments.seeds, arguments.strengths)
     return Experiment(lab, sampler, scorer, arguments.out, chosen, settings, left_out, probe)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arms import ARMS, TRIPLET, Arm, arm, plan, trained_as
+from .arms import ARMS, TRIPLET, Arm, arm, trained_as
 from .experiment import Job
 from .training import Lab
 
@@ -36,7 +36,7 @@ class Costs:
     def of_training(self, one: Arm, lab: Lab) -> float | None:
         """Seconds of one training; None if it was not measured."""
         seconds = 0.0
-        for stage in plan(one, lab.recipe, 0):
+        for stage in lab.stages(one, 0):
             known = self._of_stage(one.name, stage.name)
             with_identity = stage.steps // stage.identity_every if stage.identity else 0
             counts = {"identity": with_identity, "plain": stage.steps - with_identity}
