@@ -13,6 +13,7 @@ from ...bases.layers import Layer, LayerMap
 from ...errors import UnsupportedModel
 
 _BLOCKS = {"double": "double_blocks", "single": "single_blocks"}
+_OTHER_FLUX = ("Flux2", "ChromaRadiance", "LongCatImage")  # inherit Flux.1's class; not in all ComfyUIs
 
 
 def is_dit(model) -> bool:
@@ -65,9 +66,9 @@ def check_trainable(model) -> None:
     """Raise UnsupportedModel for a DiT that FaceCDM cannot train an adapter for."""
     import comfy.model_base as kinds
 
-    base, others = model.model, [getattr(kinds, name, None) for name in ("Flux2", "ChromaRadiance")]
-    own = (kinds.Flux, kinds.SD3, kinds.QwenImage, kinds.Lumina2)
-    if not isinstance(base, own) or isinstance(base, tuple(kind for kind in others if kind)):
+    base, own = model.model, (kinds.Flux, kinds.SD3, kinds.QwenImage, kinds.Lumina2)
+    others = tuple(getattr(kinds, name) for name in _OTHER_FLUX if hasattr(kinds, name))
+    if not isinstance(base, own) or isinstance(base, others):
         raise UnsupportedModel(
             "FaceCDM has adapters of its own for the DiTs Flux.1, Chroma, SD3.5, Qwen-Image and Z-Image, and this "
             f"MODEL is a {type(base).__name__}: connect one of those, or a U-Net"

@@ -1,6 +1,7 @@
 """Training on a ComfyUI MODEL that is a DiT: a run that was killed ends in the bits of an uninterrupted one."""
 
 import shutil
+from types import SimpleNamespace
 
 import flux
 import pytest
@@ -8,6 +9,7 @@ import torch
 from dit_lab import CONTEXT, DitSource
 from lab import STAGE, everything
 
+from facecdm.errors import UnsupportedModel
 from facecdm.training.initialise import new_adapter
 from facecdm.training.lora import Lora
 from facecdm.training.losses import DiffusionLoss, LocalisationLoss
@@ -59,3 +61,17 @@ def test_killed_and_resumed_ends_in_the_same_bits(model, tmp_path):
     assert ours.keys() == theirs.keys() and any(".lora" in name or "lora." in name for name in ours)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["Flux2", "ChromaRadiance", "LongCatImage"])
+def test_other_models_that_inherit_flux_are_refused(in_comfy, monkeypatch, name):
+    """LongCat-Image's positions, for example, are set outside of the network that training calls."""
+    import comfy.model_base
+
+    from facecdm.hosts.comfy.dit import check_trainable
+
+    if not hasattr(comfy.model_base, name):  # in an older ComfyUI
+        monkeypatch.setattr(comfy.model_base, name, type(name, (comfy.model_base.Flux,), {}), raising=False)
+    kind = getattr(comfy.model_base, name)
+    with pytest.raises(UnsupportedModel, match=f"this MODEL is a {name}"):
+        check_trainable(SimpleNamespace(model=kind.__new__(kind)))
