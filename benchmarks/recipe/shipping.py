@@ -40,9 +40,10 @@ def ship(plan: Plan) -> None:
     from facecdm.demo.weights import read_sizes
 
     new, old = read_sizes(plan.weights / paths.MODEL.name), read_sizes(paths.MODEL)
+    # Sizes first: after an interruption, the old weights still tell the old size.
+    set_size(ROOT, (old.image_size, old.downscale), (new.image_size, new.downscale))
     for packaged in (paths.MODEL, paths.ADAPTER, paths.ADAPTER_LORA, paths.POSE_CONTROLNET):
         shutil.copyfile(plan.weights / packaged.name, packaged)
-    set_size(ROOT, (old.image_size, old.downscale), (new.image_size, new.downscale))
     if read_config(paths.ADAPTER).location_channels:
         write_found(ROOT)
     made = plan.run / "shipped"
