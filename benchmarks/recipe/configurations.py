@@ -48,7 +48,9 @@ def broad(plan: Plan) -> dict:
     """Losses on one-step predictions; the location head is trained first."""
     lengths, begun = plan.lengths, plan.begun_adapter
     further = {"adapter": str(begun), "lora": str(lora_beside_path(begun))} if begun else {}
-    broad_steps = lengths.broad_further if begun else lengths.broad
+    broad_steps, identity_steps = (
+        (lengths.broad_further, lengths.identity_further) if begun else (lengths.broad, lengths.identity)
+    )
     every = COMMON | {"batch": lengths.batch, "warmup": 30, "linear_identity": 0.5}
     own = {"learning_rate": 1.0e-3, "face_window": 0.9}
     identity = {
@@ -73,7 +75,7 @@ def broad(plan: Plan) -> dict:
         **further,
         stages={
             "broad": own | {"steps": broad_steps, "schedule": "constant", "location_steps": lengths.location},
-            "identity": own | identity | {"steps": lengths.identity, "schedule": "linear"},
+            "identity": own | identity | {"steps": identity_steps, "schedule": "linear"},
             "fine": {
                 "steps": lengths.fine,
                 "learning_rate": 1.0e-4,

@@ -12,19 +12,20 @@ LORA_RANK = 16  # the adapter's LoRA; with 24 the weights would be too large
 class Lengths:
     """How long each stage trains, and how much is measured."""
 
-    pictures: int = 1_600_000
-    keep: int = 100_000
+    pictures: int = 311_040
+    keep: int = 25_000
     decoder: int = 2000
     key_points: int = 7000
     pose: int = 2000
     judge_epochs: float = 8.0
     broad: int = 2150
-    broad_further: int = 700  # if the training begins with an adapter
+    broad_further: int = 400  # these two if the training begins with an adapter
+    identity_further: int = 100
     identity: int = 260
     fine: int = 30
     location: int = 1000
-    drawn: int = 500
-    drawn_fine: int = 200
+    drawn: int = 400
+    drawn_fine: int = 150
     batch: int = 64
     captions: int = 200
     people: int = 48
@@ -43,6 +44,7 @@ SMOKE = Lengths(
     judge_epochs=1.0,
     broad=2,
     broad_further=2,
+    identity_further=2,
     identity=2,
     fine=1,
     location=2,
