@@ -10,13 +10,9 @@ from statistics import median, quantiles
 
 import torch
 from shared import in_turns
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch import nn
+from work import Work
 
-ATEN = torch.ops.aten
-LINEAR = (ATEN.mm, ATEN.addmm)
 TABLE = """| adapter | seconds added, median | 25 % – 75 % | ratio | GFLOP | MB moved | linear layers | host syncs |
 |---|---|---|---|---|---|---|---|"""
 
@@ -50,33 +46,6 @@ def without_blocks(dit: nn.Module, tokens: int) -> Iterator[None]:
     finally:
         for block in blocks:
             del block.forward
-
-
-class Work(TorchDispatchMode):
-    """Count what runs within a `with` block, outside of inference mode.
-
-    flops   floating-point operations of matrix products and attention
-    moved   bytes of the tensors that operations read and write
-    linear  matrix products with weights
-    syncs   values that the host waits for
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.flops = self.moved = self.linear = self.syncs = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        operation = func.overloadpacket
-        if operation is ATEN._scaled_dot_product_flash_attention_for_cpu:  # not in torch's table
-            operation = ATEN._scaled_dot_product_flash_attention
-        if operation in flop_registry:
-            self.flops += flop_registry[operation](*args, **(kwargs or {}), out_val=out)
-        self.linear += operation in LINEAR
-        self.syncs += operation is ATEN._local_scalar_dense
-        if not func.is_view:
-            self.moved += sum(value.nbytes for value in tree_leaves((args, kwargs, out)) if isinstance(value, Tensor))
-        return out
 
 
 def added_rows(variants: dict, measure: Callable, rounds: int, whole: float) -> list[str]:

@@ -13,27 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared import CONFIGS, make_model, open_comfyui  # isort: skip
 from at_scale import count_operations, plain_attention
+from work import Work
 
 BASES = {"SD1.5": (64, (64, 32, 16, 8)), "SDXL": (128, (64, 32))}  # latents, grids with cross-attention
 TOKENS, DTYPE = 1024, torch.float16
-
-
-class Written(TorchDispatchMode):
-    """Counts the calls that make a tensor, and the bytes of these tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernels = self.bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and not (function.is_view or "empty" in str(function)):
-            self.kernels, self.bytes = self.kernels + 1, self.bytes + result.numel() * result.element_size()
-        return result
 
 
 def step(base: str) -> Callable[[], object]:
@@ -77,9 +63,9 @@ def main() -> None:
         for base in BASES:
             counted = []
             for call in (step(base), finding(base)):
-                with Written() as written:
+                with Work() as work:
                     call()
-                counted.append((count_operations(call) / 1e9, written.kernels, written.bytes / 1e6))
+                counted.append((count_operations(call) / 1e9, work.kernels, work.written / 1e6))
             for name, (operations, kernels, megabytes) in zip(("a step", "finding the face"), counted):
                 print(f"| {base}: {name} | {operations:,.2f} | {kernels} | {megabytes:,.1f} |")
             print(f"| {base}: share | " + " | ".join(f"{own / all:.2%}" for all, own in zip(*counted)) + " |")
