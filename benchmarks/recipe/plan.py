@@ -14,7 +14,7 @@ class Lengths:
 
     pictures: int = 311_040
     keep: int = 25_000
-    decoder: int = 2000
+    decoder: int = 1200
     key_points: int = 7000
     pose: int = 2000
     judge_epochs: float = 8.0

@@ -82,6 +82,22 @@ def predictor(
     return predict
 
 
+def balanced(made: Tensor, error: Tensor, judged: Tensor, share: float) -> Tensor:
+    """The error, with a gradient that also has that of `judged`, scaled to `share` of the error's.
+
+    Otherwise a discriminator that improves quickly would outweigh the error (Esser et al. 2021, Taming Transformers,
+    equation 7, here with the gradients at the pixels).
+
+    made    [B, 3, H, W] from the decoder
+    error   scalar, of `made`
+    judged  scalar, of `made`
+    """
+    own, other = (torch.autograd.grad(loss, made, retain_graph=True)[0] for loss in (error, judged))
+    gradient = own + other * (share * own.norm() / other.norm().clamp(min=1e-12))
+    moved = (made * gradient).sum()
+    return error.detach() + moved - moved.detach()
+
+
 def train_decoder(
     portraits: data.Portraits,
     latents: np.ndarray,
@@ -90,7 +106,7 @@ def train_decoder(
     plan: Plan,
     folder: Path,
     device: str,
-    adversarial: float = 0.02,
+    adversarial: float = 0.8,
 ) -> SharpAutoencoder:
     """Train the residual of the decoder; returns the autoencoder with averaged weights.
 
@@ -99,13 +115,13 @@ def train_decoder(
     portraits    at the decoder's size
     latents      [2N, C, h, w] of these pictures, then of their mirror images (train.encode_all)
     predict      (noisy latents, levels, captions) -> latents predicted by the U-Net; None: clean latents only
-    adversarial  weight of the discriminator's loss, beside the mean absolute error
+    adversarial  size of the discriminator's gradient, as a share of that of the absolute error
     """
     torch.manual_seed(plan.seed)
     autoencoder.encoder.requires_grad_(False)
     autoencoder.decoder.linear.requires_grad_(False)
     pair = DecoderAndDiscriminator(autoencoder).to(device, memory_format=torch.channels_last)
-    run = Run(folder, "decoder", pair, plan, average=0.999, half=True)
+    run = Run(folder, "decoder", pair, plan, average=0.995, half=True)
     decode, discriminator = run.live.autoencoder.decode, run.live.discriminator
     alpha, sigma = (level.to(device) for level in schedule.signal_and_noise())
     half = torch.autocast("cuda" if device == "cuda" else "cpu", torch.bfloat16)
@@ -147,7 +163,7 @@ def train_decoder(
         # A prediction averages many pictures, so only its coarse colours must match this one.
         exact = (made - real).abs().mean((1, 2, 3))
         coarse = (F.avg_pool2d(made, 4) - F.avg_pool2d(real, 4)).abs().mean((1, 2, 3))
-        loss = torch.where(predicted, 2 * coarse + 0.2 * exact, 2 * exact).mean()
+        error = torch.where(predicted, 2 * coarse + 0.2 * exact, 2 * exact).mean()
         discriminator.requires_grad_(False)
         with half:
             logits, maps = discriminator(made)
@@ -157,12 +173,12 @@ def train_decoder(
             ((one - other).abs().mean((1, 2, 3)) / other.abs().mean().clamp(min=1e-3))[~predicted].mean()
             for one, other in zip(maps, wanted, strict=True)
         ]
-        warm = min(1.0, run.step / 300)
-        loss = loss + adversarial * warm * (-logits.float().mean() + torch.stack(likeness).mean())
+        judged = -logits.float().mean() + torch.stack(likeness).mean()
+        share = adversarial * min(1.0, run.step / 300)
         discriminator.requires_grad_(True)
         with half:
             scores = [discriminator(pixels)[0].float() for pixels in (real, made.detach())]
-        return loss + F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
+        return balanced(made, error, judged, share) + F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
 
     run.train(loss_of)
     if run.ema is not None:

@@ -310,3 +310,17 @@ def test_a_part_that_the_file_gives_is_not_trained(tiny_world, tokenizer_folder,
     begin = ["--begin", str(MODEL), "--run", str(tmp_path)]
     assert cli.main([*command(tiny_world, tokenizer_folder, "text"), *begin]) == 1
     assert "other words" in capsys.readouterr().err
+
+
+def test_the_discriminators_gradient_has_its_share_of_the_errors():
+    torch.manual_seed(0)
+    weight = torch.ones(4, requires_grad=True)
+    made = weight * torch.randn(2, 3, 5, 4)
+    error, judged = made.abs().mean(), made.square().sum()
+    own, other = (torch.autograd.grad(loss, made, retain_graph=True)[0] for loss in (error, judged))
+    loss = train_decoder.balanced(made, error, judged, 0.5)
+    torch.testing.assert_close(loss, error)
+    gradient = torch.autograd.grad(loss, made, retain_graph=True)[0]
+    torch.testing.assert_close((gradient - own).norm(), own.norm() / 2)
+    torch.testing.assert_close(gradient - own, other * (gradient - own).norm() / other.norm())
+    assert torch.autograd.grad(loss, weight)[0].abs().min() > 0
