@@ -106,7 +106,7 @@ def train_decoder(
     plan: Plan,
     folder: Path,
     device: str,
-    adversarial: float = 0.8,
+    adversarial: float = 0.4,
 ) -> SharpAutoencoder:
     """Train the residual of the decoder; returns the autoencoder with averaged weights.
 
