@@ -19,12 +19,12 @@ class Lengths:
     pose: int = 2000
     judge_epochs: float = 8.0
     broad: int = 2150
-    broad_further: int = 400  # these two if the training begins with an adapter
-    identity_further: int = 100
+    broad_further: int = 250  # these two if the training begins with an adapter
+    identity_further: int = 50
     identity: int = 260
     fine: int = 30
     location: int = 1000
-    drawn: int = 400
+    drawn: int = 300
     drawn_fine: int = 150
     batch: int = 64
     captions: int = 200
