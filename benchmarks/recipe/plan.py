@@ -16,7 +16,7 @@ class Lengths:
     keep: int = 25_000
     decoder: int = 1200
     key_points: int = 7000
-    pose: int = 2000
+    pose: int = 1100
     judge_epochs: float = 8.0
     broad: int = 2150
     broad_further: int = 250  # these two if the training begins with an adapter
