@@ -24,7 +24,7 @@ class Lengths:
     identity: int = 260
     fine: int = 30
     location: int = 1000
-    drawn: int = 300
+    drawn: int = 400
     drawn_fine: int = 150
     batch: int = 64
     captions: int = 200
