@@ -10,7 +10,6 @@ from facecdm.demo import paths
 from .commands import gallery, portraits, workflows
 from .plan import Plan
 from .stages import Stage, execute
-from .texts import FOUND
 
 # Texts with the pictures' size as "128 × 128".
 SIZED = (
@@ -36,7 +35,6 @@ Then: python -m pytest
 
 def ship(plan: Plan) -> None:
     """Put the weights into the package and make everything that depends on them anew. May be repeated."""
-    from facecdm.adapter.native import read_config
     from facecdm.demo.weights import read_sizes
 
     new, old = read_sizes(plan.weights / paths.MODEL.name), read_sizes(paths.MODEL)
@@ -44,8 +42,6 @@ def ship(plan: Plan) -> None:
     set_size(ROOT, (old.image_size, old.downscale), (new.image_size, new.downscale))
     for packaged in (paths.MODEL, paths.ADAPTER, paths.ADAPTER_LORA, paths.POSE_CONTROLNET):
         shutil.copyfile(plan.weights / packaged.name, packaged)
-    if read_config(paths.ADAPTER).location_channels:
-        write_found(ROOT)
     made = plan.run / "shipped"
     for command in (workflows(plan), gallery(plan), portraits(plan, made)):
         execute(plan, Stage("ship", ()), command)
@@ -59,13 +55,6 @@ def set_size(root: Path, old: tuple[int, int], new: tuple[int, int]) -> None:
     _replace(root / "facecdm/bases/demo.py", *("resolution={},\n    step={},".format(*size) for size in (old, new)))
     for name in SIZED:
         _replace(root / name, *(f"{side} × {side}" for side, _ in (old, new)))
-
-
-def write_found(root: Path) -> None:
-    """Say in the texts that the demo's adapter finds the face by itself."""
-    for name, pairs in FOUND.items():
-        for old, new in pairs:
-            _replace(root / name, old, new)
 
 
 def show(picture: Path, docs: Path) -> None:

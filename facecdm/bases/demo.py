@@ -7,7 +7,7 @@ from .noise import Discrete
 DEMO = Base(
     "FaceCDM demo",
     LayerMap.of_runs(192, ("input", 128, 2, 2), ("output", 128, 2, 4), ("middle", 256, 4, 1)),
-    resolution=128,
-    step=8,
+    resolution=256,
+    step=16,
     noise=Discrete.scaled_linear(zero_terminal_snr=True),
 )

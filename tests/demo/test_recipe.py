@@ -26,7 +26,7 @@ def rooms():
     """The modules of benchmarks/recipe, and `command`, benchmarks/demo_recipe.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        names = ("plan", "configurations", "files", "shipping", "stages", "texts")
+        names = ("plan", "configurations", "files", "shipping", "stages")
         rooms = SimpleNamespace(**{name: importlib.import_module(f"recipe.{name}") for name in names})
         rooms.command = importlib.import_module("demo_recipe")
         yield rooms
@@ -97,22 +97,6 @@ def test_what_is_shipped_replaces_every_size(rooms, tmp_path):
     assert "resolution=512,\n    step=32," in base.read_text()
     for name in rooms.shipping.SIZED:
         assert f"{DEMO.resolution} × {DEMO.resolution}" not in (tmp_path / name).read_text(encoding="utf-8")
-
-
-def test_what_is_shipped_says_that_the_face_is_found(rooms, tmp_path):
-    """And may be shipped again; until then the texts are those of an adapter without a location head."""
-    for name in rooms.texts.FOUND:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(REPOSITORY / name, tmp_path / name)
-    found = bool(read_config(ADAPTER).location_channels)
-    for name, pairs in rooms.texts.FOUND.items():
-        text = (REPOSITORY / name).read_text(encoding="utf-8")
-        assert all((new if found else old) in text for old, new in pairs), name
-    for _ in range(2):
-        rooms.shipping.write_found(tmp_path)
-    for name, pairs in rooms.texts.FOUND.items():
-        text = (tmp_path / name).read_text(encoding="utf-8")
-        assert all(text.count(new) == 1 and old not in text for old, new in pairs), name
 
 
 def test_the_portrait_has_the_size_of_the_weights(rooms, plan):
