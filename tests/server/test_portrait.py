@@ -274,7 +274,10 @@ def test_img2img_keeps_the_composition(weights, server, faceworld):
 
 @pytest.mark.slow
 def test_detail_faces_keeps_the_face(weights, server, faceworld):
-    """Correlation .98 in the replaced region, .88 from pure noise; outside of it every byte is the same."""
+    """Correlation .98 in the replaced region, .88 from pure noise; outside of it the image is the same.
+
+    A mask below 1/510 is saved as 0, and may still change a byte by one where the images differ much.
+    """
     workflow = Workflow.load(WORKFLOW.parent / "detail_faces.json")
     detail, save = workflow.find("Detail Faces"), workflow.find("Save Image")
     saves = {
@@ -285,7 +288,8 @@ def test_detail_faces_keeps_the_face(weights, server, faceworld):
     done = server.run(untrained(workflow) | saves | mask)
     after, before, replaced = (pixels(server, done.images(node)[0]) for node in (save, "before", "mask"))
     assert (replaced > 127).mean() > 0.05 and 0.92 < correlation(after[replaced > 127], before[replaced > 127]) < 0.999
-    assert np.array_equal(after[replaced == 0], before[replaced == 0])
+    changed = np.abs(after.astype(int) - before)[replaced == 0]
+    assert changed.max() <= 1 and (changed > 0).mean() < 1e-3
 
 
 def test_a_picture_without_a_face_is_reported(weights, server, tmp_path: Path):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity
 
 from facecdm import cli
-from facecdm.demo.autoencoder import PatchAutoencoder
+from facecdm.demo.autoencoder import build_autoencoder
 from facecdm.demo.weights import read
 from facecdm.errors import Mismatch
 from facecdm.faces.analyzer import open_pack
@@ -78,11 +78,11 @@ def test_embeddings_and_points_are_those_of_the_analyzer(made, face_models, astr
 
 def test_latents_decode_to_the_picture(made):
     data, weights = DataSet(made[1]), read()
-    autoencoder = PatchAutoencoder(weights.sizes.latent_channels, weights.sizes.refiner_width)
+    autoencoder, size = build_autoencoder(weights.sizes), (weights.sizes.image_size,) * 2
     autoencoder.load_state_dict({name: value.float() for name, value in weights.vae.items()})
     with torch.no_grad():
         decoded = autoencoder.decode(data.load([0]).latents)[0].movedim(0, -1) / 2 + 0.5
-    picture = Image.open(made[0] / data.entries[0].name).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)
+    picture = Image.open(made[0] / data.entries[0].name).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     error = (decoded.clamp(0, 1) - torch.from_numpy(np.array(picture)).float() / 255).square().mean()
     assert -10 * error.log10() > 25  # dB
 
