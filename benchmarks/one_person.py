@@ -22,6 +22,44 @@ import shared  # noqa: F401  # isort: skip  (puts the repository on the path)
 from facecdm.demo.paths import ADAPTER, ADAPTER_LORA
 from facecdm.training.dataset.faceworld import FaceWorldSource
 
+# The preset is for SD1.5 and SDXL; the demo model is far smaller. These are the values of its own adapter's recipe
+# (recipe/configurations.py), with smaller batches.
+FOR_THE_DEMO = {
+    "batch": 8,
+    "rank": 0,
+    "lora_rank": 16,
+    "lora_layers": "all",
+    "precision": "bf16",
+    "gate_rate": 1.0,
+    "min_snr": 0,
+    "ema": 0.95,
+    "warmup": 10,
+    "noise_low": 100,
+    "noise_high": 980,
+    "noise_share": 0.95,
+    "drop_image": 0.5,
+    "face_window": 0.9,
+    "learning_rate": 5.0e-4,
+    "train": ["projectors", "keys_values", "gates", "lora"],
+}
+SAMPLED = {  # the identity loss on images sampled from noise
+    "identity": 0.3,
+    "identity_toward": "person",
+    "identity_ramp": 0,
+    "localisation": 0.0,
+    "alignment": 0.0,
+    "few_steps": 4,
+    "few_steps_from": "noise",
+    "few_steps_guidance": 4.0,
+    "few_steps_learnt": 4,
+    "find_location": 0.5,
+}
+STAGES = {
+    "broad": {"steps": 150, "schedule": "constant"},
+    "identity": SAMPLED | {"steps": 150, "schedule": "constant"},
+    "fine": SAMPLED | {"steps": 60, "schedule": "linear", "face_window": 0.25, "background": 2.0},
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,6 +91,8 @@ def main() -> None:
         "recogniser": str((arguments.models / "insightface/models/buffalo_s/w600k_mbf.onnx").absolute()),
         "held_out": 0.0,
         "threads": arguments.threads,
+        "all": FOR_THE_DEMO,
+        "stages": STAGES,
     }
     (arguments.out / "one.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     print(f"{len(list(photos.glob('*.txt')))} photos in {photos}; configuration: {arguments.out / 'one.yaml'}")

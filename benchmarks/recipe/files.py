@@ -101,11 +101,11 @@ def write_workflow(plan: Plan) -> None:
 
 
 def shorten_one_person(plan: Plan) -> None:
-    """Set the steps of the preset's stages, which --smoke shortens."""
+    """Set the steps of the stages, which --smoke shortens."""
     path = plan.run / "one" / "one.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    names = ("broad", "identity", "fine")
-    config["stages"] = {name: {"steps": steps} for name, steps in zip(names, plan.lengths.one_person)}
+    for stage, steps in zip(config["stages"].values(), plan.lengths.one_person, strict=True):
+        stage["steps"] = steps
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

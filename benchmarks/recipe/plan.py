@@ -30,7 +30,7 @@ class Lengths:
     captions: int = 200
     people: int = 48
     poses: int = 100
-    one_person: tuple[int, int, int] = (800, 400, 200)
+    one_person: tuple[int, int, int] = (150, 150, 60)
     prompts: int = 24
     steps: int = 20
 
