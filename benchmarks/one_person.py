@@ -18,41 +18,21 @@ from pathlib import Path
 import yaml
 
 import shared  # noqa: F401  # isort: skip  (puts the repository on the path)
+from recipe.configurations import COMMON, SAMPLED
 
 from facecdm.demo.paths import ADAPTER, ADAPTER_LORA
 from facecdm.training.dataset.faceworld import FaceWorldSource
 
-# The preset is for SD1.5 and SDXL; the demo model is far smaller. These are the values of its own adapter's recipe
-# (recipe/configurations.py), with smaller batches.
-FOR_THE_DEMO = {
+# The preset is for SD1.5 and SDXL; the demo model is far smaller, and needs the settings of its own adapter's recipe.
+FOR_THE_DEMO = COMMON | {
     "batch": 8,
-    "rank": 0,
-    "lora_rank": 16,
-    "lora_layers": "all",
-    "precision": "bf16",
-    "gate_rate": 1.0,
-    "min_snr": 0,
-    "ema": 0.95,
-    "warmup": 10,
-    "noise_low": 100,
-    "noise_high": 980,
-    "noise_share": 0.95,
-    "drop_image": 0.5,
-    "face_window": 0.9,
     "learning_rate": 5.0e-4,
-    "train": ["projectors", "keys_values", "gates", "lora"],
-}
-SAMPLED = {  # the identity loss on images sampled from noise
-    "identity": 0.3,
-    "identity_toward": "person",
-    "identity_ramp": 0,
-    "localisation": 0.0,
-    "alignment": 0.0,
-    "few_steps": 4,
-    "few_steps_from": "noise",
-    "few_steps_guidance": 4.0,
-    "few_steps_learnt": 4,
-    "find_location": 0.5,
+    "warmup": 10,
+    "ema": 0.95,
+    "drop_text": 0.05,
+    "drop_face": 0.05,
+    "face_region": 0.5,
+    "face_window": 0.9,
 }
 STAGES = {
     "broad": {"steps": 150, "schedule": "constant"},

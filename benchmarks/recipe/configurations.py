@@ -24,6 +24,20 @@ COMMON = {
     "train": ["projectors", "keys_values", "gates", "lora"],
 }
 
+# The identity loss on images sampled from noise; the adapter finds the face's location in half of the batches.
+SAMPLED = {
+    "identity": 0.3,
+    "identity_toward": "person",
+    "identity_ramp": 0,
+    "localisation": 0.0,
+    "alignment": 0.0,
+    "find_location": 0.5,
+    "few_steps": 4,
+    "few_steps_from": "noise",
+    "few_steps_guidance": 4.0,
+    "few_steps_learnt": 4,
+}
+
 
 def write(plan: Plan, name: str) -> None:
     """Write the configuration of a training: broad or drawn."""
@@ -92,30 +106,15 @@ def broad(plan: Plan) -> dict:
 
 
 def drawn(plan: Plan) -> dict:
-    """An identity loss on images sampled from noise, half of them with the adapter's own face location."""
+    """The identity loss on sampled images, and at the end whole pictures with a background loss."""
     lengths, begun = plan.lengths, plan.run / "broad" / "adapter.safetensors"
-    every = COMMON | {
-        "batch": min(24, lengths.batch),
-        "warmup": 10,
-        "drop_pose": 0.05,
-        "find_location": 0.5,
-        "linear_identity": 0.5,
-        "identity": 0.3,
-        "identity_toward": "person",
-        "identity_ramp": 0,
-        "localisation": 0.0,
-        "alignment": 0.0,
-        "few_steps": 4,
-        "few_steps_from": "noise",
-        "few_steps_guidance": 4.0,
-        "few_steps_learnt": 4,
-    }
+    own = {"batch": min(24, lengths.batch), "warmup": 10, "drop_pose": 0.05, "linear_identity": 0.5}
     return configuration(
         plan,
         "drawn",
         adapter=str(begun),
         lora=str(lora_beside_path(begun)),
-        all=every,
+        all=COMMON | SAMPLED | own,
         stages={
             "broad": {"steps": 0},
             "identity": {

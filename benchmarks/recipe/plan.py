@@ -19,8 +19,8 @@ class Lengths:
     pose: int = 1100
     judge_epochs: float = 8.0
     broad: int = 2150
-    broad_further: int = 250  # these two if the training begins with an adapter
-    identity_further: int = 50
+    broad_further: int = 250  # instead of `broad`, if the training begins with an adapter
+    identity_further: int = 50  # instead of `identity`, then
     identity: int = 260
     fine: int = 30
     location: int = 1000
@@ -30,7 +30,7 @@ class Lengths:
     captions: int = 200
     people: int = 48
     poses: int = 100
-    one_person: tuple[int, int, int] = (150, 150, 60)
+    one_person: tuple[int, ...] = ()  # steps of the stages; (): those of benchmarks/one_person.py
     prompts: int = 24
     steps: int = 20
 

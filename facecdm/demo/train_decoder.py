@@ -83,14 +83,15 @@ def predictor(
 
 
 def balanced(made: Tensor, error: Tensor, judged: Tensor, share: float) -> Tensor:
-    """The error, with a gradient that also has that of `judged`, scaled to `share` of the error's.
+    """Return the error's value. Its gradient is the error's plus that of `judged`, scaled to `share` of its norm.
 
-    Otherwise a discriminator that improves quickly would outweigh the error (Esser et al. 2021, Taming Transformers,
+    Unscaled, a discriminator that improves quickly would outweigh the error (Esser et al. 2021, Taming Transformers,
     equation 7, here with the gradients at the pixels).
 
     made    [B, 3, H, W] from the decoder
-    error   scalar, of `made`
-    judged  scalar, of `made`
+    error   scalar, a function of `made`
+    judged  scalar, a function of `made`: the discriminator's loss
+    share   norm of the scaled gradient of `judged`, relative to that of `error`
     """
     own, other = (torch.autograd.grad(loss, made, retain_graph=True)[0] for loss in (error, judged))
     gradient = own + other * (share * own.norm() / other.norm().clamp(min=1e-12))
