@@ -23,12 +23,16 @@ class PictureVae(nn.Module):
     def encode(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] in −1…1 → [B, C, h, w], one picture at a time, since the autoencoder needs the most memory."""
         made = torch.cat([self.vae.encode(picture[None]).latent_dist.mode() for picture in pictures]).float()
-        return (made - (self.vae.config.get("shift_factor") or 0.0)) * self.vae.config.scaling_factor
+        return (made - self._shift) * self.vae.config.scaling_factor
 
     def forward(self, latents: Tensor) -> Tensor:
         """[B, C, h, w] → [B, 3, H, W] in −1…1."""
-        scaled = latents / self.vae.config.scaling_factor + (getattr(self.vae.config, "shift_factor", None) or 0)
+        scaled = latents / self.vae.config.scaling_factor + self._shift
         return self.vae.decode(scaled.to(self.vae.dtype)).sample
+
+    @property
+    def _shift(self) -> float:
+        return self.vae.config.get("shift_factor") or 0.0
 
 
 class FrameVae(PictureVae):
