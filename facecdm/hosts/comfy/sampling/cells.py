@@ -40,7 +40,7 @@ def _with_cells(options: dict, run, x: Tensor, dit: nn.Module) -> dict:
     if not any(streams):
         return options
     if is_z_image(dit):
-        return _with_patch(options, AfterBlocks(streams, layer_map.layers[0].heads, grid[0] * grid[1]))
+        return _with_patch(options, ZImagePatch(streams, layer_map.layers[0].heads, grid[0] * grid[1]))
     replaced = options.get("patches_replace", {})
     blocks = dict(replaced.get("dit", {}))
     tokens = ImageTokens(grid[0] * grid[1])
@@ -54,14 +54,14 @@ def _with_cells(options: dict, run, x: Tensor, dit: nn.Module) -> dict:
     return {**options, "patches_replace": {**replaced, "dit": blocks}}
 
 
-def _with_patch(options: dict, patch: "AfterBlocks") -> dict:
+def _with_patch(options: dict, patch: "ZImagePatch") -> dict:
     """The options with a patch that runs after those of other packs."""
     patches = options.get("patches", {})
     return {**options, "patches": {**patches, "double_block": [*patches.get("double_block", []), patch]}}
 
 
 @dataclass(frozen=True, eq=False)
-class AfterBlocks:
+class ZImagePatch:
     """A `double_block` patch, which ComfyUI calls after each block of Z-Image: the cells.
 
     streams  the streams of each block

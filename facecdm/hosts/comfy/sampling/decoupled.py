@@ -65,7 +65,7 @@ def with_decoupled(
     for number, (key, some) in enumerate(own.items()):
         after = [stream for stream in some if stream.place == BESIDE_BLOCK]
         if after or number == 0:
-            blocks[key] = AfterBlock(key, after, call, blocks.get(key))
+            blocks[key] = DecoupledPatch(key, after, call, blocks.get(key))
     added = {"attn1_patch": [*patches.get("attn1_patch", []), call.keep_queries]}
     if inside:
         added["attn1_output_patch"] = [*outputs, call.add_inside]
@@ -119,7 +119,7 @@ class DecoupledCall:
 
 
 @dataclass(frozen=True, eq=False)
-class AfterBlock:
+class DecoupledPatch:
     """A replacement of a double block: the block, or an earlier replacement of it, then the streams after it.
 
     If the earlier replacement does not compute the block's attention, as one that reuses an earlier step's result, the
