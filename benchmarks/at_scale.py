@@ -2,9 +2,10 @@
 
     python benchmarks/at_scale.py --comfyui DIR [--utilisation 0.35] [--price 3] [--gpus 8 32]
 
-The operations of a base model's call are counted by torch's FlopCounterMode on tensors without contents. A step calls
-the frozen model forward and back to its inputs (as many operations as forward, since weights get no gradients), and
-with gradient checkpointing forward once more. The rest is arithmetic on the assumptions below. Nothing is measured.
+The operations of a base model's call are counted on tensors without contents, as torch's FlopCounterMode counts them.
+A step calls the frozen model forward and back to its inputs (as many operations as forward, since weights get no
+gradients), and with gradient checkpointing forward once more. The rest is arithmetic on the assumptions below. Nothing
+is measured.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from shared import DITS, dit_arguments, full_flux, make_model, open_comfyui
+from work import Work
 
 # Peak dense bf16 operations a second, from lists of others; --utilisation is the share of them that a training reaches.
 GPUS = {"A100": 312e12, "H100": 989e12}
@@ -26,11 +28,9 @@ FACE = 512 * 4 + 5 * 2 * 4 + 106 * 2 * 4 + 1500  # embedding, key points, landma
 
 
 def count_operations(call) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
+    with Work() as work:
         call()
-    return counter.get_total_flops()
+    return work.flops
 
 
 def operations() -> dict[str, float]:
