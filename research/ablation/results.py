@@ -50,7 +50,7 @@ class Results:
     def write(self, out: Path) -> Path:
         """Write everything into `out`. Returns the Markdown's path."""
         out.mkdir(parents=True, exist_ok=True)
-        report.write(self._arms, out / "report")
+        report.write(self._evaluations["arms"], out / "report")
         (out / "tables").mkdir(exist_ok=True)
         for name, text in self.tables().items():
             write_atomically(out / "tables" / name, text.encode())
@@ -62,12 +62,6 @@ class Results:
         return out / "results.md"
 
     def as_json(self) -> dict:
-        evaluations = {
-            "arms": self._arms,
-            "against the triplet": self._against_triplet,
-            "seeds": self._seeds,
-            "strengths": self._strengths,
-        }
         tables = {
             name: {
                 summary.condition: {
@@ -78,7 +72,7 @@ class Results:
                 }
                 for summary in evaluation.summaries
             }
-            for name, evaluation in evaluations.items()
+            for name, evaluation in self._evaluations.items()
         }
         return {
             "settings": self.settings,
@@ -90,20 +84,13 @@ class Results:
         }
 
     @cached_property
-    def _arms(self) -> Evaluation:
-        return self.scorer.of_arms(self.rows, self.generated)
-
-    @cached_property
-    def _against_triplet(self) -> Evaluation:
-        return self.scorer.of_triplet(self.rows, self.generated)
-
-    @cached_property
-    def _seeds(self) -> Evaluation:
-        return self.scorer.of_seeds(self.rows, self.generated)
-
-    @cached_property
-    def _strengths(self) -> Evaluation:
-        return self.scorer.of_strengths(self.rows, self.generated)
+    def _evaluations(self) -> dict[str, Evaluation]:
+        return {
+            "arms": self.scorer.of_arms(self.rows, self.generated),
+            "against the triplet": self.scorer.of_triplet(self.rows, self.generated),
+            "seeds": self.scorer.of_seeds(self.rows, self.generated),
+            "strengths": self.scorer.of_strengths(self.rows, self.generated),
+        }
 
     @cached_property
     def _real(self) -> Evaluation:
@@ -112,7 +99,8 @@ class Results:
     @cached_property
     def _curve(self) -> bytes | None:
         """PNG of identity similarity against prompt adherence; None for fewer than two strengths."""
-        return report.draw(self._strengths).get("strength") if len(self._strengths.summaries) > 1 else None
+        strengths = self._evaluations["strengths"]
+        return report.draw(strengths).get("strength") if len(strengths.summaries) > 1 else None
 
     @property
     def _complete(self) -> bool:
@@ -123,7 +111,7 @@ class Results:
         names = list(dict.fromkeys(one.arm for one in self.generated))
         parts = [
             self._scale(),
-            overview_table(self._arms, self._against_triplet),
+            overview_table(self._evaluations["arms"], self._evaluations["against the triplet"]),
             rf"\{DIFFERS}: the paired difference to *{TRIPLET}* is significant (95 %).",
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self._curve and "![Identity similarity against prompt adherence over the strength](strength.png)",
@@ -135,10 +123,10 @@ class Results:
     def tables(self) -> dict[str, str]:
         """CSV by file name: every measure of every condition, with 95 % intervals."""
         evaluations = {
-            "arms": [self._arms],
-            "against_triplet": [self._against_triplet],
-            "trainings": [self._seeds],
-            "strengths": [self._strengths],
+            "arms": [self._evaluations["arms"]],
+            "against_triplet": [self._evaluations["against the triplet"]],
+            "trainings": [self._evaluations["seeds"]],
+            "strengths": [self._evaluations["strengths"]],
             "pose": self.scorer.of_poses(self.rows, self.generated),
             "real_pictures": [self._real],
         }
