@@ -8,8 +8,8 @@ from .analyzer import FaceAnalyzer
 from .detection import FaceDetection
 from .turns import turned_face, turned_picture
 
-CONFIDENT = 0.7  # a detection with this score ends the search for upright faces
-UPRIGHT = 0.78  # a face with this score counts as upright: turned faces with false key points score up to 0.76
+CONFIDENT = 0.7  # a detection in a turned picture needs this score
+UPRIGHT = 0.78  # this score ends the search: upright, turned faces with false key points score up to 0.76
 BETTER = 0.05  # a detection in the turned picture must score this much more than the upright one
 LARGEST = 100_000_000  # pixels of a picture with its border; larger ones are scaled down first
 OVERLAP = 0.4  # two detections that overlap more are one face
@@ -38,13 +38,13 @@ def further_views(size: int, longer_side: int) -> list[list[SearchView]]:
 def search(analyzer: FaceAnalyzer, bgr: np.ndarray, size: int, min_score: float, thorough: bool) -> list[FaceDetection]:
     """Find the faces of a uint8 BGR picture: each once, best first, in the picture's own coordinates.
 
-    The first view is the plain picture at `size`. With `thorough`, further groups of views follow until a face is
-    CONFIDENT. If none scores UPRIGHT, the picture is also searched after one, two and three quarter turns.
+    The first view is the plain picture at `size`. With `thorough`, further groups of views follow until a face scores
+    UPRIGHT. If none does, the picture is also searched after one, two and three quarter turns.
     """
     size = max(32, size // 32 * 32)  # the detector's coarsest stride
     found = _detect_in_view(analyzer, bgr, SearchView(size), min_score)
     for group in further_views(size, max(bgr.shape[:2])) if thorough else ():
-        if _best(found) >= CONFIDENT:
+        if _best(found) >= UPRIGHT:
             break
         for view in group:
             found += _detect_in_view(analyzer, bgr, view, min_score)
