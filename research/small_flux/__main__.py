@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         part.add_argument("--tokenizer", type=Path, required=True, help="ComfyUI's comfy/sd1_tokenizer")
     base.add_argument("--models", type=Path, required=True, help="a models folder with insightface/models/buffalo_s")
     base.add_argument("--latents", type=Path, help="latents.npy of another training on the same pictures")
-    base.add_argument("--steps", type=int, default=3000, help="the learning rate falls over the last quarter")
+    base.add_argument("--steps", type=int, default=2800, help="the learning rate falls over the last quarter")
     base.add_argument("--batch", type=int, default=64)
     base.add_argument("--rate", type=float, default=3e-3)
     base.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
