@@ -14,6 +14,7 @@ from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.adapter.person import Person, Stream
+from facecdm.bases import BASES
 from facecdm.errors import FaceCDMError
 from facecdm.faces.align import TEMPLATE
 from facecdm.faces.location import SIZE as FACE
@@ -144,6 +145,10 @@ def test_no_export(twins):
 
 def test_sizes_of_a_new_adapter(twins):
     config = AdapterConfig.new(layer_map(twins[0]))
-    assert (config.token_width, config.cell_width, config.cell_every) == (1024, 512, 1)
+    assert (config.token_width, config.cell_width, config.cell_every) == (1024, 64, 1)
+    widths = {
+        base.name: AdapterConfig.new(base.layer_map).cell_width for base in BASES.values() if base.layer_map.is_dit
+    }
+    assert widths.pop("SD3.5 Large") == 384 and widths.pop("SD3.5 Medium") == 256 and set(widths.values()) == {512}
     with pytest.raises(FaceCDMError, match="router"):
         AdapterConfig.new(layer_map(twins[0]), router=True)
