@@ -12,7 +12,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from shared import DITS, dit_arguments, full_flux, make_model, open_comfyui
+from shared import DITS, base_of_dit, dit_arguments, full_flux, make_model, open_comfyui, plain_attention
 from work import Work
 
 # Peak dense bf16 operations a second, from lists of others; --utilisation is the share of them that a training reaches.
@@ -57,7 +57,6 @@ def cells(latent: int = 128, tokens: int = 256) -> None:
     import torch
 
     from facecdm.adapter.config import AdapterConfig
-    from facecdm.bases import BASES
 
     print("\n| base | TFLOP a call | cells | TFLOP of the cells | share, % |\n|---|---|---|---|---|")
     options = {"optimized_attention_override": plain_attention}
@@ -65,20 +64,12 @@ def cells(latent: int = 128, tokens: int = 256) -> None:
         values, more = dit_arguments(base, latent, tokens)
         with torch.no_grad():
             once = count_operations(partial(make(), *values, transformer_options=options, **more)) / 1e12
-        layers = BASES[base].layer_map
+        layers = base_of_dit(base).layer_map
         config = AdapterConfig.new(layers)
         count = len(range(0, len(layers.layers), config.cell_every))
         # Two matrices a cell and stream, two operations a weight and token; the few keys hardly count.
         added = 2 * count * 2 * 2 * (latent // 2) ** 2 * layers.layers[0].width * config.cell_width / 1e12
         print(f"| {base} | {once:.1f} | {count} | {added:.2f} | {100 * added / once:.1f} |")
-
-
-def plain_attention(chosen, q, k, v, heads, *args, skip_reshape=False, **kwargs):
-    from torch.nn import functional as F
-
-    if not skip_reshape:
-        q, k, v = (value.unflatten(-1, (heads, -1)).transpose(1, 2) for value in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import ModuleType
@@ -111,6 +112,42 @@ def full_flux():
     return _without_contents(Flux, **FLUX)
 
 
+def full_chroma():
+    """ComfyUI's module of Chroma."""
+    from comfy.ldm.chroma.model import Chroma
+
+    sizes = {name: FLUX[name] for name in FLUX if name not in ("vec_in_dim", "guidance_embed")}
+    sizes |= dict(in_channels=64, out_channels=64)
+    return _without_contents(Chroma, **sizes, in_dim=64, out_dim=3072, hidden_dim=5120, n_layers=5)
+
+
+def full_sd35(base: str):
+    """ComfyUI's module of SD3.5 Large or Medium, whose first thirteen blocks have a second attention."""
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+    from facecdm.bases import BASES
+
+    layers = BASES[base].layer_map
+    (width, heads), medium = {(layer.width, layer.heads) for layer in layers.layers}.pop(), base == "SD3.5 Medium"
+    text = dict(target="torch.nn.Linear", params=dict(in_features=layers.context, out_features=width))
+    side = 384 if medium else 192
+    return _without_contents(
+        OpenAISignatureMMDITWrapper,
+        in_channels=16,
+        patch_size=2,
+        input_size=None,
+        depth=heads,
+        num_blocks=len(layers.layers),
+        adm_in_channels=2048,
+        context_embedder_config=text,
+        num_patches=side**2,
+        pos_embed_max_size=side,
+        pos_embed_scaling_factor=None,
+        qk_norm="rms",
+        x_block_self_attn_layers=list(range(13)) if medium else [],
+    )
+
+
 def full_qwen_image():
     """ComfyUI's module of Qwen-Image, whose sizes are the class's defaults."""
     from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
@@ -135,24 +172,50 @@ def _without_contents(kind: type, **sizes):
     return kind(**sizes, dtype=torch.bfloat16, device="meta", operations=comfy.ops.disable_weight_init)
 
 
-DITS = {"Flux.1": full_flux, "Qwen-Image": full_qwen_image, "Z-Image": full_z_image}
+DITS = {
+    "Flux.1": full_flux,
+    "Chroma": full_chroma,
+    "SD3.5 Large": partial(full_sd35, "SD3.5 Large"),
+    "SD3.5 Medium": partial(full_sd35, "SD3.5 Medium"),
+    "Qwen-Image": full_qwen_image,
+    "Z-Image": full_z_image,
+}
+
+
+def base_of_dit(name: str):
+    """The base model of one of DITS. Chroma's adapters are Flux.1's."""
+    from facecdm.bases import BASES
+
+    return BASES["Flux.1" if name == "Chroma" else name]
 
 
 def dit_arguments(base: str, latent: int, tokens: int) -> tuple[tuple, dict]:
     """The arguments of a call of one of DITS, without contents: latent × latent latents, `tokens` of text."""
     import torch
 
-    from facecdm.bases import BASES
-
+    pooled_width = 2048 if base.startswith("SD3.5") else 768
     with torch.device("meta"):
-        sizes = (16, latent, latent), (tokens, BASES[base].text_width), (768,)
+        sizes = (16, latent, latent), (tokens, base_of_dit(base).text_width), (pooled_width,)
         x, text, pooled = (torch.randn(1, *size, dtype=torch.bfloat16) for size in sizes)
         time = torch.zeros(1)
     if base == "Flux.1":
         return (x, time, text), {"y": pooled, "guidance": time}
+    if base == "Chroma":
+        return (x, time, text, time), {}
+    if base.startswith("SD3.5"):
+        return (x, time, text), {"y": pooled}
     if base == "Qwen-Image":
         return (x[:, :, None], time, text), {}
     return (x, time, text), {"num_tokens": tokens}
+
+
+def plain_attention(chosen, q, k, v, heads, *args, skip_reshape=False, **kwargs):
+    """ComfyUI's `optimized_attention_override` that calls torch's attention."""
+    from torch.nn import functional as F
+
+    if not skip_reshape:
+        q, k, v = (value.flatten(2).unflatten(-1, (heads, -1)).transpose(1, 2) for value in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class PeakMemory:

@@ -10,7 +10,7 @@ stream beside the text; for a DiT the cells of a new adapter. bf16 arithmetic.
 import argparse
 from pathlib import Path
 
-from shared import DITS, dit_arguments, make_model, open_comfyui
+from shared import DITS, base_of_dit, dit_arguments, make_model, open_comfyui, plain_attention
 
 BYTES, GIB = 2, 2**30
 
@@ -104,12 +104,11 @@ def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str,
     from facecdm.adapter.config import AdapterConfig
     from facecdm.adapter.model import TripletAdapter
     from facecdm.adapter.stream_module import AFTER_BLOCK, parts_of
-    from facecdm.bases import BASES
     from facecdm.hosts.comfy.training.dit_blocks import blocks_of
     from facecdm.training.blocks import TokenCounts, hooked
     from facecdm.training.lora import Lora
 
-    layers, dtype = BASES[base].layer_map, torch.bfloat16
+    layers, dtype = base_of_dit(base).layer_map, torch.bfloat16
     width = layers.layers[0].width
     with torch.device("meta"):
         dit = DITS[base]().requires_grad_(False)
@@ -124,7 +123,7 @@ def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str,
                 k, v = torch.randn(2, 1, count, config.cell_width, dtype=dtype, requires_grad=True)
                 people[index].append(LayerStream(0, 1, k, v, gate, place=AFTER_BLOCK, part=part))
     counts = TokenCounts(tokens, (latent // 2) ** 2, tokens)
-    blocks, options = blocks_of(dit), {"optimized_attention_override": _attention_of_heads}
+    blocks, options = blocks_of(dit), {"optimized_attention_override": plain_attention}
     values, more = dit_arguments(base, latent, tokens)
     with lora.on(linears), hooked(blocks, counts, people, None, False):
         kept, repeated = kept_by(
@@ -141,7 +140,7 @@ def count_dit(base: str, latent: int, rank: int, tokens: int = 256) -> dict[str,
 def _is_attention(name: str, part) -> bool:
     import torch
 
-    kinds = ("img_attn.", "txt_attn.", "single_blocks.", ".attn.", ".attention.")
+    kinds = ("img_attn.", "txt_attn.", "single_blocks.", ".attn.", ".attn2.", ".attention.")
     refining = name.startswith(("noise_refiner.", "context_refiner."))
     is_own = any(kind in name for kind in kinds) and "modulation" not in name and not refining
     return isinstance(part, torch.nn.Linear) and is_own
@@ -181,7 +180,8 @@ def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
 
     def enter(module, values, named):
         names = ("img", "txt", "hidden_states", "encoder_hidden_states")
-        states = [*values[:1], *(named[name] for name in names if name in named)]
+        tokens = (value for value in values[1:] if isinstance(value, torch.Tensor) and value.ndim == 3)
+        states = [*values[:1], *tokens, *(named[name] for name in names if name in named)]
         inputs.append(sum(value.numel() for value in states) * BYTES)
         inside.append(-kept.total)
 
@@ -201,13 +201,6 @@ def _attention(chosen, q, k, v, heads, *args, **kwargs):
     from facecdm.adapter.attention import attend
 
     return attend(q, k, v, heads)
-
-
-def _attention_of_heads(chosen, q, k, v, heads, *args, **kwargs):
-    """For q, k and v [B, heads, N, D]."""
-    import torch
-
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def _fused():
