@@ -64,11 +64,10 @@ def cells(latent: int = 128, tokens: int = 256) -> None:
         values, more = dit_arguments(base, latent, tokens)
         with torch.no_grad():
             once = count_operations(partial(make(), *values, transformer_options=options, **more)) / 1e12
-        layers = base_of_dit(base).layer_map
-        config = AdapterConfig.new(layers)
-        count = len(range(0, len(layers.layers), config.cell_every))
+        config = AdapterConfig.new(base_of_dit(base).layer_map)
+        count, width = len(config.cells_at), config.layer_map.layers[0].width
         # Two matrices a cell and stream, two operations a weight and token; the few keys hardly count.
-        added = 2 * count * 2 * 2 * (latent // 2) ** 2 * layers.layers[0].width * config.cell_width / 1e12
+        added = 2 * count * 2 * 2 * (latent // 2) ** 2 * width * config.cell_width / 1e12
         print(f"| {base} | {once:.1f} | {count} | {added:.2f} | {100 * added / once:.1f} |")
 
 

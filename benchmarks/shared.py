@@ -122,22 +122,21 @@ def full_chroma():
 
 
 def full_sd35(base: str):
-    """ComfyUI's module of SD3.5 Large or Medium, whose first thirteen blocks have a second attention."""
+    """ComfyUI's module of SD3.5 Large or Medium; Medium's first thirteen blocks have a second attention."""
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 
     from facecdm.bases import BASES
 
-    layers = BASES[base].layer_map
-    (width, heads), medium = {(layer.width, layer.heads) for layer in layers.layers}.pop(), base == "SD3.5 Medium"
-    text = dict(target="torch.nn.Linear", params=dict(in_features=layers.context, out_features=width))
-    side = 384 if medium else 192
+    layer_map, medium = BASES[base].layer_map, base == "SD3.5 Medium"
+    block, side = layer_map.layers[0], 384 if medium else 192
+    text = dict(target="torch.nn.Linear", params=dict(in_features=layer_map.context, out_features=block.width))
     return _without_contents(
         OpenAISignatureMMDITWrapper,
         in_channels=16,
         patch_size=2,
         input_size=None,
-        depth=heads,
-        num_blocks=len(layers.layers),
+        depth=block.heads,
+        num_blocks=len(layer_map.layers),
         adm_in_channels=2048,
         context_embedder_config=text,
         num_patches=side**2,

@@ -72,7 +72,7 @@ def count(base: str, latent: int, rank: int) -> dict[str, float]:
         "patches_replace": {
             "attn2": {key: _TrainedAttention(i) for i, (key, _, _) in enumerate(cross_attentions(model))}
         },
-        "optimized_attention_override": _attention,
+        "optimized_attention_override": plain_attention,
         CALL: Call(people, None),
     }
     with lora.on(linears):
@@ -180,8 +180,8 @@ def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
 
     def enter(module, values, named):
         names = ("img", "txt", "hidden_states", "encoder_hidden_states")
-        tokens = (value for value in values[1:] if isinstance(value, torch.Tensor) and value.ndim == 3)
-        states = [*values[:1], *tokens, *(named[name] for name in names if name in named)]
+        others = (value for value in values[1:] if isinstance(value, torch.Tensor) and value.ndim == 3)  # SD3.5's
+        states = [*values[:1], *others, *(named[name] for name in names if name in named)]
         inputs.append(sum(value.numel() for value in states) * BYTES)
         inside.append(-kept.total)
 
@@ -195,12 +195,6 @@ def kept_by(model, blocks: tuple[type, ...], call) -> tuple[float, float]:
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor), _fused():
         call()
     return kept.total / GIB, (kept.total - sum(inside) + sum(inputs) + max(inside)) / GIB
-
-
-def _attention(chosen, q, k, v, heads, *args, **kwargs):
-    from facecdm.adapter.attention import attend
-
-    return attend(q, k, v, heads)
 
 
 def _fused():

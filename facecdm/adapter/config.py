@@ -8,8 +8,8 @@ from ..bases.layers import MOST_LAYERS, LayerMap
 from ..errors import BadFile, FaceCDMError
 
 FEW, CONTENT = 64, 48  # above FEW tokens, each one carries CONTENT features by default
-# Defaults of a new adapter for a DiT: cells after at most 20 blocks, a sixth as wide as these, 512 at most. They add
-# less than 2 % to the operations of every base model (docs/method.md).
+# Defaults of a new adapter for a DiT: cells after at most 20 blocks, a sixth as wide as the model, 512 at most. They
+# add less than 2 % to the operations of every base model (docs/method.md).
 TOKEN_WIDTH, CELL_WIDTH, CELL_SHARE, CELL_HEAD, MOST_CELLS = 1024, 512, 6, 64, 20
 _SPATIAL = "places"  # the JSON's name for spatial_tokens
 _OF_DITS = ("token_width", "cell_width", "cell_every")
@@ -69,8 +69,8 @@ class AdapterConfig:
             if sizes.get("router"):
                 raise FaceCDMError("the router works in U-Nets only: switch it off for this base model")
             every = math.ceil(len(layer_map.layers) / MOST_CELLS)
-            width = layer_map.layers[0].width // CELL_SHARE // CELL_HEAD * CELL_HEAD
-            width = min(max(width, CELL_HEAD), CELL_WIDTH)
+            heads = max(layer_map.layers[0].width // CELL_SHARE // CELL_HEAD, 1)
+            width = min(heads * CELL_HEAD, CELL_WIDTH)
             sizes = dict(token_width=TOKEN_WIDTH, cell_width=width, cell_every=every) | sizes
         elif given := [name for name in _OF_DITS if name in sizes]:
             raise FaceCDMError(f"{given[0]} is for DiTs, and this base model is a U-Net: leave it out")

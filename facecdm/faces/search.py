@@ -9,7 +9,7 @@ from .detection import FaceDetection
 from .turns import turned_face, turned_picture
 
 CONFIDENT = 0.7  # a detection in a turned picture needs this score
-UPRIGHT = 0.78  # this score ends the search: upright, turned faces with false key points score up to 0.76
+UPRIGHT = 0.78  # this score ends the search; a turned face, found with false key points, scores up to 0.76
 BETTER = 0.05  # a detection in the turned picture must score this much more than the upright one
 LARGEST = 100_000_000  # pixels of a picture with its border; larger ones are scaled down first
 OVERLAP = 0.4  # two detections that overlap more are one face

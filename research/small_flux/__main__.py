@@ -6,10 +6,11 @@
     python -m research.small_flux data FACEWORLD RUN/data --splits wide --pack buffalo_s --aspect 1 \\
         --detection-size 320 --faces COMFYUI/models/insightface --tokenizer COMFYUI/comfy/sd1_tokenizer
     python -m research.ablation --small-flux RUN --data RUN/data --recipe research/small_flux/recipe.yaml \\
-        --arms triplet "FaceID's design" --strengths --seeds 1 --no-dlib --cfg 3 --out RUN/ablation \\
+        --arms triplet "FaceID's design" --strengths --seeds 1 --no-dlib --cfg 3 --judge JUDGE.pt --out RUN/ablation \\
         --faceworld FACEWORLD --comfyui COMFYUI --models COMFYUI/models
 
-Each command resumes. `sheet` writes RUN/sheet.png, pictures of held-out captions.
+Each command resumes. `sheet` writes RUN/sheet.png, pictures of held-out captions. benchmarks/demo_judge.py makes the
+judge.
 """
 
 import argparse
