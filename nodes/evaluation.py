@@ -153,13 +153,12 @@ class PictureTexts:
     def measures(self, clip, clip_vision) -> tuple:
         """(similarity to the prompt, judge of the attributes), None where something for it is missing."""
         from ..facecdm.evaluation.attributes import values_of
-        from ..facecdm.evaluation.clip_score import ClipAttributes, ClipScore
+        from ..facecdm.evaluation.clip_score import clip_measures
         from ..facecdm.hosts.comfy.clip_towers import ComfyTowers
 
         if clip is None or clip_vision is None or not any(self.prompts + self.attributes):
             return None, None
-        towers, values = ComfyTowers(clip, clip_vision), values_of(self.attributes)
-        return ClipScore(towers), ClipAttributes(towers, values) if values else None
+        return clip_measures(ComfyTowers(clip, clip_vision), values_of(self.attributes))
 
     def without_effect(self, clip, clip_vision) -> list[str]:
         """Warnings for inputs without effect."""

@@ -74,17 +74,17 @@ def _prompt_measures(arguments: argparse.Namespace, attributes: list[str]) -> tu
     """(the score of picture and prompt, the judge of `attributes`), None where nothing was given for it."""
     from ..errors import FaceCDMError
     from .attributes import EXAMPLE, values_of
-    from .clip_score import ClipAttributes, ClipFolder, ClipScore
+    from .clip_score import ClipFolder, clip_measures
 
     values = values_of(attributes)
-    towers = ClipFolder(arguments.clip) if arguments.clip else None
-    score = ClipScore(towers) if towers else None
     if not values and arguments.judge:
         raise FaceCDMError(f"--judge needs the column attributes in {arguments.table}, such as {EXAMPLE!r}")
-    if values and arguments.judge:
+    score, read = None, None
+    if arguments.clip:
+        score, read = clip_measures(ClipFolder(arguments.clip), {} if arguments.judge else values)
+    if arguments.judge:
         from . import judge
 
         read = judge.load(arguments.judge)
         judge.check_values(read, values)
-        return score, read
-    return score, ClipAttributes(towers, values) if values and towers else None
+    return score, read

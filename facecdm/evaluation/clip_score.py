@@ -44,14 +44,27 @@ class ClipFolder:
         return self._model.text_projection(self._model.text_model(**tokens).pooler_output)[0]
 
 
-class ClipScore:
-    """The cosine of a picture and its prompt. Each prompt is encoded once."""
+class EachOnce:
+    """Towers that embed a text once, and a picture once while no other is asked for."""
 
     def __init__(self, towers: Towers):
-        self._picture, self._text = towers.picture, cache(towers.text)
+        self._towers, self.text = towers, cache(towers.text)
+        self._last: tuple[np.ndarray | None, Tensor | None] = (None, None)
+
+    def picture(self, picture: np.ndarray) -> Tensor:
+        if self._last[0] is not picture:
+            self._last = (picture, self._towers.picture(picture))
+        return self._last[1]
+
+
+class ClipScore:
+    """The cosine of a picture and its prompt."""
+
+    def __init__(self, towers: Towers):
+        self._towers = towers
 
     def __call__(self, picture: np.ndarray, prompt: str) -> float:
-        return _cosine(self._picture(picture), self._text(prompt))
+        return _cosine(self._towers.picture(picture), self._towers.text(prompt))
 
 
 class ClipAttributes:
@@ -76,6 +89,12 @@ class ClipAttributes:
     def read(self, picture: np.ndarray, keypoints: np.ndarray | None) -> dict[str, str]:
         shown = self._towers.picture(picture)
         return {name: max(texts, key=lambda value: _cosine(shown, texts[value])) for name, texts in self._texts.items()}
+
+
+def clip_measures(towers: Towers, values: dict[str, list[str]]) -> tuple[ClipScore, ClipAttributes | None]:
+    """(similarity to the prompt, judge of the attributes if there are `values`); they share what the towers embed."""
+    towers = EachOnce(towers)
+    return ClipScore(towers), ClipAttributes(towers, values) if values else None
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

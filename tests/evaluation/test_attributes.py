@@ -7,7 +7,7 @@ import torch
 from facecdm.errors import BadFile, FaceCDMError, MissingModel
 from facecdm.evaluation import judge
 from facecdm.evaluation.attributes import Attribute, adherence, parse, values_of
-from facecdm.evaluation.clip_score import ClipAttributes, ClipFolder, ClipScore
+from facecdm.evaluation.clip_score import ClipAttributes, ClipFolder, ClipScore, clip_measures
 
 TEXT = "expression: laughing / neutral; hair: long red; age: old / old"
 
@@ -52,9 +52,10 @@ class Towers:
     """Embeds a picture by its mean colour, and a text by the colours that it names."""
 
     def __init__(self):
-        self.texts = []
+        self.pictures, self.texts = 0, []
 
     def picture(self, picture):
+        self.pictures += 1
         return torch.from_numpy(picture.reshape(-1, 3).mean(0))
 
     def text(self, text):
@@ -67,10 +68,18 @@ def test_clip_chooses_the_nearest_value():
     read = ClipAttributes(towers, {"hair": ["blue", "red"], "shirt": ["green", "blue"]}).read
     assert read(red, None) == {"hair": "red", "shirt": "green"}
     assert ClipScore(towers)(red, "red") > ClipScore(towers)(red, "blue")
-    score = ClipScore(towers)
-    assert score(red, "red portrait") == score(red, "red portrait") and towers.texts.count("red portrait") == 1
     with pytest.raises(FaceCDMError, match="'age' has only 'old'"):
         ClipAttributes(towers, {"age": ["old"]})
+
+
+def test_score_and_judge_embed_a_picture_and_a_text_once():
+    towers, red = Towers(), np.full((4, 4, 3), (200, 30, 10), np.uint8)
+    score, judge = clip_measures(towers, {"hair": ["blue", "red"]})
+    for picture in (red, red.copy()):
+        assert score(picture, "a red portrait") == score(picture, "a red portrait")
+        assert judge.read(picture, None) == {"hair": "red"}
+    assert towers.pictures == 2 and towers.texts.count("a red portrait") == 1
+    assert clip_measures(towers, {})[1] is None
 
 
 def test_a_folders_towers_are_those_of_transformers(tmp_path, comfyui):
