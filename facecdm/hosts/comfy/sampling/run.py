@@ -131,7 +131,8 @@ class Run:
         self._settings: dict[torch.device, list[_Settings]] = {}
         self._gates: dict[torch.device, list[dict]] = {}  # this step's, by person
         self._acting: list[bool] = []  # which people act at this step's noise level
-        self._sigma = self._dtype = self._latents = None  # of this step
+        self._sigma = self._dtype = self._latents = self._timestep = None  # of this step
+        self._again = False  # whether this is a further call in the same step, of a guidance such as PAG or SAG
         self._areas: dict[object, Area] = {}  # areas of conditionings for a part of the picture
         self.size: tuple[int, int] = (0, 0)  # size of the whole picture's latents
         self._warnings: set[str] = set()
@@ -157,6 +158,8 @@ class Run:
     def step(self, model, conds: list, sigma: Tensor, latents: Tensor, images: tuple[int, ...] | None = None) -> None:
         """Prepare a step before the U-Net call: σ [B] on its device, `conds` and `latents` of CALC_COND_BATCH, and
         which images of the batch are sampled (None: all)."""
+        self._again = latents is self._latents and sigma is self._timestep
+        self._timestep = sigma
         self._sigma, self._dtype = sigma[:1], model.manual_cast_dtype or model.get_dtype()
         self._latents, self.size = latents, tuple(latents.shape[-2:])
         conditional = self._conditional(conds)
@@ -176,8 +179,11 @@ class Run:
     def keep_prediction(
         self, conds: list, predicted: list[Tensor], sigma: Tensor, images: tuple[int, ...] | None
     ) -> None:
-        """Keep the U-Net's clean latents for the prompt after its call, for the location heads of the next step."""
-        if not self._finders:
+        """Keep the U-Net's clean latents for the prompt after its call, for the location heads of the next step.
+
+        Those of a step's first call: a guidance's further calls are made worse on purpose.
+        """
+        if not self._finders or self._again:
             return
         positive = {id(cond) for cond in self._conditional(conds)}
         for group, clean in zip(conds, predicted):
@@ -187,8 +193,8 @@ class Run:
                 return
 
     def _find_locations(self, latents: Tensor, images: tuple[int, ...] | None) -> None:
-        """Estimate this step's face locations of the people whose location is not given."""
-        if not self._finders:
+        """Estimate this step's face locations of the people whose location is not given, at its first call."""
+        if not self._finders or self._again:
             return
         before = self._predicted.get(images)
         if before is not None and before.clean.shape != without_frames(latents).shape:

@@ -65,6 +65,32 @@ def test_a_trusted_estimate_acts_as_a_given_location(in_comfy, shown, monkeypatc
     assert torch.allclose(found, given, atol=2e-3 * given.abs().max().item())
 
 
+def test_the_location_is_found_in_the_first_call_of_a_step(in_comfy, shown, monkeypatch):
+    """A guidance such as PAG calls the U-Net again in the same step, with a prediction that is bad on purpose."""
+    import comfy.samplers
+
+    demo, model, adapter = shown
+    seen = []
+    monkeypatch.setattr(in_comfy.module("facecdm.adapter.location_finder"), "HIGHEST", float("inf"))
+    monkeypatch.setattr(adapter, "locate", lambda clean, *_: seen.append(clean) or (WHERE, torch.ones(1)))
+    extra = []
+
+    def guidance(args):
+        (again,) = comfy.samplers.calc_cond_batch(
+            args["model"], [args["cond"]], args["input"], args["sigma"], args["model_options"]
+        )
+        extra.append((args["cond_denoised"], again))
+        return args["denoised"]
+
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(guidance)
+    sample(in_comfy, demo, patched, adapter)
+    assert len(seen) == 3 and len(extra) == 4
+    for located, (first, again) in zip(seen, extra):
+        assert torch.equal(located, first)
+        assert torch.allclose(first, again, atol=1e-5), "the same people act in both calls"
+
+
 def test_an_untrusted_estimate_leaves_the_base_model(in_comfy, shown, monkeypatch):
     demo, model, adapter = shown
     monkeypatch.setattr(adapter, "locate", lambda *calls: (WHERE, torch.zeros(1)))
