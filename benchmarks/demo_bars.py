@@ -13,7 +13,7 @@ files, such as one for each checkpoint, give a curve.
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
+    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
     add("--seed", type=int, default=0)
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
     add("--out", type=Path, default=Path("output/demo_bars.json"), help="results; pictures go beside it")
@@ -134,8 +135,11 @@ class DemoSampler:
 
     def __init__(self, weights, arguments: argparse.Namespace):
         from facecdm.hosts.comfy.demo import model as comfy_demo
+        from facecdm.hosts.comfy.demo.guidance import guided
 
-        self.demo, self.size, self.how = comfy_demo.build(weights), weights.sizes.image_size, arguments
+        demo = comfy_demo.build(weights)
+        self.demo = replace(demo, model=guided(demo.model, arguments.attention_guidance))
+        self.size, self.how = weights.sizes.image_size, arguments
 
     def generate(self, captions: list[str], seed: int, more: dict | None = None) -> Tensor:
         """Generate a picture per caption; `more` is added to both prompts' options, for example a ControlNet."""

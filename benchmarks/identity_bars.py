@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
+    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
     add("--seed", type=int, default=0)
     add("--dlib", action="store_true", help="also compare by dlib: pip install dlib face_recognition_models")
     add("--judge", type=Path, help="judge.pt of benchmarks/demo_judge.py")

@@ -37,6 +37,7 @@ def parse() -> argparse.Namespace:
     add("--scheduler", default="karras")
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
+    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
     add("--seed", type=int, default=0)
     add("--without", action="store_true", help="also sample without control")
     add("--out", type=Path, default=Path("output/pose_bars.json"), help="results; pictures go beside it")
@@ -90,17 +91,19 @@ class PoseSampler:
         from facecdm.demo.weights import default_path, read
         from facecdm.hosts.comfy.demo import model as comfy_demo
         from facecdm.hosts.comfy.demo import pose as comfy_demo_pose
+        from facecdm.hosts.comfy.demo.guidance import guided
 
         weights = read(arguments.weights or default_path())
         self.how, self.size = arguments, weights.sizes.image_size
         self.demo = comfy_demo.build(weights)
+        self.model = guided(self.demo.model, arguments.attention_guidance)
         self.control = comfy_demo_pose.load(arguments.pose)
 
     def generate(self, captions: list[str], hints: Tensor | None, batch: int = 10) -> Tensor:
         """IMAGE [N, S, S, 3]."""
         import comfy.sample
 
-        how, model, pictures = self.how, self.demo.model, []
+        how, model, pictures = self.how, self.model, []
         for start in range(0, len(captions), batch):
             prompts = captions[start : start + batch]
             extra = {}

@@ -46,6 +46,7 @@ def parse() -> argparse.Namespace:
     add("--views", type=int, nargs="+", default=list(range(12)), help="which may be the reference")
     add("--steps", type=int, default=20)
     add("--cfg", type=float, default=4.0)
+    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
     add("--strength", type=float, default=1.0)
     add("--without-location", action="store_true", help="do not condition the adapter on face locations")
     add("--seed", type=int, default=0)
@@ -75,9 +76,10 @@ class PairSampler:
 
     def __init__(self, options: argparse.Namespace):
         from facecdm.hosts.comfy.demo import model as comfy_demo
+        from facecdm.hosts.comfy.demo.guidance import guided
 
         self.demo, self.adapter, self.how = comfy_demo.load(), load_adapter(options.adapter), options
-        self.model = with_lora_beside(self.demo.model, options.adapter)
+        self.model = with_lora_beside(guided(self.demo.model, options.attention_guidance), options.adapter)
 
     def generate(self, people: list[Identity], seed: int, how: str, prompts: list[str]) -> Tensor:
         """[SIDE, 2 · SIDE, 3]; `how` is masks, everywhere (people without masks), or base (the base model alone)."""
