@@ -1,7 +1,5 @@
 """The demo's perturbed-attention guidance, against a U-Net whose self-attentions are replaced by hand."""
 
-import copy
-
 import pytest
 import torch
 
@@ -41,19 +39,19 @@ def prediction(demo, model, cfg=CFG, sigma=SIGMA):
         )
 
 
-def without_attention(demo):
+@pytest.fixture(scope="module")
+def without_attention(hosts, random_weights):
     """A MODEL whose self-attentions see one position each."""
-    model = copy.copy(demo.model)
-    model.model = copy.deepcopy(demo.model.model)
+    model = hosts.build_model(random_weights)
     for name, module in model.model.diffusion_model.named_modules():
         if name.endswith("attn1"):
             module.forward = lambda x, *_, own=module, **__: own.to_out(own.to_v(x))
     return model
 
 
-def test_it_moves_away_from_a_u_net_without_self_attention(demo, guided):
+def test_it_moves_away_from_a_u_net_without_self_attention(demo, guided, without_attention):
     plain, shown = prediction(demo, demo.model), prediction(demo, demo.model, cfg=1)
-    worse = prediction(demo, without_attention(demo), cfg=1)
+    worse = prediction(demo, without_attention, cfg=1)
     expected = plain + SCALE * (shown - worse)
     assert (shown - worse).abs().max() > 0.1 * shown.abs().max(), "the perturbation is seen"
     torch.testing.assert_close(prediction(demo, guided(demo.model, SCALE)), expected, rtol=1e-3, atol=1e-3)
@@ -69,12 +67,12 @@ def test_scale_0_is_the_model_itself(demo, guided):
     assert not demo.model.model_options.get("sampler_post_cfg_function"), "the model is not changed"
 
 
-def test_the_worse_u_net_shows_nobody(in_comfy, demo, guided):
+def test_the_worse_u_net_shows_nobody(in_comfy, demo, guided, without_attention):
     """So that the guidance strengthens a person instead of leaving them as they are."""
     with torch.inference_mode():
         patched = person_on(in_comfy, demo.model)
         plain, shown = prediction(demo, patched), prediction(demo, patched, cfg=1)
-        worse = prediction(demo, without_attention(demo), cfg=1)
+        worse = prediction(demo, without_attention, cfg=1)
         assert (shown - prediction(demo, demo.model, cfg=1)).abs().max() > 1e-3, "the person is seen"
         result = prediction(demo, person_on(in_comfy, guided(demo.model, SCALE)))
     torch.testing.assert_close(result, plain + SCALE * (shown - worse), rtol=1e-3, atol=1e-3)
