@@ -11,7 +11,7 @@ from torch import Tensor
 from ..sampling.patch import TripletPatch
 from ..unet import cross_attentions
 
-SCALE, HIGHEST = 1.5, 12.0
+SCALE, HIGHEST = 1.0, 12.0
 
 
 @dataclass(frozen=True)
