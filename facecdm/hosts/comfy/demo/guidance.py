@@ -59,7 +59,7 @@ def _of_others(patch: Callable) -> Callable | None:
 
 
 def guided(model, scale: float | None = None):
-    """A copy of the demo's MODEL with this guidance, by default as strong as for users; MODEL itself if `scale` is 0."""
+    """A copy of the demo's MODEL with this guidance; MODEL itself if `scale` is 0. None: as strong as for users."""
     if scale == 0:
         return model
     model = model.clone()
