@@ -137,7 +137,7 @@ ARMS: tuple[Arm, ...] = (
         "one stage",
         "the second stage only: everything is trained at once, with as many sampled identity losses",
         stages=("identity",),
-        settings=(("learning_rate", 1e-3), ("schedule", "linear"), ("identity_every", 9)),
+        settings=(("learning_rate", 1e-3), ("schedule", "linear"), ("identity_every", 6)),
     ),
     Arm("two stages", "without the third stage", stages=("broad", "identity")),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
