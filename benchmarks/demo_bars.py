@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared import open_comfyui  # isort: skip
+from shared import add_sampling, open_comfyui  # isort: skip
 import demo_judge
 
 from facecdm.demo import data, measure
@@ -51,12 +51,7 @@ def parse() -> argparse.Namespace:
     add("--weights", type=Path, nargs="*", help="weights files (default: the one in the package)")
     add("--judge", type=Path, help="judge.pt of benchmarks/demo_judge.py; without it no attributes are judged")
     add("--captions", type=int, default=200)
-    add("--sampler", default="euler")
-    add("--scheduler", default="karras")
-    add("--steps", type=int, default=20)
-    add("--cfg", type=float, default=4.0)
-    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
-    add("--seed", type=int, default=0)
+    add_sampling(parser)
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
     add("--out", type=Path, default=Path("output/demo_bars.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared import open_comfyui, with_lora_beside  # isort: skip
+from shared import add_sampling, open_comfyui, with_lora_beside  # isort: skip
 import demo_judge
 from demo_bars import DemoSampler, Judge, save_sheet, to_bytes
 
@@ -59,12 +59,7 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="condition the adapter on face location, without a ControlNet",
     )
-    add("--sampler", default="euler")
-    add("--scheduler", default="karras")
-    add("--steps", type=int, default=20)
-    add("--cfg", type=float, default=4.0)
-    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
-    add("--seed", type=int, default=0)
+    add_sampling(parser)
     add("--dlib", action="store_true", help="also compare by dlib: pip install dlib face_recognition_models")
     add("--judge", type=Path, help="judge.pt of benchmarks/demo_judge.py")
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import open_comfyui
+from shared import add_sampling, open_comfyui
 from torch import Tensor
 
 BARS = {"key points": 0.9, "ControlNet": 0.9}
@@ -33,12 +33,7 @@ def parse() -> argparse.Namespace:
     add("--heads", type=int, default=576, help="val pictures whose key points are measured")
     add("--five-points", action="store_true", help="without the 106 landmarks")
     add("--strength", type=float, default=1.0)
-    add("--sampler", default="euler")
-    add("--scheduler", default="karras")
-    add("--steps", type=int, default=20)
-    add("--cfg", type=float, default=4.0)
-    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
-    add("--seed", type=int, default=0)
+    add_sampling(parser)
     add("--without", action="store_true", help="also sample without control")
     add("--out", type=Path, default=Path("output/pose_bars.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)

@@ -1,5 +1,6 @@
 """What the benchmarks share. Import it first: it makes facecdm and the tests' support importable from the clone."""
 
+import argparse
 import contextlib
 import gc
 import importlib
@@ -25,6 +26,19 @@ def open_comfyui(folder: Path, cpu: bool | None = None) -> None:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available() if cpu is None else cpu
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sampling with the demo model; the defaults are those of the shipped workflows."""
+    from facecdm.bases.demo import ATTENTION_GUIDANCE
+
+    add = parser.add_argument
+    add("--sampler", default="euler")
+    add("--scheduler", default="karras")
+    add("--steps", type=int, default=20)
+    add("--cfg", type=float, default=4.0)
+    add("--attention-guidance", type=float, default=ATTENTION_GUIDANCE, help="scale; 0: none")
+    add("--seed", type=int, default=0)
 
 
 # Full-size U-Nets, as ComfyUI configures them.

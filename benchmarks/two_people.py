@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared import open_comfyui, with_lora_beside  # isort: skip
+from shared import add_sampling, open_comfyui, with_lora_beside  # isort: skip
 
 from facecdm.adapter.native import load_adapter
 from facecdm.adapter.person import Person
@@ -44,12 +44,9 @@ def parse() -> argparse.Namespace:
     add("--pairs", type=int, default=24)
     add("--identities", nargs=2, metavar="ID", help="one pair, as val-0009 val-0014, drawn --pairs times")
     add("--views", type=int, nargs="+", default=list(range(12)), help="which may be the reference")
-    add("--steps", type=int, default=20)
-    add("--cfg", type=float, default=4.0)
-    add("--attention-guidance", type=float, help="scale (default: that of Load FaceCDM Demo Model; 0: none)")
+    add_sampling(parser)
     add("--strength", type=float, default=1.0)
     add("--without-location", action="store_true", help="do not condition the adapter on face locations")
-    add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("output/two_people.json"), help="results; pictures go beside it")
     add("--threads", type=int, default=0)
     return parser.parse_args()
@@ -105,8 +102,8 @@ class PairSampler:
             noise,
             self.how.steps,
             self.how.cfg,
-            "euler",
-            "karras",
+            self.how.sampler,
+            self.how.scheduler,
             positive,
             self._encode(""),
             latent,

@@ -4,6 +4,10 @@ from .base import Base
 from .layers import LayerMap
 from .noise import Discrete
 
+# Scale of its perturbed-attention guidance, and the noise level σ up to which it acts: above, it would exaggerate
+# colours and layout.
+ATTENTION_GUIDANCE, GUIDED_BELOW = 1.0, 12.0
+
 DEMO = Base(
     "FaceCDM demo",
     LayerMap.of_runs(192, ("input", 128, 2, 2), ("output", 128, 2, 4), ("middle", 256, 4, 1)),

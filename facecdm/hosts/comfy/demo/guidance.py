@@ -1,6 +1,6 @@
 """Perturbed-attention guidance (PAG; Ahn et al. 2024, arXiv 2403.17377) in every self-attention of the demo model.
 
-Core's node PerturbedAttentionGuidance perturbs the middle block only, which changes almost nothing in this model.
+Core's node PerturbedAttentionGuidance perturbs the middle block only, which hardly changes this model's prediction.
 """
 
 from collections.abc import Callable
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ....bases.demo import ATTENTION_GUIDANCE, GUIDED_BELOW
 from ..sampling.patch import TripletPatch
 from ..unet import cross_attentions
-
-SCALE, HIGHEST = 1.0, 12.0
 
 
 @dataclass(frozen=True)
@@ -19,19 +18,17 @@ class AttentionGuidance:
     """A function after CFG: it moves the prediction away from that of a worse U-Net, in which the positions of a
     picture do not see each other, and which shows nobody.
 
-    keys     of the blocks with self-attention, as ("input", 1)
-    scale    how far it moves, in differences of the two predictions
-    highest  σ above which it does not act, since it would exaggerate colours and layout
+    keys   of the blocks with self-attention, as ("input", 1)
+    scale  how far it moves, in differences of the two predictions
     """
 
     keys: tuple[tuple[str, int], ...]
-    scale: float = SCALE
-    highest: float = HIGHEST
+    scale: float
 
     def __call__(self, args: dict) -> Tensor:
         from comfy.samplers import calc_cond_batch
 
-        if args["sigma"].max() > self.highest:
+        if args["sigma"].max() > GUIDED_BELOW:
             return args["denoised"]
         options = self._perturbed(args["model_options"])
         (worse,) = calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
@@ -58,11 +55,11 @@ def _of_others(patch: Callable) -> Callable | None:
     return patch.previous if isinstance(patch, TripletPatch) else patch
 
 
-def guided(model, scale: float | None = None):
-    """A copy of the demo's MODEL with this guidance; MODEL itself if `scale` is 0. None: as strong as for users."""
+def guided(model, scale: float = ATTENTION_GUIDANCE):
+    """A copy of the demo's MODEL with this guidance; MODEL itself if `scale` is 0."""
     if scale == 0:
         return model
     model = model.clone()
     keys = tuple(dict.fromkeys(layer.key[:2] for layer in cross_attentions(model)))
-    model.set_model_sampler_post_cfg_function(AttentionGuidance(keys, SCALE if scale is None else scale))
+    model.set_model_sampler_post_cfg_function(AttentionGuidance(keys, scale))
     return model

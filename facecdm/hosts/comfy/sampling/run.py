@@ -131,7 +131,7 @@ class Run:
         self._settings: dict[torch.device, list[_Settings]] = {}
         self._gates: dict[torch.device, list[dict]] = {}  # this step's, by person
         self._acting: list[bool] = []  # which people act at this step's noise level
-        self._sigma = self._dtype = self._latents = self._timestep = None  # of this step
+        self._sigma = self._dtype = self._latents = None  # of this step
         self._again = False  # whether this is a further call in the same step, of a guidance such as PAG or SAG
         self._areas: dict[object, Area] = {}  # areas of conditionings for a part of the picture
         self.size: tuple[int, int] = (0, 0)  # size of the whole picture's latents
@@ -158,9 +158,8 @@ class Run:
     def step(self, model, conds: list, sigma: Tensor, latents: Tensor, images: tuple[int, ...] | None = None) -> None:
         """Prepare a step before the U-Net call: σ [B] on its device, `conds` and `latents` of CALC_COND_BATCH, and
         which images of the batch are sampled (None: all)."""
-        self._again = latents is self._latents and sigma is self._timestep
-        self._timestep = sigma
-        self._sigma, self._dtype = sigma[:1], model.manual_cast_dtype or model.get_dtype()
+        self._again = latents is self._latents and sigma is self._sigma
+        self._sigma, self._dtype = sigma, model.manual_cast_dtype or model.get_dtype()
         self._latents, self.size = latents, tuple(latents.shape[-2:])
         conditional = self._conditional(conds)
         _make_uuids_unique(conditional, conds)
@@ -257,7 +256,9 @@ class Run:
         if device not in self._gates:
             widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
             self._gates[device] = [
-                gates_at(own.tables, self._sigma.to(device), widths, self._dtype, own.schedules, flow) if acting else {}
+                gates_at(own.tables, self._sigma[:1].to(device), widths, self._dtype, own.schedules, flow)
+                if acting
+                else {}
                 for own, acting in zip(self._settings_on(device), self._acting)
             ]
         return self._gates[device]

@@ -16,12 +16,12 @@ def guided(in_comfy):
     return in_comfy.module("facecdm.hosts.comfy.demo.guidance").guided
 
 
-def prediction(demo, model, cfg=CFG, sigma=SIGMA):
+def prediction(demo, model, cfg=CFG, sigma=SIGMA, side=16):
     """The clean latents of two pictures, from one step."""
     import comfy.sample
 
     text = demo.clip.encode_from_tokens(demo.clip.tokenize("a young man, bald"))
-    latent = torch.zeros(2, 48, 16, 16)
+    latent = torch.zeros(2, model.model.latent_format.latent_channels, side, side)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return comfy.sample.sample(
@@ -58,8 +58,20 @@ def test_it_moves_away_from_a_u_net_without_self_attention(demo, guided, without
 
 
 def test_it_does_not_act_above_its_noise_level(in_comfy, demo, guided):
-    high = 2 * in_comfy.module("facecdm.hosts.comfy.demo.guidance").HIGHEST
+    high = 2 * in_comfy.module("facecdm.bases.demo").GUIDED_BELOW
     assert torch.equal(prediction(demo, guided(demo.model), sigma=high), prediction(demo, demo.model, sigma=high))
+
+
+def test_the_middle_block_alone_is_not_enough(in_comfy, hosts, guided):
+    """Core's own node perturbs only that, so the demo does not use it."""
+    import comfy_extras.nodes_pag
+
+    with torch.inference_mode():
+        demo = hosts.load()
+    plain = prediction(demo, demo.model, side=32)
+    (by_core,) = comfy_extras.nodes_pag.PerturbedAttentionGuidance.execute(demo.model, SCALE).result
+    changes = [(prediction(demo, model, side=32) - plain).norm() for model in (by_core, guided(demo.model, SCALE))]
+    assert 0 < 5 * changes[0] < changes[1]
 
 
 def test_scale_0_is_the_model_itself(demo, guided):
