@@ -35,12 +35,14 @@ class AttentionGuidance:
         return args["denoised"] + self.scale * (args["cond_denoised"] - worse)
 
     def _perturbed(self, model_options: dict) -> dict:
-        """A copy of a model's options."""
+        """A model's options for the worse U-Net."""
         options = model_options.get("transformer_options", {})
         replace = options.get("patches_replace", {})
         patches = {
             "attn1": replace.get("attn1", {}) | dict.fromkeys(self.keys, _values),
-            "attn2": {key: shown for key, patch in replace.get("attn2", {}).items() if (shown := _of_others(patch))},
+            "attn2": {
+                key: other for key, patch in replace.get("attn2", {}).items() if (other := _without_people(patch))
+            },
         }
         return {**model_options, "transformer_options": {**options, "patches_replace": {**replace, **patches}}}
 
@@ -50,8 +52,8 @@ def _values(q: Tensor, k: Tensor, v: Tensor, extra_options: dict, mask: Tensor |
     return v
 
 
-def _of_others(patch: Callable) -> Callable | None:
-    """The patch that a person's patch calls, or the patch itself."""
+def _without_people(patch: Callable) -> Callable | None:
+    """The patch that people's patch was put over, if any; another pack's patch as it is."""
     return patch.previous if isinstance(patch, TripletPatch) else patch
 
 
