@@ -7,7 +7,8 @@ Each arm is trained on the demo model (FACECDM_DEMO_WEIGHTS names other weights)
 prompts and noise, and is scored by InsightFace, by dlib, which no training used, and by the judge of
 benchmarks/demo_judge.py. The plan is arms.py, and what the arms share is recipe.yaml. Everything is in --out: a run
 that was stopped or killed continues with the same arm and step, and results.md, tables/, results.json, strength.png,
-sheet.jpg and report/ are rewritten after each arm. --data is made from FaceWorld if it does not exist.
+sheet.jpg and report/ are rewritten after each arm. tables/people.csv, given to a run on another machine as --earlier,
+spares it what is done. --data is made from FaceWorld if it does not exist.
 
 --small-flux takes the base model of research.small_flux, a DiT, which is sampled without a pose ControlNet.
 --list prints the arms with their settings, weights, pictures and core hours (costs.json, measured by --smoke).
@@ -65,9 +66,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="ARM=FILE",
         help="existing adapters instead of an arm's first training (LoRAs beside one are applied)",
     )
+    add(
+        "--location-head",
+        type=Path,
+        metavar="ADAPTER",
+        help="the adapter whose location head all arms share (default: one is trained)",
+    )
     add("--arms", nargs="+", help=f"some of: {', '.join(one.name for one in ARMS)} (default: all)")
     add("--seeds", type=int, default=3, help="trainings of each headline arm")
     add("--share", type=float, default=1.0, help="of the recipe's steps; less makes every training shorter")
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="of the trainings' arithmetic (default: the recipe's; processors without bf16 are slow in it)",
+    )
     add("--people", type=int, default=48)
     add("--prompts", type=int, default=4, help="for each person")
     add(
@@ -83,6 +95,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-dlib", action="store_true", help="without the second recogniser (pip install facecdm[evaluation])")
     add("--cache", type=Path, default=Path("runs/bench-cache"), help="decoded FaceWorld pictures")
     add("--out", type=Path, default=Path("runs/ablation"))
+    add(
+        "--earlier",
+        type=Path,
+        metavar="CSV",
+        help="scores of runs on other machines (docs/results/people.csv); what they have is not trained again",
+    )
     add("--write", type=Path, help="a Markdown file whose marked part is replaced by the results")
     add("--device", help="default: the GPU where there is one")
     add("--threads", type=int, default=0)
@@ -116,6 +134,8 @@ def read_recipe(arguments: argparse.Namespace):
     values = short_recipe(
         yaml.safe_load(arguments.recipe.read_text(encoding="utf-8")), arguments.share, arguments.smoke
     )
+    if arguments.precision:
+        values["all"]["precision"] = arguments.precision
     return Config.model_validate(
         {
             **values,
@@ -157,12 +177,16 @@ def open_base(arguments: argparse.Namespace, weights: DemoWeights, device: str) 
 
 def open_lab(arguments: argparse.Namespace, bases: Bases):
     """The trainings' part of the experiment."""
+    from facecdm.adapter.native import load_adapter
     from facecdm.training.dataset.data_set import DataSet
 
     from .training import Lab
 
+    head = None
+    if arguments.location_head is not None and (head := load_adapter(arguments.location_head).location_head) is None:
+        raise FaceCDMError(f"{arguments.location_head} has no location head: name another adapter")
     given = {arm(name).name: Path(path) for name, _, path in (text.partition("=") for text in arguments.given)}
-    return Lab(bases, DataSet(arguments.data), read_recipe(arguments), arguments.out, given)
+    return Lab(bases, DataSet(arguments.data), read_recipe(arguments), arguments.out, given, head)
 
 
 def open_evaluator(arguments: argparse.Namespace, analyzer, image_size: int) -> Evaluator:
@@ -199,8 +223,7 @@ def settings_of(arguments: argparse.Namespace, base: str, steps: int, device: st
 def open_all(arguments: argparse.Namespace) -> Experiment:
     from facecdm.faces.analyzer import open_pack
 
-    from . import people
-    from .conditioning import open_probe
+    from . import earlier, people
     from .sampling import ImageSampler
     from .scoring import Scorer
 
@@ -242,11 +265,10 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
         arguments.sampling_batch,
     )
     settings = settings_of(arguments, lab.bases.plain.fingerprint, weights.steps, device)
-    recognise, folder = evaluator.recognisers[0].recognise, arguments.out / "probed"
-    probe = open_probe(lab.bases.plain, lab.data, evaluation_set, recognise, encoders, folder)
     scorer = Scorer(evaluator, evaluation_set, evaluation_set.hints is not None)
     chosen = jobs(names, arguments.seeds, arguments.strengths)
-    return Experiment(lab, sampler, scorer, arguments.out, chosen, settings, left_out, probe)
+    before = earlier.read(arguments.earlier) if arguments.earlier else earlier.Earlier()
+    return Experiment(lab, sampler, scorer, arguments.out, chosen, settings, left_out, before)
 
 
 def show(arguments: argparse.Namespace) -> None:

@@ -105,7 +105,8 @@ def difference(one: Arm) -> str:
 
 def measured(experiment) -> Costs:
     """The costs of a finished experiment, of what was computed in this run."""
-    training = {fact["arm"]: fact["seconds a picture"] for fact in experiment.facts() if "seconds a picture" in fact}
+    facts = [one.facts for one in experiment.trained.values()]
+    training = {fact["arm"]: fact["seconds a picture"] for fact in facts if "seconds a picture" in fact}
     return Costs(training, experiment.sampler.spent, experiment.lab.spent.get("location", 0.0), machine())
 
 

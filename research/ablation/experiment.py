@@ -1,16 +1,16 @@
 """The run: the order of trainings and images; the results are written after each."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from facecdm.evaluation.evaluate import SampleScores
+from facecdm.errors import Mismatch
 
-from .arms import ARMS, NONE, NOT_REQUESTED, Arm, arm, trained_as, with_strength
-from .conditioning import LOCATED, ConditioningProbe
+from .arms import ARMS, NONE, NOT_REQUESTED, Arm, SamplingSettings, arm, trained_as, with_strength
+from .earlier import Earlier, Made
 from .results import Results
 from .sampling import ImageSampler
 from .scoring import Generated, Scorer
-from .training import Lab, Trained
+from .training import Lab, Trained, digest
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,13 @@ class Job:
     arm: Arm
     seed: int
     strength: float | None = None
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        return self.arm.sampling if self.strength is None else with_strength(self.arm.sampling, self.strength)
+
+    def generated(self, paths: list[Path]) -> Generated:
+        return Generated(self.arm.name, self.seed, paths, self.strength)
 
 
 def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
@@ -36,7 +43,8 @@ class Experiment:
     """`run` does what is not done yet.
 
     left_out  arms that are not run, and why
-    probe     measures each training's dependence on the reference
+    earlier   scores of runs on other machines; what they have is not done again
+    trained   the trainings of this run, by arm and seed
     """
 
     lab: Lab
@@ -46,58 +54,78 @@ class Experiment:
     jobs: list[Job]
     settings: dict
     left_out: dict[str, str] = field(default_factory=dict)
-    probe: ConditioningProbe | None = None
-    _trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
+    earlier: Earlier = field(default_factory=Earlier)
+    trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
 
     def run(self) -> Results:
+        """Raises Mismatch if an earlier run was planned differently."""
         from tqdm import tqdm
 
-        generated: list[Generated] = []
-        rows: list[SampleScores] = []
-        results = None
-        total = len(self.jobs) * len(self.sampler.evaluation_set.requests)
-        with tqdm(total=total, desc="pictures", unit="picture", mininterval=5) as bar:
-            real = self.scorer.score_real()
-            for job in self.jobs:
+        self._check_earlier()
+        generated, rows, made = list(self.earlier.generated), list(self.earlier.rows), dict(self.earlier.made)
+        todo = [job for job in self.jobs if job.generated([]).condition not in made]
+        wanted, images = len(generated) + len(todo), len(todo) * len(self.sampler.evaluation_set.requests)
+        real = self.scorer.score_real()
+
+        def results() -> Results:
+            missing = {name: why for name, why in self.left_out.items() if all(one.arm != name for one in generated)}
+            facts = self.facts(generated, made)
+            return Results(
+                self.scorer, list(rows), list(generated), dict(made), facts, self.settings, wanted, missing, real
+            )
+
+        found = results()
+        with tqdm(total=images, desc="pictures", unit="picture", mininterval=5) as bar:
+            for job in todo:
                 bar.set_description(f"{job.arm.name}, seed {job.seed}")
-                sampling = job.arm.sampling if job.strength is None else with_strength(job.arm.sampling, job.strength)
                 trained = self._train(job) if job.arm.trains else None
-                paths = self.sampler.generate(trained, sampling, bar.update, trained_as(job.arm).design)
-                generated.append(Generated(job.arm.name, job.seed, paths, job.strength))
-                rows += self.scorer.score(generated[-1], generated[0].paths)  # the first job is without identity
-                results = Results(
-                    self.scorer,
-                    list(rows),
-                    list(generated),
-                    self.facts(),
-                    self.settings,
-                    len(self.jobs),
-                    self.left_out,
-                    self._probed(),
-                    real,
+                paths = self.sampler.generate(trained, job.sampling, bar.update, trained_as(job.arm).design)
+                generated.append(job.generated(paths))
+                rows += self.scorer.score(generated[-1])
+                made[generated[-1].condition] = Made(self.plan(job), trained.facts["weights"] if trained else 0)
+                found = results()
+                found.write(self.out)
+        found.write(self.out)
+        return found
+
+    def facts(self, generated: list[Generated], made: dict[str, Made]) -> list[dict]:
+        """The facts of the trainings so far, each once; of an earlier run's those that are known."""
+        known: dict[tuple[str, int], dict] = {}
+        for one in generated:
+            source = trained_as(arm(one.arm))
+            if source.trains and (source.name, one.seed) not in known:
+                stages = [stage.to_dict() for stage in self.lab.stages(source, one.seed)]
+                weights = made[one.condition].weights
+                planned = {"arm": source.name, "seed": one.seed, "weights": weights, "stages": stages}
+                trained = self.trained.get((source.name, one.seed))
+                known[source.name, one.seed] = trained.facts if trained else planned
+        return list(known.values())
+
+    def plan(self, job: Job) -> str:
+        """A digest of what decides the job's images, except for the machine and its precision."""
+        source, sampler = trained_as(job.arm), self.sampler
+        stages = [stage.to_dict() | {"precision": ""} for stage in self.lab.stages(source, job.seed)]
+        training = [stages, asdict(source.design), self.lab.recipe.sizes.model_dump()]
+        requests = [vars(one) for one in sampler.evaluation_set.requests]
+        sampling = [asdict(job.sampling), requests, sampler.evaluation_set.names, sampler.steps, sampler.guidance]
+        denoiser = self.lab.bases.sampling(source.design)
+        base = [denoiser.fingerprint, denoiser.control_fingerprint]
+        return digest([base, training if source.trains else None, sampling])
+
+    def _check_earlier(self) -> None:
+        for one in self.earlier.generated:
+            planned = self.plan(Job(arm(one.arm), one.seed, one.strength))
+            if self.earlier.made[one.condition].plan != planned:
+                raise Mismatch(
+                    f"the earlier scores of {one.arm}, training {one.seed}, were made with another recipe, base model, "
+                    "set of people or sampling: run with the same, or leave out --earlier"
                 )
-                results.write(self.out)
-        return results
-
-    def facts(self) -> list[dict]:
-        """The facts of the trainings so far."""
-        return [one.facts for one in self._trained.values()]
-
-    def _probed(self) -> dict:
-        probed: dict = {}
-        plain = {key: one for key, one in self._trained.items() if not arm(key[0]).design.face_control}
-        for (name, seed), trained in sorted(plain.items(), key=lambda item: item[0][1]) if self.probe else ():
-            name = f"{name}, seed {seed}" if seed else name
-            probed[name] = self.probe.measure(trained)
-            if trained.adapter.config.spatial_tokens:
-                probed[name + LOCATED] = self.probe.measure(trained, located=True)
-        return probed
 
     def _train(self, job: Job) -> Trained:
         source = trained_as(job.arm)
-        if (source.name, job.seed) not in self._trained:
-            self._trained[source.name, job.seed] = self.lab.train(source, job.seed)
-        return self._trained[source.name, job.seed]
+        if (source.name, job.seed) not in self.trained:
+            self.trained[source.name, job.seed] = self.lab.train(source, job.seed)
+        return self.trained[source.name, job.seed]
 
 
 def available(names: list[str] | None, pose: bool) -> tuple[list[str], dict[str, str]]:

@@ -1,6 +1,5 @@
 """What the ablation writes: one table in Markdown, CSV files, the curve over the strength, a sheet, JSON."""
 
-import csv
 import io
 import itertools
 import json
@@ -14,7 +13,7 @@ from facecdm.evaluation.attributes import CONFLICT
 from facecdm.evaluation.evaluate import Evaluation, SampleScores, Summary
 from facecdm.files import write_atomically
 
-from . import conditioning
+from . import earlier
 from .arms import NOT_REQUESTED, TRIPLET, arm
 from .people import EvaluationSet
 from .scoring import Generated, Scorer
@@ -27,24 +26,24 @@ TILE, BAND, SHEET_ROWS = 128, 14, 12
 class Results:
     """The results so far.
 
-    rows       scores of all images
+    rows       scores of all images, or of a person's where an earlier run made them
     generated  the images by arm and training
+    made       how, by condition
     facts      of the trainings: weights, stages, losses
     settings   the command's options
     wanted     number of conditions in the whole run
     left_out   arms that were not run, and why
-    probed     errors by training, from conditioning.ConditioningProbe
     real       scores of the real pictures that the prompts describe
     """
 
     scorer: Scorer
     rows: list[SampleScores]
     generated: list[Generated]
+    made: dict[str, earlier.Made]
     facts: list[dict]
     settings: dict
     wanted: int
     left_out: dict[str, str] = field(default_factory=dict)
-    probed: dict[str, dict] = field(default_factory=dict)
     real: list[SampleScores] = field(default_factory=list)
 
     def write(self, out: Path) -> Path:
@@ -57,7 +56,8 @@ class Results:
         write_atomically(out / "results.json", json.dumps(self.as_json(), indent=1, default=str).encode())
         if self._curve:
             write_atomically(out / "strength.png", self._curve)
-        write_atomically(out / "sheet.jpg", sheet(self.scorer.evaluation_set, self.generated))
+        if self._on_sheet:
+            write_atomically(out / "sheet.jpg", sheet(self.scorer.evaluation_set, self._on_sheet))
         write_atomically(out / "results.md", self.markdown().encode())
         return out / "results.md"
 
@@ -79,7 +79,6 @@ class Results:
             "complete": self._complete,
             "left out": self.left_out,
             "trainings": [{name: fact[name] for name in fact if name != "seconds a picture"} for fact in self.facts],
-            "probed": self.probed,
             **tables,
         }
 
@@ -101,6 +100,12 @@ class Results:
         """PNG of identity similarity against prompt adherence; None for fewer than two strengths."""
         strengths = self._evaluations["strengths"]
         return report.draw(strengths).get("strength") if len(strengths.summaries) > 1 else None
+
+    @property
+    def _on_sheet(self) -> list[Generated]:
+        """What the sheet shows: the arms whose images are here, if the triplet's are."""
+        here = [one for one in self.generated if one.paths and one.strength is None]
+        return here if any(one.arm == TRIPLET for one in here) else []
 
     @property
     def _complete(self) -> bool:
@@ -130,16 +135,9 @@ class Results:
             "pose": self.scorer.of_poses(self.rows, self.generated),
             "real_pictures": [self._real],
         }
-        found = {
-            f"{name}.csv": _joined([report.summary_csv(one) for one in some]) for name, some in evaluations.items()
-        }
-        if self.probed:
-            out = io.StringIO()
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(conditioning.HEAD)
-            writer.writerows(conditioning.rows(self.probed, self.scorer.evaluation_set.names, TRIPLET))
-            found["conditioning.csv"] = out.getvalue()
-        return found
+        found = {name: _joined([report.summary_csv(one) for one in some]) for name, some in evaluations.items()}
+        found["people"] = earlier.write(self.rows, self.generated, self.made)
+        return {f"{name}.csv": text for name, text in found.items()}
 
     def _of_real(self) -> str:
         means = {name: value[0] for one in self._real.summaries for name, value in one.values.items()}
@@ -228,7 +226,7 @@ def sheet(evaluation_set: EvaluationSet, generated: list[Generated]) -> bytes:
     columns["reference"] = [evaluation_set.references[person] for person in people]
     columns["held out"] = [evaluation_set.held_out[person] for person in people]
     for one in generated:
-        if one.strength is None and one.arm not in columns:
+        if one.arm not in columns:
             columns[one.arm] = [one.paths[index] for index in indices]
     picture = Image.new("RGB", (TILE * len(columns), BAND + TILE * len(indices)), "white")
     pen = ImageDraw.Draw(picture)
@@ -251,10 +249,10 @@ def put_into(document: Path, out: Path) -> None:
         raise SystemExit(f"{document} has no marked part: it needs the lines {MARKS[0]} and {MARKS[1]}")
     fragment = (out / "results.md").read_text(encoding="utf-8")
     for name in ("strength.png", "sheet.jpg"):
+        target = document.with_name(f"{document.stem}-{name}")
         if (out / name).exists():
-            target = document.with_name(f"{document.stem}-{name}")
             write_atomically(target, (out / name).read_bytes())
-            fragment = fragment.replace(f"({name})", f"({target.name})")
+        fragment = fragment.replace(f"({name})", f"({target.name})")
     folder = document.with_suffix("")
     folder.mkdir(exist_ok=True)
     for table in (out / "tables").glob("*.csv"):

@@ -13,7 +13,7 @@ from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, sum
 from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
 from facecdm.evaluation.samples import Sample
 
-from .arms import NONE, NONE_POSELESS, POSELESS, TRIPLET
+from .arms import ARMS, NONE, NONE_POSELESS, POSELESS, TRIPLET
 from .people import EvaluationSet
 
 # The measures that are reported, by the evaluation's names, and those of every attribute.
@@ -33,9 +33,17 @@ REAL = "real pictures"
 POSE_PAIRS = ((NONE, NONE_POSELESS), (TRIPLET, POSELESS))  # with and without the pose ControlNet
 
 
+def reported(values: dict[str, float]) -> dict[str, float]:
+    """The measures that are reported."""
+    return {name: value for name, value in values.items() if name in MEASURES or name.startswith(ALL)}
+
+
 @dataclass(frozen=True)
 class Generated:
-    """The images of one training and arm, in the order of the requests; with a `strength` they belong to the curve."""
+    """The images of one training and arm, in the order of the requests; with a `strength` they belong to the curve.
+
+    Those of an earlier run have no `paths`.
+    """
 
     arm: str
     seed: int
@@ -45,6 +53,11 @@ class Generated:
     @property
     def condition(self) -> str:
         return f"{self.arm}/{self.seed}/{self.strength}"
+
+    @property
+    def line(self) -> str:
+        """Of the curve."""
+        return "" if self.strength is None else self.arm
 
 
 class CachedRecogniser:
@@ -80,16 +93,15 @@ class Scorer:
     evaluation_set: EvaluationSet
     poses: bool = False
 
-    def score(self, one: Generated, plain: list[Path]) -> list[SampleScores]:
-        """Scores of every image; `plain` are the same images without identity."""
-        return self.evaluator.run([self._sample(index, one, plain) for index in range(len(one.paths))]).rows
+    def score(self, one: Generated) -> list[SampleScores]:
+        """Scores of every image."""
+        return self.evaluator.run([self._sample(index, one) for index in range(len(one.paths))]).rows
 
     def score_real(self) -> list[SampleScores]:
         """Scores of the real pictures that the prompts describe: how well the measures read them."""
-        described = self.evaluation_set.described
-        return self.score(Generated(REAL, 0, described), described)
+        return self.score(Generated(REAL, 0, self.evaluation_set.described))
 
-    def _sample(self, index: int, one: Generated, plain: list[Path]) -> Sample:
+    def _sample(self, index: int, one: Generated) -> Sample:
         request, evaluation_set = self.evaluation_set.requests[index], self.evaluation_set
         return Sample(
             one.paths[index],
@@ -98,11 +110,10 @@ class Scorer:
             evaluation_set.references[request.person],
             evaluation_set.held_out[request.person],
             request.prompt,
-            plain[index],
-            request.yaw if self.poses else None,
-            one.strength,
-            request.attributes,
-            "" if one.strength is None else one.arm,
+            yaw=request.yaw if self.poses else None,
+            strength=one.strength,
+            attributes=request.attributes,
+            line=one.line,
         )
 
     def of_arms(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
@@ -126,7 +137,8 @@ class Scorer:
         """Empty where arm `first` has no images."""
         names = {one.condition: one.arm for one in generated} if any(one.arm == first for one in generated) else {}
         chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
-        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition != first))
+        order = [first, *(one.name for one in ARMS)]
+        return self._evaluation(sorted(chosen, key=lambda row: order.index(row.sample.condition)))
 
     def of_seeds(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
         """Each training of the arms that have several."""
@@ -149,8 +161,7 @@ class Scorer:
         )
 
     def _row(self, row: SampleScores, condition: str) -> SampleScores:
-        values = {name: value for name, value in row.values.items() if name in MEASURES or name.startswith(ALL)}
-        return SampleScores(replace(row.sample, condition=condition), values)
+        return SampleScores(replace(row.sample, condition=condition), reported(row.values))
 
     def _evaluation(self, rows: list[SampleScores]) -> Evaluation:
         return Evaluation(rows, summarise(rows), [one.name for one in self.evaluator.recognisers], [])

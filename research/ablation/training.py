@@ -16,6 +16,7 @@ from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
 from facecdm.files import write_atomically
 from facecdm.training.config import Config
+from facecdm.training.denoiser import digest_of
 from facecdm.training.location import LocationPlan, kept_location_head, train_location_head
 from facecdm.training.lora import Lora
 from facecdm.training.progress import Progress
@@ -44,6 +45,7 @@ class Lab:
 
     folder  of the experiment
     given   existing adapters by arm, instead of its first training
+    head    the location head of all arms; None: it is trained once
     spent   the processor's seconds a picture of the location head's training, if it was trained in this run
     """
 
@@ -52,6 +54,7 @@ class Lab:
     recipe: Config
     folder: Path
     given: dict[str, Path] = field(default_factory=dict)
+    head: LocationHead | None = None
     spent: dict[str, float] = field(default_factory=dict)
 
     def stages(self, arm: Arm, seed: int):
@@ -69,6 +72,8 @@ class Lab:
 
     def _head(self) -> LocationHead | None:
         """The location head, which is trained once, before the first adapter; None if the recipe has none."""
+        if self.head is not None:
+            return self.head
         steps = max(stage.location_steps for stage in self.recipe.plan())
         if not steps:
             return None
@@ -98,6 +103,7 @@ class Lab:
                 denoiser.fingerprint,
                 denoiser.control_fingerprint,
                 recogniser and recogniser.name,
+                *([] if self.head is None else [digest_of("location head", self.head.state_dict().values())]),
             ]
         )
 

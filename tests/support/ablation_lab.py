@@ -23,6 +23,7 @@ from facecdm.training.rows import Prompt  # noqa: E402
 from facecdm.training.trainer import Trainer  # noqa: E402
 from research.ablation import sampling  # noqa: E402
 from research.ablation.bases import Bases  # noqa: E402
+from research.ablation.earlier import Earlier  # noqa: E402
 from research.ablation.experiment import Experiment, available, jobs  # noqa: E402
 from research.ablation.people import EvaluationSet, Request  # noqa: E402
 from research.ablation.sampling import ImageSampler  # noqa: E402
@@ -78,7 +79,7 @@ def make_lab(folder: Path) -> Lab:
     return Lab(Bases(tiny_denoiser()), Data(), RECIPE, folder)
 
 
-def experiment(folder: Path) -> Experiment:
+def experiment(folder: Path, arms: list[str] = ARMS, before: Earlier | None = None) -> Experiment:
     views = [sorted((ROOT / "tests" / "assets" / person).glob("*.webp")) for person in ("0005", "0006")]
     rng = torch.Generator().manual_seed(5)
     evaluation_set = EvaluationSet(
@@ -98,7 +99,7 @@ def experiment(folder: Path) -> Experiment:
         cached_opener(),
         judge=Brightness(),
     )
-    names, left_out = available(ARMS, pose=False)
+    names, left_out = available(arms, pose=False)
     return Experiment(
         lab,
         ImageSampler(lab.bases, evaluation_set, (4, 8, 8), folder / "pictures", 4, 4.0, 1),
@@ -107,6 +108,7 @@ def experiment(folder: Path) -> Experiment:
         jobs(names, 1, [0.5]),
         {},
         left_out,
+        before or Earlier(),
     )
 
 
