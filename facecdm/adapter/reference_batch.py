@@ -1,7 +1,7 @@
 """The references of a training batch: one person a row, each with its own noise level and prompt."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class ReferenceBatch:
     face_on   [B] bool: the rows that have the face stream; the interplay also leaves out an absent stream
     image_on  [B] bool: the rows that have the image stream
     location  location of the faces, if the adapter is conditioned on it
+    made      the tokens of these rows by stream, where they are known (see with_tokens)
     """
 
     face: Tensor
@@ -28,12 +29,30 @@ class ReferenceBatch:
     face_on: Tensor
     image_on: Tensor
     location: LocationBias | None = None
+    made: dict[str, Tensor] | None = None
+
+    def with_tokens(self, adapter: TripletAdapter, text: Tensor, text_mask: Tensor | None = None) -> "ReferenceBatch":
+        """This batch with its tokens, which do not depend on the noise level: further calls with this adapter and text
+        do not compute them again. The arguments are those of `tokens`."""
+        return replace(self, made=self.tokens(adapter, text, text_mask))
+
+    def part(self, rows: Tensor) -> "ReferenceBatch":
+        """The rows [k] of the batch, without their location."""
+        return ReferenceBatch(
+            self.face[rows],
+            None if self.image is None else self.image[rows],
+            self.face_on[rows],
+            self.image_on[rows],
+            made=None if self.made is None else {name: tokens[rows] for name, tokens in self.made.items()},
+        )
 
     def tokens(self, adapter: TripletAdapter, text: Tensor, text_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off.
 
         text_mask  [B, T] bool: the tokens of each text, which are its first; None: all are
         """
+        if self.made is not None:
+            return self.made
         projected = adapter.project(self.face, self.image)
         on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
         if not adapter.depends_on_text and not any(value.requires_grad for value in _weights(adapter.interplay)):

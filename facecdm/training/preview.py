@@ -61,6 +61,7 @@ def preview(
         )
 
     with learner.averaged():
+        reference_batch = reference_batch.with_tokens(adapter, rows.prompt.states, rows.prompt.mask)
         return sample(
             denoiser,
             noisy,

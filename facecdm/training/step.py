@@ -97,6 +97,7 @@ def compute_step_data(
         reference_batch = replace(reference_batch, location=finder(before, tuple(noisy.shape[-2:]), device))
     elif learner.adapter.config.spatial_tokens and bool(random_numbers.pose_on[0]):
         reference_batch = replace(reference_batch, location=face_locations(rows, learner.adapter.config))
+    reference_batch = reference_batch.with_tokens(learner.adapter, prompt.states, prompt.mask)
     people = reference_batch.streams(
         learner.adapter,
         prompt.states,

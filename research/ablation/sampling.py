@@ -108,6 +108,7 @@ class ImageSampler:
         if given:
             location = FaceLocation(keypoints[indices].to(device), size, adapter.config.grid_side)
             batch = replace(batch, location=location)
+        batch = batch.with_tokens(adapter, prompt.states)
         finder = LocationFinder(adapter) if adapter.location_head is not None and not given else None
 
         def people(sigma: Tensor, before: Prediction | None):

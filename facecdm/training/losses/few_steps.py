@@ -1,12 +1,11 @@
 """The identity loss on a picture sampled in a few steps, for high noise levels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...adapter.location_finder import Prediction
-from ...adapter.reference_batch import ReferenceBatch
 from ..denoiser import clean_from
 from ..rows import without_text
 from ..step_data import StepData
@@ -161,14 +160,7 @@ def predict_again(
         location = None if references.location is None else references.location.part(rows)
         if find is not None:
             location = find(before, tuple(noisy.shape[-2:]), noisy.device)
-        chosen = ReferenceBatch(
-            references.face[rows],
-            None if references.image is None else references.image[rows],
-            references.face_on[rows],
-            references.image_on[rows],
-            location,
-        )
-        people = chosen.streams(
+        people = replace(references.part(rows), location=location).streams(
             step_data.adapter,
             prompt.states,
             _sigma(step_data, t),

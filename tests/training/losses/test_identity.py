@@ -336,7 +336,12 @@ def test_few_steps_use_the_same_references_at_the_new_noise_level(recogniser):
     denoiser.predict = lambda noisy, t, prompt, people, control: calls.append((prompt, people, control)) or noisy
     chosen, t = torch.tensor([1, 2]), torch.tensor([350, 50])
     predict_again(step_data, step_data.noisy[chosen], t, chosen)
-    ((prompt, people, control),) = calls
+    made = reference_batch.with_tokens(adapter, rows.prompt.states)
+    adapter.face_projector.forward = adapter.image_projector.forward = None
+    predict_again(replace(step_data, reference_batch=made), step_data.noisy[chosen], t, chosen)
+    del adapter.face_projector.forward, adapter.image_projector.forward
+    (prompt, people, control), (_, again, _) = calls
+    assert all(torch.allclose(a.k, b.k, atol=1e-6) for one, two in zip(people, again) for a, b in zip(one, two))
     sigma = denoiser.noise / denoiser.signal
     whole = reference_batch.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
     assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, step_data.control[1:])

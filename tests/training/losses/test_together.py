@@ -141,6 +141,13 @@ def test_which_groups_have_gradients(recogniser, case):
     assert all(value.grad is None for value in denoiser.net.parameters())
 
 
+def test_all_calls_of_a_step_use_the_same_tokens(recogniser, monkeypatch):
+    calls, project = [], TripletAdapter.project
+    monkeypatch.setattr(TripletAdapter, "project", lambda *given: calls.append(given) or project(*given))
+    step(recogniser, [200, 500], **CASES["few steps from noise"][0])
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case != "bottleneck"])
 def test_rows_without_their_face_give_no_gradient(recogniser, case):
     values, learner, _ = step(recogniser, [200, 500], face_on=[False, False], **CASES[case][0])
