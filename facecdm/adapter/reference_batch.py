@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .attention import LayerStream, LocationBias
+from .attention import LayerStream
 from .gates import knot_weights
+from .location import FaceLocation
 from .model import TripletAdapter
 from .stream_module import Extra, StreamModule, parts_of
 
@@ -21,38 +22,44 @@ class ReferenceBatch:
     face_on   [B] bool: the rows that have the face stream; the interplay also leaves out an absent stream
     image_on  [B] bool: the rows that have the image stream
     location  location of the faces, if the adapter is conditioned on it
-    made      the tokens of these rows by stream, where they are known (see with_tokens)
+    known_tokens  the rows' tokens by stream after the interplay, where they are known (see with_tokens)
     """
 
     face: Tensor
     image: Tensor | None
     face_on: Tensor
     image_on: Tensor
-    location: LocationBias | None = None
-    made: dict[str, Tensor] | None = None
+    location: FaceLocation | None = None
+    known_tokens: dict[str, Tensor] | None = None
 
     def with_tokens(self, adapter: TripletAdapter, text: Tensor, text_mask: Tensor | None = None) -> "ReferenceBatch":
-        """This batch with its tokens, which do not depend on the noise level: further calls with this adapter and text
-        do not compute them again. The arguments are those of `tokens`."""
-        return replace(self, made=self.tokens(adapter, text, text_mask))
+        """This batch with its `tokens`, which do not depend on the noise level; they are not computed again.
+
+        It is valid for this adapter and text only, while the adapter's weights and the rows' streams do not change.
+        """
+        return replace(self, known_tokens=self.tokens(adapter, text, text_mask))
 
     def part(self, rows: Tensor) -> "ReferenceBatch":
-        """The rows [k] of the batch, without their location."""
+        """The rows [k] int64 of the batch."""
+        known = self.known_tokens
         return ReferenceBatch(
             self.face[rows],
             None if self.image is None else self.image[rows],
             self.face_on[rows],
             self.image_on[rows],
-            made=None if self.made is None else {name: tokens[rows] for name, tokens in self.made.items()},
+            None if self.location is None else self.location.part(rows),
+            None if known is None else {name: tokens[rows] for name, tokens in known.items()},
         )
 
     def tokens(self, adapter: TripletAdapter, text: Tensor, text_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Tokens by stream after the interplay with `text` [B, T, context]; zeros where a stream is off.
 
+        Known tokens are returned as they are; the arguments are not used then.
+
         text_mask  [B, T] bool: the tokens of each text, which are its first; None: all are
         """
-        if self.made is not None:
-            return self.made
+        if self.known_tokens is not None:
+            return self.known_tokens
         projected = adapter.project(self.face, self.image)
         on = {"face": self.face_on, "image": self.image_on if "image" in projected else torch.zeros_like(self.face_on)}
         if not adapter.depends_on_text and not any(value.requires_grad for value in _weights(adapter.interplay)):

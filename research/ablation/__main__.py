@@ -6,12 +6,12 @@
 Each arm is trained on the demo model (FACECDM_DEMO_WEIGHTS names other weights), samples the same people with the same
 prompts and noise, and is scored by InsightFace, by dlib, which no training used, and by the judge of
 benchmarks/demo_judge.py. The plan is arms.py, and what the arms share is recipe.yaml. Everything is in --out: a run
-that was stopped or killed continues with the same arm and step, and results.md, tables/, results.json, strength.png,
-sheet.jpg and report/ are rewritten after each arm. tables/people.csv, given to a run on another machine as --earlier,
-spares it what is done. --data is made from FaceWorld if it does not exist.
+that was stopped or killed continues with the same arm and step, and results.md, tables/, results.json, strength.png
+and sheet.jpg are rewritten after each arm. A run on another machine with --earlier tables/people.csv skips the
+conditions in it. --data is made from FaceWorld if it does not exist.
 
 --small-flux takes the base model of research.small_flux, a DiT, which is sampled without a pose ControlNet.
---list prints the arms with their settings, weights, pictures and core hours (costs.json, measured by --smoke).
+--list prints the arms with their settings, weights, pictures and core hours (OUT/costs.json, measured by --smoke).
 --smoke runs every arm for a few steps, in minutes, and writes OUT/costs.json.
 """
 
@@ -78,7 +78,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
-        help="of the trainings' arithmetic (default: the recipe's; processors without bf16 are slow in it)",
+        help="number format of the trainings (default: the recipe's); fp32 is faster on processors without bf16",
     )
     add("--people", type=int, default=48)
     add("--prompts", type=int, default=4, help="for each person")
@@ -99,7 +99,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--earlier",
         type=Path,
         metavar="CSV",
-        help="scores of runs on other machines (docs/results/people.csv); what they have is not trained again",
+        help="scores of runs on other machines (docs/results/people.csv); its conditions are not sampled again. A "
+        "condition that is not in it trains its adapter here, unless --given names the file",
     )
     add("--write", type=Path, help="a Markdown file whose marked part is replaced by the results")
     add("--device", help="default: the GPU where there is one")
@@ -267,8 +268,10 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
     settings = settings_of(arguments, lab.bases.plain.fingerprint, weights.steps, device)
     scorer = Scorer(evaluator, evaluation_set, evaluation_set.hints is not None)
     chosen = jobs(names, arguments.seeds, arguments.strengths)
-    before = earlier.read(arguments.earlier) if arguments.earlier else earlier.Earlier()
-    return Experiment(lab, sampler, scorer, arguments.out, chosen, settings, left_out, before)
+    everything, _ = available(None, lab.bases.posed is not None)
+    wanted = [job.condition for job in jobs(everything, arguments.seeds, arguments.strengths)]
+    known = earlier.read(arguments.earlier) if arguments.earlier else earlier.Earlier()
+    return Experiment(lab, sampler, scorer, arguments.out, chosen, settings, wanted, left_out, known)
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -279,7 +282,7 @@ def show(arguments: argparse.Namespace) -> None:
     names, left_out = available(arguments.arms, lab.bases.posed is not None)
     images = arguments.people * arguments.prompts
     chosen = jobs(names, arguments.seeds, arguments.strengths)
-    print(listing(lab, chosen, images, arguments.sampling_steps, Costs.read()))
+    print(listing(lab, chosen, images, arguments.sampling_steps, Costs.read(arguments.out / "costs.json")))
     for name, why in left_out.items():
         print(f"{name}: left out, {why}")
 

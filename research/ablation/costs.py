@@ -8,8 +8,6 @@ from .arms import ARMS, TRIPLET, Arm, arm, trained_as
 from .experiment import Job
 from .training import Lab
 
-MEASURED = Path(__file__).with_name("costs.json")
-
 
 @dataclass(frozen=True)
 class Costs:
@@ -27,7 +25,8 @@ class Costs:
     machine: str = ""
 
     @classmethod
-    def read(cls, path: Path = MEASURED) -> "Costs":
+    def read(cls, path: Path) -> "Costs":
+        """Those that --smoke measured; none if there is no file."""
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
@@ -83,7 +82,7 @@ def _sum(seconds: float, lab: Lab, costs: Costs) -> str:
     if not costs.machine:
         return "The costs were not measured: run --smoke."
     first = lab.recipe.plan()[0]
-    head = first.location_steps * min(64, 2 * first.batch) * costs.location
+    head = 0.0 if lab.head is not None else first.location_steps * min(64, 2 * first.batch) * costs.location
     return (
         f"The location head, once: {head / 3600:.2f} core hours. All: {(seconds + head) / 3600:.1f} core hours of "
         f"{costs.machine}."

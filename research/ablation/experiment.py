@@ -1,16 +1,17 @@
 """The run: the order of trainings and images; the results are written after each."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from facecdm.errors import Mismatch
+from facecdm.evaluation.evaluate import SampleScores
 
 from .arms import ARMS, NONE, NOT_REQUESTED, Arm, SamplingSettings, arm, trained_as, with_strength
-from .earlier import Earlier, Made
+from .earlier import Earlier
 from .results import Results
 from .sampling import ImageSampler
-from .scoring import Generated, Scorer
-from .training import Lab, Trained, digest
+from .scoring import Generated, Scorer, person_means
+from .training import Lab, Trained, changed, digest
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Job:
     def sampling(self) -> SamplingSettings:
         return self.arm.sampling if self.strength is None else with_strength(self.arm.sampling, self.strength)
 
-    def generated(self, paths: list[Path]) -> Generated:
-        return Generated(self.arm.name, self.seed, paths, self.strength)
+    @property
+    def condition(self) -> str:
+        return Generated(self.arm.name, self.seed, [], self.strength).condition
 
 
 def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
@@ -42,8 +44,9 @@ def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
 class Experiment:
     """`run` does what is not done yet.
 
+    wanted    conditions of all arms, in the order of the table
     left_out  arms that are not run, and why
-    earlier   scores of runs on other machines; what they have is not done again
+    earlier   scores of runs on other machines; their conditions are not sampled again
     trained   the trainings of this run, by arm and seed
     """
 
@@ -53,73 +56,91 @@ class Experiment:
     out: Path
     jobs: list[Job]
     settings: dict
+    wanted: list[str]
     left_out: dict[str, str] = field(default_factory=dict)
     earlier: Earlier = field(default_factory=Earlier)
-    trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
+    trained: dict[tuple[str, int], Trained] = field(default_factory=dict, init=False)
 
     def run(self) -> Results:
-        """Raises Mismatch if an earlier run was planned differently."""
+        """Raises Mismatch if an earlier run differs in more than its machine."""
         from tqdm import tqdm
 
         self._check_earlier()
-        generated, rows, made = list(self.earlier.generated), list(self.earlier.rows), dict(self.earlier.made)
-        todo = [job for job in self.jobs if job.generated([]).condition not in made]
-        wanted, images = len(generated) + len(todo), len(todo) * len(self.sampler.evaluation_set.requests)
+        generated, rows = list(self.earlier.generated), list(self.earlier.rows)
+        known = {one.condition for one in generated}
+        todo = [job for job in self.jobs if job.condition not in known]
         real = self.scorer.score_real()
-
-        def results() -> Results:
-            missing = {name: why for name, why in self.left_out.items() if all(one.arm != name for one in generated)}
-            facts = self.facts(generated, made)
-            return Results(
-                self.scorer, list(rows), list(generated), dict(made), facts, self.settings, wanted, missing, real
-            )
-
-        found = results()
+        found = self._results(generated, rows, real)
+        images = len(todo) * len(self.sampler.evaluation_set.requests)
         with tqdm(total=images, desc="pictures", unit="picture", mininterval=5) as bar:
             for job in todo:
                 bar.set_description(f"{job.arm.name}, seed {job.seed}")
                 trained = self._train(job) if job.arm.trains else None
                 paths = self.sampler.generate(trained, job.sampling, bar.update, trained_as(job.arm).design)
-                generated.append(job.generated(paths))
-                rows += self.scorer.score(generated[-1])
-                made[generated[-1].condition] = Made(self.plan(job), trained.facts["weights"] if trained else 0)
-                found = results()
+                weights = trained.facts["weights"] if trained else 0
+                made = Generated(job.arm.name, job.seed, paths, job.strength, weights, self.fingerprint(job))
+                generated.append(made)
+                rows += person_means(self.scorer.score(made))
+                found = self._results(generated, rows, real)
                 found.write(self.out)
-        found.write(self.out)
+        if not todo:
+            found.write(self.out)
         return found
 
-    def facts(self, generated: list[Generated], made: dict[str, Made]) -> list[dict]:
-        """The facts of the trainings so far, each once; of an earlier run's those that are known."""
+    def _results(self, generated: list[Generated], rows: list[SampleScores], real: list[SampleScores]) -> Results:
+        """The results so far, in the order of the table."""
+        order = list(dict.fromkeys([*self.wanted, *(one.condition for one in generated)]))
+        generated = sorted(generated, key=lambda one: order.index(one.condition))
+        arms = {one.arm for one in generated}
+        return Results(
+            self.scorer,
+            sorted(rows, key=lambda row: order.index(row.sample.condition)),
+            generated,
+            self._facts(generated),
+            self.settings,
+            len(order),
+            {name: why for name, why in self.left_out.items() if name not in arms},
+            real,
+        )
+
+    def _facts(self, generated: list[Generated]) -> list[dict]:
+        """The facts of each training; of one on another machine its weights and stages."""
         known: dict[tuple[str, int], dict] = {}
-        for one in generated:
+        for one in (one for one in generated if one.weights):
             source = trained_as(arm(one.arm))
-            if source.trains and (source.name, one.seed) not in known:
-                stages = [stage.to_dict() for stage in self.lab.stages(source, one.seed)]
-                weights = made[one.condition].weights
-                planned = {"arm": source.name, "seed": one.seed, "weights": weights, "stages": stages}
-                trained = self.trained.get((source.name, one.seed))
-                known[source.name, one.seed] = trained.facts if trained else planned
+            trained = self.trained.get((source.name, one.seed))
+            stages = [stage.to_dict() for stage in self.lab.stages(source, one.seed)]
+            planned = {"arm": source.name, "seed": one.seed, "weights": one.weights, "stages": stages}
+            known.setdefault((source.name, one.seed), trained.facts if trained else planned)
         return list(known.values())
 
-    def plan(self, job: Job) -> str:
-        """A digest of what decides the job's images, except for the machine and its precision."""
+    def fingerprint(self, job: Job) -> str:
+        """A digest of what decides the job's images and scores, except for the machine, the precision, the data set's
+        embeddings and the judge's weights."""
         source, sampler = trained_as(job.arm), self.sampler
-        stages = [stage.to_dict() | {"precision": ""} for stage in self.lab.stages(source, job.seed)]
-        training = [stages, asdict(source.design), self.lab.recipe.sizes.model_dump()]
-        requests = [vars(one) for one in sampler.evaluation_set.requests]
-        sampling = [asdict(job.sampling), requests, sampler.evaluation_set.names, sampler.steps, sampler.guidance]
         denoiser = self.lab.bases.sampling(source.design)
-        base = [denoiser.fingerprint, denoiser.control_fingerprint]
-        return digest([base, training if source.trains else None, sampling])
+        requests = [vars(one) for one in sampler.evaluation_set.requests]
+        sampling = [
+            changed(job.sampling, SamplingSettings()),
+            requests,
+            sampler.evaluation_set.names,
+            sampler.steps,
+            sampler.guidance,
+        ]
+        scoring = [one.name for one in self.scorer.evaluator.recognisers]
+        training = self.lab.plan(source, job.seed) if source.trains else None
+        return digest([denoiser.fingerprint, denoiser.control_fingerprint, training, sampling, scoring])
 
     def _check_earlier(self) -> None:
         for one in self.earlier.generated:
-            planned = self.plan(Job(arm(one.arm), one.seed, one.strength))
-            if self.earlier.made[one.condition].plan != planned:
+            if one.fingerprint != self.fingerprint(Job(arm(one.arm), one.seed, one.strength)):
                 raise Mismatch(
-                    f"the earlier scores of {one.arm}, training {one.seed}, were made with another recipe, base model, "
-                    "set of people or sampling: run with the same, or leave out --earlier"
+                    f"the earlier scores of {one.arm}, seed {one.seed}, were made with another recipe, base model, set "
+                    "of people, sampling or recogniser: run with the same, or leave out --earlier"
                 )
+            people = {row.sample.person for row in self.earlier.rows if row.sample.condition == one.condition}
+            if missing := set(self.sampler.evaluation_set.names) - people:
+                raise Mismatch(f"the earlier scores of {one.arm}, seed {one.seed}, lack {', '.join(sorted(missing))}")
 
     def _train(self, job: Job) -> Trained:
         source = trained_as(job.arm)

@@ -26,12 +26,11 @@ TILE, BAND, SHEET_ROWS = 128, 14, 12
 class Results:
     """The results so far.
 
-    rows       scores of all images, or of a person's where an earlier run made them
+    rows       scores by person (scoring.person_means)
     generated  the images by arm and training
-    made       how, by condition
     facts      of the trainings: weights, stages, losses
     settings   the command's options
-    wanted     number of conditions in the whole run
+    wanted     number of conditions of all arms
     left_out   arms that were not run, and why
     real       scores of the real pictures that the prompts describe
     """
@@ -39,7 +38,6 @@ class Results:
     scorer: Scorer
     rows: list[SampleScores]
     generated: list[Generated]
-    made: dict[str, earlier.Made]
     facts: list[dict]
     settings: dict
     wanted: int
@@ -49,7 +47,6 @@ class Results:
     def write(self, out: Path) -> Path:
         """Write everything into `out`. Returns the Markdown's path."""
         out.mkdir(parents=True, exist_ok=True)
-        report.write(self._evaluations["arms"], out / "report")
         (out / "tables").mkdir(exist_ok=True)
         for name, text in self.tables().items():
             write_atomically(out / "tables" / name, text.encode())
@@ -65,7 +62,6 @@ class Results:
         tables = {
             name: {
                 summary.condition: {
-                    "pictures": summary.pictures,
                     "people": summary.people,
                     "means": summary.values,
                     "differences": summary.against_first,
@@ -103,7 +99,7 @@ class Results:
 
     @property
     def _on_sheet(self) -> list[Generated]:
-        """What the sheet shows: the arms whose images are here, if the triplet's are."""
+        """What the sheet shows: the arms that this run sampled, if the triplet is one of them."""
         here = [one for one in self.generated if one.paths and one.strength is None]
         return here if any(one.arm == TRIPLET for one in here) else []
 
@@ -121,7 +117,7 @@ class Results:
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self._curve and "![Identity similarity against prompt adherence over the strength](strength.png)",
             self._of_real(),
-            "![Same prompts, same noise, every arm side by side](sheet.jpg)",
+            self._on_sheet and "![Same prompts, same noise, arms side by side](sheet.jpg)",
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -136,7 +132,7 @@ class Results:
             "real_pictures": [self._real],
         }
         found = {name: _joined([report.summary_csv(one) for one in some]) for name, some in evaluations.items()}
-        found["people"] = earlier.write(self.rows, self.generated, self.made)
+        found["people"] = earlier.write(self.rows, self.generated)
         return {f"{name}.csv": text for name, text in found.items()}
 
     def _of_real(self) -> str:
@@ -151,7 +147,7 @@ class Results:
     def _scale(self) -> str:
         evaluation_set, steps = self.scorer.evaluation_set, {fact["arm"]: self._steps(fact) for fact in self.facts}
         arms = len(dict.fromkeys(one.arm for one in self.generated))
-        done = f"{len(self.generated)} of {self.wanted} conditions of this run are done"
+        done = f"{len(self.generated)} of {self.wanted} conditions are done"
         kind = (
             "Complete."
             if self._complete
@@ -249,10 +245,10 @@ def put_into(document: Path, out: Path) -> None:
         raise SystemExit(f"{document} has no marked part: it needs the lines {MARKS[0]} and {MARKS[1]}")
     fragment = (out / "results.md").read_text(encoding="utf-8")
     for name in ("strength.png", "sheet.jpg"):
-        target = document.with_name(f"{document.stem}-{name}")
-        if (out / name).exists():
+        if f"({name})" in fragment:
+            target = document.with_name(f"{document.stem}-{name}")
             write_atomically(target, (out / name).read_bytes())
-        fragment = fragment.replace(f"({name})", f"({target.name})")
+            fragment = fragment.replace(f"({name})", f"({target.name})")
     folder = document.with_suffix("")
     folder.mkdir(exist_ok=True)
     for table in (out / "tables").glob("*.csv"):

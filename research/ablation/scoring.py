@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from facecdm.evaluation.attributes import ALL
-from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, summarise
+from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, by_person, summarise
 from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
 from facecdm.evaluation.samples import Sample
 
-from .arms import ARMS, NONE, NONE_POSELESS, POSELESS, TRIPLET
+from .arms import NONE, NONE_POSELESS, POSELESS, TRIPLET
 from .people import EvaluationSet
 
 # The measures that are reported, by the evaluation's names, and those of every attribute.
@@ -38,17 +38,39 @@ def reported(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if name in MEASURES or name.startswith(ALL)}
 
 
+def person_means(rows: list[SampleScores]) -> list[SampleScores]:
+    """A row for each condition and person: the means of the reported measures over the images.
+
+    So each training counts once per person, however many of its images have a face.
+    """
+    samples = {(row.sample.condition, row.sample.person): row.sample for row in reversed(rows)}
+    means = {
+        condition: by_person([row for row in rows if row.sample.condition == condition]) for condition, _ in samples
+    }
+    return [
+        SampleScores(
+            sample, reported({name: people[who] for name, people in means[condition].items() if who in people})
+        )
+        for (condition, who), sample in reversed(samples.items())
+    ]
+
+
 @dataclass(frozen=True)
 class Generated:
-    """The images of one training and arm, in the order of the requests; with a `strength` they belong to the curve.
+    """The images of one training and arm.
 
-    Those of an earlier run have no `paths`.
+    paths        in the order of the requests; none for those of an earlier run
+    strength     of images that belong to the curve
+    weights      number of weights that were trained; 0 without an adapter
+    fingerprint  of what decides the images and their scores (see Experiment.fingerprint)
     """
 
     arm: str
     seed: int
     paths: list[Path]
     strength: float | None = None
+    weights: int = 0
+    fingerprint: str = ""
 
     @property
     def condition(self) -> str:
@@ -56,7 +78,7 @@ class Generated:
 
     @property
     def line(self) -> str:
-        """Of the curve."""
+        """The curve that the images belong to; "" for none."""
         return "" if self.strength is None else self.arm
 
 
@@ -137,8 +159,7 @@ class Scorer:
         """Empty where arm `first` has no images."""
         names = {one.condition: one.arm for one in generated} if any(one.arm == first for one in generated) else {}
         chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
-        order = [first, *(one.name for one in ARMS)]
-        return self._evaluation(sorted(chosen, key=lambda row: order.index(row.sample.condition)))
+        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition != first))
 
     def of_seeds(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
         """Each training of the arms that have several."""

@@ -21,9 +21,10 @@ from facecdm.training.location import LocationPlan, kept_location_head, train_lo
 from facecdm.training.lora import Lora
 from facecdm.training.progress import Progress
 from facecdm.training.session import Session
+from facecdm.training.stages import Stage
 from facecdm.training.trainer import Trainer
 
-from .arms import Arm, config_of, plan
+from .arms import Arm, Design, config_of, plan
 from .bases import Bases
 from .designs import count_weights, initialise, lora_weights, planned_weights
 
@@ -103,9 +104,24 @@ class Lab:
                 denoiser.fingerprint,
                 denoiser.control_fingerprint,
                 recogniser and recogniser.name,
-                *([] if self.head is None else [digest_of("location head", self.head.state_dict().values())]),
+                self._head_fingerprint,
             ]
         )
+
+    def plan(self, arm: Arm, seed: int) -> list:
+        """What decides a training, except for the machine: settings that differ from the defaults."""
+        stages = [changed(stage, Stage()) for stage in self.stages(arm, seed)]
+        given = self.train(arm, seed).key if seed == 0 and arm.name in self.given else None
+        machine = {"precision", "save_every"}
+        settings = [{name: value for name, value in stage.items() if name not in machine} for stage in stages]
+        return [settings, changed(arm.design, Design()), self.recipe.sizes.given(), self._head_fingerprint, given]
+
+    @property
+    def _head_fingerprint(self) -> str | int:
+        """That of the given location head, else the number of steps of its training."""
+        if self.head is not None:
+            return digest_of("location head", self.head.state_dict().values())
+        return max(stage.location_steps for stage in self.recipe.plan())
 
     def train(self, arm: Arm, seed: int) -> Trained:
         """Train, continue an interrupted training, or read a finished one."""
@@ -180,6 +196,11 @@ class Clock:
 
 def control_lora_of(adapter: Path) -> Path:
     return adapter.with_name(f"{adapter.stem}_control_lora.safetensors")
+
+
+def changed(value: object, default: object) -> dict:
+    """The fields of a dataclass that differ from `default`'s; fields that are added later change nothing."""
+    return {name: own for name, own in asdict(value).items() if own != getattr(default, name)}
 
 
 def _read(arm: Arm, path: Path) -> Trained:

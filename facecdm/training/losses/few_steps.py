@@ -156,11 +156,11 @@ def predict_again(
     if unconditional:
         prompt = without_text(prompt, step_data.empty, torch.ones_like(t, dtype=torch.bool))
     elif step_data.adapter is not None:
-        references, find = step_data.reference_batch, step_data.find_location
-        location = None if references.location is None else references.location.part(rows)
-        if find is not None:
-            location = find(before, tuple(noisy.shape[-2:]), noisy.device)
-        people = replace(references.part(rows), location=location).streams(
+        references = step_data.reference_batch.part(rows)
+        if step_data.find_location is not None:
+            found = step_data.find_location(before, tuple(noisy.shape[-2:]), noisy.device)
+            references = replace(references, location=found)
+        people = references.streams(
             step_data.adapter,
             prompt.states,
             _sigma(step_data, t),

@@ -341,7 +341,10 @@ def test_few_steps_use_the_same_references_at_the_new_noise_level(recogniser):
     predict_again(replace(step_data, reference_batch=made), step_data.noisy[chosen], t, chosen)
     del adapter.face_projector.forward, adapter.image_projector.forward
     (prompt, people, control), (_, again, _) = calls
-    assert all(torch.allclose(a.k, b.k, atol=1e-6) for one, two in zip(people, again) for a, b in zip(one, two))
+    for one, two in zip(people, again, strict=True):
+        for layer, same in zip(one, two, strict=True):
+            for part in ("k", "v", "gate", "mask"):
+                assert torch.allclose(getattr(layer, part), getattr(same, part), atol=1e-6)
     sigma = denoiser.noise / denoiser.signal
     whole = reference_batch.streams(adapter, rows.prompt.states, sigma[[1, 350, 50]], torch.float32, extra)
     assert torch.equal(prompt.states, rows.prompt.states[1:]) and torch.equal(control, step_data.control[1:])
