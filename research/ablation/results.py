@@ -131,7 +131,11 @@ class Results:
             "pose": self.scorer.of_poses(self.rows, self.generated),
             "real_pictures": [self._real],
         }
-        found = {name: _joined([report.summary_csv(one) for one in some]) for name, some in evaluations.items()}
+        found = {
+            name: _joined([report.summary_csv(one) for one in some])
+            for name, some in evaluations.items()
+            if any(one.summaries for one in some)
+        }
         found["people"] = earlier.write(self.rows, self.generated)
         return {f"{name}.csv": text for name, text in found.items()}
 

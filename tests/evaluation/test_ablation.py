@@ -25,7 +25,7 @@ from facecdm.training.rows import Prompt
 from research.ablation import earlier
 from research.ablation.arms import ARMS, NONE, TRIPLET, SamplingSettings, arm, plan, trained_as
 from research.ablation.bases import Bases, FaceControlDenoiser
-from research.ablation.costs import Costs, listing
+from research.ablation.costs import Costs, listing, measured
 from research.ablation.experiment import jobs
 from research.ablation.people import attributes_of, choose, conflicts
 from research.ablation.results import MARKS, overview_table, put_into
@@ -215,7 +215,9 @@ def test_a_run_adds_to_the_scores_of_another_machine(tmp_path):
     """The headline arms' first trainings are made there, and the second ones here."""
     torch.set_num_threads(1)
     here, there, whole, nothing = (tmp_path / name for name in ("here", "there", "whole", "nothing"))
-    alone = ablation_lab.experiment(whole, seeds=2).run()
+    experiment = ablation_lab.experiment(whole, seeds=2)
+    alone = experiment.run()
+    assert measured(experiment).training.keys() == {"FaceID's design", TRIPLET}
     ablation_lab.experiment(there).run()
     known = earlier.read(there / "tables" / "people.csv")
     both = ablation_lab.experiment(here, known=known, seeds=2).run()
