@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -149,26 +150,22 @@ class Results:
         )
 
     def _scale(self) -> str:
-        evaluation_set, steps = self.scorer.evaluation_set, {fact["arm"]: self._steps(fact) for fact in self.facts}
-        arms = len(dict.fromkeys(one.arm for one in self.generated))
-        done = f"{len(self.generated)} of {self.wanted} conditions are done"
-        kind = (
-            "Complete."
-            if self._complete
-            else (
-                f"**Partial**: {arms} of {arms + len(self.left_out)} arms"
-                f"{'' if len(self.generated) == self.wanted else f', {done}'}."
-            )
-        )
-        people, images = len(evaluation_set.names), len(evaluation_set.requests)
-        lines = [f"{kind} {people} people × {images // people} prompts."]
+        """How much was done: people, prompts, steps, weights, and what is missing."""
+        people, images = len(self.scorer.evaluation_set.names), len(self.scorer.evaluation_set.requests)
+        done = "Complete." if self._complete else f"**Partial**: {len(self.generated)} of {self.wanted} conditions."
+        lines = [f"{done} {people} people × {images // people} prompts."]
+        steps = {fact["arm"]: self._steps(fact) for fact in self.facts}
         for name, same in itertools.groupby(steps, key=steps.get):
             lines.append(f"Steps × batch of {', '.join(f'*{arm}*' for arm in same)}: {name}.")
-        weights = {fact["arm"]: f"*{fact['arm']}* {fact['weights'] / 1e6:.2f}" for fact in self.facts}
-        lines.append(f"Millions of weights: {', '.join(weights.values())}.")
-        not_requested = [f"*{name}*" for name, why in self.left_out.items() if why == NOT_REQUESTED]
+        if weights := {fact["arm"]: f"*{fact['arm']}* {fact['weights'] / 1e6:.2f}" for fact in self.facts}:
+            lines.append(f"Millions of weights: {', '.join(weights.values())}.")
+        counts = Counter(fact["arm"] for fact in self.facts)
+        if several := [f"*{name}* {count}" for name, count in counts.items() if count > 1]:
+            lines.append(f"Trainings: {', '.join(several)}, others one.")
         lines += [f"Left out: *{name}* ({why})." for name, why in self.left_out.items() if why != NOT_REQUESTED]
-        return " ".join([*lines, *([f"Not run: {', '.join(not_requested)}."] if not_requested else [])])
+        if missing := [f"*{name}*" for name, why in self.left_out.items() if why == NOT_REQUESTED]:
+            lines.append(f"Not run: {', '.join(missing)}.")
+        return " ".join(lines)
 
     def _steps(self, fact: dict) -> str:
         stages = ", ".join(f"{stage['name']} {stage['steps']} × {stage['batch']}" for stage in fact["stages"])

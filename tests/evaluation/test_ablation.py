@@ -233,6 +233,7 @@ def test_a_run_adds_to_the_scores_of_another_machine(tmp_path):
         [line for line in one.markdown().splitlines() if not line.startswith("!")] for one in (both, alone)
     ]
     assert without_links[0] == without_links[1]
+    assert "Trainings: *FaceID's design* 2, *triplet* 2, others one." in both.markdown()
     assert (here / "sheet.jpg").exists() and "(sheet.jpg)" in both.markdown()
     done = ablation_lab.experiment(nothing, known=earlier.read(here / "tables" / "people.csv"), seeds=2).run()
     assert not (nothing / "pictures").exists() and "sheet.jpg" not in done.markdown()
