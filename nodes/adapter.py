@@ -71,8 +71,9 @@ class NewAdapter(io.ComfyNode):
                 integer("face_rank", 128, 4, 512, "Width of the face projector's bottleneck.", **ADVANCED),
                 switch(
                     "interplay",
-                    True,
-                    "Let face, image and text tokens attend to each other before the base model's layers.",
+                    False,
+                    "Let face, image and text tokens attend to each other before the base model's layers. Training is "
+                    "slower; in docs/results.md it does not improve the result.",
                     **ADVANCED,
                 ),
                 integer(

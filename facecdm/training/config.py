@@ -30,7 +30,7 @@ class Sizes(BaseModel):
     face_rank: Annotated[int, Field(ge=4, le=512)] = 128
     image_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
-    interplay: bool = True
+    interplay: bool = False
     router: bool = False
     spatial_tokens: Annotated[bool, Field(validation_alias=AliasChoices("spatial_tokens", "places"))] = True
     token_width: Annotated[int, Field(ge=64, le=8192)] | None = None
