@@ -21,7 +21,8 @@ def test_it_learns_where_a_face_is_and_how_well_it_knows():
     optimiser = torch.optim.Adam(head.parameters(), 3e-3)
     offsets = torch.tensor([[-0.1, -0.1], [0.1, -0.1], [0, 0], [-0.08, 0.1], [0.08, 0.1]])
     sigma = torch.ones(32)
-    for _ in range(150):
+    for step in range(300):  # the rate falls, so that the end depends little on the processor
+        optimiser.param_groups[0]["lr"] = 3e-3 * (1 - step / 300)
         wanted = torch.rand(32, 1, 2) * 0.5 + 0.25 + offsets
         loss = location_loss(*head(picture_of(wanted), sigma), wanted)
         loss.backward()
@@ -31,7 +32,7 @@ def test_it_learns_where_a_face_is_and_how_well_it_knows():
     with torch.no_grad():
         points, log_std = head(picture_of(wanted), sigma)
     error = (points - wanted).square().sum(-1).mean().sqrt()
-    assert error < 0.04
+    assert error < 0.02
     assert 0.3 < error / (log_std.exp().mean() * 2**0.5) < 3, "the standard deviation that it states is about the error"
 
 
