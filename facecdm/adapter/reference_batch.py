@@ -17,11 +17,11 @@ from .stream_module import Extra, StreamModule, parts_of
 class ReferenceBatch:
     """One person a row.
 
-    face      unit face embeddings [B, W]
-    image     vision states [B, N, V] or None
-    face_on   [B] bool: the rows that have the face stream; the interplay also leaves out an absent stream
-    image_on  [B] bool: the rows that have the image stream
-    location  location of the faces, if the adapter is conditioned on it
+    face          unit face embeddings [B, W]
+    image         vision states [B, N, V] or None
+    face_on       [B] bool: the rows that have the face stream; the interplay also leaves out an absent stream
+    image_on      [B] bool: the rows that have the image stream
+    location      location of the faces, if the adapter is conditioned on it
     known_tokens  the rows' tokens by stream after the interplay, where they are known (see with_tokens)
     """
 

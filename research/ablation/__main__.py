@@ -11,8 +11,8 @@ and sheet.jpg are rewritten after each arm. A run on another machine with --earl
 conditions in it. --data is made from FaceWorld if it does not exist.
 
 --small-flux takes the base model of research.small_flux, a DiT, which is sampled without a pose ControlNet.
---list prints the arms with their settings, weights, pictures and core hours (OUT/costs.json, measured by --smoke).
---smoke runs every arm for a few steps, in minutes, and writes OUT/costs.json.
+--list prints the arms with their settings, weights, pictures and costs, as measured by earlier runs in OUT.
+--smoke runs every arm for a few steps, in minutes.
 """
 
 import argparse
@@ -276,19 +276,19 @@ def open_all(arguments: argparse.Namespace) -> Experiment:
 
 def show(arguments: argparse.Namespace) -> None:
     """Print the arms and what they take."""
-    from .costs import Costs, listing
+    from .costs import FILE, Costs, listing
 
     lab = open_lab(arguments, open_base(arguments, read(), "cpu").bases)
     names, left_out = available(arguments.arms, lab.bases.posed is not None)
     images = arguments.people * arguments.prompts
     chosen = jobs(names, arguments.seeds, arguments.strengths)
-    print(listing(lab, chosen, images, arguments.sampling_steps, Costs.read(arguments.out / "costs.json")))
+    print(listing(lab, chosen, images, arguments.sampling_steps, Costs.read(arguments.out / FILE)))
     for name, why in left_out.items():
         print(f"{name}: left out, {why}")
 
 
 def main() -> int:
-    from .costs import measured
+    from .costs import FILE, measured
     from .results import put_into
 
     arguments = parse()
@@ -304,8 +304,7 @@ def main() -> int:
     except FaceCDMError as error:
         sys.exit(f"error: {error}")
     print(results.markdown())
-    if arguments.smoke:
-        measured(experiment).write(arguments.out / "costs.json")
+    measured(experiment).write(arguments.out / FILE)
     if arguments.write:
         put_into(arguments.write, arguments.out)
     return 0

@@ -8,6 +8,8 @@ from .arms import ARMS, TRIPLET, Arm, arm, trained_as
 from .experiment import Job
 from .training import Lab
 
+FILE = "costs.json"  # in --out
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -26,7 +28,7 @@ class Costs:
 
     @classmethod
     def read(cls, path: Path) -> "Costs":
-        """Those that --smoke measured; none if there is no file."""
+        """Those of earlier runs; none if there is no file."""
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
@@ -56,7 +58,8 @@ class Costs:
 
 
 HEAD = (
-    "| arm | differs from the triplet in | trainings | weights, M | pictures | core hours |\n|---|---|---|---|---|---|"
+    "| arm | differs from the triplet in | trainings | weights, M | pictures | minutes a training | core hours |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
@@ -71,16 +74,17 @@ def listing(lab: Lab, jobs: list[Job], images: int, sampling_steps: int, costs: 
         seconds = None if each is None else seconds + trainings * each
         whole += seconds or 0.0
         weights = f"{lab.weights(one) / 1e6:.2f}" if trainings else "–"
+        minutes = f"{each / 60:.0f}" if each else "–"
         lines.append(
             f"| {one.name} | {difference(one)} | {trainings or '–'} | {weights} | {trainings * pictures or '–'} | "
-            f"{'not measured' if seconds is None else f'{seconds / 3600:.2f}'} |"
+            f"{minutes} | {'not measured' if seconds is None else f'{seconds / 3600:.2f}'} |"
         )
     return "\n".join([*lines, "", _sum(whole, lab, costs)])
 
 
 def _sum(seconds: float, lab: Lab, costs: Costs) -> str:
     if not costs.machine:
-        return "The costs were not measured: run --smoke."
+        return "The costs were not measured: run the arms, or all of them for a few steps (--smoke)."
     first = lab.recipe.plan()[0]
     head = 0.0 if lab.head is not None else first.location_steps * min(64, 2 * first.batch) * costs.location
     return (
@@ -103,10 +107,12 @@ def difference(one: Arm) -> str:
 
 
 def measured(experiment) -> Costs:
-    """The costs of a finished experiment, of what was computed in this run."""
+    """The costs of an experiment's trainings and images so far."""
     facts = [one.facts for one in experiment.trained.values()]
     training = {fact["arm"]: fact["seconds a picture"] for fact in facts if "seconds a picture" in fact}
-    return Costs(training, experiment.sampler.spent, experiment.lab.spent.get("location", 0.0), machine())
+    before, spent = Costs.read(experiment.out / FILE), experiment.sampler.spent
+    location = experiment.lab.spent.get("location", before.location)
+    return Costs(before.training | training, before.image | spent, location, machine())
 
 
 def machine() -> str:

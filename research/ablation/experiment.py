@@ -10,7 +10,7 @@ from .arms import ARMS, NONE, NOT_REQUESTED, Arm, SamplingSettings, arm, trained
 from .earlier import Earlier
 from .results import Results
 from .sampling import ImageSampler
-from .scoring import Generated, Scorer, person_means
+from .scoring import Generated, Scorer
 from .training import Lab, Trained, changed, digest
 
 
@@ -80,7 +80,7 @@ class Experiment:
                 weights = trained.facts["weights"] if trained else 0
                 made = Generated(job.arm.name, job.seed, paths, job.strength, weights, self.fingerprint(job))
                 generated.append(made)
-                rows += person_means(self.scorer.score(made))
+                rows += self.scorer.score(made)
                 found = self._results(generated, rows, real)
                 found.write(self.out)
         if not todo:
@@ -128,7 +128,7 @@ class Experiment:
             sampler.guidance,
         ]
         scoring = [one.name for one in self.scorer.evaluator.recognisers]
-        training = self.lab.plan(source, job.seed) if source.trains else None
+        training = self.lab.determinants(source, job.seed) if source.trains else None
         return digest([denoiser.fingerprint, denoiser.control_fingerprint, training, sampling, scoring])
 
     def _check_earlier(self) -> None:

@@ -33,25 +33,24 @@ REAL = "real pictures"
 POSE_PAIRS = ((NONE, NONE_POSELESS), (TRIPLET, POSELESS))  # with and without the pose ControlNet
 
 
-def reported(values: dict[str, float]) -> dict[str, float]:
-    """The measures that are reported."""
-    return {name: value for name, value in values.items() if name in MEASURES or name.startswith(ALL)}
-
-
 def person_means(rows: list[SampleScores]) -> list[SampleScores]:
     """A row for each condition and person: the means of the reported measures over the images.
 
     So each training counts once per person, however many of its images have a face.
     """
-    samples = {(row.sample.condition, row.sample.person): row.sample for row in reversed(rows)}
-    means = {
-        condition: by_person([row for row in rows if row.sample.condition == condition]) for condition, _ in samples
-    }
+    groups: dict[tuple[str, str], list[SampleScores]] = {}
+    for row in rows:
+        groups.setdefault((row.sample.condition, row.sample.person), []).append(row)
     return [
         SampleScores(
-            sample, reported({name: people[who] for name, people in means[condition].items() if who in people})
+            own[0].sample,
+            {
+                name: people[person]
+                for name, people in by_person(own).items()
+                if name in MEASURES or name.startswith(ALL)
+            },
         )
-        for (condition, who), sample in reversed(samples.items())
+        for (_, person), own in groups.items()
     ]
 
 
@@ -116,8 +115,8 @@ class Scorer:
     poses: bool = False
 
     def score(self, one: Generated) -> list[SampleScores]:
-        """Scores of every image."""
-        return self.evaluator.run([self._sample(index, one) for index in range(len(one.paths))]).rows
+        """Scores by person."""
+        return person_means(self.evaluator.run([self._sample(index, one) for index in range(len(one.paths))]).rows)
 
     def score_real(self) -> list[SampleScores]:
         """Scores of the real pictures that the prompts describe: how well the measures read them."""
@@ -182,7 +181,7 @@ class Scorer:
         )
 
     def _row(self, row: SampleScores, condition: str) -> SampleScores:
-        return SampleScores(replace(row.sample, condition=condition), reported(row.values))
+        return replace(row, sample=replace(row.sample, condition=condition))
 
     def _evaluation(self, rows: list[SampleScores]) -> Evaluation:
         return Evaluation(rows, summarise(rows), [one.name for one in self.evaluator.recognisers], [])

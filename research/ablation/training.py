@@ -108,8 +108,9 @@ class Lab:
             ]
         )
 
-    def plan(self, arm: Arm, seed: int) -> list:
-        """What decides a training, except for the machine: settings that differ from the defaults."""
+    def determinants(self, arm: Arm, seed: int) -> list:
+        """What determines a training on any machine: settings that differ from the defaults, the location head, and the
+        adapter that is given instead."""
         stages = [changed(stage, Stage()) for stage in self.stages(arm, seed)]
         given = self.train(arm, seed).key if seed == 0 and arm.name in self.given else None
         machine = {"precision", "save_every"}

@@ -195,12 +195,13 @@ def test_the_table_has_one_column_of_prompt_adherence(measured, column):
 
 
 def test_the_list_has_every_arms_hours(lab):
-    stages = {name: {"plain": seconds} for name, seconds in (("broad", 0.5), ("identity", 1.0), ("fine", 1.0))}
+    stages = {name: {"plain": seconds} for name, seconds in (("broad", 30.0), ("identity", 60.0), ("fine", 60.0))}
     costs = Costs({TRIPLET: stages}, {TRIPLET: 0.1}, 0.0, "a processor")
     text = listing(lab, jobs([TRIPLET, "FaceID's design"], 3, [0.5]), 10, 4, costs)
-    hours = (3 * 4 * (4 * 0.5 + 2 + 2) + 10 * 4 * 4 * 0.1) / 3600
+    minutes = 4 * (4 * 30 + 2 * 60 + 2 * 60) / 60
+    hours = (3 * 60 * minutes + 10 * 4 * 4 * 0.1) / 3600
     (row,) = (line for line in text.splitlines() if line.startswith("| triplet"))
-    assert row == f"| triplet | – | 3 | {lab.weights(arm(TRIPLET)) / 1e6:.2f} | 96 | {hours:.2f} |"
+    assert row == f"| triplet | – | 3 | {lab.weights(arm(TRIPLET)) / 1e6:.2f} | 96 | {minutes:.0f} | {hours:.2f} |"
     assert "| FaceID's design | image: False; interplay: False" in text and "not measured" in text
     assert "a processor" in text
 
