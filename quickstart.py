@@ -4,7 +4,7 @@
     python quickstart.py demo      portraits from two references, with a contact sheet
     python quickstart.py demo --reference me.jpg --prompt "a woman, long red hair, smiling"
     python quickstart.py demo --comfyui DIR      in the ComfyUI that you have
-    python quickstart.py test      the whole test suite; further arguments go to pytest
+    python quickstart.py test      the whole test suite; further arguments go to pytest (-n 0: in one process)
 
 Everything is put into .quickstart/ beside this file: a Python environment, a ComfyUI, face models. Each step is done
 once; a set-up that was stopped continues. Delete the folder to start again. (As root, `test` also installs Debian's
@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# Tests run in as many processes as there are processors; a file's tests stay in one, browser tests last.
+IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 
 
 def demo(arguments: list[str]) -> int:
@@ -64,7 +66,7 @@ def test(arguments: list[str]) -> int:
     if why_not := browser.get_browser(python):
         print(f"Note: tests in a browser are skipped: {why_not}", file=sys.stderr)
         settings["FACECDM_NO_BROWSER"] = why_not
-    return hand_over(python, ["-m", "pytest", *arguments], settings)
+    return hand_over(python, ["-m", "pytest", *IN_PARALLEL, *arguments], settings)
 
 
 def hand_over(python: Path, arguments: list[str], environment: dict[str, str]) -> int:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as processors: one thread each, in their servers too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same cases in every run, and as much time as a busy machine takes.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

@@ -65,7 +65,8 @@ def test_the_variables_choose_the_comfyui_of_the_tests(quickstart, monkeypatch, 
     assert quickstart.main(["test", "-k", "x"]) == 0
     python, arguments, settings = found["command"]
     assert found["asked"] == (str(tmp_path), "/x/python") and python == Path("/y")
-    assert arguments == ["-m", "pytest", "-k", "x"] and settings["FACECDM_COMFYUI"] == str(tmp_path)
+    assert arguments == ["-m", "pytest", *quickstart.IN_PARALLEL, "-k", "x"]
+    assert settings["FACECDM_COMFYUI"] == str(tmp_path)
     assert settings["FACECDM_NO_BROWSER"] == "none here" and settings["FACECDM_BASE"].endswith("base")
 
 
