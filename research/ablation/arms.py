@@ -150,6 +150,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         "without sampled identity",
         "the identity loss is on one-step predictions",
+        curve=True,
         settings=(("few_steps", 0),),
     ),
     Arm(

@@ -1,0 +1,102 @@
+"""What does the whole-image stream know about the person?
+
+    python -m research.image_stream --data DATA [--adapters NAME=FILE …]
+
+First line by line: of how many held-out people the nearest other photo is their own, by the image encoder's states and
+by the face embedding, both in the directions that separate the people of DATA (docs/demo-model.md) best. Then: how
+much the tokens of each stream differ between pictures, as a share of their size, in a new adapter and in the given
+ones. The result: the demo's image encoder does not know people apart, and training makes the image tokens constant.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from facecdm.adapter.model import TripletAdapter
+from facecdm.adapter.native import load_adapter
+from facecdm.demo.paths import ADAPTER, in_use
+from facecdm.demo.weights import read
+from facecdm.hosts.diffusers.denoiser import demo_denoiser
+from facecdm.training.dataset.data_set import DataSet
+from facecdm.training.initialise import identity_directions, random_adapter
+
+FITTED, HELD_OUT, PHOTOS, COMPONENTS, DIRECTIONS, PICTURES = 1200, 200, 4, 300, 64, 128
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, required=True)
+    add("--adapters", nargs="*", default=[], metavar="NAME=FILE", help="besides the demo's")
+    add("--threads", type=int, default=0)
+    return parser.parse_args()
+
+
+def photos_of(data: DataSet, people: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """(embeddings [N, D], vision states [N, M], whose they are [N])."""
+    chosen = [picture for pictures in people for picture in pictures[:PHOTOS]]
+    faces, vision = data.features(chosen)[:2]
+    return faces, vision.flatten(1), torch.arange(len(people)).repeat_interleave(PHOTOS)
+
+
+def components(states: Tensor) -> Tensor:
+    """[M, COMPONENTS]: the principal components of centred states [N, M]."""
+    torch.manual_seed(0)
+    return torch.svd_lowrank(states, COMPONENTS, niter=3)[2]
+
+
+def nearest_is_own(features: Tensor, whose: Tensor) -> float:
+    features = F.normalize(features - features.mean(0), dim=1)
+    scores = (features @ features.T).fill_diagonal_(-1)
+    return (whose[scores.argmax(1)] == whose).float().mean().item()
+
+
+def separated(fitted: Tensor, whose: Tensor, others: Tensor) -> Tensor:
+    """`others` in the directions that separate the people of `fitted` best."""
+    mean = fitted.mean(0)
+    return (others - mean) @ identity_directions(fitted - mean, whose, DIRECTIONS).T
+
+
+def difference(tokens: Tensor) -> float:
+    """How much tokens [N, count, width] differ between N pictures, as a share of their size."""
+    return ((tokens - tokens.mean(0)).square().mean() / tokens.square().mean()).sqrt().item()
+
+
+@torch.inference_mode()
+def main() -> int:
+    arguments = parse()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    data = DataSet(arguments.data)
+    people = [pictures for pictures in data.people.values() if len(pictures) >= PHOTOS]
+    people = [people[i] for i in torch.randperm(len(people), generator=torch.Generator().manual_seed(0))]
+    faces, states, whose = photos_of(data, people[:FITTED])
+    faces_out, states_out, whose_out = photos_of(data, people[FITTED : FITTED + HELD_OUT])
+    basis, mean = components(states - states.mean(0)), states.mean(0)
+    found = {
+        "image encoder": separated((states - mean) @ basis, whose, (states_out - mean) @ basis),
+        "face embedding": separated(faces * faces.shape[1] ** 0.5, whose, faces_out * faces.shape[1] ** 0.5),
+    }
+    print(f"| features | the nearest photo is the person's own ({HELD_OUT} people) |\n|---|---|")
+    for name, features in found.items():
+        print(f"| {name} | {nearest_is_own(features, whose_out):.1%} |")
+
+    given = dict(text.split("=", 1) for text in arguments.adapters)
+    adapters: dict[str, TripletAdapter] = {
+        "new": random_adapter(demo_denoiser(read()), data, image_tokens=4, image_layers=1),
+        "the demo's": load_adapter(in_use(ADAPTER)),
+        **{name: load_adapter(Path(file)) for name, file in given.items()},
+    }
+    features = data.features([pictures[0] for pictures in people[:PICTURES]])[:2]
+    print("\n| adapter | face tokens differ by | image tokens differ by |\n|---|---|---|")
+    for name, adapter in adapters.items():
+        tokens = adapter.project(*features)
+        print(f"| {name} | {difference(tokens['face']):.1%} | {difference(tokens['image']):.1%} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
