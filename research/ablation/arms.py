@@ -169,7 +169,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(NONE_POSELESS, "the base model without the pose ControlNet", trains=False, sampling=_ALONE),
 )
 NOT_REQUESTED = "not requested in this run"
-STRENGTHS = (0.4, 0.7, 1.0, 1.3)
+STRENGTHS = (0.4, 0.7, 1.3)
 
 
 def arm(name: str) -> Arm:

@@ -1,6 +1,6 @@
 """The run: the order of trainings and images; the results are written after each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from facecdm.errors import Mismatch
@@ -32,10 +32,13 @@ class Job:
 
 
 def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
-    """Every arm's first training, the curves, then the headline's other seeds: an early table says the most."""
+    """Every arm's first training, the curves, then the headline's other seeds: an early table says the most.
+
+    An arm's own images are the curve's point at strength 1.
+    """
     chosen = [one for one in ARMS if one.name in names or one.name == NONE]
     first = [Job(one, 0) for one in chosen]
-    curve = [Job(one, 0, strength) for one in chosen if one.curve for strength in strengths]
+    curve = [Job(one, 0, strength) for one in chosen if one.curve for strength in strengths if strength != 1]
     more = [Job(one, seed) for seed in range(1, seeds) for one in chosen if one.headline]
     return first + curve + more
 
@@ -66,7 +69,7 @@ class Experiment:
         from tqdm import tqdm
 
         self._check_earlier()
-        generated, rows = list(self.earlier.generated), list(self.earlier.rows)
+        generated, rows = [self._with_images(one) for one in self.earlier.generated], list(self.earlier.rows)
         known = {one.condition for one in generated}
         todo = [job for job in self.jobs if job.condition not in known]
         real = self.scorer.score_real()
@@ -86,6 +89,14 @@ class Experiment:
         if not todo:
             found.write(self.out)
         return found
+
+    def _with_images(self, one: Generated) -> Generated:
+        """An earlier condition; with its images, if they are in OUT."""
+        job = Job(arm(one.arm), one.seed, one.strength)
+        source = trained_as(job.arm)
+        key = self.lab.key(source, job.seed) if source.trains else None
+        paths = self.sampler.paths(key, job.sampling, source.design)
+        return replace(one, paths=paths) if all(path.exists() for path in paths) else one
 
     def _results(self, generated: list[Generated], rows: list[SampleScores], real: list[SampleScores]) -> Results:
         """The results so far, in the order of the table."""

@@ -100,7 +100,7 @@ class Results:
 
     @property
     def _on_sheet(self) -> list[Generated]:
-        """What the sheet shows: the arms that this run sampled, if the triplet is one of them."""
+        """What the sheet shows: the arms whose images are in OUT, if the triplet is one of them."""
         here = [one for one in self.generated if one.paths and one.strength is None]
         return here if any(one.arm == TRIPLET for one in here) else []
 

@@ -52,20 +52,8 @@ class ImageSampler:
     ) -> list[Path]:
         """A PNG for each request, in order; `progress` gets the number of new ones after each batch."""
         denoiser = self.bases.sampling(design or Design())
-        settings = [
-            trained and trained.key,
-            trained and asdict(sampling),
-            sampling.pose and denoiser.control_fingerprint,
-            self.evaluation_set.key,
-            denoiser.fingerprint,
-            self.steps,
-            self.guidance,
-            self.batch,
-            self.seed,
-        ]
-        folder = self.folder / digest(settings)
-        paths = [folder / f"{index:04d}.png" for index in range(len(self.evaluation_set.requests))]
-        folder.mkdir(parents=True, exist_ok=True)
+        paths = self.paths(trained and trained.key, sampling, design)
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
         shown = None
         for start in range(0, len(paths), self.batch):
             indices = list(range(start, min(start + self.batch, len(paths))))
@@ -79,6 +67,23 @@ class ImageSampler:
                     write_atomically(paths[index], png(picture))
             progress(len(indices))
         return paths
+
+    def paths(self, key: str | None, sampling: SamplingSettings, design: Design | None = None) -> list[Path]:
+        """Where the images of a training are or will be; `key` is the training's, None without an adapter."""
+        denoiser = self.bases.sampling(design or Design())
+        settings = [
+            key,
+            key and asdict(sampling),
+            sampling.pose and denoiser.control_fingerprint,
+            self.evaluation_set.key,
+            denoiser.fingerprint,
+            self.steps,
+            self.guidance,
+            self.batch,
+            self.seed,
+        ]
+        folder = self.folder / digest(settings)
+        return [folder / f"{index:04d}.png" for index in range(len(self.evaluation_set.requests))]
 
     def _batch(self, denoiser, indices: list[int], shown: Trained | None, sampling: SamplingSettings) -> Tensor:
         """uint8 [B, H, W, 3]; `shown` is on the denoiser's device."""

@@ -172,13 +172,22 @@ class Scorer:
         return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition))
 
     def of_strengths(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
-        """Every strength of the arms of the curve; one line an arm."""
-        names = {
-            one.condition: f"{one.arm}, strength {one.strength:g}" for one in generated if one.strength is not None
+        """Every strength of the arms of the curve, one line an arm, and the base model. An arm's own images are its
+        point at strength 1."""
+        arms = {one.arm for one in generated if one.strength is not None}
+        own = {NONE: 0.0} | dict.fromkeys(arms, 1.0) if arms else {}
+        points = {
+            one.condition: (one.arm, own[one.arm] if one.strength is None else one.strength)
+            for one in generated
+            if one.arm in own and one.seed == 0
         }
         return self._evaluation(
-            [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
+            [self._point(row, *points[row.sample.condition]) for row in rows if row.sample.condition in points]
         )
+
+    def _point(self, row: SampleScores, arm: str, strength: float) -> SampleScores:
+        name = f"{arm}, strength {strength:g}"
+        return replace(row, sample=replace(row.sample, condition=name, strength=strength, line=arm))
 
     def _row(self, row: SampleScores, condition: str) -> SampleScores:
         return replace(row, sample=replace(row.sample, condition=condition))

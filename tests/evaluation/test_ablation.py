@@ -235,7 +235,11 @@ def test_a_run_adds_to_the_scores_of_another_machine(tmp_path):
     ]
     assert without_links[0] == without_links[1]
     assert "Trainings: *FaceID's design* 2, *triplet* 2, others one." in both.markdown()
-    assert (here / "sheet.jpg").exists() and "(sheet.jpg)" in both.markdown()
+    assert "(sheet.jpg)" in both.markdown()
+    with_sheet = files(here, "sheet.jpg")
+    (here / "sheet.jpg").unlink()
+    ablation_lab.experiment(here, known=earlier.read(here / "tables" / "people.csv"), seeds=2).run()
+    assert files(here, "sheet.jpg") == with_sheet and with_sheet, "its images are there"
     done = ablation_lab.experiment(nothing, known=earlier.read(here / "tables" / "people.csv"), seeds=2).run()
     assert not (nothing / "pictures").exists() and "sheet.jpg" not in done.markdown()
 
@@ -306,7 +310,8 @@ def test_a_run_killed_in_a_training_and_in_sampling_gives_the_same_results(tmp_p
     real = list(csv.DictReader((twice / "tables" / "real_pictures.csv").open()))
     assert {row["condition"] for row in real} == {"real pictures"}
     lines = {row["condition"] for row in csv.DictReader((twice / "tables" / "strengths.csv").open())}
-    assert lines == {"FaceID's design, strength 0.5", "triplet, strength 0.5"}
+    arms = ("FaceID's design", "triplet")
+    assert lines == {"no identity, strength 0", *(f"{arm}, strength {at}" for arm in arms for at in ("0.5", "1"))}
 
     document = tmp_path / "results.md"
     document.write_text(f"# Results\n{MARKS[0]}\nthe old results\n{MARKS[1]}\nThe end.\n")
