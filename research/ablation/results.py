@@ -144,9 +144,10 @@ class Results:
         means = {name: value[0] for one in self._real.summaries for name, value in one.values.items()}
         if ADHERENCE not in means:
             return ""
+        name = ADHERENCE + CONFLICT if ADHERENCE + CONFLICT in means else ADHERENCE
         return (
-            f"The same measures of the real pictures that the prompts describe: prompt adherence "
-            f"{means.get(ADHERENCE + CONFLICT, means[ADHERENCE]):.1%}, sharpness {means.get('sharpness', 0):.0f}."
+            f"The same measures of the real pictures that the prompts describe: {COLUMNS[name][0]} {means[name]:.1%}, "
+            f"sharpness {means.get('sharpness', 0):.0f}."
         )
 
     def _scale(self) -> str:
