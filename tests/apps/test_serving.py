@@ -19,6 +19,11 @@ COMMANDS = {
 }
 
 
+def hears_ctrl_c() -> None:
+    """In the child: undo what a shell does to commands that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -29,7 +34,9 @@ def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_
     (tmp_path / "mine.safetensors").write_bytes(b"x")
     base = tmp_path / "base"
     command = [sys.executable, "-m", "facecdm", name, "--comfyui", tmp_path, "--base", base, *COMMANDS[name]]
-    process = subprocess.Popen([str(word).replace("FOLDER", str(tmp_path)) for word in command], cwd=ROOT)
+    process = subprocess.Popen(
+        [str(word).replace("FOLDER", str(tmp_path)) for word in command], cwd=ROOT, preexec_fn=hears_ctrl_c
+    )
     log = base / "server.log"
     deadline = time.monotonic() + 300
     while not (log.exists() and "up" in log.read_text()):
