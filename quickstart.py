@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Tests run in as many processes as there are processors; a file's tests stay in one, browser tests last.
+# A process per processor, four at most. The tests of a file stay in one process, and browser tests come last.
 IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 
 

@@ -2,10 +2,11 @@
 
     python -m research.image_stream --data DATA [--adapters NAME=FILE …]
 
-First line by line: of how many held-out people the nearest other photo is their own, by the image encoder's states and
-by the face embedding, both in the directions that separate the people of DATA (docs/demo-model.md) best. Then: how
-much the tokens of each stream differ between pictures, as a share of their size, in a new adapter and in the given
-ones. The result: the demo's image encoder does not know people apart, and training makes the image tokens constant.
+DATA is the demo adapter's data set (docs/demo-model.md). The first table says how often a held-out person's nearest
+other photo is their own, by the image encoder's states and by the face embedding, each in the directions that separate
+the other people best. The second says how much the tokens of each stream differ between people, as a share of their
+size, in a new adapter, the demo's, and the given ones. The result: the demo's image encoder can hardly tell people
+apart, and training takes most of the differences out of the image tokens.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from facecdm.hosts.diffusers.denoiser import demo_denoiser
 from facecdm.training.dataset.data_set import DataSet
 from facecdm.training.initialise import identity_directions, random_adapter
 
-FITTED, HELD_OUT, PHOTOS, COMPONENTS, DIRECTIONS, PICTURES = 1200, 200, 4, 300, 64, 128
+FITTED, HELD_OUT, PHOTOS = 1200, 200, 4  # people, people, photos of each
+COMPONENTS, DIRECTIONS, COMPARED = 300, 64, 128
 
 
 def parse() -> argparse.Namespace:
@@ -42,26 +44,20 @@ def photos_of(data: DataSet, people: list[list[int]]) -> tuple[Tensor, Tensor, T
     return faces, vision.flatten(1), torch.arange(len(people)).repeat_interleave(PHOTOS)
 
 
-def components(states: Tensor) -> Tensor:
-    """[M, COMPONENTS]: the principal components of centred states [N, M]."""
-    torch.manual_seed(0)
-    return torch.svd_lowrank(states, COMPONENTS, niter=3)[2]
-
-
 def nearest_is_own(features: Tensor, whose: Tensor) -> float:
     features = F.normalize(features - features.mean(0), dim=1)
     scores = (features @ features.T).fill_diagonal_(-1)
     return (whose[scores.argmax(1)] == whose).float().mean().item()
 
 
-def separated(fitted: Tensor, whose: Tensor, others: Tensor) -> Tensor:
+def in_best_directions(fitted: Tensor, whose: Tensor, others: Tensor) -> Tensor:
     """`others` in the directions that separate the people of `fitted` best."""
     mean = fitted.mean(0)
     return (others - mean) @ identity_directions(fitted - mean, whose, DIRECTIONS).T
 
 
 def difference(tokens: Tensor) -> float:
-    """How much tokens [N, count, width] differ between N pictures, as a share of their size."""
+    """How much tokens [N, count, width] differ between N people, as a share of their size."""
     return ((tokens - tokens.mean(0)).square().mean() / tokens.square().mean()).sqrt().item()
 
 
@@ -75,10 +71,11 @@ def main() -> int:
     people = [people[i] for i in torch.randperm(len(people), generator=torch.Generator().manual_seed(0))]
     faces, states, whose = photos_of(data, people[:FITTED])
     faces_out, states_out, whose_out = photos_of(data, people[FITTED : FITTED + HELD_OUT])
-    basis, mean = components(states - states.mean(0)), states.mean(0)
+    torch.manual_seed(0)
+    main_components = torch.pca_lowrank(states, COMPONENTS)[2]
     found = {
-        "image encoder": separated((states - mean) @ basis, whose, (states_out - mean) @ basis),
-        "face embedding": separated(faces * faces.shape[1] ** 0.5, whose, faces_out * faces.shape[1] ** 0.5),
+        "image encoder": in_best_directions(states @ main_components, whose, states_out @ main_components),
+        "face embedding": in_best_directions(faces, whose, faces_out),
     }
     print(f"| features | the nearest photo is the person's own ({HELD_OUT} people) |\n|---|---|")
     for name, features in found.items():
@@ -90,7 +87,7 @@ def main() -> int:
         "the demo's": load_adapter(in_use(ADAPTER)),
         **{name: load_adapter(Path(file)) for name, file in given.items()},
     }
-    features = data.features([pictures[0] for pictures in people[:PICTURES]])[:2]
+    features = data.features([pictures[0] for pictures in people[:COMPARED]])[:2]
     print("\n| adapter | face tokens differ by | image tokens differ by |\n|---|---|---|")
     for name, adapter in adapters.items():
         tokens = adapter.project(*features)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as processors: one thread each, in their servers too
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests in parallel: one thread each, in their servers, too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same cases in every run, and as much time as a busy machine takes.
 settings.register_profile("suite", deadline=None, derandomize=True)

@@ -88,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="val people who are not used; 0009 0014 are in the demo's adapter",
     )
-    add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curves")
+    add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curves, besides 1")
     add("--sampling-steps", type=int, default=20)
     add("--sampling-batch", "--draw-batch", type=int, default=8, help="images sampled at once")
     add("--cfg", type=float, default=4.0)

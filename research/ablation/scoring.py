@@ -58,7 +58,7 @@ def person_means(rows: list[SampleScores]) -> list[SampleScores]:
 class Generated:
     """The images of one training and arm.
 
-    paths        in the order of the requests; none for those of an earlier run
+    paths        in the order of the requests; none for those of an earlier run elsewhere
     strength     of images that belong to the curve
     weights      number of weights that were trained; 0 without an adapter
     fingerprint  of what decides the images and their scores (see Experiment.fingerprint)
@@ -181,9 +181,8 @@ class Scorer:
             for one in generated
             if one.arm in own and one.seed == 0
         }
-        return self._evaluation(
-            [self._point(row, *points[row.sample.condition]) for row in rows if row.sample.condition in points]
-        )
+        chosen = [self._point(row, *points[row.sample.condition]) for row in rows if row.sample.condition in points]
+        return self._evaluation(sorted(chosen, key=lambda row: row.sample.strength))
 
     def _point(self, row: SampleScores, arm: str, strength: float) -> SampleScores:
         name = f"{arm}, strength {strength:g}"

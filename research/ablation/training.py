@@ -93,8 +93,8 @@ class Lab:
 
     def key(self, arm: Arm, seed: int) -> str:
         """The key of a training, done or not."""
-        if seed == 0 and arm.name in self.given:
-            return _read(arm, self.given[arm.name]).key
+        if self._is_given(arm, seed):
+            return self.train(arm, seed).key
         sizes, recogniser = self.recipe.sizes.model_dump(), self.recipe.recogniser
         denoiser = self.bases.training(arm.design)
         return digest(
@@ -115,7 +115,7 @@ class Lab:
         """What determines a training on any machine: settings that differ from the defaults, the location head, and the
         adapter that is given instead."""
         stages = [changed(stage, Stage()) for stage in self.stages(arm, seed)]
-        given = self.train(arm, seed).key if seed == 0 and arm.name in self.given else None
+        given = self.key(arm, seed) if self._is_given(arm, seed) else None
         machine = {"precision", "save_every"}
         settings = [{name: value for name, value in stage.items() if name not in machine} for stage in stages]
         return [settings, changed(arm.design, Design()), self.recipe.sizes.given(), self._head_fingerprint, given]
@@ -127,9 +127,13 @@ class Lab:
             return digest_of("location head", self.head.state_dict().values())
         return max(stage.location_steps for stage in self.recipe.plan())
 
+    def _is_given(self, arm: Arm, seed: int) -> bool:
+        """Whether an existing adapter takes the place of the training."""
+        return seed == 0 and arm.name in self.given
+
     def train(self, arm: Arm, seed: int) -> Trained:
         """Train, continue an interrupted training, or read a finished one."""
-        if seed == 0 and arm.name in self.given:
+        if self._is_given(arm, seed):
             return _read(arm, self.given[arm.name])
         key = self.key(arm, seed)
         folder = self.folder / "trainings" / f"{arm.name}, seed {seed}, {key}"

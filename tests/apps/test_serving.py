@@ -19,7 +19,7 @@ COMMANDS = {
 }
 
 
-def hears_ctrl_c() -> None:
+def listen_to_ctrl_c() -> None:
     """In the child: undo what a shell does to commands that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -35,7 +35,7 @@ def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_
     base = tmp_path / "base"
     command = [sys.executable, "-m", "facecdm", name, "--comfyui", tmp_path, "--base", base, *COMMANDS[name]]
     process = subprocess.Popen(
-        [str(word).replace("FOLDER", str(tmp_path)) for word in command], cwd=ROOT, preexec_fn=hears_ctrl_c
+        [str(word).replace("FOLDER", str(tmp_path)) for word in command], cwd=ROOT, preexec_fn=listen_to_ctrl_c
     )
     log = base / "server.log"
     deadline = time.monotonic() + 300
