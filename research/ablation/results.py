@@ -1,7 +1,6 @@
 """What the ablation writes: one table in Markdown, CSV files, the curve over the strength, a sheet, JSON."""
 
 import io
-import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -155,11 +154,11 @@ class Results:
         people, images = len(self.scorer.evaluation_set.names), len(self.scorer.evaluation_set.requests)
         done = "Complete." if self._complete else f"**Partial**: {len(self.generated)} of {self.wanted} conditions."
         lines = [f"{done} {people} people × {images // people} prompts."]
-        steps = {fact["arm"]: self._steps(fact) for fact in self.facts}
-        for name, same in itertools.groupby(steps, key=steps.get):
-            lines.append(f"Steps × batch of {', '.join(f'*{arm}*' for arm in same)}: {name}.")
-        if weights := {fact["arm"]: f"*{fact['arm']}* {fact['weights'] / 1e6:.2f}" for fact in self.facts}:
-            lines.append(f"Millions of weights: {', '.join(weights.values())}.")
+        if self.facts:
+            steps = {fact["arm"]: self._steps(fact) for fact in self.facts}
+            weights = {fact["arm"]: f"{fact['weights'] / 1e6:.1f}" for fact in self.facts}
+            lines.append(f"Steps × batch: {with_exceptions(steps)}.")
+            lines.append(f"Millions of trained weights: {with_exceptions(weights)}.")
         counts = Counter(fact["arm"] for fact in self.facts)
         if several := [f"*{name}* {count}" for name, count in counts.items() if count > 1]:
             lines.append(f"Trainings: {', '.join(several)}, others one.")
@@ -171,6 +170,12 @@ class Results:
     def _steps(self, fact: dict) -> str:
         stages = ", ".join(f"{stage['name']} {stage['steps']} × {stage['batch']}" for stage in fact["stages"])
         return f"{stages} (given: {fact['file']})" if "file" in fact else stages
+
+
+def with_exceptions(values: dict[str, str]) -> str:
+    """The value that most arms have, then the other arms with theirs."""
+    most = Counter(values.values()).most_common(1)[0][0]
+    return "; ".join([most, *(f"*{name}* {value}" for name, value in values.items() if value != most)])
 
 
 # The columns of the one table: the measure, and how its numbers are written.

@@ -28,7 +28,7 @@ from research.ablation.bases import Bases, FaceControlDenoiser
 from research.ablation.costs import Costs, listing, measured
 from research.ablation.experiment import jobs
 from research.ablation.people import attributes_of, choose, conflicts
-from research.ablation.results import MARKS, overview_table, put_into
+from research.ablation.results import MARKS, overview_table, put_into, with_exceptions
 from research.ablation.training import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,6 +192,10 @@ def test_the_table_has_one_column_of_prompt_adherence(measured, column):
     summary = Summary(TRIPLET, 1, 1, {name: (0.5, 0.4, 0.6) for name in measured})
     table = overview_table(Evaluation([], [summary], [], []), Evaluation([], [], [], []))
     assert table.splitlines()[0] == f"| arm | {column} |"
+
+
+def test_the_most_frequent_value_is_said_once():
+    assert with_exceptions({"a": "6.7", "b": "24.6", "c": "6.7"}) == "6.7; *b* 24.6"
 
 
 def test_the_list_has_every_arms_hours(lab):
