@@ -12,9 +12,8 @@ IR_SE50, IR_SE50_DETECTOR = "recognition_arcface_ir_se50.pth", "antelopev2"
 PACKS_HOME = "models/insightface/models"
 DEFAULT_PACK = "buffalo_l"
 ADVICE = (
-    "Get a pack of InsightFace (buffalo_l, buffalo_s or antelopev2; model zoo of the deepinsight/insightface "
-    f"project) and unpack it so that the .onnx files are in ComfyUI/{PACKS_HOME}/<pack>/. "
-    "`python quickstart.py demo` installs a small pack."
+    "`python -m facecdm get buffalo_l` (or buffalo_s, antelopev2) downloads a face pack of InsightFace. "
+    f"To install one by hand, put its .onnx files into ComfyUI/{PACKS_HOME}/<pack>/."
 )
 
 

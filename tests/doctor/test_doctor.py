@@ -64,7 +64,7 @@ def test_no_face_pack(comfyui, tmp_path):
     (tmp_path / "models").mkdir()
     (found,) = findings(doctor.examine(comfyui, tmp_path), "face pack")
     assert found.level == MISSING and str(tmp_path / "models" / "insightface") in found.text
-    assert "buffalo_l" in found.advice and "models/insightface/models" in found.advice
+    assert "`python -m facecdm get buffalo_l`" in found.advice and "models/insightface/models" in found.advice
 
 
 def test_a_truncated_pack_is_reported_and_another_one_is_enough(comfyui, face_models, tmp_path):
