@@ -105,6 +105,7 @@ class EvaluateIdentity(io.ComfyNode):
 
         if not len(images):
             raise FaceCDMError("images is an empty batch: there is nothing to evaluate.")
+        report.check_plots()
         texts = PictureTexts.read(len(images), prompts, attributes)
         score, judge = texts.measures(clip, clip_vision)
         album = GraphPictures(images, reference=reference, held_out=held_out, without_identity=without_identity)

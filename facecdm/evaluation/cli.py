@@ -48,6 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
     from .pictures import cached_opener
     from .recognisers import Dlib, InsightFace
 
+    report.check_plots()
     if not arguments.overwrite:
         report.check_folder(arguments.out)
     chosen = samples.read(arguments.table)

@@ -3,11 +3,12 @@
 import base64
 import csv
 import html
+import importlib.util
 import io
 from dataclasses import fields
 from pathlib import Path
 
-from ..errors import FaceCDMError
+from ..errors import FaceCDMError, MissingPackage
 from ..files import write_atomically
 from . import attributes
 from .evaluate import Evaluation, Summary
@@ -20,6 +21,12 @@ FOLLOWS = {
     "change": "change of the picture",
 }
 INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face has the similarity 0."
+
+
+def check_plots() -> None:
+    """Raise MissingPackage if the plots of a report cannot be drawn. Call it before pictures are measured."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackage("the plots of an evaluation need matplotlib: pip install matplotlib")
 
 
 def check_folder(folder: Path) -> None:

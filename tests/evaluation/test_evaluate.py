@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import sys
 import re
 
 import numpy as np
@@ -264,6 +265,14 @@ def test_a_report_is_not_replaced_unasked(table, face_models, tmp_path, capsys):
     with contextlib.suppress(SystemExit):
         assert cli.main(command) != 0
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_without_matplotlib_the_command_says_so_before_it_measures(table, face_models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = ["evaluate", str(table), "--faces", str(face_models / "models/insightface"), "--out", str(tmp_path)]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "pip install matplotlib" in said and "evaluating" not in said
 
 
 def test_every_write_of_a_report_on_a_full_disk(result, tmp_path):

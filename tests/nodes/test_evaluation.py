@@ -1,5 +1,6 @@
 """Evaluate Identity as ComfyUI runs it."""
 
+import sys
 from pathlib import Path
 
 import flux_comfy
@@ -51,6 +52,12 @@ def test_what_cannot_be_evaluated_is_named(evaluate, views, errors):
         evaluate(views[1:2], reference=views[:2])
     with pytest.raises(errors.NoFace, match="no face was found in the reference"):
         evaluate(views[1:2], reference=torch.zeros(1, 64, 64, 3))
+
+
+def test_without_matplotlib_it_says_so_before_it_measures(evaluate, views, errors, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(errors.MissingPackage, match="pip install matplotlib"):
+        evaluate(views[1:2], reference=torch.zeros(1, 64, 64, 3))  # measuring would name the reference
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,14 @@ from facecdm.errors import LONGEST
 ALL = os.environ.get("FACECDM_CORPUS") == "all"
 SECONDS = 10
 OURS = "custom_validation_failed"  # the server's type for a message of validate_inputs
-# The server's types for a value that it refuses itself.
-SERVERS = {"invalid_input_type", "value_smaller_than_min", "value_bigger_than_max", "bad_linked_input"}
+# The server's types for a value that it refuses itself; values of lists in newer versions only.
+SERVERS = {
+    "invalid_input_type",
+    "value_smaller_than_min",
+    "value_bigger_than_max",
+    "value_not_in_list",
+    "bad_linked_input",
+}
 
 
 @pytest.fixture(scope="module")
