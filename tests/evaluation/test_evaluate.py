@@ -4,8 +4,8 @@ import contextlib
 import csv
 import dataclasses
 import json
-import sys
 import re
+import sys
 
 import numpy as np
 import pytest
