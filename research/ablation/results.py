@@ -152,7 +152,8 @@ class Results:
     def _scale(self) -> str:
         """How much was done: people, prompts, steps, weights, and what is missing."""
         people, images = len(self.scorer.evaluation_set.names), len(self.scorer.evaluation_set.requests)
-        done = "Complete." if self._complete else f"**Partial**: {len(self.generated)} of {self.wanted} conditions."
+        count = len(self.generated)
+        done = f"{count} conditions." if self._complete else f"**Partial**: {count} of {self.wanted} conditions."
         lines = [f"{done} {people} people × {images // people} prompts."]
         if self.facts:
             steps = {fact["arm"]: self._steps(fact) for fact in self.facts}
@@ -160,8 +161,11 @@ class Results:
             lines.append(f"Steps × batch: {with_exceptions(steps)}.")
             lines.append(f"Millions of trained weights: {with_exceptions(weights)}.")
         counts = Counter(fact["arm"] for fact in self.facts)
-        if several := [f"*{name}* {count}" for name, count in counts.items() if count > 1]:
+        several = [f"*{name}* {count}" for name, count in counts.items() if count > 1]
+        if several:
             lines.append(f"Trainings: {', '.join(several)}, others one.")
+        elif counts:
+            lines.append("One training of each arm.")
         lines += [f"Left out: *{name}* ({why})." for name, why in self.left_out.items() if why != NOT_REQUESTED]
         if missing := [f"*{name}*" for name, why in self.left_out.items() if why == NOT_REQUESTED]:
             lines.append(f"Not run: {', '.join(missing)}.")

@@ -304,6 +304,7 @@ def test_a_run_killed_in_a_training_and_in_sampling_gives_the_same_results(tmp_p
         "each arm has its own images"
     )
     text = results.markdown()
+    assert "One training of each arm." in text
     assert "**Partial**" in text and "token-wise router" in text and "| triplet | " in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") <= 7 for line in rows), "at most six columns"
