@@ -26,7 +26,7 @@ INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture witho
 def check_plots() -> None:
     """Raise MissingPackage if the plots of a report cannot be drawn. Call it before pictures are measured."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingPackage("the plots of an evaluation need matplotlib: pip install matplotlib")
+        raise MissingPackage("an evaluation needs matplotlib for its plots: pip install matplotlib")
 
 
 def check_folder(folder: Path) -> None:
