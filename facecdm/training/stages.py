@@ -159,7 +159,7 @@ _FINE = Stage(
     "fine",
     learning_rate=5e-6,
     schedule="constant",
-    train=("projectors", "gates", "interplay", "kappa"),
+    train=("projectors", "gates", "interplay"),
     noise_high=500,
     noise_share=0.7,
     identity=0.1,

@@ -1,14 +1,16 @@
 """Every setting and loss is declared once; the node, its help page and docs/losses.md say the same."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from step_stubs import StubDenoiser
 
 from facecdm.errors import FaceCDMError
 from facecdm.training import stages
+from facecdm.training.config import Config
 from facecdm.training.losses import LOSSES, Loss, LossInputs, LossSettings
 from facecdm.training.settings import Rule, flat, rule, setting
 from facecdm.training.stages import Stage
@@ -91,6 +93,19 @@ def test_the_defaults_that_configurations_rely_on():
         "background": 0.0,
     }
     assert {name: getattr(Stage(), name) for name in defaults} == defaults
+
+
+@pytest.mark.parametrize("name", stages.PRESETS)
+def test_presets_train_no_kappa_and_the_docs_say_how_an_older_run_resumes(name):
+    """Earlier presets trained κ in the third stage, and earlier new adapters had the interplay."""
+    assert not any("kappa" in stage.train for stage in stages.preset(name))
+    docs = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    written = [
+        yaml.safe_load(text) for text in re.findall(r"`((?:sizes|stages): \{[^`]*(?:interplay|kappa)[^`]*)`", docs)
+    ]
+    config = Config(data=ROOT, out=ROOT, preset=name, **{key: value for one in written for key, value in one.items()})
+    assert config.sizes.interplay
+    assert config.plan()[2] == replace(stages.preset(name)[2], train=("projectors", "gates", "interplay", "kappa"))
 
 
 @pytest.mark.parametrize("name", ["few_steps_learnt", "alignment_every", "identity_every"])
