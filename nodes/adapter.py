@@ -100,6 +100,16 @@ class NewAdapter(io.ComfyNode):
                     optional=True,
                     **ADVANCED,
                 ),
+                integer(
+                    "knots",
+                    8,
+                    1,
+                    64,
+                    "Number of noise levels at which the gates are learnt. With 1 they are the same at all noise "
+                    "levels, which Export FaceCDM as IP-Adapter requires.",
+                    optional=True,
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 ADAPTER.Output(display_name="adapter", tooltip="For Apply FaceCDM and Save FaceCDM Adapter."),
@@ -109,7 +119,9 @@ class NewAdapter(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False):
+    def execute(
+        cls, model, face_tokens, image_tokens, face_rank, interplay, seed, clip_vision=None, router=False, knots=8
+    ):
         from ..facecdm.hosts.comfy.base_model import layer_map, text_keys_values
 
         config = AdapterConfig.new(
@@ -121,6 +133,7 @@ class NewAdapter(io.ComfyNode):
             image_tokens=image_tokens,
             image_width=_vision_width(clip_vision),
             router=router,
+            knots=knots,
         )
         weights = list(text_keys_values(model))
         dtype = weights[0][0].dtype if weights else torch.bfloat16

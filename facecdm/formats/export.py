@@ -107,7 +107,7 @@ def _own(adapter: TripletAdapter) -> Exported:
     if not torch.equal(face.gate.knots, face.gate.knots[:1].expand_as(face.gate.knots)):
         raise FaceCDMError(
             "its gates change with the noise level, and an IP-Adapter file has one strength for all levels. Train an "
-            "adapter with a single knot to export it."
+            "adapter with knots at 1 to export it."
         )
     if face.gate.is_zero:
         raise FaceCDMError("it is untrained: its gates are zero, so the file would have no effect")

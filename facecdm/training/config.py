@@ -17,6 +17,7 @@ class Sizes(BaseModel):
     """Sizes of a new adapter (see adapter.config.AdapterConfig).
 
     face_content    features of the person in each face token; None: set by the number of tokens
+    knots           noise levels at which the gates are learnt; None: the default, 8
     spatial_tokens  whether the face tokens are initialised as positions in the face (see position_init.py); formerly
                     `places`, which is still read
     token_width     features of a token; this and the next two are for DiTs, and None leaves them at their defaults
@@ -32,6 +33,7 @@ class Sizes(BaseModel):
     image_layers: Annotated[int, Field(ge=1, le=8)] = 2
     interplay: bool = False
     router: bool = False
+    knots: Annotated[int, Field(ge=1, le=64)] | None = None
     spatial_tokens: Annotated[bool, Field(validation_alias=AliasChoices("spatial_tokens", "places"))] = True
     token_width: Annotated[int, Field(ge=64, le=8192)] | None = None
     cell_width: Annotated[int, Field(ge=64, le=8192, multiple_of=64)] | None = None

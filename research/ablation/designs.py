@@ -42,7 +42,7 @@ def _shape(design: Design, denoiser, data, sizes: Sizes, lora_rank: int) -> dict
     if not design.image:
         shape["image_width"] = 0
     if design.mlp_tokens:
-        shape |= {"face_tokens": design.mlp_tokens, "face_content": 0}
+        shape |= {"face_tokens": design.mlp_tokens, "face_content": 0, "knots": 1}
     if design.whole_code:
         width = data.features([0], vision=False)[0].shape[-1]
         both_signs = 1 if given.get("face_content") else 2  # before a GELU, features come in pairs of opposite sign
@@ -62,7 +62,6 @@ def planned_weights(design: Design, denoiser, data, sizes: Sizes, lora_rank: int
 
 
 def _weights(design: Design, denoiser, data, shape: dict, lora_rank: int) -> int:
-    shape = shape | ({"knots": 1} if design.mlp_tokens else {})
     return count_weights(_empty(denoiser, data, shape)) + _lora_weights(design, denoiser, lora_rank)
 
 
@@ -81,7 +80,7 @@ def _lora_weights(design: Design, denoiser, rank: int) -> int:
 def _mlp_adapter(denoiser, data, shape: dict, seed: int) -> TripletAdapter:
     """A design with an MLP and constant gates, which fold into V. It is initialised as a no-op like ours, so that a
     short training is not spent on repairing the base; the embedding is centred like ours."""
-    adapter = random_adapter(denoiser, data, seed=seed, knots=1, **shape)
+    adapter = random_adapter(denoiser, data, seed=seed, **shape)
     with torch.no_grad():
         adapter.face_projector.mean.copy_(data.mean_face)
     return adapter.requires_grad_(False)

@@ -95,7 +95,7 @@ class Lab:
         """The key of a training, done or not."""
         if self._is_given(arm, seed):
             return self.train(arm, seed).key
-        sizes, recogniser = self.recipe.sizes.model_dump(), self.recipe.recogniser
+        sizes, recogniser = self.recipe.sizes.model_dump(exclude_defaults=True), self.recipe.recogniser
         denoiser = self.bases.training(arm.design)
         return digest(
             [

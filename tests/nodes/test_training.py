@@ -3,6 +3,7 @@
 import shutil
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -324,3 +325,30 @@ def test_train_runs_the_three_stages(in_comfy, demo, adapter, data, analyzer):
     assert report.count("\nidentity: ") == 2  # the loss, in the second stage and in the third
     left = {path.name for path in (folder(in_comfy) / "three").iterdir()}
     assert left == {"pictures"} | {f"{name}.{kind}" for name in ("broad", "identity", "fine") for kind in KINDS}
+
+
+@pytest.mark.parametrize("knots", [1, 8])
+def test_only_an_adapter_with_constant_gates_is_exported_after_its_training(in_comfy, demo, data, knots):
+    inputs = in_comfy.nodes["FaceCDMNewAdapter"].GET_SCHEMA().inputs
+    defaults = {one.id: one.default for one in inputs if hasattr(one, "default")}
+    new = in_comfy.run("FaceCDMNewAdapter", model=demo[0], **defaults | {"knots": knots})[0]
+    trained = in_comfy.run(
+        "FaceCDMTrain",
+        model=demo[0],
+        adapter=new,
+        data_set=data,
+        run=f"{knots} knots",
+        preset="one person",
+        length=0.0001,
+        batch=1,
+        seed=0,
+    )[0]
+    given = {"adapter": trained, "name": "of one knot", "overwrite": True}
+    if knots > 1:
+        with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="knots at 1"):
+            in_comfy.run("FaceCDMExportAdapter", **given)
+        return
+    path, report = in_comfy.run("FaceCDMExportAdapter", **given)
+    assert report.startswith("FaceID for")
+    read = in_comfy.module("facecdm.formats.imported").load_any(Path(path))
+    assert all(layer.weight.abs().max() > 0 for layer in read.streams["face"].to_v)

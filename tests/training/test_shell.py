@@ -85,7 +85,7 @@ def write(folder: Path, data_set: Path, face_models: Path, **more) -> Path:
                 "held_out": 0.0,
                 "threads": 1,
                 "device": "cpu",
-                "sizes": {"face_rank": 4, "image_layers": 1},
+                "sizes": {"face_rank": 4, "image_layers": 1, "knots": 3},
                 "all": short,
                 "stages": stages,
             }
@@ -104,7 +104,7 @@ def alone(data_set, face_models, tmp_path_factory):
 
 def test_three_stages_leave_an_adapter_a_lora_plots_and_pictures(alone):
     adapter = load_adapter(alone / "adapter.safetensors")
-    assert adapter.config.recogniser.endswith("w600k_mbf.onnx")
+    assert adapter.config.recogniser.endswith("w600k_mbf.onnx") and adapter.config.knots == 3
     assert not adapter.streams["face"].gate.is_zero
     assert any(name.endswith("lora_up.weight") for name in load_file(alone / "adapter_lora.safetensors"))
     for stage in ("broad", "identity", "fine"):
