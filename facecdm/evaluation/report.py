@@ -16,6 +16,7 @@ from .samples import Sample
 
 # The measures of what a picture keeps of its prompt, the best first.
 FOLLOWS = {
+    attributes.ALL + attributes.CONFLICT: "prompt adherence in conflict with the reference",
     attributes.ALL: "prompt adherence",
     "prompt": "similarity to the prompt",
     "change": "change of the picture",
@@ -180,24 +181,46 @@ def _histogram(evaluation: Evaluation, name: str) -> bytes:
 
 
 def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
-    """One line for each `line` of the samples, over the strength."""
-    samples = {row.sample.condition: row.sample for row in evaluation.rows if row.sample.strength is not None}
-    lines: dict[str, list[Summary]] = {}
-    for summary in evaluation.summaries:
-        if summary.condition in samples and {similarity, follows} <= summary.values.keys():
-            lines.setdefault(samples[summary.condition].line, []).append(summary)
+    """One line for each `line` of the samples, over the strength; the bars are the summaries' intervals."""
+    from matplotlib.ticker import PercentFormatter
+
     figure, axis = _figure()
-    for name, summaries in lines.items():
-        shown = sorted(summaries, key=lambda summary: samples[summary.condition].strength)
-        xs, ys = ([summary.values[measure][0] for summary in shown] for measure in (follows, similarity))
-        axis.plot(xs, ys, marker="o", label=name)
-        for summary, x, y in zip(shown, xs, ys):
-            text = f"{samples[summary.condition].strength:g}"
-            axis.annotate(text, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
-    if any(lines):
+    for name, points in _lines(evaluation, {similarity, follows}).items():
+        (xs, x_bars), (ys, y_bars) = (
+            _with_bars([summary.values[measure] for _, summary in points]) for measure in (follows, similarity)
+        )
+        (line,) = axis.plot(xs, ys, marker="o", label=name)
+        axis.errorbar(xs, ys, y_bars, x_bars, fmt="none", color=line.get_color(), alpha=0.25)
+        for (strength, _), x, y in zip(points, xs, ys):
+            axis.annotate(f"{strength:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
+    if axis.lines:
         axis.legend(fontsize=7)
     axis.set(xlabel=FOLLOWS[follows], ylabel=similarity, title="by strength")
+    if follows.startswith(attributes.ALL):
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
     return _png(figure)
+
+
+def _lines(evaluation: Evaluation, measures: set[str]) -> dict[str, list[tuple[float, Summary]]]:
+    """Strengths and summaries by line. A condition of strength 0 that is alone in its line begins the other lines."""
+    samples = {row.sample.condition: row.sample for row in evaluation.rows if row.sample.strength is not None}
+    lines: dict[str, list[tuple[float, Summary]]] = {}
+    for summary in evaluation.summaries:
+        if summary.condition in samples and measures <= summary.values.keys():
+            sample = samples[summary.condition]
+            lines.setdefault(sample.line, []).append((sample.strength, summary))
+    alone = [name for name, points in lines.items() if [strength for strength, _ in points] == [0]]
+    if len(alone) == 1 and len(lines) > 1:
+        start = lines.pop(alone[0])
+        lines = {name: start * all(strength for strength, _ in points) + points for name, points in lines.items()}
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items()}
+
+
+def _with_bars(values: list[tuple[float, float, float]]) -> tuple[list[float], list[list[float]]]:
+    """(mean, low, high) of each point → the means, and the lengths of the bars below and above them."""
+    below = [max(mean - low, 0.0) for mean, low, _ in values]
+    above = [max(high - mean, 0.0) for mean, _, high in values]
+    return [mean for mean, _, _ in values], [below, above]
 
 
 def _figure():

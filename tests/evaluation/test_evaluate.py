@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image, ImageFilter
 from facecdm import cli
 from facecdm.errors import BadFile, FaceCDMError, MissingPackage, NoFace
 from facecdm.evaluation import report, samples
-from facecdm.evaluation.evaluate import Evaluator
+from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, Summary
 from facecdm.evaluation.pictures import cached_opener
 from facecdm.evaluation.recognisers import Dlib, InsightFace
 
@@ -141,11 +142,39 @@ def test_attributes_are_measured_and_each_line_has_its_curve(table, face_models,
     recogniser = InsightFace(face_models / "models" / "insightface", "buffalo_s")
     result = Evaluator([recogniser], cached_opener(), judge=Laughing()).run(rows)
     assert [row.values["adherence, conflict"] for row in result.rows] == [1, 1, 1, 1, 0]
-    drawn = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.plot", lambda axis, xs, ys, **more: drawn.append((more["label"], len(xs)))
-    )
-    assert "strength" in report.draw(result) and drawn == [("one", 3), ("two", 2)]
+    assert curves_of(result, monkeypatch) == {"one": ["0", "1", "2"], "two": ["3", "4"]}
+    assert report.draw(result)["strength"].startswith(b"\x89PNG")
+
+
+def curves_of(evaluation, monkeypatch) -> dict[str, list[str]]:
+    """Line of the plot by strength → the strengths at its points."""
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "_png", lambda figure: figure)
+        axis = report.draw(evaluation)["strength"].axes[0]
+    texts = {text.xy: text.get_text() for text in axis.texts}
+    assert len(axis.collections) == 2 * len(axis.lines), "the intervals along both axes"
+    return {line.get_label(): [texts[point] for point in zip(*line.get_data())] for line in axis.lines}
+
+
+def test_curves_over_the_strength_begin_at_the_base_model(monkeypatch):
+    """The adherence in conflict is drawn if there is one; here the other measure differs from it at every point."""
+    points = {
+        "base": (0, "no adapter"),
+        "half": (0.5, "a"),
+        "whole": (1.0, "a"),
+        "other": (1.0, "b"),
+        "off": (0.0, "b"),
+    }
+    rows, summaries = [], []
+    for number, (condition, (strength, line)) in enumerate(points.items()):
+        sample = samples.Sample(Path("x"), "p", condition, Path("r"), strength=strength, line=line)
+        values = {"similarity to reference": number / 10, "adherence, conflict": 1 - number / 10, "adherence": 0.5}
+        rows.append(SampleScores(sample, values))
+        summaries.append(Summary(condition, 1, 1, {name: (x, x - 0.1, x + 0.1) for name, x in values.items()}))
+    evaluation = Evaluation(rows, summaries, ["a recogniser"], [])
+    assert curves_of(evaluation, monkeypatch) == {"a": ["0", "0.5", "1"], "b": ["0", "1"]}
+    apart = dataclasses.replace(evaluation, summaries=[one for one in summaries if one.condition in ("base", "off")])
+    assert curves_of(apart, monkeypatch) == {"no adapter": ["0"], "b": ["0"]}
 
 
 def test_copy_paste_ignores_the_mean_of_others(table, face_models, people, result):
