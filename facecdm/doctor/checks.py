@@ -17,7 +17,7 @@ OLDEST_PYTHON, TESTED_PYTHON = (3, 10), (3, 11)
 OLDEST_COMFYUI = (0, 3, 75)
 # package → purpose
 OPTIONAL = {
-    "matplotlib": "draws the plots of Evaluate Identity, which needs it",
+    "matplotlib": "needed by Evaluate Identity, for its plots",
     "diffusers": "runs adapters outside ComfyUI",
     "accelerate": "loads diffusers models with less memory",
     "peft": "loads LoRA files into diffusers models",

@@ -8,6 +8,8 @@ import io
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import FaceCDMError, MissingPackage
 from ..files import write_atomically
 from . import attributes
@@ -202,25 +204,27 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
 
 
 def _lines(evaluation: Evaluation, measures: set[str]) -> dict[str, list[tuple[float, Summary]]]:
-    """Strengths and summaries by line. A condition of strength 0 that is alone in its line begins the other lines."""
+    """Strengths and summaries by line. A condition of strength 0 that is alone in its line (the base model's)
+    begins all lines that have no point of strength 0."""
     samples = {row.sample.condition: row.sample for row in evaluation.rows if row.sample.strength is not None}
     lines: dict[str, list[tuple[float, Summary]]] = {}
     for summary in evaluation.summaries:
         if summary.condition in samples and measures <= summary.values.keys():
             sample = samples[summary.condition]
             lines.setdefault(sample.line, []).append((sample.strength, summary))
-    alone = [name for name, points in lines.items() if [strength for strength, _ in points] == [0]]
-    if len(alone) == 1 and len(lines) > 1:
-        start = lines.pop(alone[0])
-        lines = {name: start * all(strength for strength, _ in points) + points for name, points in lines.items()}
+    bases = [name for name, points in lines.items() if [strength for strength, _ in points] == [0]]
+    if len(bases) == 1 and len(lines) > 1:
+        base = lines.pop(bases[0])
+        for points in lines.values():
+            if all(strength for strength, _ in points):
+                points.extend(base)
     return {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items()}
 
 
-def _with_bars(values: list[tuple[float, float, float]]) -> tuple[list[float], list[list[float]]]:
-    """(mean, low, high) of each point → the means, and the lengths of the bars below and above them."""
-    below = [max(mean - low, 0.0) for mean, low, _ in values]
-    above = [max(high - mean, 0.0) for mean, _, high in values]
-    return [mean for mean, _, _ in values], [below, above]
+def _with_bars(values: list[tuple[float, float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, low, high) of each of n points → means [n], and lengths of the bars below and above them [2, n]."""
+    means, lows, highs = np.array(values).T
+    return means, np.maximum([means - lows, highs - means], 0)
 
 
 def _figure():

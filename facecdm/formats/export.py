@@ -97,7 +97,7 @@ def _own(adapter: TripletAdapter) -> Exported:
     if float(face.kappa):
         raise FaceCDMError(
             f"its face stream removes the text's part (κ = {float(face.kappa):.3g}), and an IP-Adapter file cannot "
-            "hold κ. Train an adapter with κ frozen at 0 to export it."
+            "hold κ. Train an adapter without kappa in train to export it."
         )
     if face.router is not None and face.router.any():
         raise FaceCDMError(

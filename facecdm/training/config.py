@@ -17,7 +17,7 @@ class Sizes(BaseModel):
     """Sizes of a new adapter (see adapter.config.AdapterConfig).
 
     face_content    features of the person in each face token; None: set by the number of tokens
-    knots           noise levels at which the gates are learnt; None: the default, 8
+    knots           noise levels at which the gates are learnt; None: AdapterConfig's default
     spatial_tokens  whether the face tokens are initialised as positions in the face (see position_init.py); formerly
                     `places`, which is still read
     token_width     features of a token; this and the next two are for DiTs, and None leaves them at their defaults
