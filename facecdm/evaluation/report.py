@@ -187,7 +187,8 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
     from matplotlib.ticker import PercentFormatter
 
     figure, axis = _figure()
-    for name, points in _lines(evaluation, {similarity, follows}).items():
+    lines = _lines(evaluation, {similarity, follows})
+    for name, points in lines.items():
         (xs, x_bars), (ys, y_bars) = (
             _with_bars([summary.values[measure] for _, summary in points]) for measure in (follows, similarity)
         )
@@ -195,7 +196,7 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
         axis.errorbar(xs, ys, y_bars, x_bars, fmt="none", color=line.get_color(), alpha=0.25)
         for (strength, _), x, y in zip(points, xs, ys):
             axis.annotate(f"{strength:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
-    if axis.lines:
+    if any(lines):  # a line may have no name
         axis.legend(fontsize=7)
     axis.set(xlabel=FOLLOWS[follows], ylabel=similarity, title="by strength")
     if follows.startswith(attributes.ALL):

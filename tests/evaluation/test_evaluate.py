@@ -177,6 +177,14 @@ def test_curves_over_the_strength_begin_at_the_base_model(monkeypatch):
     assert curves_of(apart, monkeypatch) == {"no adapter": ["0"], "b": ["0"]}
 
 
+def test_a_line_without_a_name_has_no_legend(recwarn):
+    sample = samples.Sample(Path("x"), "p", "one", Path("r"), strength=1.0)
+    values = {"similarity to reference": 0.5, "adherence": 0.5}
+    summary = Summary("one", 1, 1, {name: (x, x, x) for name, x in values.items()})
+    report.draw(Evaluation([SampleScores(sample, values)], [summary], ["a recogniser"], []))
+    assert not [str(one.message) for one in recwarn]
+
+
 def test_copy_paste_ignores_the_mean_of_others(table, face_models, people, result):
     """WithAnyone's score is of the embeddings themselves."""
     recogniser = InsightFace(face_models / "models" / "insightface", "buffalo_s")
