@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..facecdm.errors import FaceCDMError
+from ..facecdm.errors import BadFile, FaceCDMError
 from ..facecdm.faces.detect import to_bgr
 from ..facecdm.files import check_filename
 from ..facecdm.pictures import open_picture
@@ -18,6 +18,7 @@ from .sockets import FACE_ANALYZER
 from .warn import output
 
 HOME = "facecdm_evaluation"  # below ComfyUI's output folder
+WITH, WITHOUT = "with identity", "without identity"
 
 
 class EvaluateIdentity(io.ComfyNode):
@@ -110,15 +111,18 @@ class EvaluateIdentity(io.ComfyNode):
         score, judge = texts.measures(clip, clip_vision)
         album = GraphPictures(images, reference=reference, held_out=held_out, without_identity=without_identity)
         strangers = album.add("others", others) if others is not None else None
-        recognisers = [InsightFace.of(analyzer), *([Dlib()] if second_opinion else [])]
+        first = InsightFace.of(analyzer)
+        recognisers = [first, *([Dlib(first.recognise)] if second_opinion else [])]
         bar = ProgressBar(len(images))
         result = Evaluator(recognisers, album.open, score, strangers, judge).run(
             album.samples(texts), lambda done, total: bar.update_absolute(done, total)
         )
+        values = next((one.values for one in result.summaries if one.condition == WITH), None)
+        if values is None:
+            raise FaceCDMError("No picture of images could be measured. " + "; ".join(result.notes))
         folder = _folder(name)
         written = report.write(result, folder)
         plot = _picture(folder / "likeness.png")
-        values = result.summaries[-1].values
         similarity = values.get("similarity to held out", values.get("similarity to reference"))[0]
         return output(
             report.markdown(result),
@@ -126,7 +130,7 @@ class EvaluateIdentity(io.ComfyNode):
             similarity,
             values["face found"][0],
             str(written["report.html"]),
-            warnings=texts.without_effect(clip, clip_vision),
+            warnings=[*texts.without_effect(clip, clip_vision), *result.notes],
             preview=ui.PreviewImage(plot, cls=cls),
         )
 
@@ -193,12 +197,14 @@ class GraphPictures:
         keys = [Path(f"{name} {number + 1}") for number in range(len(pictures))]
         for key, picture in zip(keys, pictures):
             bgr = to_bgr(picture)
-            if bgr is None:
-                raise FaceCDMError(f"{key} holds NaN or infinity, or no pixels: check the node that it comes from.")
-            self._pictures[key] = np.ascontiguousarray(bgr[..., ::-1])
+            if bgr is not None:
+                self._pictures[key] = np.ascontiguousarray(bgr[..., ::-1])
         return keys
 
     def open(self, key: Path) -> np.ndarray:
+        """RGB uint8 [H, W, 3]. Raises BadFile for a picture that cannot be used."""
+        if key not in self._pictures:
+            raise BadFile(f"{key} holds NaN or infinity, or no pixels: check the node that it comes from")
         return self._pictures[key]
 
     def samples(self, texts: PictureTexts) -> list:
@@ -220,16 +226,17 @@ class GraphPictures:
                 attributes=texts.attributes[number],
             )
 
-        first = [sample(picture, number, "without identity", None) for number, picture in enumerate(plain or [])]
+        first = [sample(picture, number, WITHOUT, None) for number, picture in enumerate(plain or [])]
         return first + [
-            sample(picture, number, "with identity", plain[number] if plain else None)
+            sample(picture, number, WITH, plain[number] if plain else None)
             for number, picture in enumerate(self._names["images"])
         ]
 
     def _people(self, references: list[Path]) -> list[str]:
         """Name the person of each reference; equal photos show one person."""
         names: dict[bytes, str] = {}
-        return [names.setdefault(self._pictures[key].tobytes(), f"person {len(names) + 1}") for key in references]
+        photos = ((b"" if (photo := self._pictures.get(key)) is None else photo.tobytes()) for key in references)
+        return [names.setdefault(photo, f"person {len(names) + 1}") for photo in photos]
 
 
 def _text(name: str, tooltip: str) -> io.Input:

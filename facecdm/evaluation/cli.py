@@ -49,26 +49,53 @@ def main(arguments: argparse.Namespace) -> int:
     from .recognisers import Dlib, InsightFace
 
     report.check_plots()
-    if not arguments.overwrite:
-        report.check_folder(arguments.out)
-    chosen = samples.read(arguments.table)
-    others = (
-        sorted(path for path in arguments.others.rglob("*") if path.suffix.lower() in PICTURES)
-        if arguments.others
-        else None
-    )
+    notes: list[str] = []
+    chosen = samples.read(arguments.table, notes)
+    report.check_folder(arguments.out, arguments.table, arguments.overwrite)
+    others = _pictures_in(arguments.others) if arguments.others else None
+    notes += _without_effect(arguments, chosen)
     score, judge = _prompt_measures(arguments, [one.attributes for one in chosen if one.attributes])
-    recognisers = [
-        InsightFace(arguments.faces, arguments.pack or default_pack([arguments.faces])),
-        *([Dlib()] if arguments.dlib else []),
-    ]
+    first = InsightFace(arguments.faces, arguments.pack or default_pack([arguments.faces]))
+    recognisers = [first, *([Dlib(first.recognise)] if arguments.dlib else [])]
     evaluator = Evaluator(recognisers, cached_opener(), score, others, judge)
+    evaluator.notes += notes
     with tqdm(total=len(chosen), desc="evaluating", unit="picture", mininterval=0.5) as bar:
         result = evaluator.run(chosen, lambda done, _: bar.update(done - bar.n))
     written = report.write(result, arguments.out)
     print(report.markdown(result))
     print(f"report: {written['report.html']}")
     return 0
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures in `folder` and below. Raises FaceCDMError if there are none."""
+    from ..errors import FaceCDMError
+
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not found:
+        raise FaceCDMError(f"--others: there are no pictures in {folder}")
+    return found
+
+
+def _without_effect(arguments: argparse.Namespace, chosen: list) -> list[str]:
+    """Notes on columns and options without effect."""
+    given = {name for name in ("prompt", "attributes", "plain", "strength") for one in chosen if _has(one, name)}
+    read = {"prompt": arguments.clip, "attributes": arguments.clip or arguments.judge}
+    notes = []
+    if "prompt" in given and not read["prompt"]:
+        notes.append("prompt: not measured without --clip")
+    if "attributes" in given and not read["attributes"]:
+        notes.append("attributes: not measured without --clip or --judge")
+    if arguments.clip and not given & {"prompt", "attributes"}:
+        notes.append("--clip has no effect without the columns prompt or attributes")
+    measured = {name for name in given if read.get(name, name != "strength")}
+    if "strength" in given and not measured:
+        notes.append("strength: no curve is drawn, since nothing measures what the pictures keep of their prompt")
+    return notes
+
+
+def _has(sample, name: str) -> bool:
+    return getattr(sample, name) not in ("", None)
 
 
 def _prompt_measures(arguments: argparse.Namespace, attributes: list[str]) -> tuple:

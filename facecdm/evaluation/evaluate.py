@@ -1,6 +1,6 @@
 """From samples to measures: measure each picture once, then summarise by person and condition."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NoFace
+from ..errors import BadFile, NoFace
 from . import measures
 from .attributes import AttributeJudge, adherence, parse
 from .recognisers import RecognisedFace, Recogniser
@@ -44,6 +44,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """The measures of all pictures and their summaries.
+
+    notes  what was left out, and why
+    """
+
     rows: list[SampleScores]
     summaries: list[Summary]
     recognisers: list[str]
@@ -73,8 +78,27 @@ class Evaluator:
         self.notes: list[str] = []
         self.centres: list[Tensor | None] = [self._centre(recogniser, others or []) for recogniser in recognisers]
 
+    def note(self, text: str) -> None:
+        """Add to the notes what is not there yet."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def _centre(self, recogniser: Recogniser, others: list[Path]) -> Tensor | None:
-        found = [face.embedding for path in others if (face := self._recognise(recogniser, path)) is not None]
+        found, faceless = [], 0
+        for path in others:
+            try:
+                face = self._recognise(recogniser, path)
+            except BadFile as error:
+                self.note(f"others: {error}")
+                continue
+            if face is None:
+                faceless += 1
+            else:
+                found.append(face.embedding)
+        if faceless:
+            self.note(f"others: {recogniser.name} found no face in {faceless} of {len(others)} pictures")
+        if others and not found:
+            self.note(f"others have no effect on the similarity by {recogniser.name}: no face was found in them")
         return torch.stack(found).mean(0) if found else None
 
     def _recognise(self, recogniser: Recogniser, path: Path) -> RecognisedFace | None:
@@ -84,12 +108,21 @@ class Evaluator:
         return self._recognised[key]
 
     def run(self, samples: list[Sample], progress: Callable[[int, int], None] | None = None) -> Evaluation:
-        """Measure all samples. Raises NoFace if the first recogniser finds no face in a reference or held-out photo."""
-        rows = []
+        """Measure all samples. Notes name those that are left out: an unreadable file, a reference or held-out photo in
+        which the first recogniser finds no face. Raises the first of these errors (BadFile, NoFace) if none is left.
+        """
+        rows, errors = [], []
         for number, sample in enumerate(samples, 1):
-            rows.append(SampleScores(sample, self._numbers(sample)))
+            try:
+                rows.append(SampleScores(sample, self._numbers(sample)))
+            except (BadFile, NoFace) as error:
+                errors.append(error)
             if progress is not None:
                 progress(number, len(samples))
+        if errors and not rows:
+            raise errors[0]
+        for text, count in Counter(map(str, errors)).items():
+            self.note(f"{count} picture{'s' * (count > 1)} left out: {text}")
         rows = self._with_diversity(rows)
         return Evaluation(rows, summarise(rows), [recogniser.name for recogniser in self.recognisers], self.notes)
 
@@ -114,22 +147,26 @@ class Evaluator:
             shown = self._judge.read(picture, None if face is None else face.keypoints)
             values |= adherence(parse(sample.attributes), shown)
         if sample.plain is not None:
-            change = picture.astype(np.float32) - self._open(sample.plain).astype(np.float32)
-            values["change"] = float(np.sqrt((change**2).mean()) / 255)
+            plain = self._open(sample.plain)
+            if plain.shape == picture.shape:
+                values["change"] = measures.change(picture, plain)
+            else:
+                sizes = [f"{one.shape[1]} × {one.shape[0]}" for one in (picture, plain)]
+                self.note(f"change: not measured between pictures of {' and '.join(sizes)} pixels")
         return values
 
     def _identity_similarity(
         self, sample: Sample, recogniser: Recogniser, centre: Tensor | None, prefix: str
     ) -> dict[str, float]:
         shown = self._recognise(recogniser, sample.picture)
-        known = {
-            name: self._recognise(recogniser, path)
-            for name, path in (("reference", sample.reference), ("held out", sample.held_out))
-            if path is not None
-        }
+        paths = {"reference": sample.reference, "held out": sample.held_out}
+        known = {name: self._recognise(recogniser, path) for name, path in paths.items() if path is not None}
         for name, face in known.items():
-            if face is None and not prefix:
-                raise NoFace(f"no face was found in the {name} photo of {sample.person}: choose another photo")
+            if face is None:
+                missing = f"no face was found in {paths[name]}, the {name} photo of {sample.person}"
+                if not prefix:
+                    raise NoFace(f"{missing}: choose another photo")
+                self.note(f"{missing}, by {recogniser.name}: the person's similarity to it is left out")
         # A picture without a face counts as 0; it is never left out.
         values = {
             f"{prefix}similarity to {name}": measures.cosine(shown.embedding, face.embedding, centre)
@@ -152,7 +189,7 @@ class Evaluator:
             groups[row.sample.condition, row.sample.person].append(row)
         for group in groups.values():
             if len(group) > 1:
-                value = measures.diversity([self._open(row.sample.picture) for row in group])
+                value = measures.diversity(self._open(row.sample.picture) for row in group)
                 for row in group:
                     row.values["diversity"] = value
         return rows

@@ -1,6 +1,7 @@
 """Measures of one picture and of several."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -51,30 +52,32 @@ def yaw(keypoints: np.ndarray) -> float | None:
     return None if fit is None else fit.angles.yaw
 
 
-def diversity(pictures: list[np.ndarray]) -> float:
+def change(picture: np.ndarray, plain: np.ndarray) -> float:
+    """RMS difference (0 … 1) of two pictures of one size, uint8 [H, W, 3]."""
+    difference = picture.astype(np.float32) - plain.astype(np.float32)
+    return float(np.sqrt((difference**2).mean()) / 255)
+
+
+def diversity(pictures: Iterable[np.ndarray]) -> float:
     """Mean over all pairs of the RMS difference (0 … 1) at 32 × 32 pixels; 0 for fewer than two pictures."""
     from PIL import Image
+    from scipy.spatial.distance import pdist
 
-    if len(pictures) < 2:
+    small = [Image.fromarray(picture).resize((COARSE, COARSE), Image.BILINEAR) for picture in pictures]
+    if len(small) < 2:
         return 0.0
-    small = np.stack(
-        [
-            np.asarray(Image.fromarray(picture).resize((COARSE, COARSE), Image.BILINEAR), np.float32) / 255
-            for picture in pictures
-        ]
-    ).reshape(len(pictures), -1)
-    squares = ((small[:, None] - small[None]) ** 2).mean(-1)
-    return float(np.sqrt(squares)[np.triu_indices(len(pictures), 1)].mean())
+    flat = np.stack([np.asarray(one, np.float32).ravel() / 255 for one in small])
+    return float(pdist(flat).mean() / math.sqrt(flat.shape[1]))
 
 
 def interval(by_person: dict[str, float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """(mean, low, high): the percentile bootstrap's 95 % interval over people (Efron 1979).
 
-    For a paired comparison, pass the differences.
+    For a paired comparison, pass the differences. One person has no interval: low and high are NaN.
     """
     values = np.array([by_person[name] for name in sorted(by_person)])
-    if not len(values):
-        return math.nan, math.nan, math.nan
+    if len(values) < 2:
+        return float(values[0]), math.nan, math.nan
     picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return float(values.mean()), float(low), float(high)

@@ -47,7 +47,7 @@ class InsightFace:
     def recognise(self, picture: np.ndarray) -> RecognisedFace | None:
         from ..faces.detect import Options, detect_faces
 
-        image = torch.from_numpy(np.ascontiguousarray(picture))[None].float() / 255
+        image = torch.from_numpy(np.array(picture))[None].float() / 255
         faces = detect_faces(self._analyzer, image, Options(crop_size=16)).faces
         return RecognisedFace(faces.normed[0], faces[0].keypoints.numpy()) if len(faces) else None
 

@@ -5,6 +5,7 @@ import csv
 import html
 import importlib.util
 import io
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,6 +25,8 @@ FOLLOWS = {
     "change": "change of the picture",
 }
 INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face has the similarity 0."
+FEW_PEOPLE = 10  # the percentile bootstrap of fewer values is clearly too narrow
+FILES = ("report.html", "pictures.csv", "summary.csv", "summary.md", "likeness.png", "strength.png")
 
 
 def check_plots() -> None:
@@ -32,10 +35,15 @@ def check_plots() -> None:
         raise MissingPackage("an evaluation needs matplotlib for its plots: pip install matplotlib")
 
 
-def check_folder(folder: Path) -> None:
-    """Raise FaceCDMError if `folder` already holds a report or is a file."""
-    if folder.exists() and (not folder.is_dir() or (folder / "report.html").exists()):
-        raise FaceCDMError(f"{folder} exists and holds a report: choose another --out, or add --overwrite.")
+def check_folder(folder: Path, table: Path, overwrite: bool = False) -> None:
+    """Raise FaceCDMError if a report in `folder` would replace a file (with `overwrite`: only for `table`)."""
+    if folder.exists() and not folder.is_dir():
+        raise FaceCDMError(f"{folder} is a file: choose a folder for --out.")
+    taken = [name for name in FILES if (folder / name).exists()]
+    if any((folder / name).samefile(table) for name in taken):
+        raise FaceCDMError(f"the report in {folder} would replace the table {table.name}: choose another --out.")
+    if taken and not overwrite:
+        raise FaceCDMError(f"{folder} already has {', '.join(taken)}: choose another --out, or add --overwrite.")
 
 
 def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
@@ -70,7 +78,7 @@ def pictures_csv(evaluation: Evaluation) -> str:
     names, known = names_of(evaluation), [field.name for field in fields(Sample)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*known, *names])
+    writer.writerow([*known, *(f"{name} (measured)" if name in known else name for name in names)])
     for row in evaluation.rows:
         writer.writerow(
             [
@@ -91,17 +99,31 @@ def summary_csv(evaluation: Evaluation) -> str:
                 [
                     summary.condition,
                     name,
-                    *(f"{value:.6g}" for value in values),
-                    *(f"{value:.6g}" for value in summary.against_first.get(name, ())),
+                    *map(_number, values),
+                    *map(_number, summary.against_first.get(name, ())),
                 ]
             )
     return out.getvalue()
 
 
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def introduction(evaluation: Evaluation) -> str:
+    """What the table's numbers are, and that few people have too narrow intervals."""
+    least = min((summary.people for summary in evaluation.summaries), default=0)
+    if least == 1:
+        return f"{INTRODUCTION} One person has no interval."
+    if least < FEW_PEOPLE:
+        return f"{INTRODUCTION} Those of fewer than {FEW_PEOPLE} people are too narrow."
+    return INTRODUCTION
+
+
 def markdown(evaluation: Evaluation) -> str:
     """Introduction, means, differences, recognisers and notes."""
     parts = [
-        INTRODUCTION,
+        introduction(evaluation),
         means_table(evaluation),
         differences_table(evaluation),
         f"Recognisers: {', '.join(evaluation.recognisers)}." + "".join(f"\n- {note}" for note in evaluation.notes),
@@ -124,7 +146,7 @@ def means_table(evaluation: Evaluation) -> str:
 
 def differences_table(evaluation: Evaluation) -> str:
     """The paired differences of each condition to the first; empty for a single condition."""
-    compared = [summary for summary in evaluation.summaries if summary.against_first]
+    compared = _compared(evaluation)
     if not compared:
         return ""
     names, first = names_of(evaluation), evaluation.summaries[0].condition
@@ -143,12 +165,16 @@ def differences_table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def _compared(evaluation: Evaluation) -> list[Summary]:
+    return [summary for summary in evaluation.summaries if summary.against_first]
+
+
 def _interval(values: tuple[float, float, float] | None, signed: bool = False) -> str:
     if values is None:
         return "–"
     digits = 0 if max(abs(value) for value in values) >= 100 else 3
     mean, low, high = (f"{value:{'+' if signed else ''}.{digits}f}" for value in values)
-    return f"{mean} [{low}, {high}]"
+    return mean if math.isnan(values[1]) else f"{mean} [{low}, {high}]"
 
 
 def _cell(text: str) -> str:
@@ -244,7 +270,7 @@ def _png(figure) -> bytes:
 
 
 def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
-    """One self-contained HTML file: summary, plots, and the measures of every picture."""
+    """One self-contained HTML file: summary, differences, plots, and the measures of every picture."""
     names = names_of(evaluation)
     rows = [
         [
@@ -255,6 +281,14 @@ def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
         ]
         for summary in evaluation.summaries
     ]
+    differences = [
+        [summary.condition, *(_interval(summary.against_first.get(name), signed=True) for name in names)]
+        for summary in _compared(evaluation)
+    ]
+    compared = differences and (
+        f"<p>Paired differences to <i>{html.escape(evaluation.summaries[0].condition)}</i>, by person:</p>"
+        + _table(["condition", *names], differences)
+    )
     pictures = [
         [
             row.sample.picture.name,
@@ -273,8 +307,9 @@ def page(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
 <style>body{{font:15px/1.5 system-ui;margin:2rem auto;max-width:75rem;padding:0 1rem}}
 table{{border-collapse:collapse;font-size:13px;margin:1rem 0}}th,td{{padding:.3rem .6rem;border-bottom:1px solid #ddd;
 text-align:left}}th{{position:sticky;top:0;background:#fff}}img{{max-width:100%}}</style>
-<h1>Identity evaluation</h1><p>{INTRODUCTION} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
-{_table(["condition", "pictures", "people", *names], rows)}{images}
+<h1>Identity evaluation</h1>
+<p>{introduction(evaluation)} Recognisers: {html.escape(", ".join(evaluation.recognisers))}.</p>
+{_table(["condition", "pictures", "people", *names], rows)}{compared or ""}{images}
 {"".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)}
 <h2>Pictures</h2>{_table(["picture", "person", "condition", *names], pictures)}</html>
 """

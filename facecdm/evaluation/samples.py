@@ -1,6 +1,7 @@
 """The table of an evaluation: one row for each generated picture."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,14 +45,17 @@ _PATHS = ("picture", "reference", "held_out", "plain")
 _NUMBERS = ("yaw", "strength")
 
 
-def read(table: Path) -> list[Sample]:
-    """Read a CSV or JSONL file with the fields of Sample; paths are relative to it. Raises BadFile."""
+def read(table: Path, notes: list[str] | None = None) -> list[Sample]:
+    """Read a CSV or JSONL file with the fields of Sample; paths are relative to it. Raises BadFile.
+
+    Columns that are none of these fields are added to `notes`.
+    """
     try:
         text = read_text(table)
         rows = (
-            [parse_json(line) for line in text.splitlines() if line.strip()]
+            [parse_json(line) for line in text.split("\n") if line.strip()]
             if table.suffix == ".jsonl"
-            else list(csv.DictReader(text.splitlines()))
+            else list(csv.DictReader(io.StringIO(text, newline="")))
         )
     except (OSError, ValueError, csv.Error) as error:
         raise BadFile(f"{table} cannot be read: {error}") from error
@@ -59,17 +63,39 @@ def read(table: Path) -> list[Sample]:
     for number, row in enumerate(rows, 1):
         try:
             samples.append(_sample(row, table.parent))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             mistakes.append(f"row {number}: {error}")
+    mistakes += _ambiguous(samples)
+    if notes is not None and (unknown := _unknown_columns(rows)):
+        notes.append(f"{table.name}: columns without effect: {', '.join(unknown)}")
     if mistakes or not samples:
         raise BadFile(f"{table}: " + ("; ".join(mistakes[:10]) or "it has no rows"))
     return samples
 
 
+def _ambiguous(samples: list[Sample]) -> list[str]:
+    """The conditions with more than one strength or line."""
+    found: dict[tuple[str, str], set] = {}
+    for sample in samples:
+        for name in ("strength", "line"):
+            found.setdefault((sample.condition, name), set()).add(getattr(sample, name))
+    return [
+        f"condition {condition[:60]!r} has several values of {name}: give each its own condition"
+        for (condition, name), values in found.items()
+        if len(values) > 1
+    ]
+
+
+def _unknown_columns(rows: list) -> list[str]:
+    known = {field.name for field in fields(Sample)}
+    names = dict.fromkeys(str(name)[:60] for row in rows if isinstance(row, dict) for name in row)
+    return [name for name in names if name not in known]
+
+
 def _sample(row: object, here: Path) -> Sample:
     if not isinstance(row, dict):
         raise ValueError("it is no object with the fields of a sample")
-    missing = [name for name in ("picture", "person", "condition", "reference") if not row.get(name)]
+    missing = [name for name in ("picture", "person", "condition", "reference") if row.get(name) in ("", None)]
     if missing:
         raise ValueError(f"{', '.join(missing)} is missing")
     values: dict = {}

@@ -119,6 +119,10 @@ def test_the_command_writes_tables_plots_and_a_page_that_loads_nothing(table, fa
     assert "http" not in page and page.count("data:image/png") == 2
     rows = list(csv.DictReader((out / "pictures.csv").open()))
     assert len(rows) == 6 and rows[0]["condition"] == "wrong"
+    with (out / "pictures.csv").open() as file:
+        head = next(csv.reader(file))
+    assert len(head) == len(set(head)) and "yaw (measured)" in head
+    assert "Paired differences to <i>wrong</i>, by person" in page
     assert {"likeness.png", "strength.png", "summary.md", "summary.csv"} <= {path.name for path in out.iterdir()}
 
 
@@ -210,14 +214,86 @@ def test_a_reference_without_a_face_is_named(table, face_models):
     first = samples.read(table)[0]
     empty = table.parent / "empty.png"
     judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
-    with pytest.raises(NoFace, match="reference photo of 0005"):
-        Evaluator([judge], cached_opener()).run([type(first)(first.picture, "0005", "x", empty)])
+    faceless = type(first)(first.picture, "0005", "x", empty)
+    with pytest.raises(NoFace, match="no face was found in .*empty.png, the reference photo of 0005"):
+        Evaluator([judge], cached_opener()).run([faceless])
+    result = Evaluator([judge], cached_opener()).run([faceless, first, faceless])
+    assert [row.sample for row in result.rows] == [first]
+    assert len(result.notes) == 1 and re.match("2 pictures left out: no face was found in", result.notes[0])
+
+
+def test_a_picture_that_cannot_be_read_or_compared_is_left_out_and_named(table, face_models, tmp_path):
+    broken, small = tmp_path / "broken.png", tmp_path / "small.png"
+    broken.write_bytes(b"\x89PNG but no picture")
+    first = samples.read(table)[1]
+    with Image.open(first.plain) as picture:
+        picture.resize((64, 48)).save(small)
+    rows = [dataclasses.replace(first, picture=broken), dataclasses.replace(first, plain=small), first]
+    judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    result = Evaluator([judge], cached_opener()).run(rows)
+    assert [row.sample for row in result.rows] == rows[1:]
+    assert "change" not in result.rows[0].values and result.rows[1].values["change"] > 0
+    left, sizes = sorted(result.notes)
+    assert left.startswith("1 picture left out: ") and "broken.png cannot be read" in left
+    assert sizes == "change: not measured between pictures of 256 × 256 and 64 × 48 pixels"
+    assert all(note in report.markdown(result) for note in result.notes)
+    with pytest.raises(BadFile, match="broken.png cannot be read"):
+        Evaluator([judge], cached_opener()).run(rows[:1])
+
+
+def test_others_without_a_face_are_named(table, face_models, people):
+    judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    empty, broken = table.parent / "empty.png", table
+    some = Evaluator([judge], cached_opener(), others=[people["0006"][0], empty, broken])
+    assert some.centres[0] is not None and len(some.notes) == 2
+    assert "table.jsonl cannot be read" in some.notes[0] and "no face in 1 of 3 pictures" in some.notes[1]
+    none = Evaluator([judge], cached_opener(), others=[empty])
+    assert none.centres == [None] and "others have no effect" in none.notes[-1]
+
+
+def test_a_photo_without_a_face_for_the_second_recogniser_is_named(table, face_models):
+    """The person's similarity is absent, and not 0."""
+
+    class Blind:
+        name = "second"
+
+        def recognise(self, picture):
+            return None
+
+    judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    result = Evaluator([judge, Blind()], cached_opener()).run(samples.read(table)[:1])
+    assert "second similarity to reference" not in result.rows[0].values
+    assert len(result.notes) == 2 and "the held out photo of 0005, by second" in result.notes[1]
+
+
+def test_one_person_has_no_interval_and_few_have_a_warning(table, face_models):
+    judge = InsightFace(face_models / "models" / "insightface", "buffalo_s")
+    rows = samples.read(table)
+    alone = Evaluator([judge], cached_opener()).run([row for row in rows[:4] if row.person == "0005"])
+    text = report.markdown(alone)
+    assert "One person has no interval." in text and "[" not in text and "nan" not in report.page(alone, {})
+    assert "nan" not in report.summary_csv(alone) and report.draw(alone)["strength"]
+    both = report.markdown(Evaluator([judge], cached_opener()).run(rows[:4]))
+    assert "fewer than 10 people are too narrow" in both and "[" in both
 
 
 def test_mistakes_of_a_table_are_named(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("picture,person,condition,reference\nno.png,a,b,no.png\n,a,b,\n")
     with pytest.raises(BadFile, match=r"row 1: picture: there is no file .*; row 2: picture, reference is missing"):
+        samples.read(path)
+    path.write_text(f"picture,person,condition,reference\n{'x' * 300}.png,a,b,table.csv\n")
+    with pytest.raises(BadFile, match="row 1: "):
+        samples.read(path)
+
+
+def test_a_condition_has_one_strength(tmp_path):
+    path = tmp_path / "table.jsonl"
+    row = {"picture": path.name, "person": 0, "condition": 0, "reference": path.name, "prompt": "a\u2028b"}
+    path.write_text("\n".join(json.dumps(row | {"strength": at}, ensure_ascii=False) for at in (1, 1)))
+    assert {(one.person, one.condition, one.prompt) for one in samples.read(path)} == {("0", "0", "a\u2028b")}
+    path.write_text("\n".join(json.dumps(row | {"strength": at}) for at in (1, 2)))
+    with pytest.raises(BadFile, match="condition '0' has several values of strength"):
         samples.read(path)
 
 
@@ -299,9 +375,47 @@ def test_a_number_that_is_none_is_named(table, tmp_path, value):
 def test_a_report_is_not_replaced_unasked(table, face_models, tmp_path, capsys):
     (tmp_path / "report.html").write_text("mine")
     command = ["evaluate", str(table), "--faces", str(face_models / "models/insightface"), "--out", str(tmp_path)]
+    for name in report.FILES:
+        (tmp_path / "report.html").rename(tmp_path / name) if name != "report.html" else None
+        with contextlib.suppress(SystemExit):
+            assert cli.main(command) != 0
+        assert f"already has {name}" in (said := capsys.readouterr().err) and "--overwrite" in said
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).rename(tmp_path / "report.html")
+
+
+def test_a_report_never_replaces_its_own_table(people, face_models, tmp_path, capsys):
+    views, table = people["0005"], tmp_path / "pictures.csv"
+    text = f"picture,person,condition,reference\n{views[1]},0005,a,{views[0]}\n"
+    table.write_text(text)
+    command = ["evaluate", str(table), "--faces", str(face_models / "models/insightface")]
     with contextlib.suppress(SystemExit):
-        assert cli.main(command) != 0
-    assert "--overwrite" in capsys.readouterr().err and (tmp_path / "report.html").read_text() == "mine"
+        assert cli.main([*command, "--out", str(tmp_path), "--overwrite"]) != 0
+    assert "would replace the table pictures.csv" in capsys.readouterr().err and table.read_text() == text
+    with contextlib.suppress(SystemExit):
+        assert cli.main([*command, "--out", str(table)]) != 0
+    assert "is a file: choose a folder" in capsys.readouterr().err and table.read_text() == text
+
+
+def test_what_has_no_effect_is_noted(people, face_models, tmp_path, capsys):
+    views, table = people["0005"], tmp_path / "table.csv"
+    head = "picture,person,condition,reference,prompt,strength,attributes,heldout"
+    row = f'{views[1]},0005,a,{views[0]},"one\ntwo",1,expression: laughing / neutral,{views[2]}'
+    table.write_text(f"{head}\n{row}\n")
+    assert samples.read(table)[0].prompt == "one\ntwo"
+    command = ["evaluate", str(table), "--faces", str(face_models / "models/insightface"), "--pack", "buffalo_s"]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    for note in (
+        "table.csv: columns without effect: heldout",
+        "prompt: not measured without --clip",
+        "attributes: not measured without --clip or --judge",
+        "strength: no curve is drawn",
+    ):
+        assert f"- {note}" in said
+    (tmp_path / "nobody").mkdir()
+    assert cli.main([*command, "--out", str(tmp_path / "out 2"), "--others", str(tmp_path / "nobody")]) == 1
+    assert "--others: there are no pictures in" in capsys.readouterr().err
 
 
 def test_without_matplotlib_the_command_says_so_before_it_measures(table, face_models, tmp_path, capsys, monkeypatch):

@@ -78,8 +78,19 @@ def test_diversity_counts_differences_and_not_repeats():
     assert measures.diversity([black, black, white]) == pytest.approx(2 / 3)
 
 
+def test_diversity_of_many_pictures_needs_little_memory():
+    import tracemalloc
+
+    pictures = [np.full((32, 32, 3), number % 251, np.uint8) for number in range(600)]
+    tracemalloc.start()
+    measures.diversity(iter(pictures))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * 2**20  # all pairs of all pixels are 4 GiB
+
+
 @settings(max_examples=30)
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=40))
 def test_the_interval_holds_the_mean_and_shrinks_to_it(values):
     people = {f"p{number}": value for number, value in enumerate(values)}
     mean, low, high = measures.interval(people)
@@ -100,5 +111,6 @@ def enumerate_names(values):
     return ((f"{number:03d}", float(value)) for number, value in enumerate(values))
 
 
-def test_no_people_have_no_interval():
-    assert all(math.isnan(value) for value in measures.interval({}))
+def test_one_person_has_no_interval():
+    mean, *bounds = measures.interval({"a": 0.5})
+    assert mean == 0.5 and all(map(math.isnan, bounds))

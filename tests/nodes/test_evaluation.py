@@ -48,10 +48,27 @@ def test_what_cannot_be_evaluated_is_named(evaluate, views, errors):
         evaluate(views[:0])
     with pytest.raises(errors.FaceCDMError, match="images 1 holds NaN"):
         evaluate(views[1:2] * torch.nan)
+    with pytest.raises(errors.FaceCDMError, match="No picture of images could be measured. 1 picture left out: images"):
+        evaluate(views[1:2] * torch.nan, without_identity=views[1:2])
     with pytest.raises(errors.FaceCDMError, match="reference has 2 pictures and images has 1"):
         evaluate(views[1:2], reference=views[:2])
-    with pytest.raises(errors.NoFace, match="no face was found in the reference"):
+    with pytest.raises(errors.NoFace, match="no face was found in reference 1, the reference photo of person 1"):
         evaluate(views[1:2], reference=torch.zeros(1, 64, 64, 3))
+
+
+def test_what_is_left_out_is_a_warning_on_the_node(evaluate, views, caplog):
+    """A broken picture, broken others, and pictures of another size, of which the rest is measured."""
+    broken = torch.cat([views[1:2], views[1:2] * torch.nan])
+    small = torch.nn.functional.interpolate(views[1:2].movedim(-1, 1), (128, 128)).movedim(1, -1)
+    table, _, similarity, found, _ = evaluate(broken, others=views[:1] * torch.inf, without_identity=small)
+    assert similarity == pytest.approx(evaluate(views[1:2])[2]) and found == 1
+    assert "| with identity | 1 | 1 |" in table and "change" not in table.splitlines()[2]
+    for text in (
+        "1 picture left out: images 2 holds NaN",
+        "others: others 1 holds NaN",
+        "change: not measured between pictures of 256 × 256 and 128 × 128 pixels",
+    ):
+        assert f"FaceCDM: {text}" in caplog.text
 
 
 def test_without_matplotlib_it_says_so_before_it_measures(evaluate, views, errors, monkeypatch):
