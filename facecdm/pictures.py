@@ -1,4 +1,4 @@
-"""Open untrusted pictures, in common raster formats only."""
+"""Open untrusted pictures, in common raster formats only, and encode them."""
 
 import io
 from functools import cache
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 # Without EPS: Pillow would start Ghostscript for it, whatever the file's suffix.
@@ -17,6 +18,15 @@ def open_picture(source: Path | bytes) -> "Image":
     from PIL import Image
 
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+
+
+def png(pixels: "np.ndarray") -> bytes:
+    """Encode RGB pixels, uint8 [H, W, 3], as a PNG file."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
 @cache

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from facecdm.files import write_atomically
+
 from .arms import ARMS, TRIPLET, Arm, arm, trained_as
 from .experiment import Job
 from .training import Lab
@@ -32,7 +34,7 @@ class Costs:
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps(vars(self), indent=1) + "\n").encode())
 
     def of_training(self, one: Arm, lab: Lab) -> float | None:
         """Seconds of one training; None if it was not measured."""

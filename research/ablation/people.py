@@ -9,6 +9,8 @@ from torch import Tensor
 
 from facecdm.demo import data, measure
 from facecdm.errors import FaceCDMError
+from facecdm.files import write_atomically
+from facecdm.pictures import png
 from facecdm.training.rows import Prompt
 
 from .training import digest
@@ -190,13 +192,11 @@ def _views_with_a_face(val: data.Portraits, name: str, analyzer) -> list[tuple[i
 
 def _written(portraits: data.Portraits, rows: list[int], folder: Path) -> list[Path]:
     """The pictures of the rows, as files in `folder`."""
-    from PIL import Image
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{row:05d}.png" for row in rows]
     for row, path in zip(rows, paths):
         if not path.exists():
-            Image.fromarray(np.array(portraits.pixels[row])).save(path)
+            write_atomically(path, png(np.array(portraits.pixels[row])))
     return paths
 
 

@@ -59,31 +59,25 @@ class Results:
         return out / "results.md"
 
     def as_json(self) -> dict:
-        tables = {
-            name: {
-                summary.condition: {
-                    "people": summary.people,
-                    "means": summary.values,
-                    "differences": summary.against_first,
-                }
-                for summary in evaluation.summaries
-            }
-            for name, evaluation in self._evaluations.items()
-        }
+        tables = {name: _as_json(evaluation) for name, evaluation in self._evaluations.items()}
         return {
             "settings": self.settings,
             "complete": self._complete,
             "left out": self.left_out,
             "trainings": [{name: fact[name] for name in fact if name != "seconds a picture"} for fact in self.facts],
             **tables,
+            "seeds": {name: values for one in self._seeds for name, values in _as_json(one).items()},
         }
+
+    @cached_property
+    def _seeds(self) -> list[Evaluation]:
+        return self.scorer.of_seeds(self.rows, self.generated)
 
     @cached_property
     def _evaluations(self) -> dict[str, Evaluation]:
         return {
             "arms": self.scorer.of_arms(self.rows, self.generated),
             "against the triplet": self.scorer.of_triplet(self.rows, self.generated),
-            "seeds": self.scorer.of_seeds(self.rows, self.generated),
             "strengths": self.scorer.of_strengths(self.rows, self.generated),
         }
 
@@ -113,7 +107,8 @@ class Results:
         parts = [
             self._scale(),
             overview_table(self._evaluations["arms"], self._evaluations["against the triplet"]),
-            rf"\{DIFFERS}: the paired difference to *{TRIPLET}* is significant (95 %).",
+            rf"\{DIFFERS}: the paired difference to *{TRIPLET}* is significant (95 %) over people. Differences between "
+            "trainings of one arm are not part of the intervals.",
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self._curve and "![Identity similarity against prompt adherence over the strength](strength.png)",
             self._of_real(),
@@ -126,7 +121,7 @@ class Results:
         evaluations = {
             "arms": [self._evaluations["arms"]],
             "against_triplet": [self._evaluations["against the triplet"]],
-            "trainings": [self._evaluations["seeds"]],
+            "trainings": self._seeds,
             "strengths": [self._evaluations["strengths"]],
             "pose": self.scorer.of_poses(self.rows, self.generated),
             "real_pictures": [self._real],
@@ -153,8 +148,8 @@ class Results:
         """How much was done: people, prompts, steps, weights, and what is missing."""
         people, images = len(self.scorer.evaluation_set.names), len(self.scorer.evaluation_set.requests)
         count = len(self.generated)
-        done = f"{count} conditions." if self._complete else f"**Partial**: {count} of {self.wanted} conditions."
-        lines = [f"{done} {people} people × {images // people} prompts."]
+        done = "" if self._complete else f"**Partial**: {count} of {self.wanted} sets of images. "
+        lines = [f"{done}{people} people × {images // people} prompts."]
         if self.facts:
             steps = {fact["arm"]: self._steps(fact) for fact in self.facts}
             weights = {fact["arm"]: f"{fact['weights'] / 1e6:.1f}" for fact in self.facts}
@@ -174,6 +169,17 @@ class Results:
     def _steps(self, fact: dict) -> str:
         stages = ", ".join(f"{stage['name']} {stage['steps']} × {stage['batch']}" for stage in fact["stages"])
         return f"{stages} (given: {fact['file']})" if "file" in fact else stages
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, dict]:
+    return {
+        summary.condition: {
+            "people": summary.people,
+            "means": summary.values,
+            "differences": summary.against_first,
+        }
+        for summary in evaluation.summaries
+    }
 
 
 def with_exceptions(values: dict[str, str]) -> str:

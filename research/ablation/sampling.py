@@ -1,7 +1,6 @@
 """The images of an arm, sampled in batches and kept on disk, so that an interrupted run continues."""
 
 import copy
-import io
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.location_finder import LocationFinder, Prediction
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.files import write_atomically
+from facecdm.pictures import png
 from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt, moved
 from facecdm.training.sample import even_timesteps, karras_timesteps, sample
@@ -64,7 +64,7 @@ class ImageSampler:
                 seconds = (time.process_time() - began) / len(indices) / self.steps
                 self.spent[trained.facts["arm"] if trained else NONE] = seconds
                 for index, picture in zip(indices, pictures):
-                    write_atomically(paths[index], png(picture))
+                    write_atomically(paths[index], png(picture.numpy()))
             progress(len(indices))
         return paths
 
@@ -148,11 +148,3 @@ def _prepared(trained: Trained, sampling: SamplingSettings, device: torch.device
         for part in lora.parts.values():
             part.to(device)
     return replace(trained, adapter=adapter.requires_grad_(False).to(device))
-
-
-def png(picture: Tensor) -> bytes:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(picture.numpy()).save(out, "PNG")
-    return out.getvalue()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from facecdm.errors import FaceCDMError
 from facecdm.evaluation.attributes import ALL
 from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, by_person, summarise
 from facecdm.evaluation.recognisers import RecognisedFace, Recogniser
@@ -115,8 +116,11 @@ class Scorer:
     poses: bool = False
 
     def score(self, one: Generated) -> list[SampleScores]:
-        """Scores by person."""
-        return person_means(self.evaluator.run([self._sample(index, one) for index in range(len(one.paths))]).rows)
+        """Scores by person. Raises FaceCDMError if an image cannot be measured, since arms are compared by image."""
+        result = self.evaluator.run([self._sample(index, one) for index in range(len(one.paths))])
+        if len(result.rows) < len(one.paths):
+            raise FaceCDMError(f"{one.condition}: {'; '.join(result.notes)}")
+        return person_means(result.rows)
 
     def score_real(self) -> list[SampleScores]:
         """Scores of the real pictures that the prompts describe: how well the measures read them."""
@@ -157,19 +161,16 @@ class Scorer:
     def _against(self, first: str, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
         """Empty where arm `first` has no images."""
         names = {one.condition: one.arm for one in generated} if any(one.arm == first for one in generated) else {}
-        chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
-        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition != first))
+        return self._evaluation(sorted(self._named(rows, names), key=lambda row: row.sample.condition != first))
 
-    def of_seeds(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
-        """Each training of the arms that have several."""
-        arms = [one.arm for one in generated if one.strength is None]
-        names = {
-            one.condition: f"{one.arm}, seed {one.seed}"
-            for one in generated
-            if one.strength is None and arms.count(one.arm) > 1
-        }
-        chosen = [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
-        return self._evaluation(sorted(chosen, key=lambda row: row.sample.condition))
+    def of_seeds(self, rows: list[SampleScores], generated: list[Generated]) -> list[Evaluation]:
+        """The trainings of each arm that has several, against its first."""
+        trainings: dict[str, dict[str, str]] = {}
+        for one in generated:
+            if one.strength is None:
+                trainings.setdefault(one.arm, {})[one.condition] = f"{one.arm}, seed {one.seed}"
+        chosen = [self._named(rows, trainings[arm]) for arm in sorted(trainings) if len(trainings[arm]) > 1]
+        return [self._evaluation(sorted(own, key=lambda row: row.sample.condition)) for own in chosen]
 
     def of_strengths(self, rows: list[SampleScores], generated: list[Generated]) -> Evaluation:
         """Every strength of the arms of the curve, one line an arm, and the base model. An arm's own images are its
@@ -187,6 +188,10 @@ class Scorer:
     def _point(self, row: SampleScores, arm: str, strength: float) -> SampleScores:
         name = f"{arm}, strength {strength:g}"
         return replace(row, sample=replace(row.sample, condition=name, strength=strength, line=arm))
+
+    def _named(self, rows: list[SampleScores], names: dict[str, str]) -> list[SampleScores]:
+        """The rows of the conditions in `names`, under the names there."""
+        return [self._row(row, names[row.sample.condition]) for row in rows if row.sample.condition in names]
 
     def _row(self, row: SampleScores, condition: str) -> SampleScores:
         return replace(row, sample=replace(row.sample, condition=condition))

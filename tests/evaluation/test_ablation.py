@@ -29,6 +29,7 @@ from research.ablation.costs import Costs, listing, measured
 from research.ablation.experiment import jobs
 from research.ablation.people import attributes_of, choose, conflicts
 from research.ablation.results import MARKS, overview_table, put_into, with_exceptions
+from research.ablation.scoring import Generated
 from research.ablation.training import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,6 +239,8 @@ def test_a_run_adds_to_the_scores_of_another_machine(tmp_path):
         [line for line in one.markdown().splitlines() if not line.startswith("!")] for one in (both, alone)
     ]
     assert without_links[0] == without_links[1]
+    differs = {key[0]: bool(row["difference"]) for key, row in table(whole, "trainings.csv").items()}
+    assert differs == {f"{name}, seed {seed}": seed == 1 for name in ablation_lab.ARMS for seed in (0, 1)}
     assert "Trainings: *FaceID's design* 2, *triplet* 2, others one." in both.markdown()
     assert "(sheet.jpg)" in both.markdown()
     with_sheet = files(here, "sheet.jpg")
@@ -246,6 +249,15 @@ def test_a_run_adds_to_the_scores_of_another_machine(tmp_path):
     assert files(here, "sheet.jpg") == with_sheet and with_sheet, "its images are there"
     done = ablation_lab.experiment(nothing, known=earlier.read(here / "tables" / "people.csv"), seeds=2).run()
     assert not (nothing / "pictures").exists() and "sheet.jpg" not in done.markdown()
+
+
+def test_an_image_that_cannot_be_measured_is_not_left_out(tmp_path):
+    """An arm would be compared by fewer images than the others."""
+    one = ablation_lab.experiment(tmp_path, [NONE])
+    views, broken = sorted((ablation_lab.ROOT / "tests" / "assets" / "0005").glob("*.webp")), tmp_path / "no.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(FaceCDMError, match="no identity/0/None: 1 picture left out: .*no.png cannot be read"):
+        one.scorer.score(Generated(NONE, 0, [*views[:3], broken]))
 
 
 def test_earlier_scores_must_be_those_of_the_same_experiment(tmp_path):
