@@ -26,6 +26,7 @@ from .parts import (
     prompts,
     sampling,
 )
+from .published import PLUS_V2
 
 SIDE = DEMO_BASE.resolution  # of the pictures, in pixels
 DEMO_PROMPT = "a young woman, long red hair, smiling, green striped shirt, plain blue background"
@@ -62,8 +63,8 @@ LOCATED = (
     else "It needs a face location, which pose gives."
 )
 DEMO_MODEL_ADAPTER = f"""Load FaceCDM Demo Adapter was trained on synthetic faces only, so photos of real people are \
-not matched. For these run `python -m facecdm get sdxl_faceid_plusv2` in the pack's folder, and open the workflow of \
-that name. {LOCATED}"""
+not matched (for these run `python -m facecdm get {PLUS_V2.name}` in the pack's folder, and open {PLUS_V2.title}). \
+{LOCATED}"""
 DEMO_MODEL = f"""The small demo model makes portraits of {SIDE} × {SIDE} pixels, and knows the words of its training \
 captions only (the help page of Load FaceCDM Demo Model lists them)."""
 NO_PHOTO = "No photo at hand? custom_nodes/facecdm/facecdm/demo/assets has images of people who do not exist."

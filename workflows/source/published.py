@@ -97,9 +97,11 @@ INSTANTID = Plan(
     "FaceCDM 11 - SDXL with InstantID",
     """## Your photo with SDXL and InstantID
 
-Two parts show the person: the adapter in the model, and a ControlNet that gets five key points of the face, and the \
-face in place of the text. The key points set pose and size: take those of another picture to turn the head (Edit \
-Pose), and lower strength of Apply FaceCDM to ControlNet where the pose is too rigid.
+InstantID conditions the base model on the face (Apply FaceCDM), and also its own ControlNet, which gets five key \
+points of the face as its picture and the face in place of the prompt (Apply FaceCDM to ControlNet).
+
+The key points set the pose and the size of the head. For another pose connect another picture to Extract Pose, or put \
+Edit Pose after it. If the pose is followed too strictly, lower strength of Apply FaceCDM to ControlNet.
 
 CFG 4 – 5 looks natural with InstantID.""",
     checkpoint(SDXL, 1024)
@@ -135,8 +137,9 @@ PULID = Plan(
     "FaceCDM 12 - SDXL with PuLID",
     """## Your photo with SDXL and PuLID
 
-PuLID encodes the face on a plain background with EVA CLIP. face_strength, and projection and balance of \
-FaceCDM Apply Options, set how much of the prompt's own picture remains.""",
+PuLID encodes the face on a plain background with EVA CLIP. If the prompt has too little effect, lower face_strength, \
+or connect FaceCDM Apply Options with a balance below 0. projection there chooses PuLID's mode: the adapter's own is \
+fidelity, token is style, none is neutral.""",
     checkpoint(SDXL, 1024)
     | pack("antelopev2")
     | photo_of()
@@ -154,9 +157,10 @@ def posed(name: str, number: str, title: str, base: str, size: int, file: str, n
         f"FaceCDM {number} - {title} with FaceID in the pose of a picture",
         f"""## A portrait in another picture's pose, with {title}
 
-Extract Pose draws the key points of the picture on the right for an OpenPose ControlNet; the identity comes from your \
-photo. The face's own key points need no further weights: choose OpenPose or DWPose as detector for the whole body. \
-Edit Pose, put between, turns the head or fits the pose to another size.""",
+Extract Pose draws the key points of the face in Pose for an OpenPose ControlNet; the identity comes from your photo. \
+The key points of a face need no further files. For the whole body choose OpenPose or DWPose as detector; the help \
+page of Extract Pose names the package and the model files that each needs. To turn the head or fit the pose to \
+another size, put Edit Pose after Extract Pose.""",
         checkpoint(base, size)
         | pack("buffalo_l", True)
         | photo_of()
