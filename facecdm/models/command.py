@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..comfyui_folders import find_base, find_comfyui
 from ..errors import FaceCDMError
 from . import catalogue
 from .download import download, target_of
+from .model_file import ModelFile
 from .needs import missing, needs_of, workflow_names
 
 
@@ -41,11 +43,12 @@ def main(options: argparse.Namespace) -> int:
     for file in files:
         if file not in lacking:
             print(f"there already: {target_of(file, models)}")
-    if not lacking:
-        return 0
-    print(table(lacking, models))
-    print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {models}")
-    if options.dry_run:
+    if lacking:
+        print(table(lacking, models))
+        print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {models}")
+    if warning := torch_warning(files):
+        print(warning)
+    if not lacking or options.dry_run:
         return 0
     if not options.yes and not confirmed():
         return 1
@@ -53,6 +56,23 @@ def main(options: argparse.Namespace) -> int:
         print(f"[{number}/{len(lacking)}] {file.name}", flush=True)
         print(f"  {download(file, models, Meter())}")
     return 0
+
+
+def torch_warning(files: Iterable[ModelFile]) -> str:
+    """Name the files that FaceCDM does not read with the installed torch. Empty if there are none, or no torch."""
+    pickled = [file.name for file in files if file.name.lower().endswith((".bin", ".pt", ".pth"))]
+    if not pickled:
+        return ""
+    try:
+        import torch
+
+        from .. import tensor_file
+    except ImportError:  # the doctor reports it
+        return ""
+    if tensor_file.pickles_are_safe():
+        return ""
+    safe, names = ".".join(map(str, tensor_file.SAFE_TORCH)), ", ".join(pickled)
+    return f"warning: FaceCDM reads these files only with torch {safe} or newer (here {torch.__version__}): {names}"
 
 
 def models_folder(comfyui: Path | None, base: Path | None) -> Path:

@@ -1,11 +1,13 @@
 """`python -m facecdm get`: what is needed, what is asked, and what lies on the disk afterwards."""
 
+import dataclasses
 import json
 import sys
 
 import pytest
 from hub import Hub, serving
 
+from facecdm import tensor_file
 from facecdm.cli import main
 from facecdm.errors import FaceCDMError
 from facecdm.files import REPOSITORY
@@ -69,6 +71,21 @@ def test_what_is_there_is_not_fetched_again(base, capsys):
     assert get(base, "small.safetensors", "--yes") == 0
     assert "there already" in capsys.readouterr().out
     assert (base / "models" / "checkpoints" / "small.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+@pytest.mark.parametrize("have", [True, False])
+def test_a_torch_that_does_not_read_a_file_is_named_before_it_is_fetched(base, capsys, monkeypatch, is_safe, have):
+    monkeypatch.setattr(tensor_file, "pickles_are_safe", lambda: is_safe)
+    pickled = dataclasses.replace(SMALL, folder="clip_vision", name="tower.pt")
+    monkeypatch.setattr(catalogue, "FILES", (SMALL, pickled))
+    if have:
+        (base / "models" / "clip_vision").mkdir()
+        (base / "models" / "clip_vision" / "tower.pt").write_bytes(b"mine")
+    assert get(base, "tower.pt", "--dry-run") == 0
+    assert ("torch 2.10 or newer" in capsys.readouterr().out) == (not is_safe)
+    assert get(base, "small.safetensors", "--dry-run") == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_an_unknown_name_lists_what_there_is(base, capsys):
