@@ -248,6 +248,7 @@ TRAIN = Blueprint(
             vae="@in:vae",
             face_analyzer="@analyzer",
             settings="@in:settings",
+            held_out=0.15,  # two of fifteen photos of one person; the default holds out none
         ),
         "save": n("FaceCDMSaveAdapter", adapter="@train"),
         "save_lora": n("SaveLoRA", lora="@train:1", prefix="loras/FaceCDM"),
