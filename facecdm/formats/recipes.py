@@ -152,6 +152,6 @@ def where_to_get(part: Recognised) -> str:
     if part.encoder is None:
         return f"load the CLIP vision model of {part.sizes.vision_width} features that it was trained with"
     return (
-        f"connect clip_vision of Load FaceCDM Adapter, or load {part.encoder.file} ({part.encoder.name}; "
-        "models/clip_vision) with Load CLIP Vision"
+        f"connect clip_vision of Load FaceCDM Adapter, which loads {part.encoder.file} ({part.encoder.name}) from "
+        "models/clip_vision"
     )
