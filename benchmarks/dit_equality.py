@@ -6,10 +6,10 @@ The folders are clones of ToTheBeginning/PuLID, Doby-Xu/WithAnyone, Shakker-Labs
 bytedance/InfiniteYou; what is left out is not compared. Random weights, shared tensors, fp32. It prints the largest
 difference of the predicted velocities as part of the largest value; 1e-4 is allowed.
 
-PuLID and WithAnyone run with the authors' own Flux, projectors and cells. InstantX' projector and attention are the
-authors'; hooks put them where the authors' blocks have them, since these do not fit a ComfyUI that InstantX' IP-Adapter
-needs here (0.29). InfiniteYou's resampler is the authors'; its InfuseNet is diffusers' FluxControlNetModel, which the
-authors use, too. It needs 12 GB of memory.
+PuLID and WithAnyone run with the authors' own Flux, projectors and cells. InstantX's projector and attention are the
+authors'; hooks put them where the authors' blocks have them, since these do not fit a ComfyUI that InstantX's
+IP-Adapter needs here (0.29). InfiniteYou's resampler is the authors'; its InfuseNet is diffusers' FluxControlNetModel,
+which the authors use, too. It needs 12 GB of memory.
 """
 
 import argparse

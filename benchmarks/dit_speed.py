@@ -4,7 +4,7 @@
         [--pulid-flux-ll DIR]
 
 Random weights in bf16, 512 text tokens, CFG 1, through ComfyUI's own sampling: PuLID-FLUX, FaceCDM's own adapter with
-both streams, and InstantX' IP-Adapter (ComfyUI 0.29 or newer). With a clone of lldacing's ComfyUI_PuLID_Flux_ll, the
+both streams, and InstantX's IP-Adapter (ComfyUI 0.29 or newer). With a clone of lldacing's ComfyUI_PuLID_Flux_ll, the
 same PuLID-FLUX file is measured in that pack, too, and its prediction is compared. A step of the plain model is timed
 whole, what adapters add to it without the model's blocks (added_work.py). --whole also times whole steps with each
 adapter, and their memory.

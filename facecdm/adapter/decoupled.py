@@ -1,7 +1,8 @@
 """Decoupled attention in a DiT: a block's own queries attend to a stream's keys and values.
 
 The queries are those of the picture's tokens, normalised and not yet rotated by their positions. The result is added to
-the block's attention before its output projection (InstantX' IP-Adapter), or to the block's result (XLabs' IP-Adapter).
+the block's attention before its output projection (InstantX's IP-Adapter), or to the block's result (XLabs'
+IP-Adapter).
 """
 
 import torch

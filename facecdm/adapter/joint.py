@@ -2,7 +2,7 @@
 
 A_s = softmax(Q [K_s; K]ᵀ/√d) [V_s; V] is added to the attention of the picture's tokens before its output projection.
 K and V are the block's own keys and values of the picture. Q and K are normalised by weights of the stream in place of
-the block's. InstantX' IP-Adapter for SD3.5 is of this kind (diffusers, SD3IPAdapterJointAttnProcessor2_0).
+the block's. InstantX's IP-Adapter for SD3.5 is of this kind (diffusers, SD3IPAdapterJointAttnProcessor2_0).
 """
 
 from collections.abc import Callable

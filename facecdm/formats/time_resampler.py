@@ -1,4 +1,4 @@
-"""The resampler of InstantX' IP-Adapter for SD3.5: learnt tokens attend to a vision tower's states at a timestep.
+"""The resampler of InstantX's IP-Adapter for SD3.5: learnt tokens attend to a vision tower's states at a timestep.
 
 InstantX/SD3.5-Large-IP-Adapter; huggingface/diffusers, IPAdapterTimeImageProjection. The keys are those of the file.
 """

@@ -3,7 +3,7 @@
 Links and sizes are those of ComfyUI-Manager's model list, ComfyUI's workflow templates, InsightFace's model server and
 the README files of IPAdapter_plus, ComfyUI_InstantID, PuLID_ComfyUI, PuLID, WithAnyone, ComfyUI-WithAnyone and
 ComfyUI_InfiniteYou, the code of facexlib, and the hub's file lists. The sizes of SD1.5, EVA-CLIP, PuLID, WithAnyone and
-InstantX' IP-Adapter for SD3.5 assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's
+InstantX's IP-Adapter for SD3.5 assume two bytes per parameter; the sizes of WithAnyone's SigLIP and facexlib's
 recogniser assume four; that of ConsistentID for SDXL assumes the precisions of its file for SD1.5. A licence that could
 not be read at its source says "see the repository". No link was downloaded.
 """
@@ -217,7 +217,7 @@ FILES = (
         SIGLIP_SO400M,
         857,
         UNREAD,
-        "SigLIP so400m, the vision tower of InstantX' IP-Adapters",
+        "SigLIP so400m, the vision tower of InstantX's IP-Adapters",
     ),
     ModelFile(
         "clip_vision",

@@ -1,4 +1,4 @@
-"""InstantX' IP-Adapter for SD3.5, whose keys and values depend on the timestep, against diffusers' own."""
+"""InstantX's IP-Adapter for SD3.5, whose keys and values depend on the timestep, against diffusers' own."""
 
 from pathlib import Path
 

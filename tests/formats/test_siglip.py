@@ -49,7 +49,7 @@ def test_the_pooled_embedding_is_transformers(in_comfy, theirs, tmp_path):
     tower = PooledSiglip(core, head)
     wanted = theirs(pixel_values=(pictures.movedim(-1, 1) - 0.5) / 0.5, output_hidden_states=True)
     output = tower.encode_image(pictures)
-    penultimate = wanted.hidden_states[-2]  # as diffusers gives it to InstantX' IP-Adapter for SD3.5
+    penultimate = wanted.hidden_states[-2]  # as diffusers gives it to InstantX's IP-Adapter for SD3.5
     torch.testing.assert_close(output.penultimate_hidden_states, penultimate, rtol=0, atol=5e-3)
     torch.testing.assert_close(head(wanted.last_hidden_state), wanted.pooler_output, rtol=0, atol=1e-5)
     torch.testing.assert_close(output.image_embeds, wanted.pooler_output, rtol=0, atol=5e-3)  # core's is in half

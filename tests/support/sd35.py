@@ -1,4 +1,4 @@
-"""A small Stable Diffusion 3.5 in ComfyUI and in diffusers, and made-up files of InstantX' IP-Adapter for it."""
+"""A small Stable Diffusion 3.5 in ComfyUI and in diffusers, and made-up files of InstantX's IP-Adapter for it."""
 
 import torch
 from flux import patcher_of

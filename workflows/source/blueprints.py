@@ -158,7 +158,7 @@ def ip_adapter() -> Blueprint:
     """Model and picture in, model out."""
     return Blueprint(
         "Style of a picture (FLUX.1 IP-Adapter)",
-        "Gives an image the content and style of a picture: InstantX' IP-Adapter for FLUX.1.",
+        "Gives an image the content and style of a picture: InstantX's IP-Adapter for FLUX.1.",
         {
             **published.adapter("ipadapter/instantx-flux-ip-adapter.bin", SIGLIP_SO400M),
             "apply": n(

@@ -168,7 +168,7 @@ IP_ADAPTER = Plan(
 
 This workflow needs ComfyUI 0.29 or newer.
 
-InstantX' IP-Adapter encodes the whole picture: what it shows, its colours and its style. Lower image_strength, or \
+InstantX's IP-Adapter encodes the whole picture: what it shows, its colours and its style. Lower image_strength, or \
 raise start_at, if the prompt is ignored. It keeps no identity: for a person's face put a second Apply FaceCDM \
 with PuLID before or after it.
 

@@ -1,4 +1,4 @@
-"""InstantX' IP-Adapter for FLUX.1-dev: SigLIP's pooled embedding in all blocks.
+"""InstantX's IP-Adapter for FLUX.1-dev: SigLIP's pooled embedding in all blocks.
 
 InstantX/FLUX.1-dev-IP-Adapter; Shakker-Labs/ComfyUI-IPAdapter-Flux, ipadapter_flux.py and attention_processor.py.
 """

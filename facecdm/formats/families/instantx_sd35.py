@@ -1,4 +1,4 @@
-"""InstantX' IP-Adapter for SD3.5 Large: SigLIP's states in all blocks, through a resampler that reads the timestep.
+"""InstantX's IP-Adapter for SD3.5 Large: SigLIP's states in all blocks, through a resampler that reads the timestep.
 
 InstantX/SD3.5-Large-IP-Adapter; huggingface/diffusers, SD3Transformer2DLoadersMixin and SD3IPAdapterMixin. The zero
 states for the negative prompt are diffusers'.
