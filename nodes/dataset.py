@@ -15,6 +15,7 @@ from .checks import checked, validity
 from .inputs import choice, integer, number, optional
 from .new_fields import aliases
 from .sockets import DATA_SET, FACE_ANALYZER
+from .warn import output
 
 IMAGES = "(the images input)"
 HOME = "facecdm_data_sets"  # below ComfyUI's output folder
@@ -210,7 +211,20 @@ class PrepareDataSet(io.ComfyNode):
         data = prepare(_source(folder, images, captions), target, encoders, finder, settings, _Bars())
         sheet = _sheet(target / "contact.jpg")
         report = f"{(target / 'report.md').read_text(encoding='utf-8')}\n{target}"
-        return io.NodeOutput(data, report, sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        warnings = _ignored(folder, images, captions)
+        return output(data, report, sheet, warnings=warnings, preview=ui.PreviewImage(sheet, cls=cls))
+
+
+def _ignored(folder, images, captions) -> tuple[str, ...]:
+    """A warning for inputs that a chosen folder replaces."""
+    given = (("images", images is not None), ("captions", bool(captions.strip())))
+    names = [name for name, there in given if there and folder != IMAGES]
+    if not names:
+        return ()
+    return (
+        f"{' and '.join(names)} have no effect: the pictures are those of the folder {folder}. Choose {IMAGES} as "
+        "folder to use them.",
+    )
 
 
 def _source(folder, images, captions):

@@ -71,6 +71,17 @@ def test_a_batch_and_captions(in_comfy, sockets, astronaut):
     assert [entry.caption for entry in data.entries] == ["an astronaut", "mirrored"] and data.references(0) == [1]
 
 
+def test_inputs_that_a_folder_replaces_are_warned_of(in_comfy, sockets, astronaut, faceworld_val):
+    shutil.copytree(faceworld_val / "0005", in_comfy.base / "input" / "alone")
+    both = choices(name="alone", folder="alone") | {"images": astronaut, "captions": "an astronaut"}
+    shown = in_comfy.node_output("FaceCDMPrepareDataSet", **sockets, **both).ui
+    assert shown["facecdm_warnings"] == [
+        "images and captions have no effect: the pictures are those of the folder alone. Choose (the images input) as "
+        "folder to use them."
+    ]
+    assert shown["images"], "the contact sheet"
+
+
 def test_without_pictures(in_comfy, sockets):
     with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="choose a folder .* or connect images"):
         in_comfy.run("FaceCDMPrepareDataSet", **sockets, **choices(name="none", folder="(the images input)"))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...errors import FaceCDMError
+
 if TYPE_CHECKING:
     from .data_set import DataSet
 
@@ -17,18 +19,26 @@ def cluster(embeddings: np.ndarray, same: float) -> np.ndarray:
 
     Average linkage (scipy) joins groups while their mean cosine is at least `same`. Joining two groups needs a pair
     that reaches `same`, so linkage runs separately on each connected component of the graph of such pairs. The result
-    does not change, and memory is that of the largest component.
+    does not change, and memory is that of the largest component. Raises FaceCDMError for one of more than MOST faces.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import pdist
 
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     part = _connected(unit, same)
+    largest = np.bincount(part).max()
+    if largest > MOST:
+        raise FaceCDMError(
+            f"{largest:,} faces are connected at same_person {same:g} (each is similar to another of them), and "
+            f"{MOST:,} can be clustered: give each person a folder, or name the people by `identity` in meta.jsonl, or "
+            'raise same_person; if all are one person, set identities to "one person". The faces that were found are '
+            "kept."
+        )
     group = np.zeros(len(unit), np.int64)
     for number in np.unique(part):
         rows = np.flatnonzero(part == number)
         inner = np.zeros(len(rows), np.int64)
-        if 1 < len(rows) <= MOST:
+        if len(rows) > 1:
             inner = fcluster(linkage(pdist(unit[rows].astype(np.float64), "cosine"), "average"), 1 - same, "distance")
         group[rows] = group.max() + 1 + inner
     order = {value: number for number, value in enumerate(dict.fromkeys(group.tolist()))}

@@ -82,11 +82,12 @@ class _Preparation:
         for store in self._stores:
             store.sweep()
         items = source.items()
+        notes = getattr(items, "notes", ())
         kept = self.screening.screen(items)
         records, lost = self._encode(DiskList(self._records(kept)))
         dropped = [*self.screening.dropped, *lost]
         if not records:
-            write_report(self.folder, source.describe(), [], dropped, self.screening.item, len(items), [])
+            write_report(self.folder, source.describe(), [], dropped, self.screening.item, len(items), [], notes)
             raise NoFace(
                 f"none of {len(items)} pictures can be used: see {self.folder / 'report.md'}. "
                 + "; ".join(sorted({drop.reason for drop in dropped})[:4])
@@ -97,7 +98,7 @@ class _Preparation:
             self._prune(records, empty)
         data = DataSet(self.folder)
         outliers = [records[index].name for index in find_outliers(data, self.settings.same_person / 2)]
-        write_report(self.folder, source.describe(), records, dropped, self.screening.item, len(items), outliers)
+        write_report(self.folder, source.describe(), records, dropped, self.screening.item, len(items), outliers, notes)
         return data
 
     def _encode(self, records: Sequence[Record]) -> tuple[Sequence[Record], list[Dropped]]:

@@ -48,22 +48,25 @@ def write_report(
     item: Callable[[str], Item],
     total: int,
     outliers: list[str],
+    notes: Sequence[str],
 ) -> None:
     """Write report.json, report.md and contact.jpg. Raises OSError.
 
     item       the item of a record's key, for the contact sheet
     total      number of pictures in the source
     outliers   names of pictures whose face differs from the person's other faces
+    notes      what the source noticed
     """
     summary = summarise(records, dropped, total)
     plain = {
         "source": source,
         **summary,
+        "notes": list(notes),
         "doubtful": outliers,
         "dropped": [{"name": drop.name, "reason": drop.reason} for drop in dropped],
     }
     write_atomically(folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1).encode())
-    write_atomically(folder / "report.md", describe(source, summary, dropped, outliers).encode())
+    write_atomically(folder / "report.md", describe(source, summary, dropped, outliers, notes).encode())
     kept = [
         Cell(item(record.key), f"{record.person} · {record.name}", record.caption or "(no caption)")
         for record in sample_evenly(records)
@@ -103,7 +106,7 @@ def kind(reason: str) -> str:
     return reason.split(":")[0].split(" (")[0]
 
 
-def describe(source: str, summary: dict, dropped: list[Dropped], outliers: list[str]) -> str:
+def describe(source: str, summary: dict, dropped: list[Dropped], outliers: list[str], notes: Sequence[str] = ()) -> str:
     lines = [
         f"# Data set: {source}",
         "",
@@ -113,6 +116,7 @@ def describe(source: str, summary: dict, dropped: list[Dropped], outliers: list[
         "",
     ]
     lines += [f"- bucket {name}: {count}" for name, count in summary["buckets"].items()]
+    lines += [f"- {note}" for note in notes]
     if outliers:
         lines += [
             "",

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from ...errors import BadFile, FaceCDMError, MissingModel
 from ...pictures import open_picture
 from .texts import printable, problem_of, read_caption
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+UNREAD = (".heic", ".heif", ".gif", ".jxl")  # rejected with UNREAD_FORMAT
+UNREAD_FORMAT = "its format is not read: save it as JPEG or PNG"
 META = ("meta.jsonl", "metadata.jsonl")  # Hugging Face's ImageFolder uses the second name
+LISTED = 20  # names in a note
 LONGEST = 2048  # longest side; larger pictures are reduced when read, since no base model is trained on more pixels
 
 
@@ -80,7 +84,10 @@ class Source(Protocol):
         """A description for the manifest and the report."""
 
     def items(self) -> Sequence[Item]:
-        """The items, in the same order in every run. An item may be made each time that it is asked for."""
+        """The items, in the same order in every run. An item may be made each time that it is asked for.
+
+        The sequence may have `notes`: lines for the report.
+        """
 
 
 def decode_file(data: bytes) -> Picture:
@@ -97,6 +104,8 @@ def decode_file(data: bytes) -> Picture:
             width, height = picture.size
         elif sideways:
             width, height = height, width
+        if picture.mode.startswith("I;16"):  # Pillow's convert would clip it to white
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")
@@ -112,10 +121,10 @@ def decode_file(data: bytes) -> Picture:
 
 
 class MadeItems(Sequence[Item]):
-    """`count` items that are made when they are asked for, so that they take no memory."""
+    """`count` items that are made when they are asked for, so that they take no memory. `notes` are for the report."""
 
-    def __init__(self, count: int, make: Callable[[int], Item]):
-        self._numbers, self._make = range(count), make
+    def __init__(self, count: int, make: Callable[[int], Item], notes: Sequence[str] = ()):
+        self._numbers, self._make, self.notes = range(count), make, notes
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -130,7 +139,8 @@ class FolderSource:
     """Pictures below a folder, with captions beside them (`photo.txt` for `photo.jpg`) or in `meta.jsonl`.
 
     A line of meta.jsonl: {"file_name": …, "text" or "caption": …, "identity": …}. The file may be in any folder; its
-    file names are relative to that folder. A picture's first sub-folder names the person, unless meta.jsonl does.
+    file names are relative to that folder, with / or \\. A picture's first sub-folder names the person, unless
+    meta.jsonl does.
     """
 
     folder: Path
@@ -142,34 +152,62 @@ class FolderSource:
         """The items by name. Raises MissingModel (no folder), FaceCDMError (no picture in it), BadFile (meta.jsonl)."""
         if not self.folder.is_dir():
             raise MissingModel(f"there is no folder {self.folder}: give one with pictures in it")
-        meta = {}
+        names, texts = self._names()
+        meta, notes, known = {}, [], set(map(_comparable, names))
         for path in sorted(path for name in META for path in self.folder.rglob(name)):
-            meta |= _read_meta(path, self.folder)
-        names = sorted(
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.suffix.lower() in PICTURES
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
-        )
+            lines = _read_meta(path, self.folder)
+            lost = sorted(lines.keys() - known)
+            if lost:
+                shown = ", ".join(map(printable, lost[:LISTED])) + (" …" if len(lost) > LISTED else "")
+                where = printable(path.relative_to(self.folder).as_posix())
+                notes.append(f"{where}: no picture for {len(lost):,} of its lines: {shown}")
+            meta |= lines
         if not names:
             raise FaceCDMError(f"{self.folder} holds no picture ({', '.join(PICTURES)})")
-        return MadeItems(len(names), lambda number: self._item(names[number], meta.get(names[number], {})))
+        return MadeItems(len(names), lambda number: self._item(names[number], meta, texts), notes)
 
-    def _item(self, name: str, line: dict) -> Item:
-        path, parts = self.folder / name, Path(name).parts
-        identity = line.get("identity") or (parts[0] if len(parts) > 1 else None)
+    def _names(self) -> tuple[list[str], dict[str, str]]:
+        """Names of pictures, sorted; and caption files that `with_suffix(".txt")` may miss, by `_comparable` stem."""
+        pictures, texts = [], {}
+        for path in self.folder.rglob("*"):
+            suffix = path.suffix.lower()
+            if suffix not in (*PICTURES, *UNREAD, ".txt") or not path.is_file():
+                continue
+            name = path.relative_to(self.folder).as_posix()
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            if suffix != ".txt":
+                pictures.append(name)
+            elif not (name.isascii() and name.endswith(".txt")):
+                texts[_comparable(name[:-4])] = name
+        return sorted(pictures), texts
+
+    def _item(self, name: str, meta: dict[str, dict], texts: dict[str, str]) -> Item:
+        path, parts, line = self.folder / name, Path(name).parts, meta.get(_comparable(name), {})
+        identity = line.get("identity")
+        if identity in (None, "") or identity is False:  # 0 is a name
+            identity = parts[0] if len(parts) > 1 else None
         caption, problem = line.get("text", line.get("caption")), ""
-        beside = path.with_suffix(".txt")
+        beside, other = path.with_suffix(".txt"), texts.get(_comparable(name.rpartition(".")[0]))
+        if caption is None and other is not None and not beside.is_file():
+            beside = self.folder / other
         if caption is None and beside.is_file():
             caption, problem = read_caption(beside)
         caption = " ".join(str(caption).split()) if caption is not None else None
         identity = None if identity is None else str(identity)
+        if path.suffix.lower() in UNREAD:
+            problem = UNREAD_FORMAT
         problem = problem or problem_of(name, identity, caption)
         return Item(printable(name), path.read_bytes, decode_file, caption or None, identity, problem=problem)
 
 
+def _comparable(name: str) -> str:
+    """The name as it is compared: macOS may write é as two characters, and Windows writes backslashes."""
+    return unicodedata.normalize("NFC", name).replace("\\", "/")
+
+
 def _read_meta(path: Path, root: Path) -> dict[str, dict]:
+    """The lines by `_comparable` name, relative to `root`. Raises BadFile."""
     lines = {}
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -180,13 +218,14 @@ def _read_meta(path: Path, root: Path) -> dict[str, dict]:
             continue
         try:
             line = json.loads(text)
-            name = Path(os.path.normpath(path.parent / line["file_name"])).relative_to(os.path.normpath(root))
+            own = _comparable(line["file_name"])
+            name = Path(os.path.normpath(path.parent / own)).relative_to(os.path.normpath(root))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadFile(
                 f"{path}, line {number}: {str(error)[:200]}. Every line is a JSON object with the file_name of a "
                 "picture in that folder, and text (or caption)"
             ) from error
-        lines[name.as_posix()] = line
+        lines[_comparable(name.as_posix())] = line
     return lines
 
 

@@ -205,6 +205,26 @@ def test_rejected_pictures_are_reported_with_the_reason(folder, tmp_path):
     assert sheet.width > 1000 and np.asarray(sheet).std() > 10
 
 
+def test_lines_without_a_picture_and_formats_that_are_not_read_are_reported(folder, tmp_path):
+    names = ["anna/0.png", "anna/O.png", "gone.png", "ben/IMG_1.HEIC"]
+    (folder / "meta.jsonl").write_text("".join(json.dumps({"file_name": name, "text": "a"}) + "\n" for name in names))
+    for name in ("ben/IMG_1.HEIC", "ben/2.heif", "3.gif", "4.jxl"):
+        (folder / name).write_bytes(name.encode())
+    prepare(FolderSource(folder), tmp_path / "out", StubEncoders(), StubFinder(), SETTINGS)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    line = "meta.jsonl: no picture for 2 of its lines: anna/O.png, gone.png"
+    assert report["notes"] == [line] and line in (tmp_path / "out" / "report.md").read_text()
+    assert report["kept"] == 6 and report["reasons"] == {"its format is not read": 4}
+    assert report["dropped"][0]["reason"] == "its format is not read: save it as JPEG or PNG"
+
+
+def test_a_folder_of_formats_that_are_not_read_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.heic").write_bytes(b"1")
+    with pytest.raises(NoFace, match="its format is not read: save it as JPEG or PNG"):
+        prepare(FolderSource(tmp_path / "in"), tmp_path / "out", StubEncoders(), StubFinder(), SETTINGS)
+
+
 class FarFinder(StubFinder):
     """The face is a tenth as wide as the picture, in its middle."""
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facecdm.errors import BadFile, FaceCDMError, MissingModel, UnsafeName
+from facecdm.training.dataset import identities
 from facecdm.training.dataset.buckets import bucket_sizes, frame, portrait_window
 from facecdm.training.dataset.faceworld import FaceWorldSource
 from facecdm.training.dataset.folders import inside, picture_folders
@@ -36,6 +37,38 @@ def test_captions_and_people_of_a_folder(tmp_path):
         ("anna/one.png", "a woman laughing", "anna"),
         ("anna/two.png", "from the list", "another"),
     ]
+
+
+def test_names_are_matched_whatever_system_wrote_them(tmp_path):
+    """macOS writes é as two characters (NFD), Windows writes backslashes, and cameras write capitals."""
+    for number, name in enumerate(["Zoe\u0301.png", "Ne\u0301e.png", "sub/c.png", "k.JPG", "l.png"]):
+        save(tmp_path / name, colourful(number))
+    lines = [{"file_name": "Zo\u00e9.png", "text": "Zoé"}, {"file_name": "sub\\c.png", "text": "Windows"}]
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("N\u00e9e.txt", "k.TXT", "l.Txt"):
+        (tmp_path / name).write_text(name[-3:], encoding="utf-8")
+    items = FolderSource(tmp_path).items()
+    assert [item.caption for item in items] == ["txt", "Zoé", "TXT", "Txt", "Windows"] and not items.notes
+
+
+@pytest.mark.parametrize("identity,person", [(0, "0"), ("0", "0"), (None, "anna"), ("", "anna"), (False, "anna")])
+def test_a_person_may_be_a_number(tmp_path, identity, person):
+    save(tmp_path / "anna" / "one.png", colourful(1))
+    (tmp_path / "meta.jsonl").write_text(json.dumps({"file_name": "anna/one.png", "identity": identity}))
+    assert [item.identity for item in FolderSource(tmp_path).items()] == [person]
+
+
+def test_sixteen_bits_of_grey_are_reduced_to_eight(tmp_path):
+    grey = colourful(1)[..., 0]
+    for name in ("1.png", "2.tif"):
+        Image.fromarray(grey.astype(np.uint16) * 256 + 7).save(tmp_path / name)
+    for item in FolderSource(tmp_path).items():
+        np.testing.assert_array_equal(item.read().pixels, np.stack([grey] * 3, -1))
+
+
+def test_a_jpeg_may_be_called_jfif(tmp_path):
+    save(tmp_path / "one.jpg", colourful(1)).rename(tmp_path / "one.jfif")
+    assert [item.read().original for item in FolderSource(tmp_path).items()] == [(64, 64)]
 
 
 @pytest.mark.parametrize("line", ['{"text": "no name"}', "no json", '{"file_name": "../out.png"}', '["a"]'])
@@ -188,6 +221,14 @@ def test_clusters_are_those_of_average_linkage_on_all():
         ours = cluster(faces, same)
         assert len({*zip(plain, ours)}) == len({*plain}) == len({*ours}) > 5  # the same groups under other numbers
         assert list(dict.fromkeys(ours)) == sorted({*ours})
+
+
+def test_too_many_connected_faces_are_refused_and_not_taken_for_one_person(monkeypatch):
+    monkeypatch.setattr(identities, "MOST", 3)
+    faces = np.eye(4, dtype=np.float32).repeat([3, 3, 2, 1], 0)
+    assert cluster(faces, 0.4).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3]
+    with pytest.raises(FaceCDMError, match="4 faces are connected at same_person 0.4 .*`identity` in meta.jsonl"):
+        cluster(faces[[0, 0, *range(1, 9)]], 0.4)
 
 
 @pytest.mark.parametrize(
