@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class Session:
     ):
         self.config, self.accelerator = config, accelerator
         self.data = data or DataSet(config.data)
-        self.denoiser = open_base(config, self._device())
+        self.denoiser = open_base(config, device_of(config, accelerator))
         self.worker = Worker.of(accelerator)
         recogniser = config.recogniser and Recogniser(config.recogniser, "/".join(config.recogniser.parts[-2:]))
         inputs = Inputs(
@@ -72,11 +73,6 @@ class Session:
             print("\n".join([*result.report, *(f"{kind}: {path}" for kind, path in paths.items())]))
         return result
 
-    def _device(self) -> str:
-        if self.accelerator is not None:
-            return str(self.accelerator.device)
-        return self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
     def _first_adapter(self):
         if self.config.adapter is None:
             return random_adapter(self.denoiser, self.data, **self.config.sizes.given())
@@ -96,13 +92,28 @@ class Session:
         return notes_of(self.data.fingerprint, base, self.config.plan(), self.training.start)
 
 
+def device_of(config: Config, accelerator=None) -> str:
+    """The configuration's device; without one accelerate's, else the GPU if there is one.
+
+    Of several processes each has accelerate's.
+    """
+    several = accelerator is not None and accelerator.num_processes > 1
+    if config.device and not several:
+        return config.device
+    return str(accelerator.device) if accelerator is not None else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class _Follow:
-    """An Observer with a progress bar for each stage. It sends the losses to accelerate's tracker."""
+    """An Observer with a progress bar for each stage. It sends the losses to accelerate's tracker.
+
+    The tracker's steps count on from stage to stage, since wandb drops a step that is not after the last one.
+    """
 
     def __init__(self, worker: Worker, tracking):
         self._worker, self._tracking = worker, tracking
         self._bar = ExitStack()
         self._progress: Progress | None = None
+        self._before = self._steps = 0  # steps of the stages before this one, and of this one
 
     def __enter__(self) -> "_Follow":
         if self._tracking is not None:
@@ -119,11 +130,14 @@ class _Follow:
             print(f"location head: step {step} of {steps}, loss {loss:.3f}", flush=True)
 
     def begin(self, trainer: Trainer) -> None:
+        self._before, self._steps = self._before + self._steps, trainer.stage.steps
         self._bar.close()
         self._progress = self._bar.enter_context(Progress(trainer.stage, trainer.step, self._worker.rank > 0))
 
     def step(self, trainer: Trainer, pictures: Tensor | None) -> None:
         self._progress(trainer.step, trainer.history)
         if self._tracking is not None:
-            values = {name: value for name, value in trainer.history[-1].items() if name != "step"}
-            self._tracking.log(values, step=trainer.step)
+            values: dict[str, float] = {}  # a validation is a line of its own
+            for line in takewhile(lambda line: line["step"] == trainer.step, reversed(trainer.history)):
+                values |= {name: value for name, value in line.items() if name != "step"}
+            self._tracking.log(values, step=self._before + trainer.step)

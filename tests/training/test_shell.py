@@ -7,17 +7,25 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from lab import STAGE, TinySource, tiny_denoiser
 from safetensors.torch import load_file, save_file
 
 from facecdm.adapter.native import load_adapter
 from facecdm.errors import BadFile, FaceCDMError, Mismatch
 from facecdm.hosts.diffusers.denoiser import open_base
 from facecdm.training import config as configuration
-from facecdm.training.session import Session
+from facecdm.training.checks import Inputs, Job
+from facecdm.training.initialise import new_adapter
+from facecdm.training.orchestrator import Training
+from facecdm.training.session import Session, _Follow, device_of
+from facecdm.training.worker import ALONE
 
 ROOT = Path(__file__).parents[2]
 RECOGNISER = "models/insightface/models/buffalo_s/w600k_mbf.onnx"
@@ -291,3 +299,46 @@ def test_too_few_people_are_refused_before_the_first_stage(data_set, face_models
     path = write(tmp_path, data_set, face_models, stages={"identity": {"linear_identity": 1.0}})
     with pytest.raises(FaceCDMError, match="at least 32 people and this one has 2"):
         opened(configuration.read(path))
+
+
+class Tracker(GeneralTracker):
+    """A tracker of accelerate that keeps what it is given."""
+
+    name, requires_logging_directory, tracker = "kept", False, None
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def store_init_configuration(self, values):
+        pass
+
+    def log(self, values, step=None, **_):
+        self.lines.append((step, values))
+
+
+def test_a_tracker_gets_the_losses_and_the_validation_of_every_step_of_all_stages(tmp_path):
+    tracker = Tracker()
+    stages = [
+        STAGE.with_settings(name=name, steps=2, validate_every=2, localisation=0.0, identity=0.0)
+        for name in ("broad", "fine")
+    ]
+    denoiser, data = tiny_denoiser(), TinySource()
+    adapter = new_adapter(denoiser, data, face_rank=8, face_tokens=2, image_tokens=2, image_layers=1)
+    jobs = [Job(stage, frozenset()) for stage in stages]
+    for _ in range(2):  # the second run reads the first stage from its checkpoint
+        with _Follow(ALONE, Accelerator(cpu=True, log_with=tracker)) as follow:
+            Training(Inputs(denoiser, data, tmp_path, held_out=0.3), jobs, adapter).run(follow)
+        (tmp_path / "fine.pt").unlink()
+    assert [step for step, _ in tracker.lines] == [1, 2, 3, 4, 3, 4]
+    assert all({"diffusion", "gradient"} <= values.keys() for _, values in tracker.lines)
+    assert ["validation" in values for _, values in tracker.lines] == [False, True] * 3
+
+
+def test_the_device_of_a_configuration_counts_with_a_tracker_too():
+    config = configuration.Config(data="x", out="y", device="cuda:1")
+    alone = Accelerator(cpu=True)
+    assert device_of(config, alone) == device_of(config, None) == "cuda:1"
+    assert device_of(config.model_copy(update={"device": None}), alone) == "cpu"
+    two = SimpleNamespace(num_processes=2, device=torch.device("cuda:0"))
+    assert device_of(config, two) == "cuda:0", "each process has a device of its own"
