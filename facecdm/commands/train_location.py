@@ -1,9 +1,11 @@
 """`python -m facecdm train-location`: give an adapter a head that locates the face during sampling."""
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from ..errors import FaceCDMError
+from ..files import check_filename, writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +30,17 @@ def main(arguments: argparse.Namespace) -> int:
 
     from ..adapter.native import load_adapter, save_adapter
     from ..hosts.diffusers.denoiser import open_base
+    from ..training.checks import check_adapter
     from ..training.dataset.data_set import DataSet
     from ..training.location import LocationPlan, train_location_head, with_location_head
 
+    plan = LocationPlan(
+        arguments.steps, arguments.batch, learning_rate=arguments.rate, seed=arguments.seed, call=arguments.call
+    )
+    name = check_filename(arguments.name or arguments.adapter.stem)
+    _check_folder(arguments.out)
+    if arguments.threads < 0:
+        raise FaceCDMError(f"threads must be at least 0; got {arguments.threads}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     adapter = load_adapter(arguments.adapter)
@@ -42,14 +52,18 @@ def main(arguments: argparse.Namespace) -> int:
     denoiser = open_base(arguments.base, arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if adapter.config.layer_map != denoiser.layer_map:
         raise FaceCDMError(f"{arguments.adapter.name} was made for another base model than {arguments.base}")
-    plan = LocationPlan(
-        arguments.steps, arguments.batch, learning_rate=arguments.rate, seed=arguments.seed, call=arguments.call
-    )
-    head = train_location_head(denoiser, DataSet(arguments.data), plan, _printed(plan.steps))
-    made = with_location_head(adapter, head)
-    name = arguments.name or arguments.adapter.stem
+    data = DataSet(arguments.data)
+    check_adapter(adapter, denoiser, data)
+    made = with_location_head(adapter, train_location_head(denoiser, data, plan, _printed(plan.steps)))
     print(save_adapter(made, arguments.out, name, arguments.overwrite, {"location_steps": str(plan.steps)}))
     return 0
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder and try to write into it. Raises FaceCDMError."""
+    with writing(f"the adapter could not be written into {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _printed(steps: int, every: int = 50):

@@ -5,7 +5,7 @@ The base model is frozen and no adapter is used, so one head is trained per base
 
 import io
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from .denoiser import Denoiser, clean_from
 from .held_out import without
 from .randomness import batches, generator
 from .rows import Rows, moved, without_text
+from .settings import rule, setting, share
 from .source import Source
 from .state import FREE_SPACE, RunMismatch, damaged
 from .window import rows_in_windows
@@ -28,30 +29,33 @@ from .worker import ALONE, Worker
 LOW_NOISE = 0.4  # share of the timesteps below which slightly noisy latents can replace predicted ones
 CLEAN_NOISE = 0.3  # noise of those latents, as a share of the timestep's noise
 DROPPED_TEXT = 0.1
+LOWEST_RATE = 1e-9  # at 0 nothing is learnt
 
 Report = Callable[[int, float], None]  # step, loss
 
 
 @dataclass(frozen=True)
 class LocationPlan:
-    """Settings for training a location head.
+    """Settings for training a location head. Raises FaceCDMError for a value that is out of range."""
 
-    steps          optimiser steps
-    batch          pictures per step
-    predicted      share of the pictures whose latents the base model predicts; the others have slightly noisy latents
-    learning_rate  the rate after a warm-up; it falls over the last 60 % of the steps
-    seed           seed of pictures, noise and weights
-    windows        share of the steps on windows around the faces (window.py), where the faces are larger
-    call           pictures per call of the base model, which limits the memory; 0: all
-    """
-
-    steps: int = 1000
-    batch: int = 64
-    predicted: float = 0.5
-    learning_rate: float = 3e-3
+    steps: int = setting(1000, "Optimiser steps.", 1)
+    batch: int = setting(64, "Pictures per step.", 1)
+    predicted: float = share(
+        0.5, "Share of the pictures whose latents the base model predicts; the others have slightly noisy latents."
+    )
+    learning_rate: float = setting(
+        3e-3, "The rate after a warm-up; it falls over the last 60 % of the steps.", LOWEST_RATE
+    )
     seed: int = 0
-    windows: float = 0.0
-    call: int = 0
+    windows: float = share(
+        0.0, "Share of the steps on windows around the faces (window.py), where the faces are larger."
+    )
+    call: int = setting(0, "Pictures per call of the base model, which limits the memory; 0: all.", 0)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if found := rule(one):
+                found.check(one.name, getattr(self, one.name))
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -14,7 +14,7 @@ from facecdm.adapter.location_finder import LocationFinder
 from facecdm.adapter.location_head import LocationHead
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.native import load_adapter, save_adapter
-from facecdm.errors import BadFile
+from facecdm.errors import BadFile, FaceCDMError
 from facecdm.training import state
 from facecdm.training.checks import Inputs, Job
 from facecdm.training.initialise import new_adapter, random_adapter
@@ -42,6 +42,23 @@ def test_a_training_is_reproducible_and_reports():
     assert [step for step, _ in reports] == [1, 2, 3]
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"call": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"predicted": 1.5},
+        {"windows": -0.1},
+    ],
+)
+def test_a_plan_that_trains_nothing_is_refused(change):
+    with pytest.raises(FaceCDMError, match=f"{next(iter(change))} must be"):
+        LocationPlan(**change)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -317,11 +334,14 @@ def test_every_process_names_a_damaged_head(tmp_path):
         kept_location_head(tmp_path / "location_head.pt", "", lambda: None, worker)
 
 
-def test_validation_is_without_a_location_whatever_share_of_the_batches_finds_it(tmp_path):
-    adapter, calls = spatial_adapter(tiny_denoiser(), TinySource(), head=True), []
-    for share in (0.0, 1.0):
-        stage = STAGE.with_settings(find_location=share)
-        trainer = tiny_trainer(tmp_path / str(share), stage, adapter=adapter, held_out=frozenset({0, 1}))
-        calls.append(watched(trainer.denoiser))
-        trainer.validate()
-    assert len(calls[0]) == len(calls[1]) > 0
+@pytest.mark.parametrize("drop_pose", [0.0, 0.5, 1.0])
+def test_validation_has_the_data_sets_location_unless_the_stage_never_has_it(tmp_path, drop_pose):
+    adapter = spatial_adapter(tiny_denoiser(), TinySource(), head=True)
+    stage = STAGE.with_settings(find_location=1.0, drop_pose=drop_pose)
+    trainer = tiny_trainer(tmp_path, stage, adapter=adapter, held_out=frozenset({0, 1}))
+    calls = watched(trainer.denoiser)
+    trainer.validate()
+    locations = [people[0][0].location for _, people in calls]
+    assert len(locations) == 2, "with and without the face, and no call to find the location"
+    assert all((location is None) is (drop_pose == 1) for location in locations)
+    assert all(location is None or location.trust is None for location in locations)
