@@ -89,7 +89,7 @@ def shortened(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 
 def write_workflow(plan: Plan) -> None:
-    """Write the portrait workflow with the new size."""
+    """Write the portrait workflow with the new size, and remove the portraits of an earlier run."""
     from facecdm.demo.weights import read_sizes
 
     graph = json.loads((ROOT / "workflows/api/portrait.json").read_text(encoding="utf-8"))
@@ -98,6 +98,7 @@ def write_workflow(plan: Plan) -> None:
         if node["class_type"] == "EmptyLatentImage":
             node["inputs"] |= {"width": side, "height": side}
     (plan.run / "portrait.json").write_text(json.dumps(graph, indent=1), encoding="utf-8")
+    shutil.rmtree(plan.run / "portraits", ignore_errors=True)
 
 
 def shorten_one_person(plan: Plan) -> None:

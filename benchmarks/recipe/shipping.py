@@ -43,6 +43,7 @@ def ship(plan: Plan) -> None:
     for packaged in (paths.MODEL, paths.ADAPTER, paths.ADAPTER_LORA, paths.POSE_CONTROLNET):
         shutil.copyfile(plan.weights / packaged.name, packaged)
     made = plan.run / "shipped"
+    shutil.rmtree(made, ignore_errors=True)  # portrait replaces no earlier run
     for command in (workflows(plan), gallery(plan), portraits(plan, made)):
         execute(plan, Stage("ship", ()), command)
     show(made / "contact-sheet.png", ROOT / "docs/portraits.jpg")

@@ -14,7 +14,7 @@ from ..comfy_api.client import Client
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
 from ..files import REPOSITORY, write_file, write_named, writing
-from .jobs import Job, finish
+from .jobs import Job, finish, submit
 from .portrait import WORKFLOW
 from .progress import ProgressLine
 from .references import EXAMPLES, Reference, reference
@@ -129,9 +129,7 @@ async def make_rows(
                 line.begin(f"{number} {item.workflow}")
                 job = Job(photo, number, caption, workflow)
                 one_person = meter if workflow.has("FaceCDMApply") else None  # the others show several people
-                results.append(
-                    await finish(client, job, await client.submit(workflow), line, one_person, options.output)
-                )
+                results.append(await finish(client, job, await submit(client, job), line, one_person, options.output))
                 line.end(results[-1].problem or results[-1].verdict)
             rows.append(SheetRow(person.name, person.picture, tuple(results)))
     return rows

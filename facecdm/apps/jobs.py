@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..comfy_api.client import Client
-from ..comfy_api.errors import BadAnswer, JobFailed
-from ..comfy_api.names import inside, sanitise_filename
+from ..comfy_api.errors import BadAnswer, JobFailed, JobInterrupted, JobLost, WorkflowRejected
+from ..comfy_api.names import inside, one_line
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
 from ..files import write_file
@@ -17,6 +17,8 @@ from .progress import ProgressLine
 from .references import Reference
 from .sheet import SheetImage, SheetRow
 from .similarity import SimilarityMeter
+
+PROBLEMS = (BadAnswer, JobFailed, JobInterrupted, JobLost, WorkflowRejected)  # of one job; the others continue
 
 
 @dataclass(frozen=True)
@@ -53,34 +55,59 @@ async def make_all(
         jobs = jobs_of([await client.upload(item.data, item.name) for item in references])
         line = ProgressLine(len(jobs))
         results: dict[str, list[SheetImage]] = {item.name: [] for item in references}
-        queued: deque[tuple[Job, str]] = deque()
+        queued: deque[tuple[Job, str | FaceCDMError]] = deque()
         try:
             for job in jobs:
-                queued.append((job, await client.submit(job.workflow)))
+                queued.append((job, await submit(client, job)))
             while queued:
-                job, prompt_id = queued[0]
+                job, submitted = queued[0]
                 line.begin(f"{job.stem} · {job.prompt}")
-                result = await finish(client, job, prompt_id, line, meter, output)
+                result = await finish(client, job, submitted, line, meter, output)
                 line.end(result.problem or result.verdict)
                 results[job.reference.name].append(result)
                 queued.popleft()
         finally:
-            for _, prompt_id in queued:
+            for _, submitted in queued:
                 with contextlib.suppress(FaceCDMError):
-                    await client.cancel(prompt_id)
+                    if isinstance(submitted, str):
+                        await client.cancel(submitted)
     return [SheetRow(item.name, item.picture, tuple(results[item.name])) for item in references]
 
 
+async def submit(client: Client, job: Job) -> str | FaceCDMError:
+    """Queue a job; return its id, or the error if the server refuses it."""
+    try:
+        return await client.submit(job.workflow)
+    except PROBLEMS as error:
+        return error
+
+
 async def finish(
+    client: Client,
+    job: Job,
+    submitted: str | FaceCDMError,
+    line: ProgressLine,
+    meter: SimilarityMeter | None,
+    output: Path,
+) -> SheetImage:
+    """Wait for a job, write and measure its image. A job without image gives a SheetImage with the reason.
+
+    submitted  the answer of `submit`
+    """
+    try:
+        if isinstance(submitted, FaceCDMError):
+            raise submitted
+        return await _finish(client, job, submitted, line, meter, output)
+    except PROBLEMS as error:
+        return SheetImage(job.prompt, None, problem=one_line(str(error)))
+
+
+async def _finish(
     client: Client, job: Job, prompt_id: str, line: ProgressLine, meter: SimilarityMeter | None, output: Path
 ) -> SheetImage:
-    """Wait for a queued job, write and measure its image. A failed job gives a SheetImage with the reason."""
     from PIL import ImageOps
 
-    try:
-        done = await client.wait(prompt_id, line.step)
-    except JobFailed as error:
-        return SheetImage(job.prompt, None, problem=str(error))
+    done = await client.wait(prompt_id, line.step)
     for text in done.warnings():
         line.note(text)
     pictures = done.images()
@@ -91,7 +118,7 @@ async def finish(
         picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
     except Exception as error:  # Pillow raises many types
         raise BadAnswer(f"{client.url} sent no picture that can be read ({error!s:.200})") from error
-    write_file(inside(output, sanitise_filename(f"{job.stem}-{job.number}.png")), data)
+    write_file(inside(output, f"{job.stem}-{job.number}.png"), data)
     if meter is None:
         return SheetImage(job.prompt, picture, measured=False)
     return SheetImage(job.prompt, picture, meter.measure(job.reference.name, picture)[0])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..comfy_api.errors import ServerDied, ServerUnreachable
 from ..comfy_api.workflow import Workflow
+from ..errors import FaceCDMError
 from ..files import REPOSITORY, write_file, writing
 from .jobs import Job, make_all
 from .references import Reference, read_references
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..comfy_api.server import LocalServer
 
 WORKFLOW = REPOSITORY / "workflows" / "api" / "portrait.json"
+REPORT = "report.json"
 # Worded like FaceWorld's captions, the only ones that the demo model was trained on.
 PROMPTS = (
     "a young woman, long blond hair, smiling, red striped shirt, plain blue background",
@@ -47,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workflow", type=existing_file, metavar="JSON", help="another workflow in API format")
     add("--steps", type=int, metavar="N", help="sampler steps (default: the workflow's)")
     add("--seed", type=int, default=1, metavar="N", help="the same seed gives the same pictures (default: 1)")
-    add("--output", type=Path, metavar="DIR", help="output folder (default: output/demo-DATE-TIME)")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="output folder without an earlier run (default: output/demo-DATE-TIME)",
+    )
     add("--port", type=int, metavar="N", help="the server's port (default: a free one)")
     add("--serve", action="store_true", help="leave the server up afterwards, for a browser")
 
@@ -82,6 +89,10 @@ def main(options: argparse.Namespace) -> int:
     references = read_references(options.reference)
     prompts = options.prompt or list(PROMPTS)
     output = (options.output or Path("output") / time.strftime("demo-%Y%m%d-%H%M%S")).absolute()
+    if (output / REPORT).exists():
+        raise FaceCDMError(
+            f"{output} has the pictures of an earlier run: choose another folder with --output, or move it"
+        )
     with writing(f"{output} could not be made"):
         output.mkdir(parents=True, exist_ok=True)
 
@@ -99,7 +110,7 @@ def main(options: argparse.Namespace) -> int:
             raise
         sheet = output / "contact-sheet.png"
         write_sheet(sheet, rows, caption(workflow, options))
-        write_report(output / "report.json", rows, options)
+        write_report(output / REPORT, rows, options)
         print(f"\nPictures:      {output}\nContact sheet: {sheet}\n({time.monotonic() - started:.0f} s)")
         if options.serve:
             serve(address, local)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..comfy_api.names import sanitise_filename
+from ..comfy_api.names import sanitise_filename, unused
 from ..errors import BadFile
 from ..files import PACKAGE
 from ..pictures import open_picture
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 EXAMPLES = PACKAGE / "demo" / "assets"  # file names as in the shipped workflows
 FACEWORLD_REFERENCE = EXAMPLES / "faceworld.webp"
 DEFAULT = (FACEWORLD_REFERENCE, EXAMPLES / "faceworld-2.webp")  # two people whom the demo model can show
+
+LONGEST_STEM = 100  # bytes; leaves room for numbers and a suffix
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,10 @@ def reference(name: str, data: bytes) -> Reference:
 
 
 def unique(references: list[Reference]) -> list[Reference]:
-    """Add numbers to repeated names, because results are stored under these names."""
-    count: dict[str, int] = {}
+    """Add numbers to repeated stems and shorten long ones, because results are stored under these stems."""
+    taken: set[str] = set()
     renamed = []
     for item in references:
-        stem, suffix = Path(item.name).stem, Path(item.name).suffix
-        count[stem] = count.get(stem, 0) + 1
-        name = item.name if count[stem] == 1 else f"{stem}-{count[stem]}{suffix}"
-        renamed.append(Reference(name, item.data, item.picture))
+        stem = unused(sanitise_filename(Path(item.name).stem, LONGEST_STEM), taken)
+        renamed.append(Reference(stem + Path(item.name).suffix, item.data, item.picture))
     return renamed

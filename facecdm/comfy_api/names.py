@@ -1,6 +1,7 @@
 """Sanitise file names and texts from a server, a plan or a prompt."""
 
 import re
+import unicodedata
 from pathlib import Path
 
 from ..errors import UnsafeName
@@ -24,6 +25,21 @@ def sanitise_filename(name: str, limit: int = 120) -> str:
         head = name[: len(name) - len(tail)].encode()[: limit - len(tail.encode())]
         name = head.decode(errors="ignore").rstrip(" .") + tail
     return name
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """The name, or with -2, -3 … at its end, if `taken` has it on Windows or macOS, which ignore case. It is added."""
+    found, number = name, 1
+    while case_key(found) in taken:
+        number += 1
+        found = f"{name}-{number}"
+    taken.add(case_key(found))
+    return found
+
+
+def case_key(name: str) -> str:
+    """Key that is equal for names of one file on Windows or macOS."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -1,10 +1,14 @@
 """The gallery on a real server: every image is made with the settings that the page gives it."""
 
+import asyncio
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
+from aiohttp import web
 from PIL import Image, ImageDraw
+from standin import StandIn
 
 from facecdm.apps import gallery
 from facecdm.apps.gallery import GALLERY, GalleryItem, adapter_copy, edited, settings
@@ -113,3 +117,21 @@ def test_mistakes_of_items_and_options(tmp_path):
         edited(GalleryItem("portrait", {("Promt", "text"): "a man"}), None, None)
     with pytest.raises(FaceCDMError, match="--base"), adapter_copy(tmp_path / "mine.safetensors", None):
         pass
+
+
+def test_a_refused_workflow_has_its_reason_in_its_cell(tmp_path, monkeypatch):
+    async def refuse(request):
+        return web.json_response({"error": {"message": "no such node", "details": ""}}, status=400)
+
+    async def main():
+        server = StandIn()
+        server._prompt = refuse
+        await server.up()
+        try:
+            return await gallery.make_rows(server.address, None, Namespace(steps=1, output=tmp_path), None)
+        finally:
+            await server.down()
+
+    monkeypatch.setattr(gallery, "GALLERY", ((GalleryItem("portrait"), GalleryItem("img2img")),))
+    (row,) = asyncio.run(main())
+    assert ["no such node" in made.problem for made in row.results] == [True, True]

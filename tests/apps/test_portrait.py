@@ -107,6 +107,15 @@ def test_the_sheet_shows_a_failed_job(run, tmp_path, server, capsys):
     assert (output / "contact-sheet.png").exists()
 
 
+def test_the_pictures_of_an_earlier_run_stay(tmp_path, echo, capsys):
+    """Refused before a server is started or asked."""
+    (tmp_path / "report.json").write_text("[]")
+    arguments = ["--server", "127.0.0.1:9", "--workflow", str(echo), "--output", str(tmp_path), "--prompt", "x"]
+    assert main(["portrait", *arguments]) == 1
+    assert "has the pictures of an earlier run: choose another folder with --output" in capsys.readouterr().err
+    assert (tmp_path / "report.json").read_text() == "[]"
+
+
 def test_a_server_that_dies(monkeypatch, tmp_path, echo, face_models, capsys):
     @contextmanager
     def dead(options):
