@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 class SimilarityMeter:
-    """Measures cosines of face embeddings with an InsightFace pack."""
+    """Measures cosines of face embeddings with an InsightFace pack.
+
+    pack  the pack's name
+    """
 
     def __init__(self, models: Path, pack: str | None = None):
         """
@@ -23,7 +26,8 @@ class SimilarityMeter:
         from ..faces.packs import default_pack
 
         folders = [models / "insightface"]
-        self._analyzer = open_pack(folders, pack or default_pack(folders))
+        self.pack = pack or default_pack(folders)
+        self._analyzer = open_pack(folders, self.pack)
         self._references: dict[str, object] = {}
 
     def add_reference(self, name: str, picture: "Image") -> None:

@@ -6,13 +6,14 @@
         finished = await client.wait(job, on_progress=print)
         data = await client.fetch(finished.images()[0])
 
-The web socket only carries progress and ends a wait early. The end of a job is always read from /history, so a
-dropped socket loses nothing. Only the given address is contacted: no redirects, no proxies.
+The web socket only carries progress and warnings of samplers, and ends a wait early. The end of a job is always read
+from /history, so a dropped socket loses no result. Only the given address is contacted: no redirects, no proxies.
 """
 
 import asyncio
 import contextlib
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,13 @@ class Client:
         wake = asyncio.Event()
         self._listener.watchers[prompt_id] = (on_progress, wake)
         try:
-            return await asyncio.wait_for(self._until_finished(prompt_id, wake), timeout)
+            finished = await asyncio.wait_for(self._until_finished(prompt_id, wake), timeout)
+            return replace(finished, sent=tuple(self._listener.warnings.get(prompt_id, ())))
         except asyncio.TimeoutError:
             raise TimeoutError(f"job {prompt_id} took longer than {timeout:g} s") from None
         finally:
             self._listener.watchers.pop(prompt_id, None)
+            self._listener.warnings.pop(prompt_id, None)
 
     async def _until_finished(self, prompt_id: str, wake: asyncio.Event) -> Finished:
         while True:

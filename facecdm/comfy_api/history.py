@@ -6,6 +6,9 @@ from typing import Any
 
 from ..node_warnings import WARNINGS
 from .errors import BadAnswer, JobFailed, JobInterrupted
+from .names import shorten
+
+MOST_WARNINGS = 50
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ class Finished:
     outputs    its files
     ui         node id → the node's UI output
     seconds    run time; None if the server does not report it
+    sent       warnings that were sent over the web socket while it ran
     """
 
     prompt_id: str
     outputs: tuple[Output, ...]
     ui: dict[str, dict[str, Any]]
     seconds: float | None = None
+    sent: tuple[str, ...] = ()
 
     def images(self, node_id: str | None = None) -> tuple[Output, ...]:
         """Saved images of one node or all nodes, without previews (type "temp")."""
@@ -50,10 +55,10 @@ class Finished:
         )
 
     def warnings(self) -> tuple[str, ...]:
-        """The warnings that FaceCDM's nodes show, each once."""
+        """The warnings that FaceCDM's nodes show, each once: at most 50, of at most 1,000 characters."""
         shown = [values.get(WARNINGS) for values in self.ui.values() if isinstance(values, dict)]
         texts = [text for values in shown if isinstance(values, list) for text in values if isinstance(text, str)]
-        return tuple(dict.fromkeys(texts))
+        return tuple(dict.fromkeys(shorten(text, 1000) for text in [*texts, *self.sent]))[:MOST_WARNINGS]
 
 
 def read_entry(prompt_id: str, entry: Any) -> Finished:

@@ -12,6 +12,7 @@ from facecdm.comfy_api.client import Client
 from facecdm.comfy_api.errors import BadAnswer, JobFailed, ServerUnreachable, WorkflowRejected
 from facecdm.comfy_api.history import Output, read_entry
 from facecdm.comfy_api.transport import Transport
+from facecdm.comfy_api.workflow import Workflow
 
 FILE = Output("2", "images", "x.png", "", "output")
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -124,8 +125,6 @@ def test_a_callback_that_raises_does_not_end_the_listener():
         await server.up()
         try:
             async with Client(server.address) as client:
-                from facecdm.comfy_api.workflow import Workflow
-
                 nodes = {"1": {"class_type": "Draw", "inputs": {"seed": 1}}}
                 await client.run(Workflow.parse(nodes), fail)
         finally:
@@ -155,3 +154,28 @@ def test_invalid_times(timestamp):
     messages = [["execution_start", {"timestamp": 0}], ["execution_success", {"timestamp": timestamp}]]
     entry = {"status": {"status_str": "success", "messages": messages}, "outputs": {}}
     assert read_entry("id", entry).seconds is None
+
+
+def test_warnings_of_a_sampler_belong_to_the_job_that_ran():
+    """They carry no id, and the second job runs before anybody waits for it."""
+
+    async def main():
+        server = StandIn()
+        server.warn = lambda nodes: [f"seed {nodes['1']['inputs']['seed']}" + "!" * 2000, 7]
+        await server.up()
+        try:
+            async with Client(server.address) as client:
+                nodes = {"1": {"class_type": "Draw", "inputs": {"seed": 1}}}
+                ids = [
+                    await client.submit(Workflow.parse(nodes).set("Draw", "seed", seed), prompt_id=f"job-{seed}")
+                    for seed in (1, 2)
+                ]
+                while len(server.history) < 2:
+                    await asyncio.sleep(0.01)
+                return [(await client.wait(name)).warnings() for name in ids], client._listener.warnings
+        finally:
+            await server.down()
+
+    found, left = asyncio.run(asyncio.wait_for(main(), 120))
+    assert [[text[:7] for text in texts] for texts in found] == [["seed 1!"], ["seed 2!"]] and not left
+    assert all(len(text) <= 1000 for texts in found for text in texts)

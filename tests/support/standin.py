@@ -59,6 +59,7 @@ class StandIn:
 
     seconds    that a job runs
     behave     nodes → None; may raise (the job fails), or return other outputs or a history entry
+    warn       nodes → warnings that are sent over the web socket while the job runs
     delay      "METHOD path?query" of a request → seconds until it is answered
     drip       paths that are answered with one byte a second
     submitted  every prompt that was queued
@@ -70,6 +71,7 @@ class StandIn:
     def __init__(self):
         self.info, self.seconds = INFO, 0.01
         self.behave: Callable[[dict], list[tuple[str, bytes]] | None] = lambda nodes: None
+        self.warn: Callable[[dict], list[str]] = lambda nodes: []
         self.delay: Callable[[str], float] = lambda request: 0
         self.drip: tuple[str, ...] = ()
         self.submitted: list[dict] = []
@@ -186,6 +188,8 @@ class StandIn:
             for step in (1, 2):
                 await asyncio.sleep(self.seconds / 2)
                 await self._send(client, "progress", {"prompt_id": prompt_id, "node": "1", "value": step, "max": 2})
+            if texts := self.warn(nodes):
+                await self._send(client, "facecdm_warnings", {"node": "1", "warnings": texts})
             if not self.queue or self.queue[0][0] != prompt_id:
                 continue  # deleted meanwhile
             self.queue.pop(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...comfy_api.names import one_line
-from .errors import PlanMistake
+from .execution.journal import recorded_jobs
 from .plan.check import check
 from .plan.jobs import build
 from .plan.plan import Plan
@@ -69,18 +69,19 @@ def changed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(plan: Plan) -> int:
-    """Print the jobs of a plan. Raises PlanMistake."""
-    if not plan.servers and plan.ray is None:
-        raise PlanMistake(["servers: name at least one to check against, as in 127.0.0.1:8188"])
+    """Print the jobs of a plan. Exit code: 1 if a file cannot be used. Raises PlanMistake."""
 
     async def ask():
         async with connected(plan) as servers:
             return await ask_all(servers)
 
-    batch = build(check(plan, asyncio.run(ask())))
-    print(f"{len(batch.jobs)} jobs, {len(batch.files)} files to upload; nothing was queued")
+    batch = build(check(plan, asyncio.run(ask()), recorded_jobs(plan.at(plan.output))))
+    problems = [file.problem for file in batch.files.values() if file.problem]
+    print(f"{len(batch.jobs)} jobs, {len(batch.files) - len(problems)} files to upload; nothing was queued")
     for job in batch.jobs[:10]:
         print(one_line(f"  {job.name}"))
     if len(batch.jobs) > 10:
         print(f"  … and {len(batch.jobs) - 10} more")
-    return 0
+    for problem in problems:
+        print(one_line(f"  {problem}; its jobs will be set aside"), file=sys.stderr)
+    return int(bool(problems))

@@ -12,7 +12,7 @@ from ...comfy_api.client import Client
 from ...comfy_api.errors import BadAnswer, ServerUnreachable
 from .errors import NoServerLeft, PlanMistake
 from .execution.display import Display
-from .execution.journal import Journal
+from .execution.journal import Journal, recorded_jobs
 from .execution.runner import Runner, Summary
 from .execution.server import AWAY, Connection, Server
 from .plan.check import check
@@ -53,13 +53,13 @@ async def run_async(
     plan: Plan, resume: bool = False, retry_failed: bool = False, display: Display | None = None
 ) -> Summary:
     """`run` inside an event loop; cancel the coroutine to stop."""
-    if not plan.servers and plan.ray is None:
-        raise PlanMistake(["servers: name at least one, as in 127.0.0.1:8188 (or `ray`)"])
     display = display or Display()
     async with connected(plan) as servers:
         display.say(f"asking {', '.join(server.name for server in servers)}")
         infos = await ask_all(servers)
-        batch = build(check(plan, infos))
+        recorded = recorded_jobs(plan.at(plan.output))
+        # In a thread, because a large plan takes seconds in which Ctrl-C must work.
+        batch = await asyncio.to_thread(lambda: build(check(plan, infos, recorded)))
         with Journal(plan.at(plan.output), batch.record(), resume) as journal:
             if retry_failed:
                 journal.retry_failed()
@@ -73,7 +73,11 @@ async def run_async(
 
 @contextlib.asynccontextmanager
 async def connected(plan: Plan) -> AsyncIterator[list[Server]]:
-    """Connect to the servers of a plan while the block runs."""
+    """Connect to the servers of a plan while the block runs. Raises PlanMistake unless it has either servers or ray."""
+    if not plan.servers and plan.ray is None:
+        raise PlanMistake(["servers: name at least one, as in 127.0.0.1:8188 (or `ray`)"])
+    if plan.servers and plan.ray is not None:
+        raise PlanMistake(["servers: a plan has either `servers` or `ray`: remove one"])
     # The id is the same in every run of a batch, so this run also gets the progress of jobs queued earlier.
     origin = f"{uuid.getnode()} {plan.at(plan.output).resolve()}"
     client_id = hashlib.sha256(origin.encode("utf-8", "replace")).hexdigest()[:32]

@@ -19,13 +19,16 @@ MOST_SERVERS = 12  # lines
 
 class Display:
     """
-    stream  default: stderr
-    runner  whose progress is shown
+    stream      default: stderr
+    runner      whose progress is shown
+    to_measure  number of images to measure
+    measured    number of those that are measured
     """
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
         self.runner: Runner | None = None
+        self.to_measure = self.measured = 0
         self._lines = 0  # height of the redrawn block
         self._logged = 0.0
         self._recent: deque[tuple[float, int]] = deque(maxlen=60)  # (time, pictures) of each recent job
@@ -76,7 +79,8 @@ class Display:
         jobs, pictures = self._rates()
         left = f", {duration((total - self._done) / jobs)} left" if jobs and self._done < total else ""
         bar = "#" * filled + "." * (24 - filled)
-        return f"[{bar}] {self._done}/{total} jobs, {60 * pictures:.1f} pictures/min{left}"
+        measured = f", measured {self.measured} of {self.to_measure}" if self.to_measure else ""
+        return f"[{bar}] {self._done}/{total} jobs, {60 * pictures:.1f} pictures/min{left}{measured}"
 
     def server_lines(self) -> list[str]:
         servers = self.runner.servers

@@ -5,13 +5,15 @@ It is one SQLite file in the output folder. The process that runs the batch hold
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ....comfy_api.names import one_line
 from ..errors import DiskFull, JournalMistake
+from ..plan.uploads import UNREADABLE
 
 NAME = "journal.sqlite"
 VERSION = "1"
@@ -20,7 +22,8 @@ TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0,
-    losses INTEGER NOT NULL DEFAULT 0, server TEXT, prompt_id TEXT, message TEXT NOT NULL DEFAULT '', seconds REAL);
+    losses INTEGER NOT NULL DEFAULT 0, server TEXT, prompt_id TEXT, message TEXT NOT NULL DEFAULT '', seconds REAL,
+    warnings TEXT NOT NULL DEFAULT '');
 CREATE TABLE files (
     job INTEGER NOT NULL REFERENCES jobs, number INTEGER NOT NULL, path TEXT NOT NULL UNIQUE COLLATE NOCASE,
     kept TEXT, measured INTEGER NOT NULL DEFAULT 0, identity REAL, faces INTEGER, detection REAL,
@@ -40,6 +43,7 @@ class JobRecord:
     prompt_id  its id on that server, until it is done or set aside
     message    error of the last failed attempt
     seconds    run time
+    warnings   of its nodes, one a line
     """
 
     number: int
@@ -50,6 +54,7 @@ class JobRecord:
     prompt_id: str | None
     message: str
     seconds: float | None
+    warnings: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ class Journal:
             raise JournalMistake(f"{self.path} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
             raise JournalMistake(f"{self.path} is no journal ({error}): choose another output folder") from error
+        if there and known.get("version") == VERSION:
+            self._add_columns()
         if there and known.get("version") == VERSION and self._untouched():
             with self._writing():
                 for table in ("facts", "files", "jobs"):
@@ -116,20 +123,32 @@ class Journal:
             there = 0
         if not there:
             self._begin(record)
-        elif known.get("version") != VERSION:
+            return
+        if known.get("version") != VERSION:
             raise JournalMistake(f"{self.path} was written by another version: choose another output folder")
-        elif lines := differences(json.loads(known["record"]), record):
+        before = json.loads(known["record"])
+        equate_files(before, record)
+        if lines := differences(before, record):
             raise JournalMistake(
                 f"{self.path.parent} was started with another plan:\n"
                 + "\n".join(f"  {line}" for line in lines)
                 + "\nChange it back, or choose another output folder."
             )
-        elif not resume:
+        if not resume:
             done = sum(entry.state == DONE for entry in self.entries())
             raise JournalMistake(
                 f"{self.path.parent} has {done} of {len(record['jobs'])} jobs of this plan: resume with --resume, "
                 "or choose another output folder"
             )
+        if known["record"] != json.dumps(record):
+            with self._writing():
+                self._db.execute("UPDATE facts SET value = ? WHERE name = 'record'", (json.dumps(record),))
+
+    def _add_columns(self) -> None:
+        """Add what the journals of earlier releases lack."""
+        if "warnings" not in {row[1] for row in self._db.execute("PRAGMA table_info(jobs)")}:
+            with self._writing():
+                self._db.execute("ALTER TABLE jobs ADD COLUMN warnings TEXT NOT NULL DEFAULT ''")
 
     def _untouched(self) -> bool:
         """Whether no job was ever given to a server."""
@@ -157,7 +176,8 @@ class Journal:
         return [
             JobRecord(*row)
             for row in self._db.execute(
-                "SELECT number, state, attempts, losses, server, prompt_id, message, seconds FROM jobs ORDER BY number"
+                "SELECT number, state, attempts, losses, server, prompt_id, message, seconds, warnings "
+                "FROM jobs ORDER BY number"
             )
         ]
 
@@ -177,9 +197,12 @@ class Journal:
         """Set the job aside."""
         self._set(number, state=FAILED, prompt_id=None, message=message)
 
-    def done(self, number: int, server: str, seconds: float) -> None:
+    def done(self, number: int, server: str, seconds: float | None, warnings: Iterable[str] = ()) -> None:
         """Record that its files are complete and on disk."""
-        self._set(number, state=DONE, server=server, prompt_id=None, message="", seconds=seconds, add="attempts")
+        lines = "\n".join(one_line(text) for text in warnings)
+        self._set(
+            number, "attempts", state=DONE, server=server, prompt_id=None, message="", seconds=seconds, warnings=lines
+        )
 
     def retry_failed(self) -> None:
         with self._writing():
@@ -244,6 +267,20 @@ class Journal:
                 (identity, faces, detection, file.job, file.number),
             )
 
+    def measure_with(self, settings: str) -> bool:
+        """Record what the images are measured with. After other settings, forget all measurements; return whether."""
+        before = self._db.execute("SELECT value FROM facts WHERE name = 'measured with'").fetchone()
+        if before == (settings,):
+            return False
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES ('measured with', ?)", (settings,))
+            if before is None:  # a new journal, or one of an earlier release
+                return False
+            changed = self._db.execute(
+                "UPDATE files SET measured = 0, identity = NULL, faces = NULL, detection = NULL WHERE measured"
+            )
+            return changed.rowcount > 0
+
     def moved(self, file: FileRecord, kept: str | None) -> None:
         with self._writing():
             self._db.execute("UPDATE files SET kept = ? WHERE job = ? AND number = ?", (kept, file.job, file.number))
@@ -275,6 +312,27 @@ def _disk_errors() -> Iterator[None]:
 def _candidates(name: str, suffix: str) -> Iterator[str]:
     yield name + suffix
     yield from (f"{name}_{number}{suffix}" for number in range(2, 1_000_000))
+
+
+def recorded_jobs(folder: Path) -> list[dict[str, Any]]:
+    """The values of the jobs in the journal of an output folder; empty without a journal that can be read."""
+    try:
+        with closing(sqlite3.connect(f"{(folder / NAME).absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as db:
+            jobs = json.loads(db.execute("SELECT value FROM facts WHERE name = 'record'").fetchone()[0])["jobs"]
+        return [job if isinstance(job, dict) else {} for job in jobs]
+    except (sqlite3.Error, OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def equate_files(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Where a file is unreadable in one record, take its text from the other: a file may be lost, and come back."""
+    for was, is_ in zip(before["jobs"], now["jobs"]):
+        for name in was.keys() & is_.keys():
+            for bad, good in ((was, is_), (is_, was)):
+                text = bad[name] if isinstance(bad[name], str) else ""
+                digest_of = text.removesuffix(UNREADABLE) + " (SHA-256 "
+                if text.endswith(UNREADABLE) and str(good[name]).startswith(digest_of):
+                    bad[name] = good[name]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], most: int = 8) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....comfy_api.errors import BadAnswer, JobFailed, JobInterrupted, JobLost, ServerUnreachable, WorkflowRejected
+from ....comfy_api.history import Finished
 from ....comfy_api.names import inside
 from ....errors import FaceCDMError
 from ....files import PART, write_atomically
@@ -71,9 +72,12 @@ class Runner:
         """
         self._remove_leftovers()
         self.display.begin(self)
+        if self.measure and self.journal.measure_with(self.measure.settings):
+            self.display.say("`person` or the face pack has changed: all images are measured again")
         for entry in self.journal.files():
             if not entry.measured:
-                self.unmeasured.put_nowait(entry)
+                self._queue_measuring(entry)
+        self._set_aside_without_files()
         self.schedule.live.update(up)
         serving = [asyncio.create_task(self._serve(server)) for server in self.servers]
         measuring = asyncio.create_task(self._measure())
@@ -84,6 +88,9 @@ class Runner:
                 notes = "\n".join(f"  {server.name}: {server.note}" for server in self.servers)
                 raise NoServerLeft(f"no server is left; start one, then continue with --resume:\n{notes}")
             self.unmeasured.put_nowait(None)
+            while not measuring.done():
+                self.display.draw()
+                await asyncio.wait([measuring], timeout=0.2)
             await measuring
         finally:
             await _end([*serving, measuring, watching])
@@ -187,8 +194,8 @@ class Runner:
             self.journal.queued(task.number, server.name, prompt_id)
 
         try:
-            files, seconds = await server.run(self.batch, task, queued)
-            await _uninterrupted(self._store(server, task, files, seconds))
+            files, finished = await server.run(self.batch, task, queued)
+            await _uninterrupted(self._store(server, task, files, finished))
         except FAILURES as error:
             if isinstance(error, WorkflowRejected):
                 server.forget_uploads()
@@ -204,7 +211,7 @@ class Runner:
                 self.schedule.put_back(task)
             raise
 
-    async def _store(self, server: Server, task: Task, files: list[OutputFile], seconds: float | None) -> None:
+    async def _store(self, server: Server, task: Task, files: list[OutputFile], finished: Finished) -> None:
         """Write the files, then the journal, so that a done job always has its files. Raises DiskFull."""
         names = [task.job.name + (f"-{number}" if number > 1 else "") for number in range(1, len(files) + 1)]
         suffixes = [file.suffix for file in files]
@@ -217,12 +224,15 @@ class Runner:
                 raise DiskFull(
                     f"{path} could not be written ({error.strerror}): free some space, then --resume"
                 ) from error
-        self.journal.done(task.number, server.name, seconds)
+        warnings = finished.warnings()
+        self.journal.done(task.number, server.name, finished.seconds, warnings)
         self.schedule.settle(task)
         server.done += 1
         self.display.done(task, len(files))
+        for text in warnings:
+            self.display.say(f"job {task.number}: {text}")
         for entry in self.journal.files(task.number):
-            self.unmeasured.put_nowait(entry)
+            self._queue_measuring(entry)
 
     def _failed(self, server: Server, task: Task, error: FaceCDMError) -> None:
         task.attempts += 1
@@ -254,19 +264,37 @@ class Runner:
         self.journal.failed(task.number, message)
         self.display.set_aside(task, message)
 
+    def _set_aside_without_files(self) -> None:
+        """Set jobs aside whose files cannot be read, unless a server has them already."""
+        problems = {path: file.problem for path, file in self.batch.files.items() if file.problem}
+        for task in list(self.schedule.waiting.values()) if problems else []:
+            paths = [value.path for value in task.job.row.values() if isinstance(value, Upload)]
+            if found := [problems[path] for path in paths if path in problems and not task.prompt_id]:
+                self._set_aside(task, found[0])
+
     # ---- measuring and clean-up ----
+
+    def _queue_measuring(self, entry: FileRecord) -> None:
+        if self.measure is not None:
+            self.unmeasured.put_nowait(entry)
+            self.display.to_measure += 1
 
     async def _measure(self) -> None:
         """Measure every stored image while the servers work."""
         while (entry := await self.unmeasured.get()) is not None:
-            if self.measure is None:
-                continue
             job = self.batch.jobs[entry.job - 1]
             person = self.batch.person(job)
             path = inside(self.folder, entry.kept or entry.path)
-            found = await asyncio.to_thread(self.measure.measure, path, person if isinstance(person, Upload) else None)
+            try:
+                found = await asyncio.to_thread(
+                    self.measure.measure, path, person if isinstance(person, Upload) else None
+                )
+            except Exception as error:  # a damaged picture, or too little memory; the others are still measured
+                self.display.say(f"{path} is not measured: {error!s:.300}")
+                found = None
             if found is not None:
                 self.journal.measured(entry, found.identity, found.faces, found.detection)
+            self.display.measured += 1
 
     def _remove_leftovers(self) -> None:
         """Remove leftovers of interrupted attempts: partial files, and files of unfinished jobs."""
@@ -290,7 +318,8 @@ class Runner:
     def _finish(self) -> Summary:
         """Choose the best images; write the table and the sheets. Raises DiskFull."""
         try:
-            keep_best(self.batch, self.journal, self.folder)
+            for note in keep_best(self.batch, self.journal, self.folder):
+                self.display.say(note)
             write_table(self.batch, self.journal, self.folder)
             write_sheets(self.batch, self.journal, self.folder)
         except OSError as error:

@@ -98,10 +98,8 @@ class Server:
         with contextlib.suppress(FaceCDMError, asyncio.TimeoutError):
             await asyncio.wait_for(self.connection.cancel(prompt_id), CANCELLING)
 
-    async def run(
-        self, batch: Batch, task: Task, queued: Callable[[str], None]
-    ) -> tuple[list[OutputFile], float | None]:
-        """Run a job within the plan's timeout; return its files and run time in seconds.
+    async def run(self, batch: Batch, task: Task, queued: Callable[[str], None]) -> tuple[list[OutputFile], Finished]:
+        """Run a job within the plan's timeout; return its files and its history entry.
 
         queued  called with the prompt id before the server gets it
         """
@@ -115,9 +113,7 @@ class Server:
         finally:
             self.steps.pop(task.number, None)
 
-    async def _run(
-        self, batch: Batch, task: Task, queued: Callable[[str], None]
-    ) -> tuple[list[OutputFile], float | None]:
+    async def _run(self, batch: Batch, task: Task, queued: Callable[[str], None]) -> tuple[list[OutputFile], Finished]:
         if task.prompt_id is None:
             workflow = await self._prompt(batch, task)
             prompt_id = str(uuid.uuid4())
@@ -127,7 +123,7 @@ class Server:
         finished = await self.connection.wait(
             task.prompt_id, lambda step: self.steps.update({task.number: step}), batch.plan.timeout
         )
-        return await fetch_outputs(self.connection, finished, batch.plan.file_limit * MEBI), finished.seconds
+        return await fetch_outputs(self.connection, finished, batch.plan.file_limit * MEBI), finished
 
     async def _prompt(self, batch: Batch, task: Task) -> Workflow:
         """The job's workflow with this server's names of the uploaded files, and a filename prefix for this job."""
@@ -147,6 +143,8 @@ class Server:
         async with self._uploading:
             if value.path not in self._names:
                 file = batch.files[value.path]
+                if file.problem:
+                    raise NoOutput(file.problem)
                 try:
                     data = await asyncio.to_thread(value.path.read_bytes)
                 except OSError as error:

@@ -1,6 +1,6 @@
 """First pass: check a plan against the servers that will run it, and report all mistakes at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,11 @@ class CheckedPlan:
     prompt_name: str | None
 
 
-def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
+def check(plan: Plan, infos: dict[str, dict[str, Any]], recorded: Sequence[dict[str, Any]] = ()) -> CheckedPlan:
     """Check a plan. Raises PlanMistake with all mistakes.
 
-    infos  server → its /object_info; at least one
+    infos     server → its /object_info; at least one
+    recorded  values of the jobs in the journal of the output folder; their files may be gone
     """
     mistakes: list[str] = []
     rows = expand(plan.jobs, plan.folders, mistakes)
@@ -57,7 +58,7 @@ def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
     targets = resolve(plan, workflow, rows, mistakes)
     keys = {key for found in targets.values() for key in found}
     info = next(iter(infos.values()))
-    rows, files = find_uploads(plan, rows, targets, nodes.file_inputs(workflow, keys, info), mistakes)
+    rows, files = find_uploads(plan, rows, targets, nodes.file_inputs(workflow, keys, info), recorded, mistakes)
     values = _values(rows, targets)
     mistakes += _by_server(
         {server: list(nodes.mistakes_of(workflow, keys, values, info)) for server, info in infos.items()}
@@ -66,6 +67,12 @@ def check(plan: Plan, infos: dict[str, dict[str, Any]]) -> CheckedPlan:
     texts = {name for name, found in targets.items() if any(key[1] in ("text", "prompt") for key in found)}
     person = role(plan, "person", targets, references, mistakes)
     prompt = role(plan, "prompt", targets, texts, mistakes)
+    if plan.keep_best:
+        for key, name, candidates in (("person", person, references), ("prompt", prompt, texts)):
+            if name is None and len(candidates) > 1:
+                mistakes.append(
+                    f"keep_best: {' and '.join(sorted(candidates))} could each be the {key}: name one under `{key}`"
+                )
     template = plan.name or (f"{{{person}}}/{{job}}" if person else "{job}")
     names = naming.names(template, rows, mistakes) if rows else []
     if mistakes:

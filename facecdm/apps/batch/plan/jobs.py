@@ -8,6 +8,7 @@ from . import naming, nodes
 from .check import CheckedPlan
 from .nodes import InputKey
 from .rows import Row, Upload
+from .uploads import UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Batch(CheckedPlan):
     def _recorded(self, value: Any) -> Any:
         if not isinstance(value, Upload):
             return value
-        return f"{value.path.name} (SHA-256 {self.files[value.path].digest})"
+        file = self.files[value.path]
+        return value.path.name + (UNREADABLE if file.problem else f" (SHA-256 {file.digest})")
 
     def person(self, job: Job) -> Any:
         return job.row.get(self.person_name)

@@ -1,15 +1,15 @@
 """File names of all jobs from a template: valid on every system, inside the output folder, unique."""
 
 import re
-import unicodedata
 from typing import Any
 
-from ....comfy_api.names import sanitise_filename
+from ....comfy_api.names import case_key, sanitise_filename, unused
 from .rows import Row, Upload
 
 TOKEN = re.compile(r"\{([^{}]*)\}")
 RESERVED = ("sheets", "not-kept")  # names of folders that a batch makes
 LONGEST = 60  # most bytes of one value in a name
+NUMBER = 6  # bytes of LONGEST for the number of a file of the same name
 
 
 def names(template: str, rows: list[Row], mistakes: list[str]) -> list[str]:
@@ -38,18 +38,16 @@ def names(template: str, rows: list[Row], mistakes: list[str]) -> list[str]:
 
 
 def labels(values: list[Any]) -> list[str]:
-    """A text for each value. A file gives its stem, with a number if several files share it."""
-    label_of: dict[str, str] = {}
-    taken: dict[str, int] = {}
-    for value in values:
-        key = key_of(value)
-        if key in label_of:
-            continue
-        text = value.path.stem if isinstance(value, Upload) else "" if value is None else str(value)
+    """A text for each value. A file gives its stem, with a number if another file or value has the same text."""
+    different = {key_of(value): value for value in values}
+    label_of = {
+        key: "" if value is None else str(value) for key, value in different.items() if not isinstance(value, Upload)
+    }
+    taken = {case_key(text) for text in label_of.values()}
+    for key, value in different.items():
         if isinstance(value, Upload):
-            taken[text] = taken.get(text, 0) + 1
-            text += f"-{taken[text]}" if taken[text] > 1 else ""
-        label_of[key] = text
+            stem = _plain(value.path.stem)
+            label_of[key] = unused(_plain(stem, LONGEST - NUMBER) if case_key(stem) in taken else stem, taken)
     return [label_of[key_of(value)] for value in values]
 
 
@@ -65,19 +63,20 @@ def _numbers(values: list[Any]) -> list[str]:
 
 
 def _part(part: str, index: int, token_text) -> str:
-    def plain(match: re.Match) -> str:
-        text = re.sub(r"[/\\\s]+", " ", token_text(match[1], index)).encode("utf-8", "replace")
-        return text[:LONGEST].decode("utf-8", "ignore").strip()
-
-    name = sanitise_filename(TOKEN.sub(plain, part).replace("/", " "))
+    name = sanitise_filename(TOKEN.sub(lambda token: _plain(token_text(token[1], index)), part).replace("/", " "))
     return f"_{name}" if name.casefold() in RESERVED else name
+
+
+def _plain(text: str, most: int = LONGEST) -> str:
+    """The text without slashes and line breaks, of at most `most` bytes."""
+    return re.sub(r"[/\\\s]+", " ", text).encode("utf-8", "replace")[:most].decode("utf-8", "ignore").strip()
 
 
 def _all_different(made: list[str], mistakes: list[str]) -> bool:
     first: dict[str, int] = {}
     duplicates: dict[int, int] = {}
     for number, name in enumerate(made, 1):
-        key = unicodedata.normalize("NFC", name).casefold()  # Windows and macOS ignore case
+        key = case_key(name)
         if first.setdefault(key, number) != number:
             duplicates.setdefault(number, first[key])
     for second, one in list(duplicates.items())[:1]:

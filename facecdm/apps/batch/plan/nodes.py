@@ -63,12 +63,17 @@ def fitted(workflow: Workflow, key: InputKey, value: Any, info: dict[str, Any]) 
         return value
     if takes_file(options) and isinstance(value, str):
         return _name_on_server(value, kind, options)
-    return fit(value, kind, options)
+    return fit(value, kind, options, info)
 
 
 def file_inputs(workflow: Workflow, keys: set[InputKey], info: dict[str, Any]) -> dict[InputKey, dict[str, Any]]:
-    """The inputs that take an uploaded file, with their options."""
-    return {key: options for key in keys if takes_file(options := _declared(workflow, key, info)[1])}
+    """The inputs that take an uploaded file, with their options. Its "options" are the server's files."""
+    declared = {key: _declared(workflow, key, info) for key in keys}
+    return {
+        key: {**options, "options": _choices(kind, options)}
+        for key, (kind, options) in declared.items()
+        if takes_file(options)
+    }
 
 
 def reachable(workflow: Workflow, info: dict[str, Any]) -> set[str]:
@@ -113,7 +118,7 @@ def _node(workflow: Workflow, node_id: str, edited: set[InputKey], info: dict[st
                     _name_on_server(value, kind, options)
                 else:
                     wrapped = isinstance(value, dict) and "__value__" in value
-                    fit(value["__value__"] if wrapped else value, kind, options)
+                    fit(value["__value__"] if wrapped else value, kind, options, info)
             except ValueError as error:
                 yield f"input {name!r}: {error}"
 
@@ -135,9 +140,13 @@ def _link(workflow: Workflow, name: str, link: list, kind: Any, info: dict[str, 
             yield f"input {name!r} takes {kind}, but is linked to {outputs[link[1]]}"
 
 
+def _choices(kind: Any, options: dict[str, Any]) -> Any:
+    return kind if isinstance(kind, list) else options.get("options")
+
+
 def _name_on_server(value: str, kind: Any, options: dict[str, Any]) -> str:
     """Name of a file on the server. Subfolders are not in its list; the server checks those itself."""
-    choices = kind if isinstance(kind, list) else options.get("options")
+    choices = _choices(kind, options)
     if isinstance(choices, list) and value not in choices and "/" not in value and not value.endswith("]"):
         raise ValueError(f"there is no file {value!r}, neither beside the plan nor on the server")
     return value

@@ -2,7 +2,7 @@
 
 from ....comfy_api.errors import WorkflowMistake
 from ....comfy_api.workflow import Workflow
-from ..results.table import COLUMNS
+from ..results.table import COLUMNS, WARNINGS
 from .nodes import InputKey, label_of
 from .plan import Plan
 from .rows import Row
@@ -13,7 +13,8 @@ Targets = dict[str, list[InputKey]]
 def resolve(plan: Plan, workflow: Workflow, rows: list[Row], mistakes: list[str]) -> Targets:
     """Short name → inputs. A name that is not declared under `inputs` must be an input itself ("Prompt.text")."""
     used = {name: None for row in rows for name in row}
-    mistakes += [f"jobs: {name!r} is a column of results.csv: choose another name" for name in used if name in COLUMNS]
+    reserved = {*COLUMNS, WARNINGS} & used.keys()
+    mistakes += [f"jobs: {name!r} is a column of results.csv: choose another name" for name in used if name in reserved]
     targets: Targets = {}
     for name in used:
         declared = plan.inputs.get(name, name)

@@ -24,14 +24,17 @@ def takes_file(options: dict[str, Any]) -> bool:
     return any(options.get(name) for name in UPLOADS)
 
 
-def fit(value: Any, kind: Any, options: dict[str, Any]) -> Any:
-    """Convert the value to the input's type: "4" from a table becomes 4. Raises ValueError with the reason."""
+def fit(value: Any, kind: Any, options: dict[str, Any], info: dict[str, Any] | None = None) -> Any:
+    """Convert the value to the input's type: "4" from a table becomes 4. Raises ValueError with the reason.
+
+    info  /object_info; types that no node in it makes, such as WEBCAM, take any value
+    """
     kinds = ["COMBO"] if isinstance(kind, list) else [part.strip() for part in str(kind).split(",")]
     if "COMBO" in kinds:
         return _choice(value, kind if isinstance(kind, list) else options.get("options"), options)
     readers = [_READERS[part] for part in kinds if part in _READERS]
     if not readers:
-        if "*" not in kinds and not isinstance(value, list | dict):
+        if "*" not in kinds and not isinstance(value, list | dict) and (info is None or _is_made(kinds, info)):
             raise ValueError(f"takes a link ({kind}), not a value")
         return value
     for reader in readers[:-1]:
@@ -40,6 +43,13 @@ def fit(value: Any, kind: Any, options: dict[str, Any]) -> Any:
         except ValueError:
             continue
     return readers[-1](value, options)
+
+
+def _is_made(kinds: list[str], info: dict[str, Any]) -> bool:
+    """Whether a node has an output of one of these types."""
+    outputs = [node.get("output") for node in info.values() if isinstance(node, dict)]
+    types = [kind for kinds in outputs if isinstance(kinds, list) for kind in kinds if isinstance(kind, str)]
+    return any(part.strip() in kinds for kind in types for part in kind.split(","))
 
 
 def _whole(value: Any, options: dict[str, Any]) -> int:

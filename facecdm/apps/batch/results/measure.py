@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....errors import FaceCDMError, NoFace
+from ....errors import FaceCDMError
 from ....pictures import open_picture
 from ..plan.jobs import Batch
 from ..plan.rows import Upload
@@ -28,11 +28,13 @@ class Measurement:
 
 class Measure:
     """
-    notes  reasons why identity similarity is not measured, one per line
+    notes     reasons why identity similarity is not measured, one per line
+    settings  what it is measured with: the face pack and the short name of the references
     """
 
     def __init__(self, batch: Batch, meter: "SimilarityMeter"):
         self.notes: list[str] = []
+        self.settings = f"{meter.pack}, {batch.person_name}"
         self._meter = meter
         self._people: dict[Path, str | None] = {}
         for job in batch.jobs:
@@ -53,7 +55,7 @@ class Measure:
         try:
             self._meter.add_reference(str(path), reference(path.name, path.read_bytes()).picture)
             return str(path)
-        except (NoFace, FaceCDMError) as error:
+        except (FaceCDMError, OSError) as error:
             self.notes.append(f"identity is not measured for {path.name}: {error}")
             return None
 

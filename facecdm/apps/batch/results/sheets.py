@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....comfy_api.names import inside, sanitise_filename
+from ....comfy_api.names import inside, sanitise_filename, unused
 from ....files import write_atomically
 from ....pictures import open_picture
 from ...sheet import SheetImage, SheetRow, contact_sheet
 from ..execution.journal import DONE, FAILED, WAITING, FileRecord, JobRecord, Journal
 from ..execution.outputs import PICTURES
 from ..plan.jobs import Batch, Job
-from ..plan.naming import labels
+from ..plan.naming import key_of, labels
 from ..plan.rows import Upload
 
 if TYPE_CHECKING:
@@ -24,18 +24,22 @@ ACROSS, DOWN, CELL = 8, 12, 192  # images per page, pixels per image
 
 def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
     """Write sheets/PERSON.jpg, and further pages as "PERSON page 2.jpg" …. Raises OSError."""
-    people = labels([batch.person(job) for job in batch.jobs])
+    people: dict[str, list[Job]] = {}  # by key, because two people may have one label
+    for job in batch.jobs:
+        people.setdefault(key_of(batch.person(job)), []).append(job)
     files: dict[int, list[FileRecord]] = {}
     for file in journal.files():
         if file.kept is None:
             files.setdefault(file.job, []).append(file)
     entries = journal.entries()
-    for person in dict.fromkeys(people):
-        jobs = [job for job, label in zip(batch.jobs, people) if label == person]
+    taken: set[str] = set()
+    for jobs, person in zip(people.values(), labels([batch.person(jobs[0]) for jobs in people.values()])):
         rows = list(_rows(batch, jobs, files, entries))
+        stem = sanitise_filename(person or "all", 100)  # leaves room for the page and a number
         for page, start in enumerate(range(0, len(rows), DOWN), 1):
-            name = sanitise_filename(f"{person or 'all'}{f' page {page}' if page > 1 else ''}.jpg")
-            _write_page(batch, folder, inside(folder, f"{FOLDER}/{name}"), person, jobs[0], rows[start : start + DOWN])
+            name = unused(f"{stem} page {page}" if page > 1 else stem, taken)
+            path = inside(folder, f"{FOLDER}/{name}.jpg")
+            _write_page(batch, folder, path, person, jobs[0], rows[start : start + DOWN])
 
 
 Cell = tuple[Job, JobRecord, FileRecord | None]

@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 NAME = "results.csv"
 # These precede the plan's own columns.
 COLUMNS = ("job", "file", "state", "message", "server", "seconds", "attempts", "identity", "faces", "detection")
+WARNINGS = "warnings"  # the last column
 
 
 def write_table(batch: "Batch", journal: "Journal", folder: Path) -> None:
-    """Write COLUMNS, the plan's values, and all other parameters of the workflow. Raises OSError."""
+    """Write COLUMNS, the plan's values, all other parameters of the workflow, and WARNINGS. Raises OSError."""
     files = {number: list(found) for number, found in groupby(journal.files(), lambda file: file.job)}
     names = list(batch.targets)
     constant = _constants(batch)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*COLUMNS, *names, *constant])
+    table.writerow([*COLUMNS, *names, *constant, WARNINGS])
     for job, entry in zip(batch.jobs, journal.entries()):
         values = [_cell(job, batch, name) for name in names]
         for file in files.get(job.number) or [None]:
-            table.writerow([*_results(entry, file), *values, *constant.values()])
+            warnings = " | ".join(entry.warnings.splitlines())
+            table.writerow([*_results(entry, file), *values, *constant.values(), warnings])
     write_atomically(folder / NAME, text.getvalue().encode("utf-8", "replace"))
 
 

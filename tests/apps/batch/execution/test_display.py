@@ -39,7 +39,9 @@ def test_a_terminal_shows_jobs_rate_servers_and_steps(monkeypatch):
     text = stream.getvalue()
     assert "4/12 jobs, 2.0 pictures/min, 8 min left" in text
     assert "gpu1:8188: up, 3 done, job 4 step 7/20, job 5" in text and "gpu2:8188: away, 0 done (no answer" in text
-    assert "\x1b[2J" not in text
+    assert "\x1b[2J" not in text and "measured" not in text
+    display.to_measure, display.measured = 9, 4
+    assert display.headline().endswith("8 min left, measured 4 of 9")
     display.draw()
     assert stream.getvalue().count("\x1b[3A\x1b[J") == 1, "the block is renewed"
     display.set_aside(task, "no\nmemory")

@@ -2,10 +2,12 @@
 
 import asyncio
 import csv
+import io
 from pathlib import Path
 
-from standin import exactly, made, make_plan
+from standin import exactly, made, make_plan, picture_of
 
+from facecdm.apps.batch.execution.display import Display
 from facecdm.apps.batch.start import run_async
 
 
@@ -215,3 +217,31 @@ def test_a_server_that_lacks_a_model_is_not_used(run_scenario, tmp_path):
 
     asked, submitted = run_scenario(scenario, 2)
     assert "GET /object_info" in asked and submitted == [] and made(tmp_path) == exactly(12)
+
+
+def test_warnings_of_nodes_are_shown_and_in_the_table(run_scenario, tmp_path):
+    async def scenario(server):
+        def behave(nodes):
+            seed = nodes["1"]["inputs"]["seed"]
+            server.files[f"{seed}.png"] = picture_of(nodes)
+            images = [{"filename": f"{seed}.png", "subfolder": "", "type": "output"}]
+            shown = {"facecdm_warnings": ["no face\nin the photo", "no face\nin the photo"]}
+            outputs = {"2": {"images": images}, **({"1": shown} if seed == 1 else {})}
+            return {"status": {"status_str": "success", "messages": []}, "outputs": outputs}
+
+        server.behave = behave
+        server.warn = lambda nodes: ["face_strength has no effect"] if nodes["1"]["inputs"]["seed"] else []
+        return await run_async(make_plan(tmp_path, server.address, seeds=3), display=Display(log))
+
+    log = io.StringIO()
+    assert run_scenario(scenario).ok
+    lines = log.getvalue().splitlines()
+    assert [lines.count(f"job {number}: face_strength has no effect") for number in (1, 2, 3)] == [0, 1, 1]
+    assert lines.count("job 2: no face in the photo") == 1
+    rows = table(tmp_path)
+    assert [row["warnings"] for row in rows] == [
+        "",
+        "no face in the photo | face_strength has no effect",
+        "face_strength has no effect",
+    ]
+    assert list(rows[0])[-1] == "warnings"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecdm.apps.batch.errors import DiskFull, JournalMistake
-from facecdm.apps.batch.execution.journal import DONE, FAILED, WAITING, Journal, differences
+from facecdm.apps.batch.execution.journal import DONE, FAILED, WAITING, Journal, differences, recorded_jobs
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -43,6 +43,52 @@ def test_the_states_of_jobs_and_files(tmp_path):
         assert file.kept == "not-kept/a/x.png"
         journal.retry_failed()
         assert journal.entries()[2].state == WAITING
+
+
+def test_a_journal_of_an_earlier_release_opens(tmp_path):
+    """It lacks the column for warnings, and what was measured with is not known."""
+    with Journal(tmp_path, record(), resume=False) as journal:
+        journal.done(1, "here", 1.0, ["no face\nfound", "too small"])
+        assert journal.entries()[0].warnings == "no face found\ntoo small"
+    db = sqlite3.connect(tmp_path / "journal.sqlite")
+    db.execute("ALTER TABLE jobs DROP COLUMN warnings")
+    db.close()
+    for _ in range(2):
+        with Journal(tmp_path, record(), resume=True) as journal:
+            assert [entry.warnings for entry in journal.entries()] == ["", "", ""]
+            journal.done(2, "here", 1.0, ["too small"])
+            assert journal.entries()[1].warnings == "too small"
+            journal.free(2)
+            journal._set(2, warnings="")
+
+
+def test_other_settings_forget_the_measurements(tmp_path):
+    with Journal(tmp_path, record(), resume=False) as journal:
+        journal.claim(1, ["x"], [".png"], tmp_path)
+        journal.done(1, "here", 1.0)
+        journal.measured(journal.files()[0], 0.5, 2, 0.9)
+        assert not journal.measure_with("buffalo_l, person") and journal.files()[0].measured
+    with Journal(tmp_path, record(), resume=True) as journal:
+        assert not journal.measure_with("buffalo_l, person") and journal.files()[0].identity == 0.5
+        assert journal.measure_with("antelopev2, person")
+        file = journal.files()[0]
+        assert (file.measured, file.identity, file.faces, file.detection) == (False, None, None, None)
+        assert not journal.measure_with("buffalo_l, person"), "nothing is measured"
+
+
+def test_a_file_may_be_lost_and_come_back(tmp_path):
+    def jobs(*texts):
+        return {"workflow": {}, "jobs": [{"name": str(number), "person": text} for number, text in enumerate(texts)]}
+
+    lost, one, other = "ada.png (unreadable)", f"ada.png (SHA-256 {1:064})", f"ada.png (SHA-256 {2:064})"
+    with Journal(tmp_path, jobs(one, lost), resume=False) as journal:
+        journal.done(1, "here", 1.0)
+    Journal(tmp_path, jobs(lost, other), resume=True).__exit__()
+    assert [job["person"] for job in recorded_jobs(tmp_path)] == [one, other]
+    for changed in ((other, other), (one, one), ("bob.png (unreadable)", other)):
+        with pytest.raises(JournalMistake, match="person is"):
+            Journal(tmp_path, jobs(*changed), resume=True)
+    assert recorded_jobs(tmp_path / "none") == []
 
 
 def test_paths_are_claimed_once_and_existing_files_stay(tmp_path):

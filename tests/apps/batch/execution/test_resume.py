@@ -2,12 +2,17 @@
 
 import asyncio
 import csv
+import io
+import threading
 from pathlib import Path
 
 import pytest
 from standin import NODES, StandIn, exactly, made, make_plan
 
+from facecdm.apps.batch import start
 from facecdm.apps.batch.errors import JournalMistake, NoServerLeft
+from facecdm.apps.batch.execution.display import Display
+from facecdm.apps.batch.results.measure import Measurement
 from facecdm.apps.batch.start import run_async
 
 
@@ -85,3 +90,99 @@ def test_a_plan_that_changed_is_refused(run_scenario, tmp_path):
         return len(server.submitted)
 
     assert run_scenario(scenario) == 3
+
+
+# ---- measuring ----
+
+
+class Ruler:
+    """A Measure that needs no face pack. `measure_one` is called with the seed in the image's name."""
+
+    has_people, notes = True, []
+
+    def __init__(self, settings: str, measure_one):
+        self.settings, self.measure_one = settings, measure_one
+
+    def measure(self, path: Path, person: object) -> Measurement:
+        return Measurement(self.measure_one(int(path.stem)), 1, 0.9)
+
+
+@pytest.fixture
+def run_measured(run_scenario, tmp_path, monkeypatch):
+    """Run a batch of three images with a Ruler; return its log."""
+
+    def run_measured(measure_one, settings: str = "buffalo_l, person", log=None, resume: bool = False) -> str:
+        log = log or io.StringIO()
+        ruler = (Ruler(settings, measure_one), "") if measure_one else (None, "faces are not measured")
+        monkeypatch.setattr(start, "open_measure", lambda batch: ruler)
+
+        async def scenario(server):
+            return await run_async(make_plan(tmp_path, server.address, seeds=3), resume=resume, display=Display(log))
+
+        assert run_scenario(scenario).ok
+        return log.getvalue()
+
+    return run_measured
+
+
+def test_an_image_that_cannot_be_measured_ends_nothing(run_measured, tmp_path):
+    def fail(seed):
+        if seed == 0:
+            raise RuntimeError("out of memory")
+        return seed / 2
+
+    assert "0.png is not measured: out of memory" in run_measured(fail)
+    assert [row["identity"] for row in table(tmp_path)] == ["", "0.5", "1.0"]
+    run_measured(lambda seed: 0.25, resume=True)
+    assert [row["identity"] for row in table(tmp_path)] == ["0.25", "0.5", "1.0"]
+
+
+def test_another_person_or_pack_measures_again(run_measured, tmp_path):
+    run_measured(lambda seed: 0.5)
+    assert "measured again" not in run_measured(lambda seed: 0.7, resume=True)
+    assert [row["identity"] for row in table(tmp_path)] == ["0.5"] * 3
+    assert "all images are measured again" in run_measured(lambda seed: 0.7, "antelopev2, person", resume=True)
+    assert [row["identity"] for row in table(tmp_path)] == ["0.7"] * 3
+
+
+def test_a_resume_that_only_measures_shows_progress(run_measured, tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def wait_until_shown(seed):
+        for _ in range(1000):
+            if f"measured {seed} of 3" in log.getvalue():
+                return 0.5
+            paused.wait(0.01)
+        return None
+
+    run_measured(None)
+    log, paused = Terminal(), threading.Event()
+    run_measured(wait_until_shown, log=log, resume=True)
+    assert [row["identity"] for row in table(tmp_path)] == ["0.5"] * 3
+
+
+def test_the_check_of_a_plan_does_not_block_a_stop(run_scenario, tmp_path, monkeypatch):
+    """Ctrl-C is handled by the event loop."""
+    checking, stopped, seen = threading.Event(), threading.Event(), []
+    real = start.check
+
+    def check(*arguments):
+        checking.set()
+        seen.append(stopped.wait(10))
+        return real(*arguments)
+
+    monkeypatch.setattr(start, "check", check)
+
+    async def scenario(server):
+        batch = asyncio.create_task(run_async(make_plan(tmp_path, server.address)))
+        while not checking.is_set() and not batch.done():
+            await asyncio.sleep(0.01)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        stopped.set()
+
+    run_scenario(scenario)
+    assert seen == [True], "the event loop did not run"

@@ -32,7 +32,6 @@ def mistakes(plan: Plan, **infos) -> list[str]:
 
 
 def test_all_mistakes_at_once(tmp_path):
-    (tmp_path / "no.png").write_text("no picture")
     plan = make_plan(
         tmp_path,
         name="x",
@@ -50,7 +49,7 @@ def test_all_mistakes_at_once(tmp_path):
             {"seed": [1, 5000, "x"]},
             {"style": "dotted"},
             {"model": "big.safetensors"},
-            {"person": ["no.png", "gone.png", "old.png"]},
+            {"person": ["gone.png", "old.png"]},
             {"typo": 1},
             {"missing": 1},
             {"images": 1},
@@ -64,7 +63,6 @@ def test_all_mistakes_at_once(tmp_path):
         "'x' is not a whole number",
         "'dotted' is not one of the choices; there are plain, striped",
         "no model file 'big.safetensors'; there are small.safetensors, large.safetensors",
-        "no.png is no picture",
         "no file 'gone.png', neither beside the plan nor on the server",
         "no input 'sede'; its inputs are:",
         "has no node 'Nobody'",
@@ -177,6 +175,62 @@ def test_a_single_reference_and_a_single_prompt_are_found(tmp_path):
     assert [job.name for job in batch.jobs] == ["ada/1", "ada/2", "bob/3", "bob/4"]
     message = mistakes(make_plan(tmp_path, name=None, inputs={}, jobs=jobs, person="them"))
     assert message == ["person: jobs give 'them' no value"]
+
+
+def test_keep_best_needs_one_prompt_and_one_person(tmp_path):
+    """Else all prompts would be one group, of which only the best images stay."""
+    second = {"class_type": "Save", "inputs": {"images": ["5", 0], "filename_prefix": ""}}
+    keys = {
+        "workflow": {**NODES, "5": {**NODES["1"], "_meta": {"title": "Other"}}, "6": second},
+        "name": "{job}",
+        "inputs": {"a": "1.text", "b": "5.text", "c": "1.image", "d": "5.image"},
+        "jobs": [{"a": ["one", "two"]}, {"b": "no"}, {"c": "ada.png", "d": "ada.png"}],
+    }
+    Image.new("RGB", (8, 8)).save(tmp_path / "ada.png")
+    assert mistakes(make_plan(tmp_path, **keys, keep_best=1)) == [
+        "keep_best: c and d could each be the person: name one under `person`",
+        "keep_best: a and b could each be the prompt: name one under `prompt`",
+    ]
+    assert prepare(make_plan(tmp_path, **keys, keep_best=1, prompt="a", person="d"), {"here": INFO}).prompt_name == "a"
+    assert prepare(make_plan(tmp_path, **keys), {"here": INFO}).prompt_name is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("x" * 300 + ".png", "no file 'xxx"),
+        ("p/adda.png", "no file 'p/adda.png', but a folder "),
+        ("q/adda.png", ""),  # perhaps a subfolder on the server
+        ("p/adda.png [output]", ""),
+        ("p/there.png", ""),
+    ],
+)
+def test_a_file_that_is_not_there(tmp_path, value, message):
+    (tmp_path / "p").mkdir()
+    info = copy.deepcopy(INFO)
+    info["Draw"]["input"]["required"]["image"][0].append("p/there.png")
+    plan = make_plan(tmp_path, name="{job}", inputs={"person": "Draw.image"}, jobs=[{"person": value}])
+    if message:
+        (line,) = mistakes(plan, here=info)
+        assert message in line
+    else:
+        assert prepare(plan, {"here": info}).jobs[0].edits == {("1", "image"): value}
+
+
+def test_a_file_on_the_server_with_which_the_batch_began(tmp_path):
+    (tmp_path / "p").mkdir()
+    plan = make_plan(tmp_path, name="{job}", inputs={"person": "Draw.image"}, jobs=[{"person": "p/eve.png"}])
+    assert check(plan, {"here": INFO}, [{"name": "1", "person": "p/eve.png"}]).rows == [{"person": "p/eve.png"}]
+
+
+def test_only_types_that_a_node_makes_need_a_link(tmp_path):
+    info = copy.deepcopy(INFO)
+    for name, kind in (("camera", "WEBCAM"), ("picture", "IMAGE")):
+        info["Draw"]["input"]["optional"][name] = [kind, {}]
+    plan = make_plan(tmp_path, inputs={"seed": "1.seed", "c": "1.camera"}, jobs=[{"seed": [1], "c": "snap.png [temp]"}])
+    assert prepare(plan, {"here": info}).jobs[0].edits["1", "camera"] == "snap.png [temp]"
+    plan = make_plan(tmp_path, inputs={"seed": "1.seed", "p": "1.picture"}, jobs=[{"seed": [1], "p": "x"}])
+    assert "takes a link (IMAGE)" in mistakes(plan, here=info)[0]
 
 
 def test_values_of_a_table_are_converted(tmp_path):

@@ -85,3 +85,12 @@ def test_reserved_names_get_an_underscore():
 def test_files_of_one_name_are_numbered():
     files = [Upload(Path("a/face.jpg")), Upload(Path("b/face.jpg")), Upload(Path("a/face.jpg"))]
     assert labels(files) == ["face", "face-2", "face"]
+
+
+def test_no_two_files_have_one_label():
+    files = [Upload(Path(name)) for name in ("p/ada.png", "q/ada.png", "r/ada-2.png", "s/ADA.png")]
+    assert labels(files) == ["ada", "ada-2", "ada-2-2", "ADA-3"]
+    assert labels([Upload(Path("p/ada.png")), "ada"]) == ["ada-2", "ada"]
+    stem = "x" * 200
+    long = [Upload(Path(f"{folder}/{stem}.png")) for folder in "pqr"]
+    assert len(set(named("{person}/{seed}", [{"person": file, "seed": 1} for file in long]))) == 3

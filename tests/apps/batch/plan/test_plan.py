@@ -6,10 +6,12 @@ import pytest
 from PIL import Image
 from standin import INFO, NODES
 
+from facecdm.apps.batch.command import show
 from facecdm.apps.batch.errors import PlanMistake
 from facecdm.apps.batch.plan import Plan
 from facecdm.apps.batch.plan.check import check
 from facecdm.apps.batch.plan.jobs import build
+from facecdm.apps.batch.start import run
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,12 @@ def test_messages_stay_short(tmp_path):
     with pytest.raises(PlanMistake) as error:
         check(Plan.make({"workflow": NODES, "jobs": {long: long}, "name": long}, tmp_path), {"here": INFO})
     assert all(len(line) <= 300 for line in error.value.mistakes)
+
+
+def test_servers_and_ray_are_one_too_many(tmp_path):
+    for keys in ({"servers": ["here"], "ray": {"comfyui": "/x"}}, {}):
+        plan = Plan.make({"workflow": NODES, "jobs": {"Draw.seed": 1}, **keys}, tmp_path)
+        with pytest.raises(PlanMistake, match="remove one" if keys else "name at least one"):
+            run(plan)
+        with pytest.raises(PlanMistake, match="remove one" if keys else "name at least one"):
+            show(plan)

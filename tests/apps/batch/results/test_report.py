@@ -2,7 +2,9 @@
 
 import asyncio
 import csv
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -61,8 +63,40 @@ def test_the_best_stay(finished):
     assert len(kept(folder)) == 11
 
 
+def test_images_without_an_identity_stay(finished):
+    batch, journal, folder = finished
+    keep_best(batch, journal, folder)
+    for file in journal.files():
+        if file.path.startswith("ada"):
+            journal.measured(file, None, 0, None)
+    notes = keep_best(batch, journal, folder)
+    assert notes == ["keep_best: all 6 pictures of ada.png stay: no identity is measured to choose among them"]
+    assert {name for name in kept(folder) if "ada" in name} == {f"ada/{p}-{s}.png" for p in (1, 2) for s in (1, 2, 3)}
+    assert {name for name in kept(folder) if name.startswith("bob")} == {"bob/1-2.png", "bob/2-2.png"}
+
+
+def test_images_deleted_from_not_kept_are_reported(finished):
+    batch, journal, folder = finished
+    keep_best(batch, journal, folder)
+    shutil.rmtree(folder / "not-kept")
+    assert keep_best(batch, journal, folder) == []
+    object.__setattr__(batch, "plan", batch.plan.model_copy(update={"keep_best": 2}))
+    assert keep_best(batch, journal, folder) == ["keep_best: 4 pictures are no longer in not-kept"]
+    assert sum(file.kept is None for file in journal.files()) == 4 == len(kept(folder))
+
+
+def test_a_reference_that_is_gone_is_a_note(finished, tmp_path):
+    (tmp_path / "ada.png").unlink()
+    meter = SimpleNamespace(pack="buffalo_l", add_reference=lambda name, picture: None)
+    measure = Measure(finished[0], meter)
+    assert measure.has_people and measure.settings == "buffalo_l, face"
+    assert len(measure.notes) == 1 and measure.notes[0].startswith("identity is not measured for ada.png: ")
+
+
 def test_an_image_is_measured_as_its_exif_turns_it(finished, tmp_path):
     class Meter:
+        pack = "buffalo_l"
+
         def add_reference(self, name, picture):
             pass
 
@@ -119,6 +153,31 @@ def test_sheets_without_a_person_and_with_pages(tmp_path):
         "all page 2.jpg",
         "all page 3.jpg",
     }
+
+
+def sheets_of(folder: Path, people: list[str], seeds: int = 1) -> set[str]:
+    jobs = [{"face": people}, {"seed": {"from": 0, "count": seeds}}]
+    inputs = {"face": "Draw.image", "seed": "Draw.seed"}
+    batch = build(check(make_plan(folder, name="{job}", person="face", inputs=inputs, jobs=jobs), {"here": INFO}))
+    with Journal(folder / "out", batch.record(), resume=False) as journal:
+        write_sheets(batch, journal, folder / "out")
+    return {path.name for path in (folder / "out" / "sheets").iterdir()}
+
+
+def test_no_two_people_share_a_sheet(tmp_path):
+    for name in ("p/ada.png", "q/ada.png", "r/ada-2.png", "s/ADA.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    people = ["p/ada.png", "q/ada.png", "r/ada-2.png", "s/ADA.png", "x/eve.png", "y/eve.png"]  # eve: on the server
+    names = sheets_of(tmp_path, people)
+    assert names == {"ada.jpg", "ada-2.jpg", "ada-2-2.jpg", "ADA-3.jpg", "eve.png.jpg", "eve.png-2.jpg"}
+
+
+def test_pages_of_a_long_name_are_files_of_their_own(tmp_path):
+    name = f"{'x' * 200}.png"
+    Image.new("RGB", (8, 8)).save(tmp_path / name)
+    names = sheets_of(tmp_path, [name], seeds=200)
+    assert len(names) == 3 and sum(" page " in name for name in names) == 2
 
 
 # ---- the command ----
