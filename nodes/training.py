@@ -14,6 +14,7 @@ from .inputs import choice, integer, number, optional
 from .new_fields import aliases
 from .sockets import ADAPTER, DATA_SET, FACE_ANALYZER
 from .stage_settings import STAGE_SETTINGS
+from .warn import output
 
 CATEGORY = "FaceCDM/training"
 HOME = "facecdm_training"  # below ComfyUI's output folder
@@ -236,7 +237,7 @@ def _train(
     losses = [line["diffusion"] for line in result.history if "diffusion" in line]
     plot = _as_image(draw_losses(result.history))
     pictures = plot if result.pictures is None else result.pictures.movedim(1, -1)
-    return io.NodeOutput(
+    return output(
         result.adapter,
         result.lora.tensors(),
         {"loss": losses},
@@ -244,7 +245,8 @@ def _train(
         pictures,
         "\n".join(result.report).strip(),
         result.control.tensors(),
-        ui=ui.PreviewImage(plot, cls=cls),
+        warnings=result.notices,
+        preview=ui.PreviewImage(plot, cls=cls),
     )
 
 

@@ -11,6 +11,7 @@ from ..errors import FaceCDMError, Mismatch, MissingModel
 from ..faces.value import same_recogniser
 from .denoiser import Denoiser
 from .held_out import HELD_OUT
+from .randomness import STEPS
 from .source import Source
 from .stages import Stage
 from .worker import ALONE, Worker
@@ -74,7 +75,22 @@ def fitted(job: Job, inputs: Inputs) -> tuple[Stage, list[str]]:
         stage = stage.with_settings(identity=0.0)
     if not inputs.denoiser.can_decode:
         notices.append("no preview pictures: connect a VAE to see them")
-    return stage, notices
+    return stage, notices + _without_effect(stage, inputs)
+
+
+def _without_effect(stage: Stage, inputs: Inputs) -> list[str]:
+    """Notices of a ControlNet and of settings that are not used."""
+    notices = []
+    if inputs.denoiser.control_fingerprint and not inputs.data.has_pose:
+        notices.append(
+            "the ControlNet is not used: the data set has no pose pictures; set pose when preparing it, or give no "
+            "ControlNet"
+        )
+    elif inputs.denoiser.control_fingerprint and stage.drop_pose == 1:
+        notices.append("the ControlNet is not used: drop_pose is 1")
+    if stage.noise_share == 0 and (stage.noise_low, stage.noise_high) != (0, STEPS):
+        notices.append("noise_low and noise_high are not used: noise_share is 0")
+    return notices
 
 
 def check_stage(stage: Stage, inputs: Inputs) -> None:

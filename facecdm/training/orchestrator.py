@@ -4,6 +4,7 @@ import io
 import json
 import time
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from ..adapter.model import TripletAdapter
 from ..files import write_file
 from .chart import draw_losses
 from .checks import Inputs, Job, check_adapter, check_stage, fitted
-from .held_out import choose_held_out
+from .held_out import choose_held_out, training_part
 from .initialise import initialised
 from .location import LocationPlan, kept_location_head, train_location_head, with_location_head
 from .lora import Lora
@@ -55,6 +56,7 @@ class TrainingResult:
     history   a dictionary for every step and validation of all stages
     pictures  [N, 3, H, W] in 0…1 of held-out people after the last stage; None without a decoder
     report    lines of the report for the user
+    notices   the lines of the report that say what was left out, or has no effect, and why; each once
     """
 
     adapter: TripletAdapter
@@ -63,6 +65,7 @@ class TrainingResult:
     history: list[dict] = field(default_factory=list)
     pictures: Tensor | None = None
     report: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
 
 class Training:
@@ -91,12 +94,13 @@ class Training:
             self.stages.append(stage)
             self._notices.append(notices)
         self.held_out = choose_held_out(inputs.data, inputs.held_out)
+        self._training_part = training_part(inputs.data, self.held_out)
         self.adapter = initialised(adapter, inputs.denoiser, inputs.data, inputs.positions)
         for stage in self.stages:
             check_losses(stage, self._loss_inputs(self.adapter))
         self.start = start_hash(self.adapter, self._lora, self._control)
         for stage, notices in zip(self.stages, self._notices):
-            notices += self._location_notices(stage)
+            notices += self._location_notices(stage) + self._image_notices()
 
     def run(self, observer: Observer | None = None) -> TrainingResult:
         """Train the remaining stages; finished stages are read from their checkpoints.
@@ -106,7 +110,7 @@ class Training:
         result = TrainingResult(self.adapter, self._lora, self._control)
         for stage, notices in zip(self.stages, self._notices):
             result = self._stage(stage, notices, result, observer)
-        return result
+        return replace(result, notices=list(dict.fromkeys(chain(*self._notices))))
 
     def _stage(
         self, stage: Stage, notices: list[str], before: TrainingResult, observer: Observer | None
@@ -175,6 +179,14 @@ class Training:
             return ["no find_location: the adapter has no location head; location_steps trains one"]
         return []
 
+    def _image_notices(self) -> list[str]:
+        if self.adapter.config.image_width and self.inputs.data.features([0])[1] is None:
+            return [
+                "the image stream is not trained: the data set has no features of a vision tower; prepare it with "
+                "clip_vision (in a shell --clip-vision)"
+            ]
+        return []
+
     def _trainer(self, stage: Stage, before: TrainingResult) -> Trainer:
         inputs = self.inputs
         return Trainer(
@@ -193,7 +205,7 @@ class Training:
 
     def _loss_inputs(self, adapter: TripletAdapter) -> LossInputs:
         recogniser = self.inputs.recogniser and self.inputs.recogniser.file
-        return LossInputs(self.inputs.data, self.inputs.denoiser, adapter, recogniser)
+        return LossInputs(self._training_part, self.inputs.denoiser, adapter, recogniser)
 
     def _pictures(self, trainer: Trainer) -> Tensor | None:
         """Preview held-out people, or any people if none are held out. Saves the previews and the loss plot."""

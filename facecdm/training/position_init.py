@@ -17,6 +17,7 @@ from ..adapter.model import TripletAdapter
 from ..bases.grid import layer_grid
 from ..faces.location import REACH, SIZE, aligned_coordinates, from_crop
 from .denoiser import Denoiser
+from .held_out import count_people
 from .losses.arcface import upright
 from .losses.linear import FEWEST_PEOPLE, decoded, linear_decoder, solve_ridge
 from .randomness import generator
@@ -36,7 +37,7 @@ BLUR = 0.03  # added to the variance of a query's position, with positions in ha
 def can_init_positions(adapter: TripletAdapter, data: Source) -> bool:
     """Whether the tokens form a square and the data set has enough people for the regression."""
     side = adapter.config.grid_side
-    return side > 1 and side * side == adapter.config.face_tokens and len(data.people) >= FEWEST_PEOPLE
+    return side > 1 and side * side == adapter.config.face_tokens and count_people(data) >= FEWEST_PEOPLE
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from ..adapter.reference_batch import ReferenceBatch
 from .denoiser import Denoiser
 from .learner import Learner
 from .randomness import generator
-from .rows import moved
+from .rows import Prompt, Rows, moved
 from .sample import even_timesteps, sample
 from .source import Source
 from .step import face_locations
@@ -37,11 +37,39 @@ def preview(
     bucket. Pose and face location come from the prompts' pictures, unless the stage drops every pose; then an adapter
     with a location head finds the location by itself.
     """
-    device, count, adapter = denoiser.device, len(people), learner.adapter
-    rows = moved(data.load(prompts), device)
-    noisy = torch.randn(rows.latents.shape, generator=generator("preview", seed)).to(device)
-    face, vision = data.features(people)
-    on = torch.ones(count, dtype=torch.bool, device=device)
+    rows = moved(data.load(prompts), denoiser.device)
+    noisy = torch.randn(rows.latents.shape, generator=generator("preview", seed)).to(denoiser.device)
+    empty, levels = moved(data.empty_prompt, denoiser.device), even_timesteps(denoiser, steps)
+    pictures: dict[int, Tensor] = {}
+    with learner.averaged():
+        for group in _of_one_length(rows.prompt):  # some models have no mask for prompts of several lengths
+            features, some = data.features([people[number] for number in group]), rows.part(torch.tensor(group))
+            made = _sample(denoiser, learner, some, noisy[group], features, empty, levels, guidance)
+            pictures |= zip(group, made)
+    return torch.stack([pictures[number] for number in range(len(people))])
+
+
+def _of_one_length(prompt: Prompt) -> list[list[int]]:
+    """The rows, those with prompts of one length together."""
+    groups: dict[int, list[int]] = {}
+    for row in range(len(prompt.states)):
+        groups.setdefault(0 if prompt.lengths is None else int(prompt.lengths[row]), []).append(row)
+    return list(groups.values())
+
+
+def _sample(
+    denoiser: Denoiser,
+    learner: Learner,
+    rows: Rows,
+    noisy: Tensor,
+    features: tuple[Tensor, Tensor | None],
+    empty: Prompt,
+    levels: list[int],
+    guidance: float,
+) -> Tensor:
+    """Pictures [B, 3, H, W] from the noise, of the people with these `features`, with the rows' prompts and poses."""
+    device, adapter, (face, vision) = denoiser.device, learner.adapter, features
+    on = torch.ones(len(noisy), dtype=torch.bool, device=device)
     reference_batch = ReferenceBatch(
         F.normalize(face.to(device), dim=1), None if vision is None else vision.to(device), on, ~on
     )
@@ -51,6 +79,7 @@ def preview(
         reference_batch = replace(reference_batch, location=face_locations(rows, adapter.config))
     elif adapter.location_head is not None:
         finder = LocationFinder(adapter)
+    reference_batch = reference_batch.with_tokens(adapter, rows.prompt.states, rows.prompt.mask)
 
     def streams(sigma: Tensor, before: Prediction | None) -> list[list[LayerStream]]:
         batch = reference_batch
@@ -60,18 +89,7 @@ def preview(
             adapter, rows.prompt.states, sigma, denoiser.dtype, learner.extra, text_mask=rows.prompt.mask
         )
 
-    with learner.averaged():
-        reference_batch = reference_batch.with_tokens(adapter, rows.prompt.states, rows.prompt.mask)
-        return sample(
-            denoiser,
-            noisy,
-            rows.prompt,
-            moved(data.empty_prompt, device),
-            streams,
-            even_timesteps(denoiser, steps),
-            guidance,
-            rows.control if posed else None,
-        )
+    return sample(denoiser, noisy, rows.prompt, empty, streams, levels, guidance, rows.control if posed else None)
 
 
 def choose(data: Source, held_out: list[int], count: int = 4) -> tuple[list[int], list[int]]:

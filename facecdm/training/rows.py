@@ -36,31 +36,40 @@ class Prompt:
         """Raise FaceCDMError if the prompts' lengths differ, for a base model whose host has no mask for them."""
         if self.mask is not None:
             raise FaceCDMError(
-                f"{base} has no mask for prompts of different lengths in one batch: shorten the captions, or set batch "
-                "to 1 and accumulation higher"
+                f"{base} has no mask for prompts of different lengths in one batch (a dropped prompt is shorter, too): "
+                "set batch to 1 and accumulation higher"
             )
 
     def part(self, rows: slice | Tensor) -> "Prompt":
-        """The prompts of some rows of the batch; tensors for all rows (length 1) stay whole."""
+        """The prompts of some rows of the batch, cut to the longest of them; tensors for all rows (length 1) stay."""
         parts = (self.states, self.pooled, self.sizes, self.lengths)
-        return Prompt(*(value if value is None or len(value) == 1 else value[rows] for value in parts))
+        return Prompt(*(value if value is None or len(value) == 1 else value[rows] for value in parts)).cut()
+
+    def cut(self) -> "Prompt":
+        """The prompts without the padding that all of them have: without it, prompts of one length need no mask."""
+        if self.lengths is None or not len(self.lengths):
+            return self
+        return replace(self, states=self.states[:, : int(self.lengths.max())])
 
 
 def without_text(prompt: Prompt, empty: Prompt, off: Tensor) -> Prompt:
     """Replace the prompts of the rows where `off` [B] bool is true by the empty text.
 
-    The empty text's states are cut or padded to the length of the prompts.
+    The empty text's states get the length of the prompts. For a U-Net, which has no mask, they are repeated, since
+    repeated tokens do not change cross-attention; else they are padded or cut.
     """
-    states = empty.states.to(prompt.states)
-    states = F.pad(states, (0, 0, 0, max(prompt.states.shape[1] - states.shape[1], 0)))[:, : prompt.states.shape[1]]
+    states, length = empty.states.to(prompt.states), prompt.states.shape[1]
+    if prompt.lengths is None and length % states.shape[1] == 0:
+        states = states.repeat(1, length // states.shape[1], 1)
+    states = F.pad(states, (0, 0, 0, max(length - states.shape[1], 0)))[:, :length]
     pooled = prompt.pooled
     if pooled is not None:
         pooled = torch.where(off[:, None], empty.pooled.to(pooled), pooled)
     lengths = prompt.lengths
     if lengths is not None:
-        lengths = torch.where(off, empty.lengths.to(lengths).clamp(max=prompt.states.shape[1]), lengths)
+        lengths = torch.where(off, empty.lengths.to(lengths).clamp(max=length), lengths)
     states = torch.where(off[:, None, None], states, prompt.states)
-    return replace(prompt, states=states, pooled=pooled, lengths=lengths)
+    return replace(prompt, states=states, pooled=pooled, lengths=lengths).cut()
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ class Trainer:
     ):
         self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
         self.worker = worker
-        self.held_out = sorted(held_out)
+        self.held_out, self._held_out = sorted(held_out), frozenset(held_out)
         self.buckets = without(data.buckets, held_out)
         if not self.buckets:
             raise FaceCDMError("the data set has no picture to train on; its report says what was rejected and why")
@@ -205,12 +205,14 @@ class Trainer:
         return self.data.latent_shape(indices[0])
 
     def _batch(self, indices: list[int], random_numbers: RandomNumbers) -> tuple:
-        """The rows of `indices`, and their references."""
+        """The rows of `indices`, and their references. Held-out pictures are references of held-out pictures only."""
         device = self.denoiser.device
         rows = moved(self.data.load(indices), device)
         references, augmented = [], []
         for index, own, choice in zip(indices, random_numbers.own.tolist(), random_numbers.choice.tolist()):
             others = self.data.references(index)
+            if index not in self._held_out:
+                others = [other for other in others if other not in self._held_out]
             references.append(index if own or not others else others[int(choice * len(others))])
             augmented.append(choice if not others and not own else None)
         face, vision = self.data.features(references, augmented)
@@ -225,32 +227,35 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The diffusion loss of the averaged weights on held-out pictures, with and without the face stream. The noise
-        is always the same."""
+        """The diffusion loss of the averaged weights on held-out pictures, with and without the face stream.
+
+        Both calls have the LoRA, the image stream, and the pose and face location unless the stage drops every pose.
+        The noise is always the same.
+        """
         stage = self.stage.with_settings(
             drop_text=0.0,
             drop_face=0.0,
             drop_image=0.0,
             drop_all=0.0,
-            drop_pose=1.0,
+            drop_pose=float(self.stage.drop_pose == 1),
             own_photo=0.0,
             face_region=0.0,
             face_window=0.0,
             find_location=0.0,
             seed=0,
         )
-        plain = DiffusionLoss(gamma=0.0)
-        sums, count = {"validation": 0.0, "validation without face": 0.0}, 0
+        diffusion, count = DiffusionLoss(gamma=0.0), 0
+        sums = {"validation": 0.0, "validation without face": 0.0}
         with self.learner.averaged():
             for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
                 random_numbers = make_random_numbers(stage, 0, number, (len(indices), *self._shape(indices)))
-                rows, reference_batch = self._batch(indices, random_numbers)
-                step_data = compute_step_data(
-                    self.denoiser, self.learner, {"plain"}, rows, reference_batch, self.empty, random_numbers, 0
-                )
-                sums["validation"] += float(plain(step_data)) * len(indices)
-                without = replace(step_data, prediction=step_data.plain_prediction)
-                sums["validation without face"] += float(plain(without)) * len(indices)
+                rows, references = self._batch(indices, random_numbers)
+                faceless = replace(references, face_on=torch.zeros_like(references.face_on))
+                for name, given in zip(sums, (references, faceless)):
+                    step_data = compute_step_data(
+                        self.denoiser, self.learner, set(), rows, given, self.empty, random_numbers, 0
+                    )
+                    sums[name] += float(diffusion(step_data)) * len(indices)
                 count += len(indices)
         return {name: round(value / count, 6) for name, value in sums.items()}
 

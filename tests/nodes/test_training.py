@@ -293,6 +293,18 @@ def test_what_is_not_connected_is_left_out_and_reported(in_comfy, demo, analyzer
         train("2 identity", {"identity": 0.2}, run="asked", face_analyzer=analyzer)
 
 
+@pytest.mark.parametrize("node_id", ["FaceCDMTrain", "FaceCDMTrainStage"])
+def test_what_has_no_effect_is_shown_on_the_node(in_comfy, demo, adapter, data, node_id):
+    own = {"length": 0.0001} if node_id == "FaceCDMTrain" else {"stage": "2 identity", "steps": 1}
+    net = in_comfy.run("FaceCDMLoadDemoPose")[0]
+    inputs = {"model": demo[0], "adapter": adapter, "data_set": data, "preset": "one person", "batch": 1, "seed": 0}
+    settings = QUIET | {"noise_low": 300, "noise_share": 0.0}
+    shown = in_comfy.node_output(node_id, **inputs, **own, run=node_id, control_net=net, settings=settings)
+    wanted = ("no identity loss", "no preview pictures", "the ControlNet is not used", "noise_low and noise_high")
+    assert [sum(text in one for one in shown.ui["facecdm_warnings"]) for text in wanted] == [1, 1, 1, 1]
+    assert shown.ui["images"], "beside the loss plot"
+
+
 def test_an_adapter_of_another_base_is_refused(in_comfy, sd15, make_adapter, train):
     with pytest.raises(in_comfy.module("facecdm.errors").Mismatch, match="New FaceCDM Adapter"):
         train(adapter=make_adapter(sd15))

@@ -83,6 +83,27 @@ def test_what_was_not_asked_for_is_left_out_with_a_notice(denoiser, tmp_path):
         fitted(Job(stage, frozenset({"identity"})), inputs)
 
 
+def test_what_is_not_used_is_reported_and_every_notice_is_given_once(denoiser, adapter, tmp_path):
+    class Unseen(TinySource):
+        """Without vision states."""
+
+        def features(self, *given, **named):
+            return super().features(*given, **named)[0], None
+
+    net = torch.nn.Linear(1, 1)
+    stage = STAGE.with_settings(localisation=0.0, steps=1, noise_low=100, noise_share=0.0)
+    both = [Job(stage, ALL), Job(stage.with_settings(name="fine"), ALL)]
+    result = Training(Inputs(tiny_denoiser(control=net), Unseen(), tmp_path), both, adapter).run()
+    wanted = (
+        "the ControlNet is not used: the data",
+        "noise_low and noise_high are not",
+        "the image stream is not trained",
+    )
+    assert [sum(text in one for one in result.notices) for text in wanted] == [1, 1, 1]
+    assert all(sum(text in line for line in result.report) == 2 for text in wanted), "of each stage"
+    assert not Training(Inputs(denoiser, TinySource(), tmp_path / "2"), jobs(), adapter).run().notices
+
+
 def test_a_lora_of_another_model_is_refused(denoiser, adapter, tmp_path):
     name, layer = next(iter(denoiser.layers().items()))
     for layers in ({"elsewhere": layer}, {name: torch.nn.Linear(layer.in_channels + 1, 2)}):

@@ -1,5 +1,7 @@
 """A stage's settings reach its losses, and its terms weigh what they say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from step_stubs import ManyPeople, StubDenoiser
@@ -7,7 +9,9 @@ from step_stubs import ManyPeople, StubDenoiser
 from facecdm.adapter.config import AdapterConfig
 from facecdm.adapter.model import TripletAdapter
 from facecdm.errors import FaceCDMError
+from facecdm.training.held_out import training_part
 from facecdm.training.losses import FewStepIdentityLoss, IdentityLoss, LossInputs, identity_settings, person_means
+from facecdm.training.losses.loss import centred
 from facecdm.training.stages import PRESETS, Stage
 from facecdm.training.step import Term
 from facecdm.training.terms import check_losses, terms_of
@@ -84,13 +88,34 @@ def test_identity_after_a_few_steps(inputs):
     assert (loss.steps, loss.learnt, loss.guidance, loss.begin) == (6, 3, 2.5, "picture")
 
 
-@pytest.mark.parametrize("most, expected", [(4096, range(180)), (50, range(0, 150, 3)), (60, range(0, 180, 3))])
+@pytest.mark.parametrize(
+    "most, expected",
+    [(4096, range(180)), (100, range(0, 180, 2)), (50, range(0, 180, 4)), (60, range(0, 180, 3))],
+)
 def test_the_bank_holds_every_nth_picture(inputs, monkeypatch, most, expected):
     monkeypatch.setattr(identity_settings, "MOST_OTHERS", most)
     loss = terms(inputs, identity=0.2, contrast=0.3)["identity"].loss
     assert loss.contrast == 0.3
     assert torch.equal(loss.bank.embeddings, inputs.data.rows.face[list(expected)])
     assert torch.equal(loss.bank.identity, inputs.data.rows.identity[list(expected)])
+
+
+def test_losses_know_nothing_of_held_out_pictures(inputs):
+    data, held_out = inputs.data, frozenset(range(3, 12)) | {0}
+    assert training_part(data, frozenset()) is data
+    part = training_part(data, held_out)
+    kept = [picture for picture in range(len(data)) if picture not in held_out]
+    assert len(part) == len(kept) and len(part.people) == 57 and part.people[0] == [1, 2] and 1 not in part.people
+    made = terms(replace(inputs, data=part), identity=0.2, identity_toward="person", contrast=0.1)["identity"].loss
+    faces = torch.nn.functional.normalize(data.rows.face, dim=1)
+    torch.testing.assert_close(made.mean, faces[kept].mean(0))
+    assert torch.equal(made.bank.embeddings, data.rows.face[kept])
+    own = centred(data.rows.face[1:3], made.mean).sum(0)
+    torch.testing.assert_close(made.persons[0], torch.nn.functional.normalize(own, dim=0))
+    assert not made.persons[1:4].any()
+    loaded, load = set(), data.load
+    data.load = lambda indices: loaded.update(indices) or load(indices)
+    assert terms(replace(inputs, data=part), linear_identity=0.2) and loaded == set(kept)
 
 
 def test_a_missing_input_of_a_loss_is_named_with_its_stage(inputs):

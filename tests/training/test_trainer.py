@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import STAGE, everything, tiny_trainer
+from lab import STAGE, TinySource, everything, tiny_trainer
 
 from facecdm.errors import BadFile
 from facecdm.training.divergence import Diverged, skipped_steps
@@ -158,8 +158,35 @@ def test_validation_uses_held_out_pictures_only(tmp_path):
     lines = [line for line in trainer.history if "validation" in line]
     assert len(lines) == 2
     assert not {0, 1, 2, 17} & {i for bucket in trainer.buckets for i in bucket}
-    assert lines[0]["validation without face"] == lines[1]["validation without face"]
     assert lines[0]["validation"] != lines[1]["validation"]
+
+
+def test_validation_without_the_face_keeps_the_lora_and_the_image_stream(tmp_path):
+    trainer = tiny_trainer(tmp_path, STAGE.with_settings(learning_rate=0.03, ema=0.0), held_out=frozenset({0, 1, 2}))
+    trainer.run()
+    with trainer.applied():
+        measured = trainer.validate()
+        for stream, equal in (("image", False), ("face", True)):
+            trainer.learner.adapter.streams[stream].gate.knots.data.zero_()
+            less = trainer.validate()
+            assert less["validation without face"] != measured["validation without face"] or stream == "face"
+            assert (less["validation"] == less["validation without face"]) is equal
+    assert trainer.validate()["validation without face"] != less["validation without face"], "the LoRA was on"
+
+
+def test_held_out_pictures_are_no_references_in_training(tmp_path):
+    """The only picture of a person that is left is its own reference."""
+    data, asked = TinySource(), []
+    held_out = frozenset({1, 2, 4, 12, 13, 14})
+    stage = STAGE.with_settings(own_photo=0.0, validate_every=100)
+    trainer = tiny_trainer(tmp_path, stage, data=data, held_out=held_out)
+    features = data.features
+    data.features = lambda indices, *rest: asked.extend(indices) or features(indices, *rest)
+    trainer.run()
+    assert 0 in asked and not held_out & set(asked)
+    asked.clear()
+    trainer.validate()
+    assert {12, 13, 14} & set(asked), "in validation they are"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -20,6 +20,7 @@ from .references import difference, shape
 from .store import ShardReader, digest_with_list
 
 TEXT = STAGES.index("text")
+MOST_CHUNKS = 4  # of 75 tokens of a U-Net's caption; so a batch has at most 12, the least common multiple of 1 … 4
 PEOPLE_KEPT = 256  # people whose faces' shapes are kept
 
 
@@ -206,6 +207,8 @@ class DataSet:
             pooled = _stack(self._text(entries, "pooled")) if self.manifest.pooled else None
             lengths = torch.tensor([len(row) for row in states])
             return Prompt(torch.nn.utils.rnn.pad_sequence(states, batch_first=True), pooled, lengths=lengths)
+        if entries:
+            states = [row[: MOST_CHUNKS * self.empty_prompt.states.shape[1]] for row in states]
         longest = math.lcm(*(len(row) for row in states))
         if not self.manifest.large:
             return Prompt(repeat(states, longest))

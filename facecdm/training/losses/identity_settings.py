@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ...errors import FaceCDMError
+from ..held_out import count_people
 from ..settings import setting, share
 from .arcface import ArcFace
 from .few_steps import BEGIN, FewStepIdentityLoss
 from .identity import TOWARD, IdentityLoss, NegativeBank, person_means
+from .linear import FEWEST_PEOPLE
 from .loss import LossInputs, LossSettings
 
 MOST_OTHERS = 4096  # people in the bank of the contrastive loss
@@ -73,12 +76,13 @@ class IdentitySettings(LossSettings):
 
     def make(self, inputs: LossInputs) -> IdentityLoss:
         data, device = inputs.data, inputs.denoiser.device
-        mean = data.mean_face.to(device)
+        # The mean of a few people contains their identity: for one person, it is that identity.
+        mean = data.mean_face.to(device) if count_people(data) >= FEWEST_PEOPLE else None
         shared = dict(
             recogniser=ArcFace(inputs.recogniser).to(device),
             high=self.identity_below,
             toward=self.identity_toward,
-            persons=person_means(data, data.mean_face).to(device) if self.identity_toward == "person" else None,
+            persons=person_means(data, mean).to(device) if self.identity_toward == "person" else None,
             mean=mean,
             bank=_bank(data, device) if self.contrast else None,
             contrast=self.contrast,
@@ -96,8 +100,8 @@ class IdentitySettings(LossSettings):
 
 def _bank(data, device: torch.device) -> NegativeBank:
     """A bank of every n-th picture of the data set, at most MOST_OTHERS."""
-    interval = max(len(data) // MOST_OTHERS, 1)
-    chosen = list(range(0, len(data), interval))[:MOST_OTHERS]
+    pictures = np.sort(np.concatenate([np.asarray(bucket) for bucket in data.buckets]))
+    chosen = pictures[:: -(-len(pictures) // MOST_OTHERS)].tolist()
     return NegativeBank(
         data.features(chosen, vision=False)[0].to(device),
         torch.tensor([data.identity(index) for index in chosen], device=device),

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ...errors import FaceCDMError
 from ..denoiser import Denoiser
+from ..held_out import count_people
 from ..settings import setting
 from ..source import Source
 from ..step_data import StepData
@@ -112,10 +113,10 @@ _fitted: WeakKeyDictionary[Source, LinearRecogniser] = WeakKeyDictionary()  # on
 
 def check_people(data: Source) -> None:
     """Raise FaceCDMError if the data set has too few people to learn how people differ."""
-    if len(data.people) < FEWEST_PEOPLE:
+    if count_people(data) < FEWEST_PEOPLE:
         raise FaceCDMError(
             f"linear_identity needs a data set of at least {FEWEST_PEOPLE} people and this one has "
-            f"{len(data.people)}: set it to 0"
+            f"{count_people(data)}: set it to 0"
         )
 
 

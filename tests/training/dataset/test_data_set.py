@@ -323,3 +323,14 @@ def test_an_image_batch(tmp_path):
     data = prepare(BatchSource(damaged, ["all"]), tmp_path / "nan", StubEncoders(), StubFinder(), SETTINGS)
     assert [entry.caption for entry in data.entries] == ["all", "all"]
     assert "cannot be read: it holds NaN" in (tmp_path / "nan" / "report.md").read_text()
+
+
+def test_long_captions_of_a_u_net_are_cut_so_that_a_batch_stays_short(made, monkeypatch):
+    """Captions of 3, 4, 5 and 7 chunks would have a common length of 420 chunks."""
+    data = made[4]
+    chunk = data.empty_prompt.states.shape[1]
+    rows = [torch.randn(count * chunk, 6) for count in (3, 4, 5, 7)]
+    monkeypatch.setattr(data, "_text", lambda entries, name: rows)
+    states = data._prompt(list(data.entries)[:4]).states
+    assert states.shape == (4, 12 * chunk, 6)
+    torch.testing.assert_close(states[3, : 4 * chunk], rows[3][: 4 * chunk])

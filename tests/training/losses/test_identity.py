@@ -15,10 +15,19 @@ from facecdm.adapter.location import FaceLocation
 from facecdm.adapter.model import TripletAdapter
 from facecdm.adapter.reference_batch import ReferenceBatch
 from facecdm.faces.analyzer import open_pack
-from facecdm.training.losses import ArcFace, FewStepIdentityLoss, IdentityLoss, NegativeBank, person_means
+from facecdm.training.losses import (
+    ArcFace,
+    FewStepIdentityLoss,
+    IdentityLoss,
+    IdentitySettings,
+    LossInputs,
+    NegativeBank,
+    person_means,
+)
 from facecdm.training.losses.few_steps import predict_again
 from facecdm.training.losses.loss import centred
 from facecdm.training.rows import Prompt
+from facecdm.training.stages import Stage
 
 SIZE = 256
 
@@ -34,12 +43,12 @@ def recogniser(folder) -> ArcFace:
 
 
 @pytest.fixture(scope="module")
-def people(folder, faceworld_val):
-    """Two people of FaceWorld: (pixels [1, 3, 256, 256], key points [1, 5, 2], raw embedding [1, 512]) each."""
+def photo(folder, faceworld_val):
+    """A photo of FaceWorld → (pixels [1, 3, 256, 256], key points [1, 5, 2], raw embedding [1, 512])."""
     analyzer = open_pack([folder], "buffalo_s", "CPU")
 
-    def person(identity: str):
-        picture = np.asarray(Image.open(faceworld_val / identity / "00.webp").convert("RGB"))
+    def read(identity: str, view: int = 0):
+        picture = np.asarray(Image.open(faceworld_val / identity / f"{view:02}.webp").convert("RGB"))
         bgr = np.ascontiguousarray(picture[..., ::-1])
         face = analyzer.detect(bgr, 640, 0.5)[0]
         return (
@@ -48,7 +57,13 @@ def people(folder, faceworld_val):
             torch.from_numpy(analyzer.embed(bgr, face)[0])[None],
         )
 
-    return person("0005"), person("0006")
+    return read
+
+
+@pytest.fixture(scope="module")
+def people(photo):
+    """Two people of FaceWorld."""
+    return photo("0005"), photo("0006")
 
 
 class FixedPicture(nn.Module):
@@ -388,6 +403,37 @@ def test_toward_the_person_for_any_picture(painting, people, recogniser):
     assert values[1] == pytest.approx(IdentityLoss(recogniser)(make_step_data([200], denoiser, rows)).item(), abs=1e-5)
     with pytest.raises(ValueError, match="person"):
         IdentityLoss(recogniser, toward="person")
+
+
+class OnePerson:
+    """A data set of the photos [N, 512] of one person."""
+
+    recogniser = "stub/mean.onnx"
+
+    def __init__(self, faces: torch.Tensor):
+        self.faces, self.mean_face = faces, nn.functional.normalize(faces, dim=1).mean(0)
+        self.people, self.buckets = {0: list(range(len(faces)))}, [list(range(len(faces)))]
+
+    def __len__(self):
+        return len(self.faces)
+
+    def features(self, indices, augmented=None, vision=True):
+        return self.faces[list(indices)], None
+
+
+@pytest.mark.parametrize("toward", ["picture", "person", "reference"])
+def test_with_one_person_another_photo_costs_less_than_a_stranger(photo, folder, toward):
+    """The mean of the data set is this person, so it is not subtracted."""
+    own, stranger = [photo("0005", view) for view in (0, 2, 4)], photo("0006")
+    data, denoiser = OnePerson(torch.cat([face for *_, face in own])), StubDenoiser()
+    network = folder / "models" / "buffalo_s" / "w600k_mbf.onnx"
+    settings = IdentitySettings.of(Stage(identity=0.1, identity_toward=toward))
+    loss, values = settings.make(LossInputs(data, denoiser, None, network)), []
+    for pixels, points, _ in (own[1], stranger):
+        denoiser.net = FixedPicture(pixels, denoiser, 200)
+        rows = make_rows(1, SIZE, latents=pixels, keypoints=points, face=own[0][2])
+        values.append(loss(make_step_data([200], denoiser, rows)).item())
+    assert values[0] < values[1] - 0.2, values
 
 
 def test_a_person_is_the_mean_of_their_pictures():
