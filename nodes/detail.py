@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.faces.align import ellipse_mask
 from ..facecdm.faces.detect import Options, detect_faces
+from ..facecdm.faces.source_picture import contains_face
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import STEP, Window, resize, window_around
 from .checks import checked
@@ -206,23 +207,49 @@ class FaceSampler:
 
 
 def _faces(image, analyzer, faces, min_score: float) -> tuple[list[Face], list[str]]:
-    """Return (the faces to sample, a line for every picture without a face). Raises FaceCDMError."""
-    if not torch.isfinite(image).all():
+    """Return (the faces to sample, a line for every picture that stays as it is or whose faces look different).
+
+    Raises FaceCDMError.
+    """
+    finite = [bool(torch.isfinite(picture).all()) for picture in image]
+    if finite and not any(finite):
         raise FaceCDMError("image holds NaN or infinity: check the node that it comes from.")
     if faces is None and analyzer is None:
         raise FaceCDMError(
             "connect an analyzer (Load Face Analyzer) to find the faces, or faces that were found in this image"
         )
+    lines = [f"Picture {index}: skipped, it holds NaN or infinity" for index, good in enumerate(finite) if not good]
     if faces is None:
-        faces = detect_faces(analyzer, image, Options(choice="all", min_score=min_score, crop_size=112)).faces
+        from comfy.utils import ProgressBar
+
+        bar = ProgressBar(len(image))  # which also stops the search at an interrupt
+        options = Options(choice="all", min_score=min_score, crop_size=112)
+        faces = detect_faces(analyzer, image, options, lambda done, total: bar.update_absolute(done, total)).faces
+    else:
+        lines += _unlike_picture(image, faces, finite)
+    lacking = sorted({index for index, good in enumerate(finite) if good} - {face.image_index for face in faces})
+    lines += [f"Picture {index}: no face, left as it is" for index in lacking]
+    return [face for face in faces if finite[face.image_index]], lines
+
+
+def _unlike_picture(image, faces, finite: list[bool]) -> list[str]:
+    """A line for every face that `image` does not show at its place. Raises FaceCDMError for pictures of other sizes
+    or numbers."""
+    lines = []
     for face in faces:
-        if not 0 <= face.image_index < len(image) or tuple(face.image_size) != tuple(image.shape[1:3]):
+        index = face.image_index
+        if not 0 <= index < len(image) or tuple(face.image_size) != tuple(image.shape[1:3]):
             raise FaceCDMError(
                 "faces were found in another picture than image: connect both to the same one, or "
                 "leave faces out and connect an analyzer"
             )
-    lacking = sorted(set(range(len(image))) - {face.image_index for face in faces})
-    return list(faces), [f"Picture {index}: no face, left as it is" for index in lacking]
+        if finite[index] and not contains_face(image[index], face):
+            left, top = (round(float(side)) for side in face.box[:2])
+            lines.append(
+                f"Picture {index}: image does not show the face of faces at {left}, {top}, so something else may be "
+                "repainted there. Connect both to the same picture."
+            )
+    return lines
 
 
 def _mask(face: Face, window: Window, grow: float, feather: float) -> torch.Tensor:

@@ -9,7 +9,7 @@ from .align import aligned_crop
 from .value import Face, Faces
 
 SIDE = 32
-MARGINS = tuple(step / 20 for step in range(21))  # tried in turn, since a crop does not record its margin
+MARGINS = tuple(step / 20 for step in range(41))  # crop_margin's values, tried in turn: a crop does not record its own
 MAX_DIFFERENCE = 0.06  # mean absolute difference, 0 … 1: above that of neighbouring margins, below that of other photos
 
 
@@ -31,13 +31,19 @@ def _source(face: Face, pictures: Tensor) -> int | None:
 
 def contains_face(picture: Tensor, face: Face) -> bool:
     """Whether the picture [H, W, 3] in 0 … 1 matches the crop of the face at its key points."""
-    uint8 = (picture[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    rgb = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(*picture.shape[:2], 3)
+    uint8 = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    uint8 = F.pad(uint8, (0, 1), value=255).numpy()  # the fourth channel marks what is inside the picture
     crop = face.crop.movedim(-1, 0)[None].float()
     crop = F.interpolate(crop, (SIDE, SIDE), mode="area")[0].movedim(0, -1).numpy()
     return any(_difference(uint8, face, crop, margin) < MAX_DIFFERENCE for margin in MARGINS)
 
 
 def _difference(picture: np.ndarray, face: Face, crop: np.ndarray, margin: float) -> float:
-    aligned = aligned_crop(picture, face.keypoints.numpy(), 2 * SIDE, margin).astype(np.float32) / 255
-    aligned = aligned.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3))
-    return float(np.abs(aligned - crop).mean())
+    try:
+        aligned = aligned_crop(picture, face.keypoints.numpy(), 2 * SIDE, margin).astype(np.float32) / 255
+    except ValueError:  # coinciding key points
+        return 1.0
+    aligned = aligned.reshape(SIDE, 2, SIDE, 2, 4).mean((1, 3))
+    inside = aligned[..., 3] > 0.99  # a wide crop is mostly black beyond the picture, whatever the picture
+    return float(np.abs(aligned[..., :3] - crop)[inside].mean()) if inside.any() else 1.0

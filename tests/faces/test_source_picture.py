@@ -14,7 +14,7 @@ def photos(faceworld):
     return torch.cat(list(faceworld.values()))
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.18, 0.5])
+@pytest.mark.parametrize("margin", [0.0, 0.18, 0.5, 1.25, 2.0])
 def test_each_face_has_its_own_picture_at_any_index(analyzer, photos, margin):
     single = [detect_faces(analyzer, photo[None], Options(crop_margin=margin)).faces for photo in photos]
     assert all(faces[0].image_index == 0 for faces in single)

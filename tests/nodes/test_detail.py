@@ -362,6 +362,28 @@ def test_no_picture_at_all_and_one_with_nan(detail, analyzer, group, errors):
     spoilt[0, 0, 0, 0] = float("nan")
     with pytest.raises(errors.FaceCDMError, match="image holds NaN"):
         detail(spoilt, analyzer=analyzer)
+    both = torch.cat([spoilt, group[:1]])
+    image, mask, _, report = detail(both, analyzer=analyzer)
+    assert "Picture 0: skipped, it holds NaN or infinity" in report and "Picture 0: no face" not in report
+    assert image[0].equal(spoilt[0]) or image[0].isnan().any()
+    assert not mask[0].any() and mask[1].any(), "the good picture is sampled"
+
+
+def test_the_search_for_faces_has_progress(in_comfy, detail, analyzer, group, monkeypatch):
+    """ComfyUI's progress bar also raises at an interrupt."""
+    import comfy.utils
+
+    done = []
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda self, value, *more: done.append(value))
+    detail(group[1:].expand(2, -1, -1, -1), analyzer=analyzer)
+    assert done == [1, 2]
+
+
+def test_faces_of_another_picture_of_the_same_size_are_a_warning(detail, find, group):
+    faces = find(choice="largest", index=0)
+    warning = "image does not show the face of faces at"
+    assert warning not in detail(faces=faces, max_size=8)[3]
+    assert warning in detail(group[:1].flip(2), faces=faces, max_size=8)[3]
 
 
 def test_a_picture_without_a_face_is_a_warning_on_the_node(in_comfy, demo, analyzer, group):

@@ -37,6 +37,13 @@ def detected(run, analyzer, astronaut):
     return run("DetectFaces", analyzer=analyzer, image=astronaut, name=" Eileen ", **DETECT)
 
 
+def test_a_crop_of_any_margin_is_found_in_its_picture(in_comfy, nodes):
+    """The search for a face's picture (faces/source_picture.py) tries all margins of the node."""
+    entry = next(entry for entry in nodes["DetectFaces"].define_schema().inputs if entry.id == "crop_margin")
+    margins = in_comfy.module("facecdm.faces.source_picture").MARGINS
+    assert (margins[0], margins[-1]) == (entry.min, entry.max) and margins[1] == entry.step
+
+
 def test_ids_schemas_and_execute_agree(nodes):
     assert set(nodes) == {
         "LoadFaceAnalyzer",
