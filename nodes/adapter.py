@@ -16,7 +16,7 @@ from ..facecdm.formats.families import FAMILIES
 from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
 from ..facecdm.formats.read import SUFFIXES
 from ..facecdm.formats.recognise import AUTO
-from . import towers
+from . import eva, towers
 from .checks import checked, validity
 from .inputs import choice, integer, optional, switch
 from .model_folders import ADAPTERS, PUBLISHED_ADAPTERS, folders
@@ -190,6 +190,8 @@ class LoadAdapter(io.ComfyNode):
             ],
         )
 
+    OWN_CHECKS = ("vision_tower",)  # towers.tower_path names the command that downloads a missing one
+
     @classmethod
     def validate_inputs(cls, name=None):
         return validity("name", name, adapter_file)
@@ -200,7 +202,7 @@ class LoadAdapter(io.ComfyNode):
             status = adapter_file(name or "").stat()
         except (FaceCDMError, OSError):
             return "missing"
-        return f"{status.st_mtime_ns}/{status.st_size}/{family}"
+        return f"{status.st_mtime_ns}/{status.st_size}/{family}/{eva.parser_fingerprint()}"
 
     @classmethod
     @checked

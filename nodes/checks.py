@@ -40,8 +40,8 @@ def checked(execute):
 
     The server checks unlinked numbers only, lets NaN pass, and in ComfyUI 0.3.75 does not check choices. It repeats
     the message of `validate_inputs` for each input that this function takes. `validate_inputs` therefore takes one
-    input at most: the node's file, or a text. Of a choice that it takes only the type is checked here. Raises
-    FaceCDMError.
+    input at most: the node's file, or a text. Of a choice that it takes, or that the node names in OWN_CHECKS because
+    `execute` has a better message, only the type is checked here. Raises FaceCDMError.
     """
 
     @functools.wraps(execute)
@@ -52,7 +52,10 @@ def checked(execute):
             if isinstance(entry, io.Float.Input | io.Int.Input):
                 _check_number(entry, value)
             elif isinstance(entry, io.Combo.Input):
-                has_own_check = entry.id in signature(cls.validate_inputs).parameters
+                has_own_check = entry.id in (
+                    *signature(cls.validate_inputs).parameters,
+                    *getattr(cls, "OWN_CHECKS", ()),
+                )
                 _check_text(entry.id, value) if has_own_check else _check_choice(entry, value)
         for entry in entries:
             if not isinstance(entry, io.WidgetInput):
@@ -77,11 +80,21 @@ def validity(name: str, value, check: Callable[[str], object]) -> bool | str:
 
 
 def check_pixels(**pictures) -> None:
-    """Raise FaceCDMError for a picture or mask (input name → tensor or None) without pixels."""
+    """Raise FaceCDMError for pictures or masks (input name → tensor or None) without pixels, or with NaN, infinity."""
     for name, value in pictures.items():
         if value is not None and (value.ndim < 2 or not value.numel()):
             size = " × ".join(map(str, value.shape))
             raise FaceCDMError(f"{name} has no pixels (its size is {size}): check the node that it comes from.")
+        if value is not None and value.is_floating_point():
+            _check_finite(name, value)
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    batch = value if value.ndim > 2 else value[None]
+    wrong = next((number for number, one in enumerate(batch) if not one.isfinite().all()), None)
+    if wrong is not None:
+        where = f" in picture {wrong} (counted from 0)" if len(batch) > 1 else ""
+        raise FaceCDMError(f"{name} holds NaN or infinity{where}: check the node that it comes from.")
 
 
 def _check_text(name: str, value) -> None:

@@ -12,6 +12,10 @@ from .checks import checked, validity
 from .new_fields import aliases
 
 NO_FILE = "none found"
+OVAL = (
+    "all but an oval around the face, which keeps some of the real background. PuLID's authors use "
+    f"{bisenet.FILE} of facexlib: put that file into models/facexlib to do the same"
+)
 FOLDERS = ("pulid", "clip_vision", "facexlib")
 
 
@@ -37,6 +41,22 @@ def tower_file(name: str) -> Path:
             "does that), then refresh the list (R)."
         )
     return found[name]
+
+
+def parser_file() -> Path | None:
+    """The face parser's file, if there is one."""
+    return next(iter(files(bisenet.FILE).values()), None)
+
+
+def parser_fingerprint() -> str:
+    return fingerprint(parser_file())
+
+
+def fingerprint(path: Path | None) -> str:
+    """A text that changes with the file; it contains no path, because ComfyUI writes it into every picture."""
+    if path is None or not path.is_file():
+        return "missing"
+    return f"{path.stat().st_mtime_ns}/{path.stat().st_size}"
 
 
 class LoadEvaClip(io.ComfyNode):
@@ -67,6 +87,10 @@ class LoadEvaClip(io.ComfyNode):
         return validity("name", name, tower_file)
 
     @classmethod
+    def fingerprint_inputs(cls, name=None) -> str:
+        return f"{fingerprint(files('eva').get(name))}/{parser_fingerprint()}"
+
+    @classmethod
     @checked
     def execute(cls, name) -> io.NodeOutput:
         return io.NodeOutput(*load(tower_file(name)))
@@ -76,15 +100,10 @@ def load(path: Path) -> tuple[FaceTower, str]:
     """Return (the tower, with the face parser if its file is found; a report of both). Raises BadFile."""
     from ..facecdm.hosts.comfy.eva import EvaVision
 
-    parser = next(iter(files(bisenet.FILE).values()), None)
+    parser = parser_file()
     tower = eva.load_eva(read_tensors(path)[0], path)
     vision = EvaVision(tower, bisenet.load_parser(parser) if parser else None)
-    background = (
-        f"face parser {parser}"
-        if parser
-        else "all but an oval around the face, which keeps some of the real background. PuLID's authors use "
-        f"{bisenet.FILE} of facexlib: put that file into models/facexlib to do the same"
-    )
+    background = f"face parser {parser}" if parser else OVAL
     return vision, f"tower: {path}\nbackground: {background}"
 
 

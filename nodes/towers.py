@@ -7,6 +7,7 @@ from ..facecdm.faces import curricular_face
 from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP, SIGLIP_SO400M, Encoder, encoder_for
 from ..facecdm.formats.read import incomplete
 from ..facecdm.formats.tower_files import find_tower
+from ..facecdm.hosts.comfy import running_node
 from ..facecdm.tensor_file import read_tensors
 from . import eva
 
@@ -30,8 +31,10 @@ def tower_of_adapter(adapter, chosen: str = AUTO):
     encoder = _encoder_of(adapter.config)
     if encoder is None:
         return None
+    if chosen != AUTO:
+        tower_path(encoder, chosen)  # raises for a missing file now, and not where the tower is first used
     if encoder == EVA:
-        return LazyFaceTower(lambda: eva.load(tower_path(encoder, chosen))[0])
+        return LazyFaceTower(lambda: _load_eva(tower_path(encoder, chosen)))
     if any(getattr(part.family.recipe, "backbone", "") for part in getattr(adapter.config, "parts", {}).values()):
         return LazyFaceStates(lambda: _with_face_states(_load(tower_path(encoder, chosen), encoder)))
     return LazyVision(lambda: _load(tower_path(encoder, chosen), encoder))
@@ -48,7 +51,8 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
     if chosen != AUTO:
         raise MissingModel(
             f"vision_tower is {chosen}, which is not in models/{' or models/'.join(keys)}, where this adapter's towers "
-            "are: choose another file, or auto"
+            f"are: choose another file, or auto. `python -m facecdm get {encoder.file}` in the pack's folder downloads "
+            "the one that the adapter was trained with"
         )
     files = [
         Path(folder_paths.get_full_path_or_raise(key, name))
@@ -63,6 +67,13 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
             "loaded one to clip_vision"
         )
     return found
+
+
+def _load_eva(path: Path):
+    """PuLID's tower. Without the face parser's file, the running node gets a warning."""
+    if eva.parser_file() is None:
+        running_node.warn([f"PuLID's background is {eva.OVAL}."])
+    return eva.load(path)[0]
 
 
 def _encoder_of(config) -> Encoder | None:

@@ -20,7 +20,7 @@ def save(in_comfy, folder):
 
 @pytest.fixture
 def load(in_comfy, folder):
-    return lambda name: in_comfy.run("FaceCDMLoadAdapter", name=name)
+    return lambda name, **more: in_comfy.run("FaceCDMLoadAdapter", name=name, **more)
 
 
 def same(one, other) -> bool:
@@ -264,7 +264,9 @@ def test_a_chosen_tower_counts_before_its_name(in_comfy, errors, towers):
     for name in (vit_h.file, "mine.safetensors"):
         (towers / name).write_bytes(b"")
     assert module.tower_path(vit_h, "mine.safetensors").name == "mine.safetensors"
-    with pytest.raises(errors.MissingModel, match="vision_tower is gone.safetensors.*models/clip_vision"):
+    with pytest.raises(
+        errors.MissingModel, match="vision_tower is gone.safetensors.*models/clip_vision.*python -m facecdm get"
+    ):
         module.tower_path(vit_h, "gone.safetensors")
     assert set(module.tower_names()) == {vit_h.file, "mine.safetensors"}
 
@@ -286,6 +288,8 @@ def test_the_tower_is_loaded_when_it_is_first_used(in_comfy, vision, picture, ad
         patch.setattr(encoders, "ENCODERS", (small,))
         loaded, report, lazy = load("mine")
         assert same(loaded, adapter) and "16 cross-attention layers" in report
+        with pytest.raises(errors.MissingModel, match="vision_tower is gone.*python -m facecdm get"):
+            load("mine", vision_tower="gone.safetensors")
         with pytest.raises(errors.MissingModel, match="ViT-small"):
             lazy.encode_image(picture())
         calls = []

@@ -74,10 +74,14 @@ def test_the_parser_is_found(in_comfy, folder, portrait, loaded):
     parsers.mkdir(exist_ok=True)
     torch.manual_seed(1)
     torch.save(bisenet.BiSeNet().state_dict(), parsers / bisenet.FILE)
+    fingerprint = in_comfy.nodes["FaceCDMLoadEvaClip"].fingerprint_inputs
     try:
+        with_parser = fingerprint(name=NAME)
         vision, report = in_comfy.run("FaceCDMLoadEvaClip", name=NAME)
     finally:
         (parsers / bisenet.FILE).unlink()
+    assert fingerprint(name=NAME) != with_parser, "so that the tower is loaded again with the parser"
+    assert fingerprint(name="gone.pt").startswith("missing") and fingerprint().startswith("missing")
     assert f"face parser {parsers / bisenet.FILE}" in report
     assert not vision.encode_faces(*portrait())[0].equal(loaded[0].encode_faces(*portrait())[0])
 
@@ -92,3 +96,20 @@ def test_core_nodes_get_an_error(in_comfy, loaded):
 
     with pytest.raises(in_comfy.module("facecdm.errors").FaceCDMError, match="PuLID's vision tower.*Load CLIP Vision"):
         nodes.CLIPVisionEncode().encode(loaded[0], torch.rand(1, 8, 8, 3), "center")
+
+
+def test_the_adapters_own_tower_warns_once_of_the_oval(in_comfy, folder, portrait, monkeypatch):
+    """Load FaceCDM Adapter's clip_vision, which has no report."""
+    from types import SimpleNamespace
+
+    towers = in_comfy.module("nodes.towers")
+    warnings = []
+    monkeypatch.setattr(towers.running_node, "warn", warnings.extend)
+    encoder = in_comfy.module("facecdm.formats.encoders").EVA
+    monkeypatch.setattr(towers, "_encoder_of", lambda config: encoder)
+    vision = towers.tower_of_adapter(SimpleNamespace(config=None), NAME)
+    assert not warnings
+    for _ in range(2):
+        vision.encode_faces(*portrait())
+    (text,) = warnings
+    assert "oval around the face" in text and "models/facexlib" in text
