@@ -1,5 +1,7 @@
 """Extract Pose, Edit Pose and Load FaceCDM Demo Pose ControlNet."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
@@ -8,7 +10,7 @@ from ..facecdm.demo.paths import POSE_CONTROLNET, in_use
 from ..facecdm.errors import FaceCDMError
 from ..facecdm.pose.detectors import BODY_DETECTORS, DETECTORS, FACE, open_detector
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
-from ..facecdm.pose.extract import DRAWINGS, PEOPLE, Drawing, FaceDetector, extract
+from ..facecdm.pose.extract import DRAWINGS, FIVE_POINTS, PEOPLE, SKIPPED, Drawing, FaceDetector, extract
 from ..facecdm.pose.value import Pose, poses_from_openpose, poses_to_openpose
 from .checks import checked
 from .inputs import choice, integer, number, optional, switch
@@ -18,6 +20,7 @@ from .sockets import FACE_ANALYZER, POSE_KEYPOINT
 from .warn import output
 
 CATEGORY = "FaceCDM/pose"
+MIN_SCORE = 0.5
 SHOWN = 16  # pictures in the preview under the node; the output has all of them
 
 
@@ -95,7 +98,7 @@ class ExtractPose(io.ComfyNode):
                 choice("people", PEOPLE, PEOPLE[0], "All people of a picture, or the largest only."),
                 number(
                     "min_score",
-                    0.5,
+                    MIN_SCORE,
                     0.05,
                     1.0,
                     0.05,
@@ -113,9 +116,11 @@ class ExtractPose(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfy.utils import ProgressBar
 
-        finder = open_finder(detector, analyzer, min_score, draw_hands, draw_face)
+        face = draw_face or drawing == FIVE_POINTS  # which draws nothing else
+        finder = open_finder(detector, analyzer, min_score, draw_hands, face)
         bar = ProgressBar(max(len(image), 1))
-        found = extract(finder, image, people, lambda done, total: bar.update_absolute(done, total))
+        with on_gpu(finder):
+            found = extract(finder, image, people, lambda done, total: bar.update_absolute(done, total))
         report = found.report
         if isinstance(finder, FaceDetector) and not finder.analyzer.files.landmarks:
             report += (
@@ -123,7 +128,20 @@ class ExtractPose(io.ComfyNode):
                 "Load Face Analyzer."
             )
         style = Drawing(drawing, draw_body, draw_hands, draw_face, thickness)
-        return pose_output(cls, list(found.poses), style, found.first_angles, report, found.problems)
+        warnings = [*_unused(detector, analyzer, min_score), *found.problems]
+        return pose_output(cls, list(found.poses), style, found.first_angles, report, warnings)
+
+
+def _unused(detector: str, analyzer, min_score: float) -> list[str]:
+    """Warnings for inputs of Extract Pose that the detector does not use."""
+    if detector == FACE:
+        return []
+    warnings = []
+    if analyzer is not None:
+        warnings.append(f"analyzer is connected and is not used: detector is {detector}")
+    if min_score != MIN_SCORE and "min_score" not in BODY_DETECTORS[detector].settings:
+        warnings.append(f"min_score is {min_score:g} and has no effect: {detector} has no such limit")
+    return warnings
 
 
 def open_finder(detector: str, analyzer, min_score: float, hands: bool, face: bool):
@@ -142,6 +160,21 @@ def open_finder(detector: str, analyzer, min_score: float, hands: bool, face: bo
         return open_detector(
             detector, weight_folders, str(comfy.model_management.get_torch_device()), hands, face, min_score
         )
+
+
+@contextmanager
+def on_gpu(finder):
+    """Keep OpenPose's networks on the GPU only while they are used, since ComfyUI does not manage them."""
+    import comfy.model_management as management
+
+    move = getattr(finder, "to", lambda device: None)
+    with torch.inference_mode(False):
+        move(management.get_torch_device())
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False):
+            move(management.unet_offload_device())
 
 
 class EditPose(io.ComfyNode):
@@ -205,17 +238,36 @@ class EditPose(io.ComfyNode):
         from ..facecdm.pose.head import Angles
 
         edit = Edit(turn_yaw, turn_pitch, turn_roll, mirror, scale, move_right, move_down)
-        poses = [edited(one, edit) for one in poses_from_openpose(pose)]
+        given = poses_from_openpose(pose)
+        poses = [edited(one, edit) for one in given]
         if onto is not None:
             height, width = onto.shape[1:3]
         poses = [retargeted(one, (height or one.size[0], width or one.size[1]), fit) for one in poses]
         report = "\n".join(f"Picture {number}: {describe(one)}" for number, one in enumerate(poses))
         angles = next((found for found in map(head_angles, poses) if found), Angles(0.0, 0.0, 0.0))
-        return pose_output(cls, poses, Drawing(drawing, draw_body, draw_hands, draw_face, thickness), angles, report)
+        warnings = [line for line in report.splitlines() if SKIPPED in line]
+        turns = {"turn_yaw": turn_yaw, "turn_pitch": turn_pitch, "turn_roll": turn_roll}
+        names = [name for name, degrees in turns.items() if degrees]
+        warnings += [
+            f"Picture {number}: {', '.join(names)} without effect, because no person has face points"
+            for number, one in enumerate(given)
+            if names and one.people and head_angles(one) is None
+        ]
+        style = Drawing(drawing, draw_body, draw_hands, draw_face, thickness)
+        return pose_output(cls, poses, style, angles, report, warnings)
 
 
 def pose_output(cls, poses: list[Pose], drawing: Drawing, angles, report: str, warnings=()) -> io.NodeOutput:
     drawn = draw_all(poses, drawing)
+    warnings = [
+        *warnings,
+        *(
+            f"Picture {number}: its control image is black, because the drawing {drawing.style} shows no point of its "
+            "people. Choose the other drawing, or switch draw_body, draw_hands and draw_face on."
+            for number, pose in enumerate(poses)
+            if pose.people and not drawn[number].any()
+        ),
+    ]
     return output(
         drawn,
         poses_to_openpose(poses),

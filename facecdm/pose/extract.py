@@ -16,7 +16,9 @@ from .head import Angles, fit_head
 from .value import Pose, PosePerson
 
 PEOPLE = ("all", "largest")
-DRAWINGS = ("OpenPose", "InstantID 5 points")
+FIVE_POINTS = "InstantID 5 points"
+DRAWINGS = ("OpenPose", FIVE_POINTS)
+SKIPPED = ": skipped, "  # in a picture's line of a report
 
 # uint8 BGR [H, W, 3] → the people in it.
 Detector = Callable[[np.ndarray], list[PosePerson]]
@@ -38,7 +40,7 @@ class Drawing:
 
     def __call__(self, pose: Pose) -> np.ndarray:
         """uint8 [H, W, 3] RGB."""
-        if self.style == DRAWINGS[1]:
+        if self.style == FIVE_POINTS:
             return draw_five(pose, self.thickness)
         return draw_openpose(pose, self.body, self.hands, self.face, self.thickness)
 
@@ -59,7 +61,7 @@ class Extraction:
     @property
     def problems(self) -> list[str]:
         """The lines of skipped pictures."""
-        return [line for line in self.report.splitlines() if ": skipped, " in line]
+        return [line for line in self.report.splitlines() if SKIPPED in line]
 
     @property
     def first_angles(self) -> Angles:

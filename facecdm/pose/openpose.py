@@ -45,6 +45,9 @@ class OpenPoseDetector:
         model = parts["all"](loaded["body"], loaded["hands"], loaded["face"]).to(device)
         return cls(model, hands, face)
 
+    def to(self, device) -> None:
+        self.model.to(device)
+
     def __call__(self, bgr: np.ndarray) -> list[PosePerson]:
         import cv2
 

@@ -95,6 +95,84 @@ def test_other_packs_poses_are_taken(edit):
     assert pose[0]["people"][0]["pose_keypoints_2d"][:3] == [32, 32, 1]
 
 
+@pytest.fixture
+def warnings(in_comfy):
+    def warnings(name, **inputs):
+        shown = in_comfy.node_output(name, **inputs).ui
+        return shown.get("facecdm_warnings", []) if isinstance(shown, dict) else []
+
+    return warnings
+
+
+def test_a_black_control_image_and_a_turn_without_effect_are_warnings(warnings, extracted):
+    body = {"pose_keypoints_2d": [9.0, 9.0, 0.0] * 2 + [40.0, 30.0, 1.0, 50.0, 60.0, 1.0] * 8}
+    pose = [{"people": [body], "canvas_height": 64, "canvas_width": 64}]
+    black, turn = sorted(warnings("FaceCDMEditPose", pose=pose, **EDIT | {"turn_yaw": 9.0, "draw_body": False}))
+    assert black.startswith("Picture 0: its control image is black, because the drawing OpenPose shows no point")
+    assert turn.startswith("Picture 0: turn_yaw without effect")
+    (five,) = warnings("FaceCDMEditPose", pose=pose, **EDIT | {"drawing": "InstantID 5 points"})
+    assert "the drawing InstantID 5 points shows no point" in five
+    assert warnings("FaceCDMEditPose", pose=extracted[1], **EDIT | {"turn_yaw": 9.0}) == [
+        "Picture 1: skipped, no person was found"
+    ]
+
+
+class StandIn:
+    """A body detector that finds nobody."""
+
+    def __init__(self):
+        self.devices = []
+
+    def to(self, device):
+        self.devices.append(device)
+
+    def __call__(self, bgr):
+        return []
+
+
+@pytest.fixture
+def opened(in_comfy, monkeypatch):
+    """What Extract Pose opens: (settings, the detector)."""
+    opened = []
+
+    def open_detector(*settings):
+        opened.append((settings, StandIn()))
+        return opened[-1][1]
+
+    monkeypatch.setattr(in_comfy.module("nodes.pose"), "open_detector", open_detector)
+    return opened
+
+
+def test_the_five_points_need_the_face_whatever_is_drawn_else(in_comfy, astronaut, opened):
+    for drawing, face in (("InstantID 5 points", True), ("OpenPose", False)):
+        settings = EXTRACT | {"detector": "OpenPose", "drawing": drawing, "draw_face": False}
+        in_comfy.run("FaceCDMExtractPose", image=astronaut, **settings)
+        assert opened[-1][0][4] is face
+
+
+def test_openposes_networks_leave_the_gpu_after_use(in_comfy, astronaut, opened, monkeypatch):
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "get_torch_device", lambda: "gpu")
+    monkeypatch.setattr(management, "unet_offload_device", lambda: "memory")
+    in_comfy.run("FaceCDMExtractPose", image=astronaut, **EXTRACT | {"detector": "OpenPose"})
+    assert opened[-1][1].devices == ["gpu", "memory"]
+    monkeypatch.setattr(StandIn, "__call__", lambda self, bgr: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        in_comfy.run("FaceCDMExtractPose", image=astronaut, **EXTRACT | {"detector": "OpenPose"})
+    assert opened[-1][1].devices == ["gpu", "memory"]
+
+
+def test_inputs_that_a_body_detector_ignores(warnings, astronaut, analyzer, opened):
+    def unused(**changes):
+        found = warnings("FaceCDMExtractPose", image=astronaut, **EXTRACT | changes)
+        return [text.split()[0] for text in found if not text.startswith("Picture")]
+
+    assert unused(detector="OpenPose", analyzer=analyzer, min_score=0.3) == ["analyzer", "min_score"]
+    assert unused(detector="DWPose", analyzer=analyzer, min_score=0.3) == ["analyzer"]
+    assert unused(detector="OpenPose") == []
+
+
 def test_mistakes_are_named(in_comfy, astronaut, edit):
     error = in_comfy.module("facecdm.errors").FaceCDMError
     with pytest.raises(error, match="connect Load Face Analyzer"):
