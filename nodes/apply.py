@@ -6,13 +6,15 @@ from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.formats.pose_warnings import pose_warnings
 from ..facecdm.formats.unlike_training import unlike_training
 from ..facecdm.formats.unused_inputs import (
     blocks_without_stream,
     keep_prompt_without_effect,
+    keep_prompt_without_projection,
+    mask_black,
     mask_missing,
-    pose_ignored,
-    pose_missing,
+    options_without_effect,
     projection_without_effect,
 )
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
@@ -146,7 +148,7 @@ def apply_to_model(
     from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
     from ..facecdm.hosts.comfy.sampling.lora import apply_lora
     from ..facecdm.hosts.comfy.vision import tower_of, vision_output
-    from ..facecdm.pose.location import face_keypoints
+    from ..facecdm.pose.location import FaceKeypoints, face_keypoints
     from ..facecdm.pose.value import poses_from_openpose
 
     if start_at >= end_at:
@@ -172,7 +174,7 @@ def apply_to_model(
     if options.image_curve != SAME:
         strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
-    keypoints, aspects = (None, None) if pose is None else face_keypoints(poses_from_openpose(pose), mask)
+    located = FaceKeypoints(None, None) if pose is None else face_keypoints(poses_from_openpose(pose), mask)
     person = Person(
         adapter,
         face=shown.face,
@@ -183,8 +185,8 @@ def apply_to_model(
             for stream, strength in strengths.items()
         },
         mask=mask,
-        keypoints=keypoints,
-        aspects=aspects,
+        keypoints=located.points,
+        aspects=located.aspects,
         sigma_start=sigma_at(model, start_at),
         sigma_end=sigma_at(model, end_at) if end_at < 1 else 0.0,
         per_picture=references == PER_PICTURE,
@@ -195,23 +197,36 @@ def apply_to_model(
             part = adapter.config.parts[stream]
             model = apply_lora(model, lora, options.lora_strength * part.family.lora_factor, str(part.path))
     curves = {stream: custom for stream, (_, name, custom) in strengths.items() if name == CUSTOM}
-    warnings = shown.unused_inputs + _warnings(person, curves, keep_prompt, options.projection)
+    warnings = shown.unused_inputs + pose_warnings(person, pose is not None, located.repeated)
+    warnings += _warnings(person, curves, keep_prompt, options)
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
 
 
-def _warnings(person: Person, custom_curves: dict[str, str], keep_prompt: float, projection: str) -> tuple[str, ...]:
+def _warnings(
+    person: Person, custom_curves: dict[str, str], keep_prompt: float, options: ApplyOptions
+) -> tuple[str, ...]:
     """Warnings for settings that have no effect on this adapter, and for inputs that it lacks."""
     adapter, given = person.adapter, {"face": person.face, "image": person.image}
-    warnings = pose_ignored(person) + pose_missing(person) + mask_missing(person) + unlike_training(person)
+    changed = {name: _changed(options, name) for name in ("lora_strength", "structure", "image_curve")}
+    warnings = mask_missing(person) + mask_black(person.mask, "the person") + unlike_training(person)
+    warnings += options_without_effect(adapter, **changed)
     for stream, custom in custom_curves.items():
         if stream in adapter.streams:
             warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, custom)
-    if projection not in (OWN, NONE):
-        warnings += projection_without_effect(person, projection)
-    if projection != NONE:
+    if options.projection not in (OWN, NONE):
+        warnings += projection_without_effect(person, options.projection)
+    if options.projection == NONE:
+        warnings += keep_prompt_without_projection(keep_prompt)
+    else:
         streams = {stream for stream in adapter.streams if given[stream] is not None}
         warnings += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
     return warnings
+
+
+def _changed(options: ApplyOptions, name: str):
+    """The option's value; None if it is the default."""
+    value = getattr(options, name)
+    return None if value == getattr(ApplyOptions, name) else value
 
 
 def _stream(

@@ -90,6 +90,7 @@ class ApplyToControlNet(io.ComfyNode):
     ):
         from ..facecdm.formats.sources import Sources
         from ..facecdm.formats.tokens import face_tokens
+        from ..facecdm.formats.unused_inputs import mask_black
         from ..facecdm.hosts.comfy.control.face_control import check_net, control_with_faces
 
         if start_at >= end_at:
@@ -101,10 +102,11 @@ class ApplyToControlNet(io.ComfyNode):
         if not strength:
             return io.NodeOutput(positive, negative)
         mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[:1]
-        return io.NodeOutput(
+        return output(
             *control_with_faces(
                 positive, negative, control_net, image[..., :3], shown, empty, strength, start_at, end_at, mask, vae
-            )
+            ),
+            warnings=mask_black(mask, "the ControlNet"),
         )
 
 

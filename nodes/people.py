@@ -74,7 +74,9 @@ class PersonRegions(io.ComfyNode):
             raise FaceCDMError(
                 "faces and layout are both connected, and both define the regions: disconnect one of them"
             )
+        warnings = []
         if layout is not None:
+            warnings = cls._without_effect(shape=shape, grow=grow, fill=fill)
             regions = regions_of_layout(layout[0].float().cpu(), height, width, softness)
         else:
             regions = regions_of_boxes(
@@ -89,9 +91,25 @@ class PersonRegions(io.ComfyNode):
         none = torch.zeros(1, height, width)
         single = [regions.masks[n : n + 1] if n < len(regions) else none for n in range(PEOPLE)]
         preview = draw_regions(regions)
-        return io.NodeOutput(
-            regions.masks, *single, regions.background[None], preview, ui=ui.PreviewImage(preview, cls=cls)
+        return output(
+            regions.masks,
+            *single,
+            regions.background[None],
+            preview,
+            warnings=warnings,
+            preview=ui.PreviewImage(preview, cls=cls),
         )
+
+    @classmethod
+    def _without_effect(cls, **settings) -> list[str]:
+        """Warnings for settings that are not the defaults, beside a painted layout."""
+        defaults = {entry.id: getattr(entry, "default", None) for entry in cls.define_schema().inputs}
+        return [
+            f"{name} is {value} and has no effect: a painted layout has its own shapes and sizes. Set it to "
+            f"{defaults[name]}."
+            for name, value in settings.items()
+            if value != defaults[name]
+        ]
 
 
 class ApplyToPeople(io.ComfyNode):

@@ -141,6 +141,7 @@ class Family:
     identity_factor  factor on the strength at `balance` = 1
     prompt_kappa     κ at `balance` = -1
     boxed            whether it was trained with a region for each face
+    structure        whether the `structure` of FaceCDM Apply Options weights a part of its tokens
     name_parts       parts of a file name that identify it if its content does not, joined by "-"
     note             further information for the user
     """
@@ -167,6 +168,7 @@ class Family:
     identity_factor: float = 1.3
     prompt_kappa: float = 0.5
     boxed: bool = False
+    structure: bool = False
     name_parts: tuple[str, ...] = ()
     note: str = ""
 

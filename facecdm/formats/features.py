@@ -13,7 +13,7 @@ from .negative import check_noise, stream_of_negative_image
 from .own_features import own_features
 from .recognised import Recognised
 from .sources import Sources
-from .unused_inputs import face_not_in_image, unused_images
+from .unused_inputs import face_not_in_image, image_beside_encoded, unused_faces, unused_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,8 @@ def features(adapter, sources: Sources) -> PreparedInputs:
         check_noise(parts, sources.noise)
     if parts is None:
         face, image = own_features(adapter.config, sources)
-        return PreparedInputs(face, image, {}, sources.separate_weights)
+        unused = image_beside_encoded({}, sources.image, sources.encoded)
+        return PreparedInputs(face, image, {}, sources.separate_weights, unused)
     return _published(parts, sources, negative_stream)
 
 
@@ -66,6 +67,7 @@ def _published(parts: dict[str, Recognised], sources: Sources, negative_stream: 
     unused = unused_images(
         parts, tuple(name for name in ("image", "clip_vision") if getattr(sources, name) is not None)
     )
+    unused += unused_faces(parts, sources.faces) + image_beside_encoded(parts, sources.image, sources.encoded)
     pairs: dict[str, FeaturePair] = {}
     for stream, part in parts.items():
         if stream == "image" and "face" in parts and not sources.has_pictures:

@@ -35,6 +35,31 @@ def unused_images(parts: dict[str, Recognised], connected: tuple[str, ...]) -> t
     )
 
 
+def unused_faces(parts: dict[str, Recognised], faces: Faces | None) -> tuple[str, ...]:
+    """A warning for `faces` if no stream reads a face."""
+    if faces is None or any(_reads_faces(part) for part in parts.values()):
+        return ()
+    names = " and ".join(part.family.name for part in parts.values())
+    return (
+        f"faces is connected and is not used: {names} reads no faces. Disconnect it, or add a face stream with Combine "
+        "FaceCDM Adapters.",
+    )
+
+
+def _reads_faces(part: Recognised) -> bool:
+    family = part.family
+    return family.stream == "face" or bool(family.recipe.embedding) or family.recipe.picture == FACE
+
+
+def image_beside_encoded(parts: dict[str, Recognised], image: Tensor | None, encoded: object) -> tuple[str, ...]:
+    """A warning for `image` beside clip_vision_output, if no face stream encodes the face's picture."""
+    if image is None or encoded is None:
+        return ()
+    if any(part.family.stream == "face" and part.family.recipe.picture for part in parts.values()):
+        return ()
+    return ("image is connected and is not used, because clip_vision_output takes its place. Disconnect one of them.",)
+
+
 def face_not_in_image(part: Recognised, faces: Faces | None, pictures: Tensor | None) -> str:
     """A warning if the family needs each face's picture and the faces are not in `pictures` [B, H, W, 3]; else ""."""
     family = part.family
@@ -45,32 +70,6 @@ def face_not_in_image(part: Recognised, faces: Faces | None, pictures: Tensor | 
     return (
         f"not all of the {len(faces)} face(s) were found in image ({size}), so {family.name} uses {instead}. "
         "Connect the same picture to image as to Detect & Embed Faces."
-    )
-
-
-def pose_ignored(person: Person) -> tuple[str, ...]:
-    """A warning if a face location is given to an adapter that cannot use it."""
-    if person.keypoints is None or person.has_location:
-        return ()
-    return (
-        "pose is connected and not used: it conditions only FaceCDM's own adapters with spatial tokens "
-        "(docs/training.md)",
-    )
-
-
-def pose_missing(person: Person) -> tuple[str, ...]:
-    """A warning if an adapter with spatial tokens can neither find the location of the face nor gets it."""
-    face = person.settings.get("face")
-    if person.keypoints is not None or person.finds_location:
-        return ()
-    if not getattr(person.adapter.config, "spatial_tokens", False):
-        return ()
-    if face is None or not face.strength:
-        return ()
-    return (
-        "pose is not connected, and this adapter's face tokens depend on the location of the face: without it the "
-        "face may be missing from the picture. Connect the pose of Extract Pose or Edit Pose, or give the adapter a "
-        "location head (python -m facecdm train-location).",
     )
 
 
@@ -95,6 +94,43 @@ def blocks_without_stream(stream: StreamModule, layer_map: LayerMap, custom: str
     return (
         f"custom_curve names block {', '.join(map(str, unused))}, where this adapter does not act. It acts {where} the "
         f"blocks {', '.join(map(str, stream.at))}.",
+    )
+
+
+def options_without_effect(
+    adapter, lora_strength: float | None, structure: float | None, image_curve: str | None
+) -> tuple[str, ...]:
+    """Warnings for changed settings of FaceCDM Apply Options that the adapter does not have; None: not changed."""
+    structured = any(part.family.structure for part in getattr(adapter.config, "parts", {}).values())
+    unused = {
+        f"lora_strength is {lora_strength}": ("contains no LoRA", lora_strength, getattr(adapter, "loras", {})),
+        f"structure is {structure}": ("has no tokens of the face's structure", structure, structured),
+        f"image_curve is {image_curve}": ("has no image stream", image_curve, "image" in adapter.streams),
+    }
+    return tuple(
+        f"{setting} (FaceCDM Apply Options) and has no effect: this adapter {why}"
+        for setting, (why, changed, present) in unused.items()
+        if changed is not None and not present
+    )
+
+
+def keep_prompt_without_projection(keep_prompt: float) -> tuple[str, ...]:
+    """A warning for `keep_prompt` if the projection is none."""
+    if not keep_prompt:
+        return ()
+    return (
+        f"keep_prompt is {keep_prompt:g} and has no effect: projection is none (FaceCDM Apply Options), which removes "
+        "nothing. Choose another projection.",
+    )
+
+
+def mask_black(mask: Tensor | None, without_effect: str) -> tuple[str, ...]:
+    """A warning for an all-black mask; `without_effect` names what then has no effect."""
+    if mask is None or mask.any():
+        return ()
+    return (
+        f"mask is black, so {without_effect} has no effect: connect a mask that is white where it is to act, or "
+        "disconnect it",
     )
 
 

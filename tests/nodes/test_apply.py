@@ -86,6 +86,14 @@ def test_several_faces_as_one_mean_or_side_by_side(in_comfy, apply, make_faces, 
     assert not noise(mean).equal(noise(row))
 
 
+def test_an_image_beside_an_encoded_one_is_not_used(apply, warnings, vision, picture):
+    with torch.inference_mode():
+        encoded = vision.encode_image(picture())
+    (text,) = warnings(clip_vision_output=encoded, clip_vision=vision, image=picture(1))
+    assert text.startswith("image is connected and is not used, because clip_vision_output")
+    assert not warnings(clip_vision_output=encoded)
+
+
 def test_one_face_is_its_own_mean(apply, noise):
     assert torch.allclose(noise(apply()), noise(apply(references="side by side")), atol=1e-6)
 
@@ -98,6 +106,22 @@ def test_a_mask_or_the_first_of_a_batch(apply, sd15, noise):
     assert noise(apply(mask=half[0])).equal(masked)
     assert noise(apply(mask=torch.cat([half, 1 - half]))).equal(masked)
     assert noise(apply(mask=torch.zeros(1, 16, 16))).equal(noise(sd15))
+
+
+def test_a_black_mask_is_a_warning(warnings):
+    (text,) = warnings(mask=torch.zeros(2, 8, 8))
+    assert text.startswith("mask is black, so the person has no effect")
+    assert not warnings(mask=torch.eye(8)[None])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_masks_and_pictures_with_nan_are_named(errors, apply, vision, picture, bad):
+    mask, pictures = torch.ones(8, 8), picture(count=3)
+    mask[2, 3] = pictures[1, 4, 5, 0] = bad
+    with pytest.raises(errors.FaceCDMError, match="mask holds NaN or infinity: check"):
+        apply(mask=mask)
+    with pytest.raises(errors.FaceCDMError, match="image holds NaN or infinity in picture 1 "):
+        apply(clip_vision=vision, image=pictures)
 
 
 def test_the_person_acts_between_start_and_end(sd15, apply, noise):
@@ -276,6 +300,28 @@ def test_a_missing_pose_is_a_warning_on_the_node(sd15, make_adapter, warnings, p
     assert not warnings(adapter=spatial, pose=pose) and not warnings(adapter=spatial, face_strength=0.0)
     spatial.location_head, spatial.config = torch.nn.Identity(), replace(spatial.config, location_channels=4)
     assert not warnings(adapter=spatial), "it finds the face by itself"
+
+
+def test_a_pose_of_another_person_is_not_used(in_comfy, sd15, make_adapter, apply, warnings, pose):
+    spatial = stir(make_adapter(sd15))
+    spatial.config = replace(spatial.config, spatial_tokens=True)
+    pose[0]["canvas_width"] = pose[0]["canvas_height"] = 224  # the face is in the upper left quarter
+    mask = torch.zeros(1, 8, 8)
+    mask[:, 4:] = 1
+    assert person(in_comfy, apply(adapter=spatial, pose=pose, mask=mask)).keypoints is None
+    outside, missing = warnings(adapter=spatial, pose=pose, mask=mask)
+    assert outside.startswith("pose shows no face inside mask") and missing.startswith("pose gives no face location")
+    assert not warnings(adapter=spatial, pose=pose, mask=1 - mask)
+    spatial.location_head, spatial.config = torch.nn.Identity(), replace(spatial.config, location_channels=4)
+    assert warnings(adapter=spatial, pose=pose, mask=mask) == [outside], "it finds the face by itself"
+
+
+def test_pictures_without_a_face_in_the_pose_are_named(sd15, make_adapter, warnings, pose):
+    spatial = stir(make_adapter(sd15))
+    spatial.config = replace(spatial.config, spatial_tokens=True)
+    nobody = {**pose[0], "people": []}
+    (text,) = warnings(adapter=spatial, pose=[*pose, nobody, *pose, *[nobody] * 11])
+    assert "no face in picture 1, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more" in text
 
 
 def test_a_pose_without_a_face_is_refused(in_comfy, apply):

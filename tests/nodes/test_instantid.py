@@ -107,6 +107,17 @@ def prompts(twins):
     return text, pooled, [conditioning(text[i : i + 1], pooled, height=8 * SIZE[0], width=8 * SIZE[1]) for i in (1, 0)]
 
 
+def test_a_black_mask_is_a_warning(in_comfy, twins, adapter, control, faces, key_points):
+    _, _, (positive, negative) = prompts(twins)
+    inputs = {"control_net": control.net, "image": key_points, "adapter": adapter, "faces": faces, "strength": CONTROL}
+    more = {"start_at": 0.0, "end_at": 1.0, "references": "mean", "noise": 0.0, "positive": positive}
+    shown = in_comfy.node_output(
+        "FaceCDMApplyControlNet", **inputs, **more, negative=negative, mask=torch.zeros(1, 8, 8)
+    )
+    (text,) = shown.ui["facecdm_warnings"]
+    assert text.startswith("mask is black, so the ControlNet has no effect")
+
+
 def test_the_tokens_are_instantids(adapter, state, faces, in_comfy):
     shown = in_comfy.module("facecdm.adapter.features").Features(faces.raw)
     torch.testing.assert_close(

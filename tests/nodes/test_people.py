@@ -59,6 +59,23 @@ def test_a_layout_picture_says_where_the_people_are(regions):
     assert masks.shape == (2, 32, 64) and masks[0, 16, 4] == 1 and masks[1, 16, 60] == 1
 
 
+def test_settings_that_a_painted_layout_ignores(in_comfy):
+    inputs = {"width": 64, "height": 32, "boxes": "", "shape": "ellipse", "grow": 2.0, "softness": 0.2}
+    layout = torch.zeros(1, 20, 40, 3)
+    layout[:, :, :12, 1] = 1
+
+    def warnings(**changes):
+        shown = in_comfy.node_output("FaceCDMPersonRegions", **inputs | {"fill": "regions only"} | changes)
+        return (
+            shown.ui.as_dict().get("facecdm_warnings", [])
+            if hasattr(shown.ui, "as_dict")
+            else shown.ui["facecdm_warnings"]
+        )
+
+    assert [text.split()[0] for text in warnings(layout=layout)] == ["shape", "grow"]
+    assert not warnings(layout=layout, shape="box", grow=1.0) and not warnings(boxes="0 0 1 1")
+
+
 def test_faces_of_a_layout_picture(regions, make_faces, errors):
     assert regions(faces=make_faces(1))[0].shape == (1, 32, 64)
     with pytest.raises(errors.FaceCDMError, match="both connected"):

@@ -147,8 +147,9 @@ def test_another_picture_of_the_same_face_makes_another_result(apply, picture):
 
 
 def test_keep_prompt_warns_on_the_node_that_it_has_no_effect(apply, apply_output, options):
-    """All of the text's part is removed already; with projection none the user chose to remove nothing."""
-    assert apply_output(keep_prompt=0.5, options=options(projection="none")).ui is None
+    """All of the text's part is removed already; with projection none nothing is removed."""
+    (none,) = apply_output(keep_prompt=0.5, options=options(projection="none")).ui["facecdm_warnings"]
+    assert none.startswith("keep_prompt is 0.5 and has no effect: projection is none")
     kept = apply_output(keep_prompt=0.5)
     assert noise(kept.result[0]).equal(noise(apply()))
     assert kept.ui["facecdm_warnings"] == [

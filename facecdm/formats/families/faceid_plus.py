@@ -85,5 +85,6 @@ V2 = plus_family(
     projector=IdentityPlusV2,
     files={"SD1.5": "ip-adapter-faceid-plusv2_sd15.bin", "SDXL": "ip-adapter-faceid-plusv2_sdxl.bin"},
     substitute="pulid-flux",
+    structure=True,
     name_parts=("plusv2", "plus-v2", "faceidplusv2"),
 )

@@ -117,6 +117,7 @@ FAMILY = Family(
     substitute="faceid-plusv2",
     strength=0.7,
     lora_factor=FULL_LORA,
+    structure=True,
     note="It reads CurricularFace beside CLIP vision: connect clip_vision of Load FaceCDM Adapter. Any face pack finds "
     "the face",
 )

@@ -27,7 +27,38 @@ def test_a_picture_that_no_stream_encodes(load, warnings, family):
 
 def test_a_picture_that_the_image_stream_encodes(in_comfy, load, warnings):
     both, _ = in_comfy.run("FaceCDMCombineAdapters", adapter=load("faceid"), other=load("ip-adapter"))
-    assert not warnings(both) and not warnings(load("ip-adapter"))
+    assert not warnings(both) and not warnings(load("ip-adapter"), faces=None)
+
+
+@pytest.mark.parametrize("family", ["ip-adapter", "ip-adapter-plus"])
+def test_faces_that_no_stream_reads(load, warnings, family):
+    (text,) = warnings(load(family))
+    assert text.startswith("faces is connected and is not used: IP-Adapter") and "reads no faces" in text
+
+
+def test_an_image_beside_clip_vision_output(load, warnings, vision, picture):
+    adapter, encoded = load("ip-adapter"), vision.encode_image(picture())
+    (text,) = warnings(adapter, faces=None, clip_vision_output=encoded)
+    assert text.startswith("image is connected and is not used, because clip_vision_output takes its place")
+    assert not warnings(adapter, faces=None, image=None, clip_vision_output=encoded)
+
+
+def test_options_that_the_adapter_lacks(in_comfy, load, warnings):
+    options = {"lora_strength": 0.8, "structure": 2.0, "image_curve": "weak input"}
+    found = warnings(load("faceid-portrait"), image=None, clip_vision=None, options=options)
+    assert [text.split(" is ")[0] for text in found] == list(options), found
+    assert not warnings(load("faceid-portrait"), image=None, clip_vision=None, options={})
+    plus = {"image": None, "options": {"structure": 2.0, "image_curve": "weak input"}}
+    (text,) = warnings(load("faceid-plusv2"), **plus)
+    assert text.startswith("image_curve is weak input")
+    assert not warnings(load("ip-adapter"), faces=None, options={"image_curve": "weak input"})
+
+
+def test_keep_prompt_without_a_projection(load, warnings):
+    adapter = load("ip-adapter")
+    (text,) = warnings(adapter, faces=None, keep_prompt=0.5, options={"projection": "none"})
+    assert text.startswith("keep_prompt is 0.5 and has no effect: projection is none")
+    assert not warnings(adapter, faces=None, options={"projection": "none"})
 
 
 def test_the_warning_names_the_person(in_comfy, sd15, load, make_faces, picture):

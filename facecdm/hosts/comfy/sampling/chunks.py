@@ -35,12 +35,15 @@ def join_chunks(chunks: list[Tensor], rows: int, images: tuple[int, ...] | None 
     return torch.cat([rows_for_images(chunk, rows, images) for chunk in chunks])
 
 
-def rows_for_images(chunk: Tensor, rows: int, images: tuple[int, ...] | None) -> Tensor:
-    """Row i gets the i-th of `chunk`, or the last one if there are fewer; a single one serves all rows."""
+def rows_for_images(chunk: Tensor, rows: int, images: tuple[int, ...] | None, cyclic: bool = False) -> Tensor:
+    """Row i gets the i-th of `chunk`; a single one serves all rows.
+
+    If there are fewer, the others get the last one, or, if `cyclic`, start again from the first.
+    """
     if len(chunk) == 1:
         return chunk.expand(rows, -1, -1)
     wanted = images if images is not None and len(images) == rows else range(rows)
-    return chunk[[min(image, len(chunk) - 1) for image in wanted]]
+    return chunk[[image % len(chunk) if cyclic else min(image, len(chunk) - 1) for image in wanted]]
 
 
 def sampled_images(extra_options: dict) -> tuple[int, ...] | None:

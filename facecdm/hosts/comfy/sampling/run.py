@@ -408,11 +408,14 @@ class Run:
 
 
 def _for_images(location: FaceLocation, rows: int, images: tuple[int, ...] | None) -> FaceLocation:
-    """Select the sampled images' rows of a location with a single row or one row per image."""
+    """Select the sampled images' rows of a location with a single row or one row per image.
+
+    Fewer poses than images are repeated in turn, as ComfyUI repeats a ControlNet's pictures.
+    """
     trust = location.trust
     if trust is not None:
-        trust = rows_for_images(trust.view(-1, 1, 1), rows, images).flatten()
-    return replace(location, keypoints=rows_for_images(location.keypoints, rows, images), trust=trust)
+        trust = rows_for_images(trust.view(-1, 1, 1), rows, images, cyclic=True).flatten()
+    return replace(location, keypoints=rows_for_images(location.keypoints, rows, images, cyclic=True), trust=trust)
 
 
 def _make_uuids_unique(conditional: list[dict], conds: list) -> None:
