@@ -33,9 +33,10 @@ def test_a_number_out_of_range_is_refused_with_its_name(in_comfy, errors):
 
 
 def test_an_unknown_choice_is_refused_with_its_name(in_comfy, errors):
-    """The server of ComfyUI 0.3.75 checks no choice. Names of files are checked by validate_inputs."""
+    """The server of ComfyUI 0.3.75 checks no choice. Names of files are checked by validate_inputs or execute."""
     choices = {(node_id, name) for node_id in in_comfy.nodes for name in entries(in_comfy, node_id, "COMBO")}
-    files = {(node_id, name) for node_id, name in choices if name in validated(in_comfy, node_id)}
+    own = {(node_id, name) for node_id, name in choices if name in getattr(in_comfy.nodes[node_id], "OWN_CHECKS", ())}
+    files = {(node_id, name) for node_id, name in choices if name in validated(in_comfy, node_id)} | own
     for node_id, name in choices - files:
         for value in ("wavy", None):
             with pytest.raises(errors.FaceCDMError, match=f"{name} must be one of .*; got '{value}'"):
@@ -43,7 +44,7 @@ def test_an_unknown_choice_is_refused_with_its_name(in_comfy, errors):
     for node_id, name in files:
         with pytest.raises(errors.FaceCDMError, match=f"{name} must be a text; got None"):
             run_with(in_comfy, node_id, **{name: None})
-    assert {name for _, name in files} == {"pack", "name", "file", "folder"} and len(choices) > 30
+    assert {name for _, name in files} == {"pack", "name", "file", "folder", "vision_tower"} and len(choices) > 30
 
 
 def test_the_check_before_the_queue_takes_what_a_client_can_write(in_comfy):

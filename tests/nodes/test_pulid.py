@@ -1,5 +1,6 @@
 """PuLID through our nodes: its features, its modes, and together with other adapters on one MODEL."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,8 +53,10 @@ def eva(in_comfy):
 
 
 @pytest.fixture(scope="module")
-def faces(make_faces):
-    return make_faces(recogniser="antelopev2/glintr100.onnx")
+def faces(make_faces, found_in, picture):
+    """A made-up face with key points and a crop in `picture`."""
+    made, points = make_faces(recogniser="antelopev2/glintr100.onnx"), [[3, 4], [7, 4], [5, 6], [3.5, 8], [6.5, 8]]
+    return found_in(replace(made, faces=(replace(made.faces[0], keypoints=torch.tensor(points)),)), picture)
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +145,8 @@ def test_fidelity_is_the_default(apply, options):
     assert noise(apply()).equal(noise(apply(options=options(projection="token_v2"))))
 
 
-def test_another_picture_of_the_same_face_makes_another_result(apply, picture):
-    differ(noise(apply()), noise(apply(image=1 - picture)))
+def test_another_picture_of_the_same_face_makes_another_result(apply, faces, found_in, picture):
+    differ(noise(apply()), noise(apply(image=1 - picture, faces=found_in(faces, 1 - picture))))
 
 
 def test_keep_prompt_warns_on_the_node_that_it_has_no_effect(apply, apply_output, options):
