@@ -30,6 +30,8 @@ def tower_of_adapter(adapter, chosen: str = AUTO):
 
     encoder = _encoder_of(adapter.config)
     if encoder is None:
+        if chosen not in (AUTO, *tower_names()):
+            raise MissingModel(f"vision_tower is {chosen}, which is not in models/clip_vision: choose auto")
         return None
     if chosen != AUTO:
         tower_path(encoder, chosen)  # raises for a missing file now, and not where the tower is first used
