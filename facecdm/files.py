@@ -57,6 +57,16 @@ def writing(problem: str, advice: str = ADVICE) -> Iterator[None]:
         raise FaceCDMError(f"{problem}: {error}. {advice}") from error
 
 
+def file_fingerprint(path: Path | None) -> str:
+    """A text that changes with the file, such as for fingerprint_inputs; "missing" without a file.
+
+    It contains no path, because ComfyUI writes fingerprints into every picture.
+    """
+    if path is None or not path.is_file():
+        return "missing"
+    return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
+
+
 def write_file(path: Path, data: bytes, advice: str = ADVICE) -> None:
     """Write a file atomically, and its folder first. Raises FaceCDMError, which ends with `advice`."""
     with writing(f"{path} could not be written", advice):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # Without EPS: Pillow would start Ghostscript for it, whatever the file's suffix.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")  # of photos
 
 
 def open_picture(source: Path | bytes) -> "Image":

@@ -10,7 +10,7 @@ from ..facecdm.adapter.model import TripletAdapter
 from ..facecdm.adapter.native import save_adapter
 from ..facecdm.bases import name_of
 from ..facecdm.errors import FaceCDMError
-from ..facecdm.files import check_filename, find_named, write_named
+from ..facecdm.files import check_filename, file_fingerprint, find_named, write_named
 from ..facecdm.formats.export import export
 from ..facecdm.formats.families import FAMILIES
 from ..facecdm.formats.imported import ImportedAdapter, combine, load_any
@@ -199,10 +199,10 @@ class LoadAdapter(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name=None, family=AUTO, vision_tower=towers.AUTO):
         try:
-            status = adapter_file(name or "").stat()
+            files = (adapter_file(name or ""), eva.parser_file())
         except (FaceCDMError, OSError):
             return "missing"
-        return f"{status.st_mtime_ns}/{status.st_size}/{family}/{eva.parser_fingerprint()}"
+        return "/".join([family, *map(file_fingerprint, files)])
 
     @classmethod
     @checked

@@ -207,9 +207,10 @@ def _warnings(
 ) -> tuple[str, ...]:
     """Warnings for settings that have no effect on this adapter, and for inputs that it lacks."""
     adapter, given = person.adapter, {"face": person.face, "image": person.image}
-    changed = {name: _changed(options, name) for name in ("lora_strength", "structure", "image_curve")}
+    names = ("lora_strength", "structure", "image_curve")
+    changed = {name: value for name in names if (value := getattr(options, name)) != getattr(ApplyOptions, name)}
     warnings = mask_missing(person) + mask_black(person.mask, "the person") + unlike_training(person)
-    warnings += options_without_effect(adapter, **changed)
+    warnings += options_without_effect(adapter, changed)
     for stream, custom in custom_curves.items():
         if stream in adapter.streams:
             warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, custom)
@@ -221,12 +222,6 @@ def _warnings(
         streams = {stream for stream in adapter.streams if given[stream] is not None}
         warnings += keep_prompt_without_effect(getattr(adapter.config, "parts", {}), streams, keep_prompt)
     return warnings
-
-
-def _changed(options: ApplyOptions, name: str):
-    """The option's value; None if it is the default."""
-    value = getattr(options, name)
-    return None if value == getattr(ApplyOptions, name) else value
 
 
 def _stream(

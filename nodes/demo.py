@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..facecdm.bases.demo import DEMO
 from ..facecdm.demo.paths import ADAPTER, ADAPTER_LORA, default_path, in_use
+from ..facecdm.files import file_fingerprint
 from .checks import checked
 from .sockets import ADAPTER as ADAPTER_SOCKET
 
@@ -36,12 +37,7 @@ class LoadDemoModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """A text that changes with the file, so that ComfyUI loads the file again only then.
-
-        It contains no path, because ComfyUI writes it into every picture.
-        """
-        path = default_path()
-        return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
+        return file_fingerprint(default_path())
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
@@ -71,11 +67,7 @@ class LoadDemoAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
-        """A text that changes with the files, so that ComfyUI loads them again only then."""
-        return " ".join(
-            f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
-            for path in (in_use(ADAPTER), in_use(ADAPTER_LORA))
-        )
+        return " ".join(file_fingerprint(in_use(path)) for path in (ADAPTER, ADAPTER_LORA))
 
     @classmethod
     @checked

@@ -5,6 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..facecdm.errors import MissingModel
+from ..facecdm.files import file_fingerprint
 from ..facecdm.formats import bisenet, eva
 from ..facecdm.formats.vision import FaceTower
 from ..facecdm.tensor_file import read_tensors
@@ -13,8 +14,8 @@ from .new_fields import aliases
 
 NO_FILE = "none found"
 OVAL = (
-    "all but an oval around the face, which keeps some of the real background. PuLID's authors use "
-    f"{bisenet.FILE} of facexlib: put that file into models/facexlib to do the same"
+    "all but an oval around the face is taken for background, which cuts off long hair and keeps some of the real "
+    f"background. PuLID's authors use facexlib's face parser: put {bisenet.FILE} into models/facexlib to do the same"
 )
 FOLDERS = ("pulid", "clip_vision", "facexlib")
 
@@ -48,17 +49,6 @@ def parser_file() -> Path | None:
     return next(iter(files(bisenet.FILE).values()), None)
 
 
-def parser_fingerprint() -> str:
-    return fingerprint(parser_file())
-
-
-def fingerprint(path: Path | None) -> str:
-    """A text that changes with the file; it contains no path, because ComfyUI writes it into every picture."""
-    if path is None or not path.is_file():
-        return "missing"
-    return f"{path.stat().st_mtime_ns}/{path.stat().st_size}"
-
-
 class LoadEvaClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -88,7 +78,7 @@ class LoadEvaClip(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name=None) -> str:
-        return f"{fingerprint(files('eva').get(name))}/{parser_fingerprint()}"
+        return f"{file_fingerprint(files('eva').get(name))}/{file_fingerprint(parser_file())}"
 
     @classmethod
     @checked

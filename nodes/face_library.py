@@ -9,6 +9,7 @@ from ..facecdm.faces.combine import MODES, Weighted, combine
 from ..facecdm.faces.compare import compare, table
 from ..facecdm.faces.draw import heat_map
 from ..facecdm.faces.library import find_faces_file, load_faces, save_faces
+from ..facecdm.files import file_fingerprint
 from .checks import checked, validity
 from .inputs import choice, number, optional, switch
 from .model_folders import SAVED_FACES, folders
@@ -130,10 +131,9 @@ class LoadFaces(io.ComfyNode):
         if file is None:
             return ""
         try:
-            stat = find_faces_file(folders(SAVED_FACES), file).stat()
+            return file_fingerprint(find_faces_file(folders(SAVED_FACES), file))
         except (FaceCDMError, OSError):
             return "missing"
-        return f"{stat.st_mtime_ns}-{stat.st_size}"
 
     @classmethod
     @checked

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..facecdm.demo.paths import POSE_CONTROLNET, in_use
 from ..facecdm.errors import FaceCDMError
+from ..facecdm.files import file_fingerprint
 from ..facecdm.pose.detectors import BODY_DETECTORS, DETECTORS, FACE, open_detector
 from ..facecdm.pose.edit import FITS, Edit, edited, retargeted
 from ..facecdm.pose.extract import DRAWINGS, FIVE_POINTS, PEOPLE, SKIPPED, Drawing, FaceDetector, extract
@@ -296,12 +297,7 @@ class LoadDemoPose(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        """A text that changes with the file, so that ComfyUI loads the file again only then.
-
-        It contains no path, because ComfyUI writes it into every picture.
-        """
-        path = in_use(POSE_CONTROLNET)
-        return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else "missing"
+        return file_fingerprint(in_use(POSE_CONTROLNET))
 
     @classmethod
     def execute(cls) -> io.NodeOutput:

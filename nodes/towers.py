@@ -74,7 +74,7 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
 def _load_eva(path: Path):
     """PuLID's tower. Without the face parser's file, the running node gets a warning."""
     if eva.parser_file() is None:
-        running_node.warn([f"PuLID's background is {eva.OVAL}."])
+        running_node.warn([f"No face parser was found: {eva.OVAL}."])
     return eva.load(path)[0]
 
 

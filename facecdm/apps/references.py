@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..comfy_api.names import sanitise_filename, unused
+from ..comfy_api.names import sanitise_filename, unique_name
 from ..errors import BadFile
 from ..files import PACKAGE
 from ..pictures import open_picture
@@ -62,6 +62,6 @@ def unique(references: list[Reference]) -> list[Reference]:
     taken: set[str] = set()
     renamed = []
     for item in references:
-        stem = unused(sanitise_filename(Path(item.name).stem, LONGEST_STEM), taken)
+        stem = unique_name(sanitise_filename(Path(item.name).stem, LONGEST_STEM), taken)
         renamed.append(Reference(stem + Path(item.name).suffix, item.data, item.picture))
     return renamed

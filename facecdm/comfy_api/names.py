@@ -27,8 +27,8 @@ def sanitise_filename(name: str, limit: int = 120) -> str:
     return name
 
 
-def unused(name: str, taken: set[str]) -> str:
-    """The name, or with -2, -3 … at its end, if `taken` has it on Windows or macOS, which ignore case. It is added."""
+def unique_name(name: str, taken: set[str]) -> str:
+    """Return the name, with -2, -3 … at its end if `taken` has it, and add its `case_key` to `taken`."""
     found, number = name, 1
     while case_key(found) in taken:
         number += 1

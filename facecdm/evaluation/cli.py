@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -57,8 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
     score, judge = _prompt_measures(arguments, [one.attributes for one in chosen if one.attributes])
     first = InsightFace(arguments.faces, arguments.pack or default_pack([arguments.faces]))
     recognisers = [first, *([Dlib(first.recognise)] if arguments.dlib else [])]
-    evaluator = Evaluator(recognisers, cached_opener(), score, others, judge)
-    evaluator.notes += notes
+    evaluator = Evaluator(recognisers, cached_opener(), score, others, judge, notes)
     with tqdm(total=len(chosen), desc="evaluating", unit="picture", mininterval=0.5) as bar:
         result = evaluator.run(chosen, lambda done, _: bar.update(done - bar.n))
     written = report.write(result, arguments.out)
@@ -70,8 +67,9 @@ def main(arguments: argparse.Namespace) -> int:
 def _pictures_in(folder: Path) -> list[Path]:
     """The pictures in `folder` and below. Raises FaceCDMError if there are none."""
     from ..errors import FaceCDMError
+    from ..pictures import SUFFIXES
 
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise FaceCDMError(f"--others: there are no pictures in {folder}")
     return found

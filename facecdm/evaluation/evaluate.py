@@ -1,7 +1,7 @@
 """From samples to measures: measure each picture once, then summarise by person and condition."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +63,7 @@ class Evaluator:
     score         similarity of picture and prompt, or None
     others        pictures of other people; their mean embedding is subtracted, because similar pictures share a bias
     judge         reads a picture's attributes, for samples with `attributes`; or None
+    notes         notes on the input, which begin those of the evaluation
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class Evaluator:
         score: Scorer | None = None,
         others: list[Path] | None = None,
         judge: AttributeJudge | None = None,
+        notes: Iterable[str] = (),
     ):
         self.recognisers, self._open, self._score, self._judge = recognisers, open_picture, score, judge
         self._recognised: dict[tuple[str, Path], RecognisedFace | None] = {}
-        self.notes: list[str] = []
+        self.notes = list(notes)
         self.centres: list[Tensor | None] = [self._centre(recogniser, others or []) for recogniser in recognisers]
 
     def note(self, text: str) -> None:
@@ -95,10 +97,10 @@ class Evaluator:
                 faceless += 1
             else:
                 found.append(face.embedding)
-        if faceless:
-            self.note(f"others: {recogniser.name} found no face in {faceless} of {len(others)} pictures")
         if others and not found:
             self.note(f"others have no effect on the similarity by {recogniser.name}: no face was found in them")
+        elif faceless:
+            self.note(f"others: {recogniser.name} found no face in {faceless} of {len(others)} pictures")
         return torch.stack(found).mean(0) if found else None
 
     def _recognise(self, recogniser: Recogniser, path: Path) -> RecognisedFace | None:

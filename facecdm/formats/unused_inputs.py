@@ -97,20 +97,22 @@ def blocks_without_stream(stream: StreamModule, layer_map: LayerMap, custom: str
     )
 
 
-def options_without_effect(
-    adapter, lora_strength: float | None, structure: float | None, image_curve: str | None
-) -> tuple[str, ...]:
-    """Warnings for changed settings of FaceCDM Apply Options that the adapter does not have; None: not changed."""
-    structured = any(part.family.structure for part in getattr(adapter.config, "parts", {}).values())
-    unused = {
-        f"lora_strength is {lora_strength}": ("contains no LoRA", lora_strength, getattr(adapter, "loras", {})),
-        f"structure is {structure}": ("has no tokens of the face's structure", structure, structured),
-        f"image_curve is {image_curve}": ("has no image stream", image_curve, "image" in adapter.streams),
-    }
+def options_without_effect(adapter, changed: dict[str, object]) -> tuple[str, ...]:
+    """Warnings for settings of FaceCDM Apply Options that the adapter does not have.
+
+    changed  setting → its value, for those that are not at their default
+    """
+    lacks = {}
+    if not getattr(adapter, "loras", {}):
+        lacks["lora_strength"] = "contains no LoRA"
+    if not any(part.family.structure for part in getattr(adapter.config, "parts", {}).values()):
+        lacks["structure"] = "has no tokens of the face's structure"
+    if "image" not in adapter.streams:
+        lacks["image_curve"] = "has no image stream"
     return tuple(
-        f"{setting} (FaceCDM Apply Options) and has no effect: this adapter {why}"
-        for setting, (why, changed, present) in unused.items()
-        if changed is not None and not present
+        f"{name} is {changed[name]} (FaceCDM Apply Options) and has no effect: this adapter {why}"
+        for name, why in lacks.items()
+        if name in changed
     )
 
 

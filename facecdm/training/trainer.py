@@ -71,7 +71,7 @@ class Trainer:
     ):
         self.denoiser, self.data, self.stage, self.terms = denoiser, data, stage, terms
         self.worker = worker
-        self.held_out, self._held_out = sorted(held_out), frozenset(held_out)
+        self.held_out = held_out
         self.buckets = without(data.buckets, held_out)
         if not self.buckets:
             raise FaceCDMError("the data set has no picture to train on; its report says what was rejected and why")
@@ -95,7 +95,7 @@ class Trainer:
             data.fingerprint,
             base,
             start_hash(adapter, lora, control),
-            self.held_out,
+            sorted(held_out),
             denoiser.control_fingerprint,
             _recogniser_hash(terms),
         )
@@ -211,8 +211,8 @@ class Trainer:
         references, augmented = [], []
         for index, own, choice in zip(indices, random_numbers.own.tolist(), random_numbers.choice.tolist()):
             others = self.data.references(index)
-            if index not in self._held_out:
-                others = [other for other in others if other not in self._held_out]
+            if index not in self.held_out:
+                others = [other for other in others if other not in self.held_out]
             references.append(index if own or not others else others[int(choice * len(others))])
             augmented.append(choice if not others and not own else None)
         face, vision = self.data.features(references, augmented)
@@ -247,7 +247,7 @@ class Trainer:
         diffusion, count = DiffusionLoss(gamma=0.0), 0
         sums = {"validation": 0.0, "validation without face": 0.0}
         with self.learner.averaged():
-            for number, indices in enumerate(_same_size(self.data.buckets, self.held_out, stage.batch)):
+            for number, indices in enumerate(_same_size(self.data.buckets, sorted(self.held_out), stage.batch)):
                 random_numbers = make_random_numbers(stage, 0, number, (len(indices), *self._shape(indices)))
                 rows, references = self._batch(indices, random_numbers)
                 faceless = replace(references, face_on=torch.zeros_like(references.face_on))

@@ -123,7 +123,7 @@ def test_the_command_writes_tables_plots_and_a_page_that_loads_nothing(table, fa
         head = next(csv.reader(file))
     assert len(head) == len(set(head)) and "yaw (measured)" in head
     assert "Paired differences to <i>wrong</i>, by person" in page
-    assert {"likeness.png", "strength.png", "summary.md", "summary.csv"} <= {path.name for path in out.iterdir()}
+    assert {path.name for path in out.iterdir()} == set(report.FILES)
 
 
 def test_attributes_are_measured_and_each_line_has_its_curve(table, face_models, monkeypatch):

@@ -4,7 +4,8 @@ import os
 from pathlib import Path, PurePosixPath
 
 from ...errors import MissingModel, UnsafeName
-from .sources import PICTURES, UNREAD
+from ...pictures import SUFFIXES
+from .sources import UNREAD
 
 DEPTH = 2  # levels of folders that are listed
 
@@ -24,7 +25,7 @@ def picture_folders(root: Path) -> list[str]:
     found = set()
     for folder, below, files in os.walk(root):
         parts = Path(folder).relative_to(root).parts
-        if parts and any(file.lower().endswith(PICTURES + UNREAD) for file in files):
+        if parts and any(file.lower().endswith(SUFFIXES + UNREAD) for file in files):
             found |= {"/".join(parts[:depth]) for depth in range(1, min(len(parts), DEPTH) + 1)}
         if len(parts) > DEPTH:
             below.clear()

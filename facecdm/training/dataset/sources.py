@@ -14,10 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import BadFile, FaceCDMError, MissingModel
-from ...pictures import open_picture
+from ...pictures import SUFFIXES, open_picture
 from .texts import printable, problem_of, read_caption
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 UNREAD = (".heic", ".heif", ".gif", ".jxl")  # rejected with UNREAD_FORMAT
 UNREAD_FORMAT = "its format is not read: save it as JPEG or PNG"
 META = ("meta.jsonl", "metadata.jsonl")  # Hugging Face's ImageFolder uses the second name
@@ -163,7 +162,7 @@ class FolderSource:
                 notes.append(f"{where}: no picture for {len(lost):,} of its lines: {shown}")
             meta |= lines
         if not names:
-            raise FaceCDMError(f"{self.folder} holds no picture ({', '.join(PICTURES)})")
+            raise FaceCDMError(f"{self.folder} holds no picture ({', '.join(SUFFIXES)})")
         return MadeItems(len(names), lambda number: self._item(names[number], meta, texts), notes)
 
     def _names(self) -> tuple[list[str], dict[str, str]]:
@@ -171,7 +170,7 @@ class FolderSource:
         pictures, texts = [], {}
         for path in self.folder.rglob("*"):
             suffix = path.suffix.lower()
-            if suffix not in (*PICTURES, *UNREAD, ".txt") or not path.is_file():
+            if suffix not in (*SUFFIXES, *UNREAD, ".txt") or not path.is_file():
                 continue
             name = path.relative_to(self.folder).as_posix()
             if any(part.startswith(".") for part in name.split("/")):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from ....comfy_api.names import case_key, sanitise_filename, unused
+from ....comfy_api.names import case_key, sanitise_filename, unique_name
 from .rows import Row, Upload
 
 TOKEN = re.compile(r"\{([^{}]*)\}")
@@ -47,7 +47,7 @@ def labels(values: list[Any]) -> list[str]:
     for key, value in different.items():
         if isinstance(value, Upload):
             stem = _plain(value.path.stem)
-            label_of[key] = unused(_plain(stem, LONGEST - NUMBER) if case_key(stem) in taken else stem, taken)
+            label_of[key] = unique_name(_plain(stem, LONGEST - NUMBER) if case_key(stem) in taken else stem, taken)
     return [label_of[key_of(value)] for value in values]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....comfy_api.names import inside, sanitise_filename, unused
+from ....comfy_api.names import inside, sanitise_filename, unique_name
 from ....files import write_atomically
 from ....pictures import open_picture
 from ...sheet import SheetImage, SheetRow, contact_sheet
@@ -37,7 +37,7 @@ def write_sheets(batch: Batch, journal: Journal, folder: Path) -> None:
         rows = list(_rows(batch, jobs, files, entries))
         stem = sanitise_filename(person or "all", 100)  # leaves room for the page and a number
         for page, start in enumerate(range(0, len(rows), DOWN), 1):
-            name = unused(f"{stem} page {page}" if page > 1 else stem, taken)
+            name = unique_name(f"{stem} page {page}" if page > 1 else stem, taken)
             path = inside(folder, f"{FOLDER}/{name}.jpg")
             _write_page(batch, folder, path, person, jobs[0], rows[start : start + DOWN])
 
