@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 # Imports of insightface 2, without the two that come in variants.
 LIGHT = ("onnx", "scikit-image", "scipy", "tqdm", "requests")
+DOCTOR = Path(__file__).resolve().parent / "facecdm"
 # Packages named onnxruntime-… that are no runtime.
 NO_RUNTIME = ("onnxruntime-extensions", "onnxruntime-tools", "onnxruntime-genai", "onnxruntime-easy")
 
@@ -98,7 +100,7 @@ def main(arguments: list[str]) -> int:
                 print(
                     f"FaceCDM: pip could not install {' '.join(command)}: there is no network, or an installed package "
                     "would change. The pack still loads, and its face nodes name what they lack. "
-                    "`python -m facecdm doctor` in the pack's folder says more.",
+                    f'`"{sys.executable}" "{DOCTOR}" doctor` says more.',
                     file=sys.stderr,
                 )
                 return code

@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # the Python of ComfyUI's portable build does not add it
 # A process per processor, four at most. The tests of a file stay in one process, and browser tests come last.
 IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 
@@ -38,7 +39,7 @@ def demo(arguments: list[str]) -> int:
     options = vars(parser.parse_args(arguments))
     python, comfyui = environment.set_up(options.pop("comfyui"), options.pop("python"), tests=False)
     passed = [word for name, value in options.items() for word in as_arguments(name, value)]
-    command = ["-m", "facecdm", "portrait", "--comfyui", str(comfyui), "--base", str(paths.BASE), *passed]
+    command = ["facecdm", "portrait", "--comfyui", str(comfyui), "--base", str(paths.BASE), *passed]
     return hand_over(python, command, {})
 
 

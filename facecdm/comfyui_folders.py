@@ -1,26 +1,59 @@
 """Find the ComfyUI that contains FaceCDM, and its base directory."""
 
+import argparse
 import os
 from pathlib import Path
 
+from .errors import FaceCDMError
 from .files import REPOSITORY
 
 QUICKSTART = REPOSITORY / ".quickstart"
 
 
-def _around() -> list[Path]:
-    """Folders that may have custom_nodes with FaceCDM, including unresolved paths: FaceCDM may be a link there."""
-    return [REPOSITORY.parent.parent, Path.cwd().parent.parent, Path.cwd()]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--comfyui", type=Path, metavar="DIR", help="the ComfyUI folder (default: the one around this pack)")
+    add("--base", type=Path, metavar="DIR", help="its base directory, where that is another folder")
+    add(
+        "--extra-model-paths-config",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="files as given to ComfyUI's option of this name; its extra_model_paths.yaml is always read",
+    )
+
+
+def find_folders(comfyui: Path | None = None, base: Path | None = None) -> tuple[Path | None, Path | None]:
+    """ComfyUI's folder and its base directory, from the options --comfyui and --base, else searched for.
+
+    A ComfyUI that is named is its own base, unless this pack is in a base directory without a ComfyUI of its own.
+    Raises FaceCDMError if a named folder is no ComfyUI.
+    """
+    if comfyui is None:
+        comfyui = find_comfyui()
+        return comfyui, base or find_base(comfyui)
+    check_comfyui(comfyui, "--comfyui")
+    apart = (folder for folder in _around() if _is_base(folder) and not _is_comfyui(folder))
+    return comfyui, base or next(apart, comfyui)
+
+
+def check_comfyui(folder: Path, name: str) -> None:
+    """Raises FaceCDMError, with the option's `name`, if the folder is no ComfyUI."""
+    if not _is_comfyui(folder):
+        raise FaceCDMError(f"{name} {folder} is no ComfyUI folder: it has no main.py beside a folder comfy")
 
 
 def find_comfyui() -> Path | None:
-    """FACECDM_COMFYUI, else the ComfyUI whose custom_nodes contains FaceCDM, else the quick start's, else None."""
-    named = os.environ.get("FACECDM_COMFYUI")
-    around = [Path(named)] if named else _around()
-    for folder in (*around, QUICKSTART / "ComfyUI"):
-        if (folder / "main.py").is_file() and (folder / "comfy").is_dir():
-            return folder
-    return None
+    """FACECDM_COMFYUI, else the ComfyUI whose custom_nodes contains FaceCDM, else the quick start's, else None.
+
+    Raises FaceCDMError if FACECDM_COMFYUI names another folder.
+    """
+    if named := os.environ.get("FACECDM_COMFYUI"):
+        check_comfyui(Path(named), "FACECDM_COMFYUI")
+        return Path(named)
+    return next((folder for folder in (*_around(), QUICKSTART / "ComfyUI") if _is_comfyui(folder)), None)
 
 
 def find_base(comfyui: Path | None) -> Path | None:
@@ -34,8 +67,22 @@ def find_base(comfyui: Path | None) -> Path | None:
     return next((folder for folder in _around() if _is_base(folder)), comfyui)
 
 
+def _around() -> list[Path]:
+    """Folders that may have custom_nodes with FaceCDM. The pack may be a link there, and the shell's PWD is the path
+    that the user entered.
+    """
+    here = Path(os.environ.get("PWD") or ".")
+    if not (here.is_dir() and here.samefile(".")):
+        here = Path.cwd()
+    return [REPOSITORY.parent.parent, here.parent.parent, here]
+
+
 def _is_installed() -> bool:
     return any(_is_base(folder) for folder in _around())
+
+
+def _is_comfyui(folder: Path) -> bool:
+    return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
 
 
 def _is_base(folder: Path) -> bool:

@@ -36,7 +36,7 @@ def test_every_help_has_examples(name):
 def test_the_help_is_printed(name, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([name, "--help"])
-    assert end.value.code == 0 and "examples:\n  facecdm " in capsys.readouterr().out
+    assert end.value.code == 0 and "examples:\n  python -m facecdm " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

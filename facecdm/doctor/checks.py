@@ -5,11 +5,12 @@ import importlib.util
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import FaceCDMError
 from ..files import REPOSITORY
+from ..models.places import CONFIG
 from .finding import MISSING, NOTE, OK, WARNING, Finding
 from .models import check_models, check_workflow
 
@@ -26,17 +27,24 @@ OPTIONAL = {
 Check = Callable[[], Iterator[Finding]]
 
 
-def examine(comfyui: Path | None, base: Path | None = None, workflow: str | None = None) -> Iterator[Finding]:
-    """All findings, the most basic first. `base` defaults to `comfyui`. The models of `workflow` are checked.
+def examine(
+    comfyui: Path | None,
+    base: Path | None = None,
+    workflow: str | None = None,
+    configs: Sequence[Path] = (),
+) -> Iterator[Finding]:
+    """All findings, the most basic first. `base` defaults to `comfyui`. The models of `workflow` are checked. `configs`
+    are files like extra_model_paths.yaml, which is read where ComfyUI has one.
 
     A failing check gives a finding, too.
     """
     base = base or comfyui
+    configs = [*([comfyui / CONFIG] if comfyui else []), *configs]
     checks: list[Check] = [check_python, check_torch, lambda: check_comfyui(comfyui, base)]
     if importlib.util.find_spec("torch"):  # all other checks need torch
-        checks += [check_faces, check_runtime, check_optional, lambda: check_models(base)]
+        checks += [check_faces, check_runtime, check_optional, lambda: check_models(base, *configs)]
     if workflow:
-        checks.append(lambda: check_workflow(workflow, base))
+        checks.append(lambda: check_workflow(workflow, base, *configs))
     for check in checks:
         try:
             yield from check()

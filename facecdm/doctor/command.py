@@ -6,10 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
-from .. import __version__
-from ..comfyui_folders import find_base, find_comfyui
+from .. import __version__, comfyui_folders
 from .checks import examine
 from .finding import MISSING, OK, Finding
 
@@ -18,16 +16,15 @@ FOR_OWN_MODELS = ("checkpoint", "adapter")  # topics required for portraits with
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--comfyui", type=Path, metavar="DIR", help="the ComfyUI folder (default: the one around this pack)")
-    add("--base", type=Path, metavar="DIR", help="its base directory, where that is another folder")
+    comfyui_folders.add_arguments(parser)
     add("--workflow", metavar="NAME", help="also list the model files of a shipped workflow, or of one in API form")
     add("--json", action="store_true", help="print a list of findings as JSON")
 
 
 def main(options: argparse.Namespace) -> int:
     """Exit code: 0 if portraits can be made, 1 if something required is missing."""
-    comfyui = options.comfyui or find_comfyui()
-    findings = list(examine(comfyui, options.base or find_base(comfyui), options.workflow))
+    comfyui, base = comfyui_folders.find_folders(options.comfyui, options.base)
+    findings = list(examine(comfyui, base, options.workflow, options.extra_model_paths_config))
     if options.json:
         report = json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
     else:

@@ -3,24 +3,27 @@
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
-from ..comfyui_folders import find_base, find_comfyui
+from .. import comfyui_folders
 from ..errors import FaceCDMError
 from . import catalogue
-from .download import download, target_of
+from .download import download
 from .model_file import ModelFile
-from .needs import missing, needs_of, workflow_names
+from .needs import family_names, needs_of, workflow_names
+from .places import CONFIG, Places
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="workflows, families, face packs or files")
     add(
-        "--for", dest="base_model", metavar="BASE", choices=("SD1.5", "SDXL"), help="only the files for this base model"
+        "--for",
+        dest="base_model",
+        metavar="BASE",
+        choices=("SD1.5", "SDXL"),
+        help="of a family, only the files for this base model",
     )
-    add("--comfyui", type=Path, metavar="DIR", help="the ComfyUI folder (default: the one around this pack)")
-    add("--base", type=Path, metavar="DIR", help="its base directory, where that is another folder")
+    comfyui_folders.add_arguments(parser)
     add("--list", action="store_true", help="show every file of the table, and stop")
     add("--dry-run", action="store_true", help="show what would be fetched, and stop")
     add("--yes", action="store_true", help="fetch without asking")
@@ -31,6 +34,7 @@ def main(options: argparse.Namespace) -> int:
     if options.list:
         print(table(catalogue.ALL))
         print(f"workflows: {', '.join(workflow_names())}")
+        print(f"families: {', '.join(family_names())}")
         return 0
     if not options.names:
         raise FaceCDMError(f"name what to get, such as {workflow_names()[-1]}; --list shows all")
@@ -38,14 +42,16 @@ def main(options: argparse.Namespace) -> int:
     for name in dict.fromkeys(name for need in needs for name in need.unknown):
         print(f"not in the table, get it yourself: {name}")
     files = tuple(dict.fromkeys(file for need in needs for file in need.files))
-    models = models_folder(options.comfyui, options.base)
-    lacking = missing(files, models)
+    places = open_places(options)
+    lacking = []
     for file in files:
-        if file not in lacking:
-            print(f"there already: {target_of(file, models)}")
+        if found := places.find(file):
+            print(f"there already: {found}")
+        else:
+            lacking.append(file)
     if lacking:
-        print(table(lacking, models))
-        print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {models}")
+        print(table(lacking, places))
+        print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {places.models}")
     if warning := torch_warning(files):
         print(warning)
     if not lacking or options.dry_run:
@@ -54,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
         return 1
     for number, file in enumerate(lacking, 1):
         print(f"[{number}/{len(lacking)}] {file.name}", flush=True)
-        print(f"  {download(file, models, Meter())}")
+        print(f"  {download(file, places.models, Meter())}")
     return 0
 
 
@@ -75,21 +81,23 @@ def torch_warning(files: Iterable[ModelFile]) -> str:
     return f"warning: FaceCDM reads these files only with torch {safe} or newer (here {torch.__version__}): {names}"
 
 
-def models_folder(comfyui: Path | None, base: Path | None) -> Path:
-    """ComfyUI's models folder. Raises FaceCDMError if there is no ComfyUI."""
-    folder = base or find_base(comfyui or find_comfyui())
-    if folder is None or not folder.is_dir():
+def open_places(options: argparse.Namespace) -> Places:
+    """ComfyUI's folders of models. Raises FaceCDMError if there is no ComfyUI."""
+    comfyui, base = comfyui_folders.find_folders(options.comfyui, options.base)
+    if base is None:
         raise FaceCDMError(
             "no ComfyUI around this pack: name its folder with --comfyui DIR, or its base with --base DIR"
         )
-    return folder / "models"
+    if not base.is_dir():
+        raise FaceCDMError(f"{base} is no folder: name ComfyUI's base directory with --base DIR")
+    return Places(base / "models", *([comfyui / CONFIG] if comfyui else []), *options.extra_model_paths_config)
 
 
-def table(files, models: Path | None = None) -> str:
+def table(files, places: Places | None = None) -> str:
     """One row per file: size, licence, folder, purpose, link."""
     rows = []
     for file in files:
-        where = f"models/{file.folder}/{file.name}" if models is None else str(target_of(file, models))
+        where = f"models/{file.folder}/{file.name}" if places is None else str(places.target(file))
         rows += [f"{file.purpose} ({file.size}, {file.licence})", f"  from {file.url}", f"  into {where}"]
     return "\n".join(rows)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import BadFile, FaceCDMError
 from ..files import REPOSITORY
+from ..invocation import typed
 from .catalogue import by_choice, by_name, of_pack, pack_names, with_required
-from .download import target_of
 from .model_file import ModelFile
 
 TEMPLATES = REPOSITORY / "workflows"
@@ -29,11 +29,20 @@ def workflow_names() -> list[str]:
     return sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 
 
+def family_names() -> list[str]:
+    """All published families with files in the table. Empty without torch."""
+    try:
+        from ..formats.families import FAMILIES
+    except ImportError:  # the doctor reports it
+        return []
+    return [name for name, family in FAMILIES.items() if family.files]
+
+
 def needs_of(name: str, base: str | None = None) -> Needs:
     """Needs of a workflow (path, or a shipped one's name or title), a family, a face pack or a file (name).
 
-    `base` limits a family to one base model. Raises FaceCDMError for an unknown name, BadFile for a file that is not
-    a workflow.
+    `base` limits a family to one base model. Raises FaceCDMError for an unknown name or a family without files,
+    BadFile for a file that is not a workflow.
     """
     if pack := of_pack(name):
         return Needs(pack)
@@ -49,7 +58,7 @@ def needs_of(name: str, base: str | None = None) -> Needs:
         return of_workflow(Path(name))
     raise FaceCDMError(
         f"{name!r} is no workflow, family, face pack or file of the table. Workflows: {', '.join(workflow_names())}. "
-        f"Face packs: {', '.join(pack_names())}. `python -m facecdm get --list` shows all."
+        f"Face packs: {', '.join(pack_names())}. `{typed('get --list')}` shows all."
     )
 
 
@@ -89,16 +98,18 @@ def of_nodes(workflow: dict) -> Needs:
 
 
 def of_family(key: str, base: str | None = None) -> Needs | None:
-    """The files of a published family and all files they require, for one base model or all. None for other names."""
+    """The files of a published family and all files they require, for one base model or all. None for other names.
+
+    Raises FaceCDMError if there are none.
+    """
     from ..formats.families import FAMILIES  # imports torch
 
     if key not in FAMILIES:
         return None
     names = [name for model, name in FAMILIES[key].files.items() if base in (None, model)]
+    if not names:
+        bases = ", ".join(FAMILIES[key].files) or "none: docs/formats.md says where its files are"
+        raise FaceCDMError(f"the table has no file of {key}{f' for {base}' if base else ''}; it has files for {bases}")
     found = [by_choice(name) or by_name(name) for name in names]
     files = dict.fromkeys(part for file in found if file is not None for part in with_required(file))
     return Needs(tuple(files), tuple(name for name, file in zip(names, found) if file is None))
-
-
-def missing(files: tuple[ModelFile, ...], models: Path) -> list[ModelFile]:
-    return [file for file in files if not target_of(file, models).exists()]

@@ -16,6 +16,7 @@ from facecdm.doctor import checks as doctor
 from facecdm.doctor import models as doctor_models
 from facecdm.doctor.command import lines
 from facecdm.doctor.finding import MISSING, NOTE, OK, WARNING, Finding
+from facecdm.models.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +52,7 @@ def test_json_is_for_programs(comfyui, face_models, capsys):
 def test_what_a_workflow_lacks_is_listed_with_one_command(comfyui, tmp_path):
     adapter = tmp_path / "models" / "ipadapter" / "ip-adapter-faceid-plusv2_sdxl.bin"
     adapter.parent.mkdir(parents=True)
-    adapter.touch()
+    adapter.write_bytes(b"weights")
     found = findings(doctor.examine(comfyui, tmp_path, "sdxl_faceid_plusv2"), "workflow")
     assert [finding.level for finding in found].count(OK) == 1 and str(adapter) in str(found)
     lacking = [finding for finding in found if finding.level == MISSING]
@@ -85,7 +86,7 @@ def test_models_that_are_there_are_named(tmp_path):
     for number in range(5):
         (folder / f"{number}.safetensors").touch()
     kind = next(kind for kind in doctor_models.OPTIONAL_MODELS if kind.topic == "checkpoint")
-    found = doctor_models.check_kind(kind, tmp_path / "models")
+    found = doctor_models.check_kind(kind, Places(tmp_path / "models"))
     assert found.level == OK and "0.safetensors, 1.safetensors, 2.safetensors and 2 more" in found.text
 
 
@@ -158,6 +159,18 @@ def test_a_separate_base_directory_is_the_one_whose_custom_nodes_hold_the_pack(m
     found = list(doctor.examine(None, tmp_path))
     assert findings(found, "face pack")[0].level == OK and not any(one.level == MISSING for one in found)
     assert "not known" in findings(found, "comfyui")[0].text
+
+
+def test_a_workflow_has_what_extra_model_paths_adds(comfyui, tmp_path):
+    library = tmp_path / "library" / "checkpoints"
+    library.mkdir(parents=True)
+    (library / "sd_xl_base_1.0.safetensors").write_bytes(b"weights")
+    config = tmp_path / "extra.yaml"
+    config.write_text("a:\n  base_path: library\n  checkpoints: checkpoints\n")
+    (tmp_path / "models").mkdir()
+    found = findings(doctor.examine(comfyui, tmp_path, "sdxl_instantid", [config]), "workflow")
+    assert [one.level for one in found if "sd_xl_base" in one.text] == [OK]
+    assert findings(doctor.examine(comfyui, tmp_path, None, [config]), "checkpoint")[0].level == OK
 
 
 def test_the_demo_model_is_the_one_in_the_package():

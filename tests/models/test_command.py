@@ -88,6 +88,61 @@ def test_a_torch_that_does_not_read_a_file_is_named_before_it_is_fetched(base, c
     assert "warning" not in capsys.readouterr().out
 
 
+def test_a_file_in_a_folder_of_extra_model_paths_is_not_fetched(base, capsys, tmp_path):
+    """As ComfyUI reads the file: several folders of a kind, relative to base_path, which is relative to the file."""
+    more = tmp_path / "disk" / "b"
+    more.mkdir(parents=True)
+    (more / "small.safetensors").write_bytes(b"mine")
+    config = tmp_path / "extra.yaml"
+    config.write_text("mine:\n  base_path: disk\n  checkpoints: |\n    a\n    b\nempty:\n")
+    assert get(base, "small.safetensors", "--yes", "--extra-model-paths-config", str(config)) == 0
+    assert f"there already: {more / 'small.safetensors'}" in capsys.readouterr().out
+    assert not (base / "models" / "checkpoints").exists()
+    config.write_text("mine: [a")
+    assert get(base, "small.safetensors", "--extra-model-paths-config", str(config)) == 1
+    assert "extra.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_an_empty_file_and_an_incomplete_pack_are_named(base, capsys, monkeypatch):
+    (base / "models" / "checkpoints").mkdir()
+    (base / "models" / "checkpoints" / "small.safetensors").touch()
+    assert get(base, "small.safetensors", "--yes") == 1
+    assert "small.safetensors is empty: move it away" in capsys.readouterr().err
+    monkeypatch.setattr(catalogue, "ALL", (SMALL, catalogue.PACKS["antelopev2"]))
+    (base / "models" / PACK_FOLDER / "antelopev2").mkdir(parents=True)
+    assert get(base, "antelopev2", "--yes") == 1
+    assert "antelopev2 is no complete face pack" in capsys.readouterr().err
+
+
+def test_a_complete_pack_beside_the_folder_models_is_found(base, capsys, face_models, monkeypatch):
+    monkeypatch.setattr(catalogue, "ALL", (catalogue.PACKS["buffalo_s"],))
+    (base / "models" / "insightface").mkdir()
+    (base / "models" / "insightface" / "buffalo_s").symlink_to(face_models / "models" / PACK_FOLDER / "buffalo_s")
+    assert get(base, "buffalo_s", "--yes") == 0
+    assert "there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["instantid", "kolors-plus"])
+def test_a_family_without_files_for_a_base_model_is_an_error(base, capsys, name):
+    assert get(base, name, "--for", "SD1.5") == 1
+    assert f"no file of {name} for SD1.5" in capsys.readouterr().err
+
+
+def test_a_named_comfyui_is_the_one(base, capsys, tmp_path, monkeypatch):
+    """Also where the pack is in another, and where an environment variable names a base directory."""
+    monkeypatch.setenv("FACECDM_BASE", str(base))
+    named = tmp_path / "named"
+    (named / "comfy").mkdir(parents=True)
+    assert main(["get", "small.safetensors", "--dry-run", "--comfyui", str(named)]) == 1
+    assert f"--comfyui {named} is no ComfyUI folder" in capsys.readouterr().err
+    (named / "main.py").touch()
+    assert main(["get", "small.safetensors", "--dry-run", "--comfyui", str(named)]) == 0
+    assert f"GB into {named / 'models'}" in capsys.readouterr().out
+    monkeypatch.setenv("FACECDM_COMFYUI", str(tmp_path / "typo"))
+    assert main(["get", "small.safetensors", "--dry-run"]) == 1
+    assert "FACECDM_COMFYUI" in capsys.readouterr().err
+
+
 def test_an_unknown_name_lists_what_there_is(base, capsys):
     assert get(base, "nothing-of-that-name") == 1
     assert "sdxl_pulid" in capsys.readouterr().err
@@ -97,6 +152,7 @@ def test_the_list_names_every_file_and_workflow(capsys):
     assert main(["get", "--list"]) == 0
     printed = capsys.readouterr().out
     assert all(file.url in printed for file in catalogue.ALL) and "sdxl_pulid" in printed
+    assert "faceid-plusv2" in printed, "the families"
 
 
 def test_the_page_of_model_files_is_the_table():

@@ -25,7 +25,7 @@ ARROWS = {
     "adapter": {"bases", "faces", "pose"},
     "formats": {"adapter", "bases", "faces", "pose"},
     "demo": {"bases", "faces", "pose"},
-    "models": {"formats"},
+    "models": {"faces", "formats"},
     "doctor": {"demo", "faces", "models"},
     "evaluation": {"faces", "pose"},
     "training": {"adapter", "bases", "demo", "faces", "pose"},

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...documents import parse_json
 from ...errors import BadFile, MissingModel
 from ...files import write_atomically
+from ...invocation import typed
 from .store import AGAIN, RecordLocation, Store, digest, digest_with_list
 
 WITHIN, FORMAT = "facecdm.dataset/1", "facecdm.dataset/2"  # pictures within manifest.json; in a file of their own
@@ -215,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise MissingModel(
             f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare FaceCDM Data Set or "
-            "python -m facecdm dataset; an interrupted preparation continues where it stopped"
+            f"`{typed('dataset')}`; an interrupted preparation continues where it stopped"
         )
     try:
         plain = parse_json(path.read_text(encoding="utf-8"))

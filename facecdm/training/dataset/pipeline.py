@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from ...errors import FaceCDMError, NoFace
+from ...invocation import typed
 from .data_set import DataSet
 from .disk import DiskDict, DiskList
 from .encode import Encoding
@@ -75,7 +76,7 @@ class _Preparation:
         if taken and not any(self._stores):
             raise FaceCDMError(
                 f"{self.folder} holds no data set, but {', '.join(taken)}, which would be replaced: choose another "
-                "folder (or python -m facecdm dataset … --overwrite)"
+                f"folder (or `{typed('dataset … --overwrite')}`)"
             )
 
     def run(self, source: Source, prune: bool) -> DataSet:

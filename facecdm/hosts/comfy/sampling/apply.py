@@ -8,6 +8,7 @@ from ....adapter.gates import Schedule
 from ....adapter.person import Person
 from ....errors import Mismatch
 from ....formats.fit import check_fit
+from ....invocation import typed
 from ..base_model import layer_map
 from ..dit import check_applicable
 from ..step_weights import add_step_weights
@@ -49,7 +50,7 @@ def check_latents(model, adapter) -> None:
     if read not in (channels, 4 * channels):
         raise Mismatch(
             f"this adapter finds the face in latents of {read} channels, and the MODEL's have {channels}: connect a "
-            "pose, or give the adapter a location head for this base model (python -m facecdm train-location)"
+            f"pose, or give the adapter a location head for this base model (`{typed('train-location')}`)"
         )
 
 
