@@ -4,6 +4,11 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const KEY = "facecdm_warnings";
+const sent = new WeakMap(); // node → texts sent while it ran
+
+function union(first = [], second = []) {
+    return [...new Set([...first, ...second])];
+}
 
 function show(node, texts) {
     let widget = node.widgets?.find((one) => one.name === KEY);
@@ -36,11 +41,15 @@ app.registerExtension({
     setup() {
         api.addEventListener(KEY, ({ detail }) => {
             const node = findNode(detail.node);
-            if (node) show(node, detail.warnings);
+            if (!node) return;
+            sent.set(node, union(sent.get(node), detail.warnings));
+            show(node, sent.get(node));
         });
         api.addEventListener("executing", ({ detail }) => {
             const node = detail === null ? null : findNode(detail);
-            if (node) show(node, []);
+            if (!node) return;
+            sent.delete(node);
+            show(node, []);
         });
     },
     beforeRegisterNodeDef(nodeType, nodeData) {
@@ -48,7 +57,7 @@ app.registerExtension({
         const onExecuted = nodeType.prototype.onExecuted;
         nodeType.prototype.onExecuted = function (output) {
             onExecuted?.apply(this, arguments);
-            show(this, output?.[KEY] ?? []);
+            show(this, union(sent.get(this), output?.[KEY]));
         };
     },
 });

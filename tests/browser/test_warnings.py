@@ -46,3 +46,22 @@ def test_a_warning_is_shown_on_its_node_and_not_saved_with_the_workflow(page):
     assert text == "⚠ Picture 0: skipped, no face with a score of at least 0.5"
     (node,) = [node for node in page.frontend.serialised()["nodes"] if node["type"] == "FaceCDMDetectFaces"]
     assert not any(isinstance(value, str) and "⚠" in value for value in node["widgets_values"])
+
+
+EVENTS = """
+const node = app.graph.nodes.find(node => node.type === 'FaceCDMDetectFaces'), id = String(node.id);
+const send = (type, detail) => app.api.dispatchEvent(new CustomEvent(type, {detail}));
+const shown = () => node.widgets.find(one => one.name === 'facecdm_warnings').element.textContent;
+send('executing', id);
+send('facecdm_warnings', {node: id, warnings: ['while it runs']});
+node.onExecuted({facecdm_warnings: ['while it runs', 'at its end']});
+const ended = shown();
+send('executing', id);
+return [ended, shown()];
+"""
+
+
+def test_a_warning_sent_while_a_node_runs_is_still_shown_at_its_end(page):
+    """As Detail Faces gets one from its sampling, and then shows its preview."""
+    page.tab.js("app.loadApiJson(graph, 'warnings'); await new Promise(done => setTimeout(done, 1500))", graph=GRAPH)
+    assert page.tab.js(EVENTS) == ["⚠ while it runs\n⚠ at its end", ""]
