@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import __version__
-from .errors import FaceCDMError
+from .errors import FaceCDMError, MissingPackage
 from .invocation import typed
 
 
@@ -104,17 +104,30 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         _overview().parse_args(arguments or ["--help"])  # prints help, the version or the error, and exits
     name, *arguments = arguments
-    module = importlib.import_module(COMMANDS[name].module, __package__)
-    parser = parser_of(name)
     try:
-        with _exit_on_sigterm():
-            return module.main(parser.parse_args(arguments)) or 0
+        return _run(name, arguments)
     except FaceCDMError as error:
         print(f"facecdm {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """Run a command. Raises MissingPackage in a Python that lacks a package, before or while the command runs."""
+    try:
+        module = importlib.import_module(COMMANDS[name].module, __package__)
+        parser = parser_of(name)
+        with _exit_on_sigterm():
+            return module.main(parser.parse_args(arguments)) or 0
+    except ModuleNotFoundError as error:
+        if error.name is None or f"{error.name}.".startswith(f"{__package__}."):  # our own mistake
+            raise
+        raise MissingPackage(
+            f"{sys.executable} has no package {error.name}: run this with the Python that runs your ComfyUI; if this "
+            "is the one, install FaceCDM's packages into it (docs/install.md)"
+        ) from error
 
 
 def _overview() -> argparse.ArgumentParser:

@@ -85,6 +85,39 @@ def test_the_default_pack(tmp_path, there, chosen):
     assert default_pack([tmp_path]) == chosen
 
 
+BARE = {  # a command line that cannot run in a Python without packages, and the first package that it imports
+    "get": (["sdxl_pulid", "--dry-run", "--base", "FOLDER"], ""),
+    "portrait": (["--server", "127.0.0.1:9", "--output", "FOLDER/out"], "PIL"),
+    "gallery": (["--server", "127.0.0.1:9", "--output", "FOLDER/out", "--docs", "FOLDER/docs"], "PIL"),
+    "batch": (["--help"], "pydantic"),
+    "dataset": (["FOLDER", "FOLDER/data"], "numpy"),
+    "train": (["FOLDER/none.yaml"], "pydantic"),
+    "train-location": (["FOLDER/none.safetensors", "--data", "FOLDER", "--out", "FOLDER"], "torch"),
+    "evaluate": (["FOLDER/none.csv", "--faces", "FOLDER"], "tqdm"),
+    "demo": (["train", "all", "--data", "FOLDER", "--tokenizer", "FOLDER"], "torch"),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_a_python_without_the_packages(name, tmp_path):
+    """As the system's Python: -S hides site-packages."""
+    arguments, package = BARE[name]
+    command = [sys.executable, "-S", "-E", "-m", "facecdm", name]
+    command += [word.replace("FOLDER", str(tmp_path)) for word in arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if not package:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"facecdm {name}: {sys.executable} has no package {package}: run this with the Python" in done.stderr
+
+
+def test_a_missing_module_of_our_own_is_a_traceback(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.COMMANDS["doctor"]._replace(module=".doctor.nowhere"))
+    with pytest.raises(ModuleNotFoundError, match="facecdm.doctor.nowhere"):
+        cli.main(["doctor"])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_sigterm_runs_the_clean_up(monkeypatch, tmp_path):
     """Also if it comes twice."""
