@@ -86,6 +86,12 @@ def hand_over(python: Path, arguments: list[str], environment: dict[str, str]) -
             continue
 
 
+def file_error(error: OSError) -> str:
+    """The path and the reason of an error of the file system, and what to do."""
+    reason = f"{error.filename or HERE / '.quickstart'}: {error.strerror or error}"
+    return f"{reason}. It needs a clone that you can write to, and about 8 GB of free space."
+
+
 def main(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows a replacement
         getattr(stream, "reconfigure", dict)(errors="replace")
@@ -104,6 +110,9 @@ def main(arguments: list[str]) -> int:
         return command(arguments[1:])
     except SetupError as error:
         print(f"\nFaceCDM could not be set up: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"\nFaceCDM could not be set up: {file_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command continues from here.", file=sys.stderr)

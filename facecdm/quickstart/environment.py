@@ -26,6 +26,7 @@ LOCK = Path(__file__).with_name("packages.lock")
 TEST_NEEDS = REPOSITORY / "tests" / "requirements.txt"
 # Installed without their dependencies, which are other builds of onnxruntime and OpenCV.
 TEST_NEEDS_ALONE = ("controlnet_aux", "rtmlib")
+_HAS_PACKAGES = "from importlib.util import find_spec as f; print(bool(f('torch') and f('aiohttp')))"
 _LIST_SITE_PACKAGES = "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\\n')"
 
 
@@ -164,13 +165,27 @@ def own_python(comfyui: Path, asked: str | None) -> Path:
     for candidate in [Path(asked)] if asked else candidates:
         # Do not resolve links: a venv's python is a link into another environment.
         python = Path(os.path.abspath(candidate))
-        test = "from importlib.util import find_spec as f; raise SystemExit(not (f('torch') and f('aiohttp')))"
-        if python.is_file() and subprocess.run([str(python), "-c", test], check=False).returncode == 0:
+        problem = problem_of(python)
+        if not problem:
             return python
     raise SetupError(
-        f"no Python with PyTorch found for {comfyui}: name the one that runs your ComfyUI with --python PATH "
-        "(for the tests: in FACECDM_PYTHON)"
+        (f"{python} {problem}" if asked else f"no Python with PyTorch found for {comfyui}")
+        + ": name the one that runs your ComfyUI with --python PATH (for the tests: in FACECDM_PYTHON)"
     )
+
+
+def problem_of(python: Path) -> str:
+    """Why this file cannot run ComfyUI; empty for a Python that has PyTorch."""
+    if not os.path.isfile(python):  # also False in a folder that cannot be read
+        return "is no file that can be found"
+    try:
+        done = subprocess.run([str(python), "-c", _HAS_PACKAGES], stdin=subprocess.DEVNULL, capture_output=True)
+    except OSError as error:
+        return f"is no Python: {error.strerror}"
+    answer = done.stdout.split()[-1:]
+    if answer == [b"True"]:
+        return ""
+    return "has no PyTorch" if answer == [b"False"] else "is no Python"
 
 
 def check_comfyui(comfyui: Path) -> Path:

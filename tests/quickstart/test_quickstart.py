@@ -2,13 +2,15 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from full_disk import disk
 
-from facecdm.quickstart import environment
+from facecdm.quickstart import environment, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("home")
@@ -77,6 +79,35 @@ def test_ctrl_c_during_set_up_says_how_to_continue(quickstart, monkeypatch, caps
     monkeypatch.setattr(environment, "set_up", stop)
     assert quickstart.main(["test"]) == 130
     assert "continues from here" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(quickstart, home, capsys):
+    home.touch()  # stands for a clone without write permission, which root does not notice
+    assert quickstart.main(["test"]) == 1
+    message = capsys.readouterr().err
+    assert f"could not be set up: {home}" in message and "It needs a clone that you can write to" in message
+
+
+def test_every_write_on_a_full_disk(quickstart, home, monkeypatch, capsys):
+    """The log, the command's output in it, and the step's stamp."""
+
+    def set_up(*_, **__):
+        steps.run([sys.executable, "-c", "print('x')"], "failed")
+        steps.Step("a", "A", (), lambda: None).run()
+        return Path(sys.executable), home
+
+    monkeypatch.setattr(environment, "set_up", set_up)
+    monkeypatch.setattr("facecdm.quickstart.browser.get_browser", lambda python: "")
+    monkeypatch.setattr(quickstart, "hand_over", lambda *_: 0)
+    for number in range(1, 100):
+        shutil.rmtree(home, ignore_errors=True)
+        with disk(home, number) as found:
+            code = quickstart.main(["test"])
+        message = capsys.readouterr().err
+        if found.asked < number:
+            break
+        assert code == 1 and "No space left on device" in message and "8 GB of free space" in message
+    assert code == 0 and number > 4
 
 
 def test_an_old_python_is_refused(quickstart, monkeypatch, capsys):

@@ -194,9 +194,32 @@ def test_a_failed_command_shows_its_last_lines_and_the_log():
 def test_a_python_without_torch_is_refused(tmp_path):
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
-    with pytest.raises(SetupError, match="--python PATH"):
+    with pytest.raises(SetupError, match="bare.* has no PyTorch: .*--python PATH"):
         environment.own_python(tmp_path, str(paths.python_of(bare)))
     assert environment.own_python(tmp_path, sys.executable) == Path(os.path.abspath(sys.executable))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes")
+@pytest.mark.parametrize(
+    ("content", "mode", "problem"),
+    [
+        (None, 0, "is no file that can be found"),
+        ("root:x:0", 0o644, "is no Python: Permission denied"),
+        ("root:x:0", 0o755, "is no Python: Exec format error"),
+        ("#!/nowhere/python", 0o755, "is no Python: No such file"),
+        ("#!/bin/sh\nexit 0", 0o755, "is no Python: name"),
+    ],
+)
+def test_a_file_that_is_no_python(tmp_path, content, mode, problem):
+    """Named with --python it is refused; in the user's ComfyUI the next candidate is tried."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    if content:
+        python.write_text(content)
+        python.chmod(mode)
+    with pytest.raises(SetupError, match=f"{python} {problem}"):
+        environment.own_python(tmp_path, str(python))
+    assert environment.own_python(tmp_path, None) == Path(os.path.abspath(sys.executable))
 
 
 # ---- the lock file ----
