@@ -19,7 +19,7 @@ from .portrait import WORKFLOW
 from .progress import ProgressLine
 from .references import EXAMPLES, Reference, reference
 from .serving import add_server_arguments as add_server_arguments
-from .serving import existing_file, open_meter, require_pack, running_server
+from .serving import existing_file, open_meter, require_comfyui, require_pack, running_server
 from .sheet import SheetRow, contact_sheet
 from .similarity import SimilarityMeter
 
@@ -167,6 +167,7 @@ def markdown(rows: list[SheetRow]) -> str:
 def main(options: argparse.Namespace) -> int:
     """Exit code: 1 if an image could not be made. The sheet shows the reason."""
     require_pack("call the gallery in a clone")
+    require_comfyui(options)
     base = options.base or options.comfyui
     for folder in (options.output, options.docs):
         with writing(f"{folder} could not be made"):

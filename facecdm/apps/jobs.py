@@ -40,6 +40,11 @@ class Job:
         return Path(self.reference.name).stem
 
 
+def picture_name(reference: Reference, number: int) -> str:
+    """File name of a reference's picture with this number."""
+    return f"{Path(reference.name).stem}-{number}.png"
+
+
 async def make_all(
     address: str,
     jobs_of: Callable[[list[str]], list[Job]],
@@ -118,7 +123,7 @@ async def _finish(
         picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
     except Exception as error:  # Pillow raises many types
         raise BadAnswer(f"{client.url} sent no picture that can be read ({error!s:.200})") from error
-    write_file(inside(output, f"{job.stem}-{job.number}.png"), data)
+    write_file(inside(output, picture_name(job.reference, job.number)), data)
     if meter is None:
         return SheetImage(job.prompt, picture, measured=False)
     return SheetImage(job.prompt, picture, meter.measure(job.reference.name, picture)[0])

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,17 +18,17 @@ from ..comfy_api.errors import ServerDied, ServerUnreachable
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
 from ..files import REPOSITORY, write_file, writing
-from .jobs import Job, make_all
+from .jobs import Job, make_all, picture_name
 from .references import Reference, read_references
 from .serving import add_server_arguments as add_server_arguments
-from .serving import existing_file, open_meter, require_pack, running_server
+from .serving import existing_file, open_meter, require_comfyui, require_pack, running_server
 from .sheet import SheetRow, contact_sheet
 
 if TYPE_CHECKING:
     from ..comfy_api.server import LocalServer
 
 WORKFLOW = REPOSITORY / "workflows" / "api" / "portrait.json"
-REPORT = "report.json"
+REPORT, SHEET = "report.json", "contact-sheet.png"
 # Worded like FaceWorld's captions, the only ones that the demo model was trained on.
 PROMPTS = (
     "a young woman, long blond hair, smiling, red striped shirt, plain blue background",
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="output folder without an earlier run (default: output/demo-DATE-TIME)",
+        help="output folder; files in it are not replaced (default: output/demo-DATE-TIME)",
     )
     add("--port", type=int, metavar="N", help="the server's port (default: a free one)")
     add("--serve", action="store_true", help="leave the server up afterwards, for a browser")
@@ -85,14 +86,12 @@ def main(options: argparse.Namespace) -> int:
     started = time.monotonic()
     if not options.workflow:
         require_pack("name a workflow with --workflow")
+    require_comfyui(options)
     workflow = Workflow.load(options.workflow or WORKFLOW)
     references = read_references(options.reference)
     prompts = options.prompt or list(PROMPTS)
     output = (options.output or Path("output") / time.strftime("demo-%Y%m%d-%H%M%S")).absolute()
-    if (output / REPORT).exists():
-        raise FaceCDMError(
-            f"{output} has the pictures of an earlier run: choose another folder with --output, or move it"
-        )
+    check_free(output, references, len(prompts))
     with writing(f"{output} could not be made"):
         output.mkdir(parents=True, exist_ok=True)
 
@@ -108,13 +107,25 @@ def main(options: argparse.Namespace) -> int:
             if local is not None and not local.alive:
                 raise ServerDied(f"ComfyUI ended by itself; {local.log} ends:\n{local.tail()}") from error
             raise
-        sheet = output / "contact-sheet.png"
+        sheet = output / SHEET
         write_sheet(sheet, rows, caption(workflow, options))
         write_report(output / REPORT, rows, options)
         print(f"\nPictures:      {output}\nContact sheet: {sheet}\n({time.monotonic() - started:.0f} s)")
         if options.serve:
             serve(address, local)
     return 0 if any(result.picture is not None for row in rows for result in row.results) else 1
+
+
+def check_free(output: Path, references: list[Reference], prompts: int) -> None:
+    """Raise FaceCDMError if a picture, the sheet or the report would replace a file."""
+    pictures = [picture_name(item, number) for item in references for number in range(1, prompts + 1)]
+    taken = [name for name in (*pictures, SHEET, REPORT) if os.path.lexists(output / name)]
+    if taken:
+        more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
+        raise FaceCDMError(
+            f"{output} already has {', '.join(taken[:3])}{more}, and no file is replaced: choose another folder with "
+            "--output, or move the files"
+        )
 
 
 def caption(workflow: Workflow, options: argparse.Namespace) -> str:

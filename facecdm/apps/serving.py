@@ -1,12 +1,14 @@
 """The ComfyUI server and the similarity meter of `portrait` and `gallery`."""
 
 import argparse
+import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..comfy_api.client import Client
 from ..errors import FaceCDMError, MissingModel
 from ..files import REPOSITORY, writing
 from .references import Reference, copy_examples
@@ -42,10 +44,28 @@ def require_pack(instead: str) -> None:
         raise FaceCDMError(f"only the library is installed here, without the node pack: {instead}")
 
 
+def require_comfyui(options: argparse.Namespace) -> None:
+    """Raise FaceCDMError if a ComfyUI is to be started and its folder is none. Call it before a file is written."""
+    if options.comfyui and not options.server:
+        from ..comfy_api.server import check_comfyui
+
+        check_comfyui(options.comfyui)
+
+
+async def _ask(address: str) -> None:
+    """Ask a server for its state. Raises ServerUnreachable, BadAnswer."""
+    async with Client(address, patience=5) as client:
+        await client.system_stats()
+
+
 @contextlib.contextmanager
 def running_server(options: argparse.Namespace) -> Iterator[tuple[str, "LocalServer | None"]]:
-    """Provide a server while the block runs. Yields (address, the server if it was started here, else None)."""
+    """Provide a server that answers while the block runs.
+
+    Yields (address, the server if it was started here, else None). Raises ServerUnreachable, BadAnswer.
+    """
     if options.server:
+        asyncio.run(_ask(options.server))
         yield options.server, None
         return
     if not options.comfyui:

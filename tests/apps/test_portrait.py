@@ -1,6 +1,7 @@
 """The portrait command from reference to sheet, with core nodes in place of a model."""
 
 import json
+import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,13 +108,26 @@ def test_the_sheet_shows_a_failed_job(run, tmp_path, server, capsys):
     assert (output / "contact-sheet.png").exists()
 
 
-def test_the_pictures_of_an_earlier_run_stay(tmp_path, echo, capsys):
-    """Refused before a server is started or asked."""
-    (tmp_path / "report.json").write_text("[]")
-    arguments = ["--server", "127.0.0.1:9", "--workflow", str(echo), "--output", str(tmp_path), "--prompt", "x"]
-    assert main(["portrait", *arguments]) == 1
-    assert "has the pictures of an earlier run: choose another folder with --output" in capsys.readouterr().err
-    assert (tmp_path / "report.json").read_text() == "[]"
+@pytest.mark.parametrize("name", ["report.json", "contact-sheet.png", "ada-2.png"])
+def test_no_file_of_the_output_folder_is_replaced(tmp_path, echo, capsys, name):
+    """Those of an earlier run, also of an interrupted one, and the user's own. Refused before a server is asked."""
+    ada = tmp_path / "ada.webp"
+    shutil.copy(FACEWORLD_REFERENCE, ada)
+    output = tmp_path / "album"
+    output.mkdir()
+    (output / name).write_text("mine")
+    where = ["--server", "127.0.0.1:9", "--workflow", str(echo), "--output", str(output)]
+    assert main(["portrait", *where, "--reference", str(ada), "--prompt", "x", "--prompt", "y"]) == 1
+    assert f"{output} already has {name}, and no file is replaced: choose another" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in output.iterdir()] == [(name, "mine")]
+
+
+def test_a_server_that_does_not_answer_is_not_reported_as_one_that_does(tmp_path, echo, capsys):
+    """Port 9 of this machine has no server."""
+    output = tmp_path / "out"
+    assert main(["portrait", "--server", "127.0.0.1:9", "--workflow", str(echo), "--output", str(output)]) == 1
+    message = capsys.readouterr()
+    assert "no ComfyUI answers at http://127.0.0.1:9" in message.err and "ComfyUI answers" not in message.out
 
 
 def test_a_server_that_dies(monkeypatch, tmp_path, echo, face_models, capsys):

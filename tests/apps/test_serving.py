@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from facecdm import cli
 from facecdm.apps.references import FACEWORLD_REFERENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +23,18 @@ COMMANDS = {
 def listen_to_ctrl_c() -> None:
     """In the child: undo what a shell does to commands that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_is_written_into_a_folder_that_is_no_comfyui(name, tmp_path, capsys):
+    wrong = tmp_path / "wrong"
+    (tmp_path / "w.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
+    (tmp_path / "mine.safetensors").write_bytes(b"x")
+    before = sorted(tmp_path.iterdir())
+    arguments = [str(word).replace("FOLDER", str(tmp_path)) for word in COMMANDS[name]]
+    assert cli.main([name, "--comfyui", str(wrong), *arguments]) == 1
+    assert f"{wrong} is no ComfyUI folder: it has no main.py" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
