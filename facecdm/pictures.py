@@ -16,9 +16,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", 
 
 def open_picture(source: Path | bytes) -> "Image":
     """Open a picture as PIL.Image.open does, lazily. Raises the same errors; other formats count as unreadable."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+    if not isinstance(source, bytes):
+        return Image.open(source, formats=_formats())
+    try:
+        return Image.open(io.BytesIO(source), formats=_formats())
+    except UnidentifiedImageError:  # Pillow's message shows the address of the BytesIO
+        raise UnidentifiedImageError(f"its content is none of {', '.join(_formats())}") from None
 
 
 def png(pixels: "np.ndarray") -> bytes:

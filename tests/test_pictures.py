@@ -23,5 +23,5 @@ def test_formats_that_are_read(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["eps", "pdf", "ppm", "tga"])
 def test_formats_that_are_not(name):
-    with pytest.raises(UnidentifiedImageError):
+    with pytest.raises(UnidentifiedImageError, match="^its content is none of PNG, JPEG, "):
         open_picture(encoded(name))

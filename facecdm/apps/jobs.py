@@ -122,7 +122,8 @@ async def _finish(
     try:
         picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
     except Exception as error:  # Pillow raises many types
-        raise BadAnswer(f"{client.url} sent no picture that can be read ({error!s:.200})") from error
+        name = pictures[0].filename
+        raise BadAnswer(f"{client.url} sent {name:.100}, no picture that can be read ({error!s:.200})") from error
     write_file(inside(output, picture_name(job.reference, job.number)), data)
     if meter is None:
         return SheetImage(job.prompt, picture, measured=False)

@@ -27,5 +27,11 @@ def test_a_damaged_picture(tmp_path):
         read_references([path])
 
 
+def test_a_file_that_is_no_picture_is_named_without_addresses(tmp_path):
+    (tmp_path / "notes.jpg").write_bytes(b"no picture")
+    with pytest.raises(BadFile, match=r"^notes.jpg is no picture \(its content is none of PNG, [A-Z, ]+\): use"):
+        read_references([tmp_path / "notes.jpg"])
+
+
 def test_the_demos_references_are_two_people_whom_it_can_show():
     assert [item.name for item in read_references(None)] == ["faceworld.webp", "faceworld-2.webp"]
