@@ -27,8 +27,7 @@ class Transport:
     def __init__(self, address: str, patience: float, answer_limit: int):
         """`address` is host:port or a URL. Raises ServerUnreachable if it is neither."""
         url = address if "://" in address else f"http://{address}"
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(url):
             raise ServerUnreachable(f"{address!r} is no server address: write host:port or http://host:port")
         self.url = url.rstrip("/")
         self.patience = patience
@@ -104,6 +103,14 @@ class Transport:
             if response.status not in accept:
                 raise BadAnswer(f"{self.url}{path} answered {response.status}: {bytes(data[:200])!r}")
             return bytes(data)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is not closed, or a port that is none
+        return False
 
 
 async def _refuse_redirect(*_: Any) -> None:

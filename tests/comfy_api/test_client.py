@@ -271,7 +271,7 @@ def test_a_web_socket_is_not_redirected():
     assert set(requests) == {b"/ws"}
 
 
-@pytest.mark.parametrize("address", ["", "ftp://x", "http://"])
+@pytest.mark.parametrize("address", ["", "ftp://x", "http://", "http://[::1", "127.0.0.1:99999", "127.0.0.1:http"])
 def test_invalid_addresses(address):
     with pytest.raises(ServerUnreachable, match="is no server address"):
         Client(address)
