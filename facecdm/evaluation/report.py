@@ -202,8 +202,8 @@ def _histogram(evaluation: Evaluation, name: str) -> bytes:
             for row in evaluation.rows
             if row.sample.condition == summary.condition and name in row.values
         ]
-        axis.hist(values, bins=[step / 20 for step in range(-20, 21)], alpha=0.5, label=summary.condition)
-    axis.set(xlabel=f"{name} ({evaluation.recognisers[0]})", ylabel="pictures")
+        axis.hist(values, bins=[step / 20 for step in range(-20, 21)], alpha=0.5, label=_plain(summary.condition))
+    axis.set(xlabel=_plain(f"{name} ({evaluation.recognisers[0]})"), ylabel="pictures")
     axis.legend()
     return _png(figure)
 
@@ -218,7 +218,7 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
         (xs, x_bars), (ys, y_bars) = (
             _with_bars([summary.values[measure] for _, summary in points]) for measure in (follows, similarity)
         )
-        (line,) = axis.plot(xs, ys, marker="o", label=name)
+        (line,) = axis.plot(xs, ys, marker="o", label=_plain(name))
         axis.errorbar(xs, ys, y_bars, x_bars, fmt="none", color=line.get_color(), alpha=0.25)
         for (strength, _), x, y in zip(points, xs, ys):
             axis.annotate(f"{strength:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
@@ -252,6 +252,11 @@ def _with_bars(values: list[tuple[float, float, float]]) -> tuple[np.ndarray, np
     """(mean, low, high) of each of n points → means [n], and lengths of the bars below and above them [2, n]."""
     means, lows, highs = np.array(values).T
     return means, np.maximum([means - lows, highs - means], 0)
+
+
+def _plain(text: str) -> str:
+    """The text for matplotlib, which reads what is between two dollar signs as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _figure():

@@ -189,6 +189,19 @@ def test_a_line_without_a_name_has_no_legend(recwarn):
     assert not [str(one.message) for one in recwarn]
 
 
+def test_dollar_signs_in_names_are_no_formula(monkeypatch):
+    """`$b_{$ c` is a formula that matplotlib cannot read."""
+    odd = "$b_{$ c"
+    sample = samples.Sample(Path("x"), "p", odd, Path("r"), strength=1.0, line=odd)
+    values = {"similarity to reference": 0.5, "adherence": 0.5}
+    summary = Summary(odd, 1, 1, {name: (x, x, x) for name, x in values.items()})
+    evaluation = Evaluation([SampleScores(sample, values)], [summary], [odd], [])
+    assert all(plot.startswith(b"\x89PNG") for plot in report.draw(evaluation).values())
+    monkeypatch.setattr(report, "_png", lambda figure: figure)
+    shown = [figure.axes[0].get_legend().get_texts()[0].get_text() for figure in report.draw(evaluation).values()]
+    assert shown == [odd.replace("$", r"\$")] * 2
+
+
 def test_copy_paste_ignores_the_mean_of_others(table, face_models, people, result):
     """WithAnyone's score is of the embeddings themselves."""
     recogniser = InsightFace(face_models / "models" / "insightface", "buffalo_s")
