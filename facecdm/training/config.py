@@ -1,6 +1,7 @@
 """The YAML configuration of a training run from the shell; every key is checked."""
 
 import os
+from os.path import expanduser  # keeps the ~ of an unknown user; Path would raise
 from pathlib import Path
 from typing import Annotated
 
@@ -102,7 +103,10 @@ class Config(BaseModel):
 
 
 def read(path: Path) -> Config:
-    """Read and check the file; its paths are relative to it. Raises FaceCDMError, BadFile (lists all mistakes)."""
+    """Read and check the file; its paths are relative to it, or begin with ~.
+
+    Raises FaceCDMError, BadFile (lists all mistakes).
+    """
     try:
         config = Config.model_validate(read_yaml(path))
     except OSError as error:
@@ -113,13 +117,13 @@ def read(path: Path) -> Config:
     config.plan()
     check_filename(config.name)
     here = path.parent
-    out = here / config.out
+    out = here / expanduser(config.out)
     if os.path.exists(out) and not os.path.isdir(out):  # also False for a name that is too long
         raise BadFile(f"{path}: out ({config.out}) is a file: name a folder")
     found = {
-        name: here / value
+        name: here / expanduser(value)
         for name in ("data", "out", "adapter", "lora", "recogniser", "control")
         if (value := getattr(config, name)) is not None and not (name == "control" and str(value) == "demo")
     }
-    base = config.base if config.base == "demo" else str(here / config.base)
+    base = config.base if config.base == "demo" else str(here / expanduser(config.base))
     return config.model_copy(update=found | {"base": base})

@@ -9,6 +9,7 @@ import yaml
 from step_stubs import StubDenoiser
 
 from facecdm.errors import FaceCDMError
+from facecdm.training import config as configuration
 from facecdm.training import stages
 from facecdm.training.config import Config
 from facecdm.training.losses import LOSSES, Loss, LossInputs, LossSettings
@@ -113,6 +114,19 @@ def test_counts_begin_at_one(name):
     Stage().with_settings(**{name: 1})
     with pytest.raises(FaceCDMError, match=f"^{name} must be"):
         Stage().with_settings(**{name: 0})
+
+
+def test_paths_of_a_configuration_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    names = ("data", "out", "adapter", "lora", "recogniser", "control", "base")
+    path = tmp_path / "train.yaml"
+    path.write_text("\n".join(f"{name}: ~/{name}" for name in names))
+    found = configuration.read(path)
+    assert {str(getattr(found, name)) for name in names} == {str(tmp_path / "home" / name) for name in names}
+    path.write_text("data: data\nout: ~nobody-of-this-name/out\n")
+    found = configuration.read(path)
+    assert (found.data, found.out) == (tmp_path / "data", tmp_path / "~nobody-of-this-name" / "out")
 
 
 def test_settings_that_contradict_one_another_are_refused():
