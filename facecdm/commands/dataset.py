@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..comfyui_folders import find_base, find_comfyui
+from ..devices import check_device
 from ..errors import FaceCDMError, MissingModel
 from ..training.dataset.settings import FRAMINGS, IDENTITIES, NO_CAPTION, POSES, SEVERAL, Settings
 
@@ -105,7 +106,7 @@ def main(arguments: argparse.Namespace, encoders: "Encoders | None" = None) -> i
 def _encoders(arguments: argparse.Namespace):
     import torch
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = check_device(arguments.device)
     if arguments.model == "demo":
         from ..training.dataset.demo import DemoEncoders
 

@@ -4,6 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from ..devices import check_device
 from ..errors import FaceCDMError
 from ..files import check_filename, writing
 
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
             f"{arguments.adapter.name} has no spatial tokens, so the face location has no effect on it; "
             "train an adapter with a square number of face tokens (docs/training.md)"
         )
-    denoiser = open_base(arguments.base, arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    denoiser = open_base(arguments.base, check_device(arguments.device))
     if adapter.config.layer_map != denoiser.layer_map:
         raise FaceCDMError(f"{arguments.adapter.name} was made for another base model than {arguments.base}")
     data = DataSet(arguments.data)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from ..devices import check_device
 from ..errors import BadFile, FaceCDMError
 from . import pose_cli
 from .paths import MODEL
@@ -81,7 +82,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = check_device(arguments.device)
     begin = weights.read(arguments.begin) if arguments.begin else None
     sizes = dataclasses.replace(
         begin.sizes if begin else DemoSizes(latent_channels=arguments.latent_channels),

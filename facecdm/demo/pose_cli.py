@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..devices import check_device
 from .paths import POSE_CONTROLNET
 
 SPLITS = ("train", "wide")
@@ -61,7 +62,7 @@ def _train(arguments: argparse.Namespace, sizes, base) -> None:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = check_device(arguments.device)
     cache = arguments.run / "cache"
     found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: open_analyzer(arguments.models))
     portraits = data.load(arguments.data, SPLITS, sizes.image_size, cache)

@@ -6,7 +6,7 @@ import pytest
 
 from facecdm import comfyui_folders
 from facecdm.commands import dataset
-from facecdm.errors import MissingModel
+from facecdm.errors import FaceCDMError, MissingModel
 from facecdm.training.dataset.settings import Settings
 
 
@@ -37,6 +37,13 @@ def test_tokenizer_and_packs_are_those_of_comfyui(parse, comfyui, face_models, m
     monkeypatch.setenv("FACECDM_COMFYUI", str(comfyui))
     monkeypatch.setenv("FACECDM_BASE", str(face_models))
     assert dataset._encoders(parse()) and dataset._finder(parse("--pack", "buffalo_s"), Settings())
+
+
+def test_a_device_that_is_none_is_refused(parse):
+    with pytest.raises(FaceCDMError, match="device 'gpu' is not one that torch knows"):
+        dataset._encoders(parse("--device", "gpu"))
+    with pytest.raises(FaceCDMError, match="device 'cuda:99' cannot be used here"):
+        dataset._encoders(parse("--device", "cuda:99"))
 
 
 def test_overwrite_is_off_by_default(parse):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter.attention import LayerStream
-from ...errors import BadFile, FaceCDMError, MissingModel
+from ...devices import check_device
+from ...errors import BadFile, MissingModel
 from ...saved_folder import open_model, open_part
 from ...training.denoiser import Watch, digest_of
 from ...training.rows import Prompt
@@ -131,10 +132,7 @@ def open_base(base: str, device: str, control: Path | None = None) -> DiffusersD
     from ...demo.paths import POSE_CONTROLNET, in_use
     from .dit_denoiser import dit_denoiser
 
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise FaceCDMError(f"device {device!r} is not one that torch knows: use cpu, cuda, cuda:1 …") from error
+    check_device(device)
     if base == "demo":
         return demo_denoiser(device=device, pose=in_use(POSE_CONTROLNET) if str(control) == "demo" else control)
     if (Path(base) / "transformer").is_dir():

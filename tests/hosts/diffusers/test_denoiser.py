@@ -36,6 +36,8 @@ def test_the_demo_models_own_pose_controlnet_is_opened_by_its_name():
 def test_pickled_weights_missing_parts_and_unknown_devices_are_refused(folder):
     with pytest.raises(FaceCDMError, match="device 'gpu' is not one that torch knows"):
         open_base(str(folder), "gpu")
+    with pytest.raises(FaceCDMError, match="device 'cuda:99' cannot be used here"):
+        open_base(str(folder), "cuda:99")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(tiny_denoiser().network.state_dict(), weights.with_suffix(".bin"))
     weights.unlink()
