@@ -48,7 +48,7 @@ def read_labels(root: Path, splits: tuple[str, ...]) -> list[dict]:
     """Read the label dictionaries of whole splits. Raises MissingModel if FaceWorld is not at `root`."""
     for split in splits:
         if not (root / f"{split}.jsonl").is_file():
-            raise MissingModel(f"no FaceWorld in {root} ({split}.jsonl is missing); --data wants its folder")
+            raise MissingModel(f"no FaceWorld in {root} ({split}.jsonl is missing): name the folder that has it")
     return [json.loads(line) for split in splits for line in (root / f"{split}.jsonl").open()]
 
 

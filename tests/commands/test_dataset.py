@@ -7,6 +7,7 @@ import pytest
 from facecdm import comfyui_folders
 from facecdm.commands import dataset
 from facecdm.errors import FaceCDMError, MissingModel
+from facecdm.training.dataset.faceworld import FaceWorldSource
 from facecdm.training.dataset.settings import Settings
 
 
@@ -44,6 +45,12 @@ def test_a_device_that_is_none_is_refused(parse):
         dataset._encoders(parse("--device", "gpu"))
     with pytest.raises(FaceCDMError, match="device 'cuda:99' cannot be used here"):
         dataset._encoders(parse("--device", "cuda:99"))
+
+
+def test_a_folder_without_faceworld_is_named(tmp_path):
+    """The message is for `dataset --splits` and for `demo --data`."""
+    with pytest.raises(MissingModel, match=r"\(train.jsonl is missing\): name the folder that has it$"):
+        FaceWorldSource(tmp_path, ("train",)).items()
 
 
 def test_overwrite_is_off_by_default(parse):
