@@ -1,31 +1,24 @@
 """Download one model file: resume, verify, and never overwrite an existing file.
 
-Downloads from the Hugging Face hub use its library, which honours HF_ENDPOINT (a mirror) and HF_TOKEN.
+The Hugging Face hub's library states a file's address, size and hash, and honours HF_ENDPOINT (a mirror) and HF_TOKEN.
+The bytes are received by http_file.py, because that library deletes a partial file when a download is interrupted.
 """
 
 import hashlib
 import os
 import shutil
 import stat
-import urllib.error
-import urllib.request
+import urllib.parse
 import zipfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import FaceCDMError, MissingPackage
+from .http_file import BLOCK, TIMEOUT, DownloadFailed, NotReceived, Progress, check_space, receive
+from .lock import Locked, locked
 from .model_file import ModelFile
 
 STAGING = ".facecdm-downloads"  # folder in models for unfinished downloads, which the next run resumes
-BLOCK = 1 << 20
-TIMEOUT = 30.0  # seconds without data
-SPARE = 64 << 20  # bytes to keep free on the disk
-
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
-
-
-class DownloadFailed(FaceCDMError):
-    """A file could not be downloaded. The partial file is kept, and the next run resumes it."""
 
 
 def target_of(file: ModelFile, models: Path) -> Path:
@@ -39,21 +32,26 @@ def target_of(file: ModelFile, models: Path) -> Path:
 def download(file: ModelFile, models: Path, progress: Progress | None = None) -> Path:
     """Download `file` into `models` unless it exists; return its path.
 
-    Raises DownloadFailed: no connection, wrong size or hash, full disk, archive with unsafe names.
+    Raises DownloadFailed: no connection, wrong size or hash, full disk, archive with unsafe names, another download
+    into `models`.
     """
     target = target_of(file, models)
     if target.exists():
         return target
     staging = models / STAGING
     try:
-        staging.mkdir(parents=True, exist_ok=True)
-        staged = _from_link(file, staging, progress) if file.link else _from_hub(file, staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_archive:
-            _unpack(file, staged, target)
-        else:
-            _place(staged, target)
-        _clear(staging)
+        with locked(staging):
+            _remove_leftovers(staging)
+            staged = _fetch(file, models, progress)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_archive:
+                _unpack(file, staged, target)
+            else:
+                _place(staged, target)
+    except Locked as error:
+        raise DownloadFailed(
+            f"another process downloads into {models}. Wait until it ends, and run the same command again."
+        ) from error
     except OSError as error:
         raise DownloadFailed(
             f"{file.name} could not be written into {target.parent}: {error.strerror or error}. Free some space or "
@@ -62,70 +60,80 @@ def download(file: ModelFile, models: Path, progress: Progress | None = None) ->
     return target
 
 
-def _from_hub(file: ModelFile, staging: Path) -> Path:
+def _fetch(file: ModelFile, models: Path, progress: Progress | None) -> Path:
+    """The whole, verified file in the staging folder."""
     try:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        return (_from_link if file.link else _from_hub)(file, models / STAGING, progress)
+    except NotReceived as error:
+        raise _failed(file, error) from error
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of the hub, as the hub states it.
+
+    url      address of its bytes, often on another host
+    headers  headers for that address; with the user's token only if it is on the hub itself
+    size     bytes; 0: unknown
+    etag     the hub's name of the content; of large files it is their SHA-256; "": unknown
+    """
+
+    url: str
+    headers: dict[str, str]
+    size: int
+    etag: str
+
+    @property
+    def sha256(self) -> str:
+        return self.etag if len(self.etag) == 64 else ""
+
+
+def _from_hub(file: ModelFile, staging: Path, progress: Progress | None) -> Path:
+    found = _find_on_hub(file)
+    name = f"{file.repository}/{file.path}".replace("/", "--")
+    part = staging / f"{name}.{hashlib.sha256(found.etag.encode()).hexdigest()[:16]}.part"
+    for other in staging.glob(f"{name}.*.part"):
+        if other != part or not found.etag:  # the content has changed, or may have
+            other.unlink()
+    total = receive(found.url, part, found.headers, found.size, progress=progress)
+    _verify(file, part, total, found.sha256)
+    return part
+
+
+def _find_on_hub(file: ModelFile) -> HubFile:
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
     except ImportError as error:
         raise MissingPackage("downloading needs huggingface_hub: pip install huggingface_hub") from error
-    endpoint = os.environ.get("HF_ENDPOINT")
-    folder = staging / file.repository.replace("/", "--")
     try:
-        stated = get_hf_file_metadata(hf_hub_url(file.repository, file.path, endpoint=endpoint), timeout=TIMEOUT)
-        _check_space(staging, (stated.size or 0) - _staged_bytes(folder))
-        path = Path(hf_hub_download(file.repository, file.path, local_dir=folder, endpoint=endpoint))
-    except OSError as error:
-        if error.errno is not None:  # a disk error; the hub library's connection errors have no errno
-            raise
-        raise _failed(file, error) from error
-    except FaceCDMError:
-        raise
+        address = hf_hub_url(file.repository, file.path, endpoint=os.environ.get("HF_ENDPOINT"))
+        stated = get_hf_file_metadata(address, timeout=TIMEOUT)
+        headers = build_hf_headers()
     except Exception as error:  # the library raises the errors of several HTTP clients
-        raise _failed(file, error) from error
-    _verify(file, path, stated.size or 0, stated.etag if len(stated.etag or "") == 64 else "")
-    return path
+        raise NotReceived(str(error) or type(error).__name__) from error
+    url = urllib.parse.urljoin(address, stated.location or address)
+    if _host(url) != _host(address):
+        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    return HubFile(url, headers, stated.size or 0, stated.etag or "")
+
+
+def _host(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc
 
 
 def _from_link(file: ModelFile, staging: Path, progress: Progress | None) -> Path:
     path = staging / file.url.rpartition("/")[2]
     part = path.with_name(path.name + ".part")
-    try:
-        total = _stream(file.url, part, staging, progress)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise _failed(file, getattr(error, "reason", error)) from error
+    total = receive(file.url, part, progress=progress)
     _verify(file, part, total, file.sha256)
     part.replace(path)
     return path
 
 
-def _stream(url: str, part: Path, staging: Path, progress: Progress | None) -> int:
-    """Append the missing bytes to `part`; return the total size, or 0 if the server does not state it."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - only links of the catalogue
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send
-            return have
-        raise
-    with answer:
-        if answer.status != 206:
-            have = 0
-        length = int(answer.headers.get("Content-Length") or 0)
-        total = have + length if length else 0
-        _check_space(staging, length)
-        with part.open("ab" if have else "wb") as out:
-            while block := answer.read(BLOCK):
-                out.write(block)
-                have += len(block)
-                if progress:
-                    progress(have, total)
-    if total and have < total:
-        raise ConnectionError(f"the connection closed after {have:,} of {total:,} bytes")
-    return total
-
-
-def _failed(file: ModelFile, error: object) -> DownloadFailed:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+def _failed(file: ModelFile, error: NotReceived) -> DownloadFailed:
+    reason = " ".join(str(error).split())[:300]
     return DownloadFailed(
         f"{file.name} could not be fetched from {file.page}: {reason}. Run the same command again: it resumes. Behind "
         "a firewall, set HF_ENDPOINT to a mirror of the hub, or download the file in a browser."
@@ -137,36 +145,20 @@ def _verify(file: ModelFile, path: Path, size: int, sha256: str) -> None:
     wrong = ""
     if size and path.stat().st_size != size:
         wrong = f"it has {path.stat().st_size:,} bytes, the server states {size:,}"
-    elif sha256:
-        with path.open("rb") as source:
-            found = (
-                hashlib.file_digest(source, "sha256").hexdigest()
-                if hasattr(hashlib, "file_digest")
-                else _digest(source)
-            )
-        if found != sha256:
-            wrong = f"its SHA-256 is {found[:12]}…, the publisher states {sha256[:12]}…"
+    elif sha256 and (found := _sha256(path)) != sha256:
+        wrong = f"its SHA-256 is {found[:12]}…, the publisher states {sha256[:12]}…"
     if wrong:
         path.unlink()
         raise DownloadFailed(f"{file.name} arrived damaged and was removed: {wrong}. Run the same command again.")
 
 
-def _digest(source) -> str:
-    """SHA-256 of an open file, in hexadecimal."""
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    while block := source.read(BLOCK):
-        digest.update(block)
+    with path.open("rb") as source:
+        while block := source.read(BLOCK):
+            digest.update(block)
     return digest.hexdigest()
-
-
-def _check_space(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if wanted + SPARE > free:
-        raise DownloadFailed(f"{folder} has {free / 1e9:.1f} GB free, and {wanted / 1e9:.1f} GB are needed")
-
-
-def _staged_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
 def _place(staged: Path, target: Path) -> None:
@@ -193,7 +185,7 @@ def _unpack(file: ModelFile, archive: Path, target: Path) -> None:
         with zipfile.ZipFile(archive) as source:
             for member in source.infolist():
                 _check_member(file, member)
-            _check_space(archive.parent, sum(member.file_size for member in source.infolist()))
+            check_space(archive.parent, sum(member.file_size for member in source.infolist()))
             source.extractall(draft)
     except zipfile.BadZipFile as error:
         archive.unlink()
@@ -213,12 +205,8 @@ def _check_member(file: ModelFile, member: zipfile.ZipInfo) -> None:
         )
 
 
-def _clear(staging: Path) -> None:
-    """Remove the staging folder if it holds no unfinished download."""
-    for folder in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
-        if folder.name == "huggingface" or not any(folder.iterdir()):
-            unfinished = any(path.suffix == ".incomplete" for path in folder.rglob("*"))
-            if not unfinished:
-                shutil.rmtree(folder, ignore_errors=True)
-    if not any(staging.iterdir()):
-        staging.rmdir()
+def _remove_leftovers(staging: Path) -> None:
+    """Remove what older versions left: partial files of the hub's library, which it never resumes, in folders."""
+    for path in staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)

@@ -26,7 +26,6 @@ def base(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "ALL", (SMALL,))
     with serving(Hub({"/someone/small/resolve/main/small.safetensors": b"weights"})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         (tmp_path / "models").mkdir()
         yield tmp_path
 

@@ -1,6 +1,14 @@
 """Downloads from a local server: resumed, verified, atomic, and never over a file that is there."""
 
 import io
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +18,9 @@ from full_disk import every_write
 from hub import Hub, serving
 
 from facecdm.models import download as downloads
+from facecdm.models import http_file
 from facecdm.models.download import DownloadFailed, download, target_of
+from facecdm.models.lock import locked
 from facecdm.models.model_file import ModelFile
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
@@ -30,7 +40,7 @@ def archive(**members: bytes) -> bytes:
 def hub(monkeypatch):
     with serving(Hub({PATH: DATA})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setattr(http_file, "PAUSE", 0)
         yield hub
 
 
@@ -41,7 +51,13 @@ def models(tmp_path) -> Path:
 
 def pack(hub: Hub, data: bytes, name: str = "some_pack") -> ModelFile:
     hub.files[f"/release/{name}.zip"] = data
-    return ModelFile("insightface/models", name, "", "", 1, "research", "pack", f"{hub.address}/release/{name}.zip")
+    size, link = len(data) / 1e6, f"{hub.address}/release/{name}.zip"
+    return ModelFile("insightface/models", name, "", "", size, "research", "pack", link)
+
+
+def weights_at(link: str) -> ModelFile:
+    """A file of 2 MB without a hash, as facexlib's recogniser."""
+    return ModelFile("insightface/models", "ir/ir.pth", "", "", 2, "MIT", "recogniser", link)
 
 
 def everything(models: Path) -> list[str]:
@@ -90,21 +106,139 @@ def test_a_server_that_is_away_is_named(models, monkeypatch):
         download(FILE, models)
 
 
-def test_a_cut_connection_resumes(hub, models):
+def test_a_cut_connection_resumes_at_once(hub, models):
     file = pack(hub, archive(**{"a.onnx": DATA}))
     hub.cut["/release/some_pack.zip"] = 1_000_000
-    with pytest.raises(DownloadFailed, match="closed after 1,000,000"):
-        download(file, models)
     assert download(file, models).joinpath("a.onnx").read_bytes() == DATA
     assert hub.ranges == ["bytes=1000000-"]
 
 
-def test_a_cut_connection_to_the_hub_goes_on_where_it_stopped(hub, models):
-    hub.files[PATH] = DATA * 12
-    hub.cut[PATH] = 15_000_000
-    assert download(FILE, models).read_bytes() == DATA * 12
-    (resumed,) = hub.ranges
-    assert resumed.startswith("bytes=10485760-"), "the hub's library writes blocks of 10 MiB"
+@pytest.mark.parametrize("kind", ["hub", "link"])
+def test_the_next_run_resumes(hub, models, kind):
+    file, path = FILE, PATH
+    if kind == "link":
+        file, path = pack(hub, archive(**{"a.onnx": DATA})), "/release/some_pack.zip"
+    hub.stop[path] = 1_000_000
+    with pytest.raises(DownloadFailed, match="closed after 1,000,000"):
+        download(file, models)
+    hub.stop.clear()
+    hub.ranges.clear()
+    found = download(file, models)
+    assert (found if kind == "hub" else found / "a.onnx").read_bytes() == DATA
+    assert hub.ranges == ["bytes=1000000-"]
+    assert not (models / downloads.STAGING).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_ended_is_resumed(hub, models, way):
+    """In a process of its own, which waits for the rest of the file until it is ended."""
+    silent = threading.Event()
+    hub.pause = {PATH: (1 << 20, silent)}
+    code = "from pathlib import Path; from test_download import *; download(FILE, Path(sys.argv[1]))"
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (here, here.parent / "support", here.parent.parent)))
+    process = subprocess.Popen([sys.executable, "-c", code, str(models)], env={**os.environ, "PYTHONPATH": paths})
+    try:
+        until = time.monotonic() + 120
+        while not any(part.stat().st_size for part in models.rglob("*.part")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(way)
+        process.wait(60)
+    finally:
+        process.kill()
+        silent.set()
+    hub.pause.clear()
+    assert download(FILE, models).read_bytes() == DATA
+    assert hub.ranges == ["bytes=1048576-"]
+    assert everything(models) == ["pulid/weights.safetensors"]
+
+
+def test_other_content_starts_anew(hub, models):
+    hub.stop[PATH] = 1_000_000
+    with pytest.raises(DownloadFailed):
+        download(FILE, models)
+    hub.stop.clear()
+    hub.ranges.clear()
+    hub.files[PATH] = DATA[::-1]
+    assert download(FILE, models).read_bytes() == DATA[::-1]
+    assert hub.ranges == [] and everything(models) == ["pulid/weights.safetensors"]
+
+
+def test_a_server_without_ranges_sends_the_whole_file(hub, models):
+    hub.whole = True
+    hub.cut[PATH] = 1_000_000
+    assert download(FILE, models).read_bytes() == DATA
+    assert hub.ranges == ["bytes=1000000-"]
+
+
+def test_partial_files_of_the_hubs_library_are_removed(hub, models):
+    left = models / downloads.STAGING / "someone--weights" / ".cache" / "huggingface" / "download" / "deep"
+    left.mkdir(parents=True)
+    (left / "abc.0123.incomplete").write_bytes(DATA)
+    download(FILE, models)
+    assert everything(models) == ["pulid/weights.safetensors"]
+
+
+def test_two_processes_do_not_write_one_file(hub, models):
+    with locked(models / downloads.STAGING):
+        with pytest.raises(DownloadFailed, match="another process downloads into"):
+            download(FILE, models)
+    assert download(FILE, models).read_bytes() == DATA
+
+
+def test_a_token_goes_to_the_hub_and_to_no_other_host(hub, models, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.gated.add(PATH)
+    assert download(FILE, models).read_bytes() == DATA
+    assert set(hub.tokens) == {"Bearer hf_secret"}
+    with serving(Hub({"/signed": DATA})) as other:
+        hub.moved[PATH] = f"{other.address}/signed"
+        assert download(replace(FILE, name="again.safetensors"), models).read_bytes() == DATA
+        assert other.tokens == [None]
+
+
+def test_a_gated_file_without_a_token_is_refused_with_the_hubs_reason(hub, models, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    hub.gated.add(PATH)
+    with pytest.raises(DownloadFailed, match="401"):
+        download(FILE, models)
+
+
+@pytest.mark.parametrize("reply", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
+def test_an_answer_that_is_no_http_is_a_failed_download(models, reply):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(DownloadFailed, match="could not be fetched"):
+            download(weights_at(f"http://127.0.0.1:{server.getsockname()[1]}/ir.pth"), models)
+
+
+def test_cut_chunks_are_a_failed_download(hub, models):
+    hub.files["/ir.pth"], hub.chunked, hub.stop["/ir.pth"] = DATA, True, 1_500_000
+    with pytest.raises(DownloadFailed, match="the connection broke"):
+        download(weights_at(f"{hub.address}/ir.pth"), models)
+    hub.stop.clear()
+    assert download(weights_at(f"{hub.address}/ir.pth"), models).read_bytes() == DATA
+
+
+def test_a_tls_error_while_reading_is_one_of_the_connection(hub, models, monkeypatch):
+    hub.files["/ir.pth"] = DATA
+
+    def read(*_):
+        raise ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed or bad record mac")
+
+    monkeypatch.setattr("http.client.HTTPResponse.read", read)
+    with pytest.raises(DownloadFailed, match="could not be fetched.*BAD_RECORD_MAC") as caught:
+        download(weights_at(f"{hub.address}/ir.pth"), models)
+    assert "Free some space" not in str(caught.value)
 
 
 def test_an_archive_with_one_folder_around_it_is_flattened(hub, models):
