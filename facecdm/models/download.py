@@ -4,12 +4,14 @@ The Hugging Face hub's library states a file's address, size and hash, and honou
 The bytes are received by http_file.py, because that library deletes a partial file when a download is interrupted.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 import urllib.parse
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +21,8 @@ from .lock import Locked, locked
 from .model_file import ModelFile
 
 STAGING = ".facecdm-downloads"  # folder in models for unfinished downloads, which the next run resumes
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # RuntimeError: encrypted
 
 
 def target_of(file: ModelFile, models: Path) -> Path:
@@ -54,10 +58,18 @@ def download(file: ModelFile, models: Path, progress: Progress | None = None) ->
         ) from error
     except OSError as error:
         raise DownloadFailed(
-            f"{file.name} could not be written into {target.parent}: {error.strerror or error}. Free some space or "
-            "change the folder's rights, and run the same command again: it resumes."
+            f"{file.name} could not be written into {target.parent}: {error.strerror or error}. {_remedy(error)}, "
+            "and run the same command again: it resumes."
         ) from error
     return target
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in DISK_FULL:
+        return "Free some space"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Change the folder's rights"
+    return "Check the folder and its disk"
 
 
 def _fetch(file: ModelFile, models: Path, progress: Progress | None) -> Path:
@@ -125,6 +137,8 @@ def _host(url: str) -> tuple[str, str]:
 
 def _from_link(file: ModelFile, staging: Path, progress: Progress | None) -> Path:
     path = staging / file.url.rpartition("/")[2]
+    if path.exists() and (not file.sha256 or _sha256(path) == file.sha256):
+        return path  # an earlier run fetched it and could not write it into its folder
     part = path.with_name(path.name + ".part")
     total = receive(file.url, part, progress=progress)
     _verify(file, part, total, file.sha256)
@@ -168,33 +182,61 @@ def _place(staged: Path, target: Path) -> None:
     except FileExistsError:
         pass
     except OSError:  # another file system, or one without hard links
-        beside = target.with_name(f".{target.name}.part")
-        shutil.copyfile(staged, beside)
-        if target.exists():
-            beside.unlink()
-        else:
-            beside.replace(target)
+        _copy(staged, target)
     staged.unlink()
 
 
+def _copy(staged: Path, target: Path) -> None:
+    """Copy to a name beside the target first, so that the target is whole at every moment."""
+    beside = target.with_name(f".{target.name}.part")
+    check_space(target.parent, staged.stat().st_size)
+    try:
+        shutil.copyfile(staged, beside)
+        if not target.exists():
+            beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _unpack(file: ModelFile, archive: Path, target: Path) -> None:
-    """Unpack the archive into the folder `target`, all or nothing, without a single top-level folder."""
-    draft = archive.with_suffix(".unpacked")
+    """Unpack the archive into the folder `target`, all or nothing, without a single top-level folder.
+
+    The draft is beside the target, because the staging folder may be on another disk.
+    """
+    draft = target.with_name(f".{target.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
+    content = draft / "content"  # one level deeper than the .onnx files of a face pack, so it is not listed as one
+    try:
+        _extract(file, archive, content)
+        inner = list(content.iterdir())
+        content = inner[0] if len(inner) == 1 and inner[0].is_dir() else content
+        if not target.exists():
+            content.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    archive.unlink()
+
+
+def _extract(file: ModelFile, archive: Path, folder: Path) -> None:
+    """Raises DownloadFailed for an archive that is damaged or has unsafe names, and removes it."""
     try:
         with zipfile.ZipFile(archive) as source:
             for member in source.infolist():
                 _check_member(file, member)
-            check_space(archive.parent, sum(member.file_size for member in source.infolist()))
-            source.extractall(draft)
-    except zipfile.BadZipFile as error:
+    except BAD_ZIP as error:
         archive.unlink()
         raise DownloadFailed(f"{file.name} is no zip archive ({error}) and was removed") from error
-    inner = list(draft.iterdir())
-    content = inner[0] if len(inner) == 1 and inner[0].is_dir() else draft
-    content.replace(target)
-    shutil.rmtree(draft, ignore_errors=True)
-    archive.unlink()
+    except DownloadFailed:
+        archive.unlink()
+        raise
+    try:
+        with zipfile.ZipFile(archive) as source:
+            check_space(folder.parent.parent, sum(member.file_size for member in source.infolist()))
+            folder.mkdir(parents=True)
+            source.extractall(folder)
+    except BAD_ZIP as error:
+        archive.unlink()
+        raise DownloadFailed(f"the archive of {file.name} is damaged ({error}) and was removed") from error
 
 
 def _check_member(file: ModelFile, member: zipfile.ZipInfo) -> None:

@@ -1,5 +1,6 @@
 """Downloads from a local server: resumed, verified, atomic, and never over a file that is there."""
 
+import hashlib
 import io
 import os
 import signal
@@ -7,11 +8,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from full_disk import every_write
@@ -239,6 +241,48 @@ def test_a_tls_error_while_reading_is_one_of_the_connection(hub, models, monkeyp
     with pytest.raises(DownloadFailed, match="could not be fetched.*BAD_RECORD_MAC") as caught:
         download(weights_at(f"{hub.address}/ir.pth"), models)
     assert "Free some space" not in str(caught.value)
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another disk than tmp_path."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is not another disk")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("kind", ["file", "archive"])
+def test_a_target_folder_on_another_disk(hub, models, other_disk, kind):
+    file = FILE if kind == "file" else pack(hub, archive(**{"some_pack/a.onnx": DATA}))
+    target = target_of(file, models)
+    models.mkdir()
+    (models / PurePosixPath(file.folder).parts[0]).symlink_to(other_disk, target_is_directory=True)
+    found = download(file, models)
+    assert (found if kind == "file" else found / "a.onnx").read_bytes() == DATA and found == target
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert not (models / downloads.STAGING).exists()
+
+
+def test_an_archive_that_could_not_be_placed_is_not_fetched_again(hub, models):
+    file = pack(hub, archive(**{"a.onnx": DATA}))
+    models.mkdir()
+    (models / "insightface").write_bytes(b"a file where a folder is needed")
+    with pytest.raises(DownloadFailed, match="could not be written") as caught:
+        download(file, models)
+    assert "Free some space" not in str(caught.value)
+    (models / "insightface").unlink()
+    hub.files.clear()
+    assert (download(file, models) / "a.onnx").read_bytes() == DATA
+
+
+def test_a_staged_archive_that_was_changed_is_fetched_again(hub, models):
+    file = pack(hub, archive(**{"a.onnx": DATA}))
+    file = replace(file, sha256=hashlib.sha256(hub.files["/release/some_pack.zip"]).hexdigest())
+    (models / downloads.STAGING).mkdir(parents=True)
+    (models / downloads.STAGING / "some_pack.zip").write_bytes(b"damaged")
+    assert (download(file, models) / "a.onnx").read_bytes() == DATA
 
 
 def test_an_archive_with_one_folder_around_it_is_flattened(hub, models):
