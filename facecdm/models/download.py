@@ -21,6 +21,7 @@ from .lock import Locked, locked
 from .model_file import ModelFile
 
 STAGING = ".facecdm-downloads"  # folder in models for unfinished downloads, which the next run resumes
+SIZES = 0.5, 2.0  # plausible sizes of a file without a hash, as multiples of the table's (of a pack: unpacked)
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # RuntimeError: encrypted
 
@@ -77,7 +78,7 @@ def _fetch(file: ModelFile, models: Path, progress: Progress | None) -> Path:
     try:
         return (_from_link if file.link else _from_hub)(file, models / STAGING, progress)
     except NotReceived as error:
-        raise _failed(file, error) from error
+        raise _failed(file, models, error) from error
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,38 @@ def _from_link(file: ModelFile, staging: Path, progress: Progress | None) -> Pat
     if path.exists() and (not file.sha256 or _sha256(path) == file.sha256):
         return path  # an earlier run fetched it and could not write it into its folder
     part = path.with_name(path.name + ".part")
-    total = receive(file.url, part, progress=progress)
+    total = receive(file.url, part, check_size=lambda size: _check_size(file, size), progress=progress)
+    try:
+        _check_size(file, part.stat().st_size)
+    except NotReceived:
+        part.unlink()
+        raise
     _verify(file, part, total, file.sha256)
     part.replace(path)
     return path
 
 
-def _failed(file: ModelFile, error: NotReceived) -> DownloadFailed:
+def _check_size(file: ModelFile, size: int) -> None:
+    """Raise NotReceived for an implausible size. A file with a hash is checked by that alone."""
+    lowest, highest = (factor * file.megabytes * 1e6 for factor in SIZES)
+    if not file.sha256 and not lowest <= size <= highest:
+        raise NotReceived(f"the server sends {size:,} bytes, and about {file.size} are expected")
+
+
+def _failed(file: ModelFile, models: Path, error: NotReceived) -> DownloadFailed:
     reason = " ".join(str(error).split())[:300]
     return DownloadFailed(
         f"{file.name} could not be fetched from {file.page}: {reason}. Run the same command again: it resumes. Behind "
-        "a firewall, set HF_ENDPOINT to a mirror of the hub, or download the file in a browser."
+        f"a firewall, {_way_around(file, models)}."
     )
+
+
+def _way_around(file: ModelFile, models: Path) -> str:
+    if not file.link:
+        return "set HF_ENDPOINT to a mirror of the hub, or download the file in a browser"
+    target = target_of(file, models)
+    put = f"unpack it into {target}" if file.is_archive else f"save it as {target}"
+    return f"set HTTPS_PROXY to your proxy, or download {file.link} in a browser and {put}"
 
 
 def _verify(file: ModelFile, path: Path, size: int, sha256: str) -> None:

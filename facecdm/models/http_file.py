@@ -18,6 +18,7 @@ TIMEOUT = 30.0  # seconds without data
 SPARE = 64 << 20  # bytes to keep free on the disk
 ATTEMPTS = 5  # connections in one run; the second and later ones resume
 PAUSE = 1.0  # seconds between two of them
+PAGES = ("text/html", "application/xhtml+xml")
 # Errors of the connection. OSError includes those of sockets and TLS, so no file is written where they are caught.
 CONNECTION_ERRORS = (OSError, http.client.HTTPException, ValueError)  # ValueError: broken headers, broken chunks
 
@@ -41,12 +42,14 @@ def receive(
     part: Path,
     headers: dict[str, str] | None = None,
     size: int = 0,
+    check_size: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Append the missing bytes of `url` to `part`. Return its total size, or 0 if the server does not state it.
 
     headers     headers of the request; Authorization is not sent on to another address by a redirect
     size        the file's size in bytes, if it is known; 0: the server's answer states it
+    check_size  is called with the total size before any byte is written, and raises for a wrong one
 
     Raises NotReceived (the connection or the answer), DownloadFailed (too little space), OSError (writing).
     """
@@ -57,7 +60,7 @@ def receive(
         if size and before > size:
             part.unlink()
         try:
-            return _receive_rest(url, part, headers or {}, size, progress)
+            return _receive_rest(url, part, headers or {}, size, check_size, progress)
         except Interrupted:
             if attempt == ATTEMPTS or _bytes_of(part) <= before:
                 raise
@@ -72,7 +75,7 @@ def check_space(folder: Path, wanted: int) -> None:
         raise DownloadFailed(f"{folder} has {free / 1e9:.1f} GB free, and {wanted / 1e9:.1f} GB are needed")
 
 
-def _receive_rest(url, part: Path, headers: dict[str, str], size: int, progress) -> int:
+def _receive_rest(url, part: Path, headers: dict[str, str], size: int, check_size, progress) -> int:
     have = _bytes_of(part)
     answer = _ask(url, headers, have)
     if answer is None:  # 416: nothing is left to send
@@ -82,6 +85,8 @@ def _receive_rest(url, part: Path, headers: dict[str, str], size: int, progress)
         if size and total and total != size:
             raise NotReceived(f"the server sends {total:,} bytes instead of {size:,}")
         total = size or total
+        if check_size and total:
+            check_size(total)
         check_space(part.parent, max(total - have, 0))
         with part.open("ab" if have else "wb") as out:
             while block := _read(answer):
@@ -111,6 +116,9 @@ def _ask(url: str, headers: dict[str, str], have: int) -> http.client.HTTPRespon
         raise NotReceived(str(error)) from error
     except CONNECTION_ERRORS as error:
         raise NotReceived(_reason(getattr(error, "reason", error))) from error
+    if answer.headers.get_content_type() in PAGES and "Content-Type" in answer.headers:
+        answer.close()
+        raise NotReceived("the server sent a web page instead of the file")
     return answer
 
 

@@ -208,7 +208,7 @@ def test_a_gated_file_without_a_token_is_refused_with_the_hubs_reason(hub, model
         download(FILE, models)
 
 
-@pytest.mark.parametrize("reply", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
+@pytest.mark.parametrize("reply", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b""])
 def test_an_answer_that_is_no_http_is_a_failed_download(models, reply):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -219,8 +219,9 @@ def test_an_answer_that_is_no_http_is_a_failed_download(models, reply):
                 connection.sendall(reply)
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(DownloadFailed, match="could not be fetched"):
+        with pytest.raises(DownloadFailed, match="could not be fetched") as caught:
             download(weights_at(f"http://127.0.0.1:{server.getsockname()[1]}/ir.pth"), models)
+    assert "HTTPS_PROXY" in str(caught.value) and "HF_ENDPOINT" not in str(caught.value)
 
 
 def test_cut_chunks_are_a_failed_download(hub, models):
@@ -241,6 +242,15 @@ def test_a_tls_error_while_reading_is_one_of_the_connection(hub, models, monkeyp
     with pytest.raises(DownloadFailed, match="could not be fetched.*BAD_RECORD_MAC") as caught:
         download(weights_at(f"{hub.address}/ir.pth"), models)
     assert "Free some space" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
+def test_a_page_in_place_of_weights_is_refused(hub, models, kind):
+    hub.files["/ir.pth"], hub.types["/ir.pth"] = b"<html>Log in to the network.</html>", kind
+    with pytest.raises(DownloadFailed, match="a web page" if "html" in kind else "35 bytes, and about 2 MB"):
+        download(weights_at(f"{hub.address}/ir.pth"), models)
+    hub.files["/ir.pth"], hub.types["/ir.pth"] = DATA, "application/octet-stream"
+    assert download(weights_at(f"{hub.address}/ir.pth"), models).read_bytes() == DATA
 
 
 @pytest.fixture
