@@ -114,7 +114,11 @@ def markdown() -> str:
 def confirmed() -> bool:
     if not sys.stdin.isatty():
         raise FaceCDMError("nothing was fetched: this is no terminal to ask in; add --yes")
-    return input("Fetch these, and accept their licences? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("Fetch these, and accept their licences? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 class Meter:

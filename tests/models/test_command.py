@@ -1,6 +1,7 @@
 """`python -m facecdm get`: what is needed, what is asked, and what lies on the disk afterwards."""
 
 import dataclasses
+import io
 import json
 import sys
 
@@ -44,9 +45,11 @@ def test_a_file_is_fetched_after_one_question(base, capsys, monkeypatch):
     assert len(asked) == 1 and printed.index("MIT") < printed.index("[1/1]"), "licence and size come first"
 
 
-def test_no_is_no(base, monkeypatch):
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda question: "")
+@pytest.mark.parametrize("answers", [[""], []], ids=["Enter", "Ctrl-D"])
+def test_no_is_no(base, monkeypatch, answers):
+    typed = io.StringIO("".join(f"{answer}\n" for answer in answers))
+    monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", typed)
     assert get(base, "small.safetensors") == 1
     assert not (base / "models" / "checkpoints").exists()
 
