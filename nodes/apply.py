@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..facecdm.adapter.curves import CUSTOM, NAMES, factors_of
+from ..facecdm.adapter.curves import CUSTOM, GIVEN, NAMES, factors_of
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
@@ -170,9 +170,10 @@ def apply_to_model(
             options.noise,
         ),
     )
-    strengths = {"face": (face_strength, curve, custom_curve), "image": (image_strength, curve, custom_curve)}
+    curves = dict.fromkeys(("face", "image"), (curve, custom_curve, GIVEN))
     if options.image_curve != SAME:
-        strengths["image"] = (image_strength, options.image_curve, options.image_custom_curve)
+        curves["image"] = (options.image_curve, options.image_custom_curve, "image_custom_curve")
+    strengths = {"face": face_strength, "image": image_strength}
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
     located = FaceKeypoints(None, None) if pose is None else face_keypoints(poses_from_openpose(pose), mask)
     person = Person(
@@ -181,7 +182,9 @@ def apply_to_model(
         image=shown.image,
         negative=shown.negative,
         settings={
-            stream: _stream(model, adapter, stream, *strength, keep_prompt, shown.weights(stream), options)
+            stream: _stream(
+                model, adapter, stream, strength, curves[stream], keep_prompt, shown.weights(stream), options
+            )
             for stream, strength in strengths.items()
         },
         mask=mask,
@@ -196,14 +199,14 @@ def apply_to_model(
         for stream, lora in getattr(adapter, "loras", {}).items():
             part = adapter.config.parts[stream]
             model = apply_lora(model, lora, options.lora_strength * part.family.lora_factor, str(part.path))
-    curves = {stream: custom for stream, (_, name, custom) in strengths.items() if name == CUSTOM}
+    custom_curves = {stream: given for stream, (name, *given) in curves.items() if name == CUSTOM}
     warnings = shown.unused_inputs + pose_warnings(person, pose is not None, located.repeated)
-    warnings += _warnings(person, curves, keep_prompt, options)
+    warnings += _warnings(person, custom_curves, keep_prompt, options)
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
 
 
 def _warnings(
-    person: Person, custom_curves: dict[str, str], keep_prompt: float, options: ApplyOptions
+    person: Person, custom_curves: dict[str, list[str]], keep_prompt: float, options: ApplyOptions
 ) -> tuple[str, ...]:
     """Warnings for settings that have no effect on this adapter, and for inputs that it lacks."""
     adapter, given = person.adapter, {"face": person.face, "image": person.image}
@@ -211,9 +214,9 @@ def _warnings(
     changed = {name: value for name in names if (value := getattr(options, name)) != getattr(ApplyOptions, name)}
     warnings = mask_missing(person) + mask_black(person.mask, "the person") + unlike_training(person)
     warnings += options_without_effect(adapter, changed)
-    for stream, custom in custom_curves.items():
+    for stream, given in custom_curves.items():
         if stream in adapter.streams:
-            warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, custom)
+            warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, *given)
     if options.projection not in (OWN, NONE):
         warnings += projection_without_effect(person, options.projection)
     if options.projection == NONE:
@@ -229,13 +232,15 @@ def _stream(
     adapter,
     name: str,
     strength: float,
-    curve: str,
-    custom: str,
+    curve: tuple[str, str, str],
     keep_prompt: float,
     weights: tuple[float, ...],
     options: ApplyOptions,
 ) -> Stream:
-    """Combine the family's and the user's settings of one stream with the balance between prompt and identity."""
+    """Combine the family's and the user's settings of one stream with the balance between prompt and identity.
+
+    curve  name of the curve, custom curve, and the input that the latter comes from
+    """
     from ..facecdm.formats.families import FAMILIES
     from ..facecdm.hosts.comfy.sampling.apply import schedule
 
@@ -248,7 +253,7 @@ def _stream(
     more = max(keep_prompt, weight * family.prompt_kappa if options.balance < 0 else 0.0)
     return Stream(
         strength=strength * (1 + weight * (end - 1)),
-        curve=factors_of(curve, custom, adapter.config.layer_map),
+        curve=factors_of(*curve[:2], adapter.config.layer_map, curve[2]),
         kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # at most 1 in total
         projection=projection,
         zeros=0 if options.projection == NONE else family.zeros.get(projection, 0),

@@ -1,6 +1,5 @@
 """FaceCDM Apply Options: rarely changed settings of Apply FaceCDM."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from comfy_api.latest import io
@@ -8,7 +7,6 @@ from torch import Tensor
 
 from ..facecdm.adapter.attention import PROJECTIONS
 from ..facecdm.adapter.curves import CURVES, CUSTOM, NAMES, parse_curve, parse_custom
-from ..facecdm.errors import FaceCDMError
 from ..facecdm.formats.family import LORA
 from .checks import checked
 from .inputs import choice, fraction, number, optional
@@ -83,7 +81,7 @@ class ApplyOptionsNode(io.ComfyNode):
                     "image_curve",
                     [SAME, *NAMES],
                     SAME,
-                    "Strength of the image stream over the U-Net's depth, if it differs from the face's.",
+                    "Strength of the image stream over the base model's depth, if it differs from the face's.",
                 ),
                 io.String.Input(
                     "image_custom_curve",
@@ -138,7 +136,7 @@ class ApplyOptionsNode(io.ComfyNode):
         negative_image=None,
     ):
         if image_curve == CUSTOM:
-            _parsed(parse_custom, image_custom_curve, "image_custom_curve")
+            parse_custom(image_custom_curve, "image_custom_curve")
         return io.NodeOutput(
             ApplyOptions(
                 balance,
@@ -165,12 +163,4 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
     """Parse numbers or the name of a curve."""
     if text.strip() in CURVES:
         return CURVES[text.strip()]
-    return _parsed(parse_curve, text, name)
-
-
-def _parsed(parse: Callable, text: str, name: str):
-    """Parse a text. Errors name the input `name`."""
-    try:
-        return parse(text)
-    except FaceCDMError as error:
-        raise FaceCDMError(str(error).replace("custom_curve", name)) from error
+    return parse_curve(text, name)

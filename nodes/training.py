@@ -99,7 +99,7 @@ def _outputs() -> list:
         ADAPTER.Output(display_name="adapter", tooltip="For the next stage, Save FaceCDM Adapter and Apply FaceCDM."),
         LORA_MODEL.Output(
             display_name="lora",
-            tooltip="The U-Net's LoRA, from stage 2 on; for core's Save LoRA Weights and Load LoRA Model.",
+            tooltip="The base model's LoRA, from stage 2 on; for core's Save LoRA Weights and Load LoRA Model.",
         ),
         LOSS_MAP.Output(display_name="loss_map", tooltip="The diffusion loss, for core's Plot Loss Graph."),
         io.Image.Output(display_name="loss_plot", tooltip="Every loss over the steps."),

@@ -92,7 +92,7 @@ def load_adapter(path: Path) -> TripletAdapter:
 def _config(metadata: dict[str, str], keys: list[str], path: Path) -> AdapterConfig:
     if metadata.get("format") != FORMAT:
         raise BadFile(
-            f"{path} is {_kind(keys)}, and this node reads FaceCDM's own adapters. Save one with Save FaceCDM Adapter."
+            f"{path} is {_kind(keys)}, and an adapter of FaceCDM is needed here: save one with Save FaceCDM Adapter."
         )
     if metadata.get("version") != VERSION:
         raise BadFile(

@@ -6,8 +6,7 @@ from ..adapter.config import AdapterConfig
 from ..adapter.features import Features
 from ..adapter.references import MEAN, check_weights, merged
 from ..errors import FaceCDMError, Mismatch
-from ..faces.value import same_recogniser
-from .recipes import check_face_width, required_faces
+from .recipes import check_face_width, check_recogniser, required_faces
 from .sources import Sources
 
 
@@ -28,11 +27,8 @@ def own_features(config: AdapterConfig, sources: Sources) -> tuple[Tensor, Tenso
 def _embeddings(config: AdapterConfig, sources: Sources) -> Tensor:
     """Unit embeddings [faces, width]."""
     faces = required_faces(sources)
-    if config.recogniser and not same_recogniser(config.recogniser, faces.recogniser):
-        raise Mismatch(
-            f"the adapter was trained with the recogniser {config.recogniser}, and faces come from "
-            f"{faces.recogniser}: choose the first in Load Face Analyzer"
-        )
+    if config.recogniser:
+        check_recogniser("the adapter", config.recogniser, faces)
     check_face_width(faces, config.face_width)
     return faces.normed
 

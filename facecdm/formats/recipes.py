@@ -83,14 +83,18 @@ class Pictures:
 def face_embeddings(part: Recognised, sources: Sources) -> Tensor:
     """Face embeddings [faces, width], normed or raw. Raises NoFace, Mismatch (another recogniser), FaceCDMError."""
     family, faces = part.family, required_faces(sources)
-    if not same_recogniser(family.recogniser, faces.recogniser):
-        pack = family.recogniser.split("/")[0]
-        raise Mismatch(
-            f"{family.name} was trained with the recogniser {family.recogniser}, and faces come from "
-            f"{faces.recogniser}: choose the face pack {pack} in Load Face Analyzer"
-        )
+    check_recogniser(family.name, family.recogniser, faces)
     check_face_width(faces, part.sizes.face_width)
     return faces.normed if family.recipe.embedding == NORMED else faces.raw
+
+
+def check_recogniser(name: str, wanted: str, faces: Faces) -> None:
+    """Raises Mismatch if the faces are of another recogniser than the `wanted` one (pack/file) of adapter `name`."""
+    if not same_recogniser(wanted, faces.recogniser):
+        raise Mismatch(
+            f"{name} was trained with the recogniser {wanted}, and faces come from {faces.recogniser}: choose the face "
+            f"pack {wanted.split('/')[0]} in Load Face Analyzer"
+        )
 
 
 def required_faces(sources: Sources) -> Faces:

@@ -34,7 +34,7 @@ class Optimisation:
     rank: int = setting(
         32, "Rank of the low-rank additions to the adapter's keys and values; 0: train their full weights.", 0
     )
-    lora_rank: int = setting(16, "Rank of the LoRA of the U-Net, and of the ControlNet's.", 0)
+    lora_rank: int = setting(16, "Rank of the LoRA of the base model, and of the ControlNet's.", 0)
     lora_layers: str = setting(
         "attention",
         "Layers that the LoRA adds to: the attention, or all, which includes feed-forward layers and convolutions "
@@ -43,12 +43,12 @@ class Optimisation:
     )
     precision: str = setting(
         "fp32",
-        "Number format of the U-Net's arithmetic; the preset uses the model's own format, and bf16 in place of fp16.",
+        "Number format of the base model's arithmetic; the preset uses the model's own format, and bf16 for fp16.",
         choices=("fp32", "bf16", "fp16"),
     )
     checkpointing: bool = setting(
         False,
-        "Recompute the U-Net's activations in the backward pass: slower (by 24 % on the demo model), far less memory.",
+        "Recompute the base model's activations in the backward pass: slower (24 % on the demo), far less memory.",
     )
     ema: float = share(0.0, "Decay of the moving average that becomes the result (0.999 for long trainings); 0: none.")
     weight_decay: float = setting(0.01, "Weight decay of the optimiser (AdamW).", 0)

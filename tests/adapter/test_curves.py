@@ -51,6 +51,9 @@ def test_invalid_block_numbers_are_refused():
     for text in ("3:a", "a:1", "3:1:2", "3:1000"):
         with pytest.raises(FaceCDMError, match="custom_curve"):
             factors_of("custom", text, BASES["SDXL"].layer_map)
+    for text in ("11:1", "3:a", "x"):
+        with pytest.raises(FaceCDMError, match="^image_custom_curve "):
+            factors_of("custom", text, BASES["SDXL"].layer_map, "image_custom_curve")
     with pytest.raises(FaceCDMError, match="style is a preset of SD1.5, SD2, SDXL, and this adapter"):
         factors_of("style", "", BASES["FaceCDM demo"].layer_map)
 

@@ -78,7 +78,7 @@ class AlignmentSettings(_Compared):
     formula = "‖R(K, Q) − R(K₀, Q₀)‖² + λ ‖Q − Q₀‖², R(K, Q) = softmax(KQᵀ/√d) Q"
     requires = "queries; a U-Net call without the face"
 
-    alignment: float = setting(0.0, "Weight of the loss that preserves the U-Net's response to the prompt.", 0)
+    alignment: float = setting(0.0, "Weight of the loss that preserves the base model's response to the prompt.", 0)
     alignment_layout: float = setting(0.1, "Weight of the same loss, for the layout.", 0)
     alignment_every: int = _interval()
 

@@ -37,7 +37,7 @@ class IdentitySettings(LossSettings):
     few_steps_from: str = setting(
         "picture",
         "Start of these sampling steps: the row's own noisy picture, or pure noise as in a user's graph. Noise costs "
-        "few_steps U-Net calls with gradients, and needs an adapter that is conditioned on face location.",
+        "few_steps calls of the base model with gradients, and needs an adapter that is conditioned on face location.",
         choices=BEGIN,
     )
     few_steps_guidance: float = setting(
