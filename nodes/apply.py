@@ -16,6 +16,7 @@ from ..facecdm.formats.unused_inputs import (
     mask_missing,
     options_without_effect,
     projection_without_effect,
+    strengths_without_effect,
 )
 from .apply_options import NONE, OWN, SAME, ApplyOptions, ApplyOptionsNode
 from .checks import check_pixels, checked
@@ -201,7 +202,7 @@ def apply_to_model(
             model = apply_lora(model, lora, options.lora_strength * part.family.lora_factor, str(part.path))
     custom_curves = {stream: given for stream, (name, *given) in curves.items() if name == CUSTOM}
     warnings = shown.unused_inputs + pose_warnings(person, pose is not None, located.repeated)
-    warnings += _warnings(person, custom_curves, keep_prompt, options)
+    warnings += strengths_without_effect(adapter, strengths) + _warnings(person, custom_curves, keep_prompt, options)
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
 
 
@@ -214,9 +215,9 @@ def _warnings(
     changed = {name: value for name in names if (value := getattr(options, name)) != getattr(ApplyOptions, name)}
     warnings = mask_missing(person) + mask_black(person.mask, "the person") + unlike_training(person)
     warnings += options_without_effect(adapter, changed)
-    for stream, given in custom_curves.items():
+    for stream, custom in custom_curves.items():
         if stream in adapter.streams:
-            warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, *given)
+            warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, *custom)
     if options.projection not in (OWN, NONE):
         warnings += projection_without_effect(person, options.projection)
     if options.projection == NONE:

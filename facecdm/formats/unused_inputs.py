@@ -118,6 +118,19 @@ def options_without_effect(adapter, changed: dict[str, object]) -> tuple[str, ..
     )
 
 
+def strengths_without_effect(adapter, strengths: dict[str, float]) -> tuple[str, ...]:
+    """Warnings for the strengths (stream → strength) of streams that the adapter lacks, unless they are 1, the default.
+
+    The names of published adapters mislead: IP-Adapter Plus-Face reads an image.
+    """
+    return tuple(
+        f"{stream}_strength is {strength:g} and has no effect: this adapter has no {stream} stream"
+        + "".join(f"; its strength is {other}_strength" for other in adapter.streams if other in strengths)
+        for stream, strength in strengths.items()
+        if strength != 1 and stream not in adapter.streams
+    )
+
+
 def keep_prompt_without_projection(keep_prompt: float) -> tuple[str, ...]:
     """A warning for `keep_prompt` if the projection is none."""
     if not keep_prompt:

@@ -205,8 +205,8 @@ def test_what_has_no_meaning_for_it_is_refused(in_comfy, load, errors, model, fa
 
 @pytest.mark.slow
 def test_cores_clip_vision_runs_withanyones_tower(in_comfy):
-    """SigLIP's last states of a full-size tower with random weights, against transformers."""
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+    """SigLIP's last states of a full-size tower with random weights, against transformers: of the whole picture."""
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
     torch.manual_seed(0)
     theirs = SiglipVisionModel(SiglipVisionConfig(image_size=256, patch_size=16)).eval()
@@ -214,9 +214,11 @@ def test_cores_clip_vision_runs_withanyones_tower(in_comfy):
     load, encoders = (in_comfy.module(f"facecdm.{name}") for name in ("hosts.comfy.siglip", "formats.encoders"))
     base = encoders.Encoder("SigLIP-base-256", 768, 768, "siglip.safetensors", 256)
     tower = load.load_siglip(state, base)
-    picture = torch.rand(2, 256, 256, 3)
+    picture = torch.rand(2, 8, 16, 3).repeat_interleave(32, 1).repeat_interleave(32, 2)
+    processor = SiglipImageProcessor(size={"height": 256, "width": 256}, resample=3)
+    pixels = processor(list((picture * 255).round().byte().numpy()), return_tensors="pt").pixel_values
     with torch.no_grad():
-        wanted = theirs(pixel_values=(picture.round(decimals=6).movedim(-1, 1) - 0.5) / 0.5).last_hidden_state
+        wanted = theirs(pixel_values=pixels).last_hidden_state
     found = in_comfy.module("facecdm.hosts.comfy.vision").ComfyVision(tower).encode(picture).last
-    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max(), "core rounds pictures to 8 bits"
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max(), "core rounds and scales pictures in its own way"
     assert load.load_siglip({}, base) is None

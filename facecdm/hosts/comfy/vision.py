@@ -18,13 +18,16 @@ class ComfyVision:
     clip_vision: object
 
     def encode(self, pictures: Tensor) -> VisionOutput:
-        """Raises FaceCDMError for pictures that are not [B, H, W, 1, 3 or 4]."""
+        """CLIP sees the largest square in the middle of a picture, SigLIP the whole picture, squashed into a square, as
+        their image processors in transformers do it.
+
+        Raises FaceCDMError for pictures that are not [B, H, W, 1, 3 or 4].
+        """
         if pictures.ndim != 4 or pictures.shape[-1] not in (1, 3, 4):
             size = " × ".join(map(str, pictures.shape))
             raise FaceCDMError(f"a picture for clip_vision has the size {size}, not batch × height × width × 3")
-        return VisionOutput.joined(
-            [vision_output(self.clip_vision.encode_image(some)) for some in pictures.float().split(BATCH)]
-        )
+        encode, crop = self.clip_vision.encode_image, not _is_siglip(self.clip_vision)
+        return VisionOutput.joined([vision_output(encode(some, crop=crop)) for some in pictures.float().split(BATCH)])
 
     def encode_empty(self) -> VisionOutput:
         """As tencent-ailab/IP-Adapter and diffusers' `encode_image` do it."""
@@ -36,6 +39,12 @@ class ComfyVision:
         with torch.no_grad():
             out = clip_vision.model(pixel_values=pixels, intermediate_output=-2)
         return VisionOutput(out[2].float().cpu(), out[1].float().cpu())
+
+
+def _is_siglip(clip_vision) -> bool:
+    """SigLIP is the one without a class token, beside DINO, whose module has another structure."""
+    embeddings = getattr(getattr(getattr(clip_vision, "model", None), "vision_model", None), "embeddings", None)
+    return embeddings is not None and getattr(embeddings, "class_embedding", None) is None
 
 
 class ComfyFaceStates(ComfyVision):

@@ -54,6 +54,14 @@ def test_options_that_the_adapter_lacks(in_comfy, load, warnings):
     assert not warnings(load("ip-adapter"), faces=None, options={"image_curve": "weak input"})
 
 
+def test_the_strength_of_a_stream_that_the_adapter_lacks(load, warnings):
+    (text,) = warnings(load("ip-adapter-plus"), faces=None, face_strength=0.2)
+    assert text.endswith("has no effect: this adapter has no face stream; its strength is image_strength")
+    (text,) = warnings(load("faceid"), image=None, clip_vision=None, image_strength=0.2)
+    assert text.startswith("image_strength is 0.2 and has no effect")
+    assert not warnings(load("faceid"), image=None, clip_vision=None, face_strength=0.2)
+
+
 def test_keep_prompt_without_a_projection(load, warnings):
     adapter = load("ip-adapter")
     (text,) = warnings(adapter, faces=None, keep_prompt=0.5, options={"projection": "none"})
