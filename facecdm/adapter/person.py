@@ -96,6 +96,10 @@ class Person:
     def has_window(self) -> bool:
         return self.sigma_start != float("inf") or self.sigma_end > 0
 
+    def acts(self, level: float | None) -> bool:
+        """Whether the person acts at noise level σ; `level` is not read without `has_window`, and may be None."""
+        return not self.has_window or self.sigma_end <= level <= self.sigma_start
+
     @property
     def has_location(self) -> bool:
         """Whether the location of the face is given and the adapter uses it."""
@@ -236,6 +240,15 @@ class Person:
         if learnt is None or learnt.requires_grad and torch.is_grad_enabled():
             return learnt
         return learnt if learnt.any() else None
+
+
+def acting(people: list[Person], sigma: Tensor) -> list[bool]:
+    """Which people act at noise level σ [1 or B].
+
+    σ is read on the host only if a person's noise levels are limited, and then once.
+    """
+    level = sigma.max().item() if any(person.has_window for person in people) else None
+    return [person.acts(level) for person in people]
 
 
 def gates_at(

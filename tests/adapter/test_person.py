@@ -6,7 +6,7 @@ import pytest
 import torch
 from twins import new_adapter
 
-from facecdm.adapter.person import Person
+from facecdm.adapter.person import Person, acting
 from facecdm.bases.layers import Layer, LayerMap
 
 LAYERS = LayerMap((Layer("input", 8, 2),), 12)
@@ -31,3 +31,20 @@ def test_a_kappa_of_zero_is_computed_only_in_training(trained, enabled):
     with torch.set_grad_enabled(enabled):
         found = Person(adapter, FACE).kappa_of("face")
     assert (found is not None) == (trained and enabled)
+
+
+def test_who_acts_at_a_noise_level():
+    """Both ends are inclusive, and the highest σ of a batch counts."""
+    person = Person(new_adapter(LAYERS), FACE)
+    limited = replace(person, sigma_start=5.0, sigma_end=0.5)
+    assert [limited.acts(level) for level in (5.1, 5.0, 1.0, 0.5, 0.4)] == [False, True, True, True, False]
+    assert acting([person, limited], torch.tensor([1.0, 7.0])) == [True, False]
+    assert acting([person, limited], torch.tensor([0.1, 1.0])) == [True, True]
+
+
+def test_the_noise_level_is_not_read_for_people_without_limits():
+    person = Person(new_adapter(LAYERS), FACE)
+    unreadable = torch.empty(1, device="meta")
+    assert acting([person, person], unreadable) == [True, True]
+    with pytest.raises(RuntimeError):
+        acting([person, replace(person, sigma_end=0.5)], unreadable)

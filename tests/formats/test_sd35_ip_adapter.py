@@ -20,6 +20,8 @@ from facecdm.formats.sources import Sources
 from facecdm.formats.vision import VisionOutput
 from facecdm.hosts.comfy.base_model import layer_map
 from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.diffusers.dit import DiffusersDit
+from facecdm.hosts.diffusers.sampling import Span
 
 TOWER = 36
 STATE = sd35.adapter_state()
@@ -70,6 +72,13 @@ def test_it_is_that_of_diffusers(twins, adapter, sigma):
     person = Person(adapter, None, Features(states=shown), settings={"image": Stream(strength)})
     ours = predict(apply_person(model, person), x, sigma, prompt)
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+def test_the_diffusers_host_refuses_it(twins, adapter):
+    shown = Person(adapter, None, Features(states=states()), settings={"image": Stream(1.0)})
+    with pytest.raises(UnsupportedModel, match="in ComfyUI only.*load_ip_adapter"):
+        with DiffusersDit(twins[1]).people([Span(shown, 0, 1)], torch.tensor([0.9]), (8, 8)):
+            raise AssertionError("it was applied")
 
 
 @pytest.mark.slow

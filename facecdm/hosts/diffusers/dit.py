@@ -26,6 +26,8 @@ class DiffusersDit(Host):
     device and dtype, and stay there.
     """
 
+    places = _PLACES
+
     def __init__(self, transformer: nn.Module):
         super().__init__(transformer, layer_map(transformer), Session(FLUX.patch))
 
@@ -55,11 +57,6 @@ class _Block:
 
     def __init__(self, layer: Layer, count: int, streams: list[LayerStream], text: list[int]):
         self.heads, self.single, self.count, self.text = layer.heads, layer.part == "single", count, text
-        if any(stream.place not in _PLACES for stream in streams):
-            raise UnsupportedModel(
-                "FaceCDM applies this adapter for SD3.5 in ComfyUI only; in diffusers, use load_ip_adapter, which "
-                "reads its file"
-            )
         self.streams = {place: [s for s in streams if s.place == place] for place in _PLACES}
         self.queries: Tensor | None = None  # [B, count, C], of the call that runs
 

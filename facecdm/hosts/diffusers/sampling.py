@@ -11,8 +11,8 @@ from ...adapter.attention import LayerStream, attend, triplet_attention
 from ...adapter.location import FaceLocation
 from ...adapter.location_finder import LocationFinder, Prediction
 from ...adapter.masks import resize_mask
-from ...adapter.person import Person, gates_at
-from ...adapter.stream_module import parts_of
+from ...adapter.person import Person, acting, gates_at
+from ...adapter.stream_module import CROSS_ATTENTION, parts_of
 from ...bases.grid import layer_grid, token_grid
 from ...bases.layers import LayerMap
 from ...errors import UnsupportedModel
@@ -27,12 +27,14 @@ class Span:
     person
     start, rows  the batch's rows start … start + rows
     text         the prompt's tokens [1 or rows, T, context]
+    negative     whether the rows are of the negative prompt: they get `Person.negative`, and nothing without it
     """
 
     person: Person
     start: int
     rows: int
     text: Tensor | None = None
+    negative: bool = False
 
 
 @dataclass
@@ -96,7 +98,11 @@ class Session:
         return self.locations.get(number)
 
     def _found(self, span: Span, device: torch.device) -> FaceLocation:
-        """The location that the adapter finds in the step before."""
+        """The location that the adapter finds in the step before; for a negative prompt's rows, in the prompt's."""
+        if span.negative:
+            span = next(
+                (s for s in self.spans if s.person is span.person and s.rows == span.rows and not s.negative), span
+            )
         before = None if self.before is None else self.before.part(slice(span.start, span.start + span.rows))
         return LocationFinder(span.person.adapter, span.person.mask)(before, self.size, device)
 
@@ -160,7 +166,10 @@ class Host:
 
     model      the base model, patched
     layer_map  its layers
+    places     where in a layer streams can act, constants of adapter/stream_module.py
     """
+
+    places: tuple[str, ...] = (CROSS_ATTENTION,)
 
     def __init__(self, model: nn.Module, layer_map: LayerMap, session: Session):
         self.model, self.layer_map, self._session = model, layer_map, session
@@ -176,25 +185,40 @@ class Host:
         before  the prediction of the step before, of the whole batch, from which an adapter with a location head finds
                 the faces whose location is not given; without it, these people have no effect
 
-        Keys and values are computed once for all calls in the block, with gradients if these are enabled. Raises
-        Mismatch if an adapter was made for another base model.
+        Keys and values are computed once for all calls in the block, with gradients if these are enabled. A person does
+        not act at noise levels outside `sigma_start` and `sigma_end`. Raises Mismatch if an adapter was made for
+        another base model, UnsupportedModel if only ComfyUI's host applies it.
         """
         for span in spans:
             check_fit(span.person.adapter, self.layer_map, "the base model")
+            self._check_streams(span.person)
+        spans = [
+            span
+            for span, acts in zip(spans, acting([span.person for span in spans], sigma))
+            if acts and (span.person.negative or not span.negative)
+        ]
         parameter = next(self.model.parameters())
         widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
         session = self._session
         session.spans, session.size, session.before = spans, size, before
         session.parts = [parts_of(s.person.adapter) for s in spans]
-        session.keys_values = [s.person.keys_values(s.text, parameter.device, parameter.dtype) for s in spans]
+        device, dtype = parameter.device, parameter.dtype
+        session.keys_values = [s.person.keys_values(s.text, device, dtype, s.negative) for s in spans]
         session.gates = [
-            gates_at(s.person.gates(parameter.device), sigma.to(parameter.device), widths, parameter.dtype, flow=flow)
+            gates_at(s.person.gates(device), sigma.to(device), widths, dtype, s.person.schedules(device), flow)
             for s in spans
         ]
         try:
             yield self.model
         finally:
             session.clear()
+
+    def _check_streams(self, person: Person) -> None:
+        if any(stream.timed or stream.place not in self.places for stream in person.adapter.streams.values()):
+            raise UnsupportedModel(
+                "FaceCDM applies this adapter in ComfyUI only, since its keys and values depend on the timestep; in "
+                "diffusers, use load_ip_adapter, which reads its file"
+            )
 
 
 class DiffusersHost(Host):

@@ -12,7 +12,7 @@ from ....adapter.gates import Schedule
 from ....adapter.location import FaceLocation, FaceLocations
 from ....adapter.location_finder import LocationFinder, Prediction
 from ....adapter.masks import resize_mask
-from ....adapter.person import Person, TimedStates, gates_at
+from ....adapter.person import Person, TimedStates, acting, gates_at
 from ....adapter.stream_module import KeysValues, parts_of
 from ....bases.layers import LayerMap
 from ....bases.noise import Flow
@@ -166,9 +166,7 @@ class Run:
         positive = {id(cond) for cond in conditional}
         for cond in (cond for group in conds for cond in group or ()):
             self._prepare(cond, sigma.device, id(cond) not in positive)
-        # σ is read on the host only if a person's noise levels are limited, and then once.
-        level = sigma.max().item() if any(shown.person.has_window for shown in self._shown) else None
-        self._acting = [_acts(shown.person, level) for shown in self._shown]
+        self._acting = acting([shown.person for shown in self._shown], sigma)
         self._renew_timed(model, sigma[:1])
         self._gates.clear()
         self._ready.clear()
@@ -242,8 +240,8 @@ class Run:
             return
         self._joined = {key: value for key, value in self._joined.items() if key[:2] not in timed}
         timestep = model.model_sampling.timestep(sigma)
-        for shown, acting in zip(self._shown, self._acting):
-            for negative, states in shown.states.items() if acting else ():
+        for shown, acts in zip(self._shown, self._acting):
+            for negative, states in shown.states.items() if acts else ():
                 shown.shared[negative].update(shown.person.timed_keys_values(states, timestep))
 
     def _settings_on(self, device: torch.device) -> list[_Settings]:
@@ -257,9 +255,9 @@ class Run:
             widths, flow = [layer.width for layer in self.layer_map.layers], self.layer_map.is_dit
             self._gates[device] = [
                 gates_at(own.tables, self._sigma[:1].to(device), widths, self._dtype, own.schedules, flow)
-                if acting
+                if acts
                 else {}
-                for own, acting in zip(self._settings_on(device), self._acting)
+                for own, acts in zip(self._settings_on(device), self._acting)
             ]
         return self._gates[device]
 
@@ -425,7 +423,3 @@ def _make_uuids_unique(conditional: list[dict], conds: list) -> None:
     for cond in (cond for group in conds for cond in group or () if id(cond) not in positive):
         if cond["uuid"] in taken:
             cond["uuid"] = uuid4()
-
-
-def _acts(person: Person, level: float | None) -> bool:
-    return not person.has_window or person.sigma_end <= level <= person.sigma_start
