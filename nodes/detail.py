@@ -11,6 +11,7 @@ from ..facecdm.faces.detect import Options, detect_faces
 from ..facecdm.faces.source_picture import contains_face
 from ..facecdm.faces.value import Face
 from ..facecdm.faces.window import STEP, Window, resize, window_around
+from ..facecdm.pictures import rgb
 from .checks import checked
 from .inputs import integer, number, optional, switch
 from .new_fields import ADVANCED, aliases
@@ -189,7 +190,7 @@ class FaceSampler:
 
         from ..facecdm.hosts.comfy.sampling.window import conditioning_in, model_in
 
-        latent = {"samples": self.vae.encode(_rgb(before))}
+        latent = {"samples": self.vae.encode(rgb(before))}
         if self.noise_mask:
             latent["noise_mask"] = resize(window.cut(mask)[None, None], window.size)[0]
         sampled = common_ksampler(
@@ -264,15 +265,10 @@ def _scale(window: Window) -> float:
     return window.size[1] / (window.x1 - window.x0)
 
 
-def _rgb(image: torch.Tensor) -> torch.Tensor:
-    """Convert RGB, RGBA or grey to [..., 3]."""
-    return image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(*image.shape[:-1], 3)
-
-
 def _pair(before, after, side: int):
     """Show a face before and after, side by side: [1, side, 2·side, 3]."""
     both = [
-        resize(_rgb(picture).movedim(-1, 1).float().cpu(), (side, side)).movedim(1, -1) for picture in (before, after)
+        resize(rgb(picture).movedim(-1, 1).float().cpu(), (side, side)).movedim(1, -1) for picture in (before, after)
     ]
     return torch.cat(both, 2).clamp(0, 1)
 

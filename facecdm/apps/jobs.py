@@ -12,7 +12,7 @@ from ..comfy_api.names import inside, one_line
 from ..comfy_api.workflow import Workflow
 from ..errors import FaceCDMError
 from ..files import write_file
-from ..pictures import open_picture
+from ..pictures import open_picture, upright_rgb
 from .progress import ProgressLine
 from .references import Reference
 from .sheet import SheetImage, SheetRow
@@ -110,8 +110,6 @@ async def finish(
 async def _finish(
     client: Client, job: Job, prompt_id: str, line: ProgressLine, meter: SimilarityMeter | None, output: Path
 ) -> SheetImage:
-    from PIL import ImageOps
-
     done = await client.wait(prompt_id, line.step)
     for text in done.warnings():
         line.note(text)
@@ -120,7 +118,7 @@ async def _finish(
         return SheetImage(job.prompt, None, problem=f"{job.workflow.name} saved no picture")
     data = await client.fetch(pictures[0])
     try:
-        picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
+        picture = upright_rgb(open_picture(data))
     except Exception as error:  # Pillow raises many types
         name = pictures[0].filename
         raise BadAnswer(f"{client.url} sent {name:.100}, no picture that can be read ({error!s:.200})") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..comfy_api.names import sanitise_filename, unique_name
 from ..errors import BadFile
 from ..files import PACKAGE
-from ..pictures import open_picture
+from ..pictures import open_picture, upright_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,10 +48,8 @@ def copy_examples(folder: Path) -> None:
 
 def reference(name: str, data: bytes) -> Reference:
     """Decode an image file. Raises BadFile."""
-    from PIL import ImageOps
-
     try:
-        picture = ImageOps.exif_transpose(open_picture(data)).convert("RGB")
+        picture = upright_rgb(open_picture(data))
     except Exception as error:  # Pillow raises many types for damaged files
         raise BadFile(f"{name} is no picture ({error}): use a whole PNG, JPEG or WebP") from error
     return Reference(sanitise_filename(name), data, picture)

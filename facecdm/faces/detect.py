@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FaceCDMError, NoFace
+from ..pictures import uint8_rgb
 from .align import aligned_crop, ellipse_mask
 from .analyzer import FaceAnalyzer
 from .detection import FaceDetection
@@ -130,14 +131,11 @@ def detect_faces(
 
 
 def to_bgr(image: Tensor) -> np.ndarray | None:
-    """Convert one IMAGE [H, W, C] RGB 0 … 1 to uint8 BGR [H, W, 3]; None if it has NaN or no pixels."""
+    """Convert one IMAGE [H, W, C] 0 … 1 to uint8 BGR [H, W, 3]; None if it has NaN or no pixels."""
     if image.numel() == 0:
         return None
-    image = image.detach().float().cpu()
-    if not torch.isfinite(image).all():
-        return None
-    rgb = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(*image.shape[:2], 3)
-    return np.ascontiguousarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1])
+    image = image.detach().float()
+    return np.ascontiguousarray(uint8_rgb(image)[..., ::-1]) if torch.isfinite(image).all() else None
 
 
 def choose(found: list[FaceDetection], options: Options) -> tuple[list[FaceDetection], list[int]]:

@@ -1,10 +1,10 @@
 """Search a batch for the picture of a face by comparing crops, since picture sizes alone do not identify it."""
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..pictures import uint8_rgb
 from .align import aligned_crop
 from .value import Face, Faces
 
@@ -14,7 +14,7 @@ MAX_DIFFERENCE = 0.06  # mean absolute difference, 0 … 1: above that of neighb
 
 
 def source_pictures(faces: Faces, pictures: Tensor | None) -> list[int] | None:
-    """Index of each face's picture in the batch [B, H, W, 3]; None if one face is not in the batch."""
+    """Index of each face's picture in the batch [B, H, W, C]; None if one face is not in the batch."""
     if pictures is None:
         return None
     found = [_source(face, pictures) for face in faces]
@@ -30,10 +30,9 @@ def _source(face: Face, pictures: Tensor) -> int | None:
 
 
 def contains_face(picture: Tensor, face: Face) -> bool:
-    """Whether the picture [H, W, 3] in 0 … 1 matches the crop of the face at its key points."""
-    rgb = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(*picture.shape[:2], 3)
-    uint8 = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    uint8 = F.pad(uint8, (0, 1), value=255).numpy()  # the fourth channel marks what is inside the picture
+    """Whether the picture [H, W, C] in 0 … 1 matches the crop of the face at its key points."""
+    # The fourth channel marks what is inside the picture.
+    uint8 = np.pad(uint8_rgb(picture), ((0, 0), (0, 0), (0, 1)), constant_values=255)
     crop = face.crop.movedim(-1, 0)[None].float()
     crop = F.interpolate(crop, (SIDE, SIDE), mode="area")[0].movedim(0, -1).numpy()
     return any(_difference(uint8, face, crop, margin) < MAX_DIFFERENCE for margin in MARGINS)

@@ -8,12 +8,13 @@ from ..errors import FaceCDMError
 from ..faces.align import insightface_template, similarity, warped
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
+from ..pictures import rgb, uint8_rgb
 
 MARGIN = 0.4  # added on each side of a face's box, as a share of the box
 
 
 def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
-    """Cut faces from `pictures` [B, H, W, 3] in the frame of the adapters' training: [faces, size, size, 3].
+    """Cut faces from `pictures` [B, H, W, C] in the frame of the adapters' training: [faces, size, size, 3].
 
     If the faces were not found in these pictures, return the faces' own crops in their own size.
     """
@@ -22,7 +23,7 @@ def aligned(faces: Faces, pictures: Tensor | None, size: int) -> Tensor:
         side = min(face.crop.shape[0] for face in faces)
         return torch.cat([_resized(face.crop, side) for face in faces])
     cut = [
-        warped(_uint8(pictures[source]), similarity(face.keypoints.numpy(), insightface_template(size)), size)
+        warped(uint8_rgb(pictures[source]), similarity(face.keypoints.numpy(), insightface_template(size)), size)
         for face, source in zip(faces, sources)
     ]
     return torch.stack([torch.from_numpy(picture).float() / 255 for picture in cut])
@@ -32,7 +33,7 @@ def squares(faces: Faces, pictures: Tensor, name: str) -> Tensor:
     """Squares around the faces' boxes [faces, 512, 512, 3], cut off at the pictures' edges.
 
     As in Doby-Xu/WithAnyone, util.py. Raises FaceCDMError, which names the family, if the faces were not found in
-    `pictures` [B, H, W, 3].
+    `pictures` [B, H, W, C].
     """
     sources = source_pictures(faces, pictures)
     if sources is None:
@@ -40,7 +41,7 @@ def squares(faces: Faces, pictures: Tensor, name: str) -> Tensor:
             f"not all of the {len(faces)} face(s) were found in image, and {name} encodes the faces in their pictures: "
             "connect the same picture to image as to Detect & Embed Faces"
         )
-    cut = []
+    pictures, cut = rgb(pictures), []
     for face, source in zip(faces, sources):
         x0, y0, x1, y1 = (int(value) for value in face.box)
         wider = (x1 - x0) - (y1 - y0)
@@ -52,8 +53,12 @@ def squares(faces: Faces, pictures: Tensor, name: str) -> Tensor:
 
 
 def close_ups(faces: Faces, pictures: Tensor) -> Tensor:
-    """Squares around the faces [faces, 448, 448, 3]; the pictures themselves if the faces were not found in them."""
+    """Squares around the faces [faces, 448, 448, 3], cut from `pictures` [B, H, W, C].
+
+    If the faces were not found in these pictures, return the pictures as RGB [B, H, W, 3].
+    """
     sources = source_pictures(faces, pictures)
+    pictures = rgb(pictures)
     if sources is None:
         return pictures
     cut = []
@@ -70,7 +75,3 @@ def _resized(picture: Tensor, side: int, mode: str = "bilinear") -> Tensor:
     """A picture [H, W, 3] → [1, side, side, 3]."""
     channels_first = picture.movedim(-1, 0)[None].float()
     return F.interpolate(channels_first, (side, side), mode=mode, antialias=True).movedim(1, -1)
-
-
-def _uint8(picture: Tensor):
-    return (picture[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

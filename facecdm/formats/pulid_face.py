@@ -14,6 +14,7 @@ from ..errors import FaceCDMError
 from ..faces.align import ellipse_mask, similarity, warped
 from ..faces.source_picture import source_pictures
 from ..faces.value import Faces
+from ..pictures import uint8_rgb
 from .bisenet import MEAN as PARSER_MEAN
 from .bisenet import STD as PARSER_STD
 from .bisenet import BiSeNet
@@ -38,7 +39,7 @@ Background = Callable[[Tensor], Tensor]  # faces [B, 3, 512, 512] in FFHQ's fram
 
 
 def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
-    """Cut faces in FFHQ's frame, [faces, 3, 512, 512] in 0…1, from the pictures [B, H, W, 3] that show them.
+    """Cut faces in FFHQ's frame, [faces, 3, 512, 512] in 0…1, from the pictures [B, H, W, C] that show them.
 
     Raises FaceCDMError if the faces were found in other pictures.
     """
@@ -49,7 +50,7 @@ def upright_faces(faces: Faces, pictures: Tensor) -> Tensor:
             f"{len(faces)} face(s) were found in them. PuLID encodes the faces in their pictures: connect the same "
             "picture to image as to Detect & Embed Faces."
         )
-    uint8 = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    uint8 = uint8_rgb(pictures)
     upright = [
         warped(uint8[source], similarity(face.keypoints.numpy(), FFHQ), SIZE, _OUTSIDE)
         for face, source in zip(faces, sources)

@@ -27,6 +27,11 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path):
     assert asyncio.run(finished(Sender("png", exif=exif), tmp_path)).picture.size == (4, 8)
 
 
+def test_a_transparent_image_is_shown_on_white(tmp_path):
+    shown = asyncio.run(finished(Sender("png", Image.new("RGBA", (8, 4))), tmp_path)).picture
+    assert shown.mode == "RGB" and shown.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_what_the_nodes_warn_of_is_shown_once(tmp_path, capsys, monkeypatch):
     shown = {"1": {"facecdm_warnings": ["this face is unlike"]}, "2": {"facecdm_warnings": ["this face is unlike", 3]}}
     sender = Sender("png")

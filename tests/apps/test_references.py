@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from facecdm.apps.portrait import WORKFLOW
 from facecdm.apps.references import FACEWORLD_REFERENCE, copy_examples, read_references
@@ -35,3 +37,11 @@ def test_a_file_that_is_no_picture_is_named_without_addresses(tmp_path):
 
 def test_the_demos_references_are_two_people_whom_it_can_show():
     assert [item.name for item in read_references(None)] == ["faceworld.webp", "faceworld-2.webp"]
+
+
+def test_references_are_decoded_as_in_training(tmp_path):
+    """On white if transparent; 16-bit grey is scaled, not clipped."""
+    Image.new("RGBA", (8, 6)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((6, 8), 20000, np.uint16)).save(tmp_path / "deep.png")
+    clear, deep = (item.picture for item in read_references([tmp_path / "clear.png", tmp_path / "deep.png"]))
+    assert clear.getpixel((0, 0)) == (255, 255, 255) and deep.getpixel((0, 0)) == (78, 78, 78)

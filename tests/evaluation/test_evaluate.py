@@ -351,6 +351,14 @@ def test_a_photo_is_turned_as_its_exif_says(people, tmp_path):
     assert np.array_equal(cached_opener()(tmp_path / "phone.png"), np.asarray(photo))
 
 
+def test_photos_are_decoded_as_in_training(tmp_path):
+    """On white if transparent; 16-bit grey is scaled, not clipped."""
+    Image.new("LA", (8, 6)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((6, 8), 20000, np.uint16)).save(tmp_path / "deep.tif")
+    clear, deep = (cached_opener()(tmp_path / name) for name in ("clear.png", "deep.tif"))
+    assert clear.shape == deep.shape == (6, 8, 3) and (clear == 255).all() and (deep == 78).all()
+
+
 def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(BadFile, match="a.png cannot be read as a picture"):

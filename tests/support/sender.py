@@ -18,9 +18,9 @@ class Sender:
 
     url = "http://here"
 
-    def __init__(self, kind: str, **options):
+    def __init__(self, kind: str, picture: Image.Image | None = None, **options):
         file = io.BytesIO()
-        Image.new("RGB", (8, 4)).save(file, kind, **options)
+        (picture or Image.new("RGB", (8, 4))).save(file, kind, **options)
         self.data = file.getvalue()
 
     async def wait(self, prompt_id, on_progress):

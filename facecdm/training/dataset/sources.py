@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import BadFile, FaceCDMError, MissingModel
-from ...pictures import SUFFIXES, open_picture
+from ...pictures import SUFFIXES, open_picture, rgb, uint8_rgb, upright_rgb
 from .texts import printable, problem_of, read_caption
 
 UNREAD = (".heic", ".heif", ".gif", ".jxl")  # rejected with UNREAD_FORMAT
@@ -91,25 +91,18 @@ class Source(Protocol):
 
 def decode_file(data: bytes) -> Picture:
     """Decode a picture file, turned upright by its EXIF orientation, on white if transparent. Raises Unreadable."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         picture = open_picture(data)
         width, height = picture.size
         picture.draft("RGB", (LONGEST, LONGEST))  # a large JPEG is decoded at a fraction of its size
         reduced, sideways = picture.size != (width, height), picture.getexif().get(0x0112, 1) >= 5
-        picture = ImageOps.exif_transpose(picture)
+        picture = upright_rgb(picture)
         if not reduced:  # Pillow already gives a TIFF's upright size
             width, height = picture.size
         elif sideways:
             width, height = height, width
-        if picture.mode.startswith("I;16"):  # Pillow's convert would clip it to white
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            paper = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(paper, picture)
-        picture = picture.convert("RGB")
         if max(picture.size) > LONGEST:
             picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     except UnidentifiedImageError as error:
@@ -267,11 +260,10 @@ def _pack(image: Tensor) -> bytes:
 
     if image.ndim != 3 or not image.numel():
         raise OSError("it has no pixels")
-    rgb = image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(*image.shape[:2], 3)
-    if not torch.isfinite(rgb).all():
+    if not torch.isfinite(rgb(image)).all():
         raise OSError("it holds NaN")
-    pixels = (rgb.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
-    return f"{pixels.shape[0]}x{pixels.shape[1]} ".encode() + pixels.numpy().tobytes()
+    pixels = uint8_rgb(image)
+    return f"{pixels.shape[0]}x{pixels.shape[1]} ".encode() + pixels.tobytes()
 
 
 def _unpack(data: bytes) -> Picture:

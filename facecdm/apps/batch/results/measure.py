@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....errors import FaceCDMError
-from ....pictures import open_picture
+from ....pictures import open_picture, upright_rgb
 from ..plan.jobs import Batch
 from ..plan.rows import Upload
 
@@ -61,12 +61,12 @@ class Measure:
 
     def measure(self, path: Path, person: object) -> Measurement | None:
         """Measure an image; None if the file is not a readable image."""
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         name = self._people.get(person.path) if isinstance(person, Upload) else None
         try:
             with open_picture(path) as picture:
-                return Measurement(*self._meter.measure(name, ImageOps.exif_transpose(picture).convert("RGB")))
+                return Measurement(*self._meter.measure(name, upright_rgb(picture)))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
 

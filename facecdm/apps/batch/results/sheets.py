@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ....comfy_api.names import inside, sanitise_filename, unique_name
 from ....files import write_atomically
-from ....pictures import open_picture
+from ....pictures import open_picture, upright_rgb
 from ...sheet import SheetImage, SheetRow, contact_sheet
 from ..execution.journal import DONE, FAILED, WAITING, FileRecord, JobRecord, Journal
 from ..execution.outputs import PICTURES
@@ -92,12 +92,12 @@ def _result(batch: Batch, folder: Path, job: Job, entry: JobRecord, file: FileRe
 
 
 def _thumbnail(path: Path) -> "Image | None":
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with open_picture(path) as picture:
             picture.draft("RGB", (CELL, CELL))
-            picture = ImageOps.exif_transpose(picture).convert("RGB")
+            picture = upright_rgb(picture)
             picture.thumbnail((CELL, CELL))
             return picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -13,6 +13,7 @@ from standin import INFO, NODES, made, make_plan
 from facecdm.apps.batch.execution.journal import Journal
 from facecdm.apps.batch.plan.check import check
 from facecdm.apps.batch.plan.jobs import build
+from facecdm.apps.batch.results import sheets
 from facecdm.apps.batch.results.best import keep_best
 from facecdm.apps.batch.results.measure import Measure
 from facecdm.apps.batch.results.sheets import write_sheets
@@ -107,6 +108,17 @@ def test_an_image_is_measured_as_its_exif_turns_it(finished, tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.png", exif=exif)
     assert Measure(finished[0], Meter()).measure(tmp_path / "turned.png", None).identity == 4.0
+
+
+def test_a_transparent_image_is_measured_and_shown_on_white(finished, tmp_path):
+    meter = SimpleNamespace(
+        pack="buffalo_l",
+        add_reference=lambda name, picture: None,
+        measure=lambda name, picture: (float(picture.getpixel((0, 0))[0]), 1, 1.0),
+    )
+    Image.new("RGBA", (8, 4)).save(tmp_path / "clear.png")
+    assert Measure(finished[0], meter).measure(tmp_path / "clear.png", None).identity == 255.0
+    assert sheets._thumbnail(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_an_interrupted_move_is_completed(finished, monkeypatch):
