@@ -242,52 +242,21 @@ def _seconds(results: list[dict]) -> float:
     return median(span for one in results for span in one["seconds"])
 
 
-class RandomPeople:
-    """A data set of random numbers for the demo model: portraits of 128 pixels, eight people with one photo each."""
+def random_people(denoiser, sizes):
+    """The tests' data set of random numbers, with the sizes of the demo model."""
+    import torch
+    from lab import TinySource
 
-    fingerprint, recogniser, buckets = "random", "", [list(range(8))]
+    from facecdm.training.rows import Prompt
 
-    def __init__(self, context: int, vision: int):
-        import torch
-
-        from facecdm.training.rows import Prompt
-
-        self.faces, self.states = torch.randn(8, 512), torch.randn(8, 37, vision)
-        self.texts, self.latents = torch.randn(8, 77, context), torch.randn(8, 48, 16, 16)
-        self.empty_prompt = Prompt(torch.zeros(1, 77, context))
-
-    def __len__(self) -> int:
-        return 8
-
-    def latent_shape(self, index):
-        return tuple(self.latents[index].shape)
-
-    def identity(self, index):
-        return index
-
-    def references(self, index):
-        return []
-
-    def features(self, indices, augmented=None):
-        return self.faces[list(indices)], self.states[list(indices)]
-
-    def load(self, indices):
-        import torch
-
-        from facecdm.training.rows import Prompt, Rows
-
-        box = torch.tensor([[0.3, 0.2, 0.7, 0.7]]).expand(len(indices), -1)
-        points = torch.tensor([[[0.42, 0.4], [0.58, 0.4], [0.5, 0.5], [0.43, 0.6], [0.57, 0.6]]])
-        return Rows(
-            self.latents[indices],
-            Prompt(self.texts[indices]),
-            self.faces[indices],
-            self.states[indices],
-            box,
-            points.expand(len(indices), -1, -1),
-            None,
-            torch.tensor(indices),
-        )
+    data, channels, side = TinySource(), sizes.latent_channels // sizes.shuffle**2, sizes.image_size // 8
+    data.faces = torch.randn(len(data), 512)
+    data.states = torch.randn(len(data), 37, sizes.clip.vision_config()["hidden_size"])
+    data.texts = torch.randn(len(data), 77, denoiser.layer_map.context)
+    data.latents = list(torch.randn(len(data), channels, side, side))
+    data.buckets = [list(range(len(data)))]
+    data.empty_prompt = Prompt(torch.zeros(1, 77, denoiser.layer_map.context))
+    return data
 
 
 def losses(arguments) -> None:
@@ -312,9 +281,8 @@ def losses(arguments) -> None:
 
     weights = read()
     denoiser = ComfyDenoiser(build_model(weights), build_vae(weights))
-    vision = weights.sizes.clip.vision_config()["hidden_size"]
-    data = RandomPeople(denoiser.layer_map.context, vision)
-    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, image_width=vision))
+    data = random_people(denoiser, weights.sizes)
+    adapter = TripletAdapter(AdapterConfig(denoiser.layer_map, image_width=data.states.shape[-1]))
     adapter.init_from_text(denoiser.text_keys_values()).requires_grad_(False)
     usual = Stage(
         steps=arguments.steps + SKIPPED,

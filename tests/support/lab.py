@@ -57,6 +57,10 @@ class TinySource:
     def __len__(self):
         return len(self.faces)
 
+    @property
+    def mean_face(self):
+        return nn.functional.normalize(self.faces, dim=1).mean(0)
+
     def identity(self, index):
         return index // PHOTOS
 
