@@ -1,4 +1,4 @@
-"""The device that a command or a configuration names."""
+"""The device and the CPU threads that a command or a configuration names."""
 
 from .errors import FaceCDMError
 
@@ -25,3 +25,13 @@ def check_device(name: str | None) -> str:
             f"device {name!r} cannot be used here ({reason:.200}): use cpu, or another device"
         ) from error
     return name
+
+
+def use_threads(count: int) -> None:
+    """Let torch use `count` CPU threads; 0 leaves the choice to torch. Raises FaceCDMError."""
+    import torch
+
+    if count < 0:
+        raise FaceCDMError(f"threads must be at least 0; got {count}")
+    if count:
+        torch.set_num_threads(count)

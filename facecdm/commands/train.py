@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..devices import use_threads
 from ..errors import FaceCDMError, MissingPackage
 from ..training import config as configuration
 from ..training.stages import Stage
@@ -17,14 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    import torch
-
     from ..hosts.diffusers.denoiser import open_base
     from ..training.session import Session
 
     config = configuration.read(arguments.config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     if arguments.dry_run:
         for stage in config.plan():
             print(describe(stage))

@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..devices import check_device
+from ..devices import check_device, use_threads
 from ..errors import FaceCDMError
 from ..files import check_filename, writing
 
@@ -27,8 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    import torch
-
     from ..adapter.native import load_adapter, save_adapter
     from ..hosts.diffusers.denoiser import open_base
     from ..training.checks import check_adapter
@@ -40,10 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     )
     name = check_filename(arguments.name or arguments.adapter.stem)
     _check_folder(arguments.out)
-    if arguments.threads < 0:
-        raise FaceCDMError(f"threads must be at least 0; got {arguments.threads}")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     adapter = load_adapter(arguments.adapter)
     if not getattr(adapter.config, "spatial_tokens", False):
         raise FaceCDMError(

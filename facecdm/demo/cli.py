@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ..devices import check_device
+from ..devices import check_device, use_threads
 from ..errors import BadFile, FaceCDMError
 from . import pose_cli
 from .paths import MODEL
@@ -74,14 +74,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    import torch
-
     from . import data, train, train_decoder, weights
     from .clip import CaptionTokens, open_tokenizer
     from .sizes import DemoSizes
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     device = check_device(arguments.device)
     begin = weights.read(arguments.begin) if arguments.begin else None
     sizes = dataclasses.replace(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..devices import check_device
+from ..devices import check_device, use_threads
 from .paths import POSE_CONTROLNET
 
 SPLITS = ("train", "wide")
@@ -55,13 +55,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, sizes, base) -> None:
-    import torch
-
     from . import data, poses, train, train_pose
     from .clip import CaptionTokens, open_tokenizer
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     device = check_device(arguments.device)
     cache = arguments.run / "cache"
     found = poses.load(arguments.data, SPLITS, arguments.pictures, cache, lambda: open_analyzer(arguments.models))
