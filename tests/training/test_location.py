@@ -245,13 +245,6 @@ def test_a_share_of_the_batches_uses_the_heads_estimate(tmp_path):
     assert 0.2 < sum(chosen) / 200 < 0.4
 
 
-def test_the_random_numbers_of_other_settings_stay_the_same():
-    stages = [STAGE.with_settings(find_location=share) for share in (0.0, 0.5)]
-    plain, finding = (make_random_numbers(stage, 5, 0, (4, 4, 8, 8)) for stage in stages)
-    for name in vars(plain).keys() - {"find_on"}:
-        assert torch.equal(getattr(plain, name), getattr(finding, name))
-
-
 def test_a_checkpoint_from_before_these_settings_resumes(tmp_path):
     trainer = tiny_trainer(tmp_path, STAGE.with_settings(steps=1))
     trainer.run()

@@ -80,13 +80,10 @@ def test_the_face_is_inside_and_a_small_picture_stays_whole():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_the_share_of_windows_and_the_other_random_draws_stay(share):
-    shape = (4, 4, 16, 16)
-    with_windows = [make_random_numbers(STAGE.with_settings(face_window=share), step, 0, shape) for step in range(400)]
+def test_the_share_of_windows(share):
+    stage = STAGE.with_settings(face_window=share)
+    with_windows = [make_random_numbers(stage, step, 0, (4, 4, 16, 16)) for step in range(400)]
     assert sum(bool(d.window[0]) for d in with_windows) == pytest.approx(400 * share, abs=40)
-    plain = make_random_numbers(STAGE, 7, 0, shape)
-    for name in ("t", "epsilon", "text_on", "choice", "face_region"):
-        assert torch.equal(getattr(plain, name), getattr(with_windows[7], name))
 
 
 def test_a_training_on_windows_calls_the_unet_on_windows(tmp_path, monkeypatch):
