@@ -4,7 +4,7 @@ import headers
 import pytest
 
 from facecdm.bases import BASES, name_of
-from facecdm.formats import dit_bases
+from facecdm.formats import dit_bases, unet_layers
 from facecdm.formats.families import FAMILIES
 from facecdm.formats.imported import import_adapter
 from facecdm.formats.recognise import recognise
@@ -24,7 +24,8 @@ def test_a_published_file(entry):
 
 
 def test_the_order_of_the_bases_decides_nothing(monkeypatch):
-    monkeypatch.setattr(dit_bases, "BASES", dict(reversed(BASES.items())))
+    for module in (dit_bases, unet_layers):
+        monkeypatch.setattr(module, "BASES", dict(reversed(BASES.items())))
     for entry in headers.adapters():
         assert name_of(recognise(headers.adapter(entry)).layer_map) == entry["base"]
 
