@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from ..faces.value import Face
 from .layout import BODY_OF_FIVE, BODY_SIZE, FACE_OF_LANDMARKS, LANDMARKS_SIZE
 from .value import BadPose, PosePerson
 
@@ -21,11 +20,6 @@ def person_of_points(five: np.ndarray, landmarks: np.ndarray | None = None) -> P
     if np.shape(landmarks) != (LANDMARKS_SIZE, 2):
         raise BadPose(f"Landmarks must be [{LANDMARKS_SIZE}, 2], not {list(np.shape(landmarks))}.")
     return PosePerson(body=body, face=_visible(landmarks)[list(FACE_OF_LANDMARKS)], five=five)
-
-
-def person_of_face(face: Face) -> PosePerson:
-    """Make a PosePerson from a face of Detect & Embed Faces."""
-    return person_of_points(face.keypoints.numpy(), None if face.landmarks is None else face.landmarks.numpy())
 
 
 def _visible(points: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Against a reference written from instantX-research/InstantID's equations, and di
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from control_twins import make_control_twins
@@ -65,18 +66,9 @@ def faces(make_faces):
 def key_points(in_comfy):
     """The picture of a face's five points, as the pose worker draws it."""
     poses, draw = in_comfy.module("facecdm.pose.faces"), in_comfy.module("facecdm.pose.draw")
-    value = in_comfy.module("facecdm.faces.value")
-    points = torch.tensor([[70.0, 50], [120, 52], [96, 78], [76, 100], [116, 101]])
-    face = value.Face(
-        torch.ones(512),
-        points,
-        torch.tensor([50.0, 20, 140, 120]),
-        0.9,
-        (8 * SIZE[0], 8 * SIZE[1]),
-        0,
-        torch.zeros(8, 8, 3),
-    )
-    canvas = draw.draw_five(in_comfy.module("facecdm.pose.value").Pose((poses.person_of_face(face),), face.image_size))
+    person = poses.person_of_points(np.float32([[70, 50], [120, 52], [96, 78], [76, 100], [116, 101]]))
+    pose = in_comfy.module("facecdm.pose.value").Pose((person,), (8 * SIZE[0], 8 * SIZE[1]))
+    canvas = draw.draw_five(pose)
     picture = torch.from_numpy(canvas.copy()).float()[None] / 255
     assert picture.shape == (1, 8 * SIZE[0], 8 * SIZE[1], 3) and picture.any()
     return picture

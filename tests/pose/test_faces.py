@@ -11,7 +11,7 @@ from facecdm.errors import FaceCDMError
 from facecdm.pose.draw import draw_five
 from facecdm.pose.edit import mirrored
 from facecdm.pose.extract import Drawing, FaceDetector, extract
-from facecdm.pose.faces import person_of_face, person_of_points
+from facecdm.pose.faces import person_of_points
 from facecdm.pose.head import fit_head
 from facecdm.pose.layout import FIVE_COLOURS
 from facecdm.pose.value import BadPose, Pose
@@ -115,15 +115,6 @@ def test_drawn_points_are_on_the_face(extracted):
     for (x, y, _), colour in zip(pose.people[0].five, FIVE_COLOURS):
         assert tuple(picture[round(float(y)), round(float(x))]) == colour
     assert Drawing()(pose).any()
-
-
-def test_faces_of_detect_and_embed_become_people(analyzer, portraits):
-    from facecdm.faces.detect import Options, detect_faces
-
-    face = detect_faces(analyzer, portraits[:1], Options(crop_size=16)).faces[0]
-    person = person_of_face(face)
-    np.testing.assert_allclose(person.five[:, :2], face.keypoints.numpy())
-    assert abs(fit_head(person).angles.yaw - KNOWN["0005/00"][0]) < 7
 
 
 def test_wrong_input_is_named():
