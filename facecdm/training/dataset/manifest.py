@@ -82,11 +82,6 @@ class Record:
     pose: tuple[float, float, float] | None = None
     at: tuple[RecordLocation | None, ...] = ()
 
-    @property
-    def face_size(self) -> float:
-        """Width of the face in pixels of the bucket's picture."""
-        return (self.box[2] - self.box[0]) * self.bucket[1]
-
     def plain(self) -> dict:
         """The record as JSON values, without `at`."""
         return {name: value for name, value in vars(self).items() if name != "at"} | {"keys": vars(self.keys)}
