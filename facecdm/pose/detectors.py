@@ -55,9 +55,3 @@ def open_detector(
             _last.clear()  # one at a time: OpenPose alone is half a gigabyte
             _last[key] = back_end.open(folders, **settings)
         return _last[key]
-
-
-def close_detectors() -> None:
-    """Free the open detector's memory. The next use opens it again."""
-    with _lock:
-        _last.clear()

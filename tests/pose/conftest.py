@@ -38,6 +38,15 @@ def analyzer(face_models):
 
 
 @pytest.fixture
+def detector_is_closed():
+    """Free the memory of the detector that the test leaves open."""
+    from facecdm.pose import detectors
+
+    yield
+    detectors._last.clear()
+
+
+@pytest.fixture
 def connections(monkeypatch) -> list:
     """The look-ups and connections that the test tried; all of them fail."""
     connections = []
@@ -64,6 +73,6 @@ def extract_node(in_comfy):
             return in_comfy.run("FaceCDMExtractPose", image=image, detector=detector, **SETTINGS)
         finally:
             shutil.rmtree(target, ignore_errors=True)
-            in_comfy.module("facecdm.pose.detectors").close_detectors()
+            in_comfy.module("facecdm.pose.detectors")._last.clear()
 
     return run

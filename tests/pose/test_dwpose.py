@@ -10,7 +10,7 @@ import torch
 
 from facecdm.errors import BadFile, MissingModel, MissingPackage
 from facecdm.pose import dwpose
-from facecdm.pose.detectors import DWPOSE, close_detectors, open_detector
+from facecdm.pose.detectors import DWPOSE, open_detector
 from facecdm.pose.extract import extract
 
 HEIGHT, WIDTH = 480, 640  # of the picture; YOLOX sees it at scale 1, padded below
@@ -126,12 +126,11 @@ def test_a_model_that_suppresses_doubles_by_itself(rtmlib, folder, picture, tmp_
     np.testing.assert_allclose(person[0].left_hand[:, :2], in_picture()[91:112], atol=0.1)
 
 
-def test_the_detector_stays_open_until_a_file_changes(rtmlib, folder):
+def test_the_detector_stays_open_until_a_file_changes(rtmlib, folder, detector_is_closed):
     first = open_detector(DWPOSE, [folder])
     assert open_detector(DWPOSE, [folder]) is first
     (folder / "yolox_l.onnx").touch()
     assert open_detector(DWPOSE, [folder]) is not first
-    close_detectors()
 
 
 def test_missing_files_and_packages_are_named(folder, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from facecdm.errors import BadFile, MissingModel, MissingPackage
-from facecdm.pose.detectors import OPENPOSE, close_detectors, open_detector
+from facecdm.pose.detectors import OPENPOSE, open_detector
 from facecdm.pose.extract import extract
 from facecdm.pose.openpose import FILES, OpenPoseDetector
 
@@ -126,7 +126,6 @@ def test_missing_files_and_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "controlnet_aux.open_pose", None)
     with pytest.raises(MissingPackage, match="pip install --no-deps controlnet_aux"):
         open_detector(OPENPOSE, [tmp_path])
-    close_detectors()
 
 
 def test_no_file_reaches_the_package_unchecked(openpose_package, tmp_path, monkeypatch):
