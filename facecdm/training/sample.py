@@ -56,13 +56,3 @@ def sample(
 def even_timesteps(denoiser: Denoiser, steps: int) -> list[int]:
     """`steps` evenly spaced timesteps, falling from the last timestep."""
     return torch.linspace(len(denoiser.signal) - 1, 0, steps + 1).round().long().tolist()[:-1]
-
-
-def karras_timesteps(denoiser: Denoiser, steps: int, rho: float = 7.0) -> list[int]:
-    """The timesteps nearest to the noise levels σ of Karras et al. 2022 (eq. 5), highest first. Timesteps that several
-    levels share are listed once."""
-    sigmas = denoiser.noise / denoiser.signal
-    high, low = (float(sigmas[end]) ** (1 / rho) for end in (-1, 0))
-    wanted = torch.linspace(high, low, steps) ** rho
-    nearest = (wanted.log()[:, None] - sigmas.cpu().log()[None]).abs().argmin(1).tolist()
-    return list(dict.fromkeys(nearest))

@@ -17,7 +17,7 @@ from facecdm.files import write_atomically
 from facecdm.pictures import png
 from facecdm.training.randomness import generator
 from facecdm.training.rows import Prompt, moved
-from facecdm.training.sample import even_timesteps, karras_timesteps, sample
+from facecdm.training.sample import even_timesteps, sample
 
 from .arms import NONE, Design, SamplingSettings
 from .bases import Bases
@@ -136,6 +136,16 @@ class ImageSampler:
 def timesteps(denoiser, steps: int) -> list[int]:
     """Falling timesteps: those of Karras et al. 2022; for a flow even ones of its own schedule."""
     return (even_timesteps if denoiser.prediction == "flow" else karras_timesteps)(denoiser, steps)
+
+
+def karras_timesteps(denoiser, steps: int, rho: float = 7.0) -> list[int]:
+    """The timesteps nearest to the noise levels σ of Karras et al. 2022 (eq. 5), highest first. Timesteps that several
+    levels share are listed once."""
+    sigmas = denoiser.noise / denoiser.signal
+    high, low = (float(sigmas[end]) ** (1 / rho) for end in (-1, 0))
+    wanted = torch.linspace(high, low, steps) ** rho
+    nearest = (wanted.log()[:, None] - sigmas.cpu().log()[None]).abs().argmin(1).tolist()
+    return list(dict.fromkeys(nearest))
 
 
 @torch.no_grad()
