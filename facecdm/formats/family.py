@@ -150,7 +150,7 @@ class Family:
     name: str
     stream: str
     rule: Rule
-    projector: type
+    projector: type[Projector]
     recipe: Recipe
     layers: LayerFormat = UnetLayers()
     part: str = ""
