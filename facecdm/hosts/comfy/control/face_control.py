@@ -15,7 +15,8 @@ from ....bases.base import LATENT_PIXELS
 from ....bases.flux import FLUX
 from ....bases.grid import token_grid
 from ....errors import FaceCDMError, Mismatch, UnsupportedModel
-from ..sampling.chunks import rows_for_images, sampled_images
+from .. import running_node
+from ..sampling.chunks import UNKNOWN_IMAGES, rows_for_images, sampled_images
 from ..sampling.run import run_of
 
 Tokens = Callable[[Tensor], Tensor]  # text [1, T, context] of a prompt → face tokens [1 or pictures, N, context]
@@ -27,6 +28,11 @@ class TokensPerImage(comfy.conds.CONDRegular):
     """Face tokens [pictures, N, context]. The chunks of a batch stay a list, since only the call of the net shows which
     picture a row belongs to.
     """
+
+    def _copy_with(self, cond):
+        """Keep the tokens of all pictures: core's context windows copy a conditioning with those of the window only,
+        and `FaceControl` selects them itself."""
+        return self
 
     def process_cond(self, batch_size, **kwargs):
         return self
@@ -57,6 +63,7 @@ class FaceControl(ControlBase):
     def __init__(self, net: ControlBase, key: str, mask: Tensor | None = None):
         super().__init__()
         self.net, self.key, self.mask = net, key, mask
+        self._warned = False  # in this sampling
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         before, options = None, (batched_number, transformer_options)
@@ -67,6 +74,9 @@ class FaceControl(ControlBase):
             tokens = cond[self.key]
             if isinstance(tokens, list):
                 rows, images = len(x_noisy) // len(tokens), sampled_images(transformer_options or {})
+                if images is not None and len(images) != rows and not self._warned:
+                    self._warned = True
+                    running_node.warn([UNKNOWN_IMAGES])
                 tokens = torch.cat([rows_for_images(chunk, rows, images) for chunk in tokens])
             shown = {**cond, _CONTEXT: tokens}
         control = self.net.get_control(x_noisy, t, shown, *options)
@@ -101,6 +111,7 @@ class FaceControl(ControlBase):
     def pre_run(self, model, percent_to_timestep_function):
         super().pre_run(model, percent_to_timestep_function)
         self.net.pre_run(model, percent_to_timestep_function)
+        self._warned = False
 
     def cleanup(self):
         super().cleanup()

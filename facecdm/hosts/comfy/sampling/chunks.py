@@ -9,6 +9,11 @@ from torch import Tensor
 from ....adapter.stream_module import KeysValues
 
 IMAGES = "facecdm_pictures"  # in transformer_options: which images of the batch are sampled, if not all of them
+UNKNOWN_IMAGES = (
+    "context windows sample a part of the pictures, and the batch does not hold as many as the window names. "
+    "References and poses are given to the pictures in their order, which may be the wrong one. Use one reference and "
+    "one pose for all pictures, or sample without context windows."
+)
 
 Spans = Iterator[tuple[int, int, list[tuple[Tensor, Tensor]]]]
 
@@ -55,6 +60,9 @@ def sampled_images(extra_options: dict) -> tuple[int, ...] | None:
         return extra_options[IMAGES]
     window = extra_options.get("context_window")
     indices = getattr(window, "index_list", None) if getattr(window, "dim", 0) == 0 else None
+    anchor = getattr(window, "causal_anchor_index", None)
+    if indices is not None and anchor is not None and anchor >= 0:
+        indices = (anchor, *indices)  # ComfyUI's causal_window_fix samples the frame before the window with it
     if indices is None:
         indices = (extra_options.get("ad_params") or {}).get("sub_idxs")
     return None if indices is None else tuple(indices)

@@ -18,7 +18,7 @@ from ....bases.layers import LayerMap
 from ....bases.noise import Flow
 from .. import running_node
 from ..latents import without_frames
-from .chunks import join_chunks, rows_for_images, sampled_images, spans
+from .chunks import UNKNOWN_IMAGES, join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, UNKNOWN, Area, find_tiles, within
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
@@ -325,6 +325,8 @@ class Run:
             own = [shown.by_cond.get(uuid, {}).get(name) for uuid, _ in chunks]
             for start, count, keys_values in spans(own, index):
                 covered = tuple(chunks[start : start + count])
+                if any(len(chunk[0]) > 1 for chunk in keys_values):
+                    self._check_images(rows, images)
                 key = (number, name, index, rows, images, device, *(uuid for uuid, _ in covered))
                 if key not in self._joined:
                     self._joined[key] = tuple(
@@ -353,6 +355,11 @@ class Run:
                 )
         return streams
 
+    def _check_images(self, rows: int, images: tuple[int, ...] | None) -> None:
+        """Warn if it is unknown which of several references or poses the rows of a chunk belong to."""
+        if images is not None and len(images) != rows:
+            self.warn(UNKNOWN_IMAGES)
+
     def _parts(self, chunks: tuple[Chunk, ...]) -> list[Area | None]:
         """The part of the picture that each chunk computes; None: all of it."""
         return [within(tile, self._areas.get(uuid)) for uuid, tile in chunks]
@@ -376,6 +383,8 @@ class Run:
             else:
                 points = person.keypoints_in(*self.size).to(device)
                 whole = FaceLocation(points, self.size, person.adapter.config.grid_side, size)
+                if len(points) > 1:
+                    self._check_images(rows, images)
             cut = [whole if part is None else whole.within(part) for part in parts]
             self._locations[key] = (
                 cut[0]

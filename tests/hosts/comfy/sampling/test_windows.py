@@ -1,0 +1,119 @@
+"""Context windows: a batch that is sampled part by part, and references for each of its pictures."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from twins import conditioning, predict
+
+from facecdm.adapter.person import Person
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.sampling.chunks import sampled_images
+
+SIGMA, FRAMES = 2.0, 4
+
+
+def randn(*shape, seed: int = 0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+FACES = torch.nn.functional.normalize(randn(FRAMES, 512), dim=1)
+X = randn(FRAMES, 4, 8, 8, seed=1) * SIGMA
+
+
+@pytest.fixture(scope="module")
+def prompts(in_comfy):
+    return [conditioning(randn(1, 77, 96, seed=seed)) for seed in (2, 3)]
+
+
+class Windows:
+    """A stand-in for core's handler of context windows; as in ComfyUI 0.33, each window after the first one is sampled
+    together with the frame before it, which is then dropped."""
+
+    def __init__(self, *windows: list[int], anchor: bool = True, named: bool = True):
+        self.windows, self.anchor, self.named = windows, anchor, named
+
+    def should_use_context(self, *args) -> bool:
+        return True
+
+    def execute(self, calc_cond_batch, model, conds, x, timestep, model_options):
+        out = [torch.zeros_like(x) for _ in conds]
+        for frames in self.windows:
+            before = [frames[0] - 1] if self.anchor and frames[0] else []
+            rows = before + frames
+            window = SimpleNamespace(index_list=frames, dim=0)
+            if before and self.named:
+                window.causal_anchor_index = before[0]
+            model_options["transformer_options"]["context_window"] = window
+            own = [group and [self._resized(cond, rows, len(x)) for cond in group] for group in conds]
+            parts = calc_cond_batch(model, own, x[rows], timestep[rows], model_options)
+            for whole, part in zip(out, parts):
+                whole[frames] = part[len(before) :]
+        return out
+
+    @staticmethod
+    def _resized(cond: dict, rows: list[int], count: int) -> dict:
+        kept = {
+            key: value._copy_with(value.cond[rows]) if len(value.cond) == count else value
+            for key, value in cond["model_conds"].items()
+        }
+        return {**cond, "model_conds": kept}
+
+
+def in_windows(model, *windows: list[int], **how):
+    model = model.clone()
+    model.model_options["context_handler"] = Windows(*windows, **how)
+    return model
+
+
+def test_the_frame_before_a_window_counts():
+    """Core's causal_window_fix, on by default in ComfyUI 0.33."""
+
+    def window(anchor):
+        return {"context_window": SimpleNamespace(index_list=[4, 5], dim=0, causal_anchor_index=anchor)}
+
+    assert sampled_images(window(3)) == (3, 4, 5)
+    assert sampled_images(window(None)) == sampled_images(window(-1)) == (4, 5)
+
+
+@pytest.mark.parametrize("anchor", [True, False])
+def test_every_frame_has_its_own_reference(sd15, adapter, prompts, anchor):
+    model = apply_person(sd15.model, Person(adapter, FACES, per_picture=True))
+    whole = predict(model, X, SIGMA, *prompts, cfg=3.0)
+    parts = predict(in_windows(model, [0, 1], [2, 3], anchor=anchor), X, SIGMA, *prompts, cfg=3.0)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
+
+
+def test_rows_that_the_window_does_not_name_are_warned_of_once(sd15, adapter, prompts, caplog):
+    caplog.set_level(logging.WARNING, logger="facecdm")
+    for faces in (FACES, FACES[:1]):
+        caplog.clear()
+        model = apply_person(sd15.model, Person(adapter, faces, per_picture=True))
+        predict(in_windows(model, [0, 1], [2, 3], named=False), X, SIGMA, *prompts, cfg=3.0, times=2)
+        assert caplog.text.count("does not hold as many") == (len(faces) > 1)
+
+
+@pytest.mark.parametrize("anchor", [True, False])
+def test_a_controlnet_reads_the_tokens_of_its_frames(sd15, prompts, anchor):
+    from comfy.controlnet import ControlBase
+
+    from facecdm.hosts.comfy.control.face_control import control_with_faces
+
+    read = []
+
+    class Net(ControlBase):
+        def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+            read.append(cond["crossattn_controlnet"][:, 0, 0].tolist())
+
+        def copy(self):
+            copied = Net()
+            self.copy_to(copied)
+            return copied
+
+    tokens = torch.arange(1.0, FRAMES + 1).view(-1, 1, 1).expand(-1, 4, 96)
+    picture = torch.zeros(1, 64, 64, 3)
+    linked = control_with_faces(*prompts, Net(), picture, lambda text: tokens, lambda text: -tokens, 1.0, 0.0, 1.0)
+    predict(in_windows(sd15.model, [0, 1], [2, 3], anchor=anchor), X, SIGMA, *linked, cfg=3.0)
+    second = [2, 3, 4] if anchor else [3, 4]
+    assert [sorted(abs(value) for value in rows) for rows in read] == [[1, 1, 2, 2], sorted(second * 2)]
