@@ -259,3 +259,22 @@ def test_combined_prompts_keep_their_tokens(host, twins, control, x, picture):
     (left,) = nodes.ConditioningSetArea().append(both[0], SIZE[1] * 4, SIZE[0] * 8, 0, 0, 1.0)
     (parts,) = nodes.ConditioningCombine().combine(left, prompt("b"))
     assert torch.isfinite(predict(twins.model, x, SIGMA, parts)).all()
+
+
+def test_a_link_is_cloned_for_another_gpu(host, control):
+    """ComfyUI 0.33 asks every ControlNet for a clone on each GPU."""
+    link = host.FaceControl(control.net.copy(), "key", torch.ones(1, 8, 8))
+    link.set_cond_hint(torch.zeros(1, 3, 8, 8), 0.5, (0.1, 0.9))
+    link.multigpu_clones, elsewhere, asked = {}, torch.device("cpu", 1), []
+
+    def deepclone_multigpu(load_device, autoregister=False):
+        asked.append(load_device)
+        return control.net.copy()
+
+    link.net.deepclone_multigpu = deepclone_multigpu
+    clone = link.deepclone_multigpu(elsewhere, autoregister=True)
+    assert asked == [elsewhere] and link.multigpu_clones == {elsewhere: clone}
+    assert isinstance(clone, host.FaceControl) and clone.net is not link.net
+    assert (clone.key, clone.mask, clone.strength) == ("key", link.mask, 0.5)
+    other = link.deepclone_multigpu(torch.device("cpu"))
+    assert other is not clone and link.multigpu_clones == {elsewhere: clone}

@@ -77,7 +77,7 @@ class FaceControl(ControlBase):
                 if images is not None and len(images) != rows and not self._warned:
                     self._warned = True
                     running_node.warn([UNKNOWN_IMAGES])
-                tokens = torch.cat([rows_for_images(chunk, rows, images) for chunk in tokens])
+                tokens = torch.cat([rows_for_images(chunk, rows, images) for chunk in tokens]).to(x_noisy.device)
             shown = {**cond, _CONTEXT: tokens}
         control = self.net.get_control(x_noisy, t, shown, *options)
         if control is None:
@@ -130,6 +130,14 @@ class FaceControl(ControlBase):
         copied = FaceControl(self.net.copy(), self.key, self.mask)
         self.copy_to(copied)
         return copied
+
+    def deepclone_multigpu(self, load_device, autoregister=False):
+        """A copy whose net is on another GPU. Newer ComfyUI asks every link of a chain for one."""
+        cloned = FaceControl(self.net.deepclone_multigpu(load_device), self.key, self.mask)
+        self.copy_to(cloned)
+        if autoregister:
+            self.multigpu_clones[load_device] = cloned
+        return cloned
 
 
 def control_with_faces(
