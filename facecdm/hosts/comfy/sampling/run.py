@@ -325,14 +325,8 @@ class Run:
             own = [shown.by_cond.get(uuid, {}).get(name) for uuid, _ in chunks]
             for start, count, keys_values in spans(own, index):
                 covered = tuple(chunks[start : start + count])
-                if any(len(chunk[0]) > 1 for chunk in keys_values):
-                    self._check_images(rows, images)
-                key = (number, name, index, rows, images, device, *(uuid for uuid, _ in covered))
-                if key not in self._joined:
-                    self._joined[key] = tuple(
-                        join_chunks([chunk[part] for chunk in keys_values], rows, images).to(device) for part in (0, 1)
-                    )
-                k, v = self._joined[key]
+                key = (number, name, index, rows, device, *(uuid for uuid, _ in covered))
+                k, v = self._join(key, keys_values, rows, images, device)
                 router = settings.routers[name]
                 streams.append(
                     LayerStream(
@@ -354,6 +348,30 @@ class Run:
                     )
                 )
         return streams
+
+    def _join(
+        self,
+        key: tuple,
+        keys_values: list[tuple[Tensor, Tensor]],
+        rows: int,
+        images: tuple[int, ...] | None,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        """The keys and values of neighbouring chunks for all their rows.
+
+        They are kept for the sampling unless they differ with the sampled images: the number of different context
+        windows is large.
+        """
+        several = any(len(chunk[0]) > 1 for chunk in keys_values)
+        if several:
+            self._check_images(rows, images)
+        made = self._joined.get(key) if images is None or not several else None
+        if made is None:
+            k, v = (join_chunks([chunk[part] for chunk in keys_values], rows, images).to(device) for part in (0, 1))
+            made = k, v
+            if images is None or not several:
+                self._joined[key] = made
+        return made
 
     def _check_images(self, rows: int, images: tuple[int, ...] | None) -> None:
         """Warn if it is unknown which of several references or poses the rows of a chunk belong to."""

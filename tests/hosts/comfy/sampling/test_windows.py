@@ -117,3 +117,21 @@ def test_a_controlnet_reads_the_tokens_of_its_frames(sd15, prompts, anchor):
     predict(in_windows(sd15.model, [0, 1], [2, 3], anchor=anchor), X, SIGMA, *linked, cfg=3.0)
     second = [2, 3, 4] if anchor else [3, 4]
     assert [sorted(abs(value) for value in rows) for rows in read] == [[1, 1, 2, 2], sorted(second * 2)]
+
+
+def cond(uuid: str) -> dict:
+    return {"uuid": uuid, "model_conds": {"c_crossattn": SimpleNamespace(cond=randn(1, 77, 96, seed=len(uuid)))}}
+
+
+@pytest.mark.parametrize("count", [1, FRAMES])
+def test_memory_does_not_grow_with_the_number_of_windows(sd15, adapter, count):
+    from facecdm.hosts.comfy.sampling.run import Run
+
+    run, held = Run((Person(adapter, FACES[:count], per_picture=True),)), []
+    conds, latents = [[cond("a"), cond("bb")]], torch.zeros(2, 4, 8, 8)
+    for frames in ([0, 1], [1, 2], [2, 3], [3, 0]):
+        run.step(sd15.model.model, conds, torch.tensor([SIGMA]), latents, tuple(frames))
+        options = {"uuids": ["a", "bb"], "context_window": SimpleNamespace(index_list=frames, dim=0)}
+        assert run.streams(0, 4, (8, 8), torch.device("cpu"), options)
+        held.append(len(run._joined) + len(run._ready))
+    assert len(set(held)) == 1
