@@ -23,6 +23,13 @@ from .tiles import TILES, UNKNOWN, Area, find_tiles, within
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # in the same options while sampling: the Run
+ROWS = "facecdm_rows"  # in the transformer_options of a call: how many rows its batch has
+
+REPEATED_ROWS = (
+    "another pack (such as Attention Couple) changes the number of rows in the model's attention, so it is unknown "
+    "which rows belong to which prompt. People may be missing, or appear in the wrong regions. Remove "
+    "that pack's node, and give each person a mask in FaceCDM instead (mask of Apply FaceCDM, or Apply People)."
+)
 
 Chunk = tuple[object, Area | None]  # uuid of a conditioning, and the tile of its latents
 
@@ -59,6 +66,8 @@ def apply_with_tiles(executor: Callable, x, t, c_concat=None, c_crossattn=None, 
     tiles = run.tiles(x, options.get("uuids") or ()) if run is not None else None
     if tiles is not None:
         options = {**options, TILES: tiles}
+    if run is not None:
+        options = {**options, ROWS: len(x)}
     return executor(x, t, c_concat, c_crossattn, control, options, *rest, **kwargs)
 
 
@@ -292,7 +301,11 @@ class Run:
         uuids = tuple(options.get("uuids") or ())
         tiles = options.get(TILES, (None,))
         chunks = [(uuid, tile) for tile in tiles for uuid in uuids]
-        if not chunks or batch % len(chunks):
+        if not chunks:
+            return []
+        if batch % len(chunks) or len(chunks) > 1 and batch != options.get(ROWS, batch):
+            self.warn(REPEATED_ROWS)
+        if batch % len(chunks):
             return []
         rows = batch // len(chunks)
         images = sampled_images(options)

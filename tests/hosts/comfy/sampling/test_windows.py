@@ -135,3 +135,32 @@ def test_memory_does_not_grow_with_the_number_of_windows(sd15, adapter, count):
         assert run.streams(0, 4, (8, 8), torch.device("cpu"), options)
         held.append(len(run._joined) + len(run._ready))
     assert len(set(held)) == 1
+
+
+def attention_couple(model, regions: int):
+    """As packs of that name patch a model: the rows of each prompt are repeated for every region."""
+
+    def counts(options):
+        return [1 if negative else regions for negative in options["cond_or_uncond"]]
+
+    def repeat(q, k, v, options):
+        chunks = [value.chunk(len(options["cond_or_uncond"])) for value in (q, k, v)]
+        return tuple(torch.cat([x.repeat(n, 1, 1) for x, n in zip(own, counts(options))]) for own in chunks)
+
+    def merge(out, options):
+        rows = len(out) // sum(counts(options))
+        parts = out.split([n * rows for n in counts(options)])
+        return torch.cat([part.unflatten(0, (-1, rows)).mean(0) for part in parts])
+
+    model = model.clone()
+    model.set_model_attn2_patch(repeat)
+    model.set_model_attn2_output_patch(merge)
+    return model
+
+
+@pytest.mark.parametrize("regions", [1, 2, 3])
+def test_rows_that_another_pack_repeats_are_warned_of_once(sd15, adapter, prompts, caplog, regions):
+    caplog.set_level(logging.WARNING, logger="facecdm")
+    model = apply_person(attention_couple(sd15.model, regions), Person(adapter, FACES[:1]))
+    predict(model, X[:1], SIGMA, *prompts, cfg=3.0, times=2)
+    assert caplog.text.count("changes the number of rows") == (regions > 1)
