@@ -145,9 +145,10 @@ def apply_to_model(
     """Return (the MODEL with the person, warnings about unused inputs and a missing pose)."""
     from ..facecdm.formats.features import features
     from ..facecdm.formats.sources import Sources
-    from ..facecdm.hosts.comfy.sampling.apply import apply_person, check_base, sigma_at
+    from ..facecdm.hosts.comfy.sampling.apply import apply_person, check_base
     from ..facecdm.hosts.comfy.sampling.cfg_rescale import rescale_cfg
     from ..facecdm.hosts.comfy.sampling.lora import apply_lora
+    from ..facecdm.hosts.comfy.sampling.times import ScheduledPerson
     from ..facecdm.hosts.comfy.vision import tower_of, vision_output
     from ..facecdm.pose.location import FaceKeypoints, face_keypoints
     from ..facecdm.pose.value import poses_from_openpose
@@ -177,23 +178,22 @@ def apply_to_model(
     strengths = {"face": face_strength, "image": image_strength}
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
     located = FaceKeypoints(None, None) if pose is None else face_keypoints(poses_from_openpose(pose), mask)
-    person = Person(
+    person = ScheduledPerson(
         adapter,
         face=shown.face,
         image=shown.image,
         negative=shown.negative,
         settings={
-            stream: _stream(
-                model, adapter, stream, strength, curves[stream], keep_prompt, shown.weights(stream), options
-            )
+            stream: _stream(adapter, stream, strength, curves[stream], keep_prompt, shown.weights(stream), options)
             for stream, strength in strengths.items()
         },
         mask=mask,
         keypoints=located.points,
         aspects=located.aspects,
-        sigma_start=sigma_at(model, start_at),
-        sigma_end=sigma_at(model, end_at) if end_at < 1 else 0.0,
         per_picture=references == PER_PICTURE,
+        start_at=start_at,
+        end_at=end_at,
+        over_steps=options.over_steps,
     )
     model = apply_person(model, person)
     if face_strength:
@@ -229,7 +229,6 @@ def _warnings(
 
 
 def _stream(
-    model,
     adapter,
     name: str,
     strength: float,
@@ -243,7 +242,6 @@ def _stream(
     curve  name of the curve, custom curve, and the input that the latter comes from
     """
     from ..facecdm.formats.families import FAMILIES
-    from ..facecdm.hosts.comfy.sampling.apply import schedule
 
     part = getattr(adapter.config, "parts", {}).get(name)
     family = part.family if part else FAMILIES["faceid"]
@@ -258,7 +256,6 @@ def _stream(
         kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # at most 1 in total
         projection=projection,
         zeros=0 if options.projection == NONE else family.zeros.get(projection, 0),
-        schedule=schedule(model, options.over_steps),
         weights=weights,
     )
 

@@ -132,6 +132,27 @@ def test_the_person_acts_between_start_and_end(sd15, apply, noise):
         assert noise(model, sigma).equal(noise(sd15, sigma)) != acts, f"at {percent} of the sampling"
 
 
+@pytest.mark.parametrize("times", [{"start_at": 0.5}, {"end_at": 0.5}, {"over_steps": (0.0, 1.0)}], ids=str)
+def test_a_later_node_that_changes_the_noise_schedule(in_comfy, sd15, apply, noise, times):
+    """Times are shares of the sampling with the schedule that it has, as those of core's nodes."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+    def changed(model):
+        return ModelSamplingContinuousEDM().patch(model, "eps", 120.0, 0.002)[0]
+
+    options = in_comfy.module("nodes.apply_options").ApplyOptions(over_steps=times.get("over_steps", (1.0,)))
+    more = {name: value for name, value in times.items() if name != "over_steps"} | {"options": options}
+    before, after, plain = apply(model=changed(sd15), **more), changed(apply(**more)), changed(sd15)
+    acts = []
+    for percent in (0.1, 0.4, 0.6, 0.9):
+        sigma = float(plain.get_model_object("model_sampling").percent_to_sigma(percent))
+        found = noise(after, sigma)
+        assert found.equal(noise(before, sigma)), f"at {percent} of the sampling"
+        acts.append(not found.equal(noise(plain, sigma)))
+    expected = {"start_at": [False, False, True, True], "end_at": [True, True, False, False]}
+    assert acts == expected.get(next(iter(times)), [True] * 4)
+
+
 def test_curves_weigh_the_depth(in_comfy, apply, noise):
     assert noise(apply(curve="custom", custom_curve="1")).equal(noise(apply()))
     assert noise(apply(curve="custom", custom_curve="0, 1, 0")).equal(noise(apply(curve="strong middle")))

@@ -1,10 +1,7 @@
-"""Patch a person into a ComfyUI MODEL, and convert times of the sampling to noise levels."""
+"""Patch a person into a ComfyUI MODEL."""
 
 from collections import Counter
 
-import torch
-
-from ....adapter.gates import Schedule
 from ....adapter.person import Person
 from ....errors import Mismatch
 from ....formats.fit import check_fit
@@ -17,25 +14,6 @@ from .cells import apply_with_cells
 from .decoupled import check_version
 from .patch import TripletPatch, own_patches
 from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
-
-
-def schedule(model, values: tuple[float, ...]) -> Schedule | None:
-    """Factors evenly spaced over the sampling, as a function of the noise level; None if all are 1."""
-    if len(set(values)) == 1 and values[0] == 1:
-        return None
-    sampling, shares = model.get_model_object("model_sampling"), torch.linspace(0, 1, max(len(values) - 1, 1) * 8 + 1)
-    values = values if len(values) > 1 else values * 2
-    at = shares * (len(values) - 1)
-    low = at.floor().clamp(max=len(values) - 2).long()
-    points = torch.tensor(values)
-    sigmas = torch.tensor([float(sampling.percent_to_sigma(float(share))) for share in shares])
-    ends = (float(sampling.sigma_min), float(sampling.sigma_max))
-    return Schedule(sigmas.clamp(*ends), points[low] + (at - low) * (points[low + 1] - points[low]))
-
-
-def sigma_at(model, percent: float) -> float:
-    """The noise level after the share `percent` (0…1) of the sampling; infinity at 0."""
-    return model.get_model_object("model_sampling").percent_to_sigma(percent) if percent > 0 else float("inf")
 
 
 def check_base(model, adapter) -> None:

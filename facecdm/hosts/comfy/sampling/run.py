@@ -20,6 +20,7 @@ from .. import running_node
 from ..latents import without_frames
 from .chunks import UNKNOWN_IMAGES, join_chunks, rows_for_images, sampled_images, spans
 from .tiles import TILES, UNKNOWN, Area, find_tiles, within
+from .times import ScheduledPerson
 
 PEOPLE = "facecdm_people"  # in a model's transformer_options: a tuple of Person
 RUN = "facecdm_run"  # in the same options while sampling: the Run
@@ -139,6 +140,7 @@ class Run:
         self._shown, self._guider = [_Shown(person, parts_of(person.adapter)) for person in people], guider
         self._settings: dict[torch.device, list[_Settings]] = {}
         self._gates: dict[torch.device, list[dict]] = {}  # this step's, by person
+        self._model_sampling = None  # the noise schedule that people's times were converted with
         self._acting: list[bool] = []  # which people act at this step's noise level
         self._sigma = self._dtype = self._latents = None  # of this step
         self._again = False  # whether this is a further call in the same step, of a guidance such as PAG or SAG
@@ -170,6 +172,7 @@ class Run:
         self._again = latents is self._latents and sigma is self._sigma
         self._sigma, self._dtype = sigma, model.manual_cast_dtype or model.get_dtype()
         self._latents, self.size = latents, tuple(latents.shape[-2:])
+        self._convert_times(model.model_sampling)
         conditional = self._conditional(conds)
         _make_uuids_unique(conditional, conds)
         positive = {id(cond) for cond in conditional}
@@ -181,6 +184,19 @@ class Run:
         self._ready.clear()
         self._gates_on(sigma.device)
         self._find_locations(latents, images)
+
+    def _convert_times(self, model_sampling) -> None:
+        """Convert people's times to noise levels, in the first step and if the noise schedule changes later."""
+        if model_sampling is self._model_sampling:
+            return
+        self._model_sampling = model_sampling
+        self._shown = [
+            replace(shown, person=shown.person.in_sampling(model_sampling))
+            if isinstance(shown.person, ScheduledPerson)
+            else shown
+            for shown in self._shown
+        ]
+        self._settings.clear()
 
     def keep_prediction(
         self, conds: list, predicted: list[Tensor], sigma: Tensor, images: tuple[int, ...] | None

@@ -8,7 +8,8 @@ from twins import SMALL_SD15, conditioning, make_twins, new_adapter, predict, st
 
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch, UnsupportedModel
-from facecdm.hosts.comfy.sampling.apply import apply_person, schedule, sigma_at
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.sampling.times import schedule, sigma_at
 from facecdm.hosts.comfy.unet import layer_map
 
 SIGMA = 2.0
@@ -60,7 +61,8 @@ def test_several_conditionings_of_different_length(sd15, adapter):
 
 def test_start_and_end(sd15, adapter):
     model, x = sd15.model, latents()
-    start, end = sigma_at(model, 0.2), sigma_at(model, 0.6)
+    sampling = model.get_model_object("model_sampling")
+    start, end = sigma_at(sampling, 0.2), sigma_at(sampling, 0.6)
     assert start > end > 0
     timed = apply_person(model, person(adapter, sigma_start=start, sigma_end=end))
     for sigma, acts in ((start * 1.05, False), ((start + end) / 2, True), (end * 0.95, False)):
@@ -70,12 +72,12 @@ def test_start_and_end(sd15, adapter):
 
 @pytest.mark.parametrize("values", [(1.0,), (1.0, 1.0)])
 def test_factors_of_one_need_no_schedule(sd15, values):
-    assert schedule(sd15.model, values) is None
+    assert schedule(sd15.model.get_model_object("model_sampling"), values) is None
 
 
 @pytest.mark.parametrize("values", [(2.0,), (2.0, 2.0), (0.0,)])
 def test_a_constant_factor_applies_at_every_noise_level(sd15, values):
-    found = schedule(sd15.model, values)
+    found = schedule(sd15.model.get_model_object("model_sampling"), values)
     assert [found.at(torch.tensor([sigma])).item() for sigma in (14.0, 1.0, 0.1)] == [values[0]] * 3
 
 

@@ -18,7 +18,8 @@ from facecdm.adapter.features import Features
 from facecdm.adapter.person import Person, Stream
 from facecdm.errors import Mismatch
 from facecdm.hosts.comfy.base_model import layer_map
-from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.sampling.times import sigma_at
 from facecdm.hosts.comfy.step_weights import KEY
 
 SIGMA, CELLS = 0.7, 4  # PuLID's cells in the small model
@@ -145,7 +146,8 @@ def test_clones_allocate_nothing(model, pulid):
 
 
 def test_start_and_end(model, pulid):
-    x, prompt, start, end = flux.latents(), flux.prompt(model), sigma_at(model, 0.2), sigma_at(model, 0.6)
+    x, prompt, sampling = flux.latents(), flux.prompt(model), model.get_model_object("model_sampling")
+    start, end = sigma_at(sampling, 0.2), sigma_at(sampling, 0.6)
     timed = apply_person(model, person(pulid, sigma_start=start, sigma_end=end))
     for sigma, acts in ((start * 1.02, False), ((start + end) / 2, True), (end * 0.95, False)):
         assert torch.equal(predict(timed, x, sigma, prompt), predict(model, x, sigma, prompt)) is not acts

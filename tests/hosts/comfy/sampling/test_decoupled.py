@@ -17,7 +17,8 @@ from facecdm.adapter.person import Person, Stream
 from facecdm.formats.imported import combine, import_adapter
 from facecdm.formats.read import canonical
 from facecdm.hosts.comfy.base_model import layer_map
-from facecdm.hosts.comfy.sampling.apply import apply_person, sigma_at
+from facecdm.hosts.comfy.sampling.apply import apply_person
+from facecdm.hosts.comfy.sampling.times import sigma_at
 from facecdm.hosts.comfy.step_weights import KEY
 
 SIGMA = 0.7
@@ -74,7 +75,8 @@ def test_strength_and_region(base, adapter):
 
 
 def test_start_and_end(base, adapter):
-    x, prompt, start, end = flux.latents(), flux.prompt(base), sigma_at(base, 0.2), sigma_at(base, 0.6)
+    x, prompt, sampling = flux.latents(), flux.prompt(base), base.get_model_object("model_sampling")
+    start, end = sigma_at(sampling, 0.2), sigma_at(sampling, 0.6)
     timed = applied(base, pictured(adapter, sigma_start=start, sigma_end=end))
     for sigma, acts in ((start * 1.02, False), ((start + end) / 2, True), (end * 0.95, False)):
         assert torch.equal(predict(timed, x, sigma, prompt), predict(base, x, sigma, prompt)) is not acts
