@@ -31,13 +31,18 @@ def is_sd3(dit: nn.Module) -> bool:
 
 
 def is_qwen_image(dit: nn.Module) -> bool:
-    return type(dit).__name__ == "QwenImageTransformer2DModel"
+    return _class_name(dit) == "QwenImageTransformer2DModel"
 
 
 def is_z_image(dit: nn.Module) -> bool:
     """Whether it is a Z-Image, whose class is also that of Lumina 2 and NewBie."""
     is_own = getattr(dit, "pad_tokens_multiple", None) and getattr(dit, "clip_text_pooled_proj", None) is None
-    return bool(is_own) and type(dit).__name__ == "NextDiT"
+    return bool(is_own) and _class_name(dit) == "NextDiT"
+
+
+def _class_name(dit: nn.Module) -> str:
+    """The name of a DiT's class, also within torch.compile's wrapper."""
+    return type(getattr(dit, "_orig_mod", dit)).__name__
 
 
 def layer_map(model) -> LayerMap:
