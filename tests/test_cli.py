@@ -94,7 +94,7 @@ BARE = {  # a command line that cannot run in a Python without packages, and the
     "train": (["FOLDER/none.yaml"], "pydantic"),
     "train-location": (["FOLDER/none.safetensors", "--data", "FOLDER", "--out", "FOLDER"], "torch"),
     "evaluate": (["FOLDER/none.csv", "--faces", "FOLDER"], "tqdm"),
-    "demo": (["train", "all", "--data", "FOLDER", "--tokenizer", "FOLDER"], "torch"),
+    "demo": (["train", "all", "--data", "FOLDER", "--tokenizer", "FOLDER"], "numpy"),
 }
 
 

@@ -50,6 +50,8 @@ def reference(name: str, data: bytes) -> Reference:
     """Decode an image file. Raises BadFile."""
     try:
         picture = upright_rgb(open_picture(data))
+    except ModuleNotFoundError:  # no Pillow
+        raise
     except Exception as error:  # Pillow raises many types for damaged files
         raise BadFile(f"{name} is no picture ({error}): use a whole PNG, JPEG or WebP") from error
     return Reference(sanitise_filename(name), data, picture)

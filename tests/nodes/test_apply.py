@@ -223,7 +223,7 @@ def test_an_adapter_of_another_base(errors, apply, sdxl):
 def test_bases_are_compared_before_faces_are_asked_for(errors, apply, sdxl, make_adapter, sd15):
     adapter = stir(make_adapter(sd15))
     adapter.config = replace(adapter.config, recogniser="buffalo_l/w600k_r50.onnx")
-    with pytest.raises(errors.Mismatch, match="choose the first in Load Face Analyzer"):
+    with pytest.raises(errors.Mismatch, match="choose the face pack buffalo_l in Load Face Analyzer"):
         apply(adapter=adapter)
     for changes in ({}, {"faces": None}):
         with pytest.raises(errors.Mismatch, match="made for U-Net of 16"):
