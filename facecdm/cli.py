@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from . import __version__
 from .errors import FaceCDMError, MissingPackage
-from .invocation import typed
+from .invocation import command_line
 
 
 class Command(NamedTuple):
@@ -131,7 +131,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _overview() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=typed("").strip(), description="Identity-preserving portraits.")
+    parser = argparse.ArgumentParser(prog=command_line(), description="Identity-preserving portraits.")
     parser.add_argument("--version", action="version", version=f"FaceCDM {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -144,7 +144,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     command = COMMANDS[name]
     module = importlib.import_module(command.module, __package__)
     parser = argparse.ArgumentParser(
-        prog=typed(name), description=command.summary[0].upper() + command.summary[1:] + "."
+        prog=command_line(name), description=command.summary[0].upper() + command.summary[1:] + "."
     )
     module.add_arguments(parser)
     if hasattr(module, "add_server_arguments"):  # quickstart.py sets these itself
@@ -155,11 +155,11 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 def _add_examples(parser: argparse.ArgumentParser, examples: tuple[str, ...]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "examples:\n" + "\n".join(f"  {typed(example)}" for example in examples)
+    parser.epilog = "examples:\n" + "\n".join(f"  {command_line(example)}" for example in examples)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for own in action.choices.values():
-                _add_examples(own, tuple(one for one in examples if f"{typed(one)} ".startswith(f"{own.prog} ")))
+                _add_examples(own, tuple(one for one in examples if f"{command_line(one)} ".startswith(f"{own.prog} ")))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def open_picture(source: Path | bytes) -> "Image":
     try:
         return Image.open(io.BytesIO(source), formats=_formats())
     except UnidentifiedImageError:  # Pillow's message shows the address of the BytesIO
-        raise UnidentifiedImageError(f"its content is none of {', '.join(_formats())}") from None
+        raise UnidentifiedImageError(f"it is in none of the formats {', '.join(_formats())}") from None
 
 
 def upright_rgb(picture: "Image") -> "Image":

@@ -1,8 +1,10 @@
 """Apply FaceCDM: a MODEL that shows a person."""
 
+from typing import NamedTuple
+
 from comfy_api.latest import io
 
-from ..facecdm.adapter.curves import CUSTOM, GIVEN, NAMES, factors_of
+from ..facecdm.adapter.curves import CUSTOM, CUSTOM_INPUT, NAMES, factors_of
 from ..facecdm.adapter.person import Person, Stream
 from ..facecdm.adapter.references import PER_PICTURE, REFERENCES
 from ..facecdm.errors import FaceCDMError
@@ -123,6 +125,14 @@ class ApplyFaceCDM(io.ComfyNode):
         return output(model, warnings=warnings)
 
 
+class _Curve(NamedTuple):
+    """The strength of a stream over the layers: one of `curves.NAMES`, the text of a custom one, and its input."""
+
+    name: str
+    custom: str
+    input_name: str
+
+
 def apply_to_model(
     model,
     adapter,
@@ -172,9 +182,9 @@ def apply_to_model(
             options.noise,
         ),
     )
-    curves = dict.fromkeys(("face", "image"), (curve, custom_curve, GIVEN))
+    curves = dict.fromkeys(("face", "image"), _Curve(curve, custom_curve, CUSTOM_INPUT))
     if options.image_curve != SAME:
-        curves["image"] = (options.image_curve, options.image_custom_curve, "image_custom_curve")
+        curves["image"] = _Curve(options.image_curve, options.image_custom_curve, "image_custom_curve")
     strengths = {"face": face_strength, "image": image_strength}
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0]
     located = FaceKeypoints(None, None) if pose is None else face_keypoints(poses_from_openpose(pose), mask)
@@ -200,24 +210,22 @@ def apply_to_model(
         for stream, lora in getattr(adapter, "loras", {}).items():
             part = adapter.config.parts[stream]
             model = apply_lora(model, lora, options.lora_strength * part.family.lora_factor, str(part.path))
-    custom_curves = {stream: given for stream, (name, *given) in curves.items() if name == CUSTOM}
     warnings = shown.unused_inputs + pose_warnings(person, pose is not None, located.repeated)
-    warnings += strengths_without_effect(adapter, strengths) + _warnings(person, custom_curves, keep_prompt, options)
+    warnings += strengths_without_effect(adapter, strengths) + _warnings(person, curves, keep_prompt, options)
     return rescale_cfg(model, options.cfg_rescale) if options.cfg_rescale else model, warnings
 
 
-def _warnings(
-    person: Person, custom_curves: dict[str, list[str]], keep_prompt: float, options: ApplyOptions
-) -> tuple[str, ...]:
+def _warnings(person: Person, curves: dict[str, _Curve], keep_prompt: float, options: ApplyOptions) -> tuple[str, ...]:
     """Warnings for settings that have no effect on this adapter, and for inputs that it lacks."""
     adapter, given = person.adapter, {"face": person.face, "image": person.image}
     names = ("lora_strength", "structure", "image_curve")
     changed = {name: value for name in names if (value := getattr(options, name)) != getattr(ApplyOptions, name)}
     warnings = mask_missing(person) + mask_black(person.mask, "the person") + unlike_training(person)
     warnings += options_without_effect(adapter, changed)
-    for stream, custom in custom_curves.items():
-        if stream in adapter.streams:
-            warnings += blocks_without_stream(adapter.streams[stream], adapter.config.layer_map, *custom)
+    for name, stream in adapter.streams.items():
+        if curves[name].name == CUSTOM:
+            layer_map, curve = adapter.config.layer_map, curves[name]
+            warnings += blocks_without_stream(stream, layer_map, curve.custom, curve.input_name)
     if options.projection not in (OWN, NONE):
         warnings += projection_without_effect(person, options.projection)
     if options.projection == NONE:
@@ -232,15 +240,12 @@ def _stream(
     adapter,
     name: str,
     strength: float,
-    curve: tuple[str, str, str],
+    curve: _Curve,
     keep_prompt: float,
     weights: tuple[float, ...],
     options: ApplyOptions,
 ) -> Stream:
-    """Combine the family's and the user's settings of one stream with the balance between prompt and identity.
-
-    curve  name of the curve, custom curve, and the input that the latter comes from
-    """
+    """Combine the family's and the user's settings of one stream with the balance between prompt and identity."""
     from ..facecdm.formats.families import FAMILIES
 
     part = getattr(adapter.config, "parts", {}).get(name)
@@ -252,7 +257,7 @@ def _stream(
     more = max(keep_prompt, weight * family.prompt_kappa if options.balance < 0 else 0.0)
     return Stream(
         strength=strength * (1 + weight * (end - 1)),
-        curve=factors_of(*curve[:2], adapter.config.layer_map, curve[2]),
+        curve=factors_of(curve.name, curve.custom, adapter.config.layer_map, curve.input_name),
         kappa=-learnt if options.projection == NONE else min(more, max(1 - learnt, 0.0)),  # at most 1 in total
         projection=projection,
         zeros=0 if options.projection == NONE else family.zeros.get(projection, 0),

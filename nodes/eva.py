@@ -8,7 +8,7 @@ from ..facecdm.errors import MissingModel
 from ..facecdm.files import file_fingerprint
 from ..facecdm.formats import bisenet, eva
 from ..facecdm.formats.vision import FaceTower
-from ..facecdm.invocation import typed
+from ..facecdm.invocation import command_line
 from ..facecdm.tensor_file import read_tensors
 from .checks import checked, validity
 from .new_fields import aliases
@@ -39,7 +39,7 @@ def tower_file(name: str) -> Path:
     if name not in found:
         raise MissingModel(
             f"There is no file {name} in models/clip_vision or models/pulid. PuLID needs "
-            f"{eva.FILE}: put it into models/clip_vision (`{typed(f'get {eva.FILE}')}` in the pack's folder "
+            f"{eva.FILE}: put it into models/clip_vision (`{command_line(f'get {eva.FILE}')}` in the pack's folder "
             "does that), then refresh the list (R)."
         )
     return found[name]

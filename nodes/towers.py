@@ -8,7 +8,7 @@ from ..facecdm.formats.encoders import EVA, PENULTIMATE, SIGLIP, SIGLIP_SO400M, 
 from ..facecdm.formats.read import incomplete
 from ..facecdm.formats.tower_files import find_tower
 from ..facecdm.hosts.comfy import running_node
-from ..facecdm.invocation import typed
+from ..facecdm.invocation import command_line
 from ..facecdm.tensor_file import read_tensors
 from . import eva
 
@@ -54,8 +54,8 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
     if chosen != AUTO:
         raise MissingModel(
             f"vision_tower is {chosen}, which is not in models/{' or models/'.join(keys)}, where this adapter's towers "
-            f"are: choose another file, or auto. `{typed(f'get {encoder.file}')}` in the pack's folder downloads "
-            "the one that the adapter was trained with"
+            f"are: choose another file, or auto. `{command_line(f'get {encoder.file}')}` in the pack's folder "
+            "downloads the one that the adapter was trained with"
         )
     files = [
         Path(folder_paths.get_full_path_or_raise(key, name))
@@ -66,7 +66,7 @@ def tower_path(encoder: Encoder, chosen: str = AUTO) -> Path:
     if found is None:
         raise MissingModel(
             f"the adapter needs the vision tower {encoder.name}, and models/clip_vision has neither {encoder.file} "
-            f"nor another file of it: run `{typed(f'get {encoder.file}')}` in the pack's folder, or connect a "
+            f"nor another file of it: run `{command_line(f'get {encoder.file}')}` in the pack's folder, or connect a "
             "loaded one to clip_vision"
         )
     return found

@@ -23,9 +23,8 @@ def test_commands_start_in_an_isolated_python(start, tmp_path):
 
 def test_messages_name_a_line_that_works_there(tmp_path):
     """As copied into a shell, in any folder."""
-    print_line = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from facecdm.invocation import typed; print(typed('get x'))"
-    )
+    code = "from facecdm.invocation import command_line; print(command_line('get x'))"
+    print_line = f"import sys; sys.path.insert(0, sys.argv[1]); {code}"
     line = subprocess.run([sys.executable, "-I", "-c", print_line, ROOT], capture_output=True, text=True).stdout.strip()
     done = subprocess.run(f"{line} --list", shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "sdxl_pulid" in done.stdout, line + done.stderr

@@ -25,7 +25,7 @@ def test_formats_that_are_read(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["eps", "pdf", "ppm", "tga"])
 def test_formats_that_are_not(name):
-    with pytest.raises(UnidentifiedImageError, match="^its content is none of PNG, JPEG, "):
+    with pytest.raises(UnidentifiedImageError, match="^it is in none of the formats PNG, JPEG, "):
         open_picture(encoded(name))
 
 

@@ -19,45 +19,49 @@ CUSTOM = "custom"
 # Factors of the blocks for style or composition; available if the base model's entry defines them.
 PRESETS = ("style", "strong style", "composition", "style and composition")
 NAMES = (*CURVES, *PRESETS, CUSTOM)
-GIVEN = "custom_curve"  # Apply FaceCDM's input of a custom curve
+CUSTOM_INPUT = "custom_curve"  # Apply FaceCDM's input for a custom curve
 
 
-def factors_of(name: str, custom: str, layer_map: LayerMap, given: str = GIVEN) -> tuple[float, ...]:
+def factors_of(name: str, custom: str, layer_map: LayerMap, input_name: str = CUSTOM_INPUT) -> tuple[float, ...]:
     """One factor per layer for a `name` in `NAMES`; `custom` is read only if the name is "custom".
 
-    `given` is the input that `custom` comes from, for errors. Raises FaceCDMError if `custom` is not a curve or the
+    `input_name` is that of `custom`, for errors. Raises FaceCDMError if `custom` is not a curve or the
     base model has no such preset.
     """
     if name == CUSTOM:
-        points = parse_custom(custom, given)
-        return block_factors(points, layer_map, given) if isinstance(points, dict) else layer_factors(points, layer_map)
+        points = parse_custom(custom, input_name)
+        return (
+            block_factors(points, layer_map, input_name)
+            if isinstance(points, dict)
+            else layer_factors(points, layer_map)
+        )
     if name in PRESETS:
         return block_factors(_base_with_blocks(layer_map, name).presets[name], layer_map, name)
     return layer_factors(CURVES[name], layer_map)
 
 
-def parse_custom(text: str, given: str = GIVEN) -> tuple[float, ...] | dict[int, float]:
+def parse_custom(text: str, input_name: str = CUSTOM_INPUT) -> tuple[float, ...] | dict[int, float]:
     """Parse a curve ("0, 0.5, 1") or factors of blocks ("3:1, 6:0.5"). Raises FaceCDMError."""
     if ":" not in text:
-        return parse_curve(text, given)
+        return parse_curve(text, input_name)
     try:
         pairs = [part.split(":") for part in text.replace(";", ",").split(",") if part.strip()]
         blocks = {int(number): float(value) for number, value in pairs}
     except ValueError as error:
-        raise FaceCDMError(f"{given} {text!r} is not a list of blocks; write one such as 3:1, 6:0.5") from error
+        raise FaceCDMError(f"{input_name} {text!r} is not a list of blocks; write one such as 3:1, 6:0.5") from error
     if not all(abs(value) < 100 for value in blocks.values()):
-        raise FaceCDMError(f"{given} {text!r} has a factor that is not between -100 and 100")
+        raise FaceCDMError(f"{input_name} {text!r} has a factor that is not between -100 and 100")
     return blocks
 
 
-def parse_curve(text: str, given: str = GIVEN) -> tuple[float, ...]:
+def parse_curve(text: str, input_name: str = CUSTOM_INPUT) -> tuple[float, ...]:
     """ "0, 0.5, 1" → (0.0, 0.5, 1.0). Raises FaceCDMError."""
     try:
         values = tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError as error:
-        raise FaceCDMError(f"{given} {text!r} is not a list of numbers; write one such as 0, 0.5, 1") from error
+        raise FaceCDMError(f"{input_name} {text!r} is not a list of numbers; write one such as 0, 0.5, 1") from error
     if not values or not all(abs(value) < 100 for value in values):
-        raise FaceCDMError(f"{given} {text!r} needs at least one number, each between -100 and 100")
+        raise FaceCDMError(f"{input_name} {text!r} needs at least one number, each between -100 and 100")
     return values
 
 

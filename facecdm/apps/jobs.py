@@ -121,7 +121,7 @@ async def _finish(
         picture = upright_rgb(open_picture(data))
     except Exception as error:  # Pillow raises many types
         name = pictures[0].filename
-        raise BadAnswer(f"{client.url} sent {name:.100}, no picture that can be read ({error!s:.200})") from error
+        raise BadAnswer(f"{client.url} sent {name:.100}, which cannot be read as a picture ({error!s:.200})") from error
     write_file(inside(output, picture_name(job.reference, job.number)), data)
     if meter is None:
         return SheetImage(job.prompt, picture, measured=False)

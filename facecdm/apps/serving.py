@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..comfy_api.client import Client
+from ..comfyui_folders import check_comfyui
 from ..errors import FaceCDMError, MissingModel
 from ..files import REPOSITORY, writing
 from .references import Reference, copy_examples
@@ -47,9 +48,7 @@ def require_pack(instead: str) -> None:
 def require_comfyui(options: argparse.Namespace) -> None:
     """Raise FaceCDMError if a ComfyUI is to be started and its folder is none. Call it before a file is written."""
     if options.comfyui and not options.server:
-        from ..comfy_api.server import check_comfyui
-
-        check_comfyui(options.comfyui)
+        check_comfyui(options.comfyui, "--comfyui")
 
 
 async def _ask(address: str) -> None:

@@ -41,12 +41,6 @@ def has_accelerator() -> bool:
     return any(device is not None and device.is_available() for device in devices)
 
 
-def check_comfyui(folder: Path) -> None:
-    """Raise FaceCDMError unless this is a ComfyUI folder."""
-    if not (folder / "main.py").is_file():
-        raise FaceCDMError(f"{folder} is no ComfyUI folder: it has no main.py")
-
-
 def link_pack(pack: Path, base: Path, name: str = "facecdm") -> Path:
     """Link FaceCDM into the base directory's custom_nodes (on Windows by a junction), or copy it.
 
@@ -152,7 +146,8 @@ class LocalServer:
             raise
 
     def spawn(self) -> None:
-        check_comfyui(self.comfyui)
+        if not (self.comfyui / "main.py").is_file():
+            raise FaceCDMError(f"{self.comfyui} is no ComfyUI folder: it has no main.py")
         if self.wanted_port and port_taken(self.wanted_port):
             raise PortTaken(f"port {self.wanted_port} is taken by another program: choose one with --port")
         self.port = self.wanted_port or free_port()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import FaceCDMError
 from ..files import REPOSITORY
-from ..models.places import CONFIG
+from ..models.folders import ModelFolders
 from .finding import MISSING, NOTE, OK, WARNING, Finding
 from .models import check_models, check_workflow
 
@@ -39,12 +39,12 @@ def examine(
     A failing check gives a finding, too.
     """
     base = base or comfyui
-    configs = [*([comfyui / CONFIG] if comfyui else []), *configs]
+    folders = ModelFolders(base / "models", comfyui, configs) if base else None
     checks: list[Check] = [check_python, check_torch, lambda: check_comfyui(comfyui, base)]
     if importlib.util.find_spec("torch"):  # all other checks need torch
-        checks += [check_faces, check_runtime, check_optional, lambda: check_models(base, *configs)]
+        checks += [check_faces, check_runtime, check_optional, lambda: check_models(folders)]
     if workflow:
-        checks.append(lambda: check_workflow(workflow, base, *configs))
+        checks.append(lambda: check_workflow(workflow, folders))
     for check in checks:
         try:
             yield from check()

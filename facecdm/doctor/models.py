@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..demo.paths import default_path
-from ..invocation import typed
+from ..invocation import command_line
 from ..models.catalogue import VIT_H
+from ..models.folders import ModelFolders
 from ..models.model_file import ModelFile
 from ..models.needs import needs_of
-from ..models.places import Places
 from .finding import MISSING, NOTE, OK, WARNING, Finding
 
 ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
@@ -35,57 +35,56 @@ OPTIONAL_MODELS = (
         "SD1.5 or SDXL checkpoint",
         ("checkpoints",),
         "any SD1.5 or SDXL checkpoint into {models}/checkpoints, such as "
-        f"`{typed('get sd_xl_base_1.0.safetensors')}`",
+        f"`{command_line('get sd_xl_base_1.0.safetensors')}`",
     ),
     ModelKind(
         "clip_vision",
         "CLIP Vision model (image stream)",
         ("clip_vision",),
-        f"`{typed(f'get {VIT_H}')}`, into {{models}}/clip_vision",
+        f"`{command_line(f'get {VIT_H}')}`, into {{models}}/clip_vision",
     ),
     ModelKind(
         "adapter",
         "adapter",
         ("facecdm", "ipadapter", "instantid", "pulid"),
         "Save FaceCDM Adapter writes to {models}/facecdm; "
-        f"`{typed('get faceid-plusv2')}` fetches a published one into {{models}}/ipadapter (docs/formats.md lists all)",
+        f"`{command_line('get faceid-plusv2')}` fetches a published one into {{models}}/ipadapter (docs/formats.md "
+        "lists all)",
     ),
 )
 
 
-def check_models(base: Path | None, *configs: Path) -> Iterator[Finding]:
-    """Check the demo model, then face packs and files for SD1.5 and SDXL below `base`/models, and in the
-    folders that `configs` add (like extra_model_paths.yaml).
-    """
+def check_models(folders: ModelFolders | None) -> Iterator[Finding]:
+    """Check the demo model, then face packs and files for SD1.5 and SDXL."""
     yield from check_demo()
-    if base is None:
+    if folders is None:
         yield Finding(NOTE, "models", "no ComfyUI, so models were not checked", "name it with --comfyui DIR")
         return
-    models = base / "models"
-    if not models.is_dir():
-        yield Finding(MISSING, "models", f"{models} is no folder", "name ComfyUI's base directory with --base")
+    if not folders.models.is_dir():
+        yield Finding(
+            MISSING, "models", f"{folders.models} is not a folder", "name ComfyUI's base directory with --base"
+        )
         return
-    places = Places(models, *configs)
-    yield from check_packs(places.of("insightface"))
+    yield from check_packs(folders.of("insightface"))
     for kind in OPTIONAL_MODELS:
-        yield check_kind(kind, places)
+        yield check_kind(kind, folders)
 
 
-def check_workflow(name: str, base: Path | None, *configs: Path) -> Iterator[Finding]:
+def check_workflow(name: str, folders: ModelFolders | None) -> Iterator[Finding]:
     """Check every model file that a workflow needs. Raises FaceCDMError for an unknown name."""
-    if base is None:
+    if folders is None:
         yield Finding(NOTE, "workflow", "no ComfyUI, so models were not checked", "name it with --comfyui DIR")
         return
-    needs, places = needs_of(name), Places(base / "models", *configs)
+    needs = needs_of(name)
     lacking = False
     for file in needs.files:
-        found = places.find(file)
+        found = folders.find(file)
         lacking |= found is None
         yield Finding(OK, "workflow", f"{name}: {found}") if found else _missing(name, file)
     for other in needs.unknown:
         yield Finding(NOTE, "workflow", f"{name} also names {other}, which is not in the table of models")
     if lacking:
-        yield Finding(NOTE, "workflow", f"{name} lacks the files above", typed(f"get {name}"))
+        yield Finding(NOTE, "workflow", f"{name} lacks the files above", command_line(f"get {name}"))
 
 
 def _missing(name: str, file: ModelFile) -> Finding:
@@ -97,7 +96,7 @@ def check_demo() -> Iterator[Finding]:
     path = default_path()
     size = path.stat().st_size if path.is_file() else 0
     if not size:
-        yield Finding(NOTE, "demo model", f"no demo model at {path}", f"`{typed('demo train')}` makes one")
+        yield Finding(NOTE, "demo model", f"no demo model at {path}", f"`{command_line('demo train')}` makes one")
     elif size < 1_000_000:  # a Git LFS pointer or a truncated copy
         yield Finding(WARNING, "demo model", f"{path} has only {size:,} bytes", "clone the pack again")
     else:
@@ -123,10 +122,10 @@ def check_packs(folders: list[Path]) -> Iterator[Finding]:
         yield Finding(MISSING, "face pack", f"no complete face pack below {where}", ADVICE)
 
 
-def check_kind(kind: ModelKind, places: Places) -> Finding:
-    found = sorted(path.name for folder in kind.folders for path in places.files(folder) if path.suffix in ENDINGS)
+def check_kind(kind: ModelKind, folders: ModelFolders) -> Finding:
+    found = sorted(path.name for name in kind.folders for path in folders.files(name) if path.suffix in ENDINGS)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return Finding(OK, kind.topic, f"{kind.label}: {', '.join(found[:3])}{more}")
-    where = ", ".join(str(place) for folder in kind.folders for place in places.of(folder))
-    return Finding(NOTE, kind.topic, f"no {kind.label} in {where}", kind.advice.format(models=places.models))
+    where = ", ".join(str(folder) for name in kind.folders for folder in folders.of(name))
+    return Finding(NOTE, kind.topic, f"no {kind.label} in {where}", kind.advice.format(models=folders.models))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import BadFile, MissingModel
-from ..invocation import typed
+from ..invocation import command_line
 from .onnxinfo import Signature, read_signature
 
 # facexlib's recogniser has no detector of its own. Its pack is a folder with this file alone, beside the pack whose
@@ -13,7 +13,7 @@ IR_SE50, IR_SE50_DETECTOR = "recognition_arcface_ir_se50.pth", "antelopev2"
 PACKS_HOME = "models/insightface/models"
 DEFAULT_PACK = "buffalo_l"
 ADVICE = (
-    f"`{typed('get buffalo_l')}` (or buffalo_s, antelopev2) downloads a face pack of InsightFace. "
+    f"`{command_line('get buffalo_l')}` (or buffalo_s, antelopev2) downloads a face pack of InsightFace. "
     f"To install one by hand, put its .onnx files into ComfyUI/{PACKS_HOME}/<pack>/."
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..adapter.person import Person
-from ..invocation import typed
+from ..invocation import command_line
 
 LISTED = 10  # numbers of pictures in a message
 
@@ -40,7 +40,7 @@ def _missing(person: Person, start: str) -> tuple[str, ...]:
     return (
         f"{start}, and this adapter's face tokens depend on the location of the face: without it the "
         "face may be missing from the picture. Connect the pose of Extract Pose or Edit Pose, or give the adapter a "
-        f"location head (`{typed('train-location')}`).",
+        f"location head (`{command_line('train-location')}`).",
     )
 
 

@@ -6,13 +6,13 @@ from torch.nn import functional as F
 from ..adapter.person import Person
 from ..bases import base_of
 from ..bases.demo import DEMO
-from ..invocation import typed
+from ..invocation import command_line
 
 SHARED_MEAN = 0.3  # length of a data set's mean embedding from which its faces are alike
 DEMO_ADVICE = (
     "The demo model was trained on synthetic faces only, so real photos are not matched. For photos of real people "
-    f"fetch a model for photos, for example with `{typed('get sdxl_faceid_plusv2')}`, and open the workflow of that "
-    "name."
+    f"fetch a model for photos, for example with `{command_line('get sdxl_faceid_plusv2')}`, and open the workflow of "
+    "that name."
 )
 ADVICE = "Use an adapter that was trained on photos like this one."
 

@@ -84,17 +84,17 @@ def mask_missing(person: Person) -> tuple[str, ...]:
     )
 
 
-def blocks_without_stream(stream: StreamModule, layer_map: LayerMap, custom: str, given: str) -> tuple[str, ...]:
-    """A warning for blocks of a DiT that a custom curve, from the input `given`, names and in which the stream does not
-    act.
+def blocks_without_stream(stream: StreamModule, layer_map: LayerMap, custom: str, input_name: str) -> tuple[str, ...]:
+    """A warning for blocks of a DiT that a custom curve, given at the input `input_name`, names and in which the
+    stream does not act.
     """
-    blocks = parse_custom(custom, given)
+    blocks = parse_custom(custom, input_name)
     unused = sorted(set(blocks) - set(stream.at)) if layer_map.is_dit and isinstance(blocks, dict) else []
     if not unused:
         return ()
     where = "after" if stream.place in (AFTER_BLOCK, BESIDE_BLOCK) else "in"
     return (
-        f"{given} names block {', '.join(map(str, unused))}, where this adapter does not act. It acts {where} the "
+        f"{input_name} names block {', '.join(map(str, unused))}, where this adapter does not act. It acts {where} the "
         f"blocks {', '.join(map(str, stream.at))}.",
     )
 

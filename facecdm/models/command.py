@@ -8,9 +8,9 @@ from .. import comfyui_folders
 from ..errors import FaceCDMError
 from . import catalogue
 from .download import download
+from .folders import ModelFolders
 from .model_file import ModelFile
 from .needs import family_names, needs_of, workflow_names
-from .places import CONFIG, Places
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +42,16 @@ def main(options: argparse.Namespace) -> int:
     for name in dict.fromkeys(name for need in needs for name in need.unknown):
         print(f"not in the table, get it yourself: {name}")
     files = tuple(dict.fromkeys(file for need in needs for file in need.files))
-    places = open_places(options)
+    folders = model_folders(options)
     lacking = []
     for file in files:
-        if found := places.find(file):
+        if found := folders.find(file):
             print(f"there already: {found}")
         else:
             lacking.append(file)
     if lacking:
-        print(table(lacking, places))
-        print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {places.models}")
+        print(table(lacking, folders))
+        print(f"{sum(file.megabytes for file in lacking) / 1000:.2f} GB into {folders.models}")
     if warning := torch_warning(files):
         print(warning)
     if not lacking or options.dry_run:
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
         return 1
     for number, file in enumerate(lacking, 1):
         print(f"[{number}/{len(lacking)}] {file.name}", flush=True)
-        print(f"  {download(file, places.models, Meter())}")
+        print(f"  {download(file, folders.models, Meter())}")
     return 0
 
 
@@ -81,7 +81,7 @@ def torch_warning(files: Iterable[ModelFile]) -> str:
     return f"warning: FaceCDM reads these files only with torch {safe} or newer (here {torch.__version__}): {names}"
 
 
-def open_places(options: argparse.Namespace) -> Places:
+def model_folders(options: argparse.Namespace) -> ModelFolders:
     """ComfyUI's folders of models. Raises FaceCDMError if there is no ComfyUI."""
     comfyui, base = comfyui_folders.find_folders(options.comfyui, options.base)
     if base is None:
@@ -89,15 +89,15 @@ def open_places(options: argparse.Namespace) -> Places:
             "no ComfyUI around this pack: name its folder with --comfyui DIR, or its base with --base DIR"
         )
     if not base.is_dir():
-        raise FaceCDMError(f"{base} is no folder: name ComfyUI's base directory with --base DIR")
-    return Places(base / "models", *([comfyui / CONFIG] if comfyui else []), *options.extra_model_paths_config)
+        raise FaceCDMError(f"{base} is not a folder: name ComfyUI's base directory with --base DIR")
+    return ModelFolders(base / "models", comfyui, options.extra_model_paths_config)
 
 
-def table(files, places: Places | None = None) -> str:
+def table(files, folders: ModelFolders | None = None) -> str:
     """One row per file: size, licence, folder, purpose, link."""
     rows = []
     for file in files:
-        where = f"models/{file.folder}/{file.name}" if places is None else str(places.target(file))
+        where = f"models/{file.folder}/{file.name}" if folders is None else str(folders.target(file))
         rows += [f"{file.purpose} ({file.size}, {file.licence})", f"  from {file.url}", f"  into {where}"]
     return "\n".join(rows)
 
@@ -113,7 +113,7 @@ def markdown() -> str:
 
 def confirmed() -> bool:
     if not sys.stdin.isatty():
-        raise FaceCDMError("nothing was fetched: this is no terminal to ask in; add --yes")
+        raise FaceCDMError("nothing was fetched, because there is no terminal to ask in: add --yes")
     try:
         return input("Fetch these, and accept their licences? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:  # Ctrl-D

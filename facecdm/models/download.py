@@ -4,6 +4,7 @@ The Hugging Face hub's library states a file's address, size and hash, and honou
 The bytes are received by http_file.py, because that library deletes a partial file when a download is interrupted.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -12,15 +13,16 @@ import stat
 import urllib.parse
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import FaceCDMError, MissingPackage
 from .http_file import BLOCK, TIMEOUT, DownloadFailed, NotReceived, Progress, check_space, receive
-from .lock import Locked, locked
 from .model_file import ModelFile
 
 STAGING = ".facecdm-downloads"  # folder in models for unfinished downloads, which the next run resumes
+LOCK = "lock"  # file in that folder
 SIZES = 0.5, 2.0  # plausible sizes of a file without a hash, as multiples of the table's (of a pack: unpacked)
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # RuntimeError: encrypted
@@ -43,26 +45,44 @@ def download(file: ModelFile, models: Path, progress: Progress | None = None) ->
     target = target_of(file, models)
     if target.exists():
         return target
-    staging = models / STAGING
     try:
-        with locked(staging):
-            _remove_leftovers(staging)
+        with _locked_staging(models):
             staged = _fetch(file, models, progress)
             target.parent.mkdir(parents=True, exist_ok=True)
             if file.is_archive:
                 _unpack(file, staged, target)
             else:
                 _place(staged, target)
-    except Locked as error:
-        raise DownloadFailed(
-            f"another process downloads into {models}. Wait until it ends, and run the same command again."
-        ) from error
     except OSError as error:
         raise DownloadFailed(
             f"{file.name} could not be written into {target.parent}: {error.strerror or error}. {_remedy(error)}, "
             "and run the same command again: it resumes."
         ) from error
     return target
+
+
+@contextlib.contextmanager
+def _locked_staging(models: Path) -> Iterator[None]:
+    """Lock the folder of unfinished downloads while the block runs; then remove it if it has none.
+
+    Raises DownloadFailed if another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = models / STAGING
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            _remove_leftovers(folder)
+            try:
+                yield
+            finally:
+                if os.listdir(folder) == [LOCK]:
+                    shutil.rmtree(folder, ignore_errors=True)
+    except Timeout as error:
+        raise DownloadFailed(
+            f"another process is downloading into {models}. Wait until it ends, and run the same command again."
+        ) from error
 
 
 def _remedy(error: OSError) -> str:

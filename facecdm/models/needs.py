@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import BadFile, FaceCDMError
 from ..files import REPOSITORY
-from ..invocation import typed
+from ..invocation import command_line
 from .catalogue import by_choice, by_name, of_pack, pack_names, with_required
 from .model_file import ModelFile
 
@@ -58,7 +58,7 @@ def needs_of(name: str, base: str | None = None) -> Needs:
         return of_workflow(Path(name))
     raise FaceCDMError(
         f"{name!r} is no workflow, family, face pack or file of the table. Workflows: {', '.join(workflow_names())}. "
-        f"Face packs: {', '.join(pack_names())}. `{typed('get --list')}` shows all."
+        f"Face packs: {', '.join(pack_names())}. `{command_line('get --list')}` shows all."
     )
 
 

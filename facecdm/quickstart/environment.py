@@ -177,15 +177,15 @@ def own_python(comfyui: Path, asked: str | None) -> Path:
 def problem_of(python: Path) -> str:
     """Why this file cannot run ComfyUI; empty for a Python that has PyTorch."""
     if not os.path.isfile(python):  # also False in a folder that cannot be read
-        return "is no file that can be found"
+        return "is not a file, or cannot be reached"
     try:
         done = subprocess.run([str(python), "-c", _HAS_PACKAGES], stdin=subprocess.DEVNULL, capture_output=True)
     except OSError as error:
-        return f"is no Python: {error.strerror}"
+        return f"is not a Python: {error.strerror}"
     answer = done.stdout.split()[-1:]
     if answer == [b"True"]:
         return ""
-    return "has no PyTorch" if answer == [b"False"] else "is no Python"
+    return "has no PyTorch" if answer == [b"False"] else "is not a Python"
 
 
 def check_comfyui(comfyui: Path) -> Path:

@@ -17,7 +17,9 @@ def test_an_image_that_is_no_picture_is_a_problem(tmp_path):
     """What a server calls a.png may be EPS, for which Pillow would start Ghostscript."""
     made = asyncio.run(finished(Sender("eps"), tmp_path))
     assert made.picture is None
-    assert made.problem.startswith("http://here sent a.png, no picture that can be read (its content is none of PNG,")
+    assert made.problem.startswith(
+        "http://here sent a.png, which cannot be read as a picture (it is in none of the formats PNG,"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -88,7 +90,16 @@ def test_every_job_without_an_image_has_its_reason(tmp_path):
     problems = [made.problem for made in row.results]
     for problem, wanted in zip(
         problems,
-        ["", "was interrupted", "cannot be read", "no picture", "does not know job", "no memory", "(Draw): Bad", ""],
+        [
+            "",
+            "was interrupted",
+            "cannot be read",
+            "read as a picture",
+            "does not know job",
+            "no memory",
+            "(Draw): Bad",
+            "",
+        ],
         strict=True,
     ):
         assert wanted in problem and bool(wanted) == bool(problem), problem

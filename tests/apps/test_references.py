@@ -31,7 +31,7 @@ def test_a_damaged_picture(tmp_path):
 
 def test_a_file_that_is_no_picture_is_named_without_addresses(tmp_path):
     (tmp_path / "notes.jpg").write_bytes(b"no picture")
-    with pytest.raises(BadFile, match=r"^notes.jpg is no picture \(its content is none of PNG, [A-Z, ]+\): use"):
+    with pytest.raises(BadFile, match=r"^notes.jpg is no picture \(it is in none of the formats PNG, [A-Z, ]+\): use"):
         read_references([tmp_path / "notes.jpg"])
 
 

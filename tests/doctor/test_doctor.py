@@ -16,7 +16,7 @@ from facecdm.doctor import checks as doctor
 from facecdm.doctor import models as doctor_models
 from facecdm.doctor.command import lines
 from facecdm.doctor.finding import MISSING, NOTE, OK, WARNING, Finding
-from facecdm.models.places import Places
+from facecdm.models.folders import ModelFolders
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,7 +86,7 @@ def test_models_that_are_there_are_named(tmp_path):
     for number in range(5):
         (folder / f"{number}.safetensors").touch()
     kind = next(kind for kind in doctor_models.OPTIONAL_MODELS if kind.topic == "checkpoint")
-    found = doctor_models.check_kind(kind, Places(tmp_path / "models"))
+    found = doctor_models.check_kind(kind, ModelFolders(tmp_path / "models"))
     assert found.level == OK and "0.safetensors, 1.safetensors, 2.safetensors and 2 more" in found.text
 
 

@@ -113,7 +113,7 @@ def test_an_empty_file_and_an_incomplete_pack_are_named(base, capsys, monkeypatc
     monkeypatch.setattr(catalogue, "ALL", (SMALL, catalogue.PACKS["antelopev2"]))
     (base / "models" / PACK_FOLDER / "antelopev2").mkdir(parents=True)
     assert get(base, "antelopev2", "--yes") == 1
-    assert "antelopev2 is no complete face pack" in capsys.readouterr().err
+    assert "antelopev2 is not a complete face pack" in capsys.readouterr().err
 
 
 def test_a_complete_pack_beside_the_folder_models_is_found(base, capsys, face_models, monkeypatch):

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
+from filelock import FileLock
 from full_disk import every_write
 from hub import Hub, serving
 
 from facecdm.models import download as downloads
 from facecdm.models import http_file
 from facecdm.models.download import DownloadFailed, download, target_of
-from facecdm.models.lock import locked
 from facecdm.models.model_file import ModelFile
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
@@ -184,8 +184,9 @@ def test_partial_files_of_the_hubs_library_are_removed(hub, models):
 
 
 def test_two_processes_do_not_write_one_file(hub, models):
-    with locked(models / downloads.STAGING):
-        with pytest.raises(DownloadFailed, match="another process downloads into"):
+    (models / downloads.STAGING).mkdir(parents=True)
+    with FileLock(models / downloads.STAGING / downloads.LOCK):
+        with pytest.raises(DownloadFailed, match="another process is downloading into"):
             download(FILE, models)
     assert download(FILE, models).read_bytes() == DATA
 

@@ -203,11 +203,11 @@ def test_a_python_without_torch_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "mode", "problem"),
     [
-        (None, 0, "is no file that can be found"),
-        ("root:x:0", 0o644, "is no Python: Permission denied"),
-        ("root:x:0", 0o755, "is no Python: Exec format error"),
-        ("#!/nowhere/python", 0o755, "is no Python: No such file"),
-        ("#!/bin/sh\nexit 0", 0o755, "is no Python: name"),
+        (None, 0, "is not a file"),
+        ("root:x:0", 0o644, "is not a Python: Permission denied"),
+        ("root:x:0", 0o755, "is not a Python: Exec format error"),
+        ("#!/nowhere/python", 0o755, "is not a Python: No such file"),
+        ("#!/bin/sh\nexit 0", 0o755, "is not a Python: name"),
     ],
 )
 def test_a_file_that_is_no_python(tmp_path, content, mode, problem):

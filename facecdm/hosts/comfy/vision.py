@@ -18,8 +18,8 @@ class ComfyVision:
     clip_vision: object
 
     def encode(self, pictures: Tensor) -> VisionOutput:
-        """CLIP sees the largest square in the middle of a picture, SigLIP the whole picture, squashed into a square, as
-        their image processors in transformers do it.
+        """Encode pictures as the towers' image processors in transformers prepare them: for CLIP the largest square in
+        the middle of a picture, for SigLIP the whole picture resized to a square.
 
         Raises FaceCDMError for pictures that are not [B, H, W, 1, 3 or 4].
         """
@@ -42,7 +42,7 @@ class ComfyVision:
 
 
 def _is_siglip(clip_vision) -> bool:
-    """SigLIP is the one without a class token, beside DINO, whose module has another structure."""
+    """Whether a tower is SigLIP: of those in ComfyUI with a `vision_model`, the only one without a class token."""
     embeddings = getattr(getattr(getattr(clip_vision, "model", None), "vision_model", None), "embeddings", None)
     return embeddings is not None and getattr(embeddings, "class_embedding", None) is None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...documents import parse_json
 from ...errors import BadFile, MissingModel
 from ...files import write_atomically
-from ...invocation import typed
+from ...invocation import command_line
 from .store import AGAIN, RecordLocation, Store, digest, digest_with_list
 
 WITHIN, FORMAT = "facecdm.dataset/1", "facecdm.dataset/2"  # pictures within manifest.json; in a file of their own
@@ -211,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise MissingModel(
             f"{folder} holds no data set ({NAME} is missing): prepare one with Prepare FaceCDM Data Set or "
-            f"`{typed('dataset')}`; an interrupted preparation continues where it stopped"
+            f"`{command_line('dataset')}`; an interrupted preparation continues where it stopped"
         )
     try:
         plain = parse_json(path.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from ...errors import FaceCDMError, NoFace
-from ...invocation import typed
+from ...invocation import command_line
 from .data_set import DataSet
 from .disk import DiskDict, DiskList
 from .encode import Encoding
@@ -76,7 +76,7 @@ class _Preparation:
         if taken and not any(self._stores):
             raise FaceCDMError(
                 f"{self.folder} holds no data set, but {', '.join(taken)}, which would be replaced: choose another "
-                f"folder (or `{typed('dataset … --overwrite')}`)"
+                f"folder (or `{command_line('dataset … --overwrite')}`)"
             )
 
     def run(self, source: Source, prune: bool) -> DataSet:

@@ -5,7 +5,7 @@ from collections import Counter
 from ....adapter.person import Person
 from ....errors import Mismatch
 from ....formats.fit import check_fit
-from ....invocation import typed
+from ....invocation import command_line
 from ..base_model import layer_map
 from ..dit import check_applicable
 from ..step_weights import add_step_weights
@@ -13,7 +13,8 @@ from ..unet import cross_attentions
 from .cells import apply_with_cells
 from .decoupled import check_version
 from .patch import TripletPatch, own_patches
-from .run import PEOPLE, apply_with_tiles, prepare_step, sample_with_run
+from .run import PEOPLE
+from .wrappers import apply_with_tiles, prepare_step, sample_with_run
 
 
 def check_base(model, adapter) -> None:
@@ -28,7 +29,7 @@ def check_latents(model, adapter) -> None:
     if read not in (channels, 4 * channels):
         raise Mismatch(
             f"this adapter finds the face in latents of {read} channels, and the MODEL's have {channels}: connect a "
-            f"pose, or give the adapter a location head for this base model (`{typed('train-location')}`)"
+            f"pose, or give the adapter a location head for this base model (`{command_line('train-location')}`)"
         )
 
 

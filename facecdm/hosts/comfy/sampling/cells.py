@@ -17,7 +17,8 @@ from ..latents import without_frames
 from .attend import attend_with
 from .decoupled import with_decoupled
 from .joint import add_joint
-from .run import options_of, run_of
+from .run import run_of
+from .wrappers import options_of
 
 
 def apply_with_cells(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):

@@ -10,9 +10,8 @@ from ....adapter.stream_module import KeysValues
 
 IMAGES = "facecdm_pictures"  # in transformer_options: which images of the batch are sampled, if not all of them
 UNKNOWN_IMAGES = (
-    "context windows sample a part of the pictures, and the batch does not hold as many as the window names. "
-    "References and poses are given to the pictures in their order, which may be the wrong one. Use one reference and "
-    "one pose for all pictures, or sample without context windows."
+    "the batch has another number of pictures than its context window names, so references and poses may belong to "
+    "other pictures than they are given to. Use one reference and one pose for all pictures, or no context windows."
 )
 
 Spans = Iterator[tuple[int, int, list[tuple[Tensor, Tensor]]]]

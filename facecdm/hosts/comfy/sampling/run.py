@@ -1,6 +1,5 @@
 """The state of one sampling with people: values computed once, and values computed once per step."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
@@ -27,55 +26,12 @@ RUN = "facecdm_run"  # in the same options while sampling: the Run
 ROWS = "facecdm_rows"  # in the transformer_options of a call: how many rows its batch has
 
 REPEATED_ROWS = (
-    "another pack (such as Attention Couple) changes the number of rows in the model's attention, so it is unknown "
-    "which rows belong to which prompt. People may be missing, or appear in the wrong regions. Remove "
-    "that pack's node, and give each person a mask in FaceCDM instead (mask of Apply FaceCDM, or Apply People)."
+    "another pack (such as Attention Couple) changes the number of rows in the model's attention, so FaceCDM cannot "
+    "tell which prompt a row belongs to: people may be missing or in the wrong regions. Remove that pack's node, and "
+    "give each person a mask instead (Apply FaceCDM's mask, or Apply FaceCDM to People)."
 )
 
 Chunk = tuple[object, Area | None]  # uuid of a conditioning, and the tile of its latents
-
-
-def sample_with_run(executor: Callable, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: provide a Run for the duration of the sampling."""
-    guider = executor.class_obj
-    options = guider.model_options["transformer_options"]
-    options[RUN] = Run(options[PEOPLE], guider)
-    try:
-        return executor(*args, **kwargs)
-    finally:
-        options.pop(RUN, None)
-
-
-def prepare_step(executor: Callable, model, conds, x_in, timestep, model_options, *args, **kwargs):
-    """CALC_COND_BATCH wrapper: compute keys and values for new prompts, and this step's gates."""
-    options = model_options["transformer_options"]
-    run = options.get(RUN)
-    if run is None:  # a sampler that bypasses OUTER_SAMPLE
-        run = Run(options[PEOPLE])
-        model_options = {**model_options, "transformer_options": {**options, RUN: run}}
-    images = sampled_images(options)
-    run.step(model, conds, timestep, x_in, images)
-    predicted = executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
-    run.keep_prediction(conds, predicted, timestep, images)
-    return predicted
-
-
-def apply_with_tiles(executor: Callable, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
-    """APPLY_MODEL wrapper: find the tiles that the model is about to compute, if a pack samples in tiles."""
-    options, rest = options_of(args, kwargs)
-    run = run_of(options)
-    tiles = run.tiles(x, options.get("uuids") or ()) if run is not None else None
-    if tiles is not None:
-        options = {**options, TILES: tiles}
-    if run is not None:
-        options = {**options, ROWS: len(x)}
-    return executor(x, t, c_concat, c_crossattn, control, options, *rest, **kwargs)
-
-
-def options_of(args: tuple, kwargs: dict) -> tuple[dict, tuple]:
-    """The transformer_options among an APPLY_MODEL wrapper's last arguments, and the arguments that follow them."""
-    options, *rest = args or (kwargs.pop("transformer_options", {}),)
-    return options, tuple(rest)
 
 
 def run_of(extra_options: dict) -> "Run | None":
@@ -319,11 +275,11 @@ class Run:
         chunks = [(uuid, tile) for tile in tiles for uuid in uuids]
         if not chunks:
             return []
-        if batch % len(chunks) or len(chunks) > 1 and batch != options.get(ROWS, batch):
+        rows, rest = divmod(batch, len(chunks))
+        if rest or len(chunks) > 1 and batch != options.get(ROWS, batch):
             self.warn(REPEATED_ROWS)
-        if batch % len(chunks):
+        if rest:
             return []
-        rows = batch // len(chunks)
         images = sampled_images(options)
         key = (index, size, rows, images, device, *chunks)
         if key not in self._ready:
@@ -391,16 +347,14 @@ class Run:
         They are kept for the sampling unless they differ with the sampled images: the number of different context
         windows is large.
         """
-        several = any(len(chunk[0]) > 1 for chunk in keys_values)
-        if several:
+        if key in self._joined:
+            return self._joined[key]
+        k, v = (join_chunks([chunk[part] for chunk in keys_values], rows, images).to(device) for part in (0, 1))
+        if images is not None and any(len(chunk[0]) > 1 for chunk in keys_values):
             self._check_images(rows, images)
-        made = self._joined.get(key) if images is None or not several else None
-        if made is None:
-            k, v = (join_chunks([chunk[part] for chunk in keys_values], rows, images).to(device) for part in (0, 1))
-            made = k, v
-            if images is None or not several:
-                self._joined[key] = made
-        return made
+        else:
+            self._joined[key] = k, v
+        return k, v
 
     def _check_images(self, rows: int, images: tuple[int, ...] | None) -> None:
         """Warn if it is unknown which of several references or poses the rows of a chunk belong to."""

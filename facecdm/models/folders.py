@@ -1,7 +1,8 @@
-"""Where ComfyUI finds models: its models folder, and the folders that extra_model_paths.yaml adds."""
+"""The folders in which ComfyUI looks for models: its models folder, and those that extra_model_paths.yaml adds."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import BadFile
@@ -12,32 +13,33 @@ CONFIG = "extra_model_paths.yaml"  # in ComfyUI's folder
 FORMER = {"diffusion_models": "unet", "text_encoders": "clip"}  # names that ComfyUI still reads
 
 
-class Places:
+class ModelFolders:
     """
     models   ComfyUI's models folder
-    configs  files in the form of extra_model_paths.yaml; a missing one adds nothing
+    comfyui  ComfyUI's folder, whose extra_model_paths.yaml is read if there is one; or None
+    configs  further files of this form
 
-    Raises BadFile.
+    The files are read when they are needed. The methods raise BadFile if one cannot be read.
     """
 
-    def __init__(self, models: Path, *configs: Path):
+    def __init__(self, models: Path, comfyui: Path | None = None, configs: Sequence[Path] = ()):
         self.models = models
-        self._added: dict[str, list[Path]] = {}
-        for config in configs:
-            for kind, folder in _read(config):
-                self._added.setdefault(kind, []).append(folder)
+        self._configs = [*([comfyui / CONFIG] if comfyui else []), *configs]
+
+    @cached_property
+    def _added(self) -> list[tuple[str, Path]]:
+        """(kind, folder) of every line of the files."""
+        return [line for config in self._configs for line in _read(config)]
 
     def of(self, kind: str) -> list[Path]:
         """The folders of a kind of model, such as "checkpoints"; ComfyUI's own first."""
         kinds = [kind, FORMER[kind]] if kind in FORMER else [kind]
-        return [self.models / name for name in kinds] + [
-            folder for name in kinds for folder in self._added.get(name, ())
-        ]
+        return [self.models / name for name in kinds] + [folder for name, folder in self._added if name in kinds]
 
     def files(self, kind: str) -> Iterator[Path]:
         """All files of a kind, in subfolders and linked folders, too."""
-        for place in self.of(kind):
-            for folder, _, names in os.walk(place, followlinks=True):
+        for top in self.of(kind):
+            for folder, _, names in os.walk(top, followlinks=True):
                 yield from (Path(folder, name) for name in names)
 
     def find(self, file: ModelFile) -> Path | None:
@@ -45,14 +47,14 @@ class Places:
         if file.is_archive:
             return self._find_pack(file.name)
         kind, _, below = file.folder.partition("/")
-        found = (place / below / file.name for place in self.of(kind))
+        found = (folder / below / file.name for folder in self.of(kind))
         return next((path for path in found if path.is_file() and path.stat().st_size), None)
 
     def target(self, file: ModelFile) -> Path:
         """Path to download to. Raises BadFile if something useless is in the way, as an interrupted copy leaves it."""
         target = target_of(file, self.models)
         if target.exists():
-            what = "no complete face pack" if target.is_dir() else "empty"
+            what = "not a complete face pack" if target.is_dir() else "empty"
             raise BadFile(f"{target} is {what}: move it away, and run the same command again")
         return target
 
