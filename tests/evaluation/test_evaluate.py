@@ -14,19 +14,11 @@ from full_disk import every_write
 from PIL import Image, ImageFilter
 
 from facecdm import cli
-from facecdm.errors import BadFile, FaceCDMError, MissingPackage, NoFace
+from facecdm.errors import BadFile, FaceCDMError, NoFace
 from facecdm.evaluation import report, samples
 from facecdm.evaluation.evaluate import Evaluation, Evaluator, SampleScores, Summary
 from facecdm.evaluation.pictures import cached_opener
-from facecdm.evaluation.recognisers import Dlib, InsightFace
-
-
-@pytest.fixture(scope="module")
-def people(faceworld_val):
-    """Person → three views."""
-    found = {name: sorted((faceworld_val / name).glob("*.webp"))[:3] for name in ("0005", "0006")}
-    assert all(len(views) == 3 for views in found.values())
-    return found
+from facecdm.evaluation.recognisers import InsightFace
 
 
 @pytest.fixture(scope="module")
@@ -308,61 +300,6 @@ def test_a_condition_has_one_strength(tmp_path):
     path.write_text("\n".join(json.dumps(row | {"strength": at}) for at in (1, 2)))
     with pytest.raises(BadFile, match="condition '0' has several values of strength"):
         samples.read(path)
-
-
-def test_dlib_separates_people(people):
-    try:
-        judge = Dlib()
-    except MissingPackage as error:
-        pytest.skip(str(error))
-    read = cached_opener()
-    faces = {name: [judge.recognise(read(view)) for view in views] for name, views in people.items()}
-    found = [value for views in faces.values() for value in views if value is not None]
-    assert len(found) >= 4
-    own = float(faces["0005"][0].embedding @ faces["0005"][2].embedding)
-    other = float(faces["0005"][0].embedding @ faces["0006"][0].embedding)
-    assert own > other
-
-
-def test_dlib_uses_another_recognisers_key_points_where_it_finds_no_face(people, face_models):
-    try:
-        alone = Dlib()
-    except MissingPackage as error:
-        pytest.skip(str(error))
-    insightface = InsightFace(face_models / "models" / "insightface", "buffalo_s")
-    helped, picture = Dlib(insightface.recognise), cached_opener()(people["0005"][0])
-    assert helped.recognise(picture).embedding.equal(alone.recognise(picture).embedding)
-    small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.LANCZOS))
-    assert insightface.recognise(small) is not None and alone.recognise(small) is None
-    other_person = cached_opener()(people["0006"][0])
-    own, other = (
-        float(helped.recognise(small).embedding @ alone.recognise(photo).embedding) for photo in (picture, other_person)
-    )
-    assert own > other
-    assert helped.recognise(np.full((128, 128, 3), 90, np.uint8)) is None
-
-
-def test_a_photo_is_turned_as_its_exif_says(people, tmp_path):
-    """Phones save the sensor's picture and an orientation: 6 means a quarter turn clockwise."""
-    photo = Image.open(people["0005"][0]).convert("RGB")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo.rotate(90, expand=True).save(tmp_path / "phone.png", exif=exif)
-    assert np.array_equal(cached_opener()(tmp_path / "phone.png"), np.asarray(photo))
-
-
-def test_photos_are_decoded_as_in_training(tmp_path):
-    """On white if transparent; 16-bit grey is scaled, not clipped."""
-    Image.new("LA", (8, 6)).save(tmp_path / "clear.png")
-    Image.fromarray(np.full((6, 8), 20000, np.uint16)).save(tmp_path / "deep.tif")
-    clear, deep = (cached_opener()(tmp_path / name) for name in ("clear.png", "deep.tif"))
-    assert clear.shape == deep.shape == (6, 8, 3) and (clear == 255).all() and (deep == 78).all()
-
-
-def test_a_file_that_is_no_picture_is_named(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(BadFile, match="a.png cannot be read as a picture"):
-        cached_opener()(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
