@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import BadFile
+from ..errors import BadFile, FaceCDMError
 from .download import target_of
 from .model_file import PACK_FOLDER, ModelFile
 
@@ -59,14 +59,16 @@ class ModelFolders:
         return target
 
     def _find_pack(self, name: str) -> Path | None:
-        from ..errors import FaceCDMError
         from ..faces.packs import find_packs, sort_pack
 
         folder = find_packs(self.of(PACK_FOLDER.split("/")[0])).get(name)
-        try:
-            return folder and sort_pack(name, folder) and folder
-        except FaceCDMError:
+        if folder is None:
             return None
+        try:
+            sort_pack(name, folder)
+        except FaceCDMError:  # incomplete
+            return None
+        return folder
 
 
 def _read(config: Path) -> Iterator[tuple[str, Path]]:
