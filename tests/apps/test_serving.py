@@ -42,6 +42,7 @@ def test_nothing_is_written_into_a_folder_that_is_no_comfyui(name, tmp_path, cap
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_ends_its_server_and_leaves_no_file(name, number, tmp_path):
     """A stand-in for ComfyUI never answers; the command waits for it and is stopped."""
+    (tmp_path / "comfy").mkdir()
     (tmp_path / "main.py").write_text("import time; print('up', flush=True); time.sleep(120)")
     (tmp_path / "w.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
     (tmp_path / "mine.safetensors").write_bytes(b"x")
