@@ -65,24 +65,29 @@ def download(file: ModelFile, models: Path, progress: Progress | None = None) ->
 def _locked_staging(models: Path) -> Iterator[None]:
     """Lock the folder of unfinished downloads while the block runs; then remove it if it has none.
 
-    Raises DownloadFailed if another process holds the lock.
+    A file system without locks is used without one. Raises DownloadFailed if another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
     folder = models / STAGING
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            _remove_leftovers(folder)
-            try:
-                yield
-            finally:
-                if os.listdir(folder) == [LOCK]:
-                    shutil.rmtree(folder, ignore_errors=True)
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise DownloadFailed(
             f"another process is downloading into {models}. Wait until it ends, and run the same command again."
         ) from error
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        _remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):  # Windows removes no open file, so not before the release
+            if os.listdir(folder) in ([], [LOCK]):
+                shutil.rmtree(folder)
 
 
 def _remedy(error: OSError) -> str:

@@ -79,7 +79,7 @@ def _receive_rest(url, part: Path, headers: dict[str, str], size: int, check_siz
     have = _bytes_of(part)
     answer = _ask(url, headers, have)
     if answer is None:  # 416: nothing is left to send
-        return have
+        return size or have
     with answer:
         have, total = _extent(answer, have)
         if size and total and total != size:

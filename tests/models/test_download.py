@@ -1,5 +1,6 @@
 """Downloads from a local server: resumed, verified, atomic, and never over a file that is there."""
 
+import errno
 import hashlib
 import io
 import os
@@ -189,6 +190,28 @@ def test_two_processes_do_not_write_one_file(hub, models):
         with pytest.raises(DownloadFailed, match="another process is downloading into"):
             download(FILE, models)
     assert download(FILE, models).read_bytes() == DATA
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_locks(hub, models, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(getattr(errno, code), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert download(FILE, models).read_bytes() == DATA
+    assert everything(models) == ["pulid/weights.safetensors"]
+
+
+def test_a_server_that_withholds_the_rest(models, monkeypatch):
+    """It answers 416: the file is not taken for whole."""
+    models.mkdir()
+    (models / "a.part").write_bytes(DATA[:50])
+    monkeypatch.setattr(http_file, "_ask", lambda *_: None)
+    assert http_file.receive("http://nowhere", models / "a.part", size=100) == 100
+    assert http_file.receive("http://nowhere", models / "a.part") == 50, "the size is unknown"
 
 
 def test_a_token_goes_to_the_hub_and_to_no_other_host(hub, models, monkeypatch):
