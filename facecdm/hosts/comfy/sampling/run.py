@@ -347,12 +347,13 @@ class Run:
         They are kept for the sampling unless they differ with the sampled images: the number of different context
         windows is large.
         """
-        if key in self._joined:
+        differ = images is not None and any(len(chunk[0]) > 1 for chunk in keys_values)
+        if differ:
+            self._check_images(rows, images)
+        elif key in self._joined:
             return self._joined[key]
         k, v = (join_chunks([chunk[part] for chunk in keys_values], rows, images).to(device) for part in (0, 1))
-        if images is not None and any(len(chunk[0]) > 1 for chunk in keys_values):
-            self._check_images(rows, images)
-        else:
+        if not differ:
             self._joined[key] = k, v
         return k, v
 

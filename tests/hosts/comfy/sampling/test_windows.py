@@ -137,6 +137,21 @@ def test_memory_does_not_grow_with_the_number_of_windows(sd15, adapter, count):
     assert len(set(held)) == 1
 
 
+def test_a_window_gets_no_kept_tokens_of_other_images(sd15, adapter):
+    """Another pack may call the model for all images before it does so for a window of as many rows."""
+    from facecdm.hosts.comfy.sampling.run import Run
+
+    def keys(run, frames):
+        run.step(sd15.model.model, [[cond("a")]], torch.tensor([SIGMA]), torch.zeros(2, 4, 8, 8), frames)
+        window = {"context_window": SimpleNamespace(index_list=list(frames), dim=0)} if frames else {}
+        return run.streams(0, 2, (8, 8), torch.device("cpu"), {"uuids": ["a"], **window})[0].k
+
+    person = Person(adapter, FACES, per_picture=True)
+    fresh, used = Run((person,)), Run((person,))
+    keys(used, None)
+    assert torch.equal(keys(used, (2, 3)), keys(fresh, (2, 3)))
+
+
 def attention_couple(model, regions: int):
     """As packs of that name patch a model: the rows of each prompt are repeated for every region."""
 
