@@ -104,11 +104,12 @@ def main(arguments: list[str]) -> int:
         return 1
     if sys.version_info >= (3, 14):
         print("Note: FaceCDM is made for Python 3.10 - 3.13; this one is newer.", file=sys.stderr)
+    from facecdm.errors import FaceCDMError
     from facecdm.quickstart.steps import SetupError
 
     try:
         return command(arguments[1:])
-    except SetupError as error:
+    except (SetupError, FaceCDMError) as error:
         print(f"\nFaceCDM could not be set up: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -35,14 +35,18 @@ def find_folders(comfyui: Path | None = None, base: Path | None = None) -> tuple
         comfyui = find_comfyui()
         return comfyui, base or find_base(comfyui)
     check_comfyui(comfyui, "--comfyui")
-    apart = (folder for folder in _around() if _is_base(folder) and not _is_comfyui(folder))
+    apart = (folder for folder in _around() if _is_base(folder) and not is_comfyui(folder))
     return comfyui, base or next(apart, comfyui)
 
 
-def check_comfyui(folder: Path, name: str) -> None:
-    """Raises FaceCDMError, with the option's `name`, if the folder is no ComfyUI."""
-    if not _is_comfyui(folder):
-        raise FaceCDMError(f"{name} {folder} is no ComfyUI folder: it has no main.py beside a folder comfy")
+def is_comfyui(folder: Path) -> bool:
+    return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
+
+
+def check_comfyui(folder: Path, name: str = "") -> None:
+    """Raises FaceCDMError, with the name of the option if one is given, if the folder is no ComfyUI."""
+    if not is_comfyui(folder):
+        raise FaceCDMError(f"{name} {folder} is no ComfyUI folder: it has no main.py beside a folder comfy".lstrip())
 
 
 def find_comfyui() -> Path | None:
@@ -53,7 +57,7 @@ def find_comfyui() -> Path | None:
     if named := os.environ.get("FACECDM_COMFYUI"):
         check_comfyui(Path(named), "FACECDM_COMFYUI")
         return Path(named)
-    return next((folder for folder in (*_around(), QUICKSTART / "ComfyUI") if _is_comfyui(folder)), None)
+    return next((folder for folder in (*_around(), QUICKSTART / "ComfyUI") if is_comfyui(folder)), None)
 
 
 def find_base(comfyui: Path | None) -> Path | None:
@@ -79,10 +83,6 @@ def _around() -> list[Path]:
 
 def _is_installed() -> bool:
     return any(_is_base(folder) for folder in _around())
-
-
-def _is_comfyui(folder: Path) -> bool:
-    return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
 
 
 def _is_base(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import urllib.request
 from collections import deque
 from pathlib import Path
 
+from ..comfyui_folders import check_comfyui
 from ..errors import FaceCDMError
 from ..files import writing
 from .errors import PortTaken, ServerDied, ServerUnreachable
@@ -146,8 +147,7 @@ class LocalServer:
             raise
 
     def spawn(self) -> None:
-        if not (self.comfyui / "main.py").is_file():
-            raise FaceCDMError(f"{self.comfyui} is no ComfyUI folder: it has no main.py")
+        check_comfyui(self.comfyui)
         if self.wanted_port and port_taken(self.wanted_port):
             raise PortTaken(f"port {self.wanted_port} is taken by another program: choose one with --port")
         self.port = self.wanted_port or free_port()

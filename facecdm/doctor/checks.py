@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ..comfyui_folders import is_comfyui
 from ..errors import FaceCDMError
 from ..files import REPOSITORY
 from ..models.folders import ModelFolders
@@ -113,8 +114,10 @@ def check_comfyui(comfyui: Path | None, base: Path | None = None) -> Iterator[Fi
     file = comfyui / "comfyui_version.py"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     found = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
-    if not (comfyui / "main.py").is_file():
-        yield Finding(MISSING, "comfyui", f"{comfyui} has no main.py", "name the ComfyUI folder with --comfyui DIR")
+    if not is_comfyui(comfyui):
+        yield Finding(
+            MISSING, "comfyui", f"{comfyui} is no ComfyUI folder", "name the ComfyUI folder with --comfyui DIR"
+        )
     elif found is None:
         yield Finding(WARNING, "comfyui", f"ComfyUI of an unknown version in {comfyui}")
     elif tuple(map(int, found.groups())) < OLDEST_COMFYUI:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..comfyui_folders import check_comfyui
 from ..files import REPOSITORY
 from . import paths, wheels
 from .steps import SetupError, Step, pip, remove, run, run_all
@@ -37,12 +38,13 @@ def set_up(comfyui: str | None, python: str | None, tests: bool) -> tuple[Path, 
     python   the Python that runs it; None: search for it
     tests    whether to install the packages for the tests, too
 
-    Returns (python, comfyui). Raises SetupError.
+    Returns (python, comfyui). Raises SetupError, and FaceCDMError if the folder is no ComfyUI.
     """
     if not comfyui or Path(comfyui).resolve() == paths.COMFYUI:
         run_all(steps_of_own_environment(tests))
         return paths.python_of(paths.VENV), paths.COMFYUI
-    folder = check_comfyui(Path(comfyui))
+    folder = Path(os.path.abspath(comfyui))
+    check_comfyui(folder)
     interpreter = own_python(folder, python)
     if tests:
         venv = overlay_of(interpreter)
@@ -186,10 +188,3 @@ def problem_of(python: Path) -> str:
     if answer == [b"True"]:
         return ""
     return "has no PyTorch" if answer == [b"False"] else "is not a Python"
-
-
-def check_comfyui(comfyui: Path) -> Path:
-    comfyui = Path(os.path.abspath(comfyui))
-    if not (comfyui / "main.py").is_file():
-        raise SetupError(f"{comfyui} is no ComfyUI folder: it has no main.py")
-    return comfyui

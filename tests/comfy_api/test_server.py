@@ -12,7 +12,7 @@ from facecdm.errors import FaceCDMError
 
 
 def stand_in(folder, source):
-    folder.mkdir()
+    (folder / "comfy").mkdir(parents=True)
     (folder / "main.py").write_text(source)
     return folder
 

@@ -100,8 +100,9 @@ def test_two_runtimes_are_a_warning(monkeypatch):
 
 def test_an_old_comfyui_and_a_folder_that_is_no_comfyui(tmp_path):
     (none,) = doctor.check_comfyui(tmp_path)
-    assert none.level == MISSING and "no main.py" in none.text
+    assert none.level == MISSING and "is no ComfyUI folder" in none.text
     (tmp_path / "main.py").touch()
+    (tmp_path / "comfy").mkdir()
     (tmp_path / "comfyui_version.py").write_text('__version__ = "0.3.40"\n')
     (old,) = doctor.check_comfyui(tmp_path)
     assert old.level == MISSING and "0.3.40" in old.text and "0.3.75" in old.advice

@@ -64,6 +64,7 @@ def test_the_users_comfyui_gets_only_what_the_pack_needs():
 
 def test_the_tests_on_the_users_comfyui_install_into_an_overlay(monkeypatch, tmp_path):
     (tmp_path / "main.py").touch()
+    (tmp_path / "comfy").mkdir()
     done = []
     monkeypatch.setattr(environment, "run_all", done.extend)
     python, comfyui = environment.set_up(str(tmp_path), sys.executable, tests=True)
