@@ -32,7 +32,7 @@ from facecdm.evaluation.evaluate import Evaluator
 from facecdm.training.dataset.demo import DemoEncoders
 from facecdm.training.denoiser import Denoiser
 
-from .arms import ARMS, STRENGTHS, arm
+from .arms import ARMS, arm
 from .bases import Bases
 from .experiment import Experiment, available, jobs
 from .smoke import SMOKE_PEOPLE, short_recipe
@@ -88,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="val people who are not used; 0009 0014 are in the demo's adapter",
     )
-    add("--strengths", type=float, nargs="*", default=list(STRENGTHS), help="of the curves, besides 1")
+    add("--strengths", type=float, nargs="*", help="of the curves, besides 1 (default: those in arms.py)")
     add("--sampling-steps", type=int, default=20)
     add("--sampling-batch", "--draw-batch", type=int, default=8, help="images sampled at once")
     add("--cfg", type=float, default=4.0)

@@ -51,12 +51,13 @@ class Arm:
 
     description  for the report
     headline     three trainings instead of one
-    curve        sampled at several strengths
+    strengths    that its first training is also sampled at, for the curves
     design       of its adapter
     settings     override those of every stage; of one stage as "fine.background"
     frozen       parameter groups that are not trained
     trained      further parameter groups that are trained
     stages       the stages that are trained
+    length       pictures that it sees, as a multiple of the recipe's
     sampling     how its images are sampled
     of           the arm whose training it uses
     trains       False for the base model
@@ -65,12 +66,13 @@ class Arm:
     name: str
     description: str
     headline: bool = False
-    curve: bool = False
+    strengths: tuple[float, ...] = ()
     design: Design = field(default_factory=Design)
     settings: tuple[tuple[str, object], ...] = ()
     frozen: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
     stages: tuple[str, ...] = ("broad", "identity", "fine")
+    length: float = 1.0
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     of: str = ""
     trains: bool = True
@@ -81,6 +83,7 @@ NONE_POSELESS, POSELESS = "no identity, without pose", "without pose"
 # The sampled identity loss begins with noise where the face's location is known, else with the noisy picture.
 _UNLOCATED = (("few_steps_from", "picture"), ("find_location", 0.0))
 _ALONE = SamplingSettings(pose=False, located=False)
+_FACEID = Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=4)
 
 ARMS: tuple[Arm, ...] = (
     Arm(NONE, "the base model: same prompts, same noise", trains=False),
@@ -88,16 +91,25 @@ ARMS: tuple[Arm, ...] = (
         "FaceID's design",
         "IP-Adapter FaceID: four tokens by an MLP, decoupled attention, LoRA",
         headline=True,
-        curve=True,
-        design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=4),
+        strengths=(1.3,),
+        design=_FACEID,
         settings=(("bottleneck", 0.0), *_UNLOCATED),
         frozen=("interplay",),
+    ),
+    Arm(
+        "FaceID's design, longer",
+        "the same with twice the pictures, which takes about as long as the triplet",
+        strengths=(0.7, 1.3),
+        design=_FACEID,
+        settings=(("bottleneck", 0.0), *_UNLOCATED),
+        frozen=("interplay",),
+        length=2.0,
     ),
     Arm(
         "InstantID's design",
         "sixteen tokens by an MLP, decoupled attention without LoRA, and a ControlNet that reads the tokens instead "
         "of the prompt (a LoRA of the pose ControlNet is trained)",
-        curve=True,
+        strengths=(1.3,),
         design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=16, face_control=True),
         settings=(("bottleneck", 0.0), ("drop_pose", 0.0), *_UNLOCATED),
         frozen=("interplay", "lora"),
@@ -106,7 +118,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         "PuLID's alignment",
         "the triplet with PuLID's alignment loss instead of the background loss, and κ 1 as its projection",
-        curve=True,
+        strengths=(0.7,),
         design=Design(kappa=1.0),
         settings=(
             ("background", 0.0),
@@ -114,12 +126,12 @@ ARMS: tuple[Arm, ...] = (
             ("fine.alignment", 0.6),
         ),
     ),
-    Arm(TRIPLET, "face, image and interplay, in three stages", headline=True, curve=True),
+    Arm(TRIPLET, "face, image and interplay, in three stages", headline=True, strengths=(0.4, 0.7, 1.3)),
     Arm(
         "face stream",
         "the triplet's face stream and nothing else",
         headline=True,
-        curve=True,
+        strengths=(0.4, 0.7, 1.3),
         design=Design(image=False, interplay=False),
         frozen=("interplay",),
     ),
@@ -127,7 +139,7 @@ ARMS: tuple[Arm, ...] = (
         "without interplay",
         "face and image stream",
         headline=True,
-        curve=True,
+        strengths=(0.7,),
         design=Design(interplay=False),
         frozen=("interplay",),
     ),
@@ -140,6 +152,7 @@ ARMS: tuple[Arm, ...] = (
         settings=(("learning_rate", 1e-3), ("schedule", "linear"), ("identity_every", 6)),
     ),
     Arm("two stages", "without the third stage", stages=("broad", "identity")),
+    Arm("without background loss", "the third stage has no background loss", settings=(("background", 0.0),)),
     Arm("same photo", "the reference in training is the picture itself", settings=(("own_photo", 1.0),)),
     Arm(
         "without bottleneck",
@@ -150,7 +163,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         "without sampled identity",
         "the identity loss is on one-step predictions",
-        curve=True,
+        strengths=(1.3,),
         settings=(("few_steps", 0),),
     ),
     Arm(
@@ -169,7 +182,6 @@ ARMS: tuple[Arm, ...] = (
     Arm(NONE_POSELESS, "the base model without the pose ControlNet", trains=False, sampling=_ALONE),
 )
 NOT_REQUESTED = "not requested in this run"
-STRENGTHS = (0.4, 0.7, 1.3)
 
 
 def arm(name: str) -> Arm:
@@ -185,12 +197,12 @@ def trained_as(arm_: Arm) -> Arm:
 
 
 def plan(arm_: Arm, recipe: Config, seed: int) -> tuple[Stage, ...]:
-    """The arm's stages. It sees as many pictures as the whole recipe, distributed as in the recipe."""
+    """The arm's stages. It sees `length` times as many pictures as the whole recipe, distributed as in the recipe."""
     all_stages = recipe.plan()
     stages = [stage for stage in all_stages if stage.name in arm_.stages]
     if not stages:
         raise FaceCDMError(f"the recipe has none of the stages of {arm_.name!r}: {', '.join(arm_.stages)}")
-    share = sum(_pictures(stage) for stage in all_stages) / sum(_pictures(stage) for stage in stages)
+    share = arm_.length * sum(_pictures(stage) for stage in all_stages) / sum(_pictures(stage) for stage in stages)
     return tuple(_stage(arm_, stage, max(round(share * stage.steps), 1), seed) for stage in stages)
 
 

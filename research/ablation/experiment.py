@@ -31,14 +31,20 @@ class Job:
         return Generated(self.arm.name, self.seed, [], self.strength).condition
 
 
-def jobs(names: list[str], seeds: int, strengths: list[float]) -> list[Job]:
+def jobs(names: list[str], seeds: int, strengths: list[float] | None = None) -> list[Job]:
     """Every arm's first training, the curves, then the headline's other seeds: an early table says the most.
 
-    An arm's own images are the curve's point at strength 1.
+    An arm's own images are the curve's point at strength 1. `strengths` replace those of all arms that have any.
     """
     chosen = [one for one in ARMS if one.name in names or one.name == NONE]
     first = [Job(one, 0) for one in chosen]
-    curve = [Job(one, 0, strength) for one in chosen if one.curve for strength in strengths if strength != 1]
+    curve = [
+        Job(one, 0, strength)
+        for one in chosen
+        if one.strengths
+        for strength in (one.strengths if strengths is None else strengths)
+        if strength != 1
+    ]
     more = [Job(one, seed) for seed in range(1, seeds) for one in chosen if one.headline]
     return first + curve + more
 
