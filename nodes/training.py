@@ -46,8 +46,9 @@ def _shared_inputs() -> list:
             "preset",
             PRESETS,
             "one person",
-            "Starting values: an adapter for many people, or for one person from some photos. For Flux.1, Chroma, "
-            "SD3.5, Qwen-Image and Z-Image, choose one that begins with DiT.",
+            "Starting values: an adapter for many people; a located one, which needs 1024 face tokens and 32 people or "
+            "more; or an adapter for one person from some photos. For Flux.1, Chroma, SD3.5, Qwen-Image and Z-Image, "
+            "choose one that begins with DiT.",
         ),
     ]
 

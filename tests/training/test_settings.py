@@ -109,6 +109,17 @@ def test_presets_train_no_kappa_and_the_docs_say_how_an_older_run_resumes(name):
     assert config.plan()[2] == replace(stages.preset(name)[2], train=("projectors", "gates", "interplay", "kappa"))
 
 
+def test_the_preset_for_located_adapters_has_the_losses_of_the_ablation():
+    recipe = yaml.safe_load((ROOT / "research" / "ablation" / "recipe.yaml").read_text(encoding="utf-8"))
+    measured = Config.model_validate(recipe).plan()
+    every = ("linear_identity", "localisation", "alignment", "bottleneck")
+    sampled = ("identity", "identity_toward", "identity_ramp", "find_location")
+    sampled += ("few_steps", "few_steps_from", "few_steps_guidance", "few_steps_learnt")
+    for own, theirs in zip(stages.preset("located adapter"), measured):
+        names = [*every, "background", *(sampled if own.name != "broad" else ())]
+        assert {name: getattr(own, name) for name in names} == {name: getattr(theirs, name) for name in names}
+
+
 @pytest.mark.parametrize("name", ["few_steps_learnt", "alignment_every", "identity_every"])
 def test_counts_begin_at_one(name):
     Stage().with_settings(**{name: 1})
