@@ -25,6 +25,7 @@ FOLLOWS = {
     "change": "change of the picture",
 }
 INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face has the similarity 0."
+LABELS = (9, 7), (-9, 7), (9, -7), (-9, -7)  # where a line's strengths are written, in points beside its points
 FEW_PEOPLE = 10  # the percentile bootstrap of fewer values is clearly too narrow
 FILES = ("report.html", "pictures.csv", "summary.csv", "summary.md", "likeness.png", "strength.png")
 
@@ -214,17 +215,20 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
 
     figure, axis = _figure()
     lines = _lines(evaluation, {similarity, follows})
-    for name, points in lines.items():
+    for number, (name, points) in enumerate(lines.items()):
         (xs, x_bars), (ys, y_bars) = (
             _with_bars([summary.values[measure] for _, summary in points]) for measure in (follows, similarity)
         )
         (line,) = axis.plot(xs, ys, marker="o", label=_plain(name))
         axis.errorbar(xs, ys, y_bars, x_bars, fmt="none", color=line.get_color(), alpha=0.25)
         for (strength, _), x, y in zip(points, xs, ys):
-            axis.annotate(f"{strength:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
+            how = dict(
+                xytext=LABELS[number % len(LABELS)], fontsize=7, color=line.get_color(), ha="center", va="center"
+            )
+            axis.annotate(f"{strength:g}", (x, y), textcoords="offset points", **how)
     if any(lines):  # a line may have no name
         axis.legend(fontsize=7)
-    axis.set(xlabel=FOLLOWS[follows], ylabel=similarity, title="by strength")
+    axis.set(xlabel=FOLLOWS[follows], ylabel=f"identity {similarity}", title="The numbers are strengths")
     if follows.startswith(attributes.ALL):
         axis.xaxis.set_major_formatter(PercentFormatter(1))
     return _png(figure)
