@@ -117,7 +117,8 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "PuLID's alignment",
-        "the triplet with PuLID's alignment loss instead of the background loss, and κ 1 as its projection",
+        "the triplet with PuLID's alignment loss instead of the background loss, and κ 1, which projects over features "
+        "where PuLID does over positions",
         strengths=(0.7,),
         design=Design(kappa=1.0),
         settings=(

@@ -77,8 +77,9 @@ def choose(labels: list[dict], references: list[int], prompts: int) -> list[tupl
 
     references  the row of each person's reference
 
-    A prompt is the caption of another person of the same gender, and of another one for each of a person's prompts.
-    Every second one contradicts the reference in expression, hair style, hair colour and age.
+    A prompt is the caption of another person of the same gender. Every second one is the caption that contradicts the
+    reference most, in expression, hair style, hair colour and age: two of these may be the same. The others contradict
+    it by chance.
     """
     gender = {label["identity"]: label["gender"] for label in labels}
     everyone, requests = list(gender), []

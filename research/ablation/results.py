@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from facecdm.files import write_atomically
 
 from . import earlier
 from .arms import NOT_REQUESTED, TRIPLET, arm
+from .chance import Chance
 from .people import EvaluationSet
 from .scoring import Generated, Scorer
 
@@ -74,6 +76,11 @@ class Results:
         return self.scorer.of_seeds(self.rows, self.generated)
 
     @cached_property
+    def _chance(self) -> Chance:
+        trainings = Counter(one.arm for one in self.generated if one.strength is None and one.weights)
+        return Chance.of(self._seeds, trainings)
+
+    @cached_property
     def _evaluations(self) -> dict[str, Evaluation]:
         return {
             "arms": self.scorer.of_arms(self.rows, self.generated),
@@ -106,9 +113,8 @@ class Results:
         names = list(dict.fromkeys(one.arm for one in self.generated))
         parts = [
             self._scale(),
-            overview_table(self._evaluations["arms"], self._evaluations["against the triplet"]),
-            rf"\{DIFFERS}: the paired difference to *{TRIPLET}* is significant (95 %) over people. Differences between "
-            "trainings of one arm are not part of the intervals.",
+            overview_table(self._evaluations["arms"], self._evaluations["against the triplet"], self._chance.limits),
+            self._legend(),
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self._curve and "![Identity similarity against prompt adherence over the strength](strength.png)",
             self._of_real(),
@@ -133,6 +139,22 @@ class Results:
         }
         found["people"] = earlier.write(self.rows, self.generated)
         return {f"{name}.csv": text for name, text in found.items()}
+
+    def _legend(self) -> str:
+        """What the table's mark means."""
+        over_people = f"the paired difference to *{TRIPLET}* is significant (95 %) over people"
+        limits = self._chance.limits(TRIPLET, single=True)
+        if not limits:
+            return (
+                rf"\{DIFFERS}: {over_people}. Differences between trainings of one arm are not part of the intervals."
+            )
+        shown = columns_of(self._evaluations["arms"])
+        named = [f"{COLUMNS[key][0]} {COLUMNS[key][1].format(limits[key])}" for key in shown if key in limits]
+        return (
+            rf"\{DIFFERS}: {over_people}, and larger than trainings of one arm differ by chance. One training differs "
+            f"from the triplet's mean by chance by less than: {', '.join(named)} (95 %; Student's t with the variance "
+            "between trainings of one arm, pooled over arms). The intervals do not include this."
+        )
 
     def _of_real(self) -> str:
         means = {name: value[0] for one in self._real.summaries for name, value in one.values.items()}
@@ -200,28 +222,43 @@ COLUMNS = {
 DIFFERS = "*"
 
 
-def overview_table(evaluation: Evaluation, against_triplet: Evaluation) -> str:
-    """A row per arm: means with 95 % intervals, marked where the paired difference to the triplet excludes 0."""
+def columns_of(evaluation: Evaluation) -> list[str]:
+    """The measures of the table's columns."""
     known = [name for name in COLUMNS if any(name in one.values for one in evaluation.summaries)]
-    if ADHERENCE + CONFLICT in known:
-        known.remove(ADHERENCE)
+    return [name for name in known if name != ADHERENCE or ADHERENCE + CONFLICT not in known]
+
+
+def overview_table(
+    evaluation: Evaluation,
+    against_triplet: Evaluation,
+    limits: Callable[[str], dict[str, float]] = lambda arm: {},
+) -> str:
+    """A row per arm: means with 95 % intervals, marked where the paired difference to the triplet excludes 0 and is
+    above the arm's limits of chance."""
+    known = columns_of(evaluation)
     differences = {one.condition: one.against_first for one in against_triplet.summaries}
     lines = [
         f"| arm | {' | '.join(COLUMNS[name][0] for name in known)} |",
         "|" + "---|" * (1 + len(known)),
     ]
     for summary in evaluation.summaries:
-        cells = [_cell(summary, name, differences.get(summary.condition, {})) for name in known]
+        by_chance = limits(summary.condition)
+        cells = [
+            _cell(summary, name, differences.get(summary.condition, {}), by_chance.get(name, 0.0)) for name in known
+        ]
         lines.append(f"| {summary.condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(summary: Summary, name: str, differences: dict[str, tuple[float, float, float]]) -> str:
+def _cell(
+    summary: Summary, name: str, differences: dict[str, tuple[float, float, float]], by_chance: float = 0.0
+) -> str:
     if name not in summary.values:
         return "–"
     mean, low, high = (COLUMNS[name][1].format(value) for value in summary.values[name])
-    _, least, most = differences.get(name, (0.0, 0.0, 0.0))
-    return f"{mean} [{low}, {high}]{DIFFERS if least > 0 or most < 0 else ''}"
+    difference, least, most = differences.get(name, (0.0, 0.0, 0.0))
+    differs = (least > 0 or most < 0) and abs(difference) > by_chance
+    return f"{mean} [{low}, {high}]{DIFFERS if differs else ''}"
 
 
 def _joined(texts: list[str]) -> str:
@@ -230,34 +267,39 @@ def _joined(texts: list[str]) -> str:
 
 
 def sheet(evaluation_set: EvaluationSet, generated: list[Generated]) -> bytes:
-    """JPEG: a row for each of the first people, a column for each arm's first training."""
+    """JPEG: a row for each of the first people, below its prompt, and a column for each arm's first training."""
     from PIL import Image, ImageDraw
 
     columns: dict[str, list[Path]] = {}
     indices = [index for index in range(len(evaluation_set.requests)) if index < len(evaluation_set.names)][:SHEET_ROWS]
-    people = [evaluation_set.requests[index].person for index in indices]
+    requests = [evaluation_set.requests[index] for index in indices]
+    people = [one.person for one in requests]
     columns["reference"] = [evaluation_set.references[person] for person in people]
     columns["held out"] = [evaluation_set.held_out[person] for person in people]
     for one in generated:
         if one.arm not in columns:
             columns[one.arm] = [one.paths[index] for index in indices]
-    picture = Image.new("RGB", (TILE * len(columns), BAND + TILE * len(indices)), "white")
+    height = BAND + TILE
+    picture = Image.new("RGB", (TILE * len(columns), BAND + height * len(indices)), "white")
     pen = ImageDraw.Draw(picture)
+    for row, one in enumerate(requests):
+        pen.text((3, BAND + row * height + 1), one.prompt, fill="black")
     for number, (name, paths) in enumerate(columns.items()):
         pen.text((number * TILE + 3, 1), name.replace("κ", "kappa"), fill="black")
         for row, path in enumerate(paths):
             tile = Image.open(path).convert("RGB").resize((TILE, TILE), Image.LANCZOS)
-            picture.paste(tile, (number * TILE, BAND + row * TILE))
+            picture.paste(tile, (number * TILE, 2 * BAND + row * height))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=88)
     return out.getvalue()
 
 
 def put_into(document: Path, out: Path) -> None:
-    """Replace the marked part of `document` by the results in `out`; pictures and tables go beside it."""
+    """Replace the marked part of `document` by the results in `out`; pictures and tables go beside it. A run without
+    the triplet's images leaves the sheet as it is."""
     text = document.read_text(encoding="utf-8")
     before, found, rest = text.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    old, end, after = rest.partition(MARKS[1])
     if not (found and end):
         raise SystemExit(f"{document} has no marked part: it needs the lines {MARKS[0]} and {MARKS[1]}")
     fragment = (out / "results.md").read_text(encoding="utf-8")
@@ -266,6 +308,9 @@ def put_into(document: Path, out: Path) -> None:
             target = document.with_name(f"{document.stem}-{name}")
             write_atomically(target, (out / name).read_bytes())
             fragment = fragment.replace(f"({name})", f"({target.name})")
+    kept = [line for line in old.splitlines() if f"({document.stem}-sheet.jpg)" in line]
+    if kept and f"({document.stem}-sheet.jpg)" not in fragment:
+        fragment += f"\n{kept[0]}\n"
     folder = document.with_suffix("")
     folder.mkdir(exist_ok=True)
     for table in (out / "tables").glob("*.csv"):

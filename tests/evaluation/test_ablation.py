@@ -25,6 +25,7 @@ from facecdm.training.rows import Prompt
 from research.ablation import earlier
 from research.ablation.arms import ARMS, NONE, TRIPLET, SamplingSettings, arm, plan, trained_as
 from research.ablation.bases import Bases, FaceControlDenoiser
+from research.ablation.chance import Chance
 from research.ablation.costs import Costs, listing, measured
 from research.ablation.experiment import jobs
 from research.ablation.people import attributes_of, choose, conflicts
@@ -197,6 +198,29 @@ def test_the_table_has_one_column_of_prompt_adherence(measured, column):
     assert table.splitlines()[0] == f"| arm | {column} |"
 
 
+def summary(condition: str, mean: float, difference: tuple[float, float, float] | None = None) -> Summary:
+    name = "similarity to held out"
+    values = {name: (mean, mean - 0.1, mean + 0.1)}
+    return Summary(condition, 9, 9, values, {} if difference is None else {name: difference})
+
+
+def test_a_difference_is_marked_if_trainings_do_not_differ_as_much_by_chance():
+    trainings = [[summary("a", 0.1), summary("b", 0.3)], [summary("c", 0.5), summary("d", 0.7)]]
+    chance = Chance.of([Evaluation([], own, [], []) for own in trainings], {TRIPLET: 2, "two": 2, "one": 1})
+    name, t = "similarity to held out", 4.30265  # Student's t with two degrees of freedom
+    assert chance.limits("one")[name] == pytest.approx(t * 0.02**0.5 * 1.5**0.5, rel=1e-5)
+    assert chance.limits("two")[name] == pytest.approx(t * 0.02**0.5, rel=1e-5)
+    assert chance.limits("base")[name] == pytest.approx(t * 0.02**0.5 * 0.5**0.5, rel=1e-5), "it has no training"
+    assert chance.limits("two", single=True) == chance.limits("one")
+    rows = {"one": 0.7, "two": 0.7, "base": 0.44, "unsure": 9.0}
+    means = [summary(one, 0.0) for one in rows]
+    against = [summary(one, 0.0, (value, 0.1, 9.0)) for one, value in rows.items() if one != "unsure"]
+    against.append(summary("unsure", 0.0, (9.0, -0.1, 20.0)))
+    table = overview_table(Evaluation([], means, [], []), Evaluation([], against, [], []), chance.limits)
+    assert [line.endswith("* |") for line in table.splitlines()[2:]] == [False, True, True, False]
+    assert Chance.of([], {TRIPLET: 1}).limits("one") == {}
+
+
 def test_the_most_frequent_value_is_said_once():
     assert with_exceptions({"a": "6.7", "b": "24.6", "c": "6.7"}) == "6.7; *b* 24.6"
 
@@ -340,3 +364,9 @@ def test_a_run_killed_in_a_training_and_in_sampling_gives_the_same_results(tmp_p
     assert linked.strip() in document.read_text() and (tmp_path / "results-strength.png").stat().st_size
     assert (tmp_path / "results" / "arms.csv").read_bytes() == (twice / "tables" / "arms.csv").read_bytes()
     assert (tmp_path / "results-sheet.jpg").read_bytes() == (twice / "sheet.jpg").read_bytes()
+    (link,) = (line for line in linked.splitlines() if "(results-sheet.jpg)" in line)
+    (twice / "results.md").write_text("no images here\n")
+    put_into(document, twice)
+    assert document.read_text().count(link) == 1 and "no images here" in document.read_text()
+    put_into(document, twice)
+    assert document.read_text().count(link) == 1
