@@ -5,8 +5,9 @@
 DATA is the demo adapter's data set (docs/demo-model.md). The first table says how often a held-out person's nearest
 other photo is their own, by the image encoder's states and by the face embedding, each in the directions that separate
 the other people best. The second says how much the tokens of each stream differ between people, as a share of their
-size, in a new adapter, the demo's, and the given ones. The result: the demo's image encoder can hardly tell people
-apart, and training takes most of the differences out of the image tokens.
+size, in a new adapter, the demo's, and the given ones. The third says what the interplay of those that have one does to
+the face tokens, as a share of their size. The result: the demo's image encoder can hardly tell people apart, training
+takes most of the differences out of the image tokens, and so the interplay learns nothing about a person from them.
 """
 
 import argparse
@@ -61,6 +62,24 @@ def difference(tokens: Tensor) -> float:
     return ((tokens - tokens.mean(0)).square().mean() / tokens.square().mean()).sqrt().item()
 
 
+def size(tokens: Tensor) -> float:
+    return tokens.square().mean().sqrt().item()
+
+
+def interplay_effect(adapter: TripletAdapter, tokens: dict[str, Tensor], text: Tensor) -> tuple[float, ...]:
+    """Changes of the face tokens, as a share of their size: by the interplay, and of its result by another person's
+    image tokens and by another prompt.
+
+    tokens  of N people
+    text    prompts [N, T, W]
+    """
+    after = adapter.apply_interplay(tokens, text)["face"]
+    another_image = adapter.apply_interplay({**tokens, "image": tokens["image"].roll(1, 0)}, text)["face"]
+    another_prompt = adapter.apply_interplay(tokens, text.roll(1, 0))["face"]
+    changes = after - tokens["face"], another_image - after, another_prompt - after
+    return tuple(size(change) / size(tokens["face"]) for change in changes)
+
+
 @torch.inference_mode()
 def main() -> int:
     arguments = parse()
@@ -87,11 +106,21 @@ def main() -> int:
         "the demo's": load_adapter(in_use(ADAPTER)),
         **{name: load_adapter(Path(file)) for name, file in given.items()},
     }
-    features = data.features([pictures[0] for pictures in people[:COMPARED]])[:2]
+    chosen = [pictures[0] for pictures in people[:COMPARED]]
+    features = data.features(chosen)[:2]
     print("\n| adapter | face tokens differ by | image tokens differ by |\n|---|---|---|")
     for name, adapter in adapters.items():
         tokens = adapter.project(*features)
         print(f"| {name} | {difference(tokens['face']):.1%} | {difference(tokens['image']):.1%} |")
+
+    print(
+        "\n| adapter | the interplay changes face tokens by | another image by | another prompt by |\n|---|---|---|---|"
+    )
+    text = data.load(chosen).prompt.states
+    for name, adapter in adapters.items():
+        if adapter.depends_on_text:
+            effect = interplay_effect(adapter, adapter.project(*features), text)
+            print(f"| {name} | {' | '.join(f'{change:.1%}' for change in effect)} |")
     return 0
 
 
