@@ -99,7 +99,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         "FaceID's design, longer",
         "the same with twice the pictures, which takes about as long as the triplet",
-        strengths=(0.7, 1.3),
+        strengths=(1.3,),
         design=_FACEID,
         settings=(("bottleneck", 0.0), *_UNLOCATED),
         frozen=("interplay",),
