@@ -83,38 +83,45 @@ NONE_POSELESS, POSELESS = "no identity, without pose", "without pose"
 # The sampled identity loss begins with noise where the face's location is known, else with the noisy picture.
 _UNLOCATED = (("few_steps_from", "picture"), ("find_location", 0.0))
 _ALONE = SamplingSettings(pose=False, located=False)
-_FACEID = Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=4)
+_FACEID = Arm(
+    "FaceID's design",
+    "IP-Adapter FaceID: four tokens by an MLP, decoupled attention, LoRA",
+    headline=True,
+    strengths=(1.3,),
+    design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=4),
+    settings=(("bottleneck", 0.0), *_UNLOCATED),
+    frozen=("interplay",),
+)
+_INSTANTID = Arm(
+    "InstantID's design",
+    "sixteen tokens by an MLP, decoupled attention without LoRA, and a ControlNet that reads the tokens instead of the "
+    "prompt (a LoRA of the pose ControlNet is trained)",
+    strengths=(1.3,),
+    design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=16, face_control=True),
+    settings=(("bottleneck", 0.0), ("drop_pose", 0.0), *_UNLOCATED),
+    frozen=("interplay", "lora"),
+    trained=("control",),
+)
+
+
+def _longer(one: Arm) -> Arm:
+    """The arm for as much time as the triplet's training takes."""
+    return replace(
+        one,
+        name=f"{one.name}, longer",
+        description="the same with twice as many pictures, which takes about as long as the triplet",
+        headline=False,
+        strengths=(),
+        length=2.0,
+    )
+
 
 ARMS: tuple[Arm, ...] = (
     Arm(NONE, "the base model: same prompts, same noise", trains=False),
-    Arm(
-        "FaceID's design",
-        "IP-Adapter FaceID: four tokens by an MLP, decoupled attention, LoRA",
-        headline=True,
-        strengths=(1.3,),
-        design=_FACEID,
-        settings=(("bottleneck", 0.0), *_UNLOCATED),
-        frozen=("interplay",),
-    ),
-    Arm(
-        "FaceID's design, longer",
-        "the same with twice the pictures, which takes about as long as the triplet",
-        strengths=(1.3,),
-        design=_FACEID,
-        settings=(("bottleneck", 0.0), *_UNLOCATED),
-        frozen=("interplay",),
-        length=2.0,
-    ),
-    Arm(
-        "InstantID's design",
-        "sixteen tokens by an MLP, decoupled attention without LoRA, and a ControlNet that reads the tokens instead "
-        "of the prompt (a LoRA of the pose ControlNet is trained)",
-        strengths=(1.3,),
-        design=Design(image=False, interplay=False, spatial_tokens=False, mlp_tokens=16, face_control=True),
-        settings=(("bottleneck", 0.0), ("drop_pose", 0.0), *_UNLOCATED),
-        frozen=("interplay", "lora"),
-        trained=("control",),
-    ),
+    _FACEID,
+    _longer(_FACEID),
+    _INSTANTID,
+    _longer(_INSTANTID),
     Arm(
         "PuLID's alignment",
         "the triplet with PuLID's alignment loss instead of the background loss, and κ 1, which projects over features "

@@ -39,6 +39,7 @@ DIFFERS = {
     "FaceID's design": {"bottleneck", "few_steps_from", "find_location", "train"},
     "FaceID's design, longer": {"bottleneck", "few_steps_from", "find_location", "train"},
     "InstantID's design": {"bottleneck", "few_steps_from", "find_location", "train", "drop_pose"},
+    "InstantID's design, longer": {"bottleneck", "few_steps_from", "find_location", "train", "drop_pose"},
     "PuLID's alignment": {"background", "alignment"},
     "face stream": {"train"},
     "without interplay": {"train"},
