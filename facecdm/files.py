@@ -3,8 +3,9 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from uuid import uuid4
 
 from .errors import FaceCDMError, MissingModel, UnsafeName
@@ -103,15 +104,16 @@ def _reserve(folder: Path, stem: str) -> Path:
     raise FaceCDMError(f"{folder} has too many files named {stem}: choose another name.")
 
 
-def write_atomically(path: Path, data: bytes, reserved: bool = False) -> None:
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object], reserved: bool = False) -> None:
     """Write a file completely or not at all, even if the power fails. Raises OSError.
 
-    reserved: `path` is an empty placeholder file, which is removed if writing fails.
+    data      the content, or a function that writes it into the open file
+    reserved  `path` is an empty placeholder file, which is removed if writing fails
     """
     temporary = path.with_name(f".{uuid4().hex}{PART}")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            data(file) if callable(data) else file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BadFile, MissingModel
+from ..files import write_atomically
 from ..pictures import open_picture
 
 # Attributes that a caption states and its picture shows; the CLIP towers are trained to classify each.
@@ -66,10 +67,7 @@ def load(root: Path, splits: tuple[str, ...], size: int, cache: Path | None = No
     pixels = _decode(root, labels, size)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, pixels)
-        partial.replace(kept)
+        write_atomically(kept, lambda file: np.save(file, pixels))
     return Portraits(pixels, labels)
 
 

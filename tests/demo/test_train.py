@@ -156,6 +156,21 @@ def test_the_cache_holds_the_same_pictures(tiny_world, portraits, tmp_path):
     assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.pixels, portraits.pixels)
 
 
+def test_two_runs_may_share_the_cache(tiny_world, tmp_path, monkeypatch):
+    """The second one writes the same file while the first one does."""
+    load, save, runs = lambda: data.load(tiny_world, ("train",), 32, tmp_path), np.save, []
+
+    def saving(file, pixels):
+        if not runs:
+            runs.append(None)
+            runs[0] = load()
+        save(file, pixels)
+
+    monkeypatch.setattr(np, "save", saving)
+    assert np.array_equal(load().pixels, runs[0].pixels)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
 def test_a_picture_in_no_shard(tiny_world, tmp_path):
     world = tmp_path / "world"
     shutil.copytree(tiny_world, world)
