@@ -255,7 +255,7 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
     with pytest.raises(FaceCDMError, match="middle is none of broad, identity, fine"):
         configuration.read(path)
     path.write_text("data: x\nout: y\npreset: two people\n")
-    with pytest.raises(FaceCDMError, match="preset must be one of adapter, one person"):
+    with pytest.raises(FaceCDMError, match="preset must be one of adapter, located adapter, one person"):
         configuration.read(path)
 
 
