@@ -39,7 +39,7 @@ class DemoControl(comfy.controlnet.ControlLora):
     def pre_run(self, model, percent_to_timestep_function):
         super().pre_run(model, percent_to_timestep_function)
         self.channels = model.model_config.unet_config["in_channels"]
-        self.shuffle = getattr(model.model_config, "shuffle", 1)
+        self.shuffle = vars(model.model_config).get("shuffle", 1)
 
     def get_control(self, x_noisy, *arguments, **options):
         if x_noisy.shape[1] != self.channels:  # else a control that is applied later has done it

@@ -93,6 +93,16 @@ def same(ours: dict, theirs: dict, tolerance: float = 1e-4) -> None:
         torch.testing.assert_close(ours[name], value, rtol=0, atol=tolerance * max(value.abs().max().item(), 1e-9))
 
 
+def test_what_a_models_configuration_lacks_is_not_asked_for(twins, denoiser_class, monkeypatch):
+    """In ComfyUI 0.33 an attribute that it lacks is None, with a warning."""
+    asked = []
+    lacking = lambda self, name: asked.append(name)  # noqa: E731
+    monkeypatch.setattr(type(twins.model.model.model_config), "__getattr__", lacking, raising=False)
+    with denoiser_class(twins.model) as denoiser:
+        assert denoiser.stride == 1
+    assert not asked
+
+
 @pytest.mark.parametrize("touched", ["linears", "layers"])
 def test_gradients_equal_diffusers(twins, denoiser_class, touched):
     import comfy.utils
