@@ -176,7 +176,7 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         "without face location",
-        "the triplet, trained and sampled without face location",
+        "the triplet, trained without face location and pose ControlNet, and sampled without face location",
         design=Design(location=False),
         settings=(("drop_pose", 1.0), *_UNLOCATED),
         sampling=SamplingSettings(located=False),

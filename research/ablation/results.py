@@ -216,7 +216,7 @@ COLUMNS = {
     "dlib similarity to held out": ("the same with dlib", "{:.3f}"),
     ADHERENCE + CONFLICT: ("prompt adherence in conflict", "{:.0%}"),
     ADHERENCE: ("prompt adherence", "{:.0%}"),  # where no attribute is in conflict, as without a judge
-    "copy-paste": ("copy-paste", "{:.2f}"),
+    "copy-paste": ("copy-paste", "{:.3f}"),
     "sharpness": ("face sharpness", "{:.0f}"),
 }
 DIFFERS = "*"
