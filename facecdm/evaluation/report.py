@@ -25,7 +25,7 @@ FOLLOWS = {
     "change": "change of the picture",
 }
 INTRODUCTION = "Means over people with 95 % bootstrap intervals. A picture without a face has the similarity 0."
-LABELS = (9, 7), (-9, 7), (9, -7), (-9, -7)  # where a line's strengths are written, in points beside its points
+LABEL_OFFSETS = (9, 7), (-9, 7), (9, -7), (-9, -7)  # of the strengths from their points in the plot; one a line
 FEW_PEOPLE = 10  # the percentile bootstrap of fewer values is clearly too narrow
 FILES = ("report.html", "pictures.csv", "summary.csv", "summary.md", "likeness.png", "strength.png")
 
@@ -221,11 +221,10 @@ def _curve(evaluation: Evaluation, similarity: str, follows: str) -> bytes:
         )
         (line,) = axis.plot(xs, ys, marker="o", label=_plain(name))
         axis.errorbar(xs, ys, y_bars, x_bars, fmt="none", color=line.get_color(), alpha=0.25)
+        offset = dict(xytext=LABEL_OFFSETS[number % len(LABEL_OFFSETS)], textcoords="offset points")
+        label = dict(fontsize=7, color=line.get_color(), ha="center", va="center", **offset)
         for (strength, _), x, y in zip(points, xs, ys):
-            how = dict(
-                xytext=LABELS[number % len(LABELS)], fontsize=7, color=line.get_color(), ha="center", va="center"
-            )
-            axis.annotate(f"{strength:g}", (x, y), textcoords="offset points", **how)
+            axis.annotate(f"{strength:g}", (x, y), **label)
     if any(lines):  # a line may have no name
         axis.legend(fontsize=7)
     axis.set(xlabel=FOLLOWS[follows], ylabel=f"identity {similarity}", title="The numbers are strengths")

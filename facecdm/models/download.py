@@ -78,7 +78,7 @@ def _locked_staging(models: Path) -> Iterator[None]:
         raise DownloadFailed(
             f"another process is downloading into {models}. Wait until it ends, and run the same command again."
         ) from error
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # no locks here
         pass
     try:
         _remove_leftovers(folder)

@@ -171,8 +171,8 @@ _FINE = Stage(
 )
 
 # What raised identity similarity most on the demo model (docs/results.md): the adapter is conditioned on face location,
-# finds it by itself in half of the batches, and has an identity loss on images sampled from noise. Such a step takes
-# several times as long, so only every fourth one is.
+# finds it by itself in half of the batches, and has an identity loss on images sampled from noise. A step with that
+# loss takes several times as long, so only every fourth one has it.
 _LOCATED = dict(face_window=0.8, drop_pose=0.1, linear_identity=0.5)
 _SAMPLED = dict(
     batch=4,
@@ -213,7 +213,8 @@ PRESETS = {
         replace(
             _FINE,
             steps=5_000,
-            **_SAMPLED | {"train": _IDENTITY.train, "face_window": 0.25},
+            train=_IDENTITY.train,
+            **{**_SAMPLED, "face_window": 0.25},
             schedule="linear",
             noise_high=1000,
             alignment=0.0,

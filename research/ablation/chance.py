@@ -36,9 +36,8 @@ class Chance:
             spread[name] = float(t.ppf(0.975, freedom)) * (sum(square for square, _ in own) / freedom) ** 0.5
         return cls(dict(trainings), spread)
 
-    def limits(self, arm: str, single: bool = False) -> dict[str, float]:
-        """Measure → the largest difference by chance between the arm's mean and the triplet's; with `single` that of
-        one training. The base model has no training."""
-        count = 1 if single else self.trainings.get(arm, 0)
-        parts = (1 / count if count else 0.0) + 1 / max(self.trainings.get(TRIPLET, 0), 1)
+    def limits(self, trainings: int) -> dict[str, float]:
+        """Measure → the largest difference by chance between the mean of so many trainings of an arm and the triplet's.
+        The base model has no training."""
+        parts = (1 / trainings if trainings else 0.0) + 1 / max(self.trainings.get(TRIPLET, 0), 1)
         return {name: value * parts**0.5 for name, value in self.spread.items()}

@@ -3,7 +3,6 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +112,7 @@ class Results:
         names = list(dict.fromkeys(one.arm for one in self.generated))
         parts = [
             self._scale(),
-            overview_table(self._evaluations["arms"], self._evaluations["against the triplet"], self._chance.limits),
+            overview_table(self._evaluations["arms"], self._evaluations["against the triplet"], self._chance),
             self._legend(),
             "\n".join(f"- *{name}*: {arm(name).description}" for name in names),
             self._curve and "![Identity similarity against prompt adherence over the strength](strength.png)",
@@ -143,7 +142,7 @@ class Results:
     def _legend(self) -> str:
         """What the table's mark means."""
         over_people = f"the paired difference to *{TRIPLET}* is significant (95 %) over people"
-        limits = self._chance.limits(TRIPLET, single=True)
+        limits = self._chance.limits(1)
         if not limits:
             return (
                 rf"\{DIFFERS}: {over_people}. Differences between trainings of one arm are not part of the intervals."
@@ -228,13 +227,9 @@ def columns_of(evaluation: Evaluation) -> list[str]:
     return [name for name in known if name != ADHERENCE or ADHERENCE + CONFLICT not in known]
 
 
-def overview_table(
-    evaluation: Evaluation,
-    against_triplet: Evaluation,
-    limits: Callable[[str], dict[str, float]] = lambda arm: {},
-) -> str:
+def overview_table(evaluation: Evaluation, against_triplet: Evaluation, chance: Chance) -> str:
     """A row per arm: means with 95 % intervals, marked where the paired difference to the triplet excludes 0 and is
-    above the arm's limits of chance."""
+    larger than by chance between trainings."""
     known = columns_of(evaluation)
     differences = {one.condition: one.against_first for one in against_triplet.summaries}
     lines = [
@@ -242,17 +237,13 @@ def overview_table(
         "|" + "---|" * (1 + len(known)),
     ]
     for summary in evaluation.summaries:
-        by_chance = limits(summary.condition)
-        cells = [
-            _cell(summary, name, differences.get(summary.condition, {}), by_chance.get(name, 0.0)) for name in known
-        ]
+        own, limits = differences.get(summary.condition, {}), chance.limits(chance.trainings.get(summary.condition, 0))
+        cells = [_cell(summary, name, own, limits.get(name, 0.0)) for name in known]
         lines.append(f"| {summary.condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(
-    summary: Summary, name: str, differences: dict[str, tuple[float, float, float]], by_chance: float = 0.0
-) -> str:
+def _cell(summary: Summary, name: str, differences: dict[str, tuple[float, float, float]], by_chance: float) -> str:
     if name not in summary.values:
         return "–"
     mean, low, high = (COLUMNS[name][1].format(value) for value in summary.values[name])

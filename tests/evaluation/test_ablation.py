@@ -195,7 +195,7 @@ def test_every_second_prompt_contradicts_the_reference():
 )
 def test_the_table_has_one_column_of_prompt_adherence(measured, column):
     summary = Summary(TRIPLET, 1, 1, {name: (0.5, 0.4, 0.6) for name in measured})
-    table = overview_table(Evaluation([], [summary], [], []), Evaluation([], [], [], []))
+    table = overview_table(Evaluation([], [summary], [], []), Evaluation([], [], [], []), Chance())
     assert table.splitlines()[0] == f"| arm | {column} |"
 
 
@@ -209,17 +209,16 @@ def test_a_difference_is_marked_if_trainings_do_not_differ_as_much_by_chance():
     trainings = [[summary("a", 0.1), summary("b", 0.3)], [summary("c", 0.5), summary("d", 0.7)]]
     chance = Chance.of([Evaluation([], own, [], []) for own in trainings], {TRIPLET: 2, "two": 2, "one": 1})
     name, t = "similarity to held out", 4.30265  # Student's t with two degrees of freedom
-    assert chance.limits("one")[name] == pytest.approx(t * 0.02**0.5 * 1.5**0.5, rel=1e-5)
-    assert chance.limits("two")[name] == pytest.approx(t * 0.02**0.5, rel=1e-5)
-    assert chance.limits("base")[name] == pytest.approx(t * 0.02**0.5 * 0.5**0.5, rel=1e-5), "it has no training"
-    assert chance.limits("two", single=True) == chance.limits("one")
+    assert chance.limits(1)[name] == pytest.approx(t * 0.02**0.5 * 1.5**0.5, rel=1e-5)
+    assert chance.limits(2)[name] == pytest.approx(t * 0.02**0.5, rel=1e-5)
+    assert chance.limits(0)[name] == pytest.approx(t * 0.02**0.5 * 0.5**0.5, rel=1e-5), "it has no training"
     rows = {"one": 0.7, "two": 0.7, "base": 0.44, "unsure": 9.0}
     means = [summary(one, 0.0) for one in rows]
     against = [summary(one, 0.0, (value, 0.1, 9.0)) for one, value in rows.items() if one != "unsure"]
     against.append(summary("unsure", 0.0, (9.0, -0.1, 20.0)))
-    table = overview_table(Evaluation([], means, [], []), Evaluation([], against, [], []), chance.limits)
+    table = overview_table(Evaluation([], means, [], []), Evaluation([], against, [], []), chance)
     assert [line.endswith("* |") for line in table.splitlines()[2:]] == [False, True, True, False]
-    assert Chance.of([], {TRIPLET: 1}).limits("one") == {}
+    assert Chance.of([], {TRIPLET: 1}).limits(1) == {}
 
 
 def test_the_most_frequent_value_is_said_once():

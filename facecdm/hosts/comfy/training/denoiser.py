@@ -38,7 +38,7 @@ class ComfyDenoiser(LoadedModel):
         layers = cross_attentions(model)
         sampling = model.get_model_object("model_sampling")
         self.prediction = _prediction(sampling)
-        self.stride = vars(model.model.model_config).get("shuffle", 1)  # only the demo model has one
+        self.stride = vars(model.model.model_config).get("shuffle", 1)  # the demo model's; others: 1
         _check(model, self.stride)
         sigmas = sampling.sigmas.detach().double().cpu().clone()
         self.signal = (1 / (sigmas**2 + 1).sqrt()).float()
